@@ -1,0 +1,208 @@
+"""Collection: read a span of a meter, stage it, plan, commit. It never sees a sink.
+
+Rules
+- Live and backfill are the same code over different spans: a pass reads its span completely, so that what is not there is
+  zero, and books the difference to what the ledger holds. Reading the same span again changes nothing.
+- The source's transaction is over before the ledger's begins.
+- What is due is computed from the ledger and `now`. A failed pass is recorded, and its span is due again.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from aggregator import planner, windows
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerUnreachable
+from aggregator.ledger.meters import Feed, Lease, Meters, Registered
+from aggregator.ledger.passes import Pass, Passes, Tally
+from aggregator.ledger.spool import Spool
+from aggregator.model import Change, Decision, Limits, Meter, Reading, Span
+
+SIGN_OF_LIFE_SECONDS = 1.0
+"""How often a long read renews its lease: often enough for the shortest lease, seldom enough to cost nothing."""
+
+
+class Shape(Protocol):
+    """What columns a query gives."""
+
+    @property
+    def returns_window(self) -> bool: ...  # noqa: D102
+
+
+class Source(Protocol):
+    """What collection asks of an application database."""
+
+    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+        """Yield all readings of the span in batches, from one snapshot."""
+        ...
+
+    def columns(self, query: str, span: Span) -> Shape:
+        """Try the query and say what it gives."""
+        ...
+
+
+@dataclass(slots=True)
+class Collected:
+    """What one round of collection did for one meter."""
+
+    meter: str
+    mark: dt.datetime | None = None
+    spans: int = 0
+    rows: int = 0
+    changed: int = 0
+    planned: int = 0
+    held: int = 0
+    refused: int = 0
+    deferred: int = 0
+    busy: bool = False
+    """Another process has the meter."""
+
+    def add(self, span: Span, tally: Tally) -> None:
+        """Take one committed pass into account."""
+        self.spans += 1
+        self.rows += tally.rows
+        self.changed += tally.changed
+        self.planned += tally.planned
+        self.held += tally.held
+        self.refused += tally.refused
+        self.deferred += tally.deferred
+        if self.mark is not None and span.start <= self.mark < span.end:
+            self.mark = span.end
+
+
+class Collection:
+    """Collects one meter. `limits` holds what each of its sinks can take."""
+
+    def __init__(
+        self,
+        registered: Registered,
+        source: Source,
+        meters: Meters,
+        passes: Passes,
+        *,
+        ledger_id: str,
+        limits: dict[str, Limits],
+        elapsed: Callable[[], float],
+    ) -> None:
+        self.meter: Meter = registered.meter
+        self._registered = registered
+        self._source = source
+        self._meters = meters
+        self._passes = passes
+        self._ledger_id = ledger_id
+        self._limits = limits
+        self._elapsed = elapsed
+        self._at_once: bool | None = None
+        self._seen_alive = 0.0
+
+    def run_once(self, now: dt.datetime) -> Collected:
+        """Read all that became ready, and old windows again, and commit it span by span."""
+        result = Collected(self.meter.name)
+        lease = self._meters.acquire(self._registered)
+        if lease is None:
+            result.busy = True
+            return result
+        result.mark = lease.mark
+        try:
+            for span, swept in self._due(lease, now):
+                self._pass(lease, Pass("live", span, span, now, swept), result)
+        finally:
+            self._give_back(lease)
+        return result
+
+    def backfill(self, span: Span, goal: Span, now: dt.datetime) -> Collected:
+        """Read one piece of a backfill towards `goal`, and commit it."""
+        result = Collected(self.meter.name)
+        lease = self._meters.acquire(self._registered)
+        if lease is None:
+            result.busy = True
+            return result
+        result.mark = lease.mark
+        try:
+            self._pass(lease, Pass("backfill", span, goal, now, lease.swept), result)
+        finally:
+            self._give_back(lease)
+        return result
+
+    def preview(self, span: Span, now: dt.datetime) -> Iterator[tuple[Feed, Decision]]:
+        """Yield what a pass over the span would decide; nothing is written."""
+        with Spool() as spool:
+            for batch in self._source.read(self.meter.query, span, self.meter.window):
+                spool.add(batch)
+            yield from self._passes.preview(self._registered, spool, span, self._decide(now))
+
+    def at_once(self, span: Span) -> bool:
+        """Tell whether the query returns `window`, so that one query serves many windows; asked once."""
+        if self._at_once is None:
+            self._at_once = self._source.columns(self.meter.query, span).returns_window
+        return self._at_once
+
+    def _due(self, lease: Lease, now: dt.datetime) -> Iterator[tuple[Span, dt.datetime | None]]:
+        """Yield the spans this round is to read, cut to what one transaction takes."""
+        meter = self.meter
+        ready = windows.settled_until(now, meter.settle, meter.window)
+        horizon = max(meter.start_at, windows.floor(lease.mark - meter.revisit, meter.window))
+        if lease.reread_from is not None:
+            horizon = min(horizon, lease.reread_from)
+        probe = Span(lease.mark, lease.mark + meter.window)
+        plan = windows.reads(
+            mark=lease.mark,
+            ready=ready,
+            horizon=horizon,
+            length=meter.window,
+            at_once=self.at_once(probe),
+            swept=lease.swept,
+        )
+        for whole in plan.spans:
+            for span in windows.cut(whole, meter.window, windows.WINDOWS_PER_READ):
+                yield span, plan.swept
+
+    def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
+        began = self._elapsed()
+        try:
+            with Spool() as spool:
+                for batch in self._source.read(self.meter.query, this.span, self.meter.window):
+                    spool.add(batch)
+                    self._stay(lease)
+                tally = self._passes.commit(lease, spool, this, self._decide(this.now))
+        except (LeaseLost, LedgerUnreachable, InvariantBroken):
+            raise
+        except AggregatorError as error:
+            self._passes.record_failure(lease, this, self._elapsed() - began, str(error))
+            raise
+        result.add(this.span, tally)
+
+    def _stay(self, lease: Lease) -> None:
+        """Give a sign of life while a long read goes on."""
+        if self._elapsed() - self._seen_alive < SIGN_OF_LIFE_SECONDS:
+            return
+        self._seen_alive = self._elapsed()
+        if not self._meters.renew(lease):
+            raise LeaseLost(
+                f"Another process took meter {self.meter.name} during a long read; nothing was written."
+            )
+
+    def _give_back(self, lease: Lease) -> None:
+        try:
+            self._meters.release(lease)
+        except LedgerUnreachable:
+            return  # the lease runs out by itself
+
+    def _decide(self, now: dt.datetime) -> Callable[[Feed, Iterable[Change]], Iterable[Decision]]:
+        def decide(feed: Feed, changes: Iterable[Change]) -> Iterable[Decision]:
+            return planner.plan(changes, self._policy(feed.sink, now))
+
+        return decide
+
+    def _policy(self, sink: str, now: dt.datetime) -> planner.Policy:
+        return planner.Policy(
+            ledger=self._ledger_id,
+            sink=sink,
+            meter=self.meter.name,
+            window=self.meter.window,
+            decimals=self.meter.decimals,
+            decreases=self.meter.decreases,
+            limits=self._limits[sink],
+            now=now,
+        )

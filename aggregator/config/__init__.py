@@ -1,0 +1,39 @@
+"""The configuration: YAML files become one frozen `Config`, or one error that names every mistake.
+
+Rules
+- Unknown and duplicate keys are errors, and nothing is guessed: what can hurt has no default.
+- Every mistake of every file is reported at once, with its file, line and path, and what to do.
+- A secret appears in no message, no repr and no JSON; the methods that end in `revealed` give it in clear.
+- The environment is an argument.
+"""
+
+from aggregator.config.durations import format_duration, parse_duration
+from aggregator.config.load import load
+from aggregator.config.models import (
+    Config,
+    Ledger,
+    Meter,
+    Sink,
+    Source,
+    StripeEvent,
+    StripeSink,
+    fingerprint,
+)
+from aggregator.config.schema import json_schema
+from aggregator.config.starter import starter
+
+__all__ = [
+    "Config",
+    "Ledger",
+    "Meter",
+    "Sink",
+    "Source",
+    "StripeEvent",
+    "StripeSink",
+    "fingerprint",
+    "format_duration",
+    "json_schema",
+    "load",
+    "parse_duration",
+    "starter",
+]

@@ -1,0 +1,185 @@
+"""Configuration files to one `Config`, or to one ConfigError that names everything wrong with them.
+
+The order: read every file, give each meter its defaults, put the content of each `KEY_file` under KEY, validate
+every block on its own, compare across blocks. No step stops at the first mistake.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Problems, dotted
+from aggregator.config.files import Files
+from aggregator.config.models import SINK_TYPES, Config, File, Ledger, Meter, Sink, Source, StripeSink
+from aggregator.config.sections import Section
+from aggregator.config.values import NAME_PATTERN, NAME_RULE
+from aggregator.config.wording import keys, unknown_key, unknown_name
+from aggregator.errors import ConfigError
+
+TOP_ONLY = ("state_dir", "ledger")
+ONE_METER_ONLY = frozenset({"name", "query", "query_file"})
+
+
+def load(path: Path, env: Mapping[str, str]) -> Config:
+    """Return the configuration in this file and those it includes, variables taken from `env`.
+
+    Raises ConfigError with every problem of every file, sorted by file and line.
+    """
+    problems = Problems()
+    files = Files(env, problems)
+    files.read_top(path)
+    config = _Assembly(files).config() if files.documents else None
+    if config is None or problems.found:
+        raise ConfigError(problems.sorted())
+    return config
+
+
+@dataclass
+class _Assembly:
+    """The blocks of all files, by name, before and after validation."""
+
+    files: Files
+    sources: dict[str, Section] = field(default_factory=dict)
+    sinks: dict[str, Section] = field(default_factory=dict)
+    meters: dict[str, Section] = field(default_factory=dict)
+
+    @property
+    def top(self) -> Document:
+        return self.files.documents[0]
+
+    def config(self) -> Config | None:
+        """Return the whole, or None where a problem kept a block from being built."""
+        self._gather()
+        ledger, state_dir = self._ledger(), self._state_dir()
+        sources = {name: self._source(section) for name, section in self.sources.items()}
+        sinks = {name: self._sink(section) for name, section in self.sinks.items()}
+        meters = {name: self._meter(section) for name, section in self.meters.items()}
+        self._check_across()
+        if self.files.problems.found:
+            return None
+        return Config.model_validate(
+            {"state_dir": state_dir, "ledger": ledger, "sources": sources, "sinks": sinks, "meters": meters}
+        )
+
+    def _gather(self) -> None:
+        shared = self._defaults(self.top)
+        for document in self.files.documents:
+            self._check_top_level(document)
+            self._collect(document, "sources", self.sources)
+            self._collect(document, "sinks", self.sinks)
+            own = shared if document is self.top else self._defaults(document)
+            self._collect(document, "meters", self.meters, own or shared)
+
+    def _check_top_level(self, document: Document) -> None:
+        known = keys(File)
+        for key in document.data:
+            if key not in known:
+                document.problem((key,), unknown_key(key, known))
+            elif key in TOP_ONLY and document is not self.top:
+                document.problem((key,), f"belongs in {self.top.path} only: move it there")
+
+    def _collect(
+        self, document: Document, kind: str, found: dict[str, Section], defaults: Section | None = None
+    ) -> None:
+        """Add the blocks under `kind:` of one file to those of the other files."""
+        for name, block in _mapping(document, kind, "names").items():
+            section = Section(document, (kind, name), block if isinstance(block, dict) else {}, defaults)
+            if not re.fullmatch(NAME_PATTERN, name):
+                section.problem((), f"is not a usable name: take {NAME_RULE}")
+            if name in found:
+                section.problem(
+                    (), f"is already given at {found[name].place}: rename or remove one of the two"
+                )
+            elif isinstance(block, dict):
+                found[name] = section
+            else:
+                section.problem((), "must be a mapping of keys, indented below its name")
+
+    def _defaults(self, document: Document) -> Section | None:
+        """Return a file's `defaults:`, checked as far as they can be without a meter."""
+        if "defaults" not in document.data:
+            return None
+        block = _mapping(document, "defaults", "keys")
+        for key in block.keys() & ONE_METER_ONLY:
+            document.problem(("defaults", key), "cannot be a default: each meter has its own")
+        kept = {key: value for key, value in block.items() if key not in ONE_METER_ONLY}
+        section = Section(document, ("defaults",), kept)
+        section.build(Meter, kept, partly=True)
+        return section
+
+    def _ledger(self) -> Ledger | None:
+        section = Section(self.top, ("ledger",), _mapping(self.top, "ledger", "keys"))
+        return section.build(Ledger, section.resolved("url", LONGEST_SECRET, needed=False))
+
+    def _state_dir(self) -> Path:
+        written = self.top.data.get("state_dir", str(Config.model_fields["state_dir"].default))
+        if not isinstance(written, str) or not written:
+            self.top.problem(("state_dir",), "must be text, the path of a directory")
+            return Path()
+        return (self.top.path.parent / written).resolve()
+
+    def _source(self, section: Section) -> Source | None:
+        return section.build(Source, section.resolved("url", LONGEST_SECRET, needed=True))
+
+    def _sink(self, section: Section) -> Sink | None:
+        data = section.resolved("api_key", LONGEST_SECRET, needed=True)
+        return section.build(SINK_TYPES.get(str(data.get("type")), StripeSink), data)
+
+    def _meter(self, section: Section) -> Meter | None:
+        data = section.resolved("query", LONGEST_FILE, needed=True)
+        if "name" in data:
+            section.problem(("name",), unknown_key("name", keys(Meter)))
+        return section.build(Meter, data | {"name": section.name})
+
+    def _check_across(self) -> None:
+        if self.files.complete:
+            if not self.meters:
+                self.top.problem(("meters",), "there is nothing to bill: add a meter")
+            for section in self.meters.values():
+                self._check_names(section)
+        self._check_event_names()
+
+    def _check_names(self, meter: Section) -> None:
+        data = meter.merged()
+        source = data.get("source")
+        if isinstance(source, str) and source not in self.sources:
+            meter.problem(("source",), unknown_name("sources", meter.text(("source",)), self.sources))
+        for index, sink in enumerate(_texts(data.get("sinks"))):
+            if sink not in self.sinks:
+                within = ("sinks", index)
+                meter.problem(within, unknown_name("sinks", meter.text(within), self.sinks))
+
+    def _check_event_names(self) -> None:
+        """Two meters that send the same event name to the same sink would count each use twice."""
+        first: dict[tuple[str, str], Section] = {}
+        for meter in self.meters.values():
+            data = meter.merged()
+            given = _given_event_name(data)
+            for sink in self.sinks.keys() & _texts(data.get("sinks")):
+                other = first.setdefault((sink, given or meter.name), meter)
+                if other is not meter:
+                    meter.problem(
+                        ("stripe", "event_name") if given else (),
+                        f"sends the same event name as meter `{dotted((other.name,))}` ({other.place}) to the sink "
+                        f"`{dotted((sink,))}`, which would add up the two: give one of them another event name",
+                    )
+
+
+def _mapping(document: Document, key: str, of: str) -> dict[str, object]:
+    """Return the mapping under a top-level key; none if there is none, with a problem if it is something else."""
+    value = document.data.get(key, {})
+    if isinstance(value, dict):
+        return value
+    document.problem((key,), f"must be a mapping of {of}, indented below it")
+    return {}
+
+
+def _texts(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _given_event_name(meter: Mapping[str, object]) -> str | None:
+    block = meter.get("stripe")
+    name = block.get("event_name") if isinstance(block, dict) else None
+    return name if isinstance(name, str) else None

@@ -1,0 +1,369 @@
+"""The configuration as frozen values. One model per block of the file; one field per key.
+
+Rules
+- What can hurt has no default: the mode of a sink, the first instant that is billed, the window.
+- A secret is a SecretStr: it shows itself only to who calls the method that ends in `revealed`.
+- A field comes after the fields it is compared with, so that each comparison is a validator of its own and
+  one mistake does not hide another.
+- The choice between `KEY` and `KEY_file` is made by `load`; here KEY holds the value, wherever it came from.
+"""
+
+import hashlib
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
+
+from aggregator.config.durations import parse_duration
+from aggregator.config.query import normalised_query
+from aggregator.config.values import (
+    API_KEY,
+    Cron,
+    DatabaseUrl,
+    Duration,
+    Instant,
+    PostgresUrl,
+    Query,
+    SinkNames,
+    StripeKey,
+    WebAddress,
+    WindowLength,
+    ZoneOfColumns,
+    at_least,
+    at_most,
+    check_boundary,
+    refuse,
+)
+from aggregator.errors import UsageError
+
+# Stripe's limits on calls to the metering endpoints, per second and account; test mode has the lower one.
+# https://docs.stripe.com/rate-limits
+CALLS_PER_SECOND = {"live": 1_000, "test": 25}
+
+SecretFile = Annotated[Path, Field(strict=False)]
+
+
+class Block(BaseModel):
+    """One block of the file: unknown keys are refused, values are not converted, nothing changes later."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Ledger(Block):
+    """The database of our own. Without `url`, a private embedded Postgres in the state directory."""
+
+    url: PostgresUrl | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the Postgres database (14 or later) that remembers what was billed.",
+        examples=["${LEDGER_URL}"],
+    )
+    url_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the URL, instead of `url`; relative to this file.",
+        examples=["/run/secrets/ledger_url"],
+    )
+    lease: Annotated[Duration, at_least("5s")] = Field(
+        default=parse_duration("2m"),
+        description="How long a process may hold a meter without a sign of life before another takes over.",
+        examples=["2m"],
+    )
+    migrate: bool = Field(
+        default=True,
+        description="Whether the daemon brings the ledger's schema up to date when it starts.",
+        examples=[True],
+    )
+
+    def url_revealed(self) -> str | None:
+        """Return the URL in clear, None for the embedded ledger."""
+        return self.url.get_secret_value() if self.url else None
+
+
+class Source(Block):
+    """An application database, which is only ever read."""
+
+    url: DatabaseUrl = Field(
+        description="SQLAlchemy URL of the database, with a role that may only read.",
+        examples=["${APP_DATABASE_URL}"],
+    )
+    url_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the URL, instead of `url`; relative to this file.",
+        examples=["/run/secrets/app_database_url"],
+    )
+    statement_timeout: Annotated[Duration, at_least("1s")] = Field(
+        default=parse_duration("60s"),
+        description="How long one query may run before the database is told to stop it.",
+        examples=["60s"],
+    )
+    timezone: Annotated[Literal["UTC"], ZoneOfColumns] | None = Field(
+        default=None,
+        description="Says that columns without a time zone hold UTC. Convert anything else in the query.",
+        examples=["UTC"],
+    )
+
+    def url_revealed(self) -> str:
+        """Return the URL in clear."""
+        return self.url.get_secret_value()
+
+
+def _mode_of_the_key(mode: str, info: ValidationInfo) -> str:
+    key = info.data.get("api_key")
+    prefix = API_KEY.match(key.get_secret_value()) if isinstance(key, SecretStr) else None
+    if prefix and prefix[1] != mode:
+        raise refuse(
+            f"is `{mode}`, but the key is a {prefix[1]} key: use a {mode} key, or write `mode: {prefix[1]}`"
+        )
+    return mode
+
+
+class StripeSink(Block):
+    """Stripe's meter events."""
+
+    type: Literal["stripe"] = Field(description="What kind of sink this is.", examples=["stripe"])
+    api_key: StripeKey = Field(
+        description="Secret or restricted key that may write meter events and read meters and summaries.",
+        examples=["${STRIPE_API_KEY}"],
+    )
+    api_key_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the key, instead of `api_key`; relative to this file.",
+        examples=["/run/secrets/stripe_api_key"],
+    )
+    mode: Annotated[Literal["live", "test"], AfterValidator(_mode_of_the_key)] = Field(
+        description="`live` bills real customers, `test` does not. Must match the key; has no default.",
+        examples=["test"],
+    )
+    api_base: WebAddress | None = Field(
+        default=None,
+        description="Where the API is, when it is not Stripe's own address, for example the sandbox.",
+        examples=["http://127.0.0.1:12111"],
+    )
+    rate_limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Calls per second at most. Left out: what Stripe allows, 1000 in live mode, 25 in test.",
+        examples=[100],
+    )
+    timeout: Annotated[Duration, at_least("1s")] = Field(
+        default=parse_duration("10s"),
+        description="How long to wait for the answer to one call.",
+        examples=["10s"],
+    )
+    max_in_flight: int = Field(
+        default=128, ge=1, description="How many calls may wait for their answer at once.", examples=[128]
+    )
+
+    @property
+    def calls_per_second(self) -> int:
+        """The rate that applies: the one given, or what Stripe allows in this mode."""
+        return self.rate_limit or CALLS_PER_SECOND[self.mode]
+
+    def api_key_revealed(self) -> str:
+        """Return the key in clear."""
+        return self.api_key.get_secret_value()
+
+
+Sink = StripeSink
+SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink}
+
+
+def _differs_from_customer_key(value_key: str, info: ValidationInfo) -> str:
+    if value_key == info.data.get("customer_key"):
+        raise refuse("is the same as `customer_key`: the customer and the quantity need a key each")
+    return value_key
+
+
+class StripeEvent(Block):
+    """What a meter's events look like to Stripe; it must agree with the meter you defined there."""
+
+    event_name: str = Field(
+        default="",
+        min_length=1,
+        max_length=100,
+        description="The event name of the Stripe meter. Left out: the name of this meter.",
+        examples=["api_requests"],
+    )
+    customer_key: str = Field(
+        default="stripe_customer_id",
+        min_length=1,
+        max_length=100,
+        description="The payload key that holds the customer, as in the Stripe meter's customer mapping.",
+        examples=["stripe_customer_id"],
+    )
+    value_key: Annotated[str, AfterValidator(_differs_from_customer_key)] = Field(
+        default="value",
+        min_length=1,
+        max_length=100,
+        description="The payload key that holds the quantity, as in the Stripe meter's value settings.",
+        examples=["value"],
+    )
+
+
+def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
+    if "window" in info.data:
+        check_boundary(start_at, info.data["window"])
+    return start_at
+
+
+def _not_with_every(cron: str, info: ValidationInfo) -> str:
+    if info.data.get("every") is not None:
+        raise refuse("and `every` are both given: keep the one that says when to read")
+    return cron
+
+
+def _named_after_meter(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
+    return event if event.event_name else event.model_copy(update={"event_name": info.data.get("name", "")})
+
+
+class Meter(Block):
+    """One billable thing: a source, a query, a window length, the sinks it feeds."""
+
+    name: str = Field(
+        description="The key it stands under in `meters:`; not a key of its own.", examples=["api_requests"]
+    )
+    description: str | None = Field(
+        default=None,
+        description="What is counted, in words for people.",
+        examples=["Requests to the public API."],
+    )
+    source: str = Field(
+        description="The source the query runs on, by its name under `sources:`.", examples=["app"]
+    )
+    sinks: SinkNames = Field(
+        description="The sinks its events go to, by their names under `sinks:`.", examples=[["stripe"]]
+    )
+    read: Literal["windows"] = Field(
+        default="windows",
+        description="How the source is read. `windows`: the query gives the whole of each window asked for.",
+        examples=["windows"],
+    )
+    query_text: Query = Field(
+        alias="query",
+        description=(
+            "One select that gives `customer` and `quantity`, and optionally `at` and `window`, for the rows "
+            "from `:start` to before `:end`. `${...}` is not replaced in here."
+        ),
+        examples=[
+            "select customer, count(*) as quantity from usage where at >= :start and at < :end group by 1"
+        ],
+    )
+    query_file: Annotated[Path, Field(strict=False)] | None = Field(
+        default=None,
+        description="File that holds the query, instead of `query`; relative to this file.",
+        examples=["queries/api_requests.sql"],
+    )
+    window: WindowLength = Field(
+        description="How long a window is; one event per customer and window. Divides a day; from 1m to 1d.",
+        examples=["1h"],
+    )
+    start_at: Annotated[Instant, AfterValidator(_on_a_boundary)] = Field(
+        description="The start of the first window. Nothing before it is ever billed, so it has no default.",
+        examples=["2026-11-01T00:00Z"],
+    )
+    settle: Annotated[Duration, at_most("34d", "Stripe refuses usage older than 35 days")] = Field(
+        default=parse_duration("5m"),
+        description="How long after its end a window is first read, so that late rows are in.",
+        examples=["5m"],
+    )
+    revisit: Annotated[Duration, at_most("35d", "Stripe refuses usage older than that")] = Field(
+        default=parse_duration("3d"),
+        description="How far back billed windows are read again, to find rows that came late or changed.",
+        examples=["3d"],
+    )
+    every: Annotated[Duration, at_least("1s")] | None = Field(
+        default=None,
+        description="How often to look for windows that are due. Left out: once per window. Not with `cron`.",
+        examples=["5m"],
+    )
+    cron: Annotated[Cron, AfterValidator(_not_with_every)] | None = Field(
+        default=None,
+        description="When to look for windows that are due, as five cron fields in UTC. Not with `every`.",
+        examples=["*/5 * * * *"],
+    )
+    decimals: int = Field(
+        default=0,
+        ge=0,
+        le=12,
+        description="How many decimal places are billed; what is smaller is carried to the next window.",
+        examples=[0],
+    )
+    decreases: Literal["hold", "apply"] = Field(
+        default="hold",
+        description="What becomes of a correction that lowers a bill: `hold` it for a person, or `apply` it.",
+        examples=["hold"],
+    )
+    stripe: Annotated[StripeEvent, AfterValidator(_named_after_meter)] = Field(
+        default=StripeEvent(),
+        validate_default=True,
+        description="What the events look like to Stripe sinks.",
+        examples=[{"event_name": "api_requests"}],
+    )
+
+
+class Config(Block):
+    """The whole configuration, all files together. Every name in it resolves, because `load` checked."""
+
+    state_dir: Path = Field(
+        default=Path(".aggregator"),
+        description="Where local state and the embedded ledger live; relative to this file.",
+        examples=["/var/lib/aggregator"],
+    )
+    ledger: Ledger = Field(
+        default=Ledger(),
+        description="Our own database. Left out: a private embedded Postgres in the state directory.",
+        examples=[{"url": "${LEDGER_URL}"}],
+    )
+    sources: dict[str, Source] = Field(
+        description="The application databases, by name.", examples=[{"app": {"url": "${APP_DATABASE_URL}"}}]
+    )
+    sinks: dict[str, Sink] = Field(
+        description="Where events go, by name.",
+        examples=[{"stripe": {"type": "stripe", "api_key": "${STRIPE_API_KEY}", "mode": "test"}}],
+    )
+    meters: dict[str, Meter] = Field(
+        description="What is billed, by name.",
+        examples=[{"api_requests": {"source": "app", "sinks": ["stripe"], "window": "1h"}}],
+    )
+
+    def meter(self, name: str) -> Meter:
+        """Return the meter of this name; UsageError names the one that may have been meant."""
+        if name in self.meters:
+            return self.meters[name]
+        near = get_close_matches(name, self.meters, 1)
+        hint = f"did you mean {near[0]}?" if near else f"the meters are: {', '.join(sorted(self.meters))}"
+        raise UsageError(f"there is no meter {name}; {hint}")
+
+
+class File(Config):
+    """What one file may hold. Included files hold all of it but `state_dir` and `ledger`."""
+
+    include: tuple[str, ...] = Field(
+        default=(),
+        description="More files to read, as paths or patterns relative to this file.",
+        examples=[["meters/*.yaml"]],
+    )
+    defaults: dict[str, object] = Field(
+        default={},
+        description=(
+            "Keys for the meters that do not set them themselves: for this file's and, from the top file, for those "
+            "of included files without `defaults`."
+        ),
+        examples=[{"source": "app", "sinks": ["stripe"], "window": "1h"}],
+    )
+
+
+def fingerprint(meter: Meter) -> str:
+    """Return a SHA-256, in hex, of what decides a meter's numbers: where it differs, history may too."""
+    defining = [
+        normalised_query(meter.query_text),
+        int(meter.window.total_seconds()),
+        meter.read,
+        meter.decimals,
+    ]
+    return hashlib.sha256(json.dumps(defining).encode()).hexdigest()

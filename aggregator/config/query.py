@@ -1,0 +1,72 @@
+"""What the text of a usage query may be: one statement that reads, and that asks for `:start` and `:end`.
+
+This catches mistakes early; it is no fence against a hostile query. The fence is the read-only role and the
+session of the source. Where Postgres is richer than this scan (nested comments), the scan sees more statement text
+than there is, never less, so it errs towards refusing.
+"""
+
+import re
+
+_UNSEEN = re.compile(
+    r"""
+    (?P<comment> --[^\n]* | /\*.*?\*/ )
+  | [eE]'(?:\\.|''|[^'\\])*'        # a Postgres string with backslash escapes
+  | '(?:''|[^'])*'
+  | "(?:""|[^"])*"
+  | `[^`]*`
+  | (?<![\w$])(?P<dollar>\$\w*\$).*?(?P=dollar)
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_PARAMETER = re.compile(r"(?<![:\w\\]):([A-Za-z_]\w*)")
+_FIRST_WORD = re.compile(r"\s*(\w*)")
+_TAIL = re.compile(r"[;\s]*\Z")
+
+PARAMETERS = frozenset({"start", "end"})
+
+
+def final_query(text: str) -> str:
+    """Return the statement as it is sent, without a trailing semicolon; ValueError says what to change."""
+    bare = _bare(text)
+    tail = _TAIL.search(bare)
+    assert tail is not None, "the tail may be empty, but it is always there"
+    _check(bare[: tail.start()])
+    return text[: tail.start()].rstrip()
+
+
+def normalised_query(text: str) -> str:
+    """Return the text without what cannot matter: white space at the ends of lines and of the whole."""
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+
+
+def _bare(text: str) -> str:
+    """Return the text with comments and quoted parts blotted out, every character at its old place."""
+    return _UNSEEN.sub(lambda m: (" " if m["comment"] else "'") * len(m[0]), text)
+
+
+def _check(bare: str) -> None:
+    if not bare.strip():
+        raise ValueError("is empty: write the `select` that gives customer and quantity")
+    first = _FIRST_WORD.match(bare)
+    if first is None or first[1].lower() not in {"select", "with"}:
+        raise ValueError(
+            "must be one statement that starts with `select` or `with`: a source is only ever read"
+        )
+    if ";" in bare:
+        raise ValueError("must be one statement: remove everything from the first `;` on")
+    _check_parameters(set(_PARAMETER.findall(bare)))
+
+
+def _check_parameters(found: set[str]) -> None:
+    missing = [f"`:{name}`" for name in ("start", "end") if name not in found]
+    if missing:
+        raise ValueError(
+            f"does not use {' and '.join(missing)}: bound the rows with "
+            "`where created_at >= :start and created_at < :end`, outside quotes"
+        )
+    unknown = sorted(found - PARAMETERS)
+    if unknown:
+        raise ValueError(
+            f"uses `:{unknown[0]}`, which nothing fills in: only `:start` and `:end` are given "
+            f"(write `\\:{unknown[0]}` for a colon that stands for itself)"
+        )

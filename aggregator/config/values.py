@@ -1,0 +1,255 @@
+"""The kinds of value the models are made of: durations, instants, addresses, keys, queries.
+
+Rules
+- Every refusal is made by `refuse`, so its words are ours and reach the reader unchanged.
+- No refusal repeats the value: what is refused may be a secret that stands in the wrong place.
+"""
+
+import datetime as dt
+import ipaddress
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from aggregator.config.durations import DURATION_PATTERN, format_duration, parse_duration
+from aggregator.config.query import final_query
+
+OURS = "aggregator"
+"""The type of every pydantic error whose message is already in our words."""
+
+DAY = dt.timedelta(days=1)
+MINUTE = dt.timedelta(minutes=1)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+NAME_PATTERN = "[a-z][a-z0-9_]{0,62}"
+NAME_RULE = "small letters, digits and _, starting with a letter, 63 characters at most"
+
+
+def refuse(message: str) -> PydanticCustomError:
+    """Return the error that tells the reader exactly this."""
+    return PydanticCustomError(OURS, "{message}", {"message": message})
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value
+    if not isinstance(value, str):
+        raise refuse(
+            f"has no unit: write `{value}s` for seconds, `{value}m` for minutes, `{value}h` or `{value}d`"
+        )
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+
+
+Duration = Annotated[
+    dt.timedelta,
+    BeforeValidator(_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^(?=.){DURATION_PATTERN}$"}),
+]
+
+
+def at_least(text: str) -> AfterValidator:
+    """Refuse a duration shorter than this."""
+    least = parse_duration(text)
+
+    def check(value: dt.timedelta) -> dt.timedelta:
+        if value < least:
+            raise refuse(f"is too short: {text} is the least")
+        return value
+
+    return AfterValidator(check)
+
+
+def at_most(text: str, reason: str) -> AfterValidator:
+    """Refuse a duration longer than this, and say why."""
+    most = parse_duration(text)
+
+    def check(value: dt.timedelta) -> dt.timedelta:
+        if value > most:
+            raise refuse(f"is too long: {text} is the most, because {reason}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _tiles_a_day(window: dt.timedelta) -> dt.timedelta:
+    if not MINUTE <= window <= DAY:
+        raise refuse("must be from `1m` to `1d`: longer spans add up on the invoice anyway")
+    if DAY % window:
+        fits = [MINUTE * n for n in range(1, 1441) if 1440 % n == 0]
+        near = [max(w for w in fits if w < window), min(w for w in fits if w > window)]
+        shorter, longer = map(format_duration, near)
+        raise refuse(f"must divide a day exactly; the nearest that do are `{shorter}` and `{longer}`")
+    return window
+
+
+WindowLength = Annotated[Duration, AfterValidator(_tiles_a_day)]
+
+_TIMESTAMP_HINT = "write it with its zone, such as `2026-11-01T00:00Z` or `2026-11-01T00:00+01:00`"
+
+
+def _instant(value: object) -> dt.datetime:
+    if isinstance(value, str):
+        try:
+            # YAML allows a space before the offset; ISO 8601 does not.
+            value = dt.datetime.fromisoformat(re.sub(r"\s+(?=[-+Z]\S*$)", "", value.strip()))
+        except ValueError:
+            raise refuse(f"is not a point in time: {_TIMESTAMP_HINT}") from None
+    if not isinstance(value, dt.date):
+        raise refuse(f"must be a point in time: {_TIMESTAMP_HINT}")
+    if not isinstance(value, dt.datetime) or value.tzinfo is None:
+        raise refuse(f"has no time zone, and guessing one would bill the wrong hours: {_TIMESTAMP_HINT}")
+    if not 2000 <= value.year < 3000:
+        raise refuse("must lie between the years 2000 and 3000")
+    return value.astimezone(dt.UTC)
+
+
+def _iso(instant: dt.datetime) -> str:
+    precise = instant.second or instant.microsecond
+    return instant.isoformat(timespec="auto" if precise else "minutes").replace("+00:00", "Z")
+
+
+Instant = Annotated[
+    dt.datetime,
+    BeforeValidator(_instant),
+    PlainSerializer(_iso, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.0+)?)?\s*([Zz]|[-+]\d\d(:?\d\d)?)$",
+        }
+    ),
+]
+
+
+def check_boundary(instant: dt.datetime, window: dt.timedelta) -> None:
+    """Refuse an instant that is not a multiple of the window since 1970-01-01T00:00Z."""
+    beyond = (instant - EPOCH) % window
+    if beyond:
+        before = instant - beyond
+        raise refuse(
+            "must be the start of a window, in UTC; "
+            f"the nearest to it are `{_iso(before)}` and `{_iso(before + window)}`"
+        )
+
+
+def _database_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if not text.strip():
+        raise refuse("is empty: give an SQLAlchemy URL such as `postgresql://user@host/database`")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+_.-]*://\S*", text):
+        raise refuse(
+            "must be an SQLAlchemy URL, such as `postgresql://user@host/database`, without white space"
+        )
+    return url
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    if not re.match(r"postgres(ql)?(\+\w+)?:", url.get_secret_value()):
+        raise refuse(
+            "must begin with `postgresql://`: the ledger lives in Postgres; leave it out for an embedded one"
+        )
+    return url
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+PostgresUrl = Annotated[DatabaseUrl, AfterValidator(_postgres_url)]
+
+API_KEY = re.compile(r"(?:sk|rk)_(test|live)_\S+")
+
+
+def _stripe_key(key: SecretStr) -> SecretStr:
+    if not API_KEY.fullmatch(key.get_secret_value()):
+        raise refuse(
+            "must be a Stripe secret key: "
+            "it starts with sk_test_, rk_test_, sk_live_ or rk_live_, and has no white space"
+        )
+    return key
+
+
+StripeKey = Annotated[SecretStr, AfterValidator(_stripe_key)]
+
+
+_ADDRESS_HINT = "must be an address such as `https://api.stripe.com` or `http://127.0.0.1:12111`"
+
+
+def _web_address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise refuse(_ADDRESS_HINT) from None
+    if not host or parts.scheme not in {"http", "https"} or re.search(r"\s", value):
+        raise refuse(_ADDRESS_HINT)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise refuse("must be scheme, host and port only: remove the user, password, query or fragment")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise refuse(
+            "would send the key unencrypted: use https, or http to this machine only, such as 127.0.0.1"
+        )
+    return value.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+WebAddress = Annotated[
+    str, AfterValidator(_web_address), WithJsonSchema({"type": "string", "pattern": "^https?://"})
+]
+
+
+def _utc_only(value: object) -> object:
+    if value != "UTC":
+        raise refuse(
+            "must be `UTC` or left out: where columns hold local time, convert in the query, "
+            "such as `created_at at time zone 'Europe/Paris'`"
+        )
+    return value
+
+
+ZoneOfColumns = BeforeValidator(_utc_only)
+
+
+def _cron(value: str) -> str:
+    if len(value.split()) != 5 or not re.fullmatch(r"[0-9A-Za-z*/,\- \t]+", value):
+        raise refuse(
+            "must be five fields (minute, hour, day, month, weekday) of digits, names and * / , -, "
+            "such as `*/5 * * * *`"
+        )
+    return " ".join(value.split())
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+
+
+def _query(value: str) -> str:
+    try:
+        return final_query(value)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+
+
+Query = Annotated[str, AfterValidator(_query)]
+
+
+def _no_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise refuse("names the same sink twice: each event would be counted twice; name it once")
+    return names
+
+
+SinkNames = Annotated[
+    tuple[str, ...],
+    Field(strict=False, min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_no_repeats),
+]

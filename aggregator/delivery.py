@@ -1,0 +1,137 @@
+"""Delivery: claim what is due, send it, judge the answers, settle. It never sees a source.
+
+Rules
+- The claim is committed before the first byte leaves, and no ledger transaction is open while a sink is talked to.
+- Verdicts are settled in small batches as they arrive, so that a crash leaves few events in question.
+- What a claim left unsaid, because the sink broke off, is not guessed at: the rows stay claimed, and go out again as the
+  same bytes when the claim runs out.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aggregator import retry
+from aggregator.clock import Clock
+from aggregator.errors import SinkHalted
+from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict
+from aggregator.sinks import Sink
+
+SETTLE_AT_ONCE = 200
+"""Outcomes per settling transaction: few enough that they are on disk within a fraction of a second of their arrival."""
+
+
+class Claimed(Protocol):
+    """Events that this process, and no other, is about to send."""
+
+    @property
+    def id(self) -> ClaimId: ...  # noqa: D102
+    @property
+    def events(self) -> tuple[Event, ...]: ...  # noqa: D102
+
+
+class Outbox(Protocol):
+    """What delivery asks of the ledger."""
+
+    def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claimed | None: ...  # noqa: D102
+    def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
+    def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
+    def resume(self, sink_id: int) -> None: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class Delivered:
+    """What one round of delivery did. `stale` counts outcomes that came too late to change anything."""
+
+    claimed: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    again: int = 0
+    in_doubt: int = 0
+    unsent: int = 0
+    stale: int = 0
+    halted: str | None = None
+    refusals: dict[EventId, str] = field(default_factory=dict)
+
+    def count(self, outcome: Outcome, answer: Answer | None) -> None:
+        """Take one outcome into account."""
+        match outcome.state:
+            case State.ACCEPTED:
+                self.accepted += 1
+                self.duplicates += answer is Answer.DUPLICATE
+            case State.REFUSED:
+                self.refused += 1
+                self.refusals[outcome.event] = outcome.reason or ""
+            case State.IN_DOUBT:
+                self.in_doubt += 1
+            case _:
+                self.unsent += not outcome.counts
+                self.again += outcome.counts
+
+
+class Delivery:
+    """Sends what one sink is owed. Several may run beside each other on one sink: a claim belongs to one of them."""
+
+    def __init__(self, outbox: Outbox, sink: Sink, sink_id: int, clock: Clock) -> None:
+        self._outbox = outbox
+        self._sink = sink
+        self._sink_id = sink_id
+        self._clock = clock
+        self._halted = False
+
+    def run_once(self, now: dt.datetime) -> Delivered:
+        """Claim one batch that is due by `now`, send it, and settle it."""
+        result = Delivered()
+        claim = self._outbox.claim(self._sink_id, self._sink.limits.batch, now)
+        if claim is None:
+            return result
+        result.claimed = len(claim.events)
+        held_back = [retry.before_sending(event, now, self._sink.limits) for event in claim.events]
+        unfit = [outcome for outcome in held_back if outcome is not None]
+        for outcome in unfit:
+            result.count(outcome, None)
+        self._settle(claim.id, unfit, now, result)
+        fit = [event for event, outcome in zip(claim.events, held_back, strict=True) if outcome is None]
+        self._send(claim.id, fit, result)
+        return result
+
+    def _send(self, claim: ClaimId, events: list[Event], result: Delivered) -> None:
+        by_id = {event.id: event for event in events}
+        try:
+            for verdicts in _batches(self._sink.send(events), SETTLE_AT_ONCE):
+                now = self._clock()
+                outcomes = [retry.judge(verdict, by_id[verdict.event], now) for verdict in verdicts]
+                for verdict, outcome in zip(verdicts, outcomes, strict=True):
+                    result.count(outcome, verdict.answer)
+                self._settle(claim, outcomes, now, result)
+        except SinkHalted as halted:
+            result.halted = str(halted)
+            self._outbox.halt(self._sink_id, result.halted, self._clock())
+            self._halted = True
+        else:
+            if self._halted and result.accepted:
+                self._outbox.resume(self._sink_id)
+                self._halted = False
+
+    def _settle(self, claim: ClaimId, outcomes: list[Outcome], now: dt.datetime, result: Delivered) -> None:
+        if outcomes:
+            result.stale += len(outcomes) - self._outbox.settle(claim, outcomes, now)
+
+
+def _batches(verdicts: Iterator[Verdict], most: int) -> Iterator[list[Verdict]]:
+    """Yield verdicts in lists of at most `most`; what has arrived when the sink breaks off comes before its error."""
+    batch: list[Verdict] = []
+    try:
+        for verdict in verdicts:
+            batch.append(verdict)
+            if len(batch) >= most:
+                yield batch
+                batch = []
+    except SinkHalted:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -1,0 +1,103 @@
+"""Every error we raise on purpose, by what the reader must do about it.
+
+    AggregatorError                 base: its text is a message for a person
+    ├── ConfigError                 the configuration is wrong: edit the file (carries every problem at once)
+    ├── UsageError                  the command was called with arguments that cannot be served
+    ├── SourceError                 an application database did not answer as it must
+    │   ├── SourceUnreachable       it may pass by itself: try again later
+    │   ├── QueryRejected           it will not pass by itself: mend the query or its rows
+    │   └── QueryTimedOut           it asks too much at once: make it cheaper, or allow it more time
+    ├── LedgerError                 our own database
+    │   ├── LedgerUnreachable       it may pass by itself: try again later
+    │   ├── LedgerOutdated          its schema is not ours: migrate
+    │   └── LeaseLost               another process holds the meter now: nothing was written
+    ├── SinkError                   where events go
+    │   ├── SinkHalted              the sink refuses us as a whole (key, permission, wrong address): a person must act
+    │   └── SinkUnreachable         it may pass by itself: try again later
+    └── InvariantBroken             a bug in aggregator: stop rather than bill wrongly
+
+A class's docstring is its message when none is given.
+"""
+
+from typing import NamedTuple
+
+
+class AggregatorError(Exception):
+    """Something went wrong in aggregator."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class Problem(NamedTuple):
+    """One thing wrong with the configuration: where it stands, and what to do about it."""
+
+    file: str
+    line: int | None
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line is not None else self.file
+        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+
+
+class ConfigError(AggregatorError):
+    """The configuration cannot be used; correct the file and run `aggregator check`."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        assert problems, "a configuration error names at least one problem"
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class UsageError(AggregatorError):
+    """The command cannot be carried out with these arguments; see its --help."""
+
+
+class SourceError(AggregatorError):
+    """An application database did not answer as it must; run `aggregator check`."""
+
+
+class SourceUnreachable(SourceError):
+    """An application database cannot be reached; it is tried again at the next pass."""
+
+
+class QueryRejected(SourceError):
+    """A usage query does not give what a meter needs; correct the query and run `aggregator check`."""
+
+
+class QueryTimedOut(SourceError):
+    """A usage query took longer than `statement_timeout`; make it cheaper, or allow the source more time."""
+
+
+class LedgerError(AggregatorError):
+    """The ledger did not answer as it must."""
+
+
+class LedgerUnreachable(LedgerError):
+    """The ledger cannot be reached; check `ledger.url` and that Postgres is up."""
+
+
+class LedgerOutdated(LedgerError):
+    """The ledger's schema is not the one this version works with; run `aggregator migrate`."""
+
+
+class LeaseLost(LedgerError):
+    """Another process holds this meter now; nothing was written."""
+
+
+class SinkError(AggregatorError):
+    """A sink did not answer as it must."""
+
+
+class SinkHalted(SinkError):
+    """A sink refuses us as a whole; correct its key or address, then restart or send SIGHUP."""
+
+
+class SinkUnreachable(SinkError):
+    """A sink cannot be reached; it is tried again later."""
+
+
+class InvariantBroken(AggregatorError):
+    """An invariant does not hold; aggregator stops rather than bill wrongly. Please report this."""

@@ -1,0 +1,194 @@
+"""The way into the ledger's Postgres: one pool, short transactions, and nothing that outlives a transaction.
+
+Rules
+- No session state: settings are local to the transaction, locks are row locks or transaction locks, statements are not
+  prepared. So a pooler in transaction mode between us and Postgres changes nothing
+  (pgbouncer.org/features.html, "SQL feature map for pooling modes").
+- `synchronous_commit` is on in every transaction: a committed intent must survive a crash, or it is sent twice.
+- A transaction that stands idle for a minute is ended by the server: a paused process must not hold a meter for ever.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import psycopg
+from psycopg import errors as pg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+import aggregator
+from aggregator.errors import InvariantBroken, LedgerError, LedgerOutdated, LedgerUnreachable
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+REVISION = "0001"
+"""The newest migration: what this version of the code works with."""
+
+OLDEST_SERVER = 140_000
+"""Postgres 14, in the server's own notation."""
+
+CONNECT_TIMEOUT_SECONDS = 10
+POOL_SIZE = 16
+POOL_WAIT_SECONDS = 30.0
+
+BEGIN = """
+select set_config('TimeZone', 'UTC', true),
+       set_config('synchronous_commit', 'on', true),
+       set_config('statement_timeout', '300s', true),
+       set_config('lock_timeout', '30s', true),
+       set_config('idle_in_transaction_session_timeout', '60s', true)
+"""
+
+SETTINGS = """
+select current_setting('server_version_num')::int,
+       current_setting('fsync'),
+       current_setting('full_page_writes'),
+       pg_is_in_recovery()
+"""
+
+
+class Database:
+    """A pool of connections to the ledger. Close it, or use it as a context manager."""
+
+    def __init__(self, url: str, *, name: str = "aggregator", size: int = POOL_SIZE) -> None:
+        self.url = url
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            url,
+            min_size=0,
+            max_size=size,
+            timeout=POOL_WAIT_SECONDS,
+            max_idle=60.0,
+            open=True,
+            name=name,
+            reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
+            check=ConnectionPool.check_connection,
+            kwargs={
+                "prepare_threshold": None,
+                "application_name": name,
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "autocommit": True,
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give every connection back to the server."""
+        self._pool.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Run one transaction under our settings; it commits at the end, or not at all.
+
+        Raises LedgerUnreachable where another try may succeed, InvariantBroken where Postgres itself refused what we
+        asked because it would break an invariant, LedgerError for the rest.
+        """
+        try:
+            with self._pool.connection() as connection, connection.transaction():
+                connection.execute(BEGIN)
+                yield connection
+        except PoolTimeout as error:
+            raise LedgerUnreachable(f"The ledger cannot be reached: {self._reason()}") from error
+        except pg.IntegrityError as error:
+            raise InvariantBroken(f"The ledger refused what would break an invariant: {error}") from error
+        except (pg.UndefinedTable, pg.InvalidSchemaName, pg.UndefinedColumn) as error:
+            raise LedgerOutdated(
+                f"The ledger lacks a part ({error.diag.message_primary}); run `aggregator migrate`."
+            ) from error
+        except psycopg.OperationalError as error:
+            raise LedgerUnreachable(f"The ledger did not answer: {one_line(error)}") from error
+        except psycopg.Error as error:
+            raise LedgerError(f"The ledger refused a statement: {one_line(error)}") from error
+
+    def _reason(self) -> str:
+        """Say why no connection could be had, by trying once outside of the pool."""
+        try:
+            psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_SECONDS).close()
+        except psycopg.Error as error:
+            return one_line(error) + "; check `ledger.url` and that Postgres is up."
+        return f"all {self._pool.max_size} connections are in use."
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's text on one line, without the caret and context lines that drivers add."""
+    return " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__
+
+
+class Identity(NamedTuple):
+    """What a ledger says of itself."""
+
+    ledger_id: uuid.UUID
+    revision: str
+
+
+def identity(database: Database) -> Identity:
+    """Return which ledger this is. Raises LedgerOutdated if its schema is not the one this version works with."""
+    with database.transaction() as connection:
+        if connection.execute("select to_regclass('aggregator.alembic_version')").fetchone() == (None,):
+            raise LedgerOutdated("The ledger is empty; run `aggregator migrate` to create its tables.")
+        row = connection.execute("select version_num from aggregator.alembic_version").fetchone()
+        revision = row[0] if row else ""
+        if revision != REVISION:
+            raise LedgerOutdated(
+                f"The ledger is at revision {revision or 'none'} and this version works with {REVISION}; "
+                "run `aggregator migrate`, or install the version that fits."
+            )
+        found = connection.execute("select ledger_id from aggregator.pin").fetchone()
+    assert found is not None, "the ledger has lost its identity row"
+    return Identity(found[0], revision)
+
+
+def unfit(database: Database) -> list[str]:
+    """Say what speaks against keeping a ledger on this server: one sentence each, none if it is fit."""
+    with database.transaction() as connection:
+        row = connection.execute(SETTINGS).fetchone()
+    assert row is not None
+    version, fsync, full_page_writes, standby = row
+    faults = []
+    if version < OLDEST_SERVER:
+        faults.append(f"The ledger's Postgres is {version // 10_000}; use 14 or newer.")
+    if fsync != "on" or full_page_writes != "on":
+        faults.append("The ledger's Postgres may lose commits in a crash; set fsync and full_page_writes on.")
+    if standby:
+        faults.append("The ledger's Postgres is a read-only standby; give `ledger.url` the primary.")
+    return faults
+
+
+def migrate(url: str) -> None:
+    """Bring the ledger to the newest revision; nothing happens if it is there. Safe to run from many processes at once.
+
+    Raises LedgerUnreachable or LedgerError with the reason.
+    """
+    import sqlalchemy as sa
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    settings = Config()
+    settings.set_main_option("script_location", str(_scripts()))
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url, connect_timeout=10)
+    )
+    try:
+        with engine.begin() as connection:
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, "head")
+    except sa.exc.OperationalError as error:
+        raise LedgerUnreachable(f"The ledger cannot be migrated: {one_line(error)}") from error
+    except (sa.exc.SQLAlchemyError, CommandError) as error:
+        raise LedgerError(f"The ledger cannot be migrated: {one_line(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def _scripts() -> Path:
+    """Return where the migrations lie: inside the package once installed, beside it in a checkout."""
+    package = Path(aggregator.__file__).parent
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"

@@ -1,0 +1,195 @@
+"""The outbox: events are claimed, sent by somebody else, and settled.
+
+Rules
+- A claim is committed before the first byte leaves: it names its events, and each of them counts an attempt.
+- A claimed row is due again when its claim runs out, so a process that died leaves nothing behind but the question whether
+  its events arrived; they go out again as the same bytes.
+- A claim settles only its own rows, by compare-and-set on the claim: whoever comes late changes nothing.
+- Nothing here decides; `retry` does.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aggregator.ledger.database import Connection, Database
+from aggregator.model import ClaimId, Event, Outcome
+
+# Rows that another claim is just taking are passed over. The oldest events come first.
+PICK = """
+select event_id from aggregator.outbox
+ where sink_id = %(sink_id)s and due_at <= %(now)s
+ order by event_id limit %(limit)s
+   for update skip locked
+"""
+
+OPEN_CLAIM = """
+insert into aggregator.claim (sink_id, owner, claimed_at, events)
+values (%(sink_id)s, %(owner)s, %(now)s, %(events)s) returning id
+"""
+
+TAKE_ROWS = """
+update aggregator.outbox set claim_id = %(claim)s, due_at = %(until)s where event_id = any(%(events)s)
+"""
+
+# `exposed_at` is returned as it was before this attempt.
+TAKE_EVENTS = """
+update aggregator.event
+   set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s)
+  from aggregator.event as old, aggregator.feed, aggregator.meter
+ where event.id = any(%(events)s) and old.id = event.id
+   and feed.id = event.feed_id and meter.id = feed.meter_id
+returning event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
+          event.at, event.identifier, event.attempts, old.exposed_at
+"""
+
+# One statement, so that a batch costs one round trip. Every part sees the rows as they were before; none touches a row
+# that another one does.
+SETTLE = """
+with given as (
+    select * from unnest(
+        %(events)s::bigint[], %(states)s::aggregator.event_state[], %(due)s::timestamptz[], %(reasons)s::text[],
+        %(requests)s::text[], %(exposed)s::timestamptz[], %(uncounted)s::int[]
+    ) as outcome (event_id, state, due_at, reason, request_id, exposed_at, uncounted)
+), mine as (
+    select given.* from given join aggregator.outbox on outbox.event_id = given.event_id
+     where outbox.claim_id = %(claim)s
+       for update of outbox
+), settled as (
+    update aggregator.event
+       set state = mine.state, reason = mine.reason, request_id = coalesce(mine.request_id, event.request_id),
+           exposed_at = mine.exposed_at, attempts = event.attempts - mine.uncounted,
+           settled_at = case when mine.state = 'due' then null else %(now)s end
+      from mine
+     where event.id = mine.event_id and event.state = 'sending'
+    returning event.id, event.feed_id, mine.state, mine.due_at, mine.reason, mine.request_id, mine.uncounted
+), kept as (
+    update aggregator.outbox set claim_id = null, due_at = settled.due_at
+      from settled where outbox.event_id = settled.id and settled.state = 'due'
+), dropped as (
+    delete from aggregator.outbox using settled where outbox.event_id = settled.id and settled.state <> 'due'
+), parked as (
+    insert into aggregator.parked (event_id, feed_id, state, reason, since)
+    select id, feed_id, state, coalesce(reason, ''), %(now)s from settled where state in ('refused', 'in_doubt')
+), noted as (
+    insert into aggregator.attempt (event_id, claim_id, at, answer, reason, request_id)
+    select id, %(claim)s, %(now)s, state::text, reason, request_id
+      from settled where state <> 'accepted' and uncounted = 0
+)
+select count(*) from settled
+"""
+
+CLOSE_CLAIM = """
+update aggregator.claim set settled_at = %(now)s
+ where id = %(claim)s
+   and not exists (select from aggregator.outbox where claim_id = %(claim)s)
+"""
+
+HALT = "update aggregator.sink set halted_at = %(now)s, halted_reason = %(reason)s where id = %(sink_id)s"
+RESUME = "update aggregator.sink set halted_at = null, halted_reason = null where id = %(sink_id)s and halted_at is not null"
+
+NEXT_DUE = "select min(due_at), count(*) from aggregator.outbox where sink_id = %(sink_id)s"
+
+RELEASE = """
+with gone as (
+    delete from aggregator.parked where event_id = any(%(events)s) and state in ('held', 'refused')
+    returning event_id
+), due as (
+    insert into aggregator.outbox (event_id, sink_id, due_at)
+    select gone.event_id, feed.sink_id, %(now)s
+      from gone join aggregator.event on event.id = gone.event_id join aggregator.feed on feed.id = event.feed_id
+    returning event_id
+)
+update aggregator.event set state = 'due', settled_at = null, reason = null
+  from due where event.id = due.event_id and event.state in ('held', 'refused')
+returning event.id
+"""
+
+
+class Claim(NamedTuple):
+    """Events that this process, and no other, is about to send."""
+
+    id: ClaimId
+    events: tuple[Event, ...]
+
+
+class Outbox:
+    """The verbs about the outbox. `hold` is how long a claim lasts: longer than any send takes."""
+
+    def __init__(self, database: Database, owner: uuid.UUID, hold: dt.timedelta) -> None:
+        self._database = database
+        self._owner = owner
+        self._hold = hold
+
+    def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
+        """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due."""
+        with self._database.transaction() as connection:
+            picked = connection.execute(PICK, {"sink_id": sink_id, "now": now, "limit": limit}).fetchall()
+            if not picked:
+                return None
+            events = [row[0] for row in picked]
+            values = {
+                "sink_id": sink_id,
+                "owner": self._owner,
+                "now": now,
+                "until": now + self._hold,
+                "events": events,
+            }
+            opened = connection.execute(OPEN_CLAIM, values).fetchone()
+            assert opened is not None
+            connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
+            rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
+        assert len(rows) == len(events), "every row of the outbox has its event"
+        return Claim(ClaimId(opened[0]), tuple(sorted(Event._make(row) for row in rows)))
+
+    def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
+        """Record what became of events of a claim; return how many were still the claim's to settle."""
+        if not outcomes:
+            return 0
+        with self._database.transaction() as connection:
+            row = connection.execute(SETTLE, {"claim": claim, "now": now, **_columns(outcomes)}).fetchone()
+            connection.execute(CLOSE_CLAIM, {"claim": claim, "now": now})
+        assert row is not None
+        return int(row[0])
+
+    def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None:
+        """Note that a sink refuses us as a whole, for `status` to show."""
+        with self._database.transaction() as connection:
+            connection.execute(HALT, {"sink_id": sink_id, "reason": reason, "now": now})
+
+    def resume(self, sink_id: int) -> None:
+        """Note that a sink takes events (again)."""
+        with self._database.transaction() as connection:
+            connection.execute(RESUME, {"sink_id": sink_id})
+
+    def waiting(self, sink_id: int) -> tuple[dt.datetime | None, int]:
+        """Return when the next event of a sink is due, and how many are in its outbox."""
+        with self._database.transaction() as connection:
+            return _first(connection, NEXT_DUE, {"sink_id": sink_id})
+
+    def release(self, events: Sequence[int], now: dt.datetime) -> list[int]:
+        """Make held or refused events due, on a person's word; return those that were."""
+        with self._database.transaction() as connection:
+            return [row[0] for row in connection.execute(RELEASE, {"events": list(events), "now": now})]
+
+
+def _first(
+    connection: Connection, statement: str, values: dict[str, object]
+) -> tuple[dt.datetime | None, int]:
+    row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
+    """Turn outcomes into columns: a batch goes to the server as seven arrays."""
+    return {
+        "events": [outcome.event for outcome in outcomes],
+        "states": [outcome.state.value for outcome in outcomes],
+        "due": [outcome.due_at for outcome in outcomes],
+        "reasons": [outcome.reason for outcome in outcomes],
+        "requests": [outcome.request_id for outcome in outcomes],
+        "exposed": [outcome.exposed_at for outcome in outcomes],
+        "uncounted": [0 if outcome.counts else 1 for outcome in outcomes],
+    }

@@ -1,0 +1,323 @@
+"""One pass over one span of one meter, as one transaction: all of it is committed, or nothing is.
+
+Rules
+- SQL finds what changed, the planner decides, COPY writes. A slot that did not change costs no Python.
+- The meter's row is locked first, and the epoch compared: whoever lost the lease commits nothing.
+- Slots, events, carries, rows set aside, the mark and the record of the pass go together. Nothing is sent from here.
+- Writing goes in batches between fetches from one cursor, so that memory stays bounded whatever the number of customers.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.errors import LeaseLost
+from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.spool import Spool
+from aggregator.ledger.writer import BATCH, Writer
+from aggregator.model import Change, Decision, EventId, Span, State, Tail
+
+TAILS = {tail.value: tail for tail in Tail}
+
+Decide = Callable[[Feed, Iterable[Change]], Iterable[Decision]]
+"""What the planner makes of the changes of one feed."""
+
+# The sorts and hashes over a million readings stay in memory with this; a transaction has a handful of them at most.
+WORK_MEMORY = "select set_config('work_mem', '128MB', true)"
+
+HOLD_METER = """
+select mark, reread_from from aggregator.meter
+ where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
+   for update
+"""
+
+CREATE_STAGING = """
+create temporary table reading (
+    window_start timestamptz not null,
+    customer     text collate "C",
+    quantity     numeric,
+    at           timestamptz,
+    reason       text
+) on commit drop
+"""
+
+COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
+
+# One row per slot that was read. A slot with an unusable row is `spoilt`: it stays as it is.
+CREATE_SEEN = """
+create temporary table seen on commit drop as
+select window_start, customer, sum(quantity) as quantity, max(at) as at, bool_or(reason is not null) as spoilt
+  from reading
+ where customer is not null
+ group by window_start, customer
+"""
+
+# What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
+# stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
+CHANGED = """
+select coalesce(found.slot_id, nextval('aggregator.slot_id')),
+       nextval('aggregator.event_id'),
+       found.customer, found.window_start, found.before, found.now, found.at,
+       found.total, found.revision, found.stamped_at,
+       coalesce(carry.amount, 0),
+       case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
+            when parked.state = 'held' then 'held'
+            else 'clear' end,
+       case when parked.state = 'held' then parked.event_id end,
+       case when parked.state = 'held' then held.delta else 0 end,
+       found.slot_id is not null
+  from (
+        select window_start, customer,
+               coalesce(slot.quantity, 0) as before, coalesce(seen.quantity, 0) as now, seen.at,
+               slot.id as slot_id, coalesce(slot.total, 0) as total, coalesce(slot.revision, 0) as revision,
+               slot.stamped_at, slot.tail
+          from (select * from seen where window_start >= %(since)s) as seen
+          full join (
+                select * from aggregator.slot
+                 where feed_id = %(feed_id)s and window_start >= %(start)s and window_start < %(end)s
+               ) as slot using (window_start, customer)
+         where coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) and not coalesce(seen.spoilt, false)
+       ) as found
+  left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
+  left join aggregator.outbox on outbox.event_id = found.tail
+  left join aggregator.parked on parked.event_id = found.tail
+  left join aggregator.event as held on parked.state = 'held' and held.id = parked.event_id
+ order by found.customer, found.window_start
+"""
+
+VOID_HELD = """
+with gone as (delete from aggregator.parked where event_id = any(%(events)s) and state = 'held' returning event_id)
+update aggregator.event
+   set state = 'void', settled_at = %(now)s, reason = 'replaced by a newer plan'
+  from gone where event.id = gone.event_id and event.state = 'held'
+"""
+
+FORGET_ASIDE = """
+delete from aggregator.aside
+ where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
+"""
+
+SET_ASIDE = """
+insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
+select %(meter_id)s, window_start, reason, customer, count(*), sum(quantity)
+  from reading where reason is not null
+ group by window_start, reason, customer
+"""
+
+MOVE_MARK = """
+update aggregator.meter
+   set mark = case when %(start)s <= mark and mark < %(end)s then %(end)s else mark end,
+       reread_from = %(reread_from)s,
+       swept = %(swept)s,
+       lease_until = greatest(lease_until, clock_timestamp() + %(length)s)
+ where id = %(meter_id)s
+"""
+
+RECORD_RUN = """
+insert into aggregator.run
+       (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, held, refused, deferred, epoch, error)
+values (%(meter_id)s, %(kind)s, %(span)s, %(goal)s, %(started_at)s, %(seconds)s, %(rows)s, %(changed)s, %(planned)s,
+        %(held)s, %(refused)s, %(deferred)s, %(epoch)s, %(error)s)
+returning id
+"""
+
+FINISH_RUN = """
+update aggregator.run
+   set seconds = %(seconds)s, changed = %(changed)s, planned = %(planned)s, held = %(held)s, refused = %(refused)s,
+       deferred = %(deferred)s
+ where id = %(run_id)s
+"""
+
+RESUME_BACKFILL = """
+select upper(span) from aggregator.run
+ where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
+ order by id desc limit 1
+"""
+
+
+class Pass(NamedTuple):
+    """What is to be done in one pass, and on whose behalf."""
+
+    kind: str
+    span: Span
+    goal: Span
+    now: dt.datetime
+    swept: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one pass did."""
+
+    rows: int = 0
+    changed: int = 0
+    planned: int = 0
+    held: int = 0
+    refused: int = 0
+    deferred: int = 0
+    oldest_deferred: dt.datetime | None = None
+    voided: list[EventId] = field(default_factory=list)
+
+    def counting(self, decisions: Iterable[Decision]) -> Iterator[Decision]:
+        """Pass decisions on, and take each into account."""
+        for decision in decisions:
+            self._count(decision)
+            yield decision
+
+    def _count(self, decision: Decision) -> None:
+        if decision.deferred:
+            start = decision.change.window_start
+            self.deferred += 1
+            self.oldest_deferred = min(start, self.oldest_deferred or start)
+            return
+        self.changed += 1
+        if decision.voids is not None:
+            self.voided.append(decision.voids)
+        if decision.event is not None:
+            self.planned += 1
+            self.held += decision.event.state is State.HELD
+            self.refused += decision.event.state is State.REFUSED
+
+
+class Passes:
+    """The verbs about passes. `lease` is how long a holder may be silent; `elapsed` tells seconds, to measure with."""
+
+    def __init__(self, database: Database, lease: dt.timedelta, elapsed: Callable[[], float]) -> None:
+        self._database = database
+        self._lease = lease
+        self._elapsed = elapsed
+
+    def commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
+        """Compare what was read with the ledger, plan, and commit it all with the mark.
+
+        Raises LeaseLost when another process holds the meter by now, InvariantBroken when the database refuses the plan;
+        in both cases nothing was written.
+        """
+        began = self._elapsed()
+        tally = Tally(rows=spool.rows)
+        with self._database.transaction() as connection:
+            held = connection.execute(HOLD_METER, _whose(lease)).fetchone()
+            if held is None:
+                raise LeaseLost
+            reread_from = held[1]
+            _stage(connection, spool)
+            run_id = self._record(connection, lease, this, tally, began, None)
+            for feed in lease.registered.feeds:
+                decisions = decide(feed, _changes(connection, feed, this.span))
+                Writer(connection, feed, run_id, this.now).write(tally.counting(decisions))
+            _void(connection, tally.voided, this.now)
+            _set_aside(connection, lease.registered, this.span)
+            still = reread_from if reread_from is not None and reread_from < this.span.start else None
+            waiting = [start for start in (still, tally.oldest_deferred) if start is not None]
+            connection.execute(
+                MOVE_MARK,
+                {
+                    "meter_id": lease.registered.id,
+                    "start": this.span.start,
+                    "end": this.span.end,
+                    "reread_from": min(waiting, default=None),
+                    "swept": this.swept,
+                    "length": self._lease,
+                },
+            )
+            connection.execute(
+                FINISH_RUN, {**_figures(tally), "run_id": run_id, "seconds": self._elapsed() - began}
+            )
+        return tally
+
+    def preview(
+        self, registered: Registered, spool: Spool, span: Span, decide: Decide
+    ) -> Iterator[tuple[Feed, Decision]]:
+        """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early."""
+        with self._database.transaction() as connection:
+            _stage(connection, spool)
+            for feed in registered.feeds:
+                for decision in decide(feed, _changes(connection, feed, span)):
+                    yield feed, decision
+
+    def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
+        """Note that a pass failed, and why; nothing else of it is in the ledger."""
+        with self._database.transaction() as connection:
+            self._record(connection, lease, this, Tally(), self._elapsed() - seconds, error)
+
+    def resume_backfill(self, registered: Registered, goal: Span) -> dt.datetime | None:
+        """Return how far an interrupted backfill of exactly this range came; None if there is none."""
+        values = {"meter_id": registered.id, "goal": TimestamptzRange(*goal)}
+        with self._database.transaction() as connection:
+            row = connection.execute(RESUME_BACKFILL, values).fetchone()
+        return row[0] if row and row[0] < goal.end else None
+
+    def _record(
+        self, connection: Connection, lease: Lease, this: Pass, tally: Tally, began: float, error: str | None
+    ) -> int:
+        row = connection.execute(
+            RECORD_RUN,
+            {
+                **_figures(tally),
+                "meter_id": lease.registered.id,
+                "kind": this.kind,
+                "span": TimestamptzRange(*this.span),
+                "goal": TimestamptzRange(*this.goal),
+                "started_at": this.now,
+                "seconds": self._elapsed() - began,
+                "rows": tally.rows,
+                "epoch": lease.epoch,
+                "error": error,
+            },
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def _whose(lease: Lease) -> dict[str, object]:
+    return {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
+
+
+def _figures(tally: Tally) -> dict[str, int]:
+    return {
+        "changed": tally.changed,
+        "planned": tally.planned,
+        "held": tally.held,
+        "refused": tally.refused,
+        "deferred": tally.deferred,
+    }
+
+
+def _stage(connection: Connection, spool: Spool) -> None:
+    """Bring the readings into the transaction, and sum them per slot."""
+    connection.execute(WORK_MEMORY)
+    connection.execute(CREATE_STAGING)
+    with connection.cursor().copy(COPY_READINGS) as copy:
+        for block in spool.blocks():
+            copy.write(block)
+    connection.execute(CREATE_SEEN)
+    connection.execute("analyze seen")
+
+
+def _changes(connection: Connection, feed: Feed, span: Span) -> Iterator[Change]:
+    """Yield the slots of a feed that differ from what was read, customer by customer."""
+    values = {"feed_id": feed.id, "start": span.start, "end": span.end, "since": feed.since}
+    with connection.cursor(name=f"changed_{feed.id}") as cursor:
+        cursor.execute(CHANGED, values, binary=True)
+        while rows := cursor.fetchmany(BATCH):
+            for row in rows:
+                yield Change._make((*row[:11], TAILS[row[11]], *row[12:]))
+
+
+def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> None:
+    """Withdraw held events that newer plans replace. A person may have released one meanwhile: then nothing is committed."""
+    if not events:
+        return
+    done = connection.execute(VOID_HELD, {"events": events, "now": now}).rowcount
+    if done != len(events):
+        raise LeaseLost("A held event was released while it was being replaced; nothing was written.")
+
+
+def _set_aside(connection: Connection, registered: Registered, span: Span) -> None:
+    values = {"meter_id": registered.id, "start": span.start, "end": span.end}
+    connection.execute(FORGET_ASIDE, values)
+    connection.execute(SET_ASIDE, values)

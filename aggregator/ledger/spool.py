@@ -1,0 +1,48 @@
+"""Readings on their way from a source to the ledger, on disk: the source's transaction ends before the ledger's begins.
+
+A spool holds the readings of one span as lines for COPY, in a file without a name that vanishes with the process. So memory
+stays bounded whatever the number of customers, and a slow ledger never keeps a snapshot open in a source.
+"""
+
+import datetime as dt
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Self
+
+from aggregator.ledger.copytext import instant, number, text
+from aggregator.model import Reading
+
+IN_MEMORY_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
+
+
+class Spool:
+    """Takes readings once, gives them back as blocks of bytes for COPY. A context manager."""
+
+    COLUMNS = "window_start, customer, quantity, at, reason"
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
+        self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, readings: Iterable[Reading]) -> None:
+        """Take in readings, in any order and number."""
+        starts: dict[dt.datetime, str] = {}
+        lines = []
+        for start, customer, quantity, at, reason in readings:
+            begins = starts.get(start) or starts.setdefault(start, start.isoformat())
+            lines.append(f"{begins}\t{text(customer)}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n")
+        self._file.write("".join(lines).encode())
+        self.rows += len(lines)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield all that was taken in, from the beginning."""
+        self._file.seek(0)
+        while block := self._file.read(BLOCK_BYTES):
+            yield block

@@ -1,0 +1,226 @@
+"""The values that travel between the parts. Frozen, typed, and without behaviour that reaches outside.
+
+Rules
+- An instant is an aware UTC datetime. A window is half-open: `start <= instant < end`.
+- A quantity is a Decimal. Nothing in here is ever a float.
+- What is created a million times in a pass is a NamedTuple, which costs a third of a frozen dataclass.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple, NewType
+
+SlotId = NewType("SlotId", int)
+EventId = NewType("EventId", int)
+ClaimId = NewType("ClaimId", int)
+
+ZERO = Decimal(0)
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+FOREVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
+class Span(NamedTuple):
+    """A half-open stretch of time `[start, end)`, made of whole windows of the meter it is used with."""
+
+    start: dt.datetime
+    end: dt.datetime
+
+    def __contains__(self, instant: object) -> bool:
+        return isinstance(instant, dt.datetime) and self.start <= instant < self.end
+
+    def __str__(self) -> str:
+        return f"[{self.start:%Y-%m-%dT%H:%M}Z, {self.end:%Y-%m-%dT%H:%M}Z)"
+
+
+class Decreases(StrEnum):
+    """What becomes of a correction that lowers what was already planned."""
+
+    HOLD = "hold"
+    APPLY = "apply"
+
+
+class WriteModel(StrEnum):
+    """Which number of an event a sink books: the change, or where the slot stands after it."""
+
+    DELTA = "delta"
+    OVERWRITE = "overwrite"
+
+
+class State(StrEnum):
+    """Where an event stands. The ledger's migrations draw the same diagram as constraints.
+
+    due ─> sending ─> accepted ─> confirmed
+     ^         ├────> refused ──> due | void      (a person decides)
+     └─────────┤
+               └────> in_doubt ─> accepted | due  (only after reading the sink back)
+    held ─> due | void                            (a person decides, or a newer plan replaces it)
+    """
+
+    DUE = "due"
+    SENDING = "sending"
+    ACCEPTED = "accepted"
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+    IN_DOUBT = "in_doubt"
+    HELD = "held"
+    VOID = "void"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a sink can take. Each sink declares its own, with the page the figures come from."""
+
+    write_model: WriteModel
+    memory: dt.timedelta
+    """How long after the first attempt a resend under the same identifier is surely recognised."""
+    past: dt.timedelta
+    """How old an event's instant may be when it is sent."""
+    significant_digits: int
+    identifier_length: int
+    batch: int
+    """How many events one `send` should be given to keep the sink busy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """One billable thing: what is read, how it is cut into windows, and where it goes."""
+
+    name: str
+    source: str
+    query: str
+    fingerprint: str
+    sinks: tuple[str, ...]
+    window: dt.timedelta
+    start_at: dt.datetime
+    settle: dt.timedelta
+    revisit: dt.timedelta
+    decimals: int = 0
+    decreases: Decreases = Decreases.HOLD
+
+
+class Reading(NamedTuple):
+    """What the source says one customer used in one window, or a part of it: what arrives for a slot is summed.
+
+    `customer` is None where the row could not be mapped. `quantity` is None where the row's number is unusable;
+    `reason` then says why, and the slot it belongs to stays as it is.
+    """
+
+    window_start: dt.datetime
+    customer: str | None
+    quantity: Decimal | None
+    at: dt.datetime | None
+    reason: str | None = None
+
+
+class Tail(StrEnum):
+    """What stands in the way of planning another event for a slot: the state of its latest one."""
+
+    CLEAR = "clear"
+    UNSETTLED = "unsettled"
+    HELD = "held"
+
+
+class Change(NamedTuple):
+    """A slot whose quantity is no longer what the ledger holds, with all that is needed to decide about it."""
+
+    slot: SlotId
+    event: EventId
+    """Reserved for the event, should there be one."""
+    customer: str
+    window_start: dt.datetime
+    before: Decimal
+    now: Decimal
+    at: dt.datetime | None
+    total: Decimal
+    revision: int
+    """The revision of the next event: how many this slot has had."""
+    stamped_at: dt.datetime | None
+    """The instant of revision 0."""
+    carry: Decimal
+    """What the customer is owed of this meter in parts too small to bill, before this pass."""
+    tail: Tail
+    held: EventId | None
+    held_delta: Decimal
+    known: bool
+    """Whether the ledger has the slot already."""
+
+
+class Planned(NamedTuple):
+    """The event that a change calls for, complete: these values are written once and sent as they are."""
+
+    id: EventId
+    revision: int
+    delta: Decimal
+    total: Decimal
+    at: dt.datetime
+    identifier: str
+    state: State
+    reason: str | None
+
+
+class Decision(NamedTuple):
+    """What to do about one changed slot.
+
+    `deferred` leaves the slot untouched, to be read again once its unsettled event is settled.
+    """
+
+    change: Change
+    deferred: bool
+    total: Decimal
+    carry: Decimal
+    voids: EventId | None
+    event: Planned | None
+
+
+class Event(NamedTuple):
+    """One message owed to a sink, as it was planned, with what the ledger knows of earlier attempts."""
+
+    id: EventId
+    meter: str
+    customer: str
+    window_start: dt.datetime
+    revision: int
+    delta: Decimal
+    total: Decimal
+    at: dt.datetime
+    identifier: str
+    attempts: int
+    """How many attempts there have been, the one about to be made included."""
+    exposed_at: dt.datetime | None
+    """When the first attempt began that may have reached the sink; None if none has."""
+
+
+class Answer(StrEnum):
+    """What a sink said of one event, by what follows from it."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  # the sink has this identifier already
+    REFUSED = "refused"  # no, and it will stay no
+    BUSY = "busy"  # not now, and nothing was done
+    UNKNOWN = "unknown"  # no usable answer: it may or may not have been done
+    UNSENT = "unsent"  # never left this process
+
+
+class Verdict(NamedTuple):
+    """A sink's word on one event. `retry_after` is the sink's own wish for when to come again, in seconds."""
+
+    event: EventId
+    answer: Answer
+    reason: str | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+
+
+class Outcome(NamedTuple):
+    """What a verdict means for the ledger: the event's next state and, if it is due again, when."""
+
+    event: EventId
+    state: State
+    due_at: dt.datetime | None = None
+    reason: str | None = None
+    request_id: str | None = None
+    exposed_at: dt.datetime | None = None
+    counts: bool = True
+    """Whether the attempt counts; one that never left does not."""

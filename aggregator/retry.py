@@ -1,0 +1,96 @@
+"""What a verdict means: done, refused, again later, or in doubt. Pure: the present instant is an argument.
+
+Rules
+- An answer that leaves open whether the event was booked is never a failure and never a success: the same bytes go out
+  again under the same identifier while the sink surely remembers it, and not once after that.
+- "I have this identifier already" means accepted if an earlier attempt may have put it there. Without one, somebody else
+  used our identifier: that is refused, loudly.
+- An attempt that never left this process, or that the sink turned away before doing anything, exposes nothing.
+"""
+
+import datetime as dt
+from hashlib import sha256
+from typing import assert_never
+
+from aggregator.model import Answer, Event, Limits, Outcome, State, Verdict
+
+FIRST_WAIT_SECONDS = 1.0
+"""Long enough for a sink to recover from a hiccup, short enough that nobody waits for it."""
+
+LONGEST_WAIT_SECONDS = 300.0
+"""A sink that was away for hours is noticed within five minutes of its return."""
+
+
+def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | None:
+    """Say why an event may not be sent (again) now; None if it may.
+
+    An event first exposed longer ago than the sink's safe memory of identifiers might be booked twice. One that has become
+    too old for the sink would only be turned away; it is set down as what cannot be billed.
+    """
+    if event.exposed_at is not None and now - event.exposed_at > limits.memory:
+        hours = limits.memory // dt.timedelta(hours=1)
+        reason = f"no answer, and {hours} h after the first attempt a resend might be booked twice"
+        return Outcome(event.id, State.IN_DOUBT, reason=reason, exposed_at=event.exposed_at, counts=False)
+    if event.exposed_at is None and now - event.at > limits.past:
+        reason = f"became older than the {limits.past.days} days that the sink takes"
+        return Outcome(event.id, State.REFUSED, reason=reason, counts=False)
+    return None
+
+
+def judge(verdict: Verdict, event: Event, now: dt.datetime) -> Outcome:
+    """Turn a sink's word on one event into what the ledger is to record.
+
+    `event.exposed_at` is the instant before this attempt: None means that no earlier attempt can have arrived.
+    """
+    match verdict.answer:
+        case Answer.ACCEPTED:
+            return Outcome(
+                event.id, State.ACCEPTED, request_id=verdict.request_id, exposed_at=event.exposed_at or now
+            )
+        case Answer.DUPLICATE if event.exposed_at is not None:
+            return Outcome(
+                event.id, State.ACCEPTED, request_id=verdict.request_id, exposed_at=event.exposed_at
+            )
+        case Answer.DUPLICATE:
+            reason = "the sink has this identifier already, though we never sent it: " + (
+                verdict.reason or ""
+            )
+            return Outcome(event.id, State.REFUSED, reason=reason, request_id=verdict.request_id)
+        case Answer.REFUSED if event.exposed_at is not None:
+            reason = (
+                f"refused ({verdict.reason}), but an earlier attempt without an answer may have been booked"
+            )
+            return Outcome(
+                event.id,
+                State.IN_DOUBT,
+                reason=reason,
+                request_id=verdict.request_id,
+                exposed_at=event.exposed_at,
+            )
+        case Answer.REFUSED:
+            return Outcome(event.id, State.REFUSED, reason=verdict.reason, request_id=verdict.request_id)
+        case Answer.BUSY:
+            return _again(verdict, event, now, exposed_at=event.exposed_at)
+        case Answer.UNKNOWN:
+            return _again(verdict, event, now, exposed_at=event.exposed_at or now)
+        case Answer.UNSENT:
+            return Outcome(event.id, State.DUE, due_at=now, exposed_at=event.exposed_at, counts=False)
+        case _:
+            assert_never(verdict.answer)
+
+
+def _again(verdict: Verdict, event: Event, now: dt.datetime, exposed_at: dt.datetime | None) -> Outcome:
+    wait = max(backoff_seconds(event.attempts, event.identifier), verdict.retry_after or 0.0)
+    due_at = now + dt.timedelta(seconds=wait)
+    return Outcome(event.id, State.DUE, due_at, verdict.reason, verdict.request_id, exposed_at)
+
+
+def backoff_seconds(attempts: int, identifier: str) -> float:
+    """Return how long to wait after this many attempts: doubling, bounded, and spread by half so that crowds part.
+
+    The spread is taken from the identifier and the attempt, which makes it as good as chance and yet repeatable.
+    """
+    assert attempts >= 1
+    full = min(FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 20), LONGEST_WAIT_SECONDS)
+    dice = sha256(f"{identifier}/{attempts}".encode()).digest()
+    return full * (0.5 + int.from_bytes(dice[:4]) / 2**33)

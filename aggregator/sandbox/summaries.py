@@ -1,0 +1,106 @@
+"""Event summaries: what one customer has used of one meter between two times.
+
+From docs.stripe.com/api/billing/meter-event-summary/list: the range is half-open, `[start_time, end_time)`, on whole
+minutes; grouped by hour or day its bounds lie on UTC hours or days; the value is a float and only what is processed is
+in it.
+
+Stripe leaves some of it open. Here: rows come newest first; a bucket without events has no row; without grouping there
+is always exactly one row, 0 if nothing was used; a customer nobody has heard of used nothing; and `last` is the event
+with the latest timestamp, of equal ones the one received last.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple, assert_never
+from zlib import crc32
+
+from aggregator.sandbox.errors import invalid
+from aggregator.sandbox.events import Event, Events
+from aggregator.sandbox.form import Params
+from aggregator.sandbox.meters import WINDOW_SECONDS, Meter
+from aggregator.sandbox.paging import PARAMS as PAGING
+from aggregator.sandbox.paging import Row, page
+from aggregator.sandbox.settings import TIME_WINDOWS, Formula
+from aggregator.sandbox.values import total
+
+
+class Query(NamedTuple):
+    """What a list call asks for; `step` is the length of a bucket in seconds, None for one row."""
+
+    customer: str
+    start: int
+    end: int
+    step: int | None
+
+
+def list_summaries(events: Events, meter: Meter, params: Params, received_by: float) -> dict[str, object]:
+    """Return the page of summaries that the parameters ask for."""
+    query = _query(params)
+    counting = events.counting(meter, query.customer, received_by)
+    within = [event for event in counting if query.start <= event.timestamp < query.end]
+    rows = _one(meter, query, within) if query.step is None else _buckets(meter, query, within, query.step)
+    return page(rows, params, f"/v1/billing/meters/{meter.id}/event_summaries")
+
+
+def aggregate(formula: Formula, events: Sequence[Event]) -> Decimal:
+    """Return the exact quantity these events make under the meter's formula; 0 for no events."""
+    match formula:
+        case "sum":
+            return total(event.value for event in events if event.value is not None)
+        case "count":
+            return Decimal(len(events))
+        case "last":
+            return _last(events)
+        case _:
+            assert_never(formula)
+
+
+def _last(events: Sequence[Event]) -> Decimal:
+    newest = max(events, key=lambda event: (event.timestamp, event.sequence), default=None)
+    return Decimal(0) if newest is None or newest.value is None else newest.value
+
+
+def _query(params: Params) -> Query:
+    params.only("customer", "start_time", "end_time", "value_grouping_window", *PAGING)
+    customer = params.required("customer")
+    start, end = params.required_integer("start_time"), params.required_integer("end_time")
+    grouping = params.choice("value_grouping_window", TIME_WINDOWS)
+    step = None if grouping is None else WINDOW_SECONDS[grouping]
+    for name, bound in (("start_time", start), ("end_time", end)):
+        _require_aligned(name, bound, step or 60)
+    if start >= end:
+        raise invalid(f"end_time must be after start_time, but {end} is not after {start}.", "end_time")
+    return Query(customer, start, end, step)
+
+
+def _require_aligned(name: str, bound: int, step: int) -> None:
+    if bound % step:
+        unit = {60: "minute", 3600: "UTC hour", 86400: "UTC day"}[step]
+        message = f"{name} must lie on a whole {unit}, but {bound} is {bound % step} seconds past one."
+        raise invalid(message, name, reason="misaligned")
+
+
+def _one(meter: Meter, query: Query, events: list[Event]) -> list[Row]:
+    return [_row(meter, query.customer, query.start, query.end, events)]
+
+
+def _buckets(meter: Meter, query: Query, events: list[Event], step: int) -> list[Row]:
+    buckets: dict[int, list[Event]] = {}
+    for event in events:
+        buckets.setdefault(event.timestamp // step * step, []).append(event)
+    newest_first = sorted(buckets.items(), reverse=True)
+    return [_row(meter, query.customer, start, start + step, inside) for start, inside in newest_first]
+
+
+def _row(meter: Meter, customer: str, start: int, end: int, events: list[Event]) -> Row:
+    # The id says which row it is, so that a cursor means the same on every page.
+    whose = crc32(customer.encode())
+    return {
+        "id": f"mtrusg_{meter.id.removeprefix('mtr_')}_{whose:08x}_{start}_{end}",
+        "object": "billing.meter_event_summary",
+        "aggregated_value": float(aggregate(meter.formula, events)),
+        "end_time": end,
+        "livemode": meter.livemode,
+        "meter": meter.id,
+        "start_time": start,
+    }

@@ -1,0 +1,34 @@
+"""What a sink is: the far side's rules behind one method. One file per sink; `wiring` is the only place that names them.
+
+Rules
+- A sink sends the bytes it is given and says what it was told. It decides nothing about money: whether to try again,
+  and when, is for `retry`; what is owed is for the planner.
+- A sink yields one verdict per event, as soon as it knows it. What has left and came back without a usable answer is
+  UNKNOWN, never refused. What never left is UNSENT.
+- A sink that is refused as a whole (key, permission, address) raises SinkHalted after it has given its verdicts on what
+  left before.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from aggregator.model import Event, Limits, Verdict
+
+
+class Sink(Protocol):
+    """Where events go. `send` may be called from several threads at once."""
+
+    name: str
+    limits: Limits
+
+    def send(self, events: Sequence[Event]) -> Iterator[Verdict]:
+        """Send events and yield a verdict on each, in any order. Raises SinkHalted, at the end, if all were refused."""
+        ...
+
+    def stop(self) -> None:
+        """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections and threads. Nothing is being sent by then."""
+        ...

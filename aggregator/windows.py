@@ -1,0 +1,96 @@
+"""Which windows exist, and which are to be read. Pure: the present instant is an argument.
+
+Rules
+- Windows lie on the UTC grid: a window begins where the seconds since 1970 divide by its length. Lengths divide a day,
+  so every day begins a window, and windows tile time without gap or overlap whatever the clocks on walls do.
+- What is due is computed from the mark and the present instant, never from when we were last woken: a missed wake-up
+  costs delay and nothing else.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from aggregator.model import EPOCH, Span
+
+DAY = dt.timedelta(days=1)
+
+WINDOWS_PER_READ = 1_440
+"""A span read at once has at most this many windows (a day of minutes): it bounds a transaction, and what a crash
+costs."""
+
+WINDOWS_ASKED_SINGLY = 60
+"""A query without a `window` column is asked once per window, so a pass asks it for at most this many old ones."""
+
+
+def floor(instant: dt.datetime, length: dt.timedelta) -> dt.datetime:
+    """Return the start of the window of this length that holds the instant."""
+    return instant - (instant - EPOCH) % length
+
+
+def is_boundary(instant: dt.datetime, length: dt.timedelta) -> bool:
+    """Tell whether a window of this length begins at the instant."""
+    return not (instant - EPOCH) % length
+
+
+def tile(span: Span, length: dt.timedelta) -> Iterator[Span]:
+    """Yield the windows of a span in order. The span begins and ends on boundaries."""
+    assert is_boundary(span.start, length), f"{span} does not begin at a window boundary"
+    assert is_boundary(span.end, length), f"{span} does not end at a window boundary"
+    start = span.start
+    while start < span.end:
+        yield Span(start, start + length)
+        start += length
+
+
+def count(span: Span, length: dt.timedelta) -> int:
+    """Return how many windows a span holds."""
+    return max(0, (span.end - span.start) // length)
+
+
+def cut(span: Span, length: dt.timedelta, most: int) -> Iterator[Span]:
+    """Yield the span in consecutive pieces of at most `most` windows."""
+    assert most >= 1
+    start = span.start
+    while start < span.end:
+        end = min(start + most * length, span.end)
+        yield Span(start, end)
+        start = end
+
+
+def settled_until(now: dt.datetime, settle: dt.timedelta, length: dt.timedelta) -> dt.datetime:
+    """Return the end of the last window that is ready: one whose end lies `settle` or longer in the past."""
+    return floor(now - settle, length)
+
+
+class Reads(NamedTuple):
+    """The spans one pass is to read, in order. `swept` is where the sweep through old windows has come to."""
+
+    spans: tuple[Span, ...]
+    swept: dt.datetime | None
+
+
+def reads(
+    *,
+    mark: dt.datetime,
+    ready: dt.datetime,
+    horizon: dt.datetime,
+    length: dt.timedelta,
+    at_once: bool,
+    swept: dt.datetime | None,
+) -> Reads:
+    """Decide what a live pass reads: every window that became ready, and old ones again from `horizon` on.
+
+    With `at_once` (the query returns `window`) the whole stretch is one query. Otherwise each window costs a query, so a
+    pass takes the newest old windows and the next stretch of a sweep that comes round to all of them; `swept` carries the
+    sweep from pass to pass.
+    """
+    horizon = min(horizon, mark)
+    end = max(mark, ready)
+    if at_once or count(Span(horizon, mark), length) <= WINDOWS_ASKED_SINGLY:
+        whole = Span(horizon, end)
+        return Reads((whole,) if whole.start < whole.end else (), None)
+    recent = max(horizon, mark - WINDOWS_ASKED_SINGLY // 2 * length)
+    sweep_from = swept if swept is not None and horizon <= swept < recent else horizon
+    sweep = Span(sweep_from, min(sweep_from + WINDOWS_ASKED_SINGLY // 2 * length, recent))
+    return Reads((sweep, Span(recent, end)), sweep.end)

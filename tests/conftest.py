@@ -1,0 +1,91 @@
+"""What every test may ask for: a real Postgres, and databases of its own in it.
+
+One embedded server serves the whole run, shared by the workers. A ledger is cloned from a migrated template, so that each
+test has its own and none sees another's rows.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from aggregator.embedded import EmbeddedPostgres
+from aggregator.ledger.database import migrate
+
+TEMPLATE = "ledger_template"
+UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the environment of whoever runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.startswith(("AGGREGATOR_", "STRIPE_", "PG")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A running Postgres, shared by all workers of this run."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with EmbeddedPostgres(shared / "pg") as server:
+        _prepare(server)
+        yield server
+
+
+def _prepare(server: EmbeddedPostgres) -> None:
+    """Make the server fast and give it the template, once; the first worker does it while the others wait."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("select pg_advisory_lock(1)")
+        if connection.execute("select 1 from pg_database where datname = %s", [TEMPLATE]).fetchone():
+            return
+        for setting in UNSAFE_AND_FAST:
+            connection.execute(f"alter system set {setting}")
+        connection.execute("select pg_reload_conf()")
+        connection.execute("create database in_the_making")
+        migrate(server.url("in_the_making"))
+        connection.execute(f"alter database in_the_making rename to {TEMPLATE}")
+
+
+@pytest.fixture
+def create_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[str | None], str]]:
+    """Make fresh databases, by template or empty, and drop them when the test ends."""
+    names: list[str] = []
+
+    def create(template: str | None = None) -> str:
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        statement = sql.SQL("create database {}").format(sql.Identifier(name))
+        if template:
+            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+        with psycopg.connect(postgres.url(), autocommit=True) as connection:
+            connection.execute(statement)
+        names.append(name)
+        return postgres.url(name)
+
+    yield create
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+        for name in names:
+            connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def ledger_url(create_database: Callable[[str | None], str]) -> str:
+    """A fresh, migrated ledger."""
+    return create_database(TEMPLATE)
+
+
+@pytest.fixture
+def source_url(create_database: Callable[[str | None], str]) -> str:
+    """A fresh, empty application database."""
+    return create_database(None)
+
+
+@pytest.fixture
+def state_directory(tmp_path: Path) -> Path:
+    """A state directory of the test's own."""
+    return tmp_path / "state"

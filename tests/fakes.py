@@ -1,0 +1,117 @@
+"""Honest fakes: each keeps the rules of the real thing."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from aggregator.errors import SinkHalted
+from aggregator.model import Answer, Event, Limits, Reading, Span, Verdict, WriteModel
+
+LIMITS = Limits(
+    write_model=WriteModel.DELTA,
+    memory=dt.timedelta(hours=20),
+    past=dt.timedelta(days=35),
+    significant_digits=15,
+    identifier_length=100,
+    batch=100,
+)
+
+
+class FakeSink:
+    """A sink in memory that books what it accepts, and remembers identifiers as Stripe does.
+
+    `fault` is asked before each event: it may name the answer to give instead, after booking or before.
+    """
+
+    def __init__(self, name: str = "fake", limits: Limits = LIMITS) -> None:
+        self.name = name
+        self.limits = limits
+        self.booked: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+        self.slots: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
+        self.received: list[Event] = []
+        self.identifiers: dict[str, Event] = {}
+        self.refused: set[str] = set()
+        self.halted: str | None = None
+        self.fault: Callable[[Event], Answer | None] = lambda event: None
+        self.lost_after_booking: Callable[[Event], bool] = lambda event: False
+        self.during_send: Callable[[], None] = lambda: None
+
+    def send(self, events: Sequence[Event]) -> Iterator[Verdict]:
+        """Book each event, or answer as told."""
+        self.during_send()
+        if self.halted:
+            raise SinkHalted(self.halted)
+        for event in events:
+            yield self._take(event)
+
+    def _take(self, event: Event) -> Verdict:
+        self.received.append(event)
+        fault = self.fault(event)
+        if fault is not None:
+            return Verdict(event.id, fault, f"told to answer {fault}")
+        if event.customer in self.refused:
+            return Verdict(event.id, Answer.REFUSED, "no such customer")
+        if event.identifier in self.identifiers:
+            assert self.identifiers[event.identifier][:9] == event[:9], "one identifier, one content, for ever"
+            return Verdict(event.id, Answer.DUPLICATE, "exists already")
+        self.identifiers[event.identifier] = event
+        self.booked[event.meter, event.customer] += event.delta
+        self.slots[event.meter, event.customer, event.window_start] += event.delta
+        if self.lost_after_booking(event):
+            return Verdict(event.id, Answer.UNKNOWN, "the answer was lost")
+        return Verdict(event.id, Answer.ACCEPTED, request_id=f"req_{len(self.received)}")
+
+    def stop(self) -> None:
+        """Nothing is ever in the air."""
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+@dataclass(frozen=True)
+class FakeShape:
+    """What columns a query gives."""
+
+    returns_window: bool = True
+
+
+@dataclass
+class FakeSource:
+    """An application database in memory: uses, each with its customer, instant and quantity."""
+
+    uses: list[tuple[str | None, dt.datetime, Decimal]] = field(default_factory=list)
+    returns_window: bool = True
+    reads: list[Span] = field(default_factory=list)
+    failure: Exception | None = None
+
+    def use(self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1) -> None:
+        """Let a customer use something."""
+        self.uses.append((customer, at, Decimal(quantity)))
+
+    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+        """Yield the uses of the span as readings."""
+        self.reads.append(span)
+        if self.failure:
+            raise self.failure
+        epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+        yield [
+            Reading(at - (at - epoch) % window, customer, quantity, at, None if customer else "no customer")
+            for customer, at, quantity in self.uses
+            if at in span
+        ]
+
+    def columns(self, query: str, span: Span) -> FakeShape:
+        """Say whether it tells windows apart by itself."""
+        return FakeShape(self.returns_window)
+
+    def totals(self) -> dict[str, Decimal]:
+        """Return what each customer used."""
+        sums: dict[str, Decimal] = defaultdict(Decimal)
+        for customer, _, quantity in self.uses:
+            if customer:
+                sums[customer] += quantity
+        return dict(sums)
+
+
