@@ -52,11 +52,25 @@ class Collected:
     rows: int = 0
     changed: int = 0
     planned: int = 0
+    corrections: int = 0
     held: int = 0
     refused: int = 0
     deferred: int = 0
+    moved: bool = False
+    """The mark moved."""
     busy: bool = False
     """Another process has the meter."""
+
+    def figures(self) -> dict[str, object]:
+        """Return what is worth a line in the log."""
+        return {
+            "meter": self.meter,
+            "mark": self.mark.isoformat() if self.mark else None,
+            "rows": self.rows,
+            "changed": self.changed,
+            "planned": self.planned,
+            **{name: count for name in ("held", "refused", "deferred") if (count := getattr(self, name))},
+        }
 
     def add(self, span: Span, tally: Tally) -> None:
         """Take one committed pass into account."""
@@ -64,11 +78,13 @@ class Collected:
         self.rows += tally.rows
         self.changed += tally.changed
         self.planned += tally.planned
+        self.corrections += tally.corrections
         self.held += tally.held
         self.refused += tally.refused
         self.deferred += tally.deferred
         if self.mark is not None and span.start <= self.mark < span.end:
             self.mark = span.end
+            self.moved = True
 
 
 class Collection:
@@ -95,6 +111,11 @@ class Collection:
         self._elapsed = elapsed
         self._at_once: bool | None = None
         self._seen_alive = 0.0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Begin no new span, and give up a read that is under way: nothing of it is written."""
+        self._stopping = True
 
     def run_once(self, now: dt.datetime) -> Collected:
         """Read all that became ready, and old windows again, and commit it span by span."""
@@ -106,6 +127,8 @@ class Collection:
         result.mark = lease.mark
         try:
             for span, swept in self._due(lease, now):
+                if self._stopping:
+                    break
                 self._pass(lease, Pass("live", span, span, now, swept), result)
         finally:
             self._give_back(lease)
@@ -174,7 +197,9 @@ class Collection:
         result.add(this.span, tally)
 
     def _stay(self, lease: Lease) -> None:
-        """Give a sign of life while a long read goes on."""
+        """Give a sign of life while a long read goes on. Raises LeaseLost if it is to end."""
+        if self._stopping:
+            raise LeaseLost(f"Told to stop in the middle of reading {self.meter.name}; nothing was written.")
         if self._elapsed() - self._seen_alive < SIGN_OF_LIFE_SECONDS:
             return
         self._seen_alive = self._elapsed()

@@ -8,7 +8,9 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +22,9 @@ from aggregator.sinks import Sink
 
 SETTLE_AT_ONCE = 200
 """Outcomes per settling transaction: few enough that they are on disk within a fraction of a second of their arrival."""
+
+
+COUNTS = ("claimed", "accepted", "duplicates", "refused", "again", "in_doubt", "unsent", "stale")
 
 
 class Claimed(Protocol):
@@ -54,6 +59,17 @@ class Delivered:
     stale: int = 0
     halted: str | None = None
     refusals: dict[EventId, str] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, int]:
+        """Return what is worth a line in the log."""
+        return {name: count for name in COUNTS if (count := getattr(self, name))}
+
+    def add(self, other: "Delivered") -> None:
+        """Take another round into account."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.refusals |= other.refusals
+        self.halted = other.halted or self.halted
 
     def count(self, outcome: Outcome, answer: Answer | None) -> None:
         """Take one outcome into account."""
@@ -135,3 +151,28 @@ def _batches(verdicts: Iterator[Verdict], most: int) -> Iterator[list[Verdict]]:
         raise
     if batch:
         yield batch
+
+
+def drain(
+    lanes: Sequence[Delivery], clock: Clock, progress: Callable[[Delivered], None] = lambda _: None
+) -> Delivered:
+    """Deliver until nothing is due any more, with several lanes beside each other; return what it came to.
+
+    What a sink wants later stays in the outbox. Raises what a lane raises, after the others have finished their round.
+    """
+    whole = Delivered()
+    lock = threading.Lock()
+
+    def work(lane: Delivery) -> None:
+        while True:
+            part = lane.run_once(clock())
+            with lock:
+                whole.add(part)
+                progress(part)
+            if part.halted or not part.claimed:
+                return
+
+    with ThreadPoolExecutor(max(1, len(lanes)), "drain") as pool:
+        for done in [pool.submit(work, lane) for lane in lanes]:
+            done.result()
+    return whole

@@ -15,11 +15,11 @@ Rules
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context, Decimal, Inexact, InvalidOperation
 from hashlib import sha256
 
-from aggregator.model import ZERO, Change, Decision, Decreases, Limits, Planned, Span, State, Tail
+from aggregator.model import ZERO, Change, Decision, Decreases, Limits, Planned, Span, State, Tail, WriteModel
 
 MINUTE = dt.timedelta(minutes=1)
 SECOND = dt.timedelta(seconds=1)
@@ -28,6 +28,12 @@ EXACT = Context(prec=200, traps=[InvalidOperation, Inexact])
 """A reading has at most 60 digits, so a sum of them fits in 200. Anything that would not is a bug, and stops us."""
 
 FLOOR = Context(prec=200, rounding=ROUND_FLOOR)
+
+# Reached a million times in a pass: an attribute of a context or an enum costs as much as the sum it is for, and a named
+# tuple's own constructor twice as much as this one.
+add, subtract, floor = EXACT.add, EXACT.subtract, FLOOR.quantize
+CLEAR, DUE = Tail.CLEAR, State.DUE
+build = tuple.__new__
 
 IDENTIFIER_LENGTH = 44
 """`agg_` and 160 bits in hexadecimal: far below the 100 characters that Stripe allows, far above any collision."""
@@ -45,6 +51,20 @@ class Policy:
     decreases: Decreases
     limits: Limits
     now: dt.datetime
+    oldest: dt.datetime = field(init=False, repr=False)
+    """The earliest instant that the sink takes. It and what follows serve a million events, and are made once."""
+    sends_total: bool = field(init=False, repr=False)
+    begins: str = field(init=False, repr=False)
+    """What the names of all its events begin with, before the customer."""
+    length: str = field(init=False, repr=False)
+    """The length of a window as it stands in names, in seconds."""
+
+    def __post_init__(self) -> None:
+        texts = (self.ledger, self.sink, self.meter)
+        object.__setattr__(self, "oldest", self.now - self.limits.past)
+        object.__setattr__(self, "sends_total", self.limits.write_model is WriteModel.OVERWRITE)
+        object.__setattr__(self, "begins", "".join(f"{len(text)}:{text}" for text in texts))
+        object.__setattr__(self, "length", str(int(self.window.total_seconds())))
 
 
 def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
@@ -64,16 +84,19 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
 
 def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Decision:
     """Decide about one changed slot, given what its customer is owed in parts too small to bill."""
-    if change.tail is Tail.UNSETTLED:
-        return Decision(change, deferred=True, total=change.total, carry=carry, voids=None, event=None)
-    replaced = change.held_delta if change.tail is Tail.HELD else ZERO
-    owed = EXACT.add(EXACT.add(EXACT.subtract(change.now, change.before), carry), replaced)
-    delta = FLOOR.quantize(owed, unit)
-    rest = EXACT.subtract(owed, delta)
+    owed, booked = subtract(change.now, change.before), change.total
+    if carry:
+        owed = add(owed, carry)
+    if change.tail is not CLEAR:
+        if change.tail is Tail.UNSETTLED:
+            return Decision(change, deferred=True, total=booked, carry=carry, voids=None, event=None)
+        owed, booked = add(owed, change.held_delta), subtract(booked, change.held_delta)
+    delta = floor(owed, unit)
+    rest = subtract(owed, delta)
     assert ZERO <= rest < unit, f"carry {rest} of {change.customer} is not a fraction of {unit}"
-    total = EXACT.add(EXACT.subtract(change.total, replaced), delta)
+    total = add(booked, delta) if booked else delta
     event = _event(change, delta, total, policy) if delta else None
-    return Decision(change, deferred=False, total=total, carry=rest, voids=change.held, event=event)
+    return build(Decision, (change, False, total, rest, change.held, event))
 
 
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:
@@ -81,19 +104,24 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     at = stamp(change, policy.window)
     state, reason = _standing(delta, total, at, policy)
     name = identifier(policy, change.customer, change.window_start, change.revision)
-    return Planned(change.event, change.revision, delta, total, at, name, state, reason)
+    return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason))
 
 
 def _standing(delta: Decimal, total: Decimal, at: dt.datetime, policy: Policy) -> tuple[State, str | None]:
     """Say in which state an event begins: due, held for a person, or refused because the sink cannot take it."""
-    limits = policy.limits
-    if at < policy.now - limits.past:
-        return State.REFUSED, f"older than the {limits.past.days} days that {policy.sink} takes"
-    if max(significant_digits(delta), significant_digits(total)) > limits.significant_digits:
-        return State.REFUSED, f"has more than the {limits.significant_digits} digits that {policy.sink} takes"
+    digits = policy.limits.significant_digits
+    if at < policy.oldest:
+        return State.REFUSED, f"older than the {policy.limits.past.days} days that {policy.sink} takes"
+    if not _fits(total if policy.sends_total else delta, digits):
+        return State.REFUSED, f"has more than the {digits} digits that {policy.sink} takes"
     if delta < 0 and policy.decreases is Decreases.HOLD:
         return State.HELD, "lowers what was planned before"
-    return State.DUE, None
+    return DUE, None
+
+
+def _fits(value: Decimal, digits: int) -> bool:
+    """Tell whether a number has at most so many digits; the count of its characters, which is cheap, mostly says so."""
+    return (len(str(value)) <= digits and value.adjusted() < digits) or significant_digits(value) <= digits
 
 
 def significant_digits(value: Decimal) -> int:
@@ -121,7 +149,7 @@ def stamp(change: Change, window: dt.timedelta) -> dt.datetime:
     if change.revision == 0 or change.stamped_at is None:
         at = change.at if change.at is not None else end - SECOND
         assert start <= at < end, f"{at} lies outside of {Span(start, end)}"
-        return at.replace(microsecond=0)
+        return at - dt.timedelta(0, 0, at.microsecond) if at.microsecond else at
     minutes = window // MINUTE
     first = min((change.stamped_at - start) // MINUTE, minutes - 1)
     return start + (first - change.revision) % minutes * MINUTE
@@ -132,7 +160,6 @@ def identifier(policy: Policy, customer: str, window_start: dt.datetime, revisio
 
     Lengths precede texts, so that no two different names can run together into the same bytes.
     """
-    texts = (policy.ledger, policy.sink, policy.meter, customer)
-    numbers = (int(window_start.timestamp()), int(policy.window.total_seconds()), revision)
-    named = "".join(f"{len(text)}:{text}" for text in texts) + ":".join(map(str, numbers))
+    start = int(window_start.timestamp())
+    named = f"{policy.begins}{len(customer)}:{customer}{start}:{policy.length}:{revision}"
     return "agg_" + sha256(named.encode()).hexdigest()[: IDENTIFIER_LENGTH - 4]

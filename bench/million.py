@@ -88,7 +88,7 @@ def _measure(database: Database, spool: Spool) -> Figures:
         now=START + 2 * HOUR,
     )
 
-    def decide(feed: Feed, changes: Iterable[Change]) -> Iterable[Decision]:
+    def decide(_: Feed, changes: Iterable[Change]) -> Iterable[Decision]:
         return planner.plan(changes, policy)
 
     span = Span(START, START + HOUR)

@@ -5,6 +5,8 @@ test has its own and none sees another's rows.
 """
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,13 +31,16 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A running Postgres, shared by all workers of this run."""
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    with EmbeddedPostgres(shared / "pg") as server:
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A running Postgres, shared by all workers of this run; the last one to leave clears it away."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
+    home = Path(tempfile.gettempdir()) / f"aggregator-tests-{run[:12]}"
+    home.mkdir(exist_ok=True)
+    with EmbeddedPostgres(home / "pg") as server:
         _prepare(server)
         yield server
+    if not (home / "pg" / "postmaster.pid").exists():
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _prepare(server: EmbeddedPostgres) -> None:

@@ -54,7 +54,9 @@ class FakeSink:
         if event.customer in self.refused:
             return Verdict(event.id, Answer.REFUSED, "no such customer")
         if event.identifier in self.identifiers:
-            assert self.identifiers[event.identifier][:9] == event[:9], "one identifier, one content, for ever"
+            assert self.identifiers[event.identifier][:9] == event[:9], (
+                "one identifier, one content, for ever"
+            )
             return Verdict(event.id, Answer.DUPLICATE, "exists already")
         self.identifiers[event.identifier] = event
         self.booked[event.meter, event.customer] += event.delta
@@ -113,5 +115,3 @@ class FakeSource:
             if customer:
                 sums[customer] += quantity
         return dict(sums)
-
-

@@ -142,13 +142,17 @@ class _Assembly:
 
     def _check_names(self, meter: Section) -> None:
         data = meter.merged()
-        source = data.get("source")
-        if isinstance(source, str) and source not in self.sources:
-            meter.problem(("source",), unknown_name("sources", meter.text(("source",)), self.sources))
-        for index, sink in enumerate(_texts(data.get("sinks"))):
-            if sink not in self.sinks:
+        sources, sinks = self._names("sources"), self._names("sinks")
+        if isinstance(data.get("source"), str) and data["source"] not in sources:
+            meter.problem(("source",), unknown_name("sources", meter.text(("source",)), sources))
+        for index, sink in enumerate(_list(data.get("sinks"))):
+            if isinstance(sink, str) and sink not in sinks:
                 within = ("sinks", index)
-                meter.problem(within, unknown_name("sinks", meter.text(within), self.sinks))
+                meter.problem(within, unknown_name("sinks", meter.text(within), sinks))
+
+    def _names(self, kind: str) -> set[str]:
+        """Return every name given under `kind:`, also of blocks that are wrong in themselves."""
+        return {name for document in self.files.documents for name in _mapping(document, kind, "names")}
 
     def _check_event_names(self) -> None:
         """Two meters that send the same event name to the same sink would count each use twice."""
@@ -156,7 +160,9 @@ class _Assembly:
         for meter in self.meters.values():
             data = meter.merged()
             given = _given_event_name(data)
-            for sink in self.sinks.keys() & _texts(data.get("sinks")):
+            for sink in self.sinks.keys() & {
+                each for each in _list(data.get("sinks")) if isinstance(each, str)
+            }:
                 other = first.setdefault((sink, given or meter.name), meter)
                 if other is not meter:
                     meter.problem(
@@ -175,8 +181,8 @@ def _mapping(document: Document, key: str, of: str) -> dict[str, object]:
     return {}
 
 
-def _texts(value: object) -> list[str]:
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _given_event_name(meter: Mapping[str, object]) -> str | None:

@@ -2,7 +2,7 @@
 
 _TEXT = """\
 # What is billed, from where, to where. `aggregator check` says whether it is right.
-# Every key: docs/configuration.md
+# Every key is explained by `aggregator schema`.
 
 sources:
   app:

@@ -242,7 +242,9 @@ def _query(value: str) -> str:
 Query = Annotated[str, AfterValidator(_query)]
 
 
-def _no_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+def _some_and_once_each(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise refuse("must not be empty: name at least one")
     if len(set(names)) < len(names):
         raise refuse("names the same sink twice: each event would be counted twice; name it once")
     return names
@@ -250,6 +252,6 @@ def _no_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
 
 SinkNames = Annotated[
     tuple[str, ...],
-    Field(strict=False, min_length=1, json_schema_extra={"uniqueItems": True}),
-    AfterValidator(_no_repeats),
+    Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),
+    AfterValidator(_some_and_once_each),
 ]

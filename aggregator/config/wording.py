@@ -126,8 +126,6 @@ def _out_of_range(kind: str, context: dict[str, object]) -> str | None:
             return "must not be empty: give it a text, or remove the line"
         case "string_too_long":
             return f"is too long: {context['max_length']} characters are the most"
-        case "too_short":
-            return "must not be empty: name at least one"
         case "literal_error":
             return f"must be {str(context['expected']).replace(chr(39), '`')}"
         case _:

@@ -9,32 +9,37 @@ Rules
 import datetime as dt
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aggregator.errors import LedgerError
 from aggregator.ledger.database import Connection, Database
 from aggregator.model import Meter
 
-REGISTER_SINK = """
-insert into aggregator.sink (name) values (%(name)s)
-on conflict (name) do update set name = excluded.name
-returning id
-"""
+# Registering inserts what is missing and reads what is there. It locks no row that exists, so that it never waits for a
+# pass that is being committed.
+ADD_SINK = "insert into aggregator.sink (name) values (%(name)s) on conflict do nothing"
+FIND_SINK = "select id from aggregator.sink where name = %(name)s"
 
-REGISTER_METER = """
+ADD_METER = """
 insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark)
 values (%(name)s, %(fingerprint)s, %(window_seconds)s, %(start_at)s, %(start_at)s)
-on conflict (name) do update set fingerprint = excluded.fingerprint, start_at = excluded.start_at
-returning id, window_seconds, mark
+    on conflict do nothing
+"""
+
+FIND_METER = "select id, window_seconds, fingerprint, start_at from aggregator.meter where name = %(name)s"
+
+REDEFINE_METER = """
+update aggregator.meter set fingerprint = %(fingerprint)s, start_at = %(start_at)s where name = %(name)s
 """
 
 # A sink that joins a meter later begins at the mark: what was billed before, elsewhere, is not billed again.
-REGISTER_FEED = """
+ADD_FEED = """
 insert into aggregator.feed (meter_id, sink_id, since)
 select id, %(sink_id)s, mark from aggregator.meter where id = %(meter_id)s
-on conflict (meter_id, sink_id) do update set since = feed.since
-returning id, since
+    on conflict do nothing
 """
+
+FIND_FEED = "select id, since from aggregator.feed where meter_id = %(meter_id)s and sink_id = %(sink_id)s"
 
 # Whoever is in the middle of a commit holds the row; skipping it is the answer "not now".
 ACQUIRE = """
@@ -103,7 +108,7 @@ class Meters:
             # In the order of names, so that two processes that start together wait for each other and never in a ring.
             ordered = sorted(meters, key=lambda meter: meter.name)
             sinks = {name for meter in ordered for name in meter.sinks}
-            sink_ids = {name: _one(connection, REGISTER_SINK, name=name)[0] for name in sorted(sinks)}
+            sink_ids = {name: _known(connection, ADD_SINK, FIND_SINK, name=name)[0] for name in sorted(sinks)}
             return {meter.name: _register(connection, meter, sink_ids) for meter in ordered}
 
     def acquire(self, registered: Registered) -> Lease | None:
@@ -135,27 +140,32 @@ class Meters:
 
 def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int]) -> Registered:
     length = int(meter.window.total_seconds())
-    meter_id, known_length, _mark = _one(
-        connection,
-        REGISTER_METER,
-        name=meter.name,
-        fingerprint=meter.fingerprint,
-        window_seconds=length,
-        start_at=meter.start_at,
-    )
+    values = {
+        "name": meter.name,
+        "fingerprint": meter.fingerprint,
+        "window_seconds": length,
+        "start_at": meter.start_at,
+    }
+    meter_id, known_length, *defined = _known(connection, ADD_METER, FIND_METER, **values)
     if known_length != length:
         raise LedgerError(
             f"Meter {meter.name} has windows of {known_length} s in the ledger and of {length} s in the configuration; "
             f"set `window` back, or give the meter with the new length a new name and a later `start_at`."
         )
+    if defined != [meter.fingerprint, meter.start_at]:
+        connection.execute(REDEFINE_METER, values)
     feeds = []
     for sink in meter.sinks:
-        feed_id, since = _one(connection, REGISTER_FEED, meter_id=meter_id, sink_id=sink_ids[sink])
+        feed_id, since = _known(connection, ADD_FEED, FIND_FEED, meter_id=meter_id, sink_id=sink_ids[sink])
         feeds.append(Feed(feed_id, sink, sink_ids[sink], since))
     return Registered(meter_id, meter, tuple(feeds))
 
 
-def _one(connection: Connection, statement: str, **values: object) -> tuple:  # type: ignore[type-arg]
-    row = connection.execute(statement, values).fetchone()
-    assert row is not None, "an upsert returns its row"
+def _known(connection: Connection, add: str, find: str, **values: object) -> tuple[Any, ...]:
+    """Return a row, added first if it is missing."""
+    row = connection.execute(find, values).fetchone()
+    if row is None:
+        connection.execute(add, values)
+        row = connection.execute(find, values).fetchone()
+    assert row is not None, "what was added is there"
     return row

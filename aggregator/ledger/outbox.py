@@ -96,8 +96,8 @@ with gone as (
     delete from aggregator.parked where event_id = any(%(events)s) and state in ('held', 'refused')
     returning event_id
 ), due as (
-    insert into aggregator.outbox (event_id, sink_id, due_at)
-    select gone.event_id, feed.sink_id, %(now)s
+    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
+    select gone.event_id, feed.sink_id, feed.id, %(now)s
       from gone join aggregator.event on event.id = gone.event_id join aggregator.feed on feed.id = event.feed_id
     returning event_id
 )

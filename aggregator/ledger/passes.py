@@ -156,6 +156,7 @@ class Tally:
     rows: int = 0
     changed: int = 0
     planned: int = 0
+    corrections: int = 0
     held: int = 0
     refused: int = 0
     deferred: int = 0
@@ -165,10 +166,17 @@ class Tally:
     def counting(self, decisions: Iterable[Decision]) -> Iterator[Decision]:
         """Pass decisions on, and take each into account."""
         for decision in decisions:
-            self._count(decision)
+            self.count(decision)
             yield decision
 
-    def _count(self, decision: Decision) -> None:
+    def counting_pairs(self, pairs: Iterable[tuple[Feed, Decision]]) -> Iterator[tuple[Feed, Decision]]:
+        """Do the same for decisions that come with their feed."""
+        for feed, decision in pairs:
+            self.count(decision)
+            yield feed, decision
+
+    def count(self, decision: Decision) -> None:
+        """Take one decision into account."""
         if decision.deferred:
             start = decision.change.window_start
             self.deferred += 1
@@ -179,6 +187,7 @@ class Tally:
             self.voided.append(decision.voids)
         if decision.event is not None:
             self.planned += 1
+            self.corrections += decision.event.revision > 0
             self.held += decision.event.state is State.HELD
             self.refused += decision.event.state is State.REFUSED
 

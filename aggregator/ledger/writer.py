@@ -52,7 +52,7 @@ EVENT = (
     "id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier,"
     " delta, total, reason"
 )
-OUTBOX = "event_id, sink_id, due_at"
+OUTBOX = "event_id, sink_id, feed_id, due_at"
 PARKED = "event_id, feed_id, state, reason, since"
 CARRY = "feed_id, customer, amount"
 
@@ -119,7 +119,7 @@ class Writer:
         )
 
     def _due(self, event: Planned) -> str:
-        return f"{event.id}\t{self._feed.sink_id}\t{self._now}\n"
+        return f"{event.id}\t{self._feed.sink_id}\t{self._feed.id}\t{self._now}\n"
 
     def _parked(self, event: Planned) -> str:
         return f"{event.id}\t{self._feed.id}\t{event.state.value}\t{text(event.reason)}\t{self._now}\n"

@@ -69,6 +69,11 @@ class ControlClient:
         """Shift the sandbox's clock against the machine's."""
         return self.control("POST", "clock", {"offset_seconds": offset_seconds})
 
+    def set_time(self, at: float) -> None:
+        """Shift the sandbox's clock so that it is now `at`, in unix seconds, and goes on from there."""
+        clock = self.control("GET", "clock")
+        self.set_clock(clock["offset_seconds"] + at - clock["now"])
+
     def add_customers(self, *ids: str, livemode: bool = False) -> None:
         """Make customers with these ids."""
         self.control("POST", "customers", {"ids": list(ids)}, livemode=livemode)

@@ -1,23 +1,24 @@
 """Rows become readings. Pure: what a driver fetched goes in, readings or a plain refusal come out.
 
 Rules
-- What one customer's row does wrong is set aside under its reason, and every other row goes on. What the query as a whole
-  does wrong (a column's name, type or time zone, a row outside the span) refuses the query.
-- A batch is converted column by column: the types found in a column choose how it is converted, so the common case runs
-  at the speed of `map`, and a type that appears late is still seen.
-- Numbers become Decimal. A float becomes the shortest decimal that stands for it, `Decimal(repr(value))`; SQLite has no
-  other fractions, elsewhere an exact type (numeric, decimal) should be returned.
+- What is wrong with one row's customer or number is set aside under its reason, and every other row goes on. What is wrong
+  with the query (a column's name, type or time zone, a row outside the span) refuses the query.
+- A batch is converted column by column. The types found in a column choose how: the common case runs at the speed of
+  `map`, and a type that turns up late is still seen.
+- A quantity becomes a Decimal. A float becomes the shortest decimal that stands for it, `Decimal(repr(value))`: SQLite has
+  no other fractions; elsewhere an exact type (numeric, decimal) is the one to return.
 """
 
 import datetime as dt
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from decimal import Clamped, Context, Decimal, DecimalException, Overflow, Rounded, Subnormal
+from collections.abc import Callable, Sequence
+from decimal import Context, Decimal, DecimalException, Inexact, Overflow, Rounded, Subnormal
 from itertools import repeat
+from operator import attrgetter
 from types import NoneType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from aggregator.errors import QueryRejected
 from aggregator.model import Reading, Span
@@ -29,36 +30,40 @@ LONGEST_KEY = 500
 """Longer than any billing system's customer id; what is longer is a document in the wrong column."""
 
 DIGITS = 60
-"""More than any count of anything; what has more is a mistake, and would slow every sum that it enters."""
+"""More than any count of anything; a number with more is a mistake, and would burden every sum it enters."""
 
-EXACT = Context(prec=DIGITS, Emax=DIGITS, Emin=-DIGITS, traps=[Rounded, Overflow, Subnormal])
-"""Refuses to round: `create_decimal` raises where a number does not fit `DIGITS` digits."""
-assert not EXACT.traps[Clamped], "a zero with a long tail is still a zero"
+EXACT = Context(prec=DIGITS, Emax=DIGITS, Emin=-DIGITS, traps=[Inexact, Overflow, Rounded, Subnormal])
+"""Refuses to round: its `create_decimal` raises where a number does not fit."""
 
 CACHED_WINDOWS = 10_000
-"""Queries may return any instant as `window`; the cache from those to windows is emptied when it holds this many."""
+"""A query may return any instant as `window`; the cache from those to windows is emptied once it holds this many."""
 
-INSTANT = re.compile(r"\d{4}-\d\d-\d\d(?:[ T].*)?", re.DOTALL)
+ISO_INSTANT = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d.*)?")
+
+ZONE = attrgetter("tzinfo")
+
+NEW_READING = tuple.__new__
+"""Makes a Reading of an iterable as `Reading._make` does, without a Python frame for each of a million."""
 
 WORDS = {
     NoneType: "NULL",
     bool: "boolean",
     bytes: "bytes",
     dt.date: "date",
-    dt.datetime: "timestamp",
     float: "floating point",
     int: "integer",
     str: "text",
+    Decimal: "numeric",
+    dt.datetime: "timestamp",
 }
 
-type_of = type
 Column = Sequence[object]
 Flaws = dict[int, list[str]]
 Refuse = Callable[[str], QueryRejected]
 
 
 class OutOfRange(str):
-    """An instant that the database can hold and Python cannot, as the database writes it: `infinity`, year 10000."""
+    """An instant that a database can hold and Python cannot, as the database writes it: `infinity`, or year 10000."""
 
     __slots__ = ()
 
@@ -73,104 +78,117 @@ class Places(NamedTuple):
 
 
 def places(names: Sequence[str], refuse: Refuse) -> Places:
-    """Find the known columns, in any order and letter case; raise what `refuse` makes of any other set of columns."""
+    """Find the known columns, in any order and letter case; any other set of columns is refused."""
     lower = [name.lower() for name in names]
-    found = f"it returns {', '.join(names)}; a usage query returns customer, quantity and, if wanted, at and window"
-    for name in lower:
-        if name not in KNOWN:
-            raise refuse(f"the query returns an unknown column `{name}`: {found}")
+    found = f"; found: {', '.join(names) or 'no columns'}; known: {', '.join(KNOWN)}"
+    unknown = [name for name in names if name.lower() not in KNOWN]
+    if unknown:
+        raise refuse(f"the query returns a column it may not, `{unknown[0]}`{found}")
+    for name in KNOWN:
         if lower.count(name) > 1:
-            raise refuse(f"the query returns `{name}` more than once: {found}")
+            raise refuse(f"the query returns `{name}` more than once{found}")
     for name in ("customer", "quantity"):
         if name not in lower:
-            raise refuse(f"the query returns no column `{name}`: {found}")
-    at = lower.index("at") if "at" in lower else None
-    window = lower.index("window") if "window" in lower else None
-    return Places(lower.index("customer"), lower.index("quantity"), at, window)
+            raise refuse(f"the query returns no column `{name}`{found}")
+    place = {name: index for index, name in enumerate(lower)}
+    return Places(place["customer"], place["quantity"], place.get("at"), place.get("window"))
 
 
 class Instants(NamedTuple):
-    """Reads instants of whatever type a driver returns, for one source.
+    """Reads the instants of one source, of whatever type its driver returns.
 
-    `naive_is_utc` where a timestamp without a time zone is declared, or by convention of the database, to be UTC.
-    `number_remedy` is the SQL that makes an instant of epoch seconds.
+    `naive_is_utc` where a timestamp without a time zone is UTC, by declaration or by the database's own convention.
+    `from_number` is the SQL that makes an instant of epoch seconds.
     """
 
     naive_is_utc: bool
-    number_remedy: str
+    from_number: str
     refuse: Refuse
 
     def read(self, column: str, value: object) -> dt.datetime | OutOfRange:
         """Return the instant in UTC."""
         if isinstance(value, OutOfRange):
             return value
-        found = self._moment(column, value)
-        if found.utcoffset() is not None:
-            return found.astimezone(dt.UTC)
+        moment = self._moment(column, value)
+        if moment.utcoffset() is not None:
+            try:
+                return moment.astimezone(dt.UTC)
+            except OverflowError:
+                return OutOfRange(value)
         if self.naive_is_utc:
-            return found.replace(tzinfo=dt.UTC)
+            return moment.replace(tzinfo=dt.UTC)
         raise self.refuse(
-            f"column `{column}` holds {value}, which has no time zone: return timestamptz "
-            f"(`{column} at time zone 'UTC'`), or set `timezone: UTC` on the source if that is what it is"
+            f"column `{column}` holds {value}, which has no time zone: return a timestamptz (`{column} at time zone "
+            "'UTC'`, with the zone it was written in), or set `timezone: UTC` on the source if it is UTC"
         )
 
     def _moment(self, column: str, value: object) -> dt.datetime:
-        if isinstance(value, dt.datetime):
-            return value
-        if isinstance(value, dt.date):
-            return dt.datetime(value.year, value.month, value.day)  # noqa: DTZ001 - `read` demands its zone
-        if isinstance(value, int | float | Decimal):
-            raise self.refuse(
-                f"column `{column}` holds a number ({value}): return an instant, `{self.number_remedy}`"
-            )
-        if isinstance(value, str) and INSTANT.fullmatch(value):
-            try:
-                return dt.datetime.fromisoformat(value)
-            except ValueError:
+        match value:
+            case dt.datetime():
+                return value
+            case dt.date():
+                return dt.datetime.combine(value, dt.time.min)
+            case bool() | None:
                 pass
+            case int() | float() | Decimal():
+                raise self.refuse(
+                    f"column `{column}` holds a number ({value}): make an instant of it with `{self.from_number}`"
+                )
+            case str() if ISO_INSTANT.fullmatch(value):
+                try:
+                    return dt.datetime.fromisoformat(value)
+                except ValueError:
+                    pass
         raise self.refuse(f"column `{column}` holds {_shown(value)}, which is no instant: return a timestamp")
 
 
-class Readings:
+class Rows:
     """Converts the rows of one result.
 
-    `asked` is the span that the query was given; rows without a `window` column belong to it as one window.
+    `asked` is the span the query was given; where it returns no `window` column, that is the window of every row.
     """
 
     def __init__(
-        self, where: Places, instants: Instants, asked: Span, length: dt.timedelta, refuse: Refuse
+        self, found: Places, instants: Instants, asked: Span, length: dt.timedelta, refuse: Refuse
     ) -> None:
-        self._where = where
+        self._places = found
         self._instants = instants
         self._asked = asked
         self._length = length
         self._refuse = refuse
         self._windows: dict[object, Span] = {}
 
-    def convert(self, rows: Sequence[Sequence[object]]) -> list[Reading]:
-        """Return one reading per row, in order; raises QueryRejected where the query itself is at fault."""
-        columns: list[Column] = list(zip(*rows, strict=True))
-        where, flaws = self._where, Flaws()
-        customers = _customers(columns[where.customer], flaws, self._refuse)
-        quantities = _quantities(columns[where.quantity], flaws, self._refuse)
+    def readings(self, rows: Sequence[Sequence[object]]) -> list[Reading]:
+        """Return one reading per row, in order; raises QueryRejected where the query is at fault."""
+        if not rows:
+            return []
+        columns = list(zip(*rows, strict=True))
+        flaws: Flaws = {}
+        customers = _customers(columns[self._places.customer], flaws, self._refuse)
+        quantities = _quantities(columns[self._places.quantity], flaws, self._refuse)
         windows = self._windows_of(columns, len(rows))
-        instants: Column = [None] * len(rows)
-        if where.at is not None:
-            instants = self._ats(columns[where.at], flaws)
-            self._check_inside(windows, instants, columns[where.customer])
-        starts = [window[0] for window in windows]
-        readings = list(map(Reading._make, zip(starts, customers, quantities, instants, repeat(None))))
+        ats: Sequence[dt.datetime | None] = [None] * len(rows)
+        if self._places.at is not None:
+            ats = self._ats(columns[self._places.at], quantities, flaws)
+            self._check_inside(ats, windows, customers)
+        values = zip(
+            [window[0] for window in windows], customers, quantities, ats, repeat(None), strict=False
+        )
+        readings = list(map(NEW_READING, repeat(Reading), values))
         for index, reasons in flaws.items():
             readings[index] = readings[index]._replace(at=None, reason="; ".join(reasons))
         return readings
 
-    def _windows_of(self, columns: list[Column], count: int) -> list[Span]:
-        if self._where.window is None:
+    def _windows_of(self, columns: Sequence[Column], count: int) -> Sequence[Span]:
+        if self._places.window is None:
             return [self._asked] * count
-        column = columns[self._where.window]
+        column = columns[self._places.window]
+        for kind in set(map(type, column)):
+            if not issubclass(kind, dt.date | str):
+                self._instants.read("window", next(value for value in column if type(value) is kind))
         if len(self._windows) > CACHED_WINDOWS:
             self._windows.clear()
-        for value in set(map(_hashed, column)).difference(self._windows):
+        for value in set(column).difference(self._windows):
             self._windows[value] = self._window(value)
         return list(map(self._windows.__getitem__, column))
 
@@ -179,16 +197,111 @@ class Readings:
         instant = self._instants.read("window", value)
         if isinstance(instant, OutOfRange) or instant not in self._asked:
             raise self._refuse(
-                f"a row's `window` is {value}, outside of {self._asked}, the span asked for: "
-                "let the WHERE clause take rows from `:start` on and before `:end`, by the same column"
+                f"a row's `window` is {value}, outside of the span it was asked for, {self._asked}: "
+                "the WHERE clause must take rows from `:start` on and before `:end`, by the instant that makes `window`"
             )
         start = floor(instant, self._length)
         return Span(start, start + self._length)
 
-    def _ats(self, column: Column, flaws: Flaws) -> Column:
-        kinds = set(map(type_of, column))
-        if kinds <= {NoneType, dt.datetime}:
-            moments = [value for value in column if isinstance(value, dt.datetime)]
-            if all(moment.tzinfo is not None for moment in moments):
-                return [value and value.astimezone(dt.UTC) for value in column]  # type: ignore[attr-defined]
-        return [self._at(index, value, flaws) for index, value in enumerate(column)]
+    def _ats(
+        self, column: Column, quantities: list[Decimal | None], flaws: Flaws
+    ) -> Sequence[dt.datetime | None]:
+        """Return the column in UTC; an instant that is none voids its row's quantity."""
+        if set(map(type, column)) == {dt.datetime}:
+            moments = cast("Sequence[dt.datetime]", column)
+            if None not in map(ZONE, moments):
+                return list(map(dt.datetime.astimezone, moments, repeat(dt.UTC)))
+        ats: list[dt.datetime | None] = []
+        for index, value in enumerate(column):
+            at = None if value is None else self._instants.read("at", value)
+            if isinstance(at, OutOfRange):
+                quantities[index] = None
+                flaws.setdefault(index, []).append(
+                    "at is infinite" if at.endswith("infinity") else f"at is out of range: {at}"
+                )
+                at = None
+            ats.append(at)
+        return ats
+
+    def _check_inside(
+        self,
+        ats: Sequence[dt.datetime | None],
+        windows: Sequence[Span],
+        customers: Sequence[str | None],
+    ) -> None:
+        for index, (at, (start, end)) in enumerate(zip(ats, windows, strict=True)):
+            if at is not None and not start <= at < end:
+                raise self._refuse(
+                    f"the row of customer {_shown(customers[index])} has `at` {at}, outside of its window "
+                    f"{windows[index]}: the WHERE clause must take rows from `:start` on and before `:end`, by the "
+                    "instant given as `at`"
+                )
+
+
+def _customers(column: Column, flaws: Flaws, refuse: Refuse) -> Sequence[str | None]:
+    """Return the keys as text, None where a row cannot be billed to anybody."""
+    for kind in set(map(type, column)):
+        if not issubclass(kind, str | int | uuid.UUID | NoneType) or issubclass(kind, bool | OutOfRange):
+            raise refuse(f"column `customer` holds {_word(kind)}: return the customer's key as text")
+    keys = [value if isinstance(value, str) else "" if value is None else str(value) for value in column]
+    customers: list[str | None] = list(keys)
+    for index, key in enumerate(keys):
+        if key.isprintable() and 0 < len(key) <= LONGEST_KEY:
+            continue
+        reason = _unusable(key)
+        if reason is not None:
+            customers[index] = None
+            flaws[index] = [reason]
+    return customers
+
+
+def _unusable(key: str) -> str | None:
+    """Say why a key names no customer; None if it does."""
+    if not key:
+        return "no customer"
+    if len(key) > LONGEST_KEY:
+        return f"customer key is unusable: {len(key)} characters long ({key[:20]!a}...)"
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in key):
+        return f"customer key is unusable: holds control characters or broken text ({key[:20]!a})"
+    return None
+
+
+def _quantities(column: Column, flaws: Flaws, refuse: Refuse) -> list[Decimal | None]:
+    """Return the numbers as Decimals, None where a row's is none."""
+    if set(map(type, column)) <= {int, Decimal}:
+        try:
+            exact: list[Decimal] = list(map(EXACT.create_decimal, column))  # type: ignore[arg-type]
+        except DecimalException:
+            pass
+        else:
+            if all(map(Decimal.is_finite, exact)):
+                return list(exact)
+    return [_quantity(index, value, flaws, refuse) for index, value in enumerate(column)]
+
+
+def _quantity(index: int, value: object, flaws: Flaws, refuse: Refuse) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | None):
+        raise refuse(
+            f"column `quantity` holds {_word(type(value))}: return a number, such as count(*) or sum(...)"
+        )
+    if value is None:
+        flaw = "quantity is NULL"
+    else:
+        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        try:
+            if number.is_finite():
+                return EXACT.create_decimal(number)
+            flaw = f"quantity is {number}"
+        except DecimalException:
+            flaw = f"quantity has more than {DIGITS} digits"
+    flaws.setdefault(index, []).append(flaw)
+    return None
+
+
+def _word(kind: type) -> str:
+    return WORDS.get(kind, kind.__name__)
+
+
+def _shown(value: object) -> str:
+    """Return enough of a value to find it by."""
+    return ascii(value[:40]) if isinstance(value, str) else _word(type(value))

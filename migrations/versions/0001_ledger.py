@@ -137,6 +137,7 @@ comment on column aggregator.event.exposed_at is
 create table aggregator.outbox (
     event_id bigint primary key,
     sink_id  integer not null,
+    feed_id  integer not null,
     due_at   timestamptz not null,
     claim_id bigint
 ) with (fillfactor = 70);

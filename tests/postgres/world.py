@@ -74,7 +74,11 @@ class World:
     def beside(self) -> "World":
         """Return a second daemon on the same everything."""
         other = World(
-            self.database, meter=self.meter, source=self.source, sinks=list(self.sinks.values()), lease=self.lease
+            self.database,
+            meter=self.meter,
+            source=self.source,
+            sinks=list(self.sinks.values()),
+            lease=self.lease,
         )
         other.now = self.now
         return other
@@ -99,7 +103,16 @@ class World:
             delivery = Delivery(self.outbox, self.sinks[feed.sink], feed.sink_id, lambda: self.now)
             for _ in range(1_000):
                 part = delivery.run_once(self.now)
-                for name in ("claimed", "accepted", "duplicates", "refused", "again", "in_doubt", "unsent", "stale"):
+                for name in (
+                    "claimed",
+                    "accepted",
+                    "duplicates",
+                    "refused",
+                    "again",
+                    "in_doubt",
+                    "unsent",
+                    "stale",
+                ):
                     setattr(whole, name, getattr(whole, name) + getattr(part, name))
                 whole.halted = part.halted or whole.halted
                 if not part.claimed or part.halted:

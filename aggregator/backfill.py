@@ -1,0 +1,145 @@
+"""Backfill: the live code over a range of one's own choosing, in pieces, as often as one likes.
+
+Rules
+- A range is read completely and compared with the ledger, so what is billed already is not billed again: a backfill run
+  three times has the effect of one, and over a range that live has covered it has none.
+- Each piece commits by itself. An interrupted backfill of the same range goes on where it stopped.
+- A range that cannot be billed is refused before anything is read, with the reason.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aggregator import windows
+from aggregator.collection import Collected, Collection
+from aggregator.errors import UsageError
+from aggregator.ledger.meters import Registered
+from aggregator.ledger.passes import Passes, Tally
+from aggregator.model import Limits, Meter, Span
+
+PIECES = 100
+"""A backfill is cut into about so many pieces: enough for a progress bar, and little to repeat after an interruption."""
+
+
+@dataclass(slots=True)
+class Backfilled:
+    """What a backfill came to, or would come to."""
+
+    meter: str
+    span: Span
+    resumed_at: dt.datetime | None = None
+    windows: int = 0
+    rows: int = 0
+    unchanged: int = 0
+    """Events of the range that the ledger had before."""
+    new: int = 0
+    corrections: int = 0
+    held: int = 0
+    refused: int = 0
+    deferred: int = 0
+
+
+def span_of(
+    meter: Meter, limits: dict[str, Limits], start: dt.datetime, end: dt.datetime | None, now: dt.datetime
+) -> Span:
+    """Return the range to backfill; without an end, up to the last window that is ready. Raises UsageError."""
+    ready = windows.settled_until(now, meter.settle, meter.window)
+    span = Span(start, ready if end is None else end)
+    for name, instant in (("--from", span.start), ("--to", span.end)):
+        if not windows.is_boundary(instant, meter.window):
+            near = windows.floor(instant, meter.window)
+            raise UsageError(
+                f"{name} {instant:%Y-%m-%dT%H:%M:%SZ} is not a window boundary of {meter.name}; "
+                f"use {near:%Y-%m-%dT%H:%MZ} or {near + meter.window:%Y-%m-%dT%H:%MZ}."
+            )
+    if span.start >= span.end:
+        raise UsageError(f"The range {span} of {meter.name} is empty; give --from a time before --to.")
+    if span.end > ready:
+        raise UsageError(
+            f"Windows of {meter.name} are ready up to {ready:%Y-%m-%dT%H:%MZ} (settle is {meter.settle}); "
+            f"give --to that or earlier, and leave the rest to the daemon."
+        )
+    if span.start < meter.start_at:
+        raise UsageError(
+            f"{meter.name} has start_at {meter.start_at:%Y-%m-%dT%H:%MZ}, and nothing before it is ever billed; "
+            f"begin there, or move start_at in the configuration."
+        )
+    _young_enough(meter, limits, span, now)
+    return span
+
+
+def _young_enough(meter: Meter, limits: dict[str, Limits], span: Span, now: dt.datetime) -> None:
+    for sink in meter.sinks:
+        oldest = now - limits[sink].past
+        if span.start < oldest:
+            first = windows.floor(oldest, meter.window) + meter.window
+            raise UsageError(
+                f"Sink {sink} takes nothing older than {limits[sink].past.days} days, so windows of {meter.name} before "
+                f"{first:%Y-%m-%dT%H:%MZ} cannot be billed; begin there."
+            )
+
+
+class Backfill:
+    """One range of one meter."""
+
+    def __init__(self, collection: Collection, registered: Registered, passes: Passes, span: Span) -> None:
+        self._collection = collection
+        self._registered = registered
+        self._passes = passes
+        self.meter = collection.meter
+        self.span = span
+
+    def pieces(self, start: dt.datetime) -> list[Span]:
+        """Return what is left of the range from `start` on, in pieces."""
+        left = Span(start, self.span.end)
+        most = max(1, min(windows.count(self.span, self.meter.window) // PIECES, windows.WINDOWS_PER_READ))
+        return list(windows.cut(left, self.meter.window, most))
+
+    def run(
+        self, now: dt.datetime, wait: Callable[[], object], progress: Callable[[int], None] = lambda _: None
+    ) -> Backfilled:
+        """Read, plan and commit the range; `progress` hears how many windows each piece had.
+
+        `wait` is called while another process holds the meter. Raises what collection raises; what was committed stays.
+        """
+        result = Backfilled(self.meter.name, self.span)
+        result.resumed_at = self._passes.resume_backfill(self._registered, self.span)
+        start = result.resumed_at or self.span.start
+        for piece in self.pieces(start):
+            done = self._piece(piece, now, wait)
+            _add(result, done.rows, done.planned, done.corrections)
+            result.held += done.held
+            result.refused += done.refused
+            result.deferred += done.deferred
+            progress(windows.count(piece, self.meter.window))
+        result.windows = windows.count(Span(start, self.span.end), self.meter.window)
+        return result
+
+    def _piece(self, piece: Span, now: dt.datetime, wait: Callable[[], object]) -> Collected:
+        while True:
+            done = self._collection.backfill(piece, self.span, now)
+            if not done.busy:
+                return done
+            wait()
+
+    def dry_run(self, now: dt.datetime, progress: Callable[[int], None] = lambda _: None) -> Backfilled:
+        """Say what a run would do, and write nothing."""
+        result = Backfilled(self.meter.name, self.span)
+        for piece in self.pieces(self.span.start):
+            tally = Tally()
+            for _ in tally.counting_pairs(self._collection.preview(piece, now)):
+                pass
+            _add(result, tally.rows, tally.planned, tally.corrections)
+            result.held += tally.held
+            result.refused += tally.refused
+            result.deferred += tally.deferred
+            progress(windows.count(piece, self.meter.window))
+        result.windows = windows.count(self.span, self.meter.window)
+        return result
+
+
+def _add(result: Backfilled, rows: int, planned: int, corrections: int) -> None:
+    result.rows += rows
+    result.new += planned - corrections
+    result.corrections += corrections

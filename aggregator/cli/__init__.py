@@ -1,0 +1,72 @@
+"""The command line: one file per command, and what they share in `common`.
+
+Rules
+- `aggregator --help` answers at once: whatever is heavy is imported inside the command that needs it.
+- Exit codes: 0 done, 1 something failed, 2 the call or the configuration is wrong. `run --once` has more to tell.
+- Bad input gets one message that names the thing and the remedy, and no traceback.
+"""
+
+import sys
+
+import click
+
+from aggregator import __version__
+from aggregator.cli import (
+    backfill,
+    check,
+    demo,
+    events,
+    init,
+    migrate,
+    preview,
+    run,
+    sandbox,
+    schema,
+    status,
+)
+from aggregator.errors import AggregatorError, ConfigError, UsageError
+
+FAILED = 1
+WRONG_CALL = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="aggregator")
+def cli() -> None:
+    """Usage from your databases to your billing system: read by SQL, summed per window, sent once."""
+
+
+for command in (
+    demo.demo,
+    init.init,
+    check.check,
+    preview.preview,
+    backfill.backfill,
+    run.run,
+    status.status,
+    events.events,
+    migrate.migrate,
+    sandbox.sandbox,
+    schema.schema,
+):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line, and end the process with the code that tells how it went."""
+    try:
+        cli.main(prog_name="aggregator", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.exceptions.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(WRONG_CALL)
+    except (ConfigError, UsageError) as error:
+        click.echo(f"aggregator: {error}", err=True)
+        sys.exit(WRONG_CALL)
+    except AggregatorError as error:
+        click.echo(f"aggregator: {error}", err=True)
+        sys.exit(FAILED)

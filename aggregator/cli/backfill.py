@@ -1,0 +1,202 @@
+"""`aggregator backfill`: bill a range, exactly once however often it is run."""
+
+import datetime as dt
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aggregator.cli.common import (
+    Instant,
+    config_option,
+    json_option,
+    known_meters,
+    load_config,
+    show_table,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from aggregator.backfill import Backfill, Backfilled
+    from aggregator.delivery import Delivered
+    from aggregator.wiring import App
+
+WAIT_SECONDS = 0.2
+"""How long to wait before asking again for a meter that the daemon is just reading."""
+
+
+@click.command()
+@click.argument("meters", nargs=-1, metavar="[METER]...")
+@click.option(
+    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
+)
+@click.option(
+    "--to", "end", type=Instant(), help="End of the last window; left out: the last one that is ready."
+)
+@click.option("--dry-run", is_flag=True, help="Say what it would do; write and send nothing.")
+@click.option(
+    "--no-send", is_flag=True, help="Plan only; a running daemon sends, or `aggregator run --once`."
+)
+@config_option
+@json_option
+def backfill(
+    config_path: Path,
+    *,
+    meters: tuple[str, ...],
+    start: dt.datetime,
+    end: dt.datetime | None,
+    dry_run: bool,
+    no_send: bool,
+    as_json: bool,
+) -> None:
+    """Read a range of each METER (all of them if none is named) and send what the ledger does not have yet.
+
+    The same code as live: what is billed already is not billed again, so running it three times has the effect of
+    once. An interrupted backfill of the same range goes on where it stopped.
+    """
+    from aggregator.backfill import Backfill, span_of
+    from aggregator.clock import utcnow
+    from aggregator.wiring import build
+
+    config = load_config(config_path)
+    names = known_meters(config, meters)
+    with build(config, name="aggregator backfill") as app:
+        now = utcnow()
+        jobs = []
+        for name in names:
+            collection = app.collections[name]
+            limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
+            span = span_of(collection.meter, limits, start, end, now)
+            jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, span))
+        results, delivered = carry_out(
+            app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
+        )
+    if as_json:
+        write_json(
+            {
+                "dry_run": dry_run,
+                "meters": [{**asdict(result), "span": list(result.span)} for result in results],
+                "sinks": {sink: what.figures() for sink, what in delivered.items()},
+            }
+        )
+        return
+    show_results(results, delivered, dry_run=dry_run)
+
+
+def carry_out(
+    app: "App", jobs: list["Backfill"], now: dt.datetime, *, dry_run: bool, send: bool, quiet: bool
+) -> tuple[list["Backfilled"], dict[str, "Delivered"]]:
+    """Run every job, then deliver, under a progress bar each; return what it came to."""
+    import threading
+    from functools import partial
+
+    from aggregator.clock import utcnow
+    from aggregator.daemon import LANES
+    from aggregator.delivery import drain
+    from aggregator.windows import count
+
+    pause = threading.Event()
+    results = []
+    delivered: dict[str, Delivered] = {}
+    with progress_bar(quiet=quiet) as bar:
+        for job in jobs:
+            name = job.meter.name
+            task = bar.add_task(f"read {name}", total=count(job.span, job.meter.window), unit="windows")
+
+            def advance(windows: int, task: Any = task) -> None:
+                bar.advance(task, windows)
+
+            known = app.ledger.reports.known_events(name, job.span)
+            wait = partial(pause.wait, WAIT_SECONDS)
+            result = job.dry_run(now, advance) if dry_run else job.run(now, wait, advance)
+            result.unchanged = known
+            bar.update(task, completed=count(job.span, job.meter.window))
+            results.append(result)
+        for sink in sorted({sink for job in jobs for sink in job.meter.sinks}) if send else []:
+            _, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
+            task = bar.add_task(f"send to {sink}", total=waiting, unit="events")
+
+            def sent(part: "Delivered", task: Any = task) -> None:
+                bar.advance(task, part.claimed)
+
+            delivered[sink] = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow, sent)
+    return results, delivered
+
+
+def progress_bar(*, quiet: bool) -> Any:
+    """Return a progress display with rate and time left; silent where nobody watches."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """How many units a second."""
+
+        def render(self, task: Any) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        disable=quiet,
+    )
+
+
+def show_results(results: list["Backfilled"], delivered: dict[str, "Delivered"], *, dry_run: bool) -> None:
+    """Print what it came to."""
+    show_table(
+        "would be planned" if dry_run else "planned",
+        {
+            "meter": "left",
+            "from": "left",
+            "to": "left",
+            "known before": "right",
+            "new": "right",
+            "changed": "right",
+            "held": "right",
+            "refused": "right",
+            "waiting": "right",
+        },
+        (
+            (
+                r.meter,
+                r.span.start,
+                r.span.end,
+                r.unchanged,
+                r.new,
+                r.corrections,
+                r.held,
+                r.refused,
+                r.deferred,
+            )
+            for r in results
+        ),
+    )
+    for result in results:
+        if result.resumed_at is not None:
+            click.echo(
+                f"{result.meter}: went on from {result.resumed_at:%Y-%m-%dT%H:%MZ}, where it was interrupted."
+            )
+    for sink, what in delivered.items():
+        line = f"{sink}: {what.accepted:,} accepted"
+        for name in ("duplicates", "refused", "again", "in_doubt"):
+            line += f", {getattr(what, name):,} {name.replace('_', ' ')}" if getattr(what, name) else ""
+        click.echo(line + (f"; halted: {what.halted}" if what.halted else "."))
+    if dry_run:
+        click.echo("Nothing was written or sent.")

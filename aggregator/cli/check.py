@@ -1,0 +1,114 @@
+"""`aggregator check`: everything that can be known before the first event is sent."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from aggregator.cli.common import config_option, json_option, load_config, show_table, write_json
+
+if TYPE_CHECKING:
+    from aggregator.config import Config
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at: `ok`, `note` (worth knowing) or `wrong`, and what to do."""
+
+    what: str
+    verdict: str
+    text: str
+
+
+@click.command()
+@config_option
+@json_option
+def check(config_path: Path, *, as_json: bool) -> None:
+    """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong."""
+    config = load_config(config_path)
+    findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
+    findings += [*_ledger(config), *_sources(config), *_sinks(config)]
+    wrong = [finding for finding in findings if finding.verdict == "wrong"]
+    if as_json:
+        write_json({"ok": not wrong, "findings": [finding._asdict() for finding in findings]})
+    else:
+        show_table("check", {"what": "left", "": "left", "finding": "left"}, findings)
+        click.echo(f"{len(wrong)} thing(s) to put right." if wrong else "All is well.")
+    if wrong:
+        raise click.exceptions.Exit(1)
+
+
+def _ledger(config: "Config") -> Iterator[Finding]:
+    from aggregator.errors import LedgerError
+    from aggregator.wiring import open_ledger
+
+    where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
+    try:
+        with open_ledger(config, may_migrate=True, name="aggregator check") as ledger:
+            yield Finding("ledger", "ok", f"{where}, id {ledger.id}")
+    except LedgerError as error:
+        yield Finding("ledger", "wrong", str(error))
+
+
+def _sources(config: "Config") -> Iterator[Finding]:
+    from aggregator import windows
+    from aggregator.clock import utcnow
+    from aggregator.errors import SourceError
+    from aggregator.model import Span
+    from aggregator.source import Source
+
+    for name, configured in config.sources.items():
+        source = Source(
+            name,
+            configured.url_revealed(),
+            statement_timeout=configured.statement_timeout,
+            timezone=configured.timezone,
+            application_name="aggregator check",
+        )
+        try:
+            source.ping()
+            yield Finding(f"source {name}", "ok", "answers")
+            for meter in config.meters.values():
+                if meter.source != name:
+                    continue
+                end = windows.settled_until(utcnow(), meter.settle, meter.window)
+                try:
+                    shape = source.columns(meter.query_text, Span(end - meter.window, end))
+                except SourceError as error:
+                    yield Finding(f"meter {meter.name}", "wrong", str(error))
+                    continue
+                yield _query(meter.name, returns_window=shape.returns_window, returns_at=shape.returns_at)
+        except SourceError as error:
+            yield Finding(f"source {name}", "wrong", str(error))
+        finally:
+            source.close()
+
+
+def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
+    hints = []
+    if not returns_window:
+        hints.append(
+            "without a `window` column it is asked once per window, and old windows are read again less often"
+        )
+    if not returns_at:
+        hints.append("without an `at` column events are stamped one second before their window's end")
+    if hints:
+        return Finding(f"meter {meter}", "note", "the query works; " + "; ".join(hints))
+    return Finding(f"meter {meter}", "ok", "the query works and returns customer, quantity, at, window")
+
+
+def _sinks(config: "Config") -> Iterator[Finding]:
+    from aggregator.sinks.stripe import preflight
+    from aggregator.wiring import build_sink
+
+    for name in config.sinks:
+        sink = build_sink(config, name)
+        try:
+            problems = list(preflight(sink))
+        finally:
+            sink.close()
+        for problem in problems:
+            yield Finding(f"sink {name}", "wrong", problem)
+        if not problems:
+            meters = sum(name in meter.sinks for meter in config.meters.values())
+            yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({meters})")

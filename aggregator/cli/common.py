@@ -1,0 +1,136 @@
+"""What commands share: where the configuration is, instants on the command line, and how tables are printed."""
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.config import Config
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="aggregator.yaml",
+    envvar="AGGREGATOR_CONFIG",
+    show_default=True,
+    show_envvar=True,
+    help="The configuration file.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table."
+)
+
+
+def load_config(path: Path) -> "Config":
+    """Load the configuration with this process's environment. Raises ConfigError."""
+    from aggregator.config import load
+
+    return load(path, os.environ)
+
+
+class Instant(click.ParamType[dt.datetime]):
+    """An instant with its zone, or a date or time that is read as UTC."""
+
+    name = "instant"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.datetime:
+        """Return an aware UTC datetime, or fail with what to write."""
+        if isinstance(value, dt.datetime):
+            return value
+        try:
+            instant = dt.datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a time; write 2026-11-01 or 2026-11-01T06:00Z.", param, ctx)
+        return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
+
+
+def known_meters(config: "Config", names: Sequence[str]) -> list[str]:
+    """Return the named meters, or all if none is named. Raises UsageError for one that is not configured."""
+    for name in names:
+        if name not in config.meters:
+            known = ", ".join(sorted(config.meters)) or "none"
+            raise UsageError(f"There is no meter {name} in the configuration; it has: {known}.")
+    return list(names) or sorted(config.meters)
+
+
+def write_json(value: object) -> None:
+    """Print JSON: exact numbers as texts, instants in ISO 8601, durations in seconds."""
+    click.echo(json.dumps(value, default=_plain, indent=2))
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Decimal():
+            return format(value, "f")
+        case dt.datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case dt.timedelta():
+            return value.total_seconds()
+        case _:
+            return str(value)
+
+
+def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table. `columns` maps each heading to how it is aligned: left or right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for heading, justify in columns.items():
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*(Text(shown(value)) for value in row))
+    console = Console()
+    # Where nobody watches there is no width to fit into: a cut number would be a wrong number.
+    console.print(table, width=None if console.is_terminal else 250)
+
+
+def shown(value: object) -> str:
+    """Write a value for a person."""
+    match value:
+        case None:
+            return "-"
+        case dt.datetime():
+            return f"{value:%Y-%m-%d %H:%M}" + (f":{value:%S}" if value.second else "")
+        case Decimal():
+            return _grouped(value)
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case dt.timedelta():
+            return duration(value)
+        case _:
+            return str(value)
+
+
+def _grouped(value: Decimal) -> str:
+    whole, _, fraction = format(value, "f").partition(".")
+    fraction = fraction.rstrip("0")
+    sign = "-" if whole.startswith("-") else ""
+    return f"{sign}{int(whole.lstrip('-') or 0):,}" + (f".{fraction}" if fraction else "")
+
+
+def duration(value: dt.timedelta) -> str:
+    """Write a duration with its two largest units: `3d 4h`, `5m 10s`."""
+    seconds = int(value.total_seconds())
+    if seconds < 0:
+        return "-" + duration(-value)
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"

@@ -1,0 +1,15 @@
+"""`aggregator demo`: the main job, shown."""
+
+import click
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
+@click.option(
+    "--seconds", default=60, show_default=True, help="How long rows keep arriving while the daemon runs live."
+)
+def demo(*, keep: bool, seconds: int) -> None:
+    """Run the main job in under two minutes: a product's database, a sandbox, a backfill, the daemon, the proof."""
+    from aggregator.demo import run_demo
+
+    raise click.exceptions.Exit(run_demo(keep=keep, seconds=seconds))

@@ -1,0 +1,23 @@
+"""`aggregator migrate`: bring the ledger's schema to this version."""
+
+from pathlib import Path
+
+import click
+
+from aggregator.cli.common import config_option, load_config
+
+
+@click.command()
+@config_option
+def migrate(config_path: Path) -> None:
+    """Create the ledger's tables, or bring them to this version. Safe to run at any time, from anywhere."""
+    from aggregator.ledger.database import Database, identity
+    from aggregator.ledger.database import migrate as bring_up
+    from aggregator.wiring import ledger_url
+
+    config = load_config(config_path)
+    with ledger_url(config) as url:
+        bring_up(url)
+        with Database(url) as database:
+            found = identity(database)
+    click.echo(f"Ledger {found.ledger_id} is at revision {found.revision}.")

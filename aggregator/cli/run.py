@@ -1,0 +1,103 @@
+"""`aggregator run`: the daemon, or one pass of everything."""
+
+import os
+import signal
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.common import config_option, json_option, load_config, write_json
+
+if TYPE_CHECKING:
+    from aggregator.wiring import App
+
+
+class Once(IntEnum):
+    """How one pass ended, for whoever scheduled it. The gravest that holds is the exit code."""
+
+    DONE = 0
+    FAILED = 1  # a meter could not be read, or the ledger did not answer: run again
+    WORK_LEFT = 3  # a sink was busy or away: run again
+    PERSON_NEEDED = 4  # a sink halted, or refused events; see `aggregator status`
+
+
+@click.command()
+@config_option
+@click.option("--once", is_flag=True, help="Make one pass of every meter, send what is due, and exit.")
+@click.option("--verbose", is_flag=True, help="Log passes that changed nothing, too.")
+@json_option
+def run(config_path: Path, *, once: bool, verbose: bool, as_json: bool) -> None:
+    """Collect and deliver: as a daemon until stopped, or --once.
+
+    SIGTERM and SIGINT finish or release what is held; SIGHUP reloads the configuration. The daemon logs to standard
+    error, as JSON unless that is a terminal.
+
+    Exit codes of --once: 0 done; 1 a pass failed, run again; 3 events wait for a busy sink, run again; 4 a person is
+    needed, see `aggregator status`.
+    """
+    from aggregator import log
+    from aggregator.clock import utcnow
+    from aggregator.wiring import build
+
+    log.configure(verbose=verbose)
+    config = load_config(config_path)
+    if once:
+        with build(config) as app:
+            outcome = run_once(app, as_json=as_json)
+        raise click.exceptions.Exit(outcome)
+    from aggregator.daemon import Daemon
+
+    told = Daemon(lambda: build(load_config(config_path)), utcnow).run()
+    signal.signal(told, signal.SIG_DFL)
+    os.kill(os.getpid(), told)
+
+
+def run_once(app: "App", *, as_json: bool = False) -> Once:
+    """Collect every meter once, then deliver until nothing is due; say how it went."""
+    from aggregator import log
+    from aggregator.clock import utcnow
+    from aggregator.daemon import LANES
+    from aggregator.delivery import drain
+    from aggregator.errors import AggregatorError
+
+    logger = log.logger()
+    outcomes = [Once.DONE]
+    meters: dict[str, dict[str, object]] = {}
+    sinks: dict[str, dict[str, object]] = {}
+    for name, collection in sorted(app.collections.items()):
+        try:
+            result = collection.run_once(utcnow())
+        except AggregatorError as error:
+            logger.error(log.PASS_FAILED, meter=name, reason=str(error))
+            outcomes.append(Once.FAILED)
+            meters[name] = {"error": str(error)}
+            continue
+        meters[name] = result.figures()
+        if result.busy:
+            logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
+        else:
+            logger.info(log.PASS_COMMITTED, **result.figures())
+        outcomes += [Once.PERSON_NEEDED] * bool(result.held or result.refused)
+    for sink in sorted(app.sink_ids):
+        try:
+            delivered = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow)
+        except AggregatorError as error:
+            logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
+            outcomes.append(Once.FAILED)
+            sinks[sink] = {"error": str(error)}
+            continue
+        for event, reason in delivered.refusals.items():
+            logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
+        if delivered.halted:
+            logger.critical(log.SINK_HALTED, sink=sink, reason=delivered.halted)
+        _, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
+        sinks[sink] = {**delivered.figures(), "waiting": waiting}
+        logger.info(log.BATCH_DELIVERED, sink=sink, **delivered.figures())
+        outcomes += [Once.WORK_LEFT] * bool(waiting)
+        outcomes += [Once.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
+    gravest = Once.FAILED if Once.FAILED in outcomes else max(outcomes)
+    if as_json:
+        write_json({"outcome": gravest.name.lower(), "meters": meters, "sinks": sinks})
+    return gravest

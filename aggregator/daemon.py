@@ -1,0 +1,265 @@
+"""The daemon: an alarm clock per meter, delivery lanes per sink, and signals. It decides nothing about money.
+
+Rules
+- The alarm clock only wakes us; what is due is computed anew each time. A late or missed wake-up is a delay, so no grace
+  is set, and several missed ones count as one.
+- Each loop body is `run_once(now)` of some other module; here it is repeated, and its result is logged in one line.
+- SIGTERM and SIGINT: begin nothing new, wait for what is in the air, hand back what is held, and end by the same signal.
+- SIGHUP: build everything anew from the files. If that fails, the old configuration goes on.
+- One meter's trouble stops that meter, one sink's trouble that sink.
+"""
+
+import os
+import queue
+import signal
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, timedelta
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from aggregator import log
+from aggregator.clock import Clock, monotonic
+from aggregator.collection import Collected, Collection
+from aggregator.config import Meter
+from aggregator.delivery import Delivered
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost
+from aggregator.wiring import App
+
+LANES = 3
+"""Batches of one sink in the air at once: while one is being claimed or settled, the others keep the sink busy."""
+
+IDLE_SECONDS = 1.0
+"""How soon delivery notices what other processes planned. Our own plans wake it at once."""
+
+RETRY_SECONDS = 5.0
+"""How long a lane waits after the ledger did not answer, or the sink took nothing of a whole batch."""
+
+STOP_SECONDS = 20.0
+"""How long stopping waits for what is in the air: less than the 30 seconds after which Kubernetes kills."""
+
+MOST_COLLECTIONS = 8
+"""Meters collected at the same time. Each holds one connection to its source and one to the ledger."""
+
+SHORTEST_PERIOD = timedelta(seconds=5)
+LONGEST_PERIOD = timedelta(minutes=5)
+
+Build = Callable[[], AbstractContextManager[App]]
+
+
+def period(meter: Meter) -> timedelta:
+    """Return how often a meter is collected: as configured, else a quarter of its window, within bounds."""
+    return meter.every or min(max(meter.window / 4, SHORTEST_PERIOD), LONGEST_PERIOD)
+
+
+class Daemon:
+    """Runs until it is told to stop. `build` gives a fresh App from the files as they are then."""
+
+    def __init__(self, build: Build, clock: Clock) -> None:
+        self._build = build
+        self._clock = clock
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._log = log.logger()
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the signal. Raises what building the first App raises."""
+        with self._listening():
+            building = self._build()
+            app = building.__enter__()
+            while True:
+                with building_closed(building):
+                    work = Work(app, self._clock)
+                    work.start()
+                    told, replacement = self._wait()
+                    work.stop()
+                if replacement is None:
+                    self._log.info(log.DAEMON_STOPPED, signal=signal.Signals(told).name)
+                    return told
+                building, app = replacement
+
+    def _wait(self) -> tuple[int, tuple[AbstractContextManager[App], App] | None]:
+        """Wait for a signal to stop, or for one to reload that can be obeyed."""
+        while True:
+            told = self._signals.get()
+            if told != signal.SIGHUP:
+                self._log.info(log.DAEMON_STOPPING, signal=signal.Signals(told).name)
+                return told, None
+            try:
+                building = self._build()
+                app = building.__enter__()
+            except AggregatorError as error:
+                self._log.error(
+                    log.CONFIG_REFUSED, reason=str(error), kept="the configuration that was running"
+                )
+                continue
+            self._log.info(log.CONFIG_RELOADED, meters=sorted(app.collections))
+            return told, (building, app)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Take signals as notes in a queue; afterwards, and for a second signal to stop, the defaults hold."""
+
+        def note(number: int, _frame: types.FrameType | None) -> None:
+            if number != signal.SIGHUP:
+                signal.signal(number, signal.SIG_DFL)
+            self._signals.put(number)
+
+        before = {
+            number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def building_closed(building: AbstractContextManager[App]) -> Iterator[None]:
+    """Close what was built at the end, however it ends."""
+    try:
+        yield
+    finally:
+        building.__exit__(None, None, None)
+
+
+class Work:
+    """One App at work: the scheduler for its meters, the lanes for its sinks."""
+
+    def __init__(self, app: App, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._wake = {sink: threading.Condition() for sink in app.sink_ids}
+        self._collecting: set[str] = set()
+        self._idle = threading.Condition()
+        self._log = log.logger()
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(MOST_COLLECTIONS)},
+            job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
+        )
+        self._lanes = [
+            threading.Thread(target=self._lane, args=(sink,), name=f"{sink}-{number}", daemon=True)
+            for sink in app.sink_ids
+            for number in range(LANES)
+        ]
+
+    def start(self) -> None:
+        """Begin: every meter at once, then by its clock; every sink at once, then whenever something is due."""
+        for name, collection in self._app.collections.items():
+            meter = self._app.config.meters[name]
+            trigger = (
+                CronTrigger.from_crontab(meter.cron, timezone=UTC)
+                if meter.cron
+                else IntervalTrigger(seconds=period(meter).total_seconds(), timezone=UTC)
+            )
+            self._scheduler.add_job(
+                self._collect, trigger, args=[collection], id=name, next_run_time=self._clock()
+            )
+        self._scheduler.start()
+        for lane in self._lanes:
+            lane.start()
+        self._log.info(
+            log.DAEMON_STARTED,
+            pid=os.getpid(),
+            meters=sorted(self._app.collections),
+            sinks=sorted(self._app.sinks),
+        )
+
+    def stop(self) -> None:
+        """Begin nothing new, wait for what is in the air, and come back."""
+        until = monotonic() + STOP_SECONDS
+        self._stopping.set()
+        for collection in self._app.collections.values():
+            collection.stop()
+        for sink in self._app.sinks.values():
+            sink.stop()
+        for condition in self._wake.values():
+            with condition:
+                condition.notify_all()
+        for lane in self._lanes:
+            lane.join(max(0.0, until - monotonic()))
+        self._scheduler.shutdown(wait=False)
+        with self._idle:
+            self._idle.wait_for(lambda: not self._collecting, max(0.0, until - monotonic()))
+
+    def _collect(self, collection: Collection) -> None:
+        """Run one round of a meter, so that stopping can wait for it."""
+        name = collection.meter.name
+        with self._idle:
+            self._collecting.add(name)
+        try:
+            self._round(name, collection)
+        finally:
+            with self._idle:
+                self._collecting.discard(name)
+                self._idle.notify_all()
+
+    def _round(self, name: str, collection: Collection) -> None:
+        """Run one round of a meter and say in one line what it did."""
+        try:
+            result = collection.run_once(self._clock())
+        except (LeaseLost, InvariantBroken) as error:
+            if isinstance(error, InvariantBroken):
+                self._log.critical(log.METER_STOPPED, meter=name, reason=str(error))
+                self._scheduler.remove_job(name)
+            else:
+                self._log.warning(log.PASS_SKIPPED, meter=name, reason=str(error))
+        except AggregatorError as error:
+            self._log.error(log.PASS_FAILED, meter=name, reason=str(error))
+        except Exception:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
+            self._log.exception(log.UNEXPECTED, meter=name)
+        else:
+            self._report(result)
+            if result.planned:
+                self._rouse(collection)
+
+    def _report(self, result: Collected) -> None:
+        if result.busy:
+            self._log.debug(log.PASS_SKIPPED, meter=result.meter, reason="another process has the meter")
+        elif result.changed or result.deferred or result.moved:
+            self._log.info(log.PASS_COMMITTED, **result.figures())
+        else:
+            self._log.debug(log.PASS_UNCHANGED, **result.figures())
+
+    def _rouse(self, collection: Collection) -> None:
+        for sink in collection.meter.sinks:
+            with self._wake[sink]:
+                self._wake[sink].notify_all()
+
+    def _lane(self, sink: str) -> None:
+        """Deliver to a sink for as long as it takes events and nobody says stop."""
+        delivery = self._app.delivery(sink, self._clock)
+        while not self._stopping.is_set():
+            try:
+                result = delivery.run_once(self._clock())
+            except AggregatorError as error:
+                self._log.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
+                self._stopping.wait(RETRY_SECONDS)
+                continue
+            except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
+                self._log.exception(log.UNEXPECTED, sink=sink)
+                self._stopping.wait(RETRY_SECONDS)
+                continue
+            self._tell(sink, result)
+            if result.halted:
+                return
+            if result.claimed and result.again == result.claimed:
+                self._stopping.wait(RETRY_SECONDS)
+            elif not result.claimed:
+                with self._wake[sink]:
+                    self._wake[sink].wait(IDLE_SECONDS)
+
+    def _tell(self, sink: str, result: Delivered) -> None:
+        if result.claimed:
+            self._log.info(log.BATCH_DELIVERED, sink=sink, **result.figures())
+        for event, reason in result.refusals.items():
+            self._log.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
+        if result.halted:
+            self._log.critical(log.SINK_HALTED, sink=sink, reason=result.halted)

@@ -1,0 +1,182 @@
+"""What the ledger says of itself: for `status`, for proofs, and for whoever asks why a number is what it is.
+
+Everything shown is derived from rows that were committed with what they count; no counter is kept beside them.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.ledger.database import Database
+from aggregator.model import Span
+
+STATUS = """
+select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
+       coalesce(waiting.due, 0), coalesce(waiting.sending, 0), waiting.oldest,
+       coalesce(parked.held, 0), coalesce(parked.refused, 0), coalesce(parked.in_doubt, 0),
+       coalesce(aside.rows, 0), coalesce(aside.quantity, 0),
+       last.started_at, failed.error, failed.started_at, sink.halted_reason
+  from aggregator.feed
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+  left join (
+        select feed_id, count(*) filter (where claim_id is null) as due,
+               count(*) filter (where claim_id is not null) as sending, min(due_at) as oldest
+          from aggregator.outbox group by feed_id
+       ) as waiting on waiting.feed_id = feed.id
+  left join (
+        select feed_id, count(*) filter (where state = 'held') as held,
+               count(*) filter (where state = 'refused') as refused,
+               count(*) filter (where state = 'in_doubt') as in_doubt
+          from aggregator.parked group by feed_id
+       ) as parked on parked.feed_id = feed.id
+  left join (
+        select meter_id, sum(rows) as rows, sum(quantity) as quantity from aggregator.aside group by meter_id
+       ) as aside on aside.meter_id = meter.id
+  left join lateral (
+        select started_at, id from aggregator.run where meter_id = meter.id order by id desc limit 1
+       ) as last on true
+  left join lateral (
+        select started_at, error from aggregator.run
+         where meter_id = meter.id and id = last.id and error is not null
+       ) as failed on true
+ order by meter.name, sink.name
+"""
+
+PARKED = """
+select meter.name, sink.name, event.customer, event.window_start, event.revision, event.delta, event.total,
+       parked.state, parked.reason, parked.since, event.id
+  from aggregator.parked
+  join aggregator.event on event.id = parked.event_id
+  join aggregator.feed on feed.id = parked.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+ order by parked.since desc, event.id desc limit %(limit)s
+"""
+
+ASIDE = """
+select meter.name, reason, customer, sum(rows), sum(quantity), min(window_start), max(window_start)
+  from aggregator.aside join aggregator.meter on meter.id = aside.meter_id
+ group by 1, 2, 3 order by 4 desc limit %(limit)s
+"""
+
+TOTALS = """
+select slot.customer, sum(slot.quantity), sum(slot.total) - coalesce(sum(parked.delta), 0), coalesce(sum(parked.delta), 0)
+  from aggregator.slot
+  join aggregator.feed on feed.id = slot.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+  left join lateral (
+        select sum(event.delta) as delta from aggregator.event
+         where event.slot_id = slot.id and event.state in ('held', 'refused', 'in_doubt')
+       ) as parked on true
+ where meter.name = %(meter)s and sink.name = %(sink)s
+   and slot.window_start >= %(start)s and slot.window_start < %(end)s
+ group by slot.customer order by slot.customer
+"""
+
+KNOWN_EVENTS = """
+select count(*) from aggregator.event
+  join aggregator.feed on feed.id = event.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+ where meter.name = %(meter)s and event.window_start >= %(start)s and event.window_start < %(end)s
+   and event.state <> 'void'
+"""
+
+
+class Standing(NamedTuple):
+    """How one meter stands with one sink."""
+
+    meter: str
+    sink: str
+    mark: dt.datetime
+    start_at: dt.datetime
+    window_seconds: int
+    due: int
+    sending: int
+    oldest_due_at: dt.datetime | None
+    held: int
+    refused: int
+    in_doubt: int
+    unmapped_rows: int
+    unmapped_quantity: Decimal
+    last_run_at: dt.datetime | None
+    error: str | None
+    error_at: dt.datetime | None
+    halted: str | None
+
+
+class Parked(NamedTuple):
+    """An event that waits for a person, or for proof from the sink."""
+
+    meter: str
+    sink: str
+    customer: str
+    window_start: dt.datetime
+    revision: int
+    delta: Decimal
+    total: Decimal
+    state: str
+    reason: str
+    since: dt.datetime
+    event: int
+
+
+class Aside(NamedTuple):
+    """What the source said that can be billed to nobody."""
+
+    meter: str
+    reason: str
+    customer: str | None
+    rows: int
+    quantity: Decimal | None
+    first_window: dt.datetime
+    last_window: dt.datetime
+
+
+class Total(NamedTuple):
+    """What the ledger holds for one customer: what was read, what is billed, what waits for a person."""
+
+    customer: str
+    quantity: Decimal
+    billed: Decimal
+    parked: Decimal
+
+
+class Reports:
+    """The questions that can be asked of a ledger. Nothing here writes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def status(self) -> list[Standing]:
+        """Return how every meter stands with every sink it feeds."""
+        with self._database.transaction() as connection:
+            return [Standing._make(row) for row in connection.execute(STATUS)]
+
+    def parked(self, limit: int = 20) -> list[Parked]:
+        """Return the events that wait for a person, the newest first."""
+        with self._database.transaction() as connection:
+            return [Parked._make(row) for row in connection.execute(PARKED, {"limit": limit})]
+
+    def aside(self, limit: int = 20) -> list[Aside]:
+        """Return what could be billed to nobody, the most rows first."""
+        with self._database.transaction() as connection:
+            return [Aside._make(row) for row in connection.execute(ASIDE, {"limit": limit})]
+
+    def totals(self, meter: str, sink: str, span: Span) -> Iterator[Total]:
+        """Yield what the ledger holds per customer over a span of whole windows, in the order of customers."""
+        values = {"meter": meter, "sink": sink, "start": span.start, "end": span.end}
+        with self._database.transaction() as connection, connection.cursor(name="totals") as cursor:
+            cursor.itersize = 5_000
+            for row in cursor.execute(TOTALS, values):
+                yield Total._make(row)
+
+    def known_events(self, meter: str, span: Span) -> int:
+        """Return how many events the ledger has for a span: what a backfill of it would find done already."""
+        values = {"meter": meter, "start": span.start, "end": span.end}
+        with self._database.transaction() as connection:
+            row = connection.execute(KNOWN_EVENTS, values).fetchone()
+        assert row is not None
+        return int(row[0])

@@ -1,0 +1,112 @@
+"""The official library, set up our way, and what its errors say.
+
+Rules
+- It repeats nothing by itself: each attempt is ours, recorded beforehand. As it makes a new Idempotency-Key for every
+  call, no saved answer (docs.stripe.com/api/idempotent_requests) can stand in for the truth.
+- The API version is pinned here, not by the release of the library that happens to be installed.
+- All its addresses follow `api_base`, so that nothing meant for a sandbox can reach Stripe.
+- It writes no log below a warning: at INFO it has two lines per call, with customers' ids in Stripe's messages.
+- Certificates are verified against the library's own list of authorities.
+"""
+
+import logging
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from aggregator.sinks.stripe.verdicts import Refusal, Silence
+
+if TYPE_CHECKING:
+    import stripe
+
+API_VERSION = "2026-10-28.endive"
+"""docs.stripe.com/api/versioning; raised on purpose, together with the tests."""
+
+CONNECT_SHARE = 0.5
+"""Share of the timeout for making a connection. Below 1, so that a call which never left can be told from one that did."""
+
+KEEP_ALIVE_SECONDS = 15.0
+"""An idle connection is closed by us before Stripe closes it, which would leave a call on it without an answer."""
+
+
+class Client:
+    """One pool of connections. Made, used and closed on one event loop."""
+
+    def __init__(
+        self, api_key: str, *, api_base: str | None, timeout_seconds: float, connections: int
+    ) -> None:
+        import aiohttp
+        import stripe
+
+        stripe.enable_telemetry = False  # a fifth of the time of a call goes into it
+        logging.getLogger("stripe").setLevel(logging.WARNING)
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=timeout_seconds * CONNECT_SHARE)
+        connector = aiohttp.TCPConnector(
+            limit=connections,
+            ssl=ssl.create_default_context(cafile=stripe.ca_bundle_path),
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+        )
+        self._http = stripe.AIOHTTPClient(timeout=timeout, connector=connector)
+        self._secret = api_key
+        self.timeout_seconds = timeout_seconds
+        base = api_base.rstrip("/") if api_base else None
+        self.api = stripe.StripeClient(
+            api_key,
+            http_client=self._http,
+            stripe_version=API_VERSION,
+            max_network_retries=0,
+            base_addresses={"api": base, "meter_events": base, "files": base, "connect": base}
+            if base
+            else None,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close_async()  # type: ignore[no-untyped-call]  # as the library has it
+
+    def describe(self, error: Exception) -> Refusal | Silence:
+        """Say what an error of a call tells: an answer that refuses, or none. Never repeats the key."""
+        import stripe
+
+        if isinstance(error, stripe.StripeError) and error.http_status is not None:
+            refusal = _refusal(error, error.http_status)
+            return refusal._replace(message=refusal.message.replace(self._secret, "[key]"))
+        return silence(error.__cause__ or error, self.timeout_seconds)
+
+
+def _refusal(error: "stripe.StripeError", status: int) -> Refusal:
+    """Read an error that carries a status. Its body is in Stripe's shape, or it is somebody else's."""
+    body = error.json_body
+    told = body.get("error") if isinstance(body, Mapping) else None
+    headers = error.headers or {}
+    retry_after, should_retry = headers.get("retry-after"), headers.get("stripe-should-retry")
+    if not isinstance(told, Mapping):
+        return Refusal(status, readable=False, retry_after=retry_after, request_id=error.request_id)
+    return Refusal(
+        status,
+        str(told.get("message") or ""),
+        told.get("type"),
+        told.get("code"),
+        retry_after=retry_after,
+        should_retry=should_retry,
+        request_id=error.request_id,
+    )
+
+
+def silence(cause: BaseException, timeout_seconds: float) -> Silence:
+    """Tell a call that never left from one that may have. Only a failure to connect is proof."""
+    import aiohttp
+
+    match cause:
+        case aiohttp.ClientConnectorError() | aiohttp.ClientHttpProxyError() | aiohttp.InvalidURL():
+            return Silence(left=False, what=f"cannot be reached: {cause}")
+        case aiohttp.ConnectionTimeoutError():
+            return Silence(left=False, what="cannot be reached: connecting took too long")
+        case TimeoutError():
+            return Silence(left=True, what=f"no answer within {timeout_seconds:g} s")
+        case aiohttp.ClientError() | OSError():
+            return Silence(
+                left=True, what=f"the connection broke before the answer came ({type(cause).__name__})"
+            )
+        case _:
+            return Silence(left=True, what=f"the answer could not be read ({type(cause).__name__})")

@@ -1,0 +1,177 @@
+"""What each of Stripe's answers means for one event. Pure: descriptions in, judgements out.
+
+Rules
+- Only an answer whose echo agrees with what was sent is an acceptance.
+- What certainly was not carried out is BUSY or REFUSED; what may have been is UNKNOWN. In doubt it may have been.
+- A refusal of the key, the permission or the address is no word on the event: it halts the sink, and the event counts as
+  never having left.
+- An answer that is not in the table is refused with Stripe's own words, so that it is neither lost nor repeated for ever.
+
+The statuses and codes are those of docs.stripe.com/api/errors, docs.stripe.com/error-codes, docs.stripe.com/rate-limits
+and, for meter events, docs.stripe.com/api/v2/billing/meter-event/create.
+"""
+
+import math
+from typing import NamedTuple
+
+from aggregator.model import Answer
+
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+"""A sink's wish is honoured up to here; a slip in a header must not park usage for days."""
+
+KEY_CODES = frozenset(
+    {"api_key_expired", "platform_api_key_expired", "secret_key_required", "tls_version_unsupported"}
+)
+"""Codes that are about the caller, not the call, on whatever status (docs.stripe.com/error-codes)."""
+
+TOO_MANY = 429
+CONFLICT = 409
+REQUEST_TIMEOUT = 408
+
+
+class Echo(NamedTuple):
+    """What the answer to an accepted event repeats of it, or what it ought to repeat."""
+
+    identifier: str | None
+    event_name: str | None
+    livemode: bool | None
+    request_id: str | None = None
+
+
+class Refusal(NamedTuple):
+    """An answer that is not a usable 2xx. `readable` says whether its body was an error in Stripe's shape."""
+
+    status: int
+    message: str = ""
+    kind: str | None = None
+    code: str | None = None
+    readable: bool = True
+    retry_after: str | None = None
+    should_retry: str | None = None
+    request_id: str | None = None
+
+
+class Silence(NamedTuple):
+    """No answer at all. `left` says whether a byte of the request may have left."""
+
+    left: bool
+    what: str
+
+
+class Judgement(NamedTuple):
+    """A verdict, and what it means beyond its event: slow down, or halt the sink for the reason given."""
+
+    answer: Answer
+    reason: str | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+    throttled: bool = False
+    halt: str | None = None
+
+
+def judge_echo(echo: Echo, sent: Echo, sink: str) -> Judgement:
+    """Judge an answer that says the event was taken."""
+    if (echo.identifier, echo.event_name) != (sent.identifier, sent.event_name) or echo.livemode is None:
+        told = f"{echo.event_name!r} with identifier {echo.identifier!r}"
+        return Judgement(
+            Answer.UNKNOWN, f"the answer is not about this event but about {told}", echo.request_id
+        )
+    if echo.livemode != sent.livemode:
+        is_, should = _mode(live=echo.livemode), _mode(live=sent.livemode)
+        return Judgement(
+            Answer.UNKNOWN,
+            f"recorded in {is_} mode instead of {should} mode",
+            echo.request_id,
+            halt=f"Sink {sink} is set to {should} mode, but Stripe records its events in {is_} mode. "
+            "Correct `mode` or `api_key`, then restart or send SIGHUP.",
+        )
+    return Judgement(Answer.ACCEPTED, request_id=echo.request_id)
+
+
+def judge_silence(silence: Silence) -> Judgement:
+    """Judge a call that came back without an answer."""
+    return Judgement(Answer.UNKNOWN if silence.left else Answer.BUSY, silence.what)
+
+
+def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
+    """Judge an answer that is not a usable 2xx."""
+    halt = why_halt(refusal, sink)
+    if halt is not None:
+        return Judgement(Answer.UNSENT, describe(refusal), refusal.request_id, halt=halt)
+    answer = _answer(refusal)
+    again = answer in (Answer.BUSY, Answer.UNKNOWN)
+    return Judgement(
+        answer,
+        describe(refusal),
+        refusal.request_id,
+        retry_after=_seconds(refusal.retry_after) if again else None,
+        throttled=_is_rate_limit(refusal),
+    )
+
+
+def why_halt(refusal: Refusal, sink: str) -> str | None:
+    """Say why the sink as a whole is refused, and what to do about it; None if only the call is."""
+    told = describe(refusal)
+    then = "then restart or send SIGHUP."
+    if refusal.status == 401 or refusal.code in KEY_CODES:
+        return f"Stripe does not accept the API key of sink {sink}: {told}. Correct `api_key`, {then}"
+    if refusal.status == 403:
+        return f"The API key of sink {sink} lacks a permission: {told}. Grant it or change `api_key`, {then}"
+    if refusal.status == 404 and not _is_missing_object(refusal):
+        return f"Stripe's API is not at the address of sink {sink}: {told}. Correct `api_base`, {then}"
+    return None
+
+
+def describe(refusal: Refusal) -> str:
+    """Put a refusal into one line: Stripe's own words, the status, the code."""
+    words = refusal.message.strip().removesuffix(".") if refusal.readable else "unreadable answer"
+    code = f", {refusal.code}" if refusal.code else ""
+    return f"{words or 'no message'} ({refusal.status}{code})"
+
+
+def _answer(refusal: Refusal) -> Answer:
+    """Say what a refusal of one call means for its event. The order matters: what leaves it open comes first."""
+    status = refusal.status
+    if not refusal.readable or not 400 <= status < 500 or status == REQUEST_TIMEOUT:
+        return Answer.UNKNOWN
+    if refusal.kind == "idempotency_error":
+        return (
+            Answer.UNKNOWN
+        )  # cannot happen with a fresh key per attempt; if it does, we do not know what was done
+    if _is_duplicate(refusal):
+        return Answer.DUPLICATE
+    if status in (CONFLICT, TOO_MANY) or refusal.code in ("rate_limit", "lock_timeout"):
+        return Answer.BUSY  # turned away before anything was done
+    if refusal.should_retry == "true":
+        return Answer.UNKNOWN
+    return Answer.REFUSED
+
+
+def _is_duplicate(refusal: Refusal) -> bool:
+    """Recognise a repeated identifier. Version 1 of the API gives it no code; only the message tells."""
+    return refusal.status == 400 and (
+        refusal.code == "duplicate_meter_event" or "already exists with identifier" in refusal.message
+    )
+
+
+def _is_missing_object(refusal: Refusal) -> bool:
+    """Tell a customer or meter that does not exist from an endpoint that does not."""
+    return refusal.code == "resource_missing" or refusal.message.startswith("No such")
+
+
+def _is_rate_limit(refusal: Refusal) -> bool:
+    """Tell a limit on the account's calls from a lock on one object, which slower calls elsewhere would not loosen."""
+    return (refusal.status == TOO_MANY or refusal.code == "rate_limit") and refusal.code != "lock_timeout"
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read a Retry-After header in seconds; its other form, a date, is of no use without the sender's clock."""
+    try:
+        seconds = float(retry_after or "nan")
+    except ValueError:
+        return None
+    return min(seconds, LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _mode(*, live: bool | None) -> str:
+    return "live" if live else "test"

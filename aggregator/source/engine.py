@@ -1,0 +1,247 @@
+"""A source: one application database, asked with the user's own SQL.
+
+Rules
+- One span is read in one read-only transaction, which sees one state of the database. It is rolled back at the end.
+- The SQL is the user's text; `:start` and `:end` are bound values. No SQL is ever made of strings.
+- A read that fails raises, and whatever it yielded before is worth nothing.
+- No message holds the URL or its password: a source is known by its configured name.
+"""
+
+import datetime as dt
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple, assert_never
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from aggregator.errors import QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
+from aggregator.model import Reading, Span
+from aggregator.source.dialects import Dialect, Fault, Renew, dialect_of
+from aggregator.source.rows import Instants, Places, Rows, places
+from aggregator.windows import tile
+
+BATCH = 5_000
+"""Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""
+
+CAST_OF_BOUND = re.compile(r"(?<![:\w\\])(:(?:start|end))(?=::)")
+"""`:start::date`, which SQLAlchemy does not take for a parameter and a cast."""
+
+OTHER_COLON = re.compile(r"(?<![:\w\\]):(?!(?:start|end)\b)(?=\w)")
+"""A colon that is the text's own, as in the JSON `{"paid":true}`."""
+
+SECRET_OPTIONS = ("password", "sslpassword")
+
+DRIVER_ERRORS = (SQLAlchemyError, sqlite3.Warning, OSError, UnicodeError)
+
+
+class Shape(NamedTuple):
+    """Which of the optional columns a query returns."""
+
+    returns_window: bool
+    returns_at: bool
+
+
+class Snapshot(NamedTuple):
+    """One open transaction."""
+
+    connection: sa.Connection
+    dialect: Dialect
+    renew: Renew
+
+    def ask(self, statement: sa.TextClause, span: Span, batch: int = BATCH) -> sa.CursorResult[Any]:
+        """Run the query over a span; rows are fetched in batches as they are taken."""
+        self.renew()
+        values = {"start": self.dialect.bound(span.start), "end": self.dialect.bound(span.end)}
+        options = {"stream_results": True, "max_row_buffer": batch, "yield_per": batch}
+        return self.connection.execute(statement, values, execution_options=options)
+
+    def batches(self, result: sa.CursorResult[Any]) -> Iterator[list[sa.Row[Any]]]:
+        """Fetch batch by batch."""
+        self.renew()
+        while rows := result.fetchmany(BATCH):
+            yield list(rows)
+            self.renew()
+
+
+class Source:
+    """One application database. Connects when first asked, once per read; any number of threads may read at once.
+
+    `statement_timeout` bounds every statement and every fetch of a batch. `timezone="UTC"` declares that timestamps without
+    a time zone are UTC; SQLite's are by its own convention. Any `postgresql://` or `postgres://` URL is served by psycopg 3.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        statement_timeout: dt.timedelta,
+        timezone: str | None = None,
+        application_name: str = "aggregator",
+    ) -> None:
+        assert statement_timeout > dt.timedelta(0), "zero would mean no timeout"
+        if timezone not in {None, "UTC"}:
+            raise SourceError(
+                f"Source {name}: `timezone` can only be UTC; convert other columns in the query."
+            )
+        self.name = name
+        self._url = _parsed(name, url)
+        self._dialect = dialect_of(self._url)
+        self._statement_timeout = statement_timeout
+        self._application_name = application_name
+        self._instants = Instants(
+            self._dialect.naive_is_utc or timezone == "UTC", self._dialect.from_number, self._refusal
+        )
+        self._secrets = _secrets(self._url, url)
+        self._lock = threading.Lock()
+        self._engine: sa.Engine | None = None
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}, {self._dialect.name})"
+
+    @property
+    def cannot_promise(self) -> tuple[str, ...]:
+        """What is not certain with this kind of database, one sentence each; empty for Postgres and SQLite."""
+        return self._dialect.cannot_promise
+
+    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+        """Yield all readings of a span in batches, from one snapshot.
+
+        A query that returns `window` is asked once, any other once per window. Raises QueryRejected, QueryTimedOut or
+        SourceUnreachable; only a read that came to its end is complete. Closing the iterator early ends the transaction.
+        """
+        statement = self._statement(query)
+        with self._snapshot() as snapshot:
+            for asked in self._questions(snapshot, statement, span, window):
+                with closing(snapshot.ask(statement, asked)) as result:
+                    rows = Rows(self._places(result), self._instants, asked, window, self._refusal)
+                    for batch in snapshot.batches(result):
+                        yield rows.readings(batch)
+
+    def columns(self, query: str, span: Span) -> Shape:
+        """Try the query over a span, fetching one row at most, and say what it returns. Raises as `read` does."""
+        statement = self._statement(query)
+        with self._snapshot() as snapshot, closing(snapshot.ask(statement, span, batch=1)) as result:
+            found = self._places(result)
+            row = result.fetchone()
+            if row is not None:
+                self._try_instants(found, row)
+        return Shape(found.window is not None, found.at is not None)
+
+    def ping(self) -> None:
+        """Raise SourceUnreachable with the reason if the database cannot be read."""
+        with self._snapshot() as snapshot:
+            snapshot.connection.execute(sa.select(sa.literal(1)))
+
+    def close(self) -> None:
+        """Let go of the engine. A read under way keeps its connection until it ends."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.dispose()
+            self._engine = None
+
+    def _questions(
+        self, snapshot: Snapshot, statement: sa.TextClause, span: Span, window: dt.timedelta
+    ) -> Iterator[Span]:
+        """Yield the spans to ask the query for. Which columns it returns is tried on the first window."""
+        windows = list(tile(span, window))
+        if len(windows) > 1:
+            with closing(snapshot.ask(statement, windows[0], batch=1)) as result:
+                if self._places(result).window is not None:
+                    windows = [span]
+        yield from windows
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Snapshot]:
+        """Hold one transaction open; whatever the driver raises meanwhile comes out as one of our errors."""
+        try:
+            with self._connect() as connection:
+                yield Snapshot(
+                    connection, self._dialect, self._dialect.begin(connection, self._statement_timeout)
+                )
+        except DRIVER_ERRORS as error:
+            # Not chained: the driver's text may hold what ours must not.
+            raise self._explained(error) from None
+
+    def _connect(self) -> sa.Connection:
+        with self._lock:
+            if self._engine is None:
+                try:
+                    self._engine = self._dialect.engine(self._url, self._application_name)
+                except (ArgumentError, ImportError) as error:
+                    raise SourceUnreachable(
+                        f"Source {self.name}: the driver for {self._dialect.name} is not installed "
+                        f"({self._clean(str(error))})"
+                    ) from None
+            engine = self._engine
+        return engine.connect()
+
+    def _statement(self, query: str) -> sa.TextClause:
+        """Return the text with `:start` and `:end` as its only parameters."""
+        if "\0" in query:
+            raise self._refusal("the query holds a NUL character")
+        text = OTHER_COLON.sub(r"\:", CAST_OF_BOUND.sub(r"(\1)", query))
+        # On a line of its own, so that line numbers in the server's errors can be told.
+        return sa.text("\n" + text)
+
+    def _places(self, result: sa.CursorResult[Any]) -> Places:
+        if not result.returns_rows:
+            raise self._refusal("a usage query may only read, and must return rows: write one `select`")
+        return places(list(result.keys()), self._refusal)
+
+    def _try_instants(self, found: Places, row: sa.Row[Any]) -> None:
+        for column, place in (("at", found.at), ("window", found.window)):
+            if place is not None and row[place] is not None:
+                self._instants.read(column, row[place])
+
+    def _refusal(self, reason: str) -> QueryRejected:
+        return QueryRejected(f"Source {self.name}: {reason}")
+
+    def _explained(self, error: Exception) -> SourceError:
+        """Return our error for a driver's: what happened, to which source, what to do."""
+        if isinstance(error, OSError):
+            return SourceUnreachable(f"Source {self.name} cannot be read: {self._clean(str(error))}")
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        said = self._clean(self._dialect.said(cause))
+        fault = self._dialect.fault(cause)
+        match fault:
+            case Fault.TRANSIENT:
+                return SourceUnreachable(f"Source {self.name} cannot be read: {said}")
+            case Fault.TIMED_OUT:
+                seconds = self._statement_timeout.total_seconds()
+                return QueryTimedOut(
+                    f"Source {self.name}: the query was stopped, it may take {seconds:g} s ({said}): give its time column "
+                    "an index, let it return `window`, or raise `statement_timeout`"
+                )
+            case Fault.NOT_A_READ:
+                return self._refusal(f"a usage query is one statement and may only read: {said}")
+            case Fault.REFUSED:
+                return self._refusal(f"the query is refused: {said}")
+            case _:
+                assert_never(fault)
+
+    def _clean(self, text: str) -> str:
+        """Return the text without the secrets of our URL."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _parsed(name: str, url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise SourceError(
+            f"Source {name}: its URL cannot be understood; write kind://user:password@host/database"
+        ) from None
+
+
+def _secrets(parsed: sa.URL, url: str) -> list[str]:
+    """Return what may not appear in any message, the longest first."""
+    options = [parsed.query.get(option) for option in SECRET_OPTIONS]
+    found = {url, parsed.password, *(value for value in options if isinstance(value, str))}
+    return sorted((secret for secret in found if secret), key=len, reverse=True)

@@ -1,0 +1,193 @@
+"""From a configuration to working parts. The only place that names concrete sources and sinks.
+
+Rules
+- Building connects to the ledger and registers the meters; sources and sinks connect when they are first used.
+- Whoever builds closes: every part that holds a thread, a connection or a server is given back in the reverse order.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from aggregator.clock import Clock, monotonic
+from aggregator.collection import Collection
+from aggregator.config import Config, StripeSink, fingerprint
+from aggregator.config import Meter as ConfiguredMeter
+from aggregator.delivery import Delivery
+from aggregator.embedded import EmbeddedPostgres
+from aggregator.errors import LedgerError
+from aggregator.ledger.database import Database, identity, migrate, unfit
+from aggregator.ledger.meters import Meters, Registered
+from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.passes import Passes
+from aggregator.ledger.reports import Reports
+from aggregator.model import Decreases, Meter
+from aggregator.sinks import Sink
+from aggregator.source import Source
+
+CLAIM_MARGIN = timedelta(seconds=50)
+"""A claim outlasts the sink's time-out by this much, so that it runs out only when its process is gone or stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The verbs of one ledger, by what they are about."""
+
+    id: str
+    database: Database
+    meters: Meters
+    passes: Passes
+    outbox: Outbox
+    reports: Reports
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Every part, put together: collections by meter, deliveries by sink."""
+
+    config: Config
+    ledger: Ledger
+    sources: dict[str, Source]
+    sinks: dict[str, Sink]
+    registered: dict[str, Registered]
+    collections: dict[str, Collection]
+    sink_ids: dict[str, int]
+
+    def delivery(self, sink: str, clock: Clock) -> Delivery:
+        """Return a new delivery for a sink; several may work beside each other."""
+        return Delivery(self.ledger.outbox, self.sinks[sink], self.sink_ids[sink], clock)
+
+
+@contextmanager
+def ledger_url(config: Config) -> Iterator[str]:
+    """Give the ledger's URL; without one in the configuration, run the embedded Postgres meanwhile."""
+    configured = config.ledger.url_revealed()
+    if configured is not None:
+        yield configured
+        return
+    with EmbeddedPostgres(config.state_dir / "postgres") as server:
+        yield server.url()
+
+
+@contextmanager
+def open_ledger(config: Config, *, may_migrate: bool, name: str = "aggregator") -> Iterator[Ledger]:
+    """Open the ledger, brought to the newest revision first if that is allowed.
+
+    Raises LedgerUnreachable, LedgerOutdated, or LedgerError when the server is not fit to keep a ledger.
+    """
+    with ledger_url(config) as url:
+        if may_migrate and config.ledger.migrate:
+            migrate(url)
+        with Database(url, name=name) as database:
+            yield _verbs(config, database)
+
+
+def _verbs(config: Config, database: Database) -> Ledger:
+    who = uuid.uuid4()
+    ledger_id = str(identity(database).ledger_id)
+    faults = unfit(database)
+    if faults:
+        raise LedgerError(" ".join(faults))
+    lease = config.ledger.lease
+    longest = max((sink.timeout for sink in config.sinks.values()), default=timedelta(seconds=10))
+    return Ledger(
+        ledger_id,
+        database,
+        Meters(database, who, lease),
+        Passes(database, lease, monotonic),
+        Outbox(database, who, longest + CLAIM_MARGIN),
+        Reports(database),
+    )
+
+
+@contextmanager
+def build(config: Config, *, name: str = "aggregator") -> Iterator[App]:
+    """Put everything together, and give it all back at the end."""
+    with ExitStack() as stack:
+        ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name))
+        sources = {key: _source(config, key, name) for key in config.sources}
+        for source in sources.values():
+            stack.callback(source.close)
+        sinks = {key: build_sink(config, key) for key in config.sinks}
+        for sink in sinks.values():
+            stack.callback(sink.close)
+        registered = dict(ledger.meters.register([meter_of(meter) for meter in config.meters.values()]))
+        yield App(
+            config,
+            ledger,
+            sources,
+            sinks,
+            registered,
+            {key: _collection(known, sources, sinks, ledger) for key, known in registered.items()},
+            {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
+        )
+
+
+def meter_of(meter: ConfiguredMeter) -> Meter:
+    """Return the core's view of a configured meter."""
+    return Meter(
+        name=meter.name,
+        source=meter.source,
+        query=meter.query_text,
+        fingerprint=fingerprint(meter),
+        sinks=tuple(meter.sinks),
+        window=meter.window,
+        start_at=meter.start_at,
+        settle=meter.settle,
+        revisit=meter.revisit,
+        decimals=meter.decimals,
+        decreases=Decreases(meter.decreases),
+    )
+
+
+def _source(config: Config, name: str, application_name: str) -> Source:
+    source = config.sources[name]
+    return Source(
+        name,
+        source.url_revealed(),
+        statement_timeout=source.statement_timeout,
+        timezone=source.timezone,
+        application_name=application_name,
+    )
+
+
+def build_sink(config: Config, name: str) -> Sink:
+    """Return a sink as configured; it connects when it is first used."""
+    sink = config.sinks[name]
+    match sink:
+        case StripeSink():
+            from aggregator.sinks.stripe import StripeMeter
+            from aggregator.sinks.stripe import StripeSink as Stripe
+
+            return Stripe(
+                name,
+                api_key=sink.api_key_revealed(),
+                mode=sink.mode,
+                api_base=sink.api_base,
+                calls_per_second=sink.calls_per_second,
+                timeout=sink.timeout,
+                max_in_flight=sink.max_in_flight,
+                meters={
+                    meter.name: StripeMeter(
+                        meter.stripe.event_name, meter.stripe.customer_key, meter.stripe.value_key
+                    )
+                    for meter in config.meters.values()
+                    if name in meter.sinks
+                },
+            )
+
+
+def _collection(
+    known: Registered, sources: dict[str, Source], sinks: dict[str, Sink], ledger: Ledger
+) -> Collection:
+    return Collection(
+        known,
+        sources[known.meter.source],
+        ledger.meters,
+        ledger.passes,
+        ledger_id=ledger.id,
+        limits={feed.sink: sinks[feed.sink].limits for feed in known.feeds},
+        elapsed=monotonic,
+    )
