@@ -8,6 +8,8 @@ Rules
 - It grows by equal steps (additive increase, multiplicative decrease), so that several senders end up sharing fairly.
 """
 
+import math
+
 BURST_SECONDS = 0.02
 """What may leave at once after a lull, in seconds' worth of calls: covers the grain of timers, stays within the limit."""
 
@@ -42,7 +44,7 @@ class Pace:
         """Take leave for one call and return how many seconds it has to wait for it."""
         earned_until = self._earn(now)
         self._tokens -= 1.0
-        return earned_until - now + max(0.0, -self._tokens) / self.rate
+        return earned_until - now + self._seconds_to_earn(max(0.0, -self._tokens))
 
     def throttled(self, now: float, pause_seconds: float = 0.0) -> None:
         """Take a refusal into account: slow down, and let nothing go for as long as the far side asked for."""
@@ -58,8 +60,19 @@ class Pace:
             self._earned_until = now
         elapsed = max(0.0, now - self._earned_until)
         growing = min(elapsed, (self._top - self.rate) / self._growth)
-        earned = self.rate * growing + self._growth * growing**2 / 2 + self._top * (elapsed - growing)
+        earned = self._earned_growing(growing) + self._top * (elapsed - growing)
         self._tokens = min(self.burst, self._tokens + earned)
         self.rate = min(self._top, self.rate + self._growth * growing)
         self._earned_until = max(now, self._earned_until)
         return self._earned_until
+
+    def _seconds_to_earn(self, tokens: float) -> float:
+        """Return how long it takes to earn so many tokens while the rate grows: no longer, or the rest would pile up."""
+        growing = (self._top - self.rate) / self._growth
+        beyond = tokens - self._earned_growing(growing)
+        if beyond > 0:
+            return growing + beyond / self._top
+        return 2 * tokens / (self.rate + math.sqrt(self.rate**2 + 2 * self._growth * tokens))
+
+    def _earned_growing(self, seconds: float) -> float:
+        return self.rate * seconds + self._growth * seconds**2 / 2

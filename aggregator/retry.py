@@ -20,6 +20,9 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 300.0
 """A sink that was away for hours is noticed within five minutes of its return."""
 
+LONGEST_WISH_SECONDS = 3600.0
+"""What a sink asks for is granted up to an hour: a nonsensical `Retry-After` does not put an event off for ever."""
+
 
 def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | None:
     """Say why an event may not be sent (again) now; None if it may.
@@ -37,16 +40,17 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
     return None
 
 
-def judge(verdict: Verdict, event: Event, now: dt.datetime) -> Outcome:
+def judge(verdict: Verdict, event: Event, now: dt.datetime, began: dt.datetime | None = None) -> Outcome:
     """Turn a sink's word on one event into what the ledger is to record.
 
-    `event.exposed_at` is the instant before this attempt: None means that no earlier attempt can have arrived.
+    `event.exposed_at` is the instant before this attempt: None means that no earlier attempt can have arrived. `began` is
+    when this attempt began, `now` if left out. A sink's memory counts from there: between the request and a lost answer
+    there may be a night of suspension, after which a resend would be booked twice.
     """
+    exposed_at = event.exposed_at or began or now
     match verdict.answer:
         case Answer.ACCEPTED:
-            return Outcome(
-                event.id, State.ACCEPTED, request_id=verdict.request_id, exposed_at=event.exposed_at or now
-            )
+            return Outcome(event.id, State.ACCEPTED, request_id=verdict.request_id, exposed_at=exposed_at)
         case Answer.DUPLICATE if event.exposed_at is not None:
             return Outcome(
                 event.id, State.ACCEPTED, request_id=verdict.request_id, exposed_at=event.exposed_at
@@ -72,7 +76,7 @@ def judge(verdict: Verdict, event: Event, now: dt.datetime) -> Outcome:
         case Answer.BUSY:
             return _again(verdict, event, now, exposed_at=event.exposed_at)
         case Answer.UNKNOWN:
-            return _again(verdict, event, now, exposed_at=event.exposed_at or now)
+            return _again(verdict, event, now, exposed_at=exposed_at)
         case Answer.UNSENT:
             return Outcome(event.id, State.DUE, due_at=now, exposed_at=event.exposed_at, counts=False)
         case _:
@@ -80,7 +84,8 @@ def judge(verdict: Verdict, event: Event, now: dt.datetime) -> Outcome:
 
 
 def _again(verdict: Verdict, event: Event, now: dt.datetime, exposed_at: dt.datetime | None) -> Outcome:
-    wait = max(backoff_seconds(event.attempts, event.identifier), verdict.retry_after or 0.0)
+    wish = min(verdict.retry_after or 0.0, LONGEST_WISH_SECONDS)
+    wait = max(backoff_seconds(event.attempts, event.identifier), wish)
     due_at = now + dt.timedelta(seconds=wait)
     return Outcome(event.id, State.DUE, due_at, verdict.reason, verdict.request_id, exposed_at)
 

@@ -20,12 +20,13 @@ WINDOWS_PER_READ = 1_440
 costs."""
 
 WINDOWS_ASKED_SINGLY = 60
-"""A query without a `window` column is asked once per window, so a pass asks it for at most this many old ones."""
+"""A query without a `window` column is asked once per window, so a pass asks it for no more old ones than these, or than
+twice as many as it has new ones to ask for."""
 
 
 def floor(instant: dt.datetime, length: dt.timedelta) -> dt.datetime:
     """Return the start of the window of this length that holds the instant."""
-    return instant - (instant - EPOCH) % length
+    return EPOCH + (instant - EPOCH) // length * length
 
 
 def is_boundary(instant: dt.datetime, length: dt.timedelta) -> bool:
@@ -83,14 +84,17 @@ def reads(
 
     With `at_once` (the query returns `window`) the whole stretch is one query. Otherwise each window costs a query, so a
     pass takes the newest old windows and the next stretch of a sweep that comes round to all of them; `swept` carries the
-    sweep from pass to pass.
+    sweep from pass to pass. The sweep goes at least as far as the mark does, so that it reaches every window before the
+    horizon has passed it, however seldom we are woken.
     """
     horizon = min(horizon, mark)
     end = max(mark, ready)
     if at_once or count(Span(horizon, mark), length) <= WINDOWS_ASKED_SINGLY:
         whole = Span(horizon, end)
         return Reads((whole,) if whole.start < whole.end else (), None)
-    recent = max(horizon, mark - WINDOWS_ASKED_SINGLY // 2 * length)
+    half = WINDOWS_ASKED_SINGLY // 2
+    recent = mark - half * length
     sweep_from = swept if swept is not None and horizon <= swept < recent else horizon
-    sweep = Span(sweep_from, min(sweep_from + WINDOWS_ASKED_SINGLY // 2 * length, recent))
+    stretch = max(half, count(Span(mark, end), length))
+    sweep = Span(sweep_from, min(sweep_from + stretch * length, recent))
     return Reads((sweep, Span(recent, end)), sweep.end)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from aggregator.clock import Clock, monotonic
 from aggregator.collection import Collection
@@ -26,6 +27,9 @@ from aggregator.ledger.reports import Reports
 from aggregator.model import Decreases, Meter
 from aggregator.sinks import Sink
 from aggregator.source import Source
+
+if TYPE_CHECKING:
+    from aggregator.sinks.stripe import StripeSink as Stripe
 
 CLAIM_MARGIN = timedelta(seconds=50)
 """A claim outlasts the sink's time-out by this much, so that it runs out only when its process is gone or stuck."""
@@ -110,7 +114,7 @@ def build(config: Config, *, name: str = "aggregator") -> Iterator[App]:
         sources = {key: _source(config, key, name) for key in config.sources}
         for source in sources.values():
             stack.callback(source.close)
-        sinks = {key: build_sink(config, key) for key in config.sinks}
+        sinks: dict[str, Sink] = {key: build_sink(config, key) for key in config.sinks}
         for sink in sinks.values():
             stack.callback(sink.close)
         registered = dict(ledger.meters.register([meter_of(meter) for meter in config.meters.values()]))
@@ -153,7 +157,7 @@ def _source(config: Config, name: str, application_name: str) -> Source:
     )
 
 
-def build_sink(config: Config, name: str) -> Sink:
+def build_sink(config: Config, name: str) -> "Stripe":
     """Return a sink as configured; it connects when it is first used."""
     sink = config.sinks[name]
     match sink:
@@ -171,7 +175,9 @@ def build_sink(config: Config, name: str) -> Sink:
                 max_in_flight=sink.max_in_flight,
                 meters={
                     meter.name: StripeMeter(
-                        meter.stripe.event_name, meter.stripe.customer_key, meter.stripe.value_key
+                        event_name=meter.stripe.event_name,
+                        customer_key=meter.stripe.customer_key,
+                        value_key=meter.stripe.value_key,
                     )
                     for meter in config.meters.values()
                     if name in meter.sinks

@@ -98,17 +98,16 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 
 
 def _sinks(config: "Config") -> Iterator[Finding]:
-    from aggregator.sinks.stripe import preflight
     from aggregator.wiring import build_sink
 
     for name in config.sinks:
         sink = build_sink(config, name)
+        meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         try:
-            problems = list(preflight(sink))
+            problems = sink.preflight(meters)
         finally:
             sink.close()
         for problem in problems:
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
-            meters = sum(name in meter.sinks for meter in config.meters.values())
-            yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({meters})")
+            yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({len(meters)})")

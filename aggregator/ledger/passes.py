@@ -5,10 +5,12 @@ Rules
 - The meter's row is locked first, and the epoch compared: whoever lost the lease commits nothing.
 - Slots, events, carries, rows set aside, the mark and the record of the pass go together. Nothing is sent from here.
 - Writing goes in batches between fetches from one cursor, so that memory stays bounded whatever the number of customers.
+  One thread talks to the server meanwhile, so that its work and the planner's overlap.
 """
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -215,9 +217,10 @@ class Passes:
             reread_from = held[1]
             _stage(connection, spool)
             run_id = self._record(connection, lease, this, tally, began, None)
-            for feed in lease.registered.feeds:
-                decisions = decide(feed, _changes(connection, feed, this.span))
-                Writer(connection, feed, run_id, this.now).write(tally.counting(decisions))
+            with ThreadPoolExecutor(1, "ledger-io") as io:
+                for feed in lease.registered.feeds:
+                    decisions = decide(feed, _changes(connection, io, feed, this.span))
+                    Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
             _void(connection, tally.voided, this.now)
             _set_aside(connection, lease.registered, this.span)
             still = reread_from if reread_from is not None and reread_from < this.span.start else None
@@ -242,10 +245,10 @@ class Passes:
         self, registered: Registered, spool: Spool, span: Span, decide: Decide
     ) -> Iterator[tuple[Feed, Decision]]:
         """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early."""
-        with self._database.transaction() as connection:
+        with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
             _stage(connection, spool)
             for feed in registered.feeds:
-                for decision in decide(feed, _changes(connection, feed, span)):
+                for decision in decide(feed, _changes(connection, io, feed, span)):
                     yield feed, decision
 
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
@@ -307,14 +310,22 @@ def _stage(connection: Connection, spool: Spool) -> None:
     connection.execute("analyze seen")
 
 
-def _changes(connection: Connection, feed: Feed, span: Span) -> Iterator[Change]:
-    """Yield the slots of a feed that differ from what was read, customer by customer."""
+def _changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Iterator[Change]:
+    """Yield the slots of a feed that differ from what was read, customer by customer.
+
+    `io` fetches a batch ahead, between whatever else it has to do on the connection.
+    """
     values = {"feed_id": feed.id, "start": span.start, "end": span.end, "since": feed.since}
-    with connection.cursor(name=f"changed_{feed.id}") as cursor:
-        cursor.execute(CHANGED, values, binary=True)
-        while rows := cursor.fetchmany(BATCH):
+    cursor = connection.cursor(name=f"changed_{feed.id}")
+    try:
+        io.submit(cursor.execute, CHANGED, values, binary=True).result()
+        upcoming = io.submit(cursor.fetchmany, BATCH)
+        while rows := upcoming.result():
+            upcoming = io.submit(cursor.fetchmany, BATCH)
             for row in rows:
                 yield Change._make((*row[:11], TAILS[row[11]], *row[12:]))
+    finally:
+        io.submit(cursor.close).result()
 
 
 def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> None:

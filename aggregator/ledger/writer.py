@@ -6,12 +6,14 @@ in one statement each.
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from decimal import Decimal
 
-from aggregator.ledger.copytext import copy, instant, number, text
+from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
-from aggregator.model import Change, Decision, Planned, State
+from aggregator.model import Decision, State
 
 BATCH = 5_000
 
@@ -56,76 +58,118 @@ OUTBOX = "event_id, sink_id, feed_id, due_at"
 PARKED = "event_id, feed_id, state, reason, since"
 CARRY = "feed_id, customer, amount"
 
+STATES = {state: state.value for state in State}
+"""The names of states, looked up: an Enum's `value` costs more than a row's whole formatting."""
+
+
+@dataclass(slots=True)
+class Lines:
+    """One batch of decisions as lines for COPY, by the table they go to."""
+
+    slots: list[str] = field(default_factory=list)
+    changed_slots: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    due: list[str] = field(default_factory=list)
+    parked: list[str] = field(default_factory=list)
+    carries: list[str] = field(default_factory=list)
+
 
 class Writer:
-    """Takes the decisions about one feed in the order of customers; `write` is called once."""
+    """Takes the decisions about one feed in the order of customers; `write` is called once.
 
-    def __init__(self, connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:
+    `io` is the one thread that talks to the server: while it copies one batch, the next is planned and formatted here.
+    """
+
+    def __init__(
+        self, connection: Connection, io: Executor, feed: Feed, run_id: int, now: dt.datetime
+    ) -> None:
         self._connection = connection
+        self._io = io
         self._feed = feed
         self._run_id = run_id
         self._now = instant(now)
+        self._starts: dict[dt.datetime, str] = {}
         self._carries = _Carries()
 
     def write(self, decisions: Iterable[Decision]) -> None:
-        """Write every decision; at most a batch of them is in memory."""
-        self._connection.execute(CREATE_CHANGED)
-        self._connection.execute(CREATE_CARRIES)
+        """Write every decision; a few batches of them are in memory at most."""
+        sending = self._io.submit(self._prepare)
         batch: list[Decision] = []
         for decision in decisions:
             batch.append(decision)
             if len(batch) >= BATCH:
-                self._write(batch)
-                batch.clear()
-        self._write(batch)
-        self._copy("carry_change", CARRY, [self._carry(*moved) for moved in self._carries.close()])
+                sending = self._hand_over(batch, sending)
+                batch = []
+        sending = self._hand_over(batch, sending)
+        sending.result()
+        self._io.submit(self._finish).result()
+
+    def _hand_over(self, batch: list[Decision], before: Future[None]) -> Future[None]:
+        """Format a batch while the one before it is being copied, then have it copied."""
+        lines = self._format(batch)
+        before.result()
+        return self._io.submit(self._send, lines)
+
+    def _prepare(self) -> None:
+        self._connection.execute(CREATE_CHANGED)
+        self._connection.execute(CREATE_CARRIES)
+
+    def _finish(self) -> None:
+        self._send(Lines(carries=[self._carry(*moved) for moved in self._carries.close()]))
         for statement in (UPDATE_SLOTS, UPSERT_CARRIES, DELETE_CARRIES):
             self._connection.execute(statement)
         self._connection.execute("truncate slot_change, carry_change")
 
-    def _write(self, batch: list[Decision]) -> None:
-        acted = [decision for decision in batch if not decision.deferred]
-        planned = [(decision.change, decision.event) for decision in acted if decision.event is not None]
-        due = [event for _, event in planned if event.state is State.DUE]
-        parked = [event for _, event in planned if event.state is not State.DUE]
-        moved = [moved for decision in batch for moved in self._carries.take(decision)]
-        new = [f"{d.change.slot}\t{self._slot(d)}" for d in acted if not d.change.known]
-        self._copy("aggregator.slot", SLOT, new)
-        self._copy("slot_change", SLOT_CHANGE, [self._slot(d) for d in acted if d.change.known])
-        self._copy("aggregator.event", EVENT, [self._event(*pair) for pair in planned])
-        self._copy("aggregator.outbox", OUTBOX, [self._due(event) for event in due])
-        self._copy("aggregator.parked", PARKED, [self._parked(event) for event in parked])
-        self._copy("carry_change", CARRY, [self._carry(*pair) for pair in moved])
+    def _send(self, lines: Lines) -> None:
+        for table, columns, rows in (
+            ("aggregator.slot", SLOT, lines.slots),
+            ("slot_change", SLOT_CHANGE, lines.changed_slots),
+            ("aggregator.event", EVENT, lines.events),
+            ("aggregator.outbox", OUTBOX, lines.due),
+            ("aggregator.parked", PARKED, lines.parked),
+            ("carry_change", CARRY, lines.carries),
+        ):
+            if rows:
+                copy(self._connection, table, columns, rows)
 
-    def _copy(self, table: str, columns: str, lines: list[str]) -> None:
-        if lines:
-            copy(self._connection, table, columns, lines)
+    def _format(self, batch: list[Decision]) -> Lines:
+        """Write the lines of a batch. A million decisions come through here: what is written twice is formatted once."""
+        lines = Lines()
+        feed, sink, run, planned_at = self._feed.id, self._feed.sink_id, self._run_id, self._now
+        for decision in batch:
+            change, deferred, total, _, _, event = decision
+            for moved in self._carries.take(decision):
+                lines.carries.append(self._carry(*moved))
+            if deferred:
+                continue
+            start, customer = self._start(change.window_start), text(change.customer)
+            revision, stamped_at, tail = change.revision, change.stamped_at, ""
+            at = None if stamped_at is None else instant(stamped_at)
+            if event is not None:
+                at_event = instant(event.at)
+                state = STATES[event.state]
+                lines.events.append(
+                    f"{event.id}\t{change.slot}\t{run}\t{feed}\t{revision}\t{start}\t{at_event}\t{planned_at}\t{state}"
+                    f"\t{customer}\t{event.identifier}\t{event.delta!s}\t{event.total!s}\t{text(event.reason)}\n"
+                )
+                if event.state is State.DUE:
+                    lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\n")
+                else:
+                    lines.parked.append(f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\n")
+                revision, at, tail = revision + 1, at or at_event, str(event.id)
+            slot = f"{feed}\t{revision}\t{start}\t{customer}\t{change.now!s}\t{total!s}\t{at or NULL}\t{tail or NULL}\n"
+            if change.known:
+                lines.changed_slots.append(slot)
+            else:
+                lines.slots.append(f"{change.slot}\t{slot}")
+        return lines
 
-    def _slot(self, decision: Decision) -> str:
-        change, event = decision.change, decision.event
-        revision, stamped_at, tail = change.revision, change.stamped_at, None
-        if event is not None:
-            revision, stamped_at, tail = revision + 1, stamped_at or event.at, event.id
-        return (
-            f"{self._feed.id}\t{revision}\t{change.window_start.isoformat()}\t{text(change.customer)}\t{change.now}"
-            f"\t{decision.total}\t{instant(stamped_at)}\t{number(tail)}\n"
-        )
-
-    def _event(self, change: Change, event: Planned) -> str:
-        return (
-            f"{event.id}\t{change.slot}\t{self._run_id}\t{self._feed.id}\t{event.revision}"
-            f"\t{change.window_start.isoformat()}\t{event.at.isoformat()}\t{self._now}\t{event.state.value}"
-            f"\t{text(change.customer)}\t{event.identifier}\t{event.delta}\t{event.total}\t{text(event.reason)}\n"
-        )
-
-    def _due(self, event: Planned) -> str:
-        return f"{event.id}\t{self._feed.sink_id}\t{self._feed.id}\t{self._now}\n"
-
-    def _parked(self, event: Planned) -> str:
-        return f"{event.id}\t{self._feed.id}\t{event.state.value}\t{text(event.reason)}\t{self._now}\n"
+    def _start(self, window_start: dt.datetime) -> str:
+        known = self._starts.get(window_start)
+        return known or self._starts.setdefault(window_start, instant(window_start))
 
     def _carry(self, customer: str, amount: Decimal) -> str:
-        return f"{self._feed.id}\t{text(customer)}\t{amount}\n"
+        return f"{self._feed.id}\t{text(customer)}\t{amount!s}\n"
 
 
 class _Carries:

@@ -56,8 +56,7 @@ class Snapshot(NamedTuple):
         """Run the query over a span; rows are fetched in batches as they are taken."""
         self.renew()
         values = {"start": self.dialect.bound(span.start), "end": self.dialect.bound(span.end)}
-        options = {"stream_results": True, "max_row_buffer": batch, "yield_per": batch}
-        return self.connection.execute(statement, values, execution_options=options)
+        return self.connection.execute(statement, values, execution_options={"yield_per": batch})
 
     def batches(self, result: sa.CursorResult[Any]) -> Iterator[list[sa.Row[Any]]]:
         """Fetch batch by batch."""

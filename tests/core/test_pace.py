@@ -4,7 +4,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.pace import LONGEST_PAUSE_SECONDS, RECOVERY_SECONDS, Pace
@@ -28,7 +28,7 @@ steps = st.lists(
 
 
 def leave_times(pace: Pace, steps: list[Step]) -> list[float]:
-    """Return when each call leaves if it waits for as long as it is told."""
+    """Return when each call leaves if it waits for as long as it is told; the calls of a step ask at once."""
     now, times = 1_000.0, []
     for step in steps:
         now += step.gap_seconds
@@ -38,6 +38,7 @@ def leave_times(pace: Pace, steps: list[Step]) -> list[float]:
     return sorted(times)
 
 
+@settings(deadline=None)
 @given(rate=rates, steps=steps)
 def test_no_stretch_of_time_has_more_calls_than_allowed(rate: float, steps: list[Step]) -> None:
     """In any t seconds at most rate * t + burst calls leave, whatever refusals and lulls there are."""
@@ -47,6 +48,7 @@ def test_no_stretch_of_time_has_more_calls_than_allowed(rate: float, steps: list
         assert last - first + 1 <= rate * (end - begin) + pace.burst + A_HAIR * max(1, rate)
 
 
+@settings(deadline=None)
 @given(rate=rates, calls=st.integers(2, 300))
 def test_a_crowd_is_let_go_at_the_configured_rate(rate: float, calls: int) -> None:
     """Calls that come together leave one after another, no slower than the rate."""
@@ -56,15 +58,18 @@ def test_a_crowd_is_let_go_at_the_configured_rate(rate: float, calls: int) -> No
     assert waits[-1] == pytest.approx(max(0.0, (calls - pace.burst) / rate))
 
 
+@settings(deadline=None)
 @given(rate=rates, steps=steps)
 def test_the_full_rate_comes_back(rate: float, steps: list[Step]) -> None:
     """After any history, half a minute without refusals (beyond a pause asked for) restores the configured rate."""
     pace = Pace(rate)
-    end = max([1_000.0 + sum(step.gap_seconds for step in steps), *leave_times(pace, steps)])
+    gaps = sum(step.gap_seconds for step in steps)
+    end = max([1_000.0, *leave_times(pace, steps)]) + gaps
     pace.take(end + LONGEST_PAUSE_SECONDS + RECOVERY_SECONDS + A_HAIR)
     assert pace.rate == pytest.approx(rate)
 
 
+@settings(deadline=None)
 @given(rate=rates, refusals=st.integers(1, 60))
 def test_the_rate_never_falls_below_the_floor(rate: float, refusals: int) -> None:
     """However many refusals come, one call a second still leaves (or the configured rate, if that is lower)."""
