@@ -18,7 +18,7 @@ from aggregator.ledger.meters import Registered
 from aggregator.ledger.passes import Passes, Tally
 from aggregator.model import Limits, Meter, Span
 
-PIECES = 100
+PIECES = 40
 """A backfill is cut into about so many pieces: enough for a progress bar, and little to repeat after an interruption."""
 
 

@@ -8,7 +8,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -22,6 +23,11 @@ TEMPLATE = "ledger_template"
 UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what the proofs take from the command line."""
+    parser.addoption("--kills", type=int, default=5, help="How often the daemon is killed in the kill test.")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the environment of whoever runs the tests reaches them."""
@@ -33,23 +39,30 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A running Postgres, shared by all workers of this run; the last one to leave clears it away."""
+    with shared_postgres("fast", UNSAFE_AND_FAST) as server:
+        yield server
+
+
+@contextmanager
+def shared_postgres(name: str, settings: Sequence[str]) -> Iterator[EmbeddedPostgres]:
+    """Run or join this run's Postgres of a name; `settings` are made by whoever comes first."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
-    home = Path(tempfile.gettempdir()) / f"aggregator-tests-{run[:12]}"
+    home = Path(tempfile.gettempdir()) / f"aggregator-tests-{run[:12]}-{name}"
     home.mkdir(exist_ok=True)
     with EmbeddedPostgres(home / "pg") as server:
-        _prepare(server)
+        _prepare(server, settings)
         yield server
     if not (home / "pg" / "postmaster.pid").exists():
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _prepare(server: EmbeddedPostgres) -> None:
-    """Make the server fast and give it the template, once; the first worker does it while the others wait."""
+def _prepare(server: EmbeddedPostgres, settings: Sequence[str]) -> None:
+    """Set the server up and give it the template, once; the first worker does it while the others wait."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute("select pg_advisory_lock(1)")
         if connection.execute("select 1 from pg_database where datname = %s", [TEMPLATE]).fetchone():
             return
-        for setting in UNSAFE_AND_FAST:
+        for setting in settings:
             connection.execute(f"alter system set {setting}")
         connection.execute("select pg_reload_conf()")
         connection.execute("create database in_the_making")

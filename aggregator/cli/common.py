@@ -27,6 +27,11 @@ config_option = click.option(
     show_envvar=True,
     help="The configuration file.",
 )
+PROSE = {"finding", "reason", "error"}
+"""Columns that may run over several lines. Numbers and names may not."""
+
+WIDE = 200
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table."
 )
@@ -83,18 +88,21 @@ def _plain(value: object) -> object:
 
 def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table. `columns` maps each heading to how it is aligned: left or right."""
+    import sys
+
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading, justify in columns.items():
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        prose = heading in PROSE
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not prose)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
-    console = Console()
-    # Where nobody watches there is no width to fit into: a cut number would be a wrong number.
-    console.print(table, width=None if console.is_terminal else 250)
+    # Where nobody watches there is no width to fit into, and a cut number would be a wrong number.
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 def shown(value: object) -> str:

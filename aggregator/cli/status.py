@@ -1,5 +1,6 @@
 """`aggregator status`: how every meter stands."""
 
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,7 @@ COLUMNS = {
     "held": "right",
     "in doubt": "right",
     "unmapped": "right",
-    "last run": "left",
-    "last error": "left",
+    "last run": "right",
 }
 
 
@@ -57,7 +57,9 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     if not standings:
         click.echo("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
         return
-    show_table("meters", COLUMNS, ([*_row(row, now - row.mark)] for row in standings))
+    show_table("meters", COLUMNS, (_row(row, now) for row in standings))
+    for row in {row.meter: row for row in standings if row.error}.values():
+        click.echo(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in standings if row.halted}.values():
         click.echo(f"Sink {row.sink} is halted: {row.halted}")
     if parked:
@@ -103,18 +105,17 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         )
 
 
-def _row(row: "Standing", lag: object) -> tuple[object, ...]:
+def _row(row: "Standing", now: dt.datetime) -> tuple[object, ...]:
     return (
         row.meter,
         row.sink,
         row.mark,
-        lag,
+        now - row.mark,
         row.due,
         row.sending,
         row.refused,
         row.held,
         row.in_doubt,
         row.unmapped_rows,
-        row.last_run_at,
-        row.error,
+        now - row.last_run_at if row.last_run_at else None,
     )

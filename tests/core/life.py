@@ -399,16 +399,25 @@ def settle_down(world: World, *, released: bool = False) -> None:
 
 
 def ended(world: World) -> None:
-    """Assert that the sink holds the floor of what the source says, but for what is held or refused by name."""
+    """Assert that the sink holds the floor of what the source says, but for events that stand by name: held or parked."""
     used: dict[str, Decimal] = defaultdict(Decimal)
     for (customer, _), use in world.truth.items():
         used[customer] += use.quantity
-    named = world.book.standing(State.HELD, State.REFUSED)
+    named: dict[str, Decimal] = defaultdict(Decimal)
+    for row in world.book.events.values():
+        if row.state is not State.VOID and row.planned.identifier not in world.sink.bytes:
+            assert row.state in {State.HELD, State.REFUSED, State.IN_DOUBT}, "at rest, whatever is not sent says why"
+            named[row.key[0]] += row.planned.delta
     for customer in used.keys() | world.book.used().keys():
         owed = floored(used[customer], world.book.policy.decimals)
         assert world.sink.booked[customer] == owed - named[customer], (
             f"{customer} is not billed what was used"
         )
+
+
+def states(world: World) -> list[State]:
+    """Return the states of all events, in the order in which they were planned."""
+    return [row.state for _, row in sorted(world.book.events.items())]
 
 
 def history(world: World) -> list[dict[str, str]]:

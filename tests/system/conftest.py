@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.embedded import EmbeddedPostgres
+from tests.conftest import shared_postgres
 from tests.system.harness import METER, Sandbox, World, sandbox_process
+
+
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A Postgres that keeps its promises: on the fast one of the other tests no daemon would keep a ledger."""
+    with shared_postgres("safe", ()) as server:
+        yield server
 
 
 @pytest.fixture

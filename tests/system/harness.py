@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import psycopg
 
 from aggregator.clock import monotonic, utcnow
+from aggregator.embedded import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
 from aggregator.windows import floor
 
@@ -221,6 +223,7 @@ class World:
         self.source_url = source_url
         self.ledger_url = ledger_url
         self.sandbox = sandbox
+        self.programs: Path | None = None
         self.start = floor(utcnow(), MINUTE) - 3 * HOUR
         self._processes = ExitStack()
         self._count = 0
@@ -488,6 +491,27 @@ class Watch:
             except Exception as error:  # noqa: BLE001 - a thread that dies in silence would prove nothing
                 self.wrong.append(f"could not look: {error!r}")
                 return
+
+
+@contextmanager
+def own_world(*meters: str) -> Iterator[World]:
+    """Set everything up outside of pytest: a Postgres with two databases, a sandbox, a world between them."""
+    with (
+        tempfile.TemporaryDirectory(prefix="aggregator-proof-") as name,
+        EmbeddedPostgres(Path(name) / "pg") as server,
+        sandbox_process(Path(name), *(f"--meter={meter}:sum" for meter in meters or (METER,))) as sandbox,
+    ):
+        for database in ("application", "ledger"):
+            _rows(server.url(), f"create database {database}", ())
+        with World(Path(name), server.url("application"), server.url("ledger"), sandbox) as world:
+            world.programs = server.programs
+            yield world
+
+
+def show(figures: Mapping[str, object]) -> None:
+    """Print figures as a table."""
+    for name, figure in figures.items():
+        print(f"{name.replace('_', ' '):<24} {figure:>14,.1f}" if isinstance(figure, float) else f"{name.replace('_', ' '):<24} {figure!s:>14}")
 
 
 USED_BY_SLOT = """

@@ -194,7 +194,7 @@ class StripeSink:
     def _key(self, event: Event) -> Hashable:
         """Return what may have one call in flight: a customer of a meter as Stripe sees it."""
         meter = self._meters.get(event.meter)
-        return event.customer, event.meter
+        return event.customer, meter.event_name if meter else None
 
 
 def _limits(calls_per_second: float) -> Limits:
