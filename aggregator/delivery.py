@@ -158,13 +158,15 @@ def drain(
 ) -> Delivered:
     """Deliver until nothing is due any more, with several lanes beside each other; return what it came to.
 
-    What a sink wants later stays in the outbox. Raises what a lane raises, after the others have finished their round.
+    What a sink wants later stays in the outbox. Raises what a lane raises, after the others have finished their round; so
+    it does when it is interrupted.
     """
     whole = Delivered()
     lock = threading.Lock()
+    stopping = threading.Event()
 
     def work(lane: Delivery) -> None:
-        while True:
+        while not stopping.is_set():
             part = lane.run_once(clock())
             with lock:
                 whole.add(part)
@@ -173,6 +175,10 @@ def drain(
                 return
 
     with ThreadPoolExecutor(max(1, len(lanes)), "drain") as pool:
-        for done in [pool.submit(work, lane) for lane in lanes]:
-            done.result()
+        working = [pool.submit(work, lane) for lane in lanes]
+        try:
+            for lane in working:
+                lane.result()
+        finally:
+            stopping.set()
     return whole

@@ -2,8 +2,8 @@
 
 Rules
 - A claim is committed before the first byte leaves: it names its events, and each of them counts an attempt.
-- A claimed row is due again when its claim runs out, so a process that died leaves nothing behind but the question whether
-  its events arrived; they go out again as the same bytes.
+- A claimed row is due again when its claim runs out, and settling a part of a claim renews the rest. So a process that died
+  leaves nothing behind but the question whether its events arrived; they go out again as the same bytes.
 - A claim settles only its own rows, by compare-and-set on the claim: whoever comes late changes nothing.
 - Nothing here decides; `retry` does.
 """
@@ -80,6 +80,9 @@ with given as (
 select count(*) from settled
 """
 
+# Settling is a sign of life: what is still on its way stays claimed for another while.
+RENEW_CLAIM = "update aggregator.outbox set due_at = %(until)s where claim_id = %(claim)s"
+
 CLOSE_CLAIM = """
 update aggregator.claim set settled_at = %(now)s
  where id = %(claim)s
@@ -149,6 +152,7 @@ class Outbox:
             return 0
         with self._database.transaction() as connection:
             row = connection.execute(SETTLE, {"claim": claim, "now": now, **_columns(outcomes)}).fetchone()
+            connection.execute(RENEW_CLAIM, {"claim": claim, "until": now + self._hold})
             connection.execute(CLOSE_CLAIM, {"claim": claim, "now": now})
         assert row is not None
         return int(row[0])

@@ -6,6 +6,7 @@ No test waits for time to pass: what has to happen first is waited for.
 import datetime as dt
 import json
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from aggregator.model import Answer, Event, EventId, Span, Verdict, WriteModel
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
+from aggregator.sinks.stripe.client import API_VERSION
 
 KEY = "sk_test_0123456789abcdefghij"
 LIVE_KEY = "sk_live_0123456789abcdefghij"
@@ -260,8 +262,17 @@ def test_what_goes_over_the_wire(script: Script, make_sink: MakeSink) -> None:
         "payload[much]": "3",
     }
     assert call.headers["authorization"] == f"Bearer {KEY}"
-    assert call.headers["stripe-version"] == "2026-10-28.endive"
+    assert call.headers["stripe-version"] == API_VERSION
     assert "x-stripe-client-telemetry" not in call.headers
+
+
+def test_the_api_version_does_not_move_with_the_library(
+    script: Script, make_sink: MakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another release of the library, with another version of the API in it, changes nothing."""
+    monkeypatch.setattr("stripe._api_version._ApiVersion.CURRENT", "2099-01-01.future")
+    send(make_sink(script.url), usage())
+    assert script.calls[0].headers["stripe-version"] == API_VERSION
 
 
 @pytest.mark.parametrize(
@@ -365,6 +376,17 @@ def test_nobody_there_is_busy(make_sink: MakeSink) -> None:
     verdict = send_one(make_sink(f"http://127.0.0.1:{port}"), usage())
     assert verdict.answer is Answer.BUSY
     assert "cannot be reached" in (verdict.reason or "")
+
+
+def test_a_connection_that_does_not_come_about_is_busy(make_sink: MakeSink) -> None:
+    """A peer who takes the connection but never shakes hands has not been sent the event."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+        verdict = send_one(make_sink(url, timeout=dt.timedelta(seconds=0.2)), usage())
+    assert (verdict.answer, verdict.reason) == (
+        Answer.BUSY,
+        "cannot be reached: connecting took too long",
+    )
 
 
 def test_a_refusal_keeps_stripes_words(sandbox: RunningSandbox, make_sink: MakeSink) -> None:

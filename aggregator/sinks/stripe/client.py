@@ -23,7 +23,10 @@ API_VERSION = "2026-10-28.endive"
 """docs.stripe.com/api/versioning; raised on purpose, together with the tests."""
 
 CONNECT_SHARE = 0.5
-"""Share of the timeout for making a connection. Below 1, so that a call which never left can be told from one that did."""
+"""Share of the timeout for making a connection, name look-up and TLS included.
+
+Below 1, so that a call which never left can be told from one that did.
+"""
 
 KEEP_ALIVE_SECONDS = 15.0
 """An idle connection is closed by us before Stripe closes it, which would leave a call on it without an answer."""
@@ -40,7 +43,7 @@ class Client:
 
         stripe.enable_telemetry = False  # a fifth of the time of a call goes into it
         logging.getLogger("stripe").setLevel(logging.WARNING)
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=timeout_seconds * CONNECT_SHARE)
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds * CONNECT_SHARE)
         connector = aiohttp.TCPConnector(
             limit=connections,
             ssl=ssl.create_default_context(cafile=stripe.ca_bundle_path),

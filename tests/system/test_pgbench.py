@@ -1,0 +1,24 @@
+"""The daemon bills what pgbench writes while it writes."""
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.embedded import EmbeddedPostgres
+from tests.system.harness import World, sandbox_process
+from tests.system.pgbench import METERS, bench
+
+
+@pytest.mark.timeout(150)
+def test_what_pgbench_wrote_is_billed_to_the_unit(
+    tmp_path: Path, postgres: EmbeddedPostgres, source_url: str, ledger_url: str
+) -> None:
+    """Four clients write while the daemon runs with windows of a minute; then every total of every customer agrees."""
+    with (
+        sandbox_process(tmp_path, *(f"--meter={meter}:sum" for meter in METERS)) as sandbox,
+        World(tmp_path, source_url, ledger_url, sandbox) as world,
+    ):
+        world.programs = postgres.programs
+        result = bench(world, seconds=8, clients=4, rate=400, patience_seconds=100)
+    assert result.good, result
+    assert result.transactions > 1_000
