@@ -113,6 +113,10 @@ class Delivery:
         self._send(claim.id, fit, result)
         return result
 
+    def stop(self) -> None:
+        """Let nothing more leave: what has not left is handed back, what has is waited for."""
+        self._sink.stop()
+
     def _send(self, claim: ClaimId, events: list[Event], result: Delivered) -> None:
         by_id = {event.id: event for event in events}
         try:

@@ -10,8 +10,8 @@ Rules
 
 import math
 
-BURST_SECONDS = 0.02
-"""What may leave at once after a lull, in seconds' worth of calls: covers the grain of timers, stays within the limit."""
+BURST_SECONDS = 0.05
+"""What may leave at once after a lull, in seconds' worth of calls: makes up for the grain of timers and for short stalls."""
 
 LEAST_CALLS_PER_SECOND = 1.0
 """Slow enough for any limit, and still quick to notice that the far side has recovered."""

@@ -6,7 +6,10 @@ import click
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
 @click.option(
-    "--seconds", default=60, show_default=True, help="How long rows keep arriving while the daemon runs live."
+    "--seconds",
+    default=50,
+    show_default=True,
+    help="How long rows keep arriving, about: they end with a minute.",
 )
 def demo(*, keep: bool, seconds: int) -> None:
     """Run the main job in under two minutes: a product's database, a sandbox, a backfill, the daemon, the proof."""

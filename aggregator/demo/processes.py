@@ -134,6 +134,11 @@ class Background:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def must_run(self) -> None:
         """Raise DemoFailed if it has ended."""
         if self._process.poll() is not None:

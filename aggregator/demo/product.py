@@ -145,12 +145,19 @@ select count(distinct (account_id, date_trunc('minute', created_at)))
  where created_at >= %(start)s and created_at < %(end)s and stripe_customer_id is not null
 """
 
-COUNTS = "select (select count(*) from api_request), (select count(*) from stored_object)"
+COUNTS = """
+select (select count(*) from account),
+       (select count(*) from account where stripe_customer_id is null),
+       (select count(*) from api_request),
+       (select count(*) from stored_object)
+"""
 
 
 class Counts(NamedTuple):
-    """How many rows of use there are."""
+    """How many rows there are."""
 
+    accounts: int
+    without_customer: int
     requests: int
     objects: int
 

@@ -257,12 +257,15 @@ class World:
     now: dt.datetime = TOMORROW
     most: dict[Key, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     """The most that the source ever said of a slot."""
+    whole: bool = True
+    """Whether the source only ever spoke of whole units of what is billed: then no slot lends another a fraction."""
 
     def say(self, truth: Truth) -> None:
         """Let the source say something new."""
         self.truth = truth
         for key, use in truth.items():
             self.most[key] = max(self.most[key], use.quantity)
+            self.whole &= use.quantity == floored(use.quantity, self.book.policy.decimals)
 
     def later(self) -> None:
         """Let so much time pass that claims have run out and what was put off is due."""
@@ -286,7 +289,7 @@ class World:
             assert self.sink.booked[customer] + missing[customer] == owed, (
                 "the floor of what was used, to the unit"
             )
-        if all(use == floored(use, self.book.policy.decimals) for use in self.most.values()):
+        if self.whole:
             over = [key for key, booked in self.sink.slots.items() if booked > self.most[key]]
             assert not over, "never more than the source ever said, not even briefly"
 
@@ -406,7 +409,9 @@ def ended(world: World) -> None:
     named: dict[str, Decimal] = defaultdict(Decimal)
     for row in world.book.events.values():
         if row.state is not State.VOID and row.planned.identifier not in world.sink.bytes:
-            assert row.state in {State.HELD, State.REFUSED, State.IN_DOUBT}, "at rest, whatever is not sent says why"
+            assert row.state in {State.HELD, State.REFUSED, State.IN_DOUBT}, (
+                "at rest, whatever is not sent says why"
+            )
             named[row.key[0]] += row.planned.delta
     for customer in used.keys() | world.book.used().keys():
         owed = floored(used[customer], world.book.policy.decimals)

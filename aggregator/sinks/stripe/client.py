@@ -18,6 +18,7 @@ from aggregator.sinks.stripe.verdicts import Refusal, Silence
 
 if TYPE_CHECKING:
     import stripe
+    from stripe._base_address import BaseAddresses
 
 API_VERSION = "2026-10-28.endive"
 """docs.stripe.com/api/versioning; raised on purpose, together with the tests."""
@@ -52,15 +53,12 @@ class Client:
         self._http = stripe.AIOHTTPClient(timeout=timeout, connector=connector)
         self._secret = api_key
         self.timeout_seconds = timeout_seconds
-        base = api_base.rstrip("/") if api_base else None
         self.api = stripe.StripeClient(
             api_key,
             http_client=self._http,
             stripe_version=API_VERSION,
             max_network_retries=0,
-            base_addresses={"api": base, "meter_events": base, "files": base, "connect": base}
-            if base
-            else None,
+            base_addresses=_addresses(api_base.rstrip("/")) if api_base else None,
         )
 
     async def close(self) -> None:
@@ -75,6 +73,10 @@ class Client:
             refusal = _refusal(error, error.http_status)
             return refusal._replace(message=refusal.message.replace(self._secret, "[key]"))
         return silence(error.__cause__ or error, self.timeout_seconds)
+
+
+def _addresses(base: str) -> "BaseAddresses":
+    return {"api": base, "meter_events": base, "files": base, "connect": base}
 
 
 def _refusal(error: "stripe.StripeError", status: int) -> Refusal:

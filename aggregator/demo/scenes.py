@@ -1,0 +1,273 @@
+"""The demo, scene by scene. Every command shown is run, and by the same program a user has.
+
+Rules
+- Everything lives in one directory, made anew each time, and ends with the demo, however that ends.
+- It succeeds only if the proof holds, the daemon ended as it was told to, and nothing waits for a person.
+"""
+
+import datetime as dt
+import os
+import re
+import shutil
+import string
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from aggregator import windows
+from aggregator.clock import monotonic, utcnow
+from aggregator.config import Config, load
+from aggregator.demo.live import WINDOW, Live, closing_time
+from aggregator.demo.processes import Background, DemoFailed, command, fresh, one_signal_ends, wait_seconds
+from aggregator.demo.product import DATABASE, Product
+from aggregator.demo.proof import Proof, prove
+from aggregator.demo.story import Story, number
+from aggregator.demo.traffic import Traffic, straggler
+from aggregator.embedded import EmbeddedPostgres
+from aggregator.model import Span
+from aggregator.sandbox import ControlClient
+from aggregator.wiring import Ledger, build_sink, open_ledger
+
+DIRECTORY = Path(".aggregator/demo")
+
+HOUR = dt.timedelta(hours=1)
+DAY = dt.timedelta(days=1)
+
+LAST_WORDS = dt.timedelta(seconds=1.5)
+"""So long before the last window ends the writers commit."""
+
+STRAGGLES = dt.timedelta(seconds=3)
+"""So long before it ends one more transaction writes, which commits when the window has been read already."""
+
+STRAGGLES_AT_MOST_SECONDS = 20.0
+"""It commits by then even if the daemon waits for it."""
+
+START_SECONDS = 20.0
+LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every scene needs: where it plays, who tells, how the two servers are reached."""
+
+    directory: Path
+    story: Story
+    product: Product
+    sandbox: ControlClient
+    start: dt.datetime
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration that the user may open."""
+        return self.directory / "aggregator.yaml"
+
+    def config(self) -> Config:
+        """Load the configuration."""
+        return load(self.config_path, os.environ)
+
+    def run(self, *arguments: str) -> None:
+        """Show a command and run it in the foreground. Raises DemoFailed if it fails."""
+        self.story.command(" ".join(("aggregator", *arguments)))
+        code = subprocess.run(command(arguments), check=False).returncode
+        if code:
+            raise DemoFailed(f"`aggregator {arguments[0]}` ended with exit code {code}.")
+
+
+def run_demo(*, keep: bool, seconds: int, directory: Path | None = None) -> int:
+    """Run the demo in a directory of its own; return 0 if every total agrees, else 1.
+
+    Rows arrive for about `seconds`, so that they end with a minute. With `keep` everything runs on until Ctrl-C.
+    Raises UsageError if another demo runs there, DemoFailed if a part of it breaks down.
+    """
+    place = directory or DIRECTORY
+    began = monotonic()
+    with one_signal_ends(), ExitStack() as stack:
+        story = Story()
+        story.title("aggregator demo", "everything below is real, and runs on this machine only")
+        stack.enter_context(fresh(place))
+        stage = set_up(place, story, stack)
+        bill_the_past(stage)
+        ledger = stack.enter_context(open_ledger(stage.config(), may_migrate=False, name="aggregator demo"))
+        daemon, end = go_live(stage, ledger, seconds, stack)
+        ended = "SIGTERM" if keep else stop(stage, daemon)
+        proofs = show_proof(stage, ledger, end)
+        good = all(proof.holds for proof in proofs) and ended == "SIGTERM"
+        story.say(f"{monotonic() - began:.0f} seconds, exit code {0 if good else 1}.", "dim")
+        (keep_running if keep else say_what_next)(stage, daemon)
+    return 0 if good else 1
+
+
+def set_up(place: Path, story: Story, stack: ExitStack) -> Stage:
+    """Make the product with its past, start the sandbox, write the configuration."""
+    story.scene("1  A product, and where its usage goes")
+    postgres = stack.enter_context(EmbeddedPostgres(place / "postgres"))
+    now = windows.floor(utcnow(), WINDOW)
+    start = windows.floor(now, HOUR) - DAY
+    product = Product.create(postgres.url(), postgres.url(DATABASE), Span(start, now))
+    counts = product.counts()
+    story.fact("postgres", f"embedded, in {place / 'postgres'}")
+    story.fact(
+        "product",
+        f"{counts.accounts} accounts, {counts.requests:,} API requests, {counts.objects:,} stored objects since "
+        f"{start:%Y-%m-%d %H:%M}Z; {counts.without_customer} account has no Stripe customer yet",
+    )
+    sandbox = stack.enter_context(
+        Background(
+            "sandbox",
+            [
+                "sandbox", "--port", "0", "--meter", "api_requests:sum", "--meter", "stored_gb:sum",
+                "--state", str(place / "sandbox.jsonl"),
+            ],
+            place,
+        )
+    )  # fmt: skip
+    url = address(sandbox)
+    story.fact("sandbox", f"{url}, stands in for Stripe and keeps its rules")
+    stage = Stage(place, story, product, ControlClient(url), start)
+    write_config(stage, postgres.url(DATABASE), url)
+    story.fact(
+        "config", f"{stage.config_path}, all there is to set up: open it, {lines(stage.config_path)} lines"
+    )
+    return stage
+
+
+def address(sandbox: Background) -> str:
+    """Return where the sandbox listens, as soon as it says so. Raises DemoFailed if it does not."""
+    until = monotonic() + START_SECONDS
+    while monotonic() < until:
+        found = re.search(r"http://\S+", sandbox.log.read_text())
+        if found:
+            return found[0]
+        sandbox.must_run()
+        wait_seconds(0.05)
+    raise DemoFailed(f"The sandbox does not start; see {sandbox.log}.")
+
+
+def write_config(stage: Stage, product_url: str, sandbox_url: str) -> None:
+    """Write the configuration from its template."""
+    text = (files("aggregator.demo") / "aggregator.yaml").read_text(encoding="utf-8")
+    values = {
+        "PRODUCT_URL": product_url,
+        "SANDBOX_URL": sandbox_url,
+        "START_AT": f"{stage.start:%Y-%m-%dT%H:%MZ}",
+    }
+    stage.config_path.write_text(string.Template(text).substitute(values), encoding="utf-8")
+
+
+def lines(path: Path) -> int:
+    """Return how many lines a file has."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def bill_the_past(stage: Stage) -> None:
+    """Backfill everything since the beginning."""
+    stage.story.scene("2  The last day, in windows of one minute")
+    os.environ["AGGREGATOR_CONFIG"] = str(stage.config_path)
+    stage.story.command(f"export AGGREGATOR_CONFIG={stage.config_path}")
+    stage.run("backfill", "--from", f"{stage.start:%Y-%m-%dT%H:%MZ}")
+
+
+def go_live(stage: Stage, ledger: Ledger, seconds: int, stack: ExitStack) -> tuple[Background, dt.datetime]:
+    """Let rows arrive while the daemon works; return it, and the end of the last window with rows."""
+    story = stage.story
+    story.scene("3  Live: rows arrive, the daemon reads each minute when it is over")
+    story.command("aggregator run")
+    daemon = stack.enter_context(Background("run", ["run"], stage.directory))
+    mark = min(row.mark for row in ledger.reports.status())
+    with Traffic(stage.product.url) as traffic, story.moving():
+        live = Live(story, daemon, ledger.reports, stage.sandbox, traffic, mark)
+        end = closing_time(utcnow(), seconds)
+        live.watch_until(end - STRAGGLES)
+        with straggler(stage.product.url) as late:
+            live.watch_until(end - LAST_WORDS)
+            traffic.stop()
+            seen = live.read_up_to(end, STRAGGLES_AT_MOST_SECONDS)
+            late.commit()
+        committed_at = utcnow()
+        story.say(
+            f"{committed_at:%H:%M:%S}  a transaction of {end - WINDOW:%H:%M} commits only now: "
+            f"{late.rows} rows, {'after their window was read' if seen else 'which the daemon has waited for'}"
+        )
+        live.settled(end, committed_at)
+    tell_corrections(stage, ledger, Span(stage.start, end))
+    return daemon, end
+
+
+def tell_corrections(stage: Stage, ledger: Ledger, span: Span) -> None:
+    """Say how many events followed late rows: each (customer, minute) has one event, and one more per correction."""
+    events = ledger.reports.known_events("api_requests", span)
+    corrections = events - stage.product.request_slots(span)
+    stage.story.say(
+        f"{utcnow():%H:%M:%S}  late rows have been billed as {corrections} corrections of api_requests"
+    )
+
+
+def stop(stage: Stage, daemon: Background) -> str:
+    """Tell the daemon to stop, and say how it ended."""
+    stage.story.command(f"kill {daemon.pid}")
+    ended = daemon.stop()
+    stage.story.say(f"the daemon has finished what it held, and ended by {ended}")
+    return ended
+
+
+def show_proof(stage: Stage, ledger: Ledger, end: dt.datetime) -> list[Proof]:
+    """Ask source, ledger and sandbox, and show the answers."""
+    story, config = stage.story, stage.config()
+    span = Span(stage.start, end)
+    story.scene(
+        f"4  The proof: {span.start:%Y-%m-%d %H:%M}Z to {span.end:%Y-%m-%d %H:%M}Z, asked of all three"
+    )
+    story.say(
+        "source by SQL on the product, ledger by its books, sandbox by Stripe's library: event summaries",
+        "dim",
+    )
+    sink = build_sink(config, "sandbox")
+    try:
+        proofs = [
+            prove(name, meter.decimals, span, stage.product, ledger.reports, sink.totals)
+            for name, meter in config.meters.items()
+        ]
+    finally:
+        sink.close()
+    for proof in proofs:
+        story.proof(proof)
+    story.verdict(proofs)
+    return proofs
+
+
+def keep_running(stage: Stage, daemon: Background) -> None:
+    """Say how to look around, and wait for Ctrl-C."""
+    story, program = stage.story, program_name()
+    story.scene("Everything keeps running until Ctrl-C. In another terminal:")
+    story.command(f"export AGGREGATOR_CONFIG={stage.config_path}")
+    story.command(
+        f"{program} status      # or check, or preview api_requests --from {stage.start:%Y-%m-%dT%H:%MZ}"
+    )
+    story.command(f"tail -f {daemon.log}")
+    try:
+        while True:
+            daemon.must_run()
+            wait_seconds(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        story.say("")
+        story.say(f"the daemon ended by {daemon.stop()}; everything else ends with it")
+
+
+def say_what_next(stage: Stage, _daemon: Background) -> None:
+    """Say what to try next."""
+    story, program = stage.story, program_name()
+    story.scene("Next")
+    story.command(f"less {stage.config_path}")
+    story.command(f"{program} status --config {stage.config_path}")
+    story.command(f"{program} demo --keep      # leaves it running, to look around and to break things")
+
+
+def program_name() -> str:
+    """Return what a person would type to run us."""
+    here = Path(sys.executable).with_name("aggregator")
+    if shutil.which("aggregator") or not here.exists():
+        return "aggregator"
+    return os.path.relpath(here)

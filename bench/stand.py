@@ -1,0 +1,110 @@
+"""What the benchmarks stand on: an embedded Postgres, a sandbox in a process of its own, and an App over them."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+
+from aggregator.config import load
+from aggregator.embedded import EmbeddedPostgres
+from aggregator.wiring import App, build
+
+CONFIG = """
+ledger: {{url: '{ledger}', lease: 10m}}
+sources: {{app: {{url: '{source}'}}}}
+sinks:
+  stripe: {{type: stripe, api_key: sk_test_bench, mode: test, api_base: '{sandbox}', rate_limit: {rate}}}
+meters:
+  api_requests:
+    source: app
+    sinks: [stripe]
+    window: 1h
+    start_at: {start}
+    settle: 0s
+    revisit: 3d
+    query: |
+      select customer, count(*) as quantity, max(created_at) as at, date_trunc('hour', created_at) as "window"
+        from api_request where created_at >= :start and created_at < :end
+       group by customer, date_trunc('hour', created_at)
+"""
+
+
+class Stand(NamedTuple):
+    """Where things are."""
+
+    directory: Path
+    server: EmbeddedPostgres
+    sandbox: str
+
+    def source(self, rows: int, customers: int, hours: int) -> str:
+        """Make an application database with so many raw rows, spread evenly; return its URL."""
+        url = self.server.url("app")
+        with psycopg.connect(self.server.url(), autocommit=True) as connection:
+            connection.execute("create database app")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("create table api_request (customer text, created_at timestamptz)")
+            connection.execute(
+                """
+                insert into api_request
+                select 'cus_' || (n %% %(customers)s),
+                       date_trunc('hour', now()) - (n / %(customers)s %% %(hours)s + 1) * interval '1 hour'
+                       + (n / %(customers)s %% 3600) * interval '1 second'
+                  from generate_series(1, %(rows)s) as n
+                """,
+                {"customers": customers, "hours": hours, "rows": rows},
+            )
+            connection.execute("create index on api_request (created_at)")
+            connection.execute("analyze api_request")
+        return url
+
+    @contextmanager
+    def app(self, source: str, rate: int) -> Iterator[App]:
+        """Build the App over a source."""
+        with psycopg.connect(self.server.url(), autocommit=True) as connection:
+            connection.execute("create database ledger")
+            start = connection.execute(
+                "select to_char(date_trunc('day', now() at time zone 'UTC') - interval '3 days', 'YYYY-MM-DD')"
+            ).fetchone()
+        assert start is not None
+        path = self.directory / "aggregator.yaml"
+        path.write_text(
+            CONFIG.format(
+                ledger=self.server.url("ledger"),
+                source=source,
+                sandbox=self.sandbox,
+                rate=rate,
+                start=f"{start[0]}T00:00Z",
+            )
+        )
+        with build(load(path, {}), name="bench") as app:
+            yield app
+
+
+@contextmanager
+def stand(*, latency_seconds: float = 0.0) -> Iterator[Stand]:
+    """Put up a server and a sandbox that answers after `latency_seconds`; take them down at the end."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        EmbeddedPostgres(Path(directory) / "pg") as server,
+        _sandbox(latency_seconds) as url,
+    ):
+        yield Stand(Path(directory), server, url)
+
+
+@contextmanager
+def _sandbox(latency_seconds: float) -> Iterator[str]:
+    call = [sys.executable, "-m", "aggregator.sandbox", "--port", "0", "--meter", "api_requests:sum"]
+    with subprocess.Popen(
+        [*call, "--latency", str(latency_seconds)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            yield next(word.rstrip(".,;") for word in line.split() if word.startswith("http://"))
+        finally:
+            process.terminate()
