@@ -75,7 +75,7 @@ def _young_enough(meter: Meter, limits: dict[str, Limits], span: Span, now: dt.d
         if span.start < oldest:
             first = windows.floor(oldest, meter.window) + meter.window
             raise UsageError(
-                f"Sink {sink} takes nothing older than {limits[sink].past.days} days, so windows of {meter.name} before "
+                f"Sink {sink} takes nothing older than {limits[sink].past_days} days, so windows of {meter.name} before "
                 f"{first:%Y-%m-%dT%H:%MZ} cannot be billed; begin there."
             )
 

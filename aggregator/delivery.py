@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aggregator import retry
-from aggregator.clock import Clock
+from aggregator.clock import Clock, boottime
 from aggregator.errors import SinkHalted
 from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict
 from aggregator.sinks import Sink
@@ -23,6 +23,9 @@ from aggregator.sinks import Sink
 SETTLE_AT_ONCE = 200
 """Outcomes per settling transaction: few enough that they are on disk within a fraction of a second of their arrival."""
 
+
+SETTLE_WITHIN_SECONDS = 2.0
+"""Verdicts wait no longer than this for others to be settled with: it keeps the claim alive, too."""
 
 COUNTS = ("claimed", "accepted", "duplicates", "refused", "again", "in_doubt", "unsent", "stale")
 
@@ -34,6 +37,8 @@ class Claimed(Protocol):
     def id(self) -> ClaimId: ...  # noqa: D102
     @property
     def events(self) -> tuple[Event, ...]: ...  # noqa: D102
+    @property
+    def leave_seconds(self) -> float: ...  # noqa: D102
 
 
 class Outbox(Protocol):
@@ -90,16 +95,20 @@ class Delivered:
 class Delivery:
     """Sends what one sink is owed. Several may run beside each other on one sink: a claim belongs to one of them."""
 
-    def __init__(self, outbox: Outbox, sink: Sink, sink_id: int, clock: Clock) -> None:
+    def __init__(
+        self, outbox: Outbox, sink: Sink, sink_id: int, clock: Clock, elapsed: Callable[[], float] = boottime
+    ) -> None:
         self._outbox = outbox
         self._sink = sink
         self._sink_id = sink_id
         self._clock = clock
-        self._halted = False
+        self._elapsed = elapsed
+        self._known_to_take = False
 
     def run_once(self, now: dt.datetime) -> Delivered:
         """Claim one batch that is due by `now`, send it, and settle it."""
         result = Delivered()
+        began = self._elapsed()
         claim = self._outbox.claim(self._sink_id, self._sink.limits.batch, now)
         if claim is None:
             return result
@@ -108,45 +117,65 @@ class Delivery:
         unfit = [outcome for outcome in held_back if outcome is not None]
         for outcome in unfit:
             result.count(outcome, None)
-        self._settle(claim.id, unfit, now, result)
+        hold = _Hold(claim, began)
+        self._settle(hold, unfit, now, result)
         fit = [event for event, outcome in zip(claim.events, held_back, strict=True) if outcome is None]
-        self._send(claim.id, fit, result)
+        self._send(hold, fit, now, result)
         return result
 
     def stop(self) -> None:
         """Let nothing more leave: what has not left is handed back, what has is waited for."""
         self._sink.stop()
 
-    def _send(self, claim: ClaimId, events: list[Event], result: Delivered) -> None:
+    def _send(self, hold: "_Hold", events: list[Event], began: dt.datetime, result: Delivered) -> None:
         by_id = {event.id: event for event in events}
+
+        def may_leave() -> bool:
+            return self._elapsed() < hold.until
+
         try:
-            for verdicts in _batches(self._sink.send(events), SETTLE_AT_ONCE):
+            for verdicts in _batches(self._sink.send(events, may_leave), self._elapsed):
                 now = self._clock()
-                outcomes = [retry.judge(verdict, by_id[verdict.event], now) for verdict in verdicts]
+                outcomes = [retry.judge(verdict, by_id[verdict.event], now, began) for verdict in verdicts]
                 for verdict, outcome in zip(verdicts, outcomes, strict=True):
                     result.count(outcome, verdict.answer)
-                self._settle(claim, outcomes, now, result)
+                self._settle(hold, outcomes, now, result)
         except SinkHalted as halted:
             result.halted = str(halted)
             self._outbox.halt(self._sink_id, result.halted, self._clock())
-            self._halted = True
+            self._known_to_take = False
         else:
-            if self._halted and result.accepted:
+            if result.accepted and not self._known_to_take:
                 self._outbox.resume(self._sink_id)
-                self._halted = False
+                self._known_to_take = True
 
-    def _settle(self, claim: ClaimId, outcomes: list[Outcome], now: dt.datetime, result: Delivered) -> None:
-        if outcomes:
-            result.stale += len(outcomes) - self._outbox.settle(claim, outcomes, now)
+    def _settle(self, hold: "_Hold", outcomes: list[Outcome], now: dt.datetime, result: Delivered) -> None:
+        """Settle a part of a claim, which renews the rest; a claim that lost a row to another lets nothing more leave."""
+        if not outcomes:
+            return
+        began = self._elapsed()
+        settled = self._outbox.settle(hold.claim.id, outcomes, now)
+        result.stale += len(outcomes) - settled
+        hold.until = began + hold.claim.leave_seconds if settled == len(outcomes) else began
 
 
-def _batches(verdicts: Iterator[Verdict], most: int) -> Iterator[list[Verdict]]:
-    """Yield verdicts in lists of at most `most`; what has arrived when the sink breaks off comes before its error."""
+class _Hold:
+    """How long events of a claim may still leave, on a clock that goes on while the machine sleeps."""
+
+    def __init__(self, claim: Claimed, began: float) -> None:
+        self.claim = claim
+        self.until = began + claim.leave_seconds
+
+
+def _batches(verdicts: Iterator[Verdict], elapsed: Callable[[], float]) -> Iterator[list[Verdict]]:
+    """Yield verdicts in lists to settle at once; what has arrived when the sink breaks off comes before its error."""
     batch: list[Verdict] = []
+    first = 0.0
     try:
         for verdict in verdicts:
+            first = first if batch else elapsed()
             batch.append(verdict)
-            if len(batch) >= most:
+            if len(batch) >= SETTLE_AT_ONCE or elapsed() - first >= SETTLE_WITHIN_SECONDS:
                 yield batch
                 batch = []
     except SinkHalted:
@@ -162,8 +191,8 @@ def drain(
 ) -> Delivered:
     """Deliver until nothing is due any more, with several lanes beside each other; return what it came to.
 
-    What a sink wants later stays in the outbox. Raises what a lane raises, after the others have finished their round; so
-    it does when it is interrupted.
+    What a sink wants later stays in the outbox. Raises what a lane raises, or an interruption, after what has left was
+    answered and the rest was handed back.
     """
     whole = Delivered()
     lock = threading.Lock()
@@ -181,8 +210,11 @@ def drain(
     with ThreadPoolExecutor(max(1, len(lanes)), "drain") as pool:
         working = [pool.submit(work, lane) for lane in lanes]
         try:
-            for lane in working:
-                lane.result()
-        finally:
+            for done in working:
+                done.result()
+        except BaseException:
             stopping.set()
+            for lane in lanes:
+                lane.stop()
+            raise
     return whole

@@ -38,7 +38,7 @@ def configure(*, verbose: bool = False, stream: Any = None) -> None:
         if readable
         else structlog.processors.JSONRenderer(default=str)
     )
-    processors = [
+    processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

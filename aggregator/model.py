@@ -82,6 +82,11 @@ class Limits:
     batch: int
     """How many events one `send` should be given to keep the sink busy."""
 
+    @property
+    def past_days(self) -> int:
+        """Return `past` for a sentence: in days, rounded up, as the sink's own documentation has it."""
+        return -(-self.past // dt.timedelta(days=1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:

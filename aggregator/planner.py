@@ -111,7 +111,7 @@ def _standing(delta: Decimal, total: Decimal, at: dt.datetime, policy: Policy) -
     """Say in which state an event begins: due, held for a person, or refused because the sink cannot take it."""
     digits = policy.limits.significant_digits
     if at < policy.oldest:
-        return State.REFUSED, f"older than the {policy.limits.past.days} days that {policy.sink} takes"
+        return State.REFUSED, f"older than the {policy.limits.past_days} days that {policy.sink} takes"
     if not _fits(total if policy.sends_total else delta, digits):
         return State.REFUSED, f"has more than the {digits} digits that {policy.sink} takes"
     if delta < 0 and policy.decreases is Decreases.HOLD:

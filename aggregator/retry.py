@@ -35,7 +35,7 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
         reason = f"no answer, and {hours} h after the first attempt a resend might be booked twice"
         return Outcome(event.id, State.IN_DOUBT, reason=reason, exposed_at=event.exposed_at, counts=False)
     if event.exposed_at is None and now - event.at > limits.past:
-        reason = f"became older than the {limits.past.days} days that the sink takes"
+        reason = f"became older than the {limits.past_days} days that the sink takes"
         return Outcome(event.id, State.REFUSED, reason=reason, counts=False)
     return None
 

@@ -31,8 +31,11 @@ from aggregator.source import Source
 if TYPE_CHECKING:
     from aggregator.sinks.stripe import StripeSink as Stripe
 
-CLAIM_MARGIN = timedelta(seconds=50)
-"""A claim outlasts the sink's time-out by this much, so that it runs out only when its process is gone or stuck."""
+LEAVE_WITHIN = timedelta(seconds=30)
+"""How long after a claim its events may leave. Every settled verdict renews it, so a slow sink keeps its claims."""
+
+ANSWER_MARGIN = timedelta(seconds=10)
+"""A claim outlasts the last answer by this much, so that it runs out only when its process is gone or stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         database,
         Meters(database, who, lease),
         Passes(database, lease, monotonic),
-        Outbox(database, who, longest + CLAIM_MARGIN),
+        Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN),
         Reports(database),
     )
 

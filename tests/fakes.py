@@ -38,13 +38,13 @@ class FakeSink:
         self.lost_after_booking: Callable[[Event], bool] = lambda event: False
         self.during_send: Callable[[], None] = lambda: None
 
-    def send(self, events: Sequence[Event]) -> Iterator[Verdict]:
+    def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Book each event, or answer as told."""
         self.during_send()
         if self.halted:
             raise SinkHalted(self.halted)
         for event in events:
-            yield self._take(event)
+            yield self._take(event) if may_leave() else Verdict(event.id, Answer.UNSENT)
 
     def _take(self, event: Event) -> Verdict:
         self.received.append(event)

@@ -55,9 +55,8 @@ for command in (
 def main() -> None:
     """Run the command line, and end the process with the code that tells how it went."""
     try:
-        cli.main(prog_name="aggregator", standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # Without `standalone_mode` an Exit is not raised but returned as its code.
+        sys.exit(cli.main(prog_name="aggregator", standalone_mode=False))
     except click.exceptions.Abort:
         click.echo("Stopped.", err=True)
         sys.exit(130)

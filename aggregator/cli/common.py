@@ -95,7 +95,9 @@ def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[o
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for heading, justify in columns.items():
         prose = heading in PROSE
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=not prose)  # type: ignore[arg-type]

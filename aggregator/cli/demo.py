@@ -7,7 +7,8 @@ import click
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
 @click.option(
     "--seconds",
-    default=50,
+    type=click.IntRange(1, 3600),
+    default=40,
     show_default=True,
     help="How long rows keep arriving, about: they end with a minute.",
 )

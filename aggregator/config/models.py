@@ -156,7 +156,7 @@ class StripeSink(Block):
         examples=["10s"],
     )
     max_in_flight: int = Field(
-        default=128, ge=1, description="How many calls may wait for their answer at once.", examples=[128]
+        default=256, ge=1, description="How many calls may wait for their answer at once.", examples=[256]
     )
 
     @property

@@ -92,7 +92,7 @@ class Live:
             self.mark = mark
         waiting = sum(row.due + row.sending for row in rows)
         self.story.now(
-            f"{utcnow():%H:%M:%S}  {self.traffic.rows:,} rows over {self.traffic.connections} connections | "
+            f"{utcnow():%H:%M:%S}Z  {self.traffic.rows:,} rows over {self.traffic.connections} connections | "
             f"read up to {mark:%H:%M} | {waiting:,} waiting | sandbox holds {self._accepted():,} events"
         )
         return rows
@@ -103,7 +103,7 @@ class Live:
         which = (
             f"window {span.start:%H:%M}" if count == 1 else f"windows {span.start:%H:%M} to {span.end:%H:%M}"
         )
-        self.story.say(f"{utcnow():%H:%M:%S}  {which} read: {events:,} events")
+        self.story.say(f"{utcnow():%H:%M:%S}Z  {which} read: {events:,} events")
 
     def _accepted(self) -> int:
         return int(self.sandbox.stats()["accepted"])

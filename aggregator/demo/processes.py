@@ -15,10 +15,10 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from aggregator.clock import monotonic
 from aggregator.embedded import EmbeddedPostgres
@@ -113,13 +113,16 @@ def _lock(file: IO[str]) -> bool:
 class Background:
     """One of our commands in the background. Its output goes to a file; leaving the `with` block ends it."""
 
-    def __init__(self, name: str, arguments: Sequence[str], directory: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str]
+    ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         with (directory / f"{name}.pid").open("w") as held, self.log.open("w") as log:
             assert _lock(held), f"{held.name} belongs to another process"
-            self._process = subprocess.Popen(
-                command(arguments),
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                command([name, *arguments]),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -128,7 +131,7 @@ class Background:
             )
             held.write(str(self._process.pid))
 
-    def __enter__(self) -> "Background":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,7 @@ Rules
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -28,30 +28,30 @@ class Account(NamedTuple):
 
 
 ACCOUNTS = (
-    Account("Alder & Finch Logistics", "cus_Q4mT7xZbLr29Kd", 0.95, 52),
-    Account("Bluebird Weather", "cus_R8sVn3HcWq61Yt", 0.90, 44),
-    Account("Cobalt Payroll", "cus_P2kJd9LmXe74Bz", 0.80, 37),
-    Account("Dunmore Maps", "cus_T6wQf1RnZa85Hc", 0.75, 33),
-    Account("Elm Street Clinics", "cus_S3yGb5UkVo92Mj", 0.65, 28),
-    Account("Fathom Audio", "cus_N7hXr4EtCp38Lw", 0.60, 26),
-    Account("Greywater Energy", "cus_Q9bMz6JfSd17Rk", 0.55, 23),
-    Account("Harbor Ticketing", "cus_V1cKy8PgTn43Xs", 0.50, 21),
-    Account("Ibis Translation", "cus_L5tNw2QhBf96Ue", 0.45, 19),
-    Account("Juniper Grocers", "cus_M8rSx7DjHv51Za", 0.40, 17),
-    Account("Kestrel Robotics", None, 0.30, 12),
-    Account("Lantern Books", "cus_W4fBq3YnKc69Pt", 0.35, 15),
-    Account("Marble Arch Hotels", "cus_K7gLv5ZdRm24Js", 0.30, 14),
-    Account("Northgate Schools", "cus_X2jPt9CwEb78Qh", 0.28, 13),
-    Account("Opal Insurance", "cus_J6nHs4VxFy35Gd", 0.25, 12),
-    Account("Pinewood Forestry", "cus_Y3qRk8AbUt57Nm", 0.22, 11),
-    Account("Quarry Analytics", "cus_H9vZc1MgPw46Tf", 0.20, 10),
-    Account("Redstart Couriers", "cus_B5xWd7NsLj82Ky", 0.18, 9),
-    Account("Saltmarsh Fisheries", "cus_G1kTf6RqVh93Cb", 0.15, 8),
-    Account("Tideway Ferries", "cus_Z8pYj2XmSn64Ew", 0.12, 7),
-    Account("Umber Ceramics", "cus_F4dQb9KtHr71Lz", 0.10, 6),
-    Account("Vesper Lighting", "cus_C7sMn5GyWx38Vp", 0.08, 5),
-    Account("Willow & Stone Law", "cus_D2hJz3TfQk59Rc", 0.06, 4),
-    Account("Yarrow Veterinary", "cus_E6wLx8BvNp14Sd", 0.04, 3),
+    Account("Alder & Finch Logistics", "cus_Q4mT7xZbLr29Kd", 0.57, 104),
+    Account("Bluebird Weather", "cus_R8sVn3HcWq61Yt", 0.54, 88),
+    Account("Cobalt Payroll", "cus_P2kJd9LmXe74Bz", 0.48, 74),
+    Account("Dunmore Maps", "cus_T6wQf1RnZa85Hc", 0.45, 66),
+    Account("Elm Street Clinics", "cus_S3yGb5UkVo92Mj", 0.39, 56),
+    Account("Fathom Audio", "cus_N7hXr4EtCp38Lw", 0.36, 52),
+    Account("Greywater Energy", "cus_Q9bMz6JfSd17Rk", 0.33, 46),
+    Account("Harbor Ticketing", "cus_V1cKy8PgTn43Xs", 0.30, 42),
+    Account("Ibis Translation", "cus_L5tNw2QhBf96Ue", 0.27, 38),
+    Account("Juniper Grocers", "cus_M8rSx7DjHv51Za", 0.24, 34),
+    Account("Kestrel Robotics", None, 0.15, 24),
+    Account("Lantern Books", "cus_W4fBq3YnKc69Pt", 0.21, 30),
+    Account("Marble Arch Hotels", "cus_K7gLv5ZdRm24Js", 0.18, 28),
+    Account("Northgate Schools", "cus_X2jPt9CwEb78Qh", 0.17, 26),
+    Account("Opal Insurance", "cus_J6nHs4VxFy35Gd", 0.15, 24),
+    Account("Pinewood Forestry", "cus_Y3qRk8AbUt57Nm", 0.13, 22),
+    Account("Quarry Analytics", "cus_H9vZc1MgPw46Tf", 0.12, 20),
+    Account("Redstart Couriers", "cus_B5xWd7NsLj82Ky", 0.11, 18),
+    Account("Saltmarsh Fisheries", "cus_G1kTf6RqVh93Cb", 0.09, 16),
+    Account("Tideway Ferries", "cus_Z8pYj2XmSn64Ew", 0.07, 14),
+    Account("Umber Ceramics", "cus_F4dQb9KtHr71Lz", 0.06, 12),
+    Account("Vesper Lighting", "cus_C7sMn5GyWx38Vp", 0.05, 10),
+    Account("Willow & Stone Law", "cus_D2hJz3TfQk59Rc", 0.04, 8),
+    Account("Yarrow Veterinary", "cus_E6wLx8BvNp14Sd", 0.02, 6),
 )
 
 TABLES = (
@@ -194,7 +194,7 @@ class Product:
         """Return in how many (customer, minute) pairs there were requests."""
         return int(self._rows(REQUEST_SLOTS, span)[0][0])
 
-    def _rows(self, statement: str, span: Span | None = None) -> Sequence[tuple[object, ...]]:
+    def _rows(self, statement: str, span: Span | None = None) -> Sequence[tuple[Any, ...]]:
         with psycopg.connect(self.url) as connection:
             return connection.execute(statement, span and span._asdict()).fetchall()
 

@@ -82,8 +82,14 @@ def compare(
 
 def summed(name: str, lines: list[Line]) -> Line:
     """Add lines up. Differences that cancel each other are still differences."""
-    source, ledger, billed, sandbox = (sum((line[place] for line in lines), ZERO) for place in (1, 2, 3, 4))
-    return Line(name, source, ledger, billed, sandbox, all(line.equal for line in lines))
+    return Line(
+        name,
+        sum((line.source for line in lines), ZERO),
+        sum((line.ledger for line in lines), ZERO),
+        sum((line.billed for line in lines), ZERO),
+        sum((line.sandbox for line in lines), ZERO),
+        all(line.equal for line in lines),
+    )
 
 
 def prove(

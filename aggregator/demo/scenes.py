@@ -22,9 +22,9 @@ from aggregator.clock import monotonic, utcnow
 from aggregator.config import Config, load
 from aggregator.demo.live import WINDOW, Live, closing_time
 from aggregator.demo.processes import Background, DemoFailed, command, fresh, one_signal_ends, wait_seconds
-from aggregator.demo.product import DATABASE, Product
+from aggregator.demo.product import DATABASE, USED, Product
 from aggregator.demo.proof import Proof, prove
-from aggregator.demo.story import Story, number
+from aggregator.demo.story import Story
 from aggregator.demo.traffic import Traffic, straggler
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.model import Span
@@ -64,6 +64,11 @@ class Stage:
         """The configuration that the user may open."""
         return self.directory / "aggregator.yaml"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What our commands are run with."""
+        return {**os.environ, "AGGREGATOR_CONFIG": str(self.config_path)}
+
     def config(self) -> Config:
         """Load the configuration."""
         return load(self.config_path, os.environ)
@@ -71,9 +76,9 @@ class Stage:
     def run(self, *arguments: str) -> None:
         """Show a command and run it in the foreground. Raises DemoFailed if it fails."""
         self.story.command(" ".join(("aggregator", *arguments)))
-        code = subprocess.run(command(arguments), check=False).returncode
-        if code:
-            raise DemoFailed(f"`aggregator {arguments[0]}` ended with exit code {code}.")
+        done = subprocess.run(command(arguments), env=self.environment, check=False)  # noqa: S603 - ourselves
+        if done.returncode:
+            raise DemoFailed(f"`aggregator {arguments[0]}` ended with exit code {done.returncode}.")
 
 
 def run_demo(*, keep: bool, seconds: int, directory: Path | None = None) -> int:
@@ -93,9 +98,10 @@ def run_demo(*, keep: bool, seconds: int, directory: Path | None = None) -> int:
         ledger = stack.enter_context(open_ledger(stage.config(), may_migrate=False, name="aggregator demo"))
         daemon, end = go_live(stage, ledger, seconds, stack)
         ended = "SIGTERM" if keep else stop(stage, daemon)
+        stage.run("status")
         proofs = show_proof(stage, ledger, end)
         good = all(proof.holds for proof in proofs) and ended == "SIGTERM"
-        story.say(f"{monotonic() - began:.0f} seconds, exit code {0 if good else 1}.", "dim")
+        story.say(f"after {monotonic() - began:.0f} seconds; exit code {0 if good else 1}", "dim")
         (keep_running if keep else say_what_next)(stage, daemon)
     return 0 if good else 1
 
@@ -103,35 +109,34 @@ def run_demo(*, keep: bool, seconds: int, directory: Path | None = None) -> int:
 def set_up(place: Path, story: Story, stack: ExitStack) -> Stage:
     """Make the product with its past, start the sandbox, write the configuration."""
     story.scene("1  A product, and where its usage goes")
+    story.fact("postgres", f"embedded, in {place / 'postgres'}")
     postgres = stack.enter_context(EmbeddedPostgres(place / "postgres"))
+    state = str(place / "sandbox.jsonl")
+    meters = [part for name in USED for part in ("--meter", f"{name}:sum")]
+    sandbox = Background("sandbox", ["--port", "0", *meters, "--state", state], place, os.environ)
+    stack.enter_context(sandbox)
+    product, start = build_product(postgres, story)
+    url = address(sandbox)
+    story.fact("sandbox", f"{url}, stands in for Stripe and keeps its rules")
+    stage = Stage(place, story, product, ControlClient(url), start)
+    stage.config_path.write_text(configuration(product.url, url, start), encoding="utf-8")
+    count = len(stage.config_path.read_text(encoding="utf-8").splitlines())
+    story.fact("config", f"{stage.config_path}: {count} lines, all there is to set up; open it")
+    return stage
+
+
+def build_product(postgres: EmbeddedPostgres, story: Story) -> tuple[Product, dt.datetime]:
+    """Make the product's database; return it, and when its use begins."""
     now = windows.floor(utcnow(), WINDOW)
     start = windows.floor(now, HOUR) - DAY
     product = Product.create(postgres.url(), postgres.url(DATABASE), Span(start, now))
     counts = product.counts()
-    story.fact("postgres", f"embedded, in {place / 'postgres'}")
     story.fact(
         "product",
-        f"{counts.accounts} accounts, {counts.requests:,} API requests, {counts.objects:,} stored objects since "
-        f"{start:%Y-%m-%d %H:%M}Z; {counts.without_customer} account has no Stripe customer yet",
+        f"{counts.accounts} accounts, {counts.requests:,} API requests and {counts.objects:,} stored objects "
+        f"since {start:%Y-%m-%d %H:%M}Z; {counts.without_customer} account has no Stripe customer yet",
     )
-    sandbox = stack.enter_context(
-        Background(
-            "sandbox",
-            [
-                "sandbox", "--port", "0", "--meter", "api_requests:sum", "--meter", "stored_gb:sum",
-                "--state", str(place / "sandbox.jsonl"),
-            ],
-            place,
-        )
-    )  # fmt: skip
-    url = address(sandbox)
-    story.fact("sandbox", f"{url}, stands in for Stripe and keeps its rules")
-    stage = Stage(place, story, product, ControlClient(url), start)
-    write_config(stage, postgres.url(DATABASE), url)
-    story.fact(
-        "config", f"{stage.config_path}, all there is to set up: open it, {lines(stage.config_path)} lines"
-    )
-    return stage
+    return product, start
 
 
 def address(sandbox: Background) -> str:
@@ -146,26 +151,17 @@ def address(sandbox: Background) -> str:
     raise DemoFailed(f"The sandbox does not start; see {sandbox.log}.")
 
 
-def write_config(stage: Stage, product_url: str, sandbox_url: str) -> None:
-    """Write the configuration from its template."""
-    text = (files("aggregator.demo") / "aggregator.yaml").read_text(encoding="utf-8")
-    values = {
-        "PRODUCT_URL": product_url,
-        "SANDBOX_URL": sandbox_url,
-        "START_AT": f"{stage.start:%Y-%m-%dT%H:%MZ}",
-    }
-    stage.config_path.write_text(string.Template(text).substitute(values), encoding="utf-8")
-
-
-def lines(path: Path) -> int:
-    """Return how many lines a file has."""
-    return len(path.read_text(encoding="utf-8").splitlines())
+def configuration(product_url: str, sandbox_url: str, start: dt.datetime) -> str:
+    """Return the configuration: the template, filled in."""
+    template = (files("aggregator.demo") / "aggregator.yaml").read_text(encoding="utf-8")
+    return string.Template(template).substitute(
+        PRODUCT_URL=product_url, SANDBOX_URL=sandbox_url, START_AT=f"{start:%Y-%m-%dT%H:%MZ}"
+    )
 
 
 def bill_the_past(stage: Stage) -> None:
     """Backfill everything since the beginning."""
     stage.story.scene("2  The last day, in windows of one minute")
-    os.environ["AGGREGATOR_CONFIG"] = str(stage.config_path)
     stage.story.command(f"export AGGREGATOR_CONFIG={stage.config_path}")
     stage.run("backfill", "--from", f"{stage.start:%Y-%m-%dT%H:%MZ}")
 
@@ -175,7 +171,7 @@ def go_live(stage: Stage, ledger: Ledger, seconds: int, stack: ExitStack) -> tup
     story = stage.story
     story.scene("3  Live: rows arrive, the daemon reads each minute when it is over")
     story.command("aggregator run")
-    daemon = stack.enter_context(Background("run", ["run"], stage.directory))
+    daemon = stack.enter_context(Background("run", [], stage.directory, stage.environment))
     mark = min(row.mark for row in ledger.reports.status())
     with Traffic(stage.product.url) as traffic, story.moving():
         live = Live(story, daemon, ledger.reports, stage.sandbox, traffic, mark)
@@ -188,7 +184,7 @@ def go_live(stage: Stage, ledger: Ledger, seconds: int, stack: ExitStack) -> tup
             late.commit()
         committed_at = utcnow()
         story.say(
-            f"{committed_at:%H:%M:%S}  a transaction of {end - WINDOW:%H:%M} commits only now: "
+            f"{committed_at:%H:%M:%S}Z  a transaction of {end - WINDOW:%H:%M} commits only now: "
             f"{late.rows} rows, {'after their window was read' if seen else 'which the daemon has waited for'}"
         )
         live.settled(end, committed_at)
@@ -200,9 +196,7 @@ def tell_corrections(stage: Stage, ledger: Ledger, span: Span) -> None:
     """Say how many events followed late rows: each (customer, minute) has one event, and one more per correction."""
     events = ledger.reports.known_events("api_requests", span)
     corrections = events - stage.product.request_slots(span)
-    stage.story.say(
-        f"{utcnow():%H:%M:%S}  late rows have been billed as {corrections} corrections of api_requests"
-    )
+    stage.story.say(f"{utcnow():%H:%M:%S}Z  late rows became {corrections} corrections of api_requests")
 
 
 def stop(stage: Stage, daemon: Background) -> str:

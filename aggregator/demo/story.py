@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator.clock import monotonic
-from aggregator.demo.proof import Line, Proof, summed
+from aggregator.demo.proof import NAMES, Line, Proof, summed
 
 PLAIN_WIDTH = 110
 """How wide to write where there is no terminal to fit into."""
@@ -88,16 +88,24 @@ class Story:
         table.add_row(*_cells(proof.whole), style="bold")
         source, aside = proof.unmapped
         if source or aside:
-            verdict = _verdict(equal=source == aside)
-            table.add_row(Text("  nobody's"), number(source), number(aside), "-", "-", "-", verdict)
+            verdict = "set aside" if source == aside else _verdict(equal=False)
+            table.add_row(f"  {NAMES[None]} *", number(source), number(aside), "-", "-", "-", verdict)
         self._console.print(Text(""), table)
 
     def verdict(self, proofs: list[Proof]) -> None:
         """Say what the proofs come to, and what stays outside of them."""
+        self._console.print()
         holds = bool(proofs) and all(proof.holds for proof in proofs)
         customers = max((len(proof.lines) for proof in proofs), default=0)
         claim = f"\n  source = ledger = sandbox for {customers} customers and {len(proofs)} meters: "
         answer = ("yes", "bold green") if holds else ("NO", "bold red")
+        self.say(
+            f"* {NAMES[None]} has no Stripe customer yet: its usage is set aside and named, never lost.",
+            "dim",
+        )
+        self.say(
+            "carried: used, but less than the last decimal billed; it counts towards the next window.", "dim"
+        )
         self._console.print(Text.assemble((claim, "bold"), answer), soft_wrap=True)
 
 

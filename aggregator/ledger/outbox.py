@@ -115,15 +115,20 @@ class Claim(NamedTuple):
 
     id: ClaimId
     events: tuple[Event, ...]
+    leave_seconds: float
+    """How long after the claim was taken or renewed its events may leave: the rest of its time is for the answers."""
 
 
 class Outbox:
-    """The verbs about the outbox. `hold` is how long a claim lasts: longer than any send takes."""
+    """The verbs about the outbox. A claim lasts `leave`, in which its events may leave, and `answer` for the last answer."""
 
-    def __init__(self, database: Database, owner: uuid.UUID, hold: dt.timedelta) -> None:
+    def __init__(
+        self, database: Database, owner: uuid.UUID, leave: dt.timedelta, answer: dt.timedelta
+    ) -> None:
         self._database = database
         self._owner = owner
-        self._hold = hold
+        self._leave = leave
+        self._hold = leave + answer
 
     def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
         """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due."""
@@ -144,7 +149,9 @@ class Outbox:
             connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
             rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
         assert len(rows) == len(events), "every row of the outbox has its event"
-        return Claim(ClaimId(opened[0]), tuple(sorted(Event._make(row) for row in rows)))
+        return Claim(
+            ClaimId(opened[0]), tuple(sorted(Event._make(row) for row in rows)), self._leave.total_seconds()
+        )
 
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of events of a claim; return how many were still the claim's to settle."""

@@ -5,11 +5,13 @@ Rules
   and when, is for `retry`; what is owed is for the planner.
 - A sink yields one verdict per event, as soon as it knows it. What has left and came back without a usable answer is
   UNKNOWN, never refused. What never left is UNSENT.
+- Right before an event leaves, the sink asks `may_leave`: it says no once the claim might run out before the answer comes,
+  as after a long pause of the process, when another may be sending the same events. Then the event is UNSENT.
 - A sink that is refused as a whole (key, permission, address) raises SinkHalted after it has given its verdicts on what
   left before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from aggregator.model import Event, Limits, Verdict
@@ -21,7 +23,7 @@ class Sink(Protocol):
     name: str
     limits: Limits
 
-    def send(self, events: Sequence[Event]) -> Iterator[Verdict]:
+    def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events and yield a verdict on each, in any order. Raises SinkHalted, at the end, if all were refused."""
         ...
 

@@ -92,6 +92,11 @@ MakeSink = Callable[..., StripeSink]
 numbers = count(1)
 
 
+def always() -> bool:
+    """Nothing stands in the way of leaving."""
+    return True
+
+
 def usage(customer: str = "cus_1", delta: Decimal | int | str = 1, meter: str = "api") -> Event:
     """An event that is about to be sent for the first time."""
     number = next(numbers)
@@ -119,12 +124,12 @@ def answers(verdicts: Sequence[Verdict], events: Sequence[Event]) -> list[Answer
 
 def send(sink: StripeSink, *events: Event) -> list[Answer]:
     """Send events and return the answers in their order."""
-    return answers(list(sink.send(events)), events)
+    return answers(list(sink.send(events, always)), events)
 
 
 def send_one(sink: StripeSink, event: Event) -> Verdict:
     """Send one event and return its verdict."""
-    (verdict,) = sink.send([event])
+    (verdict,) = sink.send([event], always)
     return verdict
 
 
@@ -132,7 +137,7 @@ def until_halted(sink: StripeSink, events: Sequence[Event]) -> tuple[list[Verdic
     """Send events to a sink that must halt; return the verdicts and what it says."""
     verdicts: list[Verdict] = []
     with pytest.raises(SinkHalted) as halted:
-        verdicts.extend(sink.send(events))
+        verdicts.extend(sink.send(events, always))
     return verdicts, str(halted.value)
 
 
@@ -464,7 +469,7 @@ def test_an_event_waits_for_its_turn_only_so_long(script: Script, make_sink: Mak
     script.gate.clear()
     sink = make_sink(script.url, max_in_flight=1, patience=dt.timedelta(seconds=0.5))
     events = [usage(f"cus_{number}") for number in range(3)]
-    verdicts = sink.send(events)
+    verdicts = sink.send(events, always)
     assert [next(verdicts).answer, next(verdicts).answer] == [Answer.UNSENT] * 2
     script.gate.set()
     assert next(verdicts).answer is Answer.ACCEPTED
@@ -611,7 +616,7 @@ def test_stop_gives_back_what_has_not_left(script: Script, make_sink: MakeSink) 
     events = [usage(f"cus_{number}") for number in range(4)]
     verdicts: SimpleQueue[Verdict] = SimpleQueue()
     with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(pass_on, sink.send(events), verdicts)
+        sending = pool.submit(pass_on, sink.send(events, always), verdicts)
         script.arrived.get(timeout=SECONDS)
         sink.stop()
         given_back = [verdicts.get(timeout=SECONDS) for _ in range(3)]
@@ -642,7 +647,7 @@ def test_a_sender_who_goes_away_sends_nothing_more(script: Script, make_sink: Ma
     second = threading.Event()
     script.replies = [Reply(), Reply(gate=second)]
     sink = make_sink(script.url, max_in_flight=1)
-    verdicts = sink.send([usage(f"cus_{number}") for number in range(9)])
+    verdicts = sink.send([usage(f"cus_{number}") for number in range(9)], always)
     assert next(verdicts).answer is Answer.ACCEPTED
     for _ in range(2):
         script.arrived.get(timeout=SECONDS)
@@ -801,3 +806,12 @@ def test_totals_without_an_answer(sandbox: RunningSandbox, make_sink: MakeSink) 
     sandbox.set_keys(revoked=[KEY])
     with pytest.raises(SinkHalted):
         make_sink(sandbox.url).totals("api", "cus_1", SPAN)
+
+
+def test_what_may_no_longer_leave_is_given_back(script: Script, make_sink: MakeSink) -> None:
+    """After a pause in which the claim may have passed to another process, nothing more leaves: it is UNSENT (B12)."""
+    allowed = iter([True, True, False])
+    sink = make_sink(script.url, max_in_flight=1)
+    events = [usage(f"cus_{number}") for number in range(5)]
+    said = answers(list(sink.send(events, lambda: next(allowed, False))), events)
+    assert said == [Answer.ACCEPTED] * 2 + [Answer.UNSENT] * 3

@@ -80,7 +80,7 @@ def test_the_least_that_is_right(tmp_path: Path) -> None:
     sink = config.sinks["stripe"]
     assert sink.api_key_revealed() == ENV["KEY"]
     assert (sink.api_base, sink.rate_limit, sink.timeout) == (None, None, dt.timedelta(seconds=10))
-    assert sink.max_in_flight == 128
+    assert sink.max_in_flight == 256
     meter = config.meter("calls")
     assert (meter.name, meter.source, meter.sinks, meter.read) == ("calls", "app", ("stripe",), "windows")
     assert meter.start_at == dt.datetime(2026, 11, 1, tzinfo=dt.UTC)

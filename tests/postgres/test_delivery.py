@@ -69,7 +69,7 @@ def test_a_process_that_dies_leaves_its_events_to_the_next(owing: World) -> None
     """A claim without verdicts runs out; its events go out again as the same bytes under the same identifiers (B1, B3)."""
     claim = owing.outbox.claim(owing.registered.feeds[0].sink_id, 100, owing.now)
     assert claim is not None
-    list(owing.sink.send(claim.events))
+    list(owing.sink.send(claim.events, lambda: True))
     other = owing.beside()
     assert other.deliver().claimed == 0, "the claim still holds"
     other.now += 2 * MINUTE
@@ -274,3 +274,19 @@ def test_a_sink_with_another_limit_batches_accordingly(database: Database) -> No
     world.collect()
     delivery = Delivery(world.outbox, sink, world.registered.feeds[0].sink_id, lambda: world.now)
     assert [delivery.run_once(world.now).claimed for _ in range(4)] == [100, 100, 50, 0]
+
+
+def test_a_process_that_slept_past_its_claim_sends_nothing_more(owing: World) -> None:
+    """After a long pause the claim may be another's: nothing of it leaves any more (B12)."""
+    woken = iter([0.0, 0.0, 3600.0])
+    delivery = Delivery(
+        owing.outbox,
+        owing.sink,
+        owing.registered.feeds[0].sink_id,
+        lambda: owing.now,
+        lambda: next(woken, 3600.0),
+    )
+    assert delivery.run_once(owing.now).accepted <= 1
+    assert len(owing.sink.received) <= 1
+    assert owing.deliver().claimed >= 9
+    assert sorted(owing.sink.booked.values()) == list(range(1, 11))

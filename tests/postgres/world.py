@@ -54,7 +54,7 @@ class World:
         self.meter = replace(meter, sinks=tuple(self.sinks))
         self.meters = Meters(database, self.owner, lease)
         self.passes = Passes(database, lease, itertools.count().__next__)
-        self.outbox = Outbox(database, self.owner, dt.timedelta(minutes=1))
+        self.outbox = Outbox(database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20))
         self.registered: Registered = self.meters.register([self.meter])[self.meter.name]
         self.collection = Collection(
             self.registered,

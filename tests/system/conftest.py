@@ -1,15 +1,16 @@
-"""A world per test: an application database, a ledger, a sandbox process."""
+"""A world per test: an application database, a ledger, a sandbox. One Postgres and one sandbox per worker serve them all."""
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from aggregator.embedded import EmbeddedPostgres
 from tests.conftest import shared_postgres
 from tests.system.harness import METER, Sandbox, World, sandbox_process
-
-
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +21,33 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+def create_database(postgres: EmbeddedPostgres) -> Callable[[str | None], str]:
+    """Make fresh databases; they go with their server, since dropping one waits for a checkpoint."""
+
+    def create(template: str | None = None) -> str:
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        statement = sql.SQL("create database {}").format(sql.Identifier(name))
+        if template:
+            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+        with psycopg.connect(postgres.url(), autocommit=True) as connection:
+            connection.execute(statement)
+        return postgres.url(name)
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A sandbox process with the meter."""
-    with sandbox_process(tmp_path, "--meter", f"{METER}:sum") as sandbox:
+    with sandbox_process(tmp_path_factory.mktemp("sandbox"), "--meter", f"{METER}:sum") as sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def sandbox(sandbox_server: Sandbox) -> Sandbox:
+    """The sandbox, with nothing in it but its meter."""
+    sandbox_server.reset()
+    return sandbox_server
 
 
 @pytest.fixture

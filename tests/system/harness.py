@@ -50,7 +50,7 @@ select customer, sum(quantity) as quantity, max(used_at) as at, date_trunc('minu
  group by 1, 4
 """
 
-SLOW_QUERY = QUERY.replace("from usage", "from (select pg_sleep({seconds})) as pause, usage")
+SLOW_QUERY = QUERY.replace("where", "where (select pg_sleep({seconds})) is not null and")
 """The same, but its answer takes a while: time in which something can happen to who asked."""
 
 CREATE_USAGE = """
@@ -90,7 +90,7 @@ def wait(seconds: float) -> None:
 def environment(directory: Path, **more: str) -> dict[str, str]:
     """Return what a process is started with: nothing of whoever runs the tests but where programs are."""
     known = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-    return {**known, "HOME": str(directory), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **more}
+    return {**known, "HOME": str(directory), "PYTHONUNBUFFERED": "1", **more}
 
 
 class Process:
@@ -428,7 +428,11 @@ class Load:
 
     def _row(self) -> tuple[str, int, dt.datetime]:
         newest = min(utcnow(), self._newest)
-        back = newest - self._world.start if self._random.random() < 0.8 else min(2 * MINUTE, newest - self._world.start)
+        back = (
+            newest - self._world.start
+            if self._random.random() < 0.8
+            else min(2 * MINUTE, newest - self._world.start)
+        )
         at = newest - back * self._random.random()
         return f"cus_{self._random.randrange(self._customers)}", self._random.randint(1, 9), at
 
@@ -478,7 +482,9 @@ class Watch:
     def _take(self, event: Mapping[str, Any]) -> None:
         content = tuple(event[key] for key in ("event_name", "customer", "value", "timestamp"))
         if self.contents.setdefault(event["identifier"], content) != content:
-            self.wrong.append(f"{event['identifier']} came with {self.contents[event['identifier']]} and {content}")
+            self.wrong.append(
+                f"{event['identifier']} came with {self.contents[event['identifier']]} and {content}"
+            )
         if not event["counted"]:
             self.wrong.append(f"{event['identifier']} does not count: {event['reason']}")
         slot = event["customer"], event["timestamp"] // 60
@@ -511,7 +517,11 @@ def own_world(*meters: str) -> Iterator[World]:
 def show(figures: Mapping[str, object]) -> None:
     """Print figures as a table."""
     for name, figure in figures.items():
-        print(f"{name.replace('_', ' '):<24} {figure:>14,.1f}" if isinstance(figure, float) else f"{name.replace('_', ' '):<24} {figure!s:>14}")
+        print(
+            f"{name.replace('_', ' '):<24} {figure:>14,.1f}"
+            if isinstance(figure, float)
+            else f"{name.replace('_', ' '):<24} {figure!s:>14}"
+        )
 
 
 USED_BY_SLOT = """

@@ -59,14 +59,25 @@ class Benched:
         return not self.differences and not self.double_counted and self.transactions > 0
 
 
-def bench(world: World, seconds: int, clients: int, *, rate: int | None = None, patience_seconds: float) -> Benched:
+def bench(
+    world: World, seconds: int, clients: int, *, rate: int | None = None, patience_seconds: float
+) -> Benched:
     """Let pgbench write while the daemon runs, wait until its last window is billed, and compare."""
     assert world.programs is not None
     began, result = monotonic(), Benched(clients, seconds)
     run_program(world, "pgbench", "-i", "-q", "-s", "1", world.source_url)
     world.config = configuration(world)
     daemon = world.daemon()
-    options = ["-n", "-c", str(clients), "-j", str(clients), "-T", str(seconds), *(["-R", str(rate)] if rate else [])]
+    options = [
+        "-n",
+        "-c",
+        str(clients),
+        "-j",
+        str(clients),
+        "-T",
+        str(seconds),
+        *(["-R", str(rate)] if rate else []),
+    ]
     run_program(world, "pgbench", *options, world.source_url)
     result.live_events = world.sandbox.stats()["accepted"]
     written = monotonic()
@@ -132,9 +143,9 @@ def differences(world: World) -> str:
 def settled(world: World) -> bool:
     """Say whether every window with a row in it was read, and everything that was planned is settled."""
     [(newest,)] = world.source("select max(mtime) at time zone 'UTC' from pgbench_history")
-    [(mark,)] = world.ledger("select min(mark) from aggregator.meter where reread_from is null having count(*) = 2") or [
-        (newest,)
-    ]
+    [(mark,)] = world.ledger(
+        "select min(mark) from aggregator.meter where reread_from is null having count(*) = 2"
+    ) or [(newest,)]
     return bool(mark > newest) and not world.waiting() and not differences(world)
 
 
@@ -156,7 +167,9 @@ def take_stock(world: World, result: Benched) -> None:
 
 def main() -> int:
     """Run it by itself, on a Postgres of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--rate", type=int, help="Transactions per second; left out: as many as it can.")

@@ -17,7 +17,12 @@ def backfill(world: World, *options: str) -> Ran:
 
 def bounds(world: World, hours: int = 1) -> tuple[str, ...]:
     """Return the options that name the first hour."""
-    return ("--from", f"{world.start:%Y-%m-%dT%H:%MZ}", "--to", f"{world.start + hours * HOUR:%Y-%m-%dT%H:%MZ}")
+    return (
+        "--from",
+        f"{world.start:%Y-%m-%dT%H:%MZ}",
+        "--to",
+        f"{world.start + hours * HOUR:%Y-%m-%dT%H:%MZ}",
+    )
 
 
 def calls(world: World) -> int:

@@ -6,7 +6,9 @@ from tests.system.harness import World, show
 from tests.system.kill import kill_again_and_again
 
 
-def test_killed_again_and_again_nothing_is_lost_or_doubled(world: World, request: pytest.FixtureRequest) -> None:
+def test_killed_again_and_again_nothing_is_lost_or_doubled(
+    world: World, request: pytest.FixtureRequest
+) -> None:
     """In the end totals agree to the unit; at no moment did the sandbox hold more than was used (B1, B2, B3)."""
     kills = request.config.getoption("--kills")
     result = kill_again_and_again(world, kills)

@@ -14,4 +14,7 @@ def test_one_pass_bills_what_was_used(world: World) -> None:
     assert ran.json["meters"][METER]["planned"] == 600
     assert ran.json["sinks"]["stripe"] == {"claimed": 600, "accepted": 600, "waiting": 0}
     assert world.billed() == world.used()
-    assert {json.loads(line)["event"] for line in ran.err.splitlines()} == {"pass_committed", "batch_delivered"}
+    assert {json.loads(line)["event"] for line in ran.err.splitlines()} == {
+        "pass_committed",
+        "batch_delivered",
+    }

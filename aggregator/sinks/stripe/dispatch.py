@@ -7,6 +7,8 @@ Rules
   (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
 - A key is remembered while it has events here, and no longer. Memory is bounded by the batches in hand.
 - An event either leaves or is given back as UNSENT, once. What has left is always waited for.
+- Right before an event leaves its batch is asked whether it still may: a process that was paused must not send what
+  another one has taken over meanwhile.
 - No event waits here for longer than `patience_seconds`: a claim on it must not run out while it stands in the queue.
 """
 
@@ -39,8 +41,9 @@ class Job:
 class Batch:
     """The events of one `send`, and what was said of them: a verdict for each, or the error that broke us."""
 
-    def __init__(self, events: Sequence[Event]) -> None:
+    def __init__(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> None:
         self.events = events
+        self.may_leave = may_leave
         self.said: SimpleQueue[Verdict | BaseException] = SimpleQueue()
         self.jobs: list[Job] = []
         self.unanswered = len(events)
@@ -138,6 +141,8 @@ class Dispatcher:
                 seconds = self._pace.take(self._monotonic())
                 if seconds > 0:
                     await asyncio.sleep(seconds)
+            if job.waiting and not job.batch.may_leave():
+                self.give_back(job.batch)
             if job.waiting:
                 return job
             self._advance(job.key)

@@ -102,12 +102,12 @@ class StripeSink:
         """The rate at which calls may leave now: what was configured, or less after Stripe asked for less."""
         return self._pace.rate
 
-    def send(self, events: Sequence[Event]) -> Iterator[Verdict]:
+    def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events and yield a verdict on each as it arrives. Raises SinkHalted, at the end, once the sink is halted."""
         if events and self._stopped:
             yield from (Verdict(event.id, Answer.UNSENT) for event in events)
         elif events:
-            yield from self._send(events)
+            yield from self._send(events, may_leave)
         if self._dispatcher.halted:
             raise SinkHalted(self._dispatcher.halted)
 
@@ -142,11 +142,11 @@ class StripeSink:
             finally:
                 line.thread.close()
 
-    def _send(self, events: Sequence[Event]) -> Iterator[Verdict]:
+    def _send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         line = self._open()
         if self._stopped:
             self.stop()  # it may have come while there was no dispatcher to be told
-        batch = Batch(events)
+        batch = Batch(events, may_leave)
         line.thread.call(self._dispatcher.submit(batch))
         try:
             for _ in events:

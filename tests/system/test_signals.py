@@ -1,0 +1,102 @@
+"""What the daemon does when it is told something: end, end at once, read its configuration again."""
+
+import signal
+
+import pytest
+
+from tests.system.harness import METER, Process, World, until
+
+LATENCY_SECONDS = 1.5
+"""How long calls are in the air: enough to be struck there for sure."""
+
+
+def in_the_air(world: World, *, latency: float = LATENCY_SECONDS) -> Process:
+    """Return a daemon with calls under way and more events waiting for their turn."""
+    world.use_much(customers=20, minutes=10)
+    world.sink["timeout"] = "20s"
+    world.sandbox.set_faults(latency_seconds=latency)
+    daemon = world.daemon()
+    until(
+        lambda: world.sandbox.stats()["in_flight"] >= 20,
+        "calls are in the air",
+        seen=lambda: daemon.err[-500:],
+    )
+    return daemon
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_waits_for_what_is_in_the_air_and_hands_back_the_rest(
+    world: World, number: int
+) -> None:
+    """It ends by that very signal; what had left is settled, what had not is due with no attempt counted."""
+    daemon = in_the_air(world)
+    assert daemon.stop(number) == -number
+    assert daemon.log("daemon_stopped", signal=signal.Signals(number).name)
+    states = world.ledger(
+        "select state::text, attempts, count(*) from aggregator.event group by 1, 2 order by 1, 2"
+    )
+    assert [row[:2] for row in states] == [("due", 0), ("accepted", 1)]
+    assert world.waiting() == dict((row[0], row[2]) for row in states)["due"]
+    assert world.one("select count(*) from aggregator.outbox where claim_id is not null") == 0
+    assert world.one("select count(*) from aggregator.meter where lease_owner is not null") == 0
+    world.sandbox.set_faults()
+    after = world.daemon()
+    world.quiet()
+    assert after.stop() == -signal.SIGTERM
+    stats = world.sandbox.stats()
+    assert (stats["accepted"], stats["requests"], stats["double_counted"]) == (200, 200, 0)
+
+
+def test_a_second_signal_ends_it_at_once(world: World) -> None:
+    """Whoever does not want to wait need not; what was in the air is found out later, under the same identifiers."""
+    daemon = in_the_air(world, latency=15)
+    daemon.tell(signal.SIGTERM)
+    daemon.logged("daemon_stopping")
+    daemon.tell(signal.SIGTERM)
+    assert daemon.ended(seconds=3) == -signal.SIGTERM
+    assert world.one("select count(*) from aggregator.claim where settled_at is null") > 0
+
+
+def test_a_reload_with_a_bad_configuration_keeps_the_old_one_running(world: World) -> None:
+    """The reason is logged, and usage goes on being billed; a good configuration then brings the new meter (SIGHUP)."""
+    world.use("cus_a", 5, minute=5)
+    daemon = world.daemon()
+    world.quiet()
+    world.meter["windw"] = "1h"
+    world.write()
+    daemon.tell(signal.SIGHUP)
+    refused = daemon.logged("config_refused")
+    assert "windw" in refused["reason"]
+    world.use("cus_a", 4, minute=6)
+    world.quiet()
+
+    del world.meter["windw"]
+    world.config["meters"]["more"] = {**world.meter, "stripe": {"event_name": "more"}}
+    world.write()
+    world.sandbox.control("POST", "customers", {"ids": []})
+    daemon.tell(signal.SIGHUP)
+    assert daemon.logged("config_reloaded")["meters"] == ["more", METER]
+    daemon.logged("pass_committed", meter="more")
+    world.use("cus_a", 3, minute=7)
+    until(lambda: world.billed() == world.used(), "the old meter goes on")
+    assert daemon.stop() == -signal.SIGTERM
+
+
+def test_a_reload_does_not_leave_anything_running_of_what_was_before(world: World) -> None:
+    """After ten reloads the ledger has no more connections of ours than after one, and no event was sent twice."""
+    world.use_much(customers=10, minutes=5)
+    daemon = world.daemon()
+    for count in range(1, 6):
+        daemon.tell(signal.SIGHUP)
+        until(
+            lambda count=count: len(daemon.log("config_reloaded")) == count,
+            "it reloads",
+            seen=lambda: daemon.err,
+        )
+    world.use_much(customers=10, minutes=5)
+    world.quiet()
+    [(threads,)] = [(len(list(__import__("pathlib").Path(f"/proc/{daemon.pid}/task").iterdir())),)]
+    assert threads < 60
+    assert daemon.stop() == -signal.SIGTERM
+    assert world.sandbox.stats()["double_counted"] == 0
+    assert world.sandbox.stats()["duplicates_refused"] == 0

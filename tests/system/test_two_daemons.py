@@ -1,0 +1,77 @@
+"""Two daemons on one ledger, and one that sleeps past its lease."""
+
+import signal
+
+from aggregator.windows import floor
+from aggregator.clock import utcnow
+from tests.system.harness import METER, MINUTE, SLOW_QUERY, Load, Watch, World, until, wait
+
+LEASE_SECONDS = 5
+"""The shortest that the configuration allows."""
+
+
+def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> None:
+    """Each event is sent once by one of them; totals are right, and never too high on the way (B12)."""
+    world.use_much(customers=20, minutes=60)
+    load = Load(world, customers=20, rows_per_second=100, newest=floor(utcnow(), MINUTE), seed=3)
+    with Watch(world) as watch:
+        daemons = [world.daemon(started=False), world.daemon(started=False)]
+        with load:
+            for daemon in daemons:
+                daemon.logged("batch_delivered")
+            wait(5)
+        world.quiet()
+        watch.look()
+    for daemon in daemons:
+        assert daemon.stop() == -signal.SIGTERM
+        assert daemon.log("pass_committed"), "both take part"
+    stats = world.sandbox.stats()
+    assert watch.wrong == []
+    assert stats["requests"] == stats["accepted"] == world.one("select count(*) from aggregator.event")
+    assert world.one("select max(attempts) from aggregator.event") == 1
+
+
+def test_one_that_slept_past_its_lease_changes_nothing_when_it_wakes(world: World) -> None:
+    """It is stopped while it reads; another takes the meter and bills; its own commit is refused (B12, invariant 9)."""
+    world.use_much(customers=10, minutes=30)
+    world.meter["query"] = SLOW_QUERY.format(seconds=2)
+    sleeper = world.daemon()
+    held = "select epoch from aggregator.meter where lease_owner is not null"
+    [(stale,)] = until(lambda: world.ledger(held), "it holds the meter")
+    wait(0.5)
+    sleeper.tell(signal.SIGSTOP)
+    assert world.ledger(held) == [(stale,)]
+    assert world.one("select count(*) from aggregator.run where epoch = %s", stale) == 0, (
+        "it committed too soon"
+    )
+
+    other = world.daemon()
+    world.quiet()
+    before = world.ledger("select id, epoch from aggregator.run where epoch > %s order by id", stale)
+    assert before
+    world.use("cus_1", 5, minute=3)
+    sleeper.tell(signal.SIGCONT)
+    refused = sleeper.logged("pass_skipped", meter=METER)
+    assert "Another process" in refused["reason"]
+    assert world.one("select count(*) from aggregator.run where epoch = %s", stale) == 0
+    world.quiet()
+    assert [daemon.stop() for daemon in (sleeper, other)] == [-signal.SIGTERM] * 2
+    stats = world.sandbox.stats()
+    assert (stats["double_counted"], stats["requests"]) == (0, stats["accepted"])
+
+
+def test_one_that_slept_while_its_events_were_in_the_air_doubles_nothing(world: World) -> None:
+    """It wakes long after its calls have timed out, and sends the same bytes again; the other one waits its turn."""
+    world.use_much(customers=20, minutes=5)
+    world.sandbox.set_faults(latency_seconds=1.0)
+    sleeper = world.daemon()
+    until(lambda: world.sandbox.stats()["in_flight"] >= 20, "calls are in the air")
+    sleeper.tell(signal.SIGSTOP)
+    other = world.daemon()
+    wait(LEASE_SECONDS)
+    world.use_much(customers=20, minutes=5)
+    world.sandbox.set_faults()
+    sleeper.tell(signal.SIGCONT)
+    world.quiet()
+    assert [daemon.stop() for daemon in (sleeper, other)] == [-signal.SIGTERM] * 2
+    assert world.sandbox.stats()["double_counted"] == 0
