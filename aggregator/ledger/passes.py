@@ -214,7 +214,7 @@ class Passes:
             held = connection.execute(HOLD_METER, _whose(lease)).fetchone()
             if held is None:
                 raise LeaseLost
-            reread_from = held[1]
+            mark, reread_from = held
             _stage(connection, spool)
             run_id = self._record(connection, lease, this, tally, began, None)
             with ThreadPoolExecutor(1, "ledger-io") as io:
@@ -223,15 +223,14 @@ class Passes:
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
             _void(connection, tally.voided, this.now)
             _set_aside(connection, lease.registered, this.span)
-            still = reread_from if reread_from is not None and reread_from < this.span.start else None
-            waiting = [start for start in (still, tally.oldest_deferred) if start is not None]
+            waiting = [_left_to_read(reread_from, this.span, mark), tally.oldest_deferred]
             connection.execute(
                 MOVE_MARK,
                 {
                     "meter_id": lease.registered.id,
                     "start": this.span.start,
                     "end": this.span.end,
-                    "reread_from": min(waiting, default=None),
+                    "reread_from": min((start for start in waiting if start is not None), default=None),
                     "swept": this.swept,
                     "length": self._lease,
                 },
@@ -326,6 +325,16 @@ def _changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> It
                 yield Change._make((*row[:11], TAILS[row[11]], *row[12:]))
     finally:
         io.submit(cursor.close).result()
+
+
+def _left_to_read(since: dt.datetime | None, span: Span, mark: dt.datetime) -> dt.datetime | None:
+    """Return from where old windows are still to be read again for changes that waited, now that a span was read.
+
+    `since` is where the oldest of them was; what waited behind the span's end is not settled by having read the span.
+    """
+    if since is None or since not in span:
+        return since
+    return span.end if span.end < mark else None
 
 
 def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> None:

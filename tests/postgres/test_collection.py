@@ -369,3 +369,25 @@ def test_long_spans_are_committed_in_pieces(database: Database) -> None:
     result = world.collect()
     assert result.spans == 3
     assert world.one("select mark from aggregator.meter") == START + 72 * HOUR
+
+
+def test_a_change_that_waits_is_not_forgotten_by_a_backfill_elsewhere(world: World) -> None:
+    """Reading another range, or a part, leaves what waits outside of it to be read again."""
+    for hour in (2, 20):
+        world.source.use("cus_a", START + hour * HOUR, 10)
+    world.at(24, 5)
+    world.collect()
+    for hour in (2, 20):
+        world.source.use("cus_a", START + hour * HOUR, 5)
+    assert world.collect().deferred == 2
+    world.backfill(Span(START, START + HOUR))
+    assert world.one("select reread_from from aggregator.meter") == START + 2 * HOUR
+    world.deliver()
+    world.backfill(Span(START + 2 * HOUR, START + 3 * HOUR))
+    assert world.one("select reread_from from aggregator.meter") == START + 3 * HOUR
+    world.at(24 * 20)
+    world.deliver()
+    world.collect()
+    world.deliver()
+    assert world.booked("cus_a") == 30
+    assert world.one("select reread_from from aggregator.meter") is None
