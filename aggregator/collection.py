@@ -9,6 +9,7 @@ Rules
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -169,12 +170,14 @@ class Collection:
         if lease.reread_from is not None:
             horizon = min(horizon, lease.reread_from)
         probe = Span(lease.mark, lease.mark + meter.window)
+        with self._noting_failure(lease, Pass("live", probe, probe, now)):
+            at_once = self.at_once(probe)
         plan = windows.reads(
             mark=lease.mark,
             ready=ready,
             horizon=horizon,
             length=meter.window,
-            at_once=self.at_once(probe),
+            at_once=at_once,
             swept=lease.swept,
         )
         for whole in plan.spans:
@@ -182,19 +185,24 @@ class Collection:
                 yield span, plan.swept
 
     def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
+        with self._noting_failure(lease, this), Spool() as spool:
+            for batch in self._source.read(self.meter.query, this.span, self.meter.window):
+                spool.add(batch)
+                self._stay(lease)
+            tally = self._passes.commit(lease, spool, this, self._decide(this.now))
+        result.add(this.span, tally)
+
+    @contextmanager
+    def _noting_failure(self, lease: Lease, this: Pass) -> Iterator[None]:
+        """Record in the ledger, for `status` to show, that a pass failed and why."""
         began = self._elapsed()
         try:
-            with Spool() as spool:
-                for batch in self._source.read(self.meter.query, this.span, self.meter.window):
-                    spool.add(batch)
-                    self._stay(lease)
-                tally = self._passes.commit(lease, spool, this, self._decide(this.now))
+            yield
         except (LeaseLost, LedgerUnreachable, InvariantBroken):
             raise
         except AggregatorError as error:
             self._passes.record_failure(lease, this, self._elapsed() - began, str(error))
             raise
-        result.add(this.span, tally)
 
     def _stay(self, lease: Lease) -> None:
         """Give a sign of life while a long read goes on. Raises LeaseLost if it is to end."""

@@ -8,11 +8,14 @@ Rules
 """
 
 import fcntl
+import os
+import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
+from aggregator.clock import monotonic
 from aggregator.errors import LedgerUnreachable
 
 MISSING = (
@@ -22,6 +25,14 @@ MISSING = (
 
 START_TRIES = 3
 """Recovery after a crash can outlast the ten seconds that the wheel waits for its server to come up."""
+
+START_SECONDS = 60.0
+"""How long a server that was started before, and is not ready, is waited for."""
+
+LOOK_SECONDS = 0.1
+
+PID_FILE_LINES = 8
+"""postmaster.pid has so many once the server is up (src/include/utils/pidfile.h)."""
 
 
 class EmbeddedPostgres:
@@ -84,6 +95,7 @@ def _server(directory: Path) -> Any:
         raise LedgerUnreachable(MISSING) from error
     reason = ""
     for _ in range(START_TRIES):
+        _clear_the_way(directory / "postmaster.pid")
         try:
             server = get_server(directory, cleanup_mode=None, start=False)
             server.start()
@@ -94,3 +106,35 @@ def _server(directory: Path) -> Any:
     raise LedgerUnreachable(
         f"The embedded Postgres in {directory} does not start ({reason}); read {directory / 'log'}."
     )
+
+
+def _clear_the_way(pid_file: Path) -> None:
+    """Wait for a server that is starting, and forget one that died while it started.
+
+    Either has a postmaster.pid without its last lines, which the wheel cannot read: it would never start again.
+    """
+    pause, until = threading.Event(), monotonic() + START_SECONDS
+    while (pid := _starting(pid_file)) is not None and monotonic() < until:
+        if not _runs(pid):
+            pid_file.unlink(missing_ok=True)
+            return
+        pause.wait(LOOK_SECONDS)
+
+
+def _starting(pid_file: Path) -> int | None:
+    """Return the process that is to become the server; None if there is none, or it is up."""
+    try:
+        lines = pid_file.read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return int(lines[0]) if 0 < len(lines) < PID_FILE_LINES else None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -6,6 +6,7 @@ keeps the list complete.
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -27,6 +28,7 @@ EVENT_REFUSED = "event_refused"
 DELIVERY_FAILED = "delivery_failed"
 SINK_HALTED = "sink_halted"
 UNEXPECTED = "unexpected_error"
+LIBRARY_WARNED = "library_warned"
 
 
 def configure(*, verbose: bool = False, stream: Any = None) -> None:
@@ -46,12 +48,32 @@ def configure(*, verbose: bool = False, stream: Any = None) -> None:
     ]
     if not readable:
         processors.append(structlog.processors.format_exc_info)
+    _take_in_libraries(out, processors, renderer)
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=False,
     )
+
+
+def _take_in_libraries(out: Any, processors: list[Any], renderer: Any) -> None:
+    """Give what libraries warn of the form of our own lines: a line that no program can read hides those around it."""
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*processors, structlog.stdlib.add_logger_name, _library_warned],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+    # It warns whenever a meter takes longer than its period. That is no trouble: the next pass does it all.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def _library_warned(_: object, __: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
+    return {**fields, "event": LIBRARY_WARNED, "message": fields["event"]}
 
 
 def logger(**bound: object) -> Log:

@@ -124,7 +124,7 @@ class Tail(StrEnum):
 
     CLEAR = "clear"
     UNSETTLED = "unsettled"
-    HELD = "held"
+    PARKED = "parked"  # held, or refused: nothing of it is booked, and a newer plan replaces it
 
 
 class Change(NamedTuple):
@@ -146,8 +146,8 @@ class Change(NamedTuple):
     carry: Decimal
     """What the customer is owed of this meter in parts too small to bill, before this pass."""
     tail: Tail
-    held: EventId | None
-    held_delta: Decimal
+    parked: EventId | None
+    parked_delta: Decimal
     known: bool
     """Whether the ledger has the slot already."""
 

@@ -90,13 +90,13 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     if change.tail is not CLEAR:
         if change.tail is Tail.UNSETTLED:
             return Decision(change, deferred=True, total=booked, carry=carry, voids=None, event=None)
-        owed, booked = add(owed, change.held_delta), subtract(booked, change.held_delta)
+        owed, booked = add(owed, change.parked_delta), subtract(booked, change.parked_delta)
     delta = floor(owed, unit)
     rest = subtract(owed, delta)
     assert ZERO <= rest < unit, f"carry {rest} of {change.customer} is not a fraction of {unit}"
     total = add(booked, delta) if booked else delta
     event = _event(change, delta, total, policy) if delta else None
-    return build(Decision, (change, False, total, rest, change.held, event))
+    return build(Decision, (change, False, total, rest, change.parked, event))
 
 
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:
@@ -120,8 +120,8 @@ def _standing(delta: Decimal, total: Decimal, at: dt.datetime, policy: Policy) -
 
 
 def _fits(value: Decimal, digits: int) -> bool:
-    """Tell whether a number has at most so many digits; the count of its characters, which is cheap, mostly says so."""
-    return (len(str(value)) <= digits and value.adjusted() < digits) or significant_digits(value) <= digits
+    """Tell whether a billed number has at most so many digits; counting its characters is cheap, and mostly enough."""
+    return len(str(value)) <= digits or significant_digits(value) <= digits
 
 
 def significant_digits(value: Decimal) -> int:

@@ -40,14 +40,14 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
     return None
 
 
-def judge(verdict: Verdict, event: Event, now: dt.datetime, began: dt.datetime | None = None) -> Outcome:
+def judge(verdict: Verdict, event: Event, now: dt.datetime, began: dt.datetime) -> Outcome:
     """Turn a sink's word on one event into what the ledger is to record.
 
     `event.exposed_at` is the instant before this attempt: None means that no earlier attempt can have arrived. `began` is
-    when this attempt began, `now` if left out. A sink's memory counts from there: between the request and a lost answer
-    there may be a night of suspension, after which a resend would be booked twice.
+    when this attempt began. A sink's memory counts from there: between the request and a lost answer there may be a night
+    of suspension, after which a resend would be booked twice.
     """
-    exposed_at = event.exposed_at or began or now
+    exposed_at = event.exposed_at or began
     match verdict.answer:
         case Answer.ACCEPTED:
             return Outcome(event.id, State.ACCEPTED, request_id=verdict.request_id, exposed_at=exposed_at)

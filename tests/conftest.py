@@ -20,6 +20,9 @@ from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import migrate
 
 TEMPLATE = "ledger_template"
+IN_MEMORY, ROOM_NEEDED = Path("/dev/shm"), 4 << 30
+"""Where a database costs no disk: a database of a test is gone before it need be written."""
+
 UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
 
 
@@ -47,7 +50,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 def shared_postgres(name: str, settings: Sequence[str]) -> Iterator[EmbeddedPostgres]:
     """Run or join this run's Postgres of a name; `settings` are made by whoever comes first."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(os.getpid())
-    home = Path(tempfile.gettempdir()) / f"aggregator-tests-{run[:12]}-{name}"
+    roomy = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > ROOM_NEEDED
+    home = (IN_MEMORY if roomy else Path(tempfile.gettempdir())) / f"aggregator-tests-{run[:12]}-{name}"
     home.mkdir(exist_ok=True)
     with EmbeddedPostgres(home / "pg") as server:
         _prepare(server, settings)

@@ -1,4 +1,4 @@
-"""`aggregator backfill`: bill a range, exactly once however often it is run."""
+"""`aggregator backfill`: bill a range; doing it again changes nothing."""
 
 import datetime as dt
 from dataclasses import asdict

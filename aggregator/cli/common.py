@@ -30,6 +30,7 @@ config_option = click.option(
 PROSE = {"finding", "reason", "error"}
 """Columns that may run over several lines. Numbers and names may not."""
 
+PROSE_WIDTH = 70
 WIDE = 200
 
 json_option = click.option(
@@ -100,11 +101,18 @@ def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[o
     )
     for heading, justify in columns.items():
         prose = heading in PROSE
-        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not prose)  # type: ignore[arg-type]
+        table.add_column(
+            heading,
+            justify=justify,  # type: ignore[arg-type]
+            overflow="fold",
+            no_wrap=not prose,
+            max_width=PROSE_WIDTH if prose else None,
+        )
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
-    # Where nobody watches there is no width to fit into, and a cut number would be a wrong number.
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+    # A cut number would be a wrong number: what a terminal is too narrow for goes on in its next line.
+    natural = Console(width=WIDE).measure(table).maximum
+    Console(width=max(Console().width, natural) if sys.stdout.isatty() else WIDE).print(table)
 
 
 def shown(value: object) -> str:

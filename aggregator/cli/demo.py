@@ -8,7 +8,7 @@ import click
 @click.option(
     "--seconds",
     type=click.IntRange(1, 3600),
-    default=40,
+    default=35,
     show_default=True,
     help="How long rows keep arriving, about: they end with a minute.",
 )

@@ -61,7 +61,7 @@ class Ledger(Block):
 
     url: PostgresUrl | None = Field(
         default=None,
-        description="SQLAlchemy URL of the Postgres database (14 or later) that remembers what was billed.",
+        description="`postgresql://` URL of the database (Postgres 14 or later) that remembers what was billed.",
         examples=["${LEDGER_URL}"],
     )
     url_file: SecretFile | None = Field(
@@ -76,7 +76,7 @@ class Ledger(Block):
     )
     migrate: bool = Field(
         default=True,
-        description="Whether the daemon brings the ledger's schema up to date when it starts.",
+        description="Whether a command that opens the ledger brings its schema up to date first.",
         examples=[True],
     )
 
@@ -278,7 +278,7 @@ class Meter(Block):
     )
     every: Annotated[Duration, at_least("1s")] | None = Field(
         default=None,
-        description="How often to look for windows that are due. Left out: once per window. Not with `cron`.",
+        description="How often to look for due windows. Left out: a quarter of the window, 5s to 5m. Not with `cron`.",
         examples=["5m"],
     )
     cron: Annotated[Cron, AfterValidator(_not_with_every)] | None = Field(

@@ -2,8 +2,8 @@
 
 Rules
 - A demo holds its directory by a lock, and makes it anew. Nothing is ever removed that is not a demo's.
-- A background process holds a lock on the file with its pid, and the kernel drops the lock when the process ends. So a pid
-  whose file is locked is surely that process, and what a killed demo left behind can be ended safely by the next.
+- A process holds a lock on the file with its pid, and the kernel drops the lock when the process ends. So a pid whose file
+  is locked is surely that process, and what a killed demo left behind can be ended safely by the next.
 - A background process has a session of its own: Ctrl-C reaches the demo, which ends the others in order.
 """
 
@@ -18,7 +18,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from aggregator.clock import monotonic
 from aggregator.embedded import EmbeddedPostgres
@@ -29,6 +29,7 @@ LOCK = "demo.lock"
 STOP_SECONDS = 25.0
 """How long a process may take to end after SIGTERM; the daemon allows itself 20 for what is in the air."""
 
+LEAVE_SECONDS = 3.0
 LOOK_SECONDS = 0.05
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -80,6 +81,10 @@ def _clear(directory: Path) -> None:
     if (postgres / "postmaster.pid").exists():
         with EmbeddedPostgres(postgres):
             pass  # the last one to leave stops it
+        if (postgres / "postmaster.pid").exists():
+            raise UsageError(
+                f"Another process uses the database in {postgres}; stop it first, or begin elsewhere."
+            )
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -110,6 +115,42 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
+def start(
+    name: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str], **how: Any
+) -> subprocess.Popen[bytes]:
+    """Start one of our commands with this interpreter; it holds the lock on the file with its pid."""
+    with (directory / f"{name}.pid").open("w") as held:
+        assert _lock(held), f"{held.name} belongs to another process"
+        process = subprocess.Popen(  # noqa: S603 - ourselves
+            [sys.executable, "-m", "aggregator", name, *arguments],
+            env=environment,
+            pass_fds=[held.fileno()],
+            **how,
+        )
+        held.write(str(process.pid))
+    return process
+
+
+def run(name: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
+    """Run one of our commands in the foreground, on our terminal. Raises DemoFailed if it fails."""
+    with start(name, arguments, directory, environment) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            _leave(process)
+            raise
+    if code:
+        raise DemoFailed(f"`aggregator {name}` ended with {ending(code)}.")
+
+
+def _leave(process: subprocess.Popen[bytes]) -> None:
+    """Let a command in the foreground end: a Ctrl-C has reached it too, so it is killed only if it takes no notice."""
+    try:
+        process.wait(LEAVE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()  # no harm: what it does is made to be interrupted
+
+
 class Background:
     """One of our commands in the background. Its output goes to a file; leaving the `with` block ends it."""
 
@@ -118,18 +159,17 @@ class Background:
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
-        with (directory / f"{name}.pid").open("w") as held, self.log.open("w") as log:
-            assert _lock(held), f"{held.name} belongs to another process"
-            self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                command([name, *arguments]),
-                env=environment,
+        with self.log.open("w") as log:
+            self._process = start(
+                name,
+                arguments,
+                directory,
+                environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[held.fileno()],
                 start_new_session=True,
             )
-            held.write(str(self._process.pid))
 
     def __enter__(self) -> Self:
         return self
@@ -166,11 +206,6 @@ class Background:
 def ending(code: int) -> str:
     """Say how a process ended."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def command(arguments: Sequence[str]) -> list[str]:
-    """Return how to run one of our commands with this interpreter."""
-    return [sys.executable, "-m", "aggregator", *arguments]
 
 
 def wait_seconds(seconds: float) -> None:

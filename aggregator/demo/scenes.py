@@ -9,8 +9,8 @@ import datetime as dt
 import os
 import re
 import shutil
+import signal
 import string
-import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from aggregator import windows
 from aggregator.clock import monotonic, utcnow
 from aggregator.config import Config, load
 from aggregator.demo.live import WINDOW, Live, closing_time
-from aggregator.demo.processes import Background, DemoFailed, command, fresh, one_signal_ends, wait_seconds
+from aggregator.demo.processes import Background, DemoFailed, fresh, one_signal_ends, run, wait_seconds
 from aggregator.demo.product import DATABASE, USED, Product
 from aggregator.demo.proof import Proof, prove
 from aggregator.demo.story import Story
@@ -44,6 +44,8 @@ STRAGGLES = dt.timedelta(seconds=3)
 
 STRAGGLES_AT_MOST_SECONDS = 20.0
 """It commits by then even if the daemon waits for it."""
+
+STOPPED = signal.SIGTERM.name
 
 START_SECONDS = 20.0
 LOOK_SECONDS = 1.0
@@ -73,12 +75,10 @@ class Stage:
         """Load the configuration."""
         return load(self.config_path, os.environ)
 
-    def run(self, *arguments: str) -> None:
+    def run(self, name: str, *arguments: str) -> None:
         """Show a command and run it in the foreground. Raises DemoFailed if it fails."""
-        self.story.command(" ".join(("aggregator", *arguments)))
-        done = subprocess.run(command(arguments), env=self.environment, check=False)  # noqa: S603 - ourselves
-        if done.returncode:
-            raise DemoFailed(f"`aggregator {arguments[0]}` ended with exit code {done.returncode}.")
+        self.story.command(" ".join(("aggregator", name, *arguments)))
+        run(name, arguments, self.directory, self.environment)
 
 
 def run_demo(*, keep: bool, seconds: int, directory: Path | None = None) -> int:
@@ -97,13 +97,18 @@ def run_demo(*, keep: bool, seconds: int, directory: Path | None = None) -> int:
         bill_the_past(stage)
         ledger = stack.enter_context(open_ledger(stage.config(), may_migrate=False, name="aggregator demo"))
         daemon, end = go_live(stage, ledger, seconds, stack)
-        ended = "SIGTERM" if keep else stop(stage, daemon)
         stage.run("status")
+        ended = STOPPED if keep else stop(stage, daemon)
         proofs = show_proof(stage, ledger, end)
-        good = all(proof.holds for proof in proofs) and ended == "SIGTERM"
-        story.say(f"after {monotonic() - began:.0f} seconds; exit code {0 if good else 1}", "dim")
+        code = exit_code(proofs, ended)
+        story.say(f"after {monotonic() - began:.0f} seconds; exit code {code}", "dim")
         (keep_running if keep else say_what_next)(stage, daemon)
-    return 0 if good else 1
+    return code
+
+
+def exit_code(proofs: list[Proof], ended: str) -> int:
+    """Return 0 if every proof holds and the daemon ended by the signal it was sent, else 1."""
+    return 0 if proofs and all(proof.holds for proof in proofs) and ended == STOPPED else 1
 
 
 def set_up(place: Path, story: Story, stack: ExitStack) -> Stage:
@@ -237,9 +242,7 @@ def keep_running(stage: Stage, daemon: Background) -> None:
     story, program = stage.story, program_name()
     story.scene("Everything keeps running until Ctrl-C. In another terminal:")
     story.command(f"export AGGREGATOR_CONFIG={stage.config_path}")
-    story.command(
-        f"{program} status      # or check, or preview api_requests --from {stage.start:%Y-%m-%dT%H:%MZ}"
-    )
+    story.command(f"{program} status      # or check")
     story.command(f"tail -f {daemon.log}")
     try:
         while True:
@@ -256,7 +259,7 @@ def say_what_next(stage: Stage, _daemon: Background) -> None:
     story.scene("Next")
     story.command(f"less {stage.config_path}")
     story.command(f"{program} status --config {stage.config_path}")
-    story.command(f"{program} demo --keep      # leaves it running, to look around and to break things")
+    story.command(f"{program} demo --keep      # leaves it running")
 
 
 def program_name() -> str:

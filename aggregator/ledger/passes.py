@@ -67,10 +67,10 @@ select coalesce(found.slot_id, nextval('aggregator.slot_id')),
        found.total, found.revision, found.stamped_at,
        coalesce(carry.amount, 0),
        case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
-            when parked.state = 'held' then 'held'
+            when parked.event_id is not null then 'parked'
             else 'clear' end,
-       case when parked.state = 'held' then parked.event_id end,
-       case when parked.state = 'held' then held.delta else 0 end,
+       case when parked.state <> 'in_doubt' then parked.event_id end,
+       case when parked.state <> 'in_doubt' then waiting.delta else 0 end,
        found.slot_id is not null
   from (
         select window_start, customer,
@@ -87,15 +87,18 @@ select coalesce(found.slot_id, nextval('aggregator.slot_id')),
   left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
   left join aggregator.outbox on outbox.event_id = found.tail
   left join aggregator.parked on parked.event_id = found.tail
-  left join aggregator.event as held on parked.state = 'held' and held.id = parked.event_id
+  left join aggregator.event as waiting on waiting.id = parked.event_id
  order by found.customer, found.window_start
 """
 
-VOID_HELD = """
-with gone as (delete from aggregator.parked where event_id = any(%(events)s) and state = 'held' returning event_id)
+REPLACE_PARKED = """
+with gone as (
+    delete from aggregator.parked
+     where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id
+)
 update aggregator.event
    set state = 'void', settled_at = %(now)s, reason = 'replaced by a newer plan'
-  from gone where event.id = gone.event_id and event.state = 'held'
+  from gone where event.id = gone.event_id and event.state in ('held', 'refused')
 """
 
 FORGET_ASIDE = """
@@ -338,12 +341,12 @@ def _left_to_read(since: dt.datetime | None, span: Span, mark: dt.datetime) -> d
 
 
 def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> None:
-    """Withdraw held events that newer plans replace. A person may have released one meanwhile: then nothing is committed."""
+    """Withdraw parked events that newer plans replace. If a person released one meanwhile, nothing is committed."""
     if not events:
         return
-    done = connection.execute(VOID_HELD, {"events": events, "now": now}).rowcount
+    done = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).rowcount
     if done != len(events):
-        raise LeaseLost("A held event was released while it was being replaced; nothing was written.")
+        raise LeaseLost("A parked event was released while it was being replaced; nothing was written.")
 
 
 def _set_aside(connection: Connection, registered: Registered, span: Span) -> None:

@@ -70,6 +70,7 @@ class Row:
 
 
 UNSETTLED = (State.DUE, State.SENDING, State.IN_DOUBT)
+PARKED = frozenset({State.HELD, State.REFUSED})
 
 
 class Book:
@@ -94,8 +95,8 @@ class Book:
     def _change(self, key: Key, use: Use) -> Change:
         slot = self.slots.get(key) or Slot(SlotId(next(self._ids)))
         row = self.events[slot.tail] if slot.tail is not None else None
-        held = slot.tail if row is not None and row.state is State.HELD else None
-        tail = Tail.HELD if held is not None else Tail.CLEAR
+        parked = slot.tail if row is not None and row.state in PARKED else None
+        tail = Tail.PARKED if parked is not None else Tail.CLEAR
         return Change(
             slot=slot.id,
             event=EventId(next(self._ids)),
@@ -109,8 +110,8 @@ class Book:
             stamped_at=slot.stamped_at,
             carry=self.carries[key[0]],
             tail=Tail.UNSETTLED if row is not None and row.state in UNSETTLED else tail,
-            held=held,
-            held_delta=row.planned.delta if row is not None and held is not None else ZERO,
+            parked=parked,
+            parked_delta=row.planned.delta if row is not None and parked is not None else ZERO,
             known=key in self.slots,
         )
 
@@ -136,7 +137,7 @@ class Book:
         slot.quantity, slot.total = change.now, decision.total
         self.carries[change.customer] = decision.carry
         if decision.voids is not None:
-            assert self.events[decision.voids].state is State.HELD
+            assert self.events[decision.voids].state in PARKED
             self.events[decision.voids].state = State.VOID
         if event is not None:
             assert event.id not in self.events

@@ -83,7 +83,7 @@ def test_request_id_is_kept() -> None:
     for answer in set(Answer) - {Answer.UNSENT}:
         for exposed_at in (None, EARLIER):
             given_ = event(exposed_at=exposed_at)
-            assert judge(Verdict(given_.id, answer, "why", "req_1"), given_, NOW).request_id == "req_1"
+            assert judge(Verdict(given_.id, answer, "why", "req_1"), given_, NOW, NOW).request_id == "req_1"
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_request_id_is_kept() -> None:
 def test_reasons(answer: Answer, exposed_at: dt.datetime | None, said: str) -> None:
     """Whatever did not end well says why, in the sink's words and ours."""
     given_ = event(exposed_at=exposed_at)
-    assert said in (judge(Verdict(given_.id, answer, "no such customer"), given_, NOW).reason or "")
+    assert said in (judge(Verdict(given_.id, answer, "no such customer"), given_, NOW, NOW).reason or "")
 
 
 def test_somebody_else_used_our_identifier() -> None:
     """A duplicate that we never sent is a collision: refused, loudly, and never taken for delivered (B2)."""
-    outcome = judge(Verdict(EventId(1), Answer.DUPLICATE), event(), NOW)
+    outcome = judge(Verdict(EventId(1), Answer.DUPLICATE), event(), NOW, NOW)
     assert outcome.state is State.REFUSED
     assert "though we never sent it" in (outcome.reason or "")
 
@@ -213,7 +213,7 @@ def test_backoff_grows_and_spreads() -> None:
 def test_wish_of_the_sink(answer: Answer, wish: float | None, granted: float | None) -> None:
     """A sink that says when to come again is heeded, unless we would wait longer anyway; nonsense does no harm."""
     given_ = event()
-    outcome = judge(Verdict(given_.id, answer, retry_after=wish), given_, NOW)
+    outcome = judge(Verdict(given_.id, answer, retry_after=wish), given_, NOW, NOW)
     wait = granted if granted is not None else backoff_seconds(1, given_.identifier)
     assert outcome.due_at == NOW + wait * SECOND
 

@@ -71,7 +71,7 @@ def changes(text: str) -> list[Change]:
 
 def _change(number: int, row: dict[str, str]) -> Change:
     waits, at, first_at = row.get("waits", ""), row.get("at", ""), row.get("first at", "")
-    tail = Tail.UNSETTLED if waits == "unsettled" else Tail.HELD if waits else Tail.CLEAR
+    tail = Tail.UNSETTLED if waits == "unsettled" else Tail.PARKED if waits else Tail.CLEAR
     before = Decimal(row.get("before") or 0)
     return Change(
         slot=SlotId(number),
@@ -86,8 +86,8 @@ def _change(number: int, row: dict[str, str]) -> Change:
         stamped_at=instant(first_at) if first_at else None,
         carry=Decimal(row.get("carry") or 0),
         tail=tail,
-        held=EventId(number) if tail is Tail.HELD else None,
-        held_delta=Decimal(waits) if tail is Tail.HELD else ZERO,
+        parked=EventId(number) if tail is Tail.PARKED else None,
+        parked_delta=Decimal(waits) if tail is Tail.PARKED else ZERO,
         known="before" in row,
     )
 

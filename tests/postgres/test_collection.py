@@ -391,3 +391,19 @@ def test_a_change_that_waits_is_not_forgotten_by_a_backfill_elsewhere(world: Wor
     world.deliver()
     assert world.booked("cus_a") == 30
     assert world.one("select reread_from from aggregator.meter") is None
+
+
+def test_a_refused_event_gives_way_to_a_newer_plan(world: World) -> None:
+    """Nothing of a refused event is booked, so a correction of its slot bills what the source says now, not the change."""
+    world.sink.refused.add("cus_a")
+    world.source.use("cus_a", START, 10)
+    world.at(1, 5)
+    world.collect()
+    world.deliver()
+    world.sink.refused.clear()
+    world.source.uses[0] = ("cus_a", START, Decimal(7))
+    assert world.collect().held == 0, "7 is not a decrease: nothing was booked"
+    world.deliver()
+    assert world.booked("cus_a") == 7
+    assert world.one("select count(*) from aggregator.parked") == 0
+    world.check_balance()

@@ -450,6 +450,7 @@ class Watch:
         self.seen = 0
         self.looks = 0
         self.wrong: list[str] = []
+        self._looking = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
 
@@ -463,6 +464,10 @@ class Watch:
 
     def look(self) -> None:
         """Take in the events that are new, and compare with the source as it is after that."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         for event in self._world.sandbox.events(offset=self.seen, limit=100_000):
             self.seen += 1
             self._take(event)

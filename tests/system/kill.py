@@ -1,5 +1,7 @@
 """The proof by killing: a daemon under load and faults is killed again and again, and nothing is lost or doubled.
 
+Before it is killed, its connections to the ledger are cut, every other time.
+
     python -m tests.system.kill --kills 50
 
 prints what was done and what it came to, and exits 1 if anything is lost, doubled, or ever too much.
@@ -25,11 +27,19 @@ FAULTS = {
 }
 """Of four calls one goes wrong, in every way that leaves open whether the event was booked, and in those that do not."""
 
-SOONEST_KILL_SECONDS, LATEST_KILL_SECONDS = 0.2, 3.0
-"""A daemon takes about a second to start: some are killed before they did anything, most in the middle of it."""
+KILL_WITHIN_SECONDS = 2.0
+"""Most are killed so soon after they said that they had started: in the middle of reading, committing, sending."""
+
+BEFORE_IT_STARTS = 5
+"""One in so many is killed at a random moment of its start."""
 
 CLAIMS_RUN_OUT_SECONDS = 90.0
 """What the last one killed had claimed is due again within a minute; the rest is for its being sent."""
+
+CUT = """
+select count(pg_terminate_backend(pid)) from pg_stat_activity
+ where datname = current_database() and pid <> pg_backend_pid()
+"""
 
 CUSTOMERS = 25
 ROWS_PER_SECOND = 150
@@ -40,6 +50,7 @@ class Killed:
     """What a run came to."""
 
     kills: int
+    connections_cut: int = 0
     seconds: float = 0.0
     customers: int = 0
     rows: int = 0
@@ -71,9 +82,13 @@ def kill_again_and_again(world: World, kills: int, seed: int = 1) -> Killed:
     world.sandbox.set_faults(**FAULTS, seed=seed)
     load = Load(world, customers=CUSTOMERS, rows_per_second=ROWS_PER_SECOND, newest=newest, seed=seed)
     with Watch(world) as watch, load:
-        for _ in range(kills):
-            daemon = world.daemon(started=False)
-            wait(random.uniform(SOONEST_KILL_SECONDS, LATEST_KILL_SECONDS))
+        for number in range(kills):
+            early = number % BEFORE_IT_STARTS == BEFORE_IT_STARTS - 1
+            daemon = world.daemon(started=not early)
+            wait(random.uniform(0, KILL_WITHIN_SECONDS))
+            if number % 2:
+                result.connections_cut += world.one(CUT)
+                wait(random.uniform(0, 1))
             daemon.kill()
         result.claims_left = world.one("select count(*) from aggregator.claim where settled_at is null")
         load.stop()

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from tests.system.harness import World
+from tests.system.harness import World, until
 
 
 def test_the_others_go_out_and_status_names_it(world: World) -> None:
@@ -39,15 +39,13 @@ def test_refused_events_can_be_sent_once_the_cause_is_gone(world: World) -> None
 
 
 def test_a_daemon_goes_on_past_it(world: World) -> None:
-    """The daemon logs each refusal once, and later usage of the same customer's other windows is tried by itself."""
+    """The daemon logs each refusal once, and bills the others' later usage."""
     world.use_much(customers=5, minutes=4)
     world.sandbox.set_faults(refuse_customers=["cus_2"])
     daemon = world.daemon()
     daemon.logged("event_refused")
     world.use("cus_3", 5, minute=60)
     expected = {who: much for who, much in world.used().items() if who != "cus_2"}
-    from tests.system.harness import until
-
     until(
         lambda: world.billed() == expected and not world.waiting(), "the others are billed", seen=world.billed
     )

@@ -2,8 +2,8 @@
 
 import signal
 
-from aggregator.windows import floor
 from aggregator.clock import utcnow
+from aggregator.windows import floor
 from tests.system.harness import METER, MINUTE, SLOW_QUERY, Load, Watch, World, until, wait
 
 LEASE_SECONDS = 5
@@ -24,9 +24,9 @@ def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> Non
         watch.look()
     for daemon in daemons:
         assert daemon.stop() == -signal.SIGTERM
-        assert daemon.log("pass_committed"), "both take part"
+        assert daemon.log("batch_delivered"), "both take part"
     stats = world.sandbox.stats()
-    assert watch.wrong == []
+    assert not watch.wrong, watch.wrong[:20]
     assert stats["requests"] == stats["accepted"] == world.one("select count(*) from aggregator.event")
     assert world.one("select max(attempts) from aggregator.event") == 1
 
@@ -34,11 +34,11 @@ def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> Non
 def test_one_that_slept_past_its_lease_changes_nothing_when_it_wakes(world: World) -> None:
     """It is stopped while it reads; another takes the meter and bills; its own commit is refused (B12, invariant 9)."""
     world.use_much(customers=10, minutes=30)
-    world.meter["query"] = SLOW_QUERY.format(seconds=2)
+    world.meter["query"] = SLOW_QUERY.format(seconds=1)
     sleeper = world.daemon()
     held = "select epoch from aggregator.meter where lease_owner is not null"
     [(stale,)] = until(lambda: world.ledger(held), "it holds the meter")
-    wait(0.5)
+    wait(0.3)
     sleeper.tell(signal.SIGSTOP)
     assert world.ledger(held) == [(stale,)]
     assert world.one("select count(*) from aggregator.run where epoch = %s", stale) == 0, (

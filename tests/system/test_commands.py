@@ -1,0 +1,197 @@
+"""The other commands as processes: their exit codes, and one clear message for each thing that can be wrong.
+
+That none of them ever shows a traceback is asserted by `World.run`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.harness import METER, Ran, Sandbox, World, sandbox_process
+
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"
+
+
+@pytest.fixture(scope="module")
+def counting_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox whose meter counts events instead of summing them."""
+    with sandbox_process(tmp_path_factory.mktemp("counting"), "--meter", f"{METER}:count") as sandbox:
+        yield sandbox
+
+
+def check(world: World) -> tuple[Ran, list[str]]:
+    """Run `check`, and return what it finds wrong."""
+    world.write()
+    ran = world.run("check", "--json")
+    return ran, [each["text"] for each in ran.json["findings"] if each["verdict"] == "wrong"]
+
+
+def only_complaint(ran: Ran, code: int) -> str:
+    """Return the one line of a command that could not be carried out."""
+    assert (ran.code, ran.out) == (code, ""), ran.said
+    [line] = ran.err.splitlines()
+    return line
+
+
+def test_check_finds_all_well(world: World) -> None:
+    """Exit code 0, for people and for programs; and the ledger is ready afterwards."""
+    world.use("cus_a", 1, minute=1)
+    ran, wrong = check(world)
+    assert (ran.code, ran.json["ok"], wrong) == (0, True, [])
+    said = world.run("check")
+    assert said.code == 0
+    assert "All is well" in said.out
+    assert world.sandbox.stats()["accepted"] == 0, "a check sends nothing"
+
+
+def test_check_names_everything_that_is_wrong_at_once(world: World) -> None:
+    """An unreachable source, a wrong column, a Stripe meter that does not exist: exit code 1, a sentence each (B21)."""
+    world.config["sources"]["away"] = {"url": NOWHERE}
+    world.config["meters"]["another"] = {**world.meter, "source": "away"}
+    world.meter["query"] = world.meter["query"].replace("quantity) as quantity", "quantitty) as quantity")
+    ran, wrong = check(world)
+    assert ran.code == 1
+    assert any("Source away cannot be read" in text for text in wrong)
+    assert any("quantitty" in text and "does not exist" in text for text in wrong)
+    assert any("event name another does not exist" in text for text in wrong)
+    assert len(wrong) == 3
+    assert "3 thing(s) to put right" in world.run("check").out
+
+
+def test_check_refuses_a_meter_that_counts(world: World, counting_sandbox: Sandbox) -> None:
+    """A summary sent to a meter that counts would bill one, whatever was used."""
+    world.sink["api_base"] = counting_sandbox.url
+    ran, wrong = check(world)
+    assert ran.code == 1
+    assert len(wrong) == 1
+    assert "counts events" in wrong[0]
+
+
+def test_check_says_when_the_ledger_or_the_sink_is_away(world: World) -> None:
+    """Each is named, with what to look at."""
+    world.config["ledger"]["url"] = NOWHERE
+    world.sink["api_base"] = "http://127.0.0.1:1"
+    ran, wrong = check(world)
+    assert ran.code == 1
+    assert len(wrong) == 2
+    assert "ledger" in wrong[0]
+    assert "cannot be reached" in wrong[1]
+
+
+def test_check_says_when_the_key_is_refused(world: World) -> None:
+    """And does not repeat it."""
+    world.sandbox.set_keys(revoked=["sk_test_sandbox"])
+    ran, wrong = check(world)
+    assert ran.code == 1
+    assert len(wrong) == 1
+    assert "API key of sink stripe" in wrong[0]
+    assert "sk_test_sandbox" not in ran.said
+
+
+def mode_mismatch(config: dict[str, Any]) -> None:
+    config["sinks"]["stripe"]["mode"] = "live"
+
+
+def wrong_unit(config: dict[str, Any]) -> None:
+    config["meters"][METER]["window"] = "7m"
+
+
+def write_query(config: dict[str, Any]) -> None:
+    config["meters"][METER]["query"] = "delete from usage where used_at >= :start and used_at < :end"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [(mode_mismatch, "the key is a test key"), (wrong_unit, "window"), (write_query, "only ever read")],
+)
+def test_a_configuration_that_cannot_be_used_is_told_in_one_line(world: World, spoil: Any, told: str) -> None:
+    """Exit code 2, with file, line and path."""
+    spoil(world.config)
+    path = world.write()
+    line = only_complaint(world.run("check"), 2)
+    assert told in line
+    assert path.name in line
+
+
+def test_no_configuration_file(world: World) -> None:
+    """Every command that needs one says so in one line, and how to begin."""
+    for command in (
+        ["check"],
+        ["status"],
+        ["run", "--once"],
+        ["migrate"],
+        ["backfill", "--from", "2026-11-01"],
+    ):
+        line = only_complaint(world.run(*command), 2)
+        assert "there is no such file" in line
+        assert "aggregator init" in line
+
+
+def test_preview_shows_what_would_be_sent_and_writes_nothing(world: World) -> None:
+    """For people and for programs; unknown meters and wrong columns are told in one line."""
+    world.use("cus_a", 3, minute=1)
+    world.use("cus_a", 4, minute=1)
+    world.write()
+    bounds = ("--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+    ran = world.run("preview", METER, *bounds, "--json")
+    assert ran.code == 0
+    [event] = ran.json["events"]
+    assert (event["customer"], event["delta"], event["state"]) == ("cus_a", "7", "due")
+    assert "cus_a" in world.run("preview", METER, *bounds).out
+    assert world.one("select count(*) from aggregator.event") == 0
+    assert world.sandbox.stats()["requests"] == 0
+    assert "There is no meter request" in only_complaint(world.run("preview", "request", *bounds), 2)
+    world.meter["query"] = (
+        world.meter["query"]
+        .replace("as customer", "as who")
+        .replace("select customer", "select customer as who")
+    )
+    world.write()
+    assert "customer" in only_complaint(world.run("preview", METER, *bounds), 1)
+
+
+def test_init_writes_a_starter_once(world: World) -> None:
+    """Never over an existing file; what it writes says which variables are missing when it is checked."""
+    ran = world.run("init", "--config", "new.yaml")
+    assert ran.code == 0
+    assert Path(world.directory / "new.yaml").exists()
+    assert "exists already" in only_complaint(world.run("init", "--config", "new.yaml"), 2)
+    unset = world.run("check", "--config", "new.yaml")
+    assert unset.code == 2
+    assert "APP_DATABASE_URL" in unset.err
+
+
+def test_schema_is_json(world: World) -> None:
+    """Editors complete by it."""
+    assert "meters" in json.loads(world.run("schema").out)["properties"]
+
+
+def test_migrate_makes_an_empty_database_a_ledger(world: World, source_url: str) -> None:
+    """Twice does no harm; without it, and with `migrate: false`, commands say what to run."""
+    world.config["ledger"] = {"url": source_url, "migrate": False}
+    world.write()
+    assert "aggregator migrate" in only_complaint(world.run("status"), 1)
+    for _ in range(2):
+        ran = world.run("migrate")
+        assert ran.code == 0
+        assert "is at revision" in ran.out
+    assert "no meter yet" in world.run("status").out
+
+
+def test_a_ledger_that_is_away_is_told_in_one_line(world: World) -> None:
+    """By every command that needs it."""
+    world.config["ledger"]["url"] = NOWHERE
+    world.write()
+    for command in (["status"], ["migrate"], ["backfill", "--from", "2026-11-01"]):
+        assert "ledger" in only_complaint(world.run(*command), 1)
+
+
+def test_wrong_arguments_are_2(world: World) -> None:
+    """What was meant is named where it can be."""
+    world.write()
+    assert world.run("backfil").code == 2
+    assert world.run("run", "--onec").code == 2
+    assert "is not a time" in world.run("backfill", "--from", "yesterday").err
