@@ -165,6 +165,8 @@ class Work:
         self._scheduler.start()
         for lane in self._lanes:
             lane.start()
+        for sink, reason in self._app.unverified.items():
+            self._log.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
         self._log.info(
             log.DAEMON_STARTED,
             pid=os.getpid(),

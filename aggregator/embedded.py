@@ -31,8 +31,8 @@ START_SECONDS = 60.0
 
 LOOK_SECONDS = 0.1
 
-PID_FILE_LINES = 8
-"""postmaster.pid has so many once the server is up (src/include/utils/pidfile.h)."""
+READY = (8, "ready")
+"""How many lines postmaster.pid has once the server is up, and what the last one says (src/include/utils/pidfile.h)."""
 
 
 class EmbeddedPostgres:
@@ -109,25 +109,25 @@ def _server(directory: Path) -> Any:
 
 
 def _clear_the_way(pid_file: Path) -> None:
-    """Wait for a server that is starting, and forget one that died while it started.
+    """Wait for a server that is starting or stopping, and forget one that died meanwhile.
 
-    Either has a postmaster.pid without its last lines, which the wheel cannot read: it would never start again.
+    The wheel waits for none, and cannot read a postmaster.pid that is not complete: it would never start again.
     """
     pause, until = threading.Event(), monotonic() + START_SECONDS
-    while (pid := _starting(pid_file)) is not None and monotonic() < until:
+    while (pid := _between(pid_file)) is not None and monotonic() < until:
         if not _runs(pid):
             pid_file.unlink(missing_ok=True)
             return
         pause.wait(LOOK_SECONDS)
 
 
-def _starting(pid_file: Path) -> int | None:
-    """Return the process that is to become the server; None if there is none, or it is up."""
+def _between(pid_file: Path) -> int | None:
+    """Return the process of a server on its way up or down; None if there is none, or it is up."""
     try:
         lines = pid_file.read_text().splitlines()
     except FileNotFoundError:
         return None
-    return int(lines[0]) if 0 < len(lines) < PID_FILE_LINES else None
+    return None if not lines or (len(lines), lines[-1].strip()) == READY else int(lines[0])
 
 
 def _runs(pid: int) -> bool:

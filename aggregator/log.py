@@ -27,6 +27,7 @@ BATCH_DELIVERED = "batch_delivered"
 EVENT_REFUSED = "event_refused"
 DELIVERY_FAILED = "delivery_failed"
 SINK_HALTED = "sink_halted"
+SINK_UNVERIFIED = "sink_unverified"
 UNEXPECTED = "unexpected_error"
 LIBRARY_WARNED = "library_warned"
 

@@ -18,7 +18,7 @@ from aggregator.config import Config, StripeSink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.delivery import Delivery
 from aggregator.embedded import EmbeddedPostgres
-from aggregator.errors import LedgerError
+from aggregator.errors import LedgerError, SinkError
 from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.outbox import Outbox
@@ -61,6 +61,8 @@ class App:
     registered: dict[str, Registered]
     collections: dict[str, Collection]
     sink_ids: dict[str, int]
+    unverified: dict[str, str]
+    """Sinks that could not be asked whether they fit, and why."""
 
     def delivery(self, sink: str, clock: Clock) -> Delivery:
         """Return a new delivery for a sink; several may work beside each other."""
@@ -110,8 +112,12 @@ def _verbs(config: Config, database: Database) -> Ledger:
 
 
 @contextmanager
-def build(config: Config, *, name: str = "aggregator") -> Iterator[App]:
-    """Put everything together, and give it all back at the end."""
+def build(config: Config, *, name: str = "aggregator", verify: bool = False) -> Iterator[App]:
+    """Put everything together, and give it all back at the end.
+
+    With `verify`, as before anything is sent, every sink is asked whether it fits its meters: a wrong one would bill wrong
+    quantities without any error. Raises SinkError if one does not fit; one that cannot be asked is only noted.
+    """
     with ExitStack() as stack:
         ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name))
         sources = {key: _source(config, key, name) for key in config.sources}
@@ -120,6 +126,7 @@ def build(config: Config, *, name: str = "aggregator") -> Iterator[App]:
         sinks: dict[str, Sink] = {key: build_sink(config, key) for key in config.sinks}
         for sink in sinks.values():
             stack.callback(sink.close)
+        unverified = _verify(config, sinks) if verify else {}
         registered = dict(ledger.meters.register([meter_of(meter) for meter in config.meters.values()]))
         yield App(
             config,
@@ -129,7 +136,20 @@ def build(config: Config, *, name: str = "aggregator") -> Iterator[App]:
             registered,
             {key: _collection(known, sources, sinks, ledger) for key, known in registered.items()},
             {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
+            unverified,
         )
+
+
+def _verify(config: Config, sinks: dict[str, Sink]) -> dict[str, str]:
+    unverified, misfits = {}, []
+    for name, sink in sinks.items():
+        try:
+            misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
+        except SinkError as error:
+            unverified[name] = str(error)
+    if misfits:
+        raise SinkError("\n".join(misfits))
+    return unverified
 
 
 def meter_of(meter: ConfiguredMeter) -> Meter:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -64,6 +64,10 @@ class FakeSink:
         if self.lost_after_booking(event):
             return Verdict(event.id, Answer.UNKNOWN, "the answer was lost")
         return Verdict(event.id, Answer.ACCEPTED, request_id=f"req_{len(self.received)}")
+
+    def preflight(self, meters: Iterable[str]) -> list[str]:
+        """Fit every meter."""
+        return []
 
     def stop(self) -> None:
         """Nothing is ever in the air."""

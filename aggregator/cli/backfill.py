@@ -61,7 +61,7 @@ def backfill(
 
     config = load_config(config_path)
     names = known_meters(config, meters)
-    with build(config, name="aggregator backfill") as app:
+    with build(config, name="aggregator backfill", verify=not dry_run) as app:
         now = utcnow()
         jobs = []
         for name in names:

@@ -98,6 +98,7 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 
 
 def _sinks(config: "Config") -> Iterator[Finding]:
+    from aggregator.errors import SinkError
     from aggregator.wiring import build_sink
 
     for name in config.sinks:
@@ -105,6 +106,8 @@ def _sinks(config: "Config") -> Iterator[Finding]:
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         try:
             problems = sink.preflight(meters)
+        except SinkError as error:
+            problems = [str(error)]
         finally:
             sink.close()
         for problem in problems:

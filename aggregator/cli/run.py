@@ -44,12 +44,12 @@ def run(config_path: Path, *, once: bool, verbose: bool, as_json: bool) -> None:
     log.configure(verbose=verbose)
     config = load_config(config_path)
     if once:
-        with build(config) as app:
+        with build(config, verify=True) as app:
             outcome = run_once(app, as_json=as_json)
         raise click.exceptions.Exit(outcome)
     from aggregator.daemon import Daemon
 
-    told = Daemon(lambda: build(load_config(config_path)), utcnow).run()
+    told = Daemon(lambda: build(load_config(config_path), verify=True), utcnow).run()
     signal.signal(told, signal.SIG_DFL)
     os.kill(os.getpid(), told)
 
@@ -66,6 +66,8 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
     outcomes = [Once.DONE]
     meters: dict[str, dict[str, object]] = {}
     sinks: dict[str, dict[str, object]] = {}
+    for name, reason in app.unverified.items():
+        logger.warning(log.SINK_UNVERIFIED, sink=name, reason=reason)
     for name, collection in sorted(app.collections.items()):
         try:
             result = collection.run_once(utcnow())

@@ -33,7 +33,7 @@ meters:
              count(*)                    as quantity,
              max(request.created_at)     as at
         from api_request request
-        join customer on customer.id = request.customer_id
+        left join customer on customer.id = request.customer_id
        where request.created_at >= :start
          and request.created_at < :end
        group by 1

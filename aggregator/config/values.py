@@ -155,7 +155,8 @@ def _postgres_url(url: SecretStr) -> SecretStr:
         raise refuse(
             "must begin with `postgresql://`: the ledger lives in Postgres; leave it out for an embedded one"
         )
-    return url
+    # psycopg takes libpq's own form, which names no driver.
+    return SecretStr(re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", url.get_secret_value()))
 
 
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]

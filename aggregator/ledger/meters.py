@@ -28,8 +28,18 @@ values (%(name)s, %(fingerprint)s, %(window_seconds)s, %(start_at)s, %(start_at)
 
 FIND_METER = "select id, window_seconds, fingerprint, start_at from aggregator.meter where name = %(name)s"
 
+# A later start_at takes the mark with it: nothing before it is billed. An earlier one opens what lies before the feeds'
+# beginning to a backfill; the mark stays, since what it vouches for has been read.
+REDEFINE_FEEDS = """
+update aggregator.feed set since = %(start_at)s
+  from aggregator.meter
+ where meter.name = %(name)s and feed.meter_id = meter.id and feed.since = meter.start_at
+"""
+
 REDEFINE_METER = """
-update aggregator.meter set fingerprint = %(fingerprint)s, start_at = %(start_at)s where name = %(name)s
+update aggregator.meter
+   set fingerprint = %(fingerprint)s, start_at = %(start_at)s, mark = greatest(mark, %(start_at)s)
+ where name = %(name)s
 """
 
 # A sink that joins a meter later begins at the mark: what was billed before, elsewhere, is not billed again.
@@ -153,6 +163,7 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
             f"set `window` back, or give the meter with the new length a new name and a later `start_at`."
         )
     if defined != [meter.fingerprint, meter.start_at]:
+        connection.execute(REDEFINE_FEEDS, values)
         connection.execute(REDEFINE_METER, values)
     feeds = []
     for sink in meter.sinks:

@@ -15,7 +15,7 @@ STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        coalesce(waiting.due, 0), coalesce(waiting.sending, 0), waiting.oldest,
        coalesce(parked.held, 0), coalesce(parked.refused, 0), coalesce(parked.in_doubt, 0),
-       coalesce(aside.rows, 0), coalesce(aside.quantity, 0),
+       coalesce(aside.rows, 0)::bigint, coalesce(aside.quantity, 0),
        last.started_at, failed.error, failed.started_at, sink.halted_reason
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
@@ -56,7 +56,7 @@ select meter.name, sink.name, event.customer, event.window_start, event.revision
 """
 
 ASIDE = """
-select meter.name, reason, customer, sum(rows), sum(quantity), min(window_start), max(window_start)
+select meter.name, reason, customer, sum(rows)::bigint, sum(quantity), min(window_start), max(window_start)
   from aggregator.aside join aggregator.meter on meter.id = aside.meter_id
  group by 1, 2, 3 order by 4 desc limit %(limit)s
 """

@@ -11,7 +11,7 @@ Rules
   left before.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from aggregator.model import Event, Limits, Verdict
@@ -25,6 +25,10 @@ class Sink(Protocol):
 
     def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events and yield a verdict on each, in any order. Raises SinkHalted, at the end, if all were refused."""
+        ...
+
+    def preflight(self, meters: Iterable[str]) -> list[str]:
+        """Say in what the far side does not fit these meters: no event could be booked right. Raises SinkError."""
         ...
 
     def stop(self) -> None:

@@ -407,3 +407,26 @@ def test_a_refused_event_gives_way_to_a_newer_plan(world: World) -> None:
     assert world.booked("cus_a") == 7
     assert world.one("select count(*) from aggregator.parked") == 0
     world.check_balance()
+
+
+def test_a_later_start_at_takes_the_mark_with_it(database: Database) -> None:
+    """Nothing before `start_at` is billed, also when it is moved after the ledger first saw the meter (B22)."""
+    world = World(database)
+    later = World(database, source=world.source, meter=replace(METER, start_at=START + 4 * HOUR))
+    for hour in range(6):
+        world.source.use("cus_a", START + hour * HOUR)
+    later.at(6, 5)
+    assert later.collect().planned == 2
+
+
+def test_an_earlier_start_at_opens_what_lies_before_to_a_backfill(database: Database) -> None:
+    """Live goes on where it is; a backfill bills the windows that the earlier `start_at` allows."""
+    world = World(database, meter=replace(METER, start_at=START + 4 * HOUR))
+    for hour in range(6):
+        world.source.use("cus_a", START + hour * HOUR)
+    world.at(6, 5)
+    world.collect()
+    earlier = World(database, source=world.source)
+    earlier.now = world.now
+    assert earlier.collect().planned == 4, "revisit reaches back to start_at"
+    assert earlier.backfill(Span(START, START + 4 * HOUR)).planned == 0

@@ -89,7 +89,9 @@ def wait(seconds: float) -> None:
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
     """Return what a process is started with: nothing of whoever runs the tests but where programs are."""
-    known = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    known = {
+        name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG", "TMPDIR") if name in os.environ
+    }
     return {**known, "HOME": str(directory), "PYTHONUNBUFFERED": "1", **more}
 
 

@@ -39,14 +39,17 @@ class Account:
         self._ids: dict[str, str] = {}
 
     async def problems(self, names: Iterable[str]) -> list[str]:
-        """Say what stands in the way of sending the events of these meters of ours; an empty list if nothing does."""
+        """Say in what the account does not fit the events of these meters of ours; an empty list if it does.
+
+        Raises SinkUnreachable, SinkHalted or SinkError when the account does not say.
+        """
         wanted = {name: self._meters[name] for name in names}
         try:
             found = await self._find({meter.event_name for meter in wanted.values()})
-        except SinkError as error:
-            return [str(error)]
-        except Exception as error:  # noqa: BLE001 - a check tells what went wrong, whatever it is
-            return [self._sentence(self._client.describe(error))]
+        except SinkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._raise(error)
         problems = []
         for name, meter in wanted.items():
             problems += misfits(name, meter, found.get(meter.event_name), livemode=self._livemode)

@@ -112,7 +112,10 @@ class StripeSink:
             raise SinkHalted(self._dispatcher.halted)
 
     def preflight(self, meters: Iterable[str]) -> list[str]:
-        """Say what stands in the way of sending the events of these meters, a sentence each; empty if nothing does."""
+        """Say in what Stripe's meters do not fit the events of these meters, a sentence each; empty if they do.
+
+        Raises SinkUnreachable, SinkHalted or SinkError if Stripe does not say.
+        """
         line = self._open()
         return line.thread.call(line.account.problems(meters))
 
