@@ -8,8 +8,9 @@ Rules
 """
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -170,7 +171,7 @@ class Collection:
         if lease.reread_from is not None:
             horizon = min(horizon, lease.reread_from)
         probe = Span(lease.mark, lease.mark + meter.window)
-        with self._noting_failure(lease, Pass("live", probe, probe, now)):
+        with self._noting_failure(lease, Pass("live", probe, probe, now)), self._alive(lease):
             at_once = self.at_once(probe)
         plan = windows.reads(
             mark=lease.mark,
@@ -186,9 +187,10 @@ class Collection:
 
     def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
         with self._noting_failure(lease, this), Spool() as spool:
-            for batch in self._source.read(self.meter.query, this.span, self.meter.window):
-                spool.add(batch)
-                self._stay(lease)
+            with self._alive(lease):
+                for batch in self._source.read(self.meter.query, this.span, self.meter.window):
+                    spool.add(batch)
+                    self._stay(lease)
             tally = self._passes.commit(lease, spool, this, self._decide(this.now))
         result.add(this.span, tally)
 
@@ -203,6 +205,27 @@ class Collection:
         except AggregatorError as error:
             self._passes.record_failure(lease, this, self._elapsed() - began, str(error))
             raise
+
+    @contextmanager
+    def _alive(self, lease: Lease) -> Iterator[None]:
+        """Renew the lease meanwhile, on a thread of its own: nothing comes from a source while it works on a query.
+
+        Without it two processes would take the meter from each other for ever, once a query lasts longer than the lease.
+        """
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(SIGN_OF_LIFE_SECONDS):
+                with suppress(LedgerUnreachable):
+                    self._meters.renew(lease)
+
+        thread = threading.Thread(target=renew, name=f"lease-{self.meter.name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _stay(self, lease: Lease) -> None:
         """Give a sign of life while a long read goes on. Raises LeaseLost if it is to end."""

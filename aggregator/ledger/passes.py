@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
@@ -21,15 +21,16 @@ from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.writer import BATCH, Writer
-from aggregator.model import Change, Decision, EventId, Span, State, Tail
+from aggregator.model import ZERO, Change, Decision, EventId, Span, State, Tail
 
-TAILS = {tail.value: tail for tail in Tail}
+CLEAR = Tail.CLEAR
 
 Decide = Callable[[Feed, Iterable[Change]], Iterable[Decision]]
 """What the planner makes of the changes of one feed."""
 
 # The sorts and hashes over a million readings stay in memory with this; a transaction has a handful of them at most.
-WORK_MEMORY = "select set_config('work_mem', '128MB', true)"
+# Compiling the query would cost more than it saves.
+WORK_MEMORY = "select set_config('work_mem', '128MB', true), set_config('jit', 'off', true)"
 
 HOLD_METER = """
 select mark, reread_from from aggregator.meter
@@ -49,35 +50,30 @@ create temporary table reading (
 
 COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
 
-# One row per slot that was read. A slot with an unusable row is `spoilt`: it stays as it is.
-CREATE_SEEN = """
-create temporary table seen on commit drop as
-select window_start, customer, sum(quantity) as quantity, max(at) as at, bool_or(reason is not null) as spoilt
-  from reading
- where customer is not null
- group by window_start, customer
-"""
-
 # What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
 # stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
+# A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
 CHANGED = """
-select coalesce(found.slot_id, nextval('aggregator.slot_id')),
+select found.slot_id,
        nextval('aggregator.event_id'),
        found.customer, found.window_start, found.before, found.now, found.at,
        found.total, found.revision, found.stamped_at,
-       coalesce(carry.amount, 0),
+       carry.amount,
        case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
-            when parked.event_id is not null then 'parked'
-            else 'clear' end,
+            when parked.event_id is not null then 'parked' end,
        case when parked.state <> 'in_doubt' then parked.event_id end,
-       case when parked.state <> 'in_doubt' then waiting.delta else 0 end,
-       found.slot_id is not null
+       case when parked.state <> 'in_doubt' then waiting.delta end,
+       case when found.slot_id is null then nextval('aggregator.slot_id') end
   from (
-        select window_start, customer,
-               coalesce(slot.quantity, 0) as before, coalesce(seen.quantity, 0) as now, seen.at,
-               slot.id as slot_id, coalesce(slot.total, 0) as total, coalesce(slot.revision, 0) as revision,
-               slot.stamped_at, slot.tail
-          from (select * from seen where window_start >= %(since)s) as seen
+        select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
+               slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail
+          from (
+                select window_start, customer, sum(quantity) as quantity, max(at) as at,
+                       bool_or(reason is not null) as spoilt
+                  from reading
+                 where customer is not null and window_start >= %(since)s
+                 group by window_start, customer
+               ) as seen
           full join (
                 select * from aggregator.slot
                  where feed_id = %(feed_id)s and window_start >= %(start)s and window_start < %(end)s
@@ -308,8 +304,7 @@ def _stage(connection: Connection, spool: Spool) -> None:
     with connection.cursor().copy(COPY_READINGS) as copy:
         for block in spool.blocks():
             copy.write(block)
-    connection.execute(CREATE_SEEN)
-    connection.execute("analyze seen")
+    connection.execute("analyze reading")
 
 
 def _changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Iterator[Change]:
@@ -325,9 +320,53 @@ def _changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> It
         while rows := upcoming.result():
             upcoming = io.submit(cursor.fetchmany, BATCH)
             for row in rows:
-                yield Change._make((*row[:11], TAILS[row[11]], *row[12:]))
+                yield _change(row)
     finally:
         io.submit(cursor.close).result()
+
+
+def _change(row: tuple[Any, ...]) -> Change:
+    """Make a change of a row of CHANGED, in which null stands for what a new or untroubled slot has."""
+    (
+        slot,
+        event,
+        customer,
+        start,
+        before,
+        now,
+        at,
+        total,
+        revision,
+        stamped_at,
+        carry,
+        tail,
+        parked,
+        delta,
+        new,
+    ) = row
+    if slot is None:
+        rest = CLEAR, None, ZERO, False
+        return Change(new, event, customer, start, ZERO, now, at, ZERO, 0, None, carry or ZERO, *rest)
+    return Change(
+        new, event, customer, start, ZERO, now, at, ZERO, 0, None, carry or ZERO, CLEAR, None, ZERO, False
+    )  # noqa: FBT003
+    return Change(
+        slot,
+        event,
+        customer,
+        start,
+        before,
+        now,
+        at,
+        total,
+        revision,
+        stamped_at,
+        carry or ZERO,
+        Tail(tail) if tail else CLEAR,
+        parked,
+        delta or ZERO,
+        known=True,
+    )
 
 
 def _left_to_read(since: dt.datetime | None, span: Span, mark: dt.datetime) -> dt.datetime | None:

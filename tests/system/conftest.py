@@ -10,7 +10,7 @@ from psycopg import sql
 
 from aggregator.embedded import EmbeddedPostgres
 from tests.conftest import shared_postgres
-from tests.system.harness import METER, Sandbox, World, sandbox_process
+from tests.system.harness import METER, OTHER_METER, Sandbox, World, sandbox_process
 
 
 @pytest.fixture(scope="session")
@@ -38,14 +38,15 @@ def create_database(postgres: EmbeddedPostgres) -> Callable[[str | None], str]:
 
 @pytest.fixture(scope="session")
 def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A sandbox process with the meter."""
-    with sandbox_process(tmp_path_factory.mktemp("sandbox"), "--meter", f"{METER}:sum") as sandbox:
+    """A sandbox process with the two meters."""
+    meters = (f"--meter={name}:sum" for name in (METER, OTHER_METER))
+    with sandbox_process(tmp_path_factory.mktemp("sandbox"), *meters) as sandbox:
         yield sandbox
 
 
 @pytest.fixture
 def sandbox(sandbox_server: Sandbox) -> Sandbox:
-    """The sandbox, with nothing in it but its meter."""
+    """The sandbox, with nothing in it but its meters."""
     sandbox_server.reset()
     return sandbox_server
 

@@ -40,7 +40,7 @@ COMMAND_SECONDS = 90.0
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
 
-METER = "requests"
+METER, OTHER_METER = "requests", "more"
 KEY = "sk_test_sandbox"
 
 QUERY = """
@@ -326,6 +326,11 @@ class World:
     def billed(self) -> Totals:
         """Return what each customer is billed, as the sandbox says."""
         return self.sandbox.totals(METER)
+
+    def sent(self) -> int:
+        """Return how many calls brought an event to the sandbox, one that it had already included."""
+        stats = self.sandbox.stats()
+        return int(stats["accepted"] + stats["duplicates_refused"])
 
     def waiting(self) -> int:
         """Return how many events are still to be sent, or being sent."""

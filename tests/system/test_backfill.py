@@ -25,11 +25,6 @@ def bounds(world: World, hours: int = 1) -> tuple[str, ...]:
     )
 
 
-def calls(world: World) -> int:
-    """Return how many calls the sandbox has had."""
-    return int(world.sandbox.stats()["requests"])
-
-
 def interrupted(world: World, number: int) -> Process:
     """Start a backfill and end it by a signal in the middle of its reading."""
     world.meter["query"] = SLOW_QUERY.format(seconds=0.05)
@@ -54,12 +49,12 @@ def test_the_second_and_the_third_time_send_nothing(world: World) -> None:
     assert first.code == 0, first.said
     assert first.json["meters"][0]["new"] == 600
     assert world.billed() == world.used()
-    sent = calls(world)
+    sent = world.sent()
     for _ in range(2):
         again = backfill(world)
         assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {})
         assert again.json["meters"][0]["unchanged"] == 600
-    assert calls(world) == sent == 600
+    assert world.sent() == sent == 600
 
 
 def test_over_a_range_that_live_covered_it_sends_nothing(world: World) -> None:
@@ -68,7 +63,7 @@ def test_over_a_range_that_live_covered_it_sends_nothing(world: World) -> None:
     assert world.once().code == 0
     again = backfill(world)
     assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {})
-    assert calls(world) == 600
+    assert world.sent() == 600
     assert world.billed() == world.used()
 
 
@@ -79,7 +74,7 @@ def test_live_over_a_range_that_was_backfilled_sends_nothing(world: World) -> No
     assert backfill(world).code == 0
     ran = world.once()
     assert (ran.code, ran.json["meters"][METER]["planned"]) == (0, 0)
-    assert calls(world) == 600
+    assert world.sent() == 600
 
 
 def test_a_dry_run_writes_and_sends_nothing(world: World) -> None:
@@ -90,7 +85,7 @@ def test_a_dry_run_writes_and_sends_nothing(world: World) -> None:
     assert (ran.code, ran.json["dry_run"], ran.json["meters"][0]["new"]) == (0, True, 600)
     for table in ("slot", "event", "outbox", "run", "claim"):
         assert world.one(f"select count(*) from aggregator.{table}") == 0, table
-    assert calls(world) == 0
+    assert world.sent() == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
@@ -106,7 +101,7 @@ def test_interrupted_in_the_middle_and_run_again_it_is_complete(world: World, nu
     assert again.json["meters"][0]["resumed_at"] is not None
     assert passes(world) == MINUTES
     assert world.billed() == world.used()
-    assert calls(world) == 600
+    assert world.sent() == 600
 
 
 def finished(ran: Ran) -> Ran:
@@ -130,7 +125,7 @@ def test_interrupted_while_it_sends_it_ends_at_once_and_hands_back_the_rest(worl
     world.sandbox.set_faults()
     assert backfill(world).code == 0
     assert world.billed() == world.used()
-    assert calls(world) == 1200
+    assert world.sent() == 1200
 
 
 def test_a_range_that_cannot_be_billed_is_refused_with_the_reason(world: World) -> None:

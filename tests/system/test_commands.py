@@ -68,6 +68,9 @@ def test_check_refuses_a_meter_that_counts(world: World, counting_sandbox: Sandb
     assert ran.code == 1
     assert len(wrong) == 1
     assert "counts events" in wrong[0]
+    world.use("cus_a", 5, minute=1)
+    assert "counts events" in only_complaint(world.once(), 1)
+    assert world.one("select count(*) from aggregator.event") == 0
 
 
 def test_check_says_when_the_ledger_or_the_sink_is_away(world: World) -> None:
@@ -142,7 +145,7 @@ def test_preview_shows_what_would_be_sent_and_writes_nothing(world: World) -> No
     assert (event["customer"], event["delta"], event["state"]) == ("cus_a", "7", "due")
     assert "cus_a" in world.run("preview", METER, *bounds).out
     assert world.one("select count(*) from aggregator.event") == 0
-    assert world.sandbox.stats()["requests"] == 0
+    assert world.sent() == 0
     assert "There is no meter request" in only_complaint(world.run("preview", "request", *bounds), 2)
     world.meter["query"] = (
         world.meter["query"]

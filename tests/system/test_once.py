@@ -2,7 +2,7 @@
 
 import json
 
-from tests.system.harness import KEY, METER, Ran, World
+from tests.system.harness import KEY, METER, OTHER_METER, Ran, World
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"
 
@@ -29,15 +29,15 @@ def test_a_source_that_is_away_is_1_and_the_other_meters_go_on(world: World) -> 
     """One meter's trouble is logged and recorded with its reason, and delays no other (B18, invariant 10)."""
     world.use_much(customers=5, minutes=5)
     world.config["sources"]["away"] = {"url": NOWHERE}
-    world.config["meters"]["another"] = {**world.meter, "source": "away"}
+    world.config["meters"][OTHER_METER] = {**world.meter, "source": "away"}
     ran = world.once()
     assert (ran.code, ran.json["outcome"]) == (1, "failed")
     [failed] = logged(ran, "pass_failed")
-    assert failed["meter"] == "another"
+    assert failed["meter"] == OTHER_METER
     assert "Source away cannot be read" in str(failed["reason"])
     assert world.billed() == world.used()
     errors = {row["meter"]: row["error"] for row in world.run("status", "--json").json["meters"]}
-    assert "Source away cannot be read" in errors["another"]
+    assert "Source away cannot be read" in errors[OTHER_METER]
     assert errors[METER] is None
 
 

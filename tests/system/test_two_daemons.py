@@ -27,7 +27,7 @@ def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> Non
         assert daemon.log("batch_delivered"), "both take part"
     stats = world.sandbox.stats()
     assert not watch.wrong, watch.wrong[:20]
-    assert stats["requests"] == stats["accepted"] == world.one("select count(*) from aggregator.event")
+    assert world.sent() == stats["accepted"] == world.one("select count(*) from aggregator.event")
     assert world.one("select max(attempts) from aggregator.event") == 1
 
 
@@ -57,7 +57,20 @@ def test_one_that_slept_past_its_lease_changes_nothing_when_it_wakes(world: Worl
     world.quiet()
     assert [daemon.stop() for daemon in (sleeper, other)] == [-signal.SIGTERM] * 2
     stats = world.sandbox.stats()
-    assert (stats["double_counted"], stats["requests"]) == (0, stats["accepted"])
+    assert (stats["double_counted"], stats["duplicates_refused"]) == (0, 0)
+
+
+def test_a_query_that_takes_longer_than_the_lease_is_billed_by_one_of_them(world: World) -> None:
+    """Who waits for a query is alive: the other does not take its meter away, again and again, with nothing ever billed."""
+    world.use_much(customers=5, minutes=10)
+    world.meter["query"] = SLOW_QUERY.format(seconds=LEASE_SECONDS - 2)
+    daemons = [world.daemon(started=False), world.daemon(started=False)]
+    world.quiet()
+    assert world.sent() == 50
+    assert (
+        world.one("select max(epoch) - count(*) from aggregator.meter, aggregator.run group by meter.id") == 0
+    )
+    assert [daemon.stop() for daemon in daemons] == [-signal.SIGTERM] * 2
 
 
 def test_one_that_slept_while_its_events_were_in_the_air_doubles_nothing(world: World) -> None:
