@@ -23,7 +23,11 @@ from aggregator.ledger.spool import Spool
 from aggregator.ledger.writer import BATCH, Writer
 from aggregator.model import ZERO, Change, Decision, EventId, Span, State, Tail
 
-CLEAR = Tail.CLEAR
+UNBOOKED = (ZERO, 0, None)
+"""Total, revision and first instant of a slot that has had no event."""
+
+UNTROUBLED = (Tail.CLEAR, None, ZERO)
+"""What stands in the way of a slot that nothing stands in the way of."""
 
 Decide = Callable[[Feed, Iterable[Change]], Iterable[Decision]]
 """What the planner makes of the changes of one feed."""
@@ -326,47 +330,15 @@ def _changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> It
 
 
 def _change(row: tuple[Any, ...]) -> Change:
-    """Make a change of a row of CHANGED, in which null stands for what a new or untroubled slot has."""
-    (
-        slot,
-        event,
-        customer,
-        start,
-        before,
-        now,
-        at,
-        total,
-        revision,
-        stamped_at,
-        carry,
-        tail,
-        parked,
-        delta,
-        new,
-    ) = row
+    """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
+    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new = row
+    carry = carry or ZERO
     if slot is None:
-        rest = CLEAR, None, ZERO, False
-        return Change(new, event, customer, start, ZERO, now, at, ZERO, 0, None, carry or ZERO, *rest)
-    return Change(
-        new, event, customer, start, ZERO, now, at, ZERO, 0, None, carry or ZERO, CLEAR, None, ZERO, False
-    )  # noqa: FBT003
-    return Change(
-        slot,
-        event,
-        customer,
-        start,
-        before,
-        now,
-        at,
-        total,
-        revision,
-        stamped_at,
-        carry or ZERO,
-        Tail(tail) if tail else CLEAR,
-        parked,
-        delta or ZERO,
-        known=True,
-    )
+        return Change._make(
+            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False)
+        )
+    trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
+    return Change._make((slot, event, customer, start, before, now, at, *booked, carry, *trouble, True))
 
 
 def _left_to_read(since: dt.datetime | None, span: Span, mark: dt.datetime) -> dt.datetime | None:
