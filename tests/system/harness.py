@@ -30,11 +30,12 @@ from aggregator.windows import floor
 
 Found = TypeVar("Found")
 Totals = dict[str, Decimal]
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 PATIENCE_SECONDS = 30.0
 """Longer than anything here takes on a busy machine of two cores."""
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 COMMAND_SECONDS = 90.0
 
 MINUTE = dt.timedelta(minutes=1)
@@ -228,6 +229,7 @@ class World:
         self.programs: Path | None = None
         self.start = floor(utcnow(), MINUTE) - 3 * HOUR
         self._processes = ExitStack()
+        self._connections: dict[tuple[str, int], Connection] = {}
         self._count = 0
         self.config: dict[str, Any] = {
             "sources": {"app": {"url": source_url}},
@@ -262,6 +264,8 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         self._processes.close()
+        for connection in self._connections.values():
+            connection.close()
 
     @property
     def meter(self) -> dict[str, Any]:
@@ -307,12 +311,12 @@ class World:
 
     def source(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask or change the application database."""
-        return _rows(self.source_url, statement, values)
+        return self._rows(self.source_url, statement, values)
 
     def ledger(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Ask the ledger."""
         assert self.ledger_url is not None
-        return _rows(self.ledger_url, statement, values)
+        return self._rows(self.ledger_url, statement, values)
 
     def one(self, statement: str, *values: Any) -> Any:
         """Ask the ledger for one value."""
@@ -335,6 +339,14 @@ class World:
     def waiting(self) -> int:
         """Return how many events are still to be sent, or being sent."""
         return int(self.one("select count(*) from aggregator.outbox"))
+
+    def _rows(self, url: str, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Ask on a connection that each thread keeps to itself: conditions are asked for many times a second."""
+        key = url, threading.get_ident()
+        if key not in self._connections:
+            self._connections[key] = psycopg.connect(url, autocommit=True)
+        done = self._connections[key].execute(statement, values or None)
+        return done.fetchall() if done.description else []
 
     # Processes
 
@@ -388,12 +400,6 @@ def differing(used: Mapping[str, Decimal], billed: Mapping[str, Decimal]) -> str
         if used.get(who, zero) != billed.get(who, zero)
     }
     return f"{len(apart)} customer(s) differ: {dict(list(apart.items())[:5])}"
-
-
-def _rows(url: str, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        done = connection.execute(statement, values or None)
-        return done.fetchall() if done.description else []
 
 
 class Load:
@@ -519,8 +525,9 @@ def own_world(*meters: str) -> Iterator[World]:
         EmbeddedPostgres(Path(name) / "pg") as server,
         sandbox_process(Path(name), *(f"--meter={meter}:sum" for meter in meters or (METER,))) as sandbox,
     ):
-        for database in ("application", "ledger"):
-            _rows(server.url(), f"create database {database}", ())
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute("create database application")
+            connection.execute("create database ledger")
         with World(Path(name), server.url("application"), server.url("ledger"), sandbox) as world:
             world.programs = server.programs
             yield world

@@ -67,9 +67,11 @@ def test_a_query_that_takes_longer_than_the_lease_is_billed_by_one_of_them(world
     daemons = [world.daemon(started=False), world.daemon(started=False)]
     world.quiet()
     assert world.sent() == 50
-    assert (
-        world.one("select max(epoch) - count(*) from aggregator.meter, aggregator.run group by meter.id") == 0
+    leases, passes = (
+        world.one("select epoch from aggregator.meter"),
+        world.one("select count(*) from aggregator.run"),
     )
+    assert leases - passes <= 1, "a lease was lost in the middle of a pass"
     assert [daemon.stop() for daemon in daemons] == [-signal.SIGTERM] * 2
 
 
