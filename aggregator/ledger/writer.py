@@ -15,7 +15,7 @@ from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
 from aggregator.model import Decision, State
 
-BATCH = 5_000
+BATCH = 10_000
 
 CREATE_CHANGED = """
 create temporary table if not exists slot_change (
