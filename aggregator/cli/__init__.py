@@ -6,6 +6,7 @@ Rules
 - Bad input gets one message that names the thing and the remedy, and no traceback.
 """
 
+import signal
 import sys
 
 import click
@@ -54,6 +55,8 @@ for command in (
 
 def main() -> None:
     """Run the command line, and end the process with the code that tells how it went."""
+    # The daemon has handlers of its own. Any other command gives back what it holds, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         # Without `standalone_mode` an Exit is not raised but returned as its code.
         sys.exit(cli.main(prog_name="aggregator", standalone_mode=False))

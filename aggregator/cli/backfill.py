@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from aggregator.delivery import Delivered
     from aggregator.wiring import App
 
+WORK_LEFT = 3
+"""The exit code when a sink did not take everything yet; `run --once` has the same."""
+
 WAIT_SECONDS = 0.2
 """How long to wait before asking again for a meter that the daemon is just reading."""
 
@@ -53,7 +56,8 @@ def backfill(
     """Read a range of each METER (all of them if none is named) and send what the ledger does not have yet.
 
     The same code as live: what is billed already is not billed again, so running it three times has the effect of
-    once. An interrupted backfill of the same range goes on where it stopped.
+    once. An interrupted backfill of the same range goes on where it stopped. Exit code 3: events still wait for a busy
+    sink; run it again, or leave them to the daemon.
     """
     from aggregator.backfill import Backfill, span_of
     from aggregator.clock import utcnow
@@ -72,16 +76,26 @@ def backfill(
         results, delivered = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
         )
+        waiting = {sink: app.ledger.outbox.waiting(app.sink_ids[sink])[1] for sink in delivered}
     if as_json:
         write_json(
             {
                 "dry_run": dry_run,
                 "meters": [{**asdict(result), "span": list(result.span)} for result in results],
-                "sinks": {sink: what.figures() for sink, what in delivered.items()},
+                "sinks": {
+                    sink: {**what.figures(), "waiting": waiting[sink]} for sink, what in delivered.items()
+                },
             }
         )
-        return
-    show_results(results, delivered, dry_run=dry_run)
+    else:
+        show_results(results, delivered, dry_run=dry_run)
+    for sink, count in waiting.items():
+        if count and not as_json:
+            click.echo(
+                f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again."
+            )
+    if any(waiting.values()):
+        raise click.exceptions.Exit(WORK_LEFT)
 
 
 def carry_out(

@@ -137,6 +137,16 @@ update aggregator.run
  where id = %(run_id)s
 """
 
+# A pass that did nothing, or failed in the same way, says no more than the one before it: the newest of a row of them stays.
+FORGET_LIKE = """
+delete from aggregator.run as old using aggregator.run as new
+ where new.id = %(run_id)s
+   and old.id = (select max(id) from aggregator.run where meter_id = new.meter_id and id < new.id)
+   and old.kind = 'live' and new.kind = 'live'
+   and old.changed = 0 and new.changed = 0 and old.deferred = 0 and new.deferred = 0
+   and old.error is not distinct from new.error
+"""
+
 RESUME_BACKFILL = """
 select upper(span) from aggregator.run
  where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
@@ -241,6 +251,7 @@ class Passes:
             connection.execute(
                 FINISH_RUN, {**_figures(tally), "run_id": run_id, "seconds": self._elapsed() - began}
             )
+            connection.execute(FORGET_LIKE, {"run_id": run_id})
         return tally
 
     def preview(
@@ -256,7 +267,8 @@ class Passes:
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
         """Note that a pass failed, and why; nothing else of it is in the ledger."""
         with self._database.transaction() as connection:
-            self._record(connection, lease, this, Tally(), self._elapsed() - seconds, error)
+            run_id = self._record(connection, lease, this, Tally(), self._elapsed() - seconds, error)
+            connection.execute(FORGET_LIKE, {"run_id": run_id})
 
     def resume_backfill(self, registered: Registered, goal: Span) -> dt.datetime | None:
         """Return how far an interrupted backfill of exactly this range came; None if there is none."""

@@ -430,3 +430,21 @@ def test_an_earlier_start_at_opens_what_lies_before_to_a_backfill(database: Data
     earlier.now = world.now
     assert earlier.collect().planned == 4, "revisit reaches back to start_at"
     assert earlier.backfill(Span(START, START + 4 * HOUR)).planned == 0
+
+
+def test_passes_that_did_nothing_leave_one_row(world: World) -> None:
+    """A meter that is looked at every second does not fill the ledger with passes that found nothing, or failed alike."""
+    world.source.use("cus_a", START)
+    world.at(1, 5)
+    for _ in range(5):
+        world.collect()
+    assert world.rows("select changed from aggregator.run order by id") == [(1,), (0,)]
+    world.source.failure = SourceUnreachable("app is away")
+    for _ in range(3):
+        with pytest.raises(SourceUnreachable):
+            world.collect()
+    assert world.rows("select changed, error from aggregator.run order by id") == [
+        (1, None),
+        (0, None),
+        (0, "app is away"),
+    ]

@@ -52,7 +52,7 @@ def test_the_second_and_the_third_time_send_nothing(world: World) -> None:
     sent = world.sent()
     for _ in range(2):
         again = backfill(world)
-        assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {})
+        assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {"waiting": 0})
         assert again.json["meters"][0]["unchanged"] == 600
     assert world.sent() == sent == 600
 
@@ -62,7 +62,7 @@ def test_over_a_range_that_live_covered_it_sends_nothing(world: World) -> None:
     world.use_much(customers=10, minutes=MINUTES)
     assert world.once().code == 0
     again = backfill(world)
-    assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {})
+    assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {"waiting": 0})
     assert world.sent() == 600
     assert world.billed() == world.used()
 
@@ -145,3 +145,29 @@ def test_a_range_that_cannot_be_billed_is_refused_with_the_reason(world: World) 
     for ran in (old, off_grid, early, unknown):
         assert len(ran.err.splitlines()) == 1, ran.err
     assert world.one("select count(*) from aggregator.run") == 0
+
+
+def test_what_a_busy_sink_did_not_take_is_said(world: World) -> None:
+    """Events that still wait after a backfill are counted, and the exit code tells (3)."""
+    world.use_much(customers=3, minutes=2)
+    world.sandbox.set_faults(too_many_requests=1.0)
+    world.write()
+    ran = world.run("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+    assert ran.code == 3, ran.said
+    assert "6 event(s) still wait for stripe" in ran.said
+
+
+def test_sigterm_in_the_middle_gives_back_what_is_held(world: World) -> None:
+    """A backfill that is told to end leaves no claim open: what had not left is due at once, and goes out once (B1)."""
+    world.use_much(customers=50, minutes=4)
+    world.sandbox.set_faults(latency_seconds=0.5)
+    world.sink["rate_limit"] = 20
+    world.write()
+    process = world.start_process("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+    until(lambda: world.sent() > 5, "events are being sent", seen=lambda: process.err)
+    assert process.stop() == 128 + signal.SIGTERM
+    assert world.one("select count(*) from aggregator.event where state = 'sending'") == 0
+    world.sandbox.set_faults()
+    world.sink["rate_limit"] = 1000
+    assert world.once().code == 0
+    assert world.billed() == world.used()
