@@ -112,7 +112,6 @@ class Collection:
         self._limits = limits
         self._elapsed = elapsed
         self._at_once: bool | None = None
-        self._seen_alive = 0.0
         self._stopping = False
 
     def stop(self) -> None:
@@ -121,34 +120,28 @@ class Collection:
 
     def run_once(self, now: dt.datetime) -> Collected:
         """Read all that became ready, and old windows again, and commit it span by span."""
-        result = Collected(self.meter.name)
-        lease = self._meters.acquire(self._registered)
-        if lease is None:
-            result.busy = True
-            return result
-        result.mark = lease.mark
-        try:
-            for span, swept in self._due(lease, now):
-                if self._stopping:
-                    break
-                self._pass(lease, Pass("live", span, span, now, swept), result)
-        finally:
-            self._give_back(lease)
+        with self._round() as (lease, result):
+            if lease is not None:
+                self._read_due(lease, now, result)
         return result
 
     def backfill(self, span: Span, goal: Span, now: dt.datetime) -> Collected:
         """Read one piece of a backfill towards `goal`, and commit it."""
-        result = Collected(self.meter.name)
-        lease = self._meters.acquire(self._registered)
-        if lease is None:
-            result.busy = True
-            return result
-        result.mark = lease.mark
-        try:
-            self._pass(lease, Pass("backfill", span, goal, now, lease.swept), result)
-        finally:
-            self._give_back(lease)
+        with self._round() as (lease, result):
+            if lease is not None:
+                self._pass(lease, Pass("backfill", span, goal, now, lease.swept), result)
         return result
+
+    @contextmanager
+    def _round(self) -> Iterator[tuple[Lease | None, Collected]]:
+        """Hold the meter for a round, unless another process has it; give it back at the end."""
+        lease = self._meters.acquire(self._registered)
+        try:
+            yield lease, Collected(self.meter.name, lease.mark if lease else None, busy=lease is None)
+        finally:
+            if lease:
+                with suppress(LedgerUnreachable):  # then it runs out by itself
+                    self._meters.release(lease)
 
     def preview(self, span: Span, now: dt.datetime) -> Iterator[tuple[Feed, Decision]]:
         """Yield what a pass over the span would decide; nothing is written."""
@@ -185,12 +178,18 @@ class Collection:
             for span in windows.cut(whole, meter.window, windows.WINDOWS_PER_READ):
                 yield span, plan.swept
 
+    def _read_due(self, lease: Lease, now: dt.datetime, result: Collected) -> None:
+        for span, swept in self._due(lease, now):
+            if self._stopping:
+                return
+            self._pass(lease, Pass("live", span, span, now, swept), result)
+
     def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
         with self._noting_failure(lease, this), Spool() as spool:
-            with self._alive(lease):
+            with self._alive(lease) as lost:
                 for batch in self._source.read(self.meter.query, this.span, self.meter.window):
                     spool.add(batch)
-                    self._stay(lease)
+                    self._go_on(lost)
             tally = self._passes.commit(lease, spool, this, self._decide(this.now))
         result.add(this.span, tally)
 
@@ -207,43 +206,37 @@ class Collection:
             raise
 
     @contextmanager
-    def _alive(self, lease: Lease) -> Iterator[None]:
+    def _alive(self, lease: Lease) -> Iterator[threading.Event]:
         """Renew the lease meanwhile, on a thread of its own: nothing comes from a source while it works on a query.
 
         Without it two processes would take the meter from each other for ever, once a query lasts longer than the lease.
+        What it yields is set when another process has the meter.
         """
-        done = threading.Event()
+        done, lost = threading.Event(), threading.Event()
 
         def renew() -> None:
             while not done.wait(SIGN_OF_LIFE_SECONDS):
                 with suppress(LedgerUnreachable):
-                    self._meters.renew(lease)
+                    if not self._meters.renew(lease):
+                        lost.set()
+                        return
 
         thread = threading.Thread(target=renew, name=f"lease-{self.meter.name}", daemon=True)
         thread.start()
         try:
-            yield
+            yield lost
         finally:
             done.set()
             thread.join()
 
-    def _stay(self, lease: Lease) -> None:
-        """Give a sign of life while a long read goes on. Raises LeaseLost if it is to end."""
+    def _go_on(self, lost: threading.Event) -> None:
+        """Raise LeaseLost if a long read is of no use any more."""
         if self._stopping:
             raise LeaseLost(f"Told to stop in the middle of reading {self.meter.name}; nothing was written.")
-        if self._elapsed() - self._seen_alive < SIGN_OF_LIFE_SECONDS:
-            return
-        self._seen_alive = self._elapsed()
-        if not self._meters.renew(lease):
+        if lost.is_set():
             raise LeaseLost(
                 f"Another process took meter {self.meter.name} during a long read; nothing was written."
             )
-
-    def _give_back(self, lease: Lease) -> None:
-        try:
-            self._meters.release(lease)
-        except LedgerUnreachable:
-            return  # the lease runs out by itself
 
     def _decide(self, now: dt.datetime) -> Callable[[Feed, Iterable[Change]], Iterable[Decision]]:
         def decide(feed: Feed, changes: Iterable[Change]) -> Iterable[Decision]:
