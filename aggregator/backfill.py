@@ -15,7 +15,8 @@ from aggregator import windows
 from aggregator.collection import Collected, Collection
 from aggregator.errors import UsageError
 from aggregator.ledger.meters import Registered
-from aggregator.ledger.passes import Passes, Tally
+from aggregator.ledger.passes import Passes
+from aggregator.ledger.tally import Tally
 from aggregator.model import Limits, Meter, Span
 
 PIECES = 40
@@ -104,7 +105,7 @@ class Backfill:
         `wait` is called while another process holds the meter. Raises what collection raises; what was committed stays.
         """
         result = Backfilled(self.meter.name, self.span)
-        result.resumed_at = self._passes.resume_backfill(self._registered, self.span)
+        result.resumed_at = self._passes.resume_backfill(self._registered, self.span, now)
         start = result.resumed_at or self.span.start
         for piece in self.pieces(start):
             done = self._piece(piece, now, wait)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aggregator import planner, windows
-from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerUnreachable
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerError, LedgerUnreachable
 from aggregator.ledger.meters import Feed, Lease, Meters, Registered
-from aggregator.ledger.passes import Pass, Passes, Tally
+from aggregator.ledger.passes import Pass, Passes
 from aggregator.ledger.spool import Spool
+from aggregator.ledger.tally import Tally
 from aggregator.model import Change, Decision, Limits, Meter, Reading, Span
 
 SIGN_OF_LIFE_SECONDS = 1.0
@@ -102,6 +103,7 @@ class Collection:
         ledger_id: str,
         limits: dict[str, Limits],
         elapsed: Callable[[], float],
+        skew: dt.timedelta | None = None,
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
@@ -111,6 +113,7 @@ class Collection:
         self._ledger_id = ledger_id
         self._limits = limits
         self._elapsed = elapsed
+        self._skew = skew
         self._at_once: bool | None = None
         self._stopping = False
 
@@ -129,6 +132,7 @@ class Collection:
         """Read one piece of a backfill towards `goal`, and commit it."""
         with self._round() as (lease, result):
             if lease is not None:
+                self._check_clock(lease, now)
                 self._pass(lease, Pass("backfill", span, goal, now, lease.swept), result)
         return result
 
@@ -159,10 +163,11 @@ class Collection:
     def _due(self, lease: Lease, now: dt.datetime) -> Iterator[tuple[Span, dt.datetime | None]]:
         """Yield the spans this round is to read, cut to what one transaction takes."""
         meter = self.meter
+        self._check_clock(lease, now)
         ready = windows.settled_until(now, meter.settle, meter.window)
         horizon = max(meter.start_at, windows.floor(lease.mark - meter.revisit, meter.window))
-        if lease.reread_from is not None:
-            horizon = min(horizon, lease.reread_from)
+        horizon = min(horizon, lease.fed_until, lease.reread_from or horizon)
+        horizon = max(horizon, meter.start_at)
         probe = Span(lease.mark, lease.mark + meter.window)
         with self._noting_failure(lease, Pass("live", probe, probe, now)), self._alive(lease):
             at_once = self.at_once(probe)
@@ -183,6 +188,15 @@ class Collection:
             if self._stopping:
                 return
             self._pass(lease, Pass("live", span, span, now, swept), result)
+
+    def _check_clock(self, lease: Lease, now: dt.datetime) -> None:
+        """Raise LedgerError if this host's clock is far from the ledger's: it would read windows that are still open."""
+        apart = abs(lease.given_at - now)
+        if self._skew is not None and apart > self._skew:
+            raise LedgerError(
+                f"The clocks of this host and of the ledger are {apart.total_seconds():.0f} s apart; nothing of "
+                f"{self.meter.name} was read. Set the clock right (NTP)."
+            )
 
     def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
         with self._noting_failure(lease, this), Spool() as spool:

@@ -31,6 +31,9 @@ from aggregator.source import Source
 if TYPE_CHECKING:
     from aggregator.sinks.stripe import StripeSink as Stripe
 
+CLOCK_SKEW = timedelta(seconds=60)
+"""A host whose clock is further from the ledger's reads nothing: it might take open windows for closed ones."""
+
 LEAVE_WITHIN = timedelta(seconds=30)
 """How long after a claim its events may leave. Every settled verdict renews it, so a slow sink keeps its claims."""
 
@@ -219,4 +222,5 @@ def _collection(
         ledger_id=ledger.id,
         limits={feed.sink: sinks[feed.sink].limits for feed in known.feeds},
         elapsed=monotonic,
+        skew=CLOCK_SKEW,
     )

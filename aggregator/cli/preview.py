@@ -34,7 +34,7 @@ def preview(
     """Show the events that a range would give for METER; nothing is written or sent."""
     from aggregator.backfill import span_of
     from aggregator.clock import utcnow
-    from aggregator.ledger.passes import Tally
+    from aggregator.ledger.tally import Tally
     from aggregator.wiring import build
 
     config = load_config(config_path)

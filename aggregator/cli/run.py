@@ -19,7 +19,7 @@ class Once(IntEnum):
 
     DONE = 0
     FAILED = 1  # a meter could not be read, or the ledger did not answer: run again
-    WORK_LEFT = 3  # a sink was busy or away: run again
+    WORK_LEFT = 3  # a sink was busy or away, or another process had a meter: run again
     PERSON_NEEDED = 4  # a sink halted, or refused events; see `aggregator status`
 
 
@@ -79,6 +79,7 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
         meters[name] = result.figures()
         if result.busy:
             logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
+            outcomes.append(Once.WORK_LEFT)
         else:
             logger.info(log.PASS_COMMITTED, **result.figures())
         outcomes += [Once.PERSON_NEEDED] * bool(result.held or result.refused)

@@ -45,7 +45,8 @@ SETTINGS = """
 select current_setting('server_version_num')::int,
        current_setting('fsync'),
        current_setting('full_page_writes'),
-       pg_is_in_recovery()
+       pg_is_in_recovery(),
+       current_setting('server_encoding')
 """
 
 
@@ -69,6 +70,7 @@ class Database:
                 "application_name": name,
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "autocommit": True,
+                "client_encoding": "utf8",
             },
         )
 
@@ -149,12 +151,14 @@ def unfit(database: Database) -> list[str]:
     with database.transaction() as connection:
         row = connection.execute(SETTINGS).fetchone()
     assert row is not None
-    version, fsync, full_page_writes, standby = row
+    version, fsync, full_page_writes, standby, encoding = row
     faults = []
     if version < OLDEST_SERVER:
         faults.append(f"The ledger's Postgres is {version // 10_000}; use 14 or newer.")
     if fsync != "on" or full_page_writes != "on":
         faults.append("The ledger's Postgres may lose commits in a crash; set fsync and full_page_writes on.")
+    if encoding != "UTF8":
+        faults.append(f"The ledger's database has the encoding {encoding}; give `ledger.url` one with UTF8.")
     if standby:
         faults.append("The ledger's Postgres is a read-only standby; give `ledger.url` the primary.")
     return faults

@@ -28,24 +28,28 @@ values (%(name)s, %(fingerprint)s, %(window_seconds)s, %(start_at)s, %(start_at)
 
 FIND_METER = "select id, window_seconds, fingerprint, start_at from aggregator.meter where name = %(name)s"
 
-# A later start_at takes the mark with it: nothing before it is billed. An earlier one opens what lies before the feeds'
-# beginning to a backfill; the mark stays, since what it vouches for has been read.
+# A later start_at takes the mark with it: nothing before it is billed. So does an earlier one while nothing has been read;
+# afterwards the mark stays, and what lies before the old beginning is open to a backfill.
 REDEFINE_FEEDS = """
-update aggregator.feed set since = %(start_at)s
+update aggregator.feed
+   set since = case when feed.since = meter.start_at then %(start_at)s else feed.since end,
+       read_until = case when feed.read_until = meter.start_at then %(start_at)s
+                         else greatest(feed.read_until, %(start_at)s) end
   from aggregator.meter
- where meter.name = %(name)s and feed.meter_id = meter.id and feed.since = meter.start_at
+ where meter.name = %(name)s and feed.meter_id = meter.id
 """
 
 REDEFINE_METER = """
 update aggregator.meter
-   set fingerprint = %(fingerprint)s, start_at = %(start_at)s, mark = greatest(mark, %(start_at)s)
+   set fingerprint = %(fingerprint)s, start_at = %(start_at)s,
+       mark = case when mark = start_at then %(start_at)s else greatest(mark, %(start_at)s) end
  where name = %(name)s
 """
 
 # A sink that joins a meter later begins at the mark: what was billed before, elsewhere, is not billed again.
 ADD_FEED = """
-insert into aggregator.feed (meter_id, sink_id, since)
-select id, %(sink_id)s, mark from aggregator.meter where id = %(meter_id)s
+insert into aggregator.feed (meter_id, sink_id, since, read_until)
+select id, %(sink_id)s, mark, mark from aggregator.meter where id = %(meter_id)s
     on conflict do nothing
 """
 
@@ -59,7 +63,8 @@ update aggregator.meter
               where id = %(meter_id)s
                 and (lease_until is null or lease_until <= clock_timestamp())
                 for update skip locked)
-returning epoch, mark, reread_from, swept
+returning epoch, mark, reread_from, swept,
+          (select min(read_until) from aggregator.feed where id = any(%(feeds)s)), clock_timestamp()
 """
 
 RENEW = """
@@ -99,6 +104,10 @@ class Lease(NamedTuple):
     mark: dt.datetime
     reread_from: dt.datetime | None
     swept: dt.datetime | None
+    fed_until: dt.datetime
+    """Up to where the meter was planned for the one of its sinks that lags most."""
+    given_at: dt.datetime
+    """When the lease was given, by the ledger's own clock."""
 
 
 class Meters:
@@ -125,7 +134,13 @@ class Meters:
         """Take the meter for this process; None while another one has it."""
         with self._database.transaction() as connection:
             row = connection.execute(
-                ACQUIRE, {"meter_id": registered.id, "owner": self._owner, "length": self._lease}
+                ACQUIRE,
+                {
+                    "meter_id": registered.id,
+                    "owner": self._owner,
+                    "length": self._lease,
+                    "feeds": [feed.id for feed in registered.feeds],
+                },
             ).fetchone()
         return Lease(registered, self._owner, *row) if row else None
 

@@ -81,12 +81,18 @@ select count(*) from settled
 """
 
 # Settling is a sign of life: what is still on its way stays claimed for another while.
-RENEW_CLAIM = "update aggregator.outbox set due_at = %(until)s where claim_id = %(claim)s"
+# The claim names its rows, so that no long outbox is searched for them.
+RENEW_CLAIM = """
+update aggregator.outbox set due_at = %(until)s
+ where event_id = any(array(select unnest(events) from aggregator.claim where id = %(claim)s))
+   and claim_id = %(claim)s
+"""
 
 CLOSE_CLAIM = """
 update aggregator.claim set settled_at = %(now)s
  where id = %(claim)s
-   and not exists (select from aggregator.outbox where claim_id = %(claim)s)
+   and not exists (select from aggregator.outbox
+                    where event_id = any(claim.events) and claim_id = %(claim)s)
 """
 
 HALT = "update aggregator.sink set halted_at = %(now)s, halted_reason = %(reason)s where id = %(sink_id)s"

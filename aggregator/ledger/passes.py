@@ -11,7 +11,6 @@ Rules
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from psycopg.types.range import TimestamptzRange
@@ -20,8 +19,9 @@ from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.spool import Spool
+from aggregator.ledger.tally import Tally
 from aggregator.ledger.writer import BATCH, Writer
-from aggregator.model import ZERO, Change, Decision, EventId, Span, State, Tail
+from aggregator.model import ZERO, Change, Decision, EventId, Span, Tail
 
 UNBOOKED = (ZERO, 0, None)
 """Total, revision and first instant of a slot that has had no event."""
@@ -80,7 +80,8 @@ select found.slot_id,
                ) as seen
           full join (
                 select * from aggregator.slot
-                 where feed_id = %(feed_id)s and window_start >= %(start)s and window_start < %(end)s
+                 where feed_id = %(feed_id)s
+                   and window_start >= greatest(%(start)s, %(since)s) and window_start < %(end)s
                ) as slot using (window_start, customer)
          where coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) and not coalesce(seen.spoilt, false)
        ) as found
@@ -113,6 +114,18 @@ select %(meter_id)s, window_start, reason, customer, count(*), sum(quantity)
  group by window_start, reason, customer
 """
 
+# What is usable of a slot that has an unusable row waits with it, and is named.
+SET_WITHHELD_ASIDE = """
+insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
+select %(meter_id)s, window_start, 'withheld: another row of this customer and window is unusable',
+       customer, count(*), sum(quantity)
+  from reading
+ where reason is null
+   and (window_start, customer) in (select window_start, customer from reading
+                                     where reason is not null and customer is not null)
+ group by window_start, customer
+"""
+
 MOVE_MARK = """
 update aggregator.meter
    set mark = case when %(start)s <= mark and mark < %(end)s then %(end)s else mark end,
@@ -122,11 +135,17 @@ update aggregator.meter
  where id = %(meter_id)s
 """
 
+MOVE_FEEDS = """
+update aggregator.feed set read_until = %(end)s
+ where id = any(%(feeds)s) and %(start)s <= read_until and read_until < %(end)s
+"""
+
 RECORD_RUN = """
 insert into aggregator.run
-       (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, held, refused, deferred, epoch, error)
+       (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, held, refused, deferred, epoch, fingerprint,
+        error)
 values (%(meter_id)s, %(kind)s, %(span)s, %(goal)s, %(started_at)s, %(seconds)s, %(rows)s, %(changed)s, %(planned)s,
-        %(held)s, %(refused)s, %(deferred)s, %(epoch)s, %(error)s)
+        %(held)s, %(refused)s, %(deferred)s, %(epoch)s, %(fingerprint)s, %(error)s)
 returning id
 """
 
@@ -150,8 +169,13 @@ delete from aggregator.run as old using aggregator.run as new
 RESUME_BACKFILL = """
 select upper(span) from aggregator.run
  where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
+   and fingerprint = %(fingerprint)s and started_at > %(recent)s
  order by id desc limit 1
 """
+
+
+RESUME_WITHIN = dt.timedelta(hours=1)
+"""A backfill that was interrupted longer ago begins anew."""
 
 
 class Pass(NamedTuple):
@@ -162,49 +186,6 @@ class Pass(NamedTuple):
     goal: Span
     now: dt.datetime
     swept: dt.datetime | None = None
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one pass did."""
-
-    rows: int = 0
-    changed: int = 0
-    planned: int = 0
-    corrections: int = 0
-    held: int = 0
-    refused: int = 0
-    deferred: int = 0
-    oldest_deferred: dt.datetime | None = None
-    voided: list[EventId] = field(default_factory=list)
-
-    def counting(self, decisions: Iterable[Decision]) -> Iterator[Decision]:
-        """Pass decisions on, and take each into account."""
-        for decision in decisions:
-            self.count(decision)
-            yield decision
-
-    def counting_pairs(self, pairs: Iterable[tuple[Feed, Decision]]) -> Iterator[tuple[Feed, Decision]]:
-        """Do the same for decisions that come with their feed."""
-        for feed, decision in pairs:
-            self.count(decision)
-            yield feed, decision
-
-    def count(self, decision: Decision) -> None:
-        """Take one decision into account."""
-        if decision.deferred:
-            start = decision.change.window_start
-            self.deferred += 1
-            self.oldest_deferred = min(start, self.oldest_deferred or start)
-            return
-        self.changed += 1
-        if decision.voids is not None:
-            self.voided.append(decision.voids)
-        if decision.event is not None:
-            self.planned += 1
-            self.corrections += decision.event.revision > 0
-            self.held += decision.event.state is State.HELD
-            self.refused += decision.event.state is State.REFUSED
 
 
 class Passes:
@@ -237,17 +218,17 @@ class Passes:
             _void(connection, tally.voided, this.now)
             _set_aside(connection, lease.registered, this.span)
             waiting = [_left_to_read(reread_from, this.span, mark), tally.oldest_deferred]
-            connection.execute(
-                MOVE_MARK,
-                {
-                    "meter_id": lease.registered.id,
-                    "start": this.span.start,
-                    "end": this.span.end,
-                    "reread_from": min((start for start in waiting if start is not None), default=None),
-                    "swept": this.swept,
-                    "length": self._lease,
-                },
-            )
+            values = {
+                "meter_id": lease.registered.id,
+                "feeds": [feed.id for feed in lease.registered.feeds],
+                "start": this.span.start,
+                "end": this.span.end,
+                "reread_from": min((start for start in waiting if start is not None), default=None),
+                "swept": this.swept,
+                "length": self._lease,
+            }
+            connection.execute(MOVE_MARK, values)
+            connection.execute(MOVE_FEEDS, values)
             connection.execute(
                 FINISH_RUN, {**_figures(tally), "run_id": run_id, "seconds": self._elapsed() - began}
             )
@@ -270,9 +251,18 @@ class Passes:
             run_id = self._record(connection, lease, this, Tally(), self._elapsed() - seconds, error)
             connection.execute(FORGET_LIKE, {"run_id": run_id})
 
-    def resume_backfill(self, registered: Registered, goal: Span) -> dt.datetime | None:
-        """Return how far an interrupted backfill of exactly this range came; None if there is none."""
-        values = {"meter_id": registered.id, "goal": TimestamptzRange(*goal)}
+    def resume_backfill(self, registered: Registered, goal: Span, now: dt.datetime) -> dt.datetime | None:
+        """Return how far a backfill of exactly this range by this definition came that was interrupted just now, or None.
+
+        After a while, or under another query, what was read may no longer be what there is: then it begins anew, which
+        costs reading and nothing else.
+        """
+        values = {
+            "meter_id": registered.id,
+            "goal": TimestamptzRange(*goal),
+            "fingerprint": registered.meter.fingerprint,
+            "recent": now - RESUME_WITHIN,
+        }
         with self._database.transaction() as connection:
             row = connection.execute(RESUME_BACKFILL, values).fetchone()
         return row[0] if row and row[0] < goal.end else None
@@ -292,6 +282,7 @@ class Passes:
                 "seconds": self._elapsed() - began,
                 "rows": tally.rows,
                 "epoch": lease.epoch,
+                "fingerprint": lease.registered.meter.fingerprint,
                 "error": error,
             },
         ).fetchone()
@@ -376,3 +367,4 @@ def _set_aside(connection: Connection, registered: Registered, span: Span) -> No
     values = {"meter_id": registered.id, "start": span.start, "end": span.end}
     connection.execute(FORGET_ASIDE, values)
     connection.execute(SET_ASIDE, values)
+    connection.execute(SET_WITHHELD_ASIDE, values)

@@ -95,11 +95,15 @@ class Writer:
         """Write every decision; a few batches of them are in memory at most."""
         sending = self._io.submit(self._prepare)
         batch: list[Decision] = []
-        for decision in decisions:
-            batch.append(decision)
-            if len(batch) >= BATCH:
-                sending = self._hand_over(batch, sending)
-                batch = []
+        try:
+            for decision in decisions:
+                batch.append(decision)
+                if len(batch) >= BATCH:
+                    sending = self._hand_over(batch, sending)
+                    batch = []
+        except Exception:
+            sending.result()  # what failed first is the cause: the fetch after it only found the transaction broken
+            raise
         sending = self._hand_over(batch, sending)
         sending.result()
         self._io.submit(self._finish).result()

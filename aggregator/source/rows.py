@@ -188,6 +188,9 @@ class Rows:
                 self._instants.read("window", next(value for value in column if type(value) is kind))
         if len(self._windows) > CACHED_WINDOWS:
             self._windows.clear()
+        if any(getattr(value, "fold", 0) for value in column):
+            # Two instants an hour apart, at the end of summer time, are equal as keys: each is looked at by itself.
+            return [self._window(value) for value in column]
         for value in set(column).difference(self._windows):
             self._windows[value] = self._window(value)
         return list(map(self._windows.__getitem__, column))

@@ -56,8 +56,11 @@ create table aggregator.feed (
     meter_id integer not null references aggregator.meter,
     sink_id  integer not null references aggregator.sink,
     since    timestamptz not null,
+    read_until timestamptz not null,
     unique (meter_id, sink_id)
 );
+comment on column aggregator.feed.read_until is
+    'Up to where this feed was planned for. It lags behind the mark where a sink was taken off a meter for a while.';
 comment on table aggregator.feed is
     'One meter''s line into one sink: its own slots, events and carries, so that no sink waits for another.';
 comment on column aggregator.feed.since is 'Nothing before this reaches the sink through this feed.';
@@ -77,6 +80,7 @@ create table aggregator.run (
     refused     bigint not null default 0,
     deferred    bigint not null default 0,
     epoch       bigint not null,
+    fingerprint text not null,
     error       text
 );
 create index run_by_meter on aggregator.run (meter_id, id);

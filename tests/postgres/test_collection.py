@@ -274,12 +274,12 @@ def test_an_interrupted_backfill_is_resumed(world: World) -> None:
     """The ledger knows how far a backfill of the same range came, and that a finished one is finished."""
     goal = Span(START, START + 4 * HOUR)
     world.at(5)
-    assert world.passes.resume_backfill(world.registered, goal) is None
+    assert world.passes.resume_backfill(world.registered, goal, world.now) is None
     world.collection.backfill(Span(START, START + HOUR), goal, world.now)
-    assert world.passes.resume_backfill(world.registered, goal) == START + HOUR
-    assert world.passes.resume_backfill(world.registered, Span(START, START + 5 * HOUR)) is None
+    assert world.passes.resume_backfill(world.registered, goal, world.now) == START + HOUR
+    assert world.passes.resume_backfill(world.registered, Span(START, START + 5 * HOUR), world.now) is None
     world.collection.backfill(Span(START + HOUR, goal.end), goal, world.now)
-    assert world.passes.resume_backfill(world.registered, goal) is None
+    assert world.passes.resume_backfill(world.registered, goal, world.now) is None
 
 
 def test_preview_writes_nothing(world: World) -> None:

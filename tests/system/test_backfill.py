@@ -52,7 +52,11 @@ def test_the_second_and_the_third_time_send_nothing(world: World) -> None:
     sent = world.sent()
     for _ in range(2):
         again = backfill(world)
-        assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {"waiting": 0})
+        assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (
+            0,
+            0,
+            {"waiting": 0},
+        )
         assert again.json["meters"][0]["unchanged"] == 600
     assert world.sent() == sent == 600
 
@@ -62,7 +66,11 @@ def test_over_a_range_that_live_covered_it_sends_nothing(world: World) -> None:
     world.use_much(customers=10, minutes=MINUTES)
     assert world.once().code == 0
     again = backfill(world)
-    assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (0, 0, {"waiting": 0})
+    assert (again.code, again.json["meters"][0]["new"], again.json["sinks"]["stripe"]) == (
+        0,
+        0,
+        {"waiting": 0},
+    )
     assert world.sent() == 600
     assert world.billed() == world.used()
 

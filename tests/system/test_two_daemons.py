@@ -13,7 +13,9 @@ LEASE_SECONDS = 5
 def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> None:
     """Each event is sent once by one of them; totals are right, and never too high on the way (B12)."""
     world.use_much(customers=20, minutes=60)
-    world.sink["rate_limit"] = 60  # slow enough that there is something to share: a batch is five seconds' worth
+    world.sink["rate_limit"] = (
+        60  # slow enough that there is something to share: a batch is five seconds' worth
+    )
     load = Load(world, customers=20, rows_per_second=20, newest=floor(utcnow(), MINUTE), seed=3)
     with Watch(world) as watch:
         daemons = [world.daemon(started=False), world.daemon(started=False)]
