@@ -39,6 +39,8 @@ class Backfilled:
     held: int = 0
     refused: int = 0
     deferred: int = 0
+    set_aside_rows: int = 0
+    """Rows that can be billed to nobody."""
 
 
 def span_of(
@@ -54,6 +56,11 @@ def span_of(
                 f"{name} {instant:%Y-%m-%dT%H:%M:%SZ} is not a window boundary of {meter.name}; "
                 f"use {near:%Y-%m-%dT%H:%MZ} or {near + meter.window:%Y-%m-%dT%H:%MZ}."
             )
+    if end is None and span.start >= ready:
+        raise UsageError(
+            f"--from {start:%Y-%m-%dT%H:%MZ} lies behind the last window of {meter.name} that is ready, which ends at "
+            f"{ready:%Y-%m-%dT%H:%MZ}; give an earlier one, and leave the rest to the daemon."
+        )
     if span.start >= span.end:
         raise UsageError(f"The range {span} of {meter.name} is empty; give --from a time before --to.")
     if span.end > ready:
@@ -113,6 +120,7 @@ class Backfill:
             result.held += done.held
             result.refused += done.refused
             result.deferred += done.deferred
+            result.set_aside_rows += done.aside
             progress(windows.count(piece, self.meter.window))
         result.windows = windows.count(Span(start, self.span.end), self.meter.window)
         return result
@@ -129,12 +137,13 @@ class Backfill:
         result = Backfilled(self.meter.name, self.span)
         for piece in self.pieces(self.span.start):
             tally = Tally()
-            for _ in tally.counting_pairs(self._collection.preview(piece, now)):
+            for _ in self._collection.preview(piece, now, tally):
                 pass
             _add(result, tally.rows, tally.planned, tally.corrections)
             result.held += tally.held
             result.refused += tally.refused
             result.deferred += tally.deferred
+            result.set_aside_rows += tally.aside
             progress(windows.count(piece, self.meter.window))
         result.windows = windows.count(self.span, self.meter.window)
         return result

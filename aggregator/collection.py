@@ -59,6 +59,8 @@ class Collected:
     held: int = 0
     refused: int = 0
     deferred: int = 0
+    aside: int = 0
+    """Rows that can be billed to nobody."""
     moved: bool = False
     """The mark moved."""
     busy: bool = False
@@ -85,6 +87,7 @@ class Collected:
         self.held += tally.held
         self.refused += tally.refused
         self.deferred += tally.deferred
+        self.aside += tally.aside
         if self.mark is not None and span.start <= self.mark < span.end:
             self.mark = span.end
             self.moved = True
@@ -147,12 +150,15 @@ class Collection:
                 with suppress(LedgerUnreachable):  # then it runs out by itself
                     self._meters.release(lease)
 
-    def preview(self, span: Span, now: dt.datetime) -> Iterator[tuple[Feed, Decision]]:
-        """Yield what a pass over the span would decide; nothing is written."""
+    def preview(self, span: Span, now: dt.datetime, tally: Tally) -> Iterator[tuple[Feed, Decision]]:
+        """Yield what a pass over the span would decide, counted in `tally`; nothing is written."""
         with Spool() as spool:
             for batch in self._source.read(self.meter.query, span, self.meter.window):
                 spool.add(batch)
-            yield from self._passes.preview(self._registered, spool, span, self._decide(now))
+            tally.rows += spool.rows
+            tally.aside += spool.aside
+            decided = self._passes.preview(self._registered, spool, span, self._decide(now))
+            yield from tally.counting_pairs(decided)
 
     def at_once(self, span: Span) -> bool:
         """Tell whether the query returns `window`, so that one query serves many windows; asked once."""

@@ -238,6 +238,7 @@ class Work:
     def _lane(self, sink: str) -> None:
         """Deliver to a sink for as long as it takes events and nobody says stop."""
         delivery = self._app.delivery(sink, self._clock)
+        outage = False
         while not self._stopping.is_set():
             try:
                 result = delivery.run_once(self._clock())
@@ -250,6 +251,7 @@ class Work:
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             self._tell(sink, result)
+            outage = self._tell_outage(sink, result, outage=outage)
             if result.halted:
                 return
             if result.claimed and result.again == result.claimed:
@@ -257,6 +259,16 @@ class Work:
             elif not result.claimed:
                 with self._wake[sink]:
                     self._wake[sink].wait(IDLE_SECONDS)
+
+    def _tell_outage(self, sink: str, result: Delivered, *, outage: bool) -> bool:
+        """Say once that a sink takes nothing, and once that it does again; return whether it takes nothing."""
+        if result.claimed and result.again == result.claimed and not outage:
+            self._log.warning(log.DELIVERY_WAITING, sink=sink, reason=result.waits_for)
+            return True
+        if result.accepted and outage:
+            self._log.info(log.DELIVERY_RESUMED, sink=sink)
+            return False
+        return outage
 
     def _tell(self, sink: str, result: Delivered) -> None:
         if result.claimed:

@@ -63,6 +63,8 @@ class Delivered:
     unsent: int = 0
     stale: int = 0
     halted: str | None = None
+    waits_for: str | None = None
+    """Why the last of those that are due again are."""
     refusals: dict[EventId, str] = field(default_factory=dict)
 
     def figures(self) -> dict[str, int]:
@@ -75,6 +77,7 @@ class Delivered:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.refusals |= other.refusals
         self.halted = other.halted or self.halted
+        self.waits_for = other.waits_for or self.waits_for
 
     def count(self, outcome: Outcome, answer: Answer | None) -> None:
         """Take one outcome into account."""
@@ -90,6 +93,7 @@ class Delivered:
             case _:
                 self.unsent += not outcome.counts
                 self.again += outcome.counts
+                self.waits_for = outcome.reason or self.waits_for
 
 
 class Delivery:

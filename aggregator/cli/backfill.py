@@ -132,7 +132,7 @@ def carry_out(
             task = bar.add_task(f"send to {sink}", total=waiting, unit="events")
 
             def sent(part: "Delivered", task: Any = task) -> None:
-                bar.advance(task, part.claimed)
+                bar.advance(task, part.accepted + part.refused + part.in_doubt)
 
             delivered[sink] = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow, sent)
     return results, delivered
@@ -186,6 +186,7 @@ def show_results(results: list["Backfilled"], delivered: dict[str, "Delivered"],
             "held": "right",
             "refused": "right",
             "waiting": "right",
+            "set aside": "right",
         },
         (
             (
@@ -198,6 +199,7 @@ def show_results(results: list["Backfilled"], delivered: dict[str, "Delivered"],
                 r.held,
                 r.refused,
                 r.deferred,
+                r.set_aside_rows,
             )
             for r in results
         ),

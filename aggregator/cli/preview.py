@@ -47,7 +47,7 @@ def preview(
         tally = Tally()
         events = (
             (feed.sink, decision.change.customer, decision.change.window_start, decision.event)
-            for feed, decision in tally.counting_pairs(collection.preview(span, now))
+            for feed, decision in collection.preview(span, now, tally)
             if decision.event is not None
         )
         shown = [
@@ -69,7 +69,14 @@ def preview(
             pass
     if as_json:
         write_json(
-            {"meter": name, "from": span.start, "to": span.end, "planned": tally.planned, "events": shown}
+            {
+                "meter": name,
+                "from": span.start,
+                "to": span.end,
+                "planned": tally.planned,
+                "set_aside_rows": tally.aside,
+                "events": shown,
+            }
         )
         return
     columns = ("customer", "window_start", "revision", "delta", "total", "at", "state", "reason")
@@ -83,3 +90,5 @@ def preview(
         f"{tally.planned:,} event(s) would be planned ({len(shown):,} shown): {tally.planned - tally.corrections:,} new, "
         f"{tally.corrections:,} correction(s), {tally.held:,} held, {tally.refused:,} refused. Nothing was written."
     )
+    if tally.aside:
+        click.echo(f"{tally.aside:,} row(s) can be billed to nobody: no customer, or no usable number.")

@@ -95,7 +95,15 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
             logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
         if delivered.halted:
             logger.critical(log.SINK_HALTED, sink=sink, reason=delivered.halted)
-        _, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
+        next_at, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
+        if waiting:
+            logger.warning(
+                log.DELIVERY_WAITING,
+                sink=sink,
+                reason=delivered.waits_for,
+                waiting=waiting,
+                next_at=str(next_at),
+            )
         sinks[sink] = {**delivered.figures(), "waiting": waiting}
         logger.info(log.BATCH_DELIVERED, sink=sink, **delivered.figures())
         outcomes += [Once.WORK_LEFT] * bool(waiting)

@@ -203,7 +203,7 @@ class Passes:
         in both cases nothing was written.
         """
         began = self._elapsed()
-        tally = Tally(rows=spool.rows)
+        tally = Tally(rows=spool.rows, aside=spool.aside)
         with self._database.transaction() as connection:
             held = connection.execute(HOLD_METER, _whose(lease)).fetchone()
             if held is None:

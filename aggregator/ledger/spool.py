@@ -24,6 +24,8 @@ class Spool:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
         self.rows = 0
+        self.aside = 0
+        """How many of the rows can be billed to nobody."""
 
     def __enter__(self) -> Self:
         return self
@@ -36,6 +38,7 @@ class Spool:
         starts: dict[dt.datetime, str] = {}
         lines = []
         for start, customer, quantity, at, reason in readings:
+            self.aside += reason is not None
             begins = starts.get(start) or starts.setdefault(start, start.isoformat())
             lines.append(f"{begins}\t{text(customer)}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n")
         self._file.write("".join(lines).encode())

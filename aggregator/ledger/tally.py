@@ -13,6 +13,7 @@ class Tally:
     """What one pass did."""
 
     rows: int = 0
+    aside: int = 0
     changed: int = 0
     planned: int = 0
     corrections: int = 0

@@ -8,6 +8,7 @@ import pytest
 
 from aggregator.errors import LedgerError, QueryRejected, SourceUnreachable
 from aggregator.ledger.database import Database
+from aggregator.ledger.tally import Tally
 from aggregator.model import Decreases, Span
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
@@ -286,7 +287,7 @@ def test_preview_writes_nothing(world: World) -> None:
     """Preview decides as a pass would, and leaves every table as it was."""
     world.source.use("cus_a", START, 10)
     world.at(1, 5)
-    [(feed, decision)] = list(world.collection.preview(Span(START, START + HOUR), world.now))
+    [(feed, decision)] = list(world.collection.preview(Span(START, START + HOUR), world.now, Tally()))
     assert decision.event is not None
     assert (feed.sink, decision.event.delta) == ("fake", 10)
     for table in ("slot", "event", "outbox", "run", "aside"):

@@ -135,7 +135,8 @@ def test_a_refused_event_is_sent_again_on_a_persons_word(owing: World) -> None:
 def test_a_busy_sink_gets_the_events_later(owing: World) -> None:
     """An event that was turned away is due again after a while, and nothing of it counts as having arrived."""
     owing.sink.fault = lambda event: Answer.BUSY if event.attempts < 3 else None
-    assert owing.deliver().again == 10
+    first = owing.deliver()
+    assert (first.again, first.waits_for) == (10, "told to answer busy")
     assert owing.one("select count(*) from aggregator.event where exposed_at is not null") == 0
     owing.now += HOUR
     assert owing.deliver().again == 10
