@@ -103,18 +103,7 @@ class World:
             delivery = Delivery(self.outbox, self.sinks[feed.sink], feed.sink_id, lambda: self.now)
             for _ in range(1_000):
                 part = delivery.run_once(self.now)
-                for name in (
-                    "claimed",
-                    "accepted",
-                    "duplicates",
-                    "refused",
-                    "again",
-                    "in_doubt",
-                    "unsent",
-                    "stale",
-                ):
-                    setattr(whole, name, getattr(whole, name) + getattr(part, name))
-                whole.halted = part.halted or whole.halted
+                whole.add(part)
                 if not part.claimed or part.halted:
                     break
             else:
