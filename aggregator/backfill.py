@@ -42,6 +42,16 @@ class Backfilled:
     set_aside_rows: int = 0
     """Rows that can be billed to nobody."""
 
+    def add(self, piece: Collected | Tally) -> None:
+        """Take one piece into account, be it committed or only looked at."""
+        self.rows += piece.rows
+        self.new += piece.planned - piece.corrections
+        self.corrections += piece.corrections
+        self.held += piece.held
+        self.refused += piece.refused
+        self.deferred += piece.deferred
+        self.set_aside_rows += piece.aside
+
 
 def span_of(
     meter: Meter, limits: dict[str, Limits], start: dt.datetime, end: dt.datetime | None, now: dt.datetime
@@ -115,12 +125,7 @@ class Backfill:
         result.resumed_at = self._passes.resume_backfill(self._registered, self.span, now)
         start = result.resumed_at or self.span.start
         for piece in self.pieces(start):
-            done = self._piece(piece, now, wait)
-            _add(result, done.rows, done.planned, done.corrections)
-            result.held += done.held
-            result.refused += done.refused
-            result.deferred += done.deferred
-            result.set_aside_rows += done.aside
+            result.add(self._piece(piece, now, wait))
             progress(windows.count(piece, self.meter.window))
         result.windows = windows.count(Span(start, self.span.end), self.meter.window)
         return result
@@ -139,17 +144,7 @@ class Backfill:
             tally = Tally()
             for _ in self._collection.preview(piece, now, tally):
                 pass
-            _add(result, tally.rows, tally.planned, tally.corrections)
-            result.held += tally.held
-            result.refused += tally.refused
-            result.deferred += tally.deferred
-            result.set_aside_rows += tally.aside
+            result.add(tally)
             progress(windows.count(piece, self.meter.window))
         result.windows = windows.count(self.span, self.meter.window)
         return result
-
-
-def _add(result: Backfilled, rows: int, planned: int, corrections: int) -> None:
-    result.rows += rows
-    result.new += planned - corrections
-    result.corrections += corrections

@@ -18,7 +18,6 @@ ClaimId = NewType("ClaimId", int)
 
 ZERO = Decimal(0)
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-FOREVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 class Span(NamedTuple):

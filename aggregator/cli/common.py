@@ -3,10 +3,10 @@
 import datetime as dt
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,6 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
-
-Command = TypeVar("Command", bound=Callable[..., object])
 
 config_option = click.option(
     "--config",
