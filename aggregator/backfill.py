@@ -8,16 +8,17 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aggregator import windows
-from aggregator.collection import Collected, Collection
+from aggregator import definitions, windows
+from aggregator.collected import Collected
+from aggregator.collection import Collection
 from aggregator.errors import UsageError
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.tally import Tally
-from aggregator.model import Limits, Meter, Span
+from aggregator.model import Definition, Limits, Meter, Span
 
 PIECES = 40
 """A backfill is cut into about so many pieces: enough for a progress bar, and little to repeat after an interruption."""
@@ -54,17 +55,26 @@ class Backfilled:
 
 
 def span_of(
-    meter: Meter, limits: dict[str, Limits], start: dt.datetime, end: dt.datetime | None, now: dt.datetime
+    meter: Meter,
+    known: Sequence[Definition],
+    limits: dict[str, Limits],
+    start: dt.datetime,
+    end: dt.datetime | None,
+    now: dt.datetime,
 ) -> Span:
-    """Return the range to backfill; without an end, up to the last window that is ready. Raises UsageError."""
-    ready = windows.settled_until(now, meter.settle, meter.window)
+    """Return the range to backfill; without an end, up to the last window that is ready. Raises UsageError.
+
+    `known` are the meter's definitions, whose windows the range must be made of.
+    """
+    ready = definitions.ready_until(known, min(start, now), now - meter.settle)
     span = Span(start, ready if end is None else end)
     for name, instant in (("--from", span.start), ("--to", span.end)):
-        if not windows.is_boundary(instant, meter.window):
-            near = windows.floor(instant, meter.window)
+        length = definitions.at(known, instant).window
+        if not windows.is_boundary(instant, length):
+            near = windows.floor(instant, length)
             raise UsageError(
                 f"{name} {instant:%Y-%m-%dT%H:%M:%SZ} is not a window boundary of {meter.name}; "
-                f"use {near:%Y-%m-%dT%H:%MZ} or {near + meter.window:%Y-%m-%dT%H:%MZ}."
+                f"use {near:%Y-%m-%dT%H:%MZ} or {near + length:%Y-%m-%dT%H:%MZ}."
             )
     if end is None and span.start >= ready:
         raise UsageError(
@@ -84,6 +94,7 @@ def span_of(
             f"begin there, or move start_at in the configuration."
         )
     _young_enough(meter, limits, span, now)
+    _still_there(meter, known, span, now)
     return span
 
 
@@ -98,21 +109,49 @@ def _young_enough(meter: Meter, limits: dict[str, Limits], span: Span, now: dt.d
             )
 
 
-class Backfill:
-    """One range of one meter."""
+def _still_there(meter: Meter, known: Sequence[Definition], span: Span, now: dt.datetime) -> None:
+    sealed = meter.sealed_until(now)
+    if sealed is not None and span.start < sealed:
+        first = definitions.ceiling(sealed, definitions.at(known, sealed).window)
+        raise UsageError(
+            f"The source of {meter.name} keeps rows only from {first:%Y-%m-%dT%H:%MZ} on (`data_retained_from`), so "
+            "older windows are sealed: what is missing there would be taken for usage that was taken back. Begin there."
+        )
 
-    def __init__(self, collection: Collection, registered: Registered, passes: Passes, span: Span) -> None:
+
+class Backfill:
+    """One range of one meter, read by the definitions that hold there: or, to be restated, by one of them throughout."""
+
+    def __init__(
+        self,
+        collection: Collection,
+        registered: Registered,
+        passes: Passes,
+        known: Sequence[Definition],
+        span: Span,
+        restated_by: Definition | None = None,
+    ) -> None:
         self._collection = collection
         self._registered = registered
         self._passes = passes
         self.meter = collection.meter
         self.span = span
+        self._known = [restated_by] if restated_by else known
+        self._restated_by = restated_by
+
+    def windows_in(self, span: Span) -> int:
+        """Return how many windows a part of the range holds."""
+        return sum(windows.count(piece, held.window) for held, piece in definitions.pieces(self._known, span))
 
     def pieces(self, start: dt.datetime) -> list[Span]:
         """Return what is left of the range from `start` on, in pieces."""
         left = Span(start, self.span.end)
-        most = max(1, min(windows.count(self.span, self.meter.window) // PIECES, windows.WINDOWS_PER_READ))
-        return list(windows.cut(left, self.meter.window, most))
+        most = max(1, min(self.windows_in(self.span) // PIECES, windows.WINDOWS_PER_READ))
+        return [
+            piece
+            for held, stretch in definitions.pieces(self._known, left)
+            for piece in windows.cut(stretch, held.window, most)
+        ]
 
     def run(
         self, now: dt.datetime, wait: Callable[[], object], progress: Callable[[int], None] = lambda _: None
@@ -122,12 +161,13 @@ class Backfill:
         `wait` is called while another process holds the meter. Raises what collection raises; what was committed stays.
         """
         result = Backfilled(self.meter.name, self.span)
-        result.resumed_at = self._passes.resume_backfill(self._registered, self.span, now)
+        fingerprint = definitions.at(self._known, self.span.start).fingerprint
+        result.resumed_at = self._passes.resume_backfill(self._registered, self.span, fingerprint, now)
         start = result.resumed_at or self.span.start
         for piece in self.pieces(start):
             result.add(self._piece(piece, now, wait))
-            progress(windows.count(piece, self.meter.window))
-        result.windows = windows.count(Span(start, self.span.end), self.meter.window)
+            progress(self.windows_in(piece))
+        result.windows = self.windows_in(Span(start, self.span.end))
         return result
 
     def _piece(self, piece: Span, now: dt.datetime, wait: Callable[[], object]) -> Collected:
@@ -142,9 +182,9 @@ class Backfill:
         result = Backfilled(self.meter.name, self.span)
         for piece in self.pieces(self.span.start):
             tally = Tally()
-            for _ in self._collection.preview(piece, now, tally):
+            for _ in self._collection.preview(piece, now, tally, self._restated_by):
                 pass
             result.add(tally)
-            progress(windows.count(piece, self.meter.window))
-        result.windows = windows.count(self.span, self.meter.window)
+            progress(self.windows_in(piece))
+        result.windows = self.windows_in(self.span)
         return result

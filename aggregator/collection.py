@@ -5,22 +5,36 @@ Rules
   zero, and books the difference to what the ledger holds. Reading the same span again changes nothing.
 - The source's transaction is over before the ledger's begins.
 - What is due is computed from the ledger and `now`. A failed pass is recorded, and its span is due again.
+- A window is first read once it has settled and the source's commit barrier has passed it, or kept it for too long.
+- Every stretch of time is read by the definition that holds for it, in the windows of that definition.
+- A span that takes the source too long is read in halves, down to single windows; a window that still does is set aside.
 """
 
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
 
-from aggregator import planner, windows
-from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerError, LedgerUnreachable
+from aggregator import barrier, definitions, due, planner, points, windows
+from aggregator.collected import Collected
+from aggregator.errors import (
+    AggregatorError,
+    InvariantBroken,
+    LeaseLost,
+    LedgerError,
+    LedgerStopped,
+    LedgerUnreachable,
+    QueryTimedOut,
+)
 from aggregator.ledger.meters import Feed, Lease, Meters, Registered
-from aggregator.ledger.passes import Pass, Passes
+from aggregator.ledger.passes import Decide, Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
-from aggregator.model import Change, Decision, Limits, Meter, Reading, Span
+from aggregator.model import Change, Decision, Definition, Fence, Limits, Meter, Reading, Span
+
+PIECES_OF_A_WINDOW = 4
+"""A window that takes too long is asked for in so many pieces, each of those in so many again, down to `split`."""
 
 SIGN_OF_LIFE_SECONDS = 1.0
 """How often a long read renews its lease: often enough for the shortest lease, seldom enough to cost nothing."""
@@ -36,8 +50,14 @@ class Shape(Protocol):
 class Source(Protocol):
     """What collection asks of an application database."""
 
-    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
-        """Yield all readings of the span in batches, from one snapshot."""
+    def read(
+        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+    ) -> Iterator[list[Reading]]:
+        """Yield all readings of the span in batches, from one snapshot; asked for in pieces of `step`, if given."""
+        ...
+
+    def fence(self) -> Fence | None:
+        """Say which transactions are open; None if the database cannot tell."""
         ...
 
     def columns(self, query: str, span: Span) -> Shape:
@@ -45,56 +65,11 @@ class Source(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Collected:
-    """What one round of collection did for one meter."""
-
-    meter: str
-    mark: dt.datetime | None = None
-    spans: int = 0
-    rows: int = 0
-    changed: int = 0
-    planned: int = 0
-    corrections: int = 0
-    held: int = 0
-    refused: int = 0
-    deferred: int = 0
-    aside: int = 0
-    """Rows that can be billed to nobody."""
-    moved: bool = False
-    """The mark moved."""
-    busy: bool = False
-    """Another process has the meter."""
-
-    def figures(self) -> dict[str, object]:
-        """Return what is worth a line in the log."""
-        return {
-            "meter": self.meter,
-            "mark": self.mark.isoformat() if self.mark else None,
-            "rows": self.rows,
-            "changed": self.changed,
-            "planned": self.planned,
-            **{name: count for name in ("held", "refused", "deferred") if (count := getattr(self, name))},
-        }
-
-    def add(self, span: Span, tally: Tally) -> None:
-        """Take one committed pass into account."""
-        self.spans += 1
-        self.rows += tally.rows
-        self.changed += tally.changed
-        self.planned += tally.planned
-        self.corrections += tally.corrections
-        self.held += tally.held
-        self.refused += tally.refused
-        self.deferred += tally.deferred
-        self.aside += tally.aside
-        if self.mark is not None and span.start <= self.mark < span.end:
-            self.mark = span.end
-            self.moved = True
-
-
 class Collection:
-    """Collects one meter. `limits` holds what each of its sinks can take."""
+    """Collects one meter. `limits` holds what each of its sinks can take, `ledger_name` is part of every identifier.
+
+    `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
+    """
 
     def __init__(
         self,
@@ -103,21 +78,23 @@ class Collection:
         meters: Meters,
         passes: Passes,
         *,
-        ledger_id: str,
+        ledger_name: Callable[[], str],
         limits: dict[str, Limits],
         elapsed: Callable[[], float],
         skew: dt.timedelta | None = None,
+        patience: dt.timedelta = dt.timedelta(0),
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
         self._source = source
         self._meters = meters
         self._passes = passes
-        self._ledger_id = ledger_id
+        self._ledger_name = ledger_name
         self._limits = limits
         self._elapsed = elapsed
         self._skew = skew
-        self._at_once: bool | None = None
+        self._patience = patience
+        self._at_once: dict[str, bool] = {}
         self._stopping = False
 
     def stop(self) -> None:
@@ -136,13 +113,15 @@ class Collection:
         with self._round() as (lease, result):
             if lease is not None:
                 self._check_clock(lease, now)
-                self._pass(lease, Pass("backfill", span, goal, now, lease.swept), result)
+                for definition, piece in definitions.pieces(lease.definitions, span):
+                    self._pass(lease, Pass("backfill", piece, goal, now, definition, lease.swept), result)
         return result
 
     @contextmanager
     def _round(self) -> Iterator[tuple[Lease | None, Collected]]:
         """Hold the meter for a round, unless another process has it; give it back at the end."""
         lease = self._meters.acquire(self._registered)
+        points.passing("lease_taken")
         try:
             yield lease, Collected(self.meter.name, lease.mark if lease else None, busy=lease is None)
         finally:
@@ -150,50 +129,79 @@ class Collection:
                 with suppress(LedgerUnreachable):  # then it runs out by itself
                     self._meters.release(lease)
 
-    def preview(self, span: Span, now: dt.datetime, tally: Tally) -> Iterator[tuple[Feed, Decision]]:
-        """Yield what a pass over the span would decide, counted in `tally`; nothing is written."""
-        with Spool() as spool:
-            for batch in self._source.read(self.meter.query, span, self.meter.window):
-                spool.add(batch)
-            tally.rows += spool.rows
-            tally.aside += spool.aside
-            decided = self._passes.preview(self._registered, spool, span, self._decide(now))
-            yield from tally.counting_pairs(decided)
+    def preview(
+        self, span: Span, now: dt.datetime, tally: Tally, definition: Definition | None = None
+    ) -> Iterator[tuple[Feed, Decision]]:
+        """Yield what a pass over the span would decide, counted in `tally`; nothing is written.
 
-    def at_once(self, span: Span) -> bool:
-        """Tell whether the query returns `window`, so that one query serves many windows; asked once."""
-        if self._at_once is None:
-            self._at_once = self._source.columns(self.meter.query, span).returns_window
-        return self._at_once
+        With `definition` the span is read by that one, as a restatement would.
+        """
+        known = (definition,) if definition else self._meters.definitions(self._registered)
+        for held, piece in definitions.pieces(known, span):
+            with Spool() as spool:
+                for batch in self._source.read(held.query, piece, held.window):
+                    spool.add(batch)
+                tally.rows += spool.rows
+                tally.aside += spool.aside
+                decided = self._passes.preview(self._registered, spool, piece, self._decide(now, held.window))
+                yield from tally.counting_pairs(decided)
 
-    def _due(self, lease: Lease, now: dt.datetime) -> Iterator[tuple[Span, dt.datetime | None]]:
-        """Yield the spans this round is to read, cut to what one transaction takes."""
-        meter = self.meter
-        self._check_clock(lease, now)
-        ready = windows.settled_until(now, meter.settle, meter.window)
-        horizon = max(meter.start_at, windows.floor(lease.mark - meter.revisit, meter.window))
-        horizon = min(horizon, lease.fed_until, lease.reread_from or horizon)
-        horizon = max(horizon, meter.start_at)
-        probe = Span(lease.mark, lease.mark + meter.window)
-        with self._noting_failure(lease, Pass("live", probe, probe, now)), self._alive(lease):
-            at_once = self.at_once(probe)
-        plan = windows.reads(
-            mark=lease.mark,
-            ready=ready,
-            horizon=horizon,
-            length=meter.window,
-            at_once=at_once,
-            swept=lease.swept,
-        )
-        for whole in plan.spans:
-            for span in windows.cut(whole, meter.window, windows.WINDOWS_PER_READ):
-                yield span, plan.swept
+    def restate(self, span: Span, definition: Definition, now: dt.datetime) -> bool:
+        """Let another definition hold for a span that was read, and read it again by that; False if the meter is busy.
+
+        What differs is booked by the next passes and by the caller's backfill of the span, like any correction.
+        """
+        with self._round() as (lease, _):
+            if lease is not None:
+                self._check_clock(lease, now)
+                self._meters.redefine(lease, definitions.restated(lease.definitions, span, definition))
+        return lease is not None
 
     def _read_due(self, lease: Lease, now: dt.datetime, result: Collected) -> None:
-        for span, swept in self._due(lease, now):
+        self._check_clock(lease, now)
+        mark = lease.mark
+        held = definitions.at(lease.definitions, mark)
+        with self._noting_failure(lease, due.live(Span(mark, mark), now, held)):
+            due.earliest(self.meter, lease, now)
+            ready = self._ready(lease, now, result)
+            with self._alive(lease):
+                at_once = self.at_once(held, Span(mark, mark))
+        for this in due.passes(self.meter, lease, now, ready, at_once=at_once):
             if self._stopping:
                 return
-            self._pass(lease, Pass("live", span, span, now, swept), result)
+            self._pass(lease, this._replace(rest_waits=result.oldest_deferred), result)
+
+    def _ready(self, lease: Lease, now: dt.datetime, result: Collected) -> dt.datetime:
+        """Return up to when windows may be read for the first time, and note what the barrier is to wait for."""
+        known, mark = lease.definitions, lease.mark
+        settled = definitions.ready_until(known, mark, now - self.meter.settle)
+        if not self._patience:
+            return settled
+        fence = self._source.fence()
+        if fence is None:
+            return settled
+        boundary = windows.floor(fence.at, known[-1].window)
+        passed = barrier.judge(fence, lease.noted, boundary)
+        ready = barrier.ready(now - self.meter.settle, passed, self._patience, bounded=not fence.standby)
+        until = definitions.ready_until(known, mark, ready.until)
+        fenced_until = definitions.ready_until(known, mark, ready.fenced_until)
+        if fenced_until < settled:
+            result.waits_for = passed.holder or "a transaction that has just ended"
+        result.waits_anew = result.waits_for is not None and lease.waits_for is None
+        result.unfenced = until > fenced_until
+        if passed.noted != lease.noted or result.waits_for != lease.waits_for or result.unfenced:
+            self._meters.note(
+                lease, passed.noted, waits_for=result.waits_for, given_up=result.unfenced, now=now
+            )
+        return until
+
+    def at_once(self, definition: Definition, span: Span) -> bool:
+        """Tell whether the query returns `window`, so that one query serves many windows; asked once."""
+        known = self._at_once.get(definition.fingerprint)
+        if known is None:
+            known = self._source.columns(definition.query, span).returns_window
+            self._at_once[definition.fingerprint] = known
+        return known
 
     def _check_clock(self, lease: Lease, now: dt.datetime) -> None:
         """Raise LedgerError if this host's clock is far from the ledger's: it would read windows that are still open."""
@@ -205,21 +213,52 @@ class Collection:
             )
 
     def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
-        with self._noting_failure(lease, this), Spool() as spool:
+        """Read a span and commit it; in halves, if it takes the source too long as a whole."""
+        try:
+            self._read(lease, this, result)
+        except QueryTimedOut as error:
+            span, window = this.span, this.definition.window
+            if windows.count(span, window) > 1:
+                middle = windows.floor(span.start + (span.end - span.start) / 2, window)
+                first, second = Span(span.start, middle), Span(middle, span.end)
+                self._pass(
+                    lease, this._replace(span=first, hourly=False, daily=False, rest_read=False), result
+                )
+                self._pass(lease, this._replace(span=second), result)
+            elif not self._read_split(lease, this, result):
+                self._passes.set_unread(lease, this, str(error))
+                result.unread += 1
+                result.move(span)
+
+    def _read_split(self, lease: Lease, this: Pass, result: Collected) -> bool:
+        """Read one window in ever shorter pieces, if its query allows that; False if none is short enough."""
+        for step in _steps(this.definition.window, self.meter.split):
+            with suppress(QueryTimedOut):
+                self._read(lease, this, result, step)
+                return True
+        return False
+
+    def _read(self, lease: Lease, this: Pass, result: Collected, step: dt.timedelta | None = None) -> None:
+        definition = this.definition
+        with self._noting_failure(lease, this, but=QueryTimedOut), Spool() as spool:
             with self._alive(lease) as lost:
-                for batch in self._source.read(self.meter.query, this.span, self.meter.window):
+                for batch in self._source.read(definition.query, this.span, definition.window, step=step):
+                    points.passing("reading_begun")
                     spool.add(batch)
                     self._go_on(lost)
-            tally = self._passes.commit(lease, spool, this, self._decide(this.now))
+            points.passing("readings_taken")
+            tally = self._passes.commit(lease, spool, this, self._decide(this.now, definition.window))
         result.add(this.span, tally)
 
     @contextmanager
-    def _noting_failure(self, lease: Lease, this: Pass) -> Iterator[None]:
-        """Record in the ledger, for `status` to show, that a pass failed and why."""
+    def _noting_failure(
+        self, lease: Lease, this: Pass, but: type[AggregatorError] = LeaseLost
+    ) -> Iterator[None]:
+        """Record in the ledger, for `status` to show, that a pass failed and why; `but` is dealt with otherwise."""
         began = self._elapsed()
         try:
             yield
-        except (LeaseLost, LedgerUnreachable, InvariantBroken):
+        except (LeaseLost, LedgerUnreachable, LedgerStopped, InvariantBroken, but):
             raise
         except AggregatorError as error:
             self._passes.record_failure(lease, this, self._elapsed() - began, str(error))
@@ -258,20 +297,32 @@ class Collection:
                 f"Another process took meter {self.meter.name} during a long read; nothing was written."
             )
 
-    def _decide(self, now: dt.datetime) -> Callable[[Feed, Iterable[Change]], Iterable[Decision]]:
-        def decide(feed: Feed, changes: Iterable[Change]) -> Iterable[Decision]:
-            return planner.plan(changes, self._policy(feed.sink, now))
+    def _decide(self, now: dt.datetime, window: dt.timedelta) -> Decide:
+        def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
+            return planner.plan(changes, self._policy(feed.sink, now, window, guarded=guarded))
 
         return decide
 
-    def _policy(self, sink: str, now: dt.datetime) -> planner.Policy:
+    def _policy(self, sink: str, now: dt.datetime, window: dt.timedelta, *, guarded: bool) -> planner.Policy:
         return planner.Policy(
-            ledger=self._ledger_id,
+            ledger=self._ledger_name(),
             sink=sink,
             meter=self.meter.name,
-            window=self.meter.window,
+            window=window,
             decimals=self.meter.decimals,
             decreases=self.meter.decreases,
             limits=self._limits[sink],
             now=now,
+            guarded=guarded,
         )
+
+
+def _steps(window: dt.timedelta, shortest: dt.timedelta | None) -> Iterator[dt.timedelta]:
+    """Yield how long the pieces of a window may be, ever shorter; none if it must be read as a whole."""
+    if shortest is None or shortest >= window:
+        return
+    step = window / PIECES_OF_A_WINDOW
+    while step > shortest:
+        yield step
+        step /= PIECES_OF_A_WINDOW
+    yield shortest

@@ -6,7 +6,7 @@ Rules
 - Each loop body is `run_once(now)` of some other module; here it is repeated, and its result is logged in one line.
 - SIGTERM and SIGINT: begin nothing new, wait for what is in the air, hand back what is held, and end by the same signal.
 - SIGHUP: build everything anew from the files. If that fails, the old configuration goes on.
-- One meter's trouble stops that meter, one sink's trouble that sink.
+- One meter's trouble stops that meter, one sink's trouble that sink. Only a ledger that is not what it was stops everything.
 """
 
 import os
@@ -16,7 +16,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -25,10 +25,12 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from aggregator import log
 from aggregator.clock import Clock, monotonic
-from aggregator.collection import Collected, Collection
+from aggregator.collected import Collected
+from aggregator.collection import Collection
 from aggregator.config import Meter
 from aggregator.delivery import Delivered
-from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.reconciliation import Reconciled, Reconciliation
 from aggregator.wiring import App
 
 LANES = 3
@@ -36,6 +38,9 @@ LANES = 3
 
 IDLE_SECONDS = 1.0
 """How soon delivery notices what other processes planned. Our own plans wake it at once."""
+
+RECONCILE_SECONDS = 60.0
+"""How often a sink is read back for what is in doubt. None of that is urgent: it waits for a day in any case."""
 
 RETRY_SECONDS = 5.0
 """How long a lane waits after the ledger did not answer, or the sink took nothing of a whole batch."""
@@ -136,6 +141,7 @@ class Work:
         self._clock = clock
         self._stopping = threading.Event()
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
+        self._reconciliations = {sink: app.reconciliation(sink) for sink in app.sink_ids}
         self._collecting: set[str] = set()
         self._idle = threading.Condition()
         self._log = log.logger()
@@ -162,11 +168,18 @@ class Work:
             self._scheduler.add_job(
                 self._collect, trigger, args=[collection], id=name, next_run_time=self._clock()
             )
+        for sink, reconciliation in self._reconciliations.items():
+            self._scheduler.add_job(
+                self._reconcile,
+                IntervalTrigger(seconds=RECONCILE_SECONDS, timezone=UTC),
+                args=[sink, reconciliation],
+                id=f"sink {sink}",
+                next_run_time=self._clock(),
+            )
         self._scheduler.start()
         for lane in self._lanes:
             lane.start()
-        for sink, reason in self._app.unverified.items():
-            self._log.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
+        tell_start(self._log, self._app, self._clock())
         self._log.info(
             log.DAEMON_STARTED,
             pid=os.getpid(),
@@ -182,6 +195,8 @@ class Work:
             collection.stop()
         for sink in self._app.sinks.values():
             sink.stop()
+        for reconciliation in self._reconciliations.values():
+            reconciliation.stop()
         for condition in self._wake.values():
             with condition:
                 condition.notify_all()
@@ -207,12 +222,11 @@ class Work:
         """Run one round of a meter and say in one line what it did."""
         try:
             result = collection.run_once(self._clock())
-        except (LeaseLost, InvariantBroken) as error:
-            if isinstance(error, InvariantBroken):
-                self._log.critical(log.METER_STOPPED, meter=name, reason=str(error))
-                self._scheduler.remove_job(name)
-            else:
-                self._log.warning(log.PASS_SKIPPED, meter=name, reason=str(error))
+        except LeaseLost as error:
+            self._log.warning(log.PASS_SKIPPED, meter=name, reason=str(error))
+        except (InvariantBroken, LedgerStopped) as error:
+            self._log.critical(log.METER_STOPPED, meter=name, reason=str(error))
+            self._scheduler.remove_job(name)
         except AggregatorError as error:
             self._log.error(log.PASS_FAILED, meter=name, reason=str(error))
         except Exception:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
@@ -222,7 +236,23 @@ class Work:
             if result.planned:
                 self._rouse(collection)
 
+    def _reconcile(self, sink: str, reconciliation: Reconciliation) -> None:
+        """Read a sink back for what is in doubt, and say what came of it."""
+        while not self._stopping.is_set():
+            try:
+                result = reconciliation.run_once(self._clock())
+            except AggregatorError as error:
+                self._log.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
+                return
+            except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
+                self._log.exception(log.UNEXPECTED, sink=sink)
+                return
+            tell_reconciled(self._log, sink, result)
+            if not result.more:
+                return
+
     def _report(self, result: Collected) -> None:
+        tell_warnings(self._log, result)
         if result.busy:
             self._log.debug(log.PASS_SKIPPED, meter=result.meter, reason="another process has the meter")
         elif result.changed or result.deferred or result.moved:
@@ -242,6 +272,9 @@ class Work:
         while not self._stopping.is_set():
             try:
                 result = delivery.run_once(self._clock())
+            except LedgerStopped as error:
+                self._log.critical(log.LEDGER_STOPPED, sink=sink, reason=str(error))
+                return
             except AggregatorError as error:
                 self._log.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
                 self._stopping.wait(RETRY_SECONDS)
@@ -277,3 +310,33 @@ class Work:
             self._log.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
         if result.halted:
             self._log.critical(log.SINK_HALTED, sink=sink, reason=result.halted)
+
+
+def tell_start(logger: log.Log, app: App, now: datetime) -> None:
+    """Say what a person should know of a configuration that begins to work."""
+    for stranger in app.strangers(now):
+        logger.warning(log.METER_REMOVED, **stranger)
+    for source, faults in app.unsafe_sources().items():
+        logger.warning(log.SOURCE_UNSAFE, source=source, reason=" ".join(faults))
+    for sink, reason in app.unverified.items():
+        logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
+
+
+def tell_warnings(logger: log.Log, result: Collected) -> None:
+    """Say what a person should know of a round of collection: windows that wait, or shrank, or could not be had."""
+    if result.waits_anew:
+        logger.warning(log.BARRIER_WAITING, meter=result.meter, waits_for=result.waits_for)
+    if result.unfenced:
+        logger.warning(log.BARRIER_GIVEN_UP, meter=result.meter, waited_for=result.waits_for)
+    if result.guarded:
+        logger.warning(log.SHRINK_HELD, meter=result.meter, windows=result.guarded, held=result.held)
+    if result.unread:
+        logger.error(log.WINDOW_UNREAD, meter=result.meter, windows=result.unread)
+
+
+def tell_reconciled(logger: log.Log, sink: str, result: Reconciled) -> None:
+    """Say what reading a sink back has settled, and what it could not."""
+    for reason in result.unsettled:
+        logger.warning(log.EVENT_UNCLEAR, sink=sink, reason=reason)
+    if result.figures():
+        logger.info(log.RECONCILED, sink=sink, **result.figures())

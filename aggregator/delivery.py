@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aggregator import retry
+from aggregator import points, retry
 from aggregator.clock import Clock, boottime
 from aggregator.errors import SinkHalted
 from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict
@@ -139,8 +139,12 @@ class Delivery:
 
         try:
             for verdicts in _batches(self._sink.send(events, may_leave), self._elapsed):
+                points.passing("answer_read")
                 now = self._clock()
-                outcomes = [retry.judge(verdict, by_id[verdict.event], now, began) for verdict in verdicts]
+                model = self._sink.limits.write_model
+                outcomes = [
+                    retry.judge(verdict, by_id[verdict.event], now, began, model) for verdict in verdicts
+                ]
                 for verdict, outcome in zip(verdicts, outcomes, strict=True):
                     result.count(outcome, verdict.answer)
                 self._settle(hold, outcomes, now, result)
@@ -154,13 +158,18 @@ class Delivery:
                 self._known_to_take = True
 
     def _settle(self, hold: "_Hold", outcomes: list[Outcome], now: dt.datetime, result: Delivered) -> None:
-        """Settle a part of a claim, which renews the rest; a claim that lost a row to another lets nothing more leave."""
+        """Settle a part of a claim, which renews the rest.
+
+        A claim that lost a row to another, or was too late, lets nothing more leave: after a long pause even the sink's
+        memory may have run out, and whether the rest may be sent is to be judged anew.
+        """
         if not outcomes:
             return
         began = self._elapsed()
         settled = self._outbox.settle(hold.claim.id, outcomes, now)
         result.stale += len(outcomes) - settled
-        hold.until = began + hold.claim.leave_seconds if settled == len(outcomes) else began
+        in_time = began < hold.until and settled == len(outcomes)
+        hold.until = began + hold.claim.leave_seconds if in_time else began
 
 
 class _Hold:

@@ -10,6 +10,7 @@
     ├── LedgerError                 our own database
     │   ├── LedgerUnreachable       it may pass by itself: try again later
     │   ├── LedgerOutdated          its schema is not ours: migrate
+    │   ├── LedgerStopped           it was wound back or copied, or a sink changed its account: adopt
     │   └── LeaseLost               another process holds the meter now: nothing was written
     ├── SinkError                   where events go
     │   ├── SinkHalted              the sink refuses us as a whole (key, permission, wrong address): a person must act
@@ -81,6 +82,10 @@ class LedgerUnreachable(LedgerError):
 
 class LedgerOutdated(LedgerError):
     """The ledger's schema is not the one this version works with; run `aggregator migrate`."""
+
+
+class LedgerStopped(LedgerError):
+    """The ledger is not what it was, so nothing is read or sent; see `aggregator adopt --help`."""
 
 
 class LeaseLost(LedgerError):

@@ -23,6 +23,16 @@ PASS_UNCHANGED = "pass_unchanged"  # noqa: S105
 PASS_FAILED = "pass_failed"  # noqa: S105
 PASS_SKIPPED = "pass_skipped"  # noqa: S105
 METER_STOPPED = "meter_stopped"
+METER_REMOVED = "meter_removed"
+BARRIER_WAITING = "barrier_waiting"
+BARRIER_GIVEN_UP = "barrier_given_up"
+SHRINK_HELD = "shrink_held"
+WINDOW_UNREAD = "window_unread"
+SOURCE_UNSAFE = "source_unsafe"
+LEDGER_STOPPED = "ledger_stopped"
+RECONCILED = "reconciled"
+RECONCILIATION_FAILED = "reconciliation_failed"
+EVENT_UNCLEAR = "event_unclear"
 BATCH_DELIVERED = "batch_delivered"
 EVENT_REFUSED = "event_refused"
 DELIVERY_FAILED = "delivery_failed"
@@ -39,7 +49,8 @@ def configure(*, verbose: bool = False, stream: Any = None) -> None:
     out = stream if stream is not None else sys.stderr
     readable = out.isatty()
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=True)
+        # Tracebacks without variables: among those are keys and passwords.
+        structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
         if readable
         else structlog.processors.JSONRenderer(default=str)
     )

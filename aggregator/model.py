@@ -76,6 +76,8 @@ class Limits:
     """How long after the first attempt a resend under the same identifier is surely recognised."""
     past: dt.timedelta
     """How old an event's instant may be when it is sent."""
+    proof: dt.timedelta | None
+    """How long after the last attempt the sink's own totals prove whether it arrived; None if it cannot be read back."""
     significant_digits: int
     identifier_length: int
     batch: int
@@ -102,6 +104,44 @@ class Meter:
     revisit: dt.timedelta
     decimals: int = 0
     decreases: Decreases = Decreases.HOLD
+    shrink_guard: Decimal = Decimal("0.2")
+    """A window that loses more than this share of its quantity at once must be read twice before it is lowered."""
+    retained: dt.datetime | dt.timedelta | None = None
+    """Since when, or for how long, the source keeps its rows. Windows before that are sealed; None: it keeps them all."""
+    split: dt.timedelta | None = None
+    """How short a piece of a window the query may be asked for, if it only counts or sums; None: whole windows."""
+
+    def sealed_until(self, now: dt.datetime) -> dt.datetime | None:
+        """Return before when rows are gone from the source."""
+        return now - self.retained if isinstance(self.retained, dt.timedelta) else self.retained
+
+
+class Definition(NamedTuple):
+    """By which query, and in which windows, a meter is read from `since` on, until the next definition."""
+
+    since: dt.datetime
+    fingerprint: str
+    query: str
+    window: dt.timedelta
+
+
+class Fence(NamedTuple):
+    """What an application database says of its transactions at one instant, for the commit barrier."""
+
+    at: dt.datetime
+    """The database's own clock."""
+    xmin: int
+    """Every transaction with a lower id has ended."""
+    xmax: int
+    """No transaction with this id or a higher one had begun to write."""
+    oldest_start: dt.datetime | None
+    """When the oldest transaction that is open began; None if none is, or the role may not see it."""
+    sees_starts: bool
+    standby: bool
+    fresh_until: dt.datetime | None
+    """On a standby, up to when it has surely seen what the primary committed; None without proof, and on a primary."""
+    holder: str | None
+    """Who keeps `xmin` or `oldest_start` back, in words."""
 
 
 class Reading(NamedTuple):
@@ -228,3 +268,20 @@ class Outcome(NamedTuple):
     exposed_at: dt.datetime | None = None
     counts: bool = True
     """Whether the attempt counts; one that never left does not."""
+
+
+class Rejection(NamedTuple):
+    """One event that a sink reports as invalid after it had accepted it."""
+
+    identifier: str
+    reason: str
+
+
+class Report(NamedTuple):
+    """What a sink reports of a meter: how many events received within the span were invalid, and some of them by name."""
+
+    id: str
+    meter: str
+    span: Span
+    rejected: int
+    named: tuple[Rejection, ...]

@@ -7,7 +7,7 @@ Rules
   remainder stays with the customer as carry.
 - `total(r) = total(r-1) + delta(r)`; revisions count 0, 1, 2, ... without a hole.
 - A slot has at most one unsettled event. While it has one, a change waits: the slot stays as it is and is read again.
-- A decrease is held for a person unless the meter says `decreases: apply`.
+- A decrease is held for a person unless the meter says `decreases: apply`; one that is suspiciously large is held anyway.
 - An event's identifier is a function of what it names, so that planning the same thing again gives the same one.
 - Its instant lies inside its window and is frozen here. Stripe bills by it, so the window's end or the time of sending
   would move usage into the next period (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
@@ -35,6 +35,10 @@ add, subtract, floor = EXACT.add, EXACT.subtract, FLOOR.quantize
 CLEAR, DUE = Tail.CLEAR, State.DUE
 build = tuple.__new__
 
+LOWERS = "lowers what was planned before"
+GUARDED = "a window shrank too much at once: held until a second read confirms it"
+"""Why events are held. The second says that nobody is needed, if the source says the same again."""
+
 IDENTIFIER_LENGTH = 44
 """`agg_` and 160 bits in hexadecimal: far below the 100 characters that Stripe allows, far above any collision."""
 
@@ -51,6 +55,8 @@ class Policy:
     decreases: Decreases
     limits: Limits
     now: dt.datetime
+    guarded: bool = False
+    """Whether every decrease is held, whatever the meter says, because windows shrank too much at once."""
     oldest: dt.datetime = field(init=False, repr=False)
     """The earliest instant that the sink takes. It and what follows serve a million events, and are made once."""
     sends_total: bool = field(init=False, repr=False)
@@ -114,8 +120,10 @@ def _standing(delta: Decimal, total: Decimal, at: dt.datetime, policy: Policy) -
         return State.REFUSED, f"older than the {policy.limits.past_days} days that {policy.sink} takes"
     if not _fits(total if policy.sends_total else delta, digits):
         return State.REFUSED, f"has more than the {digits} digits that {policy.sink} takes"
+    if delta < 0 and policy.guarded:
+        return State.HELD, GUARDED
     if delta < 0 and policy.decreases is Decreases.HOLD:
-        return State.HELD, "lowers what was planned before"
+        return State.HELD, LOWERS
     return DUE, None
 
 

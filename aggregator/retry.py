@@ -6,13 +6,14 @@ Rules
 - "I have this identifier already" means accepted if an earlier attempt may have put it there. Without one, somebody else
   used our identifier: that is refused, loudly.
 - An attempt that never left this process, or that the sink turned away before doing anything, exposes nothing.
+- Where a sink books the total, sending it again changes nothing: there, nothing is ever in doubt.
 """
 
 import datetime as dt
 from hashlib import sha256
 from typing import assert_never
 
-from aggregator.model import Answer, Event, Limits, Outcome, State, Verdict
+from aggregator.model import Answer, Event, Limits, Outcome, State, Verdict, WriteModel
 
 FIRST_WAIT_SECONDS = 1.0
 """Long enough for a sink to recover from a hiccup, short enough that nobody waits for it."""
@@ -27,10 +28,11 @@ LONGEST_WISH_SECONDS = 3600.0
 def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | None:
     """Say why an event may not be sent (again) now; None if it may.
 
-    An event first exposed longer ago than the sink's safe memory of identifiers might be booked twice. One that has become
-    too old for the sink would only be turned away; it is set down as what cannot be billed.
+    An event first exposed longer ago than the sink's safe memory of identifiers might be booked twice, unless it is a total.
+    One that has become too old for the sink would only be turned away; it is set down as what cannot be billed.
     """
-    if event.exposed_at is not None and now - event.exposed_at > limits.memory:
+    adds = limits.write_model is WriteModel.DELTA
+    if adds and event.exposed_at is not None and now - event.exposed_at > limits.memory:
         hours = limits.memory // dt.timedelta(hours=1)
         reason = f"no answer, and {hours} h after the first attempt a resend might be booked twice"
         return Outcome(event.id, State.IN_DOUBT, reason=reason, exposed_at=event.exposed_at, counts=False)
@@ -40,8 +42,14 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
     return None
 
 
-def judge(verdict: Verdict, event: Event, now: dt.datetime, began: dt.datetime) -> Outcome:
-    """Turn a sink's word on one event into what the ledger is to record.
+def judge(
+    verdict: Verdict,
+    event: Event,
+    now: dt.datetime,
+    began: dt.datetime,
+    model: WriteModel = WriteModel.DELTA,
+) -> Outcome:
+    """Turn a sink's word on one event into what the ledger is to record. `model` is what the sink books of an event.
 
     `event.exposed_at` is the instant before this attempt: None means that no earlier attempt can have arrived. `began` is
     when this attempt began. A sink's memory counts from there: between the request and a lost answer there may be a night
@@ -55,12 +63,22 @@ def judge(verdict: Verdict, event: Event, now: dt.datetime, began: dt.datetime) 
             return Outcome(
                 event.id, State.ACCEPTED, request_id=verdict.request_id, exposed_at=event.exposed_at
             )
+        case Answer.DUPLICATE if event.attempts > 1 and model is WriteModel.DELTA:
+            # Read back, it was not there; or it was turned away before. Only the sink's own totals can tell now.
+            reason = "the sink has this identifier already, though no earlier attempt should have arrived"
+            return Outcome(
+                event.id,
+                State.IN_DOUBT,
+                reason=f"{reason}: {verdict.reason or 'no reason given'}",
+                request_id=verdict.request_id,
+                exposed_at=began,
+            )
         case Answer.DUPLICATE:
             reason = "the sink has this identifier already, though we never sent it: " + (
                 verdict.reason or ""
             )
             return Outcome(event.id, State.REFUSED, reason=reason, request_id=verdict.request_id)
-        case Answer.REFUSED if event.exposed_at is not None:
+        case Answer.REFUSED if event.exposed_at is not None and model is WriteModel.DELTA:
             reason = (
                 f"refused ({verdict.reason}), but an earlier attempt without an answer may have been booked"
             )

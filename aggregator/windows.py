@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from aggregator.model import EPOCH, Span
 
+HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
 
 WINDOWS_PER_READ = 1_440
@@ -97,4 +98,36 @@ def reads(
     sweep_from = swept if swept is not None and horizon <= swept < recent else horizon
     stretch = max(half, count(Span(mark, end), length))
     sweep = Span(sweep_from, min(sweep_from + stretch * length, recent))
-    return Reads((sweep, Span(recent, end)), sweep.end)
+    # One that has come to the end begins anew, even if the mark goes on meanwhile: it must not follow the mark for ever.
+    return Reads((sweep, Span(recent, end)), sweep.end if sweep.end < recent else None)
+
+
+NEAR, HOURLY, DAILY = dt.timedelta(hours=2), dt.timedelta(days=2), DAY
+"""Every pass reads the last two hours again, once an hour the last two days, once a day all that can still be billed: most
+of what comes late comes soon."""
+
+
+class Rungs(NamedTuple):
+    """How far back a pass reads: `near` in any case, `deep` this time; and which rungs of the ladder that serves."""
+
+    near: dt.datetime
+    deep: dt.datetime
+    hourly: bool
+    daily: bool
+
+
+def rungs(
+    *,
+    now: dt.datetime,
+    mark: dt.datetime,
+    revisit: dt.timedelta,
+    length: dt.timedelta,
+    hourly_at: dt.datetime | None,
+    daily_at: dt.datetime | None,
+) -> Rungs:
+    """Decide how far back a pass reads, given when the longer stretches were last read in full."""
+    near = mark - min(revisit, max(NEAR, 2 * length))
+    daily = daily_at is None or now - daily_at >= DAILY
+    hourly = daily or hourly_at is None or now - hourly_at >= HOUR
+    deep = mark - revisit if daily else mark - min(revisit, HOURLY) if hourly else near
+    return Rungs(near, min(deep, near), hourly, daily)

@@ -7,24 +7,28 @@ Rules
 
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from aggregator.clock import Clock, monotonic
+from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection import Collection
 from aggregator.config import Config, StripeSink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.delivery import Delivery
 from aggregator.embedded import EmbeddedPostgres
-from aggregator.errors import LedgerError, SinkError
+from aggregator.errors import LedgerError, LedgerStopped, SinkError, SourceError
+from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.database import Database, identity, migrate, unfit
+from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
+from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
 from aggregator.model import Decreases, Meter
+from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Sink
 from aggregator.source import Source
 
@@ -37,6 +41,9 @@ CLOCK_SKEW = timedelta(seconds=60)
 LEAVE_WITHIN = timedelta(seconds=30)
 """How long after a claim its events may leave. Every settled verdict renews it, so a slow sink keeps its claims."""
 
+STILL_BILLABLE = timedelta(days=35)
+"""How long a window of a meter that was removed is worth a word."""
+
 ANSWER_MARGIN = timedelta(seconds=10)
 """A claim outlasts the last answer by this much, so that it runs out only when its process is gone or stuck."""
 
@@ -47,9 +54,11 @@ class Ledger:
 
     id: str
     database: Database
+    pin: Pin
     meters: Meters
     passes: Passes
     outbox: Outbox
+    doubts: Doubts
     reports: Reports
 
 
@@ -70,6 +79,24 @@ class App:
     def delivery(self, sink: str, clock: Clock) -> Delivery:
         """Return a new delivery for a sink; several may work beside each other."""
         return Delivery(self.ledger.outbox, self.sinks[sink], self.sink_ids[sink], clock)
+
+    def reconciliation(self, sink: str) -> Reconciliation:
+        """Return what reads a sink back; one at a time per sink is enough."""
+        return Reconciliation(self.ledger.doubts, self.sinks[sink], self.sink_ids[sink])
+
+    def strangers(self, now: datetime) -> list[dict[str, object]]:
+        """Return the meters that the ledger knows and the configuration does not, as far as they can still be billed."""
+        found = self.ledger.reports.strangers(self.config.meters, now - STILL_BILLABLE)
+        return [each._asdict() for each in found]
+
+    def unsafe_sources(self) -> dict[str, list[str]]:
+        """Return, by source, what its role may do besides reading; a source that cannot be asked is left out."""
+        found = {}
+        for name, source in self.sources.items():
+            with suppress(SourceError):
+                if faults := source.unsafe():
+                    found[name] = faults
+        return found
 
 
 @contextmanager
@@ -104,12 +131,15 @@ def _verbs(config: Config, database: Database) -> Ledger:
         raise LedgerError(" ".join(faults))
     lease = config.ledger.lease
     longest = max((sink.timeout for sink in config.sinks.values()), default=timedelta(seconds=10))
+    pin = Pin(database, Heartbeat(config.state_dir))
     return Ledger(
         ledger_id,
         database,
+        pin,
         Meters(database, who, lease),
-        Passes(database, lease, monotonic),
-        Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN),
+        Passes(database, lease, monotonic, pin),
+        Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
+        Doubts(database),
         Reports(database),
     )
 
@@ -118,8 +148,9 @@ def _verbs(config: Config, database: Database) -> Ledger:
 def build(config: Config, *, name: str = "aggregator", verify: bool = False) -> Iterator[App]:
     """Put everything together, and give it all back at the end.
 
-    With `verify`, as before anything is sent, every sink is asked whether it fits its meters: a wrong one would bill wrong
-    quantities without any error. Raises SinkError if one does not fit; one that cannot be asked is only noted.
+    With `verify`, as before anything is sent, the ledger must be the one it was, every sink must go to the account it went
+    to, and every sink is asked whether it fits its meters: a wrong one would bill wrong quantities without any error.
+    Raises LedgerStopped, or SinkError if one does not fit; one that cannot be asked is only noted.
     """
     with ExitStack() as stack:
         ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name))
@@ -129,7 +160,9 @@ def build(config: Config, *, name: str = "aggregator", verify: bool = False) -> 
         sinks: dict[str, Sink] = {key: build_sink(config, key) for key in config.sinks}
         for sink in sinks.values():
             stack.callback(sink.close)
-        unverified = _verify(config, sinks) if verify else {}
+        if verify:
+            _stop_if(ledger.pin.check(utcnow(), stops=True))
+        unverified = _verify(config, ledger, sinks) if verify else {}
         registered = dict(ledger.meters.register([meter_of(meter) for meter in config.meters.values()]))
         yield App(
             config,
@@ -137,16 +170,22 @@ def build(config: Config, *, name: str = "aggregator", verify: bool = False) -> 
             sources,
             sinks,
             registered,
-            {key: _collection(known, sources, sinks, ledger) for key, known in registered.items()},
+            {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
             {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
             unverified,
         )
 
 
-def _verify(config: Config, sinks: dict[str, Sink]) -> dict[str, str]:
+def _stop_if(trouble: str | None) -> None:
+    if trouble is not None:
+        raise LedgerStopped(trouble)
+
+
+def _verify(config: Config, ledger: Ledger, sinks: dict[str, Sink]) -> dict[str, str]:
     unverified, misfits = {}, []
     for name, sink in sinks.items():
         try:
+            _stop_if(ledger.pin.account(name, sink.account(), utcnow(), stops=True))
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
         except SinkError as error:
             unverified[name] = str(error)
@@ -169,6 +208,9 @@ def meter_of(meter: ConfiguredMeter) -> Meter:
         revisit=meter.revisit,
         decimals=meter.decimals,
         decreases=Decreases(meter.decreases),
+        shrink_guard=meter.shrink_guard,
+        retained=meter.data_retained_from,
+        split=meter.split,
     )
 
 
@@ -179,6 +221,7 @@ def _source(config: Config, name: str, application_name: str) -> Source:
         source.url_revealed(),
         statement_timeout=source.statement_timeout,
         timezone=source.timezone,
+        freshness=source.freshness,
         application_name=application_name,
     )
 
@@ -212,15 +255,16 @@ def build_sink(config: Config, name: str) -> "Stripe":
 
 
 def _collection(
-    known: Registered, sources: dict[str, Source], sinks: dict[str, Sink], ledger: Ledger
+    config: Config, known: Registered, sources: dict[str, Source], sinks: dict[str, Sink], ledger: Ledger
 ) -> Collection:
     return Collection(
         known,
         sources[known.meter.source],
         ledger.meters,
         ledger.passes,
-        ledger_id=ledger.id,
+        ledger_name=ledger.pin.name,
         limits={feed.sink: sinks[feed.sink].limits for feed in known.feeds},
         elapsed=monotonic,
         skew=CLOCK_SKEW,
+        patience=config.sources[known.meter.source].wait_for_writers,
     )

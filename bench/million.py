@@ -28,6 +28,7 @@ LEASE = dt.timedelta(minutes=10)
 LIMITS = Limits(
     write_model=WriteModel.DELTA,
     memory=20 * HOUR,
+    proof=None,
     past=dt.timedelta(days=35),
     significant_digits=15,
     identifier_length=100,
@@ -88,7 +89,8 @@ def _measure(database: Database, spool: Spool) -> Figures:
         now=START + 2 * HOUR,
     )
 
-    def decide(_: Feed, changes: Iterable[Change]) -> Iterable[Decision]:
+    def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
+        assert not guarded, f"nothing of {feed.sink} shrinks"
         return planner.plan(changes, policy)
 
     span = Span(START, START + HOUR)
@@ -97,7 +99,9 @@ def _measure(database: Database, spool: Spool) -> Figures:
     seconds = []
     for _ in range(2):
         began = time.monotonic()
-        tally = passes.commit(lease, spool, Pass("live", span, span, policy.now), decide)
+        tally = passes.commit(
+            lease, spool, Pass("live", span, span, policy.now, lease.definitions[0]), decide
+        )
         seconds.append(time.monotonic() - began)
         assert tally.rows == spool.rows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

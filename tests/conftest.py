@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -18,6 +18,7 @@ from psycopg import sql
 
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import migrate
+from tests.pooler import Pooler, missing, pgbouncer
 
 TEMPLATE = "ledger_template"
 IN_MEMORY, ROOM_NEEDED = Path("/dev/shm"), 4 << 30
@@ -28,7 +29,12 @@ UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the proofs take from the command line."""
-    parser.addoption("--kills", type=int, default=5, help="How often the daemon is killed in the kill test.")
+    parser.addoption("--kills", type=int, default=6, help="How often `aggregator selftest` kills the daemon.")
+    parser.addoption(
+        "--through-pgbouncer",
+        action="store_true",
+        help="Reach every ledger and source through pgbouncer in transaction mode.",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -95,16 +101,49 @@ def create_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[str | None
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
+@pytest.fixture(scope="session")
+def poolers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[EmbeddedPostgres], Pooler]]:
+    """Run poolers, one per server that is asked for."""
+    running: dict[Path, Pooler] = {}
+    with ExitStack() as stack:
+
+        def pooler_of(server: EmbeddedPostgres) -> Pooler:
+            if server.directory not in running:
+                files = tmp_path_factory.mktemp("pooler")
+                running[server.directory] = stack.enter_context(pgbouncer(server, files))
+            return running[server.directory]
+
+        yield pooler_of
+
+
 @pytest.fixture
-def ledger_url(create_database: Callable[[str | None], str]) -> str:
+def pooler(postgres: EmbeddedPostgres, poolers: Callable[[EmbeddedPostgres], Pooler]) -> Pooler:
+    """A pgbouncer in transaction mode in front of the Postgres; skips where there is none, and says why."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    return poolers(postgres)
+
+
+@pytest.fixture
+def reached(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """How a test reaches a database, by its URL: directly, or with `--through-pgbouncer` through the pooler."""
+    if not request.config.getoption("--through-pgbouncer"):
+        return str
+    running: Pooler = request.getfixturevalue("pooler")
+    return running.url
+
+
+@pytest.fixture
+def ledger_url(create_database: Callable[[str | None], str], reached: Callable[[str], str]) -> str:
     """A fresh, migrated ledger."""
-    return create_database(TEMPLATE)
+    return reached(create_database(TEMPLATE))
 
 
 @pytest.fixture
-def source_url(create_database: Callable[[str | None], str]) -> str:
+def source_url(create_database: Callable[[str | None], str], reached: Callable[[str], str]) -> str:
     """A fresh, empty application database."""
-    return create_database(None)
+    return reached(create_database(None))
 
 
 @pytest.fixture

@@ -2,16 +2,18 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Event, Limits, Reading, Span, Verdict, WriteModel
+from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
+from aggregator.windows import floor
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,
     memory=dt.timedelta(hours=20),
+    proof=dt.timedelta(hours=26),
     past=dt.timedelta(days=35),
     significant_digits=15,
     identifier_length=100,
@@ -34,6 +36,7 @@ class FakeSink:
         self.identifiers: dict[str, Event] = {}
         self.refused: set[str] = set()
         self.halted: str | None = None
+        self.belongs_to: str | None = "acct_fake test"
         self.fault: Callable[[Event], Answer | None] = lambda event: None
         self.lost_after_booking: Callable[[Event], bool] = lambda event: False
         self.during_send: Callable[[], None] = lambda: None
@@ -69,6 +72,24 @@ class FakeSink:
         """Fit every meter."""
         return []
 
+    def account(self) -> str | None:
+        """Belong to an account that a test may change."""
+        return self.belongs_to
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
+        """Return what was booked in the span."""
+        return sum(self.breakdown(meter, customer, span, dt.timedelta(minutes=1)).values(), Decimal(0))
+
+    def breakdown(
+        self, meter: str, customer: str, span: Span, step: dt.timedelta
+    ) -> Mapping[dt.datetime, Decimal]:
+        """Return what was booked in the span, step by step."""
+        steps: dict[dt.datetime, Decimal] = defaultdict(Decimal)
+        for event in self.identifiers.values():
+            if (event.meter, event.customer) == (meter, customer) and event.at in span:
+                steps[floor(event.at, step)] += event.delta
+        return {start: much for start, much in steps.items() if much}
+
     def stop(self) -> None:
         """Nothing is ever in the air."""
 
@@ -91,12 +112,15 @@ class FakeSource:
     returns_window: bool = True
     reads: list[Span] = field(default_factory=list)
     failure: Exception | None = None
+    transactions: Fence | None = None
 
     def use(self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1) -> None:
         """Let a customer use something."""
         self.uses.append((customer, at, Decimal(quantity)))
 
-    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+    def read(
+        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+    ) -> Iterator[list[Reading]]:
         """Yield the uses of the span as readings."""
         self.reads.append(span)
         if self.failure:
@@ -111,6 +135,10 @@ class FakeSource:
     def columns(self, query: str, span: Span) -> FakeShape:
         """Say whether it tells windows apart by itself."""
         return FakeShape(self.returns_window)
+
+    def fence(self) -> Fence | None:
+        """Tell of the transactions, if a test has set them."""
+        return self.transactions
 
     def totals(self) -> dict[str, Decimal]:
         """Return what each customer used."""

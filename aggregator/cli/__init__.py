@@ -13,16 +13,20 @@ import click
 
 from aggregator import __version__
 from aggregator.cli import (
+    adopt,
     backfill,
     check,
     demo,
     events,
     init,
+    lateness,
     migrate,
     preview,
+    restate,
     run,
     sandbox,
     schema,
+    selftest,
     status,
 )
 from aggregator.errors import AggregatorError, ConfigError, UsageError
@@ -43,12 +47,16 @@ for command in (
     check.check,
     preview.preview,
     backfill.backfill,
+    restate.restate,
     run.run,
     status.status,
     events.events,
+    lateness.lateness,
+    adopt.adopt,
     migrate.migrate,
     sandbox.sandbox,
     schema.schema,
+    selftest.selftest,
 ):
     cli.add_command(command)
 

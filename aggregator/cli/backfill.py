@@ -71,8 +71,9 @@ def backfill(
         for name in names:
             collection = app.collections[name]
             limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
-            span = span_of(collection.meter, limits, start, end, now)
-            jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, span))
+            known = app.ledger.meters.definitions(app.registered[name])
+            span = span_of(collection.meter, known, limits, start, end, now)
+            jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, known, span))
         results, delivered = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
         )
@@ -108,7 +109,6 @@ def carry_out(
     from aggregator.clock import utcnow
     from aggregator.daemon import LANES
     from aggregator.delivery import drain
-    from aggregator.windows import count
 
     pause = threading.Event()
     results = []
@@ -116,7 +116,7 @@ def carry_out(
     with progress_bar(quiet=quiet) as bar:
         for job in jobs:
             name = job.meter.name
-            task = bar.add_task(f"read {name}", total=count(job.span, job.meter.window), unit="windows")
+            task = bar.add_task(f"read {name}", total=job.windows_in(job.span), unit="windows")
 
             def advance(windows: int, task: Any = task) -> None:
                 bar.advance(task, windows)
@@ -125,7 +125,7 @@ def carry_out(
             wait = partial(pause.wait, WAIT_SECONDS)
             result = job.dry_run(now, advance) if dry_run else job.run(now, wait, advance)
             result.unchanged = known
-            bar.update(task, completed=count(job.span, job.meter.window))
+            bar.update(task, completed=job.windows_in(job.span))
             results.append(result)
         for sink in sorted({sink for job in jobs for sink in job.meter.sinks}) if send else []:
             _, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])

@@ -10,6 +10,8 @@ from aggregator.cli.common import config_option, json_option, load_config, show_
 
 if TYPE_CHECKING:
     from aggregator.config import Config
+    from aggregator.model import Fence
+    from aggregator.source import Source
 
 
 class Finding(NamedTuple):
@@ -63,11 +65,12 @@ def _sources(config: "Config") -> Iterator[Finding]:
             configured.url_revealed(),
             statement_timeout=configured.statement_timeout,
             timezone=configured.timezone,
+            freshness=configured.freshness,
             application_name="aggregator check",
         )
         try:
             source.ping()
-            yield Finding(f"source {name}", "ok", "answers")
+            yield from _role(source)
             for meter in config.meters.values():
                 if meter.source != name:
                     continue
@@ -82,6 +85,39 @@ def _sources(config: "Config") -> Iterator[Finding]:
             yield Finding(f"source {name}", "wrong", str(error))
         finally:
             source.close()
+
+
+def _role(source: "Source") -> Iterator[Finding]:
+    """Say what the role may do beyond reading, and what it cannot see."""
+    what = f"source {source.name}"
+    unsafe = source.unsafe()
+    for sentence in unsafe:
+        yield Finding(what, "wrong", sentence)
+    if not unsafe:
+        yield Finding(what, "ok", "answers")
+    for sentence in source.cannot_promise:
+        yield Finding(what, "note", sentence)
+    fence = source.fence()
+    if fence is None:
+        return
+    if fence.standby:
+        yield Finding(what, "note", _standby(fence))
+    elif not fence.sees_starts:
+        yield Finding(
+            what,
+            "note",
+            "its role does not see when other transactions began: `grant pg_read_all_stats` to it, and leave "
+            "`track_activities` on, so that long transactions are waited for",
+        )
+
+
+def _standby(fence: "Fence") -> str:
+    if fence.fresh_until is None:
+        return "it is a standby that has proven nothing yet: no window is read before it does; see docs/queries.md"
+    return (
+        f"it is a standby, surely fresh until {fence.fresh_until:%Y-%m-%dT%H:%M:%SZ}: no window is read before that has "
+        "passed its end; see docs/queries.md"
+    )
 
 
 def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:

@@ -1,34 +1,350 @@
 """`aggregator events`: look at what waits for a person, and decide."""
 
+import datetime as dt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, write_json
+from aggregator.cli.common import (
+    Instant,
+    config_option,
+    duration,
+    json_option,
+    load_config,
+    show_table,
+    write_json,
+)
 from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.config import Config
+    from aggregator.ledger.parked import Choice, ParkedEvents, Waiting
+
+STATES = ("held", "refused", "in_doubt")
+DECIDABLE = ("held", "refused")
+
+MOST_AT_ONCE = 10_000
+"""As many events as one call decides about. A longer list is decided in several calls."""
+
+PROOF = dt.timedelta(hours=26)
+"""How long a sink may need to count, where it does not say: what Stripe's totals are given."""
+
+COLUMNS = {
+    "id": "right",
+    "meter": "left",
+    "sink": "left",
+    "customer": "left",
+    "window": "left",
+    "rev": "right",
+    "delta": "right",
+    "state": "left",
+    "reason": "left",
+}
+
+ids_argument = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
+some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
+meter_option = click.option("--meter", help="Only events of this meter.")
+customer_option = click.option("--customer", help="Only events of this customer.")
+decidable_option = click.option(
+    "--state", type=click.Choice(DECIDABLE), help="Only events in this state. Left out: both."
+)
+from_option = click.option("--from", "start", type=Instant(), help="Only windows from this time on.")
+to_option = click.option("--to", "end", type=Instant(), help="Only windows before this time.")
 
 
 @click.group()
 def events() -> None:
-    """Decide about events that are held or refused (`aggregator status` lists them)."""
+    """Look at events that wait for a person, and decide about them."""
+
+
+@events.command("list")
+@meter_option
+@click.option("--state", type=click.Choice(STATES), help="Only events in this state.")
+@customer_option
+@click.option(
+    "--limit", type=click.IntRange(1, MOST_AT_ONCE), default=50, show_default=True, help="How many to show."
+)
+@click.option("--dismissed", is_flag=True, help="Also those that were dismissed.")
+@config_option
+@json_option
+def list_events(
+    config_path: Path,
+    *,
+    meter: str | None,
+    state: str | None,
+    customer: str | None,
+    limit: int,
+    dismissed: bool,
+    as_json: bool,
+) -> None:
+    """List events that are held, refused or in doubt, with the reason and the figures."""
+    from aggregator.ledger.parked import Choice
+    from aggregator.wiring import open_ledger
+
+    config = load_config(config_path)
+    choice = Choice(meter=meter, state=state, customer=customer, dismissed=dismissed)
+    with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
+        found = _parked(ledger.database).waiting(choice, limit + 1)
+    shown, more = found[:limit], len(found) > limit
+    if as_json:
+        write_json({"events": [each._asdict() for each in shown], "more": more})
+    elif shown:
+        show_table("events that wait", COLUMNS, [_row(each) for each in shown])
+        if more:
+            click.echo(f"There are more than {limit}; see --limit, --meter, --state and --customer.")
+    else:
+        click.echo("No event waits for anybody.")
 
 
 @events.command()
-@click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
+@ids_argument
+@meter_option
+@decidable_option
+@from_option
+@to_option
 @config_option
 @json_option
-def release(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
-    """Send held or refused events: the same bytes under the same identifier."""
+def release(
+    config_path: Path,
+    *,
+    ids: tuple[int, ...],
+    meter: str | None,
+    state: str | None,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+    as_json: bool,
+) -> None:
+    """Let held or refused events go: by ID, or all of a meter.
+
+    They go out as they were planned, under the same identifier. What the sink had accepted and rejected later cannot be sent
+    under its identifier again: the meter's next pass plans it anew.
+    """
     from aggregator.clock import utcnow
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
+    choice = _choice(ids, meter, state, start, end)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
-        released = ledger.outbox.release(ids, utcnow())
-    missing = sorted(set(ids) - set(released))
+        fitting, others = _fitting(_parked(ledger.database), choice, DECIDABLE)
+        done = set(ledger.outbox.release([each.event for each in fitting], utcnow()))
+    replanned = sorted(each.event for each in fitting if each.was_accepted and each.event in done)
+    released = sorted(done - set(replanned))
     if as_json:
-        write_json({"released": sorted(released), "not_waiting": missing})
+        missing = _missing(ids, done)
+        write_json({"released": released, "planned_anew": replanned, "not_waiting": missing})
     else:
-        click.echo(f"{len(released)} event(s) released; the daemon or `aggregator run --once` sends them.")
-    if missing:
-        raise UsageError(f"Not held or refused: {', '.join(map(str, missing))}; see `aggregator status`.")
+        if released or not replanned:
+            click.echo(
+                f"{len(released)} event(s) released; the daemon or `aggregator run --once` sends them."
+            )
+        if replanned:
+            click.echo(
+                f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."
+            )
+    _tell_rest(fitting)
+    _refuse_others(ids, done, others, "Not held or refused")
+
+
+@events.command()
+@ids_argument
+@meter_option
+@decidable_option
+@from_option
+@to_option
+@config_option
+@json_option
+def dismiss(
+    config_path: Path,
+    *,
+    ids: tuple[int, ...],
+    meter: str | None,
+    state: str | None,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+    as_json: bool,
+) -> None:
+    """Leave held or refused events at that: nothing of them is billed, and they are no longer listed.
+
+    A change of the same window replaces them all the same, and `release` with their ID takes it back.
+    """
+    from aggregator.clock import utcnow
+    from aggregator.wiring import open_ledger
+
+    config = load_config(config_path)
+    choice = _choice(ids, meter, state, start, end)
+    with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
+        parked = _parked(ledger.database)
+        fitting, others = _fitting(parked, choice, DECIDABLE)
+        done = set(parked.dismiss([each.event for each in fitting], utcnow()))
+    if as_json:
+        write_json({"dismissed": sorted(done), "not_waiting": _missing(ids, done)})
+    else:
+        click.echo(f"{len(done)} event(s) dismissed; they stay on record, and nothing of them is billed.")
+    _tell_rest(fitting)
+    _refuse_others(ids, done, others, "Not held or refused")
+
+
+@events.command()
+@some_ids_argument
+@config_option
+@json_option
+def booked(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
+    """Say that the sink has these events in doubt: they count as accepted, and are never sent again."""
+    _settle(config_path, ids, booked=True, as_json=as_json)
+
+
+@events.command()
+@some_ids_argument
+@config_option
+@json_option
+def absent(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
+    """Say that the sink does not have these events in doubt: they are sent again, as they were planned.
+
+    An event that the sink does have, after all, would be billed twice: look at its totals for the event's minute first.
+    """
+    _settle(config_path, ids, booked=False, as_json=as_json)
+
+
+def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: bool) -> None:
+    """Take a person's word on events in doubt."""
+    from aggregator.clock import utcnow
+    from aggregator.ledger.parked import Choice
+    from aggregator.proof import Finding
+    from aggregator.wiring import open_ledger
+
+    config = load_config(config_path)
+    now = utcnow()
+    with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
+        parked = _parked(ledger.database)
+        fitting, others = _fitting(parked, Choice(ids=ids), ("in_doubt",))
+        early = [] if booked else [each for each in fitting if _countable_at(config, each) > now]
+        chosen = [each for each in fitting if each not in early]
+        finding = Finding.PRESENT if booked else Finding.ABSENT
+        done = set(parked.settle_by_hand([each.event for each in chosen], finding, now))
+    if as_json:
+        key = "booked" if booked else "absent"
+        write_json(
+            {
+                key: sorted(done),
+                "not_in_doubt": _missing(ids, done | {each.event for each in early}),
+                "too_early": {each.event: _countable_at(config, each) for each in early},
+            }
+        )
+    else:
+        for each in chosen:
+            click.echo(
+                f"{each.event}: {each.delta} for {each.customer}, stamped {each.at:%Y-%m-%d %H:%M:%S}Z"
+            )
+            click.echo(f"   {each.reason}")
+        end = "accepted." if booked else "due again; the daemon or `aggregator run --once` sends them."
+        click.echo(f"{len(done)} event(s) {end}")
+    if early:
+        first = max(_countable_at(config, each) for each in early)
+        raise UsageError(
+            f"Tried too recently to be called absent: {_listed(early)}. The sink's totals may not show it yet; "
+            f"look again after {first:%Y-%m-%d %H:%M}Z ({duration(first - now)})."
+        )
+    _refuse_others(ids, done, others, "Not in doubt")
+
+
+def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
+    """Return from when the sink's totals surely show the event, if it arrived."""
+    from aggregator.wiring import build_sink
+
+    known = build_sink(config, event.sink).limits.proof if event.sink in config.sinks else None
+    return (event.attempted_at or event.since) + (known or PROOF)
+
+
+def _parked(database: object) -> "ParkedEvents":
+    from aggregator.ledger.database import Database
+    from aggregator.ledger.parked import ParkedEvents
+
+    assert isinstance(database, Database)
+    return ParkedEvents(database)
+
+
+def _choice(
+    ids: tuple[int, ...],
+    meter: str | None,
+    state: str | None,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+) -> "Choice":
+    """Return which events are meant: those named, or those of a meter. Raises UsageError for neither, and for both."""
+    from aggregator.ledger.parked import Choice
+    from aggregator.model import Span
+
+    narrowed = bool(meter or state or start or end)
+    if ids and narrowed:
+        raise UsageError("Give IDs, or --meter with --state, --from and --to; not both.")
+    if ids:
+        return Choice(ids=ids, dismissed=True)
+    if meter is None:
+        raise UsageError("Say which: IDs (see `aggregator events list`), or --meter.")
+    first = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    last = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+    return Choice(meter=meter, state=state, span=Span(start or first, end or last))
+
+
+def _fitting(
+    parked: "ParkedEvents", choice: "Choice", states: tuple[str, ...]
+) -> tuple[list["Waiting"], list["Waiting"]]:
+    """Return the waiting events that are meant, and those of them that are in another state."""
+    if choice.ids is not None:
+        choice = choice._replace(dismissed=True)
+    found = parked.waiting(choice, MOST_AT_ONCE)
+    fitting = [each for each in found if each.state in states]
+    return fitting, [each for each in found if each.state not in states and choice.ids is not None]
+
+
+def _missing(ids: tuple[int, ...], done: set[int]) -> list[int]:
+    return sorted(set(ids) - done)
+
+
+def _refuse_others(ids: tuple[int, ...], done: set[int], others: list["Waiting"], what: str) -> None:
+    """Say which of the events named did not fit, and what to do about them. Raises UsageError if any."""
+    missing = _missing(ids, done)
+    if not missing:
+        return
+    remedies = {
+        "in_doubt": "in doubt: use `aggregator events booked` or `absent`, after looking at the sink",
+        "held": "held: use `aggregator events release` or `dismiss`",
+        "refused": "refused: use `aggregator events release` or `dismiss`",
+    }
+    told = [f"{each.event} is {remedies[each.state]}" for each in others]
+    unknown = sorted(set(missing) - {each.event for each in others})
+    if unknown:
+        told.append(f"{', '.join(map(str, unknown))}: see `aggregator events list`")
+    raise UsageError(f"{what}: {'; '.join(told)}.")
+
+
+def _tell_rest(fitting: list["Waiting"]) -> None:
+    if len(fitting) == MOST_AT_ONCE:
+        click.echo(
+            f"One call decides about {MOST_AT_ONCE} events at most: call it again for the rest.", err=True
+        )
+
+
+def _listed(found: list["Waiting"]) -> str:
+    return ", ".join(str(each.event) for each in found)
+
+
+def _row(each: "Waiting") -> list[object]:
+    state = each.state.replace("_", " ")
+    if each.replan:
+        state += ", planned anew"
+    elif each.dismissed_at is not None:
+        state += ", dismissed"
+    # An ID is typed in again, so it is shown without separators.
+    return [
+        str(each.event),
+        each.meter,
+        each.sink,
+        each.customer,
+        each.window_start,
+        each.revision,
+        each.delta,
+        state,
+        each.reason,
+    ]

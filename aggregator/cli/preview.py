@@ -43,7 +43,8 @@ def preview(
         collection = app.collections[name]
         limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
         now = utcnow()
-        span = span_of(collection.meter, limits, start, end, now)
+        known = app.ledger.meters.definitions(app.registered[name])
+        span = span_of(collection.meter, known, limits, start, end, now)
         tally = Tally()
         events = (
             (feed.sink, decision.change.customer, decision.change.window_start, decision.event)

@@ -56,59 +56,74 @@ def run(config_path: Path, *, once: bool, verbose: bool, as_json: bool) -> None:
 
 def run_once(app: "App", *, as_json: bool = False) -> Once:
     """Collect every meter once, then deliver until nothing is due; say how it went."""
-    from aggregator import log
     from aggregator.clock import utcnow
-    from aggregator.daemon import LANES
-    from aggregator.delivery import drain
-    from aggregator.errors import AggregatorError
+    from aggregator.daemon import tell_start
+    from aggregator.log import logger
 
-    logger = log.logger()
+    tell_start(logger(), app, utcnow())
     outcomes = [Once.DONE]
-    meters: dict[str, dict[str, object]] = {}
-    sinks: dict[str, dict[str, object]] = {}
-    for name, reason in app.unverified.items():
-        logger.warning(log.SINK_UNVERIFIED, sink=name, reason=reason)
-    for name, collection in sorted(app.collections.items()):
-        try:
-            result = collection.run_once(utcnow())
-        except AggregatorError as error:
-            logger.error(log.PASS_FAILED, meter=name, reason=str(error))
-            outcomes.append(Once.FAILED)
-            meters[name] = {"error": str(error)}
-            continue
-        meters[name] = result.figures()
-        if result.busy:
-            logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
-            outcomes.append(Once.WORK_LEFT)
-        else:
-            logger.info(log.PASS_COMMITTED, **result.figures())
-        outcomes += [Once.PERSON_NEEDED] * bool(result.held or result.refused)
-    for sink in sorted(app.sink_ids):
-        try:
-            delivered = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow)
-        except AggregatorError as error:
-            logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
-            outcomes.append(Once.FAILED)
-            sinks[sink] = {"error": str(error)}
-            continue
-        for event, reason in delivered.refusals.items():
-            logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
-        if delivered.halted:
-            logger.critical(log.SINK_HALTED, sink=sink, reason=delivered.halted)
-        next_at, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
-        if waiting:
-            logger.warning(
-                log.DELIVERY_WAITING,
-                sink=sink,
-                reason=delivered.waits_for,
-                waiting=waiting,
-                next_at=str(next_at),
-            )
-        sinks[sink] = {**delivered.figures(), "waiting": waiting}
-        logger.info(log.BATCH_DELIVERED, sink=sink, **delivered.figures())
-        outcomes += [Once.WORK_LEFT] * bool(waiting)
-        outcomes += [Once.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
+    meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
+    sinks = {name: _deliver(app, name, outcomes) for name in sorted(app.sink_ids)}
     gravest = Once.FAILED if Once.FAILED in outcomes else max(outcomes)
     if as_json:
         write_json({"outcome": gravest.name.lower(), "meters": meters, "sinks": sinks})
     return gravest
+
+
+def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
+    """Collect a meter once; add how that ended, and return what is worth knowing."""
+    from aggregator import log
+    from aggregator.clock import utcnow
+    from aggregator.daemon import tell_warnings
+    from aggregator.errors import AggregatorError
+
+    logger = log.logger()
+    try:
+        result = app.collections[name].run_once(utcnow())
+    except AggregatorError as error:
+        logger.error(log.PASS_FAILED, meter=name, reason=str(error))
+        outcomes.append(Once.FAILED)
+        return {"error": str(error)}
+    tell_warnings(logger, result)
+    if result.busy:
+        logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
+        outcomes.append(Once.WORK_LEFT)
+    else:
+        logger.info(log.PASS_COMMITTED, **result.figures())
+    outcomes += [Once.PERSON_NEEDED] * bool(result.held or result.refused or result.unread)
+    return result.figures()
+
+
+def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
+    """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
+    from aggregator import log
+    from aggregator.clock import utcnow
+    from aggregator.daemon import LANES, tell_reconciled
+    from aggregator.delivery import drain
+    from aggregator.errors import AggregatorError
+
+    logger = log.logger()
+    try:
+        reconciled = app.reconciliation(sink).run_once(utcnow())
+        tell_reconciled(logger, sink, reconciled)
+        outcomes += [Once.PERSON_NEEDED] * bool(reconciled.unclear)
+    except AggregatorError as error:
+        logger.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
+    try:
+        delivered = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow)
+    except AggregatorError as error:
+        logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
+        outcomes.append(Once.FAILED)
+        return {"error": str(error)}
+    for event, reason in delivered.refusals.items():
+        logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
+    if delivered.halted:
+        logger.critical(log.SINK_HALTED, sink=sink, reason=delivered.halted)
+    next_at, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
+    if waiting:
+        why = delivered.waits_for
+        logger.warning(log.DELIVERY_WAITING, sink=sink, reason=why, waiting=waiting, next_at=str(next_at))
+    logger.info(log.BATCH_DELIVERED, sink=sink, **delivered.figures())
+    outcomes += [Once.WORK_LEFT] * bool(waiting)
+    outcomes += [Once.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
+    return {**delivered.figures(), "waiting": waiting}

@@ -1,15 +1,29 @@
 """`aggregator status`: how every meter stands."""
 
 import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
+from aggregator.cli.common import (
+    config_option,
+    duration,
+    json_option,
+    load_config,
+    show_table,
+    shown,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from aggregator.ledger.reports import Standing
+    from aggregator.config import Config
+    from aggregator.lateness import Late
+    from aggregator.ledger.reports import Standing, Stranger
+
+LATENESS_WITHIN = dt.timedelta(days=14)
+"""Lateness of longer ago says little about the present."""
 
 COLUMNS = {
     "meter": "left",
@@ -35,14 +49,19 @@ COLUMNS = {
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show each meter: how far it is read, what is due, and what waits for a person."""
     from aggregator.clock import utcnow
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring import STILL_BILLABLE, open_ledger
 
     config = load_config(config_path)
     now = utcnow()
     with open_ledger(config, may_migrate=True, name="aggregator status") as ledger:
+        stopped, unguarded = ledger.pin.check(now), ledger.pin.unguarded
         standings = ledger.reports.status()
         parked = ledger.reports.parked(limit)
         aside = ledger.reports.aside(limit)
+        unread = ledger.reports.unread(limit)
+        strangers = ledger.reports.strangers(config.meters, now - STILL_BILLABLE)
+        lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
+    suggestions = _suggestions(config, lateness)
     if as_json:
         write_json(
             {
@@ -51,20 +70,37 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 ],
                 "parked": [row._asdict() for row in parked],
                 "unmapped": [row._asdict() for row in aside],
+                "unread": [row._asdict() for row in unread],
+                "removed": [row._asdict() for row in strangers],
+                "suggestions": suggestions,
+                "stopped": stopped,
+                "unguarded": unguarded,
             }
         )
         return
     if not standings:
         click.echo("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
         return
+    if stopped:
+        click.echo(f"STOPPED: {stopped}\n")
+    if unguarded:
+        click.echo(f"A ledger that is set back would not be noticed here: {unguarded}\n")
     show_table("meters", COLUMNS, (_row(row, now) for row in standings))
     for row in {row.meter: row for row in standings if row.error}.values():
         click.echo(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in standings if row.halted}.values():
         click.echo(f"Sink {row.sink} is halted: {row.halted}")
+    for line in (*_waiting(standings, now), *_removed(strangers), *suggestions):
+        click.echo(line)
+    if unread:
+        show_table(
+            "windows that the source could not give (they are asked for again by themselves)",
+            {"meter": "left", "window": "left", "tries": "right", "next": "left", "reason": "left"},
+            ((u.meter, u.window_start, u.tries, u.next_at, u.reason) for u in unread),
+        )
     if parked:
         show_table(
-            "events that wait for a person (`aggregator events release ID` sends one)",
+            "events that wait for a person (`aggregator events --help` says what can be done)",
             {
                 "id": "right",
                 "meter": "left",
@@ -103,6 +139,50 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 for a in aside
             ),
         )
+
+
+def _waiting(standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]:
+    """Say which meters wait for their source's transactions, or did not, and which shrank."""
+    for row in {row.meter: row for row in standings}.values():
+        if row.waits_for:
+            since = f"{duration(now - row.waits_since)} long" if row.waits_since else "just now"
+            yield f"{row.meter} waits for {row.waits_for} in its source, {since} by now (`wait_for_writers` bounds it)."
+        if row.unfenced_at:
+            yield (
+                f"{row.meter} was read at {shown(row.unfenced_at)} without waiting any longer; what was written late is "
+                "found by reading again."
+            )
+        if row.guarded:
+            yield (
+                f"{row.meter}: {row.guarded} window(s) shrank by more than `shrink_guard`; decreases are held until another "
+                "read, an hour later, confirms them."
+            )
+
+
+def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:
+    for row in strangers:
+        yield (
+            f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, {row.waiting} "
+            f"event(s) to be sent, {row.parked} parked. Nobody reads its windows again; put it back, or let it run out."
+        )
+
+
+def _suggestions(config: "Config", lateness: "Mapping[str, Mapping[int, Late]]") -> list[str]:
+    """Suggest a longer `settle` where much usage comes after it."""
+    from aggregator.config import format_duration
+    from aggregator.lateness import in_time, suggest
+
+    lines = []
+    for name, histogram in lateness.items():
+        meter = config.meters.get(name)
+        longer = suggest(histogram, meter.settle) if meter else None
+        share = in_time(histogram)
+        if meter and longer and share is not None:
+            lines.append(
+                f"{name}: {1 - share:.1%} of its usage came after `settle: {format_duration(meter.settle)}`; "
+                f"`settle: {format_duration(longer)}` would have waited for nearly all of it (`aggregator lateness`)."
+            )
+    return lines
 
 
 def _row(row: "Standing", now: dt.datetime) -> tuple[object, ...]:

@@ -9,16 +9,8 @@ Rules
 
 from aggregator.config.durations import format_duration, parse_duration
 from aggregator.config.load import load
-from aggregator.config.models import (
-    Config,
-    Ledger,
-    Meter,
-    Sink,
-    Source,
-    StripeEvent,
-    StripeSink,
-    fingerprint,
-)
+from aggregator.config.meter import Meter, StripeEvent, fingerprint
+from aggregator.config.models import Config, Ledger, Sink, Source, StripeSink
 from aggregator.config.schema import json_schema
 from aggregator.config.starter import starter
 

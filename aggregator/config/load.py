@@ -11,7 +11,8 @@ from pathlib import Path
 
 from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Problems, dotted
 from aggregator.config.files import Files
-from aggregator.config.models import SINK_TYPES, Config, File, Ledger, Meter, Sink, Source, StripeSink
+from aggregator.config.meter import Meter
+from aggregator.config.models import SINK_TYPES, Config, File, Ledger, Sink, Source, StripeSink
 from aggregator.config.sections import Section
 from aggregator.config.values import NAME_PATTERN, NAME_RULE
 from aggregator.config.wording import keys, unknown_key, unknown_name

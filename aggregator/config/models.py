@@ -8,32 +8,25 @@ Rules
 - The choice between `KEY` and `KEY_file` is made by `load`; here KEY holds the value, wherever it came from.
 """
 
-import hashlib
-import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
+from aggregator.config.block import Block, SecretFile
 from aggregator.config.durations import parse_duration
-from aggregator.config.query import normalised_query
+from aggregator.config.meter import Meter
 from aggregator.config.values import (
     API_KEY,
-    Cron,
     DatabaseUrl,
     Duration,
-    Instant,
     PostgresUrl,
-    Query,
-    SinkNames,
     StripeKey,
     WebAddress,
-    WindowLength,
     ZoneOfColumns,
     at_least,
     at_most,
-    check_boundary,
     refuse,
 )
 from aggregator.errors import UsageError
@@ -41,19 +34,6 @@ from aggregator.errors import UsageError
 # Stripe's limits on calls to the metering endpoints, per second and account; test mode has the lower one.
 # https://docs.stripe.com/rate-limits
 CALLS_PER_SECOND = {"live": 1_000, "test": 25}
-
-SecretFile = Annotated[Path, Field(strict=False)]
-
-
-class Block(BaseModel):
-    """One block of the file: unknown keys are refused, values are not converted, nothing changes later."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        hide_input_in_errors=True,
-    )
 
 
 class Ledger(Block):
@@ -101,6 +81,22 @@ class Source(Block):
         default=parse_duration("60s"),
         description="How long one query may run before the database is told to stop it.",
         examples=["60s"],
+    )
+    wait_for_writers: Annotated[Duration, at_most("1d", "what comes later is found by reading again")] = (
+        Field(
+            default=parse_duration("15m"),
+            description=(
+                "How long a window waits, on Postgres, for transactions that may still write into it. `0s`: not at all."
+            ),
+            examples=["15m"],
+        )
+    )
+    freshness: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description=(
+            "For a standby: a select of one timestamp up to which it surely has all rows, such as a heartbeat's."
+        ),
+        examples=["select max(beat_at) as fresh_until from heartbeat"],
     )
     timezone: Annotated[Literal["UTC"], ZoneOfColumns] | None = Field(
         default=None,
@@ -173,139 +169,6 @@ Sink = StripeSink
 SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink}
 
 
-def _differs_from_customer_key(value_key: str, info: ValidationInfo) -> str:
-    if value_key == info.data.get("customer_key"):
-        raise refuse("is the same as `customer_key`: the customer and the quantity need a key each")
-    return value_key
-
-
-class StripeEvent(Block):
-    """What a meter's events look like to Stripe; it must agree with the meter you defined there."""
-
-    event_name: str = Field(
-        default="",
-        min_length=1,
-        max_length=100,
-        description="The event name of the Stripe meter. Left out: the name of this meter.",
-        examples=["api_requests"],
-    )
-    customer_key: str = Field(
-        default="stripe_customer_id",
-        min_length=1,
-        max_length=100,
-        description="The payload key that holds the customer, as in the Stripe meter's customer mapping.",
-        examples=["stripe_customer_id"],
-    )
-    value_key: Annotated[str, AfterValidator(_differs_from_customer_key)] = Field(
-        default="value",
-        min_length=1,
-        max_length=100,
-        description="The payload key that holds the quantity, as in the Stripe meter's value settings.",
-        examples=["value"],
-    )
-
-
-def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
-    if "window" in info.data:
-        check_boundary(start_at, info.data["window"])
-    return start_at
-
-
-def _not_with_every(cron: str, info: ValidationInfo) -> str:
-    if info.data.get("every") is not None:
-        raise refuse("and `every` are both given: keep the one that says when to read")
-    return cron
-
-
-def _named_after_meter(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
-    return event if event.event_name else event.model_copy(update={"event_name": info.data.get("name", "")})
-
-
-class Meter(Block):
-    """One billable thing: a source, a query, a window length, the sinks it feeds."""
-
-    name: str = Field(
-        description="The key it stands under in `meters:`; not a key of its own.", examples=["api_requests"]
-    )
-    description: str | None = Field(
-        default=None,
-        description="What is counted, in words for people.",
-        examples=["Requests to the public API."],
-    )
-    source: str = Field(
-        description="The source the query runs on, by its name under `sources:`.", examples=["app"]
-    )
-    sinks: SinkNames = Field(
-        description="The sinks its events go to, by their names under `sinks:`.", examples=[["stripe"]]
-    )
-    read: Literal["windows"] = Field(
-        default="windows",
-        description="How the source is read. `windows`: the query gives the whole of each window asked for.",
-        examples=["windows"],
-    )
-    query_text: Query = Field(
-        alias="query",
-        description=(
-            "One select that gives `customer` and `quantity`, and optionally `at` and `window`, for the rows "
-            "from `:start` to before `:end`. `${...}` is not replaced in here."
-        ),
-        examples=[
-            "select customer, count(*) as quantity from usage where at >= :start and at < :end group by 1"
-        ],
-    )
-    query_file: Annotated[Path, Field(strict=False)] | None = Field(
-        default=None,
-        description="File that holds the query, instead of `query`; relative to this file.",
-        examples=["queries/api_requests.sql"],
-    )
-    window: WindowLength = Field(
-        description="How long a window is; one event per customer and window. Divides a day; from 1m to 1d.",
-        examples=["1h"],
-    )
-    start_at: Annotated[Instant, AfterValidator(_on_a_boundary)] = Field(
-        description="The start of the first window. Nothing before it is ever billed, so it has no default.",
-        examples=["2026-11-01T00:00Z"],
-    )
-    settle: Annotated[Duration, at_most("34d", "Stripe refuses usage older than 35 days")] = Field(
-        default=parse_duration("5m"),
-        description="How long after its end a window is first read, so that late rows are in.",
-        examples=["5m"],
-    )
-    revisit: Annotated[Duration, at_most("35d", "Stripe refuses usage older than that")] = Field(
-        default=parse_duration("3d"),
-        description="How far back billed windows are read again, to find rows that came late or changed.",
-        examples=["3d"],
-    )
-    every: Annotated[Duration, at_least("1s")] | None = Field(
-        default=None,
-        description="How often to look for due windows. Left out: a quarter of the window, 5s to 5m. Not with `cron`.",
-        examples=["5m"],
-    )
-    cron: Annotated[Cron, AfterValidator(_not_with_every)] | None = Field(
-        default=None,
-        description="When to look for windows that are due, as five cron fields in UTC. Not with `every`.",
-        examples=["*/5 * * * *"],
-    )
-    decimals: int = Field(
-        default=0,
-        ge=0,
-        le=12,
-        description="How many decimal places are billed; what is smaller is carried to the next window.",
-        examples=[0],
-    )
-    decreases: Literal["hold", "apply"] = Field(
-        default="hold",
-        description="What becomes of a correction that lowers a bill: `hold` it for a person, or `apply` it.",
-        examples=["hold"],
-    )
-    stripe: Annotated[StripeEvent, AfterValidator(_named_after_meter)] = Field(
-        default=StripeEvent(),
-        validate_default=True,
-        description="What the events look like to Stripe sinks.",
-        examples=[{"event_name": "api_requests"}],
-    )
-
-
 class Config(Block):
     """The whole configuration, all files together. Every name in it resolves, because `load` checked."""
 
@@ -356,14 +219,3 @@ class File(Config):
         ),
         examples=[{"source": "app", "sinks": ["stripe"], "window": "1h"}],
     )
-
-
-def fingerprint(meter: Meter) -> str:
-    """Return a SHA-256, in hex, of what decides a meter's numbers: where it differs, history may too."""
-    defining = [
-        normalised_query(meter.query_text),
-        int(meter.window.total_seconds()),
-        meter.read,
-        meter.decimals,
-    ]
-    return hashlib.sha256(json.dumps(defining).encode()).hexdigest()

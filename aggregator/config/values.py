@@ -8,6 +8,7 @@ Rules
 import datetime as dt
 import ipaddress
 import re
+from decimal import Decimal
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -147,7 +148,25 @@ def _database_url(url: SecretStr) -> SecretStr:
         raise refuse(
             "must be an SQLAlchemy URL, such as `postgresql://user@host/database`, without white space"
         )
+    _well_encoded(text)
     return url
+
+
+def _well_encoded(url: str) -> None:
+    """Refuse a URL that drivers would misread: they would take part of a password for a host or a port, and tell it."""
+    kind, _, rest = url.partition("://")
+    place, _, options = rest.partition("?")
+    if kind.startswith("sqlite") or "@" not in place:
+        return
+    hosts = place.partition("/")[0].rpartition("@")[2].split(",")
+    if re.search("%(?![0-9A-Fa-f]{2})", rest):
+        raise refuse("has a `%` that begins no `%xx`: write `%25` for one in a password")
+    if place.count("@") > 1:
+        raise refuse("has more than one `@`: write `%40` for one in a password")
+    if not all(re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(:\d*)?", host) for host in hosts):
+        raise refuse("has a port that is no number: write `%3A` for a `:` and `%2F` for a `/` in a password")
+    if options and not all("=" in option for option in options.split("&")):
+        raise refuse("has an option without `=`: write `?name=value`, and `%3F` for a `?` in a password")
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
@@ -255,4 +274,43 @@ SinkNames = Annotated[
     tuple[str, ...],
     Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),
     AfterValidator(_some_and_once_each),
+]
+
+
+def _share(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"\d{1,3}(\.\d{1,2})?\s*%", value.strip()):
+        value = Decimal(value.strip().removesuffix("%").strip())
+        if 0 < value <= 100:
+            return value / 100
+    raise refuse("must be a share, above `0%` and up to `100%`, such as `20%`")
+
+
+Share = Annotated[
+    Decimal,
+    BeforeValidator(_share),
+    PlainSerializer(lambda share: f"{(share * 100).normalize():f}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,2})?\s*%$"}),
+]
+
+
+def _since_or_for(value: object) -> object:
+    """Read an instant, or a duration back from now."""
+    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value.strip(), re.ASCII):
+        return _duration(value)
+    try:
+        return _instant(value)
+    except PydanticCustomError:
+        raise refuse(
+            "must be a point in time with its zone, such as `2026-11-01T00:00Z`, or how long rows are kept, such as `90d`"
+        ) from None
+
+
+SinceOrFor = Annotated[
+    dt.datetime | dt.timedelta,
+    BeforeValidator(_since_or_for),
+    PlainSerializer(
+        lambda value: format_duration(value) if isinstance(value, dt.timedelta) else _iso(value),
+        return_type=str,
+    ),
+    WithJsonSchema({"type": "string"}),
 ]

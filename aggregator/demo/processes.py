@@ -24,8 +24,6 @@ from aggregator.clock import monotonic
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import AggregatorError, UsageError
 
-LOCK = "demo.lock"
-
 STOP_SECONDS = 25.0
 """How long a process may take to end after SIGTERM; the daemon allows itself 20 for what is in the air."""
 
@@ -61,21 +59,24 @@ def one_signal_ends() -> Iterator[None]:
 
 
 @contextmanager
-def fresh(directory: Path) -> Iterator[None]:
-    """Hold a directory, emptied of an older demo. Raises UsageError if it is in use, or is not a demo's."""
-    lock = directory / LOCK
+def fresh(directory: Path, what: str = "demo") -> Iterator[None]:
+    """Hold a directory, emptied of an older demo. Raises UsageError if it is in use, or is not a demo's.
+
+    `what` says what it is for, if not for a demo.
+    """
+    lock = directory / f"{what}.lock"
     if directory.exists() and any(directory.iterdir()) and not lock.exists():
-        raise UsageError(f"{directory} holds something else than a demo; move it away, or begin elsewhere.")
+        raise UsageError(f"{directory} holds something else than a {what}; move it away, or begin elsewhere.")
     directory.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as held:
         if not _lock(held):
-            raise UsageError(f"Another demo runs in {directory}; stop it first, or begin elsewhere.")
-        _clear(directory)
+            raise UsageError(f"Another {what} runs in {directory}; stop it first, or begin elsewhere.")
+        _clear(directory, lock)
         yield
 
 
-def _clear(directory: Path) -> None:
-    for path in directory.glob("*.pid"):
+def _clear(directory: Path, lock: Path) -> None:
+    for path in directory.rglob("*.pid"):  # Postgres has one, too, and holds no lock on it
         _end_leftover(path)
     postgres = directory / "postgres"
     if (postgres / "postmaster.pid").exists():
@@ -88,7 +89,7 @@ def _clear(directory: Path) -> None:
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path != lock:
             path.unlink()
 
 
@@ -104,7 +105,7 @@ def _end_leftover(path: Path) -> None:
                 if _lock(file):
                     return
                 _pause.wait(LOOK_SECONDS)
-    raise UsageError(f"Process {pid}, left by an earlier demo, does not end; see {path}.")
+    raise UsageError(f"Process {pid}, left by an earlier one, does not end; see {path}.")
 
 
 def _lock(file: IO[str]) -> bool:

@@ -91,6 +91,15 @@ ADD_ACCOUNT = "insert into account (id, name, stripe_customer_id) values (%s, %s
 
 SEED = "select setseed(0.42)"
 
+READER = "usage_reader"
+
+ONE_WHO_READS = (
+    f"create role {READER} login",
+    f"grant select on all tables in schema public to {READER}",
+    f"grant pg_read_all_stats to {READER}",
+)
+"""A role that may read the tables and see how long transactions last, and nothing else."""
+
 HABIT = "create temporary table habit (account_id int, busy float8, requests_a_minute int)"
 ADD_HABIT = "insert into habit values (%s, %s, %s)"
 
@@ -178,9 +187,16 @@ class Product:
                 cursor.execute(statement)
             cursor.executemany(ADD_ACCOUNT, [(key, it.name, it.customer) for key, it in numbered()])
             _live_a_day(cursor, past)
-            for statement in INDEXES:
+            for statement in (*INDEXES, *ONE_WHO_READS):
                 cursor.execute(statement)
         return cls(url)
+
+    @property
+    def reader_url(self) -> str:
+        """Where a role that may only read finds it: all that usage queries are ever given."""
+        from sqlalchemy import make_url
+
+        return make_url(self.url).set(username=READER).render_as_string(hide_password=False)
 
     def counts(self) -> Counts:
         """Return how many rows there are."""

@@ -124,7 +124,7 @@ def set_up(place: Path, story: Story, stack: ExitStack) -> Stage:
     url = address(sandbox)
     story.fact("sandbox", f"{url}, stands in for Stripe and keeps its rules")
     stage = Stage(place, story, product, ControlClient(url), start)
-    stage.config_path.write_text(configuration(product.url, url, start), encoding="utf-8")
+    stage.config_path.write_text(configuration(product.reader_url, url, start), encoding="utf-8")
     count = len(stage.config_path.read_text(encoding="utf-8").splitlines())
     story.fact("config", f"{stage.config_path}: {count} lines, all there is to set up; open it")
     return stage
@@ -226,7 +226,7 @@ def show_proof(stage: Stage, ledger: Ledger, end: dt.datetime) -> list[Proof]:
     sink = build_sink(config, "sandbox")
     try:
         proofs = [
-            prove(name, meter.decimals, span, stage.product, ledger.reports, sink.totals)
+            prove(name, meter.decimals, span, stage.product, ledger.reports, sink.total)
             for name, meter in config.meters.items()
         ]
     finally:

@@ -8,11 +8,13 @@ Rules
 - A transaction that stands idle for a minute is ended by the server: a paused process must not hold a meter for ever.
 """
 
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from urllib.parse import unquote
 
 import psycopg
 from psycopg import errors as pg
@@ -23,11 +25,14 @@ from aggregator.errors import InvariantBroken, LedgerError, LedgerOutdated, Ledg
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration: what this version of the code works with."""
 
 OLDEST_SERVER = 140_000
 """Postgres 14, in the server's own notation."""
+
+PASSWORDS = re.compile(r"//[^:/@]*:([^@]+)@|[?&](?:ssl)?password=([^&]+)")
+"""Where a URL holds them."""
 
 CONNECT_TIMEOUT_SECONDS = 10
 POOL_SIZE = 16
@@ -103,8 +108,9 @@ class Database:
             raise LedgerOutdated(
                 f"The ledger lacks a part ({error.diag.message_primary}); run `aggregator migrate`."
             ) from error
-        except psycopg.OperationalError as error:
-            raise LedgerUnreachable(f"The ledger did not answer: {one_line(error)}") from error
+        except (psycopg.OperationalError, psycopg.InternalError) as error:
+            # Internal is what psycopg calls it when a session dies behind a pooler: more answers come than it expects.
+            raise LedgerUnreachable(f"The ledger did not answer: {told(error, self.url)}") from error
         except psycopg.Error as error:
             raise LedgerError(f"The ledger refused a statement: {one_line(error)}") from error
 
@@ -113,13 +119,22 @@ class Database:
         try:
             psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_SECONDS).close()
         except psycopg.Error as error:
-            return one_line(error) + "; check `ledger.url` and that Postgres is up."
+            return told(error, self.url) + "; check `ledger.url` and that Postgres is up."
         return f"all {self._pool.max_size} connections are in use."
 
 
 def one_line(error: Exception) -> str:
     """Return an error's text on one line, without the caret and context lines that drivers add."""
     return " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__
+
+
+def told(error: Exception, url: str) -> str:
+    """Return an error's text on one line without the secrets of our URL, in case the server repeats them."""
+    text = one_line(error)
+    found = (secret for pair in PASSWORDS.findall(url) for secret in pair if secret)
+    for secret in (url, *found):
+        text = text.replace(secret, "***").replace(unquote(secret), "***")
+    return text
 
 
 class Identity(NamedTuple):
@@ -184,9 +199,9 @@ def migrate(url: str) -> None:
             settings.attributes["connection"] = connection
             command.upgrade(settings, "head")
     except sa.exc.OperationalError as error:
-        raise LedgerUnreachable(f"The ledger cannot be migrated: {one_line(error)}") from error
+        raise LedgerUnreachable(f"The ledger cannot be migrated: {told(error, url)}") from error
     except (sa.exc.SQLAlchemyError, CommandError) as error:
-        raise LedgerError(f"The ledger cannot be migrated: {one_line(error)}") from error
+        raise LedgerError(f"The ledger cannot be migrated: {told(error, url)}") from error
     finally:
         engine.dispose()
 

@@ -3,17 +3,20 @@
 Rules
 - A lease is for efficiency; what keeps two writers apart is the epoch. Every lease has a new one, and a pass commits only
   under the epoch it was given.
+- A meter that is defined anew is read by the new definition from its first unread window on.
 - Leases are timed by the ledger's own clock, since the hosts' clocks differ.
 """
 
 import datetime as dt
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aggregator.errors import LedgerError
+from aggregator import definitions
+from aggregator.barrier import Noted
+from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Connection, Database
-from aggregator.model import Meter
+from aggregator.model import EPOCH, Definition, Meter
 
 # Registering inserts what is missing and reads what is there. It locks no row that exists, so that it never waits for a
 # pass that is being committed.
@@ -26,7 +29,7 @@ values (%(name)s, %(fingerprint)s, %(window_seconds)s, %(start_at)s, %(start_at)
     on conflict do nothing
 """
 
-FIND_METER = "select id, window_seconds, fingerprint, start_at from aggregator.meter where name = %(name)s"
+FIND_METER = "select id, fingerprint, start_at from aggregator.meter where name = %(name)s"
 
 # A later start_at takes the mark with it: nothing before it is billed. So does an earlier one while nothing has been read;
 # afterwards the mark stays, and what lies before the old beginning is open to a backfill.
@@ -41,8 +44,9 @@ update aggregator.feed
 
 REDEFINE_METER = """
 update aggregator.meter
-   set fingerprint = %(fingerprint)s, start_at = %(start_at)s,
-       mark = case when mark = start_at then %(start_at)s else greatest(mark, %(start_at)s) end
+   set fingerprint = %(fingerprint)s, window_seconds = %(window_seconds)s, start_at = %(start_at)s,
+       mark = case when mark = start_at then %(start_at)s else greatest(mark, %(start_at)s) end,
+       hourly_at = null, daily_at = null
  where name = %(name)s
 """
 
@@ -64,7 +68,57 @@ update aggregator.meter
                 and (lease_until is null or lease_until <= clock_timestamp())
                 for update skip locked)
 returning epoch, mark, reread_from, swept,
-          (select min(read_until) from aggregator.feed where id = any(%(feeds)s)), clock_timestamp()
+          (select min(read_until) from aggregator.feed where id = any(%(feeds)s)), clock_timestamp(),
+          hourly_at, daily_at, waits_for
+"""
+
+FIND_DEFINITIONS = """
+select since, fingerprint, coalesce(query, ''), make_interval(secs => window_seconds) from aggregator.definition
+ where meter_id = %(meter_id)s order by since
+"""
+
+FORGET_DEFINITIONS = "delete from aggregator.definition where meter_id = %(meter_id)s and since >= %(since)s"
+
+ADD_DEFINITION = """
+insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds)
+values (%(meter_id)s, %(since)s, %(fingerprint)s, %(query)s, %(window_seconds)s)
+"""
+
+# A ledger of the first release did not keep the text; as long as the definition is the same, it is the one at hand.
+LEARN_QUERY = """
+update aggregator.definition set query = %(query)s
+ where meter_id = %(meter_id)s and fingerprint = %(fingerprint)s and query is null
+"""
+
+FIND_NOTED = "select until, xid::bigint from aggregator.fence where meter_id = %(meter_id)s order by until"
+
+FIND_UNREAD = """
+select window_start from aggregator.unread where meter_id = %(meter_id)s and next_at > %(now)s order by 1
+"""
+
+FORGET_NOTED = """
+delete from aggregator.fence where meter_id = %(meter_id)s and not (until = any(%(until)s))
+"""
+
+NOTE = """
+insert into aggregator.fence (meter_id, until, xid)
+select %(meter_id)s, until, xid from unnest(%(until)s::timestamptz[], %(xids)s::numeric[]) as noted (until, xid)
+    on conflict (meter_id, until) do update set xid = excluded.xid
+"""
+
+WAITS = """
+update aggregator.meter
+   set waits_since = case when %(waits_for)s::text is null then null else coalesce(waits_since, %(now)s) end,
+       waits_for = %(waits_for)s,
+       unfenced_at = case when %(given_up)s then %(now)s else unfenced_at end
+ where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
+"""
+
+LOCK_MARK = "select mark from aggregator.meter where id = %(meter_id)s for update"
+
+HOLD = """
+select from aggregator.meter
+ where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s for update
 """
 
 RENEW = """
@@ -108,6 +162,15 @@ class Lease(NamedTuple):
     """Up to where the meter was planned for the one of its sinks that lags most."""
     given_at: dt.datetime
     """When the lease was given, by the ledger's own clock."""
+    hourly_at: dt.datetime | None
+    """When the last two days were last read again in full; `daily_at`, when all that can still be billed was."""
+    daily_at: dt.datetime | None
+    waits_for: str | None
+    """What the source kept windows waiting for, in the last pass."""
+    definitions: tuple[Definition, ...] = ()
+    noted: tuple[Noted, ...] = ()
+    unread: tuple[dt.datetime, ...] = ()
+    """Starts of windows that the source could not give, and that are not to be asked for yet."""
 
 
 class Meters:
@@ -121,7 +184,7 @@ class Meters:
     def register(self, meters: Iterable[Meter]) -> Mapping[str, Registered]:
         """Make the configured meters, sinks and feeds known to the ledger; what is known already stays as it is.
 
-        Raises LedgerError when a meter's windows have another length than the ledger's.
+        A definition that differs from the one in the ledger holds from the first unread window on.
         """
         with self._database.transaction() as connection:
             # In the order of names, so that two processes that start together wait for each other and never in a ring.
@@ -142,7 +205,56 @@ class Meters:
                     "feeds": [feed.id for feed in registered.feeds],
                 },
             ).fetchone()
-        return Lease(registered, self._owner, *row) if row else None
+            if row is None:
+                return None
+            lease = Lease(registered, self._owner, *row)
+            values = {"meter_id": registered.id, "now": lease.given_at}
+            return lease._replace(
+                definitions=_definitions(connection, registered.id),
+                noted=tuple(Noted._make(each) for each in connection.execute(FIND_NOTED, values)),
+                unread=tuple(start for (start,) in connection.execute(FIND_UNREAD, values)),
+            )
+
+    def definitions(self, registered: Registered) -> tuple[Definition, ...]:
+        """Return by which queries, and in which windows, the meter is read, in the order of time."""
+        with self._database.transaction() as connection:
+            return _definitions(connection, registered.id)
+
+    def redefine(self, lease: Lease, changed: Iterable[Definition]) -> None:
+        """Let other definitions hold from now on, as a restatement wants it. Raises LeaseLost."""
+        with self._database.transaction() as connection:
+            values = {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
+            if connection.execute(HOLD, values).fetchone() is None:
+                raise LeaseLost
+            connection.execute(FORGET_DEFINITIONS, {**values, "since": "-infinity"})
+            for definition in changed:
+                connection.execute(ADD_DEFINITION, _columns(lease.registered.id, definition))
+
+    def note(
+        self,
+        lease: Lease,
+        noted: Sequence[Noted],
+        *,
+        waits_for: str | None,
+        given_up: bool,
+        now: dt.datetime,
+    ) -> None:
+        """Remember what the commit barrier is to wait for, and say what it waits for now. Raises LeaseLost."""
+        with self._database.transaction() as connection:
+            values = {
+                "meter_id": lease.registered.id,
+                "epoch": lease.epoch,
+                "owner": lease.owner,
+                "until": [each.until for each in noted],
+                "xids": [each.xid for each in noted],
+                "waits_for": waits_for,
+                "given_up": given_up,
+                "now": now,
+            }
+            if connection.execute(WAITS, values).rowcount != 1:
+                raise LeaseLost
+            connection.execute(FORGET_NOTED, values)
+            connection.execute(NOTE, values)
 
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""
@@ -164,27 +276,57 @@ class Meters:
 
 
 def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int]) -> Registered:
-    length = int(meter.window.total_seconds())
     values = {
         "name": meter.name,
         "fingerprint": meter.fingerprint,
-        "window_seconds": length,
+        "query": meter.query,
+        "window_seconds": int(meter.window.total_seconds()),
         "start_at": meter.start_at,
     }
-    meter_id, known_length, *defined = _known(connection, ADD_METER, FIND_METER, **values)
-    if known_length != length:
-        raise LedgerError(
-            f"Meter {meter.name} has windows of {known_length} s in the ledger and of {length} s in the configuration; "
-            f"set `window` back, or give the meter with the new length a new name and a later `start_at`."
-        )
+    meter_id, *defined = _known(connection, ADD_METER, FIND_METER, **values)
     if defined != [meter.fingerprint, meter.start_at]:
         connection.execute(REDEFINE_FEEDS, values)
         connection.execute(REDEFINE_METER, values)
+    connection.execute(LEARN_QUERY, {**values, "meter_id": meter_id})
+    _define(connection, meter_id, meter)
     feeds = []
     for sink in meter.sinks:
         feed_id, since = _known(connection, ADD_FEED, FIND_FEED, meter_id=meter_id, sink_id=sink_ids[sink])
         feeds.append(Feed(feed_id, sink, sink_ids[sink], since))
     return Registered(meter_id, meter, tuple(feeds))
+
+
+def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
+    """Let the configured definition hold from the first window on that nobody has read; the first one, for ever."""
+    known = _definitions(connection, meter_id)
+    since = EPOCH
+    if known and known[-1].fingerprint == meter.fingerprint:
+        return
+    if known:
+        # Whoever commits a pass meanwhile holds the meter: so the mark that we see is the one that the definition follows.
+        row = connection.execute(LOCK_MARK, {"meter_id": meter_id}).fetchone()
+        assert row is not None, "a registered meter stays"
+        since = definitions.begins(definitions.at(known, row[0]), meter.window, row[0])
+    new = _columns(meter_id, Definition(since, meter.fingerprint, meter.query, meter.window))
+    connection.execute(FORGET_DEFINITIONS, new)
+    before = [each.fingerprint for each in known if each.since < since]
+    if before[-1:] != [meter.fingerprint]:
+        connection.execute(ADD_DEFINITION, new)
+
+
+def _definitions(connection: Connection, meter_id: int) -> tuple[Definition, ...]:
+    rows = connection.execute(FIND_DEFINITIONS, {"meter_id": meter_id})
+    return tuple(Definition._make(row) for row in rows)
+
+
+def _columns(meter_id: int, definition: Definition) -> dict[str, object]:
+    return {
+        "meter_id": meter_id,
+        "since": definition.since,
+        "fingerprint": definition.fingerprint,
+        "query": definition.query,
+        "window_seconds": int(definition.window.total_seconds()),
+    }
 
 
 def _known(connection: Connection, add: str, find: str, **values: object) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ Rules
 - A claim is committed before the first byte leaves: it names its events, and each of them counts an attempt.
 - A claimed row is due again when its claim runs out, and settling a part of a claim renews the rest. So a process that died
   leaves nothing behind but the question whether its events arrived; they go out again as the same bytes.
+- A claim is counted, in the ledger and beside it, before anything of it leaves: a ledger that was wound back claims nothing.
 - A claim settles only its own rows, by compare-and-set on the claim: whoever comes late changes nothing.
 - Nothing here decides; `retry` does.
 """
@@ -13,7 +14,10 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from aggregator import points
+from aggregator.errors import LedgerStopped
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.pin import Pin
 from aggregator.model import ClaimId, Event, Outcome
 
 # Rows that another claim is just taking are passed over. The oldest events come first.
@@ -36,7 +40,8 @@ update aggregator.outbox set claim_id = %(claim)s, due_at = %(until)s where even
 # `exposed_at` is returned as it was before this attempt.
 TAKE_EVENTS = """
 update aggregator.event
-   set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s)
+   set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s),
+       attempted_at = %(now)s
   from aggregator.event as old, aggregator.feed, aggregator.meter
  where event.id = any(%(events)s) and old.id = event.id
    and feed.id = event.feed_id and meter.id = feed.meter_id
@@ -102,7 +107,8 @@ NEXT_DUE = "select min(due_at), count(*) from aggregator.outbox where sink_id = 
 
 RELEASE = """
 with gone as (
-    delete from aggregator.parked where event_id = any(%(events)s) and state in ('held', 'refused')
+    delete from aggregator.parked
+     where event_id = any(%(events)s) and state in ('held', 'refused') and not was_accepted
     returning event_id
 ), due as (
     insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
@@ -113,6 +119,34 @@ with gone as (
 update aggregator.event set state = 'due', settled_at = null, reason = null
   from due where event.id = due.event_id and event.state in ('held', 'refused')
 returning event.id
+"""
+
+# What the sink took and rejected later has used up its identifier: sent again it would be a duplicate, counted as accepted
+# and yet not booked. The meter's next pass plans it anew, under the next revision. The meter is held first, as by a pass.
+HOLD_METERS = """
+select id from aggregator.meter
+ where id in (select feed.meter_id from aggregator.parked join aggregator.feed on feed.id = parked.feed_id
+               where parked.event_id = any(%(events)s) and parked.was_accepted)
+ order by id for update
+"""
+
+REPLAN = """
+with again as (
+    update aggregator.parked set dismissed_at = null
+     where event_id = any(%(events)s) and state = 'refused' and was_accepted
+    returning event_id
+), named as (
+    select event.* from again join aggregator.event on event.id = again.event_id
+), marked as (
+    update aggregator.slot set replan = true from named
+     where slot.feed_id = named.feed_id and slot.window_start = named.window_start and slot.customer = named.customer
+), reread as (
+    update aggregator.meter set reread_from = least(meter.reread_from, old.start)
+      from (select feed.meter_id, min(named.window_start) as start
+              from named join aggregator.feed on feed.id = named.feed_id group by 1) as old
+     where meter.id = old.meter_id
+)
+select event_id from again
 """
 
 
@@ -126,18 +160,38 @@ class Claim(NamedTuple):
 
 
 class Outbox:
-    """The verbs about the outbox. A claim lasts `leave`, in which its events may leave, and `answer` for the last answer."""
+    """The verbs about the outbox. A claim lasts `leave`, in which its events may leave, and `answer` for the last answer.
+
+    `pin` counts the claims, and finds out whether the ledger was wound back; without it nobody does.
+    """
 
     def __init__(
-        self, database: Database, owner: uuid.UUID, leave: dt.timedelta, answer: dt.timedelta
+        self,
+        database: Database,
+        owner: uuid.UUID,
+        leave: dt.timedelta,
+        answer: dt.timedelta,
+        pin: Pin | None = None,
     ) -> None:
         self._database = database
         self._owner = owner
         self._leave = leave
         self._hold = leave + answer
+        self._pin = pin
 
     def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
-        """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due."""
+        """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due.
+
+        Raises LedgerStopped, and takes nothing, if the ledger is not what it was: every process knows it from then on.
+        """
+        try:
+            return self._claim(sink_id, limit, now)
+        except LedgerStopped as stopped:
+            if self._pin is not None:
+                self._pin.stop(str(stopped), now)
+            raise
+
+    def _claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
         with self._database.transaction() as connection:
             picked = connection.execute(PICK, {"sink_id": sink_id, "now": now, "limit": limit}).fetchall()
             if not picked:
@@ -154,6 +208,11 @@ class Outbox:
             assert opened is not None
             connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
             rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
+            beat = self._pin.beat(connection, now) if self._pin is not None else None
+            points.passing("claim_written")
+        points.passing("claim_committed")
+        if self._pin is not None and beat is not None:
+            self._pin.noted(beat)
         assert len(rows) == len(events), "every row of the outbox has its event"
         return Claim(
             ClaimId(opened[0]), tuple(sorted(Event._make(row) for row in rows)), self._leave.total_seconds()
@@ -167,6 +226,8 @@ class Outbox:
             row = connection.execute(SETTLE, {"claim": claim, "now": now, **_columns(outcomes)}).fetchone()
             connection.execute(RENEW_CLAIM, {"claim": claim, "until": now + self._hold})
             connection.execute(CLOSE_CLAIM, {"claim": claim, "now": now})
+            points.passing("settle_written")
+        points.passing("settle_committed")
         assert row is not None
         return int(row[0])
 
@@ -186,9 +247,16 @@ class Outbox:
             return _first(connection, NEXT_DUE, {"sink_id": sink_id})
 
     def release(self, events: Sequence[int], now: dt.datetime) -> list[int]:
-        """Make held or refused events due, on a person's word; return those that were."""
+        """Let held or refused events go, on a person's word; return those that were.
+
+        They are due as they were planned, but for what the sink took before and rejected later: that is planned anew.
+        """
+        values = {"events": list(events), "now": now}
         with self._database.transaction() as connection:
-            return [row[0] for row in connection.execute(RELEASE, {"events": list(events), "now": now})]
+            connection.execute(HOLD_METERS, values)
+            due = connection.execute(RELEASE, values).fetchall()
+            again = connection.execute(REPLAN, values).fetchall()
+        return sorted(row[0] for row in [*due, *again])
 
 
 def _first(

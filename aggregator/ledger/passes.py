@@ -4,92 +4,37 @@ Rules
 - SQL finds what changed, the planner decides, COPY writes. A slot that did not change costs no Python.
 - The meter's row is locked first, and the epoch compared: whoever lost the lease commits nothing.
 - Slots, events, carries, rows set aside, the mark and the record of the pass go together. Nothing is sent from here.
+- A window that loses too much at once is believed at the second reading: until then decreases are held, and the mark stays.
+- A window that the source cannot give is set aside by name, and the mark goes on behind it: the others do not wait for it.
 - Writing goes in batches between fetches from one cursor, so that memory stays bounded whatever the number of customers.
   One thread talks to the server meanwhile, so that its work and the planner's overlap.
 """
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
-from psycopg.types.range import TimestamptzRange
-
-from aggregator.errors import LeaseLost
+from aggregator import points
+from aggregator.errors import LeaseLost, LedgerStopped
+from aggregator.ledger import guard, runs
+from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.guard import Fallen, Shrunk
 from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.pin import Pin
+from aggregator.ledger.runs import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
-from aggregator.ledger.writer import BATCH, Writer
-from aggregator.model import ZERO, Change, Decision, EventId, Span, Tail
+from aggregator.ledger.writer import Writer
+from aggregator.model import Change, Decision, EventId, Span
 
-UNBOOKED = (ZERO, 0, None)
-"""Total, revision and first instant of a slot that has had no event."""
-
-UNTROUBLED = (Tail.CLEAR, None, ZERO)
-"""What stands in the way of a slot that nothing stands in the way of."""
-
-Decide = Callable[[Feed, Iterable[Change]], Iterable[Decision]]
-"""What the planner makes of the changes of one feed."""
-
-# The sorts and hashes over a million readings stay in memory with this; a transaction has a handful of them at most.
-# Compiling the query would cost more than it saves.
-WORK_MEMORY = "select set_config('work_mem', '128MB', true), set_config('jit', 'off', true)"
+__all__ = ["Decide", "Pass", "Passes"]
 
 HOLD_METER = """
 select mark, reread_from from aggregator.meter
  where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
    for update
-"""
-
-CREATE_STAGING = """
-create temporary table reading (
-    window_start timestamptz not null,
-    customer     text collate "C",
-    quantity     numeric,
-    at           timestamptz,
-    reason       text
-) on commit drop
-"""
-
-COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
-
-# What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
-# stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
-# A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
-CHANGED = """
-select found.slot_id,
-       nextval('aggregator.event_id'),
-       found.customer, found.window_start, found.before, found.now, found.at,
-       found.total, found.revision, found.stamped_at,
-       carry.amount,
-       case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
-            when parked.event_id is not null then 'parked' end,
-       case when parked.state <> 'in_doubt' then parked.event_id end,
-       case when parked.state <> 'in_doubt' then waiting.delta end,
-       case when found.slot_id is null then nextval('aggregator.slot_id') end
-  from (
-        select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
-               slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail
-          from (
-                select window_start, customer, sum(quantity) as quantity, max(at) as at,
-                       bool_or(reason is not null) as spoilt
-                  from reading
-                 where customer is not null and window_start >= %(since)s
-                 group by window_start, customer
-               ) as seen
-          full join (
-                select * from aggregator.slot
-                 where feed_id = %(feed_id)s
-                   and window_start >= greatest(%(start)s, %(since)s) and window_start < %(end)s
-               ) as slot using (window_start, customer)
-         where coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) and not coalesce(seen.spoilt, false)
-       ) as found
-  left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
-  left join aggregator.outbox on outbox.event_id = found.tail
-  left join aggregator.parked on parked.event_id = found.tail
-  left join aggregator.event as waiting on waiting.id = parked.event_id
- order by found.customer, found.window_start
 """
 
 REPLACE_PARKED = """
@@ -102,33 +47,25 @@ update aggregator.event
   from gone where event.id = gone.event_id and event.state in ('held', 'refused')
 """
 
-FORGET_ASIDE = """
-delete from aggregator.aside
- where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
-"""
-
-SET_ASIDE = """
-insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
-select %(meter_id)s, window_start, reason, customer, count(*), sum(quantity)
-  from reading where reason is not null
- group by window_start, reason, customer
-"""
-
-# What is usable of a slot that has an unusable row waits with it, and is named.
-SET_WITHHELD_ASIDE = """
-insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
-select %(meter_id)s, window_start, 'withheld: another row of this customer and window is unusable',
-       customer, count(*), sum(quantity)
-  from reading
- where reason is null
-   and (window_start, customer) in (select window_start, customer from reading
-                                     where reason is not null and customer is not null)
- group by window_start, customer
+# A slot may have several events that the sink rejected; each pass plans one of them anew.
+REPLAN_NEXT = """
+with left_over as (
+    update aggregator.slot set replan = true
+      from aggregator.event as gone
+      join aggregator.event as other on other.slot_id = gone.slot_id
+      join aggregator.parked on parked.event_id = other.id and parked.was_accepted and parked.dismissed_at is null
+     where gone.id = any(%(events)s) and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
+       and slot.customer = gone.customer
+    returning slot.window_start
+)
+select min(window_start) from left_over
 """
 
 MOVE_MARK = """
 update aggregator.meter
-   set mark = case when %(start)s <= mark and mark < %(end)s then %(end)s else mark end,
+   set mark = case when %(moves)s and %(start)s <= mark and mark < %(end)s then %(end)s else mark end,
+       hourly_at = case when %(hourly)s then %(now)s else hourly_at end,
+       daily_at = case when %(daily)s then %(now)s else daily_at end,
        reread_from = %(reread_from)s,
        swept = %(swept)s,
        lease_until = greatest(lease_until, clock_timestamp() + %(length)s)
@@ -137,234 +74,189 @@ update aggregator.meter
 
 MOVE_FEEDS = """
 update aggregator.feed set read_until = %(end)s
- where id = any(%(feeds)s) and %(start)s <= read_until and read_until < %(end)s
+ where id = any(%(feeds)s) and %(moves)s and %(start)s <= read_until and read_until < %(end)s
 """
 
-RECORD_RUN = """
-insert into aggregator.run
-       (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, held, refused, deferred, epoch, fingerprint,
-        error)
-values (%(meter_id)s, %(kind)s, %(span)s, %(goal)s, %(started_at)s, %(seconds)s, %(rows)s, %(changed)s, %(planned)s,
-        %(held)s, %(refused)s, %(deferred)s, %(epoch)s, %(fingerprint)s, %(error)s)
-returning id
+READ_AT_LAST = """
+delete from aggregator.unread
+ where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
 """
 
-FINISH_RUN = """
-update aggregator.run
-   set seconds = %(seconds)s, changed = %(changed)s, planned = %(planned)s, held = %(held)s, refused = %(refused)s,
-       deferred = %(deferred)s
- where id = %(run_id)s
-"""
-
-# A pass that did nothing, or failed in the same way, says no more than the one before it: the newest of a row of them stays.
-FORGET_LIKE = """
-delete from aggregator.run as old using aggregator.run as new
- where new.id = %(run_id)s
-   and old.id = (select max(id) from aggregator.run where meter_id = new.meter_id and id < new.id)
-   and old.kind = 'live' and new.kind = 'live'
-   and old.changed = 0 and new.changed = 0 and old.deferred = 0 and new.deferred = 0
-   and old.error is not distinct from new.error
-"""
-
-RESUME_BACKFILL = """
-select upper(span) from aggregator.run
- where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
-   and fingerprint = %(fingerprint)s and started_at > %(recent)s
- order by id desc limit 1
+# It is asked for again after an hour, two, four, and then once a day.
+SET_UNREAD = """
+insert into aggregator.unread (meter_id, window_start, reason, since, next_at)
+values (%(meter_id)s, %(start)s, %(reason)s, %(now)s, %(now)s + interval '1 hour')
+    on conflict (meter_id, window_start) do update
+       set reason = excluded.reason, tries = unread.tries + 1,
+           next_at = %(now)s + least(interval '1 hour' * power(2, unread.tries), interval '1 day')
 """
 
 
-RESUME_WITHIN = dt.timedelta(hours=1)
-"""A backfill that was interrupted longer ago begins anew."""
+class Decide(Protocol):
+    """What the planner makes of the changes of one feed; `guarded` is whether the shrink guard holds every decrease."""
 
-
-class Pass(NamedTuple):
-    """What is to be done in one pass, and on whose behalf."""
-
-    kind: str
-    span: Span
-    goal: Span
-    now: dt.datetime
-    swept: dt.datetime | None = None
+    def __call__(  # noqa: D102
+        self, feed: Feed, changes: Iterable[Change], *, guarded: bool
+    ) -> Iterable[Decision]: ...
 
 
 class Passes:
-    """The verbs about passes. `lease` is how long a holder may be silent; `elapsed` tells seconds, to measure with."""
+    """The verbs about passes. `lease` is how long a holder may be silent; `elapsed` tells seconds, to measure with.
 
-    def __init__(self, database: Database, lease: dt.timedelta, elapsed: Callable[[], float]) -> None:
+    `pin` tells whether the ledger is still the one it was; without it nobody asks.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        lease: dt.timedelta,
+        elapsed: Callable[[], float],
+        pin: Pin | None = None,
+    ) -> None:
         self._database = database
+        self._pin = pin
         self._lease = lease
         self._elapsed = elapsed
 
     def commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
         """Compare what was read with the ledger, plan, and commit it all with the mark.
 
-        Raises LeaseLost when another process holds the meter by now, InvariantBroken when the database refuses the plan;
-        in both cases nothing was written.
+        Raises LeaseLost when another process holds the meter by now, LedgerStopped when the ledger is not to be written,
+        InvariantBroken when the database refuses the plan; in each case nothing was written.
         """
+        try:
+            return self._commit(lease, spool, this, decide, [])
+        except Shrunk as shrunk:
+            return self._commit(lease, spool, this, decide, shrunk.windows)
+
+    def _commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide, fallen: list[Fallen]) -> Tally:
+        """Write the pass; with windows that fell too much, every decrease is held. Raises Shrunk for such that were not."""
         began = self._elapsed()
-        tally = Tally(rows=spool.rows, aside=spool.aside)
+        registered = lease.registered
         with self._database.transaction() as connection:
-            held = connection.execute(HOLD_METER, _whose(lease)).fetchone()
-            if held is None:
-                raise LeaseLost
-            mark, reread_from = held
-            _stage(connection, spool)
-            run_id = self._record(connection, lease, this, tally, began, None)
+            mark, reread_from = self._hold(connection, lease)
+            tally = Tally(rows=spool.rows, aside=spool.aside, mark=mark, guarded=len(fallen))
+            stage(connection, spool)
+            points.passing("readings_staged")
+            run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
-                for feed in lease.registered.feeds:
-                    decisions = decide(feed, _changes(connection, io, feed, this.span))
+                for feed in registered.feeds:
+                    decisions = decide(feed, changes(connection, io, feed, this.span), guarded=bool(fallen))
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
-            _void(connection, tally.voided, this.now)
-            _set_aside(connection, lease.registered, this.span)
-            waiting = [_left_to_read(reread_from, this.span, mark), tally.oldest_deferred]
-            values = {
-                "meter_id": lease.registered.id,
-                "feeds": [feed.id for feed in lease.registered.feeds],
-                "start": this.span.start,
-                "end": this.span.end,
-                "reread_from": min((start for start in waiting if start is not None), default=None),
-                "swept": this.swept,
-                "length": self._lease,
-            }
-            connection.execute(MOVE_MARK, values)
-            connection.execute(MOVE_FEEDS, values)
-            connection.execute(
-                FINISH_RUN, {**_figures(tally), "run_id": run_id, "seconds": self._elapsed() - began}
-            )
-            connection.execute(FORGET_LIKE, {"run_id": run_id})
+                    if not fallen:
+                        guard.check(connection, registered, feed, tally)
+            once_more = _void(connection, tally.voided, this.now)
+            set_aside(connection, registered, this.span)
+            guard.note_or_believe(connection, registered, this.span, this.now, fallen)
+            waiting = [_left_to_read(reread_from, this, mark), tally.oldest_deferred, once_more]
+            oldest = min((each for each in waiting if each), default=None)
+            self._move(connection, lease, this, oldest, stays=bool(fallen))
+            connection.execute(READ_AT_LAST, _where(lease, this))
+            if this.kind == "live":
+                runs.count_lateness(connection, registered, this, tally)
+            runs.finish(connection, run_id, tally, self._elapsed() - began)
+            points.passing("pass_written")
+        points.passing("pass_committed")
         return tally
+
+    def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
+        """Set one window aside that the source could not give; the mark goes on behind it. Raises LeaseLost."""
+        with self._database.transaction() as connection:
+            _, reread_from = self._hold(connection, lease)
+            connection.execute(SET_UNREAD, {**_where(lease, this), "now": this.now, "reason": reason})
+            self._move(connection, lease, this._replace(hourly=False, daily=False), reread_from, stays=False)
+            runs.note_failure(connection, lease, this, 0.0, reason)
+
+    def _move(
+        self,
+        connection: Connection,
+        lease: Lease,
+        this: Pass,
+        reread_from: dt.datetime | None,
+        *,
+        stays: bool,
+    ) -> None:
+        """Move the mark over the span, if it stood in it and may go on, and note what is to be read again, and when."""
+        values = {
+            **_where(lease, this),
+            "feeds": [feed.id for feed in lease.registered.feeds],
+            "now": this.now,
+            "moves": not stays,
+            "hourly": this.hourly and not stays,
+            "daily": this.daily and not stays,
+            "reread_from": reread_from,
+            "swept": this.swept,
+            "length": self._lease,
+        }
+        connection.execute(MOVE_MARK, values)
+        connection.execute(MOVE_FEEDS, values)
+
+    def _hold(self, connection: Connection, lease: Lease) -> tuple[dt.datetime, dt.datetime | None]:
+        """Hold the meter's row until the end of the transaction; return its mark, and from where it is to be read again."""
+        held = connection.execute(HOLD_METER, _whose(lease)).fetchone()
+        if held is None:
+            raise LeaseLost
+        stopped = self._pin.stopped(connection) if self._pin is not None else None
+        if stopped is not None:
+            raise LedgerStopped(stopped)
+        return held[0], held[1]
 
     def preview(
         self, registered: Registered, spool: Spool, span: Span, decide: Decide
     ) -> Iterator[tuple[Feed, Decision]]:
         """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early."""
         with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
-            _stage(connection, spool)
+            stage(connection, spool)
             for feed in registered.feeds:
-                for decision in decide(feed, _changes(connection, io, feed, span)):
+                for decision in decide(feed, changes(connection, io, feed, span), guarded=False):
                     yield feed, decision
 
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
         """Note that a pass failed, and why; nothing else of it is in the ledger."""
         with self._database.transaction() as connection:
-            run_id = self._record(connection, lease, this, Tally(), self._elapsed() - seconds, error)
-            connection.execute(FORGET_LIKE, {"run_id": run_id})
+            runs.note_failure(connection, lease, this, seconds, error)
 
-    def resume_backfill(self, registered: Registered, goal: Span, now: dt.datetime) -> dt.datetime | None:
+    def resume_backfill(
+        self, registered: Registered, goal: Span, fingerprint: str, now: dt.datetime
+    ) -> dt.datetime | None:
         """Return how far a backfill of exactly this range by this definition came that was interrupted just now, or None.
 
         After a while, or under another query, what was read may no longer be what there is: then it begins anew, which
         costs reading and nothing else.
         """
-        values = {
-            "meter_id": registered.id,
-            "goal": TimestamptzRange(*goal),
-            "fingerprint": registered.meter.fingerprint,
-            "recent": now - RESUME_WITHIN,
-        }
         with self._database.transaction() as connection:
-            row = connection.execute(RESUME_BACKFILL, values).fetchone()
-        return row[0] if row and row[0] < goal.end else None
-
-    def _record(
-        self, connection: Connection, lease: Lease, this: Pass, tally: Tally, began: float, error: str | None
-    ) -> int:
-        row = connection.execute(
-            RECORD_RUN,
-            {
-                **_figures(tally),
-                "meter_id": lease.registered.id,
-                "kind": this.kind,
-                "span": TimestamptzRange(*this.span),
-                "goal": TimestamptzRange(*this.goal),
-                "started_at": this.now,
-                "seconds": self._elapsed() - began,
-                "rows": tally.rows,
-                "epoch": lease.epoch,
-                "fingerprint": lease.registered.meter.fingerprint,
-                "error": error,
-            },
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
+            return runs.resumed_at(connection, registered, goal, fingerprint, now)
 
 
 def _whose(lease: Lease) -> dict[str, object]:
     return {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
 
 
-def _figures(tally: Tally) -> dict[str, int]:
-    return {
-        "changed": tally.changed,
-        "planned": tally.planned,
-        "held": tally.held,
-        "refused": tally.refused,
-        "deferred": tally.deferred,
-    }
+def _where(lease: Lease, this: Pass) -> dict[str, object]:
+    return {"meter_id": lease.registered.id, "start": this.span.start, "end": this.span.end}
 
 
-def _stage(connection: Connection, spool: Spool) -> None:
-    """Bring the readings into the transaction, and sum them per slot."""
-    connection.execute(WORK_MEMORY)
-    connection.execute(CREATE_STAGING)
-    with connection.cursor().copy(COPY_READINGS) as copy:
-        for block in spool.blocks():
-            copy.write(block)
-    connection.execute("analyze reading")
-
-
-def _changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Iterator[Change]:
-    """Yield the slots of a feed that differ from what was read, customer by customer.
-
-    `io` fetches a batch ahead, between whatever else it has to do on the connection.
-    """
-    values = {"feed_id": feed.id, "start": span.start, "end": span.end, "since": feed.since}
-    cursor = connection.cursor(name=f"changed_{feed.id}")
-    try:
-        io.submit(cursor.execute, CHANGED, values, binary=True).result()
-        upcoming = io.submit(cursor.fetchmany, BATCH)
-        while rows := upcoming.result():
-            upcoming = io.submit(cursor.fetchmany, BATCH)
-            for row in rows:
-                yield _change(row)
-    finally:
-        io.submit(cursor.close).result()
-
-
-def _change(row: tuple[Any, ...]) -> Change:
-    """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
-    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new = row
-    carry = carry or ZERO
-    if slot is None:
-        return Change._make(
-            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False)
-        )
-    trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
-    return Change._make((slot, event, customer, start, before, now, at, *booked, carry, *trouble, True))
-
-
-def _left_to_read(since: dt.datetime | None, span: Span, mark: dt.datetime) -> dt.datetime | None:
+def _left_to_read(since: dt.datetime | None, this: Pass, mark: dt.datetime) -> dt.datetime | None:
     """Return from where old windows are still to be read again for changes that waited, now that a span was read.
 
     `since` is where the oldest of them was; what waited behind the span's end is not settled by having read the span.
     """
-    if since is None or since not in span:
+    if since is None or since not in this.span:
         return since
-    return span.end if span.end < mark else None
+    if this.rest_read:
+        return this.rest_waits
+    return this.span.end if this.span.end < mark else None
 
 
-def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> None:
-    """Withdraw parked events that newer plans replace. If a person released one meanwhile, nothing is committed."""
+def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> dt.datetime | None:
+    """Withdraw parked events that newer plans replace. If a person released one meanwhile, nothing is committed.
+
+    Return the oldest window in which another event that came to nothing is still to be planned anew; None if none is.
+    """
     if not events:
-        return
+        return None
     done = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).rowcount
     if done != len(events):
         raise LeaseLost("A parked event was released while it was being replaced; nothing was written.")
-
-
-def _set_aside(connection: Connection, registered: Registered, span: Span) -> None:
-    values = {"meter_id": registered.id, "start": span.start, "end": span.end}
-    connection.execute(FORGET_ASIDE, values)
-    connection.execute(SET_ASIDE, values)
-    connection.execute(SET_WITHHELD_ASIDE, values)
+    row = connection.execute(REPLAN_NEXT, {"events": events}).fetchone()
+    return row[0] if row else None

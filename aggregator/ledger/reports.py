@@ -4,10 +4,11 @@ Everything shown is derived from rows that were committed with what they count; 
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.lateness import Late
 from aggregator.ledger.database import Database
 from aggregator.model import Span
 
@@ -16,7 +17,10 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        coalesce(waiting.due, 0), coalesce(waiting.sending, 0), waiting.oldest,
        coalesce(parked.held, 0), coalesce(parked.refused, 0), coalesce(parked.in_doubt, 0),
        coalesce(aside.rows, 0)::bigint, coalesce(aside.quantity, 0),
-       last.started_at, failed.error, failed.started_at, sink.halted_reason
+       last.started_at, failed.error, failed.started_at, sink.halted_reason,
+       meter.waits_for, meter.waits_since, meter.unfenced_at,
+       (select count(*) from aggregator.unread where unread.meter_id = meter.id),
+       (select count(*) from aggregator.guarded where guarded.meter_id = meter.id)
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
@@ -76,6 +80,29 @@ select slot.customer, sum(slot.quantity), sum(slot.total) - coalesce(sum(parked.
  group by slot.customer order by slot.customer
 """
 
+LATENESS = """
+select meter.name, seconds, sum(slots)::bigint, sum(quantity)
+  from aggregator.lateness join aggregator.meter on meter.id = lateness.meter_id
+ where day >= %(since)s::timestamptz::date group by 1, 2 order by 1, 2
+"""
+
+UNREAD = """
+select meter.name, window_start, reason, since, tries, next_at
+  from aggregator.unread join aggregator.meter on meter.id = unread.meter_id
+ order by since limit %(limit)s
+"""
+
+STRANGERS = """
+select meter.name, meter.mark,
+       (select count(*) from aggregator.outbox join aggregator.feed on feed.id = outbox.feed_id
+         where feed.meter_id = meter.id),
+       (select count(*) from aggregator.parked join aggregator.feed on feed.id = parked.feed_id
+         where feed.meter_id = meter.id and parked.dismissed_at is null)
+  from aggregator.meter
+ where not (meter.name = any(%(names)s)) and meter.mark > %(billable)s
+ order by meter.name
+"""
+
 KNOWN_EVENTS = """
 select count(*) from aggregator.event
   join aggregator.feed on feed.id = event.feed_id
@@ -105,6 +132,34 @@ class Standing(NamedTuple):
     error: str | None
     error_at: dt.datetime | None
     halted: str | None
+    waits_for: str | None
+    """What in the source keeps windows waiting that have settled; since when; when one was last read in spite of it."""
+    waits_since: dt.datetime | None
+    unfenced_at: dt.datetime | None
+    unread: int
+    """Windows that the source could not give."""
+    guarded: int
+    """Windows that shrank so much that a second reading must confirm it."""
+
+
+class Unread(NamedTuple):
+    """A window that the source could not give."""
+
+    meter: str
+    window_start: dt.datetime
+    reason: str
+    since: dt.datetime
+    tries: int
+    next_at: dt.datetime
+
+
+class Stranger(NamedTuple):
+    """A meter that the ledger knows and the configuration does not, though it has windows that can still be billed."""
+
+    meter: str
+    mark: dt.datetime
+    waiting: int
+    parked: int
 
 
 class Parked(NamedTuple):
@@ -164,6 +219,25 @@ class Reports:
         """Return what could be billed to nobody, the most rows first."""
         with self._database.transaction() as connection:
             return [Aside._make(row) for row in connection.execute(ASIDE, {"limit": limit})]
+
+    def lateness(self, since: dt.datetime) -> dict[str, dict[int, Late]]:
+        """Return, by meter, how late usage was found since a day, in steps of seconds; what was in time stands under 0."""
+        found: dict[str, dict[int, Late]] = {}
+        with self._database.transaction() as connection:
+            for meter, seconds, *late in connection.execute(LATENESS, {"since": since}):
+                found.setdefault(meter, {})[seconds] = Late._make(late)
+        return found
+
+    def unread(self, limit: int = 20) -> list[Unread]:
+        """Return the windows that the source could not give, the oldest trouble first."""
+        with self._database.transaction() as connection:
+            return [Unread._make(row) for row in connection.execute(UNREAD, {"limit": limit})]
+
+    def strangers(self, names: Collection[str], billable: dt.datetime) -> list[Stranger]:
+        """Return the meters that are not among these names and were read beyond `billable`: they had windows since."""
+        values = {"names": list(names), "billable": billable}
+        with self._database.transaction() as connection:
+            return [Stranger._make(row) for row in connection.execute(STRANGERS, values)]
 
     def totals(self, meter: str, sink: str, span: Span) -> Iterator[Total]:
         """Yield what the ledger holds per customer over a span of whole windows, in the order of customers."""

@@ -3,9 +3,13 @@
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 
+from aggregator.lateness import Late, step_of
 from aggregator.ledger.meters import Feed
-from aggregator.model import Decision, EventId, State
+from aggregator.model import ZERO, Change, Decision, EventId, State
+
+BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 @dataclass(slots=True)
@@ -20,6 +24,15 @@ class Tally:
     held: int = 0
     refused: int = 0
     deferred: int = 0
+    guarded: int = 0
+    """Windows that shrank so much that decreases are held until a second reading confirms them."""
+    mark: dt.datetime = BEGINNING
+    """The mark before the pass: what lies before it had been read."""
+    moved: dict[dt.datetime, Decimal] = field(default_factory=dict)
+    """By how much windows that had been read moved, as far as they were counted for one feed."""
+    late: dict[dt.datetime, tuple[int, Decimal]] = field(default_factory=dict)
+    on_time: int = 0
+    on_time_quantity: Decimal = ZERO
     oldest_deferred: dt.datetime | None = None
     voided: list[EventId] = field(default_factory=list)
 
@@ -43,6 +56,7 @@ class Tally:
             self.oldest_deferred = min(start, self.oldest_deferred or start)
             return
         self.changed += 1
+        self._time(decision.change)
         if decision.voids is not None:
             self.voided.append(decision.voids)
         if decision.event is not None:
@@ -50,3 +64,24 @@ class Tally:
             self.corrections += decision.event.revision > 0
             self.held += decision.event.state is State.HELD
             self.refused += decision.event.state is State.REFUSED
+
+    def _time(self, change: Change) -> None:
+        """Note whether a change was in time, and how windows that had been read move."""
+        start, more = change.window_start, change.now - change.before
+        if start >= self.mark:
+            self.on_time += 1
+            self.on_time_quantity += more
+            return
+        self.moved[start] = self.moved.get(start, ZERO) + more
+        if more > 0:
+            slots, quantity = self.late.get(start, (0, ZERO))
+            self.late[start] = slots + 1, quantity + more
+
+    def lateness(self, now: dt.datetime, window: dt.timedelta) -> dict[int, Late]:
+        """Return slots and quantity by how late they were found, as a step in seconds; what was in time stands under 0."""
+        found = {0: Late(self.on_time, self.on_time_quantity)} if self.on_time else {}
+        for start, (slots, quantity) in self.late.items():
+            step = step_of(now - start - window)
+            before = found.get(step, Late(0, ZERO))
+            found[step] = Late(before.slots + slots, before.quantity + quantity)
+        return found

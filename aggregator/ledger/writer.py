@@ -14,6 +14,7 @@ from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
 from aggregator.model import Decision, State
+from aggregator.planner import GUARDED
 
 BATCH = 10_000
 
@@ -32,7 +33,7 @@ create temporary table if not exists carry_change (feed_id integer, customer tex
 UPDATE_SLOTS = """
 update aggregator.slot
    set quantity = new.quantity, total = new.total, revision = new.revision,
-       stamped_at = new.stamped_at, tail = coalesce(new.tail, slot.tail)
+       stamped_at = new.stamped_at, tail = coalesce(new.tail, slot.tail), replan = false
   from slot_change as new
  where slot.feed_id = new.feed_id and slot.window_start = new.window_start and slot.customer = new.customer
 """
@@ -55,7 +56,7 @@ EVENT = (
     " delta, total, reason"
 )
 OUTBOX = "event_id, sink_id, feed_id, due_at"
-PARKED = "event_id, feed_id, state, reason, since"
+PARKED = "event_id, feed_id, state, reason, since, guarded"
 CARRY = "feed_id, customer, amount"
 
 STATES = {state: state.value for state in State}
@@ -159,7 +160,10 @@ class Writer:
                 if event.state is State.DUE:
                     lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\n")
                 else:
-                    lines.parked.append(f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\n")
+                    guarded = "t" if event.reason == GUARDED else "f"
+                    lines.parked.append(
+                        f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guarded}\n"
+                    )
                 revision, at, tail = revision + 1, at or at_event, str(event.id)
             slot = f"{feed}\t{revision}\t{start}\t{customer}\t{change.now!s}\t{total!s}\t{at or NULL}\t{tail or NULL}\n"
             if change.known:

@@ -18,6 +18,7 @@ from aggregator.sandbox.store import Account, Store
 from aggregator.sandbox.summaries import list_summaries
 
 EVENTS_PATH = "/v1/billing/meter_events"
+ACCOUNT_PATH = "/v1/account"
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ def list_event_summaries(request: Request) -> dict[str, object]:
     """GET /v1/billing/meters/{id}/event_summaries."""
     account = request.account
     meter = account.meters.get(request.name)
-    return list_summaries(account.events, meter, request.params, request.store.received_by())
+    return list_summaries(account.events, meter, request.params, request.store.sight())
 
 
 def create_customer(request: Request) -> dict[str, object]:
@@ -114,7 +115,7 @@ def retrieve_customer(request: Request) -> dict[str, object]:
 
 
 def retrieve_account(request: Request) -> dict[str, object]:
-    """GET /v1/account."""
+    """GET /v1/account; which mode the key is of, an account does not say."""
     request.params.only()
     return {
         "id": request.account.name,
@@ -137,7 +138,7 @@ FIXED: dict[tuple[str, str], Handler] = {
     ("GET", "/v1/billing/meters"): list_meters,
     ("POST", "/v1/customers"): create_customer,
     ("GET", "/v1/customers"): list_customers,
-    ("GET", "/v1/account"): retrieve_account,
+    ("GET", ACCOUNT_PATH): retrieve_account,
 }
 
 NAMED: tuple[tuple[str, re.Pattern[str], Handler], ...] = tuple(

@@ -4,6 +4,10 @@
 `Idempotency-Key`; 4. one call at a time per customer and meter; 5. injected latency; 6. the endpoint; 7. the answer is
 kept and the state file written; 8. faults that strike afterwards.
 
+A request that is delivered late meets 3, 4, 6 and 7 when the sandbox's clock has come that far, and nobody hears the answer.
+One that is delivered a second time is not known again by its `Idempotency-Key`, the worst case: only the identifier of the
+event keeps it from counting twice.
+
 No framework and no middleware: the path of a meter event is the sandbox's speed, and a sender is measured against it.
 The same application plays api.stripe.com and meter-events.stripe.com; their paths do not overlap.
 """
@@ -11,15 +15,17 @@ The same application plays api.stripe.com and meter-events.stripe.com; their pat
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from secrets import token_hex
 from typing import NamedTuple
 
-from aggregator.sandbox.api import EVENTS_PATH, Handler, Request, find_route
+from aggregator.sandbox.api import ACCOUNT_PATH, EVENTS_PATH, Handler, Request, find_route
 from aggregator.sandbox.control import PREFIX, control
 from aggregator.sandbox.errors import ApiError, concurrent_events, server_error
-from aggregator.sandbox.faults import Luck
+from aggregator.sandbox.faults import SPARED, Luck
 from aggregator.sandbox.form import Params, parse_form
 from aggregator.sandbox.idempotency import fingerprint
+from aggregator.sandbox.reports import Invalid
 from aggregator.sandbox.store import Store
 from aggregator.sandbox.wire import (
     DROP_CONNECTION,
@@ -81,6 +87,7 @@ class Application:
             body = await read_body(receive)
             if scope["path"].startswith(PREFIX):
                 query = scope["query_string"].decode("latin-1")
+                self._store.catch_up()
                 return ok(control(self._store, scope["method"], scope["path"], query, body))
         except ApiError as error:
             return refusal(error)
@@ -91,11 +98,13 @@ class Application:
         stats = self._store.stats
         stats.requests += 1
         stats.in_flight += 1
+        if self._store.later:
+            self._store.catch_up()
         try:
             return await self._perform(self._read(scope, body))
         except ApiError as error:
             stats.refuse(error)
-            return refusal(error)
+            return None if self._store.faults.settings.black_hole else refusal(error)
         finally:
             stats.in_flight -= 1
 
@@ -113,22 +122,61 @@ class Application:
         is_event = path == EVENTS_PATH
         if is_event:
             request.draft = account.events.draft(request.params)
+        elif path == ACCOUNT_PATH:
+            self._store.keys.require_account(headers.authorization)
         key = headers.idempotency_key.decode("latin-1") if method == "POST" else ""
         return Task(request, route.handler, is_event, key, fingerprint(method, path, body) if key else "")
 
     async def _perform(self, task: Task) -> Reply | None:
         luck = self._store.faults.draw(task.customer, is_event=task.is_event)
-        if luck.drop_before:
-            return None
+        if luck is not SPARED:
+            return await self._struck(task, luck)
         reply = self._kept(task)
         if reply is None:
             with self._alone(task):
-                if luck.latency_seconds:
-                    await asyncio.sleep(luck.latency_seconds)
-                reply = self._run(task, luck)
-        if luck.late_seconds:
-            await asyncio.sleep(luck.late_seconds)
+                reply = self._run(task)
+        return reply
+
+    async def _struck(self, task: Task, luck: Luck) -> Reply | None:
+        """Perform a task that something happens to."""
+        if luck.drop_before:
+            return None
+        if luck.arrives_after_seconds is not None:
+            self._put_off(task, luck.arrives_after_seconds, luck)
+            return None
+        try:
+            reply = self._kept(task)
+            if reply is None:
+                with self._alone(task):
+                    await self._wait(luck.latency_seconds)
+                    reply = self._run(task, luck)
+        finally:
+            if luck.again_after_seconds is not None:
+                self._put_off(task._replace(key="", digest=""), luck.again_after_seconds, SPARED)
+        await self._wait(luck.late_seconds)
         return None if luck.drop_after else reply
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds:
+            await asyncio.sleep(seconds)
+            self._store.catch_up()
+
+    def _put_off(self, task: Task, seconds: float, luck: Luck) -> None:
+        at = self._store.clock.now() + seconds
+        self._store.later.put_off(at, partial(self._deliver, task, luck))
+
+    def _deliver(self, task: Task, luck: Luck) -> None:
+        """Perform a task that nobody waits for any more; its meter may be another by now."""
+        request = task.request
+        self._store.stats.delivered_late += 1
+        try:
+            if task.is_event:
+                request.draft = request.account.events.draft(request.params)
+            if self._kept(task) is None:
+                with self._alone(task):
+                    self._run(task, luck)
+        except ApiError as error:
+            self._store.stats.refuse(error)
 
     def _kept(self, task: Task) -> Reply | None:
         if not task.key:
@@ -155,15 +203,27 @@ class Application:
             if place is not None:
                 account.in_flight.discard(place)
 
-    def _run(self, task: Task, luck: Luck) -> Reply:
+    def _run(self, task: Task, luck: Luck = SPARED) -> Reply:
         """Run the endpoint, keep its answer and write the state file, all before anything is sent."""
         reply = ok(task.handler(task.request))
-        if luck.error_after:
-            error = server_error("error_after")
-            self._store.stats.refuse(error)
-            reply = refusal(error)
+        if luck is not SPARED:
+            reply = self._spoilt(task, luck, reply)
         if task.key:
             now = self._store.clock.now()
             task.request.account.idempotency.save(task.key, task.digest, reply, now)
         self._store.journal.flush()
+        return reply
+
+    def _spoilt(self, task: Task, luck: Luck, reply: Reply) -> Reply:
+        """Have the event found invalid, and its answer replaced by a 500, if that is its luck."""
+        if luck.found_invalid_after_seconds is not None:
+            settings, store = self._store.faults.settings, self._store
+            wrong = Invalid(settings.reject_code, settings.reject_message)
+            found_at = store.clock.now() + luck.found_invalid_after_seconds
+            counts = settings.count_until_rejected
+            task.request.account.events.reject_last(wrong, found_at, store.rules, counts=counts)
+        if luck.error_after:
+            error = server_error("error_after")
+            self._store.stats.refuse(error)
+            return refusal(error)
         return reply

@@ -49,6 +49,14 @@ class ControlClient:
         ]
         return found
 
+    def reports(
+        self, *, after: str | None = None, livemode: bool = False, account: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the reports on events found invalid, the earliest first, or those that came after one of them."""
+        query = {"after": after, "livemode": livemode, "account": account}
+        found: list[dict[str, Any]] = self.control("GET", "reports", **query)["reports"]
+        return found
+
     def stats(self) -> dict[str, Any]:
         """Return the counters."""
         return self.control("GET", "stats")
@@ -61,9 +69,12 @@ class ControlClient:
         """Replace the rules; without arguments they are the defaults."""
         return self.control("PUT", "rules", rules)
 
-    def set_keys(self, *, revoked: Iterable[str] = (), restricted: Iterable[str] = ()) -> dict[str, Any]:
-        """Say which keys answer 401 and which 403."""
-        return self.control("PUT", "keys", {"revoked": list(revoked), "restricted": list(restricted)})
+    def set_keys(
+        self, *, revoked: Iterable[str] = (), restricted: Iterable[str] = (), no_account: Iterable[str] = ()
+    ) -> dict[str, Any]:
+        """Say which keys answer 401, which 403, and which 403 only to the question for the account."""
+        keys = {"revoked": list(revoked), "restricted": list(restricted), "no_account": list(no_account)}
+        return self.control("PUT", "keys", keys)
 
     def set_clock(self, offset_seconds: float) -> dict[str, Any]:
         """Shift the sandbox's clock against the machine's."""

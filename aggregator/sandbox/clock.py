@@ -18,6 +18,18 @@ class Clock:
         return time.time() + self.offset_seconds  # noqa: TID251 - the sandbox's one place that reads the clock
 
 
+class StoppedClock(Clock):
+    """A clock that stands still: what was put off is done at the moment it was put off to."""
+
+    def __init__(self, at: float) -> None:
+        super().__init__()
+        self._at = at
+
+    def now(self) -> float:
+        """Return the moment at which it stands."""
+        return self._at
+
+
 def monotonic() -> float:
     """Return seconds for measuring a pace; no offset moves them."""
     return time.monotonic()

@@ -5,10 +5,11 @@ They are the sandbox's own and no part of Stripe. They need no key, take and giv
 
     GET    /_sandbox/totals?event_name=   exact decimal strings per customer; no processing delay applies
     GET    /_sandbox/events?customer=&event_name=&identifier=&limit=&offset=   accepted events, oldest first
+    GET    /_sandbox/reports?after=       reports on events found invalid, as docs.stripe.com/api/v2/core/events has them
     GET    /_sandbox/stats                counters; double_counted = accepted although accepted before
     GET, PUT  /_sandbox/faults            FaultSettings, replaced whole
     GET, PUT  /_sandbox/rules             Rules, replaced whole
-    GET, PUT  /_sandbox/keys              {"revoked": [...], "restricted": [...]}
+    GET, PUT  /_sandbox/keys              {"revoked": [...], "restricted": [...], "no_account": [...]}
     GET, POST /_sandbox/clock             {"offset_seconds": N}
     POST   /_sandbox/customers            {"ids": [...]}: customers with given ids
     POST   /_sandbox/reset                everything as at the start
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from aggregator.sandbox.errors import ApiError, missing_param, unknown_route
-from aggregator.sandbox.events import Event, Events
+from aggregator.sandbox.events import Event, Sight
+from aggregator.sandbox.reports import after
 from aggregator.sandbox.settings import read_faults, read_rules
 from aggregator.sandbox.store import Account, Store
 from aggregator.sandbox.summaries import aggregate
@@ -56,10 +58,7 @@ def show_totals(call: Call) -> dict[str, object]:
     meter = account.meters.for_event(event_name)
     if meter is None:
         raise _unusable(f"there is no meter for event name {event_name!r}")
-    counting = {
-        series.customer: series.counting(meter.window_seconds, float("inf"))
-        for series in account.events.series(meter)
-    }
+    counting = dict(account.events.by_customer(meter, Sight(call.store.clock.now())))
     return {
         "event_name": event_name,
         "livemode": account.livemode,
@@ -75,12 +74,19 @@ def show_events(call: Call) -> dict[str, object]:
     """Return a slice of the accepted events, in the order of receipt."""
     filters = {key: call.query[key] for key in ("customer", "event_name", "identifier") if key in call.query}
     offset, limit = _count(call, "offset", 0), _count(call, "limit", DEFAULT_EVENTS)
-    events = call.account.events
+    events, now = call.account.events, call.store.clock.now()
     wanted = [
         each for each in events.log if all(getattr(each, key) == value for key, value in filters.items())
     ]
-    shown = [_shown(each, events) for each in wanted[offset : offset + limit]]
+    shown = [_shown(each, events.fate(each, now)) for each in wanted[offset : offset + limit]]
     return {"events": shown, "matching": len(wanted)}
+
+
+def show_reports(call: Call) -> dict[str, object]:
+    """Return the reports on events found invalid, the earliest first; `after` leaves out those up to one."""
+    store = call.store
+    reports = call.account.events.findings.reports(store.clock.now(), store.rules.report_samples)
+    return {"reports": list(after(reports, call.query.get("after")))}
 
 
 def show_stats(call: Call) -> dict[str, object]:
@@ -91,6 +97,7 @@ def show_stats(call: Call) -> dict[str, object]:
         "accepted": sum(len(account.events.log) for account in accounts),
         "double_counted": sum(account.events.double_counted for account in accounts),
         "faults_struck": call.store.faults.struck,
+        "on_their_way": len(call.store.later),
     }
 
 
@@ -119,13 +126,14 @@ def replace_rules(call: Call) -> dict[str, object]:
 def show_keys(call: Call) -> dict[str, object]:
     """Return the keys that are not let in."""
     keys = call.store.keys
-    return {"revoked": sorted(keys.revoked), "restricted": sorted(keys.restricted)}
+    return {name: sorted(getattr(keys, name)) for name in ("revoked", "restricted", "no_account")}
 
 
 def replace_keys(call: Call) -> dict[str, object]:
-    """Say which keys answer 401 and which 403."""
+    """Say which keys answer 401 and which 403, to everything or to the question for the account."""
     call.store.keys.revoked = frozenset(_names(call, "revoked"))
     call.store.keys.restricted = frozenset(_names(call, "restricted"))
+    call.store.keys.no_account = frozenset(_names(call, "no_account"))
     return show_keys(call)
 
 
@@ -161,6 +169,7 @@ def reset(call: Call) -> dict[str, object]:
 ROUTES: dict[tuple[str, str], Callable[[Call], dict[str, object]]] = {
     ("GET", "totals"): show_totals,
     ("GET", "events"): show_events,
+    ("GET", "reports"): show_reports,
     ("GET", "stats"): show_stats,
     ("GET", "faults"): show_faults,
     ("PUT", "faults"): replace_faults,
@@ -207,8 +216,7 @@ def _count(call: Call, key: str, otherwise: int) -> int:
     return int(text)
 
 
-def _shown(event: Event, events: Events) -> dict[str, object]:
-    reason = events.fate(event)
+def _shown(event: Event, reason: str | None) -> dict[str, object]:
     value = None if event.value is None else plain(event.value)
     return {**event._asdict(), "value": value, "counted": reason is None, "reason": reason}
 

@@ -9,20 +9,25 @@ from typing import NamedTuple
 
 from aggregator.sandbox.clock import monotonic
 from aggregator.sandbox.errors import ApiError, server_error, too_many_requests
-from aggregator.sandbox.settings import FaultSettings
+from aggregator.sandbox.settings import FaultSettings, Seconds
 
 
 class Luck(NamedTuple):
-    """What happens to one request that is not refused outright."""
+    """What happens to one request that is not refused outright; None where something does not happen."""
 
     latency_seconds: float = 0.0
     drop_before: bool = False
     error_after: bool = False
     drop_after: bool = False
     late_seconds: float = 0.0
+    arrives_after_seconds: float | None = None
+    again_after_seconds: float | None = None
+    found_invalid_after_seconds: float | None = None
 
 
 SPARED = Luck()
+LOST = Luck(drop_before=True)
+UNANSWERED = Luck(drop_after=True)
 
 
 class Faults:
@@ -43,14 +48,22 @@ class Faults:
     def draw(self, customer: str | None, *, is_event: bool) -> Luck:
         """Return the luck of one request. Raise ApiError when it is to be refused before anything is done."""
         settings = self.settings
-        if self._calm or not (is_event or settings.applies_to == "all"):
+        if self._calm:
+            return SPARED
+        if settings.black_hole:
+            return UNANSWERED if settings.black_hole_processes else LOST
+        if not (is_event or settings.applies_to == "all"):
             return SPARED
         if customer in settings.refuse_customers:
             raise ApiError(400, settings.refuse_message, reason="refused_customer")
         self._limit_rate()
-        if settings.only_customers and customer not in settings.only_customers:
-            return SPARED
-        return self._draw()
+        touched = not settings.only_customers or customer in settings.only_customers
+        luck = self._draw() if touched else SPARED
+        if not is_event:
+            return luck
+        if customer in settings.reject_customers or (touched and self._strikes(settings.reject_later)):
+            return luck._replace(found_invalid_after_seconds=self._within(settings.reject_after_seconds))
+        return luck
 
     def _draw(self) -> Luck:
         settings = self.settings
@@ -59,12 +72,17 @@ class Faults:
         if self._strikes(settings.error_before):
             raise server_error("error_before")
         return Luck(
-            latency_seconds=self._latency(),
+            latency_seconds=self._within(settings.latency_seconds),
             drop_before=self._strikes(settings.drop_before),
             error_after=self._strikes(settings.error_after),
             drop_after=self._strikes(settings.drop_after),
             late_seconds=settings.late_seconds if self._strikes(settings.late) else 0.0,
+            arrives_after_seconds=self._delivery(settings.deliver_late),
+            again_after_seconds=self._delivery(settings.deliver_twice),
         )
+
+    def _delivery(self, chance: float) -> float | None:
+        return self._within(self.settings.late_delivery_seconds) if self._strikes(chance) else None
 
     def _strikes(self, chance: float) -> bool:
         if not chance or self.struck == self.settings.times or self._random.random() >= chance:
@@ -72,9 +90,8 @@ class Faults:
         self.struck += 1
         return True
 
-    def _latency(self) -> float:
-        latency = self.settings.latency_seconds
-        return self._random.uniform(*latency) if isinstance(latency, tuple) else latency
+    def _within(self, seconds: Seconds) -> float:
+        return self._random.uniform(*seconds) if isinstance(seconds, tuple) else seconds
 
     def _limit_rate(self) -> None:
         """Take a token from a bucket that holds one second's worth, or refuse."""

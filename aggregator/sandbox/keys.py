@@ -2,7 +2,8 @@
 
 A key is a Bearer token or the user name of Basic authentication (docs.stripe.com/api/authentication). `sk_test_` and
 `rk_test_` mean test mode, `sk_live_` and `rk_live_` live mode. Which keys are revoked (401) or lack permission (403) is
-set while the sandbox runs.
+set while the sandbox runs, and which may do everything but read the account, as a restricted key may be set up
+(docs.stripe.com/keys/restricted-api-keys).
 """
 
 import binascii
@@ -20,6 +21,7 @@ class Keys:
     def __init__(self) -> None:
         self.revoked: frozenset[str] = frozenset()
         self.restricted: frozenset[str] = frozenset()
+        self.no_account: frozenset[str] = frozenset()
 
     def livemode(self, authorization: bytes) -> bool:
         """Return the mode of the key in an Authorization header. Raise ApiError when it is not let in."""
@@ -29,9 +31,14 @@ class Keys:
         if key in self.revoked or not key.startswith(TEST + LIVE):
             raise _unauthorized(f"Invalid API Key provided: {_masked(key)}")
         if key in self.restricted:
-            message = f"The key {_masked(key)} does not have the permissions for this call."
-            raise ApiError(403, message, reason="restricted_key")
+            raise _forbidden(key)
         return key.startswith(LIVE)
+
+    def require_account(self, authorization: bytes) -> None:
+        """Raise ApiError when the key in an Authorization header may not read the account."""
+        key = _key(authorization)
+        if key in self.no_account:
+            raise _forbidden(key)
 
 
 def _key(authorization: bytes) -> str:
@@ -53,3 +60,8 @@ def _masked(key: str) -> str:
 
 def _unauthorized(message: str) -> ApiError:
     return ApiError(401, message, reason="bad_key")
+
+
+def _forbidden(key: str) -> ApiError:
+    message = f"The key {_masked(key)} does not have the permissions for this call."
+    return ApiError(403, message, reason="restricted_key")

@@ -13,6 +13,7 @@ class Stats:
     requests: int = 0
     dropped: int = 0
     replayed: int = 0
+    delivered_late: int = 0
     in_flight: int = 0
     answered: Counter[int] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -32,6 +33,7 @@ class Stats:
             "refused": {reason: count for reason, count in self.refused.items() if reason not in apart},
             "dropped": self.dropped,
             "replayed": self.replayed,
+            "delivered_late": self.delivered_late,
             "answered_429": self.answered[429],
             "answered_500": self.answered[500],
         }

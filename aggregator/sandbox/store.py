@@ -9,14 +9,15 @@ Everything happens on one thread and between two awaits, so there are no locks.
 
 from collections.abc import Iterable
 
-from aggregator.sandbox.clock import Clock
+from aggregator.sandbox.clock import Clock, StoppedClock
 from aggregator.sandbox.customers import Customers
 from aggregator.sandbox.errors import ApiError, StateError
-from aggregator.sandbox.events import Events
+from aggregator.sandbox.events import Events, Sight
 from aggregator.sandbox.faults import Faults
 from aggregator.sandbox.idempotency import Idempotency
 from aggregator.sandbox.journal import Journal, Note, Record
 from aggregator.sandbox.keys import Keys
+from aggregator.sandbox.later import Later
 from aggregator.sandbox.meters import Meters
 from aggregator.sandbox.settings import SandboxOptions
 from aggregator.sandbox.stats import Stats
@@ -47,6 +48,8 @@ class Account:
                 self.customers.restore(record)
             case "event":
                 self.events.restore(record)
+            case "finding":
+                self.events.findings.restore(record)
             case "reply":
                 self.idempotency.restore(record)
             case _:
@@ -76,6 +79,7 @@ class Store:
         self.faults = Faults(self.options.faults)
         self.keys = Keys()
         self.stats = Stats()
+        self.later = Later()
         self._accounts: dict[tuple[str, bool], Account] = {}
         for livemode in (False, True):
             self._open(self.options.account, livemode=livemode)
@@ -96,9 +100,19 @@ class Store:
         """Return every account in every mode."""
         return self._accounts.values()
 
-    def received_by(self) -> float:
-        """Return the latest time of receipt that is processed by now."""
-        return self.clock.now() - self.rules.processing_delay_seconds
+    def sight(self) -> Sight:
+        """Return what shows in summaries now."""
+        return Sight(self.clock.now(), self.rules.processing_delay_seconds)
+
+    def catch_up(self) -> None:
+        """Do what was put off until now, each at its own moment."""
+        running = self.clock
+        try:
+            for due in self.later.take(running.now()):
+                self.clock = StoppedClock(due.at)
+                due.action()
+        finally:
+            self.clock = running
 
     def set_clock(self, offset_seconds: float) -> None:
         """Shift the clock; the shift is kept in the state file, since times of receipt were made with it."""

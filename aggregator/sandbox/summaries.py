@@ -15,7 +15,7 @@ from typing import NamedTuple, assert_never
 from zlib import crc32
 
 from aggregator.sandbox.errors import invalid
-from aggregator.sandbox.events import Event, Events
+from aggregator.sandbox.events import Event, Events, Sight
 from aggregator.sandbox.form import Params
 from aggregator.sandbox.meters import WINDOW_SECONDS, Meter
 from aggregator.sandbox.paging import PARAMS as PAGING
@@ -33,10 +33,10 @@ class Query(NamedTuple):
     step: int | None
 
 
-def list_summaries(events: Events, meter: Meter, params: Params, received_by: float) -> dict[str, object]:
+def list_summaries(events: Events, meter: Meter, params: Params, sight: Sight) -> dict[str, object]:
     """Return the page of summaries that the parameters ask for."""
     query = _query(params)
-    counting = events.counting(meter, query.customer, received_by)
+    counting = events.counting(meter, query.customer, sight)
     within = [event for event in counting if query.start <= event.timestamp < query.end]
     rows = _one(meter, query, within) if query.step is None else _buckets(meter, query, within, query.step)
     return page(rows, params, f"/v1/billing/meters/{meter.id}/event_summaries")

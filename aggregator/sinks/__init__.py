@@ -11,10 +11,12 @@ Rules
   left before.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Protocol
 
-from aggregator.model import Event, Limits, Verdict
+from aggregator.model import Event, Limits, Span, Verdict
 
 
 class Sink(Protocol):
@@ -29,6 +31,24 @@ class Sink(Protocol):
 
     def preflight(self, meters: Iterable[str]) -> list[str]:
         """Say in what the far side does not fit these meters: no event could be booked right. Raises SinkError."""
+        ...
+
+    def account(self) -> str | None:
+        """Name the account and mode that everything goes to, as the far side has it; None if it does not say.
+
+        Raises SinkError.
+        """
+        ...
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
+        """Return what the far side has counted of a meter for a customer; the span lies on whole minutes.
+
+        Only where `limits.proof` says that the sink can be read back. Raises SinkError if it gives no number.
+        """
+        ...
+
+    def breakdown(self, meter: str, customer: str, span: Span, step: timedelta) -> Mapping[datetime, Decimal]:
+        """Return the same for each hour or day of the span in which anything was counted, by its start."""
         ...
 
     def stop(self) -> None:

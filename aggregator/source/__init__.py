@@ -1,8 +1,10 @@
 """Application databases, which we only ever read.
 
-engine.py     Source: one database, asked in one read-only snapshot per span
-dialects.py   what differs between databases, all of it
-rows.py       rows of any driver become readings, or a plain refusal
+engine.py         Source: one database, asked in one read-only snapshot per span
+rows.py           rows of any driver become readings, or a plain refusal
+dialects.py       what differs between kinds of databases: postgres.py, sqlite.py, other.py
+transactions.py   Postgres: which transactions have ended, and which are open
+roles.py          Postgres: what a role may do beyond reading
 """
 
 from aggregator.source.engine import Shape, Source

@@ -13,15 +13,19 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from aggregator.errors import QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
-from aggregator.model import Reading, Span
-from aggregator.source.dialects import Dialect, Fault, Renew, dialect_of
-from aggregator.source.rows import Instants, Places, Rows, places
+from aggregator.model import Fence, Reading, Span
+from aggregator.source.dialects import Dialect, Fault, Renew
+from aggregator.source.other import other
+from aggregator.source.postgres import POSTGRES
+from aggregator.source.rows import Instants, OutOfRange, Places, Rows, places
+from aggregator.source.sqlite import SQLITE
 from aggregator.windows import tile
 
 BATCH = 5_000
@@ -32,6 +36,9 @@ CAST_OF_BOUND = re.compile(r"(?<![:\w\\])(:(?:start|end))(?=::)")
 
 OTHER_COLON = re.compile(r"(?<![:\w\\]):(?!(?:start|end)\b)(?=\w)")
 """A colon that is the text's own, as in the JSON `{"paid":true}`."""
+
+SHORTEST_STEP = dt.timedelta(minutes=1)
+"""Events have their instants by the minute; what is asked for in shorter pieces would cost more than it could save."""
 
 SECRET_OPTIONS = ("password", "sslpassword")
 
@@ -71,6 +78,7 @@ class Source:
 
     `statement_timeout` bounds every statement and every fetch of a batch. `timezone="UTC"` declares that timestamps without
     a time zone are UTC; SQLite's are by its own convention. Any `postgresql://` or `postgres://` URL is served by psycopg 3.
+    `freshness` is a SELECT of one instant that a standby has surely got to, such as the last heartbeat of its primary.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class Source:
         *,
         statement_timeout: dt.timedelta,
         timezone: str | None = None,
+        freshness: str | None = None,
         application_name: str = "aggregator",
     ) -> None:
         assert statement_timeout > dt.timedelta(0), "zero would mean no timeout"
@@ -89,8 +98,9 @@ class Source:
             )
         self.name = name
         self._url = _parsed(name, url)
-        self._dialect = dialect_of(self._url)
+        self._dialect = _dialect(self._url)
         self._statement_timeout = statement_timeout
+        self._freshness = freshness
         self._application_name = application_name
         self._instants = Instants(
             self._dialect.naive_is_utc or timezone == "UTC", self._dialect.from_number, self._refusal
@@ -107,15 +117,45 @@ class Source:
         """What is not certain with this kind of database, one sentence each; empty for Postgres and SQLite."""
         return self._dialect.cannot_promise
 
-    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+    def fence(self) -> Fence | None:
+        """Return what the database's transactions have come to, for the commit barrier; None if it cannot be asked.
+
+        Takes no privileges, but sees more with some. Raises QueryRejected for a bad `freshness`, and as `read` does.
+        """
+        if self._dialect.fence is None:
+            return None
+        with self._snapshot() as snapshot:
+            freshness = (
+                None if self._freshness is None else partial(self._fresh_until, snapshot, self._freshness)
+            )
+            return self._dialect.fence(snapshot.connection, freshness)
+
+    def unsafe(self) -> list[str]:
+        """Say what the role may do beyond reading, one sentence each with its remedy. Raises SourceUnreachable.
+
+        Empty for a role that may only read, for SQLite, and where it cannot be asked (see `cannot_promise`).
+        """
+        if self._dialect.unsafe is None:
+            return []
+        with self._snapshot() as snapshot:
+            return self._dialect.unsafe(snapshot.connection)
+
+    def read(
+        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+    ) -> Iterator[list[Reading]]:
         """Yield all readings of a span in batches, from one snapshot.
 
-        A query that returns `window` is asked once, any other once per window. Raises QueryRejected, QueryTimedOut or
-        SourceUnreachable; only a read that came to its end is complete. Closing the iterator early ends the transaction.
+        A query that returns `window` is asked once, any other once per window. With `step`, a minute or longer, it is asked
+        for consecutive pieces no longer than that: what a window has in several of them is several readings, to be summed.
+        So a quantity that does not add up over time, as count(distinct ...) does not, comes out too high by pieces.
+
+        Raises QueryRejected, QueryTimedOut or SourceUnreachable; only a read that came to its end is complete. Closing the
+        iterator early ends the transaction.
         """
+        assert step is None or step >= SHORTEST_STEP, "a piece is a minute long at least"
         statement = self._statement(query)
         with self._snapshot() as snapshot:
-            for asked in self._questions(snapshot, statement, span, window):
+            for asked in self._questions(snapshot, statement, span, window, step):
                 with closing(snapshot.ask(statement, asked)) as result:
                     rows = Rows(self._places(result), self._instants, asked, window, self._refusal)
                     for batch in snapshot.batches(result):
@@ -144,15 +184,41 @@ class Source:
             self._engine = None
 
     def _questions(
-        self, snapshot: Snapshot, statement: sa.TextClause, span: Span, window: dt.timedelta
+        self,
+        snapshot: Snapshot,
+        statement: sa.TextClause,
+        span: Span,
+        window: dt.timedelta,
+        step: dt.timedelta | None,
     ) -> Iterator[Span]:
-        """Yield the spans to ask the query for. Which columns it returns is tried on the first window."""
-        windows = list(tile(span, window))
-        if len(windows) > 1:
-            with closing(snapshot.ask(statement, windows[0], batch=1)) as result:
+        """Yield the spans to ask the query for. Which columns it returns is tried on no time at all, which costs little."""
+        by_window = [piece for each in tile(span, window) for piece in _pieces(each, step)]
+        at_once = list(_pieces(span, step))
+        if at_once != by_window:
+            with closing(snapshot.ask(statement, Span(span.start, span.start), batch=1)) as result:
                 if self._places(result).window is not None:
-                    windows = [span]
-        yield from windows
+                    yield from at_once
+                    return
+        yield from by_window
+
+    def _fresh_until(self, snapshot: Snapshot, query: str) -> dt.datetime | None:
+        """Ask the `freshness` query; None where it gives no row, or NULL."""
+        try:
+            with closing(
+                snapshot.connection.execute(self._statement(query), execution_options={"yield_per": 2})
+            ) as result:
+                rows = result.fetchmany(2) if result.returns_rows else []
+                columns = len(result.keys()) if result.returns_rows else 0
+        except DRIVER_ERRORS as error:
+            raise self._explained(error, "the `freshness` query") from None
+        if columns != 1 or len(rows) > 1:
+            raise self._refusal("the `freshness` query must return one instant: one column and one row")
+        if not rows or rows[0][0] is None:
+            return None
+        instant = self._instants.read("freshness", rows[0][0])
+        if isinstance(instant, OutOfRange):
+            raise self._refusal(f"the `freshness` query returns {instant}")
+        return instant
 
     @contextmanager
     def _snapshot(self) -> Iterator[Snapshot]:
@@ -200,8 +266,8 @@ class Source:
     def _refusal(self, reason: str) -> QueryRejected:
         return QueryRejected(f"Source {self.name}: {reason}")
 
-    def _explained(self, error: Exception) -> SourceError:
-        """Return our error for a driver's: what happened, to which source, what to do."""
+    def _explained(self, error: Exception, asked: str = "the query") -> SourceError:
+        """Return our error for a driver's: what happened, to which source, what to do. `asked` is what it was doing."""
         if isinstance(error, OSError):
             return SourceUnreachable(f"Source {self.name} cannot be read: {self._clean(str(error))}")
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
@@ -213,13 +279,14 @@ class Source:
             case Fault.TIMED_OUT:
                 seconds = self._statement_timeout.total_seconds()
                 return QueryTimedOut(
-                    f"Source {self.name}: the query was stopped, it may take {seconds:g} s ({said}): give its time column "
+                    f"Source {self.name}: {asked} was stopped, it may take {seconds:g} s ({said}): give its time column "
                     "an index, let it return `window`, or raise `statement_timeout`"
                 )
             case Fault.NOT_A_READ:
-                return self._refusal(f"a usage query is one statement and may only read: {said}")
+                one = "a usage query" if asked == "the query" else asked
+                return self._refusal(f"{one} is one statement and may only read: {said}")
             case Fault.REFUSED:
-                return self._refusal(f"the query is refused: {said}")
+                return self._refusal(f"{asked} is refused: {said}")
             case _:
                 assert_never(fault)
 
@@ -228,6 +295,26 @@ class Source:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _pieces(span: Span, step: dt.timedelta | None) -> Iterator[Span]:
+    """Yield the span in consecutive pieces of at most `step`; whole without one."""
+    start = span.start
+    while start < span.end:
+        end = span.end if step is None else min(start + step, span.end)
+        yield Span(start, end)
+        start = end
+
+
+def _dialect(url: sa.URL) -> Dialect:
+    """Return what is known of the kind of database a URL names."""
+    match url.get_backend_name():
+        case "postgresql" | "postgres":
+            return POSTGRES
+        case "sqlite":
+            return SQLITE
+        case name:
+            return other(name)
 
 
 def _parsed(name: str, url: str) -> sa.URL:

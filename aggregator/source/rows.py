@@ -145,7 +145,8 @@ class Instants(NamedTuple):
 class Rows:
     """Converts the rows of one result.
 
-    `asked` is the span the query was given; where it returns no `window` column, that is the window of every row.
+    `asked` is the span the query was given, whole windows or a piece of one; where it returns no `window` column, every row
+    belongs to the window that holds that span.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class Rows:
 
     def _windows_of(self, columns: Sequence[Column], count: int) -> Sequence[Span]:
         if self._places.window is None:
-            return [self._asked] * count
+            return [self._whole(self._asked.start)] * count
         column = columns[self._places.window]
         for kind in set(map(type, column)):
             if not issubclass(kind, dt.date | str):
@@ -198,11 +199,16 @@ class Rows:
     def _window(self, value: object) -> Span:
         """Return the window that holds an instant of the `window` column."""
         instant = self._instants.read("window", value)
-        if isinstance(instant, OutOfRange) or instant not in self._asked:
-            raise self._refuse(
-                f"a row's `window` is {value}, outside of the span it was asked for, {self._asked}: "
-                "the WHERE clause must take rows from `:start` on and before `:end`, by the instant that makes `window`"
-            )
+        if not isinstance(instant, OutOfRange):
+            window = self._whole(instant)
+            if window.start < self._asked.end and self._asked.start < window.end:
+                return window
+        raise self._refuse(
+            f"a row's `window` is {value}, outside of the span it was asked for, {self._asked}: "
+            "the WHERE clause must take rows from `:start` on and before `:end`, by the instant that makes `window`"
+        )
+
+    def _whole(self, instant: dt.datetime) -> Span:
         start = floor(instant, self._length)
         return Span(start, start + self._length)
 
@@ -232,12 +238,14 @@ class Rows:
         windows: Sequence[Span],
         customers: Sequence[str | None],
     ) -> None:
+        first, last = self._asked
         for index, (at, (start, end)) in enumerate(zip(ats, windows, strict=True)):
-            if at is not None and not start <= at < end:
+            if at is not None and not (start <= at < end and first <= at < last):
+                whole = start >= first and end <= last
+                outside = f"its window {windows[index]}" if whole else f"the span asked for, {self._asked}"
                 raise self._refuse(
-                    f"the row of customer {_shown(customers[index])} has `at` {at}, outside of its window "
-                    f"{windows[index]}: the WHERE clause must take rows from `:start` on and before `:end`, by the "
-                    "instant given as `at`"
+                    f"the row of customer {_shown(customers[index])} has `at` {at}, outside of {outside}: "
+                    "the WHERE clause must take rows from `:start` on and before `:end`, by the instant given as `at`"
                 )
 
 

@@ -208,8 +208,13 @@ def script() -> Iterator[Script]:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self) -> None:
+        self._answer(self.path.partition("?")[2])
+
     def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+
+    def _answer(self, raw: str) -> None:
         call = Call(parse_qsl(raw))
         call.headers = {name.lower(): value for name, value in self.headers.items()}
         reply = self.server.script.answer(call)  # type: ignore[attr-defined]  # put there by the fixture
@@ -777,35 +782,287 @@ def test_no_network_is_a_sentence(make_sink: MakeSink) -> None:
         make_sink(f"http://127.0.0.1:{port}").preflight(["api"])
 
 
+# -- who we are: the account ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "mode"), [(KEY, "test"), (LIVE_KEY, "live")])
+def test_the_account_is_named_with_its_mode(
+    sandbox: RunningSandbox, make_sink: MakeSink, key: str, mode: str
+) -> None:
+    """Two modes of one account are told apart."""
+    assert make_sink(sandbox.url, api_key=key, mode=mode).account() == f"acct_sandbox {mode}"
+
+
+def test_a_key_that_may_not_read_the_account_names_none(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
+    """A restricted key is no error: it sends, and is not told whose it is."""
+    sandbox.set_keys(no_account=[KEY])
+    sink = make_sink(sandbox.url)
+    assert sink.account() is None
+    assert send(sink, usage()) == [Answer.ACCEPTED]
+
+
+def test_the_account_without_an_answer(sandbox: RunningSandbox, make_sink: MakeSink, script: Script) -> None:
+    """Trouble that may pass, a key that is not accepted, and an answer that names nobody are three different things."""
+    sandbox.set_faults(black_hole=True)
+    with pytest.raises(SinkUnreachable):
+        make_sink(sandbox.url).account()
+    sandbox.set_faults()
+    sandbox.set_keys(revoked=[KEY])
+    with pytest.raises(SinkHalted):
+        make_sink(sandbox.url).account()
+    script.replies = [Reply(body='{"object": "account", "id": 5}')]
+    with pytest.raises(SinkError, match="does not name an account"):
+        make_sink(script.url).account()
+
+
+@pytest.mark.parametrize("code", ["platform_api_key_expired", "api_key_expired"])
+def test_a_key_that_has_expired_is_not_taken_for_a_restricted_one(
+    script: Script, make_sink: MakeSink, code: str
+) -> None:
+    """Whatever the status, it halts."""
+    script.replies = [Reply(403, refusal("Expired.", code=code))]
+    with pytest.raises(SinkHalted):
+        make_sink(script.url).account()
+
+
 # -- afterwards: totals ---------------------------------------------------------------------------
 
 SPAN = Span(HOUR_AGO, NOW)
+HOUR, DAY, MINUTE = dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(minutes=1)
 
 
-def test_totals_say_what_was_booked(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
+def used_at(at: dt.datetime, delta: Decimal | int | str = 1, customer: str = "cus_1") -> Event:
+    """Usage at an instant."""
+    return usage(customer, delta)._replace(at=at)
+
+
+def rows(*pairs: tuple[dt.datetime, object], more: bool = False) -> str:
+    """A page of summaries in Stripe's shape, of what begins when and shows what."""
+    data = [
+        {
+            "id": f"mtrusg_{start:%d%H%M}",
+            "object": "billing.meter_event_summary",
+            "start_time": int(start.timestamp()),
+            "aggregated_value": value,
+        }
+        for start, value in pairs
+    ]
+    return json.dumps({"object": "list", "data": data, "has_more": more, "url": "/"})
+
+
+ONE_METER = json.dumps(
+    {
+        "object": "list",
+        "data": [{"id": "mtr_1", "object": "billing.meter", "event_name": "api_requests"}],
+        "has_more": False,
+        "url": "/",
+    }
+)
+
+
+def test_a_total_says_what_was_booked(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
     """The sum of a customer's events within the span, exactly; nothing for whoever used nothing."""
     sink = make_sink(sandbox.url)
     send(sink, usage("cus_1", "0.1"), usage("cus_1", "0.2"), usage("cus_2", 9))
-    assert sink.totals("api", "cus_1", SPAN) == Decimal("0.3")
-    assert sink.totals("api", "cus_3", SPAN) == 0
-    assert sink.totals("api", "cus_1", Span(HOUR_AGO - dt.timedelta(hours=1), HOUR_AGO)) == 0
+    assert sink.total("api", "cus_1", SPAN) == Decimal("0.3")
+    assert sink.total("api", "cus_3", SPAN) == 0
+    assert sink.total("api", "cus_1", Span(HOUR_AGO - HOUR, HOUR_AGO)) == 0
+
+
+def test_a_total_of_one_minute_is_that_minutes(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
+    """Its first second belongs to it and the next minute's first does not: one event alone can be proved (B4)."""
+    sink = make_sink(sandbox.url)
+    at = HOUR_AGO + 7 * MINUTE
+    second = dt.timedelta(seconds=1)
+    for event in (
+        used_at(at - second, 1000),
+        used_at(at, "12345678.9012345"),
+        used_at(at + 59 * second, "0.0000005"),
+        used_at(at + MINUTE, 1000),
+    ):
+        assert send(sink, event) == [Answer.ACCEPTED]
+    assert sink.total("api", "cus_1", Span(at, at + MINUTE)) == Decimal("12345678.901235")
+    assert sink.total("api", "cus_1", Span(at + 2 * MINUTE, at + 3 * MINUTE)) == 0
+
+
+@pytest.mark.parametrize("value", ["999999999999999", "0.1", "0.000001", "-12.5", "123456789.012345"])
+def test_fifteen_digits_come_back_as_they_went(
+    sandbox: RunningSandbox, make_sink: MakeSink, value: str
+) -> None:
+    """Stripe shows a float, and its shortest form has the digits that were sent (B16)."""
+    sink = make_sink(sandbox.url)
+    send(sink, usage("cus_1", value))
+    assert sink.total("api", "cus_1", SPAN) == Decimal(value)
+    assert sum(sink.breakdown("api", "cus_1", whole(SPAN, DAY), DAY).values()) == Decimal(value)
+
+
+def whole(span: Span, step: dt.timedelta) -> Span:
+    """The whole UTC hours or days around a span."""
+    seconds = int(step.total_seconds())
+    start, end = (int(bound.timestamp()) for bound in span)
+    first, last = start // seconds * seconds, -(-end // seconds) * seconds
+    return Span(dt.datetime.fromtimestamp(first, dt.UTC), dt.datetime.fromtimestamp(last, dt.UTC))
+
+
+@pytest.mark.parametrize("step", [HOUR, DAY])
+def test_a_breakdown_is_read_to_its_last_page(
+    sandbox: RunningSandbox, make_sink: MakeSink, step: dt.timedelta
+) -> None:
+    """More hours than one page holds, each with its own quantity; the steps are in UTC and add up to the total."""
+    sink = make_sink(sandbox.url)
+    span = whole(Span(NOW - 30 * DAY, NOW - DAY), step)
+    used = {span.start + number * 5 * HOUR: number + 1 for number in range(125)}
+    send(sink, *(used_at(at + 3 * MINUTE, quantity) for at, quantity in used.items()))
+    expected: dict[dt.datetime, Decimal] = {}
+    for at, quantity in used.items():
+        start = whole(Span(at, at), step).start
+        expected[start] = expected.get(start, Decimal(0)) + quantity
+    assert sink.breakdown("api", "cus_1", span, step) == expected
+    assert len(expected) > (100 if step == HOUR else 20)
+    assert sink.total("api", "cus_1", span) == sum(expected.values()) == 125 * 126 // 2
+
+
+def test_a_breakdown_leaves_out_what_cancels_out(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
+    """An hour whose corrections make it zero is as one in which nothing was counted, as Stripe may show or not show it."""
+    sink = make_sink(sandbox.url)
+    span = whole(Span(NOW - 3 * HOUR, NOW - 3 * HOUR), HOUR)
+    span = Span(span.start, span.start + 2 * HOUR)
+    send(sink, used_at(span.start, 5), used_at(span.start, -5), used_at(span.start + HOUR, 2))
+    assert sink.breakdown("api", "cus_1", span, HOUR) == {span.start + HOUR: 2}
+    assert sink.breakdown("api", "cus_2", span, HOUR) == {}
+
+
+def test_what_stripe_would_refuse_is_not_asked(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
+    """Spans off their steps, and steps that there are not, are mistakes of ours."""
+    sink = make_sink(sandbox.url)
+    at = HOUR_AGO.replace(minute=30)
+    for span in (
+        Span(at + dt.timedelta(seconds=1), NOW),
+        Span(at, at + dt.timedelta(seconds=90)),
+        Span(at + dt.timedelta(microseconds=1), NOW),
+    ):
+        with pytest.raises(AssertionError, match="whole steps"):
+            sink.total("api", "cus_1", span)
+    for step in (HOUR, DAY):
+        with pytest.raises(AssertionError, match="whole steps"):
+            sink.breakdown("api", "cus_1", Span(at, at + step), step)
+    for step in (MINUTE, 2 * HOUR):
+        with pytest.raises(AssertionError, match="breaks nothing down"):
+            sink.breakdown("api", "cus_1", whole(SPAN, DAY), step)
+    assert sandbox.stats()["requests"] == 0
+
+
+FULL_HOUR = whole(Span(HOUR_AGO, HOUR_AGO + MINUTE), HOUR)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (rows((FULL_HOUR.start - HOUR, 5)), "outside|no sense"),
+        (rows((FULL_HOUR.end, 5)), "outside|no sense"),
+        (rows((FULL_HOUR.start, None)), "a NoneType, which is no quantity"),
+        (rows((FULL_HOUR.start, "5")), "a str, which is no quantity"),
+        (rows((FULL_HOUR.start, float("nan"))), "nan, which is no quantity"),
+        (
+            '{"object": "list", "data": [{"id": "a", "aggregated_value": 5}], "has_more": false}',
+            "no time but at a NoneType",
+        ),
+        (rows(more=True), "no summaries of api on a page"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_no_total(
+    script: Script, make_sink: MakeSink, page: str, words: str
+) -> None:
+    """A number that cannot be trusted is an error, never a quantity."""
+    script.replies = [Reply(body=ONE_METER), Reply(body=page)]
+    sink = make_sink(script.url)
+    with pytest.raises(SinkError, match=words):
+        sink.total("api", "cus_1", FULL_HOUR)
+    with pytest.raises(SinkError, match=words):
+        sink.breakdown("api", "cus_1", Span(*whole(Span(FULL_HOUR.start, HOUR_AGO + MINUTE), HOUR)), HOUR)
+
+
+@pytest.mark.parametrize("starts", [(0, 0), (0, 30)])
+def test_a_breakdown_with_an_hour_twice_or_off_its_step_is_none(
+    script: Script, make_sink: MakeSink, starts: tuple[int, int]
+) -> None:
+    """Adding it up would bill or clear it wrongly."""
+    start = whole(SPAN, DAY).start
+    page = rows(*((start + minutes * MINUTE, 5) for minutes in starts))
+    script.replies = [Reply(body=ONE_METER), Reply(body=page)]
+    with pytest.raises(SinkError, match="make no sense"):
+        make_sink(script.url).breakdown("api", "cus_1", whole(SPAN, DAY), HOUR)
+
+
+def test_a_total_in_several_rows_and_pages_is_their_sum(script: Script, make_sink: MakeSink) -> None:
+    """Should Stripe cut a span into rows, none is forgotten, and each page is asked for after the last one's last row."""
+    later = HOUR_AGO + 30 * MINUTE
+    script.replies = [
+        Reply(body=ONE_METER),
+        Reply(body=rows((HOUR_AGO, 5), (HOUR_AGO + MINUTE, 7), more=True)),
+        Reply(body=rows((later, 0.5))),
+    ]
+    assert make_sink(script.url).total("api", "cus_1", SPAN) == Decimal("12.5")
+    assert [call.get("starting_after") for call in script.calls] == [
+        None,
+        None,
+        f"mtrusg_{HOUR_AGO + MINUTE:%d%H%M}",
+    ]
+
+
+def test_a_list_without_an_end_is_given_up(script: Script, make_sink: MakeSink) -> None:
+    """There is a bound to what is read."""
+    script.replies = [Reply(body=ONE_METER), Reply(body=rows((HOUR_AGO, 5), more=True))]
+    with pytest.raises(SinkError, match="ask for a shorter span"):
+        make_sink(script.url).total("api", "cus_1", SPAN)
+    assert len(script.calls) == 1 + 100
 
 
 def test_totals_of_what_is_not_there(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
     """A meter that Stripe does not have is an error that says so."""
+    sink = make_sink(sandbox.url, meters=meter("nothing"))
     with pytest.raises(SinkError, match="no meter with event name nothing"):
-        make_sink(sandbox.url, meters=meter("nothing")).totals("api", "cus_1", SPAN)
+        sink.total("api", "cus_1", SPAN)
+    with pytest.raises(SinkError, match="no meter with event name nothing"):
+        sink.breakdown("api", "cus_1", whole(SPAN, DAY), DAY)
 
 
-def test_totals_without_an_answer(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
+@pytest.mark.parametrize("ask", ["total", "breakdown"])
+def test_totals_without_an_answer(sandbox: RunningSandbox, make_sink: MakeSink, ask: str) -> None:
     """Trouble that may pass is told from a key that is not accepted."""
+
+    def asked() -> object:
+        sink = make_sink(sandbox.url)
+        span = whole(SPAN, DAY)
+        return (
+            sink.total("api", "cus_1", span) if ask == "total" else sink.breakdown("api", "cus_1", span, DAY)
+        )
+
     sandbox.set_faults(error_before=1.0, applies_to="all")
     with pytest.raises(SinkUnreachable):
-        make_sink(sandbox.url).totals("api", "cus_1", SPAN)
+        asked()
+    sandbox.set_faults(black_hole=True)
+    with pytest.raises(SinkUnreachable):
+        asked()
     sandbox.reset()
     sandbox.set_keys(revoked=[KEY])
     with pytest.raises(SinkHalted):
-        make_sink(sandbox.url).totals("api", "cus_1", SPAN)
+        asked()
+
+
+def test_a_summary_moves_when_stripe_has_processed_the_event(
+    sandbox: RunningSandbox, make_sink: MakeSink
+) -> None:
+    """Until then the total does not know of it, and a later rejection takes it away again."""
+    sandbox.set_rules(processing_delay_seconds=600)
+    sandbox.set_faults(reject_later=1.0, reject_after_seconds=3600, times=1)
+    sink = make_sink(sandbox.url)
+    send(sink, usage("cus_1", 5))
+    assert sink.total("api", "cus_1", SPAN) == 0
+    sandbox.set_clock(660)
+    assert sink.total("api", "cus_1", SPAN) == 5
+    sandbox.set_clock(3660)
+    assert sink.total("api", "cus_1", SPAN) == 0
 
 
 def test_what_may_no_longer_leave_is_given_back(script: Script, make_sink: MakeSink) -> None:

@@ -87,7 +87,7 @@ def test_the_least_that_is_right(tmp_path: Path) -> None:
     assert (meter.window, meter.settle, meter.revisit) == (
         dt.timedelta(hours=1),
         dt.timedelta(minutes=5),
-        dt.timedelta(days=3),
+        dt.timedelta(days=35),
     )
     assert (meter.every, meter.cron, meter.decimals, meter.decreases) == (None, None, 0, "hold")
     assert meter.stripe.model_dump() == {

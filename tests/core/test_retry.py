@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import Answer, Event, EventId, Outcome, State, Verdict
+from aggregator.model import Answer, Event, EventId, Outcome, State, Verdict, WriteModel
 from aggregator.retry import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
@@ -31,22 +31,25 @@ def event(*, attempts: int = 1, exposed_at: dt.datetime | None = None, at: dt.da
     return Event(EventId(1), "api_requests", "acme", TODAY, 0, one, one, at, "agg_1", attempts, exposed_at)
 
 
-# `exposed` is whether an earlier attempt may have arrived; `counts` whether this one is an attempt.
+# `exposed` is whether an earlier attempt may have arrived; `tries` whether there were any; `counts` whether this is one.
 TABLE = """
-answer    | exposed | becomes  | again   | exposed since | counts
-accepted  | no      | accepted |         | began         | yes
-accepted  | yes     | accepted |         | earlier       | yes
-duplicate | no      | refused  |         |               | yes
-duplicate | yes     | accepted |         | earlier       | yes
-refused   | no      | refused  |         |               | yes
-refused   | yes     | in_doubt |         | earlier       | yes
-busy      | no      | due      | backoff |               | yes
-busy      | yes     | due      | backoff | earlier       | yes
-unknown   | no      | due      | backoff | began         | yes
-unknown   | yes     | due      | backoff | earlier       | yes
-unsent    | no      | due      | at once |               | no
-unsent    | yes     | due      | at once | earlier       | no
+answer    | exposed | tries  | becomes  | again   | exposed since | counts
+accepted  | no      | any    | accepted |         | began         | yes
+accepted  | yes     | any    | accepted |         | earlier       | yes
+duplicate | no      | first  | refused  |         |               | yes
+duplicate | no      | later  | in_doubt |         | began         | yes
+duplicate | yes     | any    | accepted |         | earlier       | yes
+refused   | no      | any    | refused  |         |               | yes
+refused   | yes     | any    | in_doubt |         | earlier       | yes
+busy      | no      | any    | due      | backoff |               | yes
+busy      | yes     | any    | due      | backoff | earlier       | yes
+unknown   | no      | any    | due      | backoff | began         | yes
+unknown   | yes     | any    | due      | backoff | earlier       | yes
+unsent    | no      | any    | due      | at once |               | no
+unsent    | yes     | any    | due      | at once | earlier       | no
 """
+
+TRIES = {"first": [1], "later": [2, 9, 50], "any": [1, 2, 9, 50]}
 
 ROWS = table(TABLE)
 
@@ -58,8 +61,14 @@ def test_table_is_complete() -> None:
     }
 
 
-@pytest.mark.parametrize("attempts", [1, 2, 9, 50])
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['answer']}, exposed: {row['exposed']}")
+@pytest.mark.parametrize(
+    ("row", "attempts"),
+    [
+        pytest.param(row, tries, id=f"{row['answer']}, exposed: {row['exposed']}, tries: {tries}")
+        for row in ROWS
+        for tries in TRIES[row["tries"]]
+    ],
+)
 def test_judge(row: dict[str, str], attempts: int) -> None:
     """Each answer means what the table says, however often it was tried (B2, B3)."""
     given_ = event(attempts=attempts, exposed_at=EARLIER if row["exposed"] == "yes" else None)
@@ -108,6 +117,38 @@ def test_reasons(answer: Answer, exposed_at: dt.datetime | None, said: str) -> N
     """Whatever did not end well says why, in the sink's words and ours."""
     given_ = event(exposed_at=exposed_at)
     assert said in (judge(Verdict(given_.id, answer, "no such customer"), given_, NOW, NOW).reason or "")
+
+
+def test_known_to_the_sink_after_it_was_proven_absent() -> None:
+    """A duplicate where nothing should have arrived is neither delivered nor refused: the sink is read back (B2, B4)."""
+    outcome = judge(Verdict(EventId(1), Answer.DUPLICATE, "exists"), event(attempts=3), NOW, EARLIER)
+    assert outcome.state is State.IN_DOUBT
+    assert outcome.exposed_at == EARLIER
+    assert outcome.reason == (
+        "the sink has this identifier already, though no earlier attempt should have arrived: exists"
+    )
+
+
+OVERWRITE = replace(LIMITS, write_model=WriteModel.OVERWRITE)
+
+
+@pytest.mark.parametrize("since", [dt.timedelta(0), LIMITS.memory + SECOND, dt.timedelta(days=400)])
+def test_a_total_may_always_be_sent_again(since: dt.timedelta) -> None:
+    """Where the sink books the total, a resend changes nothing, however long ago the first attempt was."""
+    assert before_sending(event(attempts=7, exposed_at=NOW - since), NOW, OVERWRITE) is None
+    assert before_sending(event(at=NOW - 2 * LIMITS.past), NOW, OVERWRITE) is not None, "too old is too old"
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("exposed_at", [None, EARLIER])
+@pytest.mark.parametrize("answer", list(Answer))
+def test_a_total_is_never_in_doubt(answer: Answer, exposed_at: dt.datetime | None, attempts: int) -> None:
+    """Whatever such a sink answers: accepted, refused, or due again; a refused total is replaced by the next one."""
+    given_ = event(attempts=attempts, exposed_at=exposed_at)
+    outcome = judge(Verdict(given_.id, answer, "why"), given_, NOW, NOW, WriteModel.OVERWRITE)
+    assert outcome.state in {State.ACCEPTED, State.REFUSED, State.DUE}
+    if answer is Answer.DUPLICATE:
+        assert outcome.state is (State.ACCEPTED if exposed_at else State.REFUSED)
 
 
 def test_somebody_else_used_our_identifier() -> None:

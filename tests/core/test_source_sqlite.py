@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from aggregator.errors import QueryRejected, QueryTimedOut, SourceUnreachable
 from aggregator.model import Reading, Span
-from aggregator.source import Shape, Source, dialects
+from aggregator.source import Shape, Source, sqlite
 
 HOUR = dt.timedelta(hours=1)
 NOON = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
@@ -264,7 +264,7 @@ def test_a_locked_database_is_tried_again_later(
     app: sqlite3.Connection, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that has it to itself is no fault of the query."""
-    monkeypatch.setattr(dialects, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(sqlite, "LOCK_SECONDS", 0)
     app.execute("pragma journal_mode = delete")
     app.execute("begin exclusive")
     with pytest.raises(SourceUnreachable, match="locked"):

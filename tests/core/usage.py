@@ -29,6 +29,7 @@ MINUTE = dt.timedelta(minutes=1)
 LIMITS = Limits(
     write_model=WriteModel.DELTA,
     memory=dt.timedelta(hours=20),
+    proof=None,
     past=dt.timedelta(days=35),
     significant_digits=15,
     identifier_length=100,

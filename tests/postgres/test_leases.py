@@ -1,11 +1,13 @@
 """Who may write for a meter: leases for efficiency, epochs for safety."""
 
 import datetime as dt
+from decimal import Decimal
 
 import pytest
 
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
+from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.model import Reading, Span
@@ -14,17 +16,16 @@ from tests.postgres.world import HOUR, START, World
 SPAN = Span(START, START + HOUR)
 
 
-def commit(world: World, lease: object, quantity: int = 10) -> None:
+def commit(world: World, lease: Lease | None, quantity: int = 10) -> None:
     """Commit one reading under a lease."""
-    from decimal import Decimal
-
+    assert lease is not None
     with Spool() as spool:
         spool.add([Reading(START, "cus_a", Decimal(quantity), None)])
         world.passes.commit(
-            lease,  # type: ignore[arg-type]
+            lease,
             spool,
-            Pass("live", SPAN, SPAN, world.now),
-            world.collection._decide(world.now),
+            Pass("live", SPAN, SPAN, world.now, lease.definitions[0]),
+            world.collection._decide(world.now, HOUR),
         )
 
 

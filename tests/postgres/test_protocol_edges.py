@@ -11,7 +11,7 @@ import pytest
 from aggregator.backfill import Backfill
 from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, LedgerError, QueryRejected
-from aggregator.ledger import passes, writer
+from aggregator.ledger import changes, writer
 from aggregator.ledger.database import Database
 from aggregator.model import Answer, Decreases, Reading, Span
 from aggregator.source.rows import Instants, Places, Rows
@@ -98,7 +98,9 @@ def test_a_backfill_that_was_interrupted_long_ago_begins_anew(world: World) -> N
     world.collection.backfill(Span(START, START + 5 * HOUR), goal, world.now)
     world.at(264)
     world.source.use("cus_a", START + HOUR)
-    Backfill(world.collection, world.registered, world.passes, goal).run(world.now, lambda: None)
+    Backfill(
+        world.collection, world.registered, world.passes, world.meters.definitions(world.registered), goal
+    ).run(world.now, lambda: None)
     world.deliver()
     assert world.booked("cus_a") == 1
 
@@ -117,7 +119,7 @@ def test_a_host_whose_clock_is_wrong_reads_nothing(world: World) -> None:
 def test_what_is_withheld_with_an_unusable_row_has_a_name(world: World) -> None:
     """The good rows of a slot with a bad one are not billed, and counted where one looks (invariant 1)."""
 
-    def read(query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+    def read(query: str, span: Span, window: dt.timedelta, *, step: object = None) -> Iterator[list[Reading]]:
         if START in span:
             yield [
                 Reading(START, "cus_a", Decimal(1000), START),
@@ -138,7 +140,7 @@ def test_the_first_thing_that_failed_is_what_is_reported(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What Postgres refused stops the meter by its own name, not by the broken transaction it left behind."""
-    monkeypatch.setattr(passes, "BATCH", 10)
+    monkeypatch.setattr(changes, "BATCH", 10)
     monkeypatch.setattr(writer, "BATCH", 10)
     for number in range(15):
         world.source.use(f"cus_{number:03}", START)

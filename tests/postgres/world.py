@@ -8,7 +8,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from aggregator.collection import Collected, Collection
+from aggregator.collected import Collected
+from aggregator.collection import Collection
 from aggregator.delivery import Delivered, Delivery
 from aggregator.ledger.database import Database, identity
 from aggregator.ledger.meters import Lease, Meters, Registered
@@ -56,12 +57,13 @@ class World:
         self.passes = Passes(database, lease, itertools.count().__next__)
         self.outbox = Outbox(database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20))
         self.registered: Registered = self.meters.register([self.meter])[self.meter.name]
+        ledger_id = str(identity(database).ledger_id)
         self.collection = Collection(
             self.registered,
             self.source,
             self.meters,
             self.passes,
-            ledger_id=str(identity(database).ledger_id),
+            ledger_name=lambda: ledger_id,
             limits={sink.name: sink.limits for sink in self.sinks.values()},
             elapsed=itertools.count().__next__,
         )

@@ -22,6 +22,7 @@ from random import Random
 from typing import Any, NamedTuple, Self, TypeVar
 
 import psycopg
+from sqlalchemy import make_url
 
 from aggregator.clock import monotonic, utcnow
 from aggregator.embedded import EmbeddedPostgres
@@ -62,7 +63,11 @@ create table usage (
     used_at  timestamptz not null
 );
 create index on usage (used_at);
+do $$ begin create role usage_reader login; exception when duplicate_object or unique_violation then null; end $$;
+grant select on usage to usage_reader;
+grant pg_read_all_stats to usage_reader;
 """
+"""What is billed, and a role that may read it and nothing else."""
 
 
 def until(
@@ -215,6 +220,11 @@ def sandbox_process(directory: Path, *options: str) -> Iterator[Sandbox]:
         process.clear_away()
 
 
+def as_reader(url: str) -> str:
+    """Return the same database's URL for the role that may only read."""
+    return make_url(url).set(username="usage_reader").render_as_string(hide_password=False)
+
+
 class World:
     """One application database, one ledger, one sandbox, and processes of ours between them.
 
@@ -227,12 +237,12 @@ class World:
         self.ledger_url = ledger_url
         self.sandbox = sandbox
         self.programs: Path | None = None
-        self.start = floor(utcnow(), MINUTE) - 3 * HOUR
+        self.start = floor(utcnow(), MINUTE) - 100 * MINUTE
         self._processes = ExitStack()
         self._connections: dict[tuple[str, int], Connection] = {}
         self._count = 0
         self.config: dict[str, Any] = {
-            "sources": {"app": {"url": source_url}},
+            "sources": {"app": {"url": as_reader(source_url)}},
             "sinks": {
                 "stripe": {
                     "type": "stripe",

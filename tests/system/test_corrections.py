@@ -61,6 +61,7 @@ def test_a_held_decrease_is_replaced_when_the_rows_change_again(world: World) ->
 def test_a_decrease_is_sent_at_once_where_the_meter_says_so(world: World) -> None:
     """`decreases: apply`."""
     world.meter["decreases"] = "apply"
+    world.meter["shrink_guard"] = "100%"
     world.use("cus_a", 10, minute=5)
     world.once()
     world.source("update usage set quantity = 6")

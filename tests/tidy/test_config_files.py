@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from aggregator.config import json_schema, load, starter
-from aggregator.config.models import Block
+from aggregator.config.block import Block
 
 DIRECTORY = Path(__file__).parents[2] / "config"
 SCHEMA_FILE = DIRECTORY / "aggregator.schema.json"

@@ -1,11 +1,14 @@
-"""What a Stripe account says of its meters: whether they fit what we send, and what they have recorded.
+"""What a Stripe account says of itself and its meters: which it is, whether they fit what we send, what they have recorded.
 
 Rules
 - Nothing in here writes.
 - What is wrong is said in sentences, one per thing; only what we did not expect is raised.
+- A list is read to its last page. A total is exact to the digits that Stripe's floats show, or there is none.
 """
 
-from collections.abc import Iterable, Mapping
+import datetime as dt
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -13,17 +16,27 @@ from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import Refusal, Silence, describe, why_halt
+from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, Silence, describe, why_halt
 
 if TYPE_CHECKING:
-    from stripe.billing import Meter
-    from stripe.params.billing import MeterListParams
+    from stripe.billing import Meter, MeterEventSummary
+    from stripe.params.billing import MeterEventSummaryListParams, MeterListParams
 
 PAGE = 100
 """As many as one page can hold (docs.stripe.com/api/billing/meter/list)."""
 
 MOST_PAGES = 100
-"""Ten thousand meters: far more than an account is known to have, and an end to reading them."""
+"""Ten thousand meters, or hours: far more than there are known to be, and an end to reading them."""
+
+GROUPINGS: Mapping[dt.timedelta, Literal["hour", "day"]] = {
+    dt.timedelta(hours=1): "hour",
+    dt.timedelta(days=1): "day",
+}
+"""The steps by which Stripe breaks down a range, in UTC (docs.stripe.com/api/billing/meter-event-summary/list)."""
+
+MINUTE = dt.timedelta(minutes=1)
+
+FORBIDDEN = 403
 
 
 class Account:
@@ -55,24 +68,82 @@ class Account:
             problems += misfits(name, meter, found.get(meter.event_name), livemode=self._livemode)
         return problems
 
+    async def identity(self) -> str | None:
+        """Name the account and the mode, as `acct_1 live`; None if the key may not ask.
+
+        A restricted key may be kept from reading the account (docs.stripe.com/keys/restricted-api-keys). The account
+        object has no mode: it is the one that the sink is set to, which preflight and every answer to an event confirm.
+        Raises SinkUnreachable, SinkHalted or SinkError when Stripe does not say.
+        """
+        try:
+            found = await self._client.api.v1.accounts.retrieve_current_async()
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            told = self._client.describe(error)
+            if isinstance(told, Refusal) and told.status == FORBIDDEN and told.code not in KEY_CODES:
+                return None
+            self._raise(error)
+        name = getattr(found, "id", None)
+        if not isinstance(name, str) or not name.startswith("acct_"):
+            raise SinkError(f"Stripe's answer to sink {self._sink} does not name an account.")
+        return f"{name} {'live' if self._livemode else 'test'}"
+
     async def total(self, name: str, customer: str, span: Span) -> Decimal:
         """Return what Stripe has counted of one of our meters for a customer; the span lies on whole minutes.
 
         Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
         """
-        start, end = (int(bound.timestamp()) for bound in span)
-        assert start % 60 == 0 == end % 60, f"{span} does not lie on whole minutes"
+        params = _range(customer, span, MINUTE)
+        total = ZERO
+        async for row in self._summaries(name, params):
+            if _start(row) not in span:
+                raise SinkError(f"Stripe's summary of {name} begins at {_start(row)}, outside {span}.")
+            total += _quantity(row)
+        return total
+
+    async def breakdown(
+        self, name: str, customer: str, span: Span, step: dt.timedelta
+    ) -> dict[dt.datetime, Decimal]:
+        """Return the same for each UTC hour or day of the span, by its start; where it is zero there is no entry.
+
+        `step` is one hour or one day, and the span lies on such. Raises SinkUnreachable, SinkHalted or SinkError.
+        """
+        assert step in GROUPINGS, f"Stripe breaks nothing down by {step}"
+        params = _range(customer, span, step)
+        params["value_grouping_window"] = GROUPINGS[step]
+        found: dict[dt.datetime, Decimal] = {}
+        async for row in self._summaries(name, params):
+            start = _start(row)
+            if start in found or start not in span or start.timestamp() % step.total_seconds():
+                raise SinkError(
+                    f"Stripe's summaries of {name} by {GROUPINGS[step]} make no sense at {start}."
+                )
+            found[start] = _quantity(row)
+        return {start: quantity for start, quantity in found.items() if quantity}
+
+    async def _summaries(
+        self, name: str, params: "MeterEventSummaryListParams"
+    ) -> "AsyncIterator[MeterEventSummary]":
+        """Yield the rows of all pages. Raises SinkUnreachable, SinkHalted or SinkError."""
         meters = self._client.api.v1.billing.meters
-        try:
-            meter_id = await self._id(self._meters[name].event_name)
-            page = await meters.event_summaries.list_async(
-                meter_id, {"customer": customer, "start_time": start, "end_time": end}
-            )
-        except SinkError:
-            raise
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._raise(error)
-        return sum((Decimal(repr(row.aggregated_value)) for row in page.data), ZERO)
+        for _ in range(MOST_PAGES):
+            try:
+                meter_id = await self._id(self._meters[name].event_name)
+                page = await meters.event_summaries.list_async(meter_id, params)
+                rows, more = page.data, page.has_more
+            except SinkError:
+                raise
+            except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+                self._raise(error)
+            for row in rows:
+                yield row
+            if not more:
+                return
+            if not rows:
+                raise SinkError(f"Stripe lists no summaries of {name} on a page, and says there are more.")
+            params["starting_after"] = rows[-1].id
+        raise SinkError(
+            f"Stripe lists more than {MOST_PAGES * PAGE} summaries of {name}; ask for a shorter span."
+        )
 
     async def _id(self, event_name: str) -> str:
         if event_name not in self._ids:
@@ -103,7 +174,10 @@ class Account:
     def _sentence(self, told: Refusal | Silence) -> str:
         if isinstance(told, Silence):
             return f"Stripe gave no answer to sink {self._sink}: {told.what}."
-        return why_halt(told, self._sink) or f"Stripe did not list the meters: {describe(told)}."
+        return (
+            why_halt(told, self._sink)
+            or f"Stripe did not say what sink {self._sink} asked: {describe(told)}."
+        )
 
     def _raise(self, error: Exception) -> NoReturn:
         told = self._client.describe(error)
@@ -111,6 +185,32 @@ class Account:
         if isinstance(told, Silence) or told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
         raise (SinkHalted if why_halt(told, self._sink) else SinkError)(sentence) from error
+
+
+def _range(customer: str, span: Span, unit: dt.timedelta) -> "MeterEventSummaryListParams":
+    """Return what asks for a span of a customer; its bounds lie on whole units, since Stripe refuses any other."""
+    seconds = int(unit.total_seconds())
+    start, end = (int(bound.timestamp()) for bound in span)
+    assert start % seconds == 0 == end % seconds, f"{span} does not lie on whole steps of {unit}"
+    assert not any(bound.microsecond for bound in span), f"{span} does not lie on whole steps of {unit}"
+    return {"customer": customer, "start_time": start, "end_time": end, "limit": PAGE}
+
+
+def _start(row: "MeterEventSummary") -> dt.datetime:
+    """Return when a summary begins. Raises SinkError if it does not say."""
+    start = getattr(row, "start_time", None)
+    if not isinstance(start, int):
+        raise SinkError(f"Stripe's summary begins at no time but at a {type(start).__name__}.")
+    return dt.datetime.fromtimestamp(start, dt.UTC)
+
+
+def _quantity(row: "MeterEventSummary") -> Decimal:
+    """Return the digits that a summary's float shows. Raises SinkError if it is no number."""
+    value = getattr(row, "aggregated_value", None)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        shown = value if isinstance(value, float) else f"a {type(value).__name__}"
+        raise SinkError(f"Stripe's summary shows {shown}, which is no quantity.")
+    return Decimal(repr(value))
 
 
 def misfits(name: str, meter: StripeMeter, found: "Meter | None", *, livemode: bool) -> list[str]:

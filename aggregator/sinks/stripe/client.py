@@ -70,9 +70,18 @@ class Client:
         import stripe
 
         if isinstance(error, stripe.StripeError) and error.http_status is not None:
-            refusal = _refusal(error, error.http_status)
-            return refusal._replace(message=refusal.message.replace(self._secret, "[key]"))
-        return silence(error.__cause__ or error, self.timeout_seconds)
+            told = _refusal(error, error.http_status)
+            return told._replace(
+                message=self.hide(told.message) or "",
+                code=self.hide(told.code),
+                request_id=self.hide(told.request_id),
+            )
+        silent = silence(error.__cause__ or error, self.timeout_seconds)
+        return silent._replace(what=self.hide(silent.what) or "")
+
+    def hide(self, text: str | None) -> str | None:
+        """Return what somebody else wrote without our key: who answers may repeat what was sent."""
+        return None if text is None else str(text).replace(self._secret, "[key]")
 
 
 def _addresses(base: str) -> "BaseAddresses":

@@ -9,6 +9,7 @@ Rules
 
 from collections.abc import Mapping
 
+from aggregator import points
 from aggregator.model import Answer, Event
 from aggregator.planner import plain
 from aggregator.sinks.stripe.client import Client
@@ -47,9 +48,12 @@ class Courier:
         except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
             told = self._client.describe(error)
             return judge_silence(told) if isinstance(told, Silence) else judge_refusal(told, self._sink)
-        return judge_echo(echo, Echo(event.identifier, meter.event_name, self._livemode), self._sink)
+        judged = judge_echo(echo, Echo(event.identifier, meter.event_name, self._livemode), self._sink)
+        hide = self._client.hide
+        return judged._replace(reason=hide(judged.reason), request_id=hide(judged.request_id))
 
     async def _call(self, event: Event, meter: StripeMeter) -> Echo:
+        points.passing("event_leaving")
         answer = await self._create(
             {
                 "event_name": meter.event_name,
@@ -58,6 +62,7 @@ class Courier:
                 "payload": {meter.customer_key: event.customer, meter.value_key: plain(event.delta)},
             }
         )
+        points.passing("answer_unread")
         response = answer.last_response
         return Echo(
             getattr(answer, "identifier", None),

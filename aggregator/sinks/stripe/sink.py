@@ -31,6 +31,9 @@ LIMITS = Limits(
     # An identifier is remembered for at least 24 hours (docs.stripe.com/api/billing/meter-event/create); the rest is for
     # clocks that differ and for requests that arrive late.
     memory=dt.timedelta(hours=20),
+    # Summaries are eventually consistent, without a bound (docs.stripe.com/api/billing/meter-event-summary); identifiers
+    # are remembered for 24 hours. Two more are for a request that arrives late.
+    proof=dt.timedelta(hours=26),
     # 35 days on the same page, less an hour, so that nothing becomes too old on its way.
     past=dt.timedelta(days=35) - dt.timedelta(hours=1),
     # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api
@@ -119,13 +122,31 @@ class StripeSink:
         line = self._open()
         return line.thread.call(line.account.problems(meters))
 
-    def totals(self, meter: str, customer: str, span: Span) -> Decimal:
+    def account(self) -> str | None:
+        """Name the account and mode that everything goes to, as `acct_1 live`; None if the key may not ask.
+
+        Raises SinkUnreachable, SinkHalted or SinkError if Stripe does not say.
+        """
+        line = self._open()
+        return line.thread.call(line.account.identity())
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Return what Stripe has counted of a meter for a customer; the span lies on whole minutes.
 
         Stripe counts with some delay. Raises SinkUnreachable, SinkHalted or SinkError if it gives no number.
         """
         line = self._open()
         return line.thread.call(line.account.total(meter, customer, span))
+
+    def breakdown(
+        self, meter: str, customer: str, span: Span, step: dt.timedelta
+    ) -> Mapping[dt.datetime, Decimal]:
+        """Return the same for each UTC hour or day of the span in which it is not zero, by its start.
+
+        `step` is one hour or one day, and the span lies on such. Raises as `total` does.
+        """
+        line = self._open()
+        return line.thread.call(line.account.breakdown(meter, customer, span, step))
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""

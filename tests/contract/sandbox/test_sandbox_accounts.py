@@ -60,6 +60,16 @@ def test_the_account_can_be_asked_for(stripe_client: StripeClient) -> None:
     assert (account.id, account.object) == ("acct_sandbox", "account")
 
 
+def test_a_key_may_do_all_but_read_the_account(sandbox: RunningSandbox) -> None:
+    """As a restricted key may be set up: a 403 for the account, and events pass."""
+    sandbox.set_keys(no_account=["rk_test_a"])
+    client = connect(sandbox.url, "rk_test_a")
+    with pytest.raises(stripe.PermissionError):
+        client.v1.accounts.retrieve_current()
+    send(client)
+    assert connect(sandbox.url).v1.accounts.retrieve_current().id == "acct_sandbox"
+
+
 def test_another_account_has_its_own_state_and_the_meters_of_the_start(
     stripe_client: StripeClient, sandbox: RunningSandbox
 ) -> None:

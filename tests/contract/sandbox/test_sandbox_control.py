@@ -94,10 +94,12 @@ def test_stats_tell_what_was_asked_and_what_became_of_it(sandbox: RunningSandbox
         "refused": {"unknown_parameter": 1},
         "dropped": 0,
         "replayed": 0,
+        "delivered_late": 0,
         "answered_429": 0,
         "answered_500": 0,
         "double_counted": 0,
         "faults_struck": 0,
+        "on_their_way": 0,
     }
 
 
@@ -131,6 +133,11 @@ def test_the_clock_goes_on_from_its_offset(sandbox: RunningSandbox) -> None:
         ("PUT", "rules", {"strict": True}),
         ("PUT", "rules", {"strict_customers": "yes"}),
         ("PUT", "rules", {"processing_delay_seconds": -1}),
+        ("PUT", "rules", {"processing_delay_seconds": [2, 1]}),
+        ("PUT", "rules", {"processing_delay_seconds": [1]}),
+        ("PUT", "rules", {"rejected_identifier_used": 1}),
+        ("PUT", "rules", {"report_samples": 1.5}),
+        ("PUT", "rules", {"report_window_seconds": -1}),
         ("PUT", "keys", {"revoked": "sk_test_a"}),
         ("GET", "totals", None),
         ("GET", "totals?event_name=nothing", None),
@@ -144,6 +151,14 @@ def test_a_control_call_that_cannot_be_used_is_a_400(
     """It says why, in JSON."""
     with pytest.raises(ValueError, match=r"control call cannot be used|Missing required param"):
         sandbox.control(method, path if "?" not in path else path + "&", body)
+
+
+def test_rules_can_be_read_back(sandbox: RunningSandbox) -> None:
+    """The answer of GET can be sent with PUT, ranges too."""
+    sandbox.set_rules(processing_delay_seconds=[60, 120], report_samples=2, rejected_identifier_used=False)
+    shown = sandbox.control("GET", "rules")
+    assert (shown["processing_delay_seconds"], shown["report_samples"]) == ([60, 120], 2)
+    assert sandbox.set_rules(**shown) == shown
 
 
 def test_a_control_body_that_is_not_json_is_a_400(sandbox: RunningSandbox) -> None:

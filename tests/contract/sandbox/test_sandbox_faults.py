@@ -2,6 +2,7 @@
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -166,11 +167,18 @@ def fates(settings: FaultSettings, count: int = 200) -> list[object]:
 
 def test_the_same_seed_gives_the_same_faults() -> None:
     """And another seed gives others, of about the chance asked for."""
-    settings = FaultSettings(error_before=0.3, drop_after=0.3, latency_seconds=(0.1, 0.2), seed=7)
-    assert fates(settings) == fates(settings)
-    assert fates(settings) != fates(
-        FaultSettings(error_before=0.3, drop_after=0.3, latency_seconds=(0.1, 0.2))
+    settings = FaultSettings(
+        error_before=0.3,
+        drop_after=0.3,
+        latency_seconds=(0.1, 0.2),
+        deliver_late=0.1,
+        deliver_twice=0.1,
+        reject_later=0.1,
+        reject_after_seconds=(5, 50),
+        seed=7,
     )
+    assert fates(settings) == fates(settings)
+    assert fates(settings) != fates(replace(settings, seed=8))
     assert 30 < fates(settings).count("error_before") < 90
 
 
@@ -188,7 +196,18 @@ def test_the_same_seed_gives_the_same_faults() -> None:
         ({"applies_to": "some"}, "applies_to"),
         ({"only_customers": "cus_a"}, "only_customers"),
         ({"times": -1}, "times"),
+        ({"times": 1.5}, "times"),
         ({"too_many_requests_code": "slow"}, "too_many_requests_code"),
+        ({"deliver_late": 2}, "deliver_late"),
+        ({"deliver_twice": "once"}, "deliver_twice"),
+        ({"late_delivery_seconds": [3, 2]}, "late_delivery_seconds"),
+        ({"reject_later": -1}, "reject_later"),
+        ({"reject_after_seconds": "soon"}, "reject_after_seconds"),
+        ({"reject_customers": "cus_a"}, "reject_customers"),
+        ({"reject_code": 5}, "reject_code"),
+        ({"count_until_rejected": 1}, "count_until_rejected"),
+        ({"black_hole": "deep"}, "black_hole"),
+        ({"black_hole_processes": None}, "black_hole_processes"),
     ],
 )
 def test_a_setting_that_is_none_is_refused(
@@ -203,9 +222,17 @@ def test_a_setting_that_is_none_is_refused(
 
 def test_what_was_set_can_be_read_back(sandbox: RunningSandbox) -> None:
     """The answer of GET can be sent with PUT."""
-    sandbox.set_faults(latency_seconds=[0.1, 0.2], only_customers=["cus_b", "cus_a"], retry_header=False)
+    sandbox.set_faults(
+        latency_seconds=[0.1, 0.2],
+        late_delivery_seconds=[1, 2],
+        reject_after_seconds=5,
+        only_customers=["cus_b", "cus_a"],
+        reject_customers=["cus_c"],
+        retry_header=False,
+    )
     shown = sandbox.control("GET", "faults")
     assert shown["latency_seconds"] == [0.1, 0.2]
+    assert (shown["late_delivery_seconds"], shown["reject_after_seconds"]) == ([1, 2], 5)
     assert sandbox.set_faults(**shown) == shown
 
 

@@ -198,3 +198,16 @@ def test_a_replacement_replaces_once_it_is_processed(
     assert used(stripe_client, event_name="stored_gb") == 5.0
     sandbox.set_time(NOON + 40 * MINUTE)
     assert used(stripe_client, event_name="stored_gb") == 7.0
+
+
+def test_a_delay_may_be_a_range(stripe_client: StripeClient, sandbox: RunningSandbox) -> None:
+    """Each event takes its own time within it, and what shows once goes on showing."""
+    sandbox.set_rules(processing_delay_seconds=[10 * MINUTE, 30 * MINUTE])
+    for number in range(40):
+        send(stripe_client, identifier=f"e-{number}", timestamp=NOON)
+    shown = []
+    for minutes in (9, 15, 20, 25, 31):
+        sandbox.set_time(NOON + minutes * MINUTE)
+        shown.append(used(stripe_client))
+    assert (shown[0], shown[-1]) == (0.0, 40.0)
+    assert 0 < shown[1] < shown[2] < shown[3] < 40

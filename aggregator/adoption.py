@@ -1,0 +1,352 @@
+"""Adoption: a ledger that is not what it was is re-based on what the sinks themselves have counted, and goes on.
+
+Rules
+- Nothing is re-based before a quiet time has passed without a send: requests may still be on their way, and a sink counts
+  with some delay. A ledger that is not stopped is never re-based.
+- Every window that can still be billed is compared, of every customer that the ledger or the source knows: days first, and
+  hours and windows where a day does not fit.
+- Sources and sinks are asked first, then the ledger is written in one transaction. Until then nothing has changed.
+- A sink that cannot be read back is left as the ledger has it, and only if a person says so.
+"""
+
+import datetime as dt
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import IO, Generic, NamedTuple, Protocol, Self, TypeVar
+
+from aggregator import definitions, planner
+from aggregator.comparison import Comparison
+from aggregator.errors import LedgerError, SinkUnreachable, UsageError
+from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
+from aggregator.ledger.meters import Feed, Meters, Registered
+from aggregator.ledger.pin import Pin, Pinned, named
+from aggregator.ledger.spool import Spool
+from aggregator.model import ZERO, Definition, Meter, Reading, Span
+from aggregator.rebase import Stand
+from aggregator.sinks import Sink
+from aggregator.windows import WINDOWS_PER_READ, cut, floor
+
+HOUR = dt.timedelta(hours=1)
+T = TypeVar("T")
+
+QUIET = dt.timedelta(hours=2)
+"""How long nothing must have been sent: far longer than a request can be on its way, and than a sink needs to count it."""
+
+FURTHEST = dt.timedelta(days=35)
+"""Nothing older can be sent (docs.stripe.com/api/billing/meter-event/create), so it need not be compared."""
+
+ASKED_AT_ONCE = 8
+"""How many customers are asked for beside each other."""
+
+CUSTOMERS_AT_ONCE = 256
+"""How many customers are in memory at once."""
+
+TRIES = 3
+"""How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
+
+
+class Source(Protocol):
+    """What an adoption asks of an application database."""
+
+    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+        """Yield all readings of the span in batches, from one snapshot."""
+        ...
+
+
+class Situation(NamedTuple):
+    """How a ledger stands: why it is stopped, and from when on it can be adopted."""
+
+    pinned: Pinned
+    reason: str | None
+    """Why nothing is read or sent; None if all is well."""
+    quiet_until: dt.datetime | None
+    """Before this requests may still be on their way; None if the ledger is not stopped."""
+    by_hand: tuple[str, ...]
+    """Sinks that cannot be read back, about which a person must decide."""
+    unknown: tuple[tuple[str, str], ...]
+    """Meters and sinks that the ledger knows and the configuration does not: they keep the ledger's word."""
+
+
+@dataclass(slots=True)
+class Compared:
+    """What a comparison found for one meter and sink."""
+
+    meter: str
+    sink: str
+    span: Span
+    customers: int = 0
+    windows: int = 0
+    """Windows that are re-based."""
+    taken_over: Decimal = ZERO
+    """Units that the sink has counted and the ledger did not know of."""
+    missing: Decimal = ZERO
+    """Units that the ledger had booked and the sink has not counted."""
+    withdrawn: int = 0
+    """Events that were not settled: what the sink lacks of them is planned again."""
+
+    def count(self, stand: Stand, counted: Decimal) -> None:
+        """Take one window into account."""
+        differs = planner.subtract(counted, stand.booked)
+        self.windows += bool(differs or stand.withdrawn)
+        self.withdrawn += stand.withdrawn
+        if differs > 0:
+            self.taken_over = planner.add(self.taken_over, differs)
+        else:
+            self.missing = planner.subtract(self.missing, differs)
+
+
+@dataclass(slots=True)
+class Survey:
+    """What sources and sinks said, before anything is written. A context manager: it holds files."""
+
+    stack: ExitStack = field(default_factory=ExitStack)
+    compared: list[Compared] = field(default_factory=list)
+    rebased: list[Rebased] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+
+class Adoption:
+    """Adopts one ledger. `unread` names the sinks that are left as the ledger has them, because they cannot be read back."""
+
+    def __init__(
+        self,
+        adopting: Adopting,
+        pin: Pin,
+        meters: Meters,
+        registered: Iterable[Registered],
+        sources: Mapping[str, Source],
+        sinks: Mapping[str, Sink],
+        *,
+        quiet: dt.timedelta = QUIET,
+        without_readback: Sequence[str] = (),
+        wait: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        self._adopting = adopting
+        self._pin = pin
+        self._meters = meters
+        self._registered = sorted(registered, key=lambda known: known.meter.name)
+        self._sources = sources
+        self._sinks = sinks
+        self._quiet = quiet
+        self._without_readback = frozenset(without_readback)
+        self._wait = wait
+        needless = sorted(
+            name for name in self._without_readback if name not in self._fed or self._readable(name)
+        )
+        if needless:
+            raise UsageError(f"{', '.join(needless)} can be read back, or is not a sink of any meter.")
+
+    @property
+    def _fed(self) -> set[str]:
+        return {feed.sink for known in self._registered for feed in known.feeds}
+
+    def _readable(self, sink: str) -> bool:
+        return self._sinks[sink].limits.proof is not None
+
+    def situation(self, now: dt.datetime) -> Situation:
+        """Say how the ledger stands, and from when on it can be adopted. One that is not what it was is stopped by this.
+
+        Raises SinkError if a sink does not say to which account it goes.
+        """
+        reason = self._pin.check(now, stops=True)
+        for sink in sorted(self._fed):
+            reason = reason or self._pin.account(sink, self._sinks[sink].account(), now, stops=True)
+        pinned, known = self._pin.pinned(), self._pin.known()
+        lines = {(known.meter.name, feed.sink) for known in self._registered for feed in known.feeds}
+        last = [pinned.stopped_at, self._adopting.last_claim(), known.at if known else None]
+        return Situation(
+            pinned,
+            reason,
+            None if pinned.stopped_at is None else max(at for at in last if at is not None) + self._quiet,
+            tuple(sorted(name for name in self._fed if not self._readable(name))),
+            tuple(each for each in self._adopting.feeds() if each not in lines),
+        )
+
+    def stop(self, now: dt.datetime) -> None:
+        """Stop a ledger of which nothing but a person knows that it was set back."""
+        self._pin.stop("Stopped by a person, to be adopted.", now)
+
+    def survey(self, now: dt.datetime, done: Callable[[Compared], None] = lambda _: None) -> Survey:
+        """Compare every window that can still be billed. `done` is told of each meter and sink; nothing is written.
+
+        Raises SourceError or SinkError if one of them does not answer.
+        """
+        survey = Survey()
+        try:
+            for known in self._registered:
+                self._survey_meter(known, survey, now, done)
+        except BaseException:
+            survey.stack.close()
+            raise
+        return survey
+
+    def ready(self, now: dt.datetime) -> Situation:
+        """Return the situation if the ledger can be adopted now. Raises LedgerError with what speaks against it."""
+        situation = self.situation(now)
+        if situation.quiet_until is None:
+            raise LedgerError("The ledger is not stopped, so it needs no adoption; nothing was changed.")
+        if now < situation.quiet_until:
+            raise LedgerError(
+                f"Too early: requests may still be on their way. Adopt at {situation.quiet_until:%Y-%m-%d %H:%M:%S} UTC or "
+                "later; nothing was changed."
+            )
+        undecided = sorted(set(situation.by_hand) - self._without_readback)
+        if undecided:
+            raise LedgerError(
+                f"{', '.join(undecided)} cannot be read back. Look there what has arrived, and say --without-readback with "
+                "its name if the ledger's word is to be taken; nothing was changed."
+            )
+        return situation
+
+    def adopt(self, survey: Survey, now: dt.datetime) -> None:
+        """Write what a survey found, and let the ledger go on under names of a new generation.
+
+        Raises LedgerError if it is too early, if a sink needs a person's word, or if the ledger changed meanwhile.
+        """
+        situation = self.ready(now)
+        known = self._pin.known()
+        pinned = situation.pinned
+        generation = max(pinned.generation, known.generation if known else 0) + 1
+        accounts = {name: account for name in sorted(self._fed) if (account := self._sinks[name].account())}
+
+        def name(line: Line, stand: Stand) -> str:
+            return self._name(line, stand, named(pinned.ledger_id, generation), now)
+
+        self._adopting.adopt(survey.rebased, pinned, generation, accounts, name, now)
+        self._pin.adopted(pinned._replace(generation=generation, cluster=pinned.lies_on), now)
+
+    def _survey_meter(
+        self, known: Registered, survey: Survey, now: dt.datetime, done: Callable[[Compared], None]
+    ) -> None:
+        feeds = [feed for feed in known.feeds if self._readable(feed.sink)]
+        if not feeds:
+            return
+        meter, holding = known.meter, self._meters.definitions(known)
+        unread = self._adopting.unread(known.id)
+        spans = {feed.id: self._span(meter, feed, holding, now) for feed in feeds}
+        whole = Span(min(span.start for span in spans.values()), max(span.end for span in spans.values()))
+        sealed = meter.sealed_until(now)
+        readable = whole.start
+        if sealed is not None and sealed > readable:
+            readable = definitions.ceiling(sealed, definitions.at(holding, sealed).window)
+        readings = survey.stack.enter_context(Spool())
+        for definition, span in _to_read(holding, Span(min(readable, whole.end), whole.end), unread):
+            for batch in self._sources[meter.source].read(definition.query, span, definition.window):
+                readings.add(batch)
+        for feed in feeds:
+            unit = Decimal(1).scaleb(-meter.decimals)
+            line = Line(known.id, feed, spans[feed.id], unit, readable, unread)
+            compared = Compared(meter.name, feed.sink, line.span)
+            counted = survey.stack.enter_context(_Kept[Counted]())
+            counted.keep(self._compare(line, meter, holding, readings, compared))
+            survey.compared.append(compared)
+            survey.rebased.append(Rebased(line, readings, counted.all))
+            done(compared)
+
+    def _span(self, meter: Meter, feed: Feed, holding: Sequence[Definition], now: dt.datetime) -> Span:
+        """Return the windows that can still be billed, the one that is open now included."""
+        oldest = now - min(self._sinks[feed.sink].limits.past, FURTHEST)
+        start = max(meter.start_at, feed.since, floor(oldest, definitions.at(holding, oldest).window))
+        return Span(start, max(start, definitions.ceiling(now, definitions.at(holding, now).window)))
+
+    def _compare(
+        self,
+        line: Line,
+        meter: Meter,
+        holding: Sequence[Definition],
+        readings: Spool,
+        compared: Compared,
+    ) -> Iterator[Counted]:
+        """Yield what the sink has counted where it differs from what is booked, or where something was not settled."""
+        pieces = list(definitions.pieces(holding, line.span))
+
+        def ask(stands: list[Stand]) -> list[tuple[Stand, Decimal]]:
+            who = Comparison(self._sinks[line.feed.sink], meter.name, stands, line.unit)
+            for tried in range(1, TRIES + 1):
+                try:
+                    return [
+                        each for definition, piece in pieces for each in who.compare(piece, definition.window)
+                    ]
+                except SinkUnreachable:
+                    if tried == TRIES:
+                        raise
+                    self._wait(float(tried))
+            raise AssertionError("a try ends in an answer or an error")
+
+        # The ledger's transaction is over before a sink is asked.
+        with _Kept[Stand]() as kept, ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
+            kept.keep(self._adopting.stands(line, readings))
+            customers = (list(stands) for _, stands in groupby(kept.all(), attrgetter("customer")))
+            while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
+                compared.customers += len(some)
+                for found in pool.map(ask, some):
+                    for stand, counted in found:
+                        compared.count(stand, counted)
+                        if stand.withdrawn or counted != stand.booked:
+                            yield Counted(stand.window_start, stand.customer, Decimal(planner.plain(counted)))
+
+    def _name(self, line: Line, stand: Stand, ledger: str, now: dt.datetime) -> str:
+        """Name the event that takes a slot over, as the planner would name it in the new generation."""
+        known = next(known for known in self._registered if known.id == line.meter_id)
+        policy = planner.Policy(
+            ledger=ledger,
+            sink=line.feed.sink,
+            meter=known.meter.name,
+            window=known.meter.window,
+            decimals=known.meter.decimals,
+            decreases=known.meter.decreases,
+            limits=self._sinks[line.feed.sink].limits,
+            now=now,
+        )
+        return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
+
+
+class _Kept(Generic[T]):
+    """Keeps values on disk in the order they came, to be read any number of times. A context manager."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115 - closed in __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def keep(self, values: Iterable[T]) -> None:
+        """Write all values down."""
+        for value in values:
+            pickle.dump(value, self._file)
+
+    def all(self) -> Iterator[T]:
+        """Yield every value; not two at a time."""
+        self._file.seek(0)
+        while True:
+            try:
+                yield pickle.load(self._file)  # noqa: S301 - our own, from a file without a name
+            except EOFError:
+                return
+
+
+def _to_read(
+    holding: Sequence[Definition], span: Span, unread: Sequence[dt.datetime]
+) -> Iterator[tuple[Definition, Span]]:
+    """Yield a span in pieces that are read at once, each by its definition, without the windows that cannot be read."""
+    for definition, piece in definitions.pieces(holding, span):
+        start = piece.start
+        for gap in [*(each for each in unread if each in piece), piece.end]:
+            for each in cut(Span(start, gap), definition.window, WINDOWS_PER_READ):
+                yield definition, each
+            start = gap + definition.window

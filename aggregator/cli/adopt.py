@@ -1,0 +1,156 @@
+"""`aggregator adopt`: let a ledger that was set back, copied or lost go on, from what the sinks have counted."""
+
+import datetime as dt
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
+
+if TYPE_CHECKING:
+    from aggregator.adoption import Adoption, Compared, Situation
+
+COLUMNS = {
+    "meter": "left",
+    "sink": "left",
+    "from": "left",
+    "customers": "right",
+    "windows": "right",
+    "taken over": "right",
+    "missing": "right",
+    "withdrawn": "right",
+}
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do it. Without this, only compare and explain.")
+@click.option(
+    "--stop",
+    "stops",
+    is_flag=True,
+    help="Stop the ledger: it was set back, and nothing but you knows. Adopt it once it was quiet.",
+)
+@click.option(
+    "--quiet",
+    default="2h",
+    show_default=True,
+    help="How long nothing must have been sent: requests may still be on their way.",
+)
+@click.option(
+    "--without-readback",
+    multiple=True,
+    metavar="SINK",
+    help="Take the ledger's word for a sink that cannot be read back. Look there first what has arrived.",
+)
+@config_option
+@json_option
+def adopt(
+    config_path: Path,
+    *,
+    yes: bool,
+    stops: bool,
+    quiet: str,
+    without_readback: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Let a ledger go on that is not what it was: restored, failed over, copied, or new.
+
+    Every window that can still be billed is compared with what the sink itself has counted. With --yes the ledger takes
+    that over, and sends what is missing under new names. Stop every other daemon first.
+    """
+    import threading
+
+    from aggregator.adoption import Adoption
+    from aggregator.clock import utcnow
+    from aggregator.config.durations import parse_duration
+    from aggregator.errors import UsageError
+    from aggregator.ledger.adopting import Adopting
+    from aggregator.wiring import build
+
+    config = load_config(config_path)
+    try:
+        silence = parse_duration(quiet)
+    except ValueError as error:
+        raise UsageError(f"--quiet {quiet} {error}") from error
+    with build(config, name="aggregator adopt") as app:
+        adoption = Adoption(
+            Adopting(app.ledger.database),
+            app.ledger.pin,
+            app.ledger.meters,
+            app.registered.values(),
+            app.sources,
+            app.sinks,
+            quiet=silence,
+            without_readback=without_readback,
+            wait=threading.Event().wait,
+        )
+        if stops:
+            adoption.stop(utcnow())
+        situation = adoption.situation(utcnow())
+        if not as_json:
+            _explain(situation)
+        compared = _work(adoption, yes=yes) if situation.reason is not None else []
+    if as_json:
+        write_json(
+            {
+                "stopped": situation.reason,
+                "adopt_from": situation.quiet_until,
+                "adopted": yes and situation.reason is not None,
+                "compared": [_figures(each) for each in compared],
+            }
+        )
+    elif situation.reason is not None:
+        show_table("compared with the sinks", COLUMNS, [list(_figures(each).values()) for each in compared])
+        click.echo(
+            "Adopted: the daemon goes on." if yes else "Nothing was changed. Say --yes to adopt the ledger."
+        )
+
+
+def _work(adoption: "Adoption", *, yes: bool) -> "list[Compared]":
+    from aggregator.clock import utcnow
+
+    if yes:
+        adoption.ready(utcnow())
+    with adoption.survey(utcnow()) as survey:
+        if yes:
+            adoption.adopt(survey, utcnow())
+        return survey.compared
+
+
+def _explain(situation: "Situation") -> None:
+    """Say what was found, and what follows."""
+    if situation.reason is None:
+        click.echo(
+            "The ledger is what it was: there is nothing to adopt. If it was set back all the same, say --stop, and adopt "
+            "it once it was quiet."
+        )
+        return
+    click.echo(situation.reason)
+    if situation.quiet_until is not None:
+        click.echo(f"It can be adopted from {shown(situation.quiet_until)} UTC on.")
+    for sink in situation.by_hand:
+        click.echo(
+            f"Sink {sink} cannot be read back: look there what has arrived, then say --without-readback {sink}."
+        )
+    for meter, sink in situation.unknown:
+        click.echo(
+            f"Meter {meter} with sink {sink} is in the ledger and not in the configuration, and is left as it is."
+        )
+
+
+def _figures(compared: "Compared") -> dict[str, object]:
+    from aggregator.planner import plain
+
+    start: dt.datetime = compared.span.start
+    return {
+        "meter": compared.meter,
+        "sink": compared.sink,
+        "from": start,
+        "customers": compared.customers,
+        "windows": compared.windows,
+        "taken_over": Decimal(plain(compared.taken_over)),
+        "missing": Decimal(plain(compared.missing)),
+        "withdrawn": compared.withdrawn,
+    }

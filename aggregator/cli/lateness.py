@@ -1,0 +1,72 @@
+"""`aggregator lateness`: how late usage arrives, and which `settle` would wait for it."""
+
+from pathlib import Path
+
+import click
+
+from aggregator.cli.common import (
+    config_option,
+    duration,
+    json_option,
+    known_meters,
+    load_config,
+    show_table,
+    write_json,
+)
+
+
+@click.command()
+@click.argument("meters", nargs=-1, metavar="[METER]...")
+@click.option("--days", default=14, show_default=True, help="How many days back to look.")
+@config_option
+@json_option
+def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: bool) -> None:
+    """Show how long after its window's end usage was found; all meters if none is named.
+
+    Late usage is billed by corrections, so nothing is lost by it; a longer `settle` makes fewer of them.
+    """
+    import datetime as dt
+
+    from aggregator.clock import utcnow
+    from aggregator.config import format_duration
+    from aggregator.lateness import suggest
+    from aggregator.wiring import open_ledger
+
+    config = load_config(config_path)
+    names = known_meters(config, meters)
+    with open_ledger(config, may_migrate=True, name="aggregator lateness") as ledger:
+        found = ledger.reports.lateness(utcnow() - dt.timedelta(days=days))
+    rows = [
+        (name, step, late.slots, late.quantity)
+        for name in names
+        for step, late in sorted(found.get(name, {}).items())
+    ]
+    suggested = {name: suggest(found.get(name, {}), config.meters[name].settle) for name in names}
+    if as_json:
+        write_json(
+            {
+                "steps": [
+                    {"meter": name, "within_seconds": step, "slots": slots, "quantity": quantity}
+                    for name, step, slots, quantity in rows
+                ],
+                "suggested_settle_seconds": suggested,
+            }
+        )
+        return
+    if not rows:
+        click.echo("Nothing was read in that time.")
+        return
+    show_table(
+        f"when usage was found, last {days} days",
+        {"meter": "left", "found": "left", "slots": "right", "quantity": "right"},
+        (
+            (name, f"within {duration(dt.timedelta(seconds=step))}" if step else "in time", slots, quantity)
+            for name, step, slots, quantity in rows
+        ),
+    )
+    for name, longer in suggested.items():
+        if longer:
+            click.echo(
+                f"{name}: `settle: {format_duration(longer)}` would have waited for nearly all; it is "
+                f"{format_duration(config.meters[name].settle)} now."
+            )

@@ -1,0 +1,82 @@
+"""`aggregator restate`: read old windows by the present query, on purpose."""
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.backfill import WAIT_SECONDS, carry_out, show_results
+from aggregator.cli.common import Instant, config_option, json_option, known_meters, load_config, write_json
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.model import Definition
+
+
+@click.command()
+@click.argument("meter")
+@click.option("--from", "start", type=Instant(), required=True, help="Start of the first window, UTC.")
+@click.option(
+    "--to", "end", type=Instant(), default=None, help="End of the last one; all that was read if left out."
+)
+@click.option("--yes", is_flag=True, help="Do it, after having looked at what it would change.")
+@config_option
+@json_option
+def restate(
+    config_path: Path, *, meter: str, start: dt.datetime, end: dt.datetime | None, yes: bool, as_json: bool
+) -> None:
+    """Read windows of METER that were billed by an older query again, by the present one.
+
+    A query that is changed holds for the windows after it; nothing that was billed moves. This moves it: without --yes it
+    shows what would change, with --yes it plans the corrections. Decreases follow the meter's `decreases`.
+    """
+    import threading
+    from dataclasses import asdict
+
+    from aggregator import windows
+    from aggregator.backfill import Backfill, span_of
+    from aggregator.clock import utcnow
+    from aggregator.wiring import build
+
+    config = load_config(config_path)
+    [name] = known_meters(config, [meter])
+    with build(config, name="aggregator restate", verify=yes) as app:
+        now = utcnow()
+        collection, registered = app.collections[name], app.registered[name]
+        known = app.ledger.meters.definitions(registered)
+        limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
+        present = known[-1]
+        span = span_of(collection.meter, known, limits, start, end or min(now, present.since), now)
+        _check(name, known, span.start, span.end)
+        new = Backfill(collection, registered, app.ledger.passes, known, span, restated_by=present)
+        if yes:
+            pause = threading.Event()
+            while not collection.restate(span, present, now):
+                pause.wait(WAIT_SECONDS)
+        results, _ = carry_out(app, [new], now, dry_run=not yes, send=False, quiet=as_json)
+    if as_json:
+        write_json({"done": yes, "meters": [{**asdict(each), "span": list(each.span)} for each in results]})
+        return
+    show_results(results, {}, dry_run=not yes)
+    click.echo(
+        "The daemon or `aggregator run --once` sends the corrections."
+        if yes
+        else f"{windows.count(span, present.window):,} window(s) would be read by the present query; --yes does it."
+    )
+
+
+def _check(name: str, known: "tuple[Definition, ...]", start: dt.datetime, end: dt.datetime) -> None:
+    """Raise UsageError unless every window of the range has the length it has now."""
+    from aggregator import definitions
+    from aggregator.model import Span
+
+    present = known[-1]
+    if {held.fingerprint for held, _ in definitions.pieces(known, Span(start, end))} == {present.fingerprint}:
+        raise UsageError(f"Every window of {name} in that range is read by its present query already.")
+    for held, piece in definitions.pieces(known, Span(start, end)):
+        if held.window != present.window:
+            raise UsageError(
+                f"{name} had windows of another length in {piece}; windows that were billed keep theirs. Choose a range "
+                f"that begins at {present.since:%Y-%m-%dT%H:%MZ} or later, or lies where the length was the same."
+            )

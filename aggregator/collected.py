@@ -1,0 +1,78 @@
+"""What one round of collection did for one meter, for the log and for whoever asked for it."""
+
+import datetime as dt
+from dataclasses import dataclass
+
+from aggregator.ledger.tally import Tally
+from aggregator.model import Span
+
+
+@dataclass(slots=True)
+class Collected:
+    """What one round of collection did for one meter."""
+
+    meter: str
+    mark: dt.datetime | None = None
+    spans: int = 0
+    rows: int = 0
+    changed: int = 0
+    planned: int = 0
+    corrections: int = 0
+    held: int = 0
+    refused: int = 0
+    deferred: int = 0
+    oldest_deferred: dt.datetime | None = None
+    aside: int = 0
+    """Rows that can be billed to nobody."""
+    guarded: int = 0
+    """Windows that shrank so much that a second reading must confirm it."""
+    unread: int = 0
+    """Windows that the source could not give."""
+    waits_for: str | None = None
+    """What in the source keeps windows waiting that have settled."""
+    waits_anew: bool = False
+    """They began to wait with this round."""
+    unfenced: bool = False
+    """Windows were read without waiting any longer."""
+    moved: bool = False
+    """The mark moved."""
+    busy: bool = False
+    """Another process has the meter."""
+
+    def figures(self) -> dict[str, object]:
+        """Return what is worth a line in the log."""
+        return {
+            "meter": self.meter,
+            "mark": self.mark.isoformat() if self.mark else None,
+            "rows": self.rows,
+            "changed": self.changed,
+            "planned": self.planned,
+            **{
+                name: count
+                for name in ("held", "refused", "deferred", "guarded", "unread")
+                if (count := getattr(self, name))
+            },
+        }
+
+    def add(self, span: Span, tally: Tally) -> None:
+        """Take one committed pass into account."""
+        self.spans += 1
+        self.rows += tally.rows
+        self.changed += tally.changed
+        self.planned += tally.planned
+        self.corrections += tally.corrections
+        self.held += tally.held
+        self.refused += tally.refused
+        self.deferred += tally.deferred
+        self.aside += tally.aside
+        self.guarded += tally.guarded
+        waiting = [start for start in (self.oldest_deferred, tally.oldest_deferred) if start is not None]
+        self.oldest_deferred = min(waiting, default=None)
+        if not tally.guarded:
+            self.move(span)
+
+    def move(self, span: Span) -> None:
+        """Take into account that the mark went on behind a span, if it stood in it."""
+        if self.mark is not None and span.start <= self.mark < span.end:
+            self.mark = span.end
+            self.moved = True

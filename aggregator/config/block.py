@@ -1,0 +1,19 @@
+"""What every block of the file has in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SecretFile = Annotated[Path, Field(strict=False)]
+
+
+class Block(BaseModel):
+    """One block of the file: unknown keys are refused, values are not converted, nothing changes later."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        hide_input_in_errors=True,
+    )

@@ -1,0 +1,203 @@
+"""A meter, as the file describes it; and the fingerprint of what decides its numbers.
+
+A field comes after the fields it is compared with, so that each comparison is a validator of its own and one mistake does
+not hide another.
+"""
+
+import hashlib
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from aggregator.config.block import Block
+from aggregator.config.durations import parse_duration
+from aggregator.config.query import normalised_query
+from aggregator.config.values import (
+    Cron,
+    Duration,
+    Instant,
+    Query,
+    Share,
+    SinceOrFor,
+    SinkNames,
+    WindowLength,
+    at_least,
+    at_most,
+    check_boundary,
+    refuse,
+)
+
+
+def _differs_from_customer_key(value_key: str, info: ValidationInfo) -> str:
+    if value_key == info.data.get("customer_key"):
+        raise refuse("is the same as `customer_key`: the customer and the quantity need a key each")
+    return value_key
+
+
+class StripeEvent(Block):
+    """What a meter's events look like to Stripe; it must agree with the meter you defined there."""
+
+    event_name: str = Field(
+        default="",
+        min_length=1,
+        max_length=100,
+        description="The event name of the Stripe meter. Left out: the name of this meter.",
+        examples=["api_requests"],
+    )
+    customer_key: str = Field(
+        default="stripe_customer_id",
+        min_length=1,
+        max_length=100,
+        description="The payload key that holds the customer, as in the Stripe meter's customer mapping.",
+        examples=["stripe_customer_id"],
+    )
+    value_key: Annotated[str, AfterValidator(_differs_from_customer_key)] = Field(
+        default="value",
+        min_length=1,
+        max_length=100,
+        description="The payload key that holds the quantity, as in the Stripe meter's value settings.",
+        examples=["value"],
+    )
+
+
+def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
+    if "window" in info.data:
+        check_boundary(start_at, info.data["window"])
+    return start_at
+
+
+def _not_with_every(cron: str, info: ValidationInfo) -> str:
+    if info.data.get("every") is not None:
+        raise refuse("and `every` are both given: keep the one that says when to read")
+    return cron
+
+
+def _named_after_meter(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
+    return event if event.event_name else event.model_copy(update={"event_name": info.data.get("name", "")})
+
+
+class Meter(Block):
+    """One billable thing: a source, a query, a window length, the sinks it feeds."""
+
+    name: str = Field(
+        description="The key it stands under in `meters:`; not a key of its own.", examples=["api_requests"]
+    )
+    description: str | None = Field(
+        default=None,
+        description="What is counted, in words for people.",
+        examples=["Requests to the public API."],
+    )
+    source: str = Field(
+        description="The source the query runs on, by its name under `sources:`.", examples=["app"]
+    )
+    sinks: SinkNames = Field(
+        description="The sinks its events go to, by their names under `sinks:`.", examples=[["stripe"]]
+    )
+    read: Literal["windows"] = Field(
+        default="windows",
+        description="How the source is read. `windows`: the query gives the whole of each window asked for.",
+        examples=["windows"],
+    )
+    query_text: Query = Field(
+        alias="query",
+        description=(
+            "One select that gives `customer` and `quantity`, and optionally `at` and `window`, for the rows "
+            "from `:start` to before `:end`. `${...}` is not replaced in here."
+        ),
+        examples=[
+            "select customer, count(*) as quantity from usage where at >= :start and at < :end group by 1"
+        ],
+    )
+    query_file: Annotated[Path, Field(strict=False)] | None = Field(
+        default=None,
+        description="File that holds the query, instead of `query`; relative to this file.",
+        examples=["queries/api_requests.sql"],
+    )
+    window: WindowLength = Field(
+        description="How long a window is; one event per customer and window. Divides a day; from 1m to 1d.",
+        examples=["1h"],
+    )
+    start_at: Annotated[Instant, AfterValidator(_on_a_boundary)] = Field(
+        description="The start of the first window. Nothing before it is ever billed, so it has no default.",
+        examples=["2026-11-01T00:00Z"],
+    )
+    settle: Annotated[Duration, at_most("34d", "Stripe refuses usage older than 35 days")] = Field(
+        default=parse_duration("5m"),
+        description="How long after its end a window is first read, so that late rows are in.",
+        examples=["5m"],
+    )
+    revisit: Annotated[Duration, at_most("35d", "Stripe refuses usage older than that")] = Field(
+        default=parse_duration("35d"),
+        description=(
+            "How far back billed windows are read again, for rows that came late or changed: two hours back in every "
+            "pass, two days every hour, all of it every day."
+        ),
+        examples=["35d"],
+    )
+    data_retained_from: SinceOrFor | None = Field(
+        default=None,
+        description=(
+            "Since when, or for how long, the source keeps its rows. Older windows are never read again, so that rows "
+            "which retention removed are not taken for usage that was taken back."
+        ),
+        examples=["90d"],
+    )
+    shrink_guard: Share = Field(
+        default=Decimal("0.2"),
+        json_schema_extra={"default": "20%"},
+        description=(
+            "A window that loses more than this share of its usage between two reads, or all of it, is lowered only once "
+            "another read confirms it."
+        ),
+        examples=["20%"],
+    )
+    split: Annotated[Duration, at_least("1m")] | None = Field(
+        default=None,
+        description=(
+            "How short a piece of a window the query may be asked for when a whole one takes too long. Only for a query "
+            "that counts or sums: pieces are added up. Left out: such a window is set aside."
+        ),
+        examples=["1m"],
+    )
+    every: Annotated[Duration, at_least("1s")] | None = Field(
+        default=None,
+        description="How often to look for due windows. Left out: a quarter of the window, 5s to 5m. Not with `cron`.",
+        examples=["5m"],
+    )
+    cron: Annotated[Cron, AfterValidator(_not_with_every)] | None = Field(
+        default=None,
+        description="When to look for windows that are due, as five cron fields in UTC. Not with `every`.",
+        examples=["*/5 * * * *"],
+    )
+    decimals: int = Field(
+        default=0,
+        ge=0,
+        le=12,
+        description="How many decimal places are billed; what is smaller is carried to the next window.",
+        examples=[0],
+    )
+    decreases: Literal["hold", "apply"] = Field(
+        default="hold",
+        description="What becomes of a correction that lowers a bill: `hold` it for a person, or `apply` it.",
+        examples=["hold"],
+    )
+    stripe: Annotated[StripeEvent, AfterValidator(_named_after_meter)] = Field(
+        default=StripeEvent(),
+        validate_default=True,
+        description="What the events look like to Stripe sinks.",
+        examples=[{"event_name": "api_requests"}],
+    )
+
+
+def fingerprint(meter: Meter) -> str:
+    """Return a SHA-256, in hex, of what decides a meter's numbers: where it differs, history may too."""
+    defining = [
+        normalised_query(meter.query_text),
+        int(meter.window.total_seconds()),
+        meter.read,
+        meter.decimals,
+    ]
+    return hashlib.sha256(json.dumps(defining).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""What a round of collection is to read: which spans, in which order, by which definition. No I/O.
+
+Rules
+- What is new is read first, then the old windows whose turn it is. So a long look back delays nothing.
+- Nothing before `start_at` is read, nor before where the source still has its rows.
+- A change that waits for an unsettled event is read again: in every round if it is younger than two days, else every hour.
+- Windows that the source could not give are left out until their time has come.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+
+from aggregator import definitions, windows
+from aggregator.errors import SourceError
+from aggregator.ledger.meters import Lease
+from aggregator.ledger.passes import Pass
+from aggregator.model import Definition, Meter, Span
+
+
+def live(span: Span, now: dt.datetime, definition: Definition) -> Pass:
+    """Return a pass of a live round over a span."""
+    return Pass("live", span, span, now, definition)
+
+
+def passes(
+    meter: Meter, lease: Lease, now: dt.datetime, ready: dt.datetime, *, at_once: bool
+) -> Iterator[Pass]:
+    """Yield what a round reads, in pieces that one transaction takes.
+
+    Windows are new up to `ready`. `at_once` says that the query returns `window`, so that one serves many windows. Raises
+    SourceError when windows that were never read are no longer in the source.
+    """
+    known, mark = lease.definitions, lease.mark
+    newest = definitions.at(known, mark)
+    first = earliest(meter, lease, now)
+    rungs = windows.rungs(
+        now=now,
+        mark=mark,
+        revisit=meter.revisit,
+        length=newest.window,
+        hourly_at=lease.hourly_at,
+        daily_at=lease.daily_at,
+    )
+    deep = rungs.deep
+    for behind in (lease.fed_until, lease.reread_from or mark):
+        if mark - behind <= windows.HOURLY or rungs.hourly:
+            deep = min(deep, behind)
+    near, deep = max(rungs.near, first), max(deep, first)
+    plan = windows.reads(
+        mark=mark,
+        ready=ready,
+        horizon=near if at_once else max(min(deep, mark - meter.revisit), first),
+        length=newest.window,
+        at_once=at_once,
+        swept=lease.swept,
+    )
+    newest_first = at_once and deep < near
+    spans = [*plan.spans, Span(deep, near)] if newest_first else plan.spans
+    cut = list(_pieces(lease, spans))
+    for number, (definition, piece) in enumerate(cut, 1):
+        done = number == len(cut)
+        yield live(piece, now, definition)._replace(
+            swept=plan.swept,
+            hourly=done and rungs.hourly,
+            daily=done and rungs.daily,
+            rest_read=done and newest_first,
+        )
+
+
+def earliest(meter: Meter, lease: Lease, now: dt.datetime) -> dt.datetime:
+    """Return before when nothing is read. Raises SourceError if windows that were never read lie before that."""
+    sealed = meter.sealed_until(now)
+    if sealed is None:
+        return meter.start_at
+    first = definitions.ceiling(sealed, definitions.at(lease.definitions, sealed).window)
+    if first > lease.mark:
+        raise SourceError(
+            f"{meter.name} was read up to {lease.mark:%Y-%m-%dT%H:%MZ}, but its source keeps rows only from "
+            f"{first:%Y-%m-%dT%H:%MZ} on (`data_retained_from`), so the windows between cannot be billed. Restore the "
+            f"rows and correct `data_retained_from`, or give them up with `start_at: {first:%Y-%m-%dT%H:%MZ}`."
+        )
+    return max(meter.start_at, first)
+
+
+def _pieces(lease: Lease, spans: Iterable[Span]) -> Iterator[tuple[Definition, Span]]:
+    """Cut spans by definition, around windows that are not to be asked for yet, and to what one transaction takes."""
+    for whole in spans:
+        for definition, span in definitions.pieces(lease.definitions, whole):
+            start = span.start
+            for unread in (*(each for each in lease.unread if each in span), span.end):
+                for piece in windows.cut(Span(start, unread), definition.window, windows.WINDOWS_PER_READ):
+                    yield definition, piece
+                start = unread + definition.window

@@ -1,0 +1,381 @@
+"""What an adoption asks of the ledger and writes into it: all of it in one transaction, or nothing.
+
+Rules
+- The meters are held first, then their outboxes, the pin last: the order in which passes and claims take them, so that none
+  waits for the other in a ring. Every meter gets a new epoch: a pass that began before commits nothing.
+- The pin must be as it was when the sinks were asked: stopped, in the same generation, with the same count.
+- Nothing that an event says is changed, and none is deleted: what is withdrawn is void, what is taken over is a new event.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.errors import LedgerError
+from aggregator.ledger.changes import stage
+from aggregator.ledger.copytext import NULL, copy, instant, text
+from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.meters import Feed
+from aggregator.ledger.pin import Pinned
+from aggregator.ledger.spool import Spool
+from aggregator.ledger.writer import BATCH
+from aggregator.model import Span
+from aggregator.rebase import Moved, Stand, rebase
+
+TAKEN_OVER = "taken over from the sink's own totals"
+WITHDRAWN = "withdrawn: the ledger was re-based on the sink's own totals"
+
+LAST_CLAIM = "select claimed_at from aggregator.claim order by id desc limit 1"
+
+UNREAD = "select window_start from aggregator.unread where meter_id = %(meter_id)s order by 1"
+
+FEEDS = """
+select meter.name, sink.name from aggregator.feed
+  join aggregator.meter on meter.id = feed.meter_id join aggregator.sink on sink.id = feed.sink_id
+ order by 1, 2
+"""
+
+CREATE_COUNTED = """
+create temporary table counted (window_start timestamptz, customer text collate "C", total numeric) on commit drop
+"""
+
+# Every slot of a feed over a span, as the ledger, the source (`reading`) and the sink (`counted`) have it. Of a slot with an
+# unusable row, a window that is sealed or could not be read, the source's word is not known.
+STANDS = """
+with waiting as (
+    select event.slot_id, sum(event.delta) as delta, count(*) as events
+      from (select event_id from aggregator.outbox where feed_id = %(feed_id)s
+             union select event_id from aggregator.parked where feed_id = %(feed_id)s) as open
+      join aggregator.event on event.id = open.event_id
+     group by event.slot_id
+), slot as (
+    select * from aggregator.slot
+     where feed_id = %(feed_id)s and window_start >= %(start)s and window_start < %(end)s
+), seen as (
+    select window_start, customer, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
+      from reading
+     where customer is not null and window_start >= %(start)s
+     group by window_start, customer
+)
+select found.customer, found.window_start, found.slot_id, coalesce(found.revision, 0), coalesce(found.quantity, 0),
+       coalesce(found.total, 0), coalesce(waiting.delta, 0), coalesce(waiting.events, 0), coalesce(carry.amount, 0),
+       case when found.window_start < %(readable)s or found.window_start = any(%(unread)s) or found.spoilt then null
+            else coalesce(found.truth, 0) end,
+       found.counted
+  from (
+        select customer, window_start, slot.id as slot_id, slot.revision, slot.quantity, slot.total,
+               seen.quantity as truth, seen.spoilt, counted.total as counted
+          from slot
+          full join seen using (window_start, customer)
+          full join counted using (window_start, customer)
+       ) as found
+  left join waiting on waiting.slot_id = found.slot_id
+  left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
+ order by found.customer, found.window_start
+"""
+
+HOLD_METERS = """
+update aggregator.meter
+   set epoch = epoch + 1, lease_owner = null, lease_until = null
+ where id in (select id from aggregator.meter order by id for update)
+"""
+
+# The next pass reads everything again that is re-based here.
+READ_AGAIN = """
+update aggregator.meter
+   set reread_from = case when %(start)s < mark then least(reread_from, %(start)s) else reread_from end,
+       hourly_at = null, daily_at = null, swept = null
+ where id = %(meter_id)s
+"""
+
+FORGET_GUARDED = "delete from aggregator.guarded where meter_id = %(meter_id)s and window_start >= %(start)s"
+
+RECORD = """
+insert into aggregator.run (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
+select id, 'adoption', %(span)s, %(span)s, %(now)s, 0, epoch, fingerprint from aggregator.meter where id = %(meter_id)s
+returning id
+"""
+
+FINISH_RECORD = "update aggregator.run set changed = %(changed)s where id = %(run_id)s"
+
+HOLD_OUTBOX = "select from aggregator.outbox where feed_id = %(feed_id)s order by event_id for update"
+
+FIND_OPEN = """
+create temporary table withdrawn on commit drop as
+select event.id from aggregator.event
+ where event.id in (select event_id from aggregator.outbox where feed_id = %(feed_id)s
+                     union select event_id from aggregator.parked where feed_id = %(feed_id)s)
+   and event.window_start >= %(start)s and event.window_start < %(end)s
+"""
+
+WITHDRAW = (
+    "update aggregator.event set state = 'due' where id in (select id from withdrawn) and state = 'sending'",
+    """
+    update aggregator.event set state = 'void', settled_at = %(now)s, reason = %(withdrawn)s
+     where id in (select id from withdrawn)
+    """,
+    "delete from aggregator.parked where event_id in (select id from withdrawn)",
+    "delete from aggregator.outbox where event_id in (select id from withdrawn)",
+    "drop table withdrawn",
+    """
+    update aggregator.slot set replan = false
+     where feed_id = %(feed_id)s and replan and window_start >= %(start)s and window_start < %(end)s
+    """,
+    """
+    update aggregator.readback set done_at = %(now)s, found = 'settled by an adoption'
+     where feed_id = %(feed_id)s and done_at is null
+    """,
+)
+
+CLOSE_CLAIMS = """
+update aggregator.claim set settled_at = %(now)s
+ where settled_at is null
+   and not exists (select from aggregator.outbox where event_id = any(claim.events) and claim_id = claim.id)
+"""
+
+CREATE_MOVED = """
+create temporary table moved (
+    slot_id bigint, event_id bigint, known boolean, revision integer, window_start timestamptz, customer text collate "C",
+    quantity numeric, total numeric, delta numeric, identifier text
+) on commit drop
+"""
+
+MOVED = "slot_id, known, revision, window_start, customer, quantity, total, delta, identifier"
+
+CREATE_CARRIES = 'create temporary table carries (customer text collate "C", amount numeric) on commit drop'
+
+WRITE = (
+    "update moved set event_id = nextval('aggregator.event_id') where delta <> 0",
+    "update moved set slot_id = nextval('aggregator.slot_id') where not known",
+    """
+    insert into aggregator.event
+           (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
+            delta, total, reason)
+    select event_id, slot_id, %(run_id)s, %(feed_id)s, revision, window_start, window_start, %(now)s, %(now)s, 'confirmed',
+           customer, identifier, delta, total, %(taken_over)s
+      from moved where delta <> 0 order by event_id
+    """,
+    """
+    insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, stamped_at, tail)
+    select slot_id, %(feed_id)s, case when event_id is null then 0 else 1 end, window_start, customer, quantity, total,
+           case when event_id is not null then window_start end, event_id
+      from moved where not known order by slot_id
+    """,
+    """
+    update aggregator.slot
+       set quantity = moved.quantity, total = moved.total, tail = coalesce(moved.event_id, slot.tail),
+           revision = slot.revision + case when moved.event_id is null then 0 else 1 end,
+           stamped_at = coalesce(slot.stamped_at, case when moved.event_id is not null then moved.window_start end)
+      from moved
+     where moved.known and slot.feed_id = %(feed_id)s and slot.window_start = moved.window_start
+       and slot.customer = moved.customer
+    """,
+    "delete from aggregator.carry using carries where feed_id = %(feed_id)s and carry.customer = carries.customer",
+    """
+    insert into aggregator.carry (feed_id, customer, amount)
+    select %(feed_id)s, customer, amount from carries where amount <> 0
+    """,
+    "drop table moved, carries, counted",
+)
+
+UNBALANCED = """
+select slot.customer from aggregator.slot
+  left join aggregator.carry on carry.feed_id = slot.feed_id and carry.customer = slot.customer
+ where slot.feed_id = %(feed_id)s
+ group by slot.customer having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0) limit 1
+"""
+
+PIN_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s"
+
+# Counted from the higher of the two, so that no generation is ever used twice.
+ADOPT = """
+update aggregator.pin
+   set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s,
+       stopped_at = null, stopped_reason = null
+ where stopped_at = %(stopped_at)s and generation = %(before)s and beat = %(beat)s
+"""
+
+
+class Line(NamedTuple):
+    """One feed that is re-based, over which span, and what is known of its source."""
+
+    meter_id: int
+    feed: Feed
+    span: Span
+    unit: Decimal
+    readable: dt.datetime
+    """Before this the source no longer has its rows."""
+    unread: tuple[dt.datetime, ...]
+    """Windows that the source could not give."""
+
+
+class Counted(NamedTuple):
+    """What a sink has counted of one customer in one window."""
+
+    window_start: dt.datetime
+    customer: str
+    total: Decimal
+
+
+Naming = Callable[[Line, Stand], str]
+"""What an event that is taken over is called."""
+
+
+class Rebased(NamedTuple):
+    """A line with its readings, and what its sink has counted where that was looked up."""
+
+    line: Line
+    readings: Spool
+    counted: Callable[[], Iterable[Counted]]
+
+
+class Adopting:
+    """The verbs about adopting a ledger."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def last_claim(self) -> dt.datetime | None:
+        """Return when the ledger last claimed events, as far as it knows."""
+        with self._database.transaction() as connection:
+            row = connection.execute(LAST_CLAIM).fetchone()
+        return row[0] if row else None
+
+    def feeds(self) -> list[tuple[str, str]]:
+        """Return the meter and the sink of every feed that the ledger knows, configured or not."""
+        with self._database.transaction() as connection:
+            return connection.execute(FEEDS).fetchall()
+
+    def unread(self, meter_id: int) -> tuple[dt.datetime, ...]:
+        """Return the windows of a meter that the source could not give."""
+        with self._database.transaction() as connection:
+            return tuple(start for (start,) in connection.execute(UNREAD, {"meter_id": meter_id}))
+
+    def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
+        """Yield every slot of a line that the ledger or the source knows, by customer; the sink was not asked yet."""
+        with self._database.transaction() as connection:
+            stage(connection, readings)
+            connection.execute(CREATE_COUNTED)
+            yield from _stands(connection, line)
+
+    def adopt(
+        self,
+        rebased: Sequence[Rebased],
+        pinned: Pinned,
+        generation: int,
+        accounts: Mapping[str, str],
+        name: Naming,
+        now: dt.datetime,
+    ) -> None:
+        """Re-base every line on what its sink has counted, and let the ledger go on under a new generation.
+
+        Raises LedgerError, and changes nothing, if the ledger is not as `pinned` says any more.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(HOLD_METERS)
+            for readings, lines in groupby(rebased, attrgetter("readings")):
+                stage(connection, readings)
+                for each in lines:
+                    _rebase(connection, each, name, now)
+                connection.execute("drop table reading")
+            connection.execute(CLOSE_CLAIMS, {"now": now})
+            for sink, account in accounts.items():
+                connection.execute(PIN_ACCOUNT, {"sink": sink, "account": account})
+            values = {
+                "generation": generation,
+                "cluster": pinned.lies_on,
+                "database_oid": pinned.lies_in,
+                "stopped_at": pinned.stopped_at,
+                "before": pinned.generation,
+                "beat": pinned.beat,
+            }
+            if connection.execute(ADOPT, values).rowcount != 1:
+                raise LedgerError(
+                    "The ledger was adopted or stopped by somebody else meanwhile; nothing was changed."
+                )
+
+
+def _stands(connection: Connection, line: Line) -> Iterator[Stand]:
+    values = {
+        "feed_id": line.feed.id,
+        "start": line.span.start,
+        "end": line.span.end,
+        "readable": line.readable,
+        "unread": list(line.unread),
+    }
+    with connection.cursor(name=f"stands_{line.feed.id}") as cursor:
+        cursor.itersize = 5_000
+        for row in cursor.execute(STANDS, values):
+            yield Stand._make(row)
+
+
+def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.datetime) -> None:
+    """Re-base one line, whose readings are staged."""
+    line = rebased.line
+    values = {
+        "meter_id": line.meter_id,
+        "feed_id": line.feed.id,
+        "start": line.span.start,
+        "end": line.span.end,
+        "span": TimestamptzRange(*line.span),
+        "now": now,
+        "withdrawn": WITHDRAWN,
+        "taken_over": TAKEN_OVER,
+    }
+    row = connection.execute(RECORD, values).fetchone()
+    assert row is not None, "a feed has its meter"
+    values["run_id"] = row[0]
+    connection.execute(HOLD_OUTBOX, values)
+    for statement in (CREATE_COUNTED, CREATE_MOVED, CREATE_CARRIES):
+        connection.execute(statement)
+    copy(
+        connection,
+        "counted",
+        "window_start, customer, total",
+        (
+            f"{instant(each.window_start)}\t{text(each.customer)}\t{each.total!s}\n"
+            for each in rebased.counted()
+        ),
+    )
+    changed = 0
+    moved: list[str] = []
+    carries: list[str] = []
+    for customer, stands in groupby(_stands(connection, line), attrgetter("customer")):
+        found = rebase(list(stands), line.unit)
+        if found is not None:
+            slots, carry = found
+            changed += len(slots)
+            moved += (_line_of(each, name(line, each.stand)) for each in slots)
+            carries.append(f"{text(customer)}\t{carry!s}\n")
+        if len(moved) >= BATCH:
+            _copy_moved(connection, moved, carries)
+    _copy_moved(connection, moved, carries)
+    connection.execute(FIND_OPEN, values)
+    for statement in (*WITHDRAW, *WRITE, READ_AGAIN, FORGET_GUARDED):
+        connection.execute(statement, values)
+    connection.execute(FINISH_RECORD, {**values, "changed": changed})
+    unbalanced = connection.execute(UNBALANCED, values).fetchone()
+    assert unbalanced is None, f"the balance of {unbalanced} is lost"
+
+
+def _copy_moved(connection: Connection, moved: list[str], carries: list[str]) -> None:
+    """Send what was decided so far, and begin anew."""
+    copy(connection, "moved", MOVED, moved)
+    copy(connection, "carries", "customer, amount", carries)
+    moved.clear()
+    carries.clear()
+
+
+def _line_of(moved: Moved, identifier: str) -> str:
+    stand = moved.stand
+    known = stand.slot is not None
+    slot = str(stand.slot) if known else NULL
+    return (
+        f"{slot}\t{'t' if known else 'f'}\t{stand.revision}\t{instant(stand.window_start)}\t{text(stand.customer)}"
+        f"\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\n"
+    )

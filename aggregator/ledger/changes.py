@@ -1,0 +1,150 @@
+"""What differs between what was read and what the ledger holds: staged by COPY, found by SQL, handed on slot by slot."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+from aggregator.ledger.database import Connection
+from aggregator.ledger.meters import Feed, Registered
+from aggregator.ledger.spool import Spool
+from aggregator.ledger.writer import BATCH
+from aggregator.model import ZERO, Change, Span, Tail
+
+UNBOOKED = (ZERO, 0, None)
+"""Total, revision and first instant of a slot that has had no event."""
+
+UNTROUBLED = (Tail.CLEAR, None, ZERO)
+"""What stands in the way of a slot that nothing stands in the way of."""
+
+# The sorts and hashes over a million readings stay in memory with this; a transaction has a handful of them at most.
+# Compiling the query would cost more than it saves.
+WORK_MEMORY = "select set_config('work_mem', '128MB', true), set_config('jit', 'off', true)"
+
+CREATE_STAGING = """
+create temporary table reading (
+    window_start timestamptz not null,
+    customer     text collate "C",
+    quantity     numeric,
+    at           timestamptz,
+    reason       text
+) on commit drop
+"""
+
+COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
+
+# What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
+# stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
+# A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
+CHANGED = """
+select found.slot_id,
+       nextval('aggregator.event_id'),
+       found.customer, found.window_start, found.before, found.now, found.at,
+       found.total, found.revision, found.stamped_at,
+       carry.amount,
+       case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
+            when parked.event_id is not null then 'parked' end,
+       case when parked.state <> 'in_doubt' then parked.event_id end,
+       case when parked.state <> 'in_doubt' then waiting.delta end,
+       case when found.slot_id is null then nextval('aggregator.slot_id') end
+  from (
+        select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
+               slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail, slot.replan
+          from (
+                select window_start, customer, sum(quantity) as quantity, max(at) as at,
+                       bool_or(reason is not null) as spoilt
+                  from reading
+                 where customer is not null and window_start >= %(since)s
+                 group by window_start, customer
+               ) as seen
+          full join (
+                select * from aggregator.slot
+                 where feed_id = %(feed_id)s
+                   and window_start >= greatest(%(start)s, %(since)s) and window_start < %(end)s
+               ) as slot using (window_start, customer)
+         where (coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) or slot.replan)
+           and not coalesce(seen.spoilt, false)
+       ) as found
+  left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
+  left join aggregator.outbox on outbox.event_id = found.tail
+  left join aggregator.parked as last on last.event_id = found.tail
+  left join lateral (
+        select parked.event_id from aggregator.event join aggregator.parked on parked.event_id = event.id
+         where found.replan and event.slot_id = found.slot_id and parked.was_accepted and parked.dismissed_at is null
+         order by parked.event_id limit 1
+       ) as rejected on last.event_id is null
+  left join aggregator.parked on parked.event_id = coalesce(last.event_id, rejected.event_id)
+  left join aggregator.event as waiting on waiting.id = parked.event_id
+ order by found.customer, found.window_start
+"""
+
+FORGET_ASIDE = """
+delete from aggregator.aside
+ where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
+"""
+
+SET_ASIDE = """
+insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
+select %(meter_id)s, window_start, reason, customer, count(*), sum(quantity)
+  from reading where reason is not null
+ group by window_start, reason, customer
+"""
+
+# What is usable of a slot that has an unusable row waits with it, and is named.
+SET_WITHHELD_ASIDE = """
+insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
+select %(meter_id)s, window_start, 'withheld: another row of this customer and window is unusable',
+       customer, count(*), sum(quantity)
+  from reading
+ where reason is null
+   and (window_start, customer) in (select window_start, customer from reading
+                                     where reason is not null and customer is not null)
+ group by window_start, customer
+"""
+
+
+def stage(connection: Connection, spool: Spool) -> None:
+    """Bring the readings into the transaction, and sum them per slot."""
+    connection.execute(WORK_MEMORY)
+    connection.execute(CREATE_STAGING)
+    with connection.cursor().copy(COPY_READINGS) as copy:
+        for block in spool.blocks():
+            copy.write(block)
+    connection.execute("analyze reading")
+
+
+def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Iterator[Change]:
+    """Yield the slots of a feed that differ from what was read, customer by customer.
+
+    `io` fetches a batch ahead, between whatever else it has to do on the connection.
+    """
+    values = {"feed_id": feed.id, "start": span.start, "end": span.end, "since": feed.since}
+    cursor = connection.cursor(name=f"changed_{feed.id}")
+    try:
+        io.submit(cursor.execute, CHANGED, values, binary=True).result()
+        upcoming = io.submit(cursor.fetchmany, BATCH)
+        while rows := upcoming.result():
+            upcoming = io.submit(cursor.fetchmany, BATCH)
+            for row in rows:
+                yield _change(row)
+    finally:
+        io.submit(cursor.close).result()
+
+
+def _change(row: tuple[Any, ...]) -> Change:
+    """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
+    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new = row
+    carry = carry or ZERO
+    if slot is None:
+        return Change._make(
+            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False)
+        )
+    trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
+    return Change._make((slot, event, customer, start, before, now, at, *booked, carry, *trouble, True))
+
+
+def set_aside(connection: Connection, registered: Registered, span: Span) -> None:
+    """Name what of a span can be billed to nobody, in place of what was named of it before."""
+    values = {"meter_id": registered.id, "start": span.start, "end": span.end}
+    connection.execute(FORGET_ASIDE, values)
+    connection.execute(SET_ASIDE, values)
+    connection.execute(SET_WITHHELD_ASIDE, values)

@@ -1,0 +1,319 @@
+"""Events whose fate is not known, or turned out otherwise: in doubt, rejected later, to be read back from the sink.
+
+Rules
+- What a sink's figure was compared with is read again before anything is concluded from it, in the same transaction. If it
+  has changed meanwhile, the figure proves nothing any more and nothing is written.
+- Rejections are in `rejections`, what a person decides is in `parked`; an event is settled by the same statements by either.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.parked import ABSENT, LOCK_PARKED, PRESENT
+from aggregator.ledger.rejections import REPORTED_WITHIN, refuse_missing, reject, take_report
+from aggregator.model import EventId, Rejection, Report, Span, State
+from aggregator.proof import Excerpt, Finding, Ruling, Standing
+
+CLOCKS_DIFFER = dt.timedelta(minutes=1)
+"""By how much the sink's clock may differ from ours: so much wider is the span in which it may have received an event."""
+
+MOST_PLACES = 100_000
+"""As many customers and hours of one read-back are held in memory at once; the rest comes the next time."""
+
+# The minutes with events in doubt whose time has come. What was looked at longest ago comes first.
+OPEN = """
+select feed.id, meter.name, event.customer, date_trunc('minute', event.at) as minute
+  from aggregator.parked
+  join aggregator.event on event.id = parked.event_id
+  join aggregator.feed on feed.id = parked.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+ where parked.state = 'in_doubt' and feed.sink_id = %(sink_id)s
+   and coalesce(parked.look_at, coalesce(event.attempted_at, parked.since) + %(proof)s) <= %(now)s
+ group by feed.id, meter.name, event.customer, minute
+ order by min(coalesce(parked.look_at, coalesce(event.attempted_at, parked.since) + %(proof)s)), feed.id, event.customer
+ limit %(limit)s
+"""
+
+# All events of a customer in a span, by way of the slots whose windows touch it: an event lies inside its window. What was
+# given up after it had left, and was never rejected, may be there nevertheless.
+LOOK = """
+select event.id, event.at, event.delta, event.state::text,
+       coalesce(event.attempted_at, event.settled_at, event.exposed_at),
+       event.state = 'in_doubt'
+           or (event.state = 'accepted' and %(received_end)s::timestamptz is not null
+               and event.exposed_at < %(received_end)s
+               and coalesce(event.settled_at, event.attempted_at) >= %(received_start)s),
+       event.state in ('void', 'refused') and event.exposed_at is not null
+           and not exists (select from aggregator.rejection join aggregator.feed on feed.id = event.feed_id
+                            where rejection.sink_id = feed.sink_id and rejection.identifier = event.identifier)
+  from aggregator.slot
+  join aggregator.event on event.slot_id = slot.id
+ where slot.feed_id = %(feed)s and slot.customer = %(customer)s
+   and slot.window_start < %(end)s
+   and slot.window_start > %(start)s - make_interval(secs => (
+           select greatest(meter.window_seconds, max(definition.window_seconds))
+             from aggregator.feed
+             join aggregator.meter on meter.id = feed.meter_id
+             left join aggregator.definition on definition.meter_id = meter.id
+            where feed.id = %(feed)s group by meter.id))
+   and event.at >= %(start)s and event.at < %(end)s
+ order by event.id
+"""
+
+
+UNCLEAR = """
+with seen as (
+    update aggregator.parked set reason = %(reason)s, look_at = %(look_at)s
+     where event_id = any(%(events)s) and state = 'in_doubt' returning event_id
+)
+update aggregator.event set reason = %(reason)s from seen where event.id = seen.event_id
+returning event.id
+"""
+
+PUT_OFF = """
+update aggregator.parked set look_at = %(look_at)s where event_id = any(%(events)s) and state = 'in_doubt'
+"""
+
+CONFIRM = """
+update aggregator.event set state = 'confirmed' where id = any(%(events)s) and state = 'accepted' returning id
+"""
+
+# What was concluded stays on record with its figures: for an event that is sent again, it is the proof that it may be.
+NOTE_PROOF = """
+insert into aggregator.readback (feed_id, span, reason, asked_at, due_at, done_at, found)
+values (%(feed)s, %(span)s, %(asked)s, %(now)s, %(now)s, %(now)s, %(found)s)
+"""
+
+DUE_READBACK = """
+select readback.id, readback.feed_id, meter.name, readback.span
+  from aggregator.readback
+  join aggregator.feed on feed.id = readback.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+ where feed.sink_id = %(sink_id)s and readback.done_at is null and readback.due_at <= %(now)s
+ order by readback.due_at, readback.id limit 1
+"""
+
+PLACES = """
+select event.customer, date_trunc('hour', event.at)
+  from aggregator.event
+ where event.feed_id = %(feed)s and event.state = 'accepted'
+   and event.planned_at >= %(since)s and event.planned_at < %(end)s
+   and event.exposed_at < %(end)s and coalesce(event.settled_at, event.attempted_at) >= %(start)s
+ group by 1, 2 order by 1, 2 limit %(limit)s
+"""
+
+NOTE_FOUND = """
+update aggregator.readback set found = concat_ws(E'\\n', found, %(found)s::text) where id = %(id)s and done_at is null
+"""
+
+CLOSE_READBACK = """
+update aggregator.readback set done_at = %(now)s, found = concat_ws(E'\\n', found, %(found)s::text)
+ where id = %(id)s and done_at is null
+"""
+
+PUT_OFF_READBACK = "update aggregator.readback set due_at = %(due_at)s where id = %(id)s and done_at is null"
+
+
+class Readback(NamedTuple):
+    """A meter's events of one span that are to be compared with the sink's own totals."""
+
+    id: int
+    feed: int
+    meter: str
+    received: Span
+    """When the sink received them, by its own clock."""
+
+
+class Settled(NamedTuple):
+    """How many events changed their state by what was found; `stale` if the figure had nothing to say any more."""
+
+    present: int = 0
+    absent: int = 0
+    unclear: int = 0
+    confirmed: int = 0
+    rejected: int = 0
+    stale: bool = False
+
+
+class Doubts:
+    """The verbs about events in doubt, rejections and read-backs. Each is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[Excerpt]:
+        """Return minutes with events in doubt that the sink's figures can settle by now, with all of ours in them."""
+        values = {"sink_id": sink_id, "now": now, "proof": proof, "limit": limit}
+        with self._database.transaction() as connection:
+            return [
+                _excerpt(connection, feed, meter, customer, Span(minute, minute + dt.timedelta(minutes=1)))
+                for feed, meter, customer, minute in connection.execute(OPEN, values).fetchall()
+            ]
+
+    def look(self, readback: Readback, customer: str, span: Span) -> Excerpt:
+        """Return all events of a customer in a span, those in question marked that a read-back is about."""
+        with self._database.transaction() as connection:
+            return _excerpt(
+                connection, readback.feed, readback.meter, customer, span, _widened(readback.received)
+            )
+
+    def settle(
+        self,
+        excerpt: Excerpt,
+        rulings: Sequence[Ruling],
+        now: dt.datetime,
+        look_at: dt.datetime,
+    ) -> Settled:
+        """Record what a figure showed, if the ledger stands as it was compared; what is unclear waits until `look_at`."""
+        doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
+        by_finding = {
+            finding: [each for each in rulings if each.finding is finding] for finding in set(Finding)
+        }
+        present, absent, unclear = (
+            by_finding[finding] for finding in (Finding.PRESENT, Finding.ABSENT, Finding.UNCLEAR)
+        )
+        with self._database.transaction() as connection:
+            connection.execute(LOCK_PARKED, {"events": [each.event for each in rulings]})
+            if _again(connection, excerpt) != excerpt:
+                return Settled(stale=True)
+            missing = [each.event for each in absent if each.event not in doubted]
+            settled = Settled(
+                present=_apply(connection, PRESENT, _of(present, doubted), now, "seen"),
+                absent=_apply(connection, ABSENT, _of(absent, doubted), now, "not there"),
+                unclear=_put_down(connection, _of(unclear, doubted), look_at),
+                confirmed=_confirm(connection, [each for each in present if each.event not in doubted]),
+                rejected=refuse_missing(connection, missing, rulings[0].reason, now),
+            )
+            if settled.present or settled.absent or settled.rejected:
+                _note_proof(connection, excerpt, rulings, now)
+        return settled
+
+    def put_off(self, excerpt: Excerpt, look_at: dt.datetime) -> None:
+        """Leave the events in doubt of an excerpt alone until then."""
+        with self._database.transaction() as connection:
+            connection.execute(PUT_OFF, {"events": [event.id for event in excerpt.asked], "look_at": look_at})
+
+    def reject(self, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime) -> list[EventId]:
+        """Record what a sink rejected after it had accepted it; return the events that are refused by it now."""
+        with self._database.transaction() as connection:
+            return reject(connection, sink_id, rejections, now)
+
+    def take_report(
+        self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
+    ) -> tuple[list[EventId], bool]:
+        """Take a sink's report; return the events that are refused by it, and whether a read-back is asked for.
+
+        One that counts more than it names leaves open which: all that the sink received in the span is read back once its
+        totals are sure to show it. `proof` is how long that takes; None if the sink cannot be read back.
+        """
+        with self._database.transaction() as connection:
+            return take_report(connection, sink_id, report, now, proof)
+
+    def readback(self, sink_id: int, now: dt.datetime) -> Readback | None:
+        """Return the read-back that is due for longest, or None."""
+        with self._database.transaction() as connection:
+            row = connection.execute(DUE_READBACK, {"sink_id": sink_id, "now": now}).fetchone()
+        return Readback(row[0], row[1], row[2], Span(row[3].lower, row[3].upper)) if row else None
+
+    def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]:
+        """Return the customers and hours with accepted events that a read-back is about, `MOST_PLACES` at most."""
+        received = _widened(readback.received)
+        values = {
+            "feed": readback.feed,
+            "start": received.start,
+            "end": received.end,
+            "since": received.start - REPORTED_WITHIN,
+            "limit": MOST_PLACES,
+        }
+        with self._database.transaction() as connection:
+            return [(row[0], row[1]) for row in connection.execute(PLACES, values)]
+
+    def note(self, readback: Readback, found: str) -> None:
+        """Add to what a read-back found."""
+        with self._database.transaction() as connection:
+            connection.execute(NOTE_FOUND, {"id": readback.id, "found": found})
+
+    def close_readback(self, readback: Readback, found: str, now: dt.datetime) -> None:
+        """Note that everything a read-back is about has been looked at."""
+        with self._database.transaction() as connection:
+            connection.execute(CLOSE_READBACK, {"id": readback.id, "found": found, "now": now})
+
+    def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None:
+        """Come back to a read-back later."""
+        with self._database.transaction() as connection:
+            connection.execute(PUT_OFF_READBACK, {"id": readback.id, "due_at": due_at})
+
+
+def _excerpt(
+    connection: Connection, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
+) -> Excerpt:
+    values = {
+        "feed": feed,
+        "customer": customer,
+        "start": span.start,
+        "end": span.end,
+        "received_start": received.start if received else None,
+        "received_end": received.end if received else None,
+    }
+    rows = connection.execute(LOOK, values).fetchall()
+    events = tuple(
+        Standing(EventId(event), at, delta, State(state), attempted_at, asked, perhaps)
+        for event, at, delta, state, attempted_at, asked, perhaps in rows
+    )
+    return Excerpt(feed, meter, customer, span, events, received)
+
+
+def _again(connection: Connection, excerpt: Excerpt) -> Excerpt:
+    return _excerpt(connection, excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received)
+
+
+def _widened(received: Span) -> Span:
+    return Span(received.start - CLOCKS_DIFFER, received.end + CLOCKS_DIFFER)
+
+
+def _of(rulings: Sequence[Ruling], doubted: set[EventId]) -> list[Ruling]:
+    return [each for each in rulings if each.event in doubted]
+
+
+def _apply(
+    connection: Connection, statement: str, rulings: Sequence[Ruling], now: dt.datetime, what: str
+) -> int:
+    """Settle events in doubt by one of the statements above; return how many."""
+    if not rulings:
+        return 0
+    values = {
+        "events": [each.event for each in rulings],
+        "now": now,
+        "reason": f"{what}: {rulings[0].reason}",
+    }
+    done = connection.execute(statement, values).fetchall()
+    assert len(done) == len(rulings), "what stands as it was compared is still in doubt"
+    return len(done)
+
+
+def _put_down(connection: Connection, rulings: Sequence[Ruling], look_at: dt.datetime) -> int:
+    for each in rulings:
+        connection.execute(UNCLEAR, {"events": [each.event], "reason": each.reason, "look_at": look_at})
+    return len(rulings)
+
+
+def _confirm(connection: Connection, rulings: Sequence[Ruling]) -> int:
+    return len(connection.execute(CONFIRM, {"events": [each.event for each in rulings]}).fetchall())
+
+
+def _note_proof(
+    connection: Connection, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime
+) -> None:
+    said = [f"event {each.event} {each.finding}" for each in rulings]
+    values = {
+        "feed": excerpt.feed,
+        "span": TimestamptzRange(*excerpt.span),
+        "asked": "events in question: " + ", ".join(str(each.event) for each in rulings),
+        "now": now,
+        "found": f"{', '.join(said)}: {rulings[0].reason}",
+    }
+    connection.execute(NOTE_PROOF, values)

@@ -1,0 +1,117 @@
+"""The shrink guard: a window that loses too much at once is believed at the second reading.
+
+Rules
+- What trips it is a window that was read before and lost all, or more than the meter's share, of its total in one pass.
+- Then the pass is written again with every decrease held, and the mark stays where it is.
+- Held events whose slots stand as they were when they are read again an hour later are believed: the meter's own rule for
+  decreases holds for them from then on. A person may release them sooner.
+"""
+
+import datetime as dt
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.ledger.database import Connection
+from aggregator.ledger.meters import Feed, Registered
+from aggregator.ledger.tally import Tally
+from aggregator.model import Decreases, Span
+from aggregator.planner import LOWERS
+
+BELIEVED_AFTER = dt.timedelta(hours=1)
+"""How long after a window shrank suspiciously a second reading confirms it: longer than most loads and restores take."""
+
+# What the windows of a feed hold now that the pass has written them.
+STANDING = """
+select window_start, sum(quantity) from aggregator.slot
+ where feed_id = %(feed_id)s and window_start = any(%(windows)s) group by window_start
+"""
+
+NOTE_GUARDED = """
+insert into aggregator.guarded (meter_id, window_start, before, now, since)
+select %(meter_id)s, window_start, before, now, %(now)s
+  from unnest(%(windows)s::timestamptz[], %(before)s::numeric[], %(after)s::numeric[])
+       as shrunk (window_start, before, now)
+    on conflict (meter_id, window_start) do update set now = excluded.now, since = excluded.since
+"""
+
+# Held events whose slots were read again and did not change. The meter's own rule holds for them from now on.
+BELIEVE = """
+with ripe as (
+    select parked.event_id from aggregator.parked
+      join aggregator.event on event.id = parked.event_id
+     where parked.feed_id = any(%(feeds)s) and parked.guarded and parked.since <= %(ripe)s
+       and event.window_start >= %(start)s and event.window_start < %(end)s
+), released as (
+    delete from aggregator.parked using ripe where %(applies)s and parked.event_id = ripe.event_id
+    returning parked.event_id, parked.feed_id
+), due as (
+    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
+    select released.event_id, feed.sink_id, feed.id, %(now)s
+      from released join aggregator.feed on feed.id = released.feed_id
+), sent as (
+    update aggregator.event set state = 'due', reason = null from released where event.id = released.event_id
+), kept as (
+    update aggregator.parked set guarded = false, reason = %(reason)s
+      from ripe where not %(applies)s and parked.event_id = ripe.event_id
+)
+select count(*) from ripe
+"""
+
+FORGET_GUARDED = """
+delete from aggregator.guarded
+ where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s and since <= %(ripe)s
+"""
+
+
+class Fallen(NamedTuple):
+    """A window that lost too much: what it held before, and what it holds now."""
+
+    start: dt.datetime
+    before: Decimal
+    after: Decimal
+
+
+class Shrunk(Exception):
+    """Windows lost too much at once: what was written is rolled back, and written again with decreases held."""
+
+    def __init__(self, windows: list[Fallen]) -> None:
+        self.windows = windows
+
+
+def check(connection: Connection, registered: Registered, feed: Feed, tally: Tally) -> None:
+    """Raise Shrunk if a window that was read before lost too much: all of it, or more than the meter's share."""
+    fallen = {start: moved for start, moved in tally.moved.items() if moved < 0}
+    tally.moved.clear()
+    if not fallen:
+        return
+    share = registered.meter.shrink_guard
+    rows = connection.execute(STANDING, {"feed_id": feed.id, "windows": list(fallen)})
+    shrunk = [
+        Fallen(start, after - fallen[start], after)
+        for start, after in rows
+        if after == 0 or -fallen[start] > share * (after - fallen[start])
+    ]
+    if shrunk:
+        raise Shrunk(shrunk)
+
+
+def note_or_believe(
+    connection: Connection, registered: Registered, span: Span, now: dt.datetime, fallen: list[Fallen]
+) -> None:
+    """Note which windows shrank; or, after a pass in which none did, believe what was held for a second reading."""
+    values: dict[str, object] = {"meter_id": registered.id, "now": now}
+    if fallen:
+        starts, before, after = zip(*fallen, strict=True)
+        values |= {"windows": list(starts), "before": list(before), "after": list(after)}
+        connection.execute(NOTE_GUARDED, values)
+        return
+    values |= {
+        "feeds": [feed.id for feed in registered.feeds],
+        "start": span.start,
+        "end": span.end,
+        "ripe": now - BELIEVED_AFTER,
+        "applies": registered.meter.decreases is Decreases.APPLY,
+        "reason": LOWERS,
+    }
+    connection.execute(BELIEVE, values)
+    connection.execute(FORGET_GUARDED, values)

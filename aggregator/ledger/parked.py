@@ -1,0 +1,152 @@
+"""Events that wait for a person: looked up, and decided about by hand.
+
+Rules
+- A person's word changes an event only from the state it was meant for: whoever comes late changes nothing.
+- What was decided about an event in doubt stays on record beside what the sink's figures decided.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.ledger.database import Database
+from aggregator.model import Span
+from aggregator.proof import Finding
+
+LOCK_PARKED = """
+select event_id from aggregator.parked where event_id = any(%(events)s) order by event_id for update
+"""
+
+PRESENT = """
+with gone as (
+    delete from aggregator.parked where event_id = any(%(events)s) and state = 'in_doubt' returning event_id
+)
+update aggregator.event set state = 'accepted', settled_at = %(now)s, reason = %(reason)s
+  from gone where event.id = gone.event_id and event.state = 'in_doubt'
+returning event.id
+"""
+
+# Nothing of it arrived, so nothing exposes it: it goes out again as it was planned, under the same identifier.
+ABSENT = """
+with gone as (
+    delete from aggregator.parked where event_id = any(%(events)s) and state = 'in_doubt' returning event_id, feed_id
+), due as (
+    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
+    select gone.event_id, feed.sink_id, feed.id, %(now)s from gone join aggregator.feed on feed.id = gone.feed_id
+    returning event_id
+)
+update aggregator.event set state = 'due', exposed_at = null, settled_at = null, reason = %(reason)s
+  from due where event.id = due.event_id and event.state = 'in_doubt'
+returning event.id
+"""
+
+NOTE_WORD = """
+insert into aggregator.readback (feed_id, span, reason, asked_at, due_at, done_at, found)
+select feed_id, tstzrange(date_trunc('minute', at), date_trunc('minute', at) + interval '1 minute'),
+       'events in question: ' || id, %(now)s, %(now)s, %(now)s, 'event ' || id || ' ' || %(reason)s
+  from aggregator.event where id = any(%(events)s)
+"""
+
+# The longest waiting first: `dismissed` ones only when asked for, since somebody has decided about them.
+WAITING = """
+select event.id, meter.name, sink.name, event.customer, event.window_start, event.revision, event.delta, event.total,
+       parked.state::text, parked.reason, parked.since, event.at, event.identifier,
+       coalesce(event.attempted_at, event.settled_at), parked.was_accepted, coalesce(slot.replan, false),
+       parked.dismissed_at, parked.look_at
+  from aggregator.parked
+  join aggregator.event on event.id = parked.event_id
+  join aggregator.feed on feed.id = parked.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+  left join aggregator.slot on slot.feed_id = event.feed_id and slot.window_start = event.window_start
+                           and slot.customer = event.customer
+ where (%(ids)s::bigint[] is null or event.id = any(%(ids)s))
+   and (%(meter)s::text is null or meter.name = %(meter)s)
+   and (%(state)s::text is null or parked.state::text = %(state)s)
+   and (%(customer)s::text is null or event.customer = %(customer)s)
+   and (%(start)s::timestamptz is null or event.window_start >= %(start)s)
+   and (%(end)s::timestamptz is null or event.window_start < %(end)s)
+   and (%(dismissed)s or parked.dismissed_at is null)
+ order by parked.since, event.id
+ limit %(limit)s
+"""
+
+DISMISS = """
+update aggregator.parked set dismissed_at = %(now)s
+ where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id
+"""
+
+
+class Waiting(NamedTuple):
+    """An event that waits for a person, or for proof from its sink."""
+
+    event: int
+    meter: str
+    sink: str
+    customer: str
+    window_start: dt.datetime
+    revision: int
+    delta: Decimal
+    total: Decimal
+    state: str
+    reason: str
+    since: dt.datetime
+    at: dt.datetime
+    identifier: str
+    attempted_at: dt.datetime | None
+    was_accepted: bool
+    replan: bool
+    """Whether the next pass of its meter plans it anew."""
+    dismissed_at: dt.datetime | None
+    look_at: dt.datetime | None
+
+
+class Choice(NamedTuple):
+    """Which waiting events are meant: those that fit all that is given."""
+
+    ids: tuple[int, ...] | None = None
+    meter: str | None = None
+    state: str | None = None
+    customer: str | None = None
+    span: Span | None = None
+    dismissed: bool = False
+
+
+class ParkedEvents:
+    """The verbs about events that wait for a person. Each is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def waiting(self, choice: Choice, limit: int) -> list[Waiting]:
+        """Return the events meant that wait for a person or for proof, those that wait longest first."""
+        start, end = choice.span or (None, None)
+        values = {
+            "ids": None if choice.ids is None else list(choice.ids),
+            "meter": choice.meter,
+            "state": choice.state,
+            "customer": choice.customer,
+            "start": start,
+            "end": end,
+            "dismissed": choice.dismissed,
+            "limit": limit,
+        }
+        with self._database.transaction() as connection:
+            return [Waiting._make(row) for row in connection.execute(WAITING, values)]
+
+    def dismiss(self, events: Sequence[int], now: dt.datetime) -> list[int]:
+        """Leave held or refused events at that, on a person's word; return those that were. A newer plan replaces them."""
+        with self._database.transaction() as connection:
+            return [row[0] for row in connection.execute(DISMISS, {"events": list(events), "now": now})]
+
+    def settle_by_hand(self, events: Sequence[int], finding: Finding, now: dt.datetime) -> list[int]:
+        """Settle events in doubt on a person's word, as present or absent; return those that were in doubt."""
+        assert finding is not Finding.UNCLEAR, "a person's word is yes or no"
+        statement = PRESENT if finding is Finding.PRESENT else ABSENT
+        values = {"events": list(events), "now": now, "reason": f"{finding} on a person's word"}
+        with self._database.transaction() as connection:
+            connection.execute(LOCK_PARKED, values)
+            done = [row[0] for row in connection.execute(statement, values)]
+            connection.execute(NOTE_WORD, {**values, "events": done})
+        return done

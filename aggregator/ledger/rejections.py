@@ -1,0 +1,164 @@
+"""What a sink rejects after it had accepted it: events it names, and events it only counts.
+
+Rules
+- An event that the sink rejected is refused, whatever stood about it here before; its row of the outbox goes, so that an
+  answer that arrives later finds nothing to settle.
+- A rejection counts once. One that names an event we do not have, or have replaced, is put on record and changes nothing.
+- Rows are locked in one order everywhere: meter, outbox, parked, event, feed.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.ledger.database import Connection
+from aggregator.ledger.parked import LOCK_PARKED
+from aggregator.model import EventId, Rejection, Report
+
+REPORTED_WITHIN = dt.timedelta(days=60)
+"""How old a plan may be that a rejection names: a sink takes events for 35 days, and reports within minutes or days."""
+
+USUALLY_WITHIN = dt.timedelta(days=3)
+"""Where it is looked for first: most events are sent at once, and a report comes soon after."""
+
+LOCK_OUTBOX = """
+select event_id from aggregator.outbox where event_id = any(%(events)s) order by event_id for update
+"""
+
+RECORD_REJECTIONS = """
+insert into aggregator.rejection (sink_id, identifier, reason, received_at)
+select %(sink_id)s, given.identifier, given.reason, %(now)s
+  from unnest(%(identifiers)s::text[], %(reasons)s::text[]) as given (identifier, reason)
+    on conflict (sink_id, identifier) do nothing
+returning identifier, reason
+"""
+
+# Identifiers have no index: one scan for all of them, of what was planned since a while. An adoption has taken over what the
+# sink had counted by then, rejections included: what it replaced is not owed again.
+FIND_REJECTED = """
+select event.id, event.identifier from aggregator.event
+ where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
+   and event.feed_id in (select id from aggregator.feed where sink_id = %(sink_id)s)
+   and not exists (
+        select from aggregator.event as newer join aggregator.run on run.id = newer.run_id
+         where newer.slot_id = event.slot_id and newer.revision > event.revision and run.kind = 'adoption'
+       )
+"""
+
+NAME_REJECTED = """
+update aggregator.rejection set event_id = given.event_id
+  from unnest(%(events)s::bigint[], %(identifiers)s::text[]) as given (event_id, identifier)
+ where rejection.sink_id = %(sink_id)s and rejection.identifier = given.identifier
+"""
+
+# One that was refused at once before is marked all the same: its identifier is known to the sink, and not to be used again.
+REFUSE = """
+with given as (
+    select * from unnest(%(events)s::bigint[], %(reasons)s::text[]) as given (event_id, reason)
+), marked as (
+    update aggregator.parked set was_accepted = true
+      from given where parked.event_id = given.event_id and parked.state = 'refused'
+), refused as (
+    update aggregator.event set state = 'refused', reason = given.reason, settled_at = %(now)s
+      from given
+     where event.id = given.event_id and event.state in ('due', 'sending', 'in_doubt', 'accepted', 'confirmed')
+    returning event.id, event.feed_id, event.reason
+), dropped as (
+    delete from aggregator.outbox using refused where outbox.event_id = refused.id
+), parked as (
+    insert into aggregator.parked (event_id, feed_id, state, reason, since, was_accepted)
+    select id, feed_id, 'refused', reason, %(now)s, true from refused
+        on conflict (event_id) do update
+       set state = 'refused', reason = excluded.reason, since = excluded.since, was_accepted = true, look_at = null
+)
+select id from refused
+"""
+
+# What the readback concluded itself is put beside what the sink reported, so that a report that comes later finds it done.
+RECORD_FOUND_MISSING = """
+insert into aggregator.rejection (sink_id, identifier, reason, received_at, event_id)
+select feed.sink_id, event.identifier, %(reason)s, %(now)s, event.id
+  from aggregator.event join aggregator.feed on feed.id = event.feed_id
+ where event.id = any(%(events)s)
+    on conflict (sink_id, identifier) do nothing
+"""
+
+FIND_FEED = """
+select feed.id from aggregator.feed join aggregator.meter on meter.id = feed.meter_id
+ where feed.sink_id = %(sink_id)s and meter.name = %(meter)s
+   for no key update of feed
+"""
+
+ASK_READBACK = """
+insert into aggregator.readback (feed_id, span, reason, asked_at, due_at)
+select %(feed)s, %(span)s, %(reason)s, %(now)s, %(due_at)s
+ where not exists (select from aggregator.readback where feed_id = %(feed)s and reason = %(reason)s)
+returning id
+"""
+
+
+def take_report(
+    connection: Connection, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
+) -> tuple[list[EventId], bool]:
+    """Take a sink's report, within a transaction; return the events refused by it, and whether a read-back is asked for."""
+    refused = reject(connection, sink_id, report.named, now)
+    named = len({each.identifier for each in report.named})
+    # Held from here on, so that a second delivery of the same report finds what the first one asked for.
+    feed = connection.execute(FIND_FEED, {"sink_id": sink_id, "meter": report.meter}).fetchone()
+    if feed is None or proof is None or report.rejected <= named:
+        return refused, False
+    values = {
+        "feed": feed[0],
+        "span": TimestamptzRange(*report.span),
+        "reason": f"report {report.id} counts {report.rejected} rejected events and names {named}",
+        "now": now,
+        "due_at": report.span.end + proof,
+    }
+    return refused, connection.execute(ASK_READBACK, values).fetchone() is not None
+
+
+def refuse_missing(connection: Connection, events: list[EventId], why: str, now: dt.datetime) -> int:
+    """Refuse accepted events that the sink's totals lack, within a transaction; return how many."""
+    if not events:
+        return 0
+    reason = f"accepted, but not in the sink's own totals: {why}"
+    connection.execute(RECORD_FOUND_MISSING, {"events": events, "reason": reason, "now": now})
+    return len(_refuse(connection, events, [reason] * len(events), now))
+
+
+def reject(
+    connection: Connection, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime
+) -> list[EventId]:
+    """Record what a sink rejected, within a transaction; return the events that are refused by it now.
+
+    An event that never existed, or that a newer plan has replaced, is put on record and changes nothing.
+    """
+    named = {each.identifier: each.reason for each in rejections}
+    values: dict[str, object] = {
+        "sink_id": sink_id,
+        "now": now,
+        "identifiers": list(named),
+        "reasons": list(named.values()),
+    }
+    fresh: dict[str, str] = dict(connection.execute(RECORD_REJECTIONS, values).fetchall())
+    if not fresh:
+        return []
+    found: dict[str, EventId] = {}
+    for age in (USUALLY_WITHIN, REPORTED_WITHIN):
+        left = fresh.keys() - found.keys()
+        if left:
+            values = {"sink_id": sink_id, "since": now - age, "identifiers": list(left)}
+            found |= {name: event for event, name in connection.execute(FIND_REJECTED, values)}
+    events, identifiers = list(found.values()), list(found)
+    connection.execute(NAME_REJECTED, {"sink_id": sink_id, "events": events, "identifiers": identifiers})
+    return _refuse(connection, events, [fresh[identifier] for identifier in identifiers], now)
+
+
+def _refuse(
+    connection: Connection, events: list[EventId], reasons: list[str], now: dt.datetime
+) -> list[EventId]:
+    connection.execute(LOCK_OUTBOX, {"events": events})
+    connection.execute(LOCK_PARKED, {"events": events})
+    values = {"events": events, "reasons": reasons, "now": now}
+    return [EventId(row[0]) for row in connection.execute(REFUSE, values)]

@@ -1,0 +1,158 @@
+"""The record of passes: what each did, or why it did nothing; how late usage was found; how far a backfill came."""
+
+import datetime as dt
+from typing import NamedTuple
+
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.ledger.database import Connection
+from aggregator.ledger.meters import Lease, Registered
+from aggregator.ledger.tally import Tally
+from aggregator.model import Definition, Span
+
+RECORD_RUN = """
+insert into aggregator.run
+       (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, held, refused, deferred, epoch, fingerprint,
+        error)
+values (%(meter_id)s, %(kind)s, %(span)s, %(goal)s, %(started_at)s, %(seconds)s, %(rows)s, %(changed)s, %(planned)s,
+        %(held)s, %(refused)s, %(deferred)s, %(epoch)s, %(fingerprint)s, %(error)s)
+returning id
+"""
+
+FINISH_RUN = """
+update aggregator.run
+   set seconds = %(seconds)s, changed = %(changed)s, planned = %(planned)s, held = %(held)s, refused = %(refused)s,
+       deferred = %(deferred)s
+ where id = %(run_id)s
+"""
+
+# A pass that did nothing, or failed in the same way, says no more than the one before it: the newest of a row of them stays.
+FORGET_LIKE = """
+delete from aggregator.run as old using aggregator.run as new
+ where new.id = %(run_id)s
+   and old.id = (select max(id) from aggregator.run where meter_id = new.meter_id and id < new.id)
+   and old.kind = 'live' and new.kind = 'live'
+   and old.changed = 0 and new.changed = 0 and old.deferred = 0 and new.deferred = 0
+   and old.error is not distinct from new.error
+"""
+
+RESUME_BACKFILL = """
+select upper(span) from aggregator.run
+ where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
+   and fingerprint = %(fingerprint)s and started_at > %(recent)s
+ order by id desc limit 1
+"""
+
+
+RESUME_WITHIN = dt.timedelta(hours=1)
+"""A backfill that was interrupted longer ago begins anew."""
+
+
+COUNT_LATENESS = """
+insert into aggregator.lateness (meter_id, day, seconds, slots, quantity)
+select %(meter_id)s, %(now)s::timestamptz::date, seconds, slots, quantity
+  from unnest(%(seconds)s::int[], %(slots)s::bigint[], %(quantities)s::numeric[]) as found (seconds, slots, quantity)
+    on conflict (meter_id, day, seconds) do update
+       set slots = lateness.slots + excluded.slots, quantity = lateness.quantity + excluded.quantity
+"""
+
+FORGET_LATENESS = (
+    "delete from aggregator.lateness where meter_id = %(meter_id)s and day < %(now)s::timestamptz::date - 35"
+)
+
+
+class Pass(NamedTuple):
+    """What is to be done in one pass, and on whose behalf."""
+
+    kind: str
+    span: Span
+    goal: Span
+    now: dt.datetime
+    definition: Definition
+    swept: dt.datetime | None = None
+    hourly: bool = False
+    """Whether the last two days have been read again in full with this pass; `daily`, whether all that is billable was."""
+    daily: bool = False
+    rest_read: bool = False
+    """Whether all from the span's end to the mark was read before in this round; `rest_waits`, the oldest change there that
+    waits for an unsettled event."""
+    rest_waits: dt.datetime | None = None
+
+
+def begin(connection: Connection, lease: Lease, this: Pass, tally: Tally, seconds: float) -> int:
+    """Record a pass that is being written; return the record's id, for what it writes."""
+    return _record(connection, lease, this, tally, seconds, None)
+
+
+def finish(connection: Connection, run_id: int, tally: Tally, seconds: float) -> None:
+    """Complete the record of a pass."""
+    connection.execute(FINISH_RUN, {**_figures(tally), "run_id": run_id, "seconds": seconds})
+    connection.execute(FORGET_LIKE, {"run_id": run_id})
+
+
+def note_failure(connection: Connection, lease: Lease, this: Pass, seconds: float, error: str) -> None:
+    """Record that a pass failed, and why."""
+    run_id = _record(connection, lease, this, Tally(), seconds, error)
+    connection.execute(FORGET_LIKE, {"run_id": run_id})
+
+
+def resumed_at(
+    connection: Connection, registered: Registered, goal: Span, fingerprint: str, now: dt.datetime
+) -> dt.datetime | None:
+    """Return how far a backfill of exactly this range by this definition came that was interrupted just now, or None."""
+    values = {
+        "meter_id": registered.id,
+        "goal": TimestamptzRange(*goal),
+        "fingerprint": fingerprint,
+        "recent": now - RESUME_WITHIN,
+    }
+    row = connection.execute(RESUME_BACKFILL, values).fetchone()
+    return row[0] if row and row[0] < goal.end else None
+
+
+def count_lateness(connection: Connection, registered: Registered, this: Pass, tally: Tally) -> None:
+    """Add to the histogram how late the changes of a pass were found."""
+    found = tally.lateness(this.now, this.definition.window)
+    if found:
+        values = {
+            "meter_id": registered.id,
+            "now": this.now,
+            "seconds": list(found),
+            "slots": [late.slots for late in found.values()],
+            "quantities": [late.quantity for late in found.values()],
+        }
+        connection.execute(COUNT_LATENESS, values)
+        connection.execute(FORGET_LATENESS, values)
+
+
+def _record(
+    connection: Connection, lease: Lease, this: Pass, tally: Tally, seconds: float, error: str | None
+) -> int:
+    row = connection.execute(
+        RECORD_RUN,
+        {
+            **_figures(tally),
+            "meter_id": lease.registered.id,
+            "kind": this.kind,
+            "span": TimestamptzRange(*this.span),
+            "goal": TimestamptzRange(*this.goal),
+            "started_at": this.now,
+            "seconds": seconds,
+            "rows": tally.rows,
+            "epoch": lease.epoch,
+            "fingerprint": this.definition.fingerprint,
+            "error": error,
+        },
+    ).fetchone()
+    assert row is not None, "an insert returns its row"
+    return int(row[0])
+
+
+def _figures(tally: Tally) -> dict[str, int]:
+    return {
+        "changed": tally.changed,
+        "planned": tally.planned,
+        "held": tally.held,
+        "refused": tally.refused,
+        "deferred": tally.deferred,
+    }

@@ -1,0 +1,50 @@
+"""Named points at which what is remembered changes. `aggregator selftest` kills a process there; otherwise they do nothing.
+
+`AGGREGATOR_KILL_AT=claim_committed:3` ends the process by SIGKILL when it passes that point for the third time. Nothing else
+reads the variable, and a name that is not in the list is refused.
+"""
+
+import os
+import signal
+from itertools import count
+
+from aggregator.errors import UsageError
+
+VARIABLE = "AGGREGATOR_KILL_AT"
+
+POINTS = {
+    "lease_taken": "a process has taken a meter, and read nothing",
+    "reading_begun": "the source's transaction is open",
+    "readings_taken": "all readings are spooled, nothing is in the ledger",
+    "readings_staged": "inside the pass's transaction, nothing is planned",
+    "pass_written": "slots, events and the mark are written, not committed",
+    "pass_committed": "the pass is committed, and nobody has been told",
+    "claim_written": "events are claimed, not committed",
+    "claim_committed": "the attempt is on record, nothing has left",
+    "event_leaving": "the sink is about to be called",
+    "answer_unread": "the sink has answered, and nobody has looked at it",
+    "answer_read": "the verdict is known, and not recorded",
+    "settle_written": "outcomes are written, not committed",
+    "settle_committed": "outcomes are on record",
+}
+"""Every point, in the order in which a window passes them."""
+
+
+def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
+    value = environment.get(VARIABLE)
+    if value is None:
+        return None
+    name, _, nth = value.partition(":")
+    if name not in POINTS or not (nth or "1").isdigit():
+        raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(POINTS)}.")
+    return name, int(nth or "1")
+
+
+_target = _armed(dict(os.environ))
+_passed = count(1)
+
+
+def passing(name: str) -> None:
+    """Say that a point is passed. The process ends here if it was told to."""
+    if _target is not None and _target[0] == name and next(_passed) == _target[1]:
+        os.kill(os.getpid(), signal.SIGKILL)

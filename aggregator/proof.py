@@ -1,0 +1,178 @@
+"""What a sink's own figure proves of events whose fate is not known. Pure: figures and instants in, findings out.
+
+Rules
+- A figure proves something once nothing of ours is on its way into the stretch of time that it covers, and the last attempt
+  for it lies as far back as the sink needs to count (`Limits.proof`). Before that: wait.
+- What the figure shows beyond the events that are booked for sure must be the sum of those in question that arrived. If
+  exactly one selection of them has that sum, each is present or absent. None, or several: nobody is sure, and a person gets
+  the figures.
+- A sink's figure may be a binary fraction. It is compared to within half a unit of the smallest decimal of ours, and not at
+  all where such a number has no room for the unit.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from decimal import Decimal
+from enum import StrEnum
+from itertools import combinations
+from typing import NamedTuple
+
+from aggregator.model import ZERO, EventId, Span, State
+
+MOST_IN_QUESTION = 12
+"""4,096 selections are tried at once; with more, some selection has the right sum by accident."""
+
+MOST_UNITS = 2**50
+"""A double carries 53 bits. Three are left for what rounding adds up to on the far side: any sum of 15 digits fits."""
+
+LOOK_AGAIN = dt.timedelta(hours=6)
+"""What no figure can decide is looked at four times a day: it costs a call, and the sink's figures may yet change."""
+
+LOOK_SOON = dt.timedelta(minutes=30)
+"""What waits for an event that is on its way is looked at again by then: it may settle at any moment."""
+
+BOOKED = {State.ACCEPTED, State.CONFIRMED}
+UNDER_WAY = {State.DUE, State.SENDING}
+
+
+class Finding(StrEnum):
+    """What is known of an event after the sink was read back."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNCLEAR = "unclear"
+
+
+class Standing(NamedTuple):
+    """How an event stands in the ledger just now."""
+
+    id: EventId
+    at: dt.datetime
+    delta: Decimal
+    state: State
+    attempted_at: dt.datetime | None
+    """When the latest attempt began, or when it was settled where that is not on record."""
+    asked: bool
+    """Whether it is in question: in doubt, or accepted and to be seen in the sink's totals."""
+    perhaps: bool = False
+    """Whether it was given up without knowing if it had arrived: it may be in the figure, and nobody asks about it."""
+
+
+class Excerpt(NamedTuple):
+    """All events of ours for one customer of one meter at one sink whose instants lie within a span of whole minutes."""
+
+    feed: int
+    meter: str
+    customer: str
+    span: Span
+    events: tuple[Standing, ...]
+    received: Span | None = None
+    """If set, accepted events that the sink received within it are in question too."""
+
+    @property
+    def asked(self) -> tuple[Standing, ...]:
+        """The events in question."""
+        return tuple(event for event in self.events if event.asked)
+
+    def __str__(self) -> str:
+        return f"{self.meter} of {self.customer} in {self.span}"
+
+
+class Ruling(NamedTuple):
+    """What was found of one event, with the figures in words."""
+
+    event: EventId
+    finding: Finding
+    reason: str
+
+
+def proves_at(excerpt: Excerpt, now: dt.datetime, proof: dt.timedelta) -> dt.datetime:
+    """Return from when the sink's figure for the excerpt proves anything; not later than `now` means that it does.
+
+    `proof` is how long after an attempt the sink's totals show it.
+    """
+    if any(event.state in UNDER_WAY for event in excerpt.events):
+        return now + LOOK_SOON
+    touched = [
+        event.attempted_at
+        for event in excerpt.events
+        if event.attempted_at is not None and (event.asked or event.state in BOOKED)
+    ]
+    return max(touched, default=now - proof) + proof
+
+
+def agrees(excerpt: Excerpt, figure: Decimal) -> bool:
+    """Tell whether the figure is what the ledger has as booked, with nothing unsure: then every event is in it."""
+    unsure = any(event.state is State.IN_DOUBT or event.perhaps for event in excerpt.events)
+    if unsure or not _comparable(excerpt, figure):
+        return False
+    return _same(figure, _booked(excerpt.events), excerpt)
+
+
+def all_present(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
+    """Rule that each event in question is present, as `agrees` has shown."""
+    reason = f"the sink has {figure} for {excerpt}, as we have"
+    return [Ruling(event.id, Finding.PRESENT, reason) for event in excerpt.asked]
+
+
+def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
+    """Rule on each event in question by the sink's figure for the excerpt, read when `proves_at` allowed it."""
+    assert not any(event.state in UNDER_WAY for event in excerpt.events), "what is on its way proves nothing"
+    open_ones = [event for event in excerpt.events if event.asked or event.perhaps]
+    story = _story(excerpt, figure)
+    if not _comparable(excerpt, figure):
+        return unclear(excerpt, f"{story}: too large to be compared to the unit")
+    if len(open_ones) > MOST_IN_QUESTION:
+        return unclear(excerpt, f"{story}: more than {MOST_IN_QUESTION} events are in question")
+    sure = _booked([event for event in excerpt.events if not event.asked])
+    fitting = [
+        chosen
+        for count in range(len(open_ones) + 1)
+        for chosen in combinations(open_ones, count)
+        if _same(figure, sure + sum((event.delta for event in chosen), ZERO), excerpt)
+    ]
+    if len(fitting) != 1:
+        ways = f"{len(fitting)} ways explain this" if fitting else "nothing explains this"
+        return unclear(excerpt, f"{story}: {ways}")
+    present = {event.id for event in fitting[0]}
+    return [
+        Ruling(event.id, Finding.PRESENT if event.id in present else Finding.ABSENT, story)
+        for event in excerpt.asked
+    ]
+
+
+def unclear(excerpt: Excerpt, reason: str) -> list[Ruling]:
+    """Rule that nobody can tell, and why."""
+    return [Ruling(event.id, Finding.UNCLEAR, reason) for event in excerpt.asked]
+
+
+def _booked(events: Iterable[Standing]) -> Decimal:
+    return sum((event.delta for event in events if event.state in BOOKED), ZERO)
+
+
+def _unit(excerpt: Excerpt) -> Decimal:
+    """Return the finest unit in which the events are planned: a delta is written to its meter's decimals."""
+    exponents = [event.delta.as_tuple().exponent for event in excerpt.events]
+    return Decimal(1).scaleb(min((each for each in exponents if isinstance(each, int)), default=0))
+
+
+def _comparable(excerpt: Excerpt, figure: Decimal) -> bool:
+    if not figure.is_finite():
+        return False
+    largest = max(abs(figure), sum((abs(event.delta) for event in excerpt.events), ZERO))
+    return largest < MOST_UNITS * _unit(excerpt)
+
+
+def _same(figure: Decimal, ours: Decimal, excerpt: Excerpt) -> bool:
+    return 2 * abs(figure - ours) < _unit(excerpt)
+
+
+def _story(excerpt: Excerpt, figure: Decimal) -> str:
+    sure = _booked([event for event in excerpt.events if not event.asked])
+    told = f"the sink has {figure} for {excerpt}, we have {sure} for sure and in question {_named(excerpt.asked)}"
+    given_up = [event for event in excerpt.events if event.perhaps]
+    return f"{told}, and gave up {_named(given_up)}" if given_up else told
+
+
+def _named(events: Iterable[Standing]) -> str:
+    return ", ".join(f"{event.delta} (event {event.id})" for event in events)

@@ -1,0 +1,282 @@
+"""Reconciliation: what is in doubt is settled by the sink's own figures, and what it reported is followed up.
+
+Rules
+- The ledger is read, the sink is asked, the ledger is written: three steps, and no ledger transaction is open while the sink
+  is talked to. What changed meanwhile makes the figure worthless, and it is asked for again later.
+- Nothing here decides; `proof` does.
+- A figure that cannot be had for one customer leaves that customer's events as they are. A sink that cannot be reached, or
+  refuses us as a whole, ends the round: what was settled before stays settled.
+- It never sees a source, and it sends nothing: what is due again is delivery's.
+"""
+
+import datetime as dt
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol
+
+from aggregator import proof
+from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
+from aggregator.ledger.doubts import MOST_PLACES, Readback, Settled
+from aggregator.model import EventId, Report, Span, WriteModel
+from aggregator.proof import Excerpt, Finding, Ruling
+from aggregator.sinks import Sink
+from aggregator.windows import floor
+
+MINUTE = dt.timedelta(minutes=1)
+HOUR = dt.timedelta(hours=1)
+
+MINUTES_AT_ONCE = 100
+"""Minutes in doubt per round: each costs a call, and a sink that is asked must not be kept from taking events."""
+
+PLACES_AT_ONCE = 100
+"""Customers and hours of a read-back per round, each of them a call, and up to sixty more where the figures differ."""
+
+COUNTS = ("present", "absent", "unclear", "waiting", "stale", "confirmed", "rejected", "readbacks")
+
+
+class Doubts(Protocol):
+    """What reconciliation asks of the ledger about events in doubt, and about what a sink reports."""
+
+    def open(  # noqa: D102
+        self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int
+    ) -> list[Excerpt]: ...
+    def settle(  # noqa: D102
+        self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, look_at: dt.datetime
+    ) -> Settled: ...
+    def put_off(self, excerpt: Excerpt, look_at: dt.datetime) -> None: ...  # noqa: D102
+    def take_report(  # noqa: D102
+        self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
+    ) -> tuple[list[EventId], bool]: ...
+    def readback(self, sink_id: int, now: dt.datetime) -> Readback | None: ...  # noqa: D102
+    def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]: ...  # noqa: D102
+    def look(self, readback: Readback, customer: str, span: Span) -> Excerpt: ...  # noqa: D102
+    def note(self, readback: Readback, found: str) -> None: ...  # noqa: D102
+    def close_readback(self, readback: Readback, found: str, now: dt.datetime) -> None: ...  # noqa: D102
+    def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """What one round did: how many events were found present, absent or unclear, wait for more time, and so on.
+
+    `stale` counts figures that said nothing any more, `rejected` accepted events that are refused now, `readbacks` those
+    asked for or brought to an end. `more` says that there was more to look at than one round takes.
+    """
+
+    present: int = 0
+    absent: int = 0
+    unclear: int = 0
+    waiting: int = 0
+    stale: int = 0
+    confirmed: int = 0
+    rejected: int = 0
+    readbacks: int = 0
+    more: bool = False
+    unsettled: list[str] = field(default_factory=list)
+    """What a person should look at, with the figures."""
+
+    def figures(self) -> dict[str, int]:
+        """Return what is worth a line in the log."""
+        return {name: count for name in COUNTS if (count := getattr(self, name))}
+
+    def add(self, settled: Settled) -> None:
+        """Take what was settled into account."""
+        self.present += settled.present
+        self.absent += settled.absent
+        self.unclear += settled.unclear
+        self.confirmed += settled.confirmed
+        self.rejected += settled.rejected
+        self.stale += settled.stale
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A read-back under way: which customers and hours are still to be looked at, and what it came to so far."""
+
+    readback: Readback
+    left: deque[tuple[str, dt.datetime]]
+    whole: bool
+    """Whether what was to be looked at is all there was."""
+    confirmed: int = 0
+    rejected: int = 0
+    unclear: int = 0
+    again: int = 0
+    """Places where nothing could be proven yet."""
+
+
+class Reconciliation:
+    """Reads one sink back. One at a time per sink is enough; several do no harm, since what is stale is not written."""
+
+    def __init__(self, doubts: Doubts, sink: Sink, sink_id: int) -> None:
+        self._doubts = doubts
+        self._sink = sink
+        self._sink_id = sink_id
+        self._reading: _Reading | None = None
+        self._stopping = threading.Event()
+
+    def run_once(self, now: dt.datetime) -> Reconciled:
+        """Look at what is due by `now`: minutes in doubt first, then read-backs.
+
+        A sink that cannot be read back leaves everything to a person. Raises SinkUnreachable or SinkHalted.
+        """
+        result = Reconciled()
+        wait = self._wait
+        if wait is not None:
+            self._settle_doubts(now, wait, result)
+            self._read_back(now, wait, result)
+        return result
+
+    def take(self, report: Report, now: dt.datetime) -> Reconciled:
+        """Take what the sink reports of events it had accepted. Taking a report twice has the effect of once."""
+        refused, readback = self._doubts.take_report(self._sink_id, report, now, self._wait)
+        return Reconciled(rejected=len(refused), readbacks=int(readback))
+
+    def stop(self) -> None:
+        """Ask nothing more; a round that is under way ends after the call it waits for."""
+        self._stopping.set()
+
+    @property
+    def _wait(self) -> dt.timedelta | None:
+        """How long the sink needs to count; None where its figures prove nothing about single events."""
+        limits = self._sink.limits
+        return limits.proof if limits.write_model is WriteModel.DELTA else None
+
+    def _settle_doubts(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
+        due = self._doubts.open(self._sink_id, now, wait, MINUTES_AT_ONCE)
+        for excerpt in due:
+            if self._stopping.is_set():
+                return
+            ready_at = proof.proves_at(excerpt, now, wait)
+            if ready_at > now:
+                result.waiting += len(excerpt.asked)
+                self._doubts.put_off(excerpt, ready_at)
+            else:
+                self._settle(excerpt, self._rulings(excerpt, now), now, result)
+        result.more = len(due) == MINUTES_AT_ONCE
+
+    def _rulings(self, excerpt: Excerpt, now: dt.datetime) -> list[Ruling]:
+        """Ask the sink for its figure, and rule by it. Raises SinkUnreachable or SinkHalted, with the excerpt put off."""
+        try:
+            return proof.decide(excerpt, self._figure(excerpt))
+        except (SinkUnreachable, SinkHalted):
+            self._doubts.put_off(excerpt, now + proof.LOOK_SOON)
+            raise
+        except SinkError as error:
+            return proof.unclear(excerpt, f"the sink has no figure for {excerpt}: {error}")
+
+    def _figure(self, excerpt: Excerpt) -> Decimal:
+        return self._sink.total(excerpt.meter, excerpt.customer, excerpt.span)
+
+    def _settle(
+        self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, result: Reconciled
+    ) -> Settled:
+        settled = self._doubts.settle(excerpt, rulings, now, now + proof.LOOK_AGAIN)
+        result.add(settled)
+        if settled.stale:
+            self._doubts.put_off(excerpt, now + proof.LOOK_SOON)
+        elif any(ruling.finding is Finding.UNCLEAR for ruling in rulings):
+            result.unsettled.append(rulings[0].reason)
+        return settled
+
+    def _read_back(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
+        """Go on with the read-back under way, or begin with the next one that is due."""
+        reading = self._reading or self._begin(now)
+        if reading is None:
+            return
+        self._reading = reading
+        for _ in range(min(PLACES_AT_ONCE, len(reading.left))):
+            if self._stopping.is_set():
+                return
+            customer, hour = reading.left.popleft()
+            try:
+                self._look(reading, customer, hour, now, wait, result)
+            except AggregatorError:
+                reading.left.append((customer, hour))  # the others first, the next time
+                raise
+        if reading.left:
+            result.more = True
+        else:
+            self._end(reading, now, result)
+
+    def _begin(self, now: dt.datetime) -> _Reading | None:
+        readback = self._doubts.readback(self._sink_id, now)
+        if readback is None:
+            return None
+        places = self._doubts.places(readback)
+        return _Reading(readback, deque(places), whole=len(places) < MOST_PLACES)
+
+    def _end(self, reading: _Reading, now: dt.datetime, result: Reconciled) -> None:
+        self._reading = None
+        if reading.again or not reading.whole:
+            self._doubts.put_off_readback(reading.readback, now + proof.LOOK_AGAIN)
+            return
+        found = f"{reading.confirmed} confirmed, {reading.rejected} rejected, {reading.unclear} unclear"
+        self._doubts.close_readback(reading.readback, found, now)
+        result.readbacks += 1
+
+    def _look(
+        self,
+        reading: _Reading,
+        customer: str,
+        hour: dt.datetime,
+        now: dt.datetime,
+        wait: dt.timedelta,
+        result: Reconciled,
+    ) -> None:
+        """Compare one customer's hour with the sink; where the two differ, each minute that has events in question."""
+        whole = self._doubts.look(reading.readback, customer, Span(hour, hour + HOUR))
+        if not whole.asked:
+            return
+        if proof.proves_at(whole, now, wait) <= now:
+            figure = self._figure_or_none(whole, reading)
+            if figure is None:
+                return
+            if proof.agrees(whole, figure):
+                settled = self._settle(whole, proof.all_present(whole, figure), now, result)
+                self._count(reading, settled, 0)
+                return
+        for start in sorted({floor(event.at, MINUTE) for event in whole.asked}):
+            self._look_closely(reading, customer, Span(start, start + MINUTE), now, wait, result)
+
+    def _look_closely(
+        self,
+        reading: _Reading,
+        customer: str,
+        minute: Span,
+        now: dt.datetime,
+        wait: dt.timedelta,
+        result: Reconciled,
+    ) -> None:
+        excerpt = self._doubts.look(reading.readback, customer, minute)
+        if proof.proves_at(excerpt, now, wait) > now:
+            reading.again += 1
+            result.waiting += len(excerpt.asked)
+            return
+        figure = self._figure_or_none(excerpt, reading)
+        if figure is None:
+            return
+        rulings = proof.decide(excerpt, figure)
+        unclear = [ruling for ruling in rulings if ruling.finding is Finding.UNCLEAR]
+        if unclear:
+            self._doubts.note(reading.readback, unclear[0].reason)
+        self._count(reading, self._settle(excerpt, rulings, now, result), len(unclear))
+
+    def _figure_or_none(self, excerpt: Excerpt, reading: _Reading) -> Decimal | None:
+        """Return the sink's figure; None, on record, if it has none here. Raises what concerns the whole sink."""
+        try:
+            return self._figure(excerpt)
+        except (SinkUnreachable, SinkHalted):
+            raise
+        except SinkError as error:
+            reading.unclear += len(excerpt.asked)
+            self._doubts.note(reading.readback, f"the sink has no figure for {excerpt}: {error}")
+            return None
+
+    def _count(self, reading: _Reading, settled: Settled, unclear: int) -> None:
+        reading.confirmed += settled.confirmed
+        reading.rejected += settled.rejected
+        reading.unclear += unclear
+        reading.again += settled.stale

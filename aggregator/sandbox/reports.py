@@ -1,0 +1,174 @@
+"""What is found invalid after it was accepted, and the reports on it.
+
+From docs.stripe.com/api/v2/core/events/event-types, `v1.billing.meter.error_report_triggered`: one report per meter and span
+of validation, with the number of errors of each kind and samples of them. A report names some events and counts all.
+
+Stripe leaves open what `request.identifier` of a sample holds; here it is the identifier of the event. Here too a report is
+there as soon as its span is over, spans lie on whole multiples of their length, and reports come in the order in which
+their spans end.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from aggregator.sandbox.errors import not_found
+from aggregator.sandbox.journal import Note, Record
+from aggregator.sandbox.paging import Row
+
+EVENT_TYPE = "v1.billing.meter.error_report_triggered"
+
+
+class Invalid(NamedTuple):
+    """What is wrong with an event: Stripe's code, and words."""
+
+    code: str
+    message: str
+
+
+class Finding(NamedTuple):
+    """One accepted event and when it is found invalid; `[start, end)` is the span of the report that tells of it."""
+
+    sequence: int
+    identifier: str
+    meter: str
+    code: str
+    message: str
+    found_at: float
+    counts_until_found: bool
+    start: float
+    end: float
+
+
+class Findings:
+    """The invalid events of one account and mode, among them those not yet found."""
+
+    def __init__(self, *, livemode: bool, note: Note) -> None:
+        self._livemode = livemode
+        self._note = note
+        self._by_sequence: dict[int, Finding] = {}
+        # Of the event that was accepted last under an identifier.
+        self._by_identifier: dict[str, Finding] = {}
+        self._untold: list[tuple[float, float, str, Finding]] = []
+        self._reports: list[Row] = []
+
+    def __len__(self) -> int:
+        return len(self._by_sequence)
+
+    def add(
+        self,
+        where: tuple[int, str, str],
+        what: Invalid,
+        found_at: float,
+        *,
+        counts: bool,
+        span_seconds: float,
+    ) -> None:
+        """Keep that the event with this sequence, identifier and meter id is found invalid at a moment."""
+        span = span_seconds or 1.0
+        start = found_at // span * span
+        end = start + span if span_seconds else found_at
+        finding = Finding(*where, *what, found_at, counts, start, end)
+        self._note("finding", finding._asdict())
+        self._remember(finding)
+
+    def spares(self, sequence: int, now: float) -> bool:
+        """Say whether an event may count now."""
+        finding = self._by_sequence.get(sequence)
+        return finding is None or (finding.counts_until_found and now < finding.found_at)
+
+    def of(self, sequence: int) -> Finding | None:
+        """Return what is, or will be, found of an event."""
+        return self._by_sequence.get(sequence)
+
+    def found(self, identifier: str, now: float) -> bool:
+        """Say whether the event accepted last under this identifier is known to be invalid by now."""
+        finding = self._by_identifier.get(identifier)
+        return finding is not None and finding.found_at <= now
+
+    def accepted_again(self, identifier: str) -> None:
+        """Take note that another event has this identifier from now on."""
+        self._by_identifier.pop(identifier, None)
+
+    def reports(self, now: float, samples: int) -> Sequence[Row]:
+        """Return every report whose span is over, the earliest first; a report once returned stays as it is."""
+        while self._untold and self._untold[0][0] <= now:
+            self._reports.append(self._report(self._take(), samples))
+        return self._reports
+
+    def restore(self, record: Record) -> None:
+        """Take a finding back from the state file."""
+        self._remember(Finding(**record))
+
+    def _remember(self, finding: Finding) -> None:
+        self._by_sequence[finding.sequence] = finding
+        self._by_identifier[finding.identifier] = finding
+        heappush(self._untold, (finding.end, finding.start, finding.meter, finding))
+
+    def _take(self) -> list[Finding]:
+        """Take out the findings of the first report, in the order of receipt."""
+        first = self._untold[0][:3]
+        taken = []
+        while self._untold and self._untold[0][:3] == first:
+            taken.append(heappop(self._untold)[3])
+        return taken
+
+    def _report(self, findings: Sequence[Finding], samples: int) -> Row:
+        one = findings[0]
+        mode = "live" if self._livemode else "test"
+        count = len(findings)
+        return {
+            "id": f"evt_{mode}_{len(self._reports) + 1:08d}",
+            "object": "v2.core.event",
+            "type": EVENT_TYPE,
+            "created": _instant(one.end),
+            "livemode": self._livemode,
+            "context": None,
+            "reason": None,
+            "related_object": {
+                "id": one.meter,
+                "type": "billing.meter",
+                "url": f"/v1/billing/meters/{one.meter}",
+            },
+            "data": {
+                "developer_message_summary": f"There {'is' if count == 1 else 'are'} {count} invalid "
+                f"event{'' if count == 1 else 's'}",
+                "reason": {"error_count": count, "error_types": _kinds(findings, samples)},
+                "validation_start": _instant(one.start),
+                "validation_end": _instant(one.end),
+            },
+        }
+
+
+def after(reports: Sequence[Row], name: str | None) -> Sequence[Row]:
+    """Return the reports that come after the one with this id; all for None. Raise ApiError if there is none such."""
+    if name is None:
+        return reports
+    for position, report in enumerate(reports):
+        if report["id"] == name:
+            return reports[position + 1 :]
+    raise not_found("report", name, param="after", status=400)
+
+
+def _kinds(findings: Iterable[Finding], samples: int) -> list[Row]:
+    counts: Counter[str] = Counter()
+    named: dict[str, list[Row]] = {}
+    for finding in findings:
+        counts[finding.code] += 1
+        if counts[finding.code] <= samples:
+            named.setdefault(finding.code, []).append(_sample(finding))
+    return [
+        {"code": code, "error_count": count, "sample_errors": named.get(code, [])}
+        for code, count in counts.items()
+    ]
+
+
+def _sample(finding: Finding) -> Row:
+    return {"error_message": finding.message, "request": {"identifier": finding.identifier}}
+
+
+def _instant(seconds: float) -> str:
+    """Return unix seconds as RFC 3339, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

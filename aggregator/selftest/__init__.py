@@ -1,0 +1,15 @@
+"""`aggregator selftest`: the real daemon is killed again and again, and what is billed is compared with what was used.
+
+schedule.py   where and when each daemon is killed
+world.py      one application database, one ledger, one sandbox, and the daemons between them
+load.py       usage that is written meanwhile
+watch.py      every booked event, held against what the source had said by then
+killing.py    the kills, and the quiet end
+verdict.py    what it came to
+report.py     how it is told
+proof.py      all of it, in order
+"""
+
+from aggregator.selftest.proof import run_selftest
+
+__all__ = ["run_selftest"]

@@ -1,0 +1,138 @@
+"""Postgres: how a read-only snapshot is opened, and what its errors mean. transactions.py and roles.py ask it the rest.
+
+Rules
+- Nothing is set for a session, and statements are not prepared. So a pooler in transaction mode between us and Postgres
+  changes nothing (pgbouncer.org/features.html, "SQL feature map for pooling modes").
+- A query runs as `DECLARE ... CURSOR FOR` with bound values, which the server takes as one statement and as a SELECT
+  only. READ ONLY alone is no fence: `select 1; commit; delete ...` leaves it.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.adapt import Buffer, Loader
+from psycopg.pq import Format
+from sqlalchemy.exc import InvalidRequestError
+
+from aggregator.source import roles, transactions
+from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Renew, first_line, not_idle
+from aggregator.source.rows import OutOfRange
+
+CONNECT_SECONDS = 10
+
+IDLE_SECONDS = 60
+"""How long a transaction may stand idle: a paused process must not keep a snapshot open in somebody's database."""
+
+OPENING = sa.text("""
+select set_config('TimeZone', 'UTC', true),
+       set_config('statement_timeout', :statement_timeout, true),
+       set_config('lock_timeout', :lock_timeout, true),
+       set_config('idle_in_transaction_session_timeout', :idle_timeout, true),
+       -- A cursor is planned for its first tenth only, unless the server is told that all of it will be fetched.
+       set_config('cursor_tuple_fraction', '1.0', true),
+       -- A query whose client is gone stops within 2 s. Servers have this since version 14, and not on every platform.
+       (select set_config(name, '2s', true) from pg_settings
+         where name = 'client_connection_check_interval' and version() ~ 'linux'),
+       current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+         and current_setting('transaction_read_only')::boolean as one_read_only_snapshot
+""")
+
+
+def _postgres_engine(url: sa.URL, application_name: str) -> sa.Engine:
+    """Whatever driver the URL names, psycopg 3 is used: the rules above are its behaviour."""
+    settings: dict[str, object] = {"application_name": application_name, "connect_timeout": CONNECT_SECONDS}
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        poolclass=sa.NullPool,
+        use_native_hstore=False,
+        hide_parameters=True,
+        connect_args={name: value for name, value in settings.items() if name not in url.query}
+        | {"prepare_threshold": None},
+    )
+    sa.event.listen(engine, "connect", _tolerate_infinity)
+    return engine
+
+
+def _tolerate_infinity(connection: psycopg.Connection[Any], _: object) -> None:
+    """Let an instant beyond Python's range arrive as such: psycopg would give up the whole fetch over it."""
+    for name in ("timestamptz", "timestamp", "date"):
+        oid = connection.adapters.types[name].oid
+        plain = connection.adapters.get_loader(oid, Format.TEXT)
+        assert plain is not None, f"psycopg reads {name}"
+        connection.adapters.register_loader(oid, _tolerant(plain))
+
+
+def _tolerant(plain: Callable[..., Any]) -> type[Loader]:
+    class Tolerant(Loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._plain = plain(oid, context).load
+
+        def load(self, data: Buffer) -> Any:
+            try:
+                return self._plain(data)
+            except psycopg.DataError:
+                return OutOfRange(bytes(data).decode())
+
+    return Tolerant
+
+
+def _begin_postgres(connection: sa.Connection, statement_timeout: dt.timedelta) -> Renew:
+    connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    opened = connection.execute(
+        OPENING,
+        {
+            "statement_timeout": f"{max(1, statement_timeout // dt.timedelta(milliseconds=1))}ms",
+            "lock_timeout": f"{LOCK_SECONDS}s",
+            "idle_timeout": f"{IDLE_SECONDS}s",
+        },
+    ).one()
+    if not opened.one_read_only_snapshot:
+        raise InvalidRequestError("the server gives no read-only snapshot; connect to it without a proxy")
+    return not_idle
+
+
+POSTGRES_TRANSIENT = {"08", "28", "3D", "40", "53", "55", "57", "58", "72", "F0", "XX"}
+"""Classes of SQLSTATE that no change of the query would cure: connection, login, conflict with recovery or with others,
+resources, locks, shutdown, disk (postgresql.org/docs/current/errcodes-appendix.html)."""
+
+POSTGRES_NOT_A_READ = {"0A000", "25001", "25006", "42601"}
+"""Refused by DECLARE CURSOR, by READ ONLY, or by the grammar: a write, several statements, or no SELECT at all."""
+
+
+def _postgres_fault(error: BaseException) -> Fault:
+    state = error.sqlstate if isinstance(error, psycopg.Error) else None
+    if state is None:
+        # A session that dies behind a pooler leaves more answers than psycopg expects: an InternalError of its own.
+        broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError)
+        return Fault.TRANSIENT if broken else Fault.REFUSED
+    if state == "57014":
+        return Fault.TIMED_OUT
+    if state in POSTGRES_NOT_A_READ:
+        return Fault.NOT_A_READ
+    return Fault.TRANSIENT if state[:2] in POSTGRES_TRANSIENT else Fault.REFUSED
+
+
+def _postgres_said(error: BaseException) -> str:
+    """Our DECLARE takes the first line of what is sent, so the query's own first line is the server's second."""
+    where = re.search(r"^LINE (\d+): (.*)$", str(error), re.MULTILINE)
+    line = f" (line {int(where[1]) - 1}: {where[2].strip()})" if where else ""
+    return first_line(error) + line
+
+
+POSTGRES = Dialect(
+    name="postgresql",
+    engine=_postgres_engine,
+    begin=_begin_postgres,
+    bound=lambda instant: instant,
+    fault=_postgres_fault,
+    said=_postgres_said,
+    naive_is_utc=False,
+    from_number="to_timestamp(column)",
+    fence=transactions.fence,
+    unsafe=roles.unsafe,
+)

@@ -1,0 +1,129 @@
+"""SQLite: a file opened to read, its lack of a statement timeout made up for, and what its errors mean.
+
+Rules
+- A query runs under an authorizer that allows reading and nothing else: a file opened read-only does not keep ATTACH and
+  VACUUM INTO from writing another.
+"""
+
+import datetime as dt
+import sqlite3
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from aggregator import clock
+from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Renew, first_line
+
+STEPS_BETWEEN_CHECKS = 20_000
+"""How many steps SQLite takes between two looks at the clock: about a millisecond."""
+
+
+def _sqlite_engine(url: sa.URL, _: str) -> sa.Engine:
+    return sa.create_engine(
+        "sqlite://",
+        creator=partial(_open_file, Path(url.database or "").absolute()),
+        poolclass=sa.NullPool,
+        # By name, so that a parameter in a comment does not change their count.
+        paramstyle="named",
+        hide_parameters=True,
+    )
+
+
+def _open_file(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro",
+        uri=True,
+        timeout=LOCK_SECONDS,
+        isolation_level=None,  # we say BEGIN ourselves
+        check_same_thread=False,  # a read may be given up by another thread than the one that began it
+    )
+    # Text that is not UTF-8 must not stop the fetch; its surrogates show it up as a customer key that is unusable.
+    connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    return connection
+
+
+def _begin_sqlite(connection: sa.Connection, statement_timeout: dt.timedelta) -> Renew:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    deadline = _Deadline(statement_timeout.total_seconds())
+    driver.set_progress_handler(deadline.has_passed, STEPS_BETWEEN_CHECKS)
+    connection.exec_driver_sql("begin")
+    connection.exec_driver_sql(
+        "select 1 from sqlite_master"
+    ).close()  # the snapshot begins with the first read
+    driver.set_authorizer(_only_reading)
+    return deadline.renew
+
+
+class _Deadline:
+    """SQLite has no statement timeout: it asks us now and then whether to go on."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        self._until = clock.monotonic() + self._seconds
+
+    def has_passed(self) -> bool:
+        return clock.monotonic() > self._until
+
+
+SQLITE_READING = {
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+    sqlite3.SQLITE_TRANSACTION,  # our own rollback
+}
+
+
+def _only_reading(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_OK if action in SQLITE_READING else sqlite3.SQLITE_DENY
+
+
+SQLITE_TRANSIENT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+
+def _sqlite_fault(error: BaseException) -> Fault:
+    # Python 3.11 warns of several statements; later versions raise ProgrammingError.
+    if isinstance(error, sqlite3.Warning) or "one statement at a time" in str(error):
+        return Fault.NOT_A_READ
+    # The low byte is the code, the rest says more (sqlite.org/rescode.html).
+    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
+        case sqlite3.SQLITE_INTERRUPT:
+            return Fault.TIMED_OUT
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_AUTH:
+            return Fault.NOT_A_READ
+        case code if code in SQLITE_TRANSIENT:
+            return Fault.TRANSIENT
+        case _:
+            return Fault.REFUSED
+
+
+SQLITE = Dialect(
+    name="sqlite",
+    engine=_sqlite_engine,
+    begin=_begin_sqlite,
+    # What CURRENT_TIMESTAMP and datetime() write. As text it sorts right against fractions and offsets behind it; a column
+    # written with a `T` must be asked for as datetime(column).
+    bound=lambda instant: f"{instant.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}",
+    fault=_sqlite_fault,
+    said=first_line,
+    naive_is_utc=True,
+    from_number="datetime(column, 'unixepoch')",
+)

@@ -1,0 +1,134 @@
+"""What a Postgres says of its transactions: which have surely ended, which had begun, and which one is the oldest.
+
+Rules
+- The clock, and what had surely ended or been replayed, are asked first; what had begun is asked after them. A transaction
+  in between is then counted among those still to be waited for, and never among those that are over.
+- No transaction that had written by `at` has an id of `xmax` or higher. The snapshot's own xmax is one past the highest id
+  that has *ended*, and a writer that is open may have that id or a higher one; the next id to be given out bounds them all
+  (postgresql.org/docs/current/functions-info.html: pg_snapshot_xmax, age).
+- Reading ids takes no privileges. When others began may be read by members of pg_read_all_stats only, and a standby
+  does not know it of the primary's transactions.
+- Nothing that anybody typed is repeated but the names of applications, databases and prepared transactions.
+"""
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from aggregator.model import Fence
+from aggregator.source.dialects import Freshness
+
+REPLAY_MARGIN = dt.timedelta(seconds=1)
+"""Commits stand in the log in about the order of the instants they carry: a process may be held up between taking the
+instant and writing it."""
+
+LONGEST_NAME = 63
+"""As long as Postgres lets a name be; the identifier of a prepared transaction may be longer."""
+
+ENDED = sa.text("""
+select clock_timestamp() as at,
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin,
+       pg_is_in_recovery() as standby,
+       pg_last_xact_replay_timestamp() as replayed_at
+""")
+
+BEGUN = sa.text("""
+with own as (
+    -- Sessions of ours only read: they have no id, our role, and our name.
+    select pid from pg_stat_activity
+     where pid = pg_backend_pid()
+        or (usename = session_user and application_name like 'aggregator%' and backend_xid is null)
+)
+select pg_snapshot_xmax(snapshot)::text::bigint + age(pg_snapshot_xmax(snapshot)::xid) as xmax,
+       -- With track_activities off nobody's beginning is noted.
+       pg_has_role(current_user, 'pg_read_all_stats', 'usage')
+         and current_setting('track_activities')::boolean
+         and not pg_is_in_recovery() as sees_starts,
+       (select min(xact_start) from pg_stat_activity
+         where datname = current_database()
+           and backend_type not in ('autovacuum worker', 'walsender')
+           and pid not in (select pid from own)) as oldest_start
+  from pg_current_snapshot() as snapshot
+""")
+
+HOLDERS = sa.text("""
+-- The transaction with this very id: the lowest that is open is always one of its own, never a part of another.
+select pid, application_name as name, datname as database, xact_start as since, backend_xid is not null as writes
+  from pg_stat_activity
+ where backend_xid = cast(cast(:xmin as text) as xid)
+    or (cast(:oldest_start as timestamptz) is not null
+        and xact_start = :oldest_start and datname = current_database() and pid <> pg_backend_pid())
+union all
+select null, gid, database, prepared, true
+  from pg_prepared_xacts
+ where transaction = cast(cast(:xmin as text) as xid)
+ order by writes desc, since
+""")
+
+IS_OPEN = sa.text("select pg_xact_status(cast(cast(:xmin as text) as xid8)) = 'in progress'")
+
+
+def fence(connection: sa.Connection, freshness: Freshness | None) -> Fence:
+    """Ask, within the transaction that is open. `freshness` is asked on a standby only."""
+    ended = connection.execute(ENDED).one()
+    fresh_until = _fresh_until(ended, freshness) if ended.standby else None
+    begun = connection.execute(BEGUN).one()
+    oldest_start = begun.oldest_start if begun.sees_starts else None
+    return Fence(
+        at=ended.at,
+        xmin=ended.xmin,
+        xmax=begun.xmax,
+        oldest_start=oldest_start,
+        sees_starts=begun.sees_starts,
+        standby=ended.standby,
+        fresh_until=fresh_until,
+        holder=_holder(connection, ended, begun.xmax, oldest_start),
+    )
+
+
+def _fresh_until(ended: sa.Row[tuple[object, ...]], freshness: Freshness | None) -> dt.datetime | None:
+    """Return up to when a standby has surely replayed.
+
+    A commit that was replayed proves those before it. How long ago that was proves nothing: it grows while the primary has
+    nothing to say, and when the connection to it is lost.
+    """
+    if freshness is not None:
+        return freshness()
+    replayed_at: dt.datetime | None = ended.replayed_at
+    return None if replayed_at is None else replayed_at - REPLAY_MARGIN
+
+
+def _holder(
+    connection: sa.Connection,
+    ended: sa.Row[tuple[object, ...]],
+    xmax: int,
+    oldest_start: dt.datetime | None,
+) -> str | None:
+    """Name who holds back the ids, and who began first, in one line; None if nobody does."""
+    if ended.xmin == xmax and oldest_start is None:
+        return None
+    xid = ended.xmin if ended.xmin < xmax else 0
+    found = connection.execute(HOLDERS, {"xmin": _short(xid), "oldest_start": oldest_start}).all()
+    named = [_named(each, ended.at) for each in found]
+    if not any(each.writes for each in found) and xid and connection.scalar(IS_OPEN, {"xmin": str(xid)}):
+        unseen = "a transaction on the primary" if ended.standby else "a transaction this role may not see"
+        named.insert(0, f"{unseen} (id {xid})")
+    return "; ".join(named) or None
+
+
+def _short(xid: int) -> str:
+    """Return an id as the 32 bits by which sessions and prepared transactions are listed."""
+    return str(xid % 2**32)
+
+
+def _named(found: sa.Row[tuple[object, ...]], at: dt.datetime) -> str:
+    name = ascii(str(found.name)[:LONGEST_NAME])
+    since = "" if found.since is None else f" for {_lasted(at - found.since)}"
+    if found.pid is None:
+        return f"prepared transaction {name} in database {found.database}, neither committed nor rolled back{since}"
+    return f"pid {found.pid} ({name}) in database {found.database}, in a transaction{since}"
+
+
+def _lasted(time: dt.timedelta) -> str:
+    """Return a length of time in whole seconds; a transaction that began just now may seem to begin later."""
+    return str(max(dt.timedelta(0), dt.timedelta(seconds=int(time.total_seconds()))))

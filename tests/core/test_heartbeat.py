@@ -1,0 +1,102 @@
+"""The file beside the ledger: it only counts up, survives what can happen to a file, and says what is wrong with it."""
+
+import datetime as dt
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from aggregator.errors import LedgerError
+from aggregator.heartbeat import FILE, Beat, Heartbeat
+
+NOON = dt.datetime(2026, 11, 2, 12, tzinfo=dt.UTC)
+
+
+def beat(count: int, generation: int = 0, ledger: str = "ledger-1") -> Beat:
+    return Beat(ledger, generation, count, 7_000, NOON)
+
+
+def test_a_first_start_knows_nothing(tmp_path: Path) -> None:
+    """Without a file there is nothing to compare."""
+    assert Heartbeat(tmp_path / "state").known() is None
+
+
+def test_another_process_reads_what_was_noted(tmp_path: Path) -> None:
+    """What one process notes the next one knows, with all that belongs to it."""
+    Heartbeat(tmp_path).note(beat(5))
+    assert Heartbeat(tmp_path).known() == beat(5)
+
+
+def test_a_lower_count_changes_nothing(tmp_path: Path) -> None:
+    """Two processes note in any order: the higher count stays."""
+    one, other = Heartbeat(tmp_path), Heartbeat(tmp_path)
+    one.note(beat(6))
+    other.note(beat(5))
+    assert Heartbeat(tmp_path).known() == beat(6)
+
+
+def test_a_higher_generation_stays_whatever_its_count(tmp_path: Path) -> None:
+    """After an adoption the count may be lower: a process that has not heard of it does not undo it."""
+    old = Heartbeat(tmp_path)
+    old.note(beat(100))
+    Heartbeat(tmp_path).replace(beat(40, generation=1))
+    old.note(beat(101))
+    assert Heartbeat(tmp_path).known() == beat(40, generation=1)
+    assert old.known() == beat(40, generation=1)
+
+
+def test_a_file_that_vanishes_is_written_again(tmp_path: Path) -> None:
+    """A process remembers the highest count by itself, and writes it down again with the next one."""
+    heartbeat = Heartbeat(tmp_path)
+    heartbeat.note(beat(5))
+    (tmp_path / FILE).unlink()
+    assert heartbeat.known() == beat(5)
+    heartbeat.note(beat(6))
+    assert Heartbeat(tmp_path).known() == beat(6)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"beat": 5}', '{"ledger_id": 1, "generation": "x"}'])
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    """What cannot be read is never taken for a first start: the message names the file and what to do."""
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(LedgerError, match=r"heartbeat\.json is damaged.*remove the file"):
+        Heartbeat(tmp_path).known()
+
+
+def test_a_directory_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) -> None:
+    """A state directory that cannot exist is named before anything is sent, and refused where it is needed."""
+    (tmp_path / "file").write_text("in the way")
+    heartbeat = Heartbeat(tmp_path / "file" / "state")
+    assert "cannot be written" in (heartbeat.unusable() or "")
+    with pytest.raises(LedgerError, match="nothing is sent"):
+        heartbeat.note(beat(1))
+    assert Heartbeat(tmp_path / "fine").unusable() is None
+
+
+def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    """While many note, whoever reads finds a whole file, and the count never falls."""
+    writing = [Heartbeat(tmp_path) for _ in range(3)]
+    writing[0].note(beat(1))
+    done = threading.Event()
+    seen: list[int] = []
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.append(json.loads((tmp_path / FILE).read_text())["beat"])
+
+    def count(heartbeat: Heartbeat, first: int) -> None:
+        for number in range(first, 150, 3):
+            heartbeat.note(beat(number))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    threads = [threading.Thread(target=count, args=(each, at)) for at, each in enumerate(writing, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    watching.join()
+    assert seen == sorted(seen)
+    assert Heartbeat(tmp_path).known() == beat(149)

@@ -1,0 +1,202 @@
+"""Backups of a ledger in place, and a world in which restoring one shows what it costs.
+
+A backup is every row and every sequence as they were at one instant, put back over what came later: the same server, the
+same database, the same ledger, which only forgets.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aggregator.adoption import Adoption, Compared
+from aggregator.collected import Collected
+from aggregator.heartbeat import Heartbeat
+from aggregator.ledger.adopting import Adopting
+from aggregator.ledger.database import Database
+from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.pin import Pin
+from aggregator.model import Answer, Event, Limits, Meter, Span, Verdict
+from aggregator.windows import floor
+from tests.fakes import LIMITS, FakeSink, FakeSource
+from tests.postgres.world import METER, World
+
+DAY = dt.timedelta(days=1)
+LAG = dt.timedelta(minutes=30)
+"""How long the sink takes to count what it has booked."""
+
+TABLES = """
+select tablename from pg_tables where schemaname = 'aggregator' and tablename <> 'alembic_version' order by 1
+"""
+
+SEQUENCES = "select sequencename, last_value from pg_sequences where schemaname = 'aggregator' order by 1"
+
+
+class Backup(NamedTuple):
+    """Every row of every table, and how far every sequence was."""
+
+    rows: dict[str, bytes]
+    sequences: list[tuple[Any, ...]]
+
+
+def back_up(database: Database) -> Backup:
+    """Copy everything out."""
+    with database.transaction() as connection:
+        rows = {}
+        for (table,) in connection.execute(TABLES).fetchall():
+            with connection.cursor().copy(f"copy aggregator.{table} to stdout") as stream:
+                rows[table] = b"".join(bytes(block) for block in stream)
+        return Backup(rows, connection.execute(SEQUENCES).fetchall())
+
+
+def restore(database: Database, backup: Backup) -> None:
+    """Put everything back. What came after the backup is gone, and its numbers are given out again."""
+    with database.transaction() as connection:
+        connection.execute("set local session_replication_role = replica")
+        connection.execute("truncate " + ", ".join(f"aggregator.{table}" for table in backup.rows))
+        for table, rows in backup.rows.items():
+            with connection.cursor().copy(f"copy aggregator.{table} from stdin") as stream:
+                stream.write(rows)
+        for name, value in backup.sequences:
+            connection.execute(
+                "select setval(%s, %s, %s)", [f"aggregator.{name}", value or 1, value is not None]
+            )
+
+
+class StripeLike(FakeSink):
+    """A sink that forgets identifiers after a day, counts with a delay, and holds requests in the air.
+
+    `fate` decides about each event: `book` it, book it and lose the `answer`, drop the `request`, or let it arrive `late`.
+    `most` is what a customer may have booked at any moment; more is a failure there and then.
+    """
+
+    def __init__(self, clock: Callable[[], dt.datetime], name: str = "fake", limits: Limits = LIMITS) -> None:
+        super().__init__(name, limits)
+        self.clock = clock
+        self.fate: Callable[[Event], str] = lambda event: "book"
+        self.most: Callable[[str], Decimal] = lambda customer: Decimal("Infinity")
+        self.bookings: list[tuple[dt.datetime, Event]] = []
+        self.in_the_air: list[tuple[dt.datetime, Event]] = []
+        self.seen: dict[str, tuple[dt.datetime, Event]] = {}
+        self.calls = 0
+
+    def _take(self, event: Event) -> Verdict:
+        self.land()
+        self.received.append(event)
+        fate = self.fate(event)
+        if fate == "late":
+            self.in_the_air.append((self.clock() + dt.timedelta(minutes=20), event))
+        if fate in {"late", "request"}:
+            return Verdict(event.id, Answer.UNKNOWN, "no answer")
+        answer = self._book(event, self.clock())
+        return Verdict(event.id, Answer.UNKNOWN if fate == "answer" else answer)
+
+    def land(self) -> None:
+        """Let what was in the air arrive, once its time has come."""
+        now = self.clock()
+        for each in [each for each in self.in_the_air if each[0] <= now]:
+            self.in_the_air.remove(each)
+            self._book(each[1], each[0])
+
+    def _book(self, event: Event, now: dt.datetime) -> Answer:
+        known = self.seen.get(event.identifier)
+        if known is not None and now - known[0] < DAY:
+            assert known[1][1:9] == event[1:9], "one identifier, one content, for ever"
+            return Answer.DUPLICATE
+        assert known is None, f"{event.identifier} is sent again after a day"
+        self.seen[event.identifier] = now, event
+        self.bookings.append((now, event))
+        self.booked[event.meter, event.customer] += event.delta
+        self.slots[event.meter, event.customer, event.window_start] += event.delta
+        booked, most = self.booked[event.meter, event.customer], self.most(event.customer)
+        assert booked <= most, f"{event.customer} is billed {booked} of {most}"
+        return Answer.ACCEPTED
+
+    def breakdown(
+        self, meter: str, customer: str, span: Span, step: dt.timedelta
+    ) -> Mapping[dt.datetime, Decimal]:
+        """Return what was counted of the span so far, step by step; days and hours lie on days and hours."""
+        self.calls += 1
+        assert floor(span.start, step) == span.start, f"{span} is not made of {step}"
+        assert floor(span.end, step) == span.end, f"{span} is not made of {step}"
+        steps: dict[dt.datetime, Decimal] = defaultdict(Decimal)
+        for at, event in self.bookings:
+            if (event.meter, event.customer) == (meter, customer) and event.at in span:
+                steps[floor(event.at, step)] += event.delta if at <= self.clock() - LAG else 0
+        return {start: much for start, much in steps.items() if much}
+
+
+class PinnedWorld(World):
+    """A daemon that keeps a heartbeat in a state directory."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Path,
+        *,
+        meter: Meter = METER,
+        source: FakeSource | None = None,
+        sinks: Sequence[FakeSink] | None = None,
+    ) -> None:
+        sinks = sinks or [StripeLike(lambda: self.now)]
+        super().__init__(database, meter=meter, source=source, sinks=sinks)
+        self.directory = directory
+        self.heartbeat = Heartbeat(directory)
+        self.pin = Pin(database, self.heartbeat)
+        self.outbox = Outbox(
+            database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.pin
+        )
+
+    @property
+    def like(self) -> StripeLike:
+        """The one sink."""
+        assert isinstance(self.sink, StripeLike)
+        return self.sink
+
+    def on(self, directory: Path, database: Database | None = None) -> "PinnedWorld":
+        """Return a daemon on another host, or on another copy of the ledger."""
+        other = PinnedWorld(
+            database or self.database,
+            directory,
+            meter=self.meter,
+            source=self.source,
+            sinks=list(self.sinks.values()),
+        )
+        other.now = self.now
+        return other
+
+    def again(self) -> "PinnedWorld":
+        """Return a process that is started after this one, on the same host."""
+        return self.on(self.directory)
+
+    def collect(self) -> Collected:
+        """Let one round of collection run, under the present generation's names."""
+        with self.database.transaction() as connection:
+            assert self.pin.stopped(connection) is None
+        self.collection._ledger_name = self.pin.name
+        return super().collect()
+
+    def adoption(self, *, without_readback: Sequence[str] = ()) -> Adoption:
+        """Return what adopts this ledger."""
+        return Adoption(
+            Adopting(self.database),
+            self.pin,
+            self.meters,
+            [self.registered],
+            {self.meter.source: self.source},
+            self.sinks,
+            without_readback=without_readback,
+        )
+
+    def adopt(self) -> list[Compared]:
+        """Wait until it is quiet, and adopt."""
+        adoption = self.adoption()
+        situation = adoption.situation(self.now)
+        assert situation.quiet_until is not None, situation
+        self.now = max(self.now, situation.quiet_until)
+        self.like.land()
+        with adoption.survey(self.now) as survey:
+            adoption.adopt(survey, self.now)
+            return survey.compared
