@@ -234,6 +234,8 @@ class Event(NamedTuple):
     """How many attempts there have been, the one about to be made included."""
     exposed_at: dt.datetime | None
     """When the first attempt began that may have reached the sink; None if none has."""
+    attempted_at: dt.datetime | None = None
+    """When the latest attempt before this one began."""
 
 
 class Answer(StrEnum):
@@ -268,6 +270,8 @@ class Outcome(NamedTuple):
     exposed_at: dt.datetime | None = None
     counts: bool = True
     """Whether the attempt counts; one that never left does not."""
+    attempted_at: dt.datetime | None = None
+    """Of an attempt that does not count: when the one before it began, which is the latest one still."""
 
 
 class Rejection(NamedTuple):

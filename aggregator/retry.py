@@ -35,10 +35,17 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
     if adds and event.exposed_at is not None and now - event.exposed_at > limits.memory:
         hours = limits.memory // dt.timedelta(hours=1)
         reason = f"no answer, and {hours} h after the first attempt a resend might be booked twice"
-        return Outcome(event.id, State.IN_DOUBT, reason=reason, exposed_at=event.exposed_at, counts=False)
+        return Outcome(
+            event.id,
+            State.IN_DOUBT,
+            reason=reason,
+            exposed_at=event.exposed_at,
+            counts=False,
+            attempted_at=event.attempted_at,
+        )
     if event.exposed_at is None and now - event.at > limits.past:
         reason = f"became older than the {limits.past_days} days that the sink takes"
-        return Outcome(event.id, State.REFUSED, reason=reason, counts=False)
+        return Outcome(event.id, State.REFUSED, reason=reason, counts=False, attempted_at=event.attempted_at)
     return None
 
 
@@ -96,7 +103,14 @@ def judge(
         case Answer.UNKNOWN:
             return _again(verdict, event, now, exposed_at=exposed_at)
         case Answer.UNSENT:
-            return Outcome(event.id, State.DUE, due_at=now, exposed_at=event.exposed_at, counts=False)
+            return Outcome(
+                event.id,
+                State.DUE,
+                due_at=now,
+                exposed_at=event.exposed_at,
+                counts=False,
+                attempted_at=event.attempted_at,
+            )
         case _:
             assert_never(verdict.answer)
 

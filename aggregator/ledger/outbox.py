@@ -37,7 +37,7 @@ TAKE_ROWS = """
 update aggregator.outbox set claim_id = %(claim)s, due_at = %(until)s where event_id = any(%(events)s)
 """
 
-# `exposed_at` is returned as it was before this attempt.
+# `exposed_at` and `attempted_at` are returned as they were before this attempt.
 TAKE_EVENTS = """
 update aggregator.event
    set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s),
@@ -46,7 +46,7 @@ update aggregator.event
  where event.id = any(%(events)s) and old.id = event.id
    and feed.id = event.feed_id and meter.id = feed.meter_id
 returning event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
-          event.at, event.identifier, event.attempts, old.exposed_at
+          event.at, event.identifier, event.attempts, old.exposed_at, old.attempted_at
 """
 
 # One statement, so that a batch costs one round trip. Every part sees the rows as they were before; none touches a row
@@ -55,8 +55,8 @@ SETTLE = """
 with given as (
     select * from unnest(
         %(events)s::bigint[], %(states)s::aggregator.event_state[], %(due)s::timestamptz[], %(reasons)s::text[],
-        %(requests)s::text[], %(exposed)s::timestamptz[], %(uncounted)s::int[]
-    ) as outcome (event_id, state, due_at, reason, request_id, exposed_at, uncounted)
+        %(requests)s::text[], %(exposed)s::timestamptz[], %(uncounted)s::int[], %(attempted)s::timestamptz[]
+    ) as outcome (event_id, state, due_at, reason, request_id, exposed_at, uncounted, attempted_at)
 ), mine as (
     select given.* from given join aggregator.outbox on outbox.event_id = given.event_id
      where outbox.claim_id = %(claim)s
@@ -65,6 +65,7 @@ with given as (
     update aggregator.event
        set state = mine.state, reason = mine.reason, request_id = coalesce(mine.request_id, event.request_id),
            exposed_at = mine.exposed_at, attempts = event.attempts - mine.uncounted,
+           attempted_at = case when mine.uncounted = 1 then mine.attempted_at else event.attempted_at end,
            settled_at = case when mine.state = 'due' then null else %(now)s end
       from mine
      where event.id = mine.event_id and event.state = 'sending'
@@ -268,7 +269,7 @@ def _first(
 
 
 def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
-    """Turn outcomes into columns: a batch goes to the server as seven arrays."""
+    """Turn outcomes into columns: a batch goes to the server as an array of each."""
     return {
         "events": [outcome.event for outcome in outcomes],
         "states": [outcome.state.value for outcome in outcomes],
@@ -277,4 +278,5 @@ def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
         "requests": [outcome.request_id for outcome in outcomes],
         "exposed": [outcome.exposed_at for outcome in outcomes],
         "uncounted": [0 if outcome.counts else 1 for outcome in outcomes],
+        "attempted": [outcome.attempted_at for outcome in outcomes],
     }
