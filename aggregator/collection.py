@@ -180,7 +180,7 @@ class Collection:
         fence = self._source.fence()
         if fence is None:
             return settled
-        boundary = windows.floor(fence.at, known[-1].window)
+        boundary = windows.floor(fence.at, definitions.grid(known, mark))
         passed = barrier.judge(fence, lease.noted, boundary)
         ready = barrier.ready(now - self.meter.settle, passed, self._patience, bounded=not fence.standby)
         until = definitions.ready_until(known, mark, ready.until)

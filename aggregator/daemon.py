@@ -143,6 +143,7 @@ class Work:
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
         self._reconciliations = {sink: app.reconciliation(sink) for sink in app.sink_ids}
         self._collecting: set[str] = set()
+        self._told_stopped: str | None = None
         self._idle = threading.Condition()
         self._log = log.logger()
         self._scheduler = BackgroundScheduler(
@@ -224,9 +225,11 @@ class Work:
             result = collection.run_once(self._clock())
         except LeaseLost as error:
             self._log.warning(log.PASS_SKIPPED, meter=name, reason=str(error))
-        except (InvariantBroken, LedgerStopped) as error:
+        except InvariantBroken as error:
             self._log.critical(log.METER_STOPPED, meter=name, reason=str(error))
             self._scheduler.remove_job(name)
+        except LedgerStopped as error:
+            self._tell_stopped(error)
         except AggregatorError as error:
             self._log.error(log.PASS_FAILED, meter=name, reason=str(error))
         except Exception:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
@@ -260,6 +263,13 @@ class Work:
         else:
             self._log.debug(log.PASS_UNCHANGED, **result.figures())
 
+    def _tell_stopped(self, error: LedgerStopped) -> None:
+        """Say once why the ledger is stopped; everything goes on by itself once it is adopted."""
+        with self._idle:
+            told, self._told_stopped = self._told_stopped, str(error)
+        if told != str(error):
+            self._log.critical(log.LEDGER_STOPPED, reason=str(error))
+
     def _rouse(self, collection: Collection) -> None:
         for sink in collection.meter.sinks:
             with self._wake[sink]:
@@ -273,8 +283,9 @@ class Work:
             try:
                 result = delivery.run_once(self._clock())
             except LedgerStopped as error:
-                self._log.critical(log.LEDGER_STOPPED, sink=sink, reason=str(error))
-                return
+                self._tell_stopped(error)
+                self._stopping.wait(RETRY_SECONDS)
+                continue
             except AggregatorError as error:
                 self._log.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
                 self._stopping.wait(RETRY_SECONDS)
@@ -325,7 +336,7 @@ def tell_start(logger: log.Log, app: App, now: datetime) -> None:
 def tell_warnings(logger: log.Log, result: Collected) -> None:
     """Say what a person should know of a round of collection: windows that wait, or shrank, or could not be had."""
     if result.waits_anew:
-        logger.warning(log.BARRIER_WAITING, meter=result.meter, waits_for=result.waits_for)
+        logger.info(log.BARRIER_WAITING, meter=result.meter, waits_for=result.waits_for)
     if result.unfenced:
         logger.warning(log.BARRIER_GIVEN_UP, meter=result.meter, waited_for=result.waits_for)
     if result.guarded:

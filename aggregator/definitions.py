@@ -9,7 +9,7 @@ Rules
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from math import lcm
+from math import gcd, lcm
 
 from aggregator.model import EPOCH, Definition, Span
 from aggregator.windows import floor
@@ -57,6 +57,12 @@ def begins(current: Definition, window: dt.timedelta, unread: dt.datetime) -> dt
     """Return from where on windows of another length can follow `current`: a boundary of both, not before `unread`."""
     both = lcm(current.window // SECOND, window // SECOND) * SECOND
     return ceiling(max(unread, current.since), both)
+
+
+def grid(definitions: Sequence[Definition], mark: dt.datetime) -> dt.timedelta:
+    """Return the longest step on whose boundaries every window from the mark on ends."""
+    coming = [at(definitions, mark), *(each for each in definitions if each.since > mark)]
+    return gcd(*(each.window // SECOND for each in coming)) * SECOND
 
 
 def restated(definitions: Sequence[Definition], span: Span, new: Definition) -> list[Definition]:

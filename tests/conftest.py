@@ -29,7 +29,7 @@ UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the proofs take from the command line."""
-    parser.addoption("--kills", type=int, default=6, help="How often `aggregator selftest` kills the daemon.")
+    parser.addoption("--kills", type=int, default=4, help="How often `aggregator selftest` kills the daemon.")
     parser.addoption(
         "--through-pgbouncer",
         action="store_true",

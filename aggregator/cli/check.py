@@ -41,13 +41,25 @@ def check(config_path: Path, *, as_json: bool) -> None:
 
 
 def _ledger(config: "Config") -> Iterator[Finding]:
+    from aggregator.clock import utcnow
     from aggregator.errors import LedgerError
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring import STILL_BILLABLE, open_ledger
 
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
     try:
         with open_ledger(config, may_migrate=True, name="aggregator check") as ledger:
-            yield Finding("ledger", "ok", f"{where}, id {ledger.id}")
+            trouble = ledger.pin.check(utcnow())
+            yield (
+                Finding("ledger", "wrong", trouble)
+                if trouble
+                else Finding("ledger", "ok", f"{where}, id {ledger.id}")
+            )
+            if ledger.pin.unguarded:
+                text = f"a ledger that is set back would not be noticed: {ledger.pin.unguarded}"
+                yield Finding("ledger", "note", text)
+            for stranger in ledger.reports.strangers(config.meters, utcnow() - STILL_BILLABLE):
+                text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
+                yield Finding(f"meter {stranger.meter}", "note", text)
     except LedgerError as error:
         yield Finding("ledger", "wrong", str(error))
 

@@ -111,7 +111,8 @@ class Rest(NamedTuple):
         if self.mark < end:
             return f"windows up to {end:%H:%M} to be read; they are read up to {self.mark:%H:%M}"
         if self.left_behind and self.due_again_by:
-            return f"{self.left_behind:,} events that killed daemons had claimed, due again by {self.due_again_by:%H:%M:%S}Z"
+            until = f"{self.due_again_by:%H:%M:%S}Z"
+            return f"{self.left_behind:,} events of killed daemons, due again by {until}"
         if self.waiting:
             return f"{self.waiting:,} events to be sent"
         if self.deferred or self.read_at <= since:
@@ -143,14 +144,16 @@ class Killing:
 
     def quiet(self, end: dt.datetime) -> None:
         """Let one daemon finish what there is. Usage ends at `end`, and all of it is there."""
-        self._tell("the last daemon finishes")
+        self._tell("the last daemon finishes what there is")
         since = utcnow()
         with self._daemon() as daemon, psycopg.connect(self._world.ledger_url, autocommit=True) as ledger:
             until = monotonic() + QUIET_SECONDS
             while (what := self._rest(ledger, since).what(end, since)) is not None:
-                self._tell(f"the last daemon waits for {what}")
+                self._tell(f"waits for {what}")
                 if monotonic() > until:
-                    self.struck.wrong.append(f"not quiet after {QUIET_SECONDS:g} s: it waits for {what}")
+                    self.struck.wrong.append(
+                        f"not quiet after {QUIET_SECONDS:g} s: it waits for {what}{_trouble(daemon)}"
+                    )
                     break
                 if daemon.ended(SHARE_SECONDS):
                     self.struck.wrong.append(f"the last daemon ended by itself; it waited for {what}")
@@ -226,6 +229,12 @@ def faults_seen(stats: dict[str, Any]) -> Counter[str]:
             "sent again, and refused as a duplicate": stats["duplicates_refused"],
         }
     )
+
+
+def _trouble(daemon: Daemon) -> str:
+    """Say what a daemon complained of last, if it did."""
+    errors = [line for line in daemon.said() if line.get("level") in {"error", "critical"}]
+    return f"; the daemon said last: {_words(errors[-1])}" if errors else ""
 
 
 def _words(line: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from aggregator.clock import monotonic
@@ -69,14 +69,15 @@ class Report:
         if not self._console.is_terminal:
             yield
             return
+        # Only what it waits for may be cut where a terminal is narrow.
+        whole = Column(no_wrap=True, min_width=len(f"  {self._kills} of {self._kills} kills"))
         columns = (
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TextColumn("kills"),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("  {task.completed:.0f} of {task.total:.0f} kills", table_column=whole),
+            BarColumn(20, table_column=Column(min_width=20)),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
         )
-        with Progress("", *columns, console=self._console, transient=True) as progress:
+        with Progress(*columns, console=self._console, transient=True, expand=True) as progress:
             self._moving = progress, progress.add_task("", total=self._kills)
             yield
         self._moving = None
@@ -164,6 +165,8 @@ class Report:
         for told in wrong[:most]:
             self._console.print(Text(f"  wrong: {told}", style="red"), soft_wrap=True)
         self._rest(len(wrong) - most, "findings")
+        if wrong:
+            self._console.print()
 
     def _rest(self, count: int, what: str) -> None:
         if count > 0:

@@ -143,8 +143,9 @@ def _compare_events(sides: Sides, verdict: Verdict) -> None:
     for identifier, content in sides.contents.items():
         sent = sides.sent.get(identifier)
         if sent is None:
+            whose = f"{content.value} for {content.customer} of {content.meter}"
             verdict.wrong.append(
-                f"the sandbox has booked {identifier}, which the ledger does not know: {content}"
+                f"the sandbox has booked {identifier}, which the ledger does not know: {whose}"
             )
         else:
             verdict.two_contents += sent.content != content

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.definitions import at, begins, ceiling, pieces, ready_until, restated
+from aggregator.definitions import at, begins, ceiling, grid, pieces, ready_until, restated
 from aggregator.model import EPOCH, Definition, Span
 from aggregator.windows import is_boundary, rungs
 
@@ -92,6 +92,14 @@ def test_a_restatement_holds_for_its_span_only() -> None:
     assert restated(known, Span(START, START + 2 * HOUR), new) == known
     joined = restated(known, Span(START + 2 * HOUR, START + 5 * HOUR), new)
     assert [(each.since, each.fingerprint) for each in joined] == [(EPOCH, "old"), (START, "new")]
+
+
+def test_the_grid_has_every_boundary_to_come() -> None:
+    """Definitions that are over no longer count, those that have not begun do."""
+    longer = NEW._replace(window=45 * MINUTE)
+    assert grid((OLD, longer), START) == 15 * MINUTE
+    assert grid((OLD, longer), longer.since) == 45 * MINUTE
+    assert grid((OLD, NEW._replace(window=DAY)), START) == HOUR
 
 
 def test_ceiling() -> None:

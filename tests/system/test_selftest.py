@@ -7,6 +7,7 @@ import datetime as dt
 import itertools
 import json
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from http.client import HTTPConnection
@@ -42,13 +43,20 @@ WHO = ("requests", "cus_a")
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
-    """Start proofs in `tmp_path / "proof"`; whatever one leaves is cleared away."""
+def place() -> Iterator[Path]:
+    """Where a proof works. Not below pytest's own directory: as root, Postgres is another user, and shut out of there."""
+    with tempfile.TemporaryDirectory(prefix="aggregator-test-") as name:
+        yield Path(name) / "proof"
+
+
+@pytest.fixture
+def start(place: Path) -> Iterator[Callable[..., Process]]:
+    """Start proofs in `place`; whatever one leaves is cleared away."""
     started: list[Process] = []
 
     def begin(*arguments: str) -> Process:
-        arguments = ("selftest", "--dir", str(tmp_path / "proof"), *arguments)
-        started.append(Process("aggregator", arguments, tmp_path, "selftest"))
+        arguments = ("selftest", "--dir", str(place), *arguments)
+        started.append(Process("aggregator", arguments, place.parent, "selftest"))
         return started[-1]
 
     yield begin
@@ -64,7 +72,7 @@ def running(place: Path) -> list[str]:
 
 
 def test_killed_again_and_again_nothing_is_lost_or_doubled(
-    start: Callable[..., Process], tmp_path: Path, request: pytest.FixtureRequest
+    start: Callable[..., Process], place: Path, request: pytest.FixtureRequest
 ) -> None:
     """In the end all sides agree to the unit; at no moment did the sandbox hold more than was used (B1, B2, B3)."""
     kills = request.config.getoption("--kills")
@@ -83,13 +91,13 @@ def test_killed_again_and_again_nothing_is_lost_or_doubled(
     assert told["calls"] > told["events"], "nothing went wrong at the sandbox"
     assert {told[name] for name in ("lost", "doubled")} == {"0"}
     assert {told[name] for name in ("two_contents", "over")} == {0}
-    assert running(tmp_path / "proof") == []
+    assert running(place) == []
 
 
-def test_it_says_no(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_it_says_no(start: Callable[..., Process], place: Path) -> None:
     """An event that nobody planned, and a row that goes after it was billed, end it with 1, each under its customer."""
     proof = start("--kills", "1", "--json")
-    settings = tmp_path / "proof" / "world-1" / "aggregator.yaml"
+    settings = place / "world-1" / "aggregator.yaml"
     until(settings.exists, "the proof is set up", seconds=PROOF_SECONDS, seen=lambda: proof.err)
     config = until(lambda: whole(settings), "its configuration is written")
 
@@ -117,17 +125,17 @@ def test_it_says_no(start: Callable[..., Process], tmp_path: Path) -> None:
     assert "NO" in proof.err
 
 
-def test_interrupted_it_leaves_nothing_running(start: Callable[..., Process], tmp_path: Path) -> None:
+def test_interrupted_it_leaves_nothing_running(start: Callable[..., Process], place: Path) -> None:
     """Ctrl-C in the middle of killing ends every process of it."""
     proof = start("--kills", "100")
-    log = tmp_path / "proof" / "world-1" / "daemon.log"
+    log = place / "world-1" / "daemon.log"
     until(log.exists, "the first daemon is started", seconds=PROOF_SECONDS, seen=lambda: proof.err)
-    assert "postmaster.pid" in running(tmp_path / "proof")
+    assert "postmaster.pid" in running(place)
 
     proof.tell(signal.SIGINT)
 
     assert proof.ended(PROOF_SECONDS) == 130
-    assert running(tmp_path / "proof") == []
+    assert running(place) == []
     assert "Traceback" not in proof.err
 
 
