@@ -15,7 +15,7 @@ import signal
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -44,6 +44,9 @@ RECONCILE_SECONDS = 60.0
 
 RETRY_SECONDS = 5.0
 """How long a lane waits after the ledger did not answer, or the sink took nothing of a whole batch."""
+
+LISTEN_SECONDS = 0.5
+"""How long a signal may go unheard that reached another thread than the main one."""
 
 STOP_SECONDS = 20.0
 """How long stopping waits for what is in the air: less than the 30 seconds after which Kubernetes kills."""
@@ -90,7 +93,7 @@ class Daemon:
     def _wait(self) -> tuple[int, tuple[AbstractContextManager[App], App] | None]:
         """Wait for a signal to stop, or for one to reload that can be obeyed."""
         while True:
-            told = self._signals.get()
+            told = self._next_signal()
             if told != signal.SIGHUP:
                 self._log.info(log.DAEMON_STOPPING, signal=signal.Signals(told).name)
                 return told, None
@@ -104,6 +107,16 @@ class Daemon:
                 continue
             self._log.info(log.CONFIG_RELOADED, meters=sorted(app.collections))
             return told, (building, app)
+
+    def _next_signal(self) -> int:
+        """Wait for the next signal.
+
+        The system may give a signal to any thread, and only this one runs Python's handlers: one that sleeps for ever would
+        never hear of it (docs.python.org/3/library/signal.html, "Signals and threads").
+        """
+        while True:
+            with suppress(queue.Empty):
+                return self._signals.get(timeout=LISTEN_SECONDS)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

@@ -271,7 +271,7 @@ class Reconciliation:
         except (SinkUnreachable, SinkHalted):
             raise
         except SinkError as error:
-            reading.unclear += len(excerpt.asked)
+            reading.again += len(excerpt.asked)  # so that what was asked for is not taken for done
             self._doubts.note(reading.readback, f"the sink has no figure for {excerpt}: {error}")
             return None
 

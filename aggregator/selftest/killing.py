@@ -159,6 +159,7 @@ class Killing:
                     self.struck.wrong.append(f"the last daemon ended by itself; it waited for {what}")
                     return
                 self._look_up()
+            self._tell("the last daemon stops")
             ended = daemon.stop(STOP_SECONDS)
             if ended != signal.SIGTERM.name:
                 self.struck.wrong.append(f"the last daemon was told to stop, and ended with {ended}")

@@ -292,3 +292,15 @@ def test_any_reads(instant: dt.datetime, old: int, new: int, at_once: bool, swep
     assert spans[-1].start <= mark
     assert spans[-1].end == max(mark, ready)
     assert next_swept is None or next_swept in Span(horizon, mark)
+
+
+def test_a_sweep_begins_anew_though_the_mark_moves_between_all_passes() -> None:
+    """An hourly clock with hourly windows: the mark is further on at each pass, and old windows still come round."""
+    reader = Reader(HOUR, 10 * DAY, at_once=False)
+    now = reader.start_at + reader.settle + 10 * DAY
+    reader.wake(now)
+    first = reader.start_at
+    for _ in range(60):
+        now += HOUR
+        reader.wake(now)
+    assert min(times for start, times in reader.times.items() if first + 3 * DAY <= start < now - DAY) >= 3

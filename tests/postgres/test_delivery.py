@@ -7,7 +7,7 @@ import pytest
 from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, LedgerUnreachable
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Outcome, State
+from aggregator.model import Answer, Event, Outcome, State
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, MINUTE, START, World
 
@@ -291,3 +291,23 @@ def test_a_process_that_slept_past_its_claim_sends_nothing_more(owing: World) ->
     assert len(owing.sink.received) <= 1
     assert owing.deliver().claimed >= 9
     assert sorted(owing.sink.booked.values()) == list(range(1, 11))
+
+
+def test_after_a_long_pause_nothing_of_an_old_claim_leaves(owing: World) -> None:
+    """A process that stands still for a day between two events sends no more: the sink may have forgotten them (B4)."""
+    seconds = [0.0]
+    delivery = Delivery(
+        owing.outbox, owing.sink, owing.registered.feeds[0].sink_id, lambda: owing.now, lambda: seconds[0]
+    )
+    sent = owing.sink.received
+
+    def pause(event: Event) -> Answer | None:
+        if len(sent) == 3:
+            owing.now += 26 * HOUR
+            seconds[0] += 26 * 3_600.0
+        return None
+
+    owing.sink.fault = pause
+    result = delivery.run_once(owing.now)
+    assert len(sent) == 3
+    assert (result.accepted, result.unsent) == (3, 7)

@@ -2,12 +2,13 @@
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.parked import Choice, ParkedEvents
@@ -674,3 +675,29 @@ def test_a_rejected_event_that_is_not_the_latest_is_planned_anew(
     owing.check_balance()
     assert owing.rows("select replan from aggregator.slot where customer = 'cus_1'") == [(False,)]
     assert owing.one("select count(*) from aggregator.parked") == 0
+
+
+@pytest.mark.parametrize(
+    "trouble", [SinkError("No such customer."), LedgerUnreachable("The ledger did not answer.")]
+)
+def test_a_read_back_is_not_taken_for_done_while_a_figure_is_missing(
+    owing: World, sink: Sink, trouble: AggregatorError
+) -> None:
+    """A figure that cannot be had, or written down, is asked for again: an absent event must not stay accepted (B5)."""
+    owing.deliver()
+    sink.rejected.add(identifier_of(owing, "cus_1"))
+    reading = reconciliation(owing)
+    reading.take(report(owing, rejected=1)._replace(span=Span(owing.now, owing.now + 10 * SECOND)), owing.now)
+    owing.now += 27 * HOUR
+
+    def fail(customer: str) -> None:
+        if customer == "cus_1":
+            raise trouble
+
+    sink.during_total = fail
+    with suppress(LedgerUnreachable):
+        assert reading.run_once(owing.now).readbacks == 0
+    sink.during_total = lambda customer: None
+    owing.now += LOOK_AGAIN
+    assert reading.run_once(owing.now).rejected == 1
+    assert states(owing)["cus_1"] == "refused"

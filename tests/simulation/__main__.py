@@ -1,0 +1,128 @@
+"""Many lives, or one again. `make sim` and `make mutants` come here.
+
+python -m tests.simulation --seeds 2000     live 2,000 lives on all cores, and print a table
+python -m tests.simulation --seed 17        live one again, and tell its story
+python -m tests.simulation --mutants        let the simulation find every bug of a list
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+from tests.simulation.life import Lived, live
+from tests.simulation.marks import RARE, Marks
+from tests.simulation.mutants import MUTANTS, Mutant, hunt
+
+WHOLE_STORY = 100_000
+ENOUGH_FOR_EVERY_MARK = 1_000
+"""A run of so many lives must have met every rare path."""
+
+OFFSETS = (1, 1001, 2001)
+"""Where the search for each mutant begins, several times."""
+
+
+def say(*words: object) -> None:
+    """Write a line."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def pool() -> ProcessPoolExecutor:
+    """Return a process per core."""
+    return ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"))
+
+
+def results(futures: Iterable[Future[Lived]]) -> Iterator[Lived]:
+    """Yield lives as they end."""
+    for future in as_completed(futures):
+        yield future.result()
+
+
+def many(first: int, seeds: int) -> int:
+    """Live many lives; return 1 if one of them, or the coverage, was not as it must be."""
+    began, marks, broken = time.monotonic(), Marks(), list[Lived]()
+    days, events = 0.0, 0
+    with pool() as workers:
+        futures = [workers.submit(live, seed) for seed in range(first, first + seeds)]
+        for lived in results(futures):
+            marks.update(lived.marks)
+            days, events = days + lived.days, events + lived.events
+            if lived.rule:
+                broken.append(lived)
+                say(f"seed {lived.seed}: {lived.rule}: {lived.told}\n  again: make sim SEED={lived.seed}")
+    seconds = time.monotonic() - began
+    say()
+    for name, figure in (
+        ("seeds", seeds),
+        ("simulated days", round(days)),
+        ("requests that reached the service", events),
+        ("violations", len(broken)),
+        ("seconds", round(seconds)),
+        ("seeds per second", round(seeds / seconds, 1)),
+    ):
+        say(f"{name:<44}{figure:>14,}")
+    say(f"\n{'met on the way':<44}{'times':>14}")
+    for name in RARE:
+        say(f"{name:<44}{marks[name]:>14,}")
+    missed = [name for name in RARE if not marks[name]] if seeds >= ENOUGH_FOR_EVERY_MARK else []
+    if missed:
+        say(f"\nnever met, so nothing is proven about: {', '.join(missed)}")
+    return 1 if broken or missed else 0
+
+
+def one(seed: int) -> int:
+    """Live one life again, and tell what happened."""
+    lived = live(seed, kept=WHOLE_STORY if not os.environ.get("SHORT") else 60)
+    say(lived.story or f"seed {seed}: {lived.days:.0f} days, {lived.events} requests, nothing to tell")
+    if lived.rule:
+        say(f"\n{lived.rule}: {lived.told}")
+    return 1 if lived.rule else 0
+
+
+def mutants(only: str | None) -> int:
+    """Let the simulation find every mutant, from several beginnings; return 1 if one survives."""
+    chosen = [each for each in MUTANTS if not only or each.name in only.split(",")]
+    say(f"{'mutant':<34}{'median lives':>13}{'most':>6}  found by")
+    survivors: list[Mutant] = []
+    with pool() as workers:
+        hunts = {each.name: [workers.submit(hunt, each.name, first) for first in OFFSETS] for each in chosen}
+        for each in chosen:
+            found = [future.result() for future in hunts[each.name]]
+            lives = [number for number, _ in found if number]
+            rules = Counter(rule for _, rule in found if rule)
+            if len(lives) < len(found):
+                survivors.append(each)
+            said = ", ".join(f"{rule} ({times})" for rule, times in rules.most_common())
+            median = f"{statistics.median(lives):g}" if lives else "-"
+            say(f"{each.name:<34}{median:>13}{max(lives, default=0):>6}  {said or 'nothing: it survives'}")
+    say(
+        f"\n{len(chosen) - len(survivors)} of {len(chosen)} mutants found from each of {len(OFFSETS)} beginnings"
+    )
+    for each in survivors:
+        say(f"survives somewhere: {each.name}: {each.says}")
+    return 1 if survivors else 0
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--mutants", nargs="?", const="")
+    given = parser.parse_args()
+    if given.mutants is not None:
+        return mutants(given.mutants)
+    if given.seed is not None:
+        return one(given.seed)
+    return many(given.first, given.seeds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""The application whose usage is billed: tables that transactions write to, and what a query sees of them.
+
+A row has the instant at which it was used and becomes visible when its transaction commits: mostly at once, often late, and
+sometimes never. Rows are changed, deleted, and moved between windows afterwards. `most` remembers the most that was ever
+visible of each customer and window: no bill may be higher.
+"""
+
+import datetime as dt
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from aggregator.model import ZERO, Fence, Reading, Span
+from aggregator.windows import floor, tile
+from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate
+from tests.simulation.hub import Hub
+
+Key = tuple[str, dt.datetime]
+"""A customer and the start of a window."""
+
+
+@dataclass(slots=True)
+class Row:
+    """One use. `flaw` says why nobody can be billed for it."""
+
+    id: int
+    customer: str | None
+    at: dt.datetime
+    quantity: Decimal
+    flaw: str | None = None
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A transaction that is open. Its id is what fences see."""
+
+    xid: int
+    began: dt.datetime
+    changes: list[Callable[[], None]]
+
+
+@dataclass
+class Table:
+    """The usage of one meter."""
+
+    window: dt.timedelta
+    rows: dict[int, Row] = field(default_factory=dict)
+    by_window: dict[dt.datetime, dict[int, Row]] = field(default_factory=lambda: defaultdict(dict))
+    most: dict[Key, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    most_of: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+    """The sum of these by customer."""
+    _readings: dict[dt.datetime, list[Reading]] = field(default_factory=dict)
+
+    def put(self, row: Row) -> None:
+        """Write a row, in place of the one with its id."""
+        self.drop(row.id)
+        start = floor(row.at, self.window)
+        self.rows[row.id] = row
+        self.by_window[start][row.id] = row
+        self._changed(start)
+
+    def drop(self, number: int) -> None:
+        """Delete a row."""
+        row = self.rows.pop(number, None)
+        if row is not None:
+            start = floor(row.at, self.window)
+            del self.by_window[start][number]
+            self._changed(start)
+
+    def _changed(self, start: dt.datetime) -> None:
+        self._readings.pop(start, None)
+        for customer, quantity in self.truth_of(start).items():
+            more = quantity - self.most[customer, start]
+            if more > 0:
+                self.most[customer, start] += more
+                self.most_of[customer] += more
+
+    def truth_of(self, start: dt.datetime) -> dict[str, Decimal]:
+        """Return what each customer used in a window, without what nobody can be billed for."""
+        sums: dict[str, Decimal] = defaultdict(Decimal)
+        for row in self.by_window[start].values():
+            if row.customer is not None and row.flaw is None:
+                sums[row.customer] += row.quantity
+        return sums
+
+    def truth(self) -> dict[Key, Decimal]:
+        """Return what each customer used in each window."""
+        return {
+            (customer, start): quantity
+            for start in list(self.by_window)
+            for customer, quantity in self.truth_of(start).items()
+        }
+
+    def spoilt(self) -> set[Key]:
+        """Return the slots with a row that nobody can be billed for."""
+        return {
+            (row.customer, floor(row.at, self.window))
+            for row in self.rows.values()
+            if row.customer is not None and row.flaw is not None
+        }
+
+    def readings(self, span: Span, *, raw: bool, names_at: bool) -> list[Reading]:
+        """Return what a query over a span gives, as of now."""
+        found: list[Reading] = []
+        for window in tile(span, self.window):
+            known = self._readings.get(window.start)
+            if known is None:
+                known = self._readings[window.start] = list(self._read(window.start, raw, names_at))
+            found.extend(known)
+        return found
+
+    def _read(self, start: dt.datetime, raw: bool, names_at: bool) -> Iterator[Reading]:
+        grouped: dict[tuple[str | None, str | None], tuple[Decimal, dt.datetime]] = {}
+        for row in self.by_window.get(start, {}).values():
+            if row.flaw is not None:
+                yield Reading(start, row.customer, None, None, row.flaw)
+                continue
+            reason = None if row.customer is not None else "no customer"
+            if raw:
+                yield Reading(start, row.customer, row.quantity, row.at if names_at else None, reason)
+                continue
+            before, last = grouped.get((row.customer, reason), (ZERO, row.at))
+            grouped[row.customer, reason] = (before + row.quantity, max(last, row.at))
+        for (customer, reason), (quantity, at) in grouped.items():
+            yield Reading(start, customer, quantity, at if names_at else None, reason)
+
+
+class Application:
+    """The application at work, until it is told to rest."""
+
+    def __init__(self, hub: Hub, climate: Climate, random: random.Random, meters: list[str]) -> None:
+        self.start = hub.now
+        self.tables = {meter: Table(climate.window) for meter in meters}
+        self.resting = False
+        self._hub = hub
+        self._climate = climate
+        self._random = random
+        self._ids = itertools.count(1)
+        self._xids = itertools.count(1_000)
+        self._next_xid = 1_000
+        self._open: dict[int, Transaction] = {}
+        self._pace = climate.window / 3
+        for meter in meters:
+            hub.after(self._pace * random.random(), lambda meter=meter: self._work(meter))  # type: ignore[misc]
+
+    def customers(self) -> list[str]:
+        """Name the customers."""
+        return [f"cus_{number}" for number in range(1, self._climate.customers + 1)]
+
+    def rest(self) -> None:
+        """End all traffic; what is open commits."""
+        self.resting = True
+        for xid in list(self._open):
+            self._commit(xid)
+
+    def fence(self) -> Fence:
+        """Say what is open just now, as Postgres says it."""
+        began = [each.began for each in self._open.values()]
+        seen = self._climate.sees_starts
+        return Fence(
+            at=self._hub.now,
+            xmin=min(self._open, default=self._next_xid),
+            xmax=self._next_xid,
+            oldest_start=min(began, default=None) if seen else None,
+            sees_starts=seen,
+            standby=False,
+            fresh_until=None,
+            holder=f"transaction {min(self._open)}" if self._open else None,
+        )
+
+    def _work(self, meter: str) -> None:
+        """Do one transaction, and come again."""
+        if self.resting:
+            return
+        self._transact(self.tables[meter])
+        self._hub.after(self._pace * (0.2 + 1.6 * self._random.random()), lambda: self._work(meter))
+
+    def _transact(self, table: Table) -> None:
+        random, climate, now = self._random, self._climate, self._hub.now
+        xid = self._next_xid = next(self._xids)
+        self._next_xid += 1
+        changes = [self._insert(table, now) for _ in range(random.randint(1, 4))]
+        for rate, change in (
+            (climate.updates, self._update),
+            (climate.deletes, self._delete),
+            (climate.moves, self._move),
+        ):
+            if random.random() < rate * 3:
+                changes.append(change(table))
+        if random.random() < climate.aborted:
+            return
+        self._open[xid] = Transaction(xid, now, changes)
+        late = random.random() < climate.late
+        delay = 6 * HOUR * random.random() ** 3 + MINUTE if late else SECOND * random.random()
+        self._hub.after(delay, lambda: self._commit(xid))
+
+    def _commit(self, xid: int) -> None:
+        transaction = self._open.pop(xid, None)
+        if transaction is not None:
+            for change in transaction.changes:
+                change()
+
+    def _insert(self, table: Table, now: dt.datetime) -> Callable[[], None]:
+        random, climate = self._random, self._climate
+        at = now
+        if random.random() < climate.backdated:
+            at = max(self.start, now - DAY * random.random())
+        customer = random.choice(self.customers())
+        flaw = "quantity is not a number" if random.random() < climate.poison else None
+        unmapped = random.random() < climate.unmapped
+        row = Row(next(self._ids), None if unmapped else customer, at, self._quantity(), flaw)
+        return lambda: table.put(row)
+
+    def _quantity(self) -> Decimal:
+        places = self._climate.decimals + (2 if self._climate.fractions else 0)
+        return Decimal(self._random.randint(1, 10 ** (1 + places))).scaleb(-places)
+
+    def _any(self, table: Table) -> Row | None:
+        ids = list(table.rows)
+        return table.rows[self._random.choice(ids)] if ids else None
+
+    def _update(self, table: Table) -> Callable[[], None]:
+        row, quantity = self._any(table), self._quantity()
+        return lambda: self._change(table, row, quantity=quantity)
+
+    def _delete(self, table: Table) -> Callable[[], None]:
+        row = self._any(table)
+        return lambda: table.drop(row.id) if row is not None else None
+
+    def _move(self, table: Table) -> Callable[[], None]:
+        row = self._any(table)
+        shift = self._climate.window * self._random.choice([-2, -1, 1])
+        return lambda: self._change(table, row, shift=shift)
+
+    def _change(
+        self,
+        table: Table,
+        row: Row | None,
+        *,
+        quantity: Decimal | None = None,
+        shift: dt.timedelta = dt.timedelta(0),
+    ) -> None:
+        current = table.rows.get(row.id) if row is not None else None
+        if current is None:
+            return
+        at = min(max(current.at + shift, self.start), self._hub.now)
+        table.put(Row(current.id, current.customer, at, quantity or current.quantity, current.flaw))

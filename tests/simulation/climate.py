@@ -1,0 +1,185 @@
+"""What one life is like: how long it is, who is in it, and how often each thing goes wrong. A seed draws it.
+
+Rates are drawn anew for every seed, some of them zero and some extreme (swarm testing): faults that hide each other when
+all of them happen all the time are met alone.
+"""
+
+import datetime as dt
+import random
+from dataclasses import dataclass, fields
+
+from aggregator.model import Decreases, WriteModel
+
+SECOND = dt.timedelta(seconds=1)
+MINUTE = dt.timedelta(minutes=1)
+HOUR = dt.timedelta(hours=1)
+DAY = dt.timedelta(days=1)
+
+
+@dataclass(slots=True)
+class Climate:
+    """Everything that is drawn for one life. Rates are per call, per event or per transaction."""
+
+    days: int = 4
+    window: dt.timedelta = HOUR
+    customers: int = 3
+    meters: int = 1
+    daemons: int = 1
+    lanes: int = 1
+    batch: int = 100
+    decimals: int = 0
+    fractions: bool = False
+    """Quantities have parts that are too small to bill."""
+    at_once: bool = True
+    raw: bool = False
+    """Rows come one by one instead of summed."""
+    names_at: bool = True
+    decreases: Decreases = Decreases.APPLY
+    write_model: WriteModel = WriteModel.DELTA
+    revisit: dt.timedelta = 30 * DAY
+    settle: dt.timedelta = 5 * MINUTE
+    patience: dt.timedelta = HOUR
+    """How long a window waits for transactions that are open; zero: not at all."""
+    sees_starts: bool = True
+
+    kill: float = 0.0
+    pause: float = 0.0
+    ledger_down: float = 0.0
+    ledger_ack_lost: float = 0.0
+    slow_read: float = 0.0
+    query_fails: float = 0.0
+    empty_read: float = 0.0
+
+    late: float = 0.25
+    """Share of transactions that commit late, by up to hours."""
+    aborted: float = 0.05
+    backdated: float = 0.0
+    updates: float = 0.0
+    deletes: float = 0.0
+    moves: float = 0.0
+    poison: float = 0.0
+    unmapped: float = 0.0
+
+    lost_before: float = 0.0
+    """The request never arrives, and nobody knows."""
+    lost_after: float = 0.0
+    """It arrives, and the answer does not."""
+    delayed: float = 0.0
+    """It arrives up to half an hour after it was given up."""
+    doubled: float = 0.0
+    """It arrives a second time, later."""
+    busy: float = 0.0
+    black_holes: int = 0
+    black_hole: dt.timedelta = 8 * HOUR
+    swallows: float = 0.5
+    """How much of what goes into a black hole is processed."""
+    refuses: int = 0
+    """How many customers the sink never takes."""
+    vanishes: int = 0
+    """How often a customer is unknown for a while."""
+    halts: int = 0
+    """How often it refuses us as a whole for a while."""
+    rejects: float = 0.0
+    """Share of accepted events that turn out invalid."""
+    named: float = 1.0
+    """Share of reports that name what was invalid; the others only count it."""
+    lag: dt.timedelta = 10 * MINUTE
+    """How far the sink's own totals are behind, at most."""
+    no_figure: float = 0.0
+    """Share of its own totals that it cannot give."""
+    person: float = 0.5
+    """How likely a person lets parked events go out, each time they look."""
+    backfills: int = 0
+    restores: int = 0
+
+    def trust_the_barrier(self) -> None:
+        """Read every window once: what is written before its end is found because the barrier waits, or never."""
+        self.revisit = dt.timedelta(0)
+        self.patience = 10 * DAY
+        self.updates = self.deletes = self.moves = self.backdated = self.poison = self.empty_read = 0.0
+        self.query_fails = 0.0
+        self.backfills = 0
+
+    def calm(self) -> None:
+        """End all faults."""
+        for each in fields(self):
+            if each.type == "float" or isinstance(getattr(self, each.name), float):
+                setattr(self, each.name, 0.0)
+
+
+def short(random: random.Random) -> Climate:
+    """Draw a life with few steps: for a ledger that takes its time."""
+    climate = draw(random)
+    climate.days, climate.meters, climate.lanes, climate.customers = 2, 1, 1, min(climate.customers, 2)
+    climate.window = max(climate.window, 6 * HOUR)
+    climate.batch = max(climate.batch, 5)
+    climate.black_holes = min(climate.black_holes, 1)
+    return climate
+
+
+def draw(random: random.Random) -> Climate:
+    """Draw a life."""
+    choice, chance = random.choice, random.random
+
+    def rate(most: float, never: float = 0.4, extreme: float = 0.1) -> float:
+        """Draw a rate: often zero, seldom extreme."""
+        dice = chance()
+        return 0.0 if dice < never else most * 4 if dice > 1 - extreme else most * chance()
+
+    window = choice([HOUR, HOUR, 3 * HOUR, 6 * HOUR, DAY])
+    fractions = chance() < 0.3
+    climate = Climate(
+        days=choice([2, 3, 4, 6]),
+        window=window,
+        customers=choice([1, 2, 3, 4]),
+        meters=choice([1, 1, 1, 2]),
+        daemons=choice([1, 2, 2]),
+        lanes=choice([1, 1, 2]),
+        batch=choice([1, 5, 100]),
+        decimals=choice([0, 0, 2]),
+        fractions=fractions,
+        at_once=chance() < 0.8,
+        raw=chance() < 0.3,
+        names_at=chance() < 0.7,
+        decreases=choice([Decreases.APPLY, Decreases.HOLD]),
+        write_model=choice([WriteModel.DELTA] * 4 + [WriteModel.OVERWRITE]),
+        sees_starts=chance() < 0.5,
+        kill=rate(0.01),
+        pause=rate(0.004),
+        ledger_down=rate(0.02),
+        ledger_ack_lost=rate(0.02),
+        slow_read=rate(0.1),
+        query_fails=rate(0.05),
+        empty_read=rate(0.01, never=0.6),
+        late=choice([0.0, 0.25, 0.25, 0.6]),
+        aborted=rate(0.1),
+        backdated=rate(0.05),
+        updates=rate(0.1),
+        deletes=rate(0.05),
+        moves=rate(0.03),
+        poison=rate(0.01, never=0.6),
+        unmapped=rate(0.03),
+        lost_before=rate(0.1),
+        lost_after=rate(0.1),
+        delayed=rate(0.1),
+        doubled=rate(0.05),
+        busy=rate(0.1),
+        black_holes=choice([0, 0, 1, 2]),
+        black_hole=choice([HOUR, 8 * HOUR, 30 * HOUR]),
+        swallows=choice([0.0, 0.5, 1.0]),
+        refuses=choice([0, 0, 0, 1]),
+        vanishes=choice([0, 0, 1, 3]),
+        halts=choice([0, 0, 1]),
+        rejects=rate(0.02),
+        named=choice([1.0, 0.5, 0.0]),
+        lag=choice([0 * MINUTE, 10 * MINUTE, 2 * HOUR]),
+        no_figure=rate(0.1),
+        person=choice([0.0, 0.5, 1.0]),
+        backfills=choice([0, 0, 1, 3]),
+        patience=choice([0 * HOUR, HOUR, 4 * HOUR]),
+    )
+    if climate.write_model is WriteModel.OVERWRITE:
+        climate.named = 1.0  # where totals are overwritten, a figure tells nothing about single events
+    if chance() < 0.12:
+        climate.trust_the_barrier()
+    return climate

@@ -1,0 +1,313 @@
+"""What a process of a simulated world has for a ledger, a source and a sink: the real thing behind a gate.
+
+Every call goes through a gate: before it and after it the process may die or stand still, and the call itself may fail
+without having done anything, or do its work and seem to have failed. Time passes on the way.
+"""
+
+import datetime as dt
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from aggregator.errors import (
+    LedgerUnreachable,
+    QueryTimedOut,
+    SinkError,
+    SinkHalted,
+    SinkUnreachable,
+    SourceUnreachable,
+)
+from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict
+from tests.simulation.application import Application
+from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
+from tests.simulation.hub import Aside, Hub, Killed, Process
+from tests.simulation.marks import Marks
+from tests.simulation.service import Service
+from tests.simulation.story import Story
+from tests.simulation.watch import Watch
+
+T = TypeVar("T")
+
+MILLISECOND = dt.timedelta(milliseconds=1)
+SIGN_OF_LIFE = 20 * SECOND
+"""How often what runs beside a long read has its turn: a third of a lease."""
+
+
+@dataclass(slots=True)
+class Gate:
+    """The way out of one process."""
+
+    hub: Hub
+    process: Process
+    climate: Climate
+    random: random.Random
+    marks: Marks
+    story: Story
+
+    def step(self, takes: dt.timedelta = MILLISECOND) -> None:
+        """Let time pass; the process may die here, or stand still for a while. Raises Killed."""
+        if not self.process.alive:
+            raise Killed
+        climate, dice = self.climate, self.random.random()
+        if dice < climate.kill:
+            self.story.tell(self.process.name, "is killed")
+            self.marks.saw("killed")
+            self.hub.kill(self.process)
+            raise Killed
+        if dice < climate.kill + climate.pause:
+            length = self.random.choice([MINUTE, 2 * MINUTE, 2 * HOUR, 26 * HOUR])
+            self.story.tell(self.process.name, "stands still for", length)
+            self.marks.saw("paused")
+            self.process.frozen_until = self.hub.now + length
+        self.hub.wait(takes)
+        if not self.process.alive:
+            raise Killed
+
+    def ledger(self, name: str, verb: Callable[[], T]) -> T:
+        """Use a verb of the ledger: one transaction. Raises LedgerUnreachable before it, or after it was committed."""
+        self.step()
+        climate, dice = self.climate, self.random.random()
+        if dice < climate.ledger_down:
+            self.story.tell(self.process.name, name, "fails: the ledger is away")
+            self.marks.saw("ledger away")
+            raise LedgerUnreachable
+        done = verb()
+        if dice > 1 - climate.ledger_ack_lost:
+            self.story.tell(self.process.name, name, "is committed, and the answer is lost")
+            self.marks.saw(f"{name} committed, answer lost")
+            raise LedgerUnreachable
+        self.step()
+        return done
+
+
+class Behind:
+    """The verbs of a part of the ledger, each behind the gate."""
+
+    def __init__(self, gate: Gate, inner: object, watch: Callable[..., None]) -> None:
+        self._gate = gate
+        self._inner = inner
+        self._watch = watch
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        verb = getattr(self._inner, name)
+
+        def call(*values: Any, **named: Any) -> Any:
+            def work() -> Any:
+                done = verb(*values, **named)
+                self._watch(self._gate.process, name, values, done)
+                return done
+
+            return self._gate.ledger(name, work)
+
+        return call
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What columns a query gives."""
+
+    returns_window: bool
+    returns_at: bool
+
+
+class SourceGate:
+    """The application database. A read sees one instant of it, however long it takes."""
+
+    def __init__(self, gate: Gate, application: Application) -> None:
+        self._gate = gate
+        self._application = application
+
+    def read(
+        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+    ) -> Iterator[list[Reading]]:
+        """Yield the readings of a span in two batches. Raises SourceUnreachable or QueryTimedOut at any point."""
+        gate, climate = self._gate, self._gate.climate
+        gate.process.complete.discard(query)
+        gate.step()
+        readings = self._application.tables[query].readings(span, raw=climate.raw, names_at=climate.names_at)
+        if gate.random.random() < climate.empty_read:
+            gate.marks.saw("empty read")
+            readings = []
+        slow = gate.random.random() < climate.slow_read
+        if slow:
+            for _ in range(gate.random.randint(1, 20)):
+                gate.step(SIGN_OF_LIFE)
+                gate.process.pulse()
+        if gate.random.random() < climate.query_fails:
+            gate.story.tell(gate.process.name, "the query over", span, "fails")
+            gate.marks.saw("query failed")
+            raise QueryTimedOut if slow else SourceUnreachable
+        half = len(readings) // 2
+        yield readings[:half]
+        gate.step()
+        yield readings[half:]
+        gate.process.complete.add(query)
+
+    def columns(self, query: str, span: Span) -> Shape:
+        """Say what the query gives."""
+        self._gate.step()
+        return Shape(self._gate.climate.at_once, self._gate.climate.names_at)
+
+    def fence(self) -> Fence:
+        """Say what is open."""
+        self._gate.step()
+        return self._application.fence()
+
+
+class SinkGate:
+    """The service, over a network that loses, delays and doubles."""
+
+    def __init__(self, gate: Gate, service: Service, watch: Watch, name: str) -> None:
+        climate = gate.climate
+        self.name = name
+        self.limits = Limits(
+            write_model=climate.write_model,
+            memory=20 * HOUR,
+            proof=26 * HOUR,
+            past=35 * 24 * HOUR,
+            significant_digits=15,
+            identifier_length=100,
+            batch=climate.batch,
+        )
+        self._gate = gate
+        self._service = service
+        self._watch = watch
+
+    def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
+        """Send events one by one."""
+        gate, service = self._gate, self._service
+        for event in events:
+            gate.step()
+            if service.halted:
+                raise SinkHalted
+            if not may_leave():
+                gate.marks.saw("never left: the claim may have run out")
+                yield Verdict(event.id, Answer.UNSENT)
+                continue
+            self._watch.leaving(event)
+            answer, reason = self._send(event)
+            self._watch.answered(event, answer)
+            gate.story.tell(gate.process.name, "sends", event, "->", answer)
+            gate.step(gate.random.randint(50, 150) * MILLISECOND)
+            yield Verdict(event.id, answer, reason, request_id=f"req_{service.received}")
+
+    def _send(self, event: Event) -> tuple[Answer, str | None]:
+        """Let one request leave: what the network and the service do with it."""
+        gate, service, climate = self._gate, self._service, self._gate.climate
+        dice = gate.random.random
+        lost = Answer.UNKNOWN, "no answer"
+        if dice() < climate.busy:
+            return Answer.BUSY, "429"
+        if service.in_black_hole():
+            gate.marks.saw("black hole")
+            if dice() < climate.swallows:
+                service.process(event)
+            return lost
+        if dice() < climate.lost_before:
+            return lost
+        if dice() < climate.delayed:
+            gate.marks.saw("request delivered late")
+            gate.hub.after(30 * MINUTE * dice(), lambda: self._arrive(event))
+            return lost
+        answer = service.process(event)
+        if answer[0] is not Answer.REFUSED and dice() < climate.doubled:
+            gate.marks.saw("request delivered twice")
+            gate.hub.after(30 * MINUTE * dice(), lambda: self._arrive(event))
+        return lost if dice() < climate.lost_after else answer
+
+    def _arrive(self, event: Event) -> None:
+        self._service.process(event)
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
+        """Read the service's own total. Raises SinkUnreachable."""
+        gate = self._gate
+        gate.step()
+        if self._service.in_black_hole() or gate.random.random() < gate.climate.lost_before:
+            raise SinkUnreachable
+        if gate.random.random() < gate.climate.no_figure:
+            raise SinkError
+        return self._service.total(meter, customer, span)
+
+    def breakdown(
+        self, meter: str, customer: str, span: Span, step: dt.timedelta
+    ) -> Mapping[dt.datetime, Decimal]:
+        """Read it step by step."""
+        self._gate.step()
+        return self._service.breakdown(meter, customer, span, step)
+
+    def preflight(self, meters: object) -> list[str]:
+        """Fit every meter."""
+        return []
+
+    def account(self) -> str | None:
+        """Belong to one account."""
+        return "acct_simulated test"
+
+    def stop(self) -> None:
+        """Nothing is ever in the air beside a task."""
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+class SteppedThreads(SimpleNamespace):
+    """Stands in for `threading` where a shell gives signs of life beside a long read: one turn whenever the read says so."""
+
+    def __init__(self, hub: Hub) -> None:
+        turns = _Turns(hub)
+        super().__init__(Thread=turns.thread, Event=turns.event)
+
+
+class _Turns:
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._left = 0
+
+    def thread(self, *, target: Callable[[], None], name: str, daemon: bool) -> "_Thread":
+        task = self._hub.current
+        assert task is not None
+        return _Thread(task.process, lambda: self._turn(target))
+
+    def event(self) -> "_Event":
+        return _Event(self)
+
+    def _turn(self, target: Callable[[], None]) -> None:
+        self._left = 1
+        target()
+        self._left = 0
+
+    def spend(self) -> bool:
+        """Tell whether the one who repeats has a turn left."""
+        self._left -= 1
+        return self._left >= 0
+
+
+class _Thread:
+    def __init__(self, process: Process, turn: Callable[[], None]) -> None:
+        self._process = process
+        self._aside = Aside(turn)
+
+    def start(self) -> None:
+        self._process.aside.append(self._aside)
+
+    def join(self) -> None:
+        if self._aside in self._process.aside:
+            self._process.aside.remove(self._aside)
+
+
+class _Event:
+    def __init__(self, turns: _Turns) -> None:
+        self._turns = turns
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, timeout: float) -> bool:
+        return self._set or not self._turns.spend()

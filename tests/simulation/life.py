@@ -1,0 +1,442 @@
+"""One life of a simulated world: a seed draws it, and it ends with everything equal or with a violation and its story."""
+
+import datetime as dt
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, cast
+
+from aggregator import collection as collection_shell
+from aggregator.collected import Collected
+from aggregator.collection import Collection
+from aggregator.delivery import Delivered, Delivery
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost
+from aggregator.ledger.meters import Registered
+from aggregator.ledger.tally import Tally
+from aggregator.model import Meter, Report, Span, State
+from aggregator.reconciliation import Reconciliation
+from aggregator.windows import floor
+from tests.simulation.application import Application
+from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate, draw
+from tests.simulation.gates import Behind, Gate, SinkGate, SourceGate, SteppedThreads
+from tests.simulation.hub import Hub, Process
+from tests.simulation.marks import Marks
+from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
+from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_outbox import MemoryOutbox
+from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.service import Service
+from tests.simulation.story import Story
+from tests.simulation.watch import Violation, Watch
+
+T = TypeVar("T")
+
+START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+LEASE = MINUTE
+LEAVE, ANSWER = 40 * SECOND, 20 * SECOND
+SINK = "service"
+LEDGER_ID = "simulated"
+SKEW = 2 * MINUTE
+REST = 5 * DAY
+"""How long a life goes on when nothing goes wrong any more: longer than any stretch is left unread, or any event put off."""
+
+
+class Ledger(Protocol):
+    """A ledger to live with: its verbs for a process, and a look at its tables."""
+
+    def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
+        """Return meters, passes, outbox and doubts for a process."""
+        ...
+
+    def tables(self) -> Tables:
+        """Return everything in it, as of now."""
+        ...
+
+
+class InMemory:
+    """The ledger in memory."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.ledger = MemoryLedger(lambda: hub.now)
+
+    def verbs(self, owner: uuid.UUID) -> tuple[MemoryMeters, MemoryPasses, MemoryOutbox, MemoryDoubts]:
+        """Return its verbs."""
+        return (
+            MemoryMeters(self.ledger, owner, LEASE),
+            MemoryPasses(self.ledger, LEASE),
+            MemoryOutbox(self.ledger, owner, LEAVE, ANSWER),
+            MemoryDoubts(self.ledger),
+        )
+
+    def tables(self) -> Tables:
+        """Return its tables themselves."""
+        return self.ledger.tables
+
+
+@dataclass(slots=True)
+class Lived:
+    """How a life went."""
+
+    seed: int
+    days: float = 0.0
+    events: int = 0
+    marks: Marks = field(default_factory=Marks)
+    rule: str | None = None
+    told: str = ""
+    story: str = ""
+
+
+class Life:
+    """A world and everything in it."""
+
+    def __init__(
+        self,
+        seed: int,
+        ledger: Callable[[Hub], Ledger] = InMemory,
+        climate: Climate | None = None,
+        kept: int = 60,
+    ) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.climate = climate or draw(self.random)
+        self.hub = Hub(START)
+        self.marks = Marks()
+        self.story = Story(lambda: self.hub.now, kept)
+        names = [f"meter_{number}" for number in range(1, self.climate.meters + 1)]
+        self.application = Application(self.hub, self.climate, self.random, names)
+        self.ledger = ledger(self.hub)
+        self.watch = Watch(self.hub, self.climate, self.application, self.marks, self.ledger.tables)
+        self.service = Service(self.hub, self.climate, self.random, self.marks.saw, self.watch.booked)
+        self.watch.service = self.service
+        self.service.tell = self._told
+        self.daemons: list[Daemon] = []
+        self.taken: set[str] = set()
+        """Reports that a daemon has taken."""
+        self.meters = [self._meter(name) for name in names]
+        self._draw_service()
+        self.resting = False
+        self.ended = False
+
+    def _meter(self, name: str) -> Meter:
+        climate = self.climate
+        return Meter(
+            name=name,
+            source="application",
+            query=name,
+            fingerprint="f" * 64,
+            sinks=(SINK,),
+            window=climate.window,
+            start_at=START,
+            settle=climate.settle,
+            revisit=climate.revisit,
+            decimals=climate.decimals,
+            decreases=climate.decreases,
+        )
+
+    def _draw_service(self) -> None:
+        climate, days = self.climate, self.climate.days
+        for _ in range(climate.black_holes):
+            start = START + days * DAY * self.random.random()
+            self.service.black_holes.append(Span(start, start + climate.black_hole))
+        for _ in range(climate.halts):
+            start = START + days * DAY * self.random.random()
+            self.hub.at(start, lambda: self.service.halt(halted=True))
+            self.hub.at(start + 10 * HOUR * self.random.random(), lambda: self.service.halt(halted=False))
+        for _ in range(climate.vanishes):
+            start = START + days * DAY * self.random.random()
+            customer = self.random.choice(self.application.customers())
+            self.service.gone.append((customer, Span(start, start + 6 * HOUR * self.random.random())))
+        self.service.unknown_customers.update(self.application.customers()[: climate.refuses])
+
+    def run(self) -> None:
+        """Live: some days of faults, then rest, then the end. Raises Violation."""
+        with stepped_threads(self.hub):
+            try:
+                for number in range(self.climate.daemons):
+                    self._start(f"daemon {number + 1}")
+                end = START + self.climate.days * DAY
+                self._plan_people(end)
+                while self.hub.now < end:
+                    self.hub.run(min(self.hub.now + DAY / 2, end))
+                    self.watch.all(self.ledger.tables())
+                self._calm()
+                self.hub.run(end + REST)
+                self.watch.at_the_end(self.ledger.tables())
+            finally:
+                self.ended = True
+                self.hub.close()
+
+    def _calm(self) -> None:
+        self.resting = True
+        self.climate.calm()
+        self.application.rest()
+        self.service.black_holes.clear()
+        self.service.gone.clear()
+        self.service.halt(halted=False)
+        self.story.tell("from here on, nothing goes wrong")
+
+    # Processes.
+
+    def _start(self, name: str) -> None:
+        """Start a daemon, and start another one whenever it dies."""
+        if self.ended:
+            return
+        process = Process(name, uuid.UUID(int=self.random.getrandbits(128)))
+        daemon = Daemon(self, process)
+        self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
+        self.hub.spawn(process, f"{name} reconciling", daemon.reconcile)
+        process.died = lambda: self._restart(name)
+        for meter in self.meters:
+            self.hub.spawn(process, f"{name} {meter.name}", lambda meter=meter: daemon.collect(meter))  # type: ignore[misc]
+        for lane in range(self.climate.lanes):
+            self.hub.spawn(process, f"{name} lane {lane}", daemon.deliver)
+
+    def _restart(self, name: str) -> None:
+        delay = self.random.choice([SECOND, MINUTE, 10 * MINUTE, 3 * HOUR])
+        self.hub.after(delay, lambda: self._start(name))
+
+    # What the service reports.
+
+    def _told(self, report: Report) -> None:
+        """Hand a report to a daemon; try again until one has taken it."""
+        alive = [each for each in self.daemons if each.process.alive]
+        if alive:
+            daemon = self.random.choice(alive)
+            self.hub.spawn(daemon.process, "report", lambda: daemon.take(report))
+        self.hub.after(HOUR if alive else 10 * MINUTE, lambda: self._ask_again(report))
+
+    def _ask_again(self, report: Report) -> None:
+        if report.id not in self.taken:
+            self._told(report)
+
+    # People.
+
+    def _plan_people(self, end: dt.datetime) -> None:
+        for _ in range(self.climate.days * 2):
+            self.hub.at(START + (end - START) * self.random.random(), self._look)
+        for _ in range(self.climate.backfills):
+            self.hub.at(START + (end - START) * self.random.random(), self._backfill)
+
+    def _look(self) -> None:
+        """Let a person look at what is parked."""
+        if self.random.random() >= self.climate.person:
+            return
+        tables = self.ledger.tables()
+        parked = [event for event, row in sorted(tables.parked.items()) if row.state is not State.IN_DOUBT]
+        chosen = [event for event in parked if self.random.random() < 0.5]
+        _, _, outbox, _ = self.ledger.verbs(uuid.UUID(int=0))
+        released = outbox.release(chosen, self.hub.now)
+        self.watch.latest = "release"
+        self.marks["released by a person"] += len(released)
+        self.story.tell("a person releases", released)
+        self.looked()
+
+    def _backfill(self) -> None:
+        """Let a person read a stretch again, with a process of its own."""
+        process = Process("backfill", uuid.UUID(int=self.random.getrandbits(128)))
+        daemon = Daemon(self, process)
+        meter = self.random.choice(self.meters)
+        start = floor(START + (self.hub.now - START) * self.random.random(), meter.window)
+        end = floor(self.hub.now - meter.settle, meter.window)
+        if start < end:
+            self.hub.spawn(process, "backfill", lambda: daemon.backfill(meter, Span(start, end)))
+
+    def looked(self) -> None:
+        """Let the watch look at what has just changed, if the ledger tells."""
+        if isinstance(self.ledger, InMemory):
+            touched, self.ledger.ledger.touched = self.ledger.ledger.touched, []
+            if touched:
+                self.watch.changed(touched, self.ledger.tables())
+
+
+class Daemon:
+    """The loops of one process, as the daemon runs them."""
+
+    def __init__(self, life: Life, process: Process) -> None:
+        self.process = process
+        self._life = life
+        self._hub = life.hub
+        self._random = life.random
+        self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story)
+        meters, passes, outbox, doubts = life.ledger.verbs(process.owner)
+        self._meters, self._passes, self._outbox, self._doubts = (
+            Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts)
+        )
+        self._registered: dict[str, Registered] = dict(meters.register(life.meters))
+        self._sink = SinkGate(self._gate, life.service, life.watch, SINK)
+        self._sink_id = next(iter(self._registered.values())).feeds[0].sink_id
+
+    def collect(self, meter: Meter) -> None:
+        """Collect for ever."""
+        shell = self._collection(meter)
+        while True:
+            self._round(lambda: shell.run_once(self._hub.now))
+            pace = max(meter.window, 5 * HOUR) if self._life.resting else meter.window
+            self._hub.wait(pace * (0.3 + 0.7 * self._random.random()))
+
+    def backfill(self, meter: Meter, span: Span) -> None:
+        """Read a stretch again, once."""
+        shell = self._collection(meter)
+        self._round(lambda: shell.backfill(span, span, self._hub.now))
+
+    def _round(self, work: Callable[[], T]) -> T | None:
+        marks = self._life.marks
+        try:
+            result = work()
+        except LeaseLost as error:
+            marks.saw("lease lost in a long read" if "during" in str(error) else "lease lost at commit")
+        except InvariantBroken:
+            raise
+        except AggregatorError as error:
+            self._life.story.tell(self._gate.process.name, "round failed:", error)
+        else:
+            self._mark(result)
+            return result
+        return None
+
+    def _mark(self, result: object) -> None:
+        if not isinstance(result, Collected):
+            return
+        marks = self._life.marks
+        marks["waiting for the barrier"] += result.waits_for is not None
+        marks["barrier given up"] += result.unfenced
+        marks["window set aside"] += result.unread
+
+    def deliver(self) -> None:
+        """Deliver for ever."""
+        delivery = Delivery(self._outbox, self._sink, self._sink_id, lambda: self._hub.now, self._elapsed)
+        while True:
+            try:
+                result = delivery.run_once(self._hub.now)
+            except InvariantBroken:
+                raise
+            except AggregatorError as error:
+                self._life.story.tell(self._gate.process.name, "delivery failed:", error)
+                self._hub.wait(5 * MINUTE * self._random.random())
+                continue
+            self._note(result)
+            if result.halted:
+                self._life.marks.saw("sink halted")
+                self._hub.wait(30 * MINUTE)
+            elif result.claimed and result.again == result.claimed:
+                self._hub.wait(MINUTE)
+            elif not result.claimed:
+                pace = 3 * HOUR if self._life.resting else 40 * MINUTE
+                self._hub.wait(pace * (0.1 + 0.9 * self._random.random()))
+
+    def reconcile(self) -> None:
+        """Read the service back, for ever."""
+        shell = self._reconciliation()
+        while True:
+            self._round(lambda: shell.run_once(self._hub.now))
+            self._hub.wait((1 + 2 * self._random.random()) * HOUR)
+
+    def take(self, report: Report) -> None:
+        """Take one report."""
+        result = self._round(lambda: self._reconciliation().take(report, self._hub.now))
+        if result is not None:
+            self._life.taken.add(report.id)
+            self._life.marks["read back without a name"] += result.readbacks
+
+    def _reconciliation(self) -> Reconciliation:
+        return Reconciliation(cast("Any", self._doubts), self._sink, self._sink_id)
+
+    def _note(self, result: Delivered) -> None:
+        for name, count in (
+            ("duplicate after a lost answer", result.duplicates),
+            ("in doubt", result.in_doubt),
+            ("stale settle", result.stale),
+            ("refused for good", result.refused),
+        ):
+            if count:
+                self._life.marks[name] += count
+
+    def _collection(self, meter: Meter) -> Collection:
+        return Collection(
+            self._registered[meter.name],
+            SourceGate(self._gate, self._life.application),
+            cast("Any", self._meters),
+            cast("Any", self._passes),
+            ledger_name=lambda: LEDGER_ID,
+            limits={SINK: self._sink.limits},
+            elapsed=self._elapsed,
+            skew=SKEW,
+            patience=self._life.climate.patience,
+        )
+
+    def _elapsed(self) -> float:
+        return (self._hub.now - START).total_seconds()
+
+    def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
+        """Look on after each verb."""
+        life = self._life
+        if not _is_dull(name, done):
+            life.story.tell(process.name, name, _short(values), "->", _short((done,)))
+        life.watch.verb(process, name, values, done)
+        life.looked()
+
+
+def _is_dull(name: str, done: object) -> bool:
+    """Tell whether nothing came of it."""
+    changed = getattr(done, "changed", 1) or getattr(done, "deferred", 1)
+    return (
+        (name == "claim" and done is None)
+        or (name == "commit" and not changed)
+        or name in {"acquire", "release"}
+    )
+
+
+def _short(values: tuple[object, ...]) -> str:
+    """Write what a verb was given or gave, as far as it helps to follow the story."""
+    told: list[str] = []
+    for value in values:
+        span = getattr(value, "span", None)
+        events = getattr(value, "events", None)
+        if span is not None:
+            told.append(str(span))
+        elif events is not None:
+            told.append(f"claim {getattr(value, 'id', '')} of {[int(event.id) for event in events]}")
+        elif isinstance(value, int | bool | None):
+            told.append(str(value))
+        elif isinstance(value, Tally):
+            told.append(
+                f"{value.rows} rows, {value.changed} changed, {value.planned} planned, {value.deferred} deferred"
+            )
+        elif isinstance(value, list):
+            told.append(", ".join(f"{each.event}: {each.state}" for each in value if hasattr(each, "state")))
+    return " ".join(told)
+
+
+@contextmanager
+def stepped_threads(hub: Hub) -> Iterator[None]:
+    """Let the shells' signs of life have their turns in simulated time."""
+    shell = vars(collection_shell)
+    before = shell["threading"]
+    shell["threading"] = SteppedThreads(hub)
+    try:
+        yield
+    finally:
+        shell["threading"] = before
+
+
+def live(seed: int, kept: int = 60) -> Lived:
+    """Live the life of a seed over the ledger in memory, and say how it went."""
+    return outcome(Life(seed, kept=kept))
+
+
+def outcome(life: Life) -> Lived:
+    """Live a life, and say how it went."""
+    lived = Lived(life.seed, marks=life.marks)
+    try:
+        life.run()
+    except Violation as broken:
+        lived.rule, lived.told = broken.rule, broken.told
+    except (AssertionError, InvariantBroken) as broken:
+        lived.rule, lived.told = "an assertion of the code itself", f"{type(broken).__name__}: {broken}"
+    lived.days = (life.hub.now - START) / DAY
+    lived.events = life.service.received
+    if lived.rule:
+        lived.story = str(life.story)
+    return lived

@@ -1,0 +1,348 @@
+"""The ledger in memory: the verbs of `aggregator.ledger` with the same meaning, for a thousand simulated lives a minute.
+
+Each verb is one transaction: it works on the tables when nothing can fail any more, or it raises and has changed nothing.
+What Postgres refuses by constraint or trigger is refused here too. Ids are given as its sequences give them, so that the
+same life over either ledger ends in the same rows; a test compares them.
+"""
+
+import datetime as dt
+import itertools
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from aggregator import definitions
+from aggregator.barrier import Noted
+from aggregator.errors import InvariantBroken, LeaseLost
+from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.model import EPOCH, ClaimId, Definition, Event, EventId, Meter, Reading, SlotId, Span, State
+
+FORWARD = frozenset(
+    {
+        (State.DUE, State.SENDING),
+        (State.DUE, State.REFUSED),
+        (State.DUE, State.IN_DOUBT),
+        (State.DUE, State.VOID),
+        (State.SENDING, State.ACCEPTED),
+        (State.SENDING, State.REFUSED),
+        (State.SENDING, State.DUE),
+        (State.SENDING, State.IN_DOUBT),
+        (State.HELD, State.DUE),
+        (State.HELD, State.VOID),
+        (State.REFUSED, State.DUE),
+        (State.REFUSED, State.VOID),
+        (State.IN_DOUBT, State.ACCEPTED),
+        (State.IN_DOUBT, State.DUE),
+        (State.IN_DOUBT, State.REFUSED),
+        (State.IN_DOUBT, State.VOID),
+        (State.ACCEPTED, State.CONFIRMED),
+        (State.ACCEPTED, State.REFUSED),
+        (State.CONFIRMED, State.REFUSED),
+    }
+)
+"""The moves an event may make, as the migrations' trigger has them."""
+
+
+@dataclass(slots=True)
+class MeterRow:
+    """A row of `meter`."""
+
+    id: int
+    name: str
+    fingerprint: str
+    start_at: dt.datetime
+    mark: dt.datetime
+    reread_from: dt.datetime | None = None
+    swept: dt.datetime | None = None
+    hourly_at: dt.datetime | None = None
+    daily_at: dt.datetime | None = None
+    waits_for: str | None = None
+    lease_owner: uuid.UUID | None = None
+    lease_until: dt.datetime | None = None
+    epoch: int = 0
+
+
+@dataclass(slots=True)
+class FeedRow:
+    """A row of `feed`."""
+
+    id: int
+    meter_id: int
+    sink_id: int
+    since: dt.datetime
+    read_until: dt.datetime
+
+
+@dataclass(slots=True)
+class SlotRow:
+    """A row of `slot`."""
+
+    id: SlotId
+    feed_id: int
+    window_start: dt.datetime
+    customer: str
+    quantity: Decimal
+    total: Decimal
+    revision: int
+    stamped_at: dt.datetime | None
+    tail: EventId | None
+    replan: bool = False
+
+
+@dataclass(slots=True)
+class EventRow:
+    """A row of `event`, with its name in the tables it refers to."""
+
+    id: EventId
+    slot_id: SlotId
+    feed_id: int
+    meter: str
+    sink_id: int
+    customer: str
+    window_start: dt.datetime
+    revision: int
+    delta: Decimal
+    total: Decimal
+    at: dt.datetime
+    identifier: str
+    state: State
+    reason: str | None
+    planned_at: dt.datetime
+    attempts: int = 0
+    exposed_at: dt.datetime | None = None
+    attempted_at: dt.datetime | None = None
+    settled_at: dt.datetime | None = None
+    request_id: str | None = None
+
+    def as_event(self, exposed_at: dt.datetime | None, attempted_at: dt.datetime | None = None) -> Event:
+        """Return what a claim gives of it."""
+        return Event(
+            self.id,
+            self.meter,
+            self.customer,
+            self.window_start,
+            self.revision,
+            self.delta,
+            self.total,
+            self.at,
+            self.identifier,
+            self.attempts,
+            exposed_at,
+            attempted_at,
+        )
+
+
+@dataclass(slots=True)
+class OutboxRow:
+    """A row of `outbox`."""
+
+    sink_id: int
+    due_at: dt.datetime
+    claim_id: ClaimId | None = None
+
+
+@dataclass(slots=True)
+class ParkedRow:
+    """A row of `parked`."""
+
+    feed_id: int
+    state: State
+    reason: str
+    since: dt.datetime
+    guarded: bool = False
+    was_accepted: bool = False
+    look_at: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class UnreadRow:
+    """A row of `unread`."""
+
+    tries: int
+    next_at: dt.datetime
+
+
+@dataclass(slots=True)
+class ReadbackRow:
+    """A row of `readback`."""
+
+    id: int
+    feed_id: int
+    span: Span
+    reason: str
+    due_at: dt.datetime
+    done_at: dt.datetime | None = None
+    found: str | None = None
+
+
+@dataclass(slots=True)
+class ClaimRow:
+    """A row of `claim`."""
+
+    sink_id: int
+    owner: uuid.UUID
+    claimed_at: dt.datetime
+    events: tuple[EventId, ...]
+    settled_at: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class Tables:
+    """All that is committed."""
+
+    meters: dict[int, MeterRow] = field(default_factory=dict)
+    sinks: dict[str, int] = field(default_factory=dict)
+    halted: dict[int, str] = field(default_factory=dict)
+    feeds: dict[int, FeedRow] = field(default_factory=dict)
+    slots: dict[int, dict[dt.datetime, dict[str, SlotRow]]] = field(default_factory=dict)
+    """By feed, window and customer."""
+    events: dict[EventId, EventRow] = field(default_factory=dict)
+    outbox: dict[EventId, OutboxRow] = field(default_factory=dict)
+    parked: dict[EventId, ParkedRow] = field(default_factory=dict)
+    claims: dict[ClaimId, ClaimRow] = field(default_factory=dict)
+    carries: dict[tuple[int, str], Decimal] = field(default_factory=dict)
+    definitions: dict[int, list[Definition]] = field(default_factory=dict)
+    fences: dict[int, dict[dt.datetime, int]] = field(default_factory=dict)
+    unread: dict[tuple[int, dt.datetime], UnreadRow] = field(default_factory=dict)
+    guarded: dict[tuple[int, dt.datetime], dt.datetime] = field(default_factory=dict)
+    rejections: dict[tuple[int, str], str] = field(default_factory=dict)
+    readbacks: dict[int, ReadbackRow] = field(default_factory=dict)
+    aside: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
+
+
+class MemoryLedger:
+    """The tables, the sequences, and a clock. `touched` collects the events that changed, for whoever looks on."""
+
+    def __init__(self, clock: Callable[[], dt.datetime]) -> None:
+        self.clock = clock
+        self.tables = Tables()
+        self.touched: list[EventRow] = []
+        self.slot_ids = itertools.count(1)
+        self.event_ids = itertools.count(1)
+        self.claim_ids = itertools.count(1)
+        self.readback_ids = itertools.count(1)
+
+    def move(self, event: EventRow, state: State) -> None:
+        """Change an event's state, as far as the trigger lets it."""
+        if event.state is not state and (event.state, state) not in FORWARD:
+            raise InvariantBroken(f"an event moves forward only: {event.id} from {event.state} to {state}")
+        event.state = state
+        self.touched.append(event)
+
+    def slot_of(self, event: EventRow) -> SlotRow:
+        """Return the slot an event belongs to."""
+        return self.tables.slots[event.feed_id][event.window_start][event.customer]
+
+
+class MemoryMeters:
+    """The verbs about meters."""
+
+    def __init__(self, ledger: MemoryLedger, owner: uuid.UUID, lease: dt.timedelta) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._lease = lease
+
+    def register(self, meters: Iterable[Meter]) -> dict[str, Registered]:
+        """Make meters, sinks and feeds known; what is known already stays as it is."""
+        tables = self._ledger.tables
+        ordered = sorted(meters, key=lambda meter: meter.name)
+        for name in sorted({sink for meter in ordered for sink in meter.sinks}):
+            tables.sinks.setdefault(name, len(tables.sinks) + 1)
+        return {meter.name: self._register(meter) for meter in ordered}
+
+    def _register(self, meter: Meter) -> Registered:
+        tables = self._ledger.tables
+        row = next((row for row in tables.meters.values() if row.name == meter.name), None)
+        if row is None:
+            meter_id = len(tables.meters) + 1
+            row = MeterRow(meter_id, meter.name, meter.fingerprint, meter.start_at, meter.start_at)
+            tables.meters[meter_id] = row
+            tables.fences[meter_id] = {}
+        self._define(row, meter)
+        feeds = []
+        for sink in meter.sinks:
+            sink_id = tables.sinks[sink]
+            key = (row.id, sink_id)
+            feed = next(
+                (feed for feed in tables.feeds.values() if (feed.meter_id, feed.sink_id) == key), None
+            )
+            if feed is None:
+                feed = FeedRow(len(tables.feeds) + 1, row.id, sink_id, row.mark, row.mark)
+                tables.feeds[feed.id] = feed
+                tables.slots[feed.id] = {}
+            feeds.append(Feed(feed.id, sink, sink_id, feed.since))
+        return Registered(row.id, meter, tuple(feeds))
+
+    def _define(self, row: MeterRow, meter: Meter) -> None:
+        """Let the configured definition hold from the first window on that nobody has read; the first one, for ever."""
+        known = self._ledger.tables.definitions.setdefault(row.id, [])
+        if known and known[-1].fingerprint == meter.fingerprint:
+            return
+        since = EPOCH
+        if known:
+            since = definitions.begins(definitions.at(known, row.mark), meter.window, row.mark)
+        known[:] = [each for each in known if each.since < since]
+        if not known or known[-1].fingerprint != meter.fingerprint:
+            known.append(Definition(since, meter.fingerprint, meter.query, meter.window))
+        row.fingerprint = meter.fingerprint
+
+    def acquire(self, registered: Registered) -> Lease | None:
+        """Take the meter for this process; None while another one has it."""
+        now = self._ledger.clock()
+        row = self._ledger.tables.meters[registered.id]
+        if row.lease_until is not None and row.lease_until > now:
+            return None
+        row.lease_owner, row.lease_until, row.epoch = self._owner, now + self._lease, row.epoch + 1
+        fed_until = min(self._ledger.tables.feeds[feed.id].read_until for feed in registered.feeds)
+        tables = self._ledger.tables
+        return Lease(
+            registered,
+            self._owner,
+            row.epoch,
+            row.mark,
+            row.reread_from,
+            row.swept,
+            fed_until,
+            now,
+            row.hourly_at,
+            row.daily_at,
+            row.waits_for,
+            definitions=tuple(tables.definitions[row.id]),
+            noted=tuple(Noted(until, xid) for until, xid in sorted(tables.fences[row.id].items())),
+            unread=tuple(
+                sorted(
+                    start
+                    for (meter, start), each in tables.unread.items()
+                    if meter == row.id and each.next_at > now
+                )
+            ),
+        )
+
+    def note(
+        self, lease: Lease, noted: Sequence[Noted], *, waits_for: str | None, given_up: bool, now: dt.datetime
+    ) -> None:
+        """Remember what the commit barrier is to wait for. Raises LeaseLost."""
+        row = self._own(lease)
+        if row is None:
+            raise LeaseLost
+        row.waits_for = waits_for
+        self._ledger.tables.fences[row.id] = {each.until: each.xid for each in noted}
+
+    def renew(self, lease: Lease) -> bool:
+        """Give a sign of life; False if the lease is lost already."""
+        row = self._own(lease)
+        if row is not None:
+            row.lease_until = self._ledger.clock() + self._lease
+        return row is not None
+
+    def release(self, lease: Lease) -> bool:
+        """Give the meter back; False if the lease was lost already."""
+        row = self._own(lease)
+        if row is not None:
+            row.lease_owner = row.lease_until = None
+        return row is not None
+
+    def _own(self, lease: Lease) -> MeterRow | None:
+        row = self._ledger.tables.meters[lease.registered.id]
+        return row if (row.epoch, row.lease_owner) == (lease.epoch, lease.owner) else None

@@ -1,0 +1,230 @@
+"""The ledger in memory: events in doubt, what a sink rejects later, and read-backs."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Sequence
+
+from aggregator.ledger.doubts import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
+from aggregator.ledger.rejections import REPORTED_WITHIN
+from aggregator.model import EventId, Rejection, Report, Span, State
+from aggregator.proof import Excerpt, Finding, Ruling, Standing
+from aggregator.windows import floor
+from tests.simulation.climate import HOUR, MINUTE
+from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, ReadbackRow
+
+REFUSABLE = {State.DUE, State.SENDING, State.IN_DOUBT, State.ACCEPTED, State.CONFIRMED}
+
+
+class MemoryDoubts:
+    """The verbs about events in doubt, rejections and read-backs."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+
+    def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[Excerpt]:
+        """Return minutes with events in doubt that the sink's figures can settle by now, with all of ours in them."""
+        tables = self._ledger.tables
+        found: dict[tuple[int, str, str, dt.datetime], dt.datetime] = {}
+        for event_id, parked in tables.parked.items():
+            event = tables.events[event_id]
+            if parked.state is not State.IN_DOUBT or event.sink_id != sink_id:
+                continue
+            look_at = parked.look_at or (event.attempted_at or parked.since) + proof
+            if look_at <= now:
+                key = (event.feed_id, event.meter, event.customer, floor(event.at, MINUTE))
+                found[key] = min(look_at, found.get(key, look_at))
+        ordered = sorted(found, key=lambda key: (found[key], key[0], key[2]))
+        return [
+            self._excerpt(feed, meter, customer, Span(minute, minute + MINUTE))
+            for feed, meter, customer, minute in ordered[:limit]
+        ]
+
+    def look(self, readback: Readback, customer: str, span: Span) -> Excerpt:
+        """Return all events of a customer in a span, those in question marked that a read-back is about."""
+        return self._excerpt(readback.feed, readback.meter, customer, span, _widened(readback.received))
+
+    def settle(
+        self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, look_at: dt.datetime
+    ) -> Settled:
+        """Record what a figure showed, if the ledger stands as it was compared; what is unclear waits until `look_at`."""
+        again = self._excerpt(excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received)
+        if again != excerpt:
+            return Settled(stale=True)
+        doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
+        counts: dict[str, int] = defaultdict(int)
+        for ruling in rulings:
+            event = self._ledger.tables.events[ruling.event]
+            if ruling.event in doubted:
+                counts[self._settle_doubt(event, ruling, now, look_at)] += 1
+            elif ruling.finding is Finding.PRESENT and event.state is State.ACCEPTED:
+                self._ledger.move(event, State.CONFIRMED)
+                counts["confirmed"] += 1
+            elif ruling.finding is Finding.ABSENT:
+                reason = f"accepted, but not in the sink's own totals: {rulings[0].reason}"
+                self._ledger.tables.rejections.setdefault((event.sink_id, event.identifier), reason)
+                counts["rejected"] += self._refuse(event, reason, now)
+        return Settled(
+            present=counts["present"],
+            absent=counts["absent"],
+            unclear=counts["unclear"],
+            confirmed=counts["confirmed"],
+            rejected=counts["rejected"],
+        )
+
+    def _settle_doubt(self, event: EventRow, ruling: Ruling, now: dt.datetime, look_at: dt.datetime) -> str:
+        tables = self._ledger.tables
+        if ruling.finding is Finding.UNCLEAR:
+            parked = tables.parked[event.id]
+            parked.reason, parked.look_at, event.reason = ruling.reason, look_at, ruling.reason
+            return "unclear"
+        del tables.parked[event.id]
+        if ruling.finding is Finding.PRESENT:
+            self._ledger.move(event, State.ACCEPTED)
+            event.settled_at, event.reason = now, f"seen: {ruling.reason}"
+            return "present"
+        self._ledger.move(event, State.DUE)
+        event.exposed_at = event.settled_at = None
+        event.reason = f"not there: {ruling.reason}"
+        tables.outbox[event.id] = OutboxRow(event.sink_id, now)
+        return "absent"
+
+    def put_off(self, excerpt: Excerpt, look_at: dt.datetime) -> None:
+        """Leave the events in doubt of an excerpt alone until then."""
+        for event in excerpt.asked:
+            parked = self._ledger.tables.parked.get(event.id)
+            if parked is not None and parked.state is State.IN_DOUBT:
+                parked.look_at = look_at
+
+    def reject(self, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime) -> list[EventId]:
+        """Record what a sink rejected after it had accepted it; return the events that are refused by it now."""
+        tables, fresh = self._ledger.tables, dict[str, str]()
+        for identifier, reason in {each.identifier: each.reason for each in rejections}.items():
+            if (sink_id, identifier) not in tables.rejections:
+                tables.rejections[sink_id, identifier] = fresh[identifier] = reason
+        return [
+            event.id
+            for event in list(tables.events.values())
+            if event.identifier in fresh
+            and event.sink_id == sink_id
+            and event.planned_at >= now - REPORTED_WITHIN
+            and self._refuse(event, fresh[event.identifier], now)
+        ]
+
+    def _refuse(self, event: EventRow, reason: str, now: dt.datetime) -> bool:
+        """Refuse an event, whatever stood about it; True if it was not refused or replaced before."""
+        tables = self._ledger.tables
+        if event.state is State.REFUSED and event.id in tables.parked:
+            tables.parked[event.id].was_accepted = True
+        if event.state not in REFUSABLE:
+            return False
+        self._ledger.move(event, State.REFUSED)
+        event.reason, event.settled_at = reason, now
+        tables.outbox.pop(event.id, None)
+        tables.parked[event.id] = ParkedRow(event.feed_id, State.REFUSED, reason, now, was_accepted=True)
+        return True
+
+    def take_report(
+        self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
+    ) -> tuple[list[EventId], bool]:
+        """Take a sink's report; return the events that are refused by it, and whether a read-back is asked for."""
+        refused = self.reject(sink_id, report.named, now)
+        named = len({each.identifier for each in report.named})
+        tables = self._ledger.tables
+        feed = next(
+            feed.id
+            for feed in tables.feeds.values()
+            if feed.sink_id == sink_id and tables.meters[feed.meter_id].name == report.meter
+        )
+        reason = f"report {report.id} counts {report.rejected} rejected events and names {named}"
+        known = any((row.feed_id, row.reason) == (feed, reason) for row in tables.readbacks.values())
+        if proof is None or report.rejected <= named or known:
+            return refused, False
+        number = next(self._ledger.readback_ids)
+        tables.readbacks[number] = ReadbackRow(number, feed, report.span, reason, report.span.end + proof)
+        return refused, True
+
+    def readback(self, sink_id: int, now: dt.datetime) -> Readback | None:
+        """Return the read-back that is due for longest, or None."""
+        tables = self._ledger.tables
+        due = [
+            row
+            for row in tables.readbacks.values()
+            if row.done_at is None and row.due_at <= now and tables.feeds[row.feed_id].sink_id == sink_id
+        ]
+        if not due:
+            return None
+        row = min(due, key=lambda row: (row.due_at, row.id))
+        return Readback(row.id, row.feed_id, tables.meters[tables.feeds[row.feed_id].meter_id].name, row.span)
+
+    def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]:
+        """Return the customers and hours with accepted events that a read-back is about."""
+        start, end = _widened(readback.received)
+        found = {
+            (event.customer, floor(event.at, HOUR))
+            for event in self._ledger.tables.events.values()
+            if event.feed_id == readback.feed
+            and event.state is State.ACCEPTED
+            and start - REPORTED_WITHIN <= event.planned_at < end
+            and event.exposed_at is not None
+            and event.exposed_at < end
+            and (event.settled_at or event.attempted_at or start) >= start
+        }
+        return sorted(found)[:MOST_PLACES]
+
+    def note(self, readback: Readback, found: str) -> None:
+        """Add to what a read-back found."""
+        row = self._ledger.tables.readbacks[readback.id]
+        if row.done_at is None:
+            row.found = found if row.found is None else f"{row.found}\n{found}"
+
+    def close_readback(self, readback: Readback, found: str, now: dt.datetime) -> None:
+        """Note that everything a read-back is about has been looked at."""
+        self.note(readback, found)
+        row = self._ledger.tables.readbacks[readback.id]
+        row.done_at = row.done_at or now
+
+    def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None:
+        """Come back to a read-back later."""
+        row = self._ledger.tables.readbacks[readback.id]
+        if row.done_at is None:
+            row.due_at = due_at
+
+    def _excerpt(
+        self, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
+    ) -> Excerpt:
+        found = sorted(
+            (
+                event
+                for event in self._ledger.tables.events.values()
+                if event.feed_id == feed and event.customer == customer and event.at in span
+            ),
+            key=lambda event: event.id,
+        )
+        return Excerpt(
+            feed, meter, customer, span, tuple(self._standing(event, received) for event in found), received
+        )
+
+    def _standing(self, event: EventRow, received: Span | None) -> Standing:
+        settled = event.settled_at or event.attempted_at
+        accepted = (
+            event.state is State.ACCEPTED
+            and received is not None
+            and event.exposed_at is not None
+            and event.exposed_at < received.end
+            and settled is not None
+            and settled >= received.start
+        )
+        given_up = event.state in {State.VOID, State.REFUSED} and event.exposed_at is not None
+        return Standing(
+            event.id,
+            event.at,
+            event.delta,
+            event.state,
+            event.attempted_at or event.settled_at or event.exposed_at,
+            event.state is State.IN_DOUBT or accepted,
+            given_up and (event.sink_id, event.identifier) not in self._ledger.tables.rejections,
+        )
+
+
+def _widened(received: Span) -> Span:
+    return Span(received.start - CLOCKS_DIFFER, received.end + CLOCKS_DIFFER)

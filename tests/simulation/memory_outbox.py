@@ -1,0 +1,127 @@
+"""The ledger in memory: the outbox."""
+
+import datetime as dt
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from aggregator.errors import InvariantBroken
+from aggregator.ledger.outbox import Claim
+from aggregator.model import ClaimId, EventId, Outcome, State
+from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
+
+
+class MemoryOutbox:
+    """The verbs about the outbox."""
+
+    def __init__(
+        self, ledger: MemoryLedger, owner: uuid.UUID, leave: dt.timedelta, answer: dt.timedelta
+    ) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._leave = leave
+        self._hold = leave + answer
+
+    def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
+        """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due."""
+        tables = self._ledger.tables
+        due = sorted(
+            event_id
+            for event_id, row in tables.outbox.items()
+            if row.sink_id == sink_id and row.due_at <= now
+        )
+        if not due:
+            return None
+        picked = tuple(due[:limit])
+        claim = ClaimId(next(self._ledger.claim_ids))
+        tables.claims[claim] = ClaimRow(sink_id, self._owner, now, picked)
+        events = []
+        for event_id in picked:
+            row = tables.events[event_id]
+            tables.outbox[event_id].claim_id, tables.outbox[event_id].due_at = claim, now + self._hold
+            self._ledger.move(row, State.SENDING)
+            before, row.exposed_at = row.exposed_at, row.exposed_at or now
+            latest, row.attempted_at = row.attempted_at, now
+            row.attempts += 1
+            events.append(row.as_event(before, latest))
+        return Claim(claim, tuple(events), self._leave.total_seconds())
+
+    def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
+        """Record what became of events of a claim; return how many were still the claim's to settle."""
+        if not outcomes:
+            return 0
+        tables = self._ledger.tables
+        mine = [outcome for outcome in outcomes if self._is_mine(outcome.event, claim)]
+        for outcome in mine:
+            if (State.SENDING, outcome.state) not in FORWARD:
+                raise InvariantBroken(f"an event moves forward only: {outcome.event} to {outcome.state}")
+        for outcome in mine:
+            self._settle(tables.events[outcome.event], outcome, now)
+        for event_id in tables.claims[claim].events:
+            row = tables.outbox.get(event_id)
+            if row is not None and row.claim_id == claim:
+                row.due_at = now + self._hold
+        if not any(
+            event_id in tables.outbox and tables.outbox[event_id].claim_id == claim
+            for event_id in tables.claims[claim].events
+        ):
+            tables.claims[claim].settled_at = now
+        return len(mine)
+
+    def _is_mine(self, event: EventId, claim: ClaimId) -> bool:
+        row = self._ledger.tables.outbox.get(event)
+        return (
+            row is not None
+            and row.claim_id == claim
+            and self._ledger.tables.events[event].state is State.SENDING
+        )
+
+    def _settle(self, event: EventRow, outcome: Outcome, now: dt.datetime) -> None:
+        tables = self._ledger.tables
+        self._ledger.move(event, outcome.state)
+        event.reason, event.exposed_at = outcome.reason, outcome.exposed_at
+        event.request_id = outcome.request_id or event.request_id
+        if not outcome.counts:
+            event.attempts, event.attempted_at = event.attempts - 1, outcome.attempted_at
+        event.settled_at = None if outcome.state is State.DUE else now
+        if outcome.state is State.DUE:
+            assert outcome.due_at is not None
+            tables.outbox[event.id] = replace(tables.outbox[event.id], claim_id=None, due_at=outcome.due_at)
+            return
+        del tables.outbox[event.id]
+        if outcome.state in {State.REFUSED, State.IN_DOUBT}:
+            tables.parked[event.id] = ParkedRow(event.feed_id, outcome.state, outcome.reason or "", now)
+
+    def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None:
+        """Note that a sink refuses us as a whole."""
+        self._ledger.tables.halted[sink_id] = reason
+
+    def resume(self, sink_id: int) -> None:
+        """Note that a sink takes events (again)."""
+        self._ledger.tables.halted.pop(sink_id, None)
+
+    def release(self, events: Sequence[int], now: dt.datetime) -> list[int]:
+        """Let held or refused events go, on a person's word; return those that were.
+
+        What the sink took before and rejected later is planned anew; everything else is due as it was planned.
+        """
+        tables, released = self._ledger.tables, []
+        for event in map(EventId, events):
+            parked = tables.parked.get(event)
+            if parked is None or parked.state is State.IN_DOUBT:
+                continue
+            row = tables.events[event]
+            if parked.was_accepted:
+                self._replan(row)
+            else:
+                del tables.parked[event]
+                self._ledger.move(row, State.DUE)
+                row.settled_at = row.reason = None
+                tables.outbox[event] = OutboxRow(row.sink_id, now)
+            released.append(int(event))
+        return sorted(released)
+
+    def _replan(self, row: EventRow) -> None:
+        self._ledger.slot_of(row).replan = True
+        meter = self._ledger.tables.meters[self._ledger.tables.feeds[row.feed_id].meter_id]
+        meter.reread_from = min(meter.reread_from or row.window_start, row.window_start)

@@ -1,0 +1,333 @@
+"""The ledger in memory: passes, with the shrink guard and what is set aside."""
+
+import datetime as dt
+from collections.abc import Iterator
+from decimal import Decimal
+from functools import lru_cache
+
+from aggregator.errors import InvariantBroken, LeaseLost
+from aggregator.ledger.guard import BELIEVED_AFTER
+from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.passes import Decide, Pass
+from aggregator.ledger.spool import Spool
+from aggregator.ledger.tally import Tally
+from aggregator.model import ZERO, Change, Decision, Decreases, EventId, Reading, SlotId, Span, State, Tail
+from aggregator.planner import GUARDED, LOWERS
+from tests.simulation.climate import HOUR
+from tests.simulation.memory import (
+    EventRow,
+    MemoryLedger,
+    MeterRow,
+    OutboxRow,
+    ParkedRow,
+    SlotRow,
+    Tables,
+    UnreadRow,
+)
+
+
+class MemoryPasses:
+    """The verbs about passes."""
+
+    def __init__(self, ledger: MemoryLedger, lease: dt.timedelta) -> None:
+        self._ledger = ledger
+        self._lease = lease
+
+    def commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
+        """Compare what was read with the ledger, plan, and commit it all with the mark.
+
+        If windows shrink too much at once, it is planned again with every decrease held, and the mark stays.
+        """
+        readings = list(readings_of(spool))
+        tally, decided, shrunk = self._plan(lease, spool, this, decide, readings, guarded=0)
+        if shrunk:
+            tally, decided, _ = self._plan(lease, spool, this, decide, readings, guarded=len(shrunk))
+        tables, meter = self._ledger.tables, self._held(lease)
+        for event in tally.voided:
+            if event not in tables.parked or tables.parked[event].state is State.IN_DOUBT:
+                raise LeaseLost(
+                    "A parked event was released while it was being replaced; nothing was written."
+                )
+        for feed, decisions in decided:
+            _check(self._ledger, feed, decisions)
+        for feed, decisions in decided:
+            self._write(feed, decisions, meter.name, this.now)
+        self._void(tally.voided, this.now)
+        self._set_aside(meter.id, this.span, readings)
+        self._guard(lease.registered, this, shrunk)
+        for key in [key for key in tables.unread if key[0] == meter.id and key[1] in this.span]:
+            del tables.unread[key]
+        waiting = [_left_to_read(meter.reread_from, this, meter.mark), tally.oldest_deferred]
+        meter.reread_from = min((each for each in waiting if each is not None), default=None)
+        self._move_mark(meter, lease, this, moves=not shrunk)
+        return tally
+
+    def _plan(
+        self, lease: Lease, spool: Spool, this: Pass, decide: Decide, readings: list[Reading], *, guarded: int
+    ) -> tuple[Tally, list[tuple[Feed, list[Decision]]], list[dt.datetime]]:
+        """Decide, and say which windows lose too much; with `guarded`, how many of them did, every decrease is held."""
+        meter = self._held(lease)
+        tally = Tally(rows=spool.rows, aside=spool.aside, mark=meter.mark, guarded=guarded)
+        decided: list[tuple[Feed, list[Decision]]] = []
+        for feed in lease.registered.feeds:
+            changes = _changes(self._ledger, feed, this.span, readings)
+            decisions = list(tally.counting(decide(feed, changes, guarded=bool(guarded))))
+            decided.append((feed, decisions))
+            shrunk = [] if guarded else self._shrunk(lease.registered, feed, tally)
+            if shrunk:
+                return tally, decided, shrunk
+        return tally, decided, []
+
+    def _shrunk(self, registered: Registered, feed: Feed, tally: Tally) -> list[dt.datetime]:
+        """Return the windows that were read before and lose too much: all of it, or more than the meter's share."""
+        moved = {start: each for start, each in tally.moved.items() if each < 0}
+        tally.moved.clear()
+        shrunk = []
+        for start, fallen in moved.items():
+            slots = self._ledger.tables.slots[feed.id].get(start, {})
+            before = sum((slot.quantity for slot in slots.values()), ZERO)
+            if before + fallen == 0 or -fallen > registered.meter.shrink_guard * before:
+                shrunk.append(start)
+        return shrunk
+
+    def _guard(self, registered: Registered, this: Pass, shrunk: list[dt.datetime]) -> None:
+        """Note which windows shrank; or, of a pass in which none did, believe what was held for a second reading."""
+        tables, ripe = self._ledger.tables, this.now - BELIEVED_AFTER
+        if shrunk:
+            tables.guarded.update({(registered.id, start): this.now for start in shrunk})
+            return
+        feeds = {feed.id: feed for feed in registered.feeds}
+        for event_id, parked in list(tables.parked.items()):
+            event = tables.events[event_id]
+            if not (parked.guarded and parked.since <= ripe and event.window_start in this.span):
+                continue
+            if parked.feed_id not in feeds:
+                continue
+            if registered.meter.decreases is Decreases.APPLY:
+                del tables.parked[event_id]
+                self._ledger.move(event, State.DUE)
+                event.reason = None
+                tables.outbox[event_id] = OutboxRow(feeds[parked.feed_id].sink_id, this.now)
+            else:
+                parked.guarded, parked.reason = False, LOWERS
+        for key, since in list(tables.guarded.items()):
+            if key[0] == registered.id and key[1] in this.span and since <= ripe:
+                del tables.guarded[key]
+
+    def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
+        """Set one window aside that the source could not give; the mark goes on behind it. Raises LeaseLost."""
+        meter, unread = self._held(lease), self._ledger.tables.unread
+        before = unread.get((meter.id, this.span.start))
+        if before is None:
+            unread[meter.id, this.span.start] = UnreadRow(1, this.now + HOUR)
+        else:
+            wait = min(HOUR * 2**before.tries, dt.timedelta(days=1))
+            unread[meter.id, this.span.start] = UnreadRow(before.tries + 1, this.now + wait)
+        self._move_mark(meter, lease, this._replace(hourly=False, daily=False), moves=True)
+
+    def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
+        """Note that a pass failed; nobody here reads it."""
+
+    def _held(self, lease: Lease) -> MeterRow:
+        row = self._ledger.tables.meters[lease.registered.id]
+        if (row.epoch, row.lease_owner) != (lease.epoch, lease.owner):
+            raise LeaseLost
+        return row
+
+    def _write(self, feed: Feed, decisions: list[Decision], meter: str, now: dt.datetime) -> None:
+        ledger, tables = self._ledger, self._ledger.tables
+        for change, deferred, total, carry, _, event in decisions:
+            _carry(tables.carries, (feed.id, change.customer), carry)
+            if deferred:
+                continue
+            revision, at, tail = change.revision, change.stamped_at, None
+            if event is not None:
+                row = EventRow(
+                    event.id,
+                    change.slot,
+                    feed.id,
+                    meter,
+                    feed.sink_id,
+                    change.customer,
+                    change.window_start,
+                    revision,
+                    event.delta,
+                    event.total,
+                    event.at,
+                    event.identifier,
+                    event.state,
+                    event.reason,
+                    now,
+                )
+                tables.events[event.id] = row
+                ledger.touched.append(row)
+                if event.state is State.DUE:
+                    tables.outbox[event.id] = OutboxRow(feed.sink_id, now)
+                else:
+                    tables.parked[event.id] = ParkedRow(
+                        feed.id, event.state, event.reason or "", now, guarded=event.reason == GUARDED
+                    )
+                revision, at, tail = revision + 1, at or event.at, event.id
+            customers = tables.slots[feed.id].setdefault(change.window_start, {})
+            known = customers.get(change.customer)
+            if known is None:
+                customers[change.customer] = SlotRow(
+                    change.slot,
+                    feed.id,
+                    change.window_start,
+                    change.customer,
+                    change.now,
+                    total,
+                    revision,
+                    at,
+                    tail,
+                )
+            else:
+                known.quantity, known.total, known.revision, known.stamped_at = (
+                    change.now,
+                    total,
+                    revision,
+                    at,
+                )
+                known.tail = known.tail if tail is None else tail
+                known.replan = False
+
+    def _void(self, events: list[EventId], now: dt.datetime) -> None:
+        tables = self._ledger.tables
+        for event in events:
+            del tables.parked[event]
+            row = tables.events[event]
+            self._ledger.move(row, State.VOID)
+            row.settled_at, row.reason = now, "replaced by a newer plan"
+
+    def _set_aside(self, meter_id: int, span: Span, readings: list[Reading]) -> None:
+        aside = self._ledger.tables.aside
+        for key in [key for key in aside if key[0] == meter_id and key[1] in span]:
+            del aside[key]
+        spoilt = {(each.window_start, each.customer) for each in readings if each.reason and each.customer}
+        for each in readings:
+            if each.reason is not None or (spoilt and (each.window_start, each.customer) in spoilt):
+                aside.setdefault((meter_id, each.window_start), []).append(each)
+
+    def _move_mark(self, meter: MeterRow, lease: Lease, this: Pass, *, moves: bool) -> None:
+        start, end = this.span
+        if moves and start <= meter.mark < end:
+            meter.mark = end
+        if moves and this.hourly:
+            meter.hourly_at = this.now
+        if moves and this.daily:
+            meter.daily_at = this.now
+        meter.swept = this.swept
+        until = self._ledger.clock() + self._lease
+        meter.lease_until = max(meter.lease_until or until, until)
+        for feed in lease.registered.feeds:
+            row = self._ledger.tables.feeds[feed.id]
+            if moves and start <= row.read_until < end:
+                row.read_until = end
+
+
+def _carry(carries: dict[tuple[int, str], Decimal], key: tuple[int, str], amount: Decimal) -> None:
+    if amount:
+        carries[key] = amount
+    else:
+        carries.pop(key, None)
+
+
+def _left_to_read(since: dt.datetime | None, this: Pass, mark: dt.datetime) -> dt.datetime | None:
+    if since is None or since not in this.span:
+        return since
+    if this.rest_read:
+        return this.rest_waits
+    return this.span.end if this.span.end < mark else None
+
+
+def _check(ledger: MemoryLedger, feed: Feed, decisions: list[Decision]) -> None:
+    """Refuse what Postgres would refuse by its constraints."""
+    tables = ledger.tables
+    for change, deferred, _, carry, _, event in decisions:
+        if carry < 0 or not change.customer:
+            raise InvariantBroken("a carry is never negative, and a customer has a name")
+        if deferred or event is None:
+            continue
+        known = tables.slots[feed.id].get(change.window_start, {}).get(change.customer)
+        if event.id in tables.events or (known is not None and event.revision < known.revision):
+            raise InvariantBroken(f"revision {event.revision} of slot {change.slot} is there already")
+        if not event.delta or event.at < change.window_start or not 1 <= len(event.identifier) <= 100:
+            raise InvariantBroken("an event changes something, inside its window, under a name")
+
+
+def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Reading]) -> Iterator[Change]:
+    """Yield what differs between what was read and what the ledger holds, customer by customer."""
+    tables = ledger.tables
+    seen: dict[tuple[str, dt.datetime], tuple[Decimal, dt.datetime | None]] = {}
+    spoilt: set[tuple[str, dt.datetime]] = set()
+    for start, customer, quantity, at, reason in readings:
+        if customer is None or start < feed.since:
+            continue
+        key = (customer, start)
+        if reason is not None:
+            spoilt.add(key)
+        before, last = seen.get(key, (ZERO, None))
+        latest = at if last is None or (at is not None and at > last) else last
+        seen[key] = (before + (quantity or ZERO), latest)
+    slots = tables.slots[feed.id]
+    found: list[tuple[str, dt.datetime, Decimal, dt.datetime | None, SlotRow | None]] = []
+    for (customer, start), (quantity, at) in seen.items():
+        slot = slots.get(start, {}).get(customer)
+        differs = quantity != (slot.quantity if slot else ZERO) or (slot is not None and slot.replan)
+        if differs and (customer, start) not in spoilt:
+            found.append((customer, start, quantity, at, slot))
+    for start, customers in slots.items():
+        if max(span.start, feed.since) <= start < span.end:
+            found.extend(
+                (customer, start, ZERO, None, slot)
+                for customer, slot in customers.items()
+                if (slot.quantity or slot.replan) and (customer, start) not in seen
+            )
+    found.sort(key=lambda each: each[:2])
+    for customer, start, quantity, at, slot in found:
+        event = EventId(next(ledger.event_ids))
+        carry = tables.carries.get((feed.id, customer), ZERO)
+        if slot is None:
+            new = SlotId(next(ledger.slot_ids))
+            yield Change(
+                new, event, customer, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO, False
+            )  # fmt: skip
+            continue
+        tail, parked, delta = _tail(tables, slot)
+        yield Change(
+            slot.id, event, customer, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
+            carry, tail, parked, delta, True,
+        )  # fmt: skip
+
+
+def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]:
+    """Say what stands in the way of planning another event for a slot."""
+    if slot.tail is None:
+        return Tail.CLEAR, None, ZERO
+    parked = tables.parked.get(slot.tail)
+    if slot.tail in tables.outbox or (parked is not None and parked.state is State.IN_DOUBT):
+        return Tail.UNSETTLED, None, ZERO
+    if parked is not None:
+        return Tail.PARKED, slot.tail, tables.events[slot.tail].delta
+    return Tail.CLEAR, None, ZERO
+
+
+def readings_of(spool: Spool) -> Iterator[Reading]:
+    """Read back what was written for COPY."""
+    text = b"".join(spool.blocks()).decode()
+    for line in text.splitlines():
+        yield _reading(line)
+
+
+@lru_cache(maxsize=100_000)
+def _reading(line: str) -> Reading:
+    start, customer, quantity, at, reason = (None if cell == "\\N" else cell for cell in line.split("\t"))
+    assert start is not None
+    return Reading(
+        dt.datetime.fromisoformat(start),
+        customer,
+        None if quantity is None else Decimal(quantity),
+        None if at is None else dt.datetime.fromisoformat(at),
+        reason,
+    )

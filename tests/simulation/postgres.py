@@ -1,0 +1,216 @@
+"""The real ledger in a simulated world: the same lives over Postgres, and its tables as the watch wants to see them.
+
+The ledger times leases by its own clock. Here that clock is simulated time: a function of the same name stands before
+Postgres's own in the search path of the database, so that not a statement is changed.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from aggregator.ledger.database import Database
+from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.meters import Meters
+from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.passes import Passes
+from aggregator.model import ClaimId, Definition, EventId, SlotId, Span, State
+from tests.simulation.hub import Hub
+from tests.simulation.life import ANSWER, LEASE, LEAVE
+from tests.simulation.memory import (
+    ClaimRow,
+    EventRow,
+    FeedRow,
+    MeterRow,
+    OutboxRow,
+    ParkedRow,
+    ReadbackRow,
+    SlotRow,
+    Tables,
+    UnreadRow,
+)
+
+SIMULATED_CLOCK = """
+create schema simulated;
+create table simulated.clock (at timestamptz not null);
+insert into simulated.clock values ('2026-11-01T00:00Z');
+create function simulated.clock_timestamp() returns timestamptz language sql volatile as 'select at from simulated.clock';
+"""
+
+SET_CLOCK = "update simulated.clock set at = %s"
+
+
+class InPostgres:
+    """A fresh ledger at a URL."""
+
+    def __init__(self, hub: Hub, url: str) -> None:
+        self._hub = hub
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(SIMULATED_CLOCK)
+            name = sql.Identifier(connection.info.dbname)
+            connection.execute(
+                sql.SQL("alter database {} set search_path = simulated, pg_catalog, public").format(name)
+            )
+        self._database = Database(url)
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._known: Tables | None = None
+
+    def close(self) -> None:
+        """Give every connection back."""
+        self._connection.close()
+        self._database.close()
+
+    def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
+        """Return the real verbs; each finds the ledger's clock set, and makes what is known of the tables stale."""
+        database, elapsed = self._database, self._elapsed
+        parts = (
+            Meters(database, owner, LEASE),
+            Passes(database, LEASE, elapsed),
+            Outbox(database, owner, LEAVE, ANSWER),
+            Doubts(database),
+        )
+        return tuple(_Clocked(part, self._about_to_write) for part in parts)
+
+    def _elapsed(self) -> float:
+        return self._hub.now.timestamp()
+
+    def _about_to_write(self) -> None:
+        self._known = None
+        self._connection.execute(SET_CLOCK, [self._hub.now])
+
+    def tables(self) -> Tables:
+        """Return what is committed."""
+        if self._known is None:
+            self._known = read(self._connection)
+        return self._known
+
+
+class _Clocked:
+    def __init__(self, part: object, before: Callable[[], None]) -> None:
+        self._part = part
+        self._before = before
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._part, name)
+
+        def call(*values: Any, **named: Any) -> Any:
+            self._before()
+            return verb(*values, **named)
+
+        return call
+
+
+@contextmanager
+def in_postgres(url: str) -> Iterator[Callable[[Hub], InPostgres]]:
+    """Give what makes the ledger of a life; its connections are given back at the end."""
+    made: list[InPostgres] = []
+
+    def make(hub: Hub) -> InPostgres:
+        made.append(InPostgres(hub, url))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for each in made:
+            each.close()
+
+
+def read(connection: psycopg.Connection[Any]) -> Tables:
+    """Read a ledger as the tables that it has in memory."""
+    connection.execute("set timezone = 'UTC'")
+
+    def rows(statement: str) -> list[tuple[Any, ...]]:
+        return connection.execute(statement).fetchall()
+
+    tables = Tables()
+    tables.sinks = dict(rows("select name, id from aggregator.sink"))
+    tables.halted = dict(rows("select id, halted_reason from aggregator.sink where halted_at is not null"))
+    for row in rows(
+        "select id, name, fingerprint, start_at, mark, reread_from, swept, hourly_at, daily_at, waits_for,"
+        " lease_owner, lease_until, epoch from aggregator.meter order by id"
+    ):
+        tables.meters[row[0]] = MeterRow(*row)
+        tables.fences[row[0]] = {}
+    for row in rows("select id, meter_id, sink_id, since, read_until from aggregator.feed order by id"):
+        tables.feeds[row[0]] = FeedRow(*row)
+        tables.slots[row[0]] = {}
+    for row in rows(
+        "select id, feed_id, window_start, customer, quantity, total, revision, stamped_at, tail, replan"
+        " from aggregator.slot"
+    ):
+        slot = SlotRow(SlotId(row[0]), *row[1:])
+        tables.slots[slot.feed_id].setdefault(slot.window_start, {})[slot.customer] = slot
+    _read_events(rows, tables)
+    for meter, since, fingerprint, query, seconds in rows(
+        "select meter_id, since, fingerprint, query, window_seconds from aggregator.definition order by meter_id, since"
+    ):
+        definition = Definition(since, fingerprint, query, dt.timedelta(seconds=seconds))
+        tables.definitions.setdefault(meter, []).append(definition)
+    for meter, until, xid in rows("select meter_id, until, xid::bigint from aggregator.fence order by 1, 2"):
+        tables.fences[meter][until] = xid
+    for meter, start, tries, next_at in rows(
+        "select meter_id, window_start, tries, next_at from aggregator.unread"
+    ):
+        tables.unread[meter, start] = UnreadRow(tries, next_at)
+    for meter, start, since in rows("select meter_id, window_start, since from aggregator.guarded"):
+        tables.guarded[meter, start] = since
+    for sink, identifier, reason in rows("select sink_id, identifier, reason from aggregator.rejection"):
+        tables.rejections[sink, identifier] = reason
+    return tables
+
+
+def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
+    for row in rows(
+        "select event.id, slot_id, feed_id, meter.name, feed.sink_id, customer, event.window_start, revision, delta, total,"
+        " at, identifier, state::text, reason, planned_at, attempts, exposed_at, attempted_at, settled_at, request_id"
+        " from aggregator.event join aggregator.feed on feed.id = event.feed_id"
+        " join aggregator.meter on meter.id = feed.meter_id order by event.id"
+    ):
+        event = EventRow(*row)
+        event.state = State(event.state)
+        tables.events[event.id] = event
+    for row in rows("select event_id, sink_id, due_at, claim_id from aggregator.outbox order by event_id"):
+        tables.outbox[EventId(row[0])] = OutboxRow(*row[1:])
+    for row in rows(
+        "select event_id, feed_id, state::text, reason, since, guarded, was_accepted, look_at"
+        " from aggregator.parked order by 1"
+    ):
+        parked = ParkedRow(*row[1:])
+        parked.state = State(parked.state)
+        tables.parked[EventId(row[0])] = parked
+    for row in rows(
+        "select id, sink_id, owner, claimed_at, events, settled_at from aggregator.claim order by id"
+    ):
+        claim = ClaimRow(*row[1:])
+        claim.events = tuple(claim.events)
+        tables.claims[ClaimId(row[0])] = claim
+    for feed, customer, amount in rows(
+        "select feed_id, customer, amount from aggregator.carry order by 1, 2"
+    ):
+        tables.carries[feed, customer] = Decimal(amount)
+    for number, feed, span, reason, due_at, done_at, found in rows(
+        "select id, feed_id, span, reason, due_at, done_at, found from aggregator.readback"
+        " where reason like 'report%' order by id"
+    ):
+        tables.readbacks[number] = ReadbackRow(
+            number, feed, Span(span.lower, span.upper), reason, due_at, done_at, found
+        )
+
+
+def differences(one: Tables, other: Tables) -> list[str]:
+    """Say in what two ledgers differ, a few of each kind. What the source could not bill is counted, not compared."""
+    found: list[str] = []
+    for name in (
+        "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
+        "fences", "unread", "guarded", "rejections",
+    ):  # fmt: skip
+        left, right = getattr(one, name), getattr(other, name)
+        keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]
+        found += [f"{name} {key}: {left.get(key)} and {right.get(key)}" for key in keys[:3]]
+    return found

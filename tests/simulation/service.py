@@ -1,0 +1,134 @@
+"""The billing service, as Stripe documents it and a little worse: what it books, what it remembers, what it says.
+
+- An identifier is remembered for 24 hours, and not a minute longer (docs.stripe.com/api/billing/meter-event/create).
+- An instant may lie 35 days back and 5 minutes ahead.
+- What turns out invalid later was answered with success, is never counted, and is reported, by name or only by number.
+- Its own totals lag behind.
+- A customer that it does not know is refused, for ever.
+"""
+
+import datetime as dt
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from aggregator.model import ZERO, Answer, Event, Rejection, Report, Span, WriteModel
+from aggregator.windows import floor
+from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
+from tests.simulation.hub import Hub
+
+REMEMBERS = 24 * HOUR
+OLDEST, AHEAD = 35 * DAY, 5 * MINUTE
+
+
+@dataclass(slots=True)
+class Booked:
+    """One event that the service counts from `at` on."""
+
+    event: Event
+    booked_at: dt.datetime
+    visible_at: dt.datetime
+    amount: Decimal
+    """By how much the sum of the slot changed."""
+
+
+class Service:
+    """The far side. `process` is what happens to a request that arrives."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        climate: Climate,
+        random: random.Random,
+        saw: Callable[[str], None],
+        watch: Callable[[Event, Decimal], None],
+    ) -> None:
+        self.booked: list[Booked] = []
+        self.by_slot: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
+        self.by_customer: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+        self.times: dict[str, int] = defaultdict(int)
+        """How often each identifier was booked."""
+        self.rejected: dict[str, Event] = {}
+        self.tell: Callable[[Report], None] = lambda report: None
+        """Where reports go."""
+        self.received = 0
+        self.black_holes: list[Span] = []
+        self.halted = False
+        self.unknown_customers: set[str] = set()
+        self.gone: list[tuple[str, Span]] = []
+        """Customers that are unknown for a while."""
+        self._events: dict[tuple[str, str], list[Booked]] = defaultdict(list)
+        self._memory: dict[str, dt.datetime] = {}
+        self._hub = hub
+        self._climate = climate
+        self._random = random
+        self._saw = saw
+        self._watch = watch
+
+    def process(self, event: Event) -> tuple[Answer, str | None]:
+        """Take one request that arrived, and answer it."""
+        now = self._hub.now
+        self.received += 1
+        seen = self._memory.get(event.identifier)
+        if seen is not None and now - seen < REMEMBERS:
+            return Answer.DUPLICATE, f"An event already exists with identifier {event.identifier}."
+        gone = any(event.customer == customer and now in span for customer, span in self.gone)
+        if gone or event.customer in self.unknown_customers:
+            return Answer.REFUSED, f"No such customer: {event.customer}"
+        if not now - OLDEST < event.at <= now + AHEAD:
+            return Answer.REFUSED, f"The timestamp {event.at} is out of bounds."
+        self._memory[event.identifier] = now
+        if self._random.random() < self._climate.rejects and event.delta > 0:
+            self.rejected[event.identifier] = event
+            self._report(event)
+            return Answer.ACCEPTED, None
+        self._book(event)
+        return Answer.ACCEPTED, None
+
+    def _report(self, event: Event) -> None:
+        """Report an event as invalid, at once or a day later, by name or only by number."""
+        now, random = self._hub.now, self._random
+        received = floor(now, MINUTE)
+        named = random.random() < self._climate.named
+        rejections = (Rejection(event.identifier, "no such customer"),) if named else ()
+        span = Span(received, received + MINUTE)
+        report = Report(f"rep_{len(self.rejected)}", event.meter, span, 1, rejections)
+        delay = random.choice([0 * MINUTE, MINUTE / 20, 10 * MINUTE, 5 * HOUR, 26 * HOUR])
+        self._hub.after(delay, lambda: self.tell(report))
+
+    def _book(self, event: Event) -> None:
+        now = self._hub.now
+        slot = (event.meter, event.customer, event.window_start)
+        overwrites = self._climate.write_model is WriteModel.OVERWRITE
+        amount = event.total - self.by_slot[slot] if overwrites else event.delta
+        self.times[event.identifier] += 1
+        self.by_slot[slot] += amount
+        self.by_customer[event.meter, event.customer] += amount
+        booked = Booked(event, now, now + self._climate.lag * self._random.random(), amount)
+        self.booked.append(booked)
+        self._events[event.meter, event.customer].append(booked)
+        self._watch(event, amount)
+
+    def halt(self, *, halted: bool) -> None:
+        """Refuse us as a whole, or no longer."""
+        self.halted = halted
+
+    def in_black_hole(self) -> bool:
+        """Tell whether answers are being lost just now."""
+        return any(self._hub.now in hole for hole in self.black_holes)
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
+        """Return what is counted of a span, as far as the service's totals have caught up."""
+        return sum(self.breakdown(meter, customer, span, MINUTE).values(), ZERO)
+
+    def breakdown(
+        self, meter: str, customer: str, span: Span, step: dt.timedelta
+    ) -> dict[dt.datetime, Decimal]:
+        """Return the same, step by step."""
+        steps: dict[dt.datetime, Decimal] = defaultdict(Decimal)
+        for each in self._events[meter, customer]:
+            if each.event.at in span and each.visible_at <= self._hub.now:
+                steps[floor(each.event.at, step)] += each.amount
+        return {start: much for start, much in steps.items() if much}

@@ -1,0 +1,62 @@
+"""The real core and shells live through simulated faults; `make sim` and `make mutants` do more of the same."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import TEMPLATE
+from tests.simulation.climate import short
+from tests.simulation.life import Life, live, outcome
+from tests.simulation.mutants import hunt
+from tests.simulation.postgres import differences, in_postgres
+
+SEEDS = range(1, 61)
+SEEDS_IN_POSTGRES = range(1, 4)
+QUICK = {
+    "claim_after_send": 5,
+    "timeout_is_refused": 20,
+    "stale_plan": 20,
+    "commit_without_epoch": 40,
+    "mark_jumps_a_gap": 5,
+    "carry_dropped": 30,
+    "window_end_as_instant": 5,
+}
+"""Some of the mutants, with the number of lives in which each must be found."""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_life_ends_with_everything_equal(seed: int) -> None:
+    """Nothing is lost, doubled or over at any moment, whatever goes wrong (B1, B2, B3, B4, B5, B6, B7, B11, B12, B13)."""
+    lived = live(seed)
+    assert lived.rule is None, f"{lived.story}\n\n{lived.rule}: {lived.told}\nagain: make sim SEED={seed}"
+
+
+def test_a_life_can_be_lived_again() -> None:
+    """A seed decides everything: the same one ends in the same ledger, after the same steps."""
+    first, second = Life(7), Life(7)
+    assert outcome(first) == outcome(second)
+    assert str(first.story) == str(second.story)
+    assert differences(first.ledger.tables(), second.ledger.tables()) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS_IN_POSTGRES)
+def test_the_ledger_in_memory_is_the_real_one_s_twin(
+    seed: int, create_database: Callable[[str | None], str]
+) -> None:
+    """The same life over Postgres keeps every rule, and ends in the same meters, slots, events and claims."""
+    with in_postgres(create_database(TEMPLATE)) as ledger:
+        real = Life(seed, ledger, short(random.Random(seed)))
+        twin = Life(seed, climate=short(random.Random(seed)))
+        lived = outcome(real)
+        assert lived.rule is None, f"{lived.story}\n\n{lived.rule}: {lived.told}"
+        assert outcome(twin).rule is None
+        assert differences(real.ledger.tables(), twin.ledger.tables()) == []
+
+
+@pytest.mark.parametrize(("name", "most"), QUICK.items())
+def test_a_bug_made_on_purpose_is_found(name: str, most: int) -> None:
+    """What the simulation cannot find, it does not prove."""
+    lives, rule = hunt(name, first=1, most=most)
+    assert lives, f"{name} survived {most} lives"
+    assert rule

@@ -1,0 +1,517 @@
+"""What must be true at every moment, looked at from outside: source, ledger and service together.
+
+Nothing here trusts the code that is watched. What the ledger's verbs did is looked up in its tables, what was booked in the
+service's own books, and what was used in the application's rows. A violation stops the life at that step.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from decimal import ROUND_FLOOR, Decimal
+
+from aggregator.ledger.doubts import Settled
+from aggregator.ledger.meters import Lease
+from aggregator.ledger.passes import Pass
+from aggregator.ledger.spool import Spool
+from aggregator.ledger.tally import Tally
+from aggregator.model import ZERO, Answer, Event, EventId, SlotId, State, WriteModel
+from aggregator.proof import Excerpt, Finding
+from tests.simulation.application import Application
+from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
+from tests.simulation.hub import Hub, Process
+from tests.simulation.marks import Marks
+from tests.simulation.memory import EventRow, MeterRow, SlotRow, Tables
+from tests.simulation.memory_passes import readings_of
+from tests.simulation.service import Service
+
+UNSETTLED = frozenset({State.DUE, State.SENDING, State.IN_DOUBT})
+PARKED = frozenset({State.HELD, State.REFUSED, State.IN_DOUBT})
+
+NEXT = {
+    State.DUE: {State.SENDING, State.REFUSED, State.IN_DOUBT, State.VOID},
+    State.SENDING: {State.SENDING, State.ACCEPTED, State.REFUSED, State.DUE, State.IN_DOUBT},
+    State.HELD: {State.DUE, State.VOID},
+    State.REFUSED: {State.DUE, State.VOID},
+    State.IN_DOUBT: {State.ACCEPTED, State.DUE, State.REFUSED, State.VOID},
+    State.ACCEPTED: {State.CONFIRMED, State.REFUSED},
+    State.CONFIRMED: {State.REFUSED},
+    State.VOID: set[State](),
+}
+"""Which state may follow which."""
+
+LEAVES_WITHIN = MINUTE
+"""An attempt may leave this long after it was judged fit to."""
+
+
+class Violation(AssertionError):
+    """Something was true that must never be. `rule` names what was broken."""
+
+    def __init__(self, rule: str, told: str) -> None:
+        super().__init__(f"{rule}: {told}")
+        self.rule = rule
+        self.told = told
+
+
+def require(holds: object, rule: str, *told: object) -> None:
+    """Raise Violation unless it holds."""
+    if not holds:
+        raise Violation(rule, " ".join(map(str, told)))
+
+
+class Watch:
+    """Looks at everything that happens."""
+
+    service: Service
+
+    def __init__(
+        self, hub: Hub, climate: Climate, application: Application, marks: Marks, tables: Callable[[], Tables]
+    ) -> None:
+        self._hub = hub
+        self._climate = climate
+        self._application = application
+        self._marks = marks
+        self._tables = tables
+        self._adds = climate.write_model is WriteModel.DELTA
+        self._unit = Decimal(1).scaleb(-climate.decimals)
+        self.latest = ""
+        """The verb that was used last."""
+        self._content: dict[str, tuple[object, ...]] = {}
+        self._first_left: dict[str, dt.datetime] = {}
+        self._epochs: dict[int, int] = defaultdict(int)
+        self._open: set[str] = set()
+        self._states: dict[EventId, State] = {}
+        self._by_slot: dict[SlotId, list[EventRow]] = defaultdict(list)
+        self._read: dict[tuple[int, str, dt.datetime], Decimal] = {}
+        self._marked: dict[str, dt.datetime] = {}
+        self._covered: dict[str, set[dt.datetime]] = defaultdict(set)
+        self._allowance: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
+
+    # What leaves, and what is booked.
+
+    def leaving(self, event: Event) -> None:
+        """Look at an event that is about to leave."""
+        now = self._hub.now
+        row = self._tables().events.get(event.id)
+        require(row is not None, "write ahead", event, "is not in the ledger")
+        assert row is not None
+        require(
+            row.attempts >= 1 and row.exposed_at is not None, "write ahead", event, "leaves without a claim"
+        )
+        require(row.state is not State.HELD, "write ahead", event, "is held")
+        require(event[:9] == row.as_event(None)[:9], "one identifier, one content", event, "is not", row)
+        first = self._content.setdefault(event.identifier, event[:9])
+        require(first == event[:9], "one identifier, one content", event, "went out before as", first)
+        end = event.window_start + self._climate.window
+        require(event.window_start <= event.at < end, "inside its window", event, "is stamped", event.at)
+        settled = end + self._climate.settle
+        require(
+            row.planned_at >= settled, "not before its window ended", event, "was planned at", row.planned_at
+        )
+        require(now - 35 * DAY < event.at <= now + 5 * MINUTE, "within the limits", event)
+        if self._adds:
+            left = self._first_left.setdefault(event.identifier, now)
+            proven = now - left <= 20 * HOUR + LEAVES_WITHIN
+            require(proven, "no resend after 20 h without proof", event, "first left", left)
+
+    def answered(self, event: Event, answer: Answer) -> None:
+        """Look at an answer on its way back: a plain no to the first attempt leaves nothing open."""
+        if self._adds and answer in {Answer.REFUSED, Answer.BUSY} and event.identifier not in self._open:
+            self._first_left.pop(event.identifier, None)
+        else:
+            self._open.add(event.identifier)
+
+    def booked(self, event: Event, amount: Decimal) -> None:
+        """Look at what the service has just booked."""
+        table = self._application.tables[event.meter]
+        slot = (event.meter, event.customer, event.window_start)
+        service = self.service
+        once = service.times[event.identifier] <= 1 or not self._adds
+        require(once, "never twice", event, "is booked", service.times[event.identifier], "times")
+        if not self._climate.fractions:
+            most = table.most[event.customer, event.window_start]
+            held = service.by_slot[slot]
+            require(
+                held <= most,
+                "never over",
+                slot,
+                "stands at",
+                held,
+                ", and the source never said more than",
+                most,
+            )
+        most = table.most_of[event.customer]
+        held = service.by_customer[event.meter, event.customer]
+        require(
+            held <= most + self._lowered(event),
+            "never over",
+            event.customer,
+            "stands at",
+            held,
+            ", and never used more than",
+            most,
+        )
+
+    def _lowered(self, event: Event) -> Decimal:
+        """Return what decreases of a customer have still to take away: with fractions, others may have used their rest."""
+        if not self._climate.fractions:
+            return ZERO
+        waiting = (
+            row.delta
+            for row in self._tables().events.values()
+            if row.delta < 0
+            and (row.meter, row.customer) == (event.meter, event.customer)
+            and row.state is not State.VOID
+            and not self.service.times.get(row.identifier)
+        )
+        return -sum(waiting, ZERO)
+
+    # What the ledger's verbs did.
+
+    def verb(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
+        """Look at the ledger right after a transaction of it."""
+        self.latest = name
+        if name == "acquire" and isinstance(done, Lease):
+            self._epochs[done.registered.id] = max(done.epoch, self._epochs[done.registered.id])
+        if name == "set_unread":
+            lease, this, _ = values
+            assert isinstance(lease, Lease)
+            assert isinstance(this, Pass)
+            self._covered[lease.registered.meter.name].add(this.span.start)
+        if (
+            name == "settle"
+            and isinstance(values[0], Excerpt)
+            and isinstance(done, Settled)
+            and not done.stale
+        ):
+            self._ruled(values[0], values[1])
+        if name == "commit":
+            lease, spool, this, _ = values
+            assert isinstance(lease, Lease)
+            assert isinstance(spool, Spool)
+            assert isinstance(this, Pass)
+            newest, query = self._epochs[lease.registered.id], this.definition.query
+            require(
+                lease.epoch == newest, "only the holder commits", process.name, lease.epoch, "is not", newest
+            )
+            require(query in process.complete, "only a complete read is committed", this.span)
+            assert isinstance(done, Tally)
+            self._committed(lease.registered.meter.name, spool, this, done)
+        if name in {"acquire", "commit", "set_unread"}:
+            for row in self._tables().meters.values():
+                self._marks_forward(row)
+
+    def _ruled(self, excerpt: Excerpt, rulings: object) -> None:
+        """Look at what was concluded from the service's own figures."""
+        assert isinstance(rulings, list)
+        doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
+        for ruling in rulings:
+            event = self._tables().events[ruling.event]
+            there = self.service.times.get(event.identifier, 0)
+            if ruling.finding is Finding.PRESENT:
+                require(there, "what is proven is so", event, "is not there, and is said to be")
+            if ruling.finding is Finding.ABSENT:
+                require(not there, "what is proven is so", event, "is there, and is said not to be")
+                self._first_left.pop(event.identifier, None)
+                self._open.discard(event.identifier)
+            self._marks.saw(
+                f"{'in doubt' if ruling.event in doubted else 'accepted'}, proven {ruling.finding}"
+            )
+
+    def _committed(self, meter: str, spool: Spool, this: Pass, tally: Tally) -> None:
+        marks = self._marks
+        for name, count in (
+            ("change deferred", tally.deferred),
+            ("parked event replaced", len(tally.voided)),
+            ("decrease held", tally.held),
+            ("set aside", tally.aside),
+            ("shrink guard held", tally.guarded),
+            ("late commit found", tally.corrections),
+            ("backfill", this.kind == "backfill"),
+        ):
+            if count:
+                marks[name] += int(count)
+        tables, window = self._tables(), self._climate.window
+        row = next(row for row in tables.meters.values() if row.name == meter)
+        covered = self._covered[meter]
+        start = this.span.start
+        while start < this.span.end:
+            covered.add(start)
+            start += window
+        self._compare(tables, row.id, row.reread_from, spool, this)
+        if tables.carries:
+            marks.saw("carried")
+
+    def _marks_forward(self, row: MeterRow) -> None:
+        before, covered, window = (
+            self._marked.get(row.name, row.start_at),
+            self._covered[row.name],
+            self._climate.window,
+        )
+        require(row.mark >= before, "the mark goes forward", row.name, "from", before, "to", row.mark)
+        while before < row.mark:
+            require(
+                before in covered, "the mark jumps no gap", row.name, before, "was not read; it is", row.mark
+            )
+            before += window
+        self._marked[row.name] = row.mark
+
+    def _compare(
+        self, tables: Tables, meter_id: int, reread_from: dt.datetime | None, spool: Spool, this: Pass
+    ) -> None:
+        """Hold what was read against what the ledger holds now: together, or waiting and known to wait."""
+        read: dict[tuple[str, dt.datetime], Decimal] = defaultdict(Decimal)
+        spoilt = set()
+        for each in readings_of(spool):
+            if each.customer is not None:
+                read[each.customer, each.window_start] += each.quantity or ZERO
+                if each.reason is not None:
+                    spoilt.add((each.customer, each.window_start))
+        for feed in tables.feeds.values():
+            if feed.meter_id != meter_id:
+                continue
+            slots = tables.slots[feed.id]
+            keys = dict.fromkeys(read)
+            for start, customers in slots.items():
+                if start in this.span:
+                    keys.update(dict.fromkeys((customer, start) for customer in customers))
+            for key in keys:
+                if key in spoilt or key[1] < feed.since:
+                    continue
+                slot = slots.get(key[1], {}).get(key[0])
+                quantity = slot.quantity if slot else ZERO
+                if quantity == read.get(key, ZERO):
+                    continue
+                waits = slot is not None and slot.tail is not None and self._waits(tables, slot.tail)
+                known = reread_from is not None and reread_from <= key[1]
+                require(
+                    waits,
+                    "together or not at all",
+                    key,
+                    "was read as",
+                    read.get(key),
+                    ", the ledger has",
+                    quantity,
+                )
+                require(known, "what waits is read again", key, "waits, and is read again from", reread_from)
+
+    def _waits(self, tables: Tables, event: EventId) -> bool:
+        return event in tables.outbox or (
+            event in tables.parked and tables.parked[event].state is State.IN_DOUBT
+        )
+
+    def changed(self, events: Iterable[EventRow], tables: Tables) -> None:
+        """Look at events that have just changed, and at their slots."""
+        for event in events:
+            self._move(event)
+        for slot in {event.slot_id: event for event in events}.values():
+            row = tables.slots[slot.feed_id][slot.window_start][slot.customer]
+            self._slot(row, self._by_slot[slot.slot_id])
+
+    def _move(self, event: EventRow) -> None:
+        before = self._states.get(event.id)
+        if before is None:
+            begins = {State.DUE, State.HELD, State.REFUSED}
+            require(event.state in begins, "states go forward", "event", event.id, "begins", event.state)
+            self._by_slot[event.slot_id].append(event)
+        elif before is not event.state:
+            self._mark(before, event.state)
+            require(
+                event.state in NEXT[before],
+                "states go forward",
+                "event",
+                event.id,
+                ":",
+                before,
+                "to",
+                event.state,
+            )
+        elif event.state is State.SENDING:
+            self._marks.saw("takeover during a send")
+        self._states[event.id] = event.state
+
+    def _mark(self, before: State, now: State) -> None:
+        if (before, now) == (State.HELD, State.DUE) and self.latest == "commit":
+            self._marks.saw("shrink guard confirmed")
+        if now is State.REFUSED and self.latest == "take_report":
+            answered = before in {State.ACCEPTED, State.CONFIRMED}
+            self._marks.saw("rejected after its answer" if answered else "rejected before its answer")
+
+    def _slot(self, slot: SlotRow, events: list[EventRow]) -> None:
+        total = ZERO
+        for revision, event in enumerate(events):
+            require(
+                event.revision == revision, "revisions have no hole", event, "should be revision", revision
+            )
+            if event.state is not State.VOID:
+                total += event.delta
+                require(event.total == total, "totals add up", event, "should stand at", total)
+        require(slot.total == total, "totals add up", slot, "should stand at", total)
+        require(slot.revision == len(events), "revisions have no hole", slot, "has", len(events), "events")
+        unsettled = sum(event.state in UNSETTLED for event in events)
+        require(unsettled <= 1, "one unsettled event at a time", slot, "has", unsettled)
+
+    # The whole, now and then.
+
+    def all(self, tables: Tables) -> None:
+        """Look at everything the ledger holds."""
+        by_slot: dict[SlotId, list[EventRow]] = defaultdict(list)
+        for event in sorted(tables.events.values(), key=lambda event: event.id):
+            by_slot[event.slot_id].append(event)
+        used: dict[tuple[int, str], Decimal] = defaultdict(Decimal)
+        booked: dict[tuple[int, str], Decimal] = defaultdict(Decimal)
+        for slot in slots_of(tables):
+            self._slot(slot, by_slot[slot.id])
+            used[slot.feed_id, slot.customer] += slot.quantity
+            booked[slot.feed_id, slot.customer] += slot.total
+        for key, quantity in used.items():
+            carry = tables.carries.get(key, ZERO)
+            require(ZERO <= carry < self._unit, "a carry is less than a unit", key, "carries", carry)
+            require(
+                quantity == booked[key] + carry,
+                "balance",
+                key,
+                "used",
+                quantity,
+                ", planned",
+                booked[key],
+                "and",
+                carry,
+            )
+        identifiers = {event.identifier for event in tables.events.values()}
+        require(
+            len(identifiers) == len(tables.events),
+            "one identifier, one content",
+            "an identifier occurs twice",
+        )
+        self._filed(tables)
+        self._agrees(tables)
+
+    def _filed(self, tables: Tables) -> None:
+        """The outbox and what is parked are what the events' states say."""
+        for event in tables.events.values():
+            due = event.state in {State.DUE, State.SENDING}
+            require(due == (event.id in tables.outbox), "the outbox holds what is owed", event)
+            parked = tables.parked.get(event.id)
+            stands = event.state in PARKED
+            require(stands == (parked is not None), "what is parked is listed", event, parked)
+            require(parked is None or parked.state is event.state, "what is parked is listed", event, parked)
+
+    def _agrees(self, tables: Tables) -> None:
+        """The service booked what is accepted, once, and nothing of what never left."""
+        service = self.service
+        for event in tables.events.values():
+            times = service.times.get(event.identifier, 0)
+            if event.state in {State.ACCEPTED, State.CONFIRMED} and event.identifier not in service.rejected:
+                once = times == 1 if self._adds else times >= 1
+                require(once, "accepted means booked", event, "is booked", times, "times")
+            if event.state is State.HELD or (event.state is State.VOID and event.exposed_at is None):
+                require(times == 0, "held means not booked", event, "is booked", times, "times")
+            if event.state is State.REFUSED and event.identifier not in service.rejected:
+                require(times == 0, "refused means not booked", event, "is booked", times, "times")
+
+    def at_the_end(self, tables: Tables) -> None:
+        """When all is quiet: service = ledger = source, to the unit, but for what is listed by name."""
+        self.all(tables)
+        require(not tables.outbox, "it comes to rest", len(tables.outbox), "events are still owed")
+        parked: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
+        last: dict[tuple[str, str, dt.datetime], Decimal] = {}
+        for event in tables.events.values():
+            named = (event.meter, event.customer, event.window_start)
+            if event.state in PARKED and not self.service.times.get(event.identifier):
+                parked[named] += event.delta
+            if event.state in {State.ACCEPTED, State.CONFIRMED} or (
+                event.state is State.REFUSED and self.service.times.get(event.identifier)
+            ):
+                last[named] = event.total
+        names = {feed.id: tables.meters[feed.meter_id].name for feed in tables.feeds.values()}
+        for slot in slots_of(tables):
+            meter = names[slot.feed_id]
+            key = (meter, slot.customer, slot.window_start)
+            held = self.service.by_slot[key]
+            if self._is_on_record(tables, meter, slot.customer):
+                continue
+            owed = slot.total - parked[key] if self._adds else last.get(key, ZERO)
+            require(held == owed, "the service holds what the ledger says", key, ":", held, ", not", owed)
+        for meter, table in self._application.tables.items():
+            self._settled(tables, meter, table.truth(), table.spoilt())
+
+    def _is_on_record(self, tables: Tables, meter: str, customer: str) -> bool:
+        """Tell whether a read-back has said of a customer, with the figures, that nobody can tell what is missing."""
+        said = [
+            row.found
+            for row in tables.readbacks.values()
+            if row.found and f"{meter} of {customer} in" in row.found
+        ]
+        return any("no figure" in found or "explain" in found for found in said)
+
+    def _settled(
+        self,
+        tables: Tables,
+        meter: str,
+        truth: dict[tuple[str, dt.datetime], Decimal],
+        spoilt: set[tuple[str, dt.datetime]],
+    ) -> None:
+        row = next(row for row in tables.meters.values() if row.name == meter)
+        feeds = [feed for feed in tables.feeds.values() if feed.meter_id == row.id]
+        require(
+            self._hub.now - row.mark < 2 * self._climate.window + self._climate.settle + 6 * HOUR,
+            "the mark comes forward",
+            meter,
+            "is read until",
+            row.mark,
+        )
+        for feed in feeds:
+            slots = tables.slots[feed.id]
+            keys = dict.fromkeys(truth)
+            keys.update(
+                dict.fromkeys((customer, start) for start, held in slots.items() for customer in held)
+            )
+            in_doubt = {
+                (tables.events[event].customer, tables.events[event].window_start)
+                for event, parked in tables.parked.items()
+                if parked.state is State.IN_DOUBT and tables.events[event].feed_id == feed.id
+            }
+            for key in keys:
+                if key in spoilt or key in in_doubt or key[1] >= row.mark:
+                    continue
+                slot = slots.get(key[1], {}).get(key[0])
+                quantity = slot.quantity if slot else ZERO
+                used = truth.get(key, ZERO)
+                require(
+                    quantity == used,
+                    "the ledger holds what was used",
+                    meter,
+                    key,
+                    ":",
+                    quantity,
+                    ", not",
+                    used,
+                )
+            self._floor(tables, feed.id, in_doubt)
+
+    def _floor(self, tables: Tables, feed: int, in_doubt: set[tuple[str, dt.datetime]]) -> None:
+        """What is planned for a customer is the floor of what they used."""
+        used: dict[str, Decimal] = defaultdict(Decimal)
+        booked: dict[str, Decimal] = defaultdict(Decimal)
+        for customers in tables.slots[feed].values():
+            for customer, slot in customers.items():
+                used[customer] += slot.quantity
+                booked[customer] += slot.total
+        for customer, quantity in used.items():
+            owed = quantity.quantize(self._unit, ROUND_FLOOR)
+            require(
+                booked[customer] == owed,
+                "the floor of what was used",
+                customer,
+                ":",
+                booked[customer],
+                ", not",
+                owed,
+            )
+
+
+def slots_of(tables: Tables) -> Iterable[SlotRow]:
+    """Yield every slot."""
+    for windows in tables.slots.values():
+        for customers in windows.values():
+            yield from customers.values()
