@@ -1,5 +1,6 @@
 """What the daemon does when it is told something: end, end at once, read its configuration again."""
 
+import ctypes
 import signal
 from functools import partial
 from pathlib import Path
@@ -110,3 +111,15 @@ def test_a_reload_does_not_leave_anything_running_of_what_was_before(world: Worl
     assert daemon.stop() == -signal.SIGTERM
     assert world.sandbox.stats()["double_counted"] == 0
     assert world.sandbox.stats()["duplicates_refused"] == 0
+
+
+def test_a_signal_that_reaches_another_thread_is_heard(world: World) -> None:
+    """The system may give a signal to any thread; a daemon that only its main thread could wake would never end."""
+    daemon = world.daemon()
+    others = [
+        int(task.name) for task in Path(f"/proc/{daemon.pid}/task").iterdir() if int(task.name) != daemon.pid
+    ]
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.tgkill(daemon.pid, others[0], int(signal.SIGTERM)) == 0, ctypes.get_errno()
+    assert daemon.ended() == -signal.SIGTERM
+    assert daemon.log("daemon_stopped", signal="SIGTERM")
