@@ -47,8 +47,9 @@ def restate(
         known = app.ledger.meters.definitions(registered)
         limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
         present = known[-1]
-        span = span_of(collection.meter, known, limits, start, end or min(now, present.since), now)
-        _check(name, known, span.start, span.end)
+        until = end or max(start, min(now, present.since))
+        _check(name, known, start, until)
+        span = span_of(collection.meter, known, limits, start, until, now)
         new = Backfill(collection, registered, app.ledger.passes, known, span, restated_by=present)
         if yes:
             pause = threading.Event()
@@ -72,7 +73,7 @@ def _check(name: str, known: "tuple[Definition, ...]", start: dt.datetime, end: 
     from aggregator.model import Span
 
     present = known[-1]
-    if {held.fingerprint for held, _ in definitions.pieces(known, Span(start, end))} == {present.fingerprint}:
+    if {held.fingerprint for held, _ in definitions.pieces(known, Span(start, end))} <= {present.fingerprint}:
         raise UsageError(f"Every window of {name} in that range is read by its present query already.")
     for held, piece in definitions.pieces(known, Span(start, end)):
         if held.window != present.window:

@@ -1,0 +1,102 @@
+"""A query that is changed: nothing that was billed moves, until a person asks for it; and a meter that is taken away."""
+
+from tests.system.harness import METER, QUERY, World, as_reader, differing
+
+DOUBLED = QUERY.replace("sum(quantity)", "sum(2 * quantity)")
+
+
+def changed(world: World) -> None:
+    """Let every unit count twice from now on."""
+    assert DOUBLED != QUERY
+    world.meter["query"] = DOUBLED
+    world.write()
+
+
+def test_a_changed_query_moves_nothing_that_was_billed(world: World) -> None:
+    """Not by a pass, and not by a backfill of the same range."""
+    world.use("cus_a", 5, minute=80)
+    assert world.once().code == 0
+    changed(world)
+    assert world.once().code == 0
+    ran = world.run("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}", "--json")
+    assert (ran.code, ran.json["meters"][0]["corrections"]) == (0, 0), ran.said
+    assert world.billed() == {"cus_a": 5}
+
+
+def test_a_restatement_shows_its_difference_first(world: World) -> None:
+    """Without --yes nothing is written; with it, the old windows are billed by the present query, once."""
+    world.use("cus_a", 5, minute=80)
+    world.use("cus_b", 2, minute=90)
+    assert world.once().code == 0
+    nothing = world.run("restate", METER, "--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+    assert (nothing.code, "read by its present query already" in nothing.err) == (2, True), nothing.said
+    changed(world)
+    bounds = ("--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+    shown = world.run("restate", METER, *bounds, "--json")
+    assert (shown.code, shown.json["done"], shown.json["meters"][0]["corrections"]) == (0, False, 2), (
+        shown.said
+    )
+    assert world.once().code == 0
+    assert world.billed() == {"cus_a": 5, "cus_b": 2}
+    done = world.run("restate", METER, *bounds, "--yes")
+    assert done.code == 0, done.said
+    assert "sends the corrections" in done.out
+    assert world.once().code == 0
+    assert world.billed() == {"cus_a": 10, "cus_b": 4}
+    assert world.once().code == 0
+    assert world.billed() == {"cus_a": 10, "cus_b": 4}
+
+
+def test_a_meter_that_is_taken_away_is_reported(world: World) -> None:
+    """Its windows could still be billed: the log, `status` and `check` say that nobody reads them (B21)."""
+    world.use("cus_a", 5, minute=80)
+    world.once()
+    world.config["meters"]["renamed"] = {**world.config["meters"].pop(METER), "stripe": {"event_name": METER}}
+    ran = world.once()
+    assert f'"meter": "{METER}"' in ran.err
+    assert "meter_removed" in ran.err
+    assert f"{METER} is in the ledger and not in the configuration" in world.run("status").out
+    assert "no longer configured" in world.run("check").out
+
+
+def test_lateness_is_shown_and_a_settle_suggested(world: World) -> None:
+    """What comes after its window was read is counted by how late it was found."""
+    world.use("cus_a", 50, minute=80)
+    world.once()
+    world.use("cus_a", 50, minute=80)
+    world.once()
+    shown = world.run("lateness", "--json")
+    assert [(step["slots"], step["quantity"]) for step in shown.json["steps"]] == [(1, "50"), (1, "50")]
+    assert shown.json["suggested_settle_seconds"][METER] == 1_800
+    assert "settle: 30m" in world.run("lateness").out
+    assert "50.0% of its usage came after" in world.run("status").out
+
+
+def test_a_transaction_that_holds_windows_back_is_named(world: World) -> None:
+    """`status` says for whom a meter waits; once it has ended, its rows are in the first event (B6)."""
+    import psycopg
+
+    with psycopg.connect(world.source_url, application_name="nightly import") as connection:
+        connection.execute(
+            "insert into usage (customer, quantity, used_at) values ('cus_a', 7, %s)", [world.start]
+        )
+        ran = world.once()
+        assert ran.code == 0
+        assert "barrier_waiting" in ran.err
+        assert "nightly import" in world.run("status").out
+        assert world.billed() == {}
+    world.once()
+    assert world.once().code == 0
+    assert world.billed() == world.used() == {"cus_a": 7}, differing(world.used(), world.billed())
+    assert world.one("select max(revision) from aggregator.event") == 0
+    assert "nightly import" not in world.run("status").out
+
+
+def test_a_source_that_may_be_written_is_refused(world: World) -> None:
+    """`check` says what the role may do and how to make a better one; `run` says it and goes on."""
+    assert as_reader(world.source_url) == world.config["sources"]["app"]["url"]
+    world.config["sources"]["app"]["url"] = world.source_url
+    world.write()
+    ran = world.run("check")
+    assert (ran.code, "superuser" in ran.out) == (1, True), ran.said
+    assert "source_unsafe" in world.once().err
