@@ -184,6 +184,8 @@ def migrate(url: str) -> None:
 
     Raises LedgerUnreachable or LedgerError with the reason.
     """
+    if _is_current(url):
+        return
     import sqlalchemy as sa
     from alembic import command
     from alembic.config import Config
@@ -204,6 +206,18 @@ def migrate(url: str) -> None:
         raise LedgerError(f"The ledger cannot be migrated: {told(error, url)}") from error
     finally:
         engine.dispose()
+
+
+def _is_current(url: str) -> bool:
+    """Tell whether nothing is to be done; what looks for migrations takes most of a second to load."""
+    try:
+        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+            if connection.execute("select to_regclass('aggregator.alembic_version')").fetchone() == (None,):
+                return False
+            rows = connection.execute("select version_num from aggregator.alembic_version").fetchall()
+    except psycopg.Error:
+        return False  # what is wrong is said by the migration itself
+    return rows == [(REVISION,)]
 
 
 def _scripts() -> Path:
