@@ -100,7 +100,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         )
     if parked:
         show_table(
-            "events that wait for a person (`aggregator events --help` says what can be done)",
+            "events that wait for a person (`aggregator events release ID` sends one; see `aggregator events --help`)",
             {
                 "id": "right",
                 "meter": "left",

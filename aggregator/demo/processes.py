@@ -97,7 +97,10 @@ def _end_leftover(path: Path) -> None:
     with path.open() as file:
         if _lock(file):
             return
-        pid = int(file.read())
+        text = file.read()
+        if not text:  # whoever began it was killed in that very moment
+            raise UsageError(f"A process that holds {path} was left behind; end it, or begin elsewhere.")
+        pid = int(text)
         for number in (signal.SIGTERM, signal.SIGKILL):
             os.kill(pid, number)
             until = monotonic() + STOP_SECONDS
@@ -129,6 +132,7 @@ def start(
             **how,
         )
         held.write(str(process.pid))
+        held.flush()
     return process
 
 

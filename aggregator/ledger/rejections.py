@@ -46,6 +46,16 @@ select event.id, event.identifier from aggregator.event
        )
 """
 
+# The same, of events that the sink's totals lack.
+FIND_MISSING = """
+select event.id from aggregator.event
+ where event.id = any(%(events)s)
+   and not exists (
+        select from aggregator.event as newer join aggregator.run on run.id = newer.run_id
+         where newer.slot_id = event.slot_id and newer.revision > event.revision and run.kind = 'adoption'
+       )
+"""
+
 NAME_REJECTED = """
 update aggregator.rejection set event_id = given.event_id
   from unnest(%(events)s::bigint[], %(identifiers)s::text[]) as given (event_id, identifier)
@@ -122,6 +132,7 @@ def refuse_missing(connection: Connection, events: list[EventId], why: str, now:
     """Refuse accepted events that the sink's totals lack, within a transaction; return how many."""
     if not events:
         return 0
+    events = [EventId(row[0]) for row in connection.execute(FIND_MISSING, {"events": events})]
     reason = f"accepted, but not in the sink's own totals: {why}"
     connection.execute(RECORD_FOUND_MISSING, {"events": events, "reason": reason, "now": now})
     return len(_refuse(connection, events, [reason] * len(events), now))

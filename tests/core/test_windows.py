@@ -92,7 +92,7 @@ def test_every_day_begins_a_window(instant: dt.datetime, length: dt.timedelta) -
     assert len(day) == DAY // length
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(some_instant, length_of_window, st.integers(0, 200), st.integers(1, 50))
 def test_tile_cut_and_count_agree(start: dt.datetime, length: dt.timedelta, many: int, most: int) -> None:
     """A span's windows follow each other without gap or overlap; so do the pieces it is cut into, and they are as many."""

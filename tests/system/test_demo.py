@@ -93,7 +93,7 @@ def test_the_next_demo_clears_away_what_a_killed_one_left(demo: Process, place: 
     backfilling(demo)
     demo.kill()
     assert set(left_running(place)) >= {"sandbox", "postgres"}
-    pid = int((place / "sandbox.pid").read_text())
+    pid = int(until((place / "sandbox.pid").read_text, "the sandbox's pid is on file"))
 
     with fresh(place):
         assert [path.name for path in place.iterdir()] == ["demo.lock"]

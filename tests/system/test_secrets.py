@@ -63,6 +63,8 @@ COMMANDS = {
     "preview": ("preview", METER, "--from", "{start}"),
     "backfill": ("backfill", "--from", "{start}"),
     "events": ("events", "release", "999"),
+    "restate": ("restate", METER, "--from", "{start}"),
+    "lateness": ("lateness", "--json"),
     "migrate": ("migrate",),
     "adopt": ("adopt",),
 }

@@ -21,7 +21,7 @@ def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> Non
         daemons = [world.daemon(started=False), world.daemon(started=False)]
         with load:
             for daemon in daemons:
-                daemon.logged("batch_delivered")
+                daemon.logged("batch_delivered", seconds=90)
             wait(5)
         world.quiet()
         watch.look()

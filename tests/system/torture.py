@@ -205,6 +205,7 @@ def torture(
     """
     began = monotonic()
     world.meter["start_at"] = f"{floor(utcnow(), MINUTE):%Y-%m-%dT%H:%MZ}"
+    world.config["sources"]["app"]["wait_for_writers"] = "15m"
     daemon = world.daemon()
     watch = Watch(world)
     left = -(utcnow() - floor(utcnow(), MINUTE)).total_seconds() - LAST_MOMENT_SECONDS
