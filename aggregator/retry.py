@@ -97,7 +97,13 @@ def judge(
                 exposed_at=event.exposed_at,
             )
         case Answer.REFUSED:
-            return Outcome(event.id, State.REFUSED, reason=verdict.reason, request_id=verdict.request_id)
+            return Outcome(
+                event.id,
+                State.REFUSED,
+                reason=verdict.reason,
+                request_id=verdict.request_id,
+                exposed_at=event.exposed_at,
+            )
         case Answer.BUSY:
             return _again(verdict, event, now, exposed_at=event.exposed_at)
         case Answer.UNKNOWN:

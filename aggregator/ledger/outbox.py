@@ -5,7 +5,8 @@ Rules
 - A claimed row is due again when its claim runs out, and settling a part of a claim renews the rest. So a process that died
   leaves nothing behind but the question whether its events arrived; they go out again as the same bytes.
 - A claim is counted, in the ledger and beside it, before anything of it leaves: a ledger that was wound back claims nothing.
-- A claim settles only its own rows, by compare-and-set on the claim: whoever comes late changes nothing.
+- A claim settles only its own rows, by compare-and-set on the claim and its owner (a ledger that was wound back gives out
+  numbers again): whoever comes late changes nothing.
 - Nothing here decides; `retry` does.
 """
 
@@ -60,6 +61,7 @@ with given as (
 ), mine as (
     select given.* from given join aggregator.outbox on outbox.event_id = given.event_id
      where outbox.claim_id = %(claim)s
+       and exists (select from aggregator.claim where id = %(claim)s and owner = %(owner)s)
        for update of outbox
 ), settled as (
     update aggregator.event
@@ -224,7 +226,8 @@ class Outbox:
         if not outcomes:
             return 0
         with self._database.transaction() as connection:
-            row = connection.execute(SETTLE, {"claim": claim, "now": now, **_columns(outcomes)}).fetchone()
+            values = {"claim": claim, "owner": self._owner, "now": now, **_columns(outcomes)}
+            row = connection.execute(SETTLE, values).fetchone()
             connection.execute(RENEW_CLAIM, {"claim": claim, "until": now + self._hold})
             connection.execute(CLOSE_CLAIM, {"claim": claim, "now": now})
             points.passing("settle_written")

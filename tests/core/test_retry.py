@@ -149,6 +149,8 @@ def test_a_total_is_never_in_doubt(answer: Answer, exposed_at: dt.datetime | Non
     assert outcome.state in {State.ACCEPTED, State.REFUSED, State.DUE}
     if answer is Answer.DUPLICATE:
         assert outcome.state is (State.ACCEPTED if exposed_at else State.REFUSED)
+    if answer is Answer.REFUSED:
+        assert outcome.exposed_at == exposed_at, "it may stand at the sink for all that"
 
 
 def test_somebody_else_used_our_identifier() -> None:

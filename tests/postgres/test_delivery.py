@@ -96,12 +96,13 @@ def test_a_late_settlement_of_a_row_that_was_claimed_again_changes_nothing(owing
     """The row is open again, but under another claim: the first one's word does not count."""
     sink_id = owing.registered.feeds[0].sink_id
     stale = owing.outbox.claim(sink_id, 100, owing.now)
-    fresh = owing.beside().outbox.claim(sink_id, 100, owing.now + 2 * MINUTE)
+    other = owing.beside()
+    fresh = other.outbox.claim(sink_id, 100, owing.now + 2 * MINUTE)
     assert stale is not None
     assert fresh is not None
     accepted = [Outcome(event.id, State.ACCEPTED) for event in stale.events]
     assert owing.outbox.settle(stale.id, accepted, owing.now) == 0
-    assert owing.outbox.settle(fresh.id, accepted, owing.now) == 10
+    assert other.outbox.settle(fresh.id, accepted, owing.now) == 10
 
 
 def test_one_customer_that_is_always_refused_stops_nobody(owing: World) -> None:

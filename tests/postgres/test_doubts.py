@@ -14,6 +14,7 @@ from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.parked import Choice, ParkedEvents
+from aggregator.ledger.rejections import refuse_missing
 from aggregator.model import Answer, ClaimId, EventId, Outcome, Rejection, Report, Span, State
 from aggregator.proof import Excerpt, Finding, Ruling, Standing
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
@@ -381,6 +382,46 @@ def test_the_ledger_refuses_a_step_that_no_rule_allows(owing: World) -> None:
 
 
 # The commands, in this process: what they say, and what they refuse.
+
+TAKE_OVER = """
+with pass as (
+    insert into aggregator.run (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
+    select id, 'adoption', tstzrange(mark, mark), tstzrange(mark, mark), now(), 0, 1, 'f' from aggregator.meter
+    returning id
+), event as (
+    insert into aggregator.event (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state, customer,
+                                  identifier, delta, total, reason)
+    select nextval('aggregator.event_id'), slot_id, pass.id, feed_id, 1, window_start, at, now(), 'confirmed', customer,
+           'taken_over', -delta, 0, 'taken over from the sink''s own totals'
+      from aggregator.event, pass where customer = 'cus_1'
+    returning slot_id, id
+)
+update aggregator.slot set revision = 2, tail = event.id, total = 0 from event where slot.id = event.slot_id
+"""
+"""An adoption finds that the sink has nothing of one customer."""
+
+
+def test_what_an_adoption_has_taken_over_is_not_owed_again(owing: World) -> None:
+    """A rejection that comes afterwards, by name or by a read-back, is on record and changes nothing."""
+    owing.deliver()
+    [(event, name)] = owing.rows("select id, identifier from aggregator.event where customer = 'cus_1'")
+    owing.execute(TAKE_OVER)
+    doubts, sink_id = Doubts(owing.database), owing.registered.feeds[0].sink_id
+    assert doubts.reject(sink_id, [Rejection(name, "no such customer")], owing.now) == []
+    with owing.database.transaction() as connection:
+        assert refuse_missing(connection, [EventId(event)], "its figure is 0", owing.now) == 0
+    assert owing.one("select state::text from aggregator.event where id = %s", event) == "accepted"
+    assert owing.one("select count(*) from aggregator.parked") == 0
+
+
+def test_a_claim_is_settled_by_its_owner_only(owing: World) -> None:
+    """A ledger that was wound back gives out numbers again: whoever slept through that settles nothing of others."""
+    claim = owing.outbox.claim(owing.registered.feeds[0].sink_id, 10, owing.now)
+    assert claim is not None
+    outcomes = [Outcome(event.id, State.ACCEPTED) for event in claim.events]
+    assert owing.beside().outbox.settle(claim.id, outcomes, owing.now) == 0
+    assert owing.outbox.settle(claim.id, outcomes, owing.now) == len(outcomes)
+
 
 LATER = START + 100 * HOUR
 """When the commands are called."""

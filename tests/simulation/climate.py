@@ -91,6 +91,7 @@ class Climate:
     """How likely a person lets parked events go out, each time they look."""
     backfills: int = 0
     restores: int = 0
+    """How often the ledger is set back."""
 
     def trust_the_barrier(self) -> None:
         """Read every window once: what is written before its end is found because the barrier waits, or never."""
@@ -105,6 +106,16 @@ class Climate:
         for each in fields(self):
             if each.type == "float" or isinstance(getattr(self, each.name), float):
                 setattr(self, each.name, 0.0)
+
+
+def with_restores(climate: Climate, random: random.Random) -> Climate:
+    """Draw how often the ledger of a life is set back: mostly never. Dice of their own leave everything else as it was."""
+    climate.restores = random.choice([0] * 9 + [1, 1, 2])
+    if climate.restores:
+        # The quiet time of an adoption is longer than a request's way and the sink's lag together.
+        climate.lag = random.choice([min(climate.lag, HOUR), HOUR])
+        climate.delayed = random.choice([climate.delayed, 0.3])
+    return climate
 
 
 def short(random: random.Random) -> Climate:

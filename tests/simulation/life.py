@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
+from aggregator import adoption as adoption_shell
 from aggregator import collection as collection_shell
 from aggregator.collected import Collected
 from aggregator.collection import Collection
 from aggregator.delivery import Delivered, Delivery
-from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
 from aggregator.model import Meter, Report, Span, State
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
 from tests.simulation.application import Application
-from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate, draw
+from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate, draw, with_restores
 from tests.simulation.gates import Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hub import Hub, Process
 from tests.simulation.marks import Marks
@@ -27,6 +28,8 @@ from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
 from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.restoring import OneByOne, Restoring
 from tests.simulation.service import Service
 from tests.simulation.story import Story
 from tests.simulation.watch import Violation, Watch
@@ -37,7 +40,6 @@ START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 LEASE = MINUTE
 LEAVE, ANSWER = 40 * SECOND, 20 * SECOND
 SINK = "service"
-LEDGER_ID = "simulated"
 SKEW = 2 * MINUTE
 REST = 5 * DAY
 """How long a life goes on when nothing goes wrong any more: longer than any stretch is left unread, or any event put off."""
@@ -47,7 +49,7 @@ class Ledger(Protocol):
     """A ledger to live with: its verbs for a process, and a look at its tables."""
 
     def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
-        """Return meters, passes, outbox and doubts for a process."""
+        """Return meters, passes, outbox, doubts and the pin for a process."""
         ...
 
     def tables(self) -> Tables:
@@ -60,14 +62,19 @@ class InMemory:
 
     def __init__(self, hub: Hub) -> None:
         self.ledger = MemoryLedger(lambda: hub.now)
+        self.disk = Disk()
 
-    def verbs(self, owner: uuid.UUID) -> tuple[MemoryMeters, MemoryPasses, MemoryOutbox, MemoryDoubts]:
+    def verbs(
+        self, owner: uuid.UUID
+    ) -> tuple[MemoryMeters, MemoryPasses, MemoryOutbox, MemoryDoubts, MemoryPin]:
         """Return its verbs."""
+        pin = MemoryPin(self.ledger, self.disk)
         return (
             MemoryMeters(self.ledger, owner, LEASE),
-            MemoryPasses(self.ledger, LEASE),
-            MemoryOutbox(self.ledger, owner, LEAVE, ANSWER),
+            MemoryPasses(self.ledger, LEASE, pin),
+            MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin),
             MemoryDoubts(self.ledger),
+            pin,
         )
 
     def tables(self) -> Tables:
@@ -100,7 +107,8 @@ class Life:
     ) -> None:
         self.seed = seed
         self.random = random.Random(seed)
-        self.climate = climate or draw(self.random)
+        dice = random.Random(f"{seed}: restores")
+        self.climate = climate or with_restores(draw(self.random), dice)
         self.hub = Hub(START)
         self.marks = Marks()
         self.story = Story(lambda: self.hub.now, kept)
@@ -118,6 +126,11 @@ class Life:
         self._draw_service()
         self.resting = False
         self.ended = False
+        self.restoring = (
+            Restoring(self, self.ledger.ledger, self.ledger.disk, dice)
+            if isinstance(self.ledger, InMemory)
+            else None
+        )
 
     def _meter(self, name: str) -> Meter:
         climate = self.climate
@@ -158,6 +171,8 @@ class Life:
                     self._start(f"daemon {number + 1}")
                 end = START + self.climate.days * DAY
                 self._plan_people(end)
+                if self.restoring is not None:
+                    self.restoring.plan(START, end)
                 while self.hub.now < end:
                     self.hub.run(min(self.hub.now + DAY / 2, end))
                     self.watch.all(self.ledger.tables())
@@ -226,7 +241,7 @@ class Life:
         tables = self.ledger.tables()
         parked = [event for event, row in sorted(tables.parked.items()) if row.state is not State.IN_DOUBT]
         chosen = [event for event in parked if self.random.random() < 0.5]
-        _, _, outbox, _ = self.ledger.verbs(uuid.UUID(int=0))
+        _, _, outbox, *_ = self.ledger.verbs(uuid.UUID(int=0))
         released = outbox.release(chosen, self.hub.now)
         self.watch.latest = "release"
         self.marks["released by a person"] += len(released)
@@ -260,7 +275,7 @@ class Daemon:
         self._hub = life.hub
         self._random = life.random
         self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story)
-        meters, passes, outbox, doubts = life.ledger.verbs(process.owner)
+        meters, passes, outbox, doubts, self._pin = life.ledger.verbs(process.owner)
         self._meters, self._passes, self._outbox, self._doubts = (
             Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts)
         )
@@ -290,7 +305,8 @@ class Daemon:
         except InvariantBroken:
             raise
         except AggregatorError as error:
-            self._life.story.tell(self._gate.process.name, "round failed:", error)
+            marks["stopped"] += isinstance(error, LedgerStopped)
+            self._life.story.tell(self._gate.process.name, "round failed:", _why(error))
         else:
             self._mark(result)
             return result
@@ -313,7 +329,8 @@ class Daemon:
             except InvariantBroken:
                 raise
             except AggregatorError as error:
-                self._life.story.tell(self._gate.process.name, "delivery failed:", error)
+                self._life.marks["stopped"] += isinstance(error, LedgerStopped)
+                self._life.story.tell(self._gate.process.name, "delivery failed:", _why(error))
                 self._hub.wait(5 * MINUTE * self._random.random())
                 continue
             self._note(result)
@@ -359,7 +376,7 @@ class Daemon:
             SourceGate(self._gate, self._life.application),
             cast("Any", self._meters),
             cast("Any", self._passes),
-            ledger_name=lambda: LEDGER_ID,
+            ledger_name=self._pin.name,
             limits={SINK: self._sink.limits},
             elapsed=self._elapsed,
             skew=SKEW,
@@ -376,6 +393,13 @@ class Daemon:
             life.story.tell(process.name, name, _short(values), "->", _short((done,)))
         life.watch.verb(process, name, values, done)
         life.looked()
+        if name == "claim" and done is not None and life.restoring is not None:
+            life.restoring.claimed()
+
+
+def _why(error: AggregatorError) -> object:
+    """Say why something failed; why a ledger is stopped takes many words."""
+    return "the ledger is stopped" if isinstance(error, LedgerStopped) else error
 
 
 def _is_dull(name: str, done: object) -> bool:
@@ -412,13 +436,13 @@ def _short(values: tuple[object, ...]) -> str:
 @contextmanager
 def stepped_threads(hub: Hub) -> Iterator[None]:
     """Let the shells' signs of life have their turns in simulated time."""
-    shell = vars(collection_shell)
-    before = shell["threading"]
-    shell["threading"] = SteppedThreads(hub)
+    shell, adopting = vars(collection_shell), vars(adoption_shell)
+    before, pool = shell["threading"], adopting["ThreadPoolExecutor"]
+    shell["threading"], adopting["ThreadPoolExecutor"] = SteppedThreads(hub), OneByOne
     try:
         yield
     finally:
-        shell["threading"] = before
+        shell["threading"], adopting["ThreadPoolExecutor"] = before, pool
 
 
 def live(seed: int, kept: int = 60) -> Lived:

@@ -44,6 +44,11 @@ RARE = (
     "rejected before its answer",
     "rejected after its answer",
     "read back without a name",
+    "ledger wound back",
+    "restored with requests in flight",
+    "stopped",
+    "adopted",
+    "taken over",
 )
 """Every mark that a large run must reach."""
 

@@ -6,9 +6,9 @@ same life over either ledger ends in the same rows; a test compares them.
 """
 
 import datetime as dt
-import itertools
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -188,6 +188,16 @@ class ClaimRow:
 
 
 @dataclass(slots=True)
+class PinRow:
+    """The row of `pin`."""
+
+    generation: int = 0
+    beat: int = 0
+    stopped_at: dt.datetime | None = None
+    stopped_reason: str | None = None
+
+
+@dataclass(slots=True)
 class Tables:
     """All that is committed."""
 
@@ -209,6 +219,18 @@ class Tables:
     rejections: dict[tuple[int, str], str] = field(default_factory=dict)
     readbacks: dict[int, ReadbackRow] = field(default_factory=dict)
     aside: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
+    pin: PinRow = field(default_factory=PinRow)
+
+
+class Sequence:
+    """Gives numbers from 1 on; a restore sets it back."""
+
+    def __init__(self) -> None:
+        self.latest = 0
+
+    def __next__(self) -> int:
+        self.latest += 1
+        return self.latest
 
 
 class MemoryLedger:
@@ -218,10 +240,14 @@ class MemoryLedger:
         self.clock = clock
         self.tables = Tables()
         self.touched: list[EventRow] = []
-        self.slot_ids = itertools.count(1)
-        self.event_ids = itertools.count(1)
-        self.claim_ids = itertools.count(1)
-        self.readback_ids = itertools.count(1)
+        self.slot_ids = Sequence()
+        self.event_ids = Sequence()
+        self.claim_ids = Sequence()
+        self.readback_ids = Sequence()
+
+    def sequences(self) -> list[Sequence]:
+        """Return every sequence."""
+        return [self.slot_ids, self.event_ids, self.claim_ids, self.readback_ids]
 
     def move(self, event: EventRow, state: State) -> None:
         """Change an event's state, as far as the trigger lets it."""
@@ -320,7 +346,7 @@ class MemoryMeters:
         )
 
     def note(
-        self, lease: Lease, noted: Sequence[Noted], *, waits_for: str | None, given_up: bool, now: dt.datetime
+        self, lease: Lease, noted: Values[Noted], *, waits_for: str | None, given_up: bool, now: dt.datetime
     ) -> None:
         """Remember what the commit barrier is to wait for. Raises LeaseLost."""
         row = self._own(lease)
@@ -342,6 +368,10 @@ class MemoryMeters:
         if row is not None:
             row.lease_owner = row.lease_until = None
         return row is not None
+
+    def definitions(self, registered: Registered) -> tuple[Definition, ...]:
+        """Return by which queries the meter is read, in the order of time."""
+        return tuple(self._ledger.tables.definitions[registered.id])
 
     def _own(self, lease: Lease) -> MeterRow | None:
         row = self._ledger.tables.meters[lease.registered.id]

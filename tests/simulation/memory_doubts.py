@@ -4,6 +4,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
 
+from aggregator.ledger.adopting import TAKEN_OVER
 from aggregator.ledger.doubts import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.rejections import REPORTED_WITHIN
 from aggregator.model import EventId, Rejection, Report, Span, State
@@ -59,7 +60,7 @@ class MemoryDoubts:
             elif ruling.finding is Finding.PRESENT and event.state is State.ACCEPTED:
                 self._ledger.move(event, State.CONFIRMED)
                 counts["confirmed"] += 1
-            elif ruling.finding is Finding.ABSENT:
+            elif ruling.finding is Finding.ABSENT and not self._was_taken_over(event):
                 reason = f"accepted, but not in the sink's own totals: {rulings[0].reason}"
                 self._ledger.tables.rejections.setdefault((event.sink_id, event.identifier), reason)
                 counts["rejected"] += self._refuse(event, reason, now)
@@ -107,8 +108,16 @@ class MemoryDoubts:
             if event.identifier in fresh
             and event.sink_id == sink_id
             and event.planned_at >= now - REPORTED_WITHIN
+            and not self._was_taken_over(event)
             and self._refuse(event, fresh[event.identifier], now)
         ]
+
+    def _was_taken_over(self, event: EventRow) -> bool:
+        """Tell whether an adoption has put right what this event left."""
+        return any(
+            other.slot_id == event.slot_id and other.revision > event.revision and other.reason == TAKEN_OVER
+            for other in self._ledger.tables.events.values()
+        )
 
     def _refuse(self, event: EventRow, reason: str, now: dt.datetime) -> bool:
         """Refuse an event, whatever stood about it; True if it was not refused or replaced before."""
@@ -173,20 +182,21 @@ class MemoryDoubts:
 
     def note(self, readback: Readback, found: str) -> None:
         """Add to what a read-back found."""
-        row = self._ledger.tables.readbacks[readback.id]
-        if row.done_at is None:
+        row = self._ledger.tables.readbacks.get(readback.id)
+        if row is not None and row.done_at is None:
             row.found = found if row.found is None else f"{row.found}\n{found}"
 
     def close_readback(self, readback: Readback, found: str, now: dt.datetime) -> None:
         """Note that everything a read-back is about has been looked at."""
         self.note(readback, found)
-        row = self._ledger.tables.readbacks[readback.id]
-        row.done_at = row.done_at or now
+        row = self._ledger.tables.readbacks.get(readback.id)
+        if row is not None:
+            row.done_at = row.done_at or now
 
     def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None:
         """Come back to a read-back later."""
-        row = self._ledger.tables.readbacks[readback.id]
-        if row.done_at is None:
+        row = self._ledger.tables.readbacks.get(readback.id)
+        if row is not None and row.done_at is None:
             row.due_at = due_at
 
     def _excerpt(

@@ -9,21 +9,28 @@ from aggregator.errors import InvariantBroken
 from aggregator.ledger.outbox import Claim
 from aggregator.model import ClaimId, EventId, Outcome, State
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
+from tests.simulation.memory_pin import MemoryPin
 
 
 class MemoryOutbox:
     """The verbs about the outbox."""
 
     def __init__(
-        self, ledger: MemoryLedger, owner: uuid.UUID, leave: dt.timedelta, answer: dt.timedelta
+        self,
+        ledger: MemoryLedger,
+        owner: uuid.UUID,
+        leave: dt.timedelta,
+        answer: dt.timedelta,
+        pin: MemoryPin,
     ) -> None:
         self._ledger = ledger
+        self._pin = pin
         self._owner = owner
         self._leave = leave
         self._hold = leave + answer
 
     def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
-        """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due."""
+        """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due. Raises LedgerStopped."""
         tables = self._ledger.tables
         due = sorted(
             event_id
@@ -32,6 +39,7 @@ class MemoryOutbox:
         )
         if not due:
             return None
+        beat = self._pin.beat(now)
         picked = tuple(due[:limit])
         claim = ClaimId(next(self._ledger.claim_ids))
         tables.claims[claim] = ClaimRow(sink_id, self._owner, now, picked)
@@ -44,6 +52,7 @@ class MemoryOutbox:
             latest, row.attempted_at = row.attempted_at, now
             row.attempts += 1
             events.append(row.as_event(before, latest))
+        self._pin.noted(beat)
         return Claim(claim, tuple(events), self._leave.total_seconds())
 
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
@@ -57,15 +66,18 @@ class MemoryOutbox:
                 raise InvariantBroken(f"an event moves forward only: {outcome.event} to {outcome.state}")
         for outcome in mine:
             self._settle(tables.events[outcome.event], outcome, now)
-        for event_id in tables.claims[claim].events:
+        row_of_claim = tables.claims.get(claim)
+        if row_of_claim is None:
+            return len(mine)  # forgotten by a restore
+        for event_id in row_of_claim.events:
             row = tables.outbox.get(event_id)
             if row is not None and row.claim_id == claim:
                 row.due_at = now + self._hold
         if not any(
             event_id in tables.outbox and tables.outbox[event_id].claim_id == claim
-            for event_id in tables.claims[claim].events
+            for event_id in row_of_claim.events
         ):
-            tables.claims[claim].settled_at = now
+            row_of_claim.settled_at = now
         return len(mine)
 
     def _is_mine(self, event: EventId, claim: ClaimId) -> bool:
@@ -73,6 +85,7 @@ class MemoryOutbox:
         return (
             row is not None
             and row.claim_id == claim
+            and self._ledger.tables.claims[claim].owner == self._owner
             and self._ledger.tables.events[event].state is State.SENDING
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from functools import lru_cache
 
-from aggregator.errors import InvariantBroken, LeaseLost
+from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.guard import BELIEVED_AFTER
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes import Decide, Pass
@@ -24,13 +24,15 @@ from tests.simulation.memory import (
     Tables,
     UnreadRow,
 )
+from tests.simulation.memory_pin import MemoryPin
 
 
 class MemoryPasses:
     """The verbs about passes."""
 
-    def __init__(self, ledger: MemoryLedger, lease: dt.timedelta) -> None:
+    def __init__(self, ledger: MemoryLedger, lease: dt.timedelta, pin: MemoryPin) -> None:
         self._ledger = ledger
+        self._pin = pin
         self._lease = lease
 
     def commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
@@ -132,6 +134,9 @@ class MemoryPasses:
         row = self._ledger.tables.meters[lease.registered.id]
         if (row.epoch, row.lease_owner) != (lease.epoch, lease.owner):
             raise LeaseLost
+        stopped = self._pin.stopped()
+        if stopped is not None:
+            raise LedgerStopped(stopped)
         return row
 
     def _write(self, feed: Feed, decisions: list[Decision], meter: str, now: dt.datetime) -> None:

@@ -10,9 +10,22 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
-from aggregator import barrier, definitions, delivery, planner, proof, reconciliation, retry, windows
+from aggregator import (
+    adoption,
+    barrier,
+    comparison,
+    definitions,
+    delivery,
+    planner,
+    proof,
+    rebase,
+    reconciliation,
+    retry,
+    windows,
+)
 from aggregator.delivery import Delivery
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
+from aggregator.ledger import pin
 from aggregator.ledger.outbox import Claim
 from aggregator.ledger.tally import Tally
 from aggregator.model import (
@@ -29,10 +42,11 @@ from aggregator.model import (
     Tail,
     Verdict,
 )
-from tests.simulation import memory
+from tests.simulation import memory, memory_adopting, memory_pin
 from tests.simulation.gates import SourceGate
 from tests.simulation.life import live
 from tests.simulation.memory import MeterRow, OutboxRow
+from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
@@ -505,3 +519,61 @@ def may_always_leave() -> list[tuple[object, str, object]]:
             pass
 
     return [(delivery, "_Hold", Forever)]
+
+
+# A ledger that is set back.
+
+
+@mutant("nobody compares how many claims were counted")
+def beat_not_compared() -> list[tuple[object, str, object]]:
+    return [(pin, "_mismatch", lambda *_, **__: None)]
+
+
+@mutant("an adopted ledger goes on under the names of before")
+def generation_not_raised() -> list[tuple[object, str, object]]:
+    def named(ledger_id: str, generation: int) -> str:
+        return ledger_id
+
+    return [(memory_pin, "named", named), (adoption, "named", named)]
+
+
+@mutant("a ledger is adopted while requests may still be on their way")
+def adopted_at_once() -> list[tuple[object, str, object]]:
+    real = adoption.Adoption.situation
+
+    def situation(self: adoption.Adoption, now: dt.datetime) -> adoption.Situation:
+        found = real(self, now)
+        return found._replace(quiet_until=found.pinned.stopped_at)
+
+    return [(adoption.Adoption, "situation", situation)]
+
+
+@mutant("what is not settled stays owed when a ledger is adopted")
+def unsettled_not_withdrawn() -> list[tuple[object, str, object]]:
+    return [(MemoryAdopting, "_withdraw", lambda self, line, now: None)]
+
+
+@mutant("an adoption takes the ledger's word for what the sink has")
+def sink_not_believed() -> list[tuple[object, str, object]]:
+    real = comparison.Comparison.compare
+
+    def compare(self: comparison.Comparison, *values: Any) -> Iterator[Any]:
+        yield from ((stand, stand.booked) for stand, _ in real(self, *values))
+
+    return [(comparison.Comparison, "compare", compare)]
+
+
+@mutant("an adopted ledger does not read again what it was re-based on")
+def not_read_again() -> list[tuple[object, str, object]]:
+    return [(MemoryAdopting, "_read_again", lambda self, line: None)]
+
+
+@mutant("the parts of a unit that are owed are forgotten when a ledger is adopted")
+def carry_lost_in_an_adoption() -> list[tuple[object, str, object]]:
+    real = rebase.rebase
+
+    def rebased(*values: Any) -> Any:
+        found = real(*values)
+        return None if found is None else (found[0], ZERO)
+
+    return [(memory_adopting, "rebase", rebased)]

@@ -34,6 +34,7 @@ from tests.simulation.memory import (
     Tables,
     UnreadRow,
 )
+from tests.simulation.memory_pin import LEDGER_ID
 
 SIMULATED_CLOCK = """
 create schema simulated;
@@ -74,7 +75,7 @@ class InPostgres:
             Outbox(database, owner, LEAVE, ANSWER),
             Doubts(database),
         )
-        return tuple(_Clocked(part, self._about_to_write) for part in parts)
+        return *(_Clocked(part, self._about_to_write) for part in parts), Unpinned()
 
     def _elapsed(self) -> float:
         return self._hub.now.timestamp()
@@ -88,6 +89,14 @@ class InPostgres:
         if self._known is None:
             self._known = read(self._connection)
         return self._known
+
+
+class Unpinned:
+    """A ledger that is never set back."""
+
+    def name(self) -> str:
+        """Return what the names of events begin with."""
+        return LEDGER_ID
 
 
 class _Clocked:

@@ -21,6 +21,9 @@ QUICK = {
     "mark_jumps_a_gap": 5,
     "carry_dropped": 30,
     "window_end_as_instant": 5,
+    "beat_not_compared": 15,
+    "generation_not_raised": 15,
+    "unsettled_not_withdrawn": 15,
 }
 """Some of the mutants, with the number of lives in which each must be found."""
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from decimal import ROUND_FLOOR, Decimal
 
+from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
 from aggregator.ledger.doubts import Settled
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes import Pass
@@ -85,6 +86,73 @@ class Watch:
         self._marked: dict[str, dt.datetime] = {}
         self._covered: dict[str, set[dt.datetime]] = defaultdict(set)
         self._allowance: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
+        self.wound_back = False
+        """The ledger was set back, and is not adopted yet."""
+        self._adopted_at: dt.datetime | None = None
+        """When the ledger was adopted last: what was planned before may have lost an earlier revision by it."""
+        self._in_hand: set[str] = set()
+        """Identifiers whose claim a restore has forgotten: it was committed all the same."""
+        self._unsure: set[EventId] = set()
+        """Events about which something was concluded while the ledger was wound back."""
+        self._shifted: set[tuple[str, str, dt.date]] = set()
+        """Days that agreed at an adoption though their windows did not: what was moved within a day, and back."""
+        self._nobody: set[tuple[str, str]] = set()
+        """Meters and customers that neither ledger nor source knew at an adoption: what was billed stays billed."""
+
+    # A ledger that is set back.
+
+    def restored(self, before: Tables, tables: Tables) -> None:
+        """Begin anew with what a restore has left."""
+        self.wound_back = True
+        for claim in before.claims.values():
+            if claim.settled_at is None:
+                self._in_hand.update(
+                    before.events[event].identifier for event in claim.events if event in before.outbox
+                )
+        self._states = {event.id: event.state for event in tables.events.values()}
+        self._by_slot = defaultdict(list)
+        for event in sorted(tables.events.values(), key=lambda event: event.id):
+            self._by_slot[event.slot_id].append(event)
+        self._marked = {row.name: row.mark for row in tables.meters.values()}
+        self._covered = defaultdict(set)
+        self._epochs = defaultdict(int, {row.id: row.epoch for row in tables.meters.values()})
+        self._unsure &= tables.events.keys()
+
+    def adopted(self, tables: Tables) -> None:
+        """Hold the ledger against the service's books, day by day, right after an adoption."""
+        self.wound_back = False
+        self._in_hand.clear()
+        self._adopted_at = self._hub.now
+        self._epochs.update({row.id: row.epoch for row in tables.meters.values()})
+        names = {feed.id: tables.meters[feed.meter_id].name for feed in tables.feeds.values()}
+        stands: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
+        for slot in slots_of(tables):
+            stands[names[slot.feed_id], slot.customer, slot.window_start.date()] += slot.total
+        held: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
+        for (meter, customer, start), much in self.service.by_slot.items():
+            held[meter, customer, start.date()] += much
+        known = {key[:2] for key in stands}
+        for key in stands.keys() | held.keys():
+            if key[:2] not in known:
+                self._nobody.add(key[:2])
+                self._marks.saw("billed to nobody that is known")
+                continue
+            require(
+                stands[key] == held[key],
+                "adopted as the service has it",
+                key,
+                stands[key],
+                ", not",
+                held[key],
+            )
+        windows = {
+            (names[each.feed_id], each.customer, each.window_start): each.total for each in slots_of(tables)
+        }
+        for place in windows.keys() | self.service.by_slot.keys():
+            if windows.get(place, ZERO) != self.service.by_slot.get(place, ZERO) and place[:2] in known:
+                self._shifted.add((*place[:2], place[2].date()))
+                self._marks.saw("moved within a day, and back")
+        require(not tables.outbox, "adopted as the service has it", "something is still owed")
 
     # What leaves, and what is booked.
 
@@ -92,6 +160,11 @@ class Watch:
         """Look at an event that is about to leave."""
         now = self._hub.now
         row = self._tables().events.get(event.id)
+        if event.identifier in self._in_hand:
+            first = self._content.setdefault(event.identifier, event[:9])
+            require(first == event[:9], "one identifier, one content", event, "went out before as", first)
+            return
+        require(not self.wound_back, "nothing leaves a ledger that was wound back", event)
         require(row is not None, "write ahead", event, "is not in the ledger")
         assert row is not None
         require(
@@ -122,12 +195,15 @@ class Watch:
 
     def booked(self, event: Event, amount: Decimal) -> None:
         """Look at what the service has just booked."""
+        if (event.meter, event.customer) in self._nobody:
+            return
         table = self._application.tables[event.meter]
         slot = (event.meter, event.customer, event.window_start)
         service = self.service
         once = service.times[event.identifier] <= 1 or not self._adds
         require(once, "never twice", event, "is booked", service.times[event.identifier], "times")
-        if not self._climate.fractions:
+        shifted = (event.meter, event.customer, event.window_start.date()) in self._shifted
+        if not self._climate.fractions and not shifted:
             most = table.most[event.customer, event.window_start]
             held = service.by_slot[slot]
             require(
@@ -161,6 +237,7 @@ class Watch:
             if row.delta < 0
             and (row.meter, row.customer) == (event.meter, event.customer)
             and row.state is not State.VOID
+            and row.reason != TAKEN_OVER
             and not self.service.times.get(row.identifier)
         )
         return -sum(waiting, ZERO)
@@ -206,6 +283,10 @@ class Watch:
         doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
         for ruling in rulings:
             event = self._tables().events[ruling.event]
+            newer = self._by_slot[event.slot_id][event.revision + 1 :]
+            if self.wound_back or any(each.reason == TAKEN_OVER for each in newer):
+                self._unsure.add(event.id)  # an adoption puts right what is concluded wrongly, or has done so
+                continue
             there = self.service.times.get(event.identifier, 0)
             if ruling.finding is Finding.PRESENT:
                 require(there, "what is proven is so", event, "is not there, and is said to be")
@@ -311,12 +392,17 @@ class Watch:
         before = self._states.get(event.id)
         if before is None:
             begins = {State.DUE, State.HELD, State.REFUSED}
+            if event.reason == TAKEN_OVER:
+                begins = {State.CONFIRMED}
             require(event.state in begins, "states go forward", "event", event.id, "begins", event.state)
             self._by_slot[event.slot_id].append(event)
         elif before is not event.state:
             self._mark(before, event.state)
+            if self.wound_back and event.state is State.VOID:
+                self._unsure.add(event.id)
+            withdrawn = before is State.SENDING and event.reason == WITHDRAWN
             require(
-                event.state in NEXT[before],
+                event.state in NEXT[before] or withdrawn,
                 "states go forward",
                 "event",
                 event.id,
@@ -344,7 +430,8 @@ class Watch:
             )
             if event.state is not State.VOID:
                 total += event.delta
-                require(event.total == total, "totals add up", event, "should stand at", total)
+                rebased = self._adopted_at is not None and event.planned_at < self._adopted_at
+                require(event.total == total or rebased, "totals add up", event, "should stand at", total)
         require(slot.total == total, "totals add up", slot, "should stand at", total)
         require(slot.revision == len(events), "revisions have no hole", slot, "has", len(events), "events")
         unsettled = sum(event.state in UNSETTLED for event in events)
@@ -400,7 +487,12 @@ class Watch:
         """The service booked what is accepted, once, and nothing of what never left."""
         service = self.service
         for event in tables.events.values():
+            if self.wound_back or event.reason == WITHDRAWN or event.id in self._unsure:
+                continue
             times = service.times.get(event.identifier, 0)
+            if event.reason == TAKEN_OVER:
+                require(times == 0, "what is taken over is never sent", event)
+                continue
             if event.state in {State.ACCEPTED, State.CONFIRMED} and event.identifier not in service.rejected:
                 once = times == 1 if self._adds else times >= 1
                 require(once, "accepted means booked", event, "is booked", times, "times")
@@ -412,6 +504,7 @@ class Watch:
     def at_the_end(self, tables: Tables) -> None:
         """When all is quiet: service = ledger = source, to the unit, but for what is listed by name."""
         self.all(tables)
+        require(not self.wound_back, "it comes to rest", "the ledger was never adopted")
         require(not tables.outbox, "it comes to rest", len(tables.outbox), "events are still owed")
         parked: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
         last: dict[tuple[str, str, dt.datetime], Decimal] = {}
@@ -424,16 +517,48 @@ class Watch:
             ):
                 last[named] = event.total
         names = {feed.id: tables.meters[feed.meter_id].name for feed in tables.feeds.values()}
+        slots = {(names[slot.feed_id], slot.customer, slot.window_start) for slot in slots_of(tables)}
+        for key, much in self.service.by_slot.items():
+            shifted = (*key[:2], key[2].date()) in self._shifted
+            known = key in slots or key[:2] in self._nobody or not much or shifted
+            require(known, "the service holds what the ledger says", key, "is not in the ledger:", much)
         for slot in slots_of(tables):
             meter = names[slot.feed_id]
+            if (meter, slot.customer) in self._nobody:
+                continue
             key = (meter, slot.customer, slot.window_start)
             held = self.service.by_slot[key]
             if self._is_on_record(tables, meter, slot.customer):
                 continue
+            if (*key[:2], key[2].date()) in self._shifted:
+                continue
             owed = slot.total - parked[key] if self._adds else last.get(key, ZERO)
             require(held == owed, "the service holds what the ledger says", key, ":", held, ", not", owed)
+        self._days_agree(tables, names, parked)
         for meter, table in self._application.tables.items():
             self._settled(tables, meter, table.truth(), table.spoilt())
+
+    def _days_agree(
+        self, tables: Tables, names: dict[int, str], parked: dict[tuple[str, str, dt.datetime], Decimal]
+    ) -> None:
+        """Hold the days that are right as a whole against the service, where its totals add up."""
+        for meter, customer, day in self._shifted if self._adds else ():
+            if (meter, customer) in self._nobody or self._is_on_record(tables, meter, customer):
+                continue
+            same = (meter, customer, day)
+            held = sum(
+                (much for key, much in self.service.by_slot.items() if (*key[:2], key[2].date()) == same),
+                ZERO,
+            )
+            owed = sum(
+                (
+                    each.total - parked[meter, customer, each.window_start]
+                    for each in slots_of(tables)
+                    if (names[each.feed_id], each.customer, each.window_start.date()) == same
+                ),
+                ZERO,
+            )
+            require(held == owed, "the service holds what the ledger says", same, ":", held, ", not", owed)
 
     def _is_on_record(self, tables: Tables, meter: str, customer: str) -> bool:
         """Tell whether a read-back has said of a customer, with the figures, that nobody can tell what is missing."""

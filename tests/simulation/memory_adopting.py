@@ -1,0 +1,208 @@
+"""The ledger in memory: what an adoption asks of it and writes into it."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from itertools import groupby
+from operator import attrgetter
+
+from aggregator.errors import LedgerError
+from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN, Line, Naming, Rebased
+from aggregator.ledger.pin import Pinned
+from aggregator.ledger.spool import Spool
+from aggregator.model import ZERO, EventId, SlotId, State
+from aggregator.rebase import Moved, Stand, rebase
+from tests.simulation.memory import EventRow, MemoryLedger, SlotRow
+from tests.simulation.memory_passes import readings_of
+
+Place = tuple[str, dt.datetime]
+"""A customer and the start of a window."""
+
+
+class MemoryAdopting:
+    """The verbs about adopting a ledger."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+
+    def last_claim(self) -> dt.datetime | None:
+        """Return when the ledger last claimed events, as far as it knows."""
+        claims = self._ledger.tables.claims
+        return claims[max(claims)].claimed_at if claims else None
+
+    def feeds(self) -> list[tuple[str, str]]:
+        """Return the meter and the sink of every feed."""
+        tables = self._ledger.tables
+        sinks = {number: name for name, number in tables.sinks.items()}
+        return sorted(
+            (tables.meters[feed.meter_id].name, sinks[feed.sink_id]) for feed in tables.feeds.values()
+        )
+
+    def unread(self, meter_id: int) -> tuple[dt.datetime, ...]:
+        """Return the windows of a meter that the source could not give."""
+        return tuple(sorted(start for meter, start in self._ledger.tables.unread if meter == meter_id))
+
+    def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
+        """Yield every slot of a line that the ledger or the source knows, by customer."""
+        return iter(self._stands(line, readings, {}))
+
+    def adopt(
+        self,
+        rebased: Sequence[Rebased],
+        pinned: Pinned,
+        generation: int,
+        accounts: Mapping[str, str],
+        name: Naming,
+        now: dt.datetime,
+    ) -> None:
+        """Re-base every line, and let the ledger go on under a new generation. Raises LedgerError, and changes nothing."""
+        tables = self._ledger.tables
+        pin = tables.pin
+        if (pin.stopped_at, pin.generation, pin.beat) != (pinned.stopped_at, pinned.generation, pinned.beat):
+            raise LedgerError("The ledger was adopted or stopped by somebody else meanwhile.")
+        if pin.stopped_at is None:
+            raise LedgerError("The ledger is not stopped.")
+        for meter in tables.meters.values():
+            meter.epoch, meter.lease_owner, meter.lease_until = meter.epoch + 1, None, None
+        for each in rebased:
+            self._rebase(each, name, now)
+        for number, claim in tables.claims.items():
+            held = (tables.outbox.get(event) for event in claim.events)
+            if claim.settled_at is None and not any(row and row.claim_id == number for row in held):
+                claim.settled_at = now
+        pin.generation, pin.stopped_at, pin.stopped_reason = generation, None, None
+
+    def _rebase(self, rebased: Rebased, name: Naming, now: dt.datetime) -> None:
+        line, carries = rebased.line, self._ledger.tables.carries
+        counted = {(each.customer, each.window_start): each.total for each in rebased.counted()}
+        moved: list[Moved] = []
+        for customer, stands in groupby(
+            self._stands(line, rebased.readings, counted), attrgetter("customer")
+        ):
+            found = rebase(list(stands), line.unit)
+            if found is not None:
+                slots, carry = found
+                moved += slots
+                carries.pop((line.feed.id, customer), None)
+                if carry:
+                    carries[line.feed.id, customer] = carry
+        self._withdraw(line, now)
+        for each in moved:
+            self._take_over(line, each, name(line, each.stand), now)
+        self._read_again(line)
+
+    def _withdraw(self, line: Line, now: dt.datetime) -> None:
+        """Void what is not settled, in the windows that are re-based."""
+        tables, feed = self._ledger.tables, line.feed.id
+        for event_id in sorted(tables.outbox.keys() | tables.parked.keys()):
+            event = tables.events[event_id]
+            if event.feed_id != feed or event.window_start not in line.span:
+                continue
+            if event.state is State.SENDING:
+                self._ledger.move(event, State.DUE)
+            self._ledger.move(event, State.VOID)
+            event.settled_at, event.reason = now, WITHDRAWN
+            tables.outbox.pop(event_id, None)
+            tables.parked.pop(event_id, None)
+        for start, customers in tables.slots[feed].items():
+            for slot in customers.values() if start in line.span else ():
+                slot.replan = False
+        for readback in tables.readbacks.values():
+            if readback.feed_id == feed and readback.done_at is None:
+                readback.done_at, readback.found = now, "settled by an adoption"
+
+    def _take_over(self, line: Line, moved: Moved, identifier: str, now: dt.datetime) -> None:
+        """Let one slot stand where its sink stands."""
+        ledger, tables, stand, feed = self._ledger, self._ledger.tables, moved.stand, line.feed
+        customers = tables.slots[feed.id].setdefault(stand.window_start, {})
+        slot = customers.get(stand.customer)
+        if slot is None:
+            slot = customers[stand.customer] = SlotRow(
+                SlotId(next(ledger.slot_ids)),
+                feed.id,
+                stand.window_start,
+                stand.customer,
+                ZERO,
+                ZERO,
+                0,
+                None,
+                None,
+            )
+        slot.quantity, slot.total = moved.quantity, moved.total
+        if not moved.delta:
+            return
+        event = EventRow(
+            EventId(next(ledger.event_ids)),
+            slot.id,
+            feed.id,
+            tables.meters[line.meter_id].name,
+            feed.sink_id,
+            stand.customer,
+            stand.window_start,
+            stand.revision,
+            moved.delta,
+            moved.total,
+            stand.window_start,
+            identifier,
+            State.CONFIRMED,
+            TAKEN_OVER,
+            now,
+            settled_at=now,
+        )
+        tables.events[event.id] = event
+        ledger.touched.append(event)
+        slot.revision, slot.tail = slot.revision + 1, event.id
+        slot.stamped_at = slot.stamped_at or stand.window_start
+
+    def _read_again(self, line: Line) -> None:
+        tables, start = self._ledger.tables, line.span.start
+        meter = tables.meters[line.meter_id]
+        if start < meter.mark:
+            meter.reread_from = min(meter.reread_from or start, start)
+        meter.hourly_at = meter.daily_at = meter.swept = None
+        for key in [key for key in tables.guarded if key[0] == line.meter_id and key[1] >= start]:
+            del tables.guarded[key]
+
+    def _stands(self, line: Line, readings: Spool, counted: Mapping[Place, Decimal]) -> list[Stand]:
+        """Return every slot of a line, as the ledger, the source and the sink have it, by customer and window."""
+        tables, feed = self._ledger.tables, line.feed.id
+        seen: dict[Place, Decimal] = defaultdict(Decimal)
+        spoilt: set[Place] = set()
+        for each in readings_of(readings):
+            if each.customer is not None and each.window_start >= line.span.start:
+                seen[each.customer, each.window_start] += each.quantity or ZERO
+                if each.reason is not None:
+                    spoilt.add((each.customer, each.window_start))
+        waiting: dict[SlotId, list[Decimal]] = defaultdict(list)
+        for event_id in tables.outbox.keys() | tables.parked.keys():
+            event = tables.events[event_id]
+            waiting[event.slot_id].append(event.delta)
+        slots = {
+            (customer, start): slot
+            for start, customers in tables.slots[feed].items()
+            if start in line.span
+            for customer, slot in customers.items()
+        }
+        found = []
+        for customer, start in sorted(seen.keys() | slots.keys() | counted.keys()):
+            place = customer, start
+            slot = slots.get(place)
+            open_deltas = waiting[slot.id] if slot else []
+            unknown = start < line.readable or start in line.unread or place in spoilt
+            found.append(
+                Stand(
+                    customer,
+                    start,
+                    slot.id if slot else None,
+                    slot.revision if slot else 0,
+                    slot.quantity if slot else ZERO,
+                    slot.total if slot else ZERO,
+                    sum(open_deltas, ZERO),
+                    len(open_deltas),
+                    tables.carries.get((feed, customer), ZERO),
+                    None if unknown else seen.get(place, ZERO),
+                    counted.get(place),
+                )
+            )
+        return found

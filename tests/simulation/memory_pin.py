@@ -1,0 +1,150 @@
+"""The ledger in memory: its pin, the heartbeat beside it, and backups of everything that a restore sets back."""
+
+import datetime as dt
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from aggregator.errors import LedgerStopped
+from aggregator.heartbeat import Beat, Heartbeat
+from aggregator.ledger import pin
+from aggregator.ledger.pin import Pinned, named
+from tests.simulation.memory import MemoryLedger
+
+LEDGER_ID = "simulated"
+SERVER, DATABASE = 1, 1
+"""Where it always lies: only the same ledger is restored here, in place."""
+
+
+class Backup(NamedTuple):
+    """Every row, and how far every sequence was."""
+
+    rows: bytes
+    sequences: list[int]
+    beat: int
+    at: dt.datetime
+
+
+def back_up(ledger: MemoryLedger) -> Backup:
+    """Copy everything out."""
+    sequences = [each.latest for each in ledger.sequences()]
+    return Backup(pickle.dumps(ledger.tables), sequences, ledger.tables.pin.beat, ledger.clock())
+
+
+def restore(ledger: MemoryLedger, backup: Backup) -> None:
+    """Put everything back. What came after the backup is gone, and its numbers are given out again."""
+    ledger.tables = pickle.loads(backup.rows)
+    ledger.touched = []
+    for sequence, latest in zip(ledger.sequences(), backup.sequences, strict=True):
+        sequence.latest = latest
+
+
+class Disk:
+    """The state directory of a host: no restore of a ledger reaches it."""
+
+    def __init__(self) -> None:
+        self.beat: Beat | None = None
+
+
+class MemoryHeartbeat(Heartbeat):
+    """The real heartbeat of one process, with its file in memory."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(Path("state"))
+        self._disk = disk
+
+    def unusable(self) -> str | None:
+        """Can always be kept."""
+        return None
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        yield
+
+    def _read(self) -> Beat | None:
+        return self._disk.beat
+
+    def _write(self, beat: Beat) -> None:
+        self._disk.beat = beat
+
+
+class MemoryPin:
+    """The verbs about the pin, for one process."""
+
+    def __init__(self, ledger: MemoryLedger, disk: Disk) -> None:
+        self._ledger = ledger
+        self._heartbeat = MemoryHeartbeat(disk)
+        self._generation = ledger.tables.pin.generation
+
+    def name(self) -> str:
+        """Return what the names of events begin with."""
+        return named(LEDGER_ID, self._generation)
+
+    def pinned(self) -> Pinned:
+        """Return what the ledger says of itself."""
+        row = self._ledger.tables.pin
+        return Pinned(
+            LEDGER_ID,
+            row.generation,
+            row.beat,
+            SERVER,
+            DATABASE,
+            row.stopped_at,
+            row.stopped_reason,
+            DATABASE,
+            SERVER,
+        )
+
+    def check(self, now: dt.datetime, *, stops: bool = False) -> str | None:
+        """Return why nothing may be read or sent, None if all is well."""
+        found = self.pinned()
+        self._generation = found.generation
+        trouble = found.stopped_reason or pin._mismatch(found, self.known(), where=self._heartbeat)
+        if trouble is not None and stops:
+            self.stop(trouble, now)
+        return trouble
+
+    def account(self, sink: str, account: str | None, now: dt.datetime, *, stops: bool = False) -> str | None:
+        """Find every sink at its account."""
+        return None
+
+    def beat(self, now: dt.datetime) -> Beat:
+        """Count a claim, before any of it is written. Raises LedgerStopped."""
+        found = self.pinned()
+        found = found._replace(beat=found.beat + 1)
+        self._generation = found.generation
+        trouble = found.stopped_reason or pin._mismatch(
+            found, self.known(), where=self._heartbeat, counted=True
+        )
+        if trouble is not None:
+            self.stop(trouble, now)
+            raise LedgerStopped(trouble)
+        self._ledger.tables.pin.beat = found.beat
+        return Beat(LEDGER_ID, found.generation, found.beat, SERVER, now)
+
+    def noted(self, beat: Beat) -> None:
+        """Write the count of a committed claim beside the ledger."""
+        self._heartbeat.note(beat)
+
+    def stop(self, reason: str, now: dt.datetime) -> None:
+        """Mark the ledger as stopped; the first reason stays."""
+        row = self._ledger.tables.pin
+        if row.stopped_at is None:
+            row.stopped_at, row.stopped_reason = now, reason
+
+    def stopped(self) -> str | None:
+        """Return why the ledger is stopped, None if it is not; and learn its generation."""
+        row = self._ledger.tables.pin
+        self._generation = row.generation
+        return row.stopped_reason
+
+    def known(self) -> Beat | None:
+        """Return what stands beside the ledger."""
+        return self._heartbeat.known()
+
+    def adopted(self, pinned: Pinned, now: dt.datetime) -> None:
+        """Begin to count anew beside the ledger."""
+        self._generation = pinned.generation
+        self._heartbeat.replace(Beat(pinned.ledger_id, pinned.generation, pinned.beat, pinned.cluster, now))

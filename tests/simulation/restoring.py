@@ -1,0 +1,177 @@
+"""The fault that a ledger is set back, and its cure: backups at random times, a restore, the quiet time, and an adoption.
+
+Rules
+- A backup is restored in place, in one step, whatever is on its way just then; its sequences are set back too.
+- Only a backup is restored since which something was claimed: with another one nothing was forgotten that was sent.
+- A person adopts as `aggregator adopt --yes` does, with the real code, and comes again until it is done.
+"""
+
+import datetime as dt
+import random
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from aggregator.adoption import Adoption
+from aggregator.errors import AggregatorError, InvariantBroken
+from tests.simulation.climate import DAY, HOUR, MINUTE
+from tests.simulation.gates import MILLISECOND, Behind, Gate, SinkGate, SourceGate
+from tests.simulation.hub import Process
+from tests.simulation.memory import MemoryLedger
+from tests.simulation.memory_adopting import MemoryAdopting
+from tests.simulation.memory_pin import Backup, Disk, MemoryPin, back_up, restore
+
+if TYPE_CHECKING:
+    from tests.simulation.life import Life
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+BACKUPS = 4
+"""How many backups are taken for each restore."""
+
+NOTICED_AFTER = DAY
+"""After this a person looks, even if nothing was due that would have stopped the ledger."""
+
+
+class OneByOne:
+    """Stands in for the threads of an adoption: simulated time has one task at a time."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, work: Callable[[S], T], values: Iterable[S]) -> Iterator[T]:
+        """Do one after the other."""
+        return map(work, values)
+
+
+class Restoring:
+    """Sets the ledger of a life back, and has it adopted."""
+
+    def __init__(self, life: "Life", ledger: MemoryLedger, disk: Disk, random: random.Random) -> None:
+        self._life = life
+        self._ledger = ledger
+        self._disk = disk
+        self._random = random
+        self._backups: list[Backup] = []
+        self._armed = False
+        self._set_back_at: dt.datetime | None = None
+        self._stops_daemons = random.random() < 0.5
+        """Whether people stop every daemon before they adopt, as they are told to."""
+
+    def plan(self, start: dt.datetime, end: dt.datetime) -> None:
+        """Draw when backups are taken, and when one is restored."""
+        hub, dice = self._life.hub, self._random.random
+        for _ in range(self._life.climate.restores):
+            for _ in range(BACKUPS):
+                hub.at(start + HOUR + (end - start - HOUR) * dice(), self._back_up)
+            hub.at(start + (end - start) * (0.2 + 0.8 * dice()), self._arm)
+
+    def _back_up(self) -> None:
+        self._backups.append(back_up(self._ledger))
+
+    def _arm(self) -> None:
+        """Restore now, or in the middle of the next batch that is sent."""
+        if self._random.random() < 0.5:
+            self._set_back()
+        else:
+            self._armed = True
+            self._life.hub.after(12 * HOUR, self._set_back_at_last)
+
+    def claimed(self) -> None:
+        """Take note that events were just claimed."""
+        if self._armed:
+            self._armed = False
+            self._life.hub.after(self._random.randint(1, 500) * MILLISECOND, self._set_back)
+
+    def _set_back_at_last(self) -> None:
+        if self._armed:
+            self._armed = False
+            self._set_back()
+
+    def _set_back(self) -> None:
+        life, tables, known = self._life, self._ledger.tables, self._disk.beat
+        if self._set_back_at is not None or life.resting or known is None:
+            return
+        fit = [each for each in self._backups if each.beat < tables.pin.beat]
+        if not fit:
+            return
+        backup = self._random.choice(fit)
+        now = life.hub.now
+        life.looked()
+        if any(row.settled_at is None and now - row.claimed_at < MINUTE for row in tables.claims.values()):
+            life.marks.saw("restored with requests in flight")
+        life.story.tell("the ledger is restored as it was at", backup.at)
+        life.marks.saw("ledger wound back")
+        restore(self._ledger, backup)
+        self._set_back_at = now
+        life.watch.restored(tables, self._ledger.tables)
+        life.hub.after(10 * MINUTE, self._person)
+
+    # The cure.
+
+    def _person(self) -> None:
+        """Look at a ledger that was set back; adopt it once it is stopped."""
+        life, now = self._life, self._life.hub.now
+        assert self._set_back_at is not None
+        if self._ledger.tables.pin.stopped_at is None and now - self._set_back_at < NOTICED_AFTER:
+            life.hub.after(10 * MINUTE, self._person)
+            return
+        if self._stops_daemons:
+            for daemon in list(life.daemons):
+                if daemon.process.alive:
+                    life.hub.kill(daemon.process)
+        process = Process("adoption", uuid.UUID(int=self._random.getrandbits(128)))
+        process.died = lambda: life.hub.after(HOUR, self._again)
+        life.hub.spawn(process, "adoption", lambda: self._adopt(process))
+
+    def _again(self) -> None:
+        if self._set_back_at is not None and not self._life.ended:
+            self._person()
+
+    def _adopt(self, process: Process) -> None:
+        """Try until it is done."""
+        life = self._life
+        while self._set_back_at is not None:
+            try:
+                self._try(process)
+            except InvariantBroken:
+                raise
+            except AggregatorError as error:
+                life.story.tell("adoption:", error)
+                life.hub.wait(HOUR * (0.2 + self._random.random()))
+
+    def _try(self, process: Process) -> None:
+        life, hub = self._life, self._life.hub
+        gate = Gate(hub, process, life.climate, life.random, life.marks, life.story)
+        meters, *_ = life.ledger.verbs(process.owner)
+        registered = list(meters.register(life.meters).values())
+        sink = SinkGate(gate, life.service, life.watch, "service")
+        adoption = Adoption(
+            cast("Any", Behind(gate, MemoryAdopting(self._ledger), self._did)),
+            cast("Any", MemoryPin(self._ledger, self._disk)),
+            meters,
+            registered,
+            {"application": cast("Any", SourceGate(gate, life.application))},
+            {"service": sink},
+        )
+        adoption.ready(hub.now)
+        with adoption.survey(hub.now) as survey:
+            for compared in survey.compared:
+                life.story.tell("compared:", compared)
+                life.marks["taken over"] += bool(compared.taken_over or compared.missing)
+            adoption.adopt(survey, hub.now)
+
+    def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
+        if name == "adopt":
+            self._set_back_at = None
+            self._life.story.tell("the ledger is adopted")
+            self._life.marks.saw("adopted")
+            self._life.watch.adopted(self._ledger.tables)
+            self._life.looked()
