@@ -27,6 +27,11 @@ IN_MEMORY, ROOM_NEEDED = Path("/dev/shm"), 4 << 30
 UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare our marker."""
+    config.addinivalue_line("markers", "direct: reaches its databases without a pooler in any case")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the proofs take from the command line."""
     parser.addoption("--kills", type=int, default=4, help="How often `aggregator selftest` kills the daemon.")
@@ -127,8 +132,13 @@ def pooler(postgres: EmbeddedPostgres, poolers: Callable[[EmbeddedPostgres], Poo
 
 @pytest.fixture
 def reached(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """How a test reaches a database, by its URL: directly, or with `--through-pgbouncer` through the pooler."""
-    if not request.config.getoption("--through-pgbouncer"):
+    """How a test reaches a database, by its URL: directly, or with `--through-pgbouncer` through the pooler.
+
+    A test marked `direct` is about a role of its own, and the pooler gives everybody one; or it copies a database, which
+    nobody else may be connected to.
+    """
+    direct = request.node.get_closest_marker("direct") is not None
+    if direct or not request.config.getoption("--through-pgbouncer"):
         return str
     running: Pooler = request.getfixturevalue("pooler")
     return running.url

@@ -295,6 +295,7 @@ def test_a_ledger_created_anew_takes_everything_over(
         equal(anew)
 
 
+@pytest.mark.direct
 def test_a_copy_that_is_meant_is_adopted(
     ledger_url: str, create_database: Callable[[str | None], str], tmp_path: Path
 ) -> None:

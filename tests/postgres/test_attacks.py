@@ -23,6 +23,8 @@ from aggregator.model import Reading, Span
 from aggregator.source import Source
 from tests.postgres.servers import as_role
 
+pytestmark = pytest.mark.direct
+
 HOUR = dt.timedelta(hours=1)
 NOON = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 ONE = Span(NOON, NOON + HOUR)

@@ -170,6 +170,7 @@ def copied(
         yield world.on(tmp_path / "state", reopened), copy
 
 
+@pytest.mark.direct
 def test_a_copy_in_another_database_claims_nothing(
     copied: tuple[PinnedWorld, Database], tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_another_server_claims_nothing(world: PinnedWorld) -> None:
         world.deliver()
 
 
+@pytest.mark.direct
 def test_a_server_that_hides_its_identifier_is_not_compared(
     ledger_url: str, tmp_path: Path, postgres: object
 ) -> None:

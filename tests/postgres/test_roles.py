@@ -32,6 +32,7 @@ meters:
     settle: 5m
     query: select customer, quantity, at, at as window from usage where at >= :start and at < :end
 """
+pytestmark = pytest.mark.direct
 
 
 @pytest.fixture
