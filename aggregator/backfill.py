@@ -137,7 +137,6 @@ class Backfill:
         self.meter = collection.meter
         self.span = span
         self._known = [restated_by] if restated_by else known
-        self._restated_by = restated_by
 
     def windows_in(self, span: Span) -> int:
         """Return how many windows a part of the range holds."""
@@ -161,8 +160,7 @@ class Backfill:
         `wait` is called while another process holds the meter. Raises what collection raises; what was committed stays.
         """
         result = Backfilled(self.meter.name, self.span)
-        fingerprint = definitions.at(self._known, self.span.start).fingerprint
-        result.resumed_at = self._passes.resume_backfill(self._registered, self.span, fingerprint, now)
+        result.resumed_at = self._passes.resume_backfill(self._registered, self.span, self._known, now)
         start = result.resumed_at or self.span.start
         for piece in self.pieces(start):
             result.add(self._piece(piece, now, wait))
@@ -182,7 +180,7 @@ class Backfill:
         result = Backfilled(self.meter.name, self.span)
         for piece in self.pieces(self.span.start):
             tally = Tally()
-            for _ in self._collection.preview(piece, now, tally, self._restated_by):
+            for _ in self._collection.preview(piece, now, tally, self._known):
                 pass
             result.add(tally)
             progress(self.windows_in(piece))

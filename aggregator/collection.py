@@ -12,7 +12,7 @@ Rules
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -130,13 +130,9 @@ class Collection:
                     self._meters.release(lease)
 
     def preview(
-        self, span: Span, now: dt.datetime, tally: Tally, definition: Definition | None = None
+        self, span: Span, now: dt.datetime, tally: Tally, known: Sequence[Definition]
     ) -> Iterator[tuple[Feed, Decision]]:
-        """Yield what a pass over the span would decide, counted in `tally`; nothing is written.
-
-        With `definition` the span is read by that one, as a restatement would.
-        """
-        known = (definition,) if definition else self._meters.definitions(self._registered)
+        """Yield what a pass over the span by these definitions would decide, counted in `tally`; nothing is written."""
         for held, piece in definitions.pieces(known, span):
             with Spool() as spool:
                 for batch in self._source.read(held.query, piece, held.window):

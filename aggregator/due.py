@@ -56,7 +56,7 @@ def passes(
     )
     newest_first = at_once and deep < near
     spans = [*plan.spans, Span(deep, near)] if newest_first else plan.spans
-    cut = list(_pieces(lease, spans))
+    cut = [*_once_more(lease, first, spans), *_pieces(lease, spans)]
     for number, (definition, piece) in enumerate(cut, 1):
         done = number == len(cut)
         yield live(piece, now, definition)._replace(
@@ -65,6 +65,14 @@ def passes(
             daily=done and rungs.daily,
             rest_read=done and newest_first,
         )
+
+
+def _once_more(lease: Lease, first: dt.datetime, spans: Iterable[Span]) -> Iterator[tuple[Definition, Span]]:
+    """Yield the windows whose time to be asked for again has come, as far as this round does not read them anyway."""
+    for start in lease.unread_due:
+        if start >= first and not any(start in span for span in spans):
+            definition = definitions.at(lease.definitions, start)
+            yield definition, Span(start, start + definition.window)
 
 
 def earliest(meter: Meter, lease: Lease, now: dt.datetime) -> dt.datetime:

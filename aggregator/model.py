@@ -164,6 +164,7 @@ class Tail(StrEnum):
     CLEAR = "clear"
     UNSETTLED = "unsettled"
     PARKED = "parked"  # held, or refused: nothing of it is booked, and a newer plan replaces it
+    GUARDED = "guarded"  # parked by the shrink guard: what replaces it is guarded as well
 
 
 class Change(NamedTuple):

@@ -108,19 +108,22 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:
     """Complete the event that changes what a slot stands at by `delta`, to `total`."""
     at = stamp(change, policy.window)
-    state, reason = _standing(delta, total, at, policy)
+    guarded = policy.guarded or change.tail is Tail.GUARDED
+    state, reason = _standing(delta, total, at, policy, guarded=guarded)
     name = identifier(policy, change.customer, change.window_start, change.revision)
     return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason))
 
 
-def _standing(delta: Decimal, total: Decimal, at: dt.datetime, policy: Policy) -> tuple[State, str | None]:
+def _standing(
+    delta: Decimal, total: Decimal, at: dt.datetime, policy: Policy, *, guarded: bool
+) -> tuple[State, str | None]:
     """Say in which state an event begins: due, held for a person, or refused because the sink cannot take it."""
     digits = policy.limits.significant_digits
     if at < policy.oldest:
         return State.REFUSED, f"older than the {policy.limits.past_days} days that {policy.sink} takes"
     if not _fits(total if policy.sends_total else delta, digits):
         return State.REFUSED, f"has more than the {digits} digits that {policy.sink} takes"
-    if delta < 0 and policy.guarded:
+    if delta < 0 and guarded:
         return State.HELD, GUARDED
     if delta < 0 and policy.decreases is Decreases.HOLD:
         return State.HELD, LOWERS

@@ -27,7 +27,7 @@ from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
-from aggregator.model import Decreases, Meter
+from aggregator.model import Decreases, Definition, Meter
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Sink
 from aggregator.source import Source
@@ -75,6 +75,8 @@ class App:
     sink_ids: dict[str, int]
     unverified: dict[str, str]
     """Sinks that could not be asked whether they fit, and why."""
+    definitions: dict[str, tuple[Definition, ...]]
+    """By which queries, and in which windows, each meter is read, as of now."""
 
     def delivery(self, sink: str, clock: Clock) -> Delivery:
         """Return a new delivery for a sink; several may work beside each other."""
@@ -145,8 +147,13 @@ def _verbs(config: Config, database: Database) -> Ledger:
 
 
 @contextmanager
-def build(config: Config, *, name: str = "aggregator", verify: bool = False) -> Iterator[App]:
+def build(
+    config: Config, *, name: str = "aggregator", verify: bool = False, looks: bool = False
+) -> Iterator[App]:
     """Put everything together, and give it all back at the end.
+
+    With `looks`, for whoever only wants to see what would be, nothing of the configuration becomes known to the ledger: a
+    daemon that runs goes on by the definitions it has.
 
     With `verify`, as before anything is sent, the ledger must be the one it was, every sink must go to the account it went
     to, and every sink is asked whether it fits its meters: a wrong one would bill wrong quantities without any error.
@@ -163,7 +170,12 @@ def build(config: Config, *, name: str = "aggregator", verify: bool = False) -> 
         if verify:
             _stop_if(ledger.pin.check(utcnow(), stops=True))
         unverified = _verify(config, ledger, sinks) if verify else {}
-        registered = dict(ledger.meters.register([meter_of(meter) for meter in config.meters.values()]))
+        meters = [meter_of(meter) for meter in config.meters.values()]
+        if looks:
+            registered, definitions = ledger.meters.look(meters)
+        else:
+            registered = dict(ledger.meters.register(meters))
+            definitions = {key: ledger.meters.definitions(known) for key, known in registered.items()}
         yield App(
             config,
             ledger,
@@ -173,6 +185,7 @@ def build(config: Config, *, name: str = "aggregator", verify: bool = False) -> 
             {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
             {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
             unverified,
+            definitions,
         )
 
 

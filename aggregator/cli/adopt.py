@@ -74,7 +74,7 @@ def adopt(
         silence = parse_duration(quiet)
     except ValueError as error:
         raise UsageError(f"--quiet {quiet} {error}") from error
-    with build(config, name="aggregator adopt") as app:
+    with build(config, name="aggregator adopt", looks=not yes) as app:
         adoption = Adoption(
             Adopting(app.ledger.database),
             app.ledger.pin,

@@ -65,13 +65,13 @@ def backfill(
 
     config = load_config(config_path)
     names = known_meters(config, meters)
-    with build(config, name="aggregator backfill", verify=not dry_run) as app:
+    with build(config, name="aggregator backfill", verify=not dry_run, looks=dry_run) as app:
         now = utcnow()
         jobs = []
         for name in names:
             collection = app.collections[name]
             limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
-            known = app.ledger.meters.definitions(app.registered[name])
+            known = app.definitions[name]
             span = span_of(collection.meter, known, limits, start, end, now)
             jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, known, span))
         results, delivered = carry_out(

@@ -39,16 +39,16 @@ def preview(
 
     config = load_config(config_path)
     [name] = known_meters(config, [meter])
-    with build(config, name="aggregator preview") as app:
+    with build(config, name="aggregator preview", looks=True) as app:
         collection = app.collections[name]
         limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
         now = utcnow()
-        known = app.ledger.meters.definitions(app.registered[name])
+        known = app.definitions[name]
         span = span_of(collection.meter, known, limits, start, end, now)
         tally = Tally()
         events = (
             (feed.sink, decision.change.customer, decision.change.window_start, decision.event)
-            for feed, decision in collection.preview(span, now, tally)
+            for feed, decision in collection.preview(span, now, tally, known)
             if decision.event is not None
         )
         shown = [

@@ -41,10 +41,10 @@ def restate(
 
     config = load_config(config_path)
     [name] = known_meters(config, [meter])
-    with build(config, name="aggregator restate", verify=yes) as app:
+    with build(config, name="aggregator restate", verify=yes, looks=not yes) as app:
         now = utcnow()
         collection, registered = app.collections[name], app.registered[name]
-        known = app.ledger.meters.definitions(registered)
+        known = app.definitions[name]
         limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
         present = known[-1]
         until = end or max(start, min(now, present.since))

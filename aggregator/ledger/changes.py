@@ -42,6 +42,7 @@ select found.slot_id,
        found.total, found.revision, found.stamped_at,
        carry.amount,
        case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
+            when parked.guarded then 'guarded'
             when parked.event_id is not null then 'parked' end,
        case when parked.state <> 'in_doubt' then parked.event_id end,
        case when parked.state <> 'in_doubt' then waiting.delta end,

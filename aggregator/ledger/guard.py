@@ -41,6 +41,9 @@ with ripe as (
       join aggregator.event on event.id = parked.event_id
      where parked.feed_id = any(%(feeds)s) and parked.guarded and parked.since <= %(ripe)s
        and event.window_start >= %(start)s and event.window_start < %(end)s
+       and parked.dismissed_at is null
+       and not exists (select from reading where reading.reason is not null
+                          and reading.window_start = event.window_start and reading.customer = event.customer)
 ), released as (
     delete from aggregator.parked using ripe where %(applies)s and parked.event_id = ripe.event_id
     returning parked.event_id, parked.feed_id
@@ -55,6 +58,11 @@ with ripe as (
       from ripe where not %(applies)s and parked.event_id = ripe.event_id
 )
 select count(*) from ripe
+"""
+
+OLDEST_GUARDED = """
+select min(event.window_start) from aggregator.parked join aggregator.event on event.id = parked.event_id
+ where parked.feed_id = any(%(feeds)s) and parked.guarded and parked.dismissed_at is null
 """
 
 FORGET_GUARDED = """
@@ -115,3 +123,10 @@ def note_or_believe(
     }
     connection.execute(BELIEVE, values)
     connection.execute(FORGET_GUARDED, values)
+
+
+def waiting(connection: Connection, registered: Registered) -> dt.datetime | None:
+    """Return the oldest window that is to be read a second time, so that it is, however old it is."""
+    feeds = [feed.id for feed in registered.feeds]
+    row = connection.execute(OLDEST_GUARDED, {"feeds": feeds}).fetchone()
+    return row[0] if row else None

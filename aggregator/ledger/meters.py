@@ -10,6 +10,7 @@ Rules
 import datetime as dt
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from aggregator import definitions
@@ -42,11 +43,14 @@ update aggregator.feed
  where meter.name = %(name)s and feed.meter_id = meter.id
 """
 
+# Whoever is in the middle of a pass under what was configured before has lost the meter: it would read windows beyond the
+# new definition's beginning by the old one.
 REDEFINE_METER = """
 update aggregator.meter
    set fingerprint = %(fingerprint)s, window_seconds = %(window_seconds)s, start_at = %(start_at)s,
        mark = case when mark = start_at then %(start_at)s else greatest(mark, %(start_at)s) end,
-       hourly_at = null, daily_at = null
+       hourly_at = null, daily_at = null,
+       epoch = epoch + 1, lease_owner = null, lease_until = null
  where name = %(name)s
 """
 
@@ -93,7 +97,7 @@ update aggregator.definition set query = %(query)s
 FIND_NOTED = "select until, xid::bigint from aggregator.fence where meter_id = %(meter_id)s order by until"
 
 FIND_UNREAD = """
-select window_start from aggregator.unread where meter_id = %(meter_id)s and next_at > %(now)s order by 1
+select window_start, next_at <= %(now)s from aggregator.unread where meter_id = %(meter_id)s order by 1
 """
 
 FORGET_NOTED = """
@@ -115,6 +119,14 @@ update aggregator.meter
 """
 
 LOCK_MARK = "select mark from aggregator.meter where id = %(meter_id)s for update"
+
+# A backfill may have read windows ahead of the mark.
+NEWEST_SLOT = """
+select max(newest.window_start) from aggregator.feed
+  join lateral (select window_start from aggregator.slot where feed_id = feed.id order by window_start desc limit 1)
+       as newest on true
+ where feed.meter_id = %(meter_id)s
+"""
 
 HOLD = """
 select from aggregator.meter
@@ -171,6 +183,8 @@ class Lease(NamedTuple):
     noted: tuple[Noted, ...] = ()
     unread: tuple[dt.datetime, ...] = ()
     """Starts of windows that the source could not give, and that are not to be asked for yet."""
+    unread_due: tuple[dt.datetime, ...] = ()
+    """Starts of those that are to be asked for again, however old."""
 
 
 class Meters:
@@ -187,11 +201,20 @@ class Meters:
         A definition that differs from the one in the ledger holds from the first unread window on.
         """
         with self._database.transaction() as connection:
-            # In the order of names, so that two processes that start together wait for each other and never in a ring.
-            ordered = sorted(meters, key=lambda meter: meter.name)
-            sinks = {name for meter in ordered for name in meter.sinks}
-            sink_ids = {name: _known(connection, ADD_SINK, FIND_SINK, name=name)[0] for name in sorted(sinks)}
-            return {meter.name: _register(connection, meter, sink_ids) for meter in ordered}
+            return _register_all(connection, meters)
+
+    def look(
+        self, meters: Iterable[Meter]
+    ) -> tuple[dict[str, Registered], dict[str, tuple[Definition, ...]]]:
+        """Return what registering would give, and how each meter would be read; nothing is written."""
+        found: dict[str, Registered] = {}
+        known: dict[str, tuple[Definition, ...]] = {}
+        with suppress(_Looked), self._database.transaction() as connection:
+            for name, each in _register_all(connection, meters).items():
+                found[name] = each
+                known[name] = _definitions(connection, each.id)
+            raise _Looked
+        return found, known
 
     def acquire(self, registered: Registered) -> Lease | None:
         """Take the meter for this process; None while another one has it."""
@@ -209,10 +232,12 @@ class Meters:
                 return None
             lease = Lease(registered, self._owner, *row)
             values = {"meter_id": registered.id, "now": lease.given_at}
+            unread = connection.execute(FIND_UNREAD, values).fetchall()
             return lease._replace(
                 definitions=_definitions(connection, registered.id),
                 noted=tuple(Noted._make(each) for each in connection.execute(FIND_NOTED, values)),
-                unread=tuple(start for (start,) in connection.execute(FIND_UNREAD, values)),
+                unread=tuple(start for start, due in unread if not due),
+                unread_due=tuple(start for start, due in unread if due),
             )
 
     def definitions(self, registered: Registered) -> tuple[Definition, ...]:
@@ -275,6 +300,18 @@ class Meters:
             return connection.execute(statement, values).rowcount == 1
 
 
+class _Looked(Exception):
+    """Ends the transaction of somebody who only looks: it is rolled back."""
+
+
+def _register_all(connection: Connection, meters: Iterable[Meter]) -> dict[str, Registered]:
+    # In the order of names, so that two processes that start together wait for each other and never in a ring.
+    ordered = sorted(meters, key=lambda meter: meter.name)
+    sinks = {name for meter in ordered for name in meter.sinks}
+    sink_ids = {name: _known(connection, ADD_SINK, FIND_SINK, name=name)[0] for name in sorted(sinks)}
+    return {meter.name: _register(connection, meter, sink_ids) for meter in ordered}
+
+
 def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int]) -> Registered:
     values = {
         "name": meter.name,
@@ -306,7 +343,11 @@ def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
         # Whoever commits a pass meanwhile holds the meter: so the mark that we see is the one that the definition follows.
         row = connection.execute(LOCK_MARK, {"meter_id": meter_id}).fetchone()
         assert row is not None, "a registered meter stays"
-        since = definitions.begins(definitions.at(known, row[0]), meter.window, row[0])
+        unread = row[0]
+        newest = connection.execute(NEWEST_SLOT, {"meter_id": meter_id}).fetchone()
+        if newest is not None and newest[0] is not None:
+            unread = max(unread, newest[0] + definitions.at(known, newest[0]).window)
+        since = definitions.begins(definitions.at(known, unread), meter.window, unread)
     new = _columns(meter_id, Definition(since, meter.fingerprint, meter.query, meter.window))
     connection.execute(FORGET_DEFINITIONS, new)
     before = [each.fingerprint for each in known if each.since < since]

@@ -11,7 +11,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from aggregator.ledger.runs import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
 from aggregator.ledger.writer import Writer
-from aggregator.model import Change, Decision, EventId, Span
+from aggregator.model import Change, Decision, Definition, EventId, Span
 
 __all__ = ["Decide", "Pass", "Passes"]
 
@@ -148,7 +148,12 @@ class Passes:
             once_more = _void(connection, tally.voided, this.now)
             set_aside(connection, registered, this.span)
             guard.note_or_believe(connection, registered, this.span, this.now, fallen)
-            waiting = [_left_to_read(reread_from, this, mark), tally.oldest_deferred, once_more]
+            waiting = [
+                _left_to_read(reread_from, this, mark),
+                tally.oldest_deferred,
+                once_more,
+                guard.waiting(connection, registered),
+            ]
             oldest = min((each for each in waiting if each), default=None)
             self._move(connection, lease, this, oldest, stays=bool(fallen))
             connection.execute(READ_AT_LAST, _where(lease, this))
@@ -217,15 +222,15 @@ class Passes:
             runs.note_failure(connection, lease, this, seconds, error)
 
     def resume_backfill(
-        self, registered: Registered, goal: Span, fingerprint: str, now: dt.datetime
+        self, registered: Registered, goal: Span, known: Sequence[Definition], now: dt.datetime
     ) -> dt.datetime | None:
-        """Return how far a backfill of exactly this range by this definition came that was interrupted just now, or None.
+        """Return how far a backfill of exactly this range by these definitions came that was interrupted just now, or None.
 
         After a while, or under another query, what was read may no longer be what there is: then it begins anew, which
         costs reading and nothing else.
         """
         with self._database.transaction() as connection:
-            return runs.resumed_at(connection, registered, goal, fingerprint, now)
+            return runs.resumed_at(connection, registered, goal, known, now)
 
 
 def _whose(lease: Lease) -> dict[str, object]:

@@ -1,10 +1,12 @@
 """The record of passes: what each did, or why it did nothing; how late usage was found; how far a backfill came."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator import definitions
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Lease, Registered
 from aggregator.ledger.tally import Tally
@@ -37,9 +39,9 @@ delete from aggregator.run as old using aggregator.run as new
 """
 
 RESUME_BACKFILL = """
-select upper(span) from aggregator.run
+select lower(span), upper(span), fingerprint from aggregator.run
  where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
-   and fingerprint = %(fingerprint)s and started_at > %(recent)s
+   and started_at > %(recent)s
  order by id desc limit 1
 """
 
@@ -97,17 +99,18 @@ def note_failure(connection: Connection, lease: Lease, this: Pass, seconds: floa
 
 
 def resumed_at(
-    connection: Connection, registered: Registered, goal: Span, fingerprint: str, now: dt.datetime
+    connection: Connection,
+    registered: Registered,
+    goal: Span,
+    known: Sequence[Definition],
+    now: dt.datetime,
 ) -> dt.datetime | None:
-    """Return how far a backfill of exactly this range by this definition came that was interrupted just now, or None."""
-    values = {
-        "meter_id": registered.id,
-        "goal": TimestamptzRange(*goal),
-        "fingerprint": fingerprint,
-        "recent": now - RESUME_WITHIN,
-    }
+    """Return how far a backfill of exactly this range by these definitions came that was interrupted just now, or None."""
+    values = {"meter_id": registered.id, "goal": TimestamptzRange(*goal), "recent": now - RESUME_WITHIN}
     row = connection.execute(RESUME_BACKFILL, values).fetchone()
-    return row[0] if row and row[0] < goal.end else None
+    if row is None or row[1] >= goal.end or definitions.at(known, row[0]).fingerprint != row[2]:
+        return None
+    return row[1]  # type: ignore[no-any-return]  # the end of a span
 
 
 def count_lateness(connection: Connection, registered: Registered, this: Pass, tally: Tally) -> None:

@@ -29,7 +29,7 @@ class Tally:
     mark: dt.datetime = BEGINNING
     """The mark before the pass: what lies before it had been read."""
     moved: dict[dt.datetime, Decimal] = field(default_factory=dict)
-    """By how much windows that had been read moved, as far as they were counted for one feed."""
+    """By how much windows that had been read, or written ahead of the mark, moved; counted for one feed."""
     late: dict[dt.datetime, tuple[int, Decimal]] = field(default_factory=dict)
     on_time: int = 0
     on_time_quantity: Decimal = ZERO
@@ -68,12 +68,12 @@ class Tally:
     def _time(self, change: Change) -> None:
         """Note whether a change was in time, and how windows that had been read move."""
         start, more = change.window_start, change.now - change.before
+        if change.known or start < self.mark:
+            self.moved[start] = self.moved.get(start, ZERO) + more
         if start >= self.mark:
             self.on_time += 1
             self.on_time_quantity += more
-            return
-        self.moved[start] = self.moved.get(start, ZERO) + more
-        if more > 0:
+        elif more > 0:
             slots, quantity = self.late.get(start, (0, ZERO))
             self.late[start] = slots + 1, quantity + more
 

@@ -278,7 +278,10 @@ def test_an_interrupted_backfill_is_resumed(world: World) -> None:
     """The ledger knows how far a backfill of the same range came, and that a finished one is finished."""
     goal = Span(START, START + 4 * HOUR)
     resume = partial(
-        world.passes.resume_backfill, world.registered, fingerprint=METER.fingerprint, now=world.at(5)
+        world.passes.resume_backfill,
+        world.registered,
+        known=world.meters.definitions(world.registered),
+        now=world.at(5),
     )
     assert resume(goal) is None
     world.collection.backfill(Span(START, START + HOUR), goal, world.now)
@@ -292,7 +295,11 @@ def test_preview_writes_nothing(world: World) -> None:
     """Preview decides as a pass would, and leaves every table as it was."""
     world.source.use("cus_a", START, 10)
     world.at(1, 5)
-    [(feed, decision)] = list(world.collection.preview(Span(START, START + HOUR), world.now, Tally()))
+    [(feed, decision)] = list(
+        world.collection.preview(
+            Span(START, START + HOUR), world.now, Tally(), world.meters.definitions(world.registered)
+        )
+    )
     assert decision.event is not None
     assert (feed.sink, decision.event.delta) == ("fake", 10)
     for table in ("slot", "event", "outbox", "run", "aside"):

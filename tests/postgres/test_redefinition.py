@@ -1,8 +1,13 @@
 """Changed definitions: old windows are read by the old query, new ones by the new; a restatement is asked for."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
+
+from aggregator.backfill import Backfill
+from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
 from aggregator.model import Reading, Span
 from tests.fakes import FakeSource
@@ -131,3 +136,97 @@ def test_a_longer_window_waits_for_its_boundary(database: Database) -> None:
     after.collect()
     assert after.source.reads[-2:] == [Span(START, START + HOUR), Span(START + HOUR, START + 2 * HOUR)]
     assert after.one("select mark from aggregator.meter") == START + 2 * HOUR
+
+
+DAYS = replace(METER, window=24 * HOUR, fingerprint="w" * 64)
+
+
+class Meddling(FakeSource):
+    """A source during whose reading something happens, once."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def read(self, query, span, window, *, step=None):  # type: ignore[no-untyped-def]
+        """Yield the readings, then let it happen."""
+        yield from super().read(query, span, window)
+        if self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            happens()
+
+
+def test_a_pass_that_is_under_way_does_not_outlive_its_definition(database: Database) -> None:
+    """It would write windows of the old length where those of the new one begin: both would be billed (B12)."""
+    source = Meddling()
+    for hour in range(72):
+        source.use("cus_a", START + hour * HOUR + MINUTE, 1)
+    world = World(database, source=source)
+    source.meanwhile = lambda: World(database, source=source, meter=DAYS)
+    world.at(40, 5)
+    with pytest.raises(LeaseLost):
+        world.collect()
+    days = World(database, source=source, meter=DAYS)
+    days.sinks = world.sinks
+    for hours in (41, 49, 73):
+        days.at(hours, 10)
+        days.collect()
+        days.deliver()
+    assert days.booked("cus_a") == 72
+    assert days.one("select count(*) from aggregator.parked") == 0
+
+
+def test_another_length_begins_behind_what_was_read_ahead(database: Database) -> None:
+    """A backfill may have read windows that the mark has not come to."""
+    source = FakeSource()
+    for hour in range(72):
+        source.use("cus_a", START + hour * HOUR + MINUTE, 1)
+    world = World(database, source=source)
+    world.at(60, 5)
+    world.backfill(Span(START + 24 * HOUR, START + 48 * HOUR))
+    world.deliver()
+    days = World(database, source=source, meter=DAYS)
+    days.sinks = world.sinks
+    days.at(73)
+    days.collect()
+    days.deliver()
+    assert days.booked("cus_a") == 72
+    assert days.one("select count(*) from aggregator.parked") == 0
+
+
+def test_whoever_only_looks_changes_nothing(database: Database) -> None:
+    """A preview of a new query shows what it would give, and the daemon goes on by the old one."""
+    source = Worded()
+    for hour in range(4):
+        source.use("cus_a", START + hour * HOUR, 10)
+    world = World(database, source=source)
+    world.at(2, 5)
+    world.collect()
+    world.deliver()
+    registered, known = world.meters.look([replace(DOUBLE, sinks=world.meter.sinks)])
+    assert [each.fingerprint for each in known[METER.name]] == [METER.fingerprint, DOUBLE.fingerprint]
+    assert registered[METER.name].meter.query == "double"
+    world.at(4, 5)
+    world.collect()
+    world.deliver()
+    assert world.booked("cus_a") == 40
+
+
+def test_a_finished_backfill_over_two_definitions_is_no_interrupted_one(database: Database) -> None:
+    """What was imported since is found by running it again."""
+    source = FakeSource()
+    for hour in range(8):
+        source.use("cus_a", START + hour * HOUR, 1)
+    world = World(database, source=source)
+    world.at(4, 5)
+    world.collect()
+    two = World(database, source=source, meter=DOUBLE)
+    two.at(8, 5)
+    two.collect()
+    two.deliver()
+    known = two.meters.definitions(two.registered)
+    goal = Span(START, START + 8 * HOUR)
+    for expected in (8, 13):
+        done = Backfill(two.collection, two.registered, two.passes, known, goal).run(two.now, lambda: None)
+        two.deliver()
+        assert (done.resumed_at, two.booked("cus_a")) == (None, expected)
+        two.source.use("cus_a", START + HOUR, 5)
+        two.at(8, 10)

@@ -343,6 +343,13 @@ class MemoryMeters:
                     if meter == row.id and each.next_at > now
                 )
             ),
+            unread_due=tuple(
+                sorted(
+                    start
+                    for (meter, start), each in tables.unread.items()
+                    if meter == row.id and each.next_at <= now
+                )
+            ),
         )
 
     def note(

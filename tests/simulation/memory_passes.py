@@ -59,7 +59,13 @@ class MemoryPasses:
         self._guard(lease.registered, this, shrunk)
         for key in [key for key in tables.unread if key[0] == meter.id and key[1] in this.span]:
             del tables.unread[key]
-        waiting = [_left_to_read(meter.reread_from, this, meter.mark), tally.oldest_deferred]
+        feeds = {feed.id for feed in lease.registered.feeds}
+        guarded = [
+            tables.events[event].window_start
+            for event, parked in tables.parked.items()
+            if parked.guarded and parked.feed_id in feeds
+        ]
+        waiting = [_left_to_read(meter.reread_from, this, meter.mark), tally.oldest_deferred, *guarded]
         meter.reread_from = min((each for each in waiting if each is not None), default=None)
         self._move_mark(meter, lease, this, moves=not shrunk)
         return tally
@@ -314,7 +320,8 @@ def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]
     if slot.tail in tables.outbox or (parked is not None and parked.state is State.IN_DOUBT):
         return Tail.UNSETTLED, None, ZERO
     if parked is not None:
-        return Tail.PARKED, slot.tail, tables.events[slot.tail].delta
+        tail = Tail.GUARDED if parked.guarded else Tail.PARKED
+        return tail, slot.tail, tables.events[slot.tail].delta
     return Tail.CLEAR, None, ZERO
 
 

@@ -498,7 +498,11 @@ class Watch:
                 require(once, "accepted means booked", event, "is booked", times, "times")
             if event.state is State.HELD or (event.state is State.VOID and event.exposed_at is None):
                 require(times == 0, "held means not booked", event, "is booked", times, "times")
-            if event.state is State.REFUSED and event.identifier not in service.rejected:
+            if (
+                event.state is State.REFUSED
+                and event.identifier not in service.rejected
+                and event.exposed_at is None
+            ):
                 require(times == 0, "refused means not booked", event, "is booked", times, "times")
 
     def at_the_end(self, tables: Tables) -> None:
