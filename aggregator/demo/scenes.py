@@ -201,7 +201,8 @@ def tell_corrections(stage: Stage, ledger: Ledger, span: Span) -> None:
     """Say how many events followed late rows: each (customer, minute) has one event, and one more per correction."""
     events = ledger.reports.known_events("api_requests", span)
     corrections = events - stage.product.request_slots(span)
-    stage.story.say(f"{utcnow():%H:%M:%S}Z  late rows became {corrections} corrections of api_requests")
+    said = f"late rows became {corrections} corrections" if corrections else "no window needed a correction"
+    stage.story.say(f"{utcnow():%H:%M:%S}Z  {said} of api_requests")
 
 
 def stop(stage: Stage, daemon: Background) -> str:
