@@ -334,25 +334,32 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
 
 
 def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
-    """Let the configured definition hold from the first window on that nobody has read; the first one, for ever."""
+    """Let the configured definition hold from the first window on that nobody has read; the first one, for ever.
+
+    Definitions that nobody has read by yet are forgotten: what follows begins where what was read by ends.
+    """
     known = _definitions(connection, meter_id)
-    since = EPOCH
-    if known and known[-1].fingerprint == meter.fingerprint:
+    if not known:
+        connection.execute(
+            ADD_DEFINITION,
+            _columns(meter_id, Definition(EPOCH, meter.fingerprint, meter.query, meter.window)),
+        )
         return
-    if known:
-        # Whoever commits a pass meanwhile holds the meter: so the mark that we see is the one that the definition follows.
-        row = connection.execute(LOCK_MARK, {"meter_id": meter_id}).fetchone()
-        assert row is not None, "a registered meter stays"
-        unread = row[0]
-        newest = connection.execute(NEWEST_SLOT, {"meter_id": meter_id}).fetchone()
-        if newest is not None and newest[0] is not None:
-            unread = max(unread, newest[0] + definitions.at(known, newest[0]).window)
-        since = definitions.begins(definitions.at(known, unread), meter.window, unread)
-    new = _columns(meter_id, Definition(since, meter.fingerprint, meter.query, meter.window))
-    connection.execute(FORGET_DEFINITIONS, new)
-    before = [each.fingerprint for each in known if each.since < since]
-    if before[-1:] != [meter.fingerprint]:
-        connection.execute(ADD_DEFINITION, new)
+    if known[-1].fingerprint == meter.fingerprint:
+        return
+    # Whoever commits a pass meanwhile holds the meter: so the mark that we see is the one that the definition follows.
+    row = connection.execute(LOCK_MARK, {"meter_id": meter_id}).fetchone()
+    assert row is not None, "a registered meter stays"
+    unread = row[0]
+    newest = connection.execute(NEWEST_SLOT, {"meter_id": meter_id}).fetchone()
+    if newest is not None and newest[0] is not None:
+        unread = max(unread, newest[0] + definitions.at(known, newest[0]).window)
+    kept = [each for each in known if each.since < unread] or [known[0]]
+    connection.execute(FORGET_DEFINITIONS, {"meter_id": meter_id, "since": max(unread, kept[-1].since)})
+    if kept[-1].fingerprint != meter.fingerprint:
+        since = definitions.begins(kept[-1], meter.window, unread)
+        new = Definition(since, meter.fingerprint, meter.query, meter.window)
+        connection.execute(ADD_DEFINITION, _columns(meter_id, new))
 
 
 def _definitions(connection: Connection, meter_id: int) -> tuple[Definition, ...]:

@@ -67,8 +67,8 @@ def test_windows_tile_time_whatever_lengths_follow_each_other(
     mark = START
     for number, (length, minutes) in enumerate(changes):
         mark = max(mark, ready_until(known, mark, mark + minutes * MINUTE))
-        since = begins(at(known, mark), length, mark)
-        known = [each for each in known if each.since < since]
+        known = [each for each in known if each.since < mark] or known[:1]
+        since = begins(known[-1], length, mark)
         known.append(Definition(since, str(number), "", length))
     cut = list(pieces(known, Span(START, mark + ahead * MINUTE + MINUTE)))
     assert cut[0][1].start == START

@@ -267,8 +267,7 @@ class World:
                 }
             },
         }
-        if ledger_url is not None:
-            self.config["ledger"] = {"url": ledger_url, "lease": "5s"}
+        self.config["ledger"] = {"lease": "5s"} | ({} if ledger_url is None else {"url": ledger_url})
 
     def __enter__(self) -> Self:
         return self
