@@ -158,11 +158,11 @@ class Collection:
         mark = lease.mark
         held = definitions.at(lease.definitions, mark)
         with self._noting_failure(lease, due.live(Span(mark, mark), now, held)):
-            due.earliest(self.meter, lease, now)
+            first = due.earliest(self.meter, lease, now)
             ready = self._ready(lease, now, result)
             with self._alive(lease):
                 at_once = self.at_once(held, Span(mark, mark))
-        for this in due.passes(self.meter, lease, now, ready, at_once=at_once):
+        for this in due.passes(self.meter, lease, now, first, ready, at_once=at_once):
             if self._stopping:
                 return
             self._pass(lease, this._replace(rest_waits=result.oldest_deferred), result)

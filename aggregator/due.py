@@ -23,16 +23,15 @@ def live(span: Span, now: dt.datetime, definition: Definition) -> Pass:
 
 
 def passes(
-    meter: Meter, lease: Lease, now: dt.datetime, ready: dt.datetime, *, at_once: bool
+    meter: Meter, lease: Lease, now: dt.datetime, first: dt.datetime, ready: dt.datetime, *, at_once: bool
 ) -> Iterator[Pass]:
     """Yield what a round reads, in pieces that one transaction takes.
 
-    Windows are new up to `ready`. `at_once` says that the query returns `window`, so that one serves many windows. Raises
-    SourceError when windows that were never read are no longer in the source.
+    Nothing before `first` is read, which is the `earliest`. Windows are new up to `ready`. `at_once` says that the query
+    returns `window`, so that one serves many windows.
     """
     known, mark = lease.definitions, lease.mark
     newest = definitions.at(known, mark)
-    first = earliest(meter, lease, now)
     rungs = windows.rungs(
         now=now,
         mark=mark,

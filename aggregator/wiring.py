@@ -75,8 +75,12 @@ class App:
     sink_ids: dict[str, int]
     unverified: dict[str, str]
     """Sinks that could not be asked whether they fit, and why."""
-    definitions: dict[str, tuple[Definition, ...]]
-    """By which queries, and in which windows, each meter is read, as of now."""
+    looked: dict[str, tuple[Definition, ...]]
+    """For whoever only looks: how each meter would be read, which the ledger does not know."""
+
+    def definitions(self, meter: str) -> tuple[Definition, ...]:
+        """Return by which queries, and in which windows, a meter is read, in the order of time."""
+        return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
 
     def delivery(self, sink: str, clock: Clock) -> Delivery:
         """Return a new delivery for a sink; several may work beside each other."""
@@ -172,10 +176,9 @@ def build(
         unverified = _verify(config, ledger, sinks) if verify else {}
         meters = [meter_of(meter) for meter in config.meters.values()]
         if looks:
-            registered, definitions = ledger.meters.look(meters)
+            registered, looked = ledger.meters.look(meters)
         else:
-            registered = dict(ledger.meters.register(meters))
-            definitions = {key: ledger.meters.definitions(known) for key, known in registered.items()}
+            registered, looked = dict(ledger.meters.register(meters)), {}
         yield App(
             config,
             ledger,
@@ -185,7 +188,7 @@ def build(
             {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
             {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
             unverified,
-            definitions,
+            looked,
         )
 
 

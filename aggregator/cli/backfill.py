@@ -71,7 +71,7 @@ def backfill(
         for name in names:
             collection = app.collections[name]
             limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
-            known = app.definitions[name]
+            known = app.definitions(name)
             span = span_of(collection.meter, known, limits, start, end, now)
             jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, known, span))
         results, delivered = carry_out(

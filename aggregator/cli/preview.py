@@ -43,7 +43,7 @@ def preview(
         collection = app.collections[name]
         limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
         now = utcnow()
-        known = app.definitions[name]
+        known = app.definitions(name)
         span = span_of(collection.meter, known, limits, start, end, now)
         tally = Tally()
         events = (

@@ -44,7 +44,7 @@ def restate(
     with build(config, name="aggregator restate", verify=yes, looks=not yes) as app:
         now = utcnow()
         collection, registered = app.collections[name], app.registered[name]
-        known = app.definitions[name]
+        known = app.definitions(name)
         limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
         present = known[-1]
         until = end or max(start, min(now, present.since))
