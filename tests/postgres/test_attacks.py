@@ -263,7 +263,7 @@ def test_only_privileges_keep_programs_from_running(database: Database, postgres
     proof = postgres.directory / f"ran_{uuid.uuid4().hex}"
     database.admin.execute(f"""
         create function runs() returns int language plpgsql as
-        $$ begin copy (select 1) to program 'touch {proof.name}'; return 1; end $$
+        $$ begin copy (select 1) to program 'cat > {proof.name}'; return 1; end $$
     """)
     query = "select runs() as customer, 1 as quantity"
     assert "permission denied" in str(database.read(database.reader, query))
