@@ -257,7 +257,7 @@ class Adoption:
 
     def _span(self, meter: Meter, feed: Feed, holding: Sequence[Definition], now: dt.datetime) -> Span:
         """Return the windows that can still be billed, the one that is open now included."""
-        oldest = now - min(self._sinks[feed.sink].limits.past, FURTHEST)
+        oldest = now - min(self._sinks[feed.sink].limits_for(meter.name).past, FURTHEST)
         start = max(meter.start_at, feed.since, floor(oldest, definitions.at(holding, oldest).window))
         return Span(start, max(start, definitions.ceiling(now, definitions.at(holding, now).window)))
 
@@ -307,7 +307,7 @@ class Adoption:
             window=known.meter.window,
             decimals=known.meter.decimals,
             decreases=known.meter.decreases,
-            limits=self._sinks[line.feed.sink].limits,
+            limits=self._sinks[line.feed.sink].limits_for(known.meter.name),
             now=now,
         )
         return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)

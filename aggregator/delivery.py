@@ -117,7 +117,9 @@ class Delivery:
         if claim is None:
             return result
         result.claimed = len(claim.events)
-        held_back = [retry.before_sending(event, now, self._sink.limits) for event in claim.events]
+        held_back = [
+            retry.before_sending(event, now, self._sink.limits_for(event.meter)) for event in claim.events
+        ]
         unfit = [outcome for outcome in held_back if outcome is not None]
         for outcome in unfit:
             result.count(outcome, None)
@@ -141,10 +143,7 @@ class Delivery:
             for verdicts in _batches(self._sink.send(events, may_leave), self._elapsed):
                 points.passing("answer_read")
                 now = self._clock()
-                model = self._sink.limits.write_model
-                outcomes = [
-                    retry.judge(verdict, by_id[verdict.event], now, began, model) for verdict in verdicts
-                ]
+                outcomes = [self._judge(verdict, by_id[verdict.event], now, began) for verdict in verdicts]
                 for verdict, outcome in zip(verdicts, outcomes, strict=True):
                     result.count(outcome, verdict.answer)
                 self._settle(hold, outcomes, now, result)
@@ -156,6 +155,9 @@ class Delivery:
             if result.accepted and not self._known_to_take:
                 self._outbox.resume(self._sink_id)
                 self._known_to_take = True
+
+    def _judge(self, verdict: Verdict, event: Event, now: dt.datetime, began: dt.datetime) -> Outcome:
+        return retry.judge(verdict, event, now, began, self._sink.limits_for(event.meter).write_model)
 
     def _settle(self, hold: "_Hold", outcomes: list[Outcome], now: dt.datetime, result: Delivered) -> None:
         """Settle a part of a claim, which renews the rest.

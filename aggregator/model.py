@@ -47,6 +47,13 @@ class WriteModel(StrEnum):
     OVERWRITE = "overwrite"
 
 
+class Encoding(StrEnum):
+    """How a sink wants quantities written: as text in quotes, or as a JSON number. Plain digits either way."""
+
+    TEXT = "text"
+    NUMBER = "number"
+
+
 class State(StrEnum):
     """Where an event stands. The ledger's migrations draw the same diagram as constraints.
 
@@ -82,6 +89,18 @@ class Limits:
     identifier_length: int
     batch: int
     """How many events one `send` should be given to keep the sink busy."""
+    rate: float
+    """How many events a second it takes."""
+    future: dt.timedelta = dt.timedelta(minutes=5)
+    """How far ahead of the clock an event's instant may lie when it is sent."""
+    negatives: bool = True
+    """Whether it takes a quantity below zero; where it does not, what lowers a bill is refused and named."""
+    zeros: bool = True
+    """Whether it takes a total of zero."""
+    encoding: Encoding = Encoding.TEXT
+    """How quantities are written."""
+    answers: bool = True
+    """Whether it says of each event what it made of it; else its totals must show that an event was counted."""
 
     @property
     def past_days(self) -> int:

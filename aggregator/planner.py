@@ -72,6 +72,10 @@ class Policy:
         object.__setattr__(self, "begins", "".join(f"{len(text)}:{text}" for text in texts))
         object.__setattr__(self, "length", str(int(self.window.total_seconds())))
 
+    def takes(self, sent: Decimal) -> bool:
+        """Tell whether the sink takes a quantity that is not above zero."""
+        return self.limits.negatives if sent else self.limits.zeros
+
 
 def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
     """Decide about each changed slot, in the order given: all slots of one customer stand together.
@@ -121,8 +125,11 @@ def _standing(
     digits = policy.limits.significant_digits
     if at < policy.oldest:
         return State.REFUSED, f"older than the {policy.limits.past_days} days that {policy.sink} takes"
-    if not _fits(total if policy.sends_total else delta, digits):
+    sent = total if policy.sends_total else delta
+    if not _fits(sent, digits):
         return State.REFUSED, f"has more than the {digits} digits that {policy.sink} takes"
+    if sent <= 0 and not policy.takes(sent):
+        return State.REFUSED, f"{policy.sink} takes no quantity {'below' if sent else 'of'} zero"
     if delta < 0 and guarded:
         return State.HELD, GUARDED
     if delta < 0 and policy.decreases is Decreases.HOLD:

@@ -123,7 +123,7 @@ class Reconciliation:
         A sink that cannot be read back leaves everything to a person. Raises SinkUnreachable or SinkHalted.
         """
         result = Reconciled()
-        wait = self._wait
+        wait = self._sink.limits.proof
         if wait is not None:
             self._settle_doubts(now, wait, result)
             self._read_back(now, wait, result)
@@ -131,17 +131,16 @@ class Reconciliation:
 
     def take(self, report: Report, now: dt.datetime) -> Reconciled:
         """Take what the sink reports of events it had accepted. Taking a report twice has the effect of once."""
-        refused, readback = self._doubts.take_report(self._sink_id, report, now, self._wait)
+        refused, readback = self._doubts.take_report(self._sink_id, report, now, self._wait(report.meter))
         return Reconciled(rejected=len(refused), readbacks=int(readback))
 
     def stop(self) -> None:
         """Ask nothing more; a round that is under way ends after the call it waits for."""
         self._stopping.set()
 
-    @property
-    def _wait(self) -> dt.timedelta | None:
-        """How long the sink needs to count; None where its figures prove nothing about single events."""
-        limits = self._sink.limits
+    def _wait(self, meter: str) -> dt.timedelta | None:
+        """Return how long the sink needs to count; None where its figures prove nothing about single events."""
+        limits = self._sink.limits_for(meter)
         return limits.proof if limits.write_model is WriteModel.DELTA else None
 
     def _settle_doubts(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:

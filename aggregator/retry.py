@@ -43,6 +43,16 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
             counts=False,
             attempted_at=event.attempted_at,
         )
+    if event.at - now > limits.future:
+        return Outcome(
+            event.id,
+            State.DUE,
+            event.at - limits.future,
+            "lies further ahead than the sink takes: is this host's clock behind?",
+            exposed_at=event.exposed_at,
+            counts=False,
+            attempted_at=event.attempted_at,
+        )
     if event.exposed_at is None and now - event.at > limits.past:
         reason = f"became older than the {limits.past_days} days that the sink takes"
         return Outcome(event.id, State.REFUSED, reason=reason, counts=False, attempted_at=event.attempted_at)

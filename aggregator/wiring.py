@@ -263,6 +263,9 @@ def build_sink(config: Config, name: str) -> "Stripe":
                         event_name=meter.stripe.event_name,
                         customer_key=meter.stripe.customer_key,
                         value_key=meter.stripe.value_key,
+                        display_name=meter.stripe.display_name,
+                        formula="last" if meter.stripe.formula == "last" else "sum",
+                        event_time_window=meter.stripe.event_time_window,
                     )
                     for meter in config.meters.values()
                     if name in meter.sinks
@@ -279,7 +282,7 @@ def _collection(
         ledger.meters,
         ledger.passes,
         ledger_name=ledger.pin.name,
-        limits={feed.sink: sinks[feed.sink].limits for feed in known.feeds},
+        limits={feed.sink: sinks[feed.sink].limits_for(known.meter.name) for feed in known.feeds},
         elapsed=monotonic,
         skew=CLOCK_SKEW,
         patience=config.sources[known.meter.source].wait_for_writers,

@@ -33,6 +33,7 @@ LIMITS = Limits(
     significant_digits=15,
     identifier_length=100,
     batch=500,
+    rate=1_000.0,
 )
 
 

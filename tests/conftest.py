@@ -6,7 +6,9 @@ test has its own and none sees another's rows.
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,7 +30,9 @@ UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare our marker."""
+    """Declare our marker, and hear SIGINT: whoever starts us in the background may have it ignored, and so our children."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "direct: reaches its databases without a pooler in any case")
 
 

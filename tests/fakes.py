@@ -18,6 +18,7 @@ LIMITS = Limits(
     significant_digits=15,
     identifier_length=100,
     batch=100,
+    rate=1_000.0,
 )
 
 
@@ -48,6 +49,10 @@ class FakeSink:
             raise SinkHalted(self.halted)
         for event in events:
             yield self._take(event) if may_leave() else Verdict(event.id, Answer.UNSENT)
+
+    def limits_for(self, meter: str) -> Limits:
+        """Say the same for every meter."""
+        return self.limits
 
     def _take(self, event: Event) -> Verdict:
         self.received.append(event)

@@ -70,7 +70,9 @@ def backfill(
         jobs = []
         for name in names:
             collection = app.collections[name]
-            limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
+            limits = {
+                sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks
+            }
             known = app.definitions(name)
             span = span_of(collection.meter, known, limits, start, end, now)
             jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, known, span))

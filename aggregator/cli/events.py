@@ -252,7 +252,9 @@ def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
     """Return from when the sink's totals surely show the event, if it arrived."""
     from aggregator.wiring import build_sink
 
-    known = build_sink(config, event.sink).limits.proof if event.sink in config.sinks else None
+    known = (
+        build_sink(config, event.sink).limits_for(event.meter).proof if event.sink in config.sinks else None
+    )
     return (event.attempted_at or event.since) + (known or PROOF)
 
 

@@ -41,7 +41,7 @@ def preview(
     [name] = known_meters(config, [meter])
     with build(config, name="aggregator preview", looks=True) as app:
         collection = app.collections[name]
-        limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
+        limits = {sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks}
         now = utcnow()
         known = app.definitions(name)
         span = span_of(collection.meter, known, limits, start, end, now)

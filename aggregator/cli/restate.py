@@ -45,7 +45,7 @@ def restate(
         now = utcnow()
         collection, registered = app.collections[name], app.registered[name]
         known = app.definitions(name)
-        limits = {sink: app.sinks[sink].limits for sink in collection.meter.sinks}
+        limits = {sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks}
         present = known[-1]
         until = end or max(start, min(now, present.since))
         _check(name, known, start, until)

@@ -4,6 +4,7 @@ A field comes after the fields it is compared with, so that each comparison is a
 not hide another.
 """
 
+import datetime as dt
 import hashlib
 import json
 from decimal import Decimal
@@ -37,8 +38,17 @@ def _differs_from_customer_key(value_key: str, info: ValidationInfo) -> str:
     return value_key
 
 
+def _no_count(formula: str) -> str:
+    """A summary of a thousand requests would count as one."""
+    if formula == "count":
+        raise refuse(
+            "is `count`, which counts each event as one, and ours are summaries: use a meter that sums, and `formula: sum`"
+        )
+    return formula
+
+
 class StripeEvent(Block):
-    """What a meter's events look like to Stripe; it must agree with the meter you defined there."""
+    """What a meter is at Stripe; it must agree with the meter there, which `aggregator meters apply` can create."""
 
     event_name: str = Field(
         default="",
@@ -61,6 +71,40 @@ class StripeEvent(Block):
         description="The payload key that holds the quantity, as in the Stripe meter's value settings.",
         examples=["value"],
     )
+    display_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=250,
+        description="What people read at Stripe. Left out: the event name; one that is there already stays.",
+        examples=["API requests"],
+    )
+    formula: Annotated[Literal["sum", "last", "count"], AfterValidator(_no_count)] = Field(
+        default="sum",
+        description="How Stripe makes a bill of the events: their `sum`, or the `last` one, as for seats.",
+        examples=["sum"],
+    )
+    event_time_window: Literal["hour", "day"] | None = Field(
+        default=None,
+        description=(
+            "Of a meter that Stripe made pre-aggregated: of each customer's UTC hour or day only the newest event counts. "
+            "Recommended for new meters, since sending again can never bill twice. `window` is a whole multiple of it."
+        ),
+        examples=["hour"],
+    )
+
+
+EVENT_TIME_WINDOWS = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1)}
+
+
+def _windows_hold_whole_ones(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
+    """Two of our windows in one of Stripe's would replace each other's total."""
+    kept, window = event.event_time_window, info.data.get("window")
+    if kept is not None and isinstance(window, dt.timedelta) and window % EVENT_TIME_WINDOWS[kept]:
+        raise refuse(
+            f"has `event_time_window: {kept}`, of which only the newest event counts, so several windows of this meter "
+            f"would replace each other: use `window: {'1h' if kept == 'hour' else '1d'}`"
+        )
+    return event
 
 
 def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
@@ -184,10 +228,12 @@ class Meter(Block):
         description="What becomes of a correction that lowers a bill: `hold` it for a person, or `apply` it.",
         examples=["hold"],
     )
-    stripe: Annotated[StripeEvent, AfterValidator(_named_after_meter)] = Field(
+    stripe: Annotated[
+        StripeEvent, AfterValidator(_named_after_meter), AfterValidator(_windows_hold_whole_ones)
+    ] = Field(
         default=StripeEvent(),
         validate_default=True,
-        description="What the events look like to Stripe sinks.",
+        description="What the meter is at Stripe sinks.",
         examples=[{"event_name": "api_requests"}],
     )
 

@@ -24,6 +24,11 @@ class Sink(Protocol):
 
     name: str
     limits: Limits
+    """What holds for the sink as a whole: above all how much one `send` should be given."""
+
+    def limits_for(self, meter: str) -> Limits:
+        """Return what holds for the events of one of our meters: its write model may be its own."""
+        ...
 
     def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events and yield a verdict on each, in any order. Raises SinkHalted, at the end, if all were refused."""

@@ -706,9 +706,9 @@ def post(url: str, path: str, **form: str) -> dict[str, Any]:
         return found
 
 
-def meter(event_name: str, **keys: str) -> dict[str, StripeMeter]:
+def meter(event_name: str, **differing: Any) -> dict[str, StripeMeter]:
     """The settings of one meter of ours, `api`."""
-    return {"api": StripeMeter(event_name=event_name, **keys)}
+    return {"api": StripeMeter(event_name=event_name, **differing)}
 
 
 @pytest.mark.parametrize("event_name", ["api_requests", "filler_000", "filler_119"])
@@ -724,7 +724,7 @@ def test_a_meter_that_fits_raises_no_problem(
     [
         ("nothing", "does not exist"),
         ("logins", "counts events"),
-        ("seats", "keeps only the last value"),
+        ("seats", "aggregates by last, but we send for sum"),
         ("stored_gb", "the newest event of each hour replaces the others"),
     ],
 )
@@ -736,6 +736,24 @@ def test_a_meter_that_does_not_fit_is_named(
     assert "Meter api" in problem
     assert event_name in problem
     assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("event_name", "differing", "words"),
+    [
+        ("api_requests", {"formula": "last"}, "aggregates by sum, but we send for last"),
+        ("api_requests", {"event_time_window": "hour"}, "every event adds up there"),
+        ("stored_gb", {"event_time_window": "day"}, "has an event time window of one hour"),
+        ("stored_gb", {"event_time_window": "hour"}, ""),
+        ("seats", {"formula": "last"}, ""),
+    ],
+)
+def test_what_is_configured_of_a_meter_must_be_what_stripe_has(
+    sandbox: RunningSandbox, make_sink: MakeSink, event_name: str, differing: dict[str, str], words: str
+) -> None:
+    """A total sent to a meter that sums bills twice, and an increase sent to one that replaces too little."""
+    problems = make_sink(sandbox.url, meters=meter(event_name, **differing)).preflight(["api"])
+    assert [words in problem for problem in problems] == ([True] if words else [])
 
 
 def test_keys_that_differ_are_both_named(sandbox: RunningSandbox, make_sink: MakeSink) -> None:

@@ -94,6 +94,9 @@ def test_the_least_that_is_right(tmp_path: Path) -> None:
         "event_name": "calls",
         "customer_key": "stripe_customer_id",
         "value_key": "value",
+        "display_name": None,
+        "formula": "sum",
+        "event_time_window": None,
     }
     assert meter.query_text == QUERY
 
@@ -201,6 +204,12 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.stripe.event_name", "''", "must not be empty"),
     ("meters.calls.stripe.event_name", "e" * 101, "is too long: 100 characters are the most"),
     ("meters.calls.stripe.value_key", "stripe_customer_id", "is the same as `customer_key`"),
+    ("meters.calls.stripe.formula", "count", "counts each event as one, and ours are summaries"),
+    (
+        "meters.calls.stripe",
+        "{event_time_window: day}",
+        "several windows of this meter would replace each other",
+    ),
     ("meters.calls.cron", "'* * * *'", "must be five fields"),
     ("meters.calls.cron", "'* * * * ;'", "must be five fields"),
     ("ledger.migrate", "'no'", "must be `true` or `false`, but is text: write, for example, `migrate: true`"),

@@ -34,6 +34,7 @@ LIMITS = Limits(
     significant_digits=15,
     identifier_length=100,
     batch=100,
+    rate=1_000.0,
 )
 
 POLICY = Policy(

@@ -49,8 +49,7 @@ def test_a_sink_that_is_busy_is_3_and_the_next_pass_sends_the_rest(world: World)
     assert (ran.code, ran.json["outcome"], ran.json["sinks"]["stripe"]["waiting"]) == (3, "work_left", 10)
     assert world.billed() == {}
     world.sandbox.set_faults()
-    world.run("run", "--once")
-    world.quiet()
+    world.quiet_by_passes()
 
 
 def test_a_sink_that_is_away_is_3(world: World) -> None:
@@ -61,8 +60,7 @@ def test_a_sink_that_is_away_is_3(world: World) -> None:
     assert (ran.code, ran.json["outcome"], ran.json["sinks"]["stripe"]["waiting"]) == (3, "work_left", 4)
     assert world.one("select count(*) from aggregator.event where exposed_at is not null") == 0
     world.sink["api_base"] = address
-    world.once()
-    world.quiet()
+    world.quiet_by_passes()
 
 
 def test_a_key_that_was_revoked_is_4_and_burns_nothing(world: World) -> None:

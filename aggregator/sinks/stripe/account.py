@@ -225,29 +225,36 @@ def misfits(name: str, meter: StripeMeter, found: "Meter | None", *, livemode: b
         ]
     checks = (
         (found.status != "active", "is not active and takes no events. Reactivate it at Stripe."),
-        *_wrong_aggregation(found),
+        *_wrong_aggregation(meter, found),
         *_wrong_keys(meter, found),
     )
     return [f"{whose} {problem}" for wrong, problem in checks if wrong]
 
 
-def _wrong_aggregation(found: "Meter") -> Iterable[tuple[bool, str]]:
+def _wrong_aggregation(meter: StripeMeter, found: "Meter") -> Iterable[tuple[bool, str]]:
     formula = found.default_aggregation.formula
-    window = found.event_time_window
     yield formula == "count", "counts events, so a summary would count as one. Use a meter that sums."
-    yield (
-        formula == "last",
-        "keeps only the last value, which this sink does not support yet. Use one that sums.",
-    )
     yield (
         formula not in ("sum", "count", "last"),
         f"aggregates by {formula}, which is unknown here. Use one that sums.",
     )
-    replaces = f"the newest event of each {window} replaces the others, so a change would replace the sum"
     yield (
-        window is not None,
-        f"has an event time window ({window}), which this sink does not support yet: {replaces}. Use a meter without one.",
+        formula in ("sum", "last") and formula != meter.formula,
+        f"aggregates by {formula}, but we send for {meter.formula}. Set `stripe.formula: {formula}` if that is meant.",
     )
+    window = found.event_time_window
+    if window is None:
+        means = "Remove `stripe.event_time_window`: every event adds up there, and a total sent again would bill twice."
+    else:
+        means = f"Set `stripe.event_time_window: {window}`: the newest event of each {window} replaces the others."
+    yield (
+        window != meter.event_time_window,
+        f"has {_windowed(window)}, but we send for {_windowed(meter.event_time_window)}. {means}",
+    )
+
+
+def _windowed(window: str | None) -> str:
+    return f"an event time window of one {window}" if window else "no event time window"
 
 
 def _wrong_keys(meter: StripeMeter, found: "Meter") -> Iterable[tuple[bool, str]]:

@@ -24,6 +24,12 @@ from aggregator.sinks.stripe.verdicts import (
 )
 
 
+def payload(event: Event, meter: StripeMeter) -> dict[str, str]:
+    """Return what is said of the customer: by how much it used more, or where its window stands if events replace."""
+    quantity = event.total if meter.replaces else event.delta
+    return {meter.customer_key: event.customer, meter.value_key: plain(quantity)}
+
+
 class Courier:
     """Takes events to Stripe, one call each."""
 
@@ -59,7 +65,7 @@ class Courier:
                 "event_name": meter.event_name,
                 "identifier": event.identifier,
                 "timestamp": int(event.at.timestamp()),
-                "payload": {meter.customer_key: event.customer, meter.value_key: plain(event.delta)},
+                "payload": payload(event, meter),
             }
         )
         points.passing("answer_unread")

@@ -1,6 +1,7 @@
 """What one of our meters is at Stripe."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,3 +14,13 @@ class StripeMeter:
     event_name: str
     customer_key: str = "stripe_customer_id"
     value_key: str = "value"
+    display_name: str | None = None
+    """What people read there; None leaves it to whoever made it."""
+    formula: Literal["sum", "last"] = "sum"
+    event_time_window: Literal["hour", "day"] | None = None
+    """Of the events of a customer in one UTC hour or day, only the newest that was received counts."""
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a later event takes the place of an earlier one, so that each says where its window stands."""
+        return self.formula == "last" or self.event_time_window is not None

@@ -40,6 +40,8 @@ LIMITS = Limits(
     significant_digits=15,
     identifier_length=100,
     batch=500,
+    # docs.stripe.com/rate-limits: live mode; the configuration lowers it.
+    rate=1_000.0,
 )
 
 BATCH_SECONDS = 5
@@ -82,6 +84,7 @@ class StripeSink:
     ) -> None:
         self.name = name
         self.limits = _limits(calls_per_second)
+        self._replacing = replace(self.limits, write_model=WriteModel.OVERWRITE)
         self._api_key = api_key
         self._livemode = mode == "live"
         self._api_base = api_base
@@ -99,6 +102,11 @@ class StripeSink:
         self._opening = threading.Lock()
         self._line: _Line | None = None
         self._stopped = False
+
+    def limits_for(self, meter: str) -> Limits:
+        """Return what holds for the events of one of our meters: where they replace each other, they say the total."""
+        known = self._meters.get(meter)
+        return self._replacing if known is not None and known.replaces else self.limits
 
     @property
     def calls_per_second(self) -> float:
@@ -223,4 +231,4 @@ class StripeSink:
 
 def _limits(calls_per_second: float) -> Limits:
     fitting = int(calls_per_second * BATCH_SECONDS)
-    return replace(LIMITS, batch=min(LIMITS.batch, max(LEAST_BATCH, fitting)))
+    return replace(LIMITS, batch=min(LIMITS.batch, max(LEAST_BATCH, fitting)), rate=calls_per_second)
