@@ -24,7 +24,8 @@ from urllib.parse import parse_qsl
 from aggregator.sandbox.errors import ApiError, missing_param, unknown_route
 from aggregator.sandbox.events import Event, Sight
 from aggregator.sandbox.reports import after
-from aggregator.sandbox.settings import read_faults, read_rules
+from aggregator.sandbox.rules import read_rules
+from aggregator.sandbox.settings import read_faults
 from aggregator.sandbox.store import Account, Store
 from aggregator.sandbox.summaries import aggregate
 from aggregator.sandbox.values import plain

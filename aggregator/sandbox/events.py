@@ -18,13 +18,14 @@ from typing import NamedTuple
 from uuid import uuid4
 from zlib import crc32
 
+from aggregator.sandbox.checks import Seconds
 from aggregator.sandbox.customers import Customers
 from aggregator.sandbox.errors import ApiError, duplicate_identifier, invalid, missing_param
 from aggregator.sandbox.form import Params
 from aggregator.sandbox.journal import Note, Record
 from aggregator.sandbox.meters import Meter, Meters
 from aggregator.sandbox.reports import Findings, Invalid
-from aggregator.sandbox.settings import Rules, Seconds
+from aggregator.sandbox.rules import Rules
 from aggregator.sandbox.values import MAX_SIGNIFICANT_DIGITS, read_value, significant_digits
 
 # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api: rolling seconds back, clock drift ahead.

@@ -7,9 +7,10 @@ The same seed and the same requests in the same order give the same faults. What
 from random import Random
 from typing import NamedTuple
 
+from aggregator.sandbox.checks import Seconds
 from aggregator.sandbox.clock import monotonic
 from aggregator.sandbox.errors import ApiError, server_error, too_many_requests
-from aggregator.sandbox.settings import FaultSettings, Seconds
+from aggregator.sandbox.settings import FaultSettings
 
 
 class Luck(NamedTuple):
