@@ -147,6 +147,23 @@ def test_a_body_that_is_no_json_is_refused(sandbox: RunningSandbox) -> None:
     assert call(sandbox.url, "POST", PATH, {"event_name": "api_requests"}).status == 400
 
 
+@pytest.mark.parametrize(
+    "body", ["[" * 100_000, '{"event_name": ' + "9" * 5000 + "}", '{"payload": {"value": NaN}}', "\ud800"]
+)
+def test_a_hostile_body_is_refused(sandbox: RunningSandbox, body: str) -> None:
+    """Nesting without end, a number without end, words that are no JSON."""
+    answer = call(sandbox.url, "POST", PATH, body=body.encode("utf-8", "surrogatepass").decode("latin-1"))
+    assert answer.status == 400
+
+
+def test_half_a_character_does_no_harm(sandbox: RunningSandbox) -> None:
+    """JSON can say it; the event is taken, shown and found processed."""
+    sandbox.set_rules(processing_delay_seconds=[0, 1])
+    event = event_v2(identifier="e-\ud800", customer="cus_\ud800")
+    assert post(sandbox, event).status == 200
+    assert len(sandbox.events()) == 1
+
+
 def test_unknown_fields_may_be_taken(sandbox: RunningSandbox) -> None:
     """Version 2 does not say that it refuses them; a rule decides."""
     sandbox.set_rules(v2_unknown_fields=True)
