@@ -168,7 +168,7 @@ def finding(line: Line, now: dt.datetime) -> str:
         return line.error or ""
     told = [each.text for each in line.comparison.differences]
     advice = line.comparison.advice(now)
-    return " ".join([f"It {' It '.join(told)}"] * bool(told) + [advice] * bool(advice))
+    return " ".join([*(f"It {text}" for text in told), *([advice] if advice else [])])
 
 
 def plain_line(line: Line, now: dt.datetime) -> dict[str, object]:

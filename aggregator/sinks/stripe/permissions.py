@@ -73,7 +73,7 @@ NEEDED = (
         {"limit": 1},
     ),
     Permission(
-        "Meter event summaries",
+        "Meters",
         "read",
         Use.READ_BACK,
         "an event whose answer was lost for long stays in doubt until a person has looked",
@@ -188,7 +188,11 @@ class KeyReport(NamedTuple):
         needed = [each for each in self.held if not each.permission.optional]
         if needed and all(each.answer in (Answer.YES, Answer.PROBABLY) for each in needed):
             told = ", ".join(
-                f"`{each.permission}`" + " (probably)" * (each.answer is Answer.PROBABLY) for each in needed
+                dict.fromkeys(
+                    f"`{each.permission}`"
+                    + " (probably)" * (each.permission.level == "write" and each.answer is Answer.PROBABLY)
+                    for each in needed
+                )
             )
             yield "ok", f"it has what is needed: {told}"
 
@@ -238,7 +242,7 @@ class Keyring:
 
 
 def _listed(permissions: Iterable[Permission]) -> str:
-    return ", ".join(f"`{each}`" for each in permissions)
+    return ", ".join(dict.fromkeys(f"`{each}`" for each in permissions))
 
 
 def named(message: str) -> str | None:
