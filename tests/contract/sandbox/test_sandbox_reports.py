@@ -19,6 +19,7 @@ from tests.contract.sandbox.sandbox_calls import (
     NOON,
     connect,
     event_form,
+    kinds,
     meter_id,
     post_event,
     reasons,
@@ -27,17 +28,6 @@ from tests.contract.sandbox.sandbox_calls import (
 )
 
 GONE = "meter_event_customer_not_found"
-
-
-def kinds(report: dict[str, Any]) -> dict[str, tuple[int, list[str]]]:
-    """Return of a report, by code, how many errors it counts and which identifiers it names."""
-    return {
-        kind["code"]: (
-            kind["error_count"],
-            [sample["request"]["identifier"] for sample in kind["sample_errors"]],
-        )
-        for kind in report["data"]["reason"]["error_types"]
-    }
 
 
 def named(reports: list[dict[str, Any]]) -> list[str]:
