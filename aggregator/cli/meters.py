@@ -140,7 +140,7 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
     """Let the Stripe meter of METER take no more events.
 
     From then on Stripe refuses its events, and no price can be attached to it. What it has counted stays. Refuses while
-    events of the meter are due or being sent, unless --yes says so.
+    events of the meter are due or being sent, unless --yes says so. Exits 3 if the answer is no.
     """
     config = load_config(config_path)
     with desks_of(config) as desks:
@@ -153,6 +153,10 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
             raise UsageError(
                 f"{waiting} event(s) of {meter} are due or being sent to {desk.sink}, and Stripe would refuse them. Let "
                 "`aggregator run --once` send them first, or say --yes."
+            )
+        if waiting:
+            click.echo(
+                f"{waiting} event(s) of {meter} are due or being sent to {desk.sink}; Stripe will refuse them."
             )
         click.echo(
             f"From then on Stripe takes no event of {known.event_name} (meter {meter}, sink {desk.sink}): events of ours "
@@ -172,7 +176,7 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
 def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) -> None:
     """Let the Stripe meter of METER take events again, and prices use it.
 
-    Events that were refused meanwhile still wait: see `aggregator events list`.
+    Events that were refused meanwhile still wait: see `aggregator events list`. Exits 3 if the answer is no.
     """
     config = load_config(config_path)
     with desks_of(config) as desks:
@@ -209,8 +213,10 @@ def _ask(question: str, *, yes: bool) -> None:
 
 
 def _in_mode(desk: "Desk") -> str:
+    """Say where something is about to happen: in words, since the same command may be typed for either."""
     bills = "in LIVE mode, which bills real customers" if desk.mode == "live" else "in test mode"
-    return f"{bills} (sink {desk.sink})"
+    account = desk.account()
+    return f"{bills} (sink {desk.sink}{f', account {account}' if account else ''})"
 
 
 def _question(plan: Sequence[Line]) -> str:

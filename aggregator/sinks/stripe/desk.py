@@ -71,6 +71,12 @@ class Desk:
         line = self._open()
         return line.thread.call(line.account.comparisons(names))
 
+    def account(self) -> str | None:
+        """Name the account, as `acct_1`; None if the key may not ask."""
+        line = self._open()
+        named = line.thread.call(line.account.identity())
+        return named.split()[0] if named else None
+
     def create(self, name: str, now: dt.datetime) -> Made:
         """Make the Stripe meter of one of ours, or find that it is there by now."""
         line = self._open()

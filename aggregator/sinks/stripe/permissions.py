@@ -115,6 +115,7 @@ NEEDED = (
         "no event can be cancelled",
         "post",
         "/v1/billing/meter_event_adjustments",
+        optional=True,
     ),
 )
 """In the order in which they are told."""
