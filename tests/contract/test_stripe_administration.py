@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import stripe
@@ -165,7 +165,7 @@ def test_an_answer_that_is_lost_makes_no_second_meter(
 def test_a_saved_error_stands_in_the_way_for_an_hour_at_most(
     sandbox: RunningSandbox, make_desk: MakeDesk
 ) -> None:
-    """Stripe answers a key with the 500 that it answered before; the next hour has another key, and makes the meter."""
+    """Whatever Stripe has saved under a key: the next hour has another, and makes the meter."""
     desk = make_desk(sandbox.url)
     sandbox.set_faults(error_before=1.0, applies_to="all", times=1 + REPEATS)
     with pytest.raises(SinkUnreachable, match=r"make the meter api_requests .* Run the command again"):
@@ -173,6 +173,56 @@ def test_a_saved_error_stands_in_the_way_for_an_hour_at_most(
     assert meters_there(desk) == 0
     assert desk.create("api", NOW + dt.timedelta(minutes=30)).by_us
     assert meters_there(desk) == 1
+
+
+class _Failing(BaseHTTPRequestHandler):
+    """Answers every call with an error that may pass, and notes the keys under which something was to be made."""
+
+    keys: ClassVar[list[str | None]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.keys.append(self.headers["Idempotency-Key"])
+        self._fail()
+
+    def do_GET(self) -> None:
+        self._fail()
+
+    def _fail(self) -> None:
+        body = b'{"error": {"type": "api_error", "message": "An error."}}'
+        self.send_response(500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named so by the base class
+        """Say nothing."""
+
+
+def test_every_try_goes_out_under_that_key(make_desk: MakeDesk) -> None:
+    """The library's own repeats, and another desk's tries within the hour."""
+    meter = StripeMeter(event_name="api_requests")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            for minutes in (0, 29):
+                with pytest.raises(SinkUnreachable):
+                    make_desk(f"http://127.0.0.1:{server.server_port}", meter).create(
+                        "api", NOW + dt.timedelta(minutes=minutes)
+                    )
+        finally:
+            server.shutdown()
+            thread.join()
+    assert _Failing.keys == [idempotency_key(creation(meter), NOW)] * 2 * (1 + REPEATS)
+
+
+def test_one_meter_after_the_other(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
+    """Each has a key of its own, so that no saved answer stands in for the second."""
+    meters = {name: StripeMeter(event_name=name) for name in ("first", "second")}
+    desk = make_desk(sandbox.url, meters=meters)
+    assert [desk.create(name, NOW).comparison.standing for name in meters] == [Standing.EQUAL] * 2
+    assert {"first", "second"} <= set(all_meters(sandbox))
 
 
 def test_the_key_is_that_of_what_is_made() -> None:
