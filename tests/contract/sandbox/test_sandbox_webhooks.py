@@ -1,6 +1,7 @@
 """Webhooks: signed notifications, tried again, twice, out of order, to loopback alone."""
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -228,3 +229,34 @@ def test_webhooks_outlive_the_process(tmp_path_factory: pytest.TempPathFactory, 
         assert types(receiver, 1) == ["v9.second"]
         settled(sandbox, 1)
         assert receiver.is_empty()
+
+
+def test_deliveries_go_on_after_a_restart(
+    tmp_path_factory: pytest.TempPathFactory, receiver: Receiver
+) -> None:
+    """The first call of any kind is enough; what came to be while nobody delivered is delivered then."""
+    state = tmp_path_factory.mktemp("sandbox") / "state.jsonl"
+    options = SandboxOptions(meters=(MeterSpec("api_requests"),), state=state)
+    with running(options) as sandbox:
+        sandbox.set_time(NOON)
+        sandbox.add_webhook(receiver.url, SECRET, retry_seconds=60)
+        receiver.statuses.append(500)
+        send(connect(sandbox.url), "many", identifier="e-1")
+        sandbox.set_time(NOON + 20)
+        assert settled(sandbox, 1)[0]["status"] == 500
+        first = receiver.next()
+    with running(options) as sandbox:
+        connect(sandbox.url).v1.accounts.retrieve_current()
+        assert receiver.next().body == first.body
+
+
+def test_a_slow_receiver_does_not_hold_up_another(sandbox: RunningSandbox, receiver: Receiver) -> None:
+    """Nor the sandbox; a receiver that never answers is given up after its time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        sandbox.add_webhook(url, SECRET, timeout_seconds=0.3, attempts=1)
+        sandbox.add_webhook(receiver.url, SECRET)
+        sandbox.notify("v9.weather.changed")
+        assert types(receiver, 1) == ["v9.weather.changed"]
+        statuses = {each["url"]: each["status"] for each in settled(sandbox, 2)}
+    assert statuses == {url: None, receiver.url: 200}
