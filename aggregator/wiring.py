@@ -6,7 +6,7 @@ Rules
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,6 +33,7 @@ from aggregator.sinks import Sink
 from aggregator.source import Source
 
 if TYPE_CHECKING:
+    from aggregator.sinks.stripe import Desk, StripeMeter
     from aggregator.sinks.stripe import StripeSink as Stripe
 
 CLOCK_SKEW = timedelta(seconds=60)
@@ -206,15 +207,41 @@ def _stop_if(trouble: str | None) -> None:
 
 def _verify(config: Config, ledger: Ledger, sinks: dict[str, Sink]) -> dict[str, str]:
     unverified, misfits = {}, []
+    accounts: dict[str, str | None] = {}
     for name, sink in sinks.items():
         try:
-            _stop_if(ledger.pin.account(name, sink.account(), utcnow(), stops=True))
+            accounts[name] = sink.account()
+            _stop_if(ledger.pin.account(name, accounts[name], utcnow(), stops=True))
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
         except SinkError as error:
             unverified[name] = str(error)
+    misfits += counted_twice(config, accounts)
     if misfits:
         raise SinkError("\n".join(misfits))
     return unverified
+
+
+def counted_twice(config: Config, accounts: Mapping[str, str | None]) -> list[str]:
+    """Say, in a sentence each, which event names reach one account through two sinks: all usage would be counted twice.
+
+    `accounts` has what each sink says of its account; None, if its key may not ask, stands for an account of its own key.
+    """
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    found = []
+    for sink in accounts:
+        account = accounts[sink] or f"{config.sinks[sink].api_base} {config.sinks[sink].api_key_revealed()}"
+        for meter in config.meters.values():
+            if sink not in meter.sinks:
+                continue
+            event_name = meter.stripe.event_name
+            other_meter, other = first.setdefault((account, event_name), (meter.name, sink))
+            if other != sink:
+                found.append(
+                    f"Meter {meter.name} sends event name {event_name} to sink {sink}, and meter {other_meter} the same to "
+                    f"sink {other}, which is the same account: one Stripe meter would count both, or let one replace the "
+                    "other. Take one of the sinks out of `sinks`, or give one of two meters another `stripe.event_name`."
+                )
+    return found
 
 
 def meter_of(meter: ConfiguredMeter) -> Meter:
@@ -255,7 +282,6 @@ def build_sink(config: Config, name: str) -> "Stripe":
     sink = config.sinks[name]
     match sink:
         case StripeSink():
-            from aggregator.sinks.stripe import StripeMeter
             from aggregator.sinks.stripe import StripeSink as Stripe
 
             return Stripe(
@@ -266,19 +292,42 @@ def build_sink(config: Config, name: str) -> "Stripe":
                 calls_per_second=sink.calls_per_second,
                 timeout=sink.timeout,
                 max_in_flight=sink.max_in_flight,
-                meters={
-                    meter.name: StripeMeter(
-                        event_name=meter.stripe.event_name,
-                        customer_key=meter.stripe.customer_key,
-                        value_key=meter.stripe.value_key,
-                        display_name=meter.stripe.display_name,
-                        formula="last" if meter.stripe.formula == "last" else "sum",
-                        event_time_window=meter.stripe.event_time_window,
-                    )
-                    for meter in config.meters.values()
-                    if name in meter.sinks
-                },
+                meters=_stripe_meters(config, name),
             )
+
+
+def build_desk(config: Config, name: str) -> "Desk | None":
+    """Return what changes the account of a sink by hand; None for a sink that keeps no meters of its own."""
+    sink = config.sinks[name]
+    match sink:
+        case StripeSink():
+            from aggregator.sinks.stripe import Desk
+
+            return Desk(
+                name,
+                api_key=sink.api_key_revealed(),
+                mode=sink.mode,
+                api_base=sink.api_base,
+                timeout=sink.timeout,
+                meters=_stripe_meters(config, name),
+            )
+
+
+def _stripe_meters(config: Config, sink: str) -> "dict[str, StripeMeter]":
+    from aggregator.sinks.stripe import StripeMeter
+
+    return {
+        meter.name: StripeMeter(
+            event_name=meter.stripe.event_name,
+            customer_key=meter.stripe.customer_key,
+            value_key=meter.stripe.value_key,
+            display_name=meter.stripe.display_name,
+            formula="last" if meter.stripe.formula == "last" else "sum",
+            event_time_window=meter.stripe.event_time_window,
+        )
+        for meter in config.meters.values()
+        if sink in meter.sinks
+    }
 
 
 def _collection(

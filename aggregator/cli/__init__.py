@@ -2,7 +2,8 @@
 
 Rules
 - `aggregator --help` answers at once: whatever is heavy is imported inside the command that needs it.
-- Exit codes: 0 done, 1 something failed, 2 the call or the configuration is wrong. `run --once` has more to tell.
+- Exit codes: 0 done, 1 something failed, 2 the call or the configuration is wrong. `run --once` and `meters` have more to
+  tell: 3 work is left, 4 a person is needed.
 - Bad input gets one message that names the thing and the remedy, and no traceback.
 """
 
@@ -20,6 +21,7 @@ from aggregator.cli import (
     events,
     init,
     lateness,
+    meters,
     migrate,
     preview,
     restate,
@@ -52,6 +54,7 @@ for command in (
     status.status,
     events.events,
     lateness.lateness,
+    meters.meters,
     adopt.adopt,
     migrate.migrate,
     sandbox.sandbox,

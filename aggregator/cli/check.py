@@ -147,18 +147,49 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 
 def _sinks(config: "Config") -> Iterator[Finding]:
     from aggregator.errors import SinkError
-    from aggregator.wiring import build_sink
+    from aggregator.wiring import build_sink, counted_twice
 
+    accounts: dict[str, str | None] = {}
     for name in config.sinks:
         sink = build_sink(config, name)
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
+        problems = []
         try:
-            problems = sink.preflight(meters)
+            problems += sink.preflight(meters)
+            accounts[name] = sink.account()
         except SinkError as error:
-            problems = [str(error)]
+            problems.append(str(error))
         finally:
             sink.close()
         for problem in problems:
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
             yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({len(meters)})")
+        yield from _key(config, name, answers=name in accounts)
+    for problem in counted_twice(config, accounts):
+        yield Finding("sinks", "wrong", problem)
+
+
+def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
+    """Say what the key of a sink may do, if it keeps meters: too little, or more than it needs."""
+    from aggregator.errors import SinkError
+    from aggregator.wiring import build_desk
+
+    desk = build_desk(config, name)
+    if desk is None:
+        return
+    with desk:
+        try:
+            report = desk.key_report(desk.uses)
+            found = desk.compare(desk.meters) if answers else []
+        except SinkError as error:
+            if answers:  # otherwise it has been said
+                yield Finding(f"key of {name}", "wrong", str(error))
+            return
+    to_apply = any(each.standing.can_be_applied for each in found)
+    for verdict, text in report.sentences(to_apply=to_apply):
+        yield Finding(f"key of {name}", verdict, text)
+    for each in found:
+        if each.standing == "renamed":
+            text = f"the Stripe meter with event name {each.event_name} {each.differences[0].text}"
+            yield Finding(f"meter {each.meter}", "note", text)

@@ -169,7 +169,8 @@ class _Assembly:
                     meter.problem(
                         ("stripe", "event_name") if given else (),
                         f"sends the same event name as meter `{dotted((other.name,))}` ({other.place}) to the sink "
-                        f"`{dotted((sink,))}`, which would add up the two: give one of them another event name",
+                        f"`{dotted((sink,))}`, which would add up the two, or let one replace the other: give one of "
+                        "them another event name",
                     )
 
 

@@ -457,6 +457,16 @@ def test_the_same_event_name_in_the_same_sink(tmp_path: Path) -> None:
     assert "aggregator.yaml:2" in found[0]
 
 
+def test_the_same_event_name_where_the_newest_event_counts(tmp_path: Path) -> None:
+    """There one would replace the other, which is no better."""
+    twin: Changes = {key.replace("calls", "twin"): value for key, value in RIGHT.items() if "calls" in key}
+    hourly: Changes = {f"meters.{name}.stripe.event_time_window": "hour" for name in ("calls", "twin")}
+    found = complaints(tmp_path, written(twin | hourly | {"meters.twin.stripe.event_name": "calls"}))
+
+    assert len(found) == 1
+    assert "or let one replace the other: give one of them another event name" in found[0]
+
+
 def test_the_same_event_name_in_two_sinks_is_right(tmp_path: Path) -> None:
     """One event name may go to two sinks from two meters: nothing is added up."""
     changes = {key.replace("calls", "twin"): value for key, value in RIGHT.items() if "calls" in key}
@@ -526,7 +536,11 @@ def test_the_starter_is_right(tmp_path: Path) -> None:
     path = tmp_path / "aggregator.yaml"
     path.write_text(starter())
     env = {"APP_DATABASE_URL": "sqlite:///app.db", "STRIPE_API_KEY": "sk_test_1"}
-    assert list(load(path, env).meters) == ["api_requests"]
+    config = load(path, env)
+    assert list(config.meters) == ["api_requests"]
+    assert config.meter("api_requests").stripe.event_time_window == "hour", (
+        "what is recommended is what it says"
+    )
 
 
 def test_the_starter_can_name_its_schema() -> None:

@@ -23,6 +23,7 @@ create table customer (id int primary key, stripe_customer_id text);
 create table account (id int primary key, stripe_customer_id text);
 create table api_request (customer_id int, created_at timestamptz);
 create table seat_use (account_id int, user_id int, used_at timestamptz);
+create table data_export (stripe_customer_id text, created_at timestamptz);
 create table storage_sample (stripe_customer_id text, stored_bytes numeric, sampled_at timestamptz);
 create table pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
 """
@@ -33,6 +34,7 @@ insert into customer values (1, 'cus_a'), (2, null);
 insert into account values (1, 'cus_a');
 insert into api_request values (1, %(at)s), (1, %(at)s), (2, %(at)s);
 insert into seat_use values (1, 10, %(at)s), (1, 11, %(at)s), (1, 10, %(at)s);
+insert into data_export values ('cus_a', %(at)s), ('cus_a', %(at)s), ('cus_a', %(at)s);
 insert into storage_sample values ('cus_a', 1.5 * 1024 ^ 3, %(at)s), ('cus_a', 0.25 * 1024 ^ 3, %(at)s);
 insert into pgbench_history values (1, 7, 70, -40, %(at)s at time zone 'UTC', '');
 insert into pgbench_history values (1, 7, 71, 2, %(at)s at time zone 'UTC', '');
@@ -41,12 +43,8 @@ insert into pgbench_history values (1, 7, 71, 2, %(at)s at time zone 'UTC', '');
 
 @pytest.fixture(scope="module")
 def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A sandbox with the meters that the examples name."""
-    adding = ("api_requests", "seat_hours", "branch_turnover", "account_transactions")
-    meters = [*(f"{name}:sum" for name in adding), "storage_gib_hours:sum:day"]
-    with sandbox_process(
-        tmp_path_factory.mktemp("sandbox"), *(f"--meter={meter}" for meter in meters)
-    ) as sandbox:
+    """A sandbox without meters: each example makes its own."""
+    with sandbox_process(tmp_path_factory.mktemp("sandbox")) as sandbox:
         yield sandbox
 
 
@@ -71,7 +69,7 @@ def example(tmp_path: Path, source_url: str, ledger_url: str, sandbox: Sandbox) 
 
 
 def once(example: World, name: str) -> None:
-    """Run one pass of an example."""
+    """Make the Stripe meters of an example, and run one pass of it."""
     secrets = {
         "APP_DATABASE_URL": example.source_url,
         "LEDGER_URL": example.ledger_url or "",
@@ -80,8 +78,9 @@ def once(example: World, name: str) -> None:
         "CREDENTIALS_DIRECTORY": str(example.directory),
         "START_AT": f"{example.start:%Y-%m-%dT%H:%MZ}",
     }
-    ran = example.run("run", "--once", "--config", name, **secrets)
-    assert ran.code == 0, ran.said
+    for command in (["meters", "apply", "--yes"], ["meters", "diff"], ["run", "--once"]):
+        ran = example.run(*command, "--config", name, **secrets)
+        assert ran.code == 0, ran.said
 
 
 def test_the_minimal_example_bills(example: World) -> None:
@@ -110,3 +109,21 @@ def test_the_pgbench_example_bills(example: World) -> None:
     once(example, "pgbench.yaml")
     assert example.sandbox.totals("branch_turnover") == {"cus_7": 42}
     assert example.sandbox.totals("account_transactions") == {"cus_70": 1, "cus_71": 1}
+
+
+def test_the_stripe_meters_page_bills(example: World) -> None:
+    """Its configuration makes four kinds of meters at Stripe, and each bills what it says it does."""
+    page = (EXAMPLES.parent / "docs" / "stripe-meters.md").read_text()
+    text = (
+        page.split("```yaml\n")[1].split("```")[0].replace(WRITTEN_START, f"{example.start:%Y-%m-%dT%H:%MZ}")
+    )
+    text = text.replace("    mode: live", "    mode: live\n    api_base: ${SANDBOX_URL}")
+    (example.directory / "page.yaml").write_text(text)
+    once(example, "page.yaml")
+    names = ("api_requests", "storage_gib_days", "seats", "data_exports")
+    assert {name: example.sandbox.totals(name, livemode=True) for name in names} == {
+        "api_requests": {"cus_a": 2},
+        "storage_gib_days": {"cus_a": Decimal("0.875")},
+        "seats": {"cus_a": 2},
+        "data_exports": {"cus_a": 3},
+    }

@@ -65,6 +65,7 @@ COMMANDS = {
     "events": ("events", "release", "999"),
     "restate": ("restate", METER, "--from", "{start}"),
     "lateness": ("lateness", "--json"),
+    "meters": ("meters", "apply", "--yes"),
     "migrate": ("migrate",),
     "adopt": ("adopt",),
 }

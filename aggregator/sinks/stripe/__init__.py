@@ -7,9 +7,17 @@ verdicts.py  what each of Stripe's answers means; pure
 account.py   what the account says of its meters: preflight and totals
 client.py    the official library, set up our way
 loop.py      the event loop on a thread of its own
+
+And what a person does there, by `aggregator meters` and `aggregator check`:
+
+desk.py            the account from a desk: one call after the other
+differences.py     what differs between a meter of ours and Stripe's; pure
+administration.py  what changes the account
+permissions.py     what the key may do
 """
 
+from aggregator.sinks.stripe.desk import Desk
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.sink import StripeSink
 
-__all__ = ["StripeMeter", "StripeSink"]
+__all__ = ["Desk", "StripeMeter", "StripeSink"]

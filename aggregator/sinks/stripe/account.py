@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
 from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, Silence, describe, why_halt
 
@@ -56,17 +57,25 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError when the account does not say.
         """
+        return [misfit for each in await self.comparisons(names) for misfit in each.misfits]
+
+    async def comparisons(self, names: Iterable[str]) -> list[Comparison]:
+        """Compare these meters of ours with the account's, in their order.
+
+        Raises SinkUnreachable, SinkHalted or SinkError when the account does not say.
+        """
         wanted = {name: self._meters[name] for name in names}
         try:
             found = await self._find({meter.event_name for meter in wanted.values()})
+            known = {event_name: described(meter) for event_name, meter in found.items()}
         except SinkError:
             raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             self._raise(error)
-        problems = []
-        for name, meter in wanted.items():
-            problems += misfits(name, meter, found.get(meter.event_name), livemode=self._livemode)
-        return problems
+        return [
+            compare(name, meter, known.get(meter.event_name), livemode=self._livemode)
+            for name, meter in wanted.items()
+        ]
 
     async def identity(self) -> str | None:
         """Name the account and the mode, as `acct_1 live`; None if the key may not ask.
@@ -213,57 +222,16 @@ def _quantity(row: "MeterEventSummary") -> Decimal:
     return Decimal(repr(value))
 
 
-def misfits(name: str, meter: StripeMeter, found: "Meter | None", *, livemode: bool) -> list[str]:
-    """Say in what a meter at Stripe does not fit the events that one of ours would send it."""
-    whose = f"Meter {name}: the Stripe meter with event name {meter.event_name}"
-    if found is None:
-        return [f"{whose} does not exist. Create it at Stripe, or correct `stripe.event_name`."]
-    if found.livemode != livemode:
-        belongs, set_to = ("live", "test") if found.livemode else ("test", "live")
-        return [
-            f"{whose} is in {belongs} mode, but the sink is set to {set_to} mode. Correct `mode` or `api_key`."
-        ]
-    checks = (
-        (found.status != "active", "is not active and takes no events. Reactivate it at Stripe."),
-        *_wrong_aggregation(meter, found),
-        *_wrong_keys(meter, found),
-    )
-    return [f"{whose} {problem}" for wrong, problem in checks if wrong]
-
-
-def _wrong_aggregation(meter: StripeMeter, found: "Meter") -> Iterable[tuple[bool, str]]:
-    formula = found.default_aggregation.formula
-    yield formula == "count", "counts events, so a summary would count as one. Use a meter that sums."
-    yield (
-        formula not in ("sum", "count", "last"),
-        f"aggregates by {formula}, which is unknown here. Use one that sums.",
-    )
-    yield (
-        formula in ("sum", "last") and formula != meter.formula,
-        f"aggregates by {formula}, but we send for {meter.formula}. Set `stripe.formula: {formula}` if that is meant.",
-    )
-    window = found.event_time_window
-    if window is None:
-        means = "Remove `stripe.event_time_window`: every event adds up there, and a total sent again would bill twice."
-    else:
-        means = f"Set `stripe.event_time_window: {window}`: the newest event of each {window} replaces the others."
-    yield (
-        window != meter.event_time_window,
-        f"has {_windowed(window)}, but we send for {_windowed(meter.event_time_window)}. {means}",
-    )
-
-
-def _windowed(window: str | None) -> str:
-    return f"an event time window of one {window}" if window else "no event time window"
-
-
-def _wrong_keys(meter: StripeMeter, found: "Meter") -> Iterable[tuple[bool, str]]:
-    customer, value = found.customer_mapping.event_payload_key, found.value_settings.event_payload_key
-    yield (
-        customer != meter.customer_key,
-        f"finds the customer under {customer}, but we send {meter.customer_key}. Set `stripe.customer_key: {customer}`.",
-    )
-    yield (
-        value != meter.value_key,
-        f"finds the quantity under {value}, but we send {meter.value_key}. Set `stripe.value_key: {value}`.",
+def described(meter: "Meter") -> Known:
+    """Return what the library says of a meter, as far as ours are compared with it."""
+    return Known(
+        id=meter.id,
+        event_name=meter.event_name,
+        display_name=meter.display_name,
+        formula=meter.default_aggregation.formula,
+        event_time_window=meter.event_time_window,
+        customer_key=meter.customer_mapping.event_payload_key,
+        value_key=meter.value_settings.event_payload_key,
+        active=meter.status == "active",
+        livemode=meter.livemode,
     )

@@ -1,0 +1,198 @@
+"""The meters of the configuration beside those of the Stripe accounts: how they stand, and what is done about it.
+
+Rules
+- One sink's or meter's trouble does not keep the others from being compared or made; what was done is said in any case.
+- Nothing here asks or prints.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from aggregator.cli.common import known_meters
+from aggregator.errors import SinkError, SinkHalted, UsageError
+
+if TYPE_CHECKING:
+    from aggregator.config import Config
+    from aggregator.sinks.stripe import Desk
+    from aggregator.sinks.stripe.differences import Comparison, Known
+
+
+class Outcome(IntEnum):
+    """How the accounts stand to the configuration. FAILED wins, then the highest."""
+
+    EQUAL = 0
+    FAILED = 1  # an account could not be asked, or something could not be done: run again
+    TO_APPLY = 3  # `aggregator meters apply` puts it right
+    PERSON_NEEDED = 4  # only a person can: what differs cannot be changed, or is not ours to change
+
+
+class Line(NamedTuple):
+    """One meter at one sink: how it compares, or why that is not known."""
+
+    desk: "Desk"
+    meter: str
+    comparison: "Comparison | None"
+    error: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Say what follows from it."""
+        if self.comparison is None:
+            return Outcome.FAILED
+        if self.comparison.standing == "equal":
+            return Outcome.EQUAL
+        return Outcome.TO_APPLY if self.comparison.standing.can_be_applied else Outcome.PERSON_NEEDED
+
+
+class Step(NamedTuple):
+    """What was to be done about a meter at a sink, and what came of it: created, renamed, there, failed or not tried."""
+
+    line: Line
+    did: str
+    text: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is still to be done."""
+        return self.did in ("failed", "not tried")
+
+
+@contextmanager
+def desks_of(config: "Config") -> "Iterator[dict[str, Desk]]":
+    """Give a desk for each sink that keeps meters, and close them at the end."""
+    from aggregator.wiring import build_desk
+
+    with ExitStack() as stack:
+        made = {name: build_desk(config, name) for name in config.sinks}
+        yield {name: stack.enter_context(desk) for name, desk in made.items() if desk is not None}
+
+
+def compare(desks: "Mapping[str, Desk]", names: Sequence[str]) -> list[Line]:
+    """Compare meters with every account they feed; one that does not answer keeps no other from it."""
+    lines: list[Line] = []
+    for desk in desks.values():
+        wanted = [name for name in names if name in desk.meters]
+        try:
+            lines += [Line(desk, each.meter, each) for each in desk.compare(wanted)] if wanted else []
+        except SinkError as error:
+            lines += [Line(desk, name, None, str(error)) for name in wanted]
+    if not lines:
+        raise UsageError("None of these meters feeds a Stripe sink.")
+    return sorted(lines, key=lambda line: (line.meter, line.desk.sink))
+
+
+def carry_out(plan: Sequence[Line], now: dt.datetime) -> list[Step]:
+    """Do one thing after the other. A sink that is refused as a whole is not tried again; all others are."""
+    steps: list[Step] = []
+    halted: set[str] = set()
+    for line in plan:
+        if line.desk.sink in halted:
+            steps.append(Step(line, "not tried", "not tried, for the same reason"))
+            continue
+        try:
+            steps.append(_apply(line, now))
+        except SinkError as error:
+            steps.append(Step(line, "failed", str(error)))
+            if isinstance(error, SinkHalted):
+                halted.add(line.desk.sink)
+    return steps
+
+
+def _apply(line: Line, now: dt.datetime) -> Step:
+    """Create or rename one meter. Raises SinkError."""
+    planned = line.comparison
+    assert planned is not None, "only what was compared is planned"
+    if planned.known is None:
+        made = line.desk.create(line.meter, now)
+        after = Line(line.desk, line.meter, made.comparison)
+        did = "created" if made.by_us else "there"
+        text = f"created {planned.event_name}" if made.by_us else f"{planned.event_name} is there by now"
+        if after.outcome is not Outcome.EQUAL:
+            text += "; " + finding(after, now)
+        return Step(after, did, text)
+    after = Line(line.desk, line.meter, line.desk.rename(line.meter, planned.known))
+    title = line.desk.meters[line.meter].display_name
+    return Step(after, "renamed", f"{planned.event_name} is displayed as {title!r} now")
+
+
+def outcome_after(line: Line, step: Step | None) -> Outcome:
+    """Say how a meter stands after what was done about it."""
+    if step is None:
+        return line.outcome
+    if step.failed:
+        return Outcome.FAILED
+    return step.line.outcome
+
+
+def gravest(outcomes: Sequence[Outcome]) -> Outcome:
+    """Say how all of it stands."""
+    return Outcome.FAILED if Outcome.FAILED in outcomes else max(outcomes, default=Outcome.EQUAL)
+
+
+def one_meter(
+    config: "Config", desks: "Mapping[str, Desk]", meter: str, sink: str | None
+) -> "tuple[Desk, Known]":
+    """Return the desk and the Stripe meter that are meant. Raises UsageError, or SinkError if there is none."""
+    [name] = known_meters(config, [meter])
+    fed = {each: desk for each, desk in desks.items() if name in desk.meters}
+    if sink is not None and sink not in fed:
+        raise UsageError(f"Meter {name} feeds no Stripe sink {sink}; it feeds: {', '.join(fed) or 'none'}.")
+    if sink is None and len(fed) != 1:
+        raise UsageError(
+            f"Say with --sink which is meant: {', '.join(fed)}."
+            if fed
+            else f"Meter {name} feeds no Stripe sink."
+        )
+    desk = fed[sink or next(iter(fed))]
+    [found] = desk.compare([name])
+    if found.known is None or found.standing == "wrong_mode":
+        raise SinkError(found.misfits[0])
+    return desk, found.known
+
+
+def unsent(config: "Config", meter: str, sink: str) -> int:
+    """Return how many events of a meter are on their way to a sink, or about to be."""
+    from aggregator.wiring import open_ledger
+
+    with open_ledger(config, may_migrate=True, name="aggregator meters") as ledger:
+        feeds = [each for each in ledger.reports.status() if (each.meter, each.sink) == (meter, sink)]
+    return sum(each.due + each.sending for each in feeds)
+
+
+def finding(line: Line, now: dt.datetime) -> str:
+    """Say in one text what was found of a meter, and what to do."""
+    if line.comparison is None:
+        return line.error or ""
+    told = [each.text for each in line.comparison.differences]
+    advice = line.comparison.advice(now)
+    return " ".join([*(f"It {text}" for text in told), *([advice] if advice else [])])
+
+
+def plain_line(line: Line, now: dt.datetime) -> dict[str, object]:
+    """Return a line for programs."""
+    found = line.comparison
+    return {
+        "meter": line.meter,
+        "sink": line.desk.sink,
+        "mode": line.desk.mode,
+        "event_name": line.desk.meters[line.meter].event_name,
+        "standing": found.standing.value if found else None,
+        "outcome": line.outcome.name.lower(),
+        "stripe_id": found.known.id if found and found.known else None,
+        "differences": [each._asdict() for each in found.differences] if found else [],
+        "advice": found.advice(now) if found else None,
+        "error": line.error,
+    }
+
+
+def plain_step(step: Step) -> dict[str, object]:
+    """Return a step for programs."""
+    return {
+        "meter": step.line.meter,
+        "sink": step.line.desk.sink,
+        "did": step.did.replace(" ", "_"),
+        "text": step.text,
+    }

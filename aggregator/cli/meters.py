@@ -1,0 +1,270 @@
+"""`aggregator meters`: compare what the configuration says of meters with the Stripe accounts, and bring them in line.
+
+Rules
+- Nothing at Stripe changes without being shown first, and without a yes: at a terminal, or by --yes.
+- What happens is in `accounts`; here it is asked for and told.
+"""
+
+import datetime as dt
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.accounts import (
+    Line,
+    Outcome,
+    Step,
+    carry_out,
+    compare,
+    desks_of,
+    finding,
+    gravest,
+    one_meter,
+    outcome_after,
+    plain_line,
+    plain_step,
+    unsent,
+)
+from aggregator.cli.common import (
+    config_option,
+    json_option,
+    known_meters,
+    load_config,
+    show_table,
+    write_json,
+)
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.sinks.stripe import Desk
+
+COLUMNS = {
+    "meter": "left",
+    "sink": "left",
+    "mode": "left",
+    "event name": "left",
+    "": "left",
+    "finding": "left",
+}
+STANDINGS = {
+    "equal": "equal",
+    "missing": "missing",
+    "renamed": "name differs",
+    "inactive": "inactive",
+    "fixed": "differs",
+    "wrong_mode": "wrong mode",
+}
+
+yes_option = click.option("--yes", is_flag=True, help="Do it without a question.")
+sink_option = click.option("--sink", help="At this sink. Needed if the meter feeds several Stripe sinks.")
+
+
+@click.group()
+def meters() -> None:
+    """Compare meters with those in the Stripe accounts, and create, rename, deactivate or reactivate them there."""
+
+
+@meters.command()
+@click.argument("names", nargs=-1, metavar="[METER]...")
+@config_option
+@json_option
+def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
+    """Say in what Stripe's meters differ from what the configuration says of them. Changes nothing.
+
+    Exit codes: 0 all are equal; 1 an account could not be asked; 3 `aggregator meters apply` puts it right; 4 a person is
+    needed, since a Stripe meter cannot be changed in what differs.
+    """
+    from aggregator.clock import utcnow
+
+    config = load_config(config_path)
+    with desks_of(config) as desks:
+        lines = compare(desks, known_meters(config, names))
+    now = utcnow()
+    outcome = gravest([line.outcome for line in lines])
+    if as_json:
+        write_json({"outcome": outcome.name.lower(), "meters": [plain_line(line, now) for line in lines]})
+    else:
+        _show("meters and Stripe", lines, now)
+        click.echo(_summary(lines))
+    raise click.exceptions.Exit(outcome)
+
+
+@meters.command()
+@click.argument("names", nargs=-1, metavar="[METER]...")
+@yes_option
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+@config_option
+@json_option
+def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool, as_json: bool) -> None:
+    """Create the Stripe meters that are missing, and set display names. Touches nothing else.
+
+    Doing it twice, or two people at once, does no harm: an event name has one meter at Stripe. Exit codes: 0 all are equal
+    now; 1 something failed, run again; 3 something is still to apply; 4 a person is needed, see `aggregator meters diff`.
+    """
+    from aggregator.clock import utcnow
+
+    config = load_config(config_path)
+    if as_json and not (yes or dry_run):
+        raise UsageError("With --json there is nobody to ask: say --yes, or --dry-run.")
+    with desks_of(config) as desks:
+        lines = compare(desks, known_meters(config, names))
+        now = utcnow()
+        plan = [line for line in lines if line.outcome is Outcome.TO_APPLY]
+        if not as_json:
+            _show("meters and Stripe", [line for line in lines if line.outcome is not Outcome.EQUAL], now)
+        go = bool(plan) and not dry_run and (yes or _agreed(_question(plan)))
+        steps = carry_out(plan, now) if go else []
+    after = {(step.line.desk.sink, step.line.meter): step for step in steps}
+    outcomes = [outcome_after(line, after.get((line.desk.sink, line.meter))) for line in lines]
+    outcome = gravest(outcomes)
+    if as_json:
+        done = [plain_step(step) for step in steps]
+        found = [plain_line(_after(line, after), now) for line in lines]
+        write_json({"outcome": outcome.name.lower(), "done": done, "meters": found})
+    else:
+        for step in steps:
+            click.echo(f"{step.line.desk.sink}: {step.line.meter}: {step.text}")
+        click.echo(_closing(lines, plan, steps, dry_run=dry_run))
+    raise click.exceptions.Exit(outcome)
+
+
+@meters.command()
+@click.argument("meter")
+@sink_option
+@yes_option
+@config_option
+def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) -> None:
+    """Let the Stripe meter of METER take no more events.
+
+    From then on Stripe refuses its events, and no price can be attached to it. What it has counted stays. Refuses while
+    events of the meter are due or being sent, unless --yes says so. Exits 3 if the answer is no.
+    """
+    config = load_config(config_path)
+    with desks_of(config) as desks:
+        desk, known = one_meter(config, desks, meter, sink)
+        if not known.active:
+            click.echo(f"The Stripe meter {known.event_name} is inactive already.")
+            return
+        waiting = unsent(config, meter, desk.sink)
+        if waiting and not yes:
+            raise UsageError(
+                f"{waiting} event(s) of {meter} are due or being sent to {desk.sink}, and Stripe would refuse them. Let "
+                "`aggregator run --once` send them first, or say --yes."
+            )
+        if waiting:
+            click.echo(
+                f"{waiting} event(s) of {meter} are due or being sent to {desk.sink}; Stripe will refuse them."
+            )
+        click.echo(
+            f"From then on Stripe takes no event of {known.event_name} (meter {meter}, sink {desk.sink}): events of ours "
+            "are refused and wait for a person, the daemon does not start with this meter in its configuration, and no "
+            "price can use the Stripe meter. What it has counted stays. `aggregator meters reactivate` takes it back."
+        )
+        _ask(f"Deactivate the Stripe meter {known.event_name} {_in_mode(desk)}?", yes=yes)
+        desk.deactivate(known)
+        click.echo(f"The Stripe meter {known.event_name} is inactive.")
+
+
+@meters.command()
+@click.argument("meter")
+@sink_option
+@yes_option
+@config_option
+def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) -> None:
+    """Let the Stripe meter of METER take events again, and prices use it.
+
+    Events that were refused meanwhile still wait: see `aggregator events list`. Exits 3 if the answer is no.
+    """
+    config = load_config(config_path)
+    with desks_of(config) as desks:
+        desk, known = one_meter(config, desks, meter, sink)
+        if known.active:
+            click.echo(f"The Stripe meter {known.event_name} is active already.")
+            return
+        _ask(f"Reactivate the Stripe meter {known.event_name} {_in_mode(desk)}?", yes=yes)
+        desk.reactivate(known)
+        click.echo(
+            f"The Stripe meter {known.event_name} is active. Events that were refused meanwhile wait in "
+            "`aggregator events list`."
+        )
+
+
+def _after(line: Line, steps: Mapping[tuple[str, str], Step]) -> Line:
+    """Return how a meter stands after what was done, where anything was."""
+    step = steps.get((line.desk.sink, line.meter))
+    return step.line if step else line
+
+
+def _agreed(question: str) -> bool:
+    """Ask at a terminal. Raises UsageError where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is nobody to ask here: say --yes.")
+    return click.confirm(question)
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    """Go on only with a yes."""
+    if not yes and not _agreed(question):
+        click.echo("Nothing was changed.")
+        raise click.exceptions.Exit(Outcome.TO_APPLY)
+
+
+def _in_mode(desk: "Desk") -> str:
+    """Say where something is about to happen: in words, since the same command may be typed for either."""
+    bills = "in LIVE mode, which bills real customers" if desk.mode == "live" else "in test mode"
+    account = desk.account()
+    return f"{bills} (sink {desk.sink}{f', account {account}' if account else ''})"
+
+
+def _question(plan: Sequence[Line]) -> str:
+    """Say in words what is about to be done, by sink and mode."""
+    parts = []
+    for desk in {line.desk.sink: line.desk for line in plan}.values():
+        mine = [line.comparison for line in plan if line.desk is desk and line.comparison]
+        create = sum(each.known is None for each in mine)
+        doing = [f"create {create} meter(s)"] * bool(create)
+        doing += [f"rename {len(mine) - create} meter(s)"] * (len(mine) > create)
+        parts.append(f"{' and '.join(doing)} {_in_mode(desk)}")
+    said = "; ".join(parts)
+    return f"{said[0].upper()}{said[1:]}?"
+
+
+def _summary(lines: Sequence[Line]) -> str:
+    by = [line.outcome for line in lines]
+    told = [
+        f"{by.count(Outcome.TO_APPLY)} to apply: `aggregator meters apply`" * (Outcome.TO_APPLY in by),
+        f"{by.count(Outcome.PERSON_NEEDED)} for a person" * (Outcome.PERSON_NEEDED in by),
+        f"{by.count(Outcome.FAILED)} could not be asked" * (Outcome.FAILED in by),
+    ]
+    return "; ".join(filter(None, told)) + "." if any(told) else "All meters are equal."
+
+
+def _closing(lines: Sequence[Line], plan: Sequence[Line], steps: Sequence[Step], *, dry_run: bool) -> str:
+    """Say what became of the whole."""
+    if not plan:
+        return (
+            "Nothing to apply."
+            if any(line.outcome is not Outcome.EQUAL for line in lines)
+            else _summary(lines)
+        )
+    if not steps:
+        return f"{len(plan)} to apply; nothing was changed." if dry_run else "Nothing was changed."
+    failed = sum(step.failed for step in steps)
+    done = f"{len(steps) - failed} of {len(steps)} done"
+    return f"{done}; run it again for the rest: what is done is not done twice." if failed else f"{done}."
+
+
+def _show(title: str, lines: Sequence[Line], now: dt.datetime) -> None:
+    if not lines:
+        return
+    rows = []
+    for line in lines:
+        event_name = line.desk.meters[line.meter].event_name
+        standing = STANDINGS[line.comparison.standing] if line.comparison else "not asked"
+        rows.append(
+            [line.meter, line.desk.sink, line.desk.mode, event_name, standing, finding(line, now) or None]
+        )
+    show_table(title, COLUMNS, rows)

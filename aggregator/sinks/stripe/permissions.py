@@ -1,0 +1,252 @@
+"""What an API key may do, found out by asking: what is needed and missing, and what is there and not needed.
+
+Rules
+- Nothing is made or changed by asking. What reads is asked for one row; what writes is called without the parameters it
+  requires, so that all it can do is refuse. Stripe does not document that it looks at the permission before the
+  parameters, hence `PROBABLY`.
+- A 403 means that it may not. Stripe's message then names the permission (`rak_...`), which is repeated.
+- A full secret key may do everything; nothing is asked about it.
+- Who may write a resource may read it, too (docs.stripe.com/keys/restricted-api-keys).
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from aggregator.errors import SinkHalted, SinkUnreachable
+from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, Silence, describe, why_halt
+
+FORBIDDEN = 403
+BAD_REQUEST = 400
+NOT_FOUND = 404
+
+NOBODY = "none"
+"""In place of an object's id: there is none of that name."""
+
+
+class Use(StrEnum):
+    """What a configuration asks of a key."""
+
+    SEND = "send"
+    READ_BACK = "read_back"
+    ACCOUNT = "account"
+    APPLY = "apply"
+    REPORTS = "reports"
+    CANCEL = "cancel"
+
+
+class Permission(NamedTuple):
+    """One row of what a restricted key can be given, why we want it, and how to find out whether it is there."""
+
+    name: str
+    level: Literal["read", "write"]
+    use: Use
+    without: str
+    """What does not work without it."""
+    method: Literal["get", "post"]
+    path: str
+    params: Mapping[str, object] = {}
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.level}"
+
+
+NEEDED = (
+    Permission(
+        "Meter events",
+        "write",
+        Use.SEND,
+        "no usage can be sent",
+        "post",
+        "/v1/billing/meter_events",
+    ),
+    Permission(
+        "Meters",
+        "read",
+        Use.SEND,
+        "nobody can see whether the meters there fit what is sent",
+        "get",
+        "/v1/billing/meters",
+        {"limit": 1},
+    ),
+    Permission(
+        "Meters",
+        "read",
+        Use.READ_BACK,
+        "an event whose answer was lost for long stays in doubt until a person has looked",
+        "get",
+        f"/v1/billing/meters/{NOBODY}/event_summaries",
+        {"customer": NOBODY, "start_time": 0, "end_time": 60, "limit": 1},
+    ),
+    Permission(
+        "Account",
+        "read",
+        Use.ACCOUNT,
+        "a key of another account is not noticed",
+        "get",
+        "/v1/account",
+        optional=True,
+    ),
+    Permission(
+        "Meters",
+        "write",
+        Use.APPLY,
+        "`aggregator meters apply`, `deactivate` and `reactivate` do not work with this key",
+        "post",
+        "/v1/billing/meters",
+        optional=True,
+    ),
+    Permission(
+        "Events",
+        "read",
+        Use.REPORTS,
+        "events that Stripe rejects after accepting them are not noticed",
+        "get",
+        "/v2/core/events",
+        {"limit": 1},
+    ),
+    Permission(
+        "Meter event adjustments",
+        "write",
+        Use.CANCEL,
+        "no event can be cancelled",
+        "post",
+        "/v1/billing/meter_event_adjustments",
+        optional=True,
+    ),
+)
+"""In the order in which they are told."""
+
+EVERYDAY = frozenset({Use.SEND, Use.READ_BACK, Use.ACCOUNT})
+"""What the daemon does with a key, whatever is configured."""
+
+USELESS: Mapping[str, str] = {
+    "customers": "/v1/customers",
+    "charges": "/v1/charges",
+    "payouts": "/v1/payouts",
+}
+"""What a key that meters has no use for, and whoever steals it much."""
+
+
+class Answer(StrEnum):
+    """What asking came to."""
+
+    YES = "yes"
+    PROBABLY = "probably"
+    NO = "no"
+    UNCLEAR = "unclear"
+
+
+class Held(NamedTuple):
+    """A permission that is wanted, and whether the key has it. `told` is Stripe's name for it, or its words."""
+
+    permission: Permission
+    answer: Answer
+    told: str | None
+
+
+class KeyReport(NamedTuple):
+    """What a key may do, as far as it was asked."""
+
+    unrestricted: bool
+    held: tuple[Held, ...]
+    useless: tuple[str, ...]
+    """What it may read besides, and should not."""
+
+    def sentences(self, *, to_apply: bool) -> Iterator[tuple[Literal["ok", "note", "wrong"], str]]:
+        """Say what of it is right, worth knowing or wrong. `to_apply`: meters are missing that `apply` would make."""
+        if self.unrestricted:
+            enough = _listed(each for each in NEEDED if each.use in EVERYDAY)
+            yield (
+                "note",
+                f"it is a full secret key, far more than is needed: make a restricted key with only {enough}",
+            )
+            return
+        for each in self.held:
+            permission = each.permission
+            called = f" (Stripe calls it {each.told})" if each.told else ""
+            if each.answer is Answer.NO and not permission.optional:
+                yield (
+                    "wrong",
+                    f"it lacks `{permission}`{called}: {permission.without}; give it to the restricted key",
+                )
+            elif each.answer is Answer.NO and (permission.use is not Use.APPLY or to_apply):
+                yield "note", f"it lacks `{permission}`{called}: {permission.without}"
+            elif each.answer is Answer.UNCLEAR:
+                yield "note", f"whether it has `{permission}` could not be found out: {each.told}"
+        if self.useless:
+            enough = _listed(each.permission for each in self.held if each.permission.use is not Use.APPLY)
+            yield (
+                "note",
+                f"it may also read {', '.join(self.useless)}, of no use here: leave it only {enough}",
+            )
+        yield from self._all_there()
+
+    def _all_there(self) -> Iterator[tuple[Literal["ok"], str]]:
+        needed = [each for each in self.held if not each.permission.optional]
+        if needed and all(each.answer in (Answer.YES, Answer.PROBABLY) for each in needed):
+            told = ", ".join(
+                dict.fromkeys(
+                    f"`{each.permission}`"
+                    + " (probably)" * (each.permission.level == "write" and each.answer is Answer.PROBABLY)
+                    for each in needed
+                )
+            )
+            yield "ok", f"it has what is needed: {told}"
+
+
+class Keyring:
+    """Asks what the key of a client may do."""
+
+    def __init__(self, client: Client, sink: str, *, restricted: bool) -> None:
+        self._client = client
+        self._sink = sink
+        self._restricted = restricted
+
+    async def report(self, uses: Iterable[Use]) -> KeyReport:
+        """Say what of the wanted is there, and what else. Raises SinkHalted if the key or the address is no good at all."""
+        if not self._restricted:  # a full key has every permission there is
+            return KeyReport(unrestricted=True, held=(), useless=())
+        wanted = set(uses)
+        held = [await self._held(each) for each in NEEDED if each.use in wanted]
+        useless = [
+            name
+            for name, path in USELESS.items()
+            if (await self._ask("get", path, {"limit": 1}))[0] is Answer.YES
+        ]
+        return KeyReport(unrestricted=False, held=tuple(held), useless=tuple(useless))
+
+    async def _held(self, permission: Permission) -> Held:
+        answer, told = await self._ask(permission.method, permission.path, permission.params)
+        return Held(permission, answer, told)
+
+    async def _ask(self, method: str, path: str, params: Mapping[str, object]) -> tuple[Answer, str | None]:
+        try:
+            await self._client.api.raw_request_async(method, path, **params)
+        except Exception as error:  # noqa: BLE001 - an answer like any other
+            return self._judge(self._client.describe(error))
+        return Answer.YES, None
+
+    def _judge(self, told: Refusal | Silence) -> tuple[Answer, str | None]:
+        if isinstance(told, Silence):
+            raise SinkUnreachable(f"Stripe gave no answer to sink {self._sink}: {told.what}.")
+        if told.status == FORBIDDEN and told.code not in KEY_CODES:
+            return Answer.NO, named(told.message)
+        if told.status == BAD_REQUEST or (told.status == NOT_FOUND and why_halt(told, self._sink) is None):
+            return Answer.PROBABLY, None  # it was let in far enough to be told what else is wrong
+        if told.status != NOT_FOUND and (halt := why_halt(told, self._sink)):
+            raise SinkHalted(halt)
+        return Answer.UNCLEAR, describe(told)
+
+
+def _listed(permissions: Iterable[Permission]) -> str:
+    return ", ".join(dict.fromkeys(f"`{each}`" for each in permissions))
+
+
+def named(message: str) -> str | None:
+    """Return the permission that Stripe's message names, such as `rak_billing_meter_write`."""
+    found = re.search(r"\brak_[a-z0-9_]+", message)
+    return found[0] if found else None

@@ -1,0 +1,404 @@
+"""`aggregator meters` as processes: what is shown, what is asked, what is done at Stripe, and how it ends."""
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.system.harness import (
+    COMMAND_SECONDS,
+    KEY,
+    METER,
+    OTHER_METER,
+    Ran,
+    Sandbox,
+    World,
+    environment,
+    sandbox_process,
+)
+
+RESTRICTED = "rk_test_0123456789abcdefghij"
+NEW = "exports"
+
+
+@pytest.fixture(scope="module")
+def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox with the two meters, and more than a page of others made after them."""
+    others = [f"--meter=other_{number:03}:sum" for number in range(110)]
+    meters = [f"--meter={name}:sum" for name in (METER, OTHER_METER)]
+    with sandbox_process(
+        tmp_path_factory.mktemp("sandbox"), *meters, *others, "--meter=logins:count"
+    ) as sandbox:
+        yield sandbox
+
+
+def add_meter(world: World, name: str = NEW, **stripe: Any) -> None:
+    """Configure one more meter, with this under `stripe`."""
+    world.config["meters"][name] = {**world.meter, "stripe": stripe}
+
+
+def diff(world: World, *names: str) -> Ran:
+    """Compare."""
+    world.write()
+    return world.run("meters", "diff", *names, "--json")
+
+
+def standings(ran: Ran) -> dict[str, str]:
+    """How each meter stands."""
+    return {each["meter"]: each["standing"] for each in ran.json["meters"]}
+
+
+def at_terminal(world: World, *arguments: str, answer: str) -> tuple[int, str]:
+    """Run a command whose input is a terminal, and answer its question."""
+    keyboard, terminal = pty.openpty()
+    try:
+        os.write(keyboard, f"{answer}\n".encode())
+        ran = subprocess.run(
+            [sys.executable, "-m", "aggregator", *arguments],
+            cwd=world.directory,
+            env=environment(world.directory),
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    return ran.returncode, ran.stdout.decode()
+
+
+# -- diff -----------------------------------------------------------------------------------------
+
+
+def test_equal_is_0(world: World) -> None:
+    """The meter stands on the second page of the account's list."""
+    ran = diff(world)
+    assert (ran.code, ran.json["outcome"], standings(ran)) == (0, "equal", {METER: "equal"})
+    assert "All meters are equal." in world.run("meters", "diff").out
+
+
+def test_missing_and_a_display_name_are_3(world: World) -> None:
+    """Both can be applied; which key differs, and how, is there for programs and for people."""
+    add_meter(world, display_name="Exports")
+    world.meter["stripe"] = {"display_name": "API requests"}
+    ran = diff(world)
+    assert (ran.code, ran.json["outcome"]) == (3, "to_apply")
+    assert standings(ran) == {NEW: "missing", METER: "renamed"}
+    [renamed] = [each for each in ran.json["meters"] if each["meter"] == METER]
+    [difference] = renamed["differences"]
+    assert (difference["what"], difference["here"], difference["stripe"]) == (
+        "display_name",
+        "API requests",
+        METER,
+    )
+    said = world.run("meters", "diff")
+    assert said.code == 3
+    assert "does not exist" in said.out
+    assert "2 to apply: `aggregator meters apply`" in said.out
+
+
+def test_what_cannot_be_changed_is_4(world: World) -> None:
+    """With what differs and both ways out; one that can be applied beside it changes nothing about that."""
+    add_meter(world)
+    world.config["meters"]["logins"] = {**world.meter}
+    hourly = {"event_time_window": "hour"}
+    world.meter.update(window="1h", start_at=f"{world.start:%Y-%m-%dT%H:00Z}", stripe=hourly)
+    ran = diff(world)
+    assert (ran.code, ran.json["outcome"]) == (4, "person_needed")
+    assert standings(ran) == {NEW: "missing", METER: "fixed", "logins": "fixed"}
+    [fixed] = [each for each in ran.json["meters"] if each["meter"] == METER]
+    assert "another `stripe.event_name`" in fixed["advice"]
+    assert "T00:00Z" in fixed["advice"]
+    said = world.run("meters", "diff")
+    assert said.code == 4
+    assert "1 to apply: `aggregator meters apply`; 2 for a person." in said.out
+
+
+def test_only_the_named_meters_are_compared(world: World) -> None:
+    """One that is not configured is told in one line."""
+    add_meter(world)
+    assert standings(diff(world, METER)) == {METER: "equal"}
+    ran = world.run("meters", "diff", "nothing")
+    assert (ran.code, ran.out) == (2, "")
+    assert "There is no meter nothing" in ran.err
+
+
+def test_an_account_that_does_not_answer_is_1(world: World) -> None:
+    """And keeps no other from being compared."""
+    world.config["sinks"]["away"] = {**world.sink, "api_base": "http://127.0.0.1:1"}
+    world.meter["sinks"] = ["stripe", "away"]
+    ran = diff(world)
+    assert (ran.code, ran.json["outcome"]) == (1, "failed")
+    away, here = ran.json["meters"]
+    assert (away["sink"], away["standing"], here["standing"]) == ("away", None, "equal")
+    assert "cannot be reached" in away["error"]
+
+
+# -- apply ----------------------------------------------------------------------------------------
+
+
+def test_apply_makes_what_is_missing_and_then_nothing(world: World) -> None:
+    """With --yes; a second time there is nothing to apply, and `run` and `check` find all well."""
+    add_meter(world, formula="last", display_name="Exports", value_key="n")
+    world.meter["stripe"] = {"display_name": "API requests"}
+    world.write()
+    ran = world.run("meters", "apply", "--yes", "--json")
+    assert (ran.code, ran.json["outcome"]) == (0, "equal"), ran.said
+    assert {(each["meter"], each["did"]) for each in ran.json["done"]} == {
+        (NEW, "created"),
+        (METER, "renamed"),
+    }
+    assert standings(ran) == {NEW: "equal", METER: "equal"}
+    again = world.run("meters", "apply", "--yes")
+    assert (again.code, "All meters are equal." in again.out) == (0, True)
+    assert diff(world).code == 0
+    assert world.run("check").code == 0
+
+
+def test_a_dry_run_changes_nothing(world: World) -> None:
+    """It shows the plan, needs no yes, and takes none."""
+    add_meter(world)
+    world.write()
+    for arguments in (["--dry-run"], ["--dry-run", "--yes"]):
+        ran = world.run("meters", "apply", *arguments)
+        assert ran.code == 3
+        assert "does not exist" in ran.out
+        assert "1 to apply; nothing was changed." in ran.out
+    assert standings(diff(world))[NEW] == "missing"
+
+
+def test_where_nobody_can_be_asked_it_needs_a_yes(world: World) -> None:
+    """Exit code 2, with the question and the remedy; nothing is done."""
+    add_meter(world)
+    world.write()
+    ran = world.run("meters", "apply")
+    assert ran.code == 2
+    assert (
+        "Create 1 meter(s) in test mode (sink stripe, account acct_sandbox)? There is nobody to ask here: say --yes."
+        in ran.err
+    )
+    assert world.run("meters", "apply", "--json").code == 2
+    assert standings(diff(world))[NEW] == "missing"
+
+
+def test_at_a_terminal_it_asks(world: World) -> None:
+    """A no changes nothing; live mode is said in words; a yes does it."""
+    world.sink.update(api_key="sk_live_sandbox", mode="live")
+    add_meter(world)
+    world.write()
+    code, said = at_terminal(world, "meters", "apply", answer="n")
+    assert code == 3
+    assert (
+        "Create 1 meter(s) in LIVE mode, which bills real customers (sink stripe, account acct_sandbox)?"
+        in said
+    )
+    assert "Nothing was changed." in said
+    assert standings(diff(world))[NEW] == "missing"
+    code, said = at_terminal(world, "meters", "apply", answer="y")
+    assert (code, "1 of 1 done." in said) == (0, True), said
+    assert diff(world).code == 0
+
+
+def test_what_only_a_person_can_put_right_is_left_alone(world: World) -> None:
+    """The missing one is made, the other is as it was, and the exit code says that somebody is needed."""
+    add_meter(world)
+    world.config["meters"]["logins"] = {**world.meter}
+    world.write()
+    ran = world.run("meters", "apply", "--yes", "--json")
+    assert (ran.code, ran.json["outcome"]) == (4, "person_needed")
+    assert standings(ran) == {NEW: "equal", METER: "equal", "logins": "fixed"}
+    again = world.run("meters", "apply", "--yes")
+    assert (again.code, "Nothing to apply." in again.out) == (4, True)
+
+
+def test_two_at_once_are_one(world: World) -> None:
+    """Two people apply the same at the same time: both are told that it is done, and there is one meter."""
+    add_meter(world)
+    world.write()
+    both = [world.start_process("meters", "apply", "--yes", "--json") for _ in range(2)]
+    assert [each.ended(COMMAND_SECONDS) for each in both] == [0, 0], [each.out + each.err for each in both]
+    assert diff(world).code == 0
+
+
+def test_a_failure_half_way_says_what_was_done(world: World) -> None:
+    """A sink whose key may not is told once and not tried again, the other is served, and another run does the rest."""
+    world.config["sinks"]["production"] = {**world.sink, "api_key": "sk_live_sandbox", "mode": "live"}
+    for name in ("first", "second"):
+        add_meter(world, name)
+        world.config["meters"][name]["sinks"] = ["stripe", "production"]
+    world.write()
+    world.sandbox.set_permissions(KEY, "meters_read")
+    ran = world.run("meters", "apply", "--yes", "--json")
+    assert (ran.code, ran.json["outcome"]) == (1, "failed")
+    assert [(each["meter"], each["sink"], each["did"]) for each in ran.json["done"]] == [
+        ("first", "production", "created"),
+        ("first", "stripe", "failed"),
+        ("second", "production", "created"),
+        ("second", "stripe", "not_tried"),
+    ]
+    assert "rak_billing_meter_write" in ran.json["done"][1]["text"]
+    again = world.run("meters", "apply", "--yes")
+    assert again.code == 1
+    assert "0 of 2 done; run it again for the rest" in again.out
+    world.sandbox.set_keys()
+    assert world.run("meters", "apply", "--yes").code == 0
+    assert diff(world).code == 0
+
+
+# -- deactivate and reactivate --------------------------------------------------------------------
+
+
+def test_off_and_on_again(world: World) -> None:
+    """With a plain warning; `diff` says inactive and asks for a person; saying it twice is no error."""
+    world.write()
+    off = world.run("meters", "deactivate", METER, "--yes")
+    assert off.code == 0, off.said
+    assert "Stripe takes no event" in off.out
+    assert "no price can use" in off.out
+    ran = diff(world)
+    assert (ran.code, standings(ran)) == (4, {METER: "inactive"})
+    assert "is not active" in world.once().err
+    assert "inactive already" in world.run("meters", "deactivate", METER, "--yes").out
+    assert world.run("meters", "apply", "--yes").code == 4, (
+        "apply touches nothing but names and what is missing"
+    )
+    assert world.run("meters", "reactivate", METER, "--yes").code == 0
+    assert diff(world).code == 0
+    assert "active already" in world.run("meters", "reactivate", METER, "--yes").out
+
+
+def test_a_meter_with_events_on_their_way_is_not_switched_off(world: World) -> None:
+    """Unless --yes says so."""
+    world.use("cus_a", 1, minute=1)
+    world.sandbox.set_faults(too_many_requests=1.0)
+    assert world.once().code == 3
+    ran = world.run("meters", "deactivate", METER)
+    assert ran.code == 2
+    assert f"1 event(s) of {METER} are due or being sent to stripe" in ran.err
+    world.sandbox.set_faults()
+    assert standings(diff(world)) == {METER: "equal"}
+    anyway = world.run("meters", "deactivate", METER, "--yes")
+    assert (anyway.code, "1 event(s) of" in anyway.out) == (0, True)
+    assert standings(diff(world)) == {METER: "inactive"}
+
+
+def test_switching_off_asks_first(world: World) -> None:
+    """Where there is nobody to ask it needs --yes, and a no changes nothing."""
+    world.write()
+    ran = world.run("meters", "deactivate", METER)
+    assert ran.code == 2
+    assert "say --yes" in ran.err
+    code, said = at_terminal(world, "meters", "deactivate", METER, answer="n")
+    assert (code, "Nothing was changed." in said) == (3, True)
+    assert diff(world).code == 0
+    code, said = at_terminal(world, "meters", "deactivate", METER, answer="y")
+    assert (code, "is inactive." in said) == (0, True)
+    code, said = at_terminal(world, "meters", "reactivate", METER, answer="y")
+    assert (code, "in test mode (sink stripe, account acct_sandbox)?" in said) == (0, True)
+
+
+def test_which_meter_is_meant_has_to_be_clear(world: World) -> None:
+    """Several sinks, none of that name, no meter there: one line each."""
+    world.config["sinks"]["other"] = {**world.sink, "api_key": "sk_live_sandbox", "mode": "live"}
+    world.meter["sinks"] = ["stripe", "other"]
+    add_meter(world)
+    world.config["meters"][NEW]["sinks"] = ["stripe"]
+    world.write()
+    for arguments, code, words in (
+        ([METER], 2, "Say with --sink which is meant: stripe, other."),
+        ([METER, "--sink", "nowhere"], 2, "feeds no Stripe sink nowhere"),
+        ([NEW], 1, "does not exist"),
+        (["nothing"], 2, "There is no meter nothing"),
+    ):
+        ran = world.run("meters", "deactivate", *arguments, "--yes")
+        assert (ran.code, ran.out) == (code, ""), ran.said
+        assert words in ran.err
+    assert world.run("meters", "deactivate", METER, "--sink", "other", "--yes").code == 0
+    assert {each["sink"]: each["standing"] for each in diff(world, METER).json["meters"]} == {
+        "stripe": "equal",
+        "other": "inactive",
+    }
+
+
+# -- check ----------------------------------------------------------------------------------------
+
+
+def findings(world: World, what: str) -> list[tuple[str, str]]:
+    """What `check` says of one thing."""
+    world.write()
+    found = world.run("check", "--json").json["findings"]
+    return [(each["verdict"], each["text"]) for each in found if each["what"] == what]
+
+
+def test_check_says_what_the_key_may_do(world: World) -> None:
+    """Too much, all of it, enough, too little."""
+    [(verdict, text)] = findings(world, "key of stripe")
+    assert (verdict, "full secret key" in text) == ("note", True)
+    world.sink["api_key"] = RESTRICTED
+    enough = ["meter_events_write", "meters_read", "account_read"]
+    world.sandbox.set_permissions(RESTRICTED, *enough)
+    [(verdict, text)] = findings(world, "key of stripe")
+    assert verdict == "ok"
+    world.sandbox.set_permissions(RESTRICTED, *[*enough, "customers_read"])
+    assert [verdict for verdict, _ in findings(world, "key of stripe")] == ["note", "ok"]
+    world.sandbox.set_permissions(RESTRICTED, *enough[1:])
+    [(verdict, text)] = findings(world, "key of stripe")
+    assert verdict == "wrong"
+    assert "`Meter events: write`" in text
+    assert world.run("check").code == 1
+
+
+def test_check_says_how_to_make_what_is_missing(world: World) -> None:
+    """The command, and whether this key may."""
+    add_meter(world)
+    world.sink["api_key"] = RESTRICTED
+    world.sandbox.set_permissions(RESTRICTED, "meter_events_write", "meters_read", "account_read")
+    [(verdict, text)] = findings(world, "sink stripe")
+    assert (verdict, "`aggregator meters apply`" in text) == ("wrong", True)
+    assert [verdict for verdict, text in findings(world, "key of stripe") if "Meters: write" in text] == [
+        "note"
+    ]
+
+
+def test_check_mentions_a_display_name(world: World) -> None:
+    """It is no mistake."""
+    world.meter["stripe"] = {"display_name": "API requests"}
+    notes = [text for verdict, text in findings(world, f"meter {METER}") if verdict == "note"]
+    assert any("is displayed as" in text for text in notes)
+    assert world.run("check").code == 0
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_two_sinks_of_one_account_do_not_count_twice(world: World, readable: bool) -> None:
+    """One meter to both, or two meters of one event name: `check` and `run` refuse, also where the account is not told."""
+    if not readable:
+        world.sandbox.set_keys(no_account=[KEY])
+    world.config["sinks"]["second"] = {**world.sink}
+    world.meter["sinks"] = ["stripe", "second"]
+    [(verdict, text)] = findings(world, "sinks")
+    assert verdict == "wrong"
+    assert "which is the same account" in text
+    world.use("cus_a", 1, minute=1)
+    ran = world.once()
+    assert (ran.code, "which is the same account" in ran.err) == (1, True)
+    world.meter["sinks"] = ["stripe"]
+    add_meter(world, event_name=METER)
+    world.config["meters"][NEW]["sinks"] = ["second"]
+    assert len(findings(world, "sinks")) == 1
+    world.config["meters"][NEW]["stripe"] = {"event_name": OTHER_METER}
+    assert findings(world, "sinks") == []
+    assert world.once().code == 0
+
+
+def test_nothing_is_made_by_check(world: World) -> None:
+    """Whatever the key may do."""
+    world.sink["api_key"] = RESTRICTED
+    assert [verdict for verdict, _ in findings(world, "key of stripe")] == ["note", "ok"]
+    assert world.sandbox.stats()["accepted"] == 0
+    assert diff(world).code == 0
