@@ -20,6 +20,8 @@ class Collected:
     corrections: int = 0
     held: int = 0
     refused: int = 0
+    shadow: int = 0
+    """Events that are never sent."""
     deferred: int = 0
     oldest_deferred: dt.datetime | None = None
     aside: int = 0
@@ -49,7 +51,7 @@ class Collected:
             "planned": self.planned,
             **{
                 name: count
-                for name in ("held", "refused", "deferred", "guarded", "unread")
+                for name in ("held", "refused", "shadow", "deferred", "guarded", "unread")
                 if (count := getattr(self, name))
             },
         }
@@ -63,6 +65,7 @@ class Collected:
         self.corrections += tally.corrections
         self.held += tally.held
         self.refused += tally.refused
+        self.shadow += tally.shadow
         self.deferred += tally.deferred
         self.aside += tally.aside
         self.guarded += tally.guarded

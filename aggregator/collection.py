@@ -295,21 +295,22 @@ class Collection:
 
     def _decide(self, now: dt.datetime, window: dt.timedelta) -> Decide:
         def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
-            return planner.plan(changes, self._policy(feed.sink, now, window, guarded=guarded))
+            return planner.plan(changes, self._policy(feed, now, window, guarded=guarded))
 
         return decide
 
-    def _policy(self, sink: str, now: dt.datetime, window: dt.timedelta, *, guarded: bool) -> planner.Policy:
+    def _policy(self, feed: Feed, now: dt.datetime, window: dt.timedelta, *, guarded: bool) -> planner.Policy:
         return planner.Policy(
             ledger=self._ledger_name(),
-            sink=sink,
+            sink=feed.sink,
             meter=self.meter.name,
             window=window,
             decimals=self.meter.decimals,
             decreases=self.meter.decreases,
-            limits=self._limits[sink],
+            limits=self._limits[feed.sink],
             now=now,
             guarded=guarded,
+            shadow=feed.shadow,
         )
 
 

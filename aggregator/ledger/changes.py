@@ -35,6 +35,7 @@ COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
 # What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
 # stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
 # A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
+# Only windows that the feed bills are looked at, and only where it was in shadow once, whether a slot's latest event is.
 CHANGED = """
 select found.slot_id,
        nextval('aggregator.event_id'),
@@ -46,7 +47,9 @@ select found.slot_id,
             when parked.event_id is not null then 'parked' end,
        case when parked.state <> 'in_doubt' then parked.event_id end,
        case when parked.state <> 'in_doubt' then waiting.delta end,
-       case when found.slot_id is null then nextval('aggregator.slot_id') end
+       case when found.slot_id is null then nextval('aggregator.slot_id') end,
+       case when %(shadowed)s and found.tail is not null
+            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end
   from (
         select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
                slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail, slot.replan
@@ -54,13 +57,13 @@ select found.slot_id,
                 select window_start, customer, sum(quantity) as quantity, max(at) as at,
                        bool_or(reason is not null) as spoilt
                   from reading
-                 where customer is not null and window_start >= %(since)s
+                 where customer is not null and window_start >= %(since)s and window_start < %(until)s
                  group by window_start, customer
                ) as seen
           full join (
                 select * from aggregator.slot
                  where feed_id = %(feed_id)s
-                   and window_start >= greatest(%(start)s, %(since)s) and window_start < %(end)s
+                   and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
                ) as slot using (window_start, customer)
          where (coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) or slot.replan)
            and not coalesce(seen.spoilt, false)
@@ -118,7 +121,14 @@ def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Ite
 
     `io` fetches a batch ahead, between whatever else it has to do on the connection.
     """
-    values = {"feed_id": feed.id, "start": span.start, "end": span.end, "since": feed.since}
+    values = {
+        "feed_id": feed.id,
+        "start": span.start,
+        "end": span.end,
+        "since": feed.since,
+        "until": feed.until or span.end,
+        "shadowed": feed.shadowed,
+    }
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:
         io.submit(cursor.execute, CHANGED, values, binary=True).result()
@@ -133,14 +143,16 @@ def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Ite
 
 def _change(row: tuple[Any, ...]) -> Change:
     """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
-    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new = row
+    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new, shadow = row
     carry = carry or ZERO
     if slot is None:
         return Change._make(
-            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False)
+            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False, False)
         )
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
-    return Change._make((slot, event, customer, start, before, now, at, *booked, carry, *trouble, True))
+    return Change._make(
+        (slot, event, customer, start, before, now, at, *booked, carry, *trouble, True, shadow)
+    )
 
 
 def set_aside(connection: Connection, registered: Registered, span: Span) -> None:

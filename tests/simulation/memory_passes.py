@@ -77,7 +77,8 @@ class MemoryPasses:
         meter = self._held(lease)
         tally = Tally(rows=spool.rows, aside=spool.aside, mark=meter.mark, guarded=guarded)
         decided: list[tuple[Feed, list[Decision]]] = []
-        for feed in lease.registered.feeds:
+        for feed, reach in zip(lease.registered.feeds, lease.reaches, strict=True):
+            tally.mark = min(meter.mark, reach.read_until)
             changes = _changes(self._ledger, feed, this.span, readings)
             decisions = list(tally.counting(decide(feed, changes, guarded=bool(guarded))))
             decided.append((feed, decisions))
@@ -174,7 +175,7 @@ class MemoryPasses:
                 ledger.touched.append(row)
                 if event.state is State.DUE:
                     tables.outbox[event.id] = OutboxRow(feed.sink_id, now)
-                else:
+                elif event.state is not State.SHADOW:
                     tables.parked[event.id] = ParkedRow(
                         feed.id, event.state, event.reason or "", now, guarded=event.reason == GUARDED
                     )
@@ -233,8 +234,9 @@ class MemoryPasses:
         meter.lease_until = max(meter.lease_until or until, until)
         for feed in lease.registered.feeds:
             row = self._ledger.tables.feeds[feed.id]
-            if moves and start <= row.read_until < end:
-                row.read_until = end
+            goal = end if row.until is None else min(end, row.until)
+            if moves and start <= row.read_until < goal:
+                row.read_until = goal
 
 
 def _carry(carries: dict[tuple[int, str], Decimal], key: tuple[int, str], amount: Decimal) -> None:
@@ -273,7 +275,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
     seen: dict[tuple[str, dt.datetime], tuple[Decimal, dt.datetime | None]] = {}
     spoilt: set[tuple[str, dt.datetime]] = set()
     for start, customer, quantity, at, reason in readings:
-        if customer is None or start < feed.since:
+        if customer is None or start < feed.since or (feed.until is not None and start >= feed.until):
             continue
         key = (customer, start)
         if reason is not None:
@@ -289,7 +291,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
         if differs and (customer, start) not in spoilt:
             found.append((customer, start, quantity, at, slot))
     for start, customers in slots.items():
-        if max(span.start, feed.since) <= start < span.end:
+        if max(span.start, feed.since) <= start < min(span.end, feed.until or span.end):
             found.extend(
                 (customer, start, ZERO, None, slot)
                 for customer, slot in customers.items()
@@ -308,7 +310,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
         tail, parked, delta = _tail(tables, slot)
         yield Change(
             slot.id, event, customer, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
-            carry, tail, parked, delta, True,
+            carry, tail, parked, delta, True, _in_shadow(tables, feed, slot),
         )  # fmt: skip
 
 
@@ -323,6 +325,10 @@ def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]
         tail = Tail.GUARDED if parked.guarded else Tail.PARKED
         return tail, slot.tail, tables.events[slot.tail].delta
     return Tail.CLEAR, None, ZERO
+
+
+def _in_shadow(tables: Tables, feed: Feed, slot: SlotRow) -> bool:
+    return feed.shadowed and slot.tail is not None and tables.events[slot.tail].state is State.SHADOW
 
 
 def readings_of(spool: Spool) -> Iterator[Reading]:

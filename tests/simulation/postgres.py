@@ -146,7 +146,9 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
     ):
         tables.meters[row[0]] = MeterRow(*row)
         tables.fences[row[0]] = {}
-    for row in rows("select id, meter_id, sink_id, since, read_until from aggregator.feed order by id"):
+    for row in rows(
+        "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until from aggregator.feed order by id"
+    ):
         tables.feeds[row[0]] = FeedRow(*row)
         tables.slots[row[0]] = {}
     for row in rows(
