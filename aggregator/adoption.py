@@ -256,10 +256,17 @@ class Adoption:
             done(compared)
 
     def _span(self, meter: Meter, feed: Feed, holding: Sequence[Definition], now: dt.datetime) -> Span:
-        """Return the windows that can still be billed, the one that is open now included."""
-        oldest = now - min(self._sinks[feed.sink].limits_for(meter.name).past, FURTHEST)
-        start = max(meter.start_at, feed.since, floor(oldest, definitions.at(holding, oldest).window))
-        return Span(start, max(start, definitions.ceiling(now, definitions.at(holding, now).window)))
+        """Return the windows that can still be billed, the one that is open now included; and those that once could."""
+        age = now - min(self._sinks[feed.sink].limits_for(meter.name).past, FURTHEST)
+        oldest = floor(age, definitions.at(holding, age).window)
+        present = definitions.ceiling(now, definitions.at(holding, now).window)
+        since, until = max(meter.start_at, feed.since), min(feed.until or present, present)
+        planned = self._adopting.outermost(feed.id, oldest, present)
+        if planned is not None:
+            since = min(since, planned.start)
+            until = max(until, planned.end + definitions.at(holding, planned.end).window)
+        start = max(since, oldest)
+        return Span(start, max(start, until))
 
     def _compare(
         self,

@@ -66,15 +66,19 @@ select meter.name, reason, customer, sum(rows)::bigint, sum(quantity), min(windo
 """
 
 TOTALS = """
-select slot.customer, sum(slot.quantity), sum(slot.total) - coalesce(sum(parked.delta), 0), coalesce(sum(parked.delta), 0)
+select slot.customer, sum(slot.quantity),
+       sum(slot.total) - coalesce(sum(unsent.parked), 0) - coalesce(sum(unsent.shadow), 0),
+       coalesce(sum(unsent.parked), 0), coalesce(sum(unsent.shadow), 0)
   from aggregator.slot
   join aggregator.feed on feed.id = slot.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
   left join lateral (
-        select sum(event.delta) as delta from aggregator.event
-         where event.slot_id = slot.id and event.state in ('held', 'refused', 'in_doubt')
-       ) as parked on true
+        select sum(event.delta) filter (where event.state <> 'shadow') as parked,
+               sum(event.delta) filter (where event.state = 'shadow') as shadow
+          from aggregator.event
+         where event.slot_id = slot.id and event.state in ('held', 'refused', 'in_doubt', 'shadow')
+       ) as unsent on true
  where meter.name = %(meter)s and sink.name = %(sink)s
    and slot.window_start >= %(start)s and slot.window_start < %(end)s
  group by slot.customer order by slot.customer
@@ -191,12 +195,13 @@ class Aside(NamedTuple):
 
 
 class Total(NamedTuple):
-    """What the ledger holds for one customer: what was read, what is billed, what waits for a person."""
+    """What the ledger holds for one customer: what was read, what is billed, what waits for a person, what is never sent."""
 
     customer: str
     quantity: Decimal
     billed: Decimal
     parked: Decimal
+    shadow: Decimal
 
 
 class Reports:
