@@ -1,7 +1,7 @@
 """What one round of collection did for one meter, for the log and for whoever asked for it."""
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aggregator.ledger.tally import Tally
 from aggregator.model import Span
@@ -36,6 +36,8 @@ class Collected:
     """They began to wait with this round."""
     unfenced: bool = False
     """Windows were read without waiting any longer."""
+    lost: list[str] = field(default_factory=list)
+    """What sinks lack that the source no longer has, in words, if that is news."""
     moved: bool = False
     """The mark moved."""
     busy: bool = False

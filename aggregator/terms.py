@@ -7,13 +7,15 @@ Rules
   begins at the mark, so that nothing is billed again that was billed before, elsewhere.
 - Windows that terms open are planned by the next passes: `read_until` is how far a feed is, and lags behind the mark then.
 - A feed whose shadow ends begins with the first window that was not read yet, unless `bill_from` says otherwise.
+- Windows that a feed lacks and its source no longer has are lost to it: named until the rows are back, or until `bill_from`
+  gives them up.
 """
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from aggregator.model import Terms
+from aggregator.model import Span, Terms
 
 
 class Reach(NamedTuple):
@@ -25,6 +27,8 @@ class Reach(NamedTuple):
     shadow_until: dt.datetime | None
     """Up to where the meter had been read when the shadow ended; None if there was none, or it has not ended yet."""
     read_until: dt.datetime
+    lost: Span | None = None
+    """Windows that were never planned for it, and that its source no longer has."""
 
     @property
     def done(self) -> bool:
@@ -52,6 +56,30 @@ def changed(reach: Reach, terms: Terms, mark: dt.datetime, start_at: dt.datetime
         terms.shadow,
         mark if ends else reach.shadow_until,
         _within(read_until, terms.bill_until),
+        None if since < reach.since else _cut(reach.lost, since, terms.bill_until),
+    )
+
+
+def sealed(reach: Reach, first: dt.datetime) -> Reach:
+    """Return the reach of a feed whose source has rows from `first` on only."""
+    read_until, lost = reach.read_until, reach.lost
+    if lost is not None and first < lost.end:
+        read_until, lost = min(read_until, lost.start), None
+    if read_until < first and not reach.done:
+        end = _within(first, reach.until)
+        lost = Span(read_until if lost is None else min(lost.start, read_until), end)
+        read_until = end
+    return reach._replace(read_until=read_until, lost=lost)
+
+
+def tell_lost(meter: str, sink: str, lost: Span, until: dt.datetime | None) -> str:
+    """Say which windows a sink never gets, and what can be done about it."""
+    give_up = f"with `bill_from: {lost.end:%Y-%m-%dT%H:%MZ}` for that sink"
+    if until is not None and until <= lost.end:
+        give_up = "by taking that sink off the meter"
+    return (
+        f"{sink} lacks the windows {lost} of {meter}: they were never planned for it, and the source no longer has their "
+        f"rows (`data_retained_from`). Restore the rows and correct `data_retained_from`, or give the windows up {give_up}."
     )
 
 
@@ -87,6 +115,14 @@ def clashes(stretches: Iterable[Stretch]) -> Iterator[Clash]:
         covered = None if None in ends else max(end for end in ends if end is not None)
         if covered is not None and after and covered < after[0].start:
             yield Clash((), covered, after[0].start)
+
+
+def _cut(lost: Span | None, since: dt.datetime, until: dt.datetime | None) -> Span | None:
+    """Return what of a stretch lies in a feed."""
+    if lost is None:
+        return None
+    within = Span(max(lost.start, since), _within(lost.end, until))
+    return within if within.start < within.end else None
 
 
 def _within(instant: dt.datetime, until: dt.datetime | None) -> dt.datetime:

@@ -9,19 +9,21 @@ Rules
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from psycopg.types.range import TimestamptzRange
 
 from aggregator.ledger.database import Connection
-from aggregator.model import Meter
+from aggregator.model import Meter, Span
 from aggregator.terms import Reach, changed, joined
 
 FIND_FEED = """
-select id, since, until, shadow, shadow_until, read_until from aggregator.feed
+select id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed
  where meter_id = %(meter_id)s and sink_id = %(sink_id)s
 """
 
 FIND_FEEDS = """
-select id, since, until, shadow, shadow_until, read_until from aggregator.feed where id = any(%(feeds)s)
+select id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed where id = any(%(feeds)s)
 """
 
 ADD_FEED = """
@@ -33,7 +35,7 @@ values (%(meter_id)s, %(sink_id)s, %(since)s, %(until)s, %(shadow)s, %(shadow_un
 CHANGE_FEED = """
 update aggregator.feed
    set since = %(since)s, until = %(until)s, shadow = %(shadow)s, shadow_until = %(shadow_until)s,
-       read_until = %(read_until)s
+       read_until = %(read_until)s, lost = %(lost)s
  where id = %(feed_id)s
 """
 
@@ -76,18 +78,18 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
     if row is None:
         mark = _mark(connection, FIND_MARK, meter_id)
         reach = joined(terms, mark, meter.start_at)
-        connection.execute(ADD_FEED, {**key, **reach._asdict()})
+        connection.execute(ADD_FEED, {**key, **reach._asdict(), "lost": None})
         if reach.read_until < mark:
             connection.execute(READ_DEEP, key)
         row = connection.execute(FIND_FEED, key).fetchone()
         assert row is not None, "what was added is there"
-    feed_id, reach = row[0], Reach(*row[1:])
+    feed_id, reach = row[0], _reach(row)
     if changed(reach, terms, reach.since, meter.start_at) != reach:
         mark = _mark(connection, LOCK_MARK, meter_id)
         row = connection.execute(FIND_FEED, key).fetchone()
         assert row is not None, "a feed stays"
-        reach = changed(Reach(*row[1:]), terms, mark, meter.start_at)
-        connection.execute(CHANGE_FEED, {"feed_id": feed_id, **reach._asdict()})
+        reach = changed(_reach(row), terms, mark, meter.start_at)
+        change(connection, feed_id, reach)
         connection.execute(READ_DEEP, key)
         connection.execute(TAKE_AWAY, key)
     return as_it_is(Feed(feed_id, sink, sink_id, reach.since), reach)
@@ -96,8 +98,14 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
 def reaches(connection: Connection, feeds: Iterable[Feed]) -> list[Reach]:
     """Return, in the order of the feeds, what the ledger says of each."""
     rows = connection.execute(FIND_FEEDS, {"feeds": [feed.id for feed in feeds]})
-    found = {row[0]: Reach(*row[1:]) for row in rows}
+    found = {row[0]: _reach(row) for row in rows}
     return [found[feed.id] for feed in feeds]
+
+
+def change(connection: Connection, feed_id: int, reach: Reach) -> None:
+    """Let a feed have another reach."""
+    lost = None if reach.lost is None else TimestamptzRange(*reach.lost)
+    connection.execute(CHANGE_FEED, {"feed_id": feed_id, **reach._asdict(), "lost": lost})
 
 
 def as_it_is(feed: Feed, reach: Reach) -> Feed:
@@ -113,6 +121,11 @@ def as_it_is(feed: Feed, reach: Reach) -> Feed:
 def fed_until(reaches: Iterable[Reach], mark: dt.datetime) -> dt.datetime:
     """Return up to where the one was planned for that lags most; those that are done lag behind nothing."""
     return min((each.read_until for each in reaches if not each.done), default=mark)
+
+
+def _reach(row: tuple[Any, ...]) -> Reach:
+    _, *reach, lost = row
+    return Reach(*reach, None if lost is None else Span(lost.lower, lost.upper))
 
 
 def _mark(connection: Connection, statement: str, meter_id: int) -> dt.datetime:

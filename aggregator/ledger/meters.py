@@ -274,6 +274,16 @@ class Meters:
             connection.execute(FORGET_NOTED, values)
             connection.execute(NOTE, values)
 
+    def seal(self, lease: Lease, reaches: Sequence[Reach]) -> Lease:
+        """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
+        with self._database.transaction() as connection:
+            values = {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
+            if connection.execute(HOLD, values).fetchone() is None:
+                raise LeaseLost
+            for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
+                lines.change(connection, feed.id, reach)
+        return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
+
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""
         return self._write(RENEW, lease)

@@ -18,12 +18,15 @@ alter type aggregator.event_state add value if not exists 'shadow';
 alter table aggregator.feed
     add column until timestamptz,
     add column shadow boolean not null default false,
-    add column shadow_until timestamptz;
+    add column shadow_until timestamptz,
+    add column lost tstzrange;
 comment on column aggregator.feed.since is 'Nothing before this reaches the sink through this feed; `bill_from`, if given.';
 comment on column aggregator.feed.until is 'Nothing from this on reaches the sink through this feed; null: without end.';
 comment on column aggregator.feed.shadow is 'Whether events are planned and recorded, and never sent.';
 comment on column aggregator.feed.shadow_until is
     'Up to where the meter had been read when the shadow ended: what was planned in shadow stays unsent.';
+comment on column aggregator.feed.lost is
+    'Windows that were never planned for this feed, and that the source no longer has.';
 """
 
 

@@ -77,11 +77,12 @@ class FeedRow:
     shadow: bool
     shadow_until: dt.datetime | None
     read_until: dt.datetime
+    lost: Span | None = None
 
     @property
     def reach(self) -> Reach:
         """What the feed bills, and how far it is."""
-        return Reach(self.since, self.until, self.shadow, self.shadow_until, self.read_until)
+        return Reach(self.since, self.until, self.shadow, self.shadow_until, self.read_until, self.lost)
 
 
 @dataclass(slots=True)
@@ -380,6 +381,15 @@ class MemoryMeters:
             raise LeaseLost
         row.waits_for = waits_for
         self._ledger.tables.fences[row.id] = {each.until: each.xid for each in noted}
+
+    def seal(self, lease: Lease, reaches: Values[Reach]) -> Lease:
+        """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
+        if self._own(lease) is None:
+            raise LeaseLost
+        feeds = self._ledger.tables.feeds
+        for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
+            feeds[feed.id] = FeedRow(feed.id, lease.registered.id, feed.sink_id, *reach)
+        return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
 
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""
