@@ -52,7 +52,7 @@ def findings_of(config: "Config", standings: "Iterable[Standing]", now: dt.datet
         yield from _clashes(meter, rows)
         for fed in meter.feeds:
             row = rows.get((meter.name, fed.sink))
-            for text in (*_shadow(meter, fed, row), *_end(meter, fed, row)):
+            for text in (*_shadow(fed, row), *_end(meter, fed, row)):
                 yield Told(meter.name, "note", text)
             if row is not None and row.lost_from is not None:
                 for text in tell_feeds(
@@ -103,7 +103,7 @@ def _begin(meter: "Meter", fed: "FedSink", rows: Rows) -> dt.datetime:
     return next((other.mark for (name, _), other in rows.items() if name == meter.name), meter.start_at)
 
 
-def _shadow(meter: "Meter", fed: "FedSink", row: "Standing | None") -> Iterator[str]:
+def _shadow(fed: "FedSink", row: "Standing | None") -> Iterator[str]:
     if fed.shadow:
         yield f"{fed.sink} gets it in shadow: events are planned and recorded, and never sent"
         return
@@ -115,8 +115,8 @@ def _shadow(meter: "Meter", fed: "FedSink", row: "Standing | None") -> Iterator[
             yield f"{fed.sink} bills it from {_at(until)} on: what was planned in shadow before stays unsent"
     elif fed.bill_from < until:
         yield (
-            f"{fed.sink} has `bill_from: {_at(fed.bill_from)}` and was a shadow until {_at(until)}: what was planned so stays "
-            f"unsent, so let another sink bill until {_at(until)}, and this one from then on"
+            f"{fed.sink} has `bill_from: {_at(fed.bill_from)}` and was a shadow until {_at(until)}: what was planned so "
+            f"stays unsent, so let another sink bill until {_at(until)}, and this one from then on"
         )
 
 
@@ -137,8 +137,8 @@ def _beyond(row: "Standing") -> Iterator[str]:
     if row.last_beyond is not None and row.until is not None:
         after = row.last_beyond + dt.timedelta(seconds=row.window_seconds)
         yield (
-            f"{row.sink} was given windows of {row.meter} up to {_at(after)} before it had `bill_until: {_at(row.until)}`: they "
-            f"stay billed there. A sink that follows it should have `bill_from: {_at(after)}` or later"
+            f"{row.sink} was given windows of {row.meter} up to {_at(after)} before it had `bill_until: {_at(row.until)}`: "
+            f"they stay billed there. A sink that follows it should have `bill_from: {_at(after)}` or later"
         )
 
 

@@ -53,8 +53,13 @@ class Side(NamedTuple):
 
     def plus(self, other: "Side") -> "Side":
         """Return the sum of two."""
-        sums = (add(mine, its) for mine, its in zip(self[:4], other[:4], strict=True))
-        return Side(*sums, turned_away=self.turned_away + other.turned_away)
+        return Side(
+            add(self.accepted, other.accepted),
+            add(self.under_way, other.under_way),
+            add(self.waiting, other.waiting),
+            add(self.shadow, other.shadow),
+            self.turned_away + other.turned_away,
+        )
 
 
 class Place(NamedTuple):

@@ -124,8 +124,9 @@ def fed_until(reaches: Iterable[Reach], mark: dt.datetime) -> dt.datetime:
 
 
 def _reach(row: tuple[Any, ...]) -> Reach:
-    _, *reach, lost = row
-    return Reach(*reach, None if lost is None else Span(lost.lower, lost.upper))
+    _, since, until, shadow, shadow_until, read_until, lost = row
+    span = None if lost is None else Span(lost.lower, lost.upper)
+    return Reach(since, until, shadow, shadow_until, read_until, span)
 
 
 def _mark(connection: Connection, statement: str, meter_id: int) -> dt.datetime:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from aggregator.lateness import Late
 from aggregator.ledger.database import Database
 from aggregator.ledger.parked import Choice, ParkedEvents, Waiting
-from aggregator.model import Span
+from aggregator.model import ZERO, Span
 
 STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
@@ -190,7 +190,7 @@ class Total(NamedTuple):
     quantity: Decimal
     billed: Decimal
     parked: Decimal
-    shadow: Decimal
+    shadow: Decimal = ZERO
 
 
 class Reports:

@@ -13,7 +13,7 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.passes import Pass
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.spool import Spool
-from aggregator.model import Answer, Decreases, Event, Span, Terms
+from aggregator.model import Answer, Decreases, Event, Meter, Span, Terms
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -25,16 +25,16 @@ DAY = dt.timedelta(days=1)
 class Two:
     """A meter that feeds an old and a new sink; `on` starts a process on other terms."""
 
-    def __init__(self, database: Database, *terms: Terms, meter: object = METER) -> None:
+    def __init__(self, database: Database, *terms: Terms, meter: Meter = METER) -> None:
         self.database = database
         self.source = FakeSource()
         self.old, self.new = FakeSink("old"), FakeSink("new")
-        self.meter = METER if meter is METER else meter
+        self.meter = meter
         self.now = START
         self.world = self._start(terms, [self.old, self.new])
 
     def _start(self, terms: Sequence[Terms], sinks: Sequence[FakeSink]) -> World:
-        meter = replace(self.meter, terms=tuple(terms))  # type: ignore[type-var]
+        meter = replace(self.meter, terms=tuple(terms))
         world = World(self.database, meter=meter, source=self.source, sinks=sinks)
         world.now = self.now
         return world

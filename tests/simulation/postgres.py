@@ -149,8 +149,9 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
     for row in rows(
         "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed order by id"
     ):
-        *feed, lost = row
-        tables.feeds[row[0]] = FeedRow(*feed, lost if lost is None else Span(lost.lower, lost.upper))
+        tables.feeds[row[0]] = FeedRow(*row)
+        lost = row[-1]
+        tables.feeds[row[0]].lost = None if lost is None else Span(lost.lower, lost.upper)
         tables.slots[row[0]] = {}
     for row in rows(
         "select id, feed_id, window_start, customer, quantity, total, revision, stamped_at, tail, replan"
