@@ -40,7 +40,7 @@ select meter.name, sink.name from aggregator.feed
  order by 1, 2
 """
 
-# What was planned before the feed's terms were what they are is compared, too.
+# What was planned before the feed had its terms is compared, too.
 OUTERMOST = """
 select min(window_start), max(window_start) from aggregator.slot
  where feed_id = %(feed_id)s and window_start >= %(oldest)s and window_start < %(end)s
@@ -51,8 +51,7 @@ create temporary table counted (window_start timestamptz, customer text collate 
 """
 
 # Every slot of a feed over a span, as the ledger, the source (`reading`) and the sink (`counted`) have it. Of a slot with an
-# unusable row, a window that is sealed, could not be read or is not billed by the feed any more, the source's word is not
-# known.
+# unusable row, a window that is sealed, could not be read or is not the feed's any more, the source's word is not known.
 STANDS = """
 with waiting as (
     select event.slot_id, sum(event.delta) as delta, count(*) as events
@@ -121,11 +120,9 @@ select event.id from aggregator.event
  where event.id in (select event_id from aggregator.outbox where feed_id = %(feed_id)s
                      union select event_id from aggregator.parked where feed_id = %(feed_id)s)
    and event.window_start >= %(start)s and event.window_start < %(end)s
-   and not exists (
-        select from aggregator.slot join aggregator.event as latest on latest.id = slot.tail
-         where slot.feed_id = event.feed_id and slot.window_start = event.window_start
-           and slot.customer = event.customer and latest.state = 'shadow'
-       )
+   and not exists (select from aggregator.slot join aggregator.event as latest on latest.id = slot.tail
+                    where (slot.feed_id, slot.window_start, slot.customer)
+                        = (event.feed_id, event.window_start, event.customer) and latest.state = 'shadow')
 """
 
 WITHDRAW = (
@@ -274,9 +271,8 @@ class Adopting:
     def outermost(self, feed_id: int, oldest: dt.datetime, end: dt.datetime) -> Span | None:
         """Return the starts of the first and the last window in which a feed has a slot; None if it has none."""
         with self._database.transaction() as connection:
-            values = {"feed_id": feed_id, "oldest": oldest, "end": end}
-            row = connection.execute(OUTERMOST, values).fetchone()
-        return None if row is None or row[0] is None else Span(*row)
+            [row] = connection.execute(OUTERMOST, {"feed_id": feed_id, "oldest": oldest, "end": end})
+        return None if row[0] is None else Span(*row)
 
     def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
         """Yield every slot of a line that the ledger or the source knows, by customer; the sink was not asked yet."""
@@ -352,9 +348,7 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
         "withdrawn": WITHDRAWN,
         "taken_over": TAKEN_OVER,
     }
-    row = connection.execute(RECORD, values).fetchone()
-    assert row is not None, "a feed has its meter"
-    values["run_id"] = row[0]
+    [(values["run_id"],)] = connection.execute(RECORD, values)
     connection.execute(HOLD_OUTBOX, values)
     for statement in (CREATE_COUNTED, CREATE_MOVED, CREATE_CARRIES):
         connection.execute(statement)

@@ -161,6 +161,22 @@ def test_every_state_has_its_place(database: Database) -> None:
     assert found.sums == [Side(D(5), D(5), D(5), D(0)), Side(shadow=D(15))]
 
 
+def test_what_was_withdrawn_counts_nowhere(database: Database) -> None:
+    """A held event that a newer plan replaced is no part of what was planned."""
+    two = Two(database, Terms("new", shadow=True))
+    two.source.use("cus_a", START, 30)
+    two.source.use("cus_a", START, 3)
+    two.round(1)
+    kept = two.source.uses
+    two.source.uses = kept[:1]
+    two.round(2)
+    two.source.uses = [*kept, ("cus_a", START, D(1))]
+    two.round(3)
+    assert two.world.one("select count(*) from aggregator.event where state = 'void'") == 1
+    found, different = differences(two)
+    assert (different, found.sums) == ([], [Side(accepted=D(34)), Side(shadow=D(34), turned_away=1)])
+
+
 def test_sums_are_exact(database: Database) -> None:
     """A place may have more digits than a decimal context keeps by itself: none of them is lost."""
     one = Side(accepted=D(10) ** 30, under_way=D("0.000000000001"))

@@ -1,6 +1,7 @@
 """Several sinks of one meter, each on its own terms: what is billed where, and what is only planned, on a real ledger."""
 
 import datetime as dt
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -8,6 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
+from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, LeaseLost
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes import Pass
@@ -497,3 +499,32 @@ def test_the_release_before_goes_on_over_the_new_tables(ledger_url: str, world: 
     other.collect()
     other.deliver()
     assert {sink.booked[NAME, "cus_a"] for sink in other.sinks.values()} == {1}
+
+
+def test_a_sink_that_does_not_answer_delays_no_other(database: Database) -> None:
+    """While one sink keeps its lane waiting in the middle of a call, the other lane sends what is due to it."""
+    two = Two(database)
+    two.source.use("cus_a", START, 5)
+    two.world.at(1, 5)
+    two.world.collect()
+    called, answer = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        called.set()
+        assert answer.wait(30), "nobody let the sink answer"
+
+    two.old.during_send = hang
+    lanes = {
+        feed.sink: Delivery(two.world.outbox, two.world.sinks[feed.sink], feed.sink_id, lambda: two.world.now)
+        for feed in two.world.registered.feeds
+    }
+    waiting = threading.Thread(target=lanes["old"].run_once, args=(two.world.now,))
+    waiting.start()
+    try:
+        assert called.wait(30)
+        assert lanes["new"].run_once(two.world.now).accepted == 1
+        assert (two.held(two.old), two.held(two.new)) == ({}, {0: 5})
+    finally:
+        answer.set()
+        waiting.join()
+    assert two.held(two.old) == {0: 5}

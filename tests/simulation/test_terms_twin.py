@@ -67,7 +67,7 @@ def some_terms(chance: random.Random) -> Terms | None:
     return Terms(chance.choice(SINKS), begin, end, chance.random() < 0.4) if chance.random() < 0.7 else None
 
 
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("seed", range(1, 5))
 def test_the_ledger_in_memory_has_the_same_terms(
     seed: int, create_database: Callable[[str | None], str]
 ) -> None:
@@ -99,7 +99,7 @@ def test_the_ledger_in_memory_has_the_same_terms(
                 when = (
                     START + chance.randrange(max(0, hours - 20), hours) * HOUR + chance.randrange(60) * MINUTE
                 )
-                source.use(chance.choice(("cus_a", "cus_b", "cus_c")), when, chance.randrange(1, 9))
+                source.use(chance.choice(("cus_a", "cus_b", "cus_c")), when, chance.randrange(1, 5))
             if chance.random() < 0.4:
                 given = some_terms(chance)
                 kept = tuple(each for each in meter.terms if given is None or each.sink != given.sink)
@@ -118,7 +118,7 @@ def test_the_ledger_in_memory_has_the_same_terms(
         one.pin = replace(one.pin)
         for row in one.meters.values():
             row.lease_until = None
-    found = [each for each in differences(tables, memory.tables) if not each.startswith(("claims", "outbox"))]
+    found = differences(tables, memory.tables)
     assert found == []
     assert {name: dict(sink.slots) for name, sink in real.sinks.items()} == {
         name: dict(sink.slots) for name, sink in twin.sinks.items()

@@ -184,7 +184,7 @@ WRONG = [
     ("meters: {m: {query: x, stripe: {event: x}}}", ".meters.m.stripe.event is unknown"),
     ("defaults: {query: x}", ".defaults.query is unknown"),
     ("defaults: {sinks: [a, a]}", ".defaults.sinks repeats an item"),
-    ("defaults: {sinks: [{sink: a, form: x}]}", ".defaults.sinks[0] fits 0 of the options"),
+    ("defaults: {sinks: [{sink: a, form: x}]}", ".defaults.sinks[0] is not string"),
 ]
 
 
