@@ -9,13 +9,14 @@ from decimal import Decimal
 import psycopg
 import pytest
 
+from aggregator.backfill import span_of
 from aggregator.delivery import Delivery
-from aggregator.errors import InvariantBroken, LeaseLost
+from aggregator.errors import InvariantBroken, LeaseLost, UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes import Pass
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.spool import Spool
-from aggregator.model import Answer, Decreases, Event, Meter, Span, Terms
+from aggregator.model import Answer, Decreases, Definition, Event, Meter, Span, Terms
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -528,3 +529,24 @@ def test_a_sink_that_does_not_answer_delays_no_other(database: Database) -> None
         answer.set()
         waiting.join()
     assert two.held(two.old) == {0: 5}
+
+
+def test_a_backfill_asks_of_each_sink_only_what_it_bills() -> None:
+    """A range is too old only for a sink that bills something in its old part, and sends it."""
+    now = START + 60 * DAY
+    old = START + 5 * DAY
+    limits = {"old": LIMITS, "new": LIMITS}
+    known = (Definition(START, METER.fingerprint, "", HOUR),)
+
+    def span_for(*terms: Terms) -> Span:
+        meter = replace(METER, sinks=("old", "new"), terms=terms)
+        return span_of(meter, known, limits, old, START + 59 * DAY, now)
+
+    recent = START + 40 * DAY
+    with pytest.raises(UsageError, match="Sink old takes nothing older than 35 days"):
+        span_for(Terms("new", bill_from=recent))
+    with pytest.raises(UsageError, match="Sink old takes nothing older"):
+        span_for(Terms("old", bill_until=recent), Terms("new", bill_from=recent))
+    shadow = Terms("old", bill_until=recent, shadow=True)
+    assert span_for(shadow, Terms("new", bill_from=recent)).start == old
+    assert span_for(Terms("old", bill_until=START + 2 * DAY), Terms("new", bill_from=recent)).start == old
