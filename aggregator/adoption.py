@@ -10,8 +10,6 @@ Rules
 """
 
 import datetime as dt
-import pickle
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,11 +17,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import IO, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import NamedTuple, Protocol, Self
 
 from aggregator import definitions, planner
 from aggregator.comparison import Comparison
 from aggregator.errors import LedgerError, SinkUnreachable, UsageError
+from aggregator.kept import Kept
 from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
 from aggregator.ledger.meters import Feed, Meters, Registered
 from aggregator.ledger.pin import Pin, Pinned, named
@@ -34,7 +33,6 @@ from aggregator.sinks import Sink
 from aggregator.windows import WINDOWS_PER_READ, cut, floor
 
 HOUR = dt.timedelta(hours=1)
-T = TypeVar("T")
 
 QUIET = dt.timedelta(hours=2)
 """How long nothing must have been sent: far longer than a request can be on its way, and than a sink needs to count it."""
@@ -249,17 +247,24 @@ class Adoption:
             unit = Decimal(1).scaleb(-meter.decimals)
             line = Line(known.id, feed, spans[feed.id], unit, readable, unread)
             compared = Compared(meter.name, feed.sink, line.span)
-            counted = survey.stack.enter_context(_Kept[Counted]())
+            counted = survey.stack.enter_context(Kept[Counted]())
             counted.keep(self._compare(line, meter, holding, readings, compared))
             survey.compared.append(compared)
             survey.rebased.append(Rebased(line, readings, counted.all))
             done(compared)
 
     def _span(self, meter: Meter, feed: Feed, holding: Sequence[Definition], now: dt.datetime) -> Span:
-        """Return the windows that can still be billed, the one that is open now included."""
-        oldest = now - min(self._sinks[feed.sink].limits_for(meter.name).past, FURTHEST)
-        start = max(meter.start_at, feed.since, floor(oldest, definitions.at(holding, oldest).window))
-        return Span(start, max(start, definitions.ceiling(now, definitions.at(holding, now).window)))
+        """Return the windows that can still be billed, the one that is open now included; and those that once could."""
+        age = now - min(self._sinks[feed.sink].limits_for(meter.name).past, FURTHEST)
+        oldest = floor(age, definitions.at(holding, age).window)
+        present = definitions.ceiling(now, definitions.at(holding, now).window)
+        since, until = max(meter.start_at, feed.since), min(feed.until or present, present)
+        planned = self._adopting.outermost(feed.id, oldest, present)
+        if planned is not None:
+            since = min(since, planned.start)
+            until = max(until, planned.end + definitions.at(holding, planned.end).window)
+        start = max(since, oldest)
+        return Span(start, max(start, until))
 
     def _compare(
         self,
@@ -286,7 +291,7 @@ class Adoption:
             raise AssertionError("a try ends in an answer or an error")
 
         # The ledger's transaction is over before a sink is asked.
-        with _Kept[Stand]() as kept, ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
+        with Kept[Stand]() as kept, ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
             kept.keep(self._adopting.stands(line, readings))
             customers = (list(stands) for _, stands in groupby(kept.all(), attrgetter("customer")))
             while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
@@ -311,33 +316,6 @@ class Adoption:
             now=now,
         )
         return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
-
-
-class _Kept(Generic[T]):
-    """Keeps values on disk in the order they came, to be read any number of times. A context manager."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115 - closed in __exit__
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def keep(self, values: Iterable[T]) -> None:
-        """Write all values down."""
-        for value in values:
-            pickle.dump(value, self._file)
-
-    def all(self) -> Iterator[T]:
-        """Yield every value; not two at a time."""
-        self._file.seek(0)
-        while True:
-            try:
-                yield pickle.load(self._file)  # noqa: S301 - our own, from a file without a name
-            except EOFError:
-                return
 
 
 def _to_read(

@@ -39,6 +39,8 @@ class Backfilled:
     corrections: int = 0
     held: int = 0
     refused: int = 0
+    shadow: int = 0
+    """Events that are never sent."""
     deferred: int = 0
     set_aside_rows: int = 0
     """Rows that can be billed to nobody."""
@@ -50,6 +52,7 @@ class Backfilled:
         self.corrections += piece.corrections
         self.held += piece.held
         self.refused += piece.refused
+        self.shadow += piece.shadow
         self.deferred += piece.deferred
         self.set_aside_rows += piece.aside
 
@@ -100,8 +103,11 @@ def span_of(
 
 def _young_enough(meter: Meter, limits: dict[str, Limits], span: Span, now: dt.datetime) -> None:
     for sink in meter.sinks:
+        terms = meter.terms_of(sink)
         oldest = now - limits[sink].past
-        if span.start < oldest:
+        begins = max(span.start, terms.bill_from or span.start)
+        ends = min(span.end, terms.bill_until or span.end)
+        if begins < min(oldest, ends) and not terms.shadow:
             first = windows.floor(oldest, meter.window) + meter.window
             raise UsageError(
                 f"Sink {sink} takes nothing older than {limits[sink].past_days} days, so windows of {meter.name} before "

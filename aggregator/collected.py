@@ -1,7 +1,7 @@
 """What one round of collection did for one meter, for the log and for whoever asked for it."""
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aggregator.ledger.tally import Tally
 from aggregator.model import Span
@@ -20,6 +20,8 @@ class Collected:
     corrections: int = 0
     held: int = 0
     refused: int = 0
+    shadow: int = 0
+    """Events that are never sent."""
     deferred: int = 0
     oldest_deferred: dt.datetime | None = None
     aside: int = 0
@@ -34,6 +36,8 @@ class Collected:
     """They began to wait with this round."""
     unfenced: bool = False
     """Windows were read without waiting any longer."""
+    lost: list[str] = field(default_factory=list)
+    """What sinks lack that the source no longer has, in words, if that is news."""
     moved: bool = False
     """The mark moved."""
     busy: bool = False
@@ -49,7 +53,7 @@ class Collected:
             "planned": self.planned,
             **{
                 name: count
-                for name in ("held", "refused", "deferred", "guarded", "unread")
+                for name in ("held", "refused", "shadow", "deferred", "guarded", "unread")
                 if (count := getattr(self, name))
             },
         }
@@ -63,6 +67,7 @@ class Collected:
         self.corrections += tally.corrections
         self.held += tally.held
         self.refused += tally.refused
+        self.shadow += tally.shadow
         self.deferred += tally.deferred
         self.aside += tally.aside
         self.guarded += tally.guarded

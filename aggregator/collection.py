@@ -32,6 +32,7 @@ from aggregator.ledger.passes import Decide, Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
 from aggregator.model import Change, Decision, Definition, Fence, Limits, Meter, Reading, Span
+from aggregator.terms import sealed, tell_lost
 
 PIECES_OF_A_WINDOW = 4
 """A window that takes too long is asked for in so many pieces, each of those in so many again, down to `split`."""
@@ -159,6 +160,7 @@ class Collection:
         held = definitions.at(lease.definitions, mark)
         with self._noting_failure(lease, due.live(Span(mark, mark), now, held)):
             first = due.earliest(self.meter, lease, now)
+            lease = self._seal(lease, first, result)
             ready = self._ready(lease, now, result)
             with self._alive(lease):
                 at_once = self.at_once(held, Span(mark, mark))
@@ -166,6 +168,16 @@ class Collection:
             if self._stopping:
                 return
             self._pass(lease, this._replace(rest_waits=result.oldest_deferred), result)
+
+    def _seal(self, lease: Lease, first: dt.datetime, result: Collected) -> Lease:
+        """Note, and tell once, which windows sinks lack that the source no longer has; return the lease as it is then."""
+        reaches = [sealed(reach, first) for reach in lease.reaches]
+        if reaches == list(lease.reaches):
+            return lease
+        for feed, before, reach in zip(lease.registered.feeds, lease.reaches, reaches, strict=True):
+            if reach.lost is not None and reach.lost != before.lost:
+                result.lost.append(tell_lost(self.meter.name, feed.sink, reach.lost, reach.until))
+        return self._meters.seal(lease, reaches)
 
     def _ready(self, lease: Lease, now: dt.datetime, result: Collected) -> dt.datetime:
         """Return up to when windows may be read for the first time, and note what the barrier is to wait for."""
@@ -295,21 +307,22 @@ class Collection:
 
     def _decide(self, now: dt.datetime, window: dt.timedelta) -> Decide:
         def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
-            return planner.plan(changes, self._policy(feed.sink, now, window, guarded=guarded))
+            return planner.plan(changes, self._policy(feed, now, window, guarded=guarded))
 
         return decide
 
-    def _policy(self, sink: str, now: dt.datetime, window: dt.timedelta, *, guarded: bool) -> planner.Policy:
+    def _policy(self, feed: Feed, now: dt.datetime, window: dt.timedelta, *, guarded: bool) -> planner.Policy:
         return planner.Policy(
             ledger=self._ledger_name(),
-            sink=sink,
+            sink=feed.sink,
             meter=self.meter.name,
             window=window,
             decimals=self.meter.decimals,
             decreases=self.meter.decreases,
-            limits=self._limits[sink],
+            limits=self._limits[feed.sink],
             now=now,
             guarded=guarded,
+            shadow=feed.shadow,
         )
 
 

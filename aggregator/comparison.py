@@ -49,9 +49,10 @@ class Comparison:
         for start in sorted(counted.keys() | held.keys()):
             much, stands = counted.get(start, ZERO), held.get(start, [])
             if not finer:
-                yield stands[0] if stands else self._new(start), much
+                if not any(stand.shadow for stand in stands):
+                    yield stands[0] if stands else self._new(start), much
             elif fits(stands, much, self._unit):
-                yield from ((stand, stand.booked) for stand in stands if stand.withdrawn)
+                yield from ((stand, stand.booked) for stand in stands if stand.withdrawn and not stand.shadow)
             else:
                 yield from self._within(Span(start, start + step), window, finer)
         if whole.end < span.end:

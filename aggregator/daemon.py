@@ -356,6 +356,8 @@ def tell_warnings(logger: log.Log, result: Collected) -> None:
         logger.warning(log.SHRINK_HELD, meter=result.meter, windows=result.guarded, held=result.held)
     if result.unread:
         logger.error(log.WINDOW_UNREAD, meter=result.meter, windows=result.unread)
+    for reason in result.lost:
+        logger.error(log.WINDOWS_LOST, meter=result.meter, reason=reason)
 
 
 def tell_reconciled(logger: log.Log, sink: str, result: Reconciled) -> None:

@@ -67,6 +67,7 @@ class State(StrEnum):
      └─────────┤
                └────> in_doubt ─> accepted | due  (only after reading the sink back)
     held ─> due | void                            (a person decides, or a newer plan replaces it)
+    shadow                                        (planned to be compared, and never sent)
     """
 
     DUE = "due"
@@ -77,6 +78,7 @@ class State(StrEnum):
     IN_DOUBT = "in_doubt"
     HELD = "held"
     VOID = "void"
+    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,18 @@ class Limits:
         return -(-self.past // dt.timedelta(days=1))
 
 
+class Terms(NamedTuple):
+    """On what terms a meter feeds a sink: which windows it bills there, and whether anything is sent."""
+
+    sink: str
+    bill_from: dt.datetime | None = None
+    """The first window that is billed through this sink; None: the first that was not read when the sink joined."""
+    bill_until: dt.datetime | None = None
+    """Windows at or after it are not billed through this sink; None: without end."""
+    shadow: bool = False
+    """Whether events are planned and recorded, and never sent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
     """One billable thing: what is read, how it is cut into windows, and where it goes."""
@@ -136,6 +150,12 @@ class Meter:
     """Whether a customer is billed for the newest window's quantity, as for seats, and not for the sum of them."""
     split: dt.timedelta | None = None
     """How short a piece of a window the query may be asked for, if it only counts or sums; None: whole windows."""
+    terms: tuple[Terms, ...] = ()
+    """Of those sinks that have terms of their own."""
+
+    def terms_of(self, sink: str) -> Terms:
+        """Return on what terms a sink is fed."""
+        return next((each for each in self.terms if each.sink == sink), Terms(sink))
 
     def sealed_until(self, now: dt.datetime) -> dt.datetime | None:
         """Return before when rows are gone from the source."""
@@ -218,6 +238,8 @@ class Change(NamedTuple):
     """Whether the ledger has the slot already."""
     again: bool = False
     """Whether its latest event came to nothing, or may have been undone: where it stands is to be said once more."""
+    shadow: bool = False
+    """Whether the slot's latest event was planned in shadow: the sink has nothing for a correction to correct."""
 
 
 class Planned(NamedTuple):

@@ -10,6 +10,8 @@ Rules
 - Where a sink keeps the newest number, where a slot stands can be said again, by an event that changes nothing. Where it
   bills the last number of a customer, each window is floored for itself, and each is said, zero too.
 - A decrease is held for a person unless the meter says `decreases: apply`; one that is suspiciously large is held anyway.
+- What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
+  sink has nothing that a correction could correct.
 - An event's identifier is a function of what it names, so that planning the same thing again gives the same one.
 - Its instant lies inside its window and is frozen here. Stripe bills by it, so the window's end or the time of sending
   would move usage into the next period (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
@@ -59,6 +61,8 @@ class Policy:
     now: dt.datetime
     guarded: bool = False
     """Whether every decrease is held, whatever the meter says, because windows shrank too much at once."""
+    shadow: bool = False
+    """Whether nothing of what is planned is ever sent."""
     oldest: dt.datetime = field(init=False, repr=False)
     """The earliest instant that the sink takes. It and what follows serve a million events, and are made once."""
     sends_total: bool = field(init=False, repr=False)
@@ -135,6 +139,8 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     at = stamp(change, policy.window, policy.limits.write_model)
     guarded = policy.guarded or change.tail is Tail.GUARDED
     state, reason = _standing(delta, total, at, policy, guarded=guarded)
+    if policy.shadow or change.shadow:
+        state, reason = State.SHADOW, reason and f"would be {state.value}: {reason}"
     name = identifier(policy, change.customer, change.window_start, change.revision)
     return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason))
 

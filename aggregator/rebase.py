@@ -40,6 +40,8 @@ class Stand(NamedTuple):
     """What the source says; None where it cannot be known."""
     counted: Decimal | None
     """What the sink has counted, if it was looked up; None: what is booked."""
+    shadow: bool = False
+    """Whether its latest event was planned in shadow: the sink lacks it and is not to get it, so the slot stays as it is."""
 
     @property
     def booked(self) -> Decimal:
@@ -67,6 +69,7 @@ def rebase(stands: Sequence[Stand], unit: Decimal) -> tuple[list[Moved], Decimal
     `stands` holds every slot in the time that is re-based and every window that the source has something in, in their order:
     what was too small to bill in a window may have been billed in another one. `unit` is the smallest that is billed.
     """
+    stands = [stand for stand in stands if not stand.shadow]
     if not any(stand.withdrawn or stand.stands_at != stand.booked for stand in stands):
         return None
     carry = stands[0].carry
@@ -144,7 +147,7 @@ def fits(stands: Iterable[Stand], counted: Decimal, unit: Decimal) -> bool:
     Where the next pass would change one of the windows, a sum that agrees is not enough: what is too much in one of them may
     be missing in another.
     """
-    every = list(stands)
+    every = [stand for stand in stands if not stand.shadow]
     if _sum(stand.booked for stand in every) != counted:
         return False
     if not counted and not any(stand.booked for stand in every):

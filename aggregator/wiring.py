@@ -27,7 +27,7 @@ from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
-from aggregator.model import Decreases, Definition, Meter
+from aggregator.model import Decreases, Definition, Meter, Terms
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Sink
 from aggregator.source import Source
@@ -251,7 +251,8 @@ def meter_of(meter: ConfiguredMeter) -> Meter:
         source=meter.source,
         query=meter.query_text,
         fingerprint=fingerprint(meter),
-        sinks=tuple(meter.sinks),
+        sinks=meter.sinks,
+        terms=tuple(Terms(fed.sink, fed.bill_from, fed.bill_until, fed.shadow) for fed in meter.feeds),
         window=meter.window,
         start_at=meter.start_at,
         settle=meter.settle,

@@ -211,6 +211,8 @@ def show_results(results: list["Backfilled"], delivered: dict[str, "Delivered"],
             click.echo(
                 f"{result.meter}: went on from {result.resumed_at:%Y-%m-%dT%H:%MZ}, where it was interrupted."
             )
+        if result.shadow:
+            click.echo(f"{result.meter}: {result.shadow:,} of these events are in shadow, and never sent.")
     for sink, what in delivered.items():
         line = f"{sink}: {what.accepted:,} accepted"
         for name in ("duplicates", "refused", "again", "in_doubt"):

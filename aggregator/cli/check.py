@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from aggregator.cli.common import config_option, json_option, load_config, show_table, write_json
+from aggregator.cli.terms import findings_of
 
 if TYPE_CHECKING:
     from aggregator.config import Config
@@ -60,6 +61,8 @@ def _ledger(config: "Config") -> Iterator[Finding]:
             for stranger in ledger.reports.strangers(config.meters, utcnow() - STILL_BILLABLE):
                 text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
                 yield Finding(f"meter {stranger.meter}", "note", text)
+            for meter, verdict, text in findings_of(config, ledger.reports.status(), utcnow()):
+                yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:
         yield Finding("ledger", "wrong", str(error))
 

@@ -70,10 +70,11 @@ def known_meters(config: "Config", names: Sequence[str]) -> list[str]:
 
 def write_json(value: object) -> None:
     """Print JSON: exact numbers as texts, instants in ISO 8601, durations in seconds."""
-    click.echo(json.dumps(value, default=_plain, indent=2))
+    click.echo(json.dumps(value, default=plain_value, indent=2))
 
 
-def _plain(value: object) -> object:
+def plain_value(value: object) -> object:
+    """Return a value as JSON has it."""
     match value:
         case Decimal():
             return format(value, "f")

@@ -16,6 +16,7 @@ from aggregator.cli.common import (
     shown,
     write_json,
 )
+from aggregator.cli.terms import tell_feeds
 
 if TYPE_CHECKING:
     from aggregator.config import Config
@@ -62,6 +63,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         strangers = ledger.reports.strangers(config.meters, now - STILL_BILLABLE)
         lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
     suggestions = _suggestions(config, lateness)
+    notes = list(tell_feeds(config, standings, now))
     if as_json:
         write_json(
             {
@@ -72,6 +74,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "unmapped": [row._asdict() for row in aside],
                 "unread": [row._asdict() for row in unread],
                 "removed": [row._asdict() for row in strangers],
+                "notes": notes,
                 "suggestions": suggestions,
                 "stopped": stopped,
                 "unguarded": unguarded,
@@ -90,7 +93,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         click.echo(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in standings if row.halted}.values():
         click.echo(f"Sink {row.sink} is halted: {row.halted}")
-    for line in (*_waiting(standings, now), *_removed(strangers), *suggestions):
+    for line in (*_waiting(standings, now), *notes, *_removed(strangers), *suggestions):
         click.echo(line)
     if unread:
         show_table(

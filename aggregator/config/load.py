@@ -5,11 +5,11 @@ every block on its own, compare across blocks. No step stops at the first mistak
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Problems, dotted
+from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Location, Problems, dotted
 from aggregator.config.files import Files
 from aggregator.config.meter import Meter
 from aggregator.config.models import SINK_TYPES, Config, File, Ledger, Sink, Source, StripeSink
@@ -146,9 +146,8 @@ class _Assembly:
         sources, sinks = self._names("sources"), self._names("sinks")
         if isinstance(data.get("source"), str) and data["source"] not in sources:
             meter.problem(("source",), unknown_name("sources", meter.text(("source",)), sources))
-        for index, sink in enumerate(_list(data.get("sinks"))):
-            if isinstance(sink, str) and sink not in sinks:
-                within = ("sinks", index)
+        for within, sink in _sinks_of(data):
+            if sink not in sinks:
                 meter.problem(within, unknown_name("sinks", meter.text(within), sinks))
 
     def _names(self, kind: str) -> set[str]:
@@ -161,9 +160,7 @@ class _Assembly:
         for meter in self.meters.values():
             data = meter.merged()
             given = _given_event_name(data)
-            for sink in self.sinks.keys() & {
-                each for each in _list(data.get("sinks")) if isinstance(each, str)
-            }:
+            for sink in self.sinks.keys() & {name for _, name in _sinks_of(data)}:
                 other = first.setdefault((sink, given or meter.name), meter)
                 if other is not meter:
                     meter.problem(
@@ -183,8 +180,14 @@ def _mapping(document: Document, key: str, of: str) -> dict[str, object]:
     return {}
 
 
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+def _sinks_of(meter: Mapping[str, object]) -> Iterator[tuple[Location, str]]:
+    """Yield the names of the sinks of a meter, each with where it stands in there."""
+    entries = meter.get("sinks")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, str):
+            yield ("sinks", index), entry
+        elif isinstance(entry, dict) and isinstance(entry.get("sink"), str):
+            yield ("sinks", index, "sink"), entry["sink"]
 
 
 def _given_event_name(meter: Mapping[str, object]) -> str | None:

@@ -11,7 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic_core import PydanticKnownError
 
 from aggregator.config.block import Block
 from aggregator.config.durations import parse_duration
@@ -23,7 +24,6 @@ from aggregator.config.values import (
     Query,
     Share,
     SinceOrFor,
-    SinkNames,
     WindowLength,
     at_least,
     at_most,
@@ -93,6 +93,74 @@ class StripeEvent(Block):
     )
 
 
+class FedSink(Block):
+    """A sink that a meter feeds, and on what terms."""
+
+    sink: str = Field(description="The sink, by its name under `sinks:`.", examples=["stripe"])
+    bill_from: Instant | None = Field(
+        default=None,
+        description=(
+            "The start of the first window that this sink bills; it may lie in the past. Left out: the first window that "
+            "was not read yet when the sink joined the meter."
+        ),
+        examples=["2026-12-01T00:00Z"],
+    )
+    bill_until: Instant | None = Field(
+        default=None,
+        description=(
+            "Windows that begin at this time or later are not billed through this sink; corrections of earlier ones are. "
+            "Left out: no end."
+        ),
+        examples=["2027-01-01T00:00Z"],
+    )
+    shadow: bool = Field(
+        default=False,
+        description="Plan and record every event for this sink, and send none: to compare it with another one.",
+        examples=[True],
+    )
+
+
+def _by_name_or_in_full(entry: object) -> object:
+    if isinstance(entry, str):
+        return {"sink": entry}
+    if isinstance(entry, dict | FedSink):
+        return entry
+    raise PydanticKnownError("string_type")
+
+
+def _within_the_meter(fed: FedSink, info: ValidationInfo) -> FedSink:
+    """Compare the bounds with the meter's windows, as far as those are known, and with each other."""
+    window, start_at = info.data.get("window"), info.data.get("start_at")
+    for key, bound in (("bill_from", fed.bill_from), ("bill_until", fed.bill_until)):
+        if bound is not None and window is not None:
+            check_boundary(bound, window, key)
+        if bound is not None and start_at is not None and bound < start_at:
+            raise refuse(
+                "lies before `start_at`, and nothing before that is ever billed: move one of the two", key
+            )
+    if fed.bill_from is not None and fed.bill_until is not None and fed.bill_from >= fed.bill_until:
+        raise refuse(
+            "is not after `bill_from`, so that no window would be billed: correct one of the two",
+            "bill_until",
+        )
+    return fed
+
+
+def _some_and_once_each(feeds: tuple[FedSink, ...]) -> tuple[FedSink, ...]:
+    if not feeds:
+        raise refuse("must not be empty: name at least one")
+    if len({fed.sink for fed in feeds}) < len(feeds):
+        raise refuse("names the same sink twice: each event would be counted twice; name it once")
+    return feeds
+
+
+FedSinks = Annotated[
+    tuple[Annotated[FedSink, BeforeValidator(_by_name_or_in_full), AfterValidator(_within_the_meter)], ...],
+    Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),
+    AfterValidator(_some_and_once_each),
+]
+
+
 EVENT_TIME_WINDOWS = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1)}
 
 
@@ -137,9 +205,6 @@ class Meter(Block):
     source: str = Field(
         description="The source the query runs on, by its name under `sources:`.", examples=["app"]
     )
-    sinks: SinkNames = Field(
-        description="The sinks its events go to, by their names under `sinks:`.", examples=[["stripe"]]
-    )
     read: Literal["windows"] = Field(
         default="windows",
         description="How the source is read. `windows`: the query gives the whole of each window asked for.",
@@ -167,6 +232,14 @@ class Meter(Block):
     start_at: Annotated[Instant, AfterValidator(_on_a_boundary)] = Field(
         description="The start of the first window. Nothing before it is ever billed, so it has no default.",
         examples=["2026-11-01T00:00Z"],
+    )
+    feeds: FedSinks = Field(
+        alias="sinks",
+        description=(
+            "The sinks its events go to, by their names under `sinks:`; or, for one that bills a part of the time only or "
+            "is tried out, a mapping of `sink`, `bill_from`, `bill_until` and `shadow`."
+        ),
+        examples=[["stripe"]],
     )
     settle: Annotated[Duration, at_most("34d", "Stripe refuses usage older than 35 days")] = Field(
         default=parse_duration("5m"),
@@ -236,6 +309,11 @@ class Meter(Block):
         description="What the meter is at Stripe sinks.",
         examples=[{"event_name": "api_requests"}],
     )
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The names of the sinks its events go to."""
+        return tuple(fed.sink for fed in self.feeds)
 
 
 def fingerprint(meter: Meter) -> str:

@@ -64,6 +64,8 @@ def _loosen_meter(blocks: dict[str, Schema]) -> None:
     """Let a meter leave out what `defaults` may give, and describe `defaults` itself."""
     meter = blocks["Meter"]
     del meter["required"], meter["properties"]["name"]
+    sinks = meter["properties"]["sinks"]
+    sinks["items"] = {"anyOf": [{"type": "string"}, sinks["items"]]}
     _not_both(meter, "every", "cron")
     shared = {key: value for key, value in meter["properties"].items() if not key.startswith("query")}
     blocks["Defaults"] = meter | {

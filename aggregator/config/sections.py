@@ -130,7 +130,8 @@ class Section:
         except ValidationError as error:
             for each in error.errors(include_url=False):
                 if not (partly and each["type"] == "missing"):
-                    self.problem(self._as_written(each["loc"]), explain(model, each))
+                    within: Location = each.get("ctx", {}).get("within", ())
+                    self.problem((*self._as_written(each["loc"]), *within), explain(model, each))
         return None
 
     def _as_written(self, location: Location) -> Location:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from aggregator.config.durations import DURATION_PATTERN, format_duration, parse_duration
@@ -29,9 +29,9 @@ NAME_PATTERN = "[a-z][a-z0-9_]{0,62}"
 NAME_RULE = "small letters, digits and _, starting with a letter, 63 characters at most"
 
 
-def refuse(message: str) -> PydanticCustomError:
-    """Return the error that tells the reader exactly this."""
-    return PydanticCustomError(OURS, "{message}", {"message": message})
+def refuse(message: str, within: str | None = None) -> PydanticCustomError:
+    """Return the error that tells the reader exactly this; `within` is the key of a block that it is about."""
+    return PydanticCustomError(OURS, "{message}", {"message": message, "within": (within,) if within else ()})
 
 
 def _duration(value: object) -> object:
@@ -129,14 +129,15 @@ Instant = Annotated[
 ]
 
 
-def check_boundary(instant: dt.datetime, window: dt.timedelta) -> None:
-    """Refuse an instant that is not a multiple of the window since 1970-01-01T00:00Z."""
+def check_boundary(instant: dt.datetime, window: dt.timedelta, within: str | None = None) -> None:
+    """Refuse an instant that is not a multiple of the window since 1970-01-01T00:00Z; `within` as for `refuse`."""
     beyond = (instant - EPOCH) % window
     if beyond:
         before = instant - beyond
         raise refuse(
             "must be the start of a window, in UTC; "
-            f"the nearest to it are `{_iso(before)}` and `{_iso(before + window)}`"
+            f"the nearest to it are `{_iso(before)}` and `{_iso(before + window)}`",
+            within,
         )
 
 
@@ -260,21 +261,6 @@ def _query(value: str) -> str:
 
 
 Query = Annotated[str, AfterValidator(_query)]
-
-
-def _some_and_once_each(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        raise refuse("must not be empty: name at least one")
-    if len(set(names)) < len(names):
-        raise refuse("names the same sink twice: each event would be counted twice; name it once")
-    return names
-
-
-SinkNames = Annotated[
-    tuple[str, ...],
-    Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),
-    AfterValidator(_some_and_once_each),
-]
 
 
 def _share(value: object) -> object:

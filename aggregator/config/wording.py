@@ -7,6 +7,7 @@ Rules
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -80,10 +81,16 @@ def _block(model: type[BaseModel], location: tuple[Step, ...]) -> type[BaseModel
     """Return the model of the block in which the last key of this place stands."""
     for step in location[:-1]:
         field = keys(model).get(str(step))
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        model = _model_in(field.annotation if field else None) or model
     return model
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the model that a key holds, be it one of it or a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(inner) for inner in get_args(annotation))
+    return next((each for each in found if each is not None), None)
 
 
 def _key(location: tuple[Step, ...]) -> str:

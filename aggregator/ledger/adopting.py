@@ -40,12 +40,18 @@ select meter.name, sink.name from aggregator.feed
  order by 1, 2
 """
 
+# What was planned before the feed had its terms is compared, too.
+OUTERMOST = """
+select min(window_start), max(window_start) from aggregator.slot
+ where feed_id = %(feed_id)s and window_start >= %(oldest)s and window_start < %(end)s
+"""
+
 CREATE_COUNTED = """
 create temporary table counted (window_start timestamptz, customer text collate "C", total numeric) on commit drop
 """
 
 # Every slot of a feed over a span, as the ledger, the source (`reading`) and the sink (`counted`) have it. Of a slot with an
-# unusable row, a window that is sealed or could not be read, the source's word is not known.
+# unusable row, a window that is sealed, could not be read or is not the feed's any more, the source's word is not known.
 STANDS = """
 with waiting as (
     select event.slot_id, sum(event.delta) as delta, count(*) as events
@@ -59,16 +65,19 @@ with waiting as (
 ), seen as (
     select window_start, customer, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
       from reading
-     where customer is not null and window_start >= %(start)s
+     where customer is not null and window_start >= greatest(%(start)s, %(since)s) and window_start < %(until)s
      group by window_start, customer
 )
 select found.customer, found.window_start, found.slot_id, coalesce(found.revision, 0), coalesce(found.quantity, 0),
        coalesce(found.total, 0), coalesce(waiting.delta, 0), coalesce(waiting.events, 0), coalesce(carry.amount, 0),
-       case when found.window_start < %(readable)s or found.window_start = any(%(unread)s) or found.spoilt then null
+       case when found.window_start < greatest(%(readable)s, %(since)s) or found.window_start >= %(until)s
+                 or found.window_start = any(%(unread)s) or found.spoilt then null
             else coalesce(found.truth, 0) end,
-       found.counted
+       found.counted,
+       case when %(shadowed)s and found.tail is not null
+            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end
   from (
-        select customer, window_start, slot.id as slot_id, slot.revision, slot.quantity, slot.total,
+        select customer, window_start, slot.id as slot_id, slot.revision, slot.quantity, slot.total, slot.tail,
                seen.quantity as truth, seen.spoilt, counted.total as counted
           from slot
           full join seen using (window_start, customer)
@@ -111,6 +120,9 @@ select event.id from aggregator.event
  where event.id in (select event_id from aggregator.outbox where feed_id = %(feed_id)s
                      union select event_id from aggregator.parked where feed_id = %(feed_id)s)
    and event.window_start >= %(start)s and event.window_start < %(end)s
+   and not exists (select from aggregator.slot join aggregator.event as latest on latest.id = slot.tail
+                    where (slot.feed_id, slot.window_start, slot.customer)
+                        = (event.feed_id, event.window_start, event.customer) and latest.state = 'shadow')
 """
 
 WITHDRAW = (
@@ -256,6 +268,12 @@ class Adopting:
         with self._database.transaction() as connection:
             return tuple(start for (start,) in connection.execute(UNREAD, {"meter_id": meter_id}))
 
+    def outermost(self, feed_id: int, oldest: dt.datetime, end: dt.datetime) -> Span | None:
+        """Return the starts of the first and the last window in which a feed has a slot; None if it has none."""
+        with self._database.transaction() as connection:
+            [row] = connection.execute(OUTERMOST, {"feed_id": feed_id, "oldest": oldest, "end": end})
+        return None if row[0] is None else Span(*row)
+
     def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
         """Yield every slot of a line that the ledger or the source knows, by customer; the sink was not asked yet."""
         with self._database.transaction() as connection:
@@ -307,6 +325,9 @@ def _stands(connection: Connection, line: Line) -> Iterator[Stand]:
         "end": line.span.end,
         "readable": line.readable,
         "unread": list(line.unread),
+        "since": line.feed.since,
+        "until": line.feed.until or line.span.end,
+        "shadowed": line.feed.shadowed,
     }
     with connection.cursor(name=f"stands_{line.feed.id}") as cursor:
         cursor.itersize = 5_000
@@ -327,9 +348,7 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
         "withdrawn": WITHDRAWN,
         "taken_over": TAKEN_OVER,
     }
-    row = connection.execute(RECORD, values).fetchone()
-    assert row is not None, "a feed has its meter"
-    values["run_id"] = row[0]
+    [(values["run_id"],)] = connection.execute(RECORD, values)
     connection.execute(HOLD_OUTBOX, values)
     for statement in (CREATE_COUNTED, CREATE_MOVED, CREATE_CARRIES):
         connection.execute(statement)

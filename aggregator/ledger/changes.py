@@ -36,6 +36,7 @@ COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
 # stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
 # What is billed by its last number is billed by a zero too, so a new slot at zero is a change there.
 # A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
+# Only windows that the feed bills are looked at, and only where it was in shadow once, whether a slot's latest event is.
 CHANGED = """
 select found.slot_id,
        nextval('aggregator.event_id'),
@@ -48,7 +49,9 @@ select found.slot_id,
        case when parked.state <> 'in_doubt' then parked.event_id end,
        case when parked.state <> 'in_doubt' then waiting.delta end,
        case when found.slot_id is null then nextval('aggregator.slot_id') end,
-       found.replan
+       found.replan,
+       case when %(shadowed)s and found.tail is not null
+            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end
   from (
         select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
                slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail, slot.replan
@@ -56,13 +59,13 @@ select found.slot_id,
                 select window_start, customer, sum(quantity) as quantity, max(at) as at,
                        bool_or(reason is not null) as spoilt
                   from reading
-                 where customer is not null and window_start >= %(since)s
+                 where customer is not null and window_start >= %(since)s and window_start < %(until)s
                  group by window_start, customer
                ) as seen
           full join (
                 select * from aggregator.slot
                  where feed_id = %(feed_id)s
-                   and window_start >= greatest(%(start)s, %(since)s) and window_start < %(end)s
+                   and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
                ) as slot using (window_start, customer)
          where (coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) or slot.replan
                 or (%(zeros)s and slot.id is null))
@@ -127,6 +130,8 @@ def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Ite
         "end": span.end,
         "since": feed.since,
         "zeros": feed.model is WriteModel.LAST,
+        "until": feed.until or span.end,
+        "shadowed": feed.shadowed,
     }
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:
@@ -142,15 +147,17 @@ def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Ite
 
 def _change(row: tuple[Any, ...]) -> Change:
     """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
-    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new, again = row
+    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new, again, shadow = (
+        row
+    )
     carry = carry or ZERO
     if slot is None:
         return Change._make(
-            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False, False)
+            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False, False, False)
         )
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
     return Change._make(
-        (slot, event, customer, start, before, now, at, *booked, carry, *trouble, True, again)
+        (slot, event, customer, start, before, now, at, *booked, carry, *trouble, True, again, shadow)
     )
 
 

@@ -39,7 +39,7 @@ select feed.id, meter.name, event.customer, date_trunc('minute', event.at) as mi
 """
 
 # All events of a customer in a span, by way of the slots whose windows touch it: an event lies inside its window. What was
-# given up after it had left, and was never rejected, may be there nevertheless.
+# given up after it had left, and was never rejected, may be there nevertheless; what was planned in shadow cannot be.
 LOOK = """
 select event.id, event.at, event.delta, event.state::text,
        coalesce(event.attempted_at, event.settled_at, event.exposed_at),
@@ -60,7 +60,7 @@ select event.id, event.at, event.delta, event.state::text,
              join aggregator.meter on meter.id = feed.meter_id
              left join aggregator.definition on definition.meter_id = meter.id
             where feed.id = %(feed)s group by meter.id))
-   and event.at >= %(start)s and event.at < %(end)s
+   and event.at >= %(start)s and event.at < %(end)s and event.state <> 'shadow'
  order by event.id
 """
 

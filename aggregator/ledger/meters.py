@@ -16,8 +16,13 @@ from typing import Any, NamedTuple
 from aggregator import definitions
 from aggregator.barrier import Noted
 from aggregator.errors import LeaseLost
+from aggregator.ledger import feeds as lines
 from aggregator.ledger.database import Connection, Database
-from aggregator.model import EPOCH, Definition, Meter, WriteModel
+from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
+from aggregator.model import EPOCH, Definition, Meter
+from aggregator.terms import Reach
+
+__all__ = ["Feed", "Lease", "Meters", "Registered"]
 
 # Registering inserts what is missing and reads what is there. It locks no row that exists, so that it never waits for a
 # pass that is being committed.
@@ -54,18 +59,6 @@ update aggregator.meter
  where name = %(name)s
 """
 
-# A sink that joins a meter later begins at the mark: what was billed before, elsewhere, is not billed again.
-ADD_FEED = """
-insert into aggregator.feed (meter_id, sink_id, since, read_until)
-select id, %(sink_id)s, mark, mark from aggregator.meter where id = %(meter_id)s
-    on conflict do nothing
-"""
-
-# What is billed by its last number leaves in the order of its windows.
-ORDER_FEED = "update aggregator.feed set ordered = %(ordered)s where id = %(feed)s and ordered <> %(ordered)s"
-
-FIND_FEED = "select id, since from aggregator.feed where meter_id = %(meter_id)s and sink_id = %(sink_id)s"
-
 # Whoever is in the middle of a commit holds the row; skipping it is the answer "not now".
 ACQUIRE = """
 update aggregator.meter
@@ -74,9 +67,7 @@ update aggregator.meter
               where id = %(meter_id)s
                 and (lease_until is null or lease_until <= clock_timestamp())
                 for update skip locked)
-returning epoch, mark, reread_from, swept,
-          (select min(read_until) from aggregator.feed where id = any(%(feeds)s)), clock_timestamp(),
-          hourly_at, daily_at, waits_for
+returning epoch, mark, reread_from, swept, clock_timestamp(), hourly_at, daily_at, waits_for
 """
 
 FIND_DEFINITIONS = """
@@ -121,8 +112,6 @@ update aggregator.meter
  where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
 """
 
-LOCK_MARK = "select mark from aggregator.meter where id = %(meter_id)s for update"
-
 # A backfill may have read windows ahead of the mark.
 NEWEST_SLOT = """
 select max(newest.window_start) from aggregator.feed
@@ -145,17 +134,6 @@ RELEASE = """
 update aggregator.meter set lease_owner = null, lease_until = null
  where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
 """
-
-
-class Feed(NamedTuple):
-    """One meter's line into one sink. Nothing before `since` goes through it."""
-
-    id: int
-    sink: str
-    sink_id: int
-    since: dt.datetime
-    model: WriteModel = WriteModel.DELTA
-    """What the sink books of its events, once somebody who knows the sink has said so."""
 
 
 class Registered(NamedTuple):
@@ -190,6 +168,8 @@ class Lease(NamedTuple):
     """Starts of windows that the source could not give, and that are not to be asked for yet."""
     unread_due: tuple[dt.datetime, ...] = ()
     """Starts of those that are to be asked for again, however old."""
+    reaches: tuple[Reach, ...] = ()
+    """What each of the feeds bills, and how far it is, in their order."""
 
 
 class Meters:
@@ -226,16 +206,23 @@ class Meters:
         with self._database.transaction() as connection:
             row = connection.execute(
                 ACQUIRE,
-                {
-                    "meter_id": registered.id,
-                    "owner": self._owner,
-                    "length": self._lease,
-                    "feeds": [feed.id for feed in registered.feeds],
-                },
+                {"meter_id": registered.id, "owner": self._owner, "length": self._lease},
             ).fetchone()
             if row is None:
                 return None
-            lease = Lease(registered, self._owner, *row)
+            reaches = lines.reaches(connection, registered.feeds)
+            feeds = tuple(map(as_it_is, registered.feeds, reaches))
+            epoch, mark, reread_from, swept, *rest = row
+            lease = Lease(
+                registered._replace(feeds=feeds),
+                self._owner,
+                epoch,
+                mark,
+                reread_from,
+                swept,
+                fed_until(reaches, mark),
+                *rest,
+            )
             values = {"meter_id": registered.id, "now": lease.given_at}
             unread = connection.execute(FIND_UNREAD, values).fetchall()
             return lease._replace(
@@ -243,6 +230,7 @@ class Meters:
                 noted=tuple(Noted._make(each) for each in connection.execute(FIND_NOTED, values)),
                 unread=tuple(start for start, due in unread if not due),
                 unread_due=tuple(start for start, due in unread if due),
+                reaches=tuple(reaches),
             )
 
     def definitions(self, registered: Registered) -> tuple[Definition, ...]:
@@ -285,6 +273,16 @@ class Meters:
                 raise LeaseLost
             connection.execute(FORGET_NOTED, values)
             connection.execute(NOTE, values)
+
+    def seal(self, lease: Lease, reaches: Sequence[Reach]) -> Lease:
+        """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
+        with self._database.transaction() as connection:
+            values = {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
+            if connection.execute(HOLD, values).fetchone() is None:
+                raise LeaseLost
+            for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
+                lines.change(connection, feed.id, reach)
+        return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
 
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""
@@ -331,12 +329,8 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
         connection.execute(REDEFINE_METER, values)
     connection.execute(LEARN_QUERY, {**values, "meter_id": meter_id})
     _define(connection, meter_id, meter)
-    feeds = []
-    for sink in meter.sinks:
-        feed_id, since = _known(connection, ADD_FEED, FIND_FEED, meter_id=meter_id, sink_id=sink_ids[sink])
-        connection.execute(ORDER_FEED, {"feed": feed_id, "ordered": meter.latest})
-        feeds.append(Feed(feed_id, sink, sink_ids[sink], since))
-    return Registered(meter_id, meter, tuple(feeds))
+    feeds = tuple(lines.register(connection, meter_id, meter, sink, sink_ids[sink]) for sink in meter.sinks)
+    return Registered(meter_id, meter, feeds)
 
 
 def _define(connection: Connection, meter_id: int, meter: Meter) -> None:

@@ -48,7 +48,7 @@ select feed_id, tstzrange(date_trunc('minute', at), date_trunc('minute', at) + i
   from aggregator.event where id = any(%(events)s)
 """
 
-# The longest waiting first: `dismissed` ones only when asked for, since somebody has decided about them.
+# The longest waiting first, or the newest; `dismissed` ones only when asked for, since somebody has decided about them.
 WAITING = """
 select event.id, meter.name, sink.name, event.customer, event.window_start, event.revision, event.delta, event.total,
        parked.state::text, parked.reason, parked.since, event.at, event.identifier,
@@ -68,7 +68,8 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
    and (%(start)s::timestamptz is null or event.window_start >= %(start)s)
    and (%(end)s::timestamptz is null or event.window_start < %(end)s)
    and (%(dismissed)s or parked.dismissed_at is null)
- order by parked.since, event.id
+ order by case when %(newest_first)s then parked.since end desc, case when %(newest_first)s then event.id end desc,
+       parked.since, event.id
  limit %(limit)s
 """
 
@@ -119,7 +120,7 @@ class ParkedEvents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def waiting(self, choice: Choice, limit: int) -> list[Waiting]:
+    def waiting(self, choice: Choice, limit: int, *, newest_first: bool = False) -> list[Waiting]:
         """Return the events meant that wait for a person or for proof, those that wait longest first."""
         start, end = choice.span or (None, None)
         values = {
@@ -130,6 +131,7 @@ class ParkedEvents:
             "start": start,
             "end": end,
             "dismissed": choice.dismissed,
+            "newest_first": newest_first,
             "limit": limit,
         }
         with self._database.transaction() as connection:

@@ -20,6 +20,7 @@ from aggregator.errors import LeaseLost, LedgerStopped
 from aggregator.ledger import again, guard, runs
 from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.guard import Fallen, Shrunk
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.pin import Pin
@@ -70,11 +71,6 @@ update aggregator.meter
        swept = %(swept)s,
        lease_until = greatest(lease_until, clock_timestamp() + %(length)s)
  where id = %(meter_id)s
-"""
-
-MOVE_FEEDS = """
-update aggregator.feed set read_until = %(end)s
- where id = any(%(feeds)s) and %(moves)s and %(start)s <= read_until and read_until < %(end)s
 """
 
 READ_AT_LAST = """
@@ -141,8 +137,9 @@ class Passes:
             newer: list[dt.datetime | None] = []
             run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
-                for feed in registered.feeds:
+                for feed, reach in zip(registered.feeds, lease.reaches, strict=True):
                     again.take_up(connection, feed, this.span, this.now)
+                    tally.mark = min(mark, reach.read_until)
                     decisions = decide(feed, changes(connection, io, feed, this.span), guarded=bool(fallen))
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
                     newer.append(again.note_newer(connection, feed, run_id, this.now))

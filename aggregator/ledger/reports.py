@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from aggregator.lateness import Late
 from aggregator.ledger.database import Database
-from aggregator.model import Span
+from aggregator.ledger.parked import Choice, ParkedEvents, Waiting
+from aggregator.model import ZERO, Span
 
 STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
@@ -20,7 +21,11 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        last.started_at, failed.error, failed.started_at, sink.halted_reason,
        meter.waits_for, meter.waits_since, meter.unfenced_at,
        (select count(*) from aggregator.unread where unread.meter_id = meter.id),
-       (select count(*) from aggregator.guarded where guarded.meter_id = meter.id)
+       (select count(*) from aggregator.guarded where guarded.meter_id = meter.id),
+       feed.since, feed.until, feed.shadow, feed.shadow_until, lower(feed.lost), upper(feed.lost),
+       case when feed.until is not null
+            then (select max(window_start) from aggregator.slot
+                   where slot.feed_id = feed.id and window_start >= feed.until and tail is not null) end
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
@@ -33,7 +38,7 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
         select feed_id, count(*) filter (where state = 'held') as held,
                count(*) filter (where state = 'refused') as refused,
                count(*) filter (where state = 'in_doubt') as in_doubt
-          from aggregator.parked group by feed_id
+          from aggregator.parked where dismissed_at is null group by feed_id
        ) as parked on parked.feed_id = feed.id
   left join (
         select meter_id, sum(rows) as rows, sum(quantity) as quantity from aggregator.aside group by meter_id
@@ -48,17 +53,6 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
  order by meter.name, sink.name
 """
 
-PARKED = """
-select meter.name, sink.name, event.customer, event.window_start, event.revision, event.delta, event.total,
-       parked.state, parked.reason, parked.since, event.id
-  from aggregator.parked
-  join aggregator.event on event.id = parked.event_id
-  join aggregator.feed on feed.id = parked.feed_id
-  join aggregator.meter on meter.id = feed.meter_id
-  join aggregator.sink on sink.id = feed.sink_id
- order by parked.since desc, event.id desc limit %(limit)s
-"""
-
 ASIDE = """
 select meter.name, reason, customer, sum(rows)::bigint, sum(quantity), min(window_start), max(window_start)
   from aggregator.aside join aggregator.meter on meter.id = aside.meter_id
@@ -66,15 +60,19 @@ select meter.name, reason, customer, sum(rows)::bigint, sum(quantity), min(windo
 """
 
 TOTALS = """
-select slot.customer, sum(slot.quantity), sum(slot.total) - coalesce(sum(parked.delta), 0), coalesce(sum(parked.delta), 0)
+select slot.customer, sum(slot.quantity),
+       sum(slot.total) - coalesce(sum(unsent.parked), 0) - coalesce(sum(unsent.shadow), 0),
+       coalesce(sum(unsent.parked), 0), coalesce(sum(unsent.shadow), 0)
   from aggregator.slot
   join aggregator.feed on feed.id = slot.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
   left join lateral (
-        select sum(event.delta) as delta from aggregator.event
-         where event.slot_id = slot.id and event.state in ('held', 'refused', 'in_doubt')
-       ) as parked on true
+        select sum(event.delta) filter (where event.state <> 'shadow') as parked,
+               sum(event.delta) filter (where event.state = 'shadow') as shadow
+          from aggregator.event
+         where event.slot_id = slot.id and event.state in ('held', 'refused', 'in_doubt', 'shadow')
+       ) as unsent on true
  where meter.name = %(meter)s and sink.name = %(sink)s
    and slot.window_start >= %(start)s and slot.window_start < %(end)s
  group by slot.customer order by slot.customer
@@ -140,6 +138,17 @@ class Standing(NamedTuple):
     """Windows that the source could not give."""
     guarded: int
     """Windows that shrank so much that a second reading must confirm it."""
+    since: dt.datetime
+    """Only windows from here on go through this feed, and only those before `until`."""
+    until: dt.datetime | None
+    shadow: bool
+    """Whether nothing of it is sent; `shadow_until`, up to where the meter had been read when that ended."""
+    shadow_until: dt.datetime | None
+    lost_from: dt.datetime | None
+    """From where, and until where, it lacks windows that the source no longer has."""
+    lost_until: dt.datetime | None
+    last_beyond: dt.datetime | None
+    """The last window at or after `until` that was planned before the feed had that end."""
 
 
 class Unread(NamedTuple):
@@ -162,22 +171,6 @@ class Stranger(NamedTuple):
     parked: int
 
 
-class Parked(NamedTuple):
-    """An event that waits for a person, or for proof from the sink."""
-
-    meter: str
-    sink: str
-    customer: str
-    window_start: dt.datetime
-    revision: int
-    delta: Decimal
-    total: Decimal
-    state: str
-    reason: str
-    since: dt.datetime
-    event: int
-
-
 class Aside(NamedTuple):
     """What the source said that can be billed to nobody."""
 
@@ -191,12 +184,13 @@ class Aside(NamedTuple):
 
 
 class Total(NamedTuple):
-    """What the ledger holds for one customer: what was read, what is billed, what waits for a person."""
+    """What the ledger holds for one customer: what was read, what is billed, what waits for a person, what is never sent."""
 
     customer: str
     quantity: Decimal
     billed: Decimal
     parked: Decimal
+    shadow: Decimal = ZERO
 
 
 class Reports:
@@ -210,10 +204,9 @@ class Reports:
         with self._database.transaction() as connection:
             return [Standing._make(row) for row in connection.execute(STATUS)]
 
-    def parked(self, limit: int = 20) -> list[Parked]:
+    def parked(self, limit: int = 20) -> list[Waiting]:
         """Return the events that wait for a person, the newest first."""
-        with self._database.transaction() as connection:
-            return [Parked._make(row) for row in connection.execute(PARKED, {"limit": limit})]
+        return ParkedEvents(self._database).waiting(Choice(), limit, newest_first=True)
 
     def aside(self, limit: int = 20) -> list[Aside]:
         """Return what could be billed to nobody, the most rows first."""

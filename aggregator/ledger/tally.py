@@ -23,6 +23,8 @@ class Tally:
     corrections: int = 0
     held: int = 0
     refused: int = 0
+    shadow: int = 0
+    """Events that are never sent."""
     deferred: int = 0
     guarded: int = 0
     """Windows that shrank so much that decreases are held until a second reading confirms them."""
@@ -64,6 +66,7 @@ class Tally:
             self.corrections += decision.event.revision > 0
             self.held += decision.event.state is State.HELD
             self.refused += decision.event.state is State.REFUSED
+            self.shadow += decision.event.state is State.SHADOW
 
     def _time(self, change: Change) -> None:
         """Note whether a change was in time, and how windows that had been read move."""

@@ -159,7 +159,7 @@ class Writer:
                 )
                 if event.state is State.DUE:
                     lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\n")
-                else:
+                elif event.state is not State.SHADOW:
                     guarded = "t" if event.reason == GUARDED else "f"
                     lines.parked.append(
                         f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guarded}\n"

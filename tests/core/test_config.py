@@ -191,6 +191,7 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.sinks", "[[stripe]]", "must be text, but is a list"),
     ("meters.calls.sinks", "[]", "must not be empty: name at least one"),
     ("meters.calls.sinks", "[stripe, stripe]", "names the same sink twice"),
+    ("meters.calls.sinks", "[stripe, {sink: stripe, shadow: true}]", "names the same sink twice"),
     (
         "meters.calls.decimals",
         "'2'",
@@ -332,8 +333,8 @@ meters:
         "18: meters.calls.query",
         "19: meters.Calls",
         "19: meters.Calls.source",
-        "19: meters.Calls.sinks",
         "19: meters.Calls.window",
+        "19: meters.Calls.sinks",
     ]
     assert found[5] == "14: meters.calls.window: is given twice, first on line 13: remove one of them"
     assert "and `every` are both given: keep the one that says when to read" in found[7]

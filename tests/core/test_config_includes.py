@@ -112,9 +112,9 @@ WRONG_FILES: list[tuple[dict[str, str], list[str]]] = [
             "b.yaml:2: x: is not a known key",
             "top.yaml:6: meters.a.query: is missing",
             "top.yaml:6: meters.a.source: is missing",
-            "top.yaml:6: meters.a.sinks: is missing",
             "top.yaml:6: meters.a.window: is missing",
             "top.yaml:6: meters.a.start_at: is missing",
+            "top.yaml:6: meters.a.sinks: is missing",
         ],
     ),
 ]

@@ -12,7 +12,7 @@ import pytest
 
 from aggregator.errors import LedgerError, LedgerStopped, SinkUnreachable, UsageError
 from aggregator.ledger.database import Database
-from aggregator.model import Decreases, Meter, Span
+from aggregator.model import Decreases, Meter, Span, Terms
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.restore import DAY, Backup, PinnedWorld, StripeLike, back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START
@@ -619,3 +619,62 @@ def test_whatever_the_restore_point(
     equal(world)
     if whole:
         windows_equal(world)
+
+
+def test_what_was_planned_in_shadow_is_no_part_of_an_adoption(database: Database, tmp_path: Path) -> None:
+    """A sink lacks what was shadowed: that is not missing there, and is not sent after the adoption either."""
+    terms = Terms("fake", bill_from=START, shadow=True)
+    shadow = PinnedWorld(database, tmp_path, meter=replace(METER, terms=(terms,)))
+    shadow.source.use("cus_a", START, 10)
+    shadow.at(1, 5)
+    shadow.collect()
+    world = PinnedWorld(
+        database,
+        tmp_path,
+        meter=replace(METER, terms=(terms._replace(shadow=False),)),
+        source=shadow.source,
+        sinks=list(shadow.sinks.values()),
+    )
+    world.source.use("cus_a", START + HOUR, 3)
+    world.source.use("cus_b", START, 2)
+    world.at(2, 5)
+    world.collect()
+    world.deliver()
+    world.adoption().stop(world.now)
+    shadow.now = world.now + DAY  # by whose clock the sink counts
+    [compared] = world.adopt()
+    assert (compared.missing, compared.taken_over, compared.windows) == (0, 0, 0)
+    world.source.use("cus_a", START + HOUR, 1)
+    world.source.use("cus_a", START, 1)
+    world.at(30, 5)
+    world.collect()
+    world.deliver()
+    assert (world.booked("cus_a"), world.booked("cus_b")) == (4, 2)
+    states = "select window_start, delta from aggregator.event where state = 'shadow' order by id"
+    assert world.rows(states) == [(START, 10), (START, 1)]
+    world.check_balance()
+
+
+def test_what_terms_have_shut_out_since_is_adopted_too(database: Database, tmp_path: Path) -> None:
+    """An event that is due in a window that the sink no longer bills is withdrawn with the others, and not planned again."""
+    world = PinnedWorld(database, tmp_path)
+    for hour in range(3):
+        world.source.use("cus_a", START + hour * HOUR, 5)
+    world.at(3, 5)
+    world.collect()
+    ended = PinnedWorld(
+        database,
+        tmp_path,
+        meter=replace(METER, terms=(Terms("fake", bill_until=START + HOUR),)),
+        source=world.source,
+        sinks=list(world.sinks.values()),
+    )
+    ended.now = world.now
+    ended.adoption().stop(ended.now)
+    [compared] = ended.adopt()
+    assert (compared.missing, compared.withdrawn) == (0, 3)
+    ended.at(30, 5)
+    ended.collect()
+    ended.deliver()
+    assert ended.booked("cus_a") == 5, "only what is billed there is planned again"
+    ended.check_balance()

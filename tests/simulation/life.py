@@ -16,7 +16,7 @@ from aggregator.delivery import Delivered, Delivery
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
-from aggregator.model import Meter, Report, Span, State
+from aggregator.model import Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
 from tests.simulation.application import Application
@@ -279,7 +279,10 @@ class Daemon:
         self._meters, self._passes, self._outbox, self._doubts = (
             Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts)
         )
-        self._registered: dict[str, Registered] = dict(meters.register(life.meters))
+        self._registered: dict[str, Registered] = {
+            name: _knowing(known, life.climate.write_model)
+            for name, known in meters.register(life.meters).items()
+        }
         self._sink = SinkGate(self._gate, life.service, life.watch, SINK)
         self._sink_id = next(iter(self._registered.values())).feeds[0].sink_id
 
@@ -395,6 +398,11 @@ class Daemon:
         life.looked()
         if name == "claim" and done is not None and life.restoring is not None:
             life.restoring.claimed()
+
+
+def _knowing(known: Registered, model: WriteModel) -> Registered:
+    """Return a meter with what the service books of its events."""
+    return known._replace(feeds=tuple(feed._replace(model=model) for feed in known.feeds))
 
 
 def _why(error: AggregatorError) -> object:

@@ -49,6 +49,7 @@ RARE = (
     "stopped",
     "adopted",
     "taken over",
+    "said again",
 )
 """Every mark that a large run must reach."""
 

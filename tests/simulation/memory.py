@@ -15,8 +15,10 @@ from decimal import Decimal
 from aggregator import definitions
 from aggregator.barrier import Noted
 from aggregator.errors import InvariantBroken, LeaseLost
+from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.model import EPOCH, ClaimId, Definition, Event, EventId, Meter, Reading, SlotId, Span, State
+from aggregator.terms import Reach, changed, joined
 
 FORWARD = frozenset(
     {
@@ -71,7 +73,16 @@ class FeedRow:
     meter_id: int
     sink_id: int
     since: dt.datetime
+    until: dt.datetime | None
+    shadow: bool
+    shadow_until: dt.datetime | None
     read_until: dt.datetime
+    lost: Span | None = None
+
+    @property
+    def reach(self) -> Reach:
+        """What the feed bills, and how far it is."""
+        return Reach(self.since, self.until, self.shadow, self.shadow_until, self.read_until, self.lost)
 
 
 @dataclass(slots=True)
@@ -219,6 +230,8 @@ class Tables:
     rejections: dict[tuple[int, str], str] = field(default_factory=dict)
     readbacks: dict[int, ReadbackRow] = field(default_factory=dict)
     aside: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
+    reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
+    """Of feed, window and customer: from when on the slot is to be said again."""
     pin: PinRow = field(default_factory=PinRow)
 
 
@@ -294,10 +307,18 @@ class MemoryMeters:
                 (feed for feed in tables.feeds.values() if (feed.meter_id, feed.sink_id) == key), None
             )
             if feed is None:
-                feed = FeedRow(len(tables.feeds) + 1, row.id, sink_id, row.mark, row.mark)
+                reach = joined(meter.terms_of(sink), row.mark, meter.start_at)
+                feed = FeedRow(len(tables.feeds) + 1, row.id, sink_id, *reach)
                 tables.feeds[feed.id] = feed
                 tables.slots[feed.id] = {}
-            feeds.append(Feed(feed.id, sink, sink_id, feed.since))
+                if reach.read_until < row.mark:
+                    row.hourly_at = row.swept = None
+            reach = changed(feed.reach, meter.terms_of(sink), row.mark, meter.start_at)
+            if reach != feed.reach:
+                feed = tables.feeds[feed.id] = FeedRow(feed.id, row.id, sink_id, *reach)
+                row.hourly_at = row.swept = row.lease_owner = row.lease_until = None
+                row.epoch += 1
+            feeds.append(as_it_is(Feed(feed.id, sink, sink_id, feed.since), reach))
         return Registered(row.id, meter, tuple(feeds))
 
     def _define(self, row: MeterRow, meter: Meter) -> None:
@@ -320,16 +341,16 @@ class MemoryMeters:
         if row.lease_until is not None and row.lease_until > now:
             return None
         row.lease_owner, row.lease_until, row.epoch = self._owner, now + self._lease, row.epoch + 1
-        fed_until = min(self._ledger.tables.feeds[feed.id].read_until for feed in registered.feeds)
         tables = self._ledger.tables
+        reaches = [tables.feeds[feed.id].reach for feed in registered.feeds]
         return Lease(
-            registered,
+            registered._replace(feeds=tuple(map(as_it_is, registered.feeds, reaches))),
             self._owner,
             row.epoch,
             row.mark,
             row.reread_from,
             row.swept,
-            fed_until,
+            fed_until(reaches, row.mark),
             now,
             row.hourly_at,
             row.daily_at,
@@ -350,6 +371,7 @@ class MemoryMeters:
                     if meter == row.id and each.next_at <= now
                 )
             ),
+            reaches=tuple(reaches),
         )
 
     def note(
@@ -361,6 +383,15 @@ class MemoryMeters:
             raise LeaseLost
         row.waits_for = waits_for
         self._ledger.tables.fences[row.id] = {each.until: each.xid for each in noted}
+
+    def seal(self, lease: Lease, reaches: Values[Reach]) -> Lease:
+        """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
+        if self._own(lease) is None:
+            raise LeaseLost
+        feeds = self._ledger.tables.feeds
+        for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
+            feeds[feed.id] = FeedRow(feed.id, lease.registered.id, feed.sink_id, *reach)
+        return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
 
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""

@@ -11,7 +11,7 @@ from aggregator.errors import LedgerError
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN, Line, Naming, Rebased
 from aggregator.ledger.pin import Pinned
 from aggregator.ledger.spool import Spool
-from aggregator.model import ZERO, EventId, SlotId, State
+from aggregator.model import ZERO, EventId, SlotId, Span, State
 from aggregator.rebase import Moved, Stand, rebase
 from tests.simulation.memory import EventRow, MemoryLedger, SlotRow
 from tests.simulation.memory_passes import readings_of
@@ -42,6 +42,12 @@ class MemoryAdopting:
     def unread(self, meter_id: int) -> tuple[dt.datetime, ...]:
         """Return the windows of a meter that the source could not give."""
         return tuple(sorted(start for meter, start in self._ledger.tables.unread if meter == meter_id))
+
+    def outermost(self, feed_id: int, oldest: dt.datetime, end: dt.datetime) -> Span | None:
+        """Return the starts of the first and the last window in which a feed has a slot; None if it has none."""
+        slots = self._ledger.tables.slots[feed_id]
+        starts = [start for start, customers in slots.items() if customers and oldest <= start < end]
+        return Span(min(starts), max(starts)) if starts else None
 
     def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
         """Yield every slot of a line that the ledger or the source knows, by customer."""
@@ -97,7 +103,7 @@ class MemoryAdopting:
         tables, feed = self._ledger.tables, line.feed.id
         for event_id in sorted(tables.outbox.keys() | tables.parked.keys()):
             event = tables.events[event_id]
-            if event.feed_id != feed or event.window_start not in line.span:
+            if event.feed_id != feed or event.window_start not in line.span or self._in_shadow(event):
                 continue
             if event.state is State.SENDING:
                 self._ledger.move(event, State.DUE)
@@ -111,6 +117,11 @@ class MemoryAdopting:
         for readback in tables.readbacks.values():
             if readback.feed_id == feed and readback.done_at is None:
                 readback.done_at, readback.found = now, "settled by an adoption"
+
+    def _in_shadow(self, event: EventRow) -> bool:
+        """Tell whether the latest event of its slot was planned in shadow."""
+        tail = self._ledger.slot_of(event).tail
+        return tail is not None and self._ledger.tables.events[tail].state is State.SHADOW
 
     def _take_over(self, line: Line, moved: Moved, identifier: str, now: dt.datetime) -> None:
         """Let one slot stand where its sink stands."""
@@ -167,10 +178,12 @@ class MemoryAdopting:
     def _stands(self, line: Line, readings: Spool, counted: Mapping[Place, Decimal]) -> list[Stand]:
         """Return every slot of a line, as the ledger, the source and the sink have it, by customer and window."""
         tables, feed = self._ledger.tables, line.feed.id
+        billed = Span(line.feed.since, line.feed.until or line.span.end)
         seen: dict[Place, Decimal] = defaultdict(Decimal)
         spoilt: set[Place] = set()
         for each in readings_of(readings):
-            if each.customer is not None and each.window_start >= line.span.start:
+            inside = each.window_start in billed and each.window_start >= line.span.start
+            if each.customer is not None and inside:
                 seen[each.customer, each.window_start] += each.quantity or ZERO
                 if each.reason is not None:
                     spoilt.add((each.customer, each.window_start))
@@ -189,7 +202,7 @@ class MemoryAdopting:
             place = customer, start
             slot = slots.get(place)
             open_deltas = waiting[slot.id] if slot else []
-            unknown = start < line.readable or start in line.unread or place in spoilt
+            unknown = start < line.readable or start in line.unread or place in spoilt or start not in billed
             found.append(
                 Stand(
                     customer,
@@ -203,6 +216,9 @@ class MemoryAdopting:
                     tables.carries.get((feed, customer), ZERO),
                     None if unknown else seen.get(place, ZERO),
                     counted.get(place),
+                    slot is not None
+                    and slot.tail is not None
+                    and tables.events[slot.tail].state is State.SHADOW,
                 )
             )
         return found

@@ -206,7 +206,10 @@ class MemoryDoubts:
             (
                 event
                 for event in self._ledger.tables.events.values()
-                if event.feed_id == feed and event.customer == customer and event.at in span
+                if event.feed_id == feed
+                and event.customer == customer
+                and event.at in span
+                and event.state is not State.SHADOW
             ),
             key=lambda event: event.id,
         )

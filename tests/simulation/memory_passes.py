@@ -2,16 +2,30 @@
 
 import datetime as dt
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from functools import lru_cache
 
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.ledger.again import LATEST_ARRIVAL
 from aggregator.ledger.guard import BELIEVED_AFTER
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes import Decide, Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
-from aggregator.model import ZERO, Change, Decision, Decreases, EventId, Reading, SlotId, Span, State, Tail
+from aggregator.model import (
+    ZERO,
+    Change,
+    Decision,
+    Decreases,
+    EventId,
+    Reading,
+    SlotId,
+    Span,
+    State,
+    Tail,
+    WriteModel,
+)
 from aggregator.planner import GUARDED, LOWERS
 from tests.simulation.climate import HOUR
 from tests.simulation.memory import (
@@ -40,6 +54,10 @@ class MemoryPasses:
 
         If windows shrink too much at once, it is planned again with every decrease held, and the mark stays.
         """
+        with self._taking_up(lease.registered, this):
+            return self._commit(lease, spool, this, decide)
+
+    def _commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
         readings = list(readings_of(spool))
         tally, decided, shrunk = self._plan(lease, spool, this, decide, readings, guarded=0)
         if shrunk:
@@ -54,6 +72,7 @@ class MemoryPasses:
             _check(self._ledger, feed, decisions)
         for feed, decisions in decided:
             self._write(feed, decisions, meter.name, this.now)
+        self._note_given_up(lease.registered, tally.voided, this.now)
         self._void(tally.voided, this.now)
         self._set_aside(meter.id, this.span, readings)
         self._guard(lease.registered, this, shrunk)
@@ -77,7 +96,8 @@ class MemoryPasses:
         meter = self._held(lease)
         tally = Tally(rows=spool.rows, aside=spool.aside, mark=meter.mark, guarded=guarded)
         decided: list[tuple[Feed, list[Decision]]] = []
-        for feed in lease.registered.feeds:
+        for feed, reach in zip(lease.registered.feeds, lease.reaches, strict=True):
+            tally.mark = min(meter.mark, reach.read_until)
             changes = _changes(self._ledger, feed, this.span, readings)
             decisions = list(tally.counting(decide(feed, changes, guarded=bool(guarded))))
             decided.append((feed, decisions))
@@ -85,6 +105,39 @@ class MemoryPasses:
             if shrunk:
                 return tally, decided, shrunk
         return tally, decided, []
+
+    @contextmanager
+    def _taking_up(self, registered: Registered, this: Pass) -> Iterator[None]:
+        """Mark what of the span is to be said again by now; if nothing is written, everything is as it was."""
+        tables, feeds = self._ledger.tables, {feed.id for feed in registered.feeds}
+        due = [
+            (key, at)
+            for key, at in tables.reassertions.items()
+            if key[0] in feeds and key[1] in this.span and at <= this.now
+        ]
+        marked = []
+        for key, _ in due:
+            slot = tables.slots[key[0]].get(key[1], {}).get(key[2])
+            del tables.reassertions[key]
+            if slot is not None and slot.revision and not slot.replan:
+                slot.replan = True
+                marked.append(slot)
+        try:
+            yield
+        except Exception:
+            tables.reassertions.update(due)
+            for slot in marked:
+                slot.replan = False
+            raise
+
+    def _note_given_up(self, registered: Registered, voided: list[EventId], now: dt.datetime) -> None:
+        """Note the slots of events that were given up though they may have left, where a sink keeps the newest number."""
+        replacing = {feed.id for feed in registered.feeds if feed.model is not WriteModel.DELTA}
+        for event_id in voided:
+            event = self._ledger.tables.events[event_id]
+            if event.feed_id in replacing and event.exposed_at is not None:
+                key = (event.feed_id, event.window_start, event.customer)
+                self._ledger.tables.reassertions[key] = now + LATEST_ARRIVAL
 
     def _shrunk(self, registered: Registered, feed: Feed, tally: Tally) -> list[dt.datetime]:
         """Return the windows that were read before and lose too much: all of it, or more than the meter's share."""
@@ -174,7 +227,7 @@ class MemoryPasses:
                 ledger.touched.append(row)
                 if event.state is State.DUE:
                     tables.outbox[event.id] = OutboxRow(feed.sink_id, now)
-                else:
+                elif event.state is not State.SHADOW:
                     tables.parked[event.id] = ParkedRow(
                         feed.id, event.state, event.reason or "", now, guarded=event.reason == GUARDED
                     )
@@ -233,8 +286,9 @@ class MemoryPasses:
         meter.lease_until = max(meter.lease_until or until, until)
         for feed in lease.registered.feeds:
             row = self._ledger.tables.feeds[feed.id]
-            if moves and start <= row.read_until < end:
-                row.read_until = end
+            goal = end if row.until is None else min(end, row.until)
+            if moves and start <= row.read_until < goal:
+                row.read_until = goal
 
 
 def _carry(carries: dict[tuple[int, str], Decimal], key: tuple[int, str], amount: Decimal) -> None:
@@ -274,7 +328,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
     seen: dict[tuple[str, dt.datetime], tuple[Decimal, dt.datetime | None]] = {}
     spoilt: set[tuple[str, dt.datetime]] = set()
     for start, customer, quantity, at, reason in readings:
-        if customer is None or start < feed.since:
+        if customer is None or start < feed.since or (feed.until is not None and start >= feed.until):
             continue
         key = (customer, start)
         if reason is not None:
@@ -290,7 +344,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
         if differs and (customer, start) not in spoilt:
             found.append((customer, start, quantity, at, slot))
     for start, customers in slots.items():
-        if max(span.start, feed.since) <= start < span.end:
+        if max(span.start, feed.since) <= start < min(span.end, feed.until or span.end):
             found.extend(
                 (customer, start, ZERO, None, slot)
                 for customer, slot in customers.items()
@@ -309,7 +363,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
         tail, parked, delta = _tail(tables, slot)
         yield Change(
             slot.id, event, customer, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
-            carry, tail, parked, delta, True, slot.replan,
+            carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot),
         )  # fmt: skip
 
 
@@ -324,6 +378,10 @@ def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]
         tail = Tail.GUARDED if parked.guarded else Tail.PARKED
         return tail, slot.tail, tables.events[slot.tail].delta
     return Tail.CLEAR, None, ZERO
+
+
+def _in_shadow(tables: Tables, feed: Feed, slot: SlotRow) -> bool:
+    return feed.shadowed and slot.tail is not None and tables.events[slot.tail].state is State.SHADOW
 
 
 def readings_of(spool: Spool) -> Iterator[Reading]:

@@ -146,8 +146,12 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
     ):
         tables.meters[row[0]] = MeterRow(*row)
         tables.fences[row[0]] = {}
-    for row in rows("select id, meter_id, sink_id, since, read_until from aggregator.feed order by id"):
+    for row in rows(
+        "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed order by id"
+    ):
         tables.feeds[row[0]] = FeedRow(*row)
+        lost = row[-1]
+        tables.feeds[row[0]].lost = None if lost is None else Span(lost.lower, lost.upper)
         tables.slots[row[0]] = {}
     for row in rows(
         "select id, feed_id, window_start, customer, quantity, total, revision, stamped_at, tail, replan"

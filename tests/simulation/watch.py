@@ -160,6 +160,8 @@ class Watch:
         """Look at an event that is about to leave."""
         now = self._hub.now
         row = self._tables().events.get(event.id)
+        if not event.delta:
+            self._marks.saw("said again")
         if event.identifier in self._in_hand:
             first = self._content.setdefault(event.identifier, event[:9])
             require(first == event[:9], "one identifier, one content", event, "went out before as", first)

@@ -124,7 +124,7 @@ CHECKS: dict[str, Any] = {
     "maxLength": lambda rule, value, path, _: [] if len(value) <= rule else [f"{path} is too long"],
     "minItems": lambda rule, value, path, _: [] if len(value) >= rule else [f"{path} has too few items"],
     "uniqueItems": lambda _, value, path, __: (
-        [] if len(set(value)) == len(value) else [f"{path} repeats an item"]
+        [] if len({json.dumps(each) for each in value}) == len(value) else [f"{path} repeats an item"]
     ),
 }
 
@@ -184,6 +184,7 @@ WRONG = [
     ("meters: {m: {query: x, stripe: {event: x}}}", ".meters.m.stripe.event is unknown"),
     ("defaults: {query: x}", ".defaults.query is unknown"),
     ("defaults: {sinks: [a, a]}", ".defaults.sinks repeats an item"),
+    ("defaults: {sinks: [{sink: a, form: x}]}", ".defaults.sinks[0] is not string"),
 ]
 
 
@@ -215,7 +216,7 @@ def test_the_full_example_shows_every_key() -> None:
     text = (DIRECTORY / "full.yaml").read_text()
     for block, schema in blocks().items():
         for key in schema["properties"]:
-            assert re.search(rf"^\s*(# )?{key}:", text, re.MULTILINE), (
+            assert re.search(rf"^\s*(# |- )?{key}:", text, re.MULTILINE), (
                 f"{block}.{key} is not in config/full.yaml"
             )
 

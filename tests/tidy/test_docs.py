@@ -27,7 +27,7 @@ PAGES = [*sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("*.md"))]
 
 GLOSSARY = """
 source, meter, window, pass, reading, slot, ledger, mark, settle, revisit, backfill, event, revision, correction, delta,
-total, carry, outbox, claim, sink, feed, verdict, held, refused, in doubt, unmapped, lease, sandbox
+total, carry, outbox, claim, sink, feed, shadow, verdict, held, refused, in doubt, unmapped, lease, sandbox
 """
 """Every word with a meaning of its own here. A new one is added to the table and to this list."""
 
@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "APP_DATABASE_URL": "postgresql://reader@db/app",
     "LEDGER_URL": "postgresql://aggregator@db/ledger",
     "STRIPE_API_KEY": "rk_live_1",
+    "NEXT_API_KEY": "rk_live_2",
 }
 
 
@@ -108,7 +109,7 @@ def keys() -> dict[str, dict[str, Any]]:
         "## ledger": found["Ledger"],
         "## sources": found["Source"],
         "## sinks": found["StripeSink"],
-        "## meters": found["Meter"] | found["StripeEvent"],
+        "## meters": found["Meter"] | found["StripeEvent"] | found["FedSink"],
     }
 
 

@@ -1,0 +1,236 @@
+"""`aggregator parity`: whether two sinks of a meter were given the same."""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.common import (
+    Instant,
+    config_option,
+    json_option,
+    load_config,
+    plain_value,
+    show_table,
+    shown,
+)
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from aggregator.config import Config
+    from aggregator.ledger.beside import Side
+    from aggregator.model import Span
+    from aggregator.parity import Compared, Parity
+    from aggregator.sinks import Sink
+
+DIFFERENT = 3
+"""The exit code when the two are not equal."""
+
+AT_ONCE = 500
+"""How many differences stand in one table: a longer list goes on in the next one, so that memory stays bounded."""
+
+COLUMNS = {
+    "customer": "left",
+    "from": "left",
+    "sink": "left",
+    "planned": "right",
+    "accepted": "right",
+    "under way": "right",
+    "waiting": "right",
+    "shadow": "right",
+    "says": "right",
+}
+
+
+@click.command()
+@click.argument("meter")
+@click.option("--between", metavar="A,B", help="The two sinks; left out: those of the meter, if it has two.")
+@click.option(
+    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
+)
+@click.option(
+    "--to", "end", type=Instant(), help="End of the last window; left out: now, or today's begin with --ask."
+)
+@click.option(
+    "--by", type=click.Choice(["day", "window"]), default="day", show_default=True, help="What is compared."
+)
+@click.option(
+    "--ask", is_flag=True, help="Also ask the sinks themselves what they have counted, by whole UTC days."
+)
+@click.option(
+    "--limit", type=click.IntRange(0), default=50, show_default=True, help="Differences to show; 0 for all."
+)
+@config_option
+@json_option
+def parity(
+    config_path: Path,
+    *,
+    meter: str,
+    between: str | None,
+    start: dt.datetime,
+    end: dt.datetime | None,
+    by: str,
+    ask: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Compare what was planned for two sinks of METER, per customer and day; show what differs. Writes nothing.
+
+    What is held, refused or in shadow counts as planned. Exit code 3: something differs.
+    """
+    from contextlib import ExitStack
+
+    from aggregator.kept import Kept
+    from aggregator.ledger.beside import Beside, Place
+    from aggregator.parity import Parity, compare
+    from aggregator.wiring import open_ledger
+
+    config = load_config(config_path)
+    span = _span(start, end, by=by, ask=ask)
+    with ExitStack() as stack:
+        kept = stack.enter_context(Kept[Place]())
+        with open_ledger(config, may_migrate=True, name="aggregator parity") as ledger:
+            beside = Beside(ledger.database)
+            feeds = beside.feeds(meter)
+            names = _pair(config, meter, between, list(feeds))
+            kept.keep(beside.places(feeds[names[0]], feeds[names[1]], span, by_day=by == "day"))
+        sinks = [_asked(config, name, stack) if ask else None for name in names]
+        result = Parity()
+        found = result.counting(compare(kept.all(), meter, span, sinks))
+        tell = _tell_json if as_json else _tell
+        tell(found, result, names, f"{meter} {span}", limit)
+        if ask and not as_json:
+            for name, sink in zip(names, sinks, strict=True):
+                if sink is None:
+                    click.echo(f"{name} cannot be read back, so it was not asked.")
+    if result.different:
+        raise click.exceptions.Exit(DIFFERENT)
+
+
+def _span(start: dt.datetime, end: dt.datetime | None, *, by: str, ask: bool) -> "Span":
+    """Return the time that is meant. Raises UsageError."""
+    from aggregator.clock import utcnow
+    from aggregator.model import Span
+    from aggregator.windows import DAY, floor, is_boundary
+
+    until = end or (floor(utcnow(), DAY) if ask else utcnow())
+    if ask and by == "window":
+        raise UsageError("--ask goes with --by day: sinks are asked by UTC days.")
+    for name, instant in (("--from", start), ("--to", until)):
+        if ask and not is_boundary(instant, DAY):
+            raise UsageError(
+                f"With --ask, {name} must be the begin of a UTC day, such as {floor(instant, DAY):%Y-%m-%d}."
+            )
+    if start >= until:
+        raise UsageError(f"The range {Span(start, until)} is empty; give --from a time before --to.")
+    return Span(start, until)
+
+
+def _pair(config: "Config", meter: str, between: str | None, known: list[str]) -> tuple[str, str]:
+    """Return the names of the two sinks. Raises UsageError."""
+    configured = config.meters[meter].sinks if meter in config.meters else ()
+    if not known and meter not in config.meters:
+        config.meter(meter)
+    names = (
+        [name.strip() for name in between.split(",")]
+        if between
+        else list(configured if len(configured) == 2 else known)
+    )
+    if len(names) != 2 or names[0] == names[1]:
+        raise UsageError(
+            f"Say which two sinks: --between A,B. {meter} feeds or fed: {', '.join(known) or 'none yet'}."
+        )
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"Nothing of {meter} was ever planned for a sink {name}; the ledger knows: {', '.join(known) or 'none yet'}."
+            )
+    return names[0], names[1]
+
+
+def _asked(config: "Config", name: str, stack: "ExitStack") -> "Sink | None":
+    """Return a sink to be asked; None if it cannot be read back. Raises UsageError if it is not configured any more."""
+    from aggregator.wiring import build_sink
+
+    if name not in config.sinks:
+        raise UsageError(
+            f"Sink {name} is not in the configuration any more, so it cannot be asked; leave out --ask."
+        )
+    sink = build_sink(config, name)
+    stack.callback(sink.close)
+    return sink if sink.limits.proof is not None else None
+
+
+def _rows(each: "Compared", names: tuple[str, str]) -> "Iterator[tuple[str, Side, object]]":
+    yield names[0], each.place.one, each.one_says
+    yield names[1], each.place.other, each.other_says
+
+
+def _tell(
+    found: "Iterable[Compared]", result: "Parity", names: tuple[str, str], title: str, limit: int
+) -> None:
+    told = 0
+    differences = iter(found)
+    while some := list(islice(differences, min(AT_ONCE, limit - told) if limit else AT_ONCE)):
+        told += len(some)
+        lines = [
+            (each.place.customer, each.place.start, sink, side.planned, *side[:4], said)
+            for each in some
+            for sink, side, said in _rows(each, names)
+        ]
+        show_table(title, COLUMNS, lines)
+    for _ in differences:
+        pass
+    if result.different > told:
+        click.echo(f"{result.different - told:,} more differ; see --limit.")
+    for name, side, said in zip(names, result.sums, result.says, strict=True):
+        parts = [
+            f"{shown(much)} {what}" for what, much in zip(side._fields[:4], side[:4], strict=True) if much
+        ]
+        line = f"{name}: {shown(side.planned)} planned" + (
+            f" ({', '.join(parts).replace('_', ' ')})" if parts else ""
+        )
+        if side.turned_away:
+            line += f"; {side.turned_away:,} event(s) of its shadow would have been held or refused"
+        click.echo(line + (f"; it says {shown(said)} itself." if said is not None else "."))
+    click.echo(
+        f"{result.places:,} customer(s) and time(s) compared, {result.different:,} differ."
+        if result.different
+        else f"Equal: {result.places:,} customer(s) and time(s) compared, none differs."
+    )
+
+
+def _tell_json(
+    found: "Iterable[Compared]", result: "Parity", names: tuple[str, str], title: str, limit: int
+) -> None:
+    """Write one object piece by piece, so that a long list never stands in memory."""
+    click.echo(f'{{"compared": {json.dumps(title)}, "differences": [', nl=False)
+    for number, each in enumerate(found):
+        if limit and number >= limit:
+            continue
+        entry = {
+            "customer": each.place.customer,
+            "from": each.place.start,
+            "sinks": {
+                sink: {"planned": side.planned, **side._asdict(), "says": said}
+                for sink, side, said in _rows(each, names)
+            },
+        }
+        click.echo((",\n" if number else "\n") + json.dumps(entry, default=plain_value), nl=False)
+    sums = {
+        name: {"planned": side.planned, **side._asdict(), "says": said}
+        for name, side, said in zip(names, result.sums, result.says, strict=True)
+    }
+    rest = {
+        "places": result.places,
+        "different": result.different,
+        "equal": not result.different,
+        "sinks": sums,
+    }
+    click.echo("], " + json.dumps(rest, default=plain_value)[1:])

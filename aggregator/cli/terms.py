@@ -1,0 +1,146 @@
+"""What is to be said of the terms on which meters feed sinks: by `check` before they hold, by `status` while they do."""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from aggregator.config import Config
+    from aggregator.config.meter import FedSink, Meter
+    from aggregator.ledger.reports import Standing
+    from aggregator.terms import Clash
+
+Rows = Mapping[tuple[str, str], "Standing"]
+
+WORTH_SAYING = dt.timedelta(days=35)
+"""How long ago a shadow may have ended for its end to be worth a word: so long windows can be billed."""
+
+
+class Told(NamedTuple):
+    """Something about a meter that `check` says: a `note`, or what is `wrong`."""
+
+    meter: str
+    verdict: str
+    text: str
+
+
+def tell_feeds(config: "Config", standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]:
+    """Say of each feed that is configured what it lacks, that it is a shadow, and from when until when it bills."""
+    from aggregator.model import Span
+    from aggregator.terms import tell_lost
+
+    for row in standings:
+        if row.meter not in config.meters or row.sink not in config.meters[row.meter].sinks:
+            continue
+        if row.lost_from is not None and row.lost_until is not None:
+            yield tell_lost(row.meter, row.sink, Span(row.lost_from, row.lost_until), row.until)
+        if row.shadow:
+            yield f"{row.sink} gets {row.meter} in shadow: its events are planned and recorded, and never sent."
+        elif row.shadow_until is not None and now - row.shadow_until < WORTH_SAYING:
+            yield f"{row.sink} had {row.meter} in shadow until {_at(row.shadow_until)}: what was planned so stays unsent."
+        if row.until is not None:
+            yield f"{row.sink} bills {row.meter} from {_at(row.since)} until {_at(row.until)}, and corrects that for ever."
+        elif row.since > row.mark:
+            yield f"{row.sink} bills {row.meter} from {_at(row.since)} on."
+        yield from _beyond(row)
+
+
+def findings_of(config: "Config", standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[Told]:
+    """Say what is billed twice or not at all by the terms that are configured, as far as the ledger knows the meters."""
+    rows = {(row.meter, row.sink): row for row in standings}
+    for meter in config.meters.values():
+        yield from _clashes(meter, rows)
+        for fed in meter.feeds:
+            row = rows.get((meter.name, fed.sink))
+            for text in (*_shadow(fed, row), *_end(meter, fed, row)):
+                yield Told(meter.name, "note", text)
+            if row is not None and row.lost_from is not None:
+                for text in tell_feeds(
+                    config, [row._replace(shadow=False, shadow_until=None, until=None)], now
+                ):
+                    yield Told(meter.name, "note", text)
+
+
+def _clashes(meter: "Meter", rows: Rows) -> Iterator[Told]:
+    from aggregator.terms import Stretch, clashes
+
+    billing = [fed for fed in meter.feeds if not fed.shadow]
+    if not billing:
+        yield Told(meter.name, "note", "all of its sinks are shadows, so nothing of it is billed")
+        return
+    stretches = [Stretch(fed.sink, _begin(meter, fed, rows), fed.bill_until) for fed in billing]
+    for clash in clashes(stretches):
+        yield Told(meter.name, "note" if clash.sinks else "wrong", _clash(clash))
+    ends = [fed.bill_until for fed in billing if fed.bill_until is not None]
+    if len(ends) == len(billing):
+        yield Told(
+            meter.name,
+            "note",
+            f"no sink bills it from {_at(max(ends))} on: each has a `bill_until` before that",
+        )
+
+
+def _clash(clash: "Clash") -> str:
+    until = "on" if clash.end is None else f"until {_at(clash.end)}"
+    if not clash.sinks:
+        return (
+            f"no sink bills it from {_at(clash.start)} {until}: usage of that time is lost; move `bill_until` of the sink "
+            "before or `bill_from` of the one after"
+        )
+    return (
+        f"{' and '.join(clash.sinks)} both bill it from {_at(clash.start)} {until}: twice, if both make invoices of it; if "
+        "that is not meant, give one of them `bill_until`, and the other the same time as `bill_from`"
+    )
+
+
+def _begin(meter: "Meter", fed: "FedSink", rows: Rows) -> dt.datetime:
+    """Return from when on a sink bills a meter, or will once the configuration holds."""
+    row = rows.get((meter.name, fed.sink))
+    if fed.bill_from is not None:
+        return fed.bill_from
+    if row is not None:
+        return max(row.since, row.mark) if row.shadow else row.since
+    return next((other.mark for (name, _), other in rows.items() if name == meter.name), meter.start_at)
+
+
+def _shadow(fed: "FedSink", row: "Standing | None") -> Iterator[str]:
+    if fed.shadow:
+        yield f"{fed.sink} gets it in shadow: events are planned and recorded, and never sent"
+        return
+    until = None if row is None else row.mark if row.shadow else row.shadow_until
+    if until is None:
+        return
+    if fed.bill_from is None:
+        if row is not None and row.shadow:
+            yield f"{fed.sink} bills it from {_at(until)} on: what was planned in shadow before stays unsent"
+    elif fed.bill_from < until:
+        yield (
+            f"{fed.sink} has `bill_from: {_at(fed.bill_from)}` and was a shadow until {_at(until)}: what was planned so "
+            f"stays unsent, so let another sink bill until {_at(until)}, and this one from then on"
+        )
+
+
+def _end(meter: "Meter", fed: "FedSink", row: "Standing | None") -> Iterator[str]:
+    if row is None or fed.shadow or row.shadow or fed.bill_until is None:
+        return
+    if row.until == fed.bill_until:
+        yield from _beyond(row)
+    elif fed.bill_until < row.mark and (row.until is None or row.until > fed.bill_until):
+        yield (
+            f"{fed.sink} has `bill_until: {_at(fed.bill_until)}`, and {meter.name} was read up to {_at(row.mark)}: what was "
+            f"planned for it in between stays billed there. End it at {_at(row.mark)} or later"
+        )
+
+
+def _beyond(row: "Standing") -> Iterator[str]:
+    """Say up to where a sink was given windows before it had the end that it has."""
+    if row.last_beyond is not None and row.until is not None:
+        after = row.last_beyond + dt.timedelta(seconds=row.window_seconds)
+        yield (
+            f"{row.sink} was given windows of {row.meter} up to {_at(after)} before it had `bill_until: {_at(row.until)}`: "
+            f"they stay billed there. A sink that follows it should have `bill_from: {_at(after)}` or later"
+        )
+
+
+def _at(instant: dt.datetime) -> str:
+    return f"{instant:%Y-%m-%dT%H:%MZ}"

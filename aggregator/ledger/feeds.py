@@ -1,0 +1,142 @@
+"""Feeds in the ledger: one meter's line into each of its sinks, and on what terms.
+
+Rules
+- What is configured is written when the meter is registered; what a pass goes by is what the ledger says when its lease is
+  given. So of two processes with different terms both go by those that were registered last.
+- Terms change under the meter's lock, and whoever is in the middle of a pass loses it: a window is never planned by the old
+  terms once the new ones are known.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.ledger.database import Connection
+from aggregator.model import Meter, Span, WriteModel
+from aggregator.terms import Reach, changed, joined
+
+FIND_FEED = """
+select id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed
+ where meter_id = %(meter_id)s and sink_id = %(sink_id)s
+"""
+
+FIND_FEEDS = """
+select id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed where id = any(%(feeds)s)
+"""
+
+ADD_FEED = """
+insert into aggregator.feed (meter_id, sink_id, since, until, shadow, shadow_until, read_until)
+values (%(meter_id)s, %(sink_id)s, %(since)s, %(until)s, %(shadow)s, %(shadow_until)s, %(read_until)s)
+    on conflict do nothing
+"""
+
+CHANGE_FEED = """
+update aggregator.feed
+   set since = %(since)s, until = %(until)s, shadow = %(shadow)s, shadow_until = %(shadow_until)s,
+       read_until = %(read_until)s, lost = %(lost)s
+ where id = %(feed_id)s
+"""
+
+FIND_MARK = "select mark from aggregator.meter where id = %(meter_id)s"
+
+LOCK_MARK = "select mark from aggregator.meter where id = %(meter_id)s for update"
+
+# What a feed lacks is read at once, and not with the next turn through old windows.
+READ_DEEP = "update aggregator.meter set hourly_at = null, swept = null where id = %(meter_id)s"
+
+TAKE_AWAY = """
+update aggregator.meter set epoch = epoch + 1, lease_owner = null, lease_until = null where id = %(meter_id)s
+"""
+
+# What is billed by its last number leaves in the order of its windows.
+ORDER_FEED = "update aggregator.feed set ordered = %(ordered)s where id = %(feed)s and ordered <> %(ordered)s"
+
+MOVE_FEEDS = """
+update aggregator.feed set read_until = least(%(end)s, until)
+ where id = any(%(feeds)s) and %(moves)s
+   and %(start)s <= read_until and read_until < least(%(end)s, until)
+"""
+
+
+class Feed(NamedTuple):
+    """One meter's line into one sink. Only windows in `[since, until)` go through it."""
+
+    id: int
+    sink: str
+    sink_id: int
+    since: dt.datetime
+    until: dt.datetime | None = None
+    shadow: bool = False
+    """Whether nothing of it is sent; `shadowed`, whether some of its slots may have been planned so."""
+    shadowed: bool = False
+    model: WriteModel = WriteModel.DELTA
+    """What the sink books of its events, once somebody who knows the sink has said so."""
+
+
+def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sink_id: int) -> Feed:
+    """Return a feed, made known to the ledger on the terms that are configured."""
+    terms = meter.terms_of(sink)
+    key = {"meter_id": meter_id, "sink_id": sink_id}
+    row = connection.execute(FIND_FEED, key).fetchone()
+    if row is None:
+        mark = _mark(connection, FIND_MARK, meter_id)
+        reach = joined(terms, mark, meter.start_at)
+        connection.execute(ADD_FEED, {**key, **reach._asdict(), "lost": None})
+        if reach.read_until < mark:
+            connection.execute(READ_DEEP, key)
+        row = connection.execute(FIND_FEED, key).fetchone()
+        assert row is not None, "what was added is there"
+    feed_id, reach = row[0], _reach(row)
+    connection.execute(ORDER_FEED, {"feed": feed_id, "ordered": meter.latest})
+    if changed(reach, terms, reach.since, meter.start_at) != reach:
+        mark = _mark(connection, LOCK_MARK, meter_id)
+        row = connection.execute(FIND_FEED, key).fetchone()
+        assert row is not None, "a feed stays"
+        reach = changed(_reach(row), terms, mark, meter.start_at)
+        change(connection, feed_id, reach)
+        connection.execute(READ_DEEP, key)
+        connection.execute(TAKE_AWAY, key)
+    return as_it_is(Feed(feed_id, sink, sink_id, reach.since), reach)
+
+
+def reaches(connection: Connection, feeds: Iterable[Feed]) -> list[Reach]:
+    """Return, in the order of the feeds, what the ledger says of each."""
+    rows = connection.execute(FIND_FEEDS, {"feeds": [feed.id for feed in feeds]})
+    found = {row[0]: _reach(row) for row in rows}
+    return [found[feed.id] for feed in feeds]
+
+
+def change(connection: Connection, feed_id: int, reach: Reach) -> None:
+    """Let a feed have another reach."""
+    lost = None if reach.lost is None else TimestamptzRange(*reach.lost)
+    connection.execute(CHANGE_FEED, {"feed_id": feed_id, **reach._asdict(), "lost": lost})
+
+
+def as_it_is(feed: Feed, reach: Reach) -> Feed:
+    """Return a feed as its reach has it."""
+    return feed._replace(
+        since=reach.since,
+        until=reach.until,
+        shadow=reach.shadow,
+        shadowed=reach.shadow or reach.shadow_until is not None,
+    )
+
+
+def fed_until(reaches: Iterable[Reach], mark: dt.datetime) -> dt.datetime:
+    """Return up to where the one was planned for that lags most; those that are done lag behind nothing."""
+    return min((each.read_until for each in reaches if not each.done), default=mark)
+
+
+def _reach(row: tuple[Any, ...]) -> Reach:
+    _, since, until, shadow, shadow_until, read_until, lost = row
+    span = None if lost is None else Span(lost.lower, lost.upper)
+    return Reach(since, until, shadow, shadow_until, read_until, span)
+
+
+def _mark(connection: Connection, statement: str, meter_id: int) -> dt.datetime:
+    row = connection.execute(statement, {"meter_id": meter_id}).fetchone()
+    assert row is not None, "a registered meter stays"
+    mark: dt.datetime = row[0]
+    return mark
