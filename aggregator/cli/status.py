@@ -20,6 +20,8 @@ from aggregator.cli.common import (
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.lateness import Late
+    from aggregator.ledger.cancelling import Wanted
+    from aggregator.ledger.intake import Heard
     from aggregator.ledger.reports import Standing, Stranger
 
 LATENESS_WITHIN = dt.timedelta(days=14)
@@ -61,6 +63,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         unread = ledger.reports.unread(limit)
         strangers = ledger.reports.strangers(config.meters, now - STILL_BILLABLE)
         lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
+        heard = ledger.notices.standings()
+        wanted = ledger.cancellations.wanted(limit=limit)
     suggestions = _suggestions(config, lateness)
     if as_json:
         write_json(
@@ -73,6 +77,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "unread": [row._asdict() for row in unread],
                 "removed": [row._asdict() for row in strangers],
                 "suggestions": suggestions,
+                "heard": [row._asdict() for row in heard],
+                "cancellations": [row._asdict() for row in wanted],
                 "stopped": stopped,
                 "unguarded": unguarded,
             }
@@ -90,7 +96,13 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         click.echo(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in standings if row.halted}.values():
         click.echo(f"Sink {row.sink} is halted: {row.halted}")
-    for line in (*_waiting(standings, now), *_removed(strangers), *suggestions):
+    for line in (
+        *_waiting(standings, now),
+        *_removed(strangers),
+        *_deaf(heard),
+        *_wanted(wanted),
+        *suggestions,
+    ):
         click.echo(line)
     if unread:
         show_table(
@@ -165,6 +177,27 @@ def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:
             f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, {row.waiting} "
             f"event(s) to be sent, {row.parked} parked. Nobody reads its windows again; put it back, or let it run out."
         )
+
+
+def _deaf(heard: "Iterable[Heard]") -> Iterator[str]:
+    for row in heard:
+        if row.refused_reason:
+            yield (
+                f"Sink {row.sink} does not tell what it finds invalid, since {shown(row.refused_at)}: {row.refused_reason} "
+                "Everything else goes on. See docs/errors.md."
+            )
+
+
+def _wanted(wanted: "Iterable[Wanted]") -> Iterator[str]:
+    for row in wanted:
+        whose = f"Event {row.event} ({row.delta} for {row.customer} of {row.meter})"
+        if row.state == "lapsed":
+            yield (
+                f"{whose}: nobody can tell whether it is cancelled: {row.answer}. Look at the sink, then "
+                f"`aggregator events cancel {row.event} --gone` or `--still-there`."
+            )
+        else:
+            yield f"{whose} is being cancelled since {shown(row.asked_at)}: {row.answer or 'not asked yet'}."
 
 
 def _suggestions(config: "Config", lateness: "Mapping[str, Mapping[int, Late]]") -> list[str]:
