@@ -101,6 +101,7 @@ class Intake:
         self._sink_id = sink_id
         self._stopping = threading.Event()
         self._not_before: dt.datetime | None = None
+        self._goes_on_at: dt.datetime | None = None
 
     @property
     def takes_deliveries(self) -> bool:
@@ -113,7 +114,9 @@ class Intake:
         if self._not_before is not None and now < self._not_before:
             return taken
         heard = self._ledger.heard_until(self._sink_id)
-        start = max(heard - OVERLAP, now - REACH) if heard else now - REACH
+        # A round that goes on with the one before asks for nothing again: else it might never come to an end.
+        start = max(self._goes_on_at or (heard - OVERLAP), now - REACH) if heard else now - REACH
+        self._goes_on_at = None
         try:
             self._not_before = None
             self._hear(start, now, taken)
@@ -168,6 +171,7 @@ class Intake:
             if start >= now:
                 return
         taken.more = True
+        self._goes_on_at = start
 
     def _take_all(self, notices: Sequence[Notice], now: dt.datetime, taken: Taken) -> None:
         known = self._ledger.known(self._sink_id, [notice.id for notice in notices])

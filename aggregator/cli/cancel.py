@@ -50,8 +50,8 @@ def cancel(
     """Have a sink take back events that it accepted less than a day ago.
 
     Correct the source first. Once the sink is known to have done it, the event is refused, and what is owed is what the
-    source says: a change of its window is planned anew, and `events release ID` plans the same again. Until then nothing of it is
-    planned, so that the sink holds less for a while, and never more.
+    source says: a change of its window is planned anew, and `events release ID` plans the same again. Until then nothing
+    of it is planned, so that the sink holds less for a while, and never more.
     """
     from aggregator.clock import utcnow
     from aggregator.wiring import build

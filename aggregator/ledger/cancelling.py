@@ -101,7 +101,6 @@ with tail as (
       join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
                           and slot.customer = gone.customer
       join aggregator.event as held on held.id = slot.tail and held.state = 'held'
-      join aggregator.parked on parked.event_id = held.id and not parked.guarded
      where gone.id = %(event)s
 ), unparked as (
     delete from aggregator.parked using tail where parked.event_id = tail.held returning parked.event_id
