@@ -168,7 +168,7 @@ class StripeSink(Block):
     )
     reports: StripeReports = Field(
         default=StripeReports(),
-        description="How we hear of what Stripe finds invalid after it has taken it.",
+        description="How Stripe is asked for its reports on invalid events.",
         examples=[{"poll": "1m"}],
     )
     webhook_secret: SigningSecrets | None = Field(

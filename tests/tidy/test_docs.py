@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "APP_DATABASE_URL": "postgresql://reader@db/app",
     "LEDGER_URL": "postgresql://aggregator@db/ledger",
     "STRIPE_API_KEY": "rk_live_1",
+    "STRIPE_WEBHOOK_SECRET": "whsec_1",
 }
 
 
@@ -107,7 +108,7 @@ def keys() -> dict[str, dict[str, Any]]:
         "## Top level": schema["properties"],
         "## ledger": found["Ledger"],
         "## sources": found["Source"],
-        "## sinks": found["StripeSink"],
+        "## sinks": found["StripeSink"] | found["StripeReports"],
         "## meters": found["Meter"] | found["StripeEvent"],
     }
 
