@@ -26,12 +26,12 @@ OVERLAP = dt.timedelta(hours=1)
 REACH = dt.timedelta(days=29)
 """How far back the first question goes: Stripe keeps messages for 30 days (docs.stripe.com/api/v2/core/events)."""
 
-PIECE = dt.timedelta(days=1)
+PIECE = REACH
 LEAST_PIECE = dt.timedelta(seconds=10)
-"""How much time is asked for at once, and how little if that was too much."""
+"""How much time is asked for at once, and how little if that was too much: mostly one question is enough."""
 
 MOST_PIECES = 50
-"""Questions per round: a first round may take more than one."""
+"""Questions per round. What is left comes in the next, which goes on from there."""
 
 AGAIN_AFTER = dt.timedelta(hours=1)
 """When a sink is asked again that refused to be: what a person grants is noticed by then."""

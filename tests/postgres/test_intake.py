@@ -344,7 +344,7 @@ def test_two_who_bring_the_same_at_once_count_it_once(owing: World, teller: Tell
     teller.tell("evt_1", report(owing, "cus_1", rejected=2))
     owing.now += SECOND
     both = threading.Barrier(2, timeout=10)
-    teller.during_fetch = both.wait  # type: ignore[assignment]  # what it returns is of no interest
+    teller.during_fetch = both.wait
     with ThreadPoolExecutor(2) as pool:
         asked = pool.submit(hear, owing, teller)
         delivered = pool.submit(intake(owing, teller).deliver, b"evt_1", SIGNED, owing.now)
