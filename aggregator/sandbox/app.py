@@ -53,6 +53,9 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, or close its connection."""
         self._count += 1
+        if self._count == 1:
+            # Webhooks of the state file.
+            self._deliveries.begin()
         request_id = f"{self._request_ids}{self._count:010d}".encode()
         try:
             reply = await self._answer(scope, receive)
@@ -202,7 +205,9 @@ class Application:
         settings, store = self._store.faults.settings, self._store
         wrong = Invalid(settings.reject_code, settings.reject_message)
         found_at, counts = store.clock.now() + after_seconds, settings.count_until_rejected
-        task.request.account.events.find(event, wrong, found_at, store.rules, counts=counts)
+        task.request.account.events.find(
+            event, wrong, found_at, store.rules, counts=counts, key=task.request.key
+        )
 
 
 def _victim(task: Task) -> Victim:
