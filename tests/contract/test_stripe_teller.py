@@ -127,7 +127,7 @@ def test_a_key_that_may_not_read_events(
 ) -> None:
     """It is refused as a whole when it asks, and sends events as ever."""
     everything_else = ["meters_read", "meter_events_write"]
-    sandbox.set_keys(permissions={KEY: everything_else})
+    sandbox.set_permissions(KEY, *everything_else)
     with pytest.raises(SinkHalted, match="permission"):
         teller.listed(lately())
     with pytest.raises(SinkHalted, match="permission"):
@@ -187,7 +187,7 @@ def test_a_cancellation_whose_answer_is_lost_may_be_done(
 def test_a_key_that_may_not_cancel(sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller) -> None:
     """Nothing left, as far as the event is concerned: it may be asked for again once the key may."""
     send(sink)
-    sandbox.set_keys(permissions={KEY: ["meters_read"]})
+    sandbox.set_permissions(KEY, "meters_read")
     said = teller.cancel("api", NAME)
     assert (said.answer, said.complete) == (Answer.UNSENT, False)
     assert "permission" in said.reason

@@ -208,7 +208,7 @@ def test_a_message_of_the_other_mode_is_nothing_to_us(site: Site) -> None:
 def test_what_cannot_be_fetched_is_to_be_delivered_again(site: Site) -> None:
     """503 until the sink can be asked; the next delivery is taken."""
     message = told(site)
-    site.sandbox.set_keys(permissions={KEY: ["meters_read"]})
+    site.sandbox.set_permissions(KEY, "meters_read")
     assert site.deliver(message) == Reply(503, {"error": "try again"})
     assert site.notices() == []
     site.sandbox.set_keys()

@@ -104,7 +104,7 @@ def test_a_key_that_may_not_ask_is_said_and_the_rest_goes_on(world: World) -> No
     """Once in the log, in `check` and in `status`; usage is billed as ever; once it is granted, nothing is missing."""
     key = KEY.replace("sk_", "rk_")
     world.sink["api_key"] = key
-    world.sandbox.set_keys(permissions={key: ["meters_read", "meter_events_write", "account_read"]})
+    world.sandbox.set_permissions(key, "meters_read", "meter_events_write", "account_read")
     world.sink["reports"] = {"poll": "5s"}
     refuse_two(world)
     daemon = world.daemon()
