@@ -327,7 +327,7 @@ def test_a_crash_between_any_two_steps_loses_and_doubles_nothing(
     """Whether it breaks off before a message is committed, after it, or before the cursor moves: the next round has it."""
     hear(owing, teller)
     teller.tell("evt_1", report(owing, "cus_1", rejected=2))
-    owing.now += SECOND
+    owing.now += 3 * HOUR  # longer ago than what is asked for again anyway
     broken = Intake(Breaks(owing.database, place), teller, owing.sink, sink_id(owing))
     with pytest.raises(LedgerUnreachable):
         broken.run_once(owing.now)
