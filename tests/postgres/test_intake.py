@@ -34,7 +34,7 @@ class Teller:
         self.fetches: list[str] = []
         self.refuses: Exception | None = None
         self.unreadable: set[str] = set()
-        self.during_fetch: Callable[[], None] = lambda: None
+        self.during_fetch: Callable[[], object] = lambda: None
 
     def tell(
         self,
@@ -306,7 +306,7 @@ class Breaks(Notices):
         super().__init__(database)
         self.place = place
 
-    def take(self, *arguments: object) -> Taking:  # type: ignore[override]  # passed on as they are
+    def take(self, *arguments: object) -> Taking:
         if self.place == "before":
             raise LedgerUnreachable
         taking = super().take(*arguments)  # type: ignore[arg-type]
