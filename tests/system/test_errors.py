@@ -53,11 +53,11 @@ def test_a_daemon_that_nothing_can_reach_hears_of_it(world: World) -> None:
 
 def test_a_daemon_that_is_told_hears_of_it(world: World) -> None:
     """The sandbox delivers, signed, twice and in any order; the daemon acknowledges once it is in the ledger."""
-    refuse_two(world)
     world.sink["reports"] = {"poll": "off"}
     world.sink["webhook_secret"] = SECRET
     daemon, url = listening_daemon(world)
     world.sandbox.add_webhook(url, SECRET, twice=True, out_of_order=True)
+    refuse_two(world)  # a webhook is told of what comes after it
     until(lambda: refused(world) == 2, "both events are refused", seen=lambda: daemon.err[-2000:])
     assert {each["customer"] for each in parked(world)} == {"cus_1", "cus_4"}
 
@@ -73,11 +73,11 @@ def test_a_daemon_that_is_told_hears_of_it(world: World) -> None:
 
 def test_a_forged_delivery_is_turned_away(world: World) -> None:
     """Signed with another secret: 400, said, and nothing is written."""
-    refuse_two(world)
     world.sink["reports"] = {"poll": "off"}
     world.sink["webhook_secret"] = SECRET
     daemon, url = listening_daemon(world)
     world.sandbox.add_webhook(url, "whsec_of_somebody_else", attempts=1)
+    refuse_two(world)  # a webhook is told of what comes after it
     daemon.logged("webhook_refused", sink="stripe")
     told = until(world.sandbox.webhook_deliveries, "the sandbox has an answer")
     assert told[0]["status"] == 400

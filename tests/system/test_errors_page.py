@@ -21,7 +21,7 @@ def test_the_page_on_errors_shows_what_works(world: World, tmp_path: Path) -> No
     assert world.ledger_url is not None
     world.use("cus_0", 3, minute=0)
     world.use("cus_1", 4, minute=0)
-    world.sandbox.set_faults(reject_customers=["cus_1"], reject_after_seconds=0)
+    world.sandbox.set_faults(reject_customers=["cus_1"], reject_after_seconds=8)
     world.sandbox.set_rules(report_window_seconds=0)
     (tmp_path / "aggregator.yaml").write_text(shown(world))
     daemon = world.start_process(
