@@ -30,7 +30,9 @@ from aggregator.collection import Collection
 from aggregator.config import Meter
 from aggregator.delivery import Delivered
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.listening import Listening
 from aggregator.reconciliation import Reconciled, Reconciliation
+from aggregator.webhook import Address
 from aggregator.wiring import App
 
 LANES = 3
@@ -66,10 +68,14 @@ def period(meter: Meter) -> timedelta:
 
 
 class Daemon:
-    """Runs until it is told to stop. `build` gives a fresh App from the files as they are then."""
+    """Runs until it is told to stop. `build` gives a fresh App from the files as they are then.
 
-    def __init__(self, build: Build, clock: Clock) -> None:
+    `address` is where sinks' messages are delivered to, None for nowhere.
+    """
+
+    def __init__(self, build: Build, clock: Clock, address: Address | None = None) -> None:
         self._build = build
+        self._address = address
         self._clock = clock
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._log = log.logger()
@@ -81,7 +87,7 @@ class Daemon:
             app = building.__enter__()
             while True:
                 with building_closed(building):
-                    work = Work(app, self._clock)
+                    work = Work(app, self._clock, self._address)
                     work.start()
                     told, replacement = self._wait()
                     work.stop()
@@ -149,8 +155,9 @@ def building_closed(building: AbstractContextManager[App]) -> Iterator[None]:
 class Work:
     """One App at work: the scheduler for its meters, the lanes for its sinks."""
 
-    def __init__(self, app: App, clock: Clock) -> None:
+    def __init__(self, app: App, clock: Clock, address: Address | None = None) -> None:
         self._app = app
+        self._listening = Listening(app, clock, address)
         self._clock = clock
         self._stopping = threading.Event()
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
@@ -190,6 +197,7 @@ class Work:
                 id=f"sink {sink}",
                 next_run_time=self._clock(),
             )
+        self._listening.start(self._scheduler)
         self._scheduler.start()
         for lane in self._lanes:
             lane.start()
@@ -216,6 +224,7 @@ class Work:
                 condition.notify_all()
         for lane in self._lanes:
             lane.join(max(0.0, until - monotonic()))
+        self._listening.stop(until)
         self._scheduler.shutdown(wait=False)
         with self._idle:
             self._idle.wait_for(lambda: not self._collecting, max(0.0, until - monotonic()))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection import Collection
 from aggregator.config import Config, StripeSink, fingerprint
@@ -20,8 +21,11 @@ from aggregator.delivery import Delivery
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SourceError
 from aggregator.heartbeat import Heartbeat
+from aggregator.intake import Intake
+from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.intake import Intake as Notices
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
@@ -33,7 +37,7 @@ from aggregator.sinks import Sink
 from aggregator.source import Source
 
 if TYPE_CHECKING:
-    from aggregator.sinks.stripe import Desk, StripeMeter
+    from aggregator.sinks.stripe import Desk, StripeMeter, StripeTeller
     from aggregator.sinks.stripe import StripeSink as Stripe
 
 CLOCK_SKEW = timedelta(seconds=60)
@@ -60,6 +64,8 @@ class Ledger:
     passes: Passes
     outbox: Outbox
     doubts: Doubts
+    notices: Notices
+    cancellations: Cancellations
     reports: Reports
 
 
@@ -78,6 +84,8 @@ class App:
     """Sinks that could not be asked whether they fit, and why."""
     looked: dict[str, tuple[Definition, ...]]
     """For whoever only looks: how each meter would be read, which the ledger does not know."""
+    tellers: "dict[str, StripeTeller]"
+    """Sinks that tell what they find invalid later, and take events back on demand."""
 
     def definitions(self, meter: str) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
@@ -90,6 +98,16 @@ class App:
     def reconciliation(self, sink: str) -> Reconciliation:
         """Return what reads a sink back; one at a time per sink is enough."""
         return Reconciliation(self.ledger.doubts, self.sinks[sink], self.sink_ids[sink])
+
+    def intake(self, sink: str) -> Intake:
+        """Return what takes in what a sink tells by itself, for one of `tellers`."""
+        return Intake(self.ledger.notices, self.tellers[sink], self.sinks[sink], self.sink_ids[sink])
+
+    def cancelling(self, sink: str) -> Cancelling:
+        """Return what looks after cancellations at a sink, for one of `tellers`."""
+        return Cancelling(
+            self.ledger.cancellations, self.tellers[sink], self.sinks[sink], self.sink_ids[sink]
+        )
 
     def strangers(self, now: datetime) -> list[dict[str, object]]:
         """Return the meters that the ledger knows and the configuration does not, as far as they can still be billed."""
@@ -147,6 +165,8 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Passes(database, lease, monotonic, pin),
         Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
         Doubts(database),
+        Notices(database),
+        Cancellations(database),
         Reports(database),
     )
 
@@ -169,7 +189,8 @@ def build(
         sources = {key: _source(config, key, name) for key in config.sources}
         for source in sources.values():
             stack.callback(source.close)
-        sinks: dict[str, Sink] = {key: build_sink(config, key) for key in config.sinks}
+        built = {key: build_sink(config, key) for key in config.sinks}
+        sinks: dict[str, Sink] = dict(built)
         for sink in sinks.values():
             stack.callback(sink.close)
         if verify:
@@ -191,6 +212,7 @@ def build(
             {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
             unverified,
             looked,
+            {key: build_teller(config, key, sink) for key, sink in built.items()},
         )
 
 
@@ -312,6 +334,19 @@ def build_desk(config: Config, name: str) -> "Desk | None":
                 timeout=sink.timeout,
                 meters=_stripe_meters(config, name),
             )
+
+
+def build_teller(config: Config, name: str, sink: "Stripe") -> "StripeTeller":
+    """Return what listens to a sink, and cancels there, over the sink's connections."""
+    from aggregator.sinks.stripe import StripeTeller
+
+    configured = config.sinks[name]
+    return StripeTeller(
+        sink,
+        _stripe_meters(config, name),
+        secrets=configured.webhook_secrets_revealed(),
+        livemode=configured.mode == "live",
+    )
 
 
 def _stripe_meters(config: Config, sink: str) -> "dict[str, StripeMeter]":

@@ -16,6 +16,7 @@ from aggregator import __version__
 from aggregator.cli import (
     adopt,
     backfill,
+    cancel,
     check,
     demo,
     events,
@@ -64,6 +65,9 @@ for command in (
     selftest.selftest,
 ):
     cli.add_command(command)
+
+
+events.events.add_command(cancel.cancel)
 
 
 def main() -> None:

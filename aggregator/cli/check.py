@@ -1,5 +1,6 @@
 """`aggregator check`: everything that can be known before the first event is sent."""
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +13,12 @@ from aggregator.cli.terms import findings_of
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.model import Fence
+    from aggregator.sinks.stripe import StripeSink
     from aggregator.source import Source
+
+
+SHORT = dt.timedelta(minutes=1)
+"""Enough to see whether a sink lets itself be asked."""
 
 
 class Finding(NamedTuple):
@@ -155,11 +161,13 @@ def _sinks(config: "Config") -> Iterator[Finding]:
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
         sink = build_sink(config, name)
+        deaf = None
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         problems = []
         try:
             problems += sink.preflight(meters)
             accounts[name] = sink.account()
+            deaf = _deaf(config, name, sink)
         except SinkError as error:
             problems.append(str(error))
         finally:
@@ -168,6 +176,8 @@ def _sinks(config: "Config") -> Iterator[Finding]:
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
             yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({len(meters)})")
+        if deaf:
+            yield Finding(f"sink {name}", "note", deaf)
         yield from _key(config, name, answers=name in accounts)
     for problem in counted_twice(config, accounts):
         yield Finding("sinks", "wrong", problem)
@@ -196,3 +206,23 @@ def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
         if each.standing == "renamed":
             text = f"the Stripe meter with event name {each.event_name} {each.differences[0].text}"
             yield Finding(f"meter {each.meter}", "note", text)
+
+
+def _deaf(config: "Config", name: str, sink: "StripeSink") -> str | None:
+    """Say why we would not hear of what a sink finds invalid later; None if we do."""
+    from aggregator.clock import utcnow
+    from aggregator.errors import SinkError
+    from aggregator.model import Span
+    from aggregator.wiring import build_teller
+
+    configured = config.sinks[name]
+    if not configured.reports.poll:
+        if configured.webhook_secret:
+            return None
+        return "nobody hears of what it finds invalid after it took it: set `reports: poll:`, or `webhook_secret`"
+    now = utcnow()
+    try:
+        build_teller(config, name, sink).listed(Span(now - SHORT, now))
+    except SinkError as error:
+        return f"it does not tell what it finds invalid after it took it; everything else works: {error}"
+    return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.common import config_option, json_option, load_config, write_json
+from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.wiring import App
@@ -27,8 +28,9 @@ class Once(IntEnum):
 @config_option
 @click.option("--once", is_flag=True, help="Make one pass of every meter, send what is due, and exit.")
 @click.option("--verbose", is_flag=True, help="Log passes that changed nothing, too.")
+@click.option("--web", metavar="HOST:PORT", help="Take what Stripe delivers there, and answer /healthz.")
 @json_option
-def run(config_path: Path, *, once: bool, verbose: bool, as_json: bool) -> None:
+def run(config_path: Path, *, once: bool, verbose: bool, web: str | None, as_json: bool) -> None:
     """Collect and deliver: as a daemon until stopped, or --once.
 
     SIGTERM and SIGINT finish or release what is held; SIGHUP reloads the configuration. The daemon logs to standard
@@ -42,14 +44,18 @@ def run(config_path: Path, *, once: bool, verbose: bool, as_json: bool) -> None:
     from aggregator.wiring import build
 
     log.configure(verbose=verbose)
+    if once and web:
+        raise UsageError("--web belongs to the daemon: leave out --once.")
     config = load_config(config_path)
     if once:
         with build(config, verify=True) as app:
             outcome = run_once(app, as_json=as_json)
         raise click.exceptions.Exit(outcome)
     from aggregator.daemon import Daemon
+    from aggregator.webhook import Address
 
-    told = Daemon(lambda: build(load_config(config_path), verify=True), utcnow).run()
+    address = Address(web) if web else None
+    told = Daemon(lambda: build(load_config(config_path), verify=True), utcnow, address).run()
     signal.signal(told, signal.SIG_DFL)
     os.kill(os.getpid(), told)
 
@@ -103,6 +109,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     from aggregator.errors import AggregatorError
 
     logger = log.logger()
+    _hear(app, sink, outcomes)
     try:
         reconciled = app.reconciliation(sink).run_once(utcnow())
         tell_reconciled(logger, sink, reconciled)
@@ -127,3 +134,27 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     outcomes += [Once.WORK_LEFT] * bool(waiting)
     outcomes += [Once.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
     return {**delivered.figures(), "waiting": waiting}
+
+
+def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
+    """Take in what a sink tells by itself, and look after cancellations there; add whether a person is needed."""
+    from aggregator import log
+    from aggregator.clock import utcnow
+    from aggregator.errors import AggregatorError
+    from aggregator.telling import tell_round, tell_taken
+
+    if sink not in app.tellers:
+        return
+    logger = log.logger()
+    try:
+        if app.config.sinks[sink].reports.poll:
+            taken = app.intake(sink).run_once(utcnow())
+            tell_taken(logger, sink, taken)
+            if taken.refused:
+                logger.warning(log.REPORTS_REFUSED, sink=sink, reason=taken.refused)
+            outcomes += [Once.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
+        cancelled = app.cancelling(sink).run_once(utcnow())
+        tell_round(logger, sink, cancelled)
+        outcomes += [Once.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)
+    except AggregatorError as error:
+        logger.error(log.REPORTS_FAILED, sink=sink, reason=str(error))

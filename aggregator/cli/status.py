@@ -21,6 +21,8 @@ from aggregator.cli.terms import tell_feeds
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.lateness import Late
+    from aggregator.ledger.cancelling import Wanted
+    from aggregator.ledger.intake import Heard
     from aggregator.ledger.reports import Standing, Stranger
 
 LATENESS_WITHIN = dt.timedelta(days=14)
@@ -62,6 +64,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         unread = ledger.reports.unread(limit)
         strangers = ledger.reports.strangers(config.meters, now - STILL_BILLABLE)
         lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
+        heard = ledger.notices.standings()
+        wanted = ledger.cancellations.wanted(limit=limit)
     suggestions = _suggestions(config, lateness)
     notes = list(tell_feeds(config, standings, now))
     if as_json:
@@ -76,6 +80,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "removed": [row._asdict() for row in strangers],
                 "notes": notes,
                 "suggestions": suggestions,
+                "heard": [row._asdict() for row in heard],
+                "cancellations": [row._asdict() for row in wanted],
                 "stopped": stopped,
                 "unguarded": unguarded,
             }
@@ -93,7 +99,14 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         click.echo(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in standings if row.halted}.values():
         click.echo(f"Sink {row.sink} is halted: {row.halted}")
-    for line in (*_waiting(standings, now), *notes, *_removed(strangers), *suggestions):
+    for line in (
+        *_waiting(standings, now),
+        *notes,
+        *_removed(strangers),
+        *_deaf(heard),
+        *_wanted(wanted),
+        *suggestions,
+    ):
         click.echo(line)
     if unread:
         show_table(
@@ -168,6 +181,27 @@ def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:
             f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, {row.waiting} "
             f"event(s) to be sent, {row.parked} parked. Nobody reads its windows again; put it back, or let it run out."
         )
+
+
+def _deaf(heard: "Iterable[Heard]") -> Iterator[str]:
+    for row in heard:
+        if row.refused_reason:
+            yield (
+                f"Sink {row.sink} does not tell what it finds invalid, since {shown(row.refused_at)}: {row.refused_reason} "
+                "Everything else goes on. See docs/errors.md."
+            )
+
+
+def _wanted(wanted: "Iterable[Wanted]") -> Iterator[str]:
+    for row in wanted:
+        whose = f"Event {row.event} ({row.delta} for {row.customer} of {row.meter})"
+        if row.state == "lapsed":
+            yield (
+                f"{whose}: nobody can tell whether it is cancelled: {row.answer}. Look at the sink, then "
+                f"`aggregator events cancel {row.event} --gone` or `--still-there`."
+            )
+        else:
+            yield f"{whose} is being cancelled since {shown(row.asked_at)}: {row.answer or 'not asked yet'}."
 
 
 def _suggestions(config: "Config", lateness: "Mapping[str, Mapping[int, Late]]") -> list[str]:

@@ -125,6 +125,8 @@ class _Assembly:
 
     def _sink(self, section: Section) -> Sink | None:
         data = section.resolved("api_key", LONGEST_SECRET, needed=True)
+        signed = section.resolved("webhook_secret", LONGEST_SECRET, needed=False)
+        data |= {key: signed[key] for key in signed.keys() & {"webhook_secret"}}
         return section.build(SINK_TYPES.get(str(data.get("type")), StripeSink), data)
 
     def _meter(self, section: Section) -> Meter | None:

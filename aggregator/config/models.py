@@ -21,7 +21,9 @@ from aggregator.config.values import (
     API_KEY,
     DatabaseUrl,
     Duration,
+    Interval,
     PostgresUrl,
+    SigningSecrets,
     StripeKey,
     WebAddress,
     ZoneOfColumns,
@@ -119,6 +121,16 @@ def _mode_of_the_key(mode: str, info: ValidationInfo) -> str:
     return mode
 
 
+class StripeReports(Block):
+    """How we hear of what Stripe finds invalid after it has taken it."""
+
+    poll: Interval = Field(
+        default=parse_duration("5m"),
+        description="How often Stripe is asked for its reports on invalid events, or `off`.",
+        examples=["1m", "off"],
+    )
+
+
 class StripeSink(Block):
     """Stripe's meter events."""
 
@@ -154,6 +166,21 @@ class StripeSink(Block):
     max_in_flight: int = Field(
         default=256, ge=1, description="How many calls may wait for their answer at once.", examples=[256]
     )
+    reports: StripeReports = Field(
+        default=StripeReports(),
+        description="How Stripe is asked for its reports on invalid events.",
+        examples=[{"poll": "1m"}],
+    )
+    webhook_secret: SigningSecrets | None = Field(
+        default=None,
+        description="Signing secret of the event destination at Stripe that leads to `run --web`; several with commas.",
+        examples=["${STRIPE_WEBHOOK_SECRET}"],
+    )
+    webhook_secret_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the secret, instead of `webhook_secret`; relative to this file.",
+        examples=["/run/secrets/stripe_webhook_secret"],
+    )
 
     @property
     def calls_per_second(self) -> int:
@@ -163,6 +190,11 @@ class StripeSink(Block):
     def api_key_revealed(self) -> str:
         """Return the key in clear."""
         return self.api_key.get_secret_value()
+
+    def webhook_secrets_revealed(self) -> tuple[str, ...]:
+        """Return the signing secrets in clear; none if no webhook is set up."""
+        text = self.webhook_secret.get_secret_value() if self.webhook_secret else ""
+        return tuple(text.replace(",", " ").split())
 
 
 Sink = StripeSink

@@ -45,6 +45,7 @@ def json_schema() -> dict[str, object]:
     for sink in SINK_TYPES.values():
         _choose_one(blocks[sink.__name__], "api_key", "api_key_file")
     _not_both(blocks["Ledger"], "url", "url_file")
+    _not_both(blocks["StripeSink"], "webhook_secret", "webhook_secret_file")
     _loosen_meter(blocks)
     _name_the_blocks(schema)
     return {"$schema": DIALECT, **_tidy(schema), "title": "aggregator configuration"}

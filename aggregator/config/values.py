@@ -55,6 +55,26 @@ Duration = Annotated[
 ]
 
 
+OFF = dt.timedelta(0)
+
+
+def _interval(value: object) -> object:
+    """Read a duration, or `off`."""
+    interval = OFF if value == "off" else _duration(value)
+    if isinstance(interval, dt.timedelta) and OFF < interval < dt.timedelta(seconds=5):
+        raise refuse("is too short: 5s is the least; `off` is for never")
+    return interval
+
+
+Interval = Annotated[
+    dt.timedelta,
+    BeforeValidator(_interval),
+    PlainSerializer(lambda value: format_duration(value) if value else "off", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": f"^(off|(?=.){DURATION_PATTERN})$"}),
+]
+"""How often something is done; zero, written `off`, is never."""
+
+
 def at_least(text: str) -> AfterValidator:
     """Refuse a duration shorter than this."""
     least = parse_duration(text)
@@ -195,6 +215,19 @@ def _stripe_key(key: SecretStr) -> SecretStr:
 
 
 StripeKey = Annotated[SecretStr, AfterValidator(_stripe_key)]
+
+
+def _signing_secrets(text: SecretStr) -> SecretStr:
+    secrets = text.get_secret_value().replace(",", " ").split()
+    if not secrets or not all(re.fullmatch(r"whsec_\S+", secret) for secret in secrets):
+        raise refuse(
+            "must be the signing secret of an event destination at Stripe, which starts with whsec_; several are separated "
+            "by commas"
+        )
+    return text
+
+
+SigningSecrets = Annotated[SecretStr, AfterValidator(_signing_secrets)]
 
 
 _ADDRESS_HINT = "must be an address such as `https://api.stripe.com` or `http://127.0.0.1:12111`"

@@ -40,8 +40,12 @@ select feed.id, meter.name, event.customer, date_trunc('minute', event.at) as mi
 
 # All events of a customer in a span, by way of the slots whose windows touch it: an event lies inside its window. What was
 # given up after it had left, and was never rejected, may be there nevertheless; what was planned in shadow cannot be.
+# What is being cancelled is on its way, too.
 LOOK = """
-select event.id, event.at, event.delta, event.state::text,
+select event.id, event.at, event.delta,
+       case when exists (select from aggregator.cancellation
+                          where cancellation.event_id = event.id and cancellation.settled_at is null)
+            then 'sending' else event.state::text end,
        coalesce(event.attempted_at, event.settled_at, event.exposed_at),
        event.state = 'in_doubt'
            or (event.state = 'accepted' and %(received_end)s::timestamptz is not null
@@ -150,14 +154,14 @@ class Doubts:
         values = {"sink_id": sink_id, "now": now, "proof": proof, "limit": limit}
         with self._database.transaction() as connection:
             return [
-                _excerpt(connection, feed, meter, customer, Span(minute, minute + dt.timedelta(minutes=1)))
+                excerpt_of(connection, feed, meter, customer, Span(minute, minute + dt.timedelta(minutes=1)))
                 for feed, meter, customer, minute in connection.execute(OPEN, values).fetchall()
             ]
 
     def look(self, readback: Readback, customer: str, span: Span) -> Excerpt:
         """Return all events of a customer in a span, those in question marked that a read-back is about."""
         with self._database.transaction() as connection:
-            return _excerpt(
+            return excerpt_of(
                 connection, readback.feed, readback.meter, customer, span, _widened(readback.received)
             )
 
@@ -248,9 +252,10 @@ class Doubts:
             connection.execute(PUT_OFF_READBACK, {"id": readback.id, "due_at": due_at})
 
 
-def _excerpt(
+def excerpt_of(
     connection: Connection, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
 ) -> Excerpt:
+    """Return all events of a customer of a feed in a span, within a transaction."""
     values = {
         "feed": feed,
         "customer": customer,
@@ -268,7 +273,9 @@ def _excerpt(
 
 
 def _again(connection: Connection, excerpt: Excerpt) -> Excerpt:
-    return _excerpt(connection, excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received)
+    return excerpt_of(
+        connection, excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received
+    )
 
 
 def _widened(received: Span) -> Span:

@@ -130,12 +130,18 @@ def take_report(
 
 def refuse_missing(connection: Connection, events: list[EventId], why: str, now: dt.datetime) -> int:
     """Refuse accepted events that the sink's totals lack, within a transaction; return how many."""
+    return len(refuse_known(connection, events, f"accepted, but not in the sink's own totals: {why}", now))
+
+
+def refuse_known(
+    connection: Connection, events: list[EventId], reason: str, now: dt.datetime
+) -> list[EventId]:
+    """Refuse accepted events that are known not to count at the sink, within a transaction; return those that were."""
     if not events:
-        return 0
+        return []
     events = [EventId(row[0]) for row in connection.execute(FIND_MISSING, {"events": events})]
-    reason = f"accepted, but not in the sink's own totals: {why}"
     connection.execute(RECORD_FOUND_MISSING, {"events": events, "reason": reason, "now": now})
-    return len(_refuse(connection, events, [reason] * len(events), now))
+    return _refuse(connection, events, [reason] * len(events), now)
 
 
 def reject(

@@ -41,8 +41,8 @@ FAULTS: dict[str, object] = {
 REACH_SECONDS = 20.0
 """A daemon starts in a second or two, and waits at most five for the leases of the one before."""
 
-QUIET_SECONDS = 300.0
-"""What the last one killed had claimed is due again after 41 seconds; the rest is for sending it, on a slow machine."""
+QUIET_SECONDS = 480.0
+"""An event without an answer waits up to five minutes for its next attempt (`retry`); the rest is for sending it."""
 
 STOP_SECONDS = 25.0
 LOOK_SECONDS = 0.1

@@ -75,6 +75,7 @@ def once(example: World, name: str) -> None:
         "LEDGER_URL": example.ledger_url or "",
         "SANDBOX_URL": example.sandbox.url,
         "STRIPE_API_KEY": "sk_live_sandbox",
+        "STRIPE_WEBHOOK_SECRET": "whsec_of_a_test",
         "CREDENTIALS_DIRECTORY": str(example.directory),
         "START_AT": f"{example.start:%Y-%m-%dT%H:%MZ}",
     }

@@ -31,6 +31,7 @@ def env(tmp_path: Path) -> dict[str, str]:
         "LEDGER_URL": "postgresql://aggregator@db/ledger",
         "SANDBOX_URL": "http://127.0.0.1:12111",
         "STRIPE_API_KEY": "rk_live_1",
+        "STRIPE_WEBHOOK_SECRET": "whsec_1",
         "START_AT": "2026-11-01T00:00Z",
         "CREDENTIALS_DIRECTORY": str(tmp_path),
     }

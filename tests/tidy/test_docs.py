@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "LEDGER_URL": "postgresql://aggregator@db/ledger",
     "STRIPE_API_KEY": "rk_live_1",
     "NEXT_API_KEY": "rk_live_2",
+    "STRIPE_WEBHOOK_SECRET": "whsec_1",
 }
 
 
@@ -108,7 +109,7 @@ def keys() -> dict[str, dict[str, Any]]:
         "## Top level": schema["properties"],
         "## ledger": found["Ledger"],
         "## sources": found["Source"],
-        "## sinks": found["StripeSink"],
+        "## sinks": found["StripeSink"] | found["StripeReports"],
         "## meters": found["Meter"] | found["StripeEvent"] | found["FedSink"],
     }
 

@@ -5,6 +5,10 @@ dispatch.py  which event goes next: pace, calls in flight, one call per customer
 courier.py   one event, one call, one judgement
 verdicts.py  what each of Stripe's answers means; pure
 account.py   what the account says of its meters: preflight and totals
+teller.py    what it tells by itself and takes back, as the rest knows it
+messages.py  its messages: listed, fetched, delivered and signed
+reports.py   what a message on invalid events says; pure
+cancelling.py  one event taken back
 client.py    the official library, set up our way
 loop.py      the event loop on a thread of its own
 
@@ -19,5 +23,6 @@ permissions.py     what the key may do
 from aggregator.sinks.stripe.desk import Desk
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.sink import StripeSink
+from aggregator.sinks.stripe.teller import StripeTeller
 
-__all__ = ["Desk", "StripeMeter", "StripeSink"]
+__all__ = ["Desk", "StripeMeter", "StripeSink", "StripeTeller"]

@@ -71,7 +71,7 @@ class Account:
         except SinkError:
             raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._raise(error)
+            self.fail(error)
         return [
             compare(name, meter, known.get(meter.event_name), livemode=self._livemode)
             for name, meter in wanted.items()
@@ -90,7 +90,7 @@ class Account:
             told = self._client.describe(error)
             if isinstance(told, Refusal) and told.status == FORBIDDEN and told.code not in KEY_CODES:
                 return None
-            self._raise(error)
+            self.fail(error)
         name = getattr(found, "id", None)
         if not isinstance(name, str) or not name.startswith("acct_"):
             raise SinkError(f"Stripe's answer to sink {self._sink} does not name an account.")
@@ -142,7 +142,7 @@ class Account:
             except SinkError:
                 raise
             except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-                self._raise(error)
+                self.fail(error)
             for row in rows:
                 yield row
             if not more:
@@ -188,7 +188,8 @@ class Account:
             or f"Stripe did not say what sink {self._sink} asked: {describe(told)}."
         )
 
-    def _raise(self, error: Exception) -> NoReturn:
+    def fail(self, error: Exception) -> NoReturn:
+        """Raise what an error of a call means: SinkUnreachable, SinkHalted or SinkError."""
         told = self._client.describe(error)
         sentence = self._sentence(told)
         if isinstance(told, Silence) or told.status >= 500 or told.status == 429:

@@ -1,8 +1,8 @@
 """The official library, set up our way, and what its errors say.
 
 Rules
-- It repeats nothing by itself: each attempt is ours, recorded beforehand. As it makes a new Idempotency-Key for every
-  call, no saved answer (docs.stripe.com/api/idempotent_requests) can stand in for the truth.
+- It repeats nothing by itself: each attempt is ours, recorded beforehand. It makes a new Idempotency-Key for every call that
+  brings none of its own.
 - The API version is pinned here, not by the release of the library that happens to be installed.
 - All its addresses follow `api_base`, so that nothing meant for a sandbox can reach Stripe.
 - It writes no log below a warning: at INFO it has two lines per call, with customers' ids in Stripe's messages.

@@ -3,10 +3,13 @@
 Rules
 - The bytes are a function of the event and of its meter's settings: nothing else goes in, above all no clock, so that an
   event which is sent again is the same.
+- Each attempt has an `Idempotency-Key` of its own, so that no saved answer (docs.stripe.com/api/idempotent_requests) can
+  stand in for the truth. It begins with the event's identifier: a report on invalid events may name either (`reports`).
 - Numbers go out as plain digits: no exponent, which Stripe's parser is not known to take.
 - Whatever breaks once the call has begun leaves open whether it arrived.
 """
 
+import secrets
 from collections.abc import Mapping
 
 from aggregator import points
@@ -28,6 +31,11 @@ def payload(event: Event, meter: StripeMeter) -> dict[str, str]:
     """Return what is said of the customer: by how much it used more, or where its window stands if events replace."""
     quantity = event.total if meter.replaces else event.delta
     return {meter.customer_key: event.customer, meter.value_key: plain(quantity)}
+
+
+def fresh_key(identifier: str) -> str:
+    """Return an `Idempotency-Key` for one attempt: never used before, and telling whose it is."""
+    return f"{identifier}.{secrets.token_hex(8)}"
 
 
 class Courier:
@@ -66,7 +74,8 @@ class Courier:
                 "identifier": event.identifier,
                 "timestamp": int(event.at.timestamp()),
                 "payload": payload(event, meter),
-            }
+            },
+            {"idempotency_key": fresh_key(event.identifier)},
         )
         points.passing("answer_unread")
         response = answer.last_response

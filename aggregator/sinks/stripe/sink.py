@@ -9,11 +9,11 @@ Rules
 import asyncio
 import datetime as dt
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from aggregator import clock
 from aggregator.errors import SinkHalted
@@ -25,6 +25,8 @@ from aggregator.sinks.stripe.courier import Courier
 from aggregator.sinks.stripe.dispatch import Batch, Dispatcher
 from aggregator.sinks.stripe.loop import LoopThread
 from aggregator.sinks.stripe.meter import StripeMeter
+
+Answered = TypeVar("Answered")
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,
@@ -155,6 +157,11 @@ class StripeSink:
         """
         line = self._open()
         return line.thread.call(line.account.breakdown(meter, customer, span, step))
+
+    def ask(self, question: Callable[[Client, Account], Coroutine[Any, Any, Answered]]) -> Answered:
+        """Have something asked of Stripe beside the events, on the same connections; return or raise what comes of it."""
+        line = self._open()
+        return line.thread.call(question(line.client, line.account))
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""

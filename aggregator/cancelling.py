@@ -1,0 +1,231 @@
+"""Cancelling: events that a person wants back from a sink are asked for, until it is known what became of them.
+
+Rules
+- The try is on record before the sink is asked, and no ledger transaction is open meanwhile.
+- Nothing is planned again before the cancellation is known to be done: by the sink's word that it is complete, or because
+  its own totals no longer show the event. So the sink may hold less for a while, and never more.
+- A sink's totals lag behind. That they lack the event proves something if they showed it before, or once the time has passed
+  within which they surely would.
+- What brought no usable answer is asked again for as long as the sink can cancel. After that its totals decide; and if they
+  cannot tell, a person does, with the figures.
+"""
+
+import datetime as dt
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol
+
+from aggregator import proof
+from aggregator.errors import SinkError
+from aggregator.ledger.cancelling import Candidate, Wanted
+from aggregator.model import ZERO, Answer, Limits, Span
+from aggregator.proof import Excerpt, Finding
+from aggregator.told import Cancelled
+
+CANCELS_WITHIN = dt.timedelta(hours=23)
+"""Stripe cancels what it received within 24 hours (docs.stripe.com/billing/subscriptions/usage-based/meters/configure).
+
+The hour is for clocks that differ and for requests that arrive late.
+"""
+
+TRY_HOLD = dt.timedelta(minutes=2)
+"""How long nobody else tries: longer than any answer takes."""
+
+TRY_AGAIN = dt.timedelta(minutes=1)
+LOOK_AGAIN = dt.timedelta(minutes=15)
+"""How soon the totals are looked at again, and how long they have at least to move after the sink was asked."""
+
+AT_ONCE = 100
+
+COUNTS = ("done", "taken", "refused", "again", "lapsed")
+
+
+class Sink(Protocol):
+    """What cancelling asks of a sink's totals."""
+
+    def limits_for(self, meter: str) -> Limits: ...  # noqa: D102
+    def total(self, meter: str, customer: str, span: Span) -> Decimal: ...  # noqa: D102
+
+
+class Teller(Protocol):
+    """What cancelling asks of a sink."""
+
+    def cannot_cancel(self, meter: str) -> str | None: ...  # noqa: D102
+    def cancel(self, meter: str, identifier: str) -> Cancelled: ...  # noqa: D102
+
+
+class Ledger(Protocol):
+    """What cancelling asks of the ledger."""
+
+    def wanted(  # noqa: D102
+        self,
+        sink_id: int | None = None,
+        *,
+        now: dt.datetime | None = None,
+        events: Sequence[int] | None = None,
+        limit: int,
+    ) -> list[Wanted]: ...
+    def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None: ...  # noqa: D102
+    def answered(  # noqa: D102
+        self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+    ) -> bool: ...
+    def seen(self, wanted: Wanted, now: dt.datetime) -> None: ...  # noqa: D102
+    def look(self, wanted: Wanted) -> Excerpt: ...  # noqa: D102
+    def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class Round:
+    """What one round did: how many events were taken back, how many the sink has taken on, and so on."""
+
+    done: int = 0
+    taken: int = 0
+    refused: int = 0
+    again: int = 0
+    lapsed: int = 0
+    troubles: list[str] = field(default_factory=list)
+    """What a person should look at: what the sink refused, and what nobody can tell."""
+
+    def figures(self) -> dict[str, int]:
+        """Return what is worth a line in the log."""
+        return {name: count for name in COUNTS if (count := getattr(self, name))}
+
+
+def hindrance(candidate: Candidate, teller: Teller, now: dt.datetime) -> str | None:
+    """Say why an event cannot be cancelled; None if it can."""
+    if candidate.open:
+        return "it is being cancelled already"
+    if candidate.state not in ("accepted", "confirmed"):
+        return f"it is {candidate.state.replace('_', ' ')}: only what the sink has accepted can be cancelled"
+    if candidate.delta < 0:
+        return "it lowers a bill: without it the sink would hold more than was used"
+    if now - candidate.received_at > CANCELS_WITHIN:
+        return (
+            f"the sink may have received it at {candidate.received_at:%Y-%m-%d %H:%M}Z, and cancels nothing older than "
+            "a day: correct the source, and release the correction"
+        )
+    return teller.cannot_cancel(candidate.meter)
+
+
+class Cancelling:
+    """Looks after the cancellations at one sink. Several at once do no harm: a try belongs to one of them."""
+
+    def __init__(self, ledger: Ledger, teller: Teller, sink: Sink, sink_id: int) -> None:
+        self._ledger = ledger
+        self._teller = teller
+        self._sink = sink
+        self._sink_id = sink_id
+        self._stopping = threading.Event()
+
+    def run_once(self, now: dt.datetime, events: Sequence[int] | None = None) -> Round:
+        """Look after what is due by `now`; with `events`, after these only."""
+        result = Round()
+        for wanted in self._ledger.wanted(self._sink_id, now=now, events=events, limit=AT_ONCE):
+            if self._stopping.is_set():
+                break
+            if wanted.state == "asked":
+                self._try(wanted, now, result)
+            else:
+                self._look(wanted, now, result)
+        return result
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        self._stopping.set()
+
+    def _try(self, wanted: Wanted, now: dt.datetime, result: Round) -> None:
+        if now - wanted.received_at > CANCELS_WITHIN:
+            self._too_late(wanted, now, result)
+            return
+        if not wanted.unsure and wanted.seen_at is None:
+            self._see(wanted, now)
+        begun = self._ledger.begin(wanted, now, now + TRY_HOLD)
+        if begun is not None:
+            self._judge(begun, self._teller.cancel(wanted.meter, wanted.identifier), now, result)
+
+    def _judge(self, wanted: Wanted, said: Cancelled, now: dt.datetime, result: Round) -> None:
+        """Record what the sink said. `wanted.unsure` is from before this try."""
+        match said.answer:
+            case Answer.ACCEPTED if said.complete:
+                result.done += self._ledger.settle(wanted, said.reason, now)
+            case Answer.ACCEPTED:
+                result.taken += 1
+                self._leave(wanted, "taken", said.reason, now, now + LOOK_AGAIN)
+            case Answer.REFUSED if wanted.unsure:
+                # An earlier try may have been carried out, and this may be the sink's way to say so.
+                result.taken += 1
+                self._leave(
+                    wanted, "taken", f"an earlier try may be done: {said.reason}", now, now + LOOK_AGAIN
+                )
+            case Answer.REFUSED:
+                result.refused += 1
+                result.troubles.append(f"event {wanted.event} stays as it is: {said.reason}")
+                self._ledger.answered(wanted, "refused", said.reason, now, now, unsure=False)
+            case Answer.BUSY | Answer.UNSENT:
+                result.again += 1
+                result.troubles.append(f"event {wanted.event} is asked for again: {said.reason}")
+                self._leave(wanted, "asked", said.reason, now, now + TRY_AGAIN)
+            case _:
+                result.again += 1
+                self._ledger.answered(wanted, "asked", said.reason, now, now + TRY_AGAIN, unsure=True)
+
+    def _leave(self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime) -> None:
+        self._ledger.answered(wanted, state, answer, now, next_at, unsure=wanted.unsure)
+
+    def _too_late(self, wanted: Wanted, now: dt.datetime, result: Round) -> None:
+        if wanted.unsure:
+            result.taken += 1
+            reason = f"no usable answer while it could be cancelled: {wanted.answer}"
+            self._leave(wanted, "taken", reason, now, now)
+        else:
+            result.refused += 1
+            reason = f"it could not be asked for within a day: {wanted.answer or 'nobody did'}"
+            result.troubles.append(f"event {wanted.event} stays as it is: {reason}")
+            self._ledger.answered(wanted, "refused", reason, now, now, unsure=False)
+
+    def _see(self, wanted: Wanted, now: dt.datetime) -> None:
+        """Note whether the sink's totals show the event, if that can be told. It costs a call, and saves a day's wait."""
+        excerpt = self._ledger.look(wanted)
+        figure = self._figure(excerpt) if len(excerpt.events) == 1 else None
+        if figure is not None and proof.agrees(excerpt, figure):
+            self._ledger.seen(wanted, now)
+
+    def _look(self, wanted: Wanted, now: dt.datetime, result: Round) -> None:
+        """See by the totals whether it is done."""
+        excerpt = self._ledger.look(wanted)
+        wait = self._sink.limits_for(wanted.meter).proof
+        figure = self._figure(excerpt) if wait is not None else None
+        if figure is None or wait is None:
+            self._leave(wanted, wanted.state, wanted.answer or "", now, now + LOOK_AGAIN)
+            return
+        if self._gone(wanted, excerpt, figure, now, wait):
+            result.done += self._ledger.settle(wanted, f"the sink has {figure} for {excerpt}", now)
+            return
+        if len(excerpt.events) == 1 and proof.agrees(excerpt, figure):
+            self._ledger.seen(wanted, now)
+        tried_at = wanted.tried_at or wanted.asked_at
+        if now < max(tried_at + wait, proof.proves_at(excerpt, now, wait)):
+            self._leave(wanted, wanted.state, wanted.answer or "", now, now + LOOK_AGAIN)
+            return
+        reason = f"the sink has {figure} for {excerpt}, and was asked to take {wanted.delta} back ({wanted.answer})"
+        result.lapsed += 1
+        result.troubles.append(f"nobody can tell whether event {wanted.event} is cancelled: {reason}")
+        self._leave(wanted, "lapsed", reason, now, now)
+
+    def _gone(
+        self, wanted: Wanted, excerpt: Excerpt, figure: Decimal, now: dt.datetime, wait: dt.timedelta
+    ) -> bool:
+        """Tell whether the sink's figure proves that the event does not count any more."""
+        if proof.proves_at(excerpt, now, wait) <= now:
+            rulings = {ruling.event: ruling.finding for ruling in proof.decide(excerpt, figure)}
+            return rulings[wanted.event] is Finding.ABSENT
+        had_time = wanted.tried_at is not None and now - wanted.tried_at >= LOOK_AGAIN
+        return len(excerpt.events) == 1 and wanted.seen_at is not None and had_time and figure == ZERO
+
+    def _figure(self, excerpt: Excerpt) -> Decimal | None:
+        try:
+            return self._sink.total(excerpt.meter, excerpt.customer, excerpt.span)
+        except SinkError:
+            return None

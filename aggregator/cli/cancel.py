@@ -1,0 +1,171 @@
+"""`aggregator events cancel`: have a sink take events back."""
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.common import config_option, json_option, load_config, show_table, write_json
+from aggregator.cli.events import some_ids_argument
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.cancelling import Cancelling, Round
+    from aggregator.ledger.cancelling import Candidate
+    from aggregator.wiring import App
+
+COLUMNS = {
+    "id": "right",
+    "meter": "left",
+    "customer": "left",
+    "window": "left",
+    "delta": "right",
+    "received": "left",
+    "reason": "left",
+}
+
+MOST = 1_000
+"""As many events as one call cancels: each costs a call or two at the sink."""
+
+
+@click.command()
+@some_ids_argument
+@click.option("--sink", required=True, help="The sink that is to take them back.")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option(
+    "--gone", "word", flag_value="gone", help="Say that the sink has taken them back, where nobody can tell."
+)
+@click.option(
+    "--still-there",
+    "word",
+    flag_value="still-there",
+    help="Say that the sink has them still, where nobody can tell.",
+)
+@config_option
+@json_option
+def cancel(
+    config_path: Path, *, ids: tuple[int, ...], sink: str, yes: bool, word: str | None, as_json: bool
+) -> None:
+    """Have a sink take back events that it accepted less than a day ago.
+
+    Correct the source first. Once the sink is known to have done it, the event is refused, and what is owed is what the
+    source says: a change of its window is planned anew, and `events release ID` plans the same again. Until then nothing
+    of it is planned, so that the sink holds less for a while, and never more.
+    """
+    from aggregator.clock import utcnow
+    from aggregator.wiring import build
+
+    if len(ids) > MOST:
+        raise UsageError(f"One call cancels {MOST} events at most.")
+    config = load_config(config_path)
+    if sink not in config.sinks:
+        raise UsageError(f"There is no sink {sink}; there are {', '.join(sorted(config.sinks))}.")
+    with build(config, name="aggregator events", verify=True, looks=True) as app:
+        if sink not in app.tellers or sink not in app.sink_ids:
+            raise UsageError(f"Sink {sink} takes nothing back, or no meter feeds it.")
+        if word is not None:
+            _take_word(app, sink, ids, gone=word == "gone", as_json=as_json)
+            return
+        chosen = _chosen(app, sink, ids)
+        if not as_json:
+            show_table(f"to be cancelled at {sink}", COLUMNS, [_row(each) for each in chosen])
+            click.echo(
+                "The sink is asked to take these back. Then each is refused, and what the source says of its window is owed."
+            )
+        if not yes:
+            if as_json:
+                raise UsageError("With --json nobody can be asked: give --yes.")
+            click.confirm("Cancel them?", abort=True)
+        events = [each.event for each in chosen]
+        asked = app.ledger.cancellations.ask(app.sink_ids[sink], events, utcnow())
+        _tell(app, sink, asked, _work(app.cancelling(sink), asked, utcnow()), as_json=as_json)
+
+
+def _work(cancelling: "Cancelling", asked: list[int], now: dt.datetime) -> "Round":
+    """Do what can be done now; the daemon, or `run --once`, goes on with the rest."""
+    from aggregator.cancelling import Round
+
+    whole = Round()
+    for event in asked:
+        part = cancelling.run_once(now, [event])
+        whole.done += part.done
+        whole.taken += part.taken
+        whole.refused += part.refused
+        whole.again += part.again
+        whole.troubles += part.troubles
+    return whole
+
+
+def _tell(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: bool) -> None:
+    left = app.ledger.cancellations.wanted(app.sink_ids[sink], events=asked, limit=MOST)
+    if as_json:
+        going_on = {each.event: each.answer for each in left}
+        write_json({"asked": asked, **result.figures(), "going_on": going_on, "troubles": result.troubles})
+    else:
+        click.echo(f"{result.done} event(s) cancelled, and owed as the source says.")
+        for each in left:
+            click.echo(
+                f"{each.event}: not known to be done yet ({each.answer}); `aggregator run` goes on with it."
+            )
+        for trouble in result.troubles:
+            click.echo(trouble, err=True)
+    if result.refused:
+        raise click.exceptions.Exit(1)
+
+
+def _chosen(app: "App", sink: str, ids: tuple[int, ...]) -> "list[Candidate]":
+    """Return the events that are meant. Raises UsageError, and does nothing, if one of them cannot be cancelled."""
+    from aggregator.cancelling import hindrance
+    from aggregator.clock import utcnow
+
+    now, teller = utcnow(), app.tellers[sink]
+    found = {each.event: each for each in app.ledger.cancellations.candidates(app.sink_ids[sink], ids)}
+    wrong = [f"{each}: no such event of sink {sink}" for each in sorted(set(ids) - found.keys())]
+    wrong += [
+        f"{event}: {reason}"
+        for event, candidate in found.items()
+        if (reason := hindrance(candidate, teller, now)) is not None
+    ]
+    if wrong:
+        raise UsageError("Nothing was cancelled.\n" + "\n".join(wrong))
+    return list(found.values())
+
+
+def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_json: bool) -> None:
+    """Settle cancellations of which nobody can tell whether they are done, on a person's word."""
+    from aggregator.clock import utcnow
+
+    now, ledger = utcnow(), app.ledger.cancellations
+    open_ones = [
+        each for each in ledger.wanted(app.sink_ids[sink], events=ids, limit=MOST) if each.state == "lapsed"
+    ]
+    done = []
+    for each in open_ones:
+        reason = f"{'gone' if gone else 'still there'} on a person's word; {each.answer}"
+        settled = (
+            ledger.settle(each, reason, now)
+            if gone
+            else ledger.answered(each, "refused", reason, now, now, unsure=False)
+        )
+        done += [int(each.event)] * settled
+    if as_json:
+        write_json({"gone" if gone else "still_there": done, "not_open": sorted(set(ids) - set(done))})
+    else:
+        click.echo(f"{len(done)} event(s) {'cancelled' if gone else 'stay as they are'}.")
+    if left := sorted(set(ids) - set(done)):
+        raise UsageError(
+            f"Not waiting for a person's word: {', '.join(map(str, left))}; see `aggregator status`."
+        )
+
+
+def _row(each: "Candidate") -> list[object]:
+    return [
+        str(each.event),
+        each.meter,
+        each.customer,
+        each.window_start,
+        each.delta,
+        each.received_at,
+        each.state,
+    ]

@@ -1,0 +1,264 @@
+"""Events that a person wants back from a sink: asked for, tried, and settled once it is known what became of them.
+
+Rules
+- What is wanted is on record before the sink is asked, and each try before it is made. A try without a recorded answer may
+  have been carried out.
+- Until it is known to be done, the event stays what it is: it counts as booked, so that nothing of it is planned again. Then
+  it is refused, like one that the sink rejected later, and its quantity is owed as the source says.
+- A correction of the same slot that is held meanwhile was made for what the sink held before. It goes with the event, and
+  the slot is read again.
+- Rows are locked in one order everywhere: meter, outbox, parked, event, feed; a cancellation comes after them.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.doubts import excerpt_of
+from aggregator.ledger.rejections import refuse_known
+from aggregator.model import EventId, Span, State
+from aggregator.proof import Excerpt
+
+MINUTE = dt.timedelta(minutes=1)
+
+CANDIDATES = """
+select event.id, meter.name, event.customer, event.window_start, event.delta, event.at, event.identifier,
+       event.state::text, coalesce(event.exposed_at, event.attempted_at, event.settled_at),
+       (select state from aggregator.cancellation where event_id = event.id and settled_at is null)
+  from aggregator.event
+  join aggregator.feed on feed.id = event.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+ where event.id = any(%(events)s) and feed.sink_id = %(sink_id)s
+ order by event.id
+"""
+
+ASK = """
+insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at)
+select event.id, %(sink_id)s, 'asked', %(now)s, %(now)s
+  from aggregator.event
+ where event.id = any(%(events)s) and event.state in ('accepted', 'confirmed')
+ order by event.id
+    on conflict (event_id) where settled_at is null do nothing
+returning event_id
+"""
+
+OPEN = """
+select cancellation.id, event.id, feed.id, meter.name, event.customer, event.delta, event.at, event.identifier,
+       coalesce(event.exposed_at, event.attempted_at, event.settled_at),
+       cancellation.state, cancellation.tries, cancellation.tried_at, cancellation.unsure, cancellation.seen_at,
+       cancellation.asked_at, cancellation.answer
+  from aggregator.cancellation
+  join aggregator.event on event.id = cancellation.event_id
+  join aggregator.feed on feed.id = event.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+ where cancellation.settled_at is null
+   and (%(sink_id)s::integer is null or cancellation.sink_id = %(sink_id)s)
+   and (%(now)s::timestamptz is null or (cancellation.state <> 'lapsed' and cancellation.next_at <= %(now)s))
+   and (%(events)s::bigint[] is null or event.id = any(%(events)s))
+ order by cancellation.next_at, cancellation.id limit %(limit)s
+"""
+
+# Nobody else tries meanwhile. Until an answer is on record, it may have been carried out.
+BEGIN = """
+update aggregator.cancellation
+   set tries = tries + 1, tried_at = %(now)s, next_at = %(until)s, unsure = true
+ where id = %(id)s and state = 'asked' and tries = %(tries)s and next_at <= %(now)s
+returning id
+"""
+
+# A state that is an end settles the row.
+ANSWERED = """
+update aggregator.cancellation
+   set state = %(state)s, answer = %(answer)s, next_at = %(next_at)s, unsure = %(unsure)s,
+       settled_at = case when %(state)s in ('done', 'refused') then %(now)s::timestamptz end
+ where id = %(id)s and settled_at is null and state = %(was)s and tries = %(tries)s
+returning event_id
+"""
+
+SEEN = "update aggregator.cancellation set seen_at = %(now)s where id = %(id)s and settled_at is null"
+
+HOLD_METER = """
+select meter.id from aggregator.meter
+ where id = (select feed.meter_id from aggregator.feed where feed.id = %(feed)s) for update
+"""
+
+LOCK_SLOT = """
+select parked.event_id from aggregator.parked
+  join aggregator.event on event.id = parked.event_id
+  join aggregator.event as gone on gone.slot_id = event.slot_id
+ where gone.id = %(event)s order by parked.event_id for update of parked
+"""
+
+TAKE_BACK_HELD = """
+with tail as (
+    select slot.feed_id, slot.window_start, slot.customer, held.id as held, held.delta,
+           (select earlier.id from aggregator.event as earlier
+             where earlier.slot_id = slot.id and earlier.id <> held.id and earlier.state <> 'void'
+             order by earlier.revision desc limit 1) as before
+      from aggregator.event as gone
+      join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
+                          and slot.customer = gone.customer
+      join aggregator.event as held on held.id = slot.tail and held.state = 'held'
+     where gone.id = %(event)s
+), unparked as (
+    delete from aggregator.parked using tail where parked.event_id = tail.held returning parked.event_id
+), voided as (
+    update aggregator.event
+       set state = 'void', settled_at = %(now)s, reason = 'it corrected an event that is cancelled'
+      from unparked where event.id = unparked.event_id and event.state = 'held'
+)
+update aggregator.slot
+   set quantity = slot.quantity - tail.delta, total = slot.total - tail.delta, tail = tail.before, replan = true
+  from tail
+ where slot.feed_id = tail.feed_id and slot.window_start = tail.window_start and slot.customer = tail.customer
+"""
+
+READ_AGAIN = """
+update aggregator.meter set reread_from = least(meter.reread_from, event.window_start)
+  from aggregator.event join aggregator.feed on feed.id = event.feed_id
+ where event.id = %(event)s and meter.id = feed.meter_id
+"""
+
+
+class Candidate(NamedTuple):
+    """An event that somebody wants back; `open` is how far that is already, if it is wanted already."""
+
+    event: int
+    meter: str
+    customer: str
+    window_start: dt.datetime
+    delta: Decimal
+    at: dt.datetime
+    identifier: str
+    state: str
+    received_at: dt.datetime
+    """When the sink may have received it first."""
+    open: str | None
+
+
+class Wanted(NamedTuple):
+    """A cancellation that is not settled."""
+
+    id: int
+    event: EventId
+    feed: int
+    meter: str
+    customer: str
+    delta: Decimal
+    at: dt.datetime
+    identifier: str
+    received_at: dt.datetime
+    state: str
+    tries: int
+    tried_at: dt.datetime | None
+    unsure: bool
+    """Whether a try may have been carried out of which no answer is known."""
+    seen_at: dt.datetime | None
+    """When the sink's totals last showed the event."""
+    asked_at: dt.datetime
+    answer: str | None
+
+
+class Cancellations:
+    """The verbs about cancellations. Each is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def candidates(self, sink_id: int, events: Sequence[int]) -> list[Candidate]:
+        """Return those of these events that went to a sink."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(CANDIDATES, {"sink_id": sink_id, "events": list(events)})
+            return [Candidate._make(row) for row in rows]
+
+    def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]:
+        """Put on record that these are wanted back; return those that count as booked and were not wanted already."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(ASK, {"sink_id": sink_id, "events": list(events), "now": now})
+            return [row[0] for row in rows]
+
+    def wanted(
+        self,
+        sink_id: int | None = None,
+        *,
+        now: dt.datetime | None = None,
+        events: Sequence[int] | None = None,
+        limit: int,
+    ) -> list[Wanted]:
+        """Return cancellations that are not settled; with `now`, those that are to be looked after by then."""
+        values = {
+            "sink_id": sink_id,
+            "now": now,
+            "events": None if events is None else list(events),
+            "limit": limit,
+        }
+        with self._database.transaction() as connection:
+            return [Wanted._make(row) for row in connection.execute(OPEN, values)]
+
+    def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
+        """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
+        values = {"id": wanted.id, "tries": wanted.tries, "now": now, "until": until}
+        with self._database.transaction() as connection:
+            begun = connection.execute(BEGIN, values).fetchone()
+        return wanted._replace(tries=wanted.tries + 1, tried_at=now) if begun else None
+
+    def answered(
+        self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+    ) -> bool:
+        """Record how a cancellation stands now, if it stands as `wanted` has it; `done` is for `settle`."""
+        assert state != "done", "a cancellation is done together with what follows from it"
+        with self._database.transaction() as connection:
+            values = _values(wanted, state, answer, now, next_at, unsure=unsure)
+            return connection.execute(ANSWERED, values).fetchone() is not None
+
+    def seen(self, wanted: Wanted, now: dt.datetime) -> None:
+        """Note that the sink's totals show the event."""
+        with self._database.transaction() as connection:
+            connection.execute(SEEN, {"id": wanted.id, "now": now})
+
+    def look(self, wanted: Wanted) -> Excerpt:
+        """Return all events of the customer in the event's minute, the event itself in question."""
+        minute = wanted.at.replace(second=0, microsecond=0)
+        with self._database.transaction() as connection:
+            excerpt = excerpt_of(
+                connection, wanted.feed, wanted.meter, wanted.customer, Span(minute, minute + MINUTE)
+            )
+        events = tuple(
+            each._replace(state=State.ACCEPTED, asked=True) if each.id == wanted.event else each
+            for each in excerpt.events
+        )
+        return excerpt._replace(events=events)
+
+    def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool:
+        """Record that the sink has taken an event back, with all that follows: it is refused, and owed."""
+        with self._database.transaction() as connection:
+            connection.execute(HOLD_METER, {"feed": wanted.feed})
+            connection.execute(LOCK_SLOT, {"event": wanted.event})
+            values = _values(wanted, "done", answer, now, now, unsure=False)
+            if connection.execute(ANSWERED, values).fetchone() is None:
+                return False
+            if refuse_known(connection, [wanted.event], f"cancelled: {answer}", now):
+                _owe_again(connection, wanted.event, now)
+        return True
+
+
+def _owe_again(connection: Connection, event: EventId, now: dt.datetime) -> None:
+    connection.execute(TAKE_BACK_HELD, {"event": event, "now": now})
+    connection.execute(READ_AGAIN, {"event": event})
+
+
+def _values(
+    wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+) -> dict[str, object]:
+    return {
+        "id": wanted.id,
+        "was": wanted.state,
+        "tries": wanted.tries,
+        "state": state,
+        "answer": answer,
+        "now": now,
+        "next_at": next_at,
+        "unsure": unsure,
+    }

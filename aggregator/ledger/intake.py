@@ -1,0 +1,166 @@
+"""What sinks tell by themselves: taken once each, together with all that follows from it, and how far each was heard.
+
+Rules
+- A message and its consequences are one transaction. Whoever brings it again, meanwhile or later, changes nothing.
+- `heard_until` moves forward only, and only over what was taken.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.rejections import reject, take_report
+from aggregator.model import EventId, Report
+from aggregator.told import Told
+
+KEPT = dt.timedelta(days=60)
+"""Twice as long as a sink can be asked for a message (Stripe: 30 days, docs.stripe.com/api/v2/core/events)."""
+
+# Who comes second waits here until the first has committed, and then finds it done.
+TAKE = """
+insert into aggregator.notice (sink_id, id, kind, created_at, came_by, taken_at, said)
+values (%(sink_id)s, %(id)s, %(kind)s, %(created_at)s, %(came_by)s, %(now)s, %(said)s)
+    on conflict (sink_id, id) do nothing
+returning id
+"""
+
+KNOWN = "select id from aggregator.notice where sink_id = %(sink_id)s and id = any(%(ids)s)"
+
+OF_OURS = """
+select count(*) from aggregator.rejection
+ where sink_id = %(sink_id)s and identifier = any(%(identifiers)s) and event_id is not null
+"""
+
+HEARD = """
+insert into aggregator.intake (sink_id, heard_until, polled_at) values (%(sink_id)s, %(until)s, %(now)s)
+    on conflict (sink_id) do update
+   set heard_until = greatest(intake.heard_until, excluded.heard_until), polled_at = excluded.polled_at,
+       refused_at = null, refused_reason = null
+"""
+
+REFUSED = """
+insert into aggregator.intake (sink_id, refused_at, refused_reason) values (%(sink_id)s, %(now)s, %(reason)s)
+    on conflict (sink_id) do update
+   set refused_at = coalesce(intake.refused_at, excluded.refused_at), refused_reason = excluded.refused_reason
+"""
+
+FORGET = "delete from aggregator.notice where sink_id = %(sink_id)s and taken_at < %(before)s"
+
+HEARD_UNTIL = "select heard_until from aggregator.intake where sink_id = %(sink_id)s"
+
+STANDINGS = """
+select sink.name, intake.heard_until, intake.polled_at, intake.refused_at, intake.refused_reason,
+       (select count(*) from aggregator.notice where notice.sink_id = sink.id)
+  from aggregator.intake join aggregator.sink on sink.id = intake.sink_id order by sink.name
+"""
+
+NEWEST_RUN = """
+select max(started_at) from aggregator.run where id > (select max(id) - 1000 from aggregator.run)
+"""
+
+
+class Taking(NamedTuple):
+    """What came of a message: the events refused by it, and the meters to be read back; nothing if it was taken before."""
+
+    fresh: bool
+    refused: tuple[EventId, ...] = ()
+    readbacks: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    """Meters of whose events some are invalid that nobody names and no figure can show."""
+
+
+class Heard(NamedTuple):
+    """How far a sink was heard, and why it refuses to tell, if it does."""
+
+    sink: str
+    heard_until: dt.datetime | None
+    polled_at: dt.datetime | None
+    refused_at: dt.datetime | None
+    refused_reason: str | None
+    messages: int
+
+
+class Intake:
+    """The verbs about what sinks tell. Each is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def take(
+        self,
+        sink_id: int,
+        told: Told,
+        came_by: str,
+        now: dt.datetime,
+        proofs: Sequence[dt.timedelta | None],
+    ) -> Taking:
+        """Take a message with all that follows from it. `proofs`: per report, how long the sink needs to count, or None."""
+        notice = told.notice
+        values = {
+            **notice._asdict(),
+            "sink_id": sink_id,
+            "came_by": came_by,
+            "now": now,
+            "said": str(told),
+        }
+        refused: list[EventId] = []
+        readbacks, unseen = [], []
+        with self._database.transaction() as connection:
+            if connection.execute(TAKE, values).fetchone() is None:
+                return Taking(fresh=False)
+            for report, proof in zip(told.reports, proofs, strict=True):
+                found, asked = _take(connection, sink_id, report, now, proof)
+                refused += found
+                if asked:
+                    readbacks.append(report.meter)
+                elif proof is None and report.meter and report.rejected > len(report.named):
+                    unseen.append(report.meter)
+        return Taking(fresh=True, refused=tuple(refused), readbacks=tuple(readbacks), unseen=tuple(unseen))
+
+    def known(self, sink_id: int, ids: Sequence[str]) -> set[str]:
+        """Return which of these messages were taken already."""
+        with self._database.transaction() as connection:
+            return {row[0] for row in connection.execute(KNOWN, {"sink_id": sink_id, "ids": list(ids)})}
+
+    def heard_until(self, sink_id: int) -> dt.datetime | None:
+        """Return up to where a sink was heard; None if it never was."""
+        with self._database.transaction() as connection:
+            row = connection.execute(HEARD_UNTIL, {"sink_id": sink_id}).fetchone()
+        return row[0] if row else None
+
+    def heard(self, sink_id: int, until: dt.datetime, now: dt.datetime) -> None:
+        """Note that everything a sink told before an instant is taken, and forget what nobody can bring again."""
+        with self._database.transaction() as connection:
+            connection.execute(HEARD, {"sink_id": sink_id, "until": until, "now": now})
+            connection.execute(FORGET, {"sink_id": sink_id, "before": now - KEPT})
+
+    def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None:
+        """Note that a sink does not let itself be asked, for `status` to show."""
+        with self._database.transaction() as connection:
+            connection.execute(REFUSED, {"sink_id": sink_id, "reason": reason, "now": now})
+
+    def standings(self) -> list[Heard]:
+        """Return how far each sink was heard."""
+        with self._database.transaction() as connection:
+            return [Heard._make(row) for row in connection.execute(STANDINGS)]
+
+    def last_pass_at(self) -> dt.datetime | None:
+        """Return when the latest pass of any meter began: a sign of life."""
+        with self._database.transaction() as connection:
+            row = connection.execute(NEWEST_RUN).fetchone()
+        return row[0] if row else None
+
+
+def _take(
+    connection: Connection, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
+) -> tuple[list[EventId], bool]:
+    """Take one report; one that names nobody we know is followed up as if it named nobody."""
+    refused = reject(connection, sink_id, report.named, now)
+    identifiers = [each.identifier for each in report.named]
+    row = connection.execute(OF_OURS, {"sink_id": sink_id, "identifiers": identifiers}).fetchone()
+    assert row is not None
+    if not row[0]:
+        report = report._replace(named=())
+    _, asked = take_report(connection, sink_id, report, now, proof)
+    return refused, asked

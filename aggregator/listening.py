@@ -1,0 +1,109 @@
+"""What the daemon does besides: it hears what sinks tell by themselves, and looks after cancellations.
+
+Rules
+- Each is a loop body of another module, repeated, and said in one line. One sink's trouble is that sink's.
+- That a sink does not let itself be asked is said once, until it does again.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, timedelta
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from aggregator import log
+from aggregator.cancelling import Cancelling
+from aggregator.clock import Clock, monotonic
+from aggregator.errors import AggregatorError
+from aggregator.intake import Intake, Taken
+from aggregator.telling import tell_round, tell_taken
+from aggregator.webhook import Address, Web
+from aggregator.wiring import App
+
+CANCEL_EVERY = timedelta(minutes=1)
+
+
+class Listening:
+    """One App's ears. `address` is where deliveries come in, None if nothing is to reach us."""
+
+    def __init__(self, app: App, clock: Clock, address: Address | None) -> None:
+        self._app = app
+        self._clock = clock
+        self._intakes = {sink: app.intake(sink) for sink in app.tellers if sink in app.sink_ids}
+        self._cancelling = {sink: app.cancelling(sink) for sink in self._intakes}
+        self._refused: dict[str, str] = {}
+        self._log = log.logger()
+        self._stopping = threading.Event()
+        self._idle = threading.Condition()
+        self._at_work = 0
+        self._web = Web(address, self._intakes, app.ledger.notices, clock) if address else None
+
+    def start(self, scheduler: BackgroundScheduler) -> None:
+        """Begin, by the daemon's clock."""
+        for sink, intake in self._intakes.items():
+            every = self._app.config.sinks[sink].reports.poll
+            if every:
+                self._every(scheduler, f"reports {sink}", every, self._hear, sink, intake)
+            self._every(
+                scheduler, f"cancellations {sink}", CANCEL_EVERY, self._cancel, sink, self._cancelling[sink]
+            )
+        if self._web:
+            self._web.start()
+
+    def stop(self, until: float) -> None:
+        """Begin nothing new, and wait for what is under way."""
+        self._stopping.set()
+        for intake in self._intakes.values():
+            intake.stop()
+        for cancelling in self._cancelling.values():
+            cancelling.stop()
+        if self._web:
+            self._web.stop()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._at_work, max(0.0, until - monotonic()))
+
+    def _every(
+        self,
+        scheduler: BackgroundScheduler,
+        name: str,
+        every: timedelta,
+        work: Callable[..., None],
+        *arguments: object,
+    ) -> None:
+        trigger = IntervalTrigger(seconds=every.total_seconds(), timezone=UTC)
+        scheduler.add_job(self._run, trigger, args=(work, *arguments), id=name, next_run_time=self._clock())
+
+    def _run(self, work: Callable[..., None], sink: str, *arguments: object) -> None:
+        """Do one round of something, so that stopping can wait for it, and say what went wrong."""
+        with self._idle:
+            self._at_work += 1
+        try:
+            if not self._stopping.is_set():
+                work(sink, *arguments)
+        except AggregatorError as error:
+            self._log.error(log.REPORTS_FAILED, sink=sink, reason=str(error))
+        except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
+            self._log.exception(log.UNEXPECTED, sink=sink)
+        finally:
+            with self._idle:
+                self._at_work -= 1
+                self._idle.notify_all()
+
+    def _hear(self, sink: str, intake: Intake) -> None:
+        """Ask a sink what it tells, and say what came of it."""
+        while not self._stopping.is_set():
+            taken = intake.run_once(self._clock())
+            tell_taken(self._log, sink, taken)
+            self._tell_refused(sink, taken)
+            if not taken.more:
+                return
+
+    def _tell_refused(self, sink: str, taken: Taken) -> None:
+        if taken.refused is not None and taken.refused != self._refused.get(sink):
+            self._log.warning(log.REPORTS_REFUSED, sink=sink, reason=taken.refused)
+            self._refused[sink] = taken.refused
+
+    def _cancel(self, sink: str, cancelling: Cancelling) -> None:
+        """Look after a sink's cancellations, and say what came of it."""
+        tell_round(self._log, sink, cancelling.run_once(self._clock()))

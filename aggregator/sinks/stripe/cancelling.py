@@ -1,0 +1,38 @@
+"""Events taken back at Stripe: one adjustment, one call, one judgement.
+
+Rules
+- An answer that says `complete`, of this event, is the only one that says it is done. `pending` says that it was taken.
+- What a refusal means is not known: Stripe documents no code for an identifier that is unknown, too old or cancelled before.
+  So it is passed on in Stripe's words, and whoever has asked before decides nothing by it.
+- Whatever breaks once the call has begun leaves open whether it arrived.
+
+docs.stripe.com/api/billing/meter-event-adjustment
+"""
+
+from aggregator.model import Answer
+from aggregator.sinks.stripe.account import Account
+from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.courier import fresh_key
+from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe.verdicts import Silence, judge_refusal, judge_silence
+from aggregator.told import Cancelled
+
+
+async def cancel(
+    client: Client, _: Account, sink: str, meter: StripeMeter, identifier: str, *, livemode: bool
+) -> Cancelled:
+    """Ask Stripe to take back the event with this identifier, and judge the answer."""
+    try:
+        answer = await client.api.v1.billing.meter_event_adjustments.create_async(
+            {"event_name": meter.event_name, "type": "cancel", "cancel": {"identifier": identifier}},
+            {"idempotency_key": fresh_key(identifier)},
+        )
+    except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
+        told = client.describe(error)
+        judged = judge_silence(told) if isinstance(told, Silence) else judge_refusal(told, sink)
+        return Cancelled(judged.answer, complete=False, reason=judged.halt or judged.reason or "no reason")
+    named = getattr(getattr(answer, "cancel", None), "identifier", None)
+    if (named, getattr(answer, "livemode", None)) != (identifier, livemode):
+        return Cancelled(Answer.UNKNOWN, complete=False, reason="the answer is about something else")
+    status = str(getattr(answer, "status", None))
+    return Cancelled(Answer.ACCEPTED, complete=status == "complete", reason=f"Stripe says {status}")

@@ -1,0 +1,55 @@
+"""What a sink tells beside its verdicts, as values: that it found events invalid, or took one back. Pure.
+
+Rules
+- A message is known by the sink's own name for it. Taking it twice has the effect of once.
+- What cannot be understood is a value, too: it is put on record and said, and does not hold up what comes after it.
+"""
+
+import datetime as dt
+from typing import NamedTuple
+
+from aggregator.model import Answer, Report
+
+
+class Notice(NamedTuple):
+    """One message of a sink: its name there, what it is about, and when the sink made it."""
+
+    id: str
+    kind: str
+    created_at: dt.datetime
+
+
+class Unimported(NamedTuple):
+    """A file, or rows of one, that a sink could not import."""
+
+    files: tuple[str, ...]
+    """The names of files that it mentions, without their folders."""
+    reason: str
+
+
+class Told(NamedTuple):
+    """What a message says. `trouble` is set if that could not be made out, or not all of it."""
+
+    notice: Notice
+    reports: tuple[Report, ...] = ()
+    unimported: tuple[Unimported, ...] = ()
+    trouble: str | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            f"{report.meter or 'no meter of ours'}: {report.rejected} invalid, {len(report.named)} named"
+            for report in self.reports
+        ]
+        parts += [
+            f"{', '.join(each.files) or 'a file'} not imported: {each.reason}" for each in self.unimported
+        ]
+        parts += [self.trouble] if self.trouble else []
+        return "; ".join(parts) or "nothing of ours"
+
+
+class Cancelled(NamedTuple):
+    """What a sink said when it was asked to take an event back; `complete` if it is done, beyond having been taken."""
+
+    answer: Answer
+    complete: bool
+    reason: str

@@ -1,0 +1,392 @@
+"""What a sink tells by itself comes into the ledger once, whoever brings it, however often, and wherever it was cut off."""
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from aggregator.errors import LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
+from aggregator.intake import AGAIN_AFTER, OVERLAP, REACH, Intake, NotSigned, Taken
+from aggregator.ledger.database import Database
+from aggregator.ledger.intake import KEPT, Heard, Taking
+from aggregator.ledger.intake import Intake as Notices
+from aggregator.model import Rejection, Report, Span
+from aggregator.told import Notice, Told, Unimported
+from tests.postgres.world import HOUR, METER, World
+
+SECOND = dt.timedelta(seconds=1)
+DAY = dt.timedelta(days=1)
+SIGNED = "signed"
+
+
+class Teller:
+    """A sink that keeps messages for 30 days, shows each from some moment on, and lists so many at once at most."""
+
+    takes_deliveries = True
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.messages: dict[str, tuple[Told, dt.datetime]] = {}
+        self.most = 1_000
+        self.asked: list[Span] = []
+        self.fetches: list[str] = []
+        self.refuses: Exception | None = None
+        self.unreadable: set[str] = set()
+        self.during_fetch: Callable[[], object] = lambda: None
+
+    def tell(
+        self,
+        name: str,
+        *reports: Report,
+        made_at: dt.datetime | None = None,
+        shown_at: dt.datetime | None = None,
+    ) -> None:
+        """Make a message."""
+        made_at = made_at or self.world.now
+        notice = Notice(name, "v1.billing.meter.error_report_triggered", made_at)
+        self.messages[name] = Told(notice, reports), shown_at or made_at
+
+    def listed(self, span: Span) -> list[Notice]:
+        self.asked.append(span)
+        if self.refuses:
+            raise self.refuses
+        found = [
+            told.notice
+            for told, shown_at in self.messages.values()
+            if told.notice.created_at in span and shown_at <= self.world.now
+        ]
+        if len(found) > self.most:
+            raise SinkError("more than can be listed")
+        return found
+
+    def fetched(self, name: str) -> Told:
+        self.fetches.append(name)
+        self.during_fetch()
+        if self.refuses:
+            raise self.refuses
+        if name in self.unreadable:
+            raise SinkError(f"{name} cannot be read")
+        return self.messages[name][0]
+
+    def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
+        if signature != SIGNED:
+            raise SinkError("who knows why")
+        name = body.decode()
+        return self.messages[name][0].notice if name in self.messages else None
+
+
+@pytest.fixture
+def owing(database: Database) -> World:
+    """A world whose sink has accepted an event of each of three customers."""
+    world = World(database)
+    for number in range(3):
+        world.source.use(f"cus_{number}", world.now, number + 1)
+    world.at(1, 5)
+    world.collect()
+    world.deliver()
+    world.now += SECOND
+    return world
+
+
+@pytest.fixture
+def teller(owing: World) -> Teller:
+    """A sink that tells."""
+    return Teller(owing)
+
+
+def sink_id(world: World) -> int:
+    return world.registered.feeds[0].sink_id
+
+
+def intake(world: World, teller: Teller) -> Intake:
+    """A fresh process's ears."""
+    return Intake(Notices(world.database), teller, world.sink, sink_id(world))
+
+
+def hear(world: World, teller: Teller) -> Taken:
+    return intake(world, teller).run_once(world.now)
+
+
+def name_of(world: World, customer: str) -> str:
+    name: str = world.one("select identifier from aggregator.event where customer = %s", customer)
+    return name
+
+
+def report(world: World, *customers: str, rejected: int | None = None, name: str = "evt_1") -> Report:
+    """A report that names the events of these customers."""
+    named = tuple(Rejection(name_of(world, each), "no such customer") for each in customers)
+    span = Span(world.now - 10 * SECOND, world.now)
+    return Report(name, METER.name, span, len(named) if rejected is None else rejected, named)
+
+
+def states(world: World) -> list[str]:
+    return [row[0] for row in world.rows("select state::text from aggregator.event order by customer")]
+
+
+def heard(world: World) -> Heard | None:
+    return next(iter(Notices(world.database).standings()), None)
+
+
+def test_what_a_sink_reports_is_taken_once(owing: World, teller: Teller) -> None:
+    """The event it names is refused, the message is on record, and asking again changes nothing and fetches nothing."""
+    teller.tell("evt_1", report(owing, "cus_1"))
+    owing.now += SECOND
+    assert hear(owing, teller).figures() == {"messages": 1, "rejected": 1}
+    assert states(owing) == ["accepted", "refused", "accepted"]
+    assert hear(owing, teller).figures() == {}
+    assert teller.fetches == ["evt_1"]
+    said = owing.rows("select id, came_by, said from aggregator.notice")
+    assert said == [("evt_1", "poll", "api_requests: 1 invalid, 1 named")]
+    owing.check_balance()
+
+
+def test_the_first_question_reaches_back_as_far_as_a_sink_remembers(owing: World, teller: Teller) -> None:
+    """A ledger that never asked hears everything that there is; after that, the last hour again each time."""
+    teller.tell("evt_old", report(owing, "cus_0"), made_at=owing.now - 28 * DAY)
+    assert hear(owing, teller).messages == 1
+    assert teller.asked[0].start == owing.now - REACH
+    assert teller.asked[-1].end == owing.now
+    assert all(
+        before.end == after.start for before, after in zip(teller.asked, teller.asked[1:], strict=False)
+    )
+    before, owing.now = owing.now, owing.now + 60 * SECOND
+    teller.asked.clear()
+    hear(owing, teller)
+    assert teller.asked == [Span(before - OVERLAP, owing.now)]
+
+
+def test_a_message_that_appears_late_is_heard(owing: World, teller: Teller) -> None:
+    """One that was made before the last question, and was not shown then, is found by asking for the last hour again."""
+    teller.tell("evt_1", report(owing, "cus_1"), shown_at=owing.now + 50 * 60 * SECOND)
+    for _ in range(10):
+        owing.now += 6 * 60 * SECOND
+        hear(owing, teller)
+    assert states(owing) == ["accepted", "refused", "accepted"]
+
+
+def test_a_daemon_that_was_off_catches_up(owing: World, teller: Teller) -> None:
+    """It asks from where it was, not from where it is."""
+    hear(owing, teller)
+    owing.now += 2 * DAY
+    teller.tell("evt_1", report(owing, "cus_1"))
+    owing.now += 20 * DAY
+    assert hear(owing, teller).rejected == 1
+
+
+def test_more_than_can_be_listed_at_once_is_asked_for_in_pieces(owing: World, teller: Teller) -> None:
+    """A span with too much in it is cut until it fits; nothing of it is left out."""
+    teller.most = 5
+    for number in range(60):
+        teller.tell(f"evt_{number}", made_at=owing.now - number * 60 * SECOND)
+    owing.now += SECOND
+    taken = hear(owing, teller)
+    for _ in range(20):
+        if not taken.more:
+            break
+        taken = hear(owing, teller)
+    assert not taken.more
+    assert owing.one("select count(*) from aggregator.notice") == 60
+
+
+def test_a_sink_that_always_has_too_much_ends_in_an_error(owing: World, teller: Teller) -> None:
+    """Cutting has an end: who cannot list ten seconds is not asked for ever."""
+    teller.most = -1
+    with pytest.raises(SinkError):
+        hear(owing, teller)
+    assert len(teller.asked) < 20
+
+
+@pytest.mark.parametrize("told", [1, 2])
+def test_what_names_nobody_we_know_is_read_back(owing: World, teller: Teller, told: int) -> None:
+    """A report about events that somebody else's names stand for is followed up by the sink's own totals."""
+    span = Span(owing.now - 10 * SECOND, owing.now)
+    stranger = Rejection("agg_" + "0" * 40, "no such customer")
+    teller.tell("evt_1", Report("evt_1", METER.name, span, told, (stranger,)))
+    owing.now += SECOND
+    assert hear(owing, teller).readbacks == 1
+    assert owing.rows("select reason from aggregator.readback") == [
+        (f"report evt_1 counts {told} rejected events and names 0",)
+    ]
+    assert states(owing) == ["accepted"] * 3
+
+
+def test_what_is_counted_and_not_named_is_read_back(owing: World, teller: Teller) -> None:
+    """A report that counts two and names one asks for the existing read-back, once."""
+    teller.tell("evt_1", report(owing, "cus_1", rejected=2))
+    owing.now += SECOND
+    assert hear(owing, teller).figures() == {"messages": 1, "rejected": 1, "readbacks": 1}
+    assert owing.one("select count(*) from aggregator.readback") == 1
+
+
+def test_what_cannot_be_read_does_not_hold_up_the_rest(owing: World, teller: Teller) -> None:
+    """One message that cannot be had is put on record as such and said; the one after it counts."""
+    teller.tell("evt_0", made_at=owing.now - SECOND)
+    teller.tell("evt_1", report(owing, "cus_1"))
+    teller.unreadable = {"evt_0"}
+    owing.now += SECOND
+    taken = hear(owing, teller)
+    assert taken.figures() == {"messages": 2, "rejected": 1, "unreadable": 1}
+    assert taken.troubles == ["evt_0: evt_0 cannot be read"]
+    assert hear(owing, teller).figures() == {}
+
+
+def test_a_sink_that_is_away_is_asked_again_from_the_same_place(owing: World, teller: Teller) -> None:
+    """Nothing is taken for heard that was not; what was taken before it broke off stays taken."""
+    hear(owing, teller)
+    teller.tell("evt_1", report(owing, "cus_1"))
+    teller.refuses = SinkUnreachable("away")
+    owing.now += SECOND
+    with pytest.raises(SinkUnreachable):
+        hear(owing, teller)
+    teller.refuses = None
+    owing.now += 3 * HOUR
+    assert hear(owing, teller).rejected == 1
+
+
+def test_a_key_that_may_not_ask_is_on_record_until_it_may(owing: World, teller: Teller) -> None:
+    """The reason stands in the ledger; the sink is asked again an hour later, and then nothing is missing."""
+    ears = intake(owing, teller)
+    teller.tell("evt_1", report(owing, "cus_1"))
+    teller.refuses = SinkHalted("the key lacks a permission")
+    owing.now += SECOND
+    assert ears.run_once(owing.now).refused == "the key lacks a permission"
+    standing = heard(owing)
+    assert standing is not None
+    assert (standing.refused_at, standing.refused_reason) == (owing.now, "the key lacks a permission")
+    teller.refuses = None
+    assert ears.run_once(owing.now + 60 * SECOND).figures() == {}
+    owing.now += AGAIN_AFTER
+    assert ears.run_once(owing.now).rejected == 1
+    standing = heard(owing)
+    assert standing is not None
+    assert standing.refused_reason is None
+
+
+def test_a_delivery_is_in_the_ledger_when_it_is_acknowledged(owing: World, teller: Teller) -> None:
+    """It is fetched and committed; a second delivery, and a question, find it there."""
+    teller.tell("evt_1", report(owing, "cus_1"))
+    ears = intake(owing, teller)
+    assert ears.deliver(b"evt_1", SIGNED, owing.now).figures() == {"messages": 1, "rejected": 1}
+    assert ears.deliver(b"evt_1", SIGNED, owing.now).figures() == {}
+    owing.now += SECOND
+    assert hear(owing, teller).figures() == {}
+    assert teller.fetches == ["evt_1"]
+    assert owing.rows("select came_by from aggregator.notice") == [("webhook",)]
+
+
+def test_what_is_not_signed_is_not_looked_at(owing: World, teller: Teller) -> None:
+    """Nothing is fetched or written for it."""
+    teller.tell("evt_1", report(owing, "cus_1"))
+    with pytest.raises(NotSigned):
+        intake(owing, teller).deliver(b"evt_1", "forged", owing.now)
+    assert (teller.fetches, states(owing)) == ([], ["accepted"] * 3)
+
+
+def test_a_delivery_that_cannot_be_fetched_is_not_acknowledged(owing: World, teller: Teller) -> None:
+    """The error reaches the sender, who delivers it again; then it counts."""
+    teller.tell("evt_1", report(owing, "cus_1"))
+    teller.refuses = SinkUnreachable("away")
+    with pytest.raises(SinkUnreachable):
+        intake(owing, teller).deliver(b"evt_1", SIGNED, owing.now)
+    teller.refuses = None
+    assert intake(owing, teller).deliver(b"evt_1", SIGNED, owing.now).rejected == 1
+
+
+def test_a_kind_that_nobody_knows_is_acknowledged(owing: World, teller: Teller) -> None:
+    """It is signed and concerns us in nothing: said yes to, and nothing else."""
+    assert intake(owing, teller).deliver(b"evt_unknown", SIGNED, owing.now).figures() == {}
+
+
+class Breaks(Notices):
+    """A ledger whose connection breaks at a place."""
+
+    def __init__(self, database: Database, place: str) -> None:
+        super().__init__(database)
+        self.place = place
+
+    def take(self, *arguments: object) -> Taking:
+        if self.place == "before":
+            raise LedgerUnreachable
+        taking = super().take(*arguments)  # type: ignore[arg-type]
+        if self.place == "after":
+            raise LedgerUnreachable
+        return taking
+
+    def heard(self, sink_id: int, until: dt.datetime, now: dt.datetime) -> None:
+        if self.place == "cursor":
+            raise LedgerUnreachable
+        super().heard(sink_id, until, now)
+
+
+@pytest.mark.parametrize("place", ["before", "after", "cursor"])
+def test_a_crash_between_any_two_steps_loses_and_doubles_nothing(
+    owing: World, teller: Teller, place: str
+) -> None:
+    """Whether it breaks off before a message is committed, after it, or before the cursor moves: the next round has it."""
+    hear(owing, teller)
+    teller.tell("evt_1", report(owing, "cus_1", rejected=2))
+    owing.now += 3 * HOUR  # longer ago than what is asked for again anyway
+    broken = Intake(Breaks(owing.database, place), teller, owing.sink, sink_id(owing))
+    with pytest.raises(LedgerUnreachable):
+        broken.run_once(owing.now)
+    owing.now += 2 * HOUR
+    hear(owing, teller)
+    assert states(owing) == ["accepted", "refused", "accepted"]
+    assert owing.one("select count(*) from aggregator.readback") == 1
+    assert owing.one("select count(*) from aggregator.notice") == 1
+    owing.check_balance()
+
+
+def test_two_who_bring_the_same_at_once_count_it_once(owing: World, teller: Teller) -> None:
+    """A delivery and a question at the same moment: one takes it, the other waits for that and finds it taken."""
+    teller.tell("evt_1", report(owing, "cus_1", rejected=2))
+    owing.now += SECOND
+    both = threading.Barrier(2, timeout=10)
+    teller.during_fetch = both.wait
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(hear, owing, teller)
+        delivered = pool.submit(intake(owing, teller).deliver, b"evt_1", SIGNED, owing.now)
+        taken = [asked.result(), delivered.result()]
+    assert sorted(each.messages for each in taken) == [0, 1]
+    assert owing.one("select count(*) from aggregator.rejection") == 1
+    assert owing.one("select count(*) from aggregator.readback") == 1
+
+
+def test_a_message_and_what_follows_from_it_are_one(owing: World) -> None:
+    """If what follows cannot be written, the message is not on record either, and comes again."""
+    told = Told(Notice("evt_1", "kind", owing.now), (report(owing, "cus_1"),))
+    with pytest.raises(ValueError, match="zip"):
+        Notices(owing.database).take(sink_id(owing), told, "poll", owing.now, [])
+    assert owing.one("select count(*) from aggregator.notice") == 0
+
+
+def test_a_rejection_that_no_figure_can_show_is_said(owing: World, teller: Teller) -> None:
+    """Where totals prove nothing about single events, one that is counted and not named needs a person."""
+    told = Told(Notice("evt_1", "kind", owing.now), (report(owing, "cus_1", rejected=2),))
+    taking = Notices(owing.database).take(sink_id(owing), told, "poll", owing.now, [None])
+    assert taking.unseen == (METER.name,)
+    assert owing.one("select count(*) from aggregator.readback") == 0
+
+
+def test_what_was_not_imported_is_on_record(owing: World, teller: Teller) -> None:
+    """The file and the reason stand in the ledger and in what is said."""
+    notice = Notice("evt_1", "data_management.import_set.failed", owing.now)
+    teller.messages["evt_1"] = (
+        Told(notice, unimported=(Unimported(("a.csv",), "no column value"),)),
+        owing.now,
+    )
+    taken = intake(owing, teller).deliver(b"evt_1", SIGNED, owing.now)
+    assert [each.files for each in taken.unimported] == [("a.csv",)]
+    assert owing.one("select said from aggregator.notice") == "a.csv not imported: no column value"
+
+
+def test_old_messages_are_forgotten(owing: World, teller: Teller) -> None:
+    """What the sink itself has forgotten for long is not kept."""
+    teller.tell("evt_1")
+    owing.now += SECOND
+    hear(owing, teller)
+    owing.now += KEPT + SECOND
+    hear(owing, teller)
+    assert owing.one("select count(*) from aggregator.notice") == 0
