@@ -25,6 +25,8 @@ from aggregator.sandbox.errors import ApiError, concurrent_events, server_error
 from aggregator.sandbox.faults import SPARED, Luck
 from aggregator.sandbox.form import Params, parse_form
 from aggregator.sandbox.idempotency import fingerprint
+from aggregator.sandbox.metronome import PREFIX as METRONOME
+from aggregator.sandbox.metronome import Metronome
 from aggregator.sandbox.reports import Invalid
 from aggregator.sandbox.store import Store
 from aggregator.sandbox.wire import (
@@ -62,6 +64,7 @@ class Application:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._metronome = Metronome(store)
         self._request_ids = f"req_{token_hex(4)}"
         self._count = 0
 
@@ -85,6 +88,8 @@ class Application:
     async def _answer(self, scope: Scope, receive: Receive) -> Reply | None:
         try:
             body = await read_body(receive)
+            if scope["path"].startswith(f"{METRONOME}/"):
+                return await self._metronome.answer(scope, body)
             if scope["path"].startswith(PREFIX):
                 query = scope["query_string"].decode("latin-1")
                 self._store.catch_up()
