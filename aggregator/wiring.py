@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection import Collection
-from aggregator.config import Config, StripeSink, fingerprint
+from aggregator.config import Config, MetronomeSink, StripeSink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.delivery import Delivery
 from aggregator.embedded import EmbeddedPostgres
@@ -27,13 +26,10 @@ from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
-from aggregator.model import Decreases, Definition, Meter
+from aggregator.model import Decreases, Definition, Encoding, Meter
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Sink
 from aggregator.source import Source
-
-if TYPE_CHECKING:
-    from aggregator.sinks.stripe import StripeSink as Stripe
 
 CLOCK_SKEW = timedelta(seconds=60)
 """A host whose clock is further from the ledger's reads nothing: it might take open windows for closed ones."""
@@ -242,7 +238,7 @@ def _source(config: Config, name: str, application_name: str) -> Source:
     )
 
 
-def build_sink(config: Config, name: str) -> "Stripe":
+def build_sink(config: Config, name: str) -> Sink:
     """Return a sink as configured; it connects when it is first used."""
     sink = config.sinks[name]
     match sink:
@@ -270,6 +266,25 @@ def build_sink(config: Config, name: str) -> "Stripe":
                     for meter in config.meters.values()
                     if name in meter.sinks
                 },
+            )
+        case MetronomeSink():
+            from aggregator.sinks.metronome import MetronomeMeter
+            from aggregator.sinks.metronome import MetronomeSink as Metronome
+
+            return Metronome(
+                name,
+                api_key=sink.api_key_revealed(),
+                api_base=sink.api_base,
+                encoding=Encoding(sink.quantity_encoding),
+                events_per_second=sink.rate_limit,
+                timeout=sink.timeout,
+                max_in_flight=sink.max_in_flight,
+                meters={
+                    meter.name: MetronomeMeter(**meter.metronome.model_dump())
+                    for meter in config.meters.values()
+                    if name in meter.sinks
+                },
+                test_customer=sink.self_test_customer,
             )
 
 

@@ -11,6 +11,7 @@ from aggregator.cli.common import config_option, json_option, load_config, show_
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.model import Fence
+    from aggregator.sinks import Sink
     from aggregator.source import Source
 
 
@@ -25,11 +26,17 @@ class Finding(NamedTuple):
 @click.command()
 @config_option
 @json_option
-def check(config_path: Path, *, as_json: bool) -> None:
+@click.option(
+    "--send-test-event",
+    "send_test_event",
+    is_flag=True,
+    help="Send one event per meter to each sink's self_test_customer, and see that it is counted.",
+)
+def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
     """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong."""
     config = load_config(config_path)
     findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
-    findings += [*_ledger(config), *_sources(config), *_sinks(config)]
+    findings += [*_ledger(config), *_sources(config), *_sinks(config, trying=send_test_event)]
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     if as_json:
         write_json({"ok": not wrong, "findings": [finding._asdict() for finding in findings]})
@@ -145,7 +152,7 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
     return Finding(f"meter {meter}", "ok", "the query works and returns customer, quantity, at, window")
 
 
-def _sinks(config: "Config") -> Iterator[Finding]:
+def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
     from aggregator.errors import SinkError
     from aggregator.wiring import build_sink
 
@@ -154,11 +161,25 @@ def _sinks(config: "Config") -> Iterator[Finding]:
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         try:
             problems = sink.preflight(meters)
+            counted = _tried(sink, [] if problems else meters) if trying else None
         except SinkError as error:
-            problems = [str(error)]
+            problems, counted = [str(error)], None
         finally:
             sink.close()
         for problem in problems:
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
             yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({len(meters)})")
+        for meter, wrong in (counted or {}).items():
+            ok = "a test event was counted as it was sent"
+            yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)
+
+
+def _tried(sink: "Sink", meters: list[str]) -> dict[str, str | None]:
+    """Send a test event of each meter to a sink that can be tried out; say of each what is wrong. Raises SinkError."""
+    from aggregator.clock import utcnow
+    from aggregator.sinks import Tried
+
+    return (
+        {meter: sink.send_test_event(meter, utcnow()) for meter in meters} if isinstance(sink, Tried) else {}
+    )

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 from aggregator.config.block import Block, SecretFile
 from aggregator.config.durations import parse_duration
 from aggregator.config.meter import Meter
+from aggregator.config.sinks import MetronomeSink
 from aggregator.config.values import (
     API_KEY,
     DatabaseUrl,
@@ -165,8 +166,8 @@ class StripeSink(Block):
         return self.api_key.get_secret_value()
 
 
-Sink = StripeSink
-SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink}
+Sink = StripeSink | MetronomeSink
+SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink, "metronome": MetronomeSink}
 
 
 class Config(Block):

@@ -47,10 +47,8 @@ class MetronomeRules:
             _require(_at_least_zero(getattr(self, name)), name, "a number of seconds, 0 or more")
         for name in ("ingested_before_error", "retry_after_seconds"):
             value = getattr(self, name)
-            _require(
-                value is None or (isinstance(value, int) and _at_least_zero(value)), name, "a count, or null"
-            )
-        _require(isinstance(self.page_rows, int) and self.page_rows > 0, "page_rows", "a count above 0")
+            _require(value is None or _is_count(value), name, "a count, or null")
+        _require(_is_count(self.page_rows) and self.page_rows, "page_rows", "a count above 0")
 
     def json(self) -> dict[str, object]:
         """Return the rules as the control call shows and takes them."""
@@ -81,3 +79,7 @@ def _require(holds: object, name: str, wanted: str) -> None:
 
 def _at_least_zero(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and _at_least_zero(value)

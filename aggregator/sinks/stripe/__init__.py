@@ -6,7 +6,6 @@ courier.py   one event, one call, one judgement
 verdicts.py  what each of Stripe's answers means; pure
 account.py   what the account says of its meters: preflight and totals
 client.py    the official library, set up our way
-loop.py      the event loop on a thread of its own
 """
 
 from aggregator.sinks.stripe.meter import StripeMeter
