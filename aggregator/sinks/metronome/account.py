@@ -13,7 +13,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
@@ -32,6 +32,9 @@ PAGE = 100
 
 MOST_PAGES = 100
 """Ten thousand metrics, or hours: far more than there are known to be, and an end to reading them."""
+
+MOST_DIGITS = 100
+"""A sum of what Metronome shows is rounded nowhere."""
 
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 STEPS: Mapping[dt.timedelta, Literal["HOUR", "DAY"]] = {HOUR: "HOUR", DAY: "DAY"}
@@ -88,7 +91,9 @@ class Account:
         Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
         """
         step = DAY if _lies_on(span, DAY) else HOUR
-        return sum((await self.breakdown(name, customer, span, step)).values(), ZERO)
+        found = await self.breakdown(name, customer, span, step)
+        with localcontext(prec=MOST_DIGITS):
+            return sum(found.values(), ZERO)
 
     async def breakdown(
         self, name: str, customer: str, span: Span, step: dt.timedelta
