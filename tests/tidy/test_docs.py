@@ -18,6 +18,7 @@ from aggregator.config import json_schema, load
 from aggregator.model import State
 from aggregator.sandbox.__main__ import command as sandbox
 from aggregator.sandbox.control import PREFIX, ROUTES
+from aggregator.sandbox.metronome import MetronomeRules
 from aggregator.sandbox.settings import FaultSettings, Rules
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +35,7 @@ ENVIRONMENT = {
     "APP_DATABASE_URL": "postgresql://reader@db/app",
     "LEDGER_URL": "postgresql://aggregator@db/ledger",
     "STRIPE_API_KEY": "rk_live_1",
+    "METRONOME_TOKEN": "token",
 }
 
 
@@ -107,7 +109,8 @@ def keys() -> dict[str, dict[str, Any]]:
         "## ledger": found["Ledger"],
         "## sources": found["Source"],
         "## sinks": found["StripeSink"],
-        "## meters": found["Meter"] | found["StripeEvent"],
+        "## Metronome sinks": found["MetronomeSink"],
+        "## meters": found["Meter"] | found["StripeEvent"] | found["MetronomeEvent"],
     }
 
 
@@ -166,7 +169,11 @@ def test_every_control_call_of_the_sandbox_is_documented() -> None:
 def test_every_setting_of_the_sandbox_is_documented() -> None:
     """docs/sandbox.md has each fault and each rule."""
     told = " ".join(code_in(page("sandbox.md")))
-    names = [*FaultSettings.__dataclass_fields__, *Rules.__dataclass_fields__]
+    names = [
+        *FaultSettings.__dataclass_fields__,
+        *Rules.__dataclass_fields__,
+        *MetronomeRules.__dataclass_fields__,
+    ]
     assert [name for name in names if not re.search(rf"\b{name}\b", told)] == []
 
 
