@@ -280,7 +280,7 @@ def build_sink(config: Config, name: str) -> Sink:
                 timeout=sink.timeout,
                 max_in_flight=sink.max_in_flight,
                 meters={
-                    meter.name: MetronomeMeter(**meter.metronome.model_dump())
+                    meter.name: MetronomeMeter(**meter.metronome.model_dump(), window=meter.window)
                     for meter in config.meters.values()
                     if name in meter.sinks
                 },

@@ -726,8 +726,23 @@ def test_the_limits_are_metronomes(make_sink: MakeSink) -> None:
     assert limits == sink.limits
     assert (limits.memory, limits.past, limits.future) == (33 * DAY, 34 * DAY - HOUR, 23 * HOUR)
     assert (limits.identifier_length, limits.batch, limits.rate) == (128, 1_000, 5_000.0)
-    assert (limits.encoding, limits.proof, limits.negatives) == (Encoding.NUMBER, None, True)
+    assert (limits.encoding, limits.negatives) == (Encoding.NUMBER, True)
     assert make_sink("http://127.0.0.1:9", events_per_second=1.0).limits.batch == 20
+
+
+@pytest.mark.parametrize(
+    ("minutes", "readable"), [((60,), True), ((60, 1440), True), ((1,), False), ((60, 30), False)]
+)
+def test_what_can_be_read_back_depends_on_the_windows(
+    make_sink: MakeSink, minutes: tuple[int, ...], readable: bool
+) -> None:
+    """Usage is shown by whole hours: it proves something of windows that are made of such, and only if all are."""
+    meters = {
+        f"m{length}": MetronomeMeter(event_type="calls", window=dt.timedelta(minutes=length))
+        for length in minutes
+    }
+    sink = make_sink("http://127.0.0.1:9", meters=meters)
+    assert (sink.limits.proof is not None) == readable
 
 
 # -- beforehand: preflight ------------------------------------------------------------------------

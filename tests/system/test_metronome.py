@@ -10,8 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from aggregator.clock import utcnow
+from aggregator.ledger.database import Database
 from aggregator.sandbox.metronome import MetronomeControl
-from aggregator.windows import DAY, floor
+from aggregator.windows import DAY, HOUR, floor
+from tests.postgres.restore import back_up, restore
 from tests.system.harness import METER, World, differing, until
 
 TOKEN = "token_0123456789abcdefghij"
@@ -56,6 +58,13 @@ def quiet(world: World, metronome: MetronomeControl) -> None:
     """Pass after pass, until nothing is left to be sent; then everything must agree."""
     until(lambda: world.once().code == 0, "a pass leaves nothing to be sent", seconds=80)
     assert settled(world, metronome)(), differing(world.used(), metronome.totals(METER))
+
+
+def reread(world: World) -> None:
+    """Read every window now, which passes by themselves do once a day."""
+    end = floor(utcnow(), HOUR)
+    ran = world.run("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}", "--to", f"{end:%Y-%m-%dT%H:%MZ}")
+    assert ran.code == 0, ran.said
 
 
 @pytest.mark.parametrize("encoding", ["text", "number"])
@@ -131,6 +140,54 @@ def test_a_process_that_is_killed_doubles_nothing(world: World, metronome: Metro
     stats = metronome.stats()
     assert stats["duplicates"] > 0
     assert (stats["double_counted"], stats["accepted"] - stats["duplicates"]) == (0, 600)
+
+
+def test_a_ledger_that_was_set_back_is_adopted_from_metronomes_usage(
+    world: World, metronome: MetronomeControl
+) -> None:
+    """Where windows are whole hours: what was sent and forgotten is taken over, and the rest is sent, not a unit twice."""
+    world.start = floor(utcnow(), HOUR) - 30 * HOUR
+    world.meter.update(window="1h", start_at=f"{world.start:%Y-%m-%dT%H:%MZ}")
+    for customer in ("cus_1", "cus_2", "cus_3"):
+        metronome.add_customer(customer, customer)
+    for hour in (1, 5, 26):
+        world.use("cus_1", 5, 60 * hour)
+    quiet(world, metronome)
+    assert world.ledger_url is not None
+    with Database(world.ledger_url) as database:
+        backup = back_up(database)
+        for hour in (1, 6, 27):
+            world.use("cus_1", Decimal("7.25"), 60 * hour + 1)
+            world.use("cus_2", 3, 60 * hour)
+        reread(world)
+        quiet(world, metronome)
+        restore(database, backup)
+    world.use("cus_3", 2, 60 * 2)
+    stopped = world.run("run", "--once")
+    assert (stopped.code, "wound back" in stopped.said) == (1, True), stopped.said
+    adopted = world.run("adopt", "--yes", "--quiet", "0s", "--json")
+    assert adopted.code == 0, adopted.said
+    [compared] = adopted.json["compared"]
+    assert (compared["taken_over"], compared["missing"]) == ("30.75", "0")
+    reread(world)
+    quiet(world, metronome)
+    assert metronome.totals(METER) == {"cus_1": Decimal("36.75"), "cus_2": 9, "cus_3": 2}
+
+
+def test_with_windows_of_minutes_it_counts_as_one_that_cannot_be_read_back(
+    world: World, metronome: MetronomeControl
+) -> None:
+    """Metronome shows no less than an hour, so an adoption says that a person must look."""
+    world.use("cus_1", 5, 1)
+    quiet(world, metronome)
+    assert world.ledger_url is not None
+    with Database(world.ledger_url) as database:
+        backup = back_up(database)
+        world.use("cus_1", 5, 2)
+        quiet(world, metronome)
+        restore(database, backup)
+    refused = world.run("adopt", "--yes", "--quiet", "0s")
+    assert (refused.code, "--without-readback" in refused.said) == (1, True), refused.said
 
 
 def test_check_sends_a_test_event_when_it_is_told_to(world: World, metronome: MetronomeControl) -> None:

@@ -1,5 +1,6 @@
 """What one of our meters is at Metronome."""
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ class MetronomeMeter:
     properties: Mapping[str, str] = field(default_factory=dict)
     metric_id: str | None = None
     """The billable metric that sums it; None looks it up by event type and property."""
+    window: dt.timedelta = dt.timedelta(hours=1)
+    """How long its windows are: Metronome shows no less than an hour."""
 
     @property
     def sent(self) -> dict[str, str | None]:

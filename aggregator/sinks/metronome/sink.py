@@ -19,7 +19,7 @@ from aggregator.model import Answer, Encoding, Event, Limits, Span, Verdict, Wri
 from aggregator.pace import Pace
 from aggregator.sinks.loop import LoopThread
 from aggregator.sinks.metronome import trial
-from aggregator.sinks.metronome.account import Account
+from aggregator.sinks.metronome.account import HOUR, Account
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.courier import Courier
 from aggregator.sinks.metronome.dispatch import MOST_EVENTS, Batch, Dispatcher
@@ -34,9 +34,9 @@ LIMITS = Limits(
     past=dt.timedelta(days=34) - dt.timedelta(hours=1),
     # 24 hours on the same page, less what clocks differ by.
     future=dt.timedelta(hours=23),
-    # Usage is counted by hours (API reference, get batched usage data), so a figure never speaks of one event alone, and the
-    # minutes that reconciliation asks for have none. What is in doubt is left to a person.
-    proof=None,
+    # Usage shows events at once (API reference, ingest events), without a bound. A day, and two hours for a request that
+    # arrives late.
+    proof=dt.timedelta(hours=26),
     # Metronome names no bound (its pages speak of arbitrary precision); as many as our own sums carry.
     significant_digits=28,
     # docs.metronome.com, send usage events
@@ -93,7 +93,7 @@ class MetronomeSink:
         monotonic: Callable[[], float] = clock.monotonic,
     ) -> None:
         self.name = name
-        self.limits = _limits(events_per_second, encoding)
+        self.limits = _limits(events_per_second, encoding, meters.values())
         self._api_key = api_key
         self._api_base = api_base
         self._timeout = timeout
@@ -256,7 +256,18 @@ async def _shut(line: _Line) -> None:
         await line.client.close()
 
 
-def _limits(events_per_second: float, encoding: Encoding) -> Limits:
+def _limits(events_per_second: float, encoding: Encoding, meters: Iterable[MetronomeMeter]) -> Limits:
+    """Return what holds for these meters.
+
+    Usage is shown by whole UTC hours (API reference, get batched usage data). So it proves something of windows of whole
+    hours; of one event, whose minute is asked for, it never does: that question is answered by an error which says so, and
+    left to a person.
+    """
     fitting = int(events_per_second * BATCH_SECONDS)
-    batch = min(LIMITS.batch, max(LEAST_BATCH, fitting))
-    return replace(LIMITS, batch=batch, rate=events_per_second, encoding=encoding)
+    return replace(
+        LIMITS,
+        batch=min(LIMITS.batch, max(LEAST_BATCH, fitting)),
+        rate=events_per_second,
+        encoding=encoding,
+        proof=None if any(meter.window % HOUR for meter in meters) else LIMITS.proof,
+    )
