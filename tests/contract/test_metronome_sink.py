@@ -7,9 +7,11 @@ import datetime as dt
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -231,6 +233,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         reply = self.server.script.answer(Call(self.command, self.path, body, headers))
+        with suppress(ConnectionError):  # whoever asked may have given up
+            self._send(reply)
+        self.close_connection = reply.cut or reply.drip
+
+    def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)
         self.send_header("X-Request-Id", "req_script")
         self.send_header("Content-Length", str(len(reply.body) + 1_000 * (reply.cut or reply.drip)))
@@ -240,17 +247,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply.body.encode())
         if reply.drip:
             self._drip()
-        self.close_connection = reply.cut or reply.drip
 
     def _drip(self) -> None:
         """Send a byte now and then, for as long as anybody listens."""
-        try:
-            for _ in range(900):
-                if self.server.script.over.wait(0.05):
-                    return
-                self.wfile.write(b" ")
-        except OSError:
-            return
+        for _ in range(900):
+            if self.server.script.over.wait(0.05):
+                return
+            self.wfile.write(b" ")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named so by the base class
         """Say nothing."""
@@ -602,6 +605,19 @@ def test_a_withdrawn_token_halts(
         sink.total("api", "cus_1", WHOLE)
     verdicts, _ = until_halted(sink, [usage()])
     assert verdicts[0].answer is Answer.UNSENT
+
+
+def test_without_the_library_it_halts_and_says_what_to_install(
+    make_sink: MakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra: whoever has not installed it is told so, and no event is lost."""
+    monkeypatch.setitem(sys.modules, "metronome", None)
+    sink = make_sink("http://127.0.0.1:9")
+    with pytest.raises(SinkHalted, match=r"pip install 'usage-aggregator\[metronome\]'"):
+        sink.preflight(["api"])
+    verdicts, said = until_halted(sink, [usage()])
+    assert [verdict.answer for verdict in verdicts] == [Answer.UNSENT]
+    assert "metronome is not installed" in said
 
 
 def test_an_event_of_a_meter_that_is_gone_waits(script: Script, make_sink: MakeSink) -> None:
@@ -1050,6 +1066,15 @@ def test_a_quantity_that_counts_as_zero_is_found(sandbox: MetronomeControl, make
     assert "was sent to tester as text and counted as 0" in said
     assert "set `quantity_encoding: number`" in said
     assert make_sink(sandbox.url, encoding=Encoding.NUMBER).send_test_event("api", NOW) is None
+
+
+def test_a_quantity_that_counts_as_another_is_found(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """As where a metric counts events: what was sent and what was counted are both named."""
+    sandbox.add_customer("tester", "tester")
+    counts = sandbox.add_metric("api_requests", aggregation="COUNT")
+    meter = MetronomeMeter(event_type="api_requests", metric_id=counts)
+    said = make_sink(sandbox.url, meters={"api": meter}).send_test_event("api", NOW)
+    assert "of 1.25 sent to tester, Metronome counted 1." in (said or "")
 
 
 def test_a_test_event_needs_somebody_to_go_to(sandbox: MetronomeControl, make_sink: MakeSink) -> None:

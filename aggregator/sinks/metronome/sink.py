@@ -202,7 +202,10 @@ class MetronomeSink:
                 line.thread.close()
 
     def _send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
-        line = self._open()
+        line = self._line_or_halt()
+        if line is None:
+            yield from (Verdict(event.id, Answer.UNSENT, self._halted) for event in events)
+            return
         if self._stopped:
             self.stop()  # it may have come while there was no dispatcher to be told
         batch = Batch(events, may_leave)
@@ -218,13 +221,27 @@ class MetronomeSink:
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
                 line.thread.post(line.dispatcher.give_back, batch)
 
+    def _line_or_halt(self) -> _Line | None:
+        """Return what is open; None, and the sink is halted, if it cannot be opened."""
+        try:
+            return self._open()
+        except SinkHalted as halted:
+            self._halted = str(halted)
+            return None
+
     def _open(self) -> _Line:
-        """Return what is open, opening it at the first use."""
+        """Return what is open, opening it at the first use. Raises SinkHalted if the library is not there."""
         with self._opening:
             if self._line is None:
                 thread = LoopThread(f"sink-{self.name}")
                 try:
                     self._line = thread.call(self._connect(thread))
+                except ModuleNotFoundError as error:
+                    thread.close()
+                    raise SinkHalted(
+                        f"Sink {self.name} needs Metronome's library, and {error.name} is not installed: "
+                        "`pip install 'usage-aggregator[metronome]'`, then restart."
+                    ) from error
                 except BaseException:
                     thread.close()
                     raise
