@@ -41,10 +41,15 @@ class Decreases(StrEnum):
 
 
 class WriteModel(StrEnum):
-    """Which number of an event a sink books: the change, or where the slot stands after it."""
+    """Which number of an event a sink books: the change, or where the slot stands after it.
+
+    Of the latter, a sink that overwrites keeps one number per slot. One that bills the last keeps a customer's newest number
+    of all: there, the windows must arrive in their order.
+    """
 
     DELTA = "delta"
     OVERWRITE = "overwrite"
+    LAST = "last"
 
 
 class Encoding(StrEnum):
@@ -127,6 +132,8 @@ class Meter:
     """A window that loses more than this share of its quantity at once must be read twice before it is lowered."""
     retained: dt.datetime | dt.timedelta | None = None
     """Since when, or for how long, the source keeps its rows. Windows before that are sealed; None: it keeps them all."""
+    latest: bool = False
+    """Whether a customer is billed for the newest window's quantity, as for seats, and not for the sum of them."""
     split: dt.timedelta | None = None
     """How short a piece of a window the query may be asked for, if it only counts or sums; None: whole windows."""
 
@@ -209,6 +216,8 @@ class Change(NamedTuple):
     parked_delta: Decimal
     known: bool
     """Whether the ledger has the slot already."""
+    again: bool = False
+    """Whether its latest event came to nothing, or may have been undone: where it stands is to be said once more."""
 
 
 class Planned(NamedTuple):

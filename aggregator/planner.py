@@ -7,6 +7,8 @@ Rules
   remainder stays with the customer as carry.
 - `total(r) = total(r-1) + delta(r)`; revisions count 0, 1, 2, ... without a hole.
 - A slot has at most one unsettled event. While it has one, a change waits: the slot stays as it is and is read again.
+- Where a sink keeps the newest number, where a slot stands can be said again, by an event that changes nothing. Where it
+  bills the last number of a customer, each window is floored for itself, and each is said, zero too.
 - A decrease is held for a person unless the meter says `decreases: apply`; one that is suspiciously large is held anyway.
 - An event's identifier is a function of what it names, so that planning the same thing again gives the same one.
 - Its instant lies inside its window and is frozen here. Stripe bills by it, so the window's end or the time of sending
@@ -60,6 +62,7 @@ class Policy:
     oldest: dt.datetime = field(init=False, repr=False)
     """The earliest instant that the sink takes. It and what follows serve a million events, and are made once."""
     sends_total: bool = field(init=False, repr=False)
+    latest: bool = field(init=False, repr=False)
     begins: str = field(init=False, repr=False)
     """What the names of all its events begin with, before the customer."""
     length: str = field(init=False, repr=False)
@@ -68,7 +71,8 @@ class Policy:
     def __post_init__(self) -> None:
         texts = (self.ledger, self.sink, self.meter)
         object.__setattr__(self, "oldest", self.now - self.limits.past)
-        object.__setattr__(self, "sends_total", self.limits.write_model is WriteModel.OVERWRITE)
+        object.__setattr__(self, "sends_total", self.limits.write_model is not WriteModel.DELTA)
+        object.__setattr__(self, "latest", self.limits.write_model is WriteModel.LAST)
         object.__setattr__(self, "begins", "".join(f"{len(text)}:{text}" for text in texts))
         object.__setattr__(self, "length", str(int(self.window.total_seconds())))
 
@@ -94,6 +98,8 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
 
 def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Decision:
     """Decide about one changed slot, given what its customer is owed in parts too small to bill."""
+    if policy.latest:
+        return _decide_last(change, carry, unit, policy)
     owed, booked = subtract(change.now, change.before), change.total
     if carry:
         owed = add(owed, carry)
@@ -105,13 +111,28 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     rest = subtract(owed, delta)
     assert ZERO <= rest < unit, f"carry {rest} of {change.customer} is not a fraction of {unit}"
     total = add(booked, delta) if booked else delta
-    event = _event(change, delta, total, policy) if delta else None
+    says = delta or (change.again and policy.sends_total)
+    event = _event(change, delta, total, policy) if says else None
     return build(Decision, (change, False, total, rest, change.parked, event))
+
+
+def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Decision:
+    """Decide about a slot whose number is billed as it is: nothing flows from one window to the next."""
+    booked = change.total
+    if change.tail is Tail.UNSETTLED:
+        return Decision(change, deferred=True, total=booked, carry=carry, voids=None, event=None)
+    if change.tail is not CLEAR:
+        booked = subtract(booked, change.parked_delta)
+    total = floor(change.now, unit)
+    delta = subtract(total, booked)
+    says = delta or change.again or not change.known
+    event = _event(change, delta, total, policy) if says else None
+    return Decision(change, deferred=False, total=total, carry=carry, voids=change.parked, event=event)
 
 
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:
     """Complete the event that changes what a slot stands at by `delta`, to `total`."""
-    at = stamp(change, policy.window)
+    at = stamp(change, policy.window, policy.limits.write_model)
     guarded = policy.guarded or change.tail is Tail.GUARDED
     state, reason = _standing(delta, total, at, policy, guarded=guarded)
     name = identifier(policy, change.customer, change.window_start, change.revision)
@@ -155,19 +176,28 @@ def plain(value: Decimal) -> str:
     return "0" if text in ("-0", "") else text
 
 
-def stamp(change: Change, window: dt.timedelta) -> dt.datetime:
+def stamp(change: Change, window: dt.timedelta, model: WriteModel = WriteModel.DELTA) -> dt.datetime:
     """Give an event its instant inside its window.
 
     Revision 0 takes the last real use that the source names, else one second before the window's end. Each later
     revision takes an earlier minute of its own (coming round from the first to the last): Stripe's summaries are aligned
     to minutes (docs.stripe.com/api/billing/meter-event-summary), so a minute with one event in it can prove whether that
     event arrived. A window of one minute has room for one.
+
+    What overwrites must meet what it overwrites, which Stripe looks for in the UTC hour or day of the event
+    (docs.stripe.com/billing/subscriptions/usage-based/meters/configure): each revision takes the instant of the first. Where
+    the last number is billed, whether by instant or by arrival is not documented: each revision is a second later than the
+    one before it, so that both agree.
     """
     start, end = change.window_start, change.window_start + window
+    if model is WriteModel.LAST:
+        return min(start + change.revision * SECOND, end - SECOND)
     if change.revision == 0 or change.stamped_at is None:
         at = change.at if change.at is not None else end - SECOND
         assert start <= at < end, f"{at} lies outside of {Span(start, end)}"
         return at - dt.timedelta(0, 0, at.microsecond) if at.microsecond else at
+    if model is WriteModel.OVERWRITE:
+        return change.stamped_at
     minutes = window // MINUTE
     first = min((change.stamped_at - start) // MINUTE, minutes - 1)
     return start + (first - change.revision) % minutes * MINUTE

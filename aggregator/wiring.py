@@ -175,6 +175,7 @@ def build(
             registered, looked = ledger.meters.look(meters)
         else:
             registered, looked = dict(ledger.meters.register(meters)), {}
+        registered = {key: _knowing(known, sinks) for key, known in registered.items()}
         yield App(
             config,
             ledger,
@@ -186,6 +187,12 @@ def build(
             unverified,
             looked,
         )
+
+
+def _knowing(known: Registered, sinks: dict[str, Sink]) -> Registered:
+    """Return a meter with what each of its sinks books of its events."""
+    models = {sink: sinks[sink].limits_for(known.meter.name).write_model for sink in known.meter.sinks}
+    return known._replace(feeds=tuple(feed._replace(model=models[feed.sink]) for feed in known.feeds))
 
 
 def _stop_if(trouble: str | None) -> None:
@@ -223,6 +230,7 @@ def meter_of(meter: ConfiguredMeter) -> Meter:
         shrink_guard=meter.shrink_guard,
         retained=meter.data_retained_from,
         split=meter.split,
+        latest=meter.stripe.formula == "last",
     )
 
 

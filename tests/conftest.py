@@ -30,9 +30,10 @@ UNSAFE_AND_FAST = ("fsync = off", "synchronous_commit = off", "full_page_writes 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare our marker, and hear SIGINT: whoever starts us in the background may have it ignored, and so our children."""
+    """Declare our marker, and hear signals: who starts us in the background may have some ignored, and so our children."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     config.addinivalue_line("markers", "direct: reaches its databases without a pooler in any case")
 
 

@@ -8,7 +8,7 @@ from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.writer import BATCH
-from aggregator.model import ZERO, Change, Span, Tail
+from aggregator.model import ZERO, Change, Span, Tail, WriteModel
 
 UNBOOKED = (ZERO, 0, None)
 """Total, revision and first instant of a slot that has had no event."""
@@ -34,6 +34,7 @@ COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
 
 # What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
 # stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
+# What is billed by its last number is billed by a zero too, so a new slot at zero is a change there.
 # A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
 CHANGED = """
 select found.slot_id,
@@ -46,7 +47,8 @@ select found.slot_id,
             when parked.event_id is not null then 'parked' end,
        case when parked.state <> 'in_doubt' then parked.event_id end,
        case when parked.state <> 'in_doubt' then waiting.delta end,
-       case when found.slot_id is null then nextval('aggregator.slot_id') end
+       case when found.slot_id is null then nextval('aggregator.slot_id') end,
+       found.replan
   from (
         select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
                slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail, slot.replan
@@ -62,7 +64,8 @@ select found.slot_id,
                  where feed_id = %(feed_id)s
                    and window_start >= greatest(%(start)s, %(since)s) and window_start < %(end)s
                ) as slot using (window_start, customer)
-         where (coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) or slot.replan)
+         where (coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) or slot.replan
+                or (%(zeros)s and slot.id is null))
            and not coalesce(seen.spoilt, false)
        ) as found
   left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
@@ -118,7 +121,13 @@ def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Ite
 
     `io` fetches a batch ahead, between whatever else it has to do on the connection.
     """
-    values = {"feed_id": feed.id, "start": span.start, "end": span.end, "since": feed.since}
+    values = {
+        "feed_id": feed.id,
+        "start": span.start,
+        "end": span.end,
+        "since": feed.since,
+        "zeros": feed.model is WriteModel.LAST,
+    }
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:
         io.submit(cursor.execute, CHANGED, values, binary=True).result()
@@ -133,14 +142,16 @@ def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Ite
 
 def _change(row: tuple[Any, ...]) -> Change:
     """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
-    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new = row
+    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new, again = row
     carry = carry or ZERO
     if slot is None:
         return Change._make(
-            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False)
+            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False, False)
         )
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
-    return Change._make((slot, event, customer, start, before, now, at, *booked, carry, *trouble, True))
+    return Change._make(
+        (slot, event, customer, start, before, now, at, *booked, carry, *trouble, True, again)
+    )
 
 
 def set_aside(connection: Connection, registered: Registered, span: Span) -> None:

@@ -17,7 +17,7 @@ from aggregator import definitions
 from aggregator.barrier import Noted
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Connection, Database
-from aggregator.model import EPOCH, Definition, Meter
+from aggregator.model import EPOCH, Definition, Meter, WriteModel
 
 # Registering inserts what is missing and reads what is there. It locks no row that exists, so that it never waits for a
 # pass that is being committed.
@@ -60,6 +60,9 @@ insert into aggregator.feed (meter_id, sink_id, since, read_until)
 select id, %(sink_id)s, mark, mark from aggregator.meter where id = %(meter_id)s
     on conflict do nothing
 """
+
+# What is billed by its last number leaves in the order of its windows.
+ORDER_FEED = "update aggregator.feed set ordered = %(ordered)s where id = %(feed)s and ordered <> %(ordered)s"
 
 FIND_FEED = "select id, since from aggregator.feed where meter_id = %(meter_id)s and sink_id = %(sink_id)s"
 
@@ -151,6 +154,8 @@ class Feed(NamedTuple):
     sink: str
     sink_id: int
     since: dt.datetime
+    model: WriteModel = WriteModel.DELTA
+    """What the sink books of its events, once somebody who knows the sink has said so."""
 
 
 class Registered(NamedTuple):
@@ -329,6 +334,7 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
     feeds = []
     for sink in meter.sinks:
         feed_id, since = _known(connection, ADD_FEED, FIND_FEED, meter_id=meter_id, sink_id=sink_ids[sink])
+        connection.execute(ORDER_FEED, {"feed": feed_id, "ordered": meter.latest})
         feeds.append(Feed(feed_id, sink, sink_ids[sink], since))
     return Registered(meter_id, meter, tuple(feeds))
 

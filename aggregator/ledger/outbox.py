@@ -21,10 +21,19 @@ from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.pin import Pin
 from aggregator.model import ClaimId, Event, Outcome
 
-# Rows that another claim is just taking are passed over. The oldest events come first.
+# Rows that another claim is just taking are passed over. The oldest events come first. Of an ordered feed, each customer's
+# next event leaves once the one before it is settled; what that costs is spent only where there is such a feed.
 PICK = """
 select event_id from aggregator.outbox
  where sink_id = %(sink_id)s and due_at <= %(now)s
+   and (feed_id <> all(array(select id from aggregator.feed where ordered))
+        or event_id = any(array(
+            select min(waiting.event_id)
+              from aggregator.outbox as waiting
+              join aggregator.feed on feed.id = waiting.feed_id and feed.ordered
+              join aggregator.event on event.id = waiting.event_id
+             where waiting.sink_id = %(sink_id)s
+             group by waiting.feed_id, event.customer)))
  order by event_id limit %(limit)s
    for update skip locked
 """

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from aggregator import points
 from aggregator.errors import LeaseLost, LedgerStopped
-from aggregator.ledger import guard, runs
+from aggregator.ledger import again, guard, runs
 from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.guard import Fallen, Shrunk
@@ -138,13 +138,17 @@ class Passes:
             tally = Tally(rows=spool.rows, aside=spool.aside, mark=mark, guarded=len(fallen))
             stage(connection, spool)
             points.passing("readings_staged")
+            newer: list[dt.datetime | None] = []
             run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed in registered.feeds:
+                    again.take_up(connection, feed, this.span, this.now)
                     decisions = decide(feed, changes(connection, io, feed, this.span), guarded=bool(fallen))
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
+                    newer.append(again.note_newer(connection, feed, run_id, this.now))
                     if not fallen:
                         guard.check(connection, registered, feed, tally)
+            again.note_given_up(connection, registered.feeds, tally.voided, this.now)
             once_more = _void(connection, tally.voided, this.now)
             set_aside(connection, registered, this.span)
             guard.note_or_believe(connection, registered, this.span, this.now, fallen)
@@ -153,6 +157,7 @@ class Passes:
                 tally.oldest_deferred,
                 once_more,
                 guard.waiting(connection, registered),
+                *newer,
             ]
             oldest = min((each for each in waiting if each), default=None)
             self._move(connection, lease, this, oldest, stays=bool(fallen))

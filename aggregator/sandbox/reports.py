@@ -1,24 +1,27 @@
 """What is found invalid after it was accepted, and the reports on it.
 
 From docs.stripe.com/api/v2/core/events/event-types, `v1.billing.meter.error_report_triggered`: one report per meter and span
-of validation, with the number of errors of each kind and samples of them. A report names some events and counts all.
+of validation, with the number of errors of each kind and samples of them. A report names some events and counts all. Events
+that name no meter have reports of their own, `v1.billing.meter.no_meter_found`.
 
-Stripe leaves open what `request.identifier` of a sample holds; here it is the identifier of the event. Here too a report is
-there as soon as its span is over, spans lie on whole multiples of their length, and reports come in the order in which
-their spans end.
+Stripe leaves open what `request.identifier` of a sample holds; here it is the identifier of the event, unless the rules
+have it be the `Idempotency-Key` of its call. Here too a report is there as soon as its span is over, spans lie on whole
+multiples of their length, and reports come in the order in which their spans end.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from aggregator.sandbox.errors import not_found
 from aggregator.sandbox.journal import Note, Record
 from aggregator.sandbox.paging import Row
+from aggregator.sandbox.rules import Rules
+from aggregator.sandbox.times import instant
 
-EVENT_TYPE = "v1.billing.meter.error_report_triggered"
+REPORT_TYPE = "v1.billing.meter.error_report_triggered"
+NO_METER_TYPE = "v1.billing.meter.no_meter_found"
 
 
 class Invalid(NamedTuple):
@@ -29,7 +32,11 @@ class Invalid(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One accepted event and when it is found invalid; `[start, end)` is the span of the report that tells of it."""
+    """One event and when it is found invalid; `[start, end)` is the span of the report that tells of it.
+
+    `sequence` is 0 for an event that was never accepted, such as a duplicate; `meter` is empty if there is none; `key`
+    is the `Idempotency-Key` of the call that brought it.
+    """
 
     sequence: int
     identifier: str
@@ -40,17 +47,17 @@ class Finding(NamedTuple):
     counts_until_found: bool
     start: float
     end: float
+    key: str = ""
 
 
 class Findings:
     """The invalid events of one account and mode, among them those not yet found."""
 
-    def __init__(self, *, livemode: bool, note: Note) -> None:
-        self._livemode = livemode
+    def __init__(self, *, tag: str, context: str | None, note: Note) -> None:
+        self._tag = tag
+        self._context = context
         self._note = note
         self._by_sequence: dict[int, Finding] = {}
-        # Of the event that was accepted last under an identifier.
-        self._by_identifier: dict[str, Finding] = {}
         self._untold: list[tuple[float, float, str, Finding]] = []
         self._reports: list[Row] = []
 
@@ -65,12 +72,13 @@ class Findings:
         *,
         counts: bool,
         span_seconds: float,
+        key: str = "",
     ) -> None:
         """Keep that the event with this sequence, identifier and meter id is found invalid at a moment."""
         span = span_seconds or 1.0
         start = found_at // span * span
         end = start + span if span_seconds else found_at
-        finding = Finding(*where, *what, found_at, counts, start, end)
+        finding = Finding(*where, *what, found_at, counts, start, end, key)
         self._note("finding", finding._asdict())
         self._remember(finding)
 
@@ -83,19 +91,15 @@ class Findings:
         """Return what is, or will be, found of an event."""
         return self._by_sequence.get(sequence)
 
-    def found(self, identifier: str, now: float) -> bool:
-        """Say whether the event accepted last under this identifier is known to be invalid by now."""
-        finding = self._by_identifier.get(identifier)
+    def found(self, sequence: int, now: float) -> bool:
+        """Say whether an event is known to be invalid by now."""
+        finding = self._by_sequence.get(sequence)
         return finding is not None and finding.found_at <= now
 
-    def accepted_again(self, identifier: str) -> None:
-        """Take note that another event has this identifier from now on."""
-        self._by_identifier.pop(identifier, None)
-
-    def reports(self, now: float, samples: int) -> Sequence[Row]:
+    def reports(self, now: float, rules: Rules) -> Sequence[Row]:
         """Return every report whose span is over, the earliest first; a report once returned stays as it is."""
         while self._untold and self._untold[0][0] <= now:
-            self._reports.append(self._report(self._take(), samples))
+            self._reports.append(self._report(self._take(), rules))
         return self._reports
 
     def restore(self, record: Record) -> None:
@@ -103,8 +107,8 @@ class Findings:
         self._remember(Finding(**record))
 
     def _remember(self, finding: Finding) -> None:
-        self._by_sequence[finding.sequence] = finding
-        self._by_identifier[finding.identifier] = finding
+        if finding.sequence:
+            self._by_sequence[finding.sequence] = finding
         heappush(self._untold, (finding.end, finding.start, finding.meter, finding))
 
     def _take(self) -> list[Finding]:
@@ -115,29 +119,31 @@ class Findings:
             taken.append(heappop(self._untold)[3])
         return taken
 
-    def _report(self, findings: Sequence[Finding], samples: int) -> Row:
+    def _report(self, findings: Sequence[Finding], rules: Rules) -> Row:
         one = findings[0]
-        mode = "live" if self._livemode else "test"
         count = len(findings)
+        related: Row | None = {
+            "id": one.meter,
+            "type": "billing.meter",
+            "url": f"/v1/billing/meters/{one.meter}",
+        }
+        if not one.meter:
+            related = {} if rules.no_meter_related_object == "empty" else None
         return {
-            "id": f"evt_{mode}_{len(self._reports) + 1:08d}",
+            "id": f"evt_{self._tag}{len(self._reports) + 1:08d}",
             "object": "v2.core.event",
-            "type": EVENT_TYPE,
-            "created": _instant(one.end),
-            "livemode": self._livemode,
-            "context": None,
+            "type": REPORT_TYPE if one.meter else NO_METER_TYPE,
+            "created": instant(one.end),
+            "livemode": self._tag.startswith("live"),
+            "context": self._context,
             "reason": None,
-            "related_object": {
-                "id": one.meter,
-                "type": "billing.meter",
-                "url": f"/v1/billing/meters/{one.meter}",
-            },
+            "related_object": related,
             "data": {
                 "developer_message_summary": f"There {'is' if count == 1 else 'are'} {count} invalid "
                 f"event{'' if count == 1 else 's'}",
-                "reason": {"error_count": count, "error_types": _kinds(findings, samples)},
-                "validation_start": _instant(one.start),
-                "validation_end": _instant(one.end),
+                "reason": {"error_count": count, "error_types": _kinds(findings, rules)},
+                "validation_start": instant(one.start),
+                "validation_end": instant(one.end),
             },
         }
 
@@ -152,23 +158,20 @@ def after(reports: Sequence[Row], name: str | None) -> Sequence[Row]:
     raise not_found("report", name, param="after", status=400)
 
 
-def _kinds(findings: Iterable[Finding], samples: int) -> list[Row]:
+def _kinds(findings: Iterable[Finding], rules: Rules) -> list[Row]:
     counts: Counter[str] = Counter()
     named: dict[str, list[Row]] = {}
     for finding in findings:
         counts[finding.code] += 1
-        if counts[finding.code] <= samples:
-            named.setdefault(finding.code, []).append(_sample(finding))
+        if counts[finding.code] <= rules.report_samples:
+            named.setdefault(finding.code, []).append(_sample(finding, rules))
     return [
         {"code": code, "error_count": count, "sample_errors": named.get(code, [])}
         for code, count in counts.items()
     ]
 
 
-def _sample(finding: Finding) -> Row:
-    return {"error_message": finding.message, "request": {"identifier": finding.identifier}}
-
-
-def _instant(seconds: float) -> str:
-    """Return unix seconds as RFC 3339, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _sample(finding: Finding, rules: Rules) -> Row:
+    by_key = rules.sample_identifier == "idempotency_key" and finding.key
+    identifier = finding.key if by_key else finding.identifier
+    return {"error_message": finding.message, "request": {"identifier": identifier}}

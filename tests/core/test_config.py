@@ -148,6 +148,7 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.window", "2d", "must be from `1m` to `1d`"),
     ("meters.calls.window", None, "is missing: write, for example, `window: 1h`"),
     ("meters.calls.window", "", "has no value: give it one, or remove the line"),
+    # One configuration serves every loop, and says where two of its values cannot both hold (B23).
     ("meters.calls.revisit", "36d", "is too long: 35d is the most, because Stripe refuses usage older"),
     ("meters.calls.settle", "40d", "is too long: 34d is the most"),
     ("meters.calls.settle", "-5m", "is not a duration"),

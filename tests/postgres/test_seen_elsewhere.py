@@ -77,3 +77,19 @@ def test_a_source_that_changes_its_mind_leaves_a_trace_for_every_change(database
     """)
     assert rows == [(quantity, 1, METER.fingerprint) for quantity in said]
     assert world.booked("cus_a") == 15
+
+
+def test_the_last_usage_of_a_cancelled_subscription_lies_before_the_cancellation(world: World) -> None:
+    """Billed by the time of use and not of sending, it is on the final invoice, if that waits for `settle` (B10).
+
+    The window goes on after the cancellation, and is read at its own time: nothing has to be flushed.
+    """
+    cancelled_at = START + 17 * MINUTE
+    for minute in (3, 9, 16):
+        world.source.use("cus_a", START + minute * MINUTE, 2)
+    world.source.use("cus_b", START + 40 * MINUTE)
+    world.at(1, 5)
+    world.collect()
+    world.deliver()
+    [sent] = [event for event in world.sink.received if event.customer == "cus_a"]
+    assert (sent.at < cancelled_at, sent.delta) == (True, 6)

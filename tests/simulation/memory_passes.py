@@ -263,8 +263,9 @@ def _check(ledger: MemoryLedger, feed: Feed, decisions: list[Decision]) -> None:
         known = tables.slots[feed.id].get(change.window_start, {}).get(change.customer)
         if event.id in tables.events or (known is not None and event.revision < known.revision):
             raise InvariantBroken(f"revision {event.revision} of slot {change.slot} is there already")
-        if not event.delta or event.at < change.window_start or not 1 <= len(event.identifier) <= 100:
-            raise InvariantBroken("an event changes something, inside its window, under a name")
+        says = event.delta or event.revision or not event.total
+        if not says or event.at < change.window_start or not 1 <= len(event.identifier) <= 100:
+            raise InvariantBroken("an event says something, inside its window, under a name")
 
 
 def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Reading]) -> Iterator[Change]:
@@ -308,7 +309,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
         tail, parked, delta = _tail(tables, slot)
         yield Change(
             slot.id, event, customer, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
-            carry, tail, parked, delta, True,
+            carry, tail, parked, delta, True, slot.replan,
         )  # fmt: skip
 
 

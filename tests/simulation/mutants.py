@@ -494,7 +494,7 @@ def decreases_doubled() -> list[tuple[object, str, object]]:
 
 @mutant("an event is stamped with its window's end")
 def window_end_as_instant() -> list[tuple[object, str, object]]:
-    return [(planner, "stamp", lambda change, window: change.window_start + window)]
+    return [(planner, "stamp", lambda change, window, *rest: change.window_start + window)]
 
 
 @mutant("a window is read before it has ended")

@@ -538,7 +538,10 @@ def own_world(*meters: str) -> Iterator[World]:
     with (
         tempfile.TemporaryDirectory(prefix="aggregator-proof-") as name,
         EmbeddedPostgres(Path(name) / "pg") as server,
-        sandbox_process(Path(name), *(f"--meter={meter}:sum" for meter in meters or (METER,))) as sandbox,
+        sandbox_process(
+            Path(name),
+            *(f"--meter={meter if ':' in meter else f'{meter}:sum'}" for meter in meters or (METER,)),
+        ) as sandbox,
     ):
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("create database application")

@@ -64,7 +64,9 @@ def backfilling(demo: Process) -> None:
 @pytest.mark.timeout(170)
 def test_it_ends_by_itself_with_all_three_in_agreement(demo: Process, place: Path) -> None:
     """A backfill, rows that arrive, a late transaction, a stop by signal, the proof; then nothing runs any more."""
-    assert demo.ended(DEMO_SECONDS) == 0, demo.out + demo.err
+    code = demo.ended(DEMO_SECONDS)
+    logged = (place / "run.log").read_text()[-4000:] if (place / "run.log").exists() else ""
+    assert code == 0, demo.out + demo.err + logged
 
     assert "source = ledger = sandbox for 23 customers and 2 meters: yes" in demo.out
     assert "ended by SIGTERM" in demo.out

@@ -42,9 +42,10 @@ insert into pgbench_history values (1, 7, 71, 2, %(at)s at time zone 'UTC', '');
 @pytest.fixture(scope="module")
 def sandbox_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A sandbox with the meters that the examples name."""
-    names = ("api_requests", "storage_gib_hours", "seat_hours", "branch_turnover", "account_transactions")
+    adding = ("api_requests", "seat_hours", "branch_turnover", "account_transactions")
+    meters = [*(f"{name}:sum" for name in adding), "storage_gib_hours:sum:day"]
     with sandbox_process(
-        tmp_path_factory.mktemp("sandbox"), *(f"--meter={name}:sum" for name in names)
+        tmp_path_factory.mktemp("sandbox"), *(f"--meter={meter}" for meter in meters)
     ) as sandbox:
         yield sandbox
 

@@ -19,7 +19,8 @@ from aggregator.model import State
 from aggregator.sandbox.__main__ import command as sandbox
 from aggregator.sandbox.control import PREFIX, ROUTES
 from aggregator.sandbox.metronome import MetronomeRules
-from aggregator.sandbox.settings import FaultSettings, Rules
+from aggregator.sandbox.rules import Rules
+from aggregator.sandbox.settings import FaultSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

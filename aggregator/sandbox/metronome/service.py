@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from aggregator.sandbox.errors import ApiError, server_error
-from aggregator.sandbox.faults import Faults
+from aggregator.sandbox.faults import Faults, Victim
 from aggregator.sandbox.metronome.api import INGEST, Request, State, find_route
 from aggregator.sandbox.metronome.metrics import number
 from aggregator.sandbox.metronome.settings import read_metronome_rules
@@ -58,7 +58,7 @@ class Metronome:
         self._stats.requests += 1
         handler, name = find_route(scope["method"], path)
         self._let_in(read_headers(scope["headers"]).authorization.decode("latin-1"))
-        luck = self._faults.draw(None, is_event=path == INGEST)
+        luck = self._faults.draw(Victim("metronome", events=int(path == INGEST)))
         if luck.drop_before:
             self._stats.dropped += 1
             return None

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from aggregator.model import WriteModel
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripeMeter:
@@ -21,6 +23,13 @@ class StripeMeter:
     """Of the events of a customer in one UTC hour or day, only the newest that was received counts."""
 
     @property
+    def write_model(self) -> WriteModel:
+        """What an event of ours is to it."""
+        if self.formula == "last":
+            return WriteModel.LAST
+        return WriteModel.DELTA if self.event_time_window is None else WriteModel.OVERWRITE
+
+    @property
     def replaces(self) -> bool:
         """Whether a later event takes the place of an earlier one, so that each says where its window stands."""
-        return self.formula == "last" or self.event_time_window is not None
+        return self.write_model is not WriteModel.DELTA

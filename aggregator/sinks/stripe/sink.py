@@ -84,7 +84,7 @@ class StripeSink:
     ) -> None:
         self.name = name
         self.limits = _limits(calls_per_second)
-        self._replacing = replace(self.limits, write_model=WriteModel.OVERWRITE)
+        self._limits_by_model = {model: replace(self.limits, write_model=model) for model in WriteModel}
         self._api_key = api_key
         self._livemode = mode == "live"
         self._api_base = api_base
@@ -106,7 +106,7 @@ class StripeSink:
     def limits_for(self, meter: str) -> Limits:
         """Return what holds for the events of one of our meters: where they replace each other, they say the total."""
         known = self._meters.get(meter)
-        return self._replacing if known is not None and known.replaces else self.limits
+        return self._limits_by_model[known.write_model] if known is not None else self.limits
 
     @property
     def calls_per_second(self) -> float:

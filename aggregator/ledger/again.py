@@ -1,0 +1,78 @@
+"""What a sink that keeps the newest number must be told again: where a slot stands, by an event that changes nothing.
+
+Rules
+- A late number must not stay. An event that was given up after it had left may still arrive behind the one that replaced it;
+  so the slot is said again, later than any request is still on its way.
+- Where a customer's last number is billed, and the sink may go by arrival, a correction of an old window would stand behind
+  the newer ones: they are said again, in their order.
+- It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+
+from aggregator.ledger.database import Connection
+from aggregator.ledger.meters import Feed
+from aggregator.model import EventId, Span, WriteModel
+
+LATEST_ARRIVAL = dt.timedelta(hours=1)
+"""No request arrives later than this after it left: connections time out within minutes."""
+
+TAKE_UP = """
+with due as (
+    delete from aggregator.reassertion
+     where feed_id = %(feed_id)s and due_at <= %(now)s and window_start >= %(start)s and window_start < %(end)s
+    returning window_start, customer
+)
+update aggregator.slot set replan = true from due
+ where slot.feed_id = %(feed_id)s and slot.window_start = due.window_start and slot.customer = due.customer
+   and slot.revision > 0
+"""
+
+NOTE_GIVEN_UP = """
+insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
+select feed_id, window_start, customer, %(due_at)s from aggregator.event
+ where id = any(%(events)s) and exposed_at is not null and feed_id = any(%(feeds)s)
+    on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
+"""
+
+NOTE_NEWER = """
+insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
+select slot.feed_id, slot.window_start, slot.customer, %(now)s
+  from (
+        select customer, min(window_start) as since from aggregator.event
+         where planned_at = %(now)s and run_id = %(run_id)s and feed_id = %(feed_id)s
+         group by customer
+       ) as said
+  join aggregator.slot on slot.feed_id = %(feed_id)s and slot.customer = said.customer
+                      and slot.window_start > said.since and slot.revision > 0
+  left join aggregator.event as with_it on with_it.id = slot.tail and with_it.run_id = %(run_id)s
+ where with_it.id is null
+    on conflict (feed_id, window_start, customer) do nothing
+returning window_start
+"""
+
+
+def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) -> None:
+    """Mark what of a span is to be said again by now, for the pass that is about to compare it."""
+    if feed.model is not WriteModel.DELTA:
+        values = {"feed_id": feed.id, "start": span.start, "end": span.end, "now": now}
+        connection.execute(TAKE_UP, values)
+
+
+def note_given_up(
+    connection: Connection, feeds: Sequence[Feed], events: Sequence[EventId], now: dt.datetime
+) -> None:
+    """Note the slots of events that were given up, replaced by newer ones, though they may have left."""
+    replacing = [feed.id for feed in feeds if feed.model is not WriteModel.DELTA]
+    if replacing and events:
+        values = {"events": list(events), "feeds": replacing, "due_at": now + LATEST_ARRIVAL}
+        connection.execute(NOTE_GIVEN_UP, values)
+
+
+def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> dt.datetime | None:
+    """Note the windows that are newer than what a pass has just said; return the oldest of them, None if there is none."""
+    if feed.model is not WriteModel.LAST:
+        return None
+    rows = connection.execute(NOTE_NEWER, {"feed_id": feed.id, "run_id": run_id, "now": now}).fetchall()
+    return min((row[0] for row in rows), default=None)

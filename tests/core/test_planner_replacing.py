@@ -1,0 +1,111 @@
+"""Planning for sinks that keep the newest number: per slot, or of all that a customer has."""
+
+from dataclasses import replace
+
+from aggregator.model import Decreases, WriteModel
+from aggregator.planner import plan
+from tests.core.usage import APPLY, LIMITS, changes, decided, expect, shown
+
+OVERWRITE = replace(APPLY, limits=replace(LIMITS, write_model=WriteModel.OVERWRITE))
+LAST = replace(APPLY, limits=replace(LIMITS, write_model=WriteModel.LAST))
+
+CORRECTED = """
+customer | window | before | now | revisions | first at
+acme     | 10:00  | 5      | 8   | 1         | 10:42
+acme     | 11:00  | 4      | 1   | 3         | 11:59
+"""
+
+
+def test_what_overwrites_meets_what_it_overwrites() -> None:
+    """Every revision takes the instant of the first: the sink looks for the number it replaces in the hour of it."""
+    expect(
+        decided(CORRECTED, OVERWRITE),
+        """
+        customer | delta | total | at
+        acme     | 3     | 8     | 10:42:00
+        acme     | -3    | 1     | 11:59:00
+        """,
+    )
+
+
+def test_of_the_last_number_each_revision_is_later_by_instant_and_by_arrival() -> None:
+    """Whichever the sink goes by, the newest revision of a window is the last; it stands before the next window's first."""
+    expect(
+        decided(CORRECTED, LAST),
+        """
+        customer | total | at
+        acme     | 8     | 10:00:01
+        acme     | 1     | 11:00:03
+        """,
+    )
+    many = "customer | window | before | now | revisions | first at \n acme | 10:00 | 5 | 8 | 4000 | 10:00"
+    expect(decided(many, LAST), "total | at \n 8 | 10:59:59")
+
+
+def test_windows_that_are_billed_by_the_last_are_floored_one_by_one() -> None:
+    """Half a seat in each of three windows is never a whole one: nothing is carried from window to window."""
+    halves = """
+    customer | window | now
+    acme     | 10:00  | 2.5
+    acme     | 11:00  | 2.5
+    acme     | 12:00  | 2.9
+    """
+    expect(
+        decided(halves, LAST),
+        """
+        customer | delta | total | carry
+        acme     | 2     | 2     | 0
+        acme     | 2     | 2     | 0
+        acme     | 2     | 2     | 0
+        """,
+    )
+
+
+def test_a_zero_is_said_where_the_last_number_counts() -> None:
+    """Nobody has a seat any more: without an event the sink would go on billing the number before."""
+    expect(
+        decided("customer | window | now \n acme | 10:00 | 0", LAST), "event | delta | total \n due | 0 | 0"
+    )
+    assert shown(decided("customer | window | now \n acme | 10:00 | 0", OVERWRITE)[0])["event"] == "none"
+
+
+def test_what_is_to_be_said_again_is_an_event_that_changes_nothing() -> None:
+    """The next revision, the same total. A sink that adds up gets none: it would bill twice."""
+    [change] = changes(
+        "customer | window | before | now | revisions | first at \n acme | 10:00 | 5 | 5 | 1 | 10:42"
+    )
+    again = change._replace(again=True)
+    for policy in (OVERWRITE, LAST):
+        [decision] = plan([again], policy)
+        assert decision.event is not None
+        assert (decision.event.delta, decision.event.total, decision.event.revision) == (0, 5, 1)
+        [quiet] = plan([change], policy)
+        assert quiet.event is None
+    [decision] = plan([again], APPLY)
+    assert decision.event is None
+
+
+def test_a_lowered_total_is_held_as_any_decrease() -> None:
+    """Unless the meter says otherwise."""
+    for policy in (OVERWRITE, LAST):
+        held = replace(policy, decreases=Decreases.HOLD)
+        expect(decided(CORRECTED, held), "event | total \n due | 8 \n held | 1")
+
+
+def test_a_held_total_is_replaced_by_the_newest() -> None:
+    """What nobody let go is counted off before the new number is compared."""
+    waiting = """
+    customer | window | before | now | billed | revisions | first at | waits
+    acme     | 10:00  | 2      | 9   | 2      | 2         | 10:42    | -3
+    """
+    expect(decided(waiting, OVERWRITE), "delta | total | replaces \n 4 | 9 | held")
+    expect(decided(waiting, LAST), "delta | total | replaces \n 4 | 9 | held")
+
+
+def test_a_zero_that_a_sink_does_not_take_is_refused_by_name() -> None:
+    """It stands in the ledger as what could not be said."""
+    fell = "customer | window | before | now | revisions | first at \n acme | 10:00 | 5 | 0 | 1 | 10:42"
+    strict = replace(OVERWRITE, limits=replace(OVERWRITE.limits, zeros=False))
+    expect(decided(fell, strict), "event | reason \n refused | stripe takes no quantity of zero")
+    adding = replace(APPLY, limits=replace(LIMITS, negatives=False))
+    expect(decided(fell, adding), "event | reason \n refused | stripe takes no quantity below zero")

@@ -1,0 +1,188 @@
+"""Sinks that keep the newest number, on a real ledger: what they end up with, whatever comes late."""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from aggregator.ledger.database import Database
+from aggregator.model import Answer, Decreases, Event, Verdict, WriteModel
+from tests.fakes import LIMITS, FakeSink
+from tests.postgres.world import HOUR, METER, MINUTE, START, World
+
+SECOND = dt.timedelta(seconds=1)
+
+
+class ReplacingSink(FakeSink):
+    """Keeps, for each customer and UTC hour, the number it was told last, as a pre-aggregated Stripe meter does.
+
+    A request that is `delayed` leaves without an answer, and arrives when `arrive` is called.
+    """
+
+    def __init__(self, model: WriteModel = WriteModel.OVERWRITE) -> None:
+        super().__init__("fake", replace(LIMITS, write_model=model))
+        self.told: list[Event] = []
+        self.delayed: Callable[[Event], bool] = lambda event: False
+        self.under_way: list[Event] = []
+
+    def _take(self, event: Event) -> Verdict:
+        if self.delayed(event):
+            self.received.append(event)
+            self.under_way.append(event)
+            return Verdict(event.id, Answer.UNKNOWN, "no answer")
+        known = event.identifier in self.identifiers
+        verdict = super()._take(event)
+        if not known and event.identifier in self.identifiers:
+            self.told.append(event)
+        return verdict
+
+    def arrive(self) -> None:
+        """Let what is under way arrive; what the sink has already is turned away there, and nobody hears of it."""
+        arriving, self.under_way = self.under_way, []
+        for event in arriving:
+            if event.identifier not in self.identifiers:
+                self.identifiers[event.identifier] = event
+                self.told.append(event)
+
+    def kept(self, customer: str) -> dict[dt.datetime, Decimal]:
+        """Return what is kept per hour: by order of arrival."""
+        return {
+            event.at.replace(minute=0, second=0): event.total
+            for event in self.told
+            if event.customer == customer
+        }
+
+    def last(self, customer: str, *, by_arrival: bool) -> Decimal:
+        """Return the one number that is billed: the newest by arrival, or by its instant."""
+        mine = [(n, event) for n, event in enumerate(self.told) if event.customer == customer]
+        return max(mine, key=lambda each: each[0] if by_arrival else (each[1].at, each[0]))[1].total
+
+
+class Replacing(World):
+    """A world whose sink replaces, and whose passes know that."""
+
+    def __init__(self, database: Database, model: WriteModel) -> None:
+        meter = replace(METER, decreases=Decreases.APPLY, latest=model is WriteModel.LAST)
+        super().__init__(database, meter=meter, sinks=[ReplacingSink(model)])
+        feeds = tuple(feed._replace(model=model) for feed in self.registered.feeds)
+        self.registered = self.registered._replace(feeds=feeds)
+        self.collection._registered = self.registered
+
+    @property
+    def told(self) -> ReplacingSink:
+        """The sink."""
+        assert isinstance(self.sink, ReplacingSink)
+        return self.sink
+
+    def round(self, hours: float, minutes: float = 6) -> None:
+        """Collect and deliver, at a time."""
+        self.at(hours, minutes)
+        self.collect()
+        self.deliver()
+
+
+@pytest.fixture
+def overwriting(database: Database) -> Replacing:
+    """A sink that keeps one number per hour."""
+    return Replacing(database, WriteModel.OVERWRITE)
+
+
+@pytest.fixture
+def seats(database: Database) -> Replacing:
+    """A sink that bills a customer's last number."""
+    return Replacing(database, WriteModel.LAST)
+
+
+def test_corrections_replace_and_never_add(overwriting: Replacing) -> None:
+    """Whatever comes late or goes away, each hour stands where the source says."""
+    overwriting.source.use("cus_a", START, 5)
+    overwriting.source.use("cus_a", START + HOUR, 7)
+    overwriting.round(2)
+    overwriting.source.use("cus_a", START + 20 * MINUTE, 3)
+    del overwriting.source.uses[1]
+    overwriting.source.use("cus_a", START + HOUR, 6)
+    overwriting.round(2, 12)
+    assert overwriting.told.kept("cus_a") == {START: 8, START + HOUR: 6}
+    overwriting.check_balance()
+
+
+def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: Replacing) -> None:
+    """Its event was refused after an attempt without an answer. Once nothing can be on its way, the total is said again."""
+    sink = overwriting.told
+    overwriting.source.use("cus_a", START, 5)
+    sink.delayed = lambda event: not sink.received
+    overwriting.round(1)
+    sink.refused = {"cus_a"}
+    overwriting.deliver_later()
+    assert overwriting.one("select state::text from aggregator.event") == "refused"
+    sink.refused = set()
+    overwriting.source.use("cus_a", START + MINUTE, 2)
+    overwriting.round(1, 20)
+    assert sink.kept("cus_a") == {START: 7}
+    sink.arrive()
+    assert sink.kept("cus_a") == {START: 5}, "the late total has taken the place of the newer one"
+    overwriting.round(1, 50)
+    assert sink.kept("cus_a") == {START: 5}, "not yet: another request may still be on its way"
+    overwriting.round(2, 30)
+    assert sink.kept("cus_a") == {START: 7}
+    said = len(sink.told)
+    overwriting.round(4, 30)
+    assert len(sink.told) == said, "said again once, and not for ever"
+    overwriting.check_balance()
+
+
+def test_a_lost_answer_is_repeated_for_ever_and_never_in_doubt(overwriting: Replacing) -> None:
+    """Sending a total again changes nothing, so there is no cliff."""
+    sink = overwriting.told
+    overwriting.source.use("cus_a", START, 5)
+    sink.lost_after_booking = lambda event: len(sink.received) == 1
+    overwriting.round(1)
+    overwriting.round(31)
+    assert overwriting.rows("select state::text, attempts from aggregator.event") == [("accepted", 2)]
+    assert sink.kept("cus_a") == {START: 5}
+
+
+def test_the_last_number_is_what_the_newest_window_says(seats: Replacing) -> None:
+    """By arrival and by instant, in whatever order the windows were corrected."""
+    for hour, number in ((0, 5), (1, 6), (2, 4)):
+        seats.source.use("cus_a", START + hour * HOUR, number)
+    seats.round(3)
+    seats.source.use("cus_a", START, 10)
+    seats.round(4, 10)
+    seats.round(4, 16)
+    seats.round(4, 22)
+    assert [seats.told.last("cus_a", by_arrival=by) for by in (True, False)] == [4, 4]
+    assert seats.told.kept("cus_a") == {START: 15, START + HOUR: 6, START + 2 * HOUR: 4}
+    said = len(seats.told.told)
+    seats.round(5, 30)
+    seats.round(5, 40)
+    assert len(seats.told.told) == said, "what is newer was said again once"
+
+
+def test_nobody_who_gave_up_their_seats_is_billed_for_them(seats: Replacing) -> None:
+    """A zero that the source says is an event; a customer it does not name is left as it was."""
+    seats.source.use("cus_a", START, 5)
+    seats.source.use("cus_b", START, 2)
+    seats.source.use("cus_a", START + HOUR, 0)
+    seats.round(2)
+    assert seats.told.last("cus_a", by_arrival=False) == 0
+    assert seats.told.last("cus_b", by_arrival=False) == 2
+
+
+def test_a_customers_windows_arrive_in_their_order(seats: Replacing) -> None:
+    """While an event waits to be tried again, the next of its customer waits behind it; those of others do not."""
+    sink = seats.told
+    sink.fault = lambda event: Answer.BUSY if event.customer == "cus_a" and len(sink.received) < 3 else None
+    for hour in range(3):
+        seats.source.use("cus_a", START + hour * HOUR, hour + 1)
+        seats.source.use("cus_b", START + hour * HOUR, hour + 1)
+    seats.round(3)
+    assert [event.window_start for event in sink.told if event.customer == "cus_b"] == [
+        START + hour * HOUR for hour in range(3)
+    ]
+    seats.deliver_later()
+    assert [event.window_start for event in sink.told if event.customer == "cus_a"] == [
+        START + hour * HOUR for hour in range(3)
+    ]
