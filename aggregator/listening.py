@@ -42,7 +42,7 @@ class Listening:
     def start(self, scheduler: BackgroundScheduler) -> None:
         """Begin, by the daemon's clock."""
         for sink, intake in self._intakes.items():
-            every = self._app.config.sinks[sink].reports.poll
+            every = self._app.config.polls(sink)
             if every:
                 self._every(scheduler, f"reports {sink}", every, self._hear, sink, intake)
             self._every(

@@ -40,10 +40,10 @@ class Pace:
         self._earned_until: float | None = None
         self._halved_at: float | None = None
 
-    def take(self, now: float) -> float:
-        """Take leave for one call and return how many seconds it has to wait for it."""
+    def take(self, now: float, calls: int = 1) -> float:
+        """Take leave for one call, or for several that leave together; return how many seconds they have to wait for it."""
         earned_until = self._earn(now)
-        self._tokens -= 1.0
+        self._tokens -= calls
         return earned_until - now + self._seconds_to_earn(max(0.0, -self._tokens))
 
     def throttled(self, now: float, pause_seconds: float = 0.0) -> None:

@@ -51,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the environment of whoever runs the tests reaches them."""
     for name in list(os.environ):
-        if name.startswith(("AGGREGATOR_", "STRIPE_", "PG")):
+        if name.startswith(("AGGREGATOR_", "STRIPE_", "METRONOME_", "PG")):
             monkeypatch.delenv(name)
 
 

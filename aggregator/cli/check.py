@@ -13,7 +13,7 @@ from aggregator.cli.terms import findings_of
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.model import Fence
-    from aggregator.sinks.stripe import StripeSink
+    from aggregator.sinks import Sink
     from aggregator.source import Source
 
 
@@ -32,11 +32,17 @@ class Finding(NamedTuple):
 @click.command()
 @config_option
 @json_option
-def check(config_path: Path, *, as_json: bool) -> None:
+@click.option(
+    "--send-test-event",
+    "send_test_event",
+    is_flag=True,
+    help="Send one event per meter to each sink's self_test_customer, and see that it is counted.",
+)
+def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
     """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong."""
     config = load_config(config_path)
     findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
-    findings += [*_ledger(config), *_sources(config), *_sinks(config)]
+    findings += [*_ledger(config), *_sources(config), *_sinks(config, trying=send_test_event)]
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     if as_json:
         write_json({"ok": not wrong, "findings": [finding._asdict() for finding in findings]})
@@ -154,20 +160,21 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
     return Finding(f"meter {meter}", "ok", "the query works and returns customer, quantity, at, window")
 
 
-def _sinks(config: "Config") -> Iterator[Finding]:
+def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
     from aggregator.errors import SinkError
     from aggregator.wiring import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
         sink = build_sink(config, name)
-        deaf = None
+        deaf, counted = None, {}
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         problems = []
         try:
             problems += sink.preflight(meters)
             accounts[name] = sink.account()
             deaf = _deaf(config, name, sink)
+            counted = _tried(sink, [] if problems else meters) if trying else {}
         except SinkError as error:
             problems.append(str(error))
         finally:
@@ -176,6 +183,9 @@ def _sinks(config: "Config") -> Iterator[Finding]:
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
             yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({len(meters)})")
+        for meter, wrong in counted.items():
+            ok = "a test event was counted as it was sent"
+            yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)
         if deaf:
             yield Finding(f"sink {name}", "note", deaf)
         yield from _key(config, name, answers=name in accounts)
@@ -208,21 +218,34 @@ def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
             yield Finding(f"meter {each.meter}", "note", text)
 
 
-def _deaf(config: "Config", name: str, sink: "StripeSink") -> str | None:
+def _deaf(config: "Config", name: str, sink: "Sink") -> str | None:
     """Say why we would not hear of what a sink finds invalid later; None if we do."""
     from aggregator.clock import utcnow
+    from aggregator.config import StripeSink
     from aggregator.errors import SinkError
     from aggregator.model import Span
     from aggregator.wiring import build_teller
 
-    configured = config.sinks[name]
+    teller, configured = build_teller(config, name, sink), config.sinks[name]
+    if teller is None or not isinstance(configured, StripeSink):
+        return None
     if not configured.reports.poll:
         if configured.webhook_secret:
             return None
         return "nobody hears of what it finds invalid after it took it: set `reports: poll:`, or `webhook_secret`"
     now = utcnow()
     try:
-        build_teller(config, name, sink).listed(Span(now - SHORT, now))
+        teller.listed(Span(now - SHORT, now))
     except SinkError as error:
         return f"it does not tell what it finds invalid after it took it; everything else works: {error}"
     return None
+
+
+def _tried(sink: "Sink", meters: list[str]) -> dict[str, str | None]:
+    """Send a test event of each meter to a sink that can be tried out; say of each what is wrong. Raises SinkError."""
+    from aggregator.clock import utcnow
+    from aggregator.sinks import Tried
+
+    return (
+        {meter: sink.send_test_event(meter, utcnow()) for meter in meters} if isinstance(sink, Tried) else {}
+    )

@@ -147,7 +147,7 @@ def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
         return
     logger = log.logger()
     try:
-        if app.config.sinks[sink].reports.poll:
+        if app.config.polls(sink):
             taken = app.intake(sink).run_once(utcnow())
             tell_taken(logger, sink, taken)
             if taken.refused:

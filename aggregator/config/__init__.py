@@ -9,15 +9,18 @@ Rules
 
 from aggregator.config.durations import format_duration, parse_duration
 from aggregator.config.load import load
-from aggregator.config.meter import Meter, StripeEvent, fingerprint
+from aggregator.config.meter import Meter, MetronomeEvent, StripeEvent, fingerprint
 from aggregator.config.models import Config, Ledger, Sink, Source, StripeSink
 from aggregator.config.schema import json_schema
+from aggregator.config.sinks import MetronomeSink
 from aggregator.config.starter import starter
 
 __all__ = [
     "Config",
     "Ledger",
     "Meter",
+    "MetronomeEvent",
+    "MetronomeSink",
     "Sink",
     "Source",
     "StripeEvent",

@@ -142,6 +142,7 @@ class _Assembly:
             for section in self.meters.values():
                 self._check_names(section)
         self._check_event_names()
+        self._check_event_types()
 
     def _check_names(self, meter: Section) -> None:
         data = meter.merged()
@@ -170,6 +171,31 @@ class _Assembly:
                         f"sends the same event name as meter `{dotted((other.name,))}` ({other.place}) to the sink "
                         f"`{dotted((sink,))}`, which would add up the two, or let one replace the other: give one of "
                         "them another event name",
+                    )
+
+    def _check_event_types(self) -> None:
+        """Two meters whose events a metric cannot tell apart would be added up."""
+        first: dict[object, Section] = {}
+        for meter in self.meters.values():
+            data = meter.merged()
+            block = data.get("metronome")
+            given = block if isinstance(block, dict) else {}
+            sent = (
+                str(given.get("event_type") or meter.name),
+                str(given.get("quantity_property") or "quantity"),
+            )
+            properties = given.get("properties")
+            same = frozenset(map(str, properties.items())) if isinstance(properties, dict) else frozenset()
+            for sink in sorted(name for _, name in _sinks_of(data)):
+                known = self.sinks.get(sink)
+                if known is None or known.own.get("type") != "metronome":
+                    continue
+                other = first.setdefault((sink, *sent, same), meter)
+                if other is not meter:
+                    meter.problem(
+                        ("metronome", "event_type") if given.get("event_type") else (),
+                        f"sends events that look like those of meter `{dotted((other.name,))}` ({other.place}) to the sink "
+                        f"`{dotted((sink,))}`, which would add up the two: give one of them another event type or property",
                     )
 
 

@@ -161,6 +161,40 @@ FedSinks = Annotated[
 ]
 
 
+def _apart_from_the_quantity(properties: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+    if info.data.get("quantity_property") in properties:
+        raise refuse("has the key of `quantity_property`, which holds the quantity: give it another name")
+    return properties
+
+
+class MetronomeEvent(Block):
+    """What a meter's events look like at Metronome; a billable metric there sums the quantity."""
+
+    event_type: str = Field(
+        default="",
+        min_length=1,
+        description="The type of its events, as in the metric's event type filter. Left out: the name of this meter.",
+        examples=["api_requests"],
+    )
+    quantity_property: str = Field(
+        default="quantity",
+        min_length=1,
+        description="The property that holds the quantity, as in the metric's aggregation key.",
+        examples=["quantity"],
+    )
+    properties: Annotated[dict[str, str], AfterValidator(_apart_from_the_quantity)] = Field(
+        default={},
+        description="Properties that are the same on each of its events, for a metric's filters and group keys.",
+        examples=[{"region": "eu"}],
+    )
+    metric_id: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The billable metric. Left out: the one that sums the quantity of this event type.",
+        examples=["13117714-3f05-48e5-a6e9-a66093f13b4d"],
+    )
+
+
 EVENT_TIME_WINDOWS = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1)}
 
 
@@ -189,6 +223,10 @@ def _not_with_every(cron: str, info: ValidationInfo) -> str:
 
 def _named_after_meter(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
     return event if event.event_name else event.model_copy(update={"event_name": info.data.get("name", "")})
+
+
+def _typed_after_meter(event: MetronomeEvent, info: ValidationInfo) -> MetronomeEvent:
+    return event if event.event_type else event.model_copy(update={"event_type": info.data.get("name", "")})
 
 
 class Meter(Block):
@@ -308,6 +346,12 @@ class Meter(Block):
         validate_default=True,
         description="What the meter is at Stripe sinks.",
         examples=[{"event_name": "api_requests"}],
+    )
+    metronome: Annotated[MetronomeEvent, AfterValidator(_typed_after_meter)] = Field(
+        default=MetronomeEvent(),
+        validate_default=True,
+        description="What the meter's events are at Metronome sinks.",
+        examples=[{"event_type": "api_requests"}],
     )
 
     @property

@@ -8,6 +8,7 @@ Rules
 - The choice between `KEY` and `KEY_file` is made by `load`; here KEY holds the value, wherever it came from.
 """
 
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 from aggregator.config.block import Block, SecretFile
 from aggregator.config.durations import parse_duration
 from aggregator.config.meter import Meter
+from aggregator.config.sinks import MetronomeSink
 from aggregator.config.values import (
     API_KEY,
     DatabaseUrl,
@@ -197,8 +199,8 @@ class StripeSink(Block):
         return tuple(text.replace(",", " ").split())
 
 
-Sink = StripeSink
-SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink}
+Sink = StripeSink | MetronomeSink
+SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink, "metronome": MetronomeSink}
 
 
 class Config(Block):
@@ -225,6 +227,11 @@ class Config(Block):
         description="What is billed, by name.",
         examples=[{"api_requests": {"source": "app", "sinks": ["stripe"], "window": "1h"}}],
     )
+
+    def polls(self, sink: str) -> timedelta | None:
+        """Return how often a sink is asked what it found invalid; None if it is not, or cannot be."""
+        configured = self.sinks[sink]
+        return configured.reports.poll if isinstance(configured, StripeSink) else None
 
     def meter(self, name: str) -> Meter:
         """Return the meter of this name; UsageError names the one that may have been meant."""

@@ -16,6 +16,8 @@ Model = TypeVar("Model", bound=BaseModel)
 # Keys that exclude one another: a block that has one of them takes none of them from `defaults`.
 _ALTERNATIVES = (frozenset({"every", "cron"}),)
 
+_MERGED = ("stripe", "metronome")
+
 
 @dataclass(frozen=True)
 class Section:
@@ -37,14 +39,15 @@ class Section:
         return f"{self.document.path}:{self.document.line(self.location)}"
 
     def merged(self) -> dict[str, object]:
-        """Return its own keys and, for those it does not set, the defaults; `stripe` is merged key by key."""
+        """Return its own keys and, for those it does not set, the defaults; a sink's block is merged key by key."""
         if self.defaults is None:
             return dict(self.own)
         taken = {key: value for key, value in self.defaults.own.items() if not self._excludes(key)}
         both = taken | self.own
-        inherited, own = taken.get("stripe"), self.own.get("stripe")
-        if isinstance(inherited, dict) and isinstance(own, dict):
-            both["stripe"] = inherited | own
+        for block in _MERGED:
+            inherited, own = taken.get(block), self.own.get(block)
+            if isinstance(inherited, dict) and isinstance(own, dict):
+                both[block] = inherited | own
         return both
 
     def _excludes(self, key: str) -> bool:

@@ -23,6 +23,8 @@ from aggregator.sandbox.deliveries import Deliveries
 from aggregator.sandbox.errors import ApiError, concurrent_events, server_error
 from aggregator.sandbox.faults import SPARED, Luck, Victim
 from aggregator.sandbox.intake import Task, is_v2, read_task
+from aggregator.sandbox.metronome import PREFIX as METRONOME
+from aggregator.sandbox.metronome import Metronome
 from aggregator.sandbox.reports import Invalid
 from aggregator.sandbox.series import Event
 from aggregator.sandbox.store import Store
@@ -47,6 +49,7 @@ class Application:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._deliveries = Deliveries(store)
+        self._metronome = Metronome(store)
         self._request_ids = f"req_{token_hex(4)}"
         self._count = 0
 
@@ -73,6 +76,8 @@ class Application:
     async def _answer(self, scope: Scope, receive: Receive) -> Reply | None:
         try:
             body = await read_body(receive)
+            if scope["path"].startswith(f"{METRONOME}/"):
+                return await self._metronome.answer(scope, body)
             if scope["path"].startswith(PREFIX):
                 query = scope["query_string"].decode("latin-1")
                 self._store.catch_up()

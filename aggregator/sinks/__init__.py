@@ -14,7 +14,7 @@ Rules
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aggregator.model import Event, Limits, Span, Verdict
 
@@ -62,4 +62,13 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Give back connections and threads. Nothing is being sent by then."""
+        ...
+
+
+@runtime_checkable
+class Tried(Protocol):
+    """A sink that can be tried out by an event to a customer who is never billed. Done only when a person asks for it."""
+
+    def send_test_event(self, meter: str, now: datetime) -> str | None:
+        """Send one event, and say what is wrong if it is not counted; None if it is. Raises SinkError."""
         ...

@@ -59,6 +59,16 @@ def test_a_crowd_is_let_go_at_the_configured_rate(rate: float, calls: int) -> No
 
 
 @settings(deadline=None)
+@given(rate=rates, crowds=st.lists(st.integers(1, 100), min_size=1, max_size=20))
+def test_calls_that_leave_together_count_each(rate: float, crowds: list[int]) -> None:
+    """Several taken at once wait as long as the last of them would, taken one by one."""
+    together, alone = Pace(rate), Pace(rate)
+    for calls in crowds:
+        waits = [alone.take(0.0) for _ in range(calls)]
+        assert together.take(0.0, calls) == pytest.approx(waits[-1])
+
+
+@settings(deadline=None)
 @given(rate=rates, steps=steps)
 def test_the_full_rate_comes_back(rate: float, steps: list[Step]) -> None:
     """After any history, half a minute without refusals (beyond a pause asked for) restores the configured rate."""

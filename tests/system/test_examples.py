@@ -76,6 +76,7 @@ def once(example: World, name: str) -> None:
         "SANDBOX_URL": example.sandbox.url,
         "STRIPE_API_KEY": "sk_live_sandbox",
         "STRIPE_WEBHOOK_SECRET": "whsec_of_a_test",
+        "METRONOME_TOKEN": "token",
         "CREDENTIALS_DIRECTORY": str(example.directory),
         "START_AT": f"{example.start:%Y-%m-%dT%H:%MZ}",
     }

@@ -32,6 +32,7 @@ def env(tmp_path: Path) -> dict[str, str]:
         "SANDBOX_URL": "http://127.0.0.1:12111",
         "STRIPE_API_KEY": "rk_live_1",
         "STRIPE_WEBHOOK_SECRET": "whsec_1",
+        "METRONOME_TOKEN": "token",
         "START_AT": "2026-11-01T00:00Z",
         "CREDENTIALS_DIRECTORY": str(tmp_path),
     }
@@ -177,6 +178,12 @@ WRONG = [
     ("sources: {app: {url: x, timezone: CET}}", ".sources.app.timezone is not UTC"),
     ("sinks: {s: {type: stripe, api_key: x}}", ".sinks.s.mode is missing"),
     ("sinks: {s: {type: paypal, api_key: x, mode: test}}", ".sinks.s.type is not stripe"),
+    ("sinks: {s: {type: metronome, api_key: x}}", ".sinks.s.quantity_encoding is missing"),
+    (
+        "sinks: {s: {type: metronome, api_key: x, quantity_encoding: float}}",
+        ".sinks.s.quantity_encoding is not one of ['text', 'number']",
+    ),
+    ("meters: {m: {query: x, metronome: {type: x}}}", ".meters.m.metronome.type is unknown"),
     ("sinks: {s: {type: stripe, api_key: x, mode: on}}", ".sinks.s.mode is not one of ['live', 'test']"),
     ("meters: {m: {window: 1h}}", ".meters.m.query is missing"),
     ("meters: {m: {query: x, start_at: 2026-11-01}}", ".meters.m.start_at is not string"),

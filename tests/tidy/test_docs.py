@@ -18,6 +18,7 @@ from aggregator.config import json_schema, load
 from aggregator.model import State
 from aggregator.sandbox.__main__ import command as sandbox
 from aggregator.sandbox.control import PREFIX, ROUTES
+from aggregator.sandbox.metronome import MetronomeRules
 from aggregator.sandbox.rules import Rules
 from aggregator.sandbox.settings import FaultSettings
 
@@ -37,6 +38,7 @@ ENVIRONMENT = {
     "STRIPE_API_KEY": "rk_live_1",
     "NEXT_API_KEY": "rk_live_2",
     "STRIPE_WEBHOOK_SECRET": "whsec_1",
+    "METRONOME_TOKEN": "token",
 }
 
 
@@ -110,7 +112,8 @@ def keys() -> dict[str, dict[str, Any]]:
         "## ledger": found["Ledger"],
         "## sources": found["Source"],
         "## sinks": found["StripeSink"] | found["StripeReports"],
-        "## meters": found["Meter"] | found["StripeEvent"] | found["FedSink"],
+        "## Metronome sinks": found["MetronomeSink"],
+        "## meters": found["Meter"] | found["StripeEvent"] | found["MetronomeEvent"] | found["FedSink"],
     }
 
 
@@ -169,7 +172,11 @@ def test_every_control_call_of_the_sandbox_is_documented() -> None:
 def test_every_setting_of_the_sandbox_is_documented() -> None:
     """docs/sandbox.md has each fault and each rule."""
     told = " ".join(code_in(page("sandbox.md")))
-    names = [*FaultSettings.__dataclass_fields__, *Rules.__dataclass_fields__]
+    names = [
+        *FaultSettings.__dataclass_fields__,
+        *Rules.__dataclass_fields__,
+        *MetronomeRules.__dataclass_fields__,
+    ]
     assert [name for name in names if not re.search(rf"\b{name}\b", told)] == []
 
 

@@ -10,7 +10,6 @@ messages.py  its messages: listed, fetched, delivered and signed
 reports.py   what a message on invalid events says; pure
 cancelling.py  one event taken back
 client.py    the official library, set up our way
-loop.py      the event loop on a thread of its own
 
 And what a person does there, by `aggregator meters` and `aggregator check`:
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
+from aggregator.sinks.loop import LoopThread
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.administration import Administration, Made
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known
-from aggregator.sinks.stripe.loop import LoopThread
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.permissions import EVERYDAY, KeyReport, Keyring, Use
 

@@ -19,11 +19,11 @@ from aggregator import clock
 from aggregator.errors import SinkHalted
 from aggregator.model import Answer, Event, Limits, Span, Verdict, WriteModel
 from aggregator.pace import Pace
+from aggregator.sinks.loop import LoopThread
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.courier import Courier
 from aggregator.sinks.stripe.dispatch import Batch, Dispatcher
-from aggregator.sinks.stripe.loop import LoopThread
 from aggregator.sinks.stripe.meter import StripeMeter
 
 Answered = TypeVar("Answered")

@@ -1,4 +1,4 @@
-"""From a configuration to working parts. The only place that names concrete sources and sinks.
+"""From a configuration to working parts. The only place that names concrete sources; `sinks` names the sinks.
 
 Rules
 - Building connects to the ledger and registers the meters; sources and sinks connect when they are first used.
@@ -6,7 +6,7 @@ Rules
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection import Collection
-from aggregator.config import Config, StripeSink, fingerprint
+from aggregator.config import Config, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.delivery import Delivery
 from aggregator.embedded import EmbeddedPostgres
@@ -35,10 +35,23 @@ from aggregator.model import Decreases, Definition, Meter, Terms
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Sink
 from aggregator.source import Source
+from aggregator.wiring.sinks import build_desk, build_sink, build_teller, counted_twice
 
 if TYPE_CHECKING:
-    from aggregator.sinks.stripe import Desk, StripeMeter, StripeTeller
-    from aggregator.sinks.stripe import StripeSink as Stripe
+    from aggregator.sinks.stripe import StripeTeller
+
+__all__ = [
+    "App",
+    "Ledger",
+    "build",
+    "build_desk",
+    "build_sink",
+    "build_teller",
+    "counted_twice",
+    "ledger_url",
+    "meter_of",
+    "open_ledger",
+]
 
 CLOCK_SKEW = timedelta(seconds=60)
 """A host whose clock is further from the ledger's reads nothing: it might take open windows for closed ones."""
@@ -189,18 +202,19 @@ def build(
         sources = {key: _source(config, key, name) for key in config.sources}
         for source in sources.values():
             stack.callback(source.close)
-        built = {key: build_sink(config, key) for key in config.sinks}
-        sinks: dict[str, Sink] = dict(built)
+        sinks: dict[str, Sink] = {key: build_sink(config, key) for key in config.sinks}
         for sink in sinks.values():
             stack.callback(sink.close)
         if verify:
             _stop_if(ledger.pin.check(utcnow(), stops=True))
-        unverified = _verify(config, ledger, sinks) if verify else {}
+        unverified, accounts = _verify(config, ledger, sinks) if verify else ({}, {})
         meters = [meter_of(meter) for meter in config.meters.values()]
         if looks:
             registered, looked = ledger.meters.look(meters)
         else:
             registered, looked = dict(ledger.meters.register(meters)), {}
+            for key, account in accounts.items():  # a sink that is new to the ledger was not known before
+                _stop_if(ledger.pin.account(key, account, utcnow(), stops=True))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
         yield App(
             config,
@@ -212,7 +226,11 @@ def build(
             {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
             unverified,
             looked,
-            {key: build_teller(config, key, sink) for key, sink in built.items()},
+            {
+                key: teller
+                for key, sink in sinks.items()
+                if (teller := build_teller(config, key, sink)) is not None
+            },
         )
 
 
@@ -227,7 +245,10 @@ def _stop_if(trouble: str | None) -> None:
         raise LedgerStopped(trouble)
 
 
-def _verify(config: Config, ledger: Ledger, sinks: dict[str, Sink]) -> dict[str, str]:
+def _verify(
+    config: Config, ledger: Ledger, sinks: dict[str, Sink]
+) -> tuple[dict[str, str], dict[str, str | None]]:
+    """Return which sinks could not be asked, and why; and to which account each of the others goes."""
     unverified, misfits = {}, []
     accounts: dict[str, str | None] = {}
     for name, sink in sinks.items():
@@ -240,30 +261,7 @@ def _verify(config: Config, ledger: Ledger, sinks: dict[str, Sink]) -> dict[str,
     misfits += counted_twice(config, accounts)
     if misfits:
         raise SinkError("\n".join(misfits))
-    return unverified
-
-
-def counted_twice(config: Config, accounts: Mapping[str, str | None]) -> list[str]:
-    """Say, in a sentence each, which event names reach one account through two sinks: all usage would be counted twice.
-
-    `accounts` has what each sink says of its account; None, if its key may not ask, stands for an account of its own key.
-    """
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    found = []
-    for sink in accounts:
-        account = accounts[sink] or f"{config.sinks[sink].api_base} {config.sinks[sink].api_key_revealed()}"
-        for meter in config.meters.values():
-            if sink not in meter.sinks:
-                continue
-            event_name = meter.stripe.event_name
-            other_meter, other = first.setdefault((account, event_name), (meter.name, sink))
-            if other != sink:
-                found.append(
-                    f"Meter {meter.name} sends event name {event_name} to sink {sink}, and meter {other_meter} the same to "
-                    f"sink {other}, which is the same account: one Stripe meter would count both, or let one replace the "
-                    "other. Take one of the sinks out of `sinks`, or give one of two meters another `stripe.event_name`."
-                )
-    return found
+    return unverified, accounts
 
 
 def meter_of(meter: ConfiguredMeter) -> Meter:
@@ -298,72 +296,6 @@ def _source(config: Config, name: str, application_name: str) -> Source:
         freshness=source.freshness,
         application_name=application_name,
     )
-
-
-def build_sink(config: Config, name: str) -> "Stripe":
-    """Return a sink as configured; it connects when it is first used."""
-    sink = config.sinks[name]
-    match sink:
-        case StripeSink():
-            from aggregator.sinks.stripe import StripeSink as Stripe
-
-            return Stripe(
-                name,
-                api_key=sink.api_key_revealed(),
-                mode=sink.mode,
-                api_base=sink.api_base,
-                calls_per_second=sink.calls_per_second,
-                timeout=sink.timeout,
-                max_in_flight=sink.max_in_flight,
-                meters=_stripe_meters(config, name),
-            )
-
-
-def build_desk(config: Config, name: str) -> "Desk | None":
-    """Return what changes the account of a sink by hand; None for a sink that keeps no meters of its own."""
-    sink = config.sinks[name]
-    match sink:
-        case StripeSink():
-            from aggregator.sinks.stripe import Desk
-
-            return Desk(
-                name,
-                api_key=sink.api_key_revealed(),
-                mode=sink.mode,
-                api_base=sink.api_base,
-                timeout=sink.timeout,
-                meters=_stripe_meters(config, name),
-            )
-
-
-def build_teller(config: Config, name: str, sink: "Stripe") -> "StripeTeller":
-    """Return what listens to a sink, and cancels there, over the sink's connections."""
-    from aggregator.sinks.stripe import StripeTeller
-
-    configured = config.sinks[name]
-    return StripeTeller(
-        sink,
-        _stripe_meters(config, name),
-        secrets=configured.webhook_secrets_revealed(),
-        livemode=configured.mode == "live",
-    )
-
-
-def _stripe_meters(config: Config, sink: str) -> "dict[str, StripeMeter]":
-    from aggregator.sinks.stripe import StripeMeter
-
-    return {
-        meter.name: StripeMeter(
-            event_name=meter.stripe.event_name,
-            customer_key=meter.stripe.customer_key,
-            value_key=meter.stripe.value_key,
-            display_name=meter.stripe.display_name,
-            formula="last" if meter.stripe.formula == "last" else "sum",
-            event_time_window=meter.stripe.event_time_window,
-        )
-        for meter in config.meters.values()
-        if sink in meter.sinks
-    }
 
 
 def _collection(

@@ -1,0 +1,73 @@
+"""Sinks other than Stripe's meter events, as the file describes them.
+
+What can hurt has no default, and a secret shows itself only to who calls the method that ends in `revealed`.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from aggregator.config.block import Block, SecretFile
+from aggregator.config.durations import parse_duration
+from aggregator.config.values import Duration, WebAddress, at_least, refuse
+
+
+def _token(token: SecretStr) -> SecretStr:
+    """A header would carry nothing else."""
+    if not re.fullmatch(r"[!-~]+", token.get_secret_value()):
+        raise refuse("must be an API token, without white space")
+    return token
+
+
+class MetronomeSink(Block):
+    """Metronome's usage events."""
+
+    type: Literal["metronome"] = Field(description="What kind of sink this is.", examples=["metronome"])
+    api_key: Annotated[SecretStr, AfterValidator(_token)] = Field(
+        description="API token that may send usage events and read billable metrics, customers and usage.",
+        examples=["${METRONOME_TOKEN}"],
+    )
+    api_key_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the token, instead of `api_key`; relative to this file.",
+        examples=["/run/secrets/metronome_token"],
+    )
+    quantity_encoding: Literal["text", "number"] = Field(
+        description=(
+            "How a quantity is written: as `text` in quotes, or as a JSON `number`. The wrong one is billed as zero, so it "
+            "has no default: `aggregator check --send-test-event` finds out."
+        ),
+        examples=["text"],
+    )
+    self_test_customer: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Ingest alias or id of a customer that is never billed, for `aggregator check --send-test-event`.",
+        examples=["aggregator-test"],
+    )
+    api_base: WebAddress | None = Field(
+        default=None,
+        description="Where the API is, when it is not Metronome's own address, for example the sandbox.",
+        examples=["http://127.0.0.1:12111/metronome"],
+    )
+    rate_limit: int = Field(
+        default=5_000,
+        ge=1,
+        description="Events per second at most. Metronome raises what an account may send on request.",
+        examples=[5000],
+    )
+    timeout: Annotated[Duration, at_least("1s")] = Field(
+        default=parse_duration("10s"),
+        description="How long to wait for the answer to one request.",
+        examples=["10s"],
+    )
+    max_in_flight: int = Field(
+        default=16,
+        ge=1,
+        description="How many requests, of up to 100 events each, may wait for their answer at once.",
+        examples=[16],
+    )
+
+    def api_key_revealed(self) -> str:
+        """Return the token in clear."""
+        return self.api_key.get_secret_value()

@@ -1,0 +1,19 @@
+"""Metronome's endpoints, as far as usage goes, under the path `/metronome` of the sandbox.
+
+service.py    the order in which the rules meet a call: control, token, faults, endpoint
+api.py        which endpoints there are, and what each does
+events.py     what is taken in: field rules, duplicates, the two bounds of time
+customers.py  customers and their ingest aliases
+metrics.py    billable metrics: which events match, and what they add up to
+usage.py      `POST /v1/usage`: windows between UTC midnights, in pages
+settings.py   the rules that may be changed while it runs
+client.py     the control calls as methods
+
+It shares the sandbox's clock and its machinery for faults. Its state is kept in memory only.
+"""
+
+from aggregator.sandbox.metronome.client import MetronomeControl
+from aggregator.sandbox.metronome.service import PREFIX, Metronome
+from aggregator.sandbox.metronome.settings import MetronomeRules
+
+__all__ = ["PREFIX", "Metronome", "MetronomeControl", "MetronomeRules"]

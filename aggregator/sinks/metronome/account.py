@@ -1,0 +1,290 @@
+"""What Metronome says of its metrics: whether they count what we send, and what they have counted.
+
+Rules
+- Nothing in here writes.
+- What is wrong is said in sentences, one per thing; only what we did not expect is raised.
+- Numbers are read from the answer's own digits: the library would make floats of them. A list is read to its last page.
+- Usage is counted by whole UTC hours and asked for between UTC midnights, per metric and customer (docs.metronome.com, API
+  reference, get batched usage data). A shorter stretch has no figure, and is said to have none.
+"""
+
+import asyncio
+import datetime as dt
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
+
+from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.model import ZERO, Span
+from aggregator.sinks.metronome import event as wire
+from aggregator.sinks.metronome import fitting
+from aggregator.sinks.metronome.client import Client
+from aggregator.sinks.metronome.fitting import Metric
+from aggregator.sinks.metronome.meter import MetronomeMeter
+from aggregator.sinks.metronome.verdicts import Refusal, Silence, describe, why_halt
+
+if TYPE_CHECKING:
+    import httpx
+
+PAGE = 100
+
+MOST_PAGES = 100
+"""Ten thousand metrics, or hours: far more than there are known to be, and an end to reading them."""
+
+MOST_DIGITS = 100
+"""A sum of what Metronome shows is rounded nowhere."""
+
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+STEPS: Mapping[dt.timedelta, Literal["HOUR", "DAY"]] = {HOUR: "HOUR", DAY: "DAY"}
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+NOT_FOUND = 404
+
+Row = Mapping[str, object]
+
+
+class Answer(Protocol):
+    """What the library gives for a call whose answer it is not to read."""
+
+    @property
+    def http_response(self) -> "httpx.Response": ...  # noqa: D102
+
+
+class Account:
+    """Reads the environment that a token belongs to."""
+
+    def __init__(self, client: Client, sink: str, meters: Mapping[str, MetronomeMeter]) -> None:
+        self._client = client
+        self._sink = sink
+        self._meters = meters
+        self._metrics: dict[str, str] = {}
+
+    async def problems(self, names: Iterable[str]) -> list[str]:
+        """Say in what the environment does not fit the events of these meters of ours; an empty list if it does.
+
+        Raises SinkUnreachable, SinkHalted or SinkError when it does not say.
+        """
+        await self._may_send()
+        problems, listed = [], None
+        for name in names:
+            meter = self._meters[name]
+            if meter.metric_id:
+                found = await self._metric(meter.metric_id)
+                if found is None:
+                    problems.append(
+                        f"Meter {name}: Metronome has no billable metric {meter.metric_id}. Correct `metronome.metric_id`."
+                    )
+                    continue
+                candidates = [found]
+            else:
+                listed = await self._list_metrics() if listed is None else listed
+                candidates = [metric for metric in listed if fitting.of_type(metric, meter)]
+            problems += fitting.misfits(name, meter, candidates)
+        return problems
+
+    async def total(self, name: str, customer: str, span: Span) -> Decimal:
+        """Return what Metronome has counted of one of our meters for a customer; the span lies on whole UTC hours.
+
+        Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
+        """
+        step = DAY if _lies_on(span, DAY) else HOUR
+        found = await self.breakdown(name, customer, span, step)
+        with localcontext(prec=MOST_DIGITS):
+            return sum(found.values(), ZERO)
+
+    async def breakdown(
+        self, name: str, customer: str, span: Span, step: dt.timedelta
+    ) -> dict[dt.datetime, Decimal]:
+        """Return the same for each UTC hour or day of the span, by its start; where it is zero there is no entry.
+
+        Raises SinkUnreachable, SinkHalted or SinkError.
+        """
+        if step not in STEPS or not _lies_on(span, step):
+            raise SinkError(
+                f"Metronome counts by whole UTC hours and days, and {span} is not made of such. Look for the event in "
+                "Metronome's event search, by its identifier."
+            )
+        metric, known = await self._metric_of(name), await self._customer(customer)
+        rows = await self._usage(metric, known, span, step)
+        found: dict[dt.datetime, Decimal] = {}
+        for row in rows:
+            start, value = _start(row), _value(row)
+            if row.get("customer_id") != known or row.get("billable_metric_id") != metric:
+                raise SinkError(f"Metronome's usage of {name} is about somebody or something else.")
+            if start in found or (start - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) % step:
+                raise SinkError(f"Metronome's usage of {name} by {STEPS[step]} makes no sense at {start}.")
+            found[start] = value
+        return {start: value for start, value in found.items() if start in span and value}
+
+    async def customer_exists(self, customer: str) -> bool:
+        """Say whether Metronome knows a customer, by an ingest alias or an id."""
+        try:
+            await self._customer(customer)
+        except (SinkUnreachable, SinkHalted):
+            raise
+        except SinkError:
+            return False
+        return True
+
+    async def _may_send(self) -> None:
+        """Ask whether the token may send events, without sending one: an empty request is refused, but not the token.
+
+        That it is answered with a 400 is how Segment's connector checks a token; Metronome does not document it.
+        """
+        try:
+            await self._client.ingest(b"[]")
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            told = self._client.describe(error)
+            if isinstance(told, Silence) or told.status not in (400, 422):
+                self._raise(error)
+
+    async def _usage(self, metric: str, customer: str, span: Span, step: dt.timedelta) -> list[Row]:
+        usage = self._client.api.v1.usage.with_raw_response
+
+        def ask(page: dict[str, str]) -> Awaitable[Answer]:
+            return usage.list(
+                starting_on=wire.instant(_midnight(span.start)),
+                ending_before=wire.instant(_midnight(span.end + DAY - dt.timedelta(microseconds=1))),
+                window_size=STEPS[step],
+                billable_metrics=[{"id": metric}],
+                customer_ids=[customer],
+                extra_query=dict(page),
+            )
+
+        return await self._pages(ask, "usage")
+
+    async def _customer(self, name: str) -> str:
+        """Return the id of the customer with an ingest alias; an alias may look like an id, so it is asked for first."""
+        customers = self._client.api.v1.customers.with_raw_response
+
+        def ask(page: dict[str, str]) -> Awaitable[Answer]:
+            return customers.list(ingest_alias=name, extra_query=dict(page))
+
+        found = await self._pages(ask, "customers")
+        if len(found) == 1 and isinstance(found[0].get("id"), str):
+            return str(found[0]["id"])
+        if not found and UUID.fullmatch(name):
+            return name
+        raise SinkError(
+            f"Metronome has {len(found) or 'no'} customers with the ingest alias {name}, so there is no usage of it. "
+            "Give the alias to one customer there."
+        )
+
+    async def _metric_of(self, name: str) -> str:
+        """Return the id of the metric that sums one of our meters."""
+        meter = self._meters[name]
+        if meter.metric_id:
+            return meter.metric_id
+        if name not in self._metrics:
+            listed = await self._list_metrics()
+            found = [each for each in listed if fitting.of_type(each, meter) and fitting.sums(each, meter)]
+            if len(found) != 1:
+                raise SinkError(
+                    f"Metronome has {len(found) or 'no'} billable metrics that sum {meter.quantity_property} of event type "
+                    f"{meter.event_type}. Name the one to read under `metronome.metric_id` of meter {name}."
+                )
+            self._metrics[name] = str(found[0].get("id"))
+        return self._metrics[name]
+
+    async def _metric(self, metric_id: str) -> Metric | None:
+        metrics = self._client.api.v1.billable_metrics.with_raw_response
+        try:
+            answer = _object(await self._ask(metrics.retrieve(billable_metric_id=metric_id)))
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            told = self._client.describe(error)
+            if isinstance(told, Refusal) and told.status in (400, NOT_FOUND):
+                return None
+            self._raise(error)
+        found = answer.get("data")
+        return found if isinstance(found, Mapping) else None
+
+    async def _list_metrics(self) -> list[Metric]:
+        metrics = self._client.api.v1.billable_metrics.with_raw_response
+
+        def ask(page: dict[str, str]) -> Awaitable[Answer]:
+            return metrics.list(limit=PAGE, extra_query=dict(page))
+
+        return await self._pages(ask, "billable metrics")
+
+    async def _pages(self, ask: Callable[[dict[str, str]], Awaitable[Answer]], what: str) -> list[Row]:
+        """Return the rows of all pages. Raises SinkUnreachable, SinkHalted or SinkError."""
+        rows: list[Row] = []
+        cursor: dict[str, str] = {}
+        for _ in range(MOST_PAGES):
+            try:
+                answer = _object(await self._ask(ask(cursor)))
+            except SinkError:
+                raise
+            except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+                self._raise(error)
+            data, following = answer.get("data"), answer.get("next_page")
+            if not isinstance(data, list) or not all(isinstance(each, Mapping) for each in data):
+                raise SinkError(f"Metronome's answer to sink {self._sink} is no list of {what}.")
+            rows += data
+            if not following:
+                return rows
+            if cursor.get("next_page") == following:
+                raise SinkError(f"Metronome's list of {what} goes round in a circle.")
+            cursor = {"next_page": str(following)}
+        raise SinkError(f"Metronome lists more than {MOST_PAGES} pages of {what}; ask for a shorter span.")
+
+    async def _ask(self, call: Awaitable[Answer]) -> bytes:
+        async with asyncio.timeout(self._client.timeout_seconds):
+            return (await call).http_response.content
+
+    def _raise(self, error: Exception) -> NoReturn:
+        told = self._client.describe(error)
+        if isinstance(told, Silence):
+            raise SinkUnreachable(f"Metronome gave no answer to sink {self._sink}: {told.what}.") from error
+        sentence = (
+            why_halt(told, self._sink)
+            or f"Metronome did not say what sink {self._sink} asked: {describe(told)}."
+        )
+        if told.status >= 500 or told.status == 429:
+            raise SinkUnreachable(sentence) from error
+        raise (SinkHalted if why_halt(told, self._sink) else SinkError)(sentence) from error
+
+
+def _object(content: bytes) -> Mapping[str, object]:
+    """Read an answer; its numbers keep all their digits. Raises SinkError if it is no JSON object."""
+    try:
+        answer = json.loads(content, parse_float=Decimal, parse_int=Decimal)
+    except ValueError as error:
+        raise SinkError("Metronome's answer is no JSON.") from error
+    if not isinstance(answer, Mapping):
+        raise SinkError("Metronome's answer is no JSON object.")
+    return answer
+
+
+def _start(row: Row) -> dt.datetime:
+    """Return when a window of usage begins. Raises SinkError if it does not say."""
+    text = row.get("start_timestamp")
+    try:
+        start = dt.datetime.fromisoformat(str(text))
+    except ValueError as error:
+        raise SinkError(f"Metronome's usage begins at no time but at {text!r}.") from error
+    if start.tzinfo is None:
+        raise SinkError(f"Metronome's usage begins at {text!r}, which has no zone.")
+    return start.astimezone(dt.UTC)
+
+
+def _value(row: Row) -> Decimal:
+    """Return a window's quantity, none being zero. Raises SinkError if it is no number."""
+    value = row.get("value")
+    if value is None:
+        return ZERO
+    if not isinstance(value, Decimal) or not value.is_finite():
+        raise SinkError(f"Metronome's usage shows {value!r}, which is no quantity.")
+    return value
+
+
+def _midnight(at: dt.datetime) -> dt.datetime:
+    return at.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _lies_on(span: Span, step: dt.timedelta) -> bool:
+    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    return not any((bound - epoch) % step for bound in span)

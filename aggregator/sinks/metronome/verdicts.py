@@ -1,0 +1,124 @@
+"""What each of Metronome's answers means for the events of one request. Pure: descriptions in, judgements out.
+
+Rules
+- A 200 is an acceptance of every event, duplicates among them: they are not told apart, and count once. What a 200 does not
+  say is whether a metric counts the event; preflight looks at that.
+- No answer, and any 5xx, leave open how much of a request was taken in: UNKNOWN for all. The same bytes go out again.
+- A 4xx that is about the events is REFUSED, for the request as a whole: which event is to blame is found by dividing it.
+- A refusal of the token, or of the address, is no word on the events: it halts the sink.
+
+docs.metronome.com, send usage events and high-volume ingestion. What the bodies of refusals hold is not documented, so
+nothing depends on it.
+"""
+
+import math
+from typing import NamedTuple
+
+from aggregator.model import Answer
+
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+"""A sink's wish is honoured up to here; a slip in a header must not park usage for days."""
+
+LONGEST_WORDS = 300
+"""So much of what somebody else wrote is worth keeping."""
+
+REQUEST_TIMEOUT = 408
+CONFLICT = 409
+TOO_MANY = 429
+
+
+class Refusal(NamedTuple):
+    """An answer that is not a usable 2xx."""
+
+    status: int
+    message: str = ""
+    retry_after: str | None = None
+    request_id: str | None = None
+
+
+class Silence(NamedTuple):
+    """No answer at all. `left` says whether a byte of the request may have left."""
+
+    left: bool
+    what: str
+
+
+class Judgement(NamedTuple):
+    """A verdict on every event of a request, and what it means beyond them: slow down, or halt for the reason given."""
+
+    answer: Answer
+    reason: str | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+    throttled: bool = False
+    halt: str | None = None
+
+
+def judge_success(content: bytes, request_id: str | None) -> Judgement:
+    """Judge a 2xx. Metronome's has no body to speak of; a page for people comes from something in between."""
+    if content.lstrip().startswith(b"<"):
+        return Judgement(Answer.UNKNOWN, "the answer is a web page, so it is not Metronome's", request_id)
+    return Judgement(Answer.ACCEPTED, request_id=request_id)
+
+
+def judge_silence(silence: Silence) -> Judgement:
+    """Judge a request that came back without an answer."""
+    return Judgement(Answer.UNKNOWN if silence.left else Answer.BUSY, silence.what)
+
+
+def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
+    """Judge an answer that is not a usable 2xx."""
+    told, request_id = describe(refusal), refusal.request_id
+    halt = why_halt(refusal, sink)
+    if halt is not None:
+        return Judgement(Answer.UNSENT, told, request_id, halt=halt)
+    if refusal.status == TOO_MANY:
+        return Judgement(Answer.BUSY, told, request_id, _seconds(refusal.retry_after), throttled=True)
+    if not 400 <= refusal.status < 500 or refusal.status in (REQUEST_TIMEOUT, CONFLICT):
+        return Judgement(Answer.UNKNOWN, told, request_id, _seconds(refusal.retry_after))
+    return Judgement(Answer.REFUSED, told, request_id)
+
+
+def after_refusal(judgement: Judgement) -> Judgement:
+    """Judge a part of a request that was refused as a whole before.
+
+    Whether the whole was refused with nothing taken in is not documented. So what would otherwise count as not having
+    arrived is UNKNOWN.
+    """
+    if judgement.answer in (Answer.UNSENT, Answer.BUSY):
+        reason = judgement.reason or "not sent again by itself yet"
+        return judgement._replace(
+            answer=Answer.UNKNOWN, reason=f"was part of a request that was refused; {reason}"
+        )
+    return judgement
+
+
+def why_halt(refusal: Refusal, sink: str) -> str | None:
+    """Say why the sink as a whole is refused, and what to do about it; None if only the call is."""
+    told, then = describe(refusal), "then restart or send SIGHUP."
+    match refusal.status:
+        case 401:
+            return f"Metronome does not accept the token of sink {sink}: {told}. Correct `api_key`, {then}"
+        case 403:
+            return (
+                f"The token of sink {sink} lacks a permission: {told}. Grant it or change `api_key`, {then}"
+            )
+        case 404:
+            return f"Metronome's API is not at the address of sink {sink}: {told}. Correct `api_base`, {then}"
+        case _:
+            return None
+
+
+def describe(refusal: Refusal) -> str:
+    """Put a refusal into one line: the words that came, and the status."""
+    words = " ".join(refusal.message.split()).removesuffix(".")[:LONGEST_WORDS]
+    return f"{words or 'no message'} ({refusal.status})"
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read a Retry-After header in seconds; its other form, a date, is of no use without the sender's clock."""
+    try:
+        seconds = float(retry_after or "nan")
+    except ValueError:
+        return None
+    return min(seconds, LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) and seconds >= 0 else None

@@ -1,0 +1,130 @@
+"""From a configuration to sinks, and to what stands beside them. The only place that names concrete sinks.
+
+A sink of a new kind has its case in `build_sink`; the other functions are for what only some kinds can do.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from aggregator.config import Config, MetronomeSink, StripeSink
+from aggregator.model import Encoding
+from aggregator.sinks import Sink
+
+if TYPE_CHECKING:
+    from aggregator.sinks.stripe import Desk, StripeMeter, StripeTeller
+
+
+def build_sink(config: Config, name: str) -> Sink:
+    """Return a sink as configured; it connects when it is first used."""
+    sink = config.sinks[name]
+    match sink:
+        case StripeSink():
+            from aggregator.sinks.stripe import StripeSink as Stripe
+
+            return Stripe(
+                name,
+                api_key=sink.api_key_revealed(),
+                mode=sink.mode,
+                api_base=sink.api_base,
+                calls_per_second=sink.calls_per_second,
+                timeout=sink.timeout,
+                max_in_flight=sink.max_in_flight,
+                meters=_stripe_meters(config, name),
+            )
+        case MetronomeSink():
+            from aggregator.sinks.metronome import MetronomeMeter
+            from aggregator.sinks.metronome import MetronomeSink as Metronome
+
+            return Metronome(
+                name,
+                api_key=sink.api_key_revealed(),
+                api_base=sink.api_base,
+                encoding=Encoding(sink.quantity_encoding),
+                events_per_second=sink.rate_limit,
+                timeout=sink.timeout,
+                max_in_flight=sink.max_in_flight,
+                meters={
+                    meter.name: MetronomeMeter(**meter.metronome.model_dump(), window=meter.window)
+                    for meter in config.meters.values()
+                    if name in meter.sinks
+                },
+                test_customer=sink.self_test_customer,
+            )
+
+
+def build_desk(config: Config, name: str) -> "Desk | None":
+    """Return what changes the account of a sink by hand; None for a sink that keeps no meters of its own."""
+    sink = config.sinks[name]
+    match sink:
+        case StripeSink():
+            from aggregator.sinks.stripe import Desk
+
+            return Desk(
+                name,
+                api_key=sink.api_key_revealed(),
+                mode=sink.mode,
+                api_base=sink.api_base,
+                timeout=sink.timeout,
+                meters=_stripe_meters(config, name),
+            )
+        case _:
+            return None
+
+
+def build_teller(config: Config, name: str, sink: Sink) -> "StripeTeller | None":
+    """Return what listens to a sink, and cancels there, over its connections; None for one that tells nothing by itself."""
+    from aggregator.sinks.stripe import StripeSink as Stripe
+    from aggregator.sinks.stripe import StripeTeller
+
+    configured = config.sinks[name]
+    if not isinstance(configured, StripeSink) or not isinstance(sink, Stripe):
+        return None
+    return StripeTeller(
+        sink,
+        _stripe_meters(config, name),
+        secrets=configured.webhook_secrets_revealed(),
+        livemode=configured.mode == "live",
+    )
+
+
+def _stripe_meters(config: Config, sink: str) -> "dict[str, StripeMeter]":
+    from aggregator.sinks.stripe import StripeMeter
+
+    return {
+        meter.name: StripeMeter(
+            event_name=meter.stripe.event_name,
+            customer_key=meter.stripe.customer_key,
+            value_key=meter.stripe.value_key,
+            display_name=meter.stripe.display_name,
+            formula="last" if meter.stripe.formula == "last" else "sum",
+            event_time_window=meter.stripe.event_time_window,
+        )
+        for meter in config.meters.values()
+        if sink in meter.sinks
+    }
+
+
+def counted_twice(config: Config, accounts: Mapping[str, str | None]) -> list[str]:
+    """Say, in a sentence each, which event names reach one account through two sinks: all usage would be counted twice.
+
+    `accounts` has what each sink says of its account; None, if its key may not ask, stands for an account of its own key.
+    """
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    found = []
+    for sink in accounts:
+        configured = config.sinks[sink]
+        if not isinstance(configured, StripeSink):
+            continue
+        account = accounts[sink] or f"{configured.api_base} {configured.api_key_revealed()}"
+        for meter in config.meters.values():
+            if sink not in meter.sinks:
+                continue
+            event_name = meter.stripe.event_name
+            other_meter, other = first.setdefault((account, event_name), (meter.name, sink))
+            if other != sink:
+                found.append(
+                    f"Meter {meter.name} sends event name {event_name} to sink {sink}, and meter {other_meter} the same to "
+                    f"sink {other}, which is the same account: one Stripe meter would count both, or let one replace the "
+                    "other. Take one of the sinks out of `sinks`, or give one of two meters another `stripe.event_name`."
+                )
+    return found

@@ -1,0 +1,1094 @@
+"""The Metronome sink over HTTP: against the sandbox, which keeps Metronome's rules, and against a server with a script.
+
+No test waits for time to pass: what has to happen first is waited for.
+"""
+
+import datetime as dt
+import json
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from aggregator.clock import utcnow
+from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.model import Answer, Encoding, Event, EventId, Span, Verdict
+from aggregator.sandbox import SandboxOptions, running
+from aggregator.sandbox.metronome import MetronomeControl
+from aggregator.sinks import Sink
+from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
+
+TOKEN = "token_0123456789abcdefghij"
+SECONDS = 20
+"""How long a test waits for something that happens at once, before it fails."""
+
+NOW = utcnow().replace(microsecond=0)
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+YESTERDAY = NOW.replace(hour=0, minute=0, second=0) - DAY
+NOON = YESTERDAY + 12 * HOUR
+WHOLE = Span(YESTERDAY, YESTERDAY + DAY)
+"""The day that the events here belong to."""
+
+
+# -- what the tests share -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared_sandbox() -> Iterator[MetronomeControl]:
+    """One sandbox for all tests here."""
+    with running(SandboxOptions()) as sandbox:
+        yield MetronomeControl(sandbox.url)
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: MetronomeControl) -> MetronomeControl:
+    """The sandbox, as it was at the start, with a metric that sums."""
+    shared_sandbox.reset()
+    shared_sandbox.add_metric("api_requests")
+    return shared_sandbox
+
+
+@pytest.fixture
+def make_sink() -> Iterator[Callable[..., MetronomeSink]]:
+    """Make sinks for the meter `api` and close them when the test ends."""
+    made: list[MetronomeSink] = []
+
+    def make(url: str, **settings: Any) -> MetronomeSink:
+        defaults: dict[str, Any] = {
+            "api_key": TOKEN,
+            "api_base": url,
+            "encoding": Encoding.TEXT,
+            "events_per_second": 100_000.0,
+            "timeout": dt.timedelta(seconds=SECONDS),
+            "max_in_flight": 4,
+            "meters": {"api": MetronomeMeter(event_type="api_requests")},
+            "test_customer": "tester",
+            "trial_patience": dt.timedelta(0),
+        }
+        made.append(MetronomeSink("metronome", **defaults | settings))
+        return made[-1]
+
+    yield make
+    for sink in made:
+        sink.close()
+
+
+MakeSink = Callable[..., MetronomeSink]
+
+numbers = count(1)
+
+
+def always() -> bool:
+    """Nothing stands in the way of leaving."""
+    return True
+
+
+def usage(customer: str = "cus_1", delta: Decimal | int | str = 1, meter: str = "api") -> Event:
+    """An event that is about to be sent for the first time."""
+    number = next(numbers)
+    return Event(
+        id=EventId(number),
+        meter=meter,
+        customer=customer,
+        window_start=NOON,
+        revision=0,
+        delta=Decimal(delta),
+        total=Decimal(delta),
+        at=NOON + dt.timedelta(minutes=30),
+        identifier=f"agg_{number:040x}",
+        attempts=1,
+        exposed_at=None,
+    )
+
+
+def several(size: int, bad: Sequence[int] = ()) -> list[Event]:
+    """So many events; those at the places in `bad` are of a customer that the sandbox can be told to refuse."""
+    return [usage("cus_bad" if place in bad else f"cus_{place}", place + 1) for place in range(size)]
+
+
+def answers(verdicts: Sequence[Verdict], events: Sequence[Event]) -> list[Answer]:
+    """The answers in the order of the events, after a look that there is exactly one for each."""
+    assert sorted(verdict.event for verdict in verdicts) == sorted(event.id for event in events)
+    by_event = {verdict.event: verdict.answer for verdict in verdicts}
+    return [by_event[event.id] for event in events]
+
+
+def send(sink: MetronomeSink, *events: Event) -> list[Answer]:
+    """Send events and return the answers in their order."""
+    return answers(list(sink.send(events, always)), events)
+
+
+def send_one(sink: MetronomeSink, event: Event) -> Verdict:
+    """Send one event and return its verdict."""
+    (verdict,) = sink.send([event], always)
+    return verdict
+
+
+def until_halted(sink: MetronomeSink, events: Sequence[Event]) -> tuple[list[Verdict], str]:
+    """Send events to a sink that must halt; return the verdicts and what it says."""
+    verdicts: list[Verdict] = []
+    with pytest.raises(SinkHalted) as halted:
+        verdicts.extend(sink.send(events, always))
+    return verdicts, str(halted.value)
+
+
+def sums(events: Sequence[Event]) -> dict[str, Decimal]:
+    """What each customer is owed by these events."""
+    totals: dict[str, Decimal] = {}
+    for event in events:
+        totals[event.customer] = totals.get(event.customer, Decimal(0)) + event.delta
+    return totals
+
+
+@dataclass
+class Call:
+    """One request that the scripted server got."""
+
+    method: str
+    path: str
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def identifiers(self) -> list[str]:
+        """The events in it."""
+        return [each["transaction_id"] for each in json.loads(self.body)]
+
+
+@dataclass
+class Reply:
+    """What the scripted server says once its gate is open; `cut` breaks off within the body, `drip` never ends it."""
+
+    status: int = 200
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+    drip: bool = False
+
+
+class Script:
+    """A server that answers with the given replies, the last one for ever, and remembers what it was asked."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.replies = [Reply()]
+        self.calls: list[Call] = []
+        self.arrived: SimpleQueue[Call] = SimpleQueue()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.over = threading.Event()
+        self._lock = threading.Lock()
+
+    def answer(self, call: Call) -> Reply:
+        """Take note of a call and return what to say."""
+        with self._lock:
+            self.calls.append(call)
+            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        self.arrived.put(call)
+        assert self.gate.wait(SECONDS)
+        return reply
+
+
+class _Server(ThreadingHTTPServer):
+    script: Script
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    """A scripted server."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    server.script = Script(f"http://127.0.0.1:{server.server_port}")
+    yield server.script
+    server.script.over.set()
+    server.script.gate.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        reply = self.server.script.answer(Call(self.command, self.path, body, headers))
+        with suppress(ConnectionError):  # whoever asked may have given up
+            self._send(reply)
+        self.close_connection = reply.cut or reply.drip
+
+    def _send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        self.send_header("X-Request-Id", "req_script")
+        self.send_header("Content-Length", str(len(reply.body) + 1_000 * (reply.cut or reply.drip)))
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(reply.body.encode())
+        if reply.drip:
+            self._drip()
+
+    def _drip(self) -> None:
+        """Send a byte now and then, for as long as anybody listens."""
+        for _ in range(900):
+            if self.server.script.over.wait(0.05):
+                return
+            self.wfile.write(b" ")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named so by the base class
+        """Say nothing."""
+
+
+# -- one request ----------------------------------------------------------------------------------
+
+
+def test_events_are_accepted_and_booked(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """A 200 is an acceptance of each, and a customer's total is the sum of its deltas."""
+    events = [usage("cus_1", "12.5"), usage("cus_2", 3), usage("cus_1", "-0.5")]
+    assert send(make_sink(sandbox.url), *events) == [Answer.ACCEPTED] * 3
+    assert sandbox.totals("api_requests") == {"cus_1": 12, "cus_2": 3}
+
+
+@pytest.mark.parametrize(("encoding", "quantity"), [(Encoding.TEXT, '"3"'), (Encoding.NUMBER, "3")])
+def test_what_goes_over_the_wire(
+    script: Script, make_sink: MakeSink, encoding: Encoding, quantity: str
+) -> None:
+    """A bare array, the event's own identifier and instant, the meter's type and properties, and the token."""
+    meter = MetronomeMeter(event_type="calls", quantity_property="much", properties={"region": "eü"})
+    event = usage("cus_7", 3)._replace(at=NOON.replace(microsecond=250_000))
+    assert send(make_sink(script.url, meters={"api": meter}, encoding=encoding), event) == [Answer.ACCEPTED]
+    (call,) = script.calls
+    assert call.body.decode() == (
+        f'[{{"transaction_id": "{event.identifier}", "customer_id": "cus_7", "event_type": "calls", '
+        f'"timestamp": "{NOON:%Y-%m-%d}T12:00:00.250000Z", "properties":{{"much":{quantity},"region":"e\\u00fc"}}}}]'
+    )
+    assert (call.method, call.path) == ("POST", "/v1/ingest")
+    assert call.headers["authorization"] == f"Bearer {TOKEN}"
+    assert call.headers["content-type"] == "application/json"
+    assert "idempotency-key" not in call.headers
+
+
+EXACT = ["12345678901234567.25", "0.1", "1E+3", "1E-7", "-2.50", "9999999999999999.999999999999"]
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+@pytest.mark.parametrize("delta", EXACT)
+def test_every_digit_arrives_and_comes_back(
+    sandbox: MetronomeControl, make_sink: MakeSink, encoding: Encoding, delta: str
+) -> None:
+    """Nothing on the way there or back makes a float of a quantity."""
+    sandbox.add_customer("one", "cus_1")
+    sink = make_sink(sandbox.url, encoding=encoding)
+    assert send(sink, usage("cus_1", delta), usage("cus_1", -1)) == [Answer.ACCEPTED] * 2
+    expected = Decimal(delta) - 1
+    assert sandbox.totals("api_requests") == {"cus_1": expected}
+    assert sink.total("api", "cus_1", WHOLE) == expected
+
+
+@pytest.mark.parametrize("delta", EXACT)
+def test_numbers_are_written_in_plain_digits(script: Script, make_sink: MakeSink, delta: str) -> None:
+    """No exponent ever goes out, however a number is held."""
+    sink = make_sink(script.url, encoding=Encoding.NUMBER)
+    send(sink, usage("cus_1", delta))
+    written = json.loads(script.calls[0].body, parse_float=str, parse_int=str)[0]["properties"]["quantity"]
+    assert Decimal(written) == Decimal(delta)
+    assert "e" not in written.lower()
+
+
+def test_a_request_holds_a_hundred_events(script: Script, make_sink: MakeSink) -> None:
+    """What is more goes in further requests, each event in one of them."""
+    events = several(250)
+    assert send(make_sink(script.url), *events) == [Answer.ACCEPTED] * 250
+    assert sorted(len(call.identifiers) for call in script.calls) == [50, 100, 100]
+    sent = sorted(each for call in script.calls for each in call.identifiers)
+    assert sent == sorted(event.identifier for event in events)
+
+
+def test_requests_are_in_flight_together(script: Script, make_sink: MakeSink) -> None:
+    """As many as may be wait for their answers at once, and no more."""
+    script.gate.clear()
+    sink, events = make_sink(script.url, max_in_flight=3), several(500)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send, sink, *events)
+        for _ in range(3):
+            script.arrived.get(timeout=SECONDS)
+        assert script.arrived.empty()
+        script.gate.set()
+        assert sending.result(SECONDS) == [Answer.ACCEPTED] * 500
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-should-retry": "true", "retry-after": "1"}])
+def test_the_library_repeats_nothing(script: Script, make_sink: MakeSink, headers: dict[str, str]) -> None:
+    """One attempt of ours is one request, whatever the answer asks for; and sent again it is the same bytes."""
+    script.replies = [Reply(500, '{"message": "oops"}', headers), Reply()]
+    sink, events = make_sink(script.url), several(3)
+    assert send(sink, *events) == [Answer.UNKNOWN] * 3
+    assert len(script.calls) == 1
+    assert send(sink, *events) == [Answer.ACCEPTED] * 3
+    assert script.calls[0].body == script.calls[1].body
+
+
+def test_a_duplicate_is_accepted_and_counts_once(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """Metronome does not tell, so a resend looks like any other; the first of two contents stays."""
+    sink, event = make_sink(sandbox.url), usage("cus_1", 5)
+    assert send(sink, event, usage("cus_2", 1)) == [Answer.ACCEPTED] * 2
+    assert send(sink, event._replace(delta=Decimal(7))) == [Answer.ACCEPTED]
+    assert sandbox.totals("api_requests") == {"cus_1": 5, "cus_2": 1}
+    assert sandbox.stats()["duplicates"] == 1
+
+
+@pytest.mark.parametrize("fault", ["drop_before", "drop_after", "error_before", "error_after"])
+def test_a_lost_answer_is_unknown_and_a_resend_settles_it(
+    sandbox: MetronomeControl, make_sink: MakeSink, fault: str
+) -> None:
+    """A broken connection or a 500 leaves all of a request open; the same bytes again settle it, booked once."""
+    sandbox.set_faults(**{fault: 1.0}, times=1)
+    sink, events = make_sink(sandbox.url), several(5)
+    assert send(sink, *events) == [Answer.UNKNOWN] * 5
+    assert send(sink, *events) == [Answer.ACCEPTED] * 5
+    assert sandbox.totals("api_requests") == sums(events)
+
+
+@pytest.mark.parametrize("fault", ["drop_after", "error_after"])
+@pytest.mark.parametrize("arrived", range(6))
+def test_a_request_that_arrived_in_part_is_unknown_as_a_whole(
+    sandbox: MetronomeControl, make_sink: MakeSink, fault: str, arrived: int
+) -> None:
+    """Wherever it broke off, the resend brings the rest and doubles nothing."""
+    sandbox.set_rules(ingested_before_error=arrived)
+    sandbox.set_faults(**{fault: 1.0}, times=1)
+    sink, events = make_sink(sandbox.url), several(5)
+    assert send(sink, *events) == [Answer.UNKNOWN] * 5
+    assert sandbox.totals("api_requests") == sums(events[:arrived])
+    assert send(sink, *events) == [Answer.ACCEPTED] * 5
+    assert sandbox.totals("api_requests") == sums(events)
+    assert sandbox.stats()["double_counted"] == 0
+
+
+def test_no_answer_in_time_is_unknown(script: Script, make_sink: MakeSink) -> None:
+    """After the timeout nobody knows what became of the events."""
+    script.gate.clear()
+    verdict = send_one(make_sink(script.url, timeout=dt.timedelta(seconds=1)), usage())
+    assert (verdict.answer, verdict.reason) == (Answer.UNKNOWN, "no answer within 1 s")
+
+
+def test_an_answer_that_never_ends_is_unknown(script: Script, make_sink: MakeSink) -> None:
+    """The timeout is for the call as a whole: a byte now and then does not keep a claim waiting."""
+    script.replies = [Reply(drip=True)]
+    verdict = send_one(make_sink(script.url, timeout=dt.timedelta(seconds=1)), usage())
+    assert (verdict.answer, verdict.reason) == (Answer.UNKNOWN, "no answer within 1 s")
+
+
+def test_half_an_answer_is_unknown(script: Script, make_sink: MakeSink) -> None:
+    """An answer that breaks off in its body is none."""
+    script.replies = [Reply(cut=True)]
+    verdict = send_one(make_sink(script.url), usage())
+    assert verdict.answer is Answer.UNKNOWN
+    assert "connection broke" in (verdict.reason or "")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, "<html>please log in</html>"),
+        Reply(302, headers={"Location": "/elsewhere"}),
+        Reply(307, headers={"Location": "/elsewhere"}),
+        Reply(408, "timeout"),
+        Reply(409, "{}"),
+        Reply(500, ""),
+        Reply(502, "<html>bad gateway</html>"),
+        Reply(503, '"down"'),
+        Reply(504, '{"message": "slow"}'),
+    ],
+    ids=repr,
+)
+def test_an_answer_that_leaves_it_open_is_unknown(script: Script, make_sink: MakeSink, reply: Reply) -> None:
+    """What is neither yes nor no is followed by no other call, and said of all events."""
+    script.replies = [reply]
+    verdicts = list(make_sink(script.url).send(several(3), always))
+    assert {verdict.answer for verdict in verdicts} == {Answer.UNKNOWN}
+    assert all(verdict.reason and "<" not in verdict.reason for verdict in verdicts)
+    assert len(script.calls) == 1
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+@pytest.mark.parametrize("body", ["", "{}", "null"])
+def test_any_success_is_an_acceptance(script: Script, make_sink: MakeSink, status: int, body: str) -> None:
+    """The body of an answer is not documented, so nothing depends on it; its id is kept."""
+    script.replies = [Reply(status, "" if status == 204 else body)]
+    verdict = send_one(make_sink(script.url), usage())
+    assert (verdict.answer, verdict.request_id) == (Answer.ACCEPTED, "req_script")
+
+
+def test_nobody_there_is_busy(make_sink: MakeSink) -> None:
+    """If no connection comes about, nothing left: the events are not exposed."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as closed:
+        port = closed.server_port
+    verdict = send_one(make_sink(f"http://127.0.0.1:{port}"), usage())
+    assert verdict.answer is Answer.BUSY
+    assert "cannot be reached" in (verdict.reason or "")
+
+
+def test_a_connection_that_does_not_come_about_is_busy(make_sink: MakeSink) -> None:
+    """A peer who takes the connection but never shakes hands has not been sent anything."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+        verdict = send_one(make_sink(url, timeout=dt.timedelta(seconds=1)), usage())
+    assert (verdict.answer, verdict.reason) == (Answer.BUSY, "cannot be reached: connecting took too long")
+
+
+def test_too_many_is_busy_and_slows_down(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """A 429 did nothing; Metronome's wish for when to come again is passed on, and the pace halves."""
+    sandbox.set_rules(retry_after_seconds=7)
+    sandbox.set_faults(too_many_requests=1.0, times=1)
+    sink, events = make_sink(sandbox.url), several(3)
+    verdicts = list(sink.send(events, always))
+    assert [(verdict.answer, verdict.retry_after) for verdict in verdicts] == [(Answer.BUSY, 7.0)] * 3
+    assert sink.events_per_second < 60_000
+    assert sandbox.totals("api_requests") == {}
+
+
+@pytest.mark.parametrize(("said", "heard"), [("soon", None), ("-1", None), ("nan", None), ("1e9", 3600.0)])
+def test_a_wish_that_makes_no_sense_is_not_heeded(
+    script: Script, make_sink: MakeSink, said: str, heard: float | None
+) -> None:
+    """A slip in a header parks nothing for days."""
+    script.replies = [Reply(429, headers={"Retry-After": said})]
+    assert send_one(make_sink(script.url), usage()).retry_after == heard
+
+
+# -- one bad event among many ---------------------------------------------------------------------
+
+
+def refusing(sandbox: MetronomeControl, bad_event: str) -> None:
+    """Have one customer's events break a rule."""
+    sandbox.set_rules(refuse_customers=["cus_bad"], bad_event=bad_event)
+
+
+@pytest.mark.parametrize("bad_event", ["whole", "partial"])
+@pytest.mark.parametrize("place", range(7))
+def test_only_the_event_that_is_to_blame_is_refused(
+    sandbox: MetronomeControl, make_sink: MakeSink, bad_event: str, place: int
+) -> None:
+    """Wherever it stands, and whether or not a refused request is taken in part: all others are booked, once."""
+    refusing(sandbox, bad_event)
+    events = several(7, bad=[place])
+    verdicts = list(make_sink(sandbox.url).send(events, always))
+    expected = [Answer.REFUSED if at == place else Answer.ACCEPTED for at in range(7)]
+    assert answers(verdicts, events) == expected
+    (refused,) = [verdict for verdict in verdicts if verdict.answer is Answer.REFUSED]
+    assert refused.reason == "[0] is refused by a rule of the sandbox (400)"
+    assert sandbox.totals("api_requests") == sums([each for each in events if each.customer != "cus_bad"])
+    assert sandbox.stats()["double_counted"] == 0
+
+
+@pytest.mark.parametrize("place", [0, 1, 49, 50, 63, 99])
+def test_finding_it_takes_few_requests(sandbox: MetronomeControl, make_sink: MakeSink, place: int) -> None:
+    """Among a hundred: the request, and two halves for each of at most seven steps."""
+    refusing(sandbox, "whole")
+    events, before = several(100, bad=[place]), sandbox.stats()["requests"]
+    assert send(make_sink(sandbox.url), *events).count(Answer.REFUSED) == 1
+    assert sandbox.stats()["requests"] - before <= 1 + 2 * 7
+
+
+@pytest.mark.parametrize("bad", [[0, 99], [10, 11], list(range(0, 100, 9)), list(range(100))], ids=len)
+def test_several_bad_events_are_each_found(
+    sandbox: MetronomeControl, make_sink: MakeSink, bad: list[int]
+) -> None:
+    """Never more than two requests per event, even if all are bad."""
+    refusing(sandbox, "whole")
+    events, before = several(100, bad), sandbox.stats()["requests"]
+    said = send(make_sink(sandbox.url), *events)
+    assert [place for place, answer in enumerate(said) if answer is Answer.REFUSED] == bad
+    assert said.count(Answer.ACCEPTED) == 100 - len(bad)
+    assert sandbox.stats()["requests"] - before < 2 * 100
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_half_without_an_answer_is_unknown(script: Script, make_sink: MakeSink, status: int) -> None:
+    """A refused request may have been taken in part, so that "not now" to a half of it is no proof that nothing arrived."""
+    script.replies = [Reply(status, '{"message": "bad"}'), Reply(429), Reply(500)]
+    verdicts = list(make_sink(script.url, max_in_flight=1).send(several(4), always))
+    assert [verdict.answer for verdict in verdicts] == [Answer.UNKNOWN] * 4
+    assert "was part of a request that was refused" in (verdicts[0].reason or "")
+    assert len(script.calls) == 3
+
+
+def test_a_half_that_may_not_leave_is_unknown(script: Script, make_sink: MakeSink) -> None:
+    """Each half is asked about anew; what does not leave after its request was refused is not said to have stayed here."""
+    script.replies = [Reply(400, "bad")]
+    allowed = iter([True])
+    events = several(4)
+    said = answers(list(make_sink(script.url).send(events, lambda: next(allowed, False))), events)
+    assert said == [Answer.UNKNOWN] * 4
+    assert len(script.calls) == 1
+
+
+def test_a_half_that_meets_a_halt_is_unknown(script: Script, make_sink: MakeSink) -> None:
+    """The token may be withdrawn in between: what was refused with others before may have been taken in."""
+    script.replies = [Reply(400, "bad"), Reply(401)]
+    verdicts, _ = until_halted(make_sink(script.url, max_in_flight=1), several(4))
+    assert [verdict.answer for verdict in verdicts] == [Answer.UNKNOWN] * 4
+    assert len(script.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (NOW - 35 * DAY, "[0].timestamp lies more than 34 days back (400)"),
+        (NOW + 2 * DAY, "[0].timestamp lies more than 24 hours ahead (400)"),
+    ],
+)
+def test_a_refusal_keeps_metronomes_words(
+    sandbox: MetronomeControl, make_sink: MakeSink, at: dt.datetime, words: str
+) -> None:
+    """What is outside the bounds of time is refused, and the reason is the far side's."""
+    verdict = send_one(make_sink(sandbox.url), usage()._replace(at=at))
+    assert (verdict.answer, verdict.reason) == (Answer.REFUSED, words)
+
+
+# -- all or nothing: halts, stops, and who may leave ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, "does not accept the token of sink metronome"),
+        (403, "lacks a permission"),
+        (404, "is not at the address of sink metronome"),
+    ],
+)
+def test_a_refusal_of_us_halts_the_sink(script: Script, make_sink: MakeSink, status: int, words: str) -> None:
+    """Nothing is said of the events but that they did not leave; it stays so, and the token is not repeated."""
+    script.replies = [Reply(status, json.dumps({"message": f"No. You sent {TOKEN}."}))]
+    sink, events = make_sink(script.url, max_in_flight=1), several(250)
+    verdicts, said = until_halted(sink, events)
+    assert answers(verdicts, events) == [Answer.UNSENT] * 250
+    assert words in said
+    assert TOKEN not in said + str(verdicts)
+    assert len(script.calls) == 1
+    again, _ = until_halted(sink, [usage()])
+    assert [verdict.answer for verdict in again] == [Answer.UNSENT]
+    assert len(script.calls) == 1
+
+
+@pytest.mark.parametrize("keys", [{"revoked": [TOKEN]}, {"restricted": [TOKEN]}])
+def test_a_withdrawn_token_halts(
+    sandbox: MetronomeControl, make_sink: MakeSink, keys: dict[str, list[str]]
+) -> None:
+    """Also as the sandbox has it: for events, for preflight and for totals."""
+    sandbox.set_keys(**keys)
+    sink = make_sink(sandbox.url)
+    with pytest.raises(SinkHalted):
+        sink.preflight(["api"])
+    with pytest.raises(SinkHalted):
+        sink.total("api", "cus_1", WHOLE)
+    verdicts, _ = until_halted(sink, [usage()])
+    assert verdicts[0].answer is Answer.UNSENT
+
+
+def test_without_the_library_it_halts_and_says_what_to_install(
+    make_sink: MakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra: whoever has not installed it is told so, and no event is lost."""
+    monkeypatch.setitem(sys.modules, "metronome", None)
+    sink = make_sink("http://127.0.0.1:9")
+    with pytest.raises(SinkHalted, match=r"pip install 'usage-aggregator\[metronome\]'"):
+        sink.preflight(["api"])
+    verdicts, said = until_halted(sink, [usage()])
+    assert [verdict.answer for verdict in verdicts] == [Answer.UNSENT]
+    assert "metronome is not installed" in said
+
+
+def test_an_event_of_a_meter_that_is_gone_waits(script: Script, make_sink: MakeSink) -> None:
+    """It says what to do, and does not keep the others from leaving."""
+    events = [usage(meter="gone"), usage()]
+    verdicts = list(make_sink(script.url).send(events, always))
+    assert answers(verdicts, events) == [Answer.BUSY, Answer.ACCEPTED]
+    assert "meter gone no longer feeds sink metronome" in (verdicts[0].reason or "")
+
+
+def test_what_may_no_longer_leave_is_given_back(script: Script, make_sink: MakeSink) -> None:
+    """After a pause in which the claim may have passed to another process, nothing more leaves: it is UNSENT."""
+    allowed = iter([True, True])
+    sink, events = make_sink(script.url, max_in_flight=1), several(400)
+    said = answers(list(sink.send(events, lambda: next(allowed, False))), events)
+    assert said == [Answer.ACCEPTED] * 200 + [Answer.UNSENT] * 200
+    assert len(script.calls) == 2
+
+
+def test_stop_gives_back_what_has_not_left_and_waits_for_what_has(
+    script: Script, make_sink: MakeSink
+) -> None:
+    """The request in flight is answered, the rest is UNSENT, and so is whatever comes later."""
+    script.gate.clear()
+    sink, events = make_sink(script.url, max_in_flight=1), several(300)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send, sink, *events)
+        script.arrived.get(timeout=SECONDS)
+        sink.stop()
+        script.gate.set()
+        assert sending.result(SECONDS) == [Answer.ACCEPTED] * 100 + [Answer.UNSENT] * 200
+    assert send(sink, usage()) == [Answer.UNSENT]
+    sink.close()
+    sink.close()
+
+
+def test_a_stop_between_halves_leaves_them_unknown(script: Script, make_sink: MakeSink) -> None:
+    """The request was refused when nothing more might leave: whether its events arrived is open."""
+    script.gate.clear()
+    script.replies = [Reply(400, "bad")]
+    sink, events = make_sink(script.url), several(10)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send, sink, *events)
+        script.arrived.get(timeout=SECONDS)
+        sink.stop()
+        script.gate.set()
+        assert sending.result(SECONDS) == [Answer.UNKNOWN] * 10
+    assert len(script.calls) == 1
+
+
+def test_when_nobody_listens_any_more_nothing_more_leaves(script: Script, make_sink: MakeSink) -> None:
+    """Whoever breaks off after the first verdicts has what is left given back."""
+    sink = make_sink(script.url, max_in_flight=1)
+    leaving = threading.Semaphore(1)
+    verdicts = sink.send(several(1_000), lambda: leaving.acquire(timeout=SECONDS))
+    assert next(verdicts).answer is Answer.ACCEPTED
+    verdicts.close()  # type: ignore[attr-defined]  # it is a generator
+    leaving.release()
+    sink.close()
+    assert len(script.calls) <= 2
+
+
+def test_an_event_that_waits_too_long_is_given_back(script: Script, make_sink: MakeSink) -> None:
+    """A claim must not run out in the queue: what has not left in time is UNSENT."""
+    script.gate.clear()
+    sink = make_sink(script.url, max_in_flight=1, patience=dt.timedelta(seconds=0.5))
+    events = several(200)
+    said: list[Verdict] = []
+    with ThreadPoolExecutor(1) as pool:
+        verdicts = sink.send(events, always)
+        first = pool.submit(lambda: [next(verdicts) for _ in range(100)])
+        said += first.result(SECONDS)
+        assert {verdict.answer for verdict in said} == {Answer.UNSENT}
+        script.gate.set()
+        said += pool.submit(list, verdicts).result(SECONDS)
+    assert answers(said, events) == [Answer.ACCEPTED] * 100 + [Answer.UNSENT] * 100
+
+
+def test_the_pace_counts_events(script: Script, make_sink: MakeSink) -> None:
+    """The burst leaves at once; the next request would have to wait for its events' worth of time."""
+    sink = make_sink(script.url, events_per_second=10.0, patience=dt.timedelta(seconds=0.5))
+    events = several(150)
+    assert send(sink, *events) == [Answer.ACCEPTED] * 100 + [Answer.UNSENT] * 50
+
+
+def test_several_threads_may_send(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """Each gets the verdicts of its own events."""
+    sink = make_sink(sandbox.url)
+    parts = [several(130) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        said = list(pool.map(lambda part: send(sink, *part), parts))
+    assert said == [[Answer.ACCEPTED] * 130] * 6
+    assert sandbox.totals("api_requests") == sums([event for part in parts for event in part])
+
+
+def test_nothing_comes_from_the_environment(
+    script: Script, make_sink: MakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither another address, nor another token, nor a proxy."""
+    monkeypatch.setenv("METRONOME_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("METRONOME_BEARER_TOKEN", "other")
+    monkeypatch.setenv("METRONOME_CUSTOM_HEADERS", "Authorization: Bearer other")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert send(make_sink(script.url), usage()) == [Answer.ACCEPTED]
+    assert script.calls[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
+def test_the_library_writes_no_log(
+    script: Script, make_sink: MakeSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line per call would hold nothing that we do not know."""
+    with caplog.at_level(logging.INFO):
+        send(make_sink(script.url), *several(300))
+    assert [record for record in caplog.records if record.name != "asyncio"] == []
+
+
+def test_the_limits_are_metronomes(make_sink: MakeSink) -> None:
+    """What the rest of the program goes by; a slow sink is given few events at once."""
+    sink: Sink = make_sink("http://127.0.0.1:9", events_per_second=5_000.0, encoding=Encoding.NUMBER)
+    limits = sink.limits_for("api")
+    assert limits == sink.limits
+    assert (limits.memory, limits.past, limits.future) == (33 * DAY, 34 * DAY - HOUR, 23 * HOUR)
+    assert (limits.identifier_length, limits.batch, limits.rate) == (128, 1_000, 5_000.0)
+    assert (limits.encoding, limits.negatives) == (Encoding.NUMBER, True)
+    assert make_sink("http://127.0.0.1:9", events_per_second=1.0).limits.batch == 20
+
+
+@pytest.mark.parametrize(
+    ("minutes", "readable"), [((60,), True), ((60, 1440), True), ((1,), False), ((60, 30), False)]
+)
+def test_what_can_be_read_back_depends_on_the_windows(
+    make_sink: MakeSink, minutes: tuple[int, ...], readable: bool
+) -> None:
+    """Usage is shown by whole hours: it proves something of windows that are made of such, and only if all are."""
+    meters = {
+        f"m{length}": MetronomeMeter(event_type="calls", window=dt.timedelta(minutes=length))
+        for length in minutes
+    }
+    sink = make_sink("http://127.0.0.1:9", meters=meters)
+    assert (sink.limits.proof is not None) == readable
+
+
+# -- beforehand: preflight ------------------------------------------------------------------------
+
+
+def test_a_metric_that_sums_fits(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """Nothing is said, and nothing was sent."""
+    sink: Sink = make_sink(sandbox.url)
+    assert sink.preflight(["api"]) == []
+    assert sink.account() is None
+    assert sandbox.stats()["accepted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "meter", "words"),
+    [
+        ({"event_type": "other"}, {}, "no billable metric of Metronome is for event type calls"),
+        ({"aggregation": "COUNT"}, {}, "is a COUNT, which makes something else of a summary"),
+        ({"aggregation": "MAX"}, {}, "is a MAX"),
+        ({"key": "much"}, {}, "sums much, but we send quantity: set `metronome.quantity_property: much`"),
+        (
+            {"filters": [{"name": "region", "exists": True}]},
+            {},
+            "wants the property region, which we do not send",
+        ),
+        (
+            {"filters": [{"name": "region", "in_values": ["us"]}]},
+            {"properties": {"region": "eu"}},
+            "does not take eu for the property region",
+        ),
+        (
+            {"filters": [{"name": "region", "not_in_values": ["eu"]}]},
+            {"properties": {"region": "eu"}},
+            "does not take eu",
+        ),
+        (
+            {"filters": [{"name": "region", "exists": False}]},
+            {"properties": {"region": "eu"}},
+            "wants events without the property region",
+        ),
+        ({}, {"metric_id": "nothing"}, "has no billable metric nothing"),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_named(
+    sandbox: MetronomeControl, make_sink: MakeSink, metric: dict[str, Any], meter: dict[str, Any], words: str
+) -> None:
+    """What would be taken and billed wrongly, or never, is said before anything is sent."""
+    sandbox.reset()
+    sandbox.add_metric(**{"event_type": "calls"} | metric)
+    sink = make_sink(sandbox.url, meters={"api": MetronomeMeter(event_type="calls", **meter)})
+    (problem,) = sink.preflight(["api"])
+    assert problem.startswith("Meter api: ")
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("metric", "meter"),
+    [
+        ({"filters": [{"name": "region", "in_values": ["eu"]}]}, {"properties": {"region": "eu"}}),
+        ({"filters": [{"name": "region", "not_in_values": ["us"]}]}, {}),
+        ({"key": "much"}, {"quantity_property": "much"}),
+    ],
+)
+def test_a_metric_with_filters_that_we_pass_fits(
+    sandbox: MetronomeControl, make_sink: MakeSink, metric: dict[str, Any], meter: dict[str, Any]
+) -> None:
+    """And what we send is counted by it."""
+    sandbox.reset()
+    sandbox.add_customer("one", "cus_1")
+    sandbox.add_metric("calls", **metric)
+    sink = make_sink(sandbox.url, meters={"api": MetronomeMeter(event_type="calls", **meter)})
+    assert sink.preflight(["api"]) == []
+    send(sink, usage("cus_1", 5))
+    assert sink.total("api", "cus_1", WHOLE) == 5
+
+
+def test_one_fitting_metric_among_others_is_enough(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """Others may count the same events for other ends; which one to read is to be named only if two sum."""
+    sandbox.add_metric("api_requests", aggregation="MAX")
+    sink = make_sink(sandbox.url)
+    assert sink.preflight(["api"]) == []
+    second = sandbox.add_metric("api_requests")
+    assert sink.preflight(["api"]) == []
+    sandbox.add_customer("one", "cus_1")
+    with pytest.raises(SinkError, match=r"has 2 billable metrics that sum .* Name the one"):
+        sink.total("api", "cus_1", WHOLE)
+    named = make_sink(
+        sandbox.url, meters={"api": MetronomeMeter(event_type="api_requests", metric_id=second)}
+    )
+    assert named.preflight(["api"]) == []
+    assert named.total("api", "cus_1", WHOLE) == 0
+
+
+def test_a_metric_by_sql_is_trusted_when_it_is_named(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """What a query makes of an event only a test event can tell."""
+    body = {"name": "by query", "sql": "select sum(quantity) as value from events"}
+    metric = sandbox.call("POST", "/v1/billable-metrics/create", body)["data"]["id"]
+    meter = MetronomeMeter(event_type="anything", metric_id=metric)
+    assert make_sink(sandbox.url, meters={"api": meter}).preflight(["api"]) == []
+
+
+def test_metrics_are_read_to_the_last_page(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """One that stands on the third page is found; an archived one is not."""
+    sandbox.set_rules(page_rows=3)
+    for number in range(7):
+        sandbox.add_metric(f"filler_{number}")
+    old = sandbox.add_metric("late")
+    meters = {"api": MetronomeMeter(event_type="late")}
+    assert make_sink(sandbox.url, meters=meters).preflight(["api"]) == []
+    sandbox.call("POST", "/v1/billable-metrics/archive", {"id": old})
+    assert "is for event type late" in make_sink(sandbox.url, meters=meters).preflight(["api"])[0]
+    meters = {"api": MetronomeMeter(event_type="late", metric_id=old)}
+    assert "is archived" in make_sink(sandbox.url, meters=meters).preflight(["api"])[0]
+
+
+def test_preflight_without_an_answer(sandbox: MetronomeControl, make_sink: MakeSink, script: Script) -> None:
+    """Trouble that may pass, and an answer that makes no sense, are two different things."""
+    sandbox.set_faults(error_before=1.0, applies_to="all")
+    with pytest.raises(SinkUnreachable, match=r"did not say what sink metronome asked"):
+        make_sink(sandbox.url).preflight(["api"])
+    sandbox.set_faults(black_hole=True)
+    with pytest.raises(SinkUnreachable, match="gave no answer to sink metronome"):
+        make_sink(sandbox.url).preflight(["api"])
+    for body in ("[]", "{}", '{"data": 5}', '{"data": [5]}', "oops"):
+        script.replies = [Reply(400), Reply(body=body)]
+        with pytest.raises(SinkError, match=r"no JSON|no list"):
+            make_sink(script.url).preflight(["api"])
+
+
+# -- afterwards: totals ---------------------------------------------------------------------------
+
+
+def used_at(at: dt.datetime, delta: Decimal | int | str = 1, customer: str = "cus_1") -> Event:
+    """Usage at an instant."""
+    return usage(customer, delta)._replace(at=at)
+
+
+@pytest.fixture
+def counted(sandbox: MetronomeControl) -> MetronomeControl:
+    """A sandbox that knows the customer."""
+    sandbox.add_customer("one", "cus_1", "cus_one")
+    return sandbox
+
+
+def test_hours_and_days_add_up(counted: MetronomeControl, make_sink: MakeSink) -> None:
+    """Each hour has its own, both bounds of a span are kept, and hours without usage have no entry."""
+    sink, start = make_sink(counted.url), YESTERDAY - 2 * DAY
+    used = {start + number * 5 * HOUR: Decimal(number + 1) for number in range(13)}
+    send(sink, *(used_at(at + dt.timedelta(minutes=59, seconds=59), much) for at, much in used.items()))
+    whole = Span(start, YESTERDAY + DAY)
+    assert sink.breakdown("api", "cus_1", whole, HOUR) == used
+    days = sink.breakdown("api", "cus_1", whole, DAY)
+    assert list(days) == [start, start + DAY, start + 2 * DAY]
+    assert sink.total("api", "cus_1", whole) == sum(used.values()) == sum(days.values())
+    part = Span(start + 5 * HOUR, start + 25 * HOUR)
+    assert sink.breakdown("api", "cus_1", part, HOUR) == {at: much for at, much in used.items() if at in part}
+    assert sink.total("api", "cus_1", part) == 2 + 3 + 4 + 5
+    assert sink.total("api", "cus_1", Span(part.start, part.start + HOUR)) == 2
+
+
+def test_usage_is_read_to_the_last_page(counted: MetronomeControl, make_sink: MakeSink) -> None:
+    """Hours that stand on later pages are counted too."""
+    counted.set_rules(page_rows=7)
+    sink = make_sink(counted.url)
+    send(sink, *(used_at(YESTERDAY + hour * HOUR) for hour in range(24)))
+    assert sink.total("api", "cus_1", Span(YESTERDAY, YESTERDAY + 23 * HOUR)) == 23
+
+
+def test_what_cancels_out_has_no_entry(counted: MetronomeControl, make_sink: MakeSink) -> None:
+    """Corrections are summed as they are, below zero too."""
+    sink = make_sink(counted.url)
+    send(sink, used_at(NOON, 5), used_at(NOON, -5), used_at(NOON + HOUR, 2), used_at(NOON + 2 * HOUR, -3))
+    assert sink.breakdown("api", "cus_1", WHOLE, HOUR) == {NOON + HOUR: 2, NOON + 2 * HOUR: -3}
+
+
+def test_a_customer_is_known_by_any_of_its_names(counted: MetronomeControl, make_sink: MakeSink) -> None:
+    """By its aliases and its id; an alias that moves takes its usage along; a name that nobody has, has no figure."""
+    sink = make_sink(counted.url)
+    own = counted.add_customer("two", "cus_2")
+    send(sink, used_at(NOON, 5, "cus_1"), used_at(NOON, 7, own))
+    assert [sink.total("api", name, WHOLE) for name in ("cus_1", "cus_one", "cus_2", own)] == [5, 5, 7, 7]
+    counted.call("POST", f"/v1/customers/{own}/setIngestAliases", {"ingest_aliases": ["cus_1", "cus_2"]})
+    assert sink.total("api", "cus_1", WHOLE) == 12
+    with pytest.raises(SinkError, match="no customers with the ingest alias cus_9"):
+        sink.total("api", "cus_9", WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("span", "step"),
+    [
+        (Span(NOON, NOON + dt.timedelta(minutes=1)), HOUR),
+        (Span(NOON + dt.timedelta(minutes=30), NOON + HOUR), HOUR),
+        (Span(NOON, NOON + HOUR), DAY),
+        (WHOLE, dt.timedelta(minutes=1)),
+    ],
+)
+def test_what_metronome_does_not_count_by_has_no_figure(
+    counted: MetronomeControl, make_sink: MakeSink, span: Span, step: dt.timedelta
+) -> None:
+    """It is an error of the sink that says where to look instead, and nothing is asked."""
+    sink, before = make_sink(counted.url), counted.stats()["requests"]
+    with pytest.raises(SinkError, match=r"by whole UTC hours and days.* event search"):
+        sink.breakdown("api", "cus_1", span, step)
+    if (span.end - span.start) % HOUR:
+        with pytest.raises(SinkError, match="by whole UTC hours and days"):
+            sink.total("api", "cus_1", span)
+    assert counted.stats()["requests"] == before
+
+
+def test_usage_shows_when_metronome_has_counted(counted: MetronomeControl, make_sink: MakeSink) -> None:
+    """Until then the total does not know of it."""
+    counted.set_rules(usage_delay_seconds=600)
+    sink = make_sink(counted.url)
+    send(sink, used_at(NOON, 5))
+    assert sink.total("api", "cus_1", WHOLE) == 0
+    counted.set_rules()
+    assert sink.total("api", "cus_1", WHOLE) == 5
+
+
+CUSTOMER = json.dumps({"data": [{"id": "c"}], "next_page": None})
+
+
+def row(at: dt.datetime = NOON, value: object = 5, **changes: object) -> dict[str, object]:
+    """A row of usage."""
+    start = at.isoformat().replace("+00:00", "Z")
+    return {"billable_metric_id": "m", "customer_id": "c", "start_timestamp": start, "value": value} | changes
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([row(value="5")], "shows '5', which is no quantity"),
+        ([row(value=True)], "shows True, which is no quantity"),
+        ([row(), row()], "makes no sense at"),
+        ([row(NOON + dt.timedelta(minutes=5))], "makes no sense at"),
+        ([row(start_timestamp="noon")], "begins at no time but at 'noon'"),
+        ([row(start_timestamp="2026-11-01T00:00:00")], "which has no zone"),
+        ([row(customer_id="d")], "about somebody or something else"),
+        ([row(billable_metric_id="n")], "about somebody or something else"),
+    ],
+)
+def test_usage_that_makes_no_sense_is_no_total(
+    script: Script, make_sink: MakeSink, rows: list[dict[str, object]], words: str
+) -> None:
+    """A number that cannot be trusted is an error, never a quantity."""
+    script.replies = [Reply(body=CUSTOMER), Reply(body=json.dumps({"data": rows}))]
+    meter = MetronomeMeter(event_type="calls", metric_id="m")
+    sink = make_sink(script.url, meters={"api": meter})
+    with pytest.raises(SinkError, match=words):
+        sink.breakdown("api", "cus_1", WHOLE, HOUR)
+
+
+def test_what_usage_is_asked_for(script: Script, make_sink: MakeSink) -> None:
+    """Between the UTC midnights around the span, for one metric and one customer; a null counts as nothing."""
+    script.replies = [
+        Reply(body=CUSTOMER),
+        Reply(body=json.dumps({"data": [row(), row(NOON - HOUR, None)], "next_page": "p2"})),
+        Reply(body=json.dumps({"data": [row(NOON + HOUR, 2)], "next_page": None})),
+    ]
+    meter = MetronomeMeter(event_type="calls", metric_id="m")
+    sink = make_sink(script.url, meters={"api": meter})
+    assert sink.total("api", "cus 1", Span(NOON - HOUR, NOON + HOUR)) == 5
+    alias, first, second = script.calls
+    assert (alias.method, alias.path) == ("GET", "/v1/customers?ingest_alias=cus+1")
+    assert (first.path, second.path) == ("/v1/usage", "/v1/usage?next_page=p2")
+    assert first.body == second.body
+    assert json.loads(first.body) == {
+        "starting_on": f"{YESTERDAY:%Y-%m-%d}T00:00:00Z",
+        "ending_before": f"{YESTERDAY + DAY:%Y-%m-%d}T00:00:00Z",
+        "window_size": "HOUR",
+        "billable_metrics": [{"id": "m"}],
+        "customer_ids": ["c"],
+    }
+
+
+def test_a_list_without_an_end_is_given_up(script: Script, make_sink: MakeSink) -> None:
+    """A cursor that leads back to itself ends it."""
+    script.replies = [Reply(body=json.dumps({"data": [], "next_page": "again"}))]
+    with pytest.raises(SinkError, match="goes round in a circle"):
+        make_sink(script.url).total("api", "cus_1", WHOLE)
+    assert len(script.calls) == 2
+
+
+# -- a test event ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_a_test_event_is_counted_as_it_was_sent(
+    sandbox: MetronomeControl, make_sink: MakeSink, encoding: Encoding
+) -> None:
+    """It goes to the test customer alone, and may be repeated."""
+    sandbox.add_customer("tester", "tester")
+    sink = make_sink(sandbox.url, encoding=encoding)
+    assert sink.send_test_event("api", NOW) is None
+    assert sink.send_test_event("api", NOW) is None
+    assert sandbox.totals("api_requests") == {"tester": Decimal("2.5")}
+
+
+def test_a_quantity_that_counts_as_zero_is_found(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """Where text adds up to zero without an error, the remedy is named, and it works."""
+    sandbox.add_customer("tester", "tester")
+    sandbox.set_rules(text_quantities="zero")
+    said = make_sink(sandbox.url).send_test_event("api", NOW)
+    assert said is not None
+    assert "was sent to tester as text and counted as 0" in said
+    assert "set `quantity_encoding: number`" in said
+    assert make_sink(sandbox.url, encoding=Encoding.NUMBER).send_test_event("api", NOW) is None
+
+
+def test_a_quantity_that_counts_as_another_is_found(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """As where a metric counts events: what was sent and what was counted are both named."""
+    sandbox.add_customer("tester", "tester")
+    counts = sandbox.add_metric("api_requests", aggregation="COUNT")
+    meter = MetronomeMeter(event_type="api_requests", metric_id=counts)
+    said = make_sink(sandbox.url, meters={"api": meter}).send_test_event("api", NOW)
+    assert "of 1.25 sent to tester, Metronome counted 1." in (said or "")
+
+
+def test_a_test_event_needs_somebody_to_go_to(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """Without a test customer, or with one that Metronome does not know, nothing is sent."""
+    with pytest.raises(SinkError, match="has no `self_test_customer`"):
+        make_sink(sandbox.url, test_customer=None).send_test_event("api", NOW)
+    said = make_sink(sandbox.url).send_test_event("api", NOW)
+    assert "has no customer tester: create one" in (said or "")
+    assert sandbox.stats()["accepted"] == 0
+
+
+def test_a_test_event_without_an_answer(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """Nothing is concluded from it."""
+    sandbox.add_customer("tester", "tester")
+    sandbox.set_faults(error_after=1.0)
+    with pytest.raises(SinkError, match="did not take the test event of meter api"):
+        make_sink(sandbox.url).send_test_event("api", NOW)
