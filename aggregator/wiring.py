@@ -249,13 +249,18 @@ def build_sink(config: Config, name: str) -> "Stripe":
         case StripeSink():
             from aggregator.sinks.stripe import StripeMeter
             from aggregator.sinks.stripe import StripeSink as Stripe
+            from aggregator.sinks.stripe.connect import Addresses
+            from aggregator.sinks.stripe.limits import Rates
 
             return Stripe(
                 name,
                 api_key=sink.api_key_revealed(),
                 mode=sink.mode,
                 api_base=sink.api_base,
-                calls_per_second=sink.calls_per_second,
+                rates=Rates(sink.calls_per_second, sink.stream_per_second, sink.stream_by_event),
+                transport=sink.transport,
+                stream_above=sink.stream_above,
+                addresses=Addresses(sink.stripe_account, by_customer=sink.accounts == "by_customer"),
                 timeout=sink.timeout,
                 max_in_flight=sink.max_in_flight,
                 meters={

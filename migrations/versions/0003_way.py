@@ -1,0 +1,22 @@
+"""How an event went: a sink with several ways is not known to remember an identifier in all of them.
+
+The column has no value for what was sent before; a sink takes that for the way it had then.
+"""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+SCHEMA = """
+alter table aggregator.event add column way text;
+comment on column aggregator.event.way is
+    'How the first attempt went that may have reached the sink, in the sink''s own word. Later ones go the same way.';
+"""
+
+
+def upgrade() -> None:
+    """Add the column."""
+    op.get_bind().exec_driver_sql(SCHEMA)
