@@ -7,8 +7,9 @@ checks must not be able to agree with it by sharing a mistake.
 
 from aggregator.sandbox.client import ControlClient
 from aggregator.sandbox.errors import StateError
+from aggregator.sandbox.rules import Rules
 from aggregator.sandbox.server import RunningSandbox, running, serve
-from aggregator.sandbox.settings import FaultSettings, MeterSpec, Rules, SandboxOptions, parse_meter
+from aggregator.sandbox.settings import FaultSettings, MeterSpec, SandboxOptions, parse_meter
 
 __all__ = [
     "ControlClient",

@@ -5,15 +5,9 @@ from pathlib import Path
 import click
 
 from aggregator.sandbox.errors import StateError
+from aggregator.sandbox.rules import IDENTIFIER_MEMORY_SECONDS, Rules
 from aggregator.sandbox.server import serve
-from aggregator.sandbox.settings import (
-    IDENTIFIER_MEMORY_SECONDS,
-    FaultSettings,
-    MeterSpec,
-    Rules,
-    SandboxOptions,
-    parse_meter,
-)
+from aggregator.sandbox.settings import FaultSettings, MeterSpec, SandboxOptions, parse_meter
 
 
 def read_meters(

@@ -1,57 +1,53 @@
-"""The endpoints of `/v1`: which there are, and what each calls.
+"""The endpoints of `/v1`.
 
 Handlers take a request and return the object to answer; refusals are raised. They neither wait nor know of faults,
-idempotency or HTTP. A path that is not in the table is a 404 in Stripe's shape.
+idempotency or HTTP.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
-
-from aggregator.sandbox.errors import unknown_route
-from aggregator.sandbox.events import Draft
-from aggregator.sandbox.form import Params
+from aggregator.sandbox import adjustments
 from aggregator.sandbox.paging import PARAMS as PAGING
 from aggregator.sandbox.paging import page
-from aggregator.sandbox.store import Account, Store
+from aggregator.sandbox.refusals import refuse_v1
+from aggregator.sandbox.reports import Invalid
+from aggregator.sandbox.request import Endpoint, Request
+from aggregator.sandbox.sent import read_form
 from aggregator.sandbox.summaries import list_summaries
-
-EVENTS_PATH = "/v1/billing/meter_events"
-ACCOUNT_PATH = "/v1/account"
+from aggregator.sandbox.validation import NO_METER
 
 
-@dataclass(slots=True)
-class Request:
-    """One authenticated call. `name` is the object's id in the path; `draft` is set for meter events only."""
-
-    store: Store
-    account: Account
-    params: Params
-    name: str = ""
-    draft: Draft | None = None
-
-    @property
-    def now(self) -> int:
-        """Return whole unix seconds."""
-        return int(self.store.clock.now())
-
-
-Handler = Callable[[Request], dict[str, object]]
-
-
-class Route(NamedTuple):
-    """A handler and the id found in the path."""
-
-    handler: Handler
-    name: str
+def read_event(request: Request) -> None:
+    """Read the event of a call and find its meter."""
+    draft = request.account.events.draft(read_form(request.params))
+    if draft.meter is None:
+        error = refuse_v1(Invalid(NO_METER, ""), draft.sent, None, request.rules)
+        assert error is not None
+        raise error
+    request.drafts = [draft]
 
 
 def create_event(request: Request) -> dict[str, object]:
     """POST /v1/billing/meter_events."""
-    draft = request.draft or request.account.events.draft(request.params)
-    store = request.store
-    return request.account.events.accept(draft, request.params, store.clock.now(), store.rules)
+    (draft,) = request.drafts
+    now = request.store.clock.now()
+    event = request.account.events.take(draft, now, request.rules, refuse_v1)
+    assert event is not None
+    request.taken = [event]
+    return {
+        "object": "billing.meter_event",
+        "created": int(now),
+        "event_name": event.event_name,
+        "identifier": event.identifier,
+        "livemode": request.account.livemode,
+        "payload": draft.sent.payload,
+        "timestamp": event.timestamp,
+    }
+
+
+def create_adjustment(request: Request) -> dict[str, object]:
+    """POST /v1/billing/meter_event_adjustments."""
+    now, account = request.store.clock.now(), request.account
+    cancellation = account.events.cancel(adjustments.read_form(request.params), now, request.rules)
+    return adjustments.show_v1(cancellation, now, livemode=account.livemode)
 
 
 def create_meter(request: Request) -> dict[str, object]:
@@ -132,35 +128,23 @@ def retrieve_account(request: Request) -> dict[str, object]:
     }
 
 
-FIXED: dict[tuple[str, str], Handler] = {
-    ("POST", EVENTS_PATH): create_event,
-    ("POST", "/v1/billing/meters"): create_meter,
-    ("GET", "/v1/billing/meters"): list_meters,
-    ("POST", "/v1/customers"): create_customer,
-    ("GET", "/v1/customers"): list_customers,
-    ("GET", ACCOUNT_PATH): retrieve_account,
+FIXED: dict[tuple[str, str], Endpoint] = {
+    ("POST", "/v1/billing/meter_events"): Endpoint(create_event, "meter_events_write", read_event),
+    ("POST", "/v1/billing/meter_event_adjustments"): Endpoint(
+        create_adjustment, "meter_event_adjustments_write"
+    ),
+    ("POST", "/v1/billing/meters"): Endpoint(create_meter, "meters_write"),
+    ("GET", "/v1/billing/meters"): Endpoint(list_meters, "meters_read"),
+    ("POST", "/v1/customers"): Endpoint(create_customer, "customers_write"),
+    ("GET", "/v1/customers"): Endpoint(list_customers, "customers_read"),
+    ("GET", "/v1/account"): Endpoint(retrieve_account, "account_read"),
 }
 
-NAMED: tuple[tuple[str, re.Pattern[str], Handler], ...] = tuple(
-    (method, re.compile(pattern.replace("{id}", "([^/]+)")), handler)
-    for method, pattern, handler in (
-        ("GET", "/v1/billing/meters/{id}/event_summaries", list_event_summaries),
-        ("GET", "/v1/billing/meters/{id}", retrieve_meter),
-        ("POST", "/v1/billing/meters/{id}", update_meter),
-        ("POST", "/v1/billing/meters/{id}/deactivate", deactivate_meter),
-        ("POST", "/v1/billing/meters/{id}/reactivate", reactivate_meter),
-        ("GET", "/v1/customers/{id}", retrieve_customer),
-    )
-)
-
-
-def find_route(method: str, path: str) -> Route:
-    """Return the route of a call. Raise ApiError when there is none."""
-    handler = FIXED.get((method, path))
-    if handler is not None:
-        return Route(handler, "")
-    for wanted, pattern, named in NAMED:
-        found = pattern.fullmatch(path)
-        if found and wanted == method:
-            return Route(named, found[1])
-    raise unknown_route(method, path)
+NAMED: dict[tuple[str, str], Endpoint] = {
+    ("GET", "/v1/billing/meters/{id}/event_summaries"): Endpoint(list_event_summaries, "meters_read"),
+    ("GET", "/v1/billing/meters/{id}"): Endpoint(retrieve_meter, "meters_read"),
+    ("POST", "/v1/billing/meters/{id}"): Endpoint(update_meter, "meters_write"),
+    ("POST", "/v1/billing/meters/{id}/deactivate"): Endpoint(deactivate_meter, "meters_write"),
+    ("POST", "/v1/billing/meters/{id}/reactivate"): Endpoint(reactivate_meter, "meters_write"),
+    ("GET", "/v1/customers/{id}"): Endpoint(retrieve_customer, "customers_read"),
+}

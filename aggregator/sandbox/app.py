@@ -17,15 +17,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from secrets import token_hex
-from typing import NamedTuple
 
-from aggregator.sandbox.api import ACCOUNT_PATH, EVENTS_PATH, Handler, Request, find_route
 from aggregator.sandbox.control import PREFIX, control
+from aggregator.sandbox.deliveries import Deliveries
 from aggregator.sandbox.errors import ApiError, concurrent_events, server_error
-from aggregator.sandbox.faults import SPARED, Luck
-from aggregator.sandbox.form import Params, parse_form
-from aggregator.sandbox.idempotency import fingerprint
+from aggregator.sandbox.faults import SPARED, Luck, Victim
+from aggregator.sandbox.intake import Task, is_v2, read_task
 from aggregator.sandbox.reports import Invalid
+from aggregator.sandbox.series import Event
 from aggregator.sandbox.store import Store
 from aggregator.sandbox.wire import (
     DROP_CONNECTION,
@@ -36,25 +35,10 @@ from aggregator.sandbox.wire import (
     Send,
     ok,
     read_body,
-    read_headers,
     refusal,
+    refusal_v2,
     send_reply,
 )
-
-
-class Task(NamedTuple):
-    """A call that passed the gate: what to run, and the key and digest to keep its answer under."""
-
-    request: Request
-    handler: Handler
-    is_event: bool
-    key: str
-    digest: str
-
-    @property
-    def customer(self) -> str | None:
-        """Return whose event this is."""
-        return None if self.request.draft is None else self.request.draft.customer
 
 
 class Application:
@@ -62,6 +46,7 @@ class Application:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._deliveries = Deliveries(store)
         self._request_ids = f"req_{token_hex(4)}"
         self._count = 0
 
@@ -88,7 +73,9 @@ class Application:
             if scope["path"].startswith(PREFIX):
                 query = scope["query_string"].decode("latin-1")
                 self._store.catch_up()
-                return ok(control(self._store, scope["method"], scope["path"], query, body))
+                reply = ok(control(self._store, scope["method"], scope["path"], query, body))
+                self._deliveries.begin()
+                return reply
         except ApiError as error:
             return refusal(error)
         return await self._counted(scope, body)
@@ -101,34 +88,19 @@ class Application:
         if self._store.later:
             self._store.catch_up()
         try:
-            return await self._perform(self._read(scope, body))
+            return await self._perform(read_task(self._store, scope, body))
         except ApiError as error:
             stats.refuse(error)
-            return None if self._store.faults.settings.black_hole else refusal(error)
+            black_hole = self._store.faults.settings.black_hole
+            return None if black_hole else self._refusal(error, v2=is_v2(scope["path"]))
         finally:
             stats.in_flight -= 1
 
-    def _read(self, scope: Scope, body: bytes) -> Task:
-        """Check route and key, read parameters."""
-        method, path = scope["method"], scope["path"]
-        route = find_route(method, path)
-        headers = read_headers(scope["headers"])
-        livemode = self._store.keys.livemode(headers.authorization)
-        account = self._store.account(headers.account.decode("latin-1") or None, livemode=livemode)
-        encoded = body if method == "POST" else scope["query_string"]
-        request = Request(
-            self._store, account, Params(parse_form(encoded.decode("utf-8", "replace"))), route.name
-        )
-        is_event = path == EVENTS_PATH
-        if is_event:
-            request.draft = account.events.draft(request.params)
-        elif path == ACCOUNT_PATH:
-            self._store.keys.require_account(headers.authorization)
-        key = headers.idempotency_key.decode("latin-1") if method == "POST" else ""
-        return Task(request, route.handler, is_event, key, fingerprint(method, path, body) if key else "")
+    def _refusal(self, error: ApiError, *, v2: bool) -> Reply:
+        return refusal_v2(error, typed=self._store.rules.v2_error_types) if v2 else refusal(error)
 
     async def _perform(self, task: Task) -> Reply | None:
-        luck = self._store.faults.draw(task.customer, is_event=task.is_event)
+        luck = SPARED if self._store.faults.calm else self._store.faults.draw(_victim(task))
         if luck is not SPARED:
             return await self._struck(task, luck)
         reply = self._kept(task)
@@ -170,8 +142,8 @@ class Application:
         request = task.request
         self._store.stats.delivered_late += 1
         try:
-            if task.is_event:
-                request.draft = request.account.events.draft(request.params)
+            if task.endpoint.read is not None:
+                task.endpoint.read(request)
             if self._kept(task) is None:
                 with self._alone(task):
                     self._run(task, luck)
@@ -181,49 +153,61 @@ class Application:
     def _kept(self, task: Task) -> Reply | None:
         if not task.key:
             return None
-        reply = task.request.account.idempotency.find(task.key, task.digest, self._store.clock.now())
+        reply = task.kept.find(task.key, task.digest, self._store.clock.now())
         self._store.stats.replayed += reply is not None
         return reply
 
     @contextmanager
     def _alone(self, task: Task) -> Iterator[None]:
         """Hold the customer's place at the meter, and the idempotency key, until the endpoint has run."""
-        account, draft = task.request.account, task.request.draft
-        place = None if draft is None or draft.customer is None else (draft.meter.id, draft.customer)
+        account, place = task.request.account, task.place
         if place in account.in_flight:
             raise concurrent_events()
         if task.key:
-            account.idempotency.begin(task.key)
+            task.kept.begin(task.key)
         if place is not None:
             account.in_flight.add(place)
         try:
             yield
         finally:
-            account.idempotency.finish(task.key)
+            task.kept.finish(task.key)
             if place is not None:
                 account.in_flight.discard(place)
 
     def _run(self, task: Task, luck: Luck = SPARED) -> Reply:
         """Run the endpoint, keep its answer and write the state file, all before anything is sent."""
-        reply = ok(task.handler(task.request))
+        reply = ok(task.endpoint.handler(task.request))
         if luck is not SPARED:
             reply = self._spoilt(task, luck, reply)
-        if task.key:
-            now = self._store.clock.now()
-            task.request.account.idempotency.save(task.key, task.digest, reply, now)
+        if task.key and (reply.status < 500 or not task.v2 or self._store.rules.v2_keeps_errors):
+            task.kept.save(task.key, task.digest, reply, self._store.clock.now())
         self._store.journal.flush()
         return reply
 
     def _spoilt(self, task: Task, luck: Luck, reply: Reply) -> Reply:
-        """Have the event found invalid, and its answer replaced by a 500, if that is its luck."""
-        if luck.found_invalid_after_seconds is not None:
-            settings, store = self._store.faults.settings, self._store
-            wrong = Invalid(settings.reject_code, settings.reject_message)
-            found_at = store.clock.now() + luck.found_invalid_after_seconds
-            counts = settings.count_until_rejected
-            task.request.account.events.reject_last(wrong, found_at, store.rules, counts=counts)
+        """Have events found invalid, and the answer replaced by a 500, if that is its luck."""
+        for event in task.request.taken:
+            after = luck.found_invalid_after_seconds
+            if luck.each_may_be_found_invalid:
+                after = self._store.faults.rejection(event.customer)
+            if after is not None and event.reason is None:
+                self._reject(task, event, after)
         if luck.error_after:
             error = server_error("error_after")
             self._store.stats.refuse(error)
-            return refusal(error)
+            return self._refusal(error, v2=task.v2)
         return reply
+
+    def _reject(self, task: Task, event: Event, after_seconds: float) -> None:
+        settings, store = self._store.faults.settings, self._store
+        wrong = Invalid(settings.reject_code, settings.reject_message)
+        found_at, counts = store.clock.now() + after_seconds, settings.count_until_rejected
+        task.request.account.events.find(event, wrong, found_at, store.rules, counts=counts)
+
+
+def _victim(task: Task) -> Victim:
+    account = task.request.account
+    whose = f"{account.name} {'live' if account.livemode else 'test'}"
+    # A call of the stream brings events even where an empty one is taken.
+    events = max(len(task.request.drafts), 1) if task.brings_events else 0
+    return Victim(whose, task.customers, events, task.endpoint.streams, account.connected)

@@ -4,7 +4,7 @@ Speaks only `/_sandbox/`. What the sandbox is tested with speaks Stripe's own li
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from http.client import HTTPConnection
 from typing import Any
@@ -70,11 +70,46 @@ class ControlClient:
         return self.control("PUT", "rules", rules)
 
     def set_keys(
-        self, *, revoked: Iterable[str] = (), restricted: Iterable[str] = (), no_account: Iterable[str] = ()
+        self,
+        *,
+        revoked: Iterable[str] = (),
+        restricted: Iterable[str] = (),
+        no_account: Iterable[str] = (),
+        permissions: Mapping[str, Iterable[str]] | None = None,
     ) -> dict[str, Any]:
-        """Say which keys answer 401, which 403, and which 403 only to the question for the account."""
+        """Say which keys answer 401, which 403, which 403 only to the question for the account, and what others may do."""
         keys = {"revoked": list(revoked), "restricted": list(restricted), "no_account": list(no_account)}
-        return self.control("PUT", "keys", keys)
+        allowed = {key: list(names) for key, names in (permissions or {}).items()}
+        return self.control("PUT", "keys", {**keys, "permissions": allowed})
+
+    def set_connected(self, *accounts: str) -> dict[str, Any]:
+        """Say which accounts a header may name besides the sandbox's own."""
+        return self.control("PUT", "accounts", {"connected": list(accounts)})
+
+    def adjustments(self, *, livemode: bool = False, account: str | None = None) -> list[dict[str, Any]]:
+        """Return the cancellations, the earliest first."""
+        query = {"livemode": livemode, "account": account}
+        found: list[dict[str, Any]] = self.control("GET", "adjustments", **query)["adjustments"]
+        return found
+
+    def add_webhook(
+        self, url: str, secret: str, *, livemode: bool = False, account: str | None = None, **settings: object
+    ) -> dict[str, Any]:
+        """Register a webhook on this machine, or change the one with this URL."""
+        webhook = {"url": url, "secret": secret, **settings}
+        return self.control("POST", "webhooks", webhook, livemode=livemode, account=account)
+
+    def webhook_deliveries(
+        self, *, livemode: bool = False, account: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what became of the latest deliveries, each with its event, number and status."""
+        query = {"livemode": livemode, "account": account}
+        found: list[dict[str, Any]] = self.control("GET", "webhooks", **query)["deliveries"]
+        return found
+
+    def notify(self, kind: str, *, livemode: bool = False, account: str | None = None) -> dict[str, Any]:
+        """Make up a thin event of a type, which webhooks are told of."""
+        return self.control("POST", "notifications", {"type": kind}, livemode=livemode, account=account)
 
     def set_clock(self, offset_seconds: float) -> dict[str, Any]:
         """Shift the sandbox's clock against the machine's."""

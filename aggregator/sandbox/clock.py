@@ -30,6 +30,11 @@ class StoppedClock(Clock):
         return self._at
 
 
+def machine_time() -> int:
+    """Return the machine's whole unix seconds, for a signature that somebody with a clock of his own checks."""
+    return int(time.time())  # noqa: TID251 - the sandbox's one place that reads the clock
+
+
 def monotonic() -> float:
     """Return seconds for measuring a pace; no offset moves them."""
     return time.monotonic()

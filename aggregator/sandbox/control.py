@@ -6,10 +6,14 @@ They are the sandbox's own and no part of Stripe. They need no key, take and giv
     GET    /_sandbox/totals?event_name=   exact decimal strings per customer; no processing delay applies
     GET    /_sandbox/events?customer=&event_name=&identifier=&limit=&offset=   accepted events, oldest first
     GET    /_sandbox/reports?after=       reports on events found invalid, as docs.stripe.com/api/v2/core/events has them
+    GET    /_sandbox/adjustments          cancellations, the earliest first, each with its status
+    POST   /_sandbox/notifications        {"type": "..."}: a thin event of a type nobody need know
+    GET, POST /_sandbox/webhooks          Webhook, one more or one changed; what became of deliveries
     GET    /_sandbox/stats                counters; double_counted = accepted although accepted before
     GET, PUT  /_sandbox/faults            FaultSettings, replaced whole
     GET, PUT  /_sandbox/rules             Rules, replaced whole
-    GET, PUT  /_sandbox/keys              {"revoked": [...], "restricted": [...], "no_account": [...]}
+    GET, PUT  /_sandbox/keys              {"revoked": [...], "restricted": [...], "no_account": [...], "permissions": {...}}
+    GET, PUT  /_sandbox/accounts          {"connected": [...]}: what `Stripe-Account` may name; null for any
     GET, POST /_sandbox/clock             {"offset_seconds": N}
     POST   /_sandbox/customers            {"ids": [...]}: customers with given ids
     POST   /_sandbox/reset                everything as at the start
@@ -22,12 +26,15 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from aggregator.sandbox.errors import ApiError, missing_param, unknown_route
-from aggregator.sandbox.events import Event, Sight
+from aggregator.sandbox.permissions import read_permissions
 from aggregator.sandbox.reports import after
-from aggregator.sandbox.settings import read_faults, read_rules
+from aggregator.sandbox.rules import read_rules
+from aggregator.sandbox.series import Event
+from aggregator.sandbox.settings import read_faults
 from aggregator.sandbox.store import Account, Store
 from aggregator.sandbox.summaries import aggregate
 from aggregator.sandbox.values import plain
+from aggregator.sandbox.webhooks import read_webhook
 
 PREFIX = "/_sandbox/"
 DEFAULT_EVENTS = 100
@@ -58,14 +65,15 @@ def show_totals(call: Call) -> dict[str, object]:
     meter = account.meters.for_event(event_name)
     if meter is None:
         raise _unusable(f"there is no meter for event name {event_name!r}")
-    counting = dict(account.events.by_customer(meter, Sight(call.store.clock.now())))
+    sight = call.store.sight(delayed=False)
+    counting = dict(account.events.by_customer(meter, sight))
     return {
         "event_name": event_name,
         "livemode": account.livemode,
         "events": sum(event.event_name == event_name for event in account.events.log),
         "counted": sum(map(len, counting.values())),
         "totals": {
-            customer: plain(aggregate(meter.formula, events)) for customer, events in counting.items()
+            customer: plain(aggregate(meter.formula, events, sight)) for customer, events in counting.items()
         },
     }
 
@@ -74,19 +82,52 @@ def show_events(call: Call) -> dict[str, object]:
     """Return a slice of the accepted events, in the order of receipt."""
     filters = {key: call.query[key] for key in ("customer", "event_name", "identifier") if key in call.query}
     offset, limit = _count(call, "offset", 0), _count(call, "limit", DEFAULT_EVENTS)
-    events, now = call.account.events, call.store.clock.now()
+    events = call.account.events
+    fate = events.fates(call.store.sight(delayed=False))
     wanted = [
         each for each in events.log if all(getattr(each, key) == value for key, value in filters.items())
     ]
-    shown = [_shown(each, events.fate(each, now)) for each in wanted[offset : offset + limit]]
+    shown = [_shown(each, fate(each)) for each in wanted[offset : offset + limit]]
     return {"events": shown, "matching": len(wanted)}
 
 
 def show_reports(call: Call) -> dict[str, object]:
     """Return the reports on events found invalid, the earliest first; `after` leaves out those up to one."""
     store = call.store
-    reports = call.account.events.findings.reports(store.clock.now(), store.rules.report_samples)
+    reports = call.account.events.findings.reports(store.clock.now(), store.rules)
     return {"reports": list(after(reports, call.query.get("after")))}
+
+
+def show_adjustments(call: Call) -> dict[str, object]:
+    """Return the cancellations, the earliest first."""
+    now = call.store.clock.now()
+    shown = [
+        {**each._asdict(), "status": each.status(now)} for each in call.account.events.cancellations.all()
+    ]
+    return {"adjustments": shown}
+
+
+def make_notification(call: Call) -> dict[str, object]:
+    """Make up a thin event of any type."""
+    kind = call.body.get("type")
+    if not isinstance(kind, str) or not kind:
+        raise _unusable('send {"type": "..."}')
+    event = call.account.notifications.make(kind, call.store.clock.now())
+    call.store.journal.flush()
+    return event
+
+
+def show_webhooks(call: Call) -> dict[str, object]:
+    """Return the webhooks, and what became of the latest deliveries."""
+    webhooks = call.account.webhooks
+    return {"webhooks": [asdict(each) for each in webhooks.all()], "deliveries": webhooks.told}
+
+
+def add_webhook(call: Call) -> dict[str, object]:
+    """Register a webhook, or change the one with this URL."""
+    call.account.webhooks.add(read_webhook(call.body), call.store.clock.now())
+    call.store.journal.flush()
+    return show_webhooks(call)
 
 
 def show_stats(call: Call) -> dict[str, object]:
@@ -124,17 +165,35 @@ def replace_rules(call: Call) -> dict[str, object]:
 
 
 def show_keys(call: Call) -> dict[str, object]:
-    """Return the keys that are not let in."""
+    """Return the keys that are not let in, and what others may do."""
     keys = call.store.keys
-    return {name: sorted(getattr(keys, name)) for name in ("revoked", "restricted", "no_account")}
+    permissions = {key: sorted(names) for key, names in keys.permissions.items()}
+    shown = {name: sorted(getattr(keys, name)) for name in ("revoked", "restricted", "no_account")}
+    return {**shown, "permissions": permissions}
 
 
 def replace_keys(call: Call) -> dict[str, object]:
-    """Say which keys answer 401 and which 403, to everything or to the question for the account."""
+    """Say which keys answer 401 and which 403, to everything or to what they may not do."""
+    permissions = read_permissions(call.body.get("permissions", {}))
     call.store.keys.revoked = frozenset(_names(call, "revoked"))
     call.store.keys.restricted = frozenset(_names(call, "restricted"))
     call.store.keys.no_account = frozenset(_names(call, "no_account"))
+    call.store.keys.permissions = permissions
     return show_keys(call)
+
+
+def show_accounts(call: Call) -> dict[str, object]:
+    """Return the accounts that a header may name, None for any."""
+    connected = call.store.connected
+    return {"connected": None if connected is None else sorted(connected)}
+
+
+def replace_accounts(call: Call) -> dict[str, object]:
+    """Say which accounts a header may name."""
+    call.store.connected = (
+        None if call.body.get("connected") is None else frozenset(_names(call, "connected"))
+    )
+    return show_accounts(call)
 
 
 def show_clock(call: Call) -> dict[str, object]:
@@ -170,6 +229,12 @@ ROUTES: dict[tuple[str, str], Callable[[Call], dict[str, object]]] = {
     ("GET", "totals"): show_totals,
     ("GET", "events"): show_events,
     ("GET", "reports"): show_reports,
+    ("GET", "adjustments"): show_adjustments,
+    ("POST", "notifications"): make_notification,
+    ("GET", "webhooks"): show_webhooks,
+    ("POST", "webhooks"): add_webhook,
+    ("GET", "accounts"): show_accounts,
+    ("PUT", "accounts"): replace_accounts,
     ("GET", "stats"): show_stats,
     ("GET", "faults"): show_faults,
     ("PUT", "faults"): replace_faults,
@@ -217,8 +282,14 @@ def _count(call: Call, key: str, otherwise: int) -> int:
 
 
 def _shown(event: Event, reason: str | None) -> dict[str, object]:
-    value = None if event.value is None else plain(event.value)
-    return {**event._asdict(), "value": value, "counted": reason is None, "reason": reason}
+    shown: dict[str, object] = {
+        **event._asdict(),
+        "value": None if event.value is None else plain(event.value),
+        "counted": reason is None,
+        "reason": reason,
+    }
+    extra = shown.pop("extra")
+    return {**shown, "extra": dict(event.extra)} if extra else shown
 
 
 def _unusable(why: str) -> ApiError:

@@ -1,7 +1,8 @@
 """Refusals in Stripe's shape, and nothing that decides when to refuse.
 
 Every answer that is not a 200 is one of these. The JSON is the error object of docs.stripe.com/api/errors: `type` and
-`message`, with `code` and `param` where there is one. `reason` never leaves the sandbox except as a counter's name.
+`message`, with `code` and `param` where there is one. Version 2 has a `code` always and a `type` only for some
+(docs.stripe.com/api/v2/billing/meter-event/create). `reason` never leaves the sandbox except as a counter's name.
 
 Where Stripe's wording is known from the field and clients match on it (the duplicate identifier, the missing meter, the
 old timestamp, the concurrent call) the message is Stripe's. Elsewhere it is ours and says what to change.
@@ -25,6 +26,7 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         headers: tuple[Header, ...] = (),
+        doc_url: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -34,6 +36,7 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.headers = headers
+        self.doc_url = doc_url
 
     def json(self) -> dict[str, object]:
         """Return the body of the answer."""
@@ -42,6 +45,15 @@ class ApiError(Exception):
             error["code"] = self.code
         if self.param is not None:
             error["param"] = self.param
+        return {"error": error}
+
+    def json_v2(self, *, typed: bool) -> dict[str, object]:
+        """Return the body of the answer in version 2; `typed` says whether an ordinary 400 or 409 has a `type` too."""
+        error: dict[str, object] = {"code": self.code or self.reason, "message": self.message}
+        if typed or self.status not in {400, 409} or self.kind != "invalid_request_error":
+            error["type"] = self.kind
+        if self.doc_url is not None:
+            error["doc_url"] = self.doc_url
         return {"error": error}
 
 

@@ -1,171 +1,121 @@
-"""Meter events: which are accepted, which of the accepted ones count.
+"""Meter events: which are taken, under which identifiers, and what becomes of them.
 
-From docs.stripe.com/api/billing/meter-event/create: a flat payload of strings, an identifier unique for a rolling
-period, a timestamp in the past 35 days or up to 5 minutes ahead, 200 as soon as the event is taken. Taken is not
-counted: an unknown customer or an unreadable value is found out later, so such an event is kept with the code that
-Stripe reports (`reports`), and never counts. Its identifier is used up all the same, unless the rules say otherwise.
+From docs.stripe.com/api/billing/meter-event/create: an identifier is unique for a rolling period, and the answer is 200 as
+soon as the event is taken. Taken is not counted: what is wrong with an event may be found out later, so such an event is
+kept with the code that Stripe reports (`reports`), and never counts. Its identifier is used up all the same, unless the
+rules say otherwise.
 
-From docs.stripe.com/billing/subscriptions/usage-based/meters/configure: on a meter with an `event_time_window` the most
-recently received event of each customer's UTC hour or day, by the event's timestamp, is the one that counts.
-
-An event counts once it is processed, `processing_delay_seconds` after it was received; one that is found invalid counts no
-more. Both are worked out when somebody asks; nothing runs in the background.
+There is one memory of identifiers for version 1, version 2 and the stream. A duplicate in the stream is no event at all: it
+is only reported.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 from uuid import uuid4
-from zlib import crc32
 
+from aggregator.sandbox.adjustments import Cancellation, Cancellations, Request
 from aggregator.sandbox.customers import Customers
-from aggregator.sandbox.errors import ApiError, duplicate_identifier, invalid, missing_param
-from aggregator.sandbox.form import Params
+from aggregator.sandbox.errors import ApiError
 from aggregator.sandbox.journal import Note, Record
 from aggregator.sandbox.meters import Meter, Meters
+from aggregator.sandbox.refusals import Refuse
 from aggregator.sandbox.reports import Findings, Invalid
-from aggregator.sandbox.settings import Rules, Seconds
-from aggregator.sandbox.values import MAX_SIGNIFICANT_DIGITS, read_value, significant_digits
-
-# docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api: rolling seconds back, clock drift ahead.
-OLDEST_SECONDS = 35 * 86400
-AHEAD_SECONDS = 5 * 60
-
-
-class Event(NamedTuple):
-    """One accepted event. `reason` is why it never counts, or None. Named tuples, since there may be millions."""
-
-    sequence: int
-    identifier: str
-    event_name: str
-    customer: str | None
-    value: Decimal | None
-    timestamp: int
-    received_at: float
-    reason: str | None
+from aggregator.sandbox.rules import Rules
+from aggregator.sandbox.sent import Sent
+from aggregator.sandbox.series import Event, Extra, Series, Sight, lag
+from aggregator.sandbox.validation import DUPLICATE, Examined, examine
 
 
 class Draft(NamedTuple):
-    """The parts of a create call that were read before anything is decided."""
+    """An event that is not decided on yet, and its meter if there is one."""
 
-    meter: Meter
-    payload: dict[str, str]
-    customer: str | None
+    sent: Sent
+    meter: Meter | None
 
-
-class Sight(NamedTuple):
-    """What somebody who asks can see: what was processed by now. Without a delay it is everything."""
-
-    now: float
-    delay_seconds: Seconds | None = None
-
-    def among(self, events: Iterable[Event]) -> list[Event]:
-        """Return those events that are processed."""
-        delay = self.delay_seconds
-        if delay is None:
-            return list(events)
-        if isinstance(delay, tuple):
-            return [each for each in events if each.received_at + lag(each.identifier, delay) <= self.now]
-        received_by = self.now - delay
-        return [event for event in events if event.received_at <= received_by]
-
-
-def lag(identifier: str, delay: Seconds) -> float:
-    """Return how long the processing of an event takes: within a range by chance, but always the same."""
-    if not isinstance(delay, tuple):
-        return delay
-    least, most = delay
-    return least + (most - least) * crc32(identifier.encode()) / 0xFFFFFFFF
-
-
-class Series:
-    """The events of one customer of one meter that may count, in the order received."""
-
-    __slots__ = ("customer", "events", "latest")
-
-    def __init__(self, customer: str) -> None:
-        self.customer = customer
-        self.events: list[Event] = []
-        self.latest: dict[int, int] = {}
-
-    def add(self, event: Event, window_seconds: int | None) -> None:
-        """Append an event and remember it as the last of its window."""
-        self.events.append(event)
-        if window_seconds is not None:
-            self.latest[event.timestamp // window_seconds] = event.sequence
-
-    def replaced(self, event: Event, window_seconds: int | None) -> bool:
-        """Say whether a later event took this one's place in its window, none of them being invalid."""
-        return window_seconds is not None and self.latest[event.timestamp // window_seconds] != event.sequence
+    @property
+    def customer(self) -> str | None:
+        """Return whose event it is, as far as it says."""
+        return None if self.meter is None else self.sent.payload.get(self.meter.customer_key) or None
 
 
 class Events:
     """The accepted events of one account and mode."""
 
-    def __init__(self, *, livemode: bool, note: Note, meters: Meters, customers: Customers) -> None:
-        self._livemode = livemode
+    def __init__(
+        self, *, tag: str, context: str | None, note: Note, meters: Meters, customers: Customers
+    ) -> None:
         self._note = note
         self._meters = meters
         self._customers = customers
-        # When each identifier was last accepted. Never pruned: it is how a second count is noticed.
-        self._accepted_at: dict[str, float] = {}
+        # The sequence of the event accepted last under each identifier. Never pruned: it is how a second count is noticed.
+        self._last: dict[str, int] = {}
         self._series: dict[str, dict[str, Series]] = {}
         self.log: list[Event] = []
-        self.findings = Findings(livemode=livemode, note=note)
+        self.findings = Findings(tag=tag, context=context, note=note)
+        self.cancellations = Cancellations(tag, note)
         self.double_counted = 0
 
-    def draft(self, params: Params) -> Draft:
-        """Read the parameters and find the meter. Raise ApiError when it is malformed or there is none."""
-        params.only("event_name", "payload", "identifier", "timestamp")
-        event_name = params.required("event_name", limit=100)
-        payload = params.section("payload").strings()
-        if not payload:
-            raise missing_param("payload")
-        meter = self._meters.for_event(event_name)
-        if meter is None:
-            raise _no_meter(event_name)
-        return Draft(meter, payload, payload.get(meter.customer_key) or None)
+    def draft(self, sent: Sent) -> Draft:
+        """Find the meter of an event."""
+        return Draft(sent, self._meters.for_event(sent.event_name))
 
-    def accept(self, draft: Draft, params: Params, now: float, rules: Rules) -> dict[str, object]:
-        """Take one event and return the object Stripe answers with. Raise ApiError when it is refused."""
-        if draft.meter.status == "inactive":
-            raise _no_meter(draft.meter.event_name)
-        timestamp = _timestamp(params, now)
-        value, invalid_value = _value(draft, rules)
-        wrong = self._invalid_customer(draft, rules) or invalid_value
-        identifier = params.text("identifier", limit=100) or str(uuid4())
-        self._refuse_duplicate(identifier, now, rules)
+    def take(self, draft: Draft, now: float, rules: Rules, refuse: Refuse | None = None) -> Event | None:
+        """Take one event. What is wrong is refused with an ApiError, or reported; None for a duplicate that is reported."""
+        sent, meter = draft
+        examined = examine(sent, meter, self._customers, now, rules)
+        duplicate = sent.identifier is not None and self._remembers(sent.identifier, now, rules)
+        if refuse is not None and (duplicate or examined.problems):
+            _refuse(refuse, draft, examined, rules, duplicate=duplicate)
+        if duplicate:
+            self._report_duplicate(draft, now, rules)
+            return None
+        wrong = examined.problems[0] if examined.problems else None
         event = Event(
-            sequence=len(self.log) + 1,
-            identifier=identifier,
-            event_name=draft.meter.event_name,
-            customer=draft.customer,
-            value=value,
-            timestamp=timestamp,
-            received_at=now,
-            reason=None if wrong is None else wrong.code,
+            len(self.log) + 1,
+            sent.identifier or str(uuid4()),
+            sent.event_name if meter is None else meter.event_name,
+            examined.customer,
+            examined.value,
+            examined.timestamp,
+            now,
+            None if wrong is None else wrong.code,
+            () if meter is None else _extra(sent, meter),
         )
         self._note("event", _record(event))
-        self._remember(event, draft.meter)
+        self._remember(event)
         if wrong is not None:
-            found_at = now + lag(identifier, rules.processing_delay_seconds)
-            self._find(event, draft.meter, wrong, found_at, rules, counts=False)
-        return {
-            "object": "billing.meter_event",
-            "created": int(now),
-            "event_name": event.event_name,
-            "identifier": identifier,
-            "livemode": self._livemode,
-            "payload": draft.payload,
-            "timestamp": timestamp,
-        }
+            found_at = now + lag(event.identifier, rules.processing_delay_seconds)
+            self.find(event, wrong, found_at, rules, counts=False)
+        return event
 
-    def reject_last(self, wrong: Invalid, found_at: float, rules: Rules, *, counts: bool) -> None:
-        """Have the event accepted last found invalid at a moment; `counts` says whether it counts until then."""
-        event = self.log[-1]
+    def find(self, event: Event, wrong: Invalid, found_at: float, rules: Rules, *, counts: bool) -> None:
+        """Have an event found invalid at a moment; `counts` says whether it counts until then."""
         meter = self._meters.for_event(event.event_name)
-        if event.reason is None and meter is not None:
-            self._find(event, meter, wrong, found_at, rules, counts=counts)
+        where = event.sequence, event.identifier, "" if meter is None else meter.id
+        self.findings.add(where, wrong, found_at, counts=counts, span_seconds=rules.report_window_seconds)
+
+    def cancel(self, request: Request, now: float, rules: Rules, *, code: str | None = None) -> Cancellation:
+        """Cancel an event. Raise ApiError if it cannot be; `code` replaces the codes of version 1."""
+        sequence = self._last.get(request.identifier)
+        event = None if sequence is None else self.log[sequence - 1]
+        if event is None or event.event_name != request.event_name:
+            message = f"No meter event {request.event_name} has the identifier {request.identifier}."
+            raise ApiError(400, message, reason="cancel_unknown", code=code or rules.cancel_unknown_code)
+        before = self.cancellations.of(event.sequence)
+        if before is not None:
+            if rules.cancel_twice_refused:
+                message = f"The meter event with identifier {request.identifier} is cancelled already."
+                raise ApiError(400, message, reason="cancelled_before", code="already_canceled")
+            return before
+        if now - event.received_at > rules.cancel_window_seconds:
+            hours = f"{rules.cancel_window_seconds / 3600:g}"
+            message = (
+                f"A meter event can be cancelled within {hours} hours of its receipt, and this one is older."
+            )
+            raise ApiError(400, message, reason="cancel_late", code=code or rules.cancel_late_code)
+        delay = lag(event.identifier, rules.adjustment_delay_seconds)
+        return self.cancellations.add(event.sequence, request, now, delay, rules)
 
     def by_customer(self, meter: Meter, sight: Sight) -> Iterator[tuple[str, list[Event]]]:
         """Yield each customer who has events of the meter, with those that count among what can be seen."""
@@ -177,128 +127,104 @@ class Events:
         series = self._series.get(meter.event_name, {}).get(customer)
         return [] if series is None else self._counting(series, meter, sight)
 
-    def fate(self, event: Event, now: float) -> str | None:
-        """Return why an accepted event does not count, or None when it does."""
-        meter = self._meters.for_event(event.event_name)
-        if event.reason is not None or meter is None or event.customer is None:
-            return event.reason
-        finding = self.findings.of(event.sequence)
-        if finding is not None and not self.findings.spares(event.sequence, now):
-            return finding.code
-        series = self._series[event.event_name][event.customer]
-        if not series.replaced(event, meter.window_seconds):
-            return None
-        if self.findings and event in self._counting(series, meter, Sight(now)):
-            return None
-        return "replaced"
+    def fates(self, sight: Sight) -> Callable[[Event], str | None]:
+        """Return a function that says why an accepted event does not count, or None when it does."""
+        counted: dict[int, set[int]] = {}
 
-    def _counting(self, series: Series, meter: Meter, sight: Sight) -> list[Event]:
-        events = sight.among(series.events)
-        if self.findings:
-            events = [each for each in events if self.findings.spares(each.sequence, sight.now)]
-        window_seconds = meter.window_seconds
-        if window_seconds is None:
-            return events
-        return list({event.timestamp // window_seconds: event for event in events}.values())
+        def fate(event: Event) -> str | None:
+            meter = self._meters.for_event(event.event_name)
+            if event.reason is not None or meter is None or event.customer is None:
+                return event.reason
+            if not self.findings.spares(event.sequence, sight.now):
+                finding = self.findings.of(event.sequence)
+                return None if finding is None else finding.code
+            if self.cancellations.covers(event.sequence, sight.now):
+                return "cancelled"
+            if meter.window_seconds is None:
+                return None
+            series = self._series[event.event_name][event.customer]
+            if id(series) not in counted:
+                counted[id(series)] = {each.sequence for each in self._counting(series, meter, sight)}
+            return None if event.sequence in counted[id(series)] else "replaced"
 
-    def _find(
-        self, event: Event, meter: Meter, wrong: Invalid, found_at: float, rules: Rules, *, counts: bool
-    ) -> None:
-        where = event.sequence, event.identifier, meter.id
-        span_seconds = rules.report_window_seconds
-        self.findings.add(where, wrong, found_at, counts=counts, span_seconds=span_seconds)
+        return fate
 
     def restore(self, record: Record) -> None:
         """Take an event back from the state file."""
-        value = record.pop("value")
-        event = Event(sequence=len(self.log) + 1, value=None if value is None else Decimal(value), **record)
-        meter = self._meters.for_event(event.event_name)
-        if meter is not None:
-            self._remember(event, meter)
+        value, extra = record.pop("value"), record.pop("extra", ())
+        event = Event(
+            sequence=len(self.log) + 1,
+            value=None if value is None else Decimal(value),
+            extra=tuple((key, text) for key, text in extra),
+            **record,
+        )
+        self._remember(event)
 
-    def _refuse_duplicate(self, identifier: str, now: float, rules: Rules) -> None:
-        before = self._accepted_at.get(identifier)
-        if before is None or now - before >= rules.identifier_memory_seconds:
+    def _counting(self, series: Series, meter: Meter, sight: Sight) -> list[Event]:
+        return series.counting(meter.window_seconds, sight, self.findings, self.cancellations)
+
+    def _remembers(self, identifier: str, now: float, rules: Rules) -> bool:
+        """Say whether an identifier cannot be used now."""
+        sequence = self._last.get(identifier)
+        if sequence is None or now - self.log[sequence - 1].received_at >= rules.identifier_memory_seconds:
+            return False
+        if rules.cancelled_identifier_free and self.cancellations.of(sequence) is not None:
+            return False
+        return rules.rejected_identifier_used or not self.findings.found(identifier, now)
+
+    def _report_duplicate(self, draft: Draft, now: float, rules: Rules) -> None:
+        if not rules.stream_reports_duplicates:
             return
-        if rules.rejected_identifier_used or not self.findings.found(identifier, now):
-            raise duplicate_identifier(identifier)
+        identifier = draft.sent.identifier or ""
+        where = 0, identifier, "" if draft.meter is None else draft.meter.id
+        found_at = now + lag(identifier, rules.processing_delay_seconds)
+        span = rules.report_window_seconds
+        self.findings.add(where, _duplicate(identifier), found_at, counts=False, span_seconds=span)
 
-    def _invalid_customer(self, draft: Draft, rules: Rules) -> Invalid | None:
-        if draft.customer is None:
-            message = f"Customer mapping key {draft.meter.customer_key} not found in payload."
-            return _later("meter_event_no_customer_defined", message, at_once=rules.sync_customer_errors)
-        if self._customers.exists(draft.customer, strict=rules.strict_customers):
-            return None
-        message = f"No such customer: '{draft.customer}'"
-        return _later("meter_event_customer_not_found", message, at_once=rules.sync_customer_errors)
-
-    def _remember(self, event: Event, meter: Meter) -> None:
-        if event.identifier in self._accepted_at:
-            # Counted twice, unless the one before has turned out to be invalid.
-            self.double_counted += not self.findings.found(event.identifier, event.received_at)
+    def _remember(self, event: Event) -> None:
+        before = self._last.get(event.identifier)
+        if before is not None:
+            # Counted twice, unless the one before has turned out to be invalid, or is cancelled.
+            invalid = self.findings.found(event.identifier, event.received_at)
+            self.double_counted += not invalid and self.cancellations.of(before) is None
             self.findings.accepted_again(event.identifier)
-        self._accepted_at[event.identifier] = event.received_at
+        self._last[event.identifier] = event.sequence
         if event.reason is None and event.customer is not None:
-            by_customer = self._series.setdefault(meter.event_name, {})
+            by_customer = self._series.setdefault(event.event_name, {})
             series = by_customer.get(event.customer)
             if series is None:
                 series = by_customer[event.customer] = Series(event.customer)
-            event = event._replace(event_name=meter.event_name, customer=series.customer)
-            series.add(event, meter.window_seconds)
+            elif series.customer is not event.customer:
+                event = event._replace(customer=series.customer)
+            series.events.append(event)
         self.log.append(event)
 
 
-def _no_meter(event_name: str) -> ApiError:
-    message = f'No active meter found for event name "{event_name}".'
-    return ApiError(400, message, reason="no_active_meter")
+def _refuse(refuse: Refuse, draft: Draft, examined: Examined, rules: Rules, *, duplicate: bool) -> None:
+    """Raise the refusal of the first problem that is refused at once; being a duplicate comes last."""
+    problems = list(examined.problems)
+    if duplicate:
+        problems.append(_duplicate(draft.sent.identifier or ""))
+    for problem in problems:
+        error = refuse(problem, draft.sent, draft.meter, rules)
+        if error is not None:
+            raise error
 
 
-def _timestamp(params: Params, now: float) -> int:
-    timestamp = params.integer("timestamp")
-    if timestamp is None:
-        return int(now)
-    oldest = int(now) - OLDEST_SECONDS
-    if timestamp < oldest:
-        message = (
-            "The event timestamp cannot be more than 35 days in past. "
-            f"Expected a timestamp greater than or equal to {oldest}."
-        )
-        raise invalid(message, "timestamp", reason="timestamp_too_old")
-    latest = int(now) + AHEAD_SECONDS
-    if timestamp > latest:
-        message = f"The event timestamp lies more than 5 minutes ahead. The latest allowed now is {latest}."
-        raise invalid(message, "timestamp", reason="timestamp_in_future")
-    return timestamp
+def _duplicate(identifier: str) -> Invalid:
+    return Invalid(DUPLICATE, f"An event already exists with identifier {identifier}.")
 
 
-def _value(draft: Draft, rules: Rules) -> tuple[Decimal | None, Invalid | None]:
-    """Return the value, or why there is none. A `count` meter looks at no value."""
-    meter = draft.meter
-    if meter.formula == "count":
-        return None, None
-    text = draft.payload.get(meter.value_key)
-    if text is None:
-        message = f"Value key {meter.value_key} not found in payload."
-        return None, _later("meter_event_value_not_found", message, at_once=rules.sync_value_errors)
-    value = read_value(text)
-    if value is None:
-        message = f"The value {text!r} is not a number in plain digits."
-        return None, _later("meter_event_invalid_value", message, at_once=rules.sync_value_errors)
-    if significant_digits(text) > MAX_SIGNIFICANT_DIGITS:
-        message = f"The value can have at most {MAX_SIGNIFICANT_DIGITS} significant digits, but it is {text}."
-        raise invalid(message, f"payload[{meter.value_key}]", reason="too_many_digits")
-    return value, None
-
-
-def _later(code: str, message: str, *, at_once: bool) -> Invalid:
-    """Return what to report later, or refuse now where the rules say so."""
-    if at_once:
-        raise ApiError(400, message, reason=code)
-    return Invalid(code, message)
+def _extra(sent: Sent, meter: Meter) -> Extra:
+    payload = sent.payload
+    if len(payload) == 2 and meter.customer_key in payload and meter.value_key in payload:
+        return ()
+    known = {meter.customer_key, meter.value_key}
+    return tuple(sorted((key, text) for key, text in payload.items() if key not in known))
 
 
 def _record(event: Event) -> Record:
-    return {
+    record = {
         "identifier": event.identifier,
         "event_name": event.event_name,
         "customer": event.customer,
@@ -307,3 +233,4 @@ def _record(event: Event) -> Record:
         "received_at": event.received_at,
         "reason": event.reason,
     }
+    return {**record, "extra": event.extra} if event.extra else record

@@ -85,7 +85,7 @@ class Params:
             return None
         name = self.name_of(key)
         if not isinstance(value, str):
-            raise invalid(f"{name} must be a string, but it is {_shape(value)}.", name)
+            raise invalid(f"{name} must be a string, but it is {shape(value)}.", name)
         if not value:
             raise invalid(f"{name} is an empty string. Leave it out or give it a value.", name)
         if len(value) > limit:
@@ -129,12 +129,25 @@ class Params:
         name = self.name_of(key)
         raise invalid(f"{name} must be one of {', '.join(options)}, but it is {value!r}.", name)
 
+    def texts(self, key: str, *, most: int) -> list[str] | None:
+        """Return a list of at most so many strings, however its items are numbered; None when it is not given."""
+        value = self._tree.get(key)
+        if value is None:
+            return None
+        items = list(value.values()) if isinstance(value, dict) else value
+        items = [items] if isinstance(items, str) else items
+        texts = [item for item in items if isinstance(item, str)]
+        if len(texts) != len(items) or len(texts) > most:
+            name = self.name_of(key)
+            raise invalid(f"{name} must be a list of at most {most} strings.", name)
+        return texts
+
     def section(self, key: str) -> "Params":
         """Return the parameters nested under a name; none at all when it is not given."""
         value = self._tree.get(key, {})
         name = self.name_of(key)
         if not isinstance(value, dict):
-            raise invalid(f"{name} must be a map, but it is {_shape(value)}.", name)
+            raise invalid(f"{name} must be a map, but it is {shape(value)}.", name)
         return Params(value, name)
 
     def strings(self) -> dict[str, str]:
@@ -146,12 +159,19 @@ class Params:
             if not isinstance(value, str):
                 name = self.name_of(key)
                 raise invalid(
-                    f"{name} must be a string, but it is {_shape(value)}.", name, reason="nested_value"
+                    f"{name} must be a string, but it is {shape(value)}.", name, reason="nested_value"
                 )
             yield key, value
 
 
-def _shape(value: object) -> str:
+def shape(value: object) -> str:
+    """Say in words of what kind a value is."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
     if isinstance(value, dict):
         return "a map"
     return "a list" if isinstance(value, list) else "a string"

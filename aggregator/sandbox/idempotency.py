@@ -13,7 +13,9 @@ from aggregator.sandbox.errors import ApiError
 from aggregator.sandbox.journal import Note, Record
 from aggregator.sandbox.wire import Reply
 
+# Version 1 keeps an answer for a day at least. The thirty days of version 2 are from users, not from Stripe's documents.
 KEEP_SECONDS = 24 * 3600.0
+KEEP_SECONDS_V2 = 30 * 24 * 3600.0
 MAX_KEY_CHARACTERS = 255
 REPLAYED = ((b"idempotent-replayed", b"true"),)
 
@@ -28,10 +30,14 @@ class Saved(NamedTuple):
 
 
 class Idempotency:
-    """The kept answers of one account and mode, the oldest forgotten first."""
+    """The kept answers of one account, mode and version, the oldest forgotten first."""
 
-    def __init__(self, *, limit: int, note: Note) -> None:
+    def __init__(
+        self, *, limit: int, note: Note, keep_seconds: float = KEEP_SECONDS, kind: str = "reply"
+    ) -> None:
         self._limit = limit
+        self._keep_seconds = keep_seconds
+        self._kind = kind
         self._note = note
         self._saved: OrderedDict[str, Saved] = OrderedDict()
         self._in_flight: set[str] = set()
@@ -44,7 +50,7 @@ class Idempotency:
             )
             raise ApiError(400, message, reason="idempotency_key_too_long")
         saved = self._saved.get(key)
-        if saved is None or now - saved.saved_at >= KEEP_SECONDS:
+        if saved is None or now - saved.saved_at >= self._keep_seconds:
             return None
         if saved.fingerprint != fingerprint:
             raise _other_parameters(key)
@@ -66,7 +72,7 @@ class Idempotency:
     def save(self, key: str, fingerprint: str, reply: Reply, now: float) -> None:
         """Keep an answer and forget what is too old or too much."""
         saved = Saved(fingerprint, reply.status, reply.body, now)
-        self._note("reply", {"key": key, **saved._asdict(), "body": reply.body.decode()})
+        self._note(self._kind, {"key": key, **saved._asdict(), "body": reply.body.decode()})
         self._remember(key, saved)
         self._forget(now)
 
@@ -82,7 +88,7 @@ class Idempotency:
     def _forget(self, now: float) -> None:
         while self._saved:
             oldest = next(iter(self._saved.values()))
-            if len(self._saved) <= self._limit and now - oldest.saved_at < KEEP_SECONDS:
+            if len(self._saved) <= self._limit and now - oldest.saved_at < self._keep_seconds:
                 return
             self._saved.popitem(last=False)
 

@@ -68,7 +68,8 @@ class Meter:
 class Meters:
     """The meters of one account and mode."""
 
-    def __init__(self, *, livemode: bool, note: Note) -> None:
+    def __init__(self, *, livemode: bool, tag: str, note: Note) -> None:
+        self._tag = tag
         self._livemode = livemode
         self._note = note
         self._by_id: dict[str, Meter] = {}
@@ -166,7 +167,7 @@ class Meters:
         self._remember(Meter(**record["meter"]))
 
     def _next_id(self) -> str:
-        return f"mtr_{'live' if self._livemode else 'test'}_{len(self._by_id) + 1:08d}"
+        return f"mtr_{self._tag}{len(self._by_id) + 1:08d}"
 
     def _keep(self, meter: Meter) -> Meter:
         self._note("meter", {"meter": asdict(meter)})

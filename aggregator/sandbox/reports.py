@@ -1,7 +1,8 @@
 """What is found invalid after it was accepted, and the reports on it.
 
 From docs.stripe.com/api/v2/core/events/event-types, `v1.billing.meter.error_report_triggered`: one report per meter and span
-of validation, with the number of errors of each kind and samples of them. A report names some events and counts all.
+of validation, with the number of errors of each kind and samples of them. A report names some events and counts all. Events
+that name no meter have reports of their own, `v1.billing.meter.no_meter_found`.
 
 Stripe leaves open what `request.identifier` of a sample holds; here it is the identifier of the event. Here too a report is
 there as soon as its span is over, spans lie on whole multiples of their length, and reports come in the order in which
@@ -10,15 +11,17 @@ their spans end.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from aggregator.sandbox.errors import not_found
 from aggregator.sandbox.journal import Note, Record
 from aggregator.sandbox.paging import Row
+from aggregator.sandbox.rules import Rules
+from aggregator.sandbox.times import instant
 
-EVENT_TYPE = "v1.billing.meter.error_report_triggered"
+REPORT_TYPE = "v1.billing.meter.error_report_triggered"
+NO_METER_TYPE = "v1.billing.meter.no_meter_found"
 
 
 class Invalid(NamedTuple):
@@ -29,7 +32,10 @@ class Invalid(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One accepted event and when it is found invalid; `[start, end)` is the span of the report that tells of it."""
+    """One event and when it is found invalid; `[start, end)` is the span of the report that tells of it.
+
+    `sequence` is 0 for an event that was never accepted, such as a duplicate; `meter` is empty if there is none.
+    """
 
     sequence: int
     identifier: str
@@ -45,8 +51,9 @@ class Finding(NamedTuple):
 class Findings:
     """The invalid events of one account and mode, among them those not yet found."""
 
-    def __init__(self, *, livemode: bool, note: Note) -> None:
-        self._livemode = livemode
+    def __init__(self, *, tag: str, context: str | None, note: Note) -> None:
+        self._tag = tag
+        self._context = context
         self._note = note
         self._by_sequence: dict[int, Finding] = {}
         # Of the event that was accepted last under an identifier.
@@ -92,10 +99,10 @@ class Findings:
         """Take note that another event has this identifier from now on."""
         self._by_identifier.pop(identifier, None)
 
-    def reports(self, now: float, samples: int) -> Sequence[Row]:
+    def reports(self, now: float, rules: Rules) -> Sequence[Row]:
         """Return every report whose span is over, the earliest first; a report once returned stays as it is."""
         while self._untold and self._untold[0][0] <= now:
-            self._reports.append(self._report(self._take(), samples))
+            self._reports.append(self._report(self._take(), rules))
         return self._reports
 
     def restore(self, record: Record) -> None:
@@ -103,8 +110,9 @@ class Findings:
         self._remember(Finding(**record))
 
     def _remember(self, finding: Finding) -> None:
-        self._by_sequence[finding.sequence] = finding
-        self._by_identifier[finding.identifier] = finding
+        if finding.sequence:
+            self._by_sequence[finding.sequence] = finding
+            self._by_identifier[finding.identifier] = finding
         heappush(self._untold, (finding.end, finding.start, finding.meter, finding))
 
     def _take(self) -> list[Finding]:
@@ -115,29 +123,31 @@ class Findings:
             taken.append(heappop(self._untold)[3])
         return taken
 
-    def _report(self, findings: Sequence[Finding], samples: int) -> Row:
+    def _report(self, findings: Sequence[Finding], rules: Rules) -> Row:
         one = findings[0]
-        mode = "live" if self._livemode else "test"
         count = len(findings)
+        related: Row | None = {
+            "id": one.meter,
+            "type": "billing.meter",
+            "url": f"/v1/billing/meters/{one.meter}",
+        }
+        if not one.meter:
+            related = {} if rules.no_meter_related_object == "empty" else None
         return {
-            "id": f"evt_{mode}_{len(self._reports) + 1:08d}",
+            "id": f"evt_{self._tag}{len(self._reports) + 1:08d}",
             "object": "v2.core.event",
-            "type": EVENT_TYPE,
-            "created": _instant(one.end),
-            "livemode": self._livemode,
-            "context": None,
+            "type": REPORT_TYPE if one.meter else NO_METER_TYPE,
+            "created": instant(one.end),
+            "livemode": self._tag.startswith("live"),
+            "context": self._context,
             "reason": None,
-            "related_object": {
-                "id": one.meter,
-                "type": "billing.meter",
-                "url": f"/v1/billing/meters/{one.meter}",
-            },
+            "related_object": related,
             "data": {
                 "developer_message_summary": f"There {'is' if count == 1 else 'are'} {count} invalid "
                 f"event{'' if count == 1 else 's'}",
-                "reason": {"error_count": count, "error_types": _kinds(findings, samples)},
-                "validation_start": _instant(one.start),
-                "validation_end": _instant(one.end),
+                "reason": {"error_count": count, "error_types": _kinds(findings, rules.report_samples)},
+                "validation_start": instant(one.start),
+                "validation_end": instant(one.end),
             },
         }
 
@@ -167,8 +177,3 @@ def _kinds(findings: Iterable[Finding], samples: int) -> list[Row]:
 
 def _sample(finding: Finding) -> Row:
     return {"error_message": finding.message, "request": {"identifier": finding.identifier}}
-
-
-def _instant(seconds: float) -> str:
-    """Return unix seconds as RFC 3339, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

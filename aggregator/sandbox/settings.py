@@ -1,27 +1,32 @@
-"""What a sandbox is told: where to listen, which meters to make, which rules to keep, which faults to inject.
+"""What a sandbox is told: where to listen, which meters to make, which faults to inject; its rules are in `rules`.
 
-`SandboxOptions` is fixed when the sandbox starts. `Rules` and `FaultSettings` are replaced whole while it runs, through
-`/_sandbox/rules` and `/_sandbox/faults`; unknown names are refused, so that a misspelt fault cannot make a test pass.
+`SandboxOptions` is fixed when the sandbox starts. `FaultSettings` are replaced whole while it runs, through
+`/_sandbox/faults`; unknown names are refused, so that a misspelt fault cannot make a test pass.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from aggregator.sandbox.checks import (
+    SECONDS_WANTED,
+    Seconds,
+    at_least_zero,
+    is_count,
+    is_names,
+    is_seconds,
+    refuse_unknown,
+    require,
+    with_pairs,
+)
+from aggregator.sandbox.rules import Rules
 
 Formula = Literal["sum", "count", "last"]
 TimeWindow = Literal["hour", "day"]
 
 FORMULAS: tuple[Formula, ...] = ("sum", "count", "last")
 TIME_WINDOWS: tuple[TimeWindow, ...] = ("hour", "day")
-
-# Stripe promises at least 24 hours (docs.stripe.com/api/billing/meter-event/create). The sandbox forgets exactly
-# then, because the harm of a resend after the promise has run out must be possible to see.
-IDENTIFIER_MEMORY_SECONDS = 24 * 3600.0
-
-# docs.stripe.com/api/v2/core/events/event-types shows reports over ten seconds each.
-REPORT_WINDOW_SECONDS = 10.0
-REPORT_SAMPLES = 5
 
 PROBABILITIES = (
     "too_many_requests",
@@ -35,11 +40,8 @@ PROBABILITIES = (
     "reject_later",
 )
 RANGES = ("latency_seconds", "late_delivery_seconds", "reject_after_seconds")
+RATES = ("rate_limit_per_second", "stream_rate_limit_per_second", "connected_rate_limit_per_second")
 CUSTOMER_SETS = ("only_customers", "refuse_customers", "reject_customers")
-
-# Seconds: a number, or the least and the most of a range.
-Seconds = float | tuple[float, float]
-SECONDS_WANTED = "a number of seconds, 0 or more, or [least, most]"
 
 
 @dataclass(frozen=True)
@@ -65,48 +67,15 @@ def parse_meter(text: str) -> MeterSpec:
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How strict the sandbox is where Stripe's behaviour is settable or not documented.
-
-    `strict_customers`: only customers that were created exist. Otherwise any `cus_...` or `acct_...` does.
-    `sync_customer_errors`: an unknown or missing customer is a 400. Otherwise a 200 which never counts.
-    `sync_value_errors`: an unreadable or missing value is a 400. Otherwise a 200 which never counts.
-    `processing_delay_seconds`: from receipt until an event shows in summaries; two numbers mean a range.
-    `rejected_identifier_used`: an event that was found invalid keeps its identifier. Otherwise it may be used again.
-    `report_window_seconds`: a report tells what was found within so long, and is there when that time is over; with 0
-    each event has a report of its own, at once.
-    `report_samples`: of each kind of error a report names at most so many events; it counts them all.
-    """
-
-    strict_customers: bool = False
-    sync_customer_errors: bool = False
-    sync_value_errors: bool = False
-    identifier_memory_seconds: float = IDENTIFIER_MEMORY_SECONDS
-    processing_delay_seconds: Seconds = 0.0
-    rejected_identifier_used: bool = True
-    report_window_seconds: float = REPORT_WINDOW_SECONDS
-    report_samples: int = REPORT_SAMPLES
-
-    def __post_init__(self) -> None:
-        for name in (
-            "strict_customers",
-            "sync_customer_errors",
-            "sync_value_errors",
-            "rejected_identifier_used",
-        ):
-            _require(isinstance(getattr(self, name), bool), name, "true or false")
-        for name in ("identifier_memory_seconds", "report_window_seconds"):
-            _require(_at_least_zero(getattr(self, name)), name, "a number of seconds, 0 or more")
-        _require(_is_seconds(self.processing_delay_seconds), "processing_delay_seconds", SECONDS_WANTED)
-        _require(_is_count(self.report_samples), "report_samples", "a count")
-
-
-@dataclass(frozen=True)
 class FaultSettings:
     """What goes wrong, and how often. Those named in `PROBABILITIES` are chances from 0 to 1, those in `RANGES` seconds.
 
     `latency_seconds`: every request waits this long before it is processed; two numbers mean a range, here and below.
-    `rate_limit_per_second`: 429 beyond this pace. `retry_header`: what `stripe-should-retry` says on a 429.
+    `rate_limit_per_second`: 429 beyond this pace, for each account by itself; an event of a stream counts like any other.
+    `stream_rate_limit_per_second`: a limit of its own for the stream's events; without it they share the one above.
+    `stream_counts_requests`: to the limits a call of the stream is one, however many events it has.
+    `connected_rate_limit_per_second`: instead of those above, for accounts that are named by a header.
+    `retry_header`: what `stripe-should-retry` says on a 429.
     `error_before`, `drop_before`: a 500, or a closed connection, and nothing was processed.
     `error_after`, `drop_after`: the same, but the request was processed. A refusal is always answered.
     `late`: processed, and the answer leaves `late_seconds` later.
@@ -116,13 +85,16 @@ class FaultSettings:
     `reject_customers`: their events always are. `count_until_rejected`: until then they count; otherwise they never do.
     `black_hole`: no call is answered; if `black_hole_processes`, each is processed all the same.
     `only_customers`: if not empty, latency and chances touch the events of these customers alone.
-    `refuse_customers`: their events always get a 400 with `refuse_message`.
-    `applies_to`: `events` touches only meter events; `all` touches every `/v1` call.
+    `refuse_customers`: their events always get a 400 with `refuse_message`; in a stream a report, as nothing else is there.
+    `applies_to`: `events` touches only calls that bring meter events; `all` touches every call of Stripe's.
     `times`: after so many strikes of the chances the rest of the requests are spared.
     """
 
     latency_seconds: Seconds = 0.0
     rate_limit_per_second: float | None = None
+    stream_rate_limit_per_second: float | None = None
+    connected_rate_limit_per_second: float | None = None
+    stream_counts_requests: bool = False
     retry_header: bool | None = None
     too_many_requests_code: Literal["rate_limit", "lock_timeout"] = "rate_limit"
     too_many_requests: float = 0.0
@@ -153,23 +125,22 @@ class FaultSettings:
     def __post_init__(self) -> None:
         for name in PROBABILITIES:
             chance = getattr(self, name)
-            _require(_at_least_zero(chance) and chance <= 1, name, "a chance from 0 to 1")
+            require(at_least_zero(chance) and chance <= 1, name, "a chance from 0 to 1")
         for name in RANGES:
-            _require(_is_seconds(getattr(self, name)), name, SECONDS_WANTED)
-        for name in ("count_until_rejected", "black_hole", "black_hole_processes"):
-            _require(isinstance(getattr(self, name), bool), name, "true or false")
+            require(is_seconds(getattr(self, name)), name, SECONDS_WANTED)
+        for name in ("count_until_rejected", "black_hole", "black_hole_processes", "stream_counts_requests"):
+            require(isinstance(getattr(self, name), bool), name, "true or false")
         for name in ("reject_code", "reject_message"):
-            _require(isinstance(getattr(self, name), str), name, "a text")
-        _require(_at_least_zero(self.late_seconds), "late_seconds", "a number of seconds, 0 or more")
-        rate = self.rate_limit_per_second
-        _require(
-            rate is None or (_at_least_zero(rate) and rate > 0), "rate_limit_per_second", "above 0 or null"
-        )
-        _require(self.retry_header in {True, False, None}, "retry_header", "true, false or null")
+            require(isinstance(getattr(self, name), str), name, "a text")
+        require(at_least_zero(self.late_seconds), "late_seconds", "a number of seconds, 0 or more")
+        for name in RATES:
+            rate = getattr(self, name)
+            require(rate is None or (at_least_zero(rate) and rate > 0), name, "above 0 or null")
+        require(self.retry_header in {True, False, None}, "retry_header", "true, false or null")
         codes = {"rate_limit", "lock_timeout"}
-        _require(self.too_many_requests_code in codes, "too_many_requests_code", "rate_limit or lock_timeout")
-        _require(self.applies_to in {"events", "all"}, "applies_to", "events or all")
-        _require(self.times is None or _is_count(self.times), "times", "a count, or null")
+        require(self.too_many_requests_code in codes, "too_many_requests_code", "rate_limit or lock_timeout")
+        require(self.applies_to in {"events", "all"}, "applies_to", "events or all")
+        require(self.times is None or is_count(self.times), "times", "a count, or null")
 
     def json(self) -> dict[str, object]:
         """Return the settings as `/_sandbox/faults` shows and takes them."""
@@ -194,57 +165,12 @@ class SandboxOptions:
     idempotency_limit: int = 1_000_000
 
 
-def read_rules(data: Mapping[str, Any]) -> Rules:
-    """Build rules from JSON. Raise ValueError for a name or a value that is not one."""
-    _refuse_unknown(data, Rules)
-    return Rules(**_with_pairs(data))
-
-
 def read_faults(data: Mapping[str, Any]) -> FaultSettings:
     """Build fault settings from JSON. Raise ValueError for a name or a value that is not one."""
-    _refuse_unknown(data, FaultSettings)
-    values = _with_pairs(data)
+    refuse_unknown(data, FaultSettings)
+    values = with_pairs(data, RANGES)
     for name in CUSTOMER_SETS:
         if name in values:
-            _require(_is_names(values[name]), name, "a list of customer ids")
+            require(is_names(values[name]), name, "a list of customer ids")
             values[name] = frozenset(values[name])
     return FaultSettings(**values)
-
-
-def _with_pairs(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data with `[least, most]` as a pair, as ranges have it."""
-    pairs = {*RANGES, "processing_delay_seconds"}
-    return {
-        name: tuple(value) if name in pairs and isinstance(value, list) else value
-        for name, value in data.items()
-    }
-
-
-def _refuse_unknown(data: Mapping[str, Any], kind: type[Rules | FaultSettings]) -> None:
-    known = [each.name for each in fields(kind)]
-    unknown = [name for name in data if name not in known]
-    if unknown:
-        raise ValueError(f"Unknown: {', '.join(unknown)}. Known: {', '.join(known)}.")
-
-
-def _require(holds: object, name: str, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}.")
-
-
-def _at_least_zero(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and _at_least_zero(value)
-
-
-def _is_seconds(value: object) -> bool:
-    if not isinstance(value, tuple):
-        return _at_least_zero(value)
-    return len(value) == 2 and all(map(_at_least_zero, value)) and value[0] <= value[1]
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, list | tuple | frozenset) and all(isinstance(each, str) for each in value)

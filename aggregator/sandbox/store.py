@@ -2,7 +2,7 @@
 
 Test mode and live mode share nothing, nor do two accounts named by `Stripe-Account`: each pair has its own meters,
 customers, events and kept answers. Identifiers of events are unique within such a pair; Stripe does not document the
-scope, and this is the widest it can have. The meters a sandbox is started with exist in every pair.
+scope, and this is the widest it can have. The meters a sandbox is started with exist in every pair, under ids of its own.
 
 Everything happens on one thread and between two awaits, so there are no locks.
 """
@@ -12,15 +12,19 @@ from collections.abc import Iterable
 from aggregator.sandbox.clock import Clock, StoppedClock
 from aggregator.sandbox.customers import Customers
 from aggregator.sandbox.errors import ApiError, StateError
-from aggregator.sandbox.events import Events, Sight
+from aggregator.sandbox.events import Events
 from aggregator.sandbox.faults import Faults
-from aggregator.sandbox.idempotency import Idempotency
+from aggregator.sandbox.idempotency import KEEP_SECONDS_V2, Idempotency
 from aggregator.sandbox.journal import Journal, Note, Record
 from aggregator.sandbox.keys import Keys
 from aggregator.sandbox.later import Later
 from aggregator.sandbox.meters import Meters
+from aggregator.sandbox.notifications import Notifications
+from aggregator.sandbox.series import Sight
+from aggregator.sandbox.sessions import Session, Sessions
 from aggregator.sandbox.settings import SandboxOptions
 from aggregator.sandbox.stats import Stats
+from aggregator.sandbox.webhooks import Webhooks
 
 # Accounts are made by naming them; a limit, so that a mistake cannot fill the memory.
 MAX_ACCOUNTS = 1000
@@ -29,13 +33,28 @@ MAX_ACCOUNTS = 1000
 class Account:
     """One account in one mode."""
 
-    def __init__(self, name: str, note: Note, *, livemode: bool, idempotency_limit: int) -> None:
+    def __init__(
+        self, name: str, note: Note, *, livemode: bool, connected: bool, idempotency_limit: int
+    ) -> None:
         self.name = name
         self.livemode = livemode
-        self.meters = Meters(livemode=livemode, note=note)
+        self.connected = connected
+        # What ids of the account begin with, after their kind. No two accounts share an id.
+        tag = "live_" if livemode else "test_"
+        context = None
+        if connected:
+            tag, context = f"{tag}{name.removeprefix('acct_')}_", name
+        self.meters = Meters(livemode=livemode, tag=tag, note=note)
         self.customers = Customers(livemode=livemode, note=note)
-        self.events = Events(livemode=livemode, note=note, meters=self.meters, customers=self.customers)
+        self.events = Events(
+            tag=tag, context=context, note=note, meters=self.meters, customers=self.customers
+        )
+        self.notifications = Notifications(tag, context, self.events.findings, note)
+        self.webhooks = Webhooks(note)
         self.idempotency = Idempotency(limit=idempotency_limit, note=note)
+        self.idempotency_v2 = Idempotency(
+            limit=idempotency_limit, note=note, keep_seconds=KEEP_SECONDS_V2, kind="reply_v2"
+        )
         # (meter id, customer) of the event calls now in flight; Stripe takes one at a time.
         self.in_flight: set[tuple[str, str]] = set()
 
@@ -50,8 +69,16 @@ class Account:
                 self.events.restore(record)
             case "finding":
                 self.events.findings.restore(record)
+            case "cancellation":
+                self.events.cancellations.restore(record)
+            case "notification":
+                self.notifications.restore(record)
+            case "webhook" | "delivered":
+                self.webhooks.restore(kind, record)
             case "reply":
                 self.idempotency.restore(record)
+            case "reply_v2":
+                self.idempotency_v2.restore(record)
             case _:
                 raise StateError(
                     f"The state file has a record of kind {kind!r}, which this version does not know."
@@ -78,6 +105,9 @@ class Store:
         self.rules = self.options.rules
         self.faults = Faults(self.options.faults)
         self.keys = Keys()
+        self.sessions = Sessions()
+        # The accounts that a header may name besides the sandbox's own; None means any.
+        self.connected: frozenset[str] | None = None
         self.stats = Stats()
         self.later = Later()
         self._accounts: dict[tuple[str, bool], Account] = {}
@@ -87,9 +117,12 @@ class Store:
     def account(self, name: str | None, *, livemode: bool) -> Account:
         """Return an account in one mode, made on first sight; None means the sandbox's own."""
         account = self._accounts.get((name or self.options.account, livemode))
-        if account is not None:
+        known = (
+            name is None or name == self.options.account or self.connected is None or name in self.connected
+        )
+        if account is not None and known:
             return account
-        if name is None or not name.startswith("acct_") or len(self._accounts) >= MAX_ACCOUNTS:
+        if not known or name is None or not name.startswith("acct_") or len(self._accounts) >= MAX_ACCOUNTS:
             message = f"The key does not have access to account '{name}', or that account does not exist."
             raise ApiError(403, message, reason="account_invalid", code="account_invalid")
         account = self._open(name, livemode=livemode)
@@ -100,9 +133,17 @@ class Store:
         """Return every account in every mode."""
         return self._accounts.values()
 
-    def sight(self) -> Sight:
-        """Return what shows in summaries now."""
-        return Sight(self.clock.now(), self.rules.processing_delay_seconds)
+    def open_session(self, account: Account) -> Session:
+        """Make a session of an account."""
+        session = self.sessions.open(account.name, self.clock.now(), self.rules, livemode=account.livemode)
+        self.journal.note("session", session._asdict())
+        return session
+
+    def sight(self, *, delayed: bool = True) -> Sight:
+        """Return what shows in summaries now; without the delay, what will."""
+        rules = self.rules
+        delay = rules.processing_delay_seconds if delayed else None
+        return Sight(self.clock.now(), delay, rules.last_by, rules.window_per_payload)
 
     def catch_up(self) -> None:
         """Do what was put off until now, each at its own moment."""
@@ -134,7 +175,8 @@ class Store:
                 self.journal.note(kind, {"account": name, "livemode": livemode, **record})
 
         limit = self.options.idempotency_limit
-        account = Account(name, note, livemode=livemode, idempotency_limit=limit)
+        connected = name != self.options.account
+        account = Account(name, note, livemode=livemode, connected=connected, idempotency_limit=limit)
         self._accounts[name, livemode] = account
         return account
 
@@ -152,6 +194,9 @@ class Store:
         kind = record.pop("kind")
         if kind == "clock":
             self.clock.offset_seconds = record["offset_seconds"]
+            return
+        if kind == "session":
+            self.sessions.restore(record)
             return
         where = record.pop("account"), record.pop("livemode")
         account = self._accounts.get(where) or self._open(where[0], livemode=where[1])

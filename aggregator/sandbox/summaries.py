@@ -6,7 +6,7 @@ in it.
 
 Stripe leaves some of it open. Here: rows come newest first; a bucket without events has no row; without grouping there
 is always exactly one row, 0 if nothing was used; a customer nobody has heard of used nothing; and `last` is the event
-with the latest timestamp, of equal ones the one received last.
+with the latest timestamp, of equal ones the one received last, unless the rules have it go by receipt alone.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,12 @@ from typing import NamedTuple, assert_never
 from zlib import crc32
 
 from aggregator.sandbox.errors import invalid
-from aggregator.sandbox.events import Event, Events, Sight
+from aggregator.sandbox.events import Events
 from aggregator.sandbox.form import Params
 from aggregator.sandbox.meters import WINDOW_SECONDS, Meter
 from aggregator.sandbox.paging import PARAMS as PAGING
 from aggregator.sandbox.paging import Row, page
+from aggregator.sandbox.series import Event, Sight
 from aggregator.sandbox.settings import TIME_WINDOWS, Formula
 from aggregator.sandbox.values import total
 
@@ -38,11 +39,16 @@ def list_summaries(events: Events, meter: Meter, params: Params, sight: Sight) -
     query = _query(params)
     counting = events.counting(meter, query.customer, sight)
     within = [event for event in counting if query.start <= event.timestamp < query.end]
-    rows = _one(meter, query, within) if query.step is None else _buckets(meter, query, within, query.step)
+    buckets = {query.start: within} if query.step is None else _buckets(within, query.step)
+    length = query.step or query.end - query.start
+    rows = [
+        _row(meter, query.customer, (start, start + length), aggregate(meter.formula, inside, sight))
+        for start, inside in sorted(buckets.items(), reverse=True)
+    ]
     return page(rows, params, f"/v1/billing/meters/{meter.id}/event_summaries")
 
 
-def aggregate(formula: Formula, events: Sequence[Event]) -> Decimal:
+def aggregate(formula: Formula, events: Sequence[Event], sight: Sight) -> Decimal:
     """Return the exact quantity these events make under the meter's formula; 0 for no events."""
     match formula:
         case "sum":
@@ -50,13 +56,16 @@ def aggregate(formula: Formula, events: Sequence[Event]) -> Decimal:
         case "count":
             return Decimal(len(events))
         case "last":
-            return _last(events)
+            return _last(events, sight)
         case _:
             assert_never(formula)
 
 
-def _last(events: Sequence[Event]) -> Decimal:
-    newest = max(events, key=lambda event: (event.timestamp, event.sequence), default=None)
+def _last(events: Sequence[Event], sight: Sight) -> Decimal:
+    def order(event: Event) -> tuple[float, int]:
+        return event.timestamp if sight.last_by == "timestamp" else 0, event.sequence
+
+    newest = max(events, key=order, default=None)
     return Decimal(0) if newest is None or newest.value is None else newest.value
 
 
@@ -80,25 +89,21 @@ def _require_aligned(name: str, bound: int, step: int) -> None:
         raise invalid(message, name, reason="misaligned")
 
 
-def _one(meter: Meter, query: Query, events: list[Event]) -> list[Row]:
-    return [_row(meter, query.customer, query.start, query.end, events)]
-
-
-def _buckets(meter: Meter, query: Query, events: list[Event], step: int) -> list[Row]:
+def _buckets(events: list[Event], step: int) -> dict[int, list[Event]]:
     buckets: dict[int, list[Event]] = {}
     for event in events:
-        buckets.setdefault(event.timestamp // step * step, []).append(event)
-    newest_first = sorted(buckets.items(), reverse=True)
-    return [_row(meter, query.customer, start, start + step, inside) for start, inside in newest_first]
+        buckets.setdefault(int(event.timestamp // step) * step, []).append(event)
+    return buckets
 
 
-def _row(meter: Meter, customer: str, start: int, end: int, events: list[Event]) -> Row:
+def _row(meter: Meter, customer: str, span: tuple[int, int], value: Decimal) -> Row:
     # The id says which row it is, so that a cursor means the same on every page.
     whose = crc32(customer.encode())
+    start, end = span
     return {
         "id": f"mtrusg_{meter.id.removeprefix('mtr_')}_{whose:08x}_{start}_{end}",
         "object": "billing.meter_event_summary",
-        "aggregated_value": float(aggregate(meter.formula, events)),
+        "aggregated_value": float(value),
         "end_time": end,
         "livemode": meter.livemode,
         "meter": meter.id,

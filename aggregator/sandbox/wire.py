@@ -16,7 +16,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 # The key under which the server hands us a way to close the connection without an answer.
 DROP_CONNECTION = "sandbox.drop_connection"
 
-# Stripe's largest body here is a handful of fields; a limit, so that memory cannot be filled from outside.
+# Stripe's largest body here is a hundred events; a limit, so that memory cannot be filled from outside.
 MAX_BODY_BYTES = 1_000_000
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -28,6 +28,7 @@ class Headers(NamedTuple):
     authorization: bytes = b""
     idempotency_key: bytes = b""
     account: bytes = b""
+    context: bytes = b""
 
 
 class Reply(NamedTuple):
@@ -57,9 +58,25 @@ def refusal(error: ApiError) -> Reply:
     return Reply(error.status, to_json(error.json()), error.headers)
 
 
+def refusal_v2(error: ApiError, *, typed: bool) -> Reply:
+    """Return the answer for a refused request of version 2."""
+    return Reply(error.status, to_json(error.json_v2(typed=typed)), error.headers)
+
+
+def read_object(body: bytes) -> dict[str, object]:
+    """Return the JSON object of a body; none at all is an empty one. Raise ApiError for anything else."""
+    try:
+        value = json.loads(body or b"{}")
+    except ValueError as error:
+        raise ApiError(400, f"The body is not JSON: {error}.", reason="bad_json") from error
+    if not isinstance(value, dict):
+        raise ApiError(400, "The body must be a JSON object.", reason="bad_json")
+    return value
+
+
 def read_headers(pairs: Iterable[Header]) -> Headers:
     """Pick the headers that matter; names come in lower case, as ASGI has them."""
-    authorization = idempotency_key = account = b""
+    authorization = idempotency_key = account = context = b""
     for name, value in pairs:
         if name == b"authorization":
             authorization = value
@@ -67,7 +84,9 @@ def read_headers(pairs: Iterable[Header]) -> Headers:
             idempotency_key = value
         elif name == b"stripe-account":
             account = value
-    return Headers(authorization, idempotency_key, account)
+        elif name == b"stripe-context":
+            context = value
+    return Headers(authorization, idempotency_key, account, context)
 
 
 async def read_body(receive: Receive) -> bytes:

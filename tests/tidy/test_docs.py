@@ -18,7 +18,8 @@ from aggregator.config import json_schema, load
 from aggregator.model import State
 from aggregator.sandbox.__main__ import command as sandbox
 from aggregator.sandbox.control import PREFIX, ROUTES
-from aggregator.sandbox.settings import FaultSettings, Rules
+from aggregator.sandbox.rules import Rules
+from aggregator.sandbox.settings import FaultSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

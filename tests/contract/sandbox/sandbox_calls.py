@@ -1,13 +1,19 @@
 """Calls that the sandbox's tests make: Stripe's own library where it can say it, plain HTTP where it cannot."""
 
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPMessage
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlencode, urlsplit
 
 from stripe import StripeClient
-from stripe.billing import MeterEvent, MeterEventSummary
+from stripe.billing import MeterEvent, MeterEventAdjustment, MeterEventSummary
 from stripe.params.billing import MeterEventCreateParams, MeterListEventSummariesParams
+from stripe.params.v2.billing import MeterEventCreateParams as MeterEventCreateParamsV2
+from stripe.params.v2.billing import MeterEventStreamCreateParamsEvent
+from stripe.v2.billing import MeterEvent as MeterEventV2
+from stripe.v2.billing import MeterEventAdjustment as MeterEventAdjustmentV2
 
 from aggregator.sandbox import ControlClient
 
@@ -94,13 +100,14 @@ def call(
     path: str,
     form: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
+    body: str | None = None,
 ) -> Answer:
-    """Make one plain HTTP call with a test key."""
+    """Make one plain HTTP call with a test key, with a form or with a body as it is."""
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "", parts.port, timeout=20)
     try:
         sent = {"Authorization": f"Bearer {TEST_KEY}", **(headers or {})}
-        connection.request(method, path, urlencode(form) if form else None, sent)
+        connection.request(method, path, urlencode(form) if form else body, sent)
         response = connection.getresponse()
         return Answer(response.status, response.headers, json.loads(response.read()))
     finally:
@@ -121,3 +128,88 @@ def post_event(url: str, form: dict[str, str], key: str | None = None) -> Answer
 def reasons(sandbox: ControlClient) -> list[str | None]:
     """Return for each accepted event why it does not count, or None."""
     return [event["reason"] for event in sandbox.events()]
+
+
+# -- version 2 ------------------------------------------------------------------------------------
+
+
+def connected(url: str, account: str, key: str = TEST_KEY) -> StripeClient:
+    """Return the official client for a connected account."""
+    return StripeClient(key, base_addresses={"api": url}, stripe_account=account, max_network_retries=0)
+
+
+def iso(seconds: float) -> str:
+    """Return unix seconds as version 2 writes them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def event_v2(
+    value: str = "1",
+    *,
+    customer: str = "cus_a",
+    event_name: str = "api_requests",
+    identifier: str | None = None,
+    timestamp: int | None = None,
+    **payload: str,
+) -> MeterEventStreamCreateParamsEvent:
+    """Return the parameters of one event of version 2 or of the stream."""
+    event: MeterEventStreamCreateParamsEvent = {
+        "event_name": event_name,
+        "payload": {"stripe_customer_id": customer, "value": value, **payload},
+    }
+    if identifier is not None:
+        event["identifier"] = identifier
+    if timestamp is not None:
+        event["timestamp"] = iso(timestamp)
+    return event
+
+
+def send_v2(client: StripeClient, value: str = "1", **other: Any) -> MeterEventV2:
+    """Create one meter event through version 2."""
+    event = event_v2(value, **other)
+    return client.v2.billing.meter_events.create(cast("MeterEventCreateParamsV2", event))
+
+
+def streamer(client: StripeClient, url: str) -> StripeClient:
+    """Return a client whose key is the token of a new session."""
+    return connect(url, client.v2.billing.meter_event_session.create().authentication_token)
+
+
+def stream(client: StripeClient, *events: MeterEventStreamCreateParamsEvent) -> None:
+    """Send events through the stream."""
+    client.v2.billing.meter_event_stream.create({"events": list(events)})
+
+
+def post_json(url: str, path: str, body: object, headers: dict[str, str] | None = None) -> Answer:
+    """Post JSON as plain HTTP with a test key."""
+    return call(url, "POST", path, None, headers, json.dumps(body))
+
+
+def kinds(report: Mapping[str, Any]) -> dict[str, tuple[int, list[str]]]:
+    """Return of a report, by code, how many errors it counts and which identifiers it names."""
+    return {
+        kind["code"]: (
+            kind["error_count"],
+            [sample["request"]["identifier"] for sample in kind["sample_errors"]],
+        )
+        for kind in report["data"]["reason"]["error_types"]
+    }
+
+
+def cancel(
+    client: StripeClient, identifier: str, event_name: str = "api_requests", key: str | None = None
+) -> MeterEventAdjustment:
+    """Cancel one event through version 1."""
+    return client.v1.billing.meter_event_adjustments.create(
+        {"event_name": event_name, "type": "cancel", "cancel": {"identifier": identifier}},
+        {"idempotency_key": key} if key else {},
+    )
+
+
+def cancel_v2(
+    client: StripeClient, identifier: str, event_name: str = "api_requests"
+) -> MeterEventAdjustmentV2:
+    """Cancel one event through version 2."""
+    return client.v2.billing.meter_event_adjustments.create(
+        {"event_name": event_name, "type": "cancel", "cancel": {"identifier": identifier}}
+    )

@@ -137,7 +137,7 @@ def test_modes_have_their_own_customers(stripe_client: StripeClient, live_client
     [
         ("GET", "/v1/billing/meter_events"),
         ("POST", "/v1/charges"),
-        ("POST", "/v2/billing/meter_event_stream"),
+        ("GET", "/v2/billing/meter_event_stream"),
         ("GET", "/"),
         ("DELETE", "/v1/billing/meters/mtr_test_00000001"),
         ("GET", "/_sandbox/nothing"),

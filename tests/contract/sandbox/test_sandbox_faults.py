@@ -11,7 +11,7 @@ from stripe import StripeClient
 
 from aggregator.sandbox import FaultSettings, RunningSandbox
 from aggregator.sandbox.errors import ApiError
-from aggregator.sandbox.faults import Faults
+from aggregator.sandbox.faults import Faults, Victim
 from tests.contract.sandbox.sandbox_calls import (
     EVENTS,
     TEST_KEY,
@@ -159,7 +159,7 @@ def fates(settings: FaultSettings, count: int = 200) -> list[object]:
     met: list[object] = []
     for _ in range(count):
         try:
-            met.append(faults.draw("cus_a", is_event=True))
+            met.append(faults.draw(Victim("acct_a", {"cus_a"}, 1)))
         except ApiError as error:
             met.append(error.reason)
     return met

@@ -14,7 +14,10 @@ from aggregator.sandbox.errors import ApiError
 from aggregator.sandbox.events import Events
 from aggregator.sandbox.form import Params, parse_form
 from aggregator.sandbox.meters import Meters
-from aggregator.sandbox.settings import MeterSpec, Rules
+from aggregator.sandbox.refusals import refuse_v1
+from aggregator.sandbox.rules import Rules
+from aggregator.sandbox.sent import read_form
+from aggregator.sandbox.settings import MeterSpec
 from tests.contract.sandbox.sandbox_calls import (
     DAY,
     HOUR,
@@ -134,17 +137,21 @@ def test_the_timestamp_lies_within_35_days_back_and_5_minutes_ahead(
     timestamp: int, reason: str | None
 ) -> None:
     """Both bounds are allowed, a second beyond either is not."""
-    meters = Meters(livemode=False, note=lambda kind, record: None)
+    meters = Meters(livemode=False, tag="test_", note=lambda kind, record: None)
     meters.make(MeterSpec("api_requests"), NOON)
     customers = Customers(livemode=False, note=lambda kind, record: None)
-    events = Events(livemode=False, note=lambda kind, record: None, meters=meters, customers=customers)
+    events = Events(
+        tag="test_", context=None, note=lambda kind, record: None, meters=meters, customers=customers
+    )
     form = f"event_name=api_requests&payload[stripe_customer_id]=cus_a&payload[value]=1&timestamp={timestamp}"
-    params = Params(parse_form(form))
+    draft = events.draft(read_form(Params(parse_form(form))))
     if reason is None:
-        assert events.accept(events.draft(params), params, NOON + 0.9, Rules())["timestamp"] == timestamp
+        event = events.take(draft, NOON + 0.9, Rules(), refuse_v1)
+        assert event is not None
+        assert event.timestamp == timestamp
         return
     with pytest.raises(ApiError) as refusal:
-        events.accept(events.draft(params), params, NOON + 0.9, Rules())
+        events.take(draft, NOON + 0.9, Rules(), refuse_v1)
     assert refusal.value.reason == reason
 
 

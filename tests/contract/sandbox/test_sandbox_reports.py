@@ -11,7 +11,7 @@ from stripe.events import (
     V1BillingMeterErrorReportTriggeredEventNotification,
 )
 
-from aggregator.sandbox import RunningSandbox
+from aggregator.sandbox import Rules, RunningSandbox
 from aggregator.sandbox.reports import Findings, Invalid
 from tests.contract.sandbox.sandbox_calls import (
     DAY,
@@ -19,6 +19,7 @@ from tests.contract.sandbox.sandbox_calls import (
     NOON,
     connect,
     event_form,
+    kinds,
     meter_id,
     post_event,
     reasons,
@@ -27,17 +28,6 @@ from tests.contract.sandbox.sandbox_calls import (
 )
 
 GONE = "meter_event_customer_not_found"
-
-
-def kinds(report: dict[str, Any]) -> dict[str, tuple[int, list[str]]]:
-    """Return of a report, by code, how many errors it counts and which identifiers it names."""
-    return {
-        kind["code"]: (
-            kind["error_count"],
-            [sample["request"]["identifier"] for sample in kind["sample_errors"]],
-        )
-        for kind in report["data"]["reason"]["error_types"]
-    }
 
 
 def named(reports: list[dict[str, Any]]) -> list[str]:
@@ -336,12 +326,12 @@ def _nested(form: dict[str, str]) -> dict[str, Any]:
 
 def test_a_finding_that_comes_too_late_for_its_report_gets_another() -> None:
     """Whatever the clock does, a report that was read never changes, and nothing is left out."""
-    findings = Findings(livemode=False, note=lambda kind, record: None)
+    findings = Findings(tag="test_", context=None, note=lambda kind, record: None)
     wrong = Invalid(GONE, "gone")
     findings.add((1, "e-1", "mtr_1"), wrong, 101.0, counts=True, span_seconds=10.0)
-    (first,) = [dict(report) for report in findings.reports(110.0, 5)]
+    (first,) = [dict(report) for report in findings.reports(110.0, Rules())]
     findings.add((2, "e-2", "mtr_1"), wrong, 102.0, counts=True, span_seconds=10.0)
-    reports = findings.reports(110.0, 5)
+    reports = findings.reports(110.0, Rules())
     assert reports[0] == first
     assert named(list(reports)) == ["e-1", "e-2"]
     assert len({report["id"] for report in reports}) == 2
