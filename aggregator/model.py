@@ -109,6 +109,8 @@ class Limits:
     """How quantities are written."""
     answers: bool = True
     """Whether it says of each event what it made of it; else its totals must show that an event was counted."""
+    newest_of: dt.timedelta | None = None
+    """Of totals: the stretch of time, from UTC midnight on, of which the newest event counts; None if that is not known."""
     way: str = ""
     """How events go there, in the sink's own word. It is recorded with the attempt: see `Event.way`."""
     bulk: Bulk | None = None

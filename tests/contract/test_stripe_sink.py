@@ -541,13 +541,13 @@ def test_customers_are_forgotten_once_they_are_idle(sandbox: RunningSandbox, mak
 
 
 @pytest.mark.parametrize(
-    ("keys", "what"), [({"revoked": [KEY]}, "does not accept"), ({"restricted": [KEY]}, "lacks a permission")]
+    ("kind", "what"), [("revoked", "does not accept"), ("restricted", "lacks a permission")]
 )
 def test_a_refused_key_halts_the_sink(
-    sandbox: RunningSandbox, make_sink: MakeSink, keys: dict[str, list[str]], what: str
+    sandbox: RunningSandbox, make_sink: MakeSink, kind: str, what: str
 ) -> None:
     """A 401 or 403 stops everything at once; no attempt counts, and the message says what to do but not the key."""
-    sandbox.set_keys(**keys)
+    sandbox.control("PUT", "keys", {kind: [KEY]})
     sink = make_sink(sandbox.url, max_in_flight=1)
     events = [usage(f"cus_{number}") for number in range(5)]
     verdicts, said = until_halted(sink, events)

@@ -1,11 +1,11 @@
 """What Stripe takes by each of its ways, and the pages that say so."""
 
 import datetime as dt
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from aggregator.model import Bulk, Limits, WriteModel
+from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.stream import AT_ONCE
 
 Transport = Literal["v1", "v2", "stream", "auto"]
@@ -27,6 +27,9 @@ LIMITS = Limits(
     # docs.stripe.com/rate-limits: live mode; the configuration lowers it.
     rate=1_000.0,
 )
+
+STRETCHES = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1)}
+"""docs.stripe.com/billing/subscriptions/usage-based/meters/configure"""
 
 BATCH_SECONDS = 5
 """A batch is as many events as leave within this time, at most `LIMITS.batch`: a slow sink holds few."""
@@ -74,10 +77,15 @@ def limits(transport: Transport, rates: Rates, stream_above: int) -> Limits:
     return calling
 
 
-def of_meters(replacing: Mapping[str, bool], whole: Limits) -> dict[str, Limits]:
-    """Return what holds for each meter: where events replace each other, they say the total."""
-    totals = replace(whole, write_model=WriteModel.OVERWRITE)
-    return {name: totals if replaces else whole for name, replaces in replacing.items()}
+def of_meter(meter: StripeMeter, whole: Limits) -> Limits:
+    """Return what holds for a meter's events: where they replace each other, they say the total.
+
+    What a summary shows of a `last` meter without a time window is not known well enough to prove anything by it.
+    """
+    if not meter.replaces:
+        return whole
+    stretch = STRETCHES[meter.event_time_window] if meter.event_time_window else None
+    return replace(whole, write_model=WriteModel.OVERWRITE, newest_of=stretch)
 
 
 def _batch(rate: float, most: int) -> int:

@@ -19,7 +19,7 @@ from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.dispatch import Batch, Bound, Dispatcher
-from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meters
+from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
 from aggregator.sinks.stripe.loop import LoopThread
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.roads import Roads
@@ -62,7 +62,7 @@ class StripeSink:
     ) -> None:
         self.name = name
         self.limits = limits(transport, rates, stream_above)
-        self._of_meters = of_meters({name: meter.replaces for name, meter in meters.items()}, self.limits)
+        self._of_meters = {key: of_meter(meter, self.limits) for key, meter in meters.items()}
         self._api_key = api_key
         self._livemode = mode == "live"
         self._api_base = api_base
