@@ -53,6 +53,9 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call, or close its connection."""
         self._count += 1
+        if self._count == 1:
+            # Webhooks of the state file.
+            self._deliveries.begin()
         request_id = f"{self._request_ids}{self._count:010d}".encode()
         try:
             reply = await self._answer(scope, receive)

@@ -120,9 +120,9 @@ class ControlClient:
         clock = self.control("GET", "clock")
         self.set_clock(clock["offset_seconds"] + at - clock["now"])
 
-    def add_customers(self, *ids: str, livemode: bool = False) -> None:
+    def add_customers(self, *ids: str, livemode: bool = False, account: str | None = None) -> None:
         """Make customers with these ids."""
-        self.control("POST", "customers", {"ids": list(ids)}, livemode=livemode)
+        self.control("POST", "customers", {"ids": list(ids)}, livemode=livemode, account=account)
 
     def reset(self) -> None:
         """Forget everything and start as at first."""

@@ -89,7 +89,7 @@ def lag(identifier: str, delay: Seconds) -> float:
     if not isinstance(delay, tuple):
         return delay
     least, most = delay
-    return least + (most - least) * crc32(identifier.encode()) / 0xFFFFFFFF
+    return least + (most - least) * crc32(identifier.encode("utf-8", "replace")) / 0xFFFFFFFF
 
 
 def _slot(event: Event, window_seconds: int, sight: Sight) -> tuple[float, Extra]:

@@ -123,7 +123,10 @@ class Store:
         if account is not None and known:
             return account
         if not known or name is None or not name.startswith("acct_") or len(self._accounts) >= MAX_ACCOUNTS:
-            message = f"The key does not have access to account '{name}', or that account does not exist."
+            message = (
+                f"The provided key does not have access to account '{name}' (or that account does not exist). "
+                "Application access may have been revoked."
+            )
             raise ApiError(403, message, reason="account_invalid", code="account_invalid")
         account = self._open(name, livemode=livemode)
         self._make_meters([account])

@@ -18,7 +18,7 @@ def read_instant(text: str) -> float | None:
     if not INSTANT.fullmatch(text):
         return None
     try:
-        seconds = datetime.fromisoformat(text.upper()).timestamp()
-    except ValueError:
+        seconds = datetime.fromisoformat(text.upper()).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
         return None
     return int(seconds) if seconds.is_integer() else seconds

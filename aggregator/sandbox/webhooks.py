@@ -88,8 +88,10 @@ class Webhooks:
         return len(self._by_url)
 
     def add(self, webhook: Webhook, now: float) -> None:
-        """Register a webhook, in place of one with the same URL."""
-        _, since = self._by_url.get(webhook.url, (webhook, now))
+        """Register a webhook, in place of one with the same URL. What one that was switched off has missed is lost."""
+        before, since = self._by_url.get(webhook.url, (webhook, now))
+        if not before.enabled:
+            since = now
         self._note("webhook", {"webhook": asdict(webhook), "since": since})
         self._by_url[webhook.url] = webhook, since
 
@@ -118,8 +120,9 @@ class Webhooks:
         """Take out what is due, the earliest first."""
         while self._waiting and self._waiting[0].at <= at:
             attempt = heappop(self._waiting)
-            if self._by_url[attempt.webhook.url][0].enabled:
-                yield attempt
+            webhook, _ = self._by_url[attempt.webhook.url]
+            if webhook.enabled:
+                yield attempt._replace(webhook=webhook)
 
     def settle(self, attempt: Attempt, status: int | None, at: float) -> None:
         """Keep what became of a try, and put the next one on its way if there is to be one."""

@@ -67,7 +67,7 @@ def read_object(body: bytes) -> dict[str, object]:
     """Return the JSON object of a body; none at all is an empty one. Raise ApiError for anything else."""
     try:
         value = json.loads(body or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is not JSON: {error}.", reason="bad_json") from error
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object.", reason="bad_json")

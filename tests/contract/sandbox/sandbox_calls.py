@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPMessage
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from stripe import StripeClient
 from stripe.billing import MeterEvent, MeterEventAdjustment, MeterEventSummary
 from stripe.params.billing import MeterEventCreateParams, MeterListEventSummariesParams
-from stripe.params.v2.billing import MeterEventCreateParams as MeterEventCreateParamsV2
 from stripe.params.v2.billing import MeterEventStreamCreateParamsEvent
 from stripe.v2.billing import MeterEvent as MeterEventV2
 from stripe.v2.billing import MeterEventAdjustment as MeterEventAdjustmentV2
@@ -166,8 +165,7 @@ def event_v2(
 
 def send_v2(client: StripeClient, value: str = "1", **other: Any) -> MeterEventV2:
     """Create one meter event through version 2."""
-    event = event_v2(value, **other)
-    return client.v2.billing.meter_events.create(cast("MeterEventCreateParamsV2", event))
+    return client.v2.billing.meter_events.create(event_v2(value, **other))
 
 
 def streamer(client: StripeClient, url: str) -> StripeClient:

@@ -1,6 +1,7 @@
 """Meter events through version 2: JSON, an error table of its own, and one memory of identifiers with version 1."""
 
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.contract.sandbox.sandbox_calls import (
     NOON,
     Answer,
     call,
+    cancel_v2,
     connect,
     event_v2,
     kinds,
@@ -147,6 +149,23 @@ def test_a_body_that_is_no_json_is_refused(sandbox: RunningSandbox) -> None:
     assert call(sandbox.url, "POST", PATH, {"event_name": "api_requests"}).status == 400
 
 
+@pytest.mark.parametrize(
+    "body", ["[" * 100_000, '{"event_name": ' + "9" * 5000 + "}", '{"payload": {"value": NaN}}', "\ud800"]
+)
+def test_a_hostile_body_is_refused(sandbox: RunningSandbox, body: str) -> None:
+    """Nesting without end, a number without end, words that are no JSON."""
+    answer = call(sandbox.url, "POST", PATH, body=body.encode("utf-8", "surrogatepass").decode("latin-1"))
+    assert answer.status == 400
+
+
+def test_half_a_character_does_no_harm(sandbox: RunningSandbox) -> None:
+    """JSON can say it; the event is taken, shown and found processed."""
+    sandbox.set_rules(processing_delay_seconds=[0, 1])
+    event = event_v2(identifier="e-\ud800", customer="cus_\ud800")
+    assert post(sandbox, event).status == 200
+    assert len(sandbox.events()) == 1
+
+
 def test_unknown_fields_may_be_taken(sandbox: RunningSandbox) -> None:
     """Version 2 does not say that it refuses them; a rule decides."""
     sandbox.set_rules(v2_unknown_fields=True)
@@ -210,16 +229,14 @@ def test_a_second_call_in_flight_for_a_customer_and_meter_is_a_conflict(
     sandbox: RunningSandbox, stripe_client: StripeClient
 ) -> None:
     """Whichever version the first one came through."""
-    sandbox.set_faults(latency_seconds=0.4)
-    first = threading.Thread(target=send, args=(stripe_client,))
-    first.start()
-    try:
-        while sandbox.stats()["in_flight"] == 0 and first.is_alive():
-            pass
+    sandbox.set_faults(latency_seconds=1.5, only_customers=["cus_a"])
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(send, stripe_client)
+        while sandbox.stats()["in_flight"] == 0:
+            assert not first.done()
         answer = post(sandbox, event_v2())
         other = post(sandbox, event_v2(customer="cus_b"))
-    finally:
-        first.join()
+        assert not first.done()
     assert (answer.status, answer.json["error"]["code"]) == (409, "too_many_concurrent_requests")
     assert other.status == 200
 
@@ -243,6 +260,33 @@ def test_faults_strike_version_2_too(
     with pytest.raises(error):
         send_v2(stripe_client, identifier="e-1")
     assert len(sandbox.events()) == counted
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda client: cancel_v2(client, "e-1"),
+        lambda client: client.v2.billing.meter_event_session.create(),
+        lambda client: client.v2.core.events.list(),
+    ],
+)
+def test_faults_strike_every_call_of_version_2(
+    sandbox: RunningSandbox, stripe_client: StripeClient, make: Callable[[StripeClient], Any]
+) -> None:
+    """With `applies_to: all`, and only then."""
+    send(stripe_client, identifier="e-1")
+    for fault, error in (
+        ({"too_many_requests": 1.0}, stripe.RateLimitError),
+        ({"error_before": 1.0}, stripe.APIError),
+        ({"error_after": 1.0}, stripe.APIError),
+        ({"drop_after": 1.0}, stripe.APIConnectionError),
+        ({"rate_limit_per_second": 0.001, "drop_before": 1.0}, stripe.APIConnectionError),
+    ):
+        sandbox.set_faults(**fault, applies_to="all")
+        with pytest.raises(error):
+            make(stripe_client)
+        sandbox.set_faults(**fault)
+        make(stripe_client)
 
 
 def test_events_of_version_2_can_be_found_invalid_later(
