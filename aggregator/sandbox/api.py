@@ -5,13 +5,14 @@ idempotency or HTTP.
 """
 
 from aggregator.sandbox import adjustments
+from aggregator.sandbox.errors import not_found
 from aggregator.sandbox.paging import PARAMS as PAGING
 from aggregator.sandbox.paging import page
 from aggregator.sandbox.refusals import refuse_v1
 from aggregator.sandbox.reports import Invalid
 from aggregator.sandbox.request import Endpoint, Request
 from aggregator.sandbox.sent import read_form
-from aggregator.sandbox.summaries import list_summaries
+from aggregator.sandbox.summaries import list_summaries, read_query
 from aggregator.sandbox.validation import NO_METER
 
 
@@ -29,7 +30,7 @@ def create_event(request: Request) -> dict[str, object]:
     """POST /v1/billing/meter_events."""
     (draft,) = request.drafts
     now = request.store.clock.now()
-    event = request.account.events.take(draft, now, request.rules, refuse_v1)
+    event = request.account.events.take(draft, now, request.rules, refuse_v1, request.key)
     assert event is not None
     request.taken = [event]
     return {
@@ -87,8 +88,12 @@ def reactivate_meter(request: Request) -> dict[str, object]:
 def list_event_summaries(request: Request) -> dict[str, object]:
     """GET /v1/billing/meters/{id}/event_summaries."""
     account = request.account
-    meter = account.meters.get(request.name)
-    return list_summaries(account.events, meter, request.params, request.store.sight())
+    meter, rules = account.meters.get(request.name), request.rules
+    if rules.summaries_know_customers:
+        customer = read_query(request.params).customer
+        if not account.customers.exists(customer, strict=rules.strict_customers):
+            raise not_found("customer", customer, param="customer", status=400)
+    return list_summaries(account.events, meter, request.params, request.store.sight(), rules)
 
 
 def create_customer(request: Request) -> dict[str, object]:

@@ -28,7 +28,7 @@ def create_event(request: Request) -> dict[str, object]:
     """POST /v2/billing/meter_events."""
     (draft,) = request.drafts
     now = request.store.clock.now()
-    event = request.account.events.take(draft, now, request.rules, refuse_v2)
+    event = request.account.events.take(draft, now, request.rules, refuse_v2, request.key)
     assert event is not None
     request.taken = [event]
     return {

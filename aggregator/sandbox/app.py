@@ -205,7 +205,9 @@ class Application:
         settings, store = self._store.faults.settings, self._store
         wrong = Invalid(settings.reject_code, settings.reject_message)
         found_at, counts = store.clock.now() + after_seconds, settings.count_until_rejected
-        task.request.account.events.find(event, wrong, found_at, store.rules, counts=counts)
+        task.request.account.events.find(
+            event, wrong, found_at, store.rules, counts=counts, key=task.request.key
+        )
 
 
 def _victim(task: Task) -> Victim:

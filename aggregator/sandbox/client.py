@@ -4,7 +4,7 @@ Speaks only `/_sandbox/`. What the sandbox is tested with speaks Stripe's own li
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from decimal import Decimal
 from http.client import HTTPConnection
 from typing import Any
@@ -70,17 +70,17 @@ class ControlClient:
         return self.control("PUT", "rules", rules)
 
     def set_keys(
-        self,
-        *,
-        revoked: Iterable[str] = (),
-        restricted: Iterable[str] = (),
-        no_account: Iterable[str] = (),
-        permissions: Mapping[str, Iterable[str]] | None = None,
+        self, *, revoked: Iterable[str] = (), restricted: Iterable[str] = (), no_account: Iterable[str] = ()
     ) -> dict[str, Any]:
-        """Say which keys answer 401, which 403, which 403 only to the question for the account, and what others may do."""
+        """Say which keys answer 401, which 403, and which 403 only to the question for the account; others may do all."""
         keys = {"revoked": list(revoked), "restricted": list(restricted), "no_account": list(no_account)}
-        allowed = {key: list(names) for key, names in (permissions or {}).items()}
-        return self.control("PUT", "keys", {**keys, "permissions": allowed})
+        return self.control("PUT", "keys", keys)
+
+    def set_permissions(self, key: str, *names: str) -> dict[str, Any]:
+        """Say what a key may do; the other keys stay as they are."""
+        keys = self.control("GET", "keys")
+        keys["permissions"][key] = list(names)
+        return self.control("PUT", "keys", keys)
 
     def set_connected(self, *accounts: str) -> dict[str, Any]:
         """Say which accounts a header may name besides the sandbox's own."""

@@ -50,6 +50,8 @@ class Events:
         self._customers = customers
         # The sequence of the event accepted last under each identifier. Never pruned: it is how a second count is noticed.
         self._last: dict[str, int] = {}
+        # The same for those events whose identifier was accepted later under another event name.
+        self._elsewhere: dict[tuple[str, str], int] = {}
         self._series: dict[str, dict[str, Series]] = {}
         self.log: list[Event] = []
         self.findings = Findings(tag=tag, context=context, note=note)
@@ -60,11 +62,16 @@ class Events:
         """Find the meter of an event."""
         return Draft(sent, self._meters.for_event(sent.event_name))
 
-    def take(self, draft: Draft, now: float, rules: Rules, refuse: Refuse | None = None) -> Event | None:
-        """Take one event. What is wrong is refused with an ApiError, or reported; None for a duplicate that is reported."""
+    def take(
+        self, draft: Draft, now: float, rules: Rules, refuse: Refuse | None = None, key: str = ""
+    ) -> Event | None:
+        """Take one event. What is wrong is refused with an ApiError, or reported; None for a duplicate that is reported.
+
+        `key` is the `Idempotency-Key` of the call.
+        """
         sent, meter = draft
         examined = examine(sent, meter, self._customers, now, rules)
-        duplicate = sent.identifier is not None and self._remembers(sent.identifier, now, rules)
+        duplicate = self._remembers(sent, now, rules)
         if refuse is not None and (duplicate or examined.problems):
             _refuse(refuse, draft, examined, rules, duplicate=duplicate)
         if duplicate:
@@ -86,20 +93,23 @@ class Events:
         self._remember(event)
         if wrong is not None:
             found_at = now + lag(event.identifier, rules.processing_delay_seconds)
-            self.find(event, wrong, found_at, rules, counts=False)
+            self.find(event, wrong, found_at, rules, counts=False, key=key)
         return event
 
-    def find(self, event: Event, wrong: Invalid, found_at: float, rules: Rules, *, counts: bool) -> None:
+    def find(
+        self, event: Event, wrong: Invalid, found_at: float, rules: Rules, *, counts: bool, key: str = ""
+    ) -> None:
         """Have an event found invalid at a moment; `counts` says whether it counts until then."""
         meter = self._meters.for_event(event.event_name)
         where = event.sequence, event.identifier, "" if meter is None else meter.id
-        self.findings.add(where, wrong, found_at, counts=counts, span_seconds=rules.report_window_seconds)
+        span = rules.report_window_seconds
+        self.findings.add(where, wrong, found_at, counts=counts, span_seconds=span, key=key)
 
     def cancel(self, request: Request, now: float, rules: Rules, *, code: str | None = None) -> Cancellation:
         """Cancel an event. Raise ApiError if it cannot be; `code` replaces the codes of version 1."""
-        sequence = self._last.get(request.identifier)
+        sequence = self._find(request.identifier, request.event_name)
         event = None if sequence is None else self.log[sequence - 1]
-        if event is None or event.event_name != request.event_name:
+        if event is None:
             message = f"No meter event {request.event_name} has the identifier {request.identifier}."
             raise ApiError(400, message, reason="cancel_unknown", code=code or rules.cancel_unknown_code)
         before = self.cancellations.of(event.sequence)
@@ -163,14 +173,25 @@ class Events:
     def _counting(self, series: Series, meter: Meter, sight: Sight) -> list[Event]:
         return series.counting(meter.window_seconds, sight, self.findings, self.cancellations)
 
-    def _remembers(self, identifier: str, now: float, rules: Rules) -> bool:
-        """Say whether an identifier cannot be used now."""
+    def _find(self, identifier: str, event_name: str) -> int | None:
+        """Return the sequence of the last event of this name under an identifier."""
         sequence = self._last.get(identifier)
+        if sequence is None or self.log[sequence - 1].event_name == event_name:
+            return sequence
+        return self._elsewhere.get((event_name, identifier))
+
+    def _remembers(self, sent: Sent, now: float, rules: Rules) -> bool:
+        """Say whether the identifier of an event cannot be used now."""
+        identifier = sent.identifier
+        if identifier is None:
+            return False
+        whole = rules.identifier_scope == "account"
+        sequence = self._last.get(identifier) if whole else self._find(identifier, sent.event_name)
         if sequence is None or now - self.log[sequence - 1].received_at >= rules.identifier_memory_seconds:
             return False
         if rules.cancelled_identifier_free and self.cancellations.of(sequence) is not None:
             return False
-        return rules.rejected_identifier_used or not self.findings.found(identifier, now)
+        return rules.rejected_identifier_used or not self.findings.found(sequence, now)
 
     def _report_duplicate(self, draft: Draft, now: float, rules: Rules) -> None:
         if not rules.stream_reports_duplicates:
@@ -184,10 +205,7 @@ class Events:
     def _remember(self, event: Event) -> None:
         before = self._last.get(event.identifier)
         if before is not None:
-            # Counted twice, unless the one before has turned out to be invalid, or is cancelled.
-            invalid = self.findings.found(event.identifier, event.received_at)
-            self.double_counted += not invalid and self.cancellations.of(before) is None
-            self.findings.accepted_again(event.identifier)
+            self._accepted_again(event, before)
         self._last[event.identifier] = event.sequence
         if event.reason is None and event.customer is not None:
             by_customer = self._series.setdefault(event.event_name, {})
@@ -198,6 +216,16 @@ class Events:
                 event = event._replace(customer=series.customer)
             series.events.append(event)
         self.log.append(event)
+
+    def _accepted_again(self, event: Event, before: int) -> None:
+        """Take note that an identifier has another event from now on."""
+        other = self.log[before - 1].event_name
+        same = self._find(event.identifier, event.event_name)
+        if other != event.event_name:
+            self._elsewhere[other, event.identifier] = before
+        # Counted twice, unless the one before has turned out to be invalid, is cancelled, or is of another meter.
+        if same is not None and not self.findings.found(same, event.received_at):
+            self.double_counted += self.cancellations.of(same) is None
 
 
 def _refuse(refuse: Refuse, draft: Draft, examined: Examined, rules: Rules, *, duplicate: bool) -> None:

@@ -71,7 +71,7 @@ def read_task(store: Store, scope: Scope, body: bytes) -> Task:
     )
     if endpoint.read is not None:
         endpoint.read(request)
-    key = headers.idempotency_key.decode("latin-1") if method == "POST" else ""
+    key = request.key = headers.idempotency_key.decode("latin-1") if method == "POST" else ""
     if endpoint.streams and not store.rules.stream_keeps_answers:
         key = ""
     return Task(request, endpoint, v2, key, fingerprint(method, path, body) if key else "")

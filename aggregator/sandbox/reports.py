@@ -4,9 +4,9 @@ From docs.stripe.com/api/v2/core/events/event-types, `v1.billing.meter.error_rep
 of validation, with the number of errors of each kind and samples of them. A report names some events and counts all. Events
 that name no meter have reports of their own, `v1.billing.meter.no_meter_found`.
 
-Stripe leaves open what `request.identifier` of a sample holds; here it is the identifier of the event. Here too a report is
-there as soon as its span is over, spans lie on whole multiples of their length, and reports come in the order in which
-their spans end.
+Stripe leaves open what `request.identifier` of a sample holds; here it is the identifier of the event, unless the rules
+have it be the `Idempotency-Key` of its call. Here too a report is there as soon as its span is over, spans lie on whole
+multiples of their length, and reports come in the order in which their spans end.
 """
 
 from collections import Counter
@@ -34,7 +34,8 @@ class Invalid(NamedTuple):
 class Finding(NamedTuple):
     """One event and when it is found invalid; `[start, end)` is the span of the report that tells of it.
 
-    `sequence` is 0 for an event that was never accepted, such as a duplicate; `meter` is empty if there is none.
+    `sequence` is 0 for an event that was never accepted, such as a duplicate; `meter` is empty if there is none; `key`
+    is the `Idempotency-Key` of the call that brought it.
     """
 
     sequence: int
@@ -46,6 +47,7 @@ class Finding(NamedTuple):
     counts_until_found: bool
     start: float
     end: float
+    key: str = ""
 
 
 class Findings:
@@ -56,8 +58,6 @@ class Findings:
         self._context = context
         self._note = note
         self._by_sequence: dict[int, Finding] = {}
-        # Of the event that was accepted last under an identifier.
-        self._by_identifier: dict[str, Finding] = {}
         self._untold: list[tuple[float, float, str, Finding]] = []
         self._reports: list[Row] = []
 
@@ -72,12 +72,13 @@ class Findings:
         *,
         counts: bool,
         span_seconds: float,
+        key: str = "",
     ) -> None:
         """Keep that the event with this sequence, identifier and meter id is found invalid at a moment."""
         span = span_seconds or 1.0
         start = found_at // span * span
         end = start + span if span_seconds else found_at
-        finding = Finding(*where, *what, found_at, counts, start, end)
+        finding = Finding(*where, *what, found_at, counts, start, end, key)
         self._note("finding", finding._asdict())
         self._remember(finding)
 
@@ -90,14 +91,10 @@ class Findings:
         """Return what is, or will be, found of an event."""
         return self._by_sequence.get(sequence)
 
-    def found(self, identifier: str, now: float) -> bool:
-        """Say whether the event accepted last under this identifier is known to be invalid by now."""
-        finding = self._by_identifier.get(identifier)
+    def found(self, sequence: int, now: float) -> bool:
+        """Say whether an event is known to be invalid by now."""
+        finding = self._by_sequence.get(sequence)
         return finding is not None and finding.found_at <= now
-
-    def accepted_again(self, identifier: str) -> None:
-        """Take note that another event has this identifier from now on."""
-        self._by_identifier.pop(identifier, None)
 
     def reports(self, now: float, rules: Rules) -> Sequence[Row]:
         """Return every report whose span is over, the earliest first; a report once returned stays as it is."""
@@ -112,7 +109,6 @@ class Findings:
     def _remember(self, finding: Finding) -> None:
         if finding.sequence:
             self._by_sequence[finding.sequence] = finding
-            self._by_identifier[finding.identifier] = finding
         heappush(self._untold, (finding.end, finding.start, finding.meter, finding))
 
     def _take(self) -> list[Finding]:
@@ -145,7 +141,7 @@ class Findings:
             "data": {
                 "developer_message_summary": f"There {'is' if count == 1 else 'are'} {count} invalid "
                 f"event{'' if count == 1 else 's'}",
-                "reason": {"error_count": count, "error_types": _kinds(findings, rules.report_samples)},
+                "reason": {"error_count": count, "error_types": _kinds(findings, rules)},
                 "validation_start": instant(one.start),
                 "validation_end": instant(one.end),
             },
@@ -162,18 +158,20 @@ def after(reports: Sequence[Row], name: str | None) -> Sequence[Row]:
     raise not_found("report", name, param="after", status=400)
 
 
-def _kinds(findings: Iterable[Finding], samples: int) -> list[Row]:
+def _kinds(findings: Iterable[Finding], rules: Rules) -> list[Row]:
     counts: Counter[str] = Counter()
     named: dict[str, list[Row]] = {}
     for finding in findings:
         counts[finding.code] += 1
-        if counts[finding.code] <= samples:
-            named.setdefault(finding.code, []).append(_sample(finding))
+        if counts[finding.code] <= rules.report_samples:
+            named.setdefault(finding.code, []).append(_sample(finding, rules))
     return [
         {"code": code, "error_count": count, "sample_errors": named.get(code, [])}
         for code, count in counts.items()
     ]
 
 
-def _sample(finding: Finding) -> Row:
-    return {"error_message": finding.message, "request": {"identifier": finding.identifier}}
+def _sample(finding: Finding, rules: Rules) -> Row:
+    by_key = rules.sample_identifier == "idempotency_key" and finding.key
+    identifier = finding.key if by_key else finding.identifier
+    return {"error_message": finding.message, "request": {"identifier": identifier}}

@@ -16,7 +16,8 @@ from aggregator.sandbox.store import Account, Store
 class Request:
     """One call. `params` is its form or its query, `body` its JSON; `name` is the object's id in the path.
 
-    `drafts` are the events that it brings, read before anything is decided; `taken` those that were accepted.
+    `key` is its `Idempotency-Key`. `drafts` are the events that it brings, read before anything is decided; `taken` those
+    that were accepted.
     """
 
     store: Store
@@ -24,6 +25,7 @@ class Request:
     params: Params
     body: dict[str, object]
     name: str = ""
+    key: str = ""
     session: Session | None = None
     drafts: list[Draft] = field(default_factory=list)
     taken: list[Event] = field(default_factory=list)

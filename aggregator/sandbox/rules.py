@@ -40,6 +40,8 @@ SECONDS = (
     "cancel_window_seconds",
 )
 CHOICES: dict[str, tuple[object, ...]] = {
+    "identifier_scope": ("account", "event_name"),
+    "sample_identifier": ("event", "idempotency_key"),
     "last_by": ("timestamp", "receipt"),
     "session_expired_status": (401, 400),
     "no_meter_related_object": ("empty", "null"),
@@ -55,9 +57,11 @@ class Rules:
     `sync_value_errors`: an unreadable or missing value is a 400 in v1. Otherwise a 200 which never counts.
     `processing_delay_seconds`: from receipt until an event shows in summaries; two numbers mean a range.
     `rejected_identifier_used`: an event that was found invalid keeps its identifier. Otherwise it may be used again.
+    `identifier_scope`: an identifier is unique within the `account`, or for each `event_name` by itself.
     `report_window_seconds`: a report tells what was found within so long, and is there when that time is over; with 0
     each event has a report of its own, at once.
     `report_samples`: of each kind of error a report names at most so many events; it counts them all.
+    `sample_identifier`: a sample names the `event` by its identifier, or the call by its `idempotency_key` if it had one.
     `no_meter_related_object`: what the report without a meter has for one: `{}`, or null.
 
     `v2_whole_values`: v2 takes only whole values above 0. `v2_number_values`: v2 takes a JSON number for its text.
@@ -78,6 +82,8 @@ class Rules:
 
     `last_by`: a `last` meter goes by `timestamp`, of equal ones by receipt, or by `receipt` alone.
     `window_per_payload`: on a meter with a window, events with other payload besides customer and value stand apart.
+    `summaries_oldest_first`, `summaries_empty_buckets`: the order of buckets, and whether those without events have a row.
+    `summaries_know_customers`: summaries of a customer who does not exist are a 400. Otherwise he used nothing.
     """
 
     strict_customers: bool = False
@@ -87,7 +93,9 @@ class Rules:
     processing_delay_seconds: Seconds = 0.0
     rejected_identifier_used: bool = True
     report_window_seconds: float = REPORT_WINDOW_SECONDS
+    identifier_scope: Literal["account", "event_name"] = "account"
     report_samples: int = REPORT_SAMPLES
+    sample_identifier: Literal["event", "idempotency_key"] = "event"
     no_meter_related_object: Literal["empty", "null"] = "empty"
     v2_whole_values: bool = False
     v2_number_values: bool = False
@@ -112,6 +120,9 @@ class Rules:
     cancel_restores_previous: bool = False
     last_by: Literal["timestamp", "receipt"] = "timestamp"
     window_per_payload: bool = False
+    summaries_oldest_first: bool = False
+    summaries_empty_buckets: bool = False
+    summaries_know_customers: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in self.__annotations__.items():

@@ -29,7 +29,7 @@ def create_events(request: Request) -> dict[str, object]:
     """POST /v2/billing/meter_event_stream."""
     events, store = request.account.events, request.store
     now, rules = store.clock.now(), store.rules
-    taken = [events.take(draft, now, rules) for draft in request.drafts]
+    taken = [events.take(draft, now, rules, key=request.key) for draft in request.drafts]
     request.taken = [event for event in taken if event is not None]
     store.stats.refused["duplicate_identifier"] += len(taken) - len(request.taken)
     refused = store.faults.settings.refuse_customers

@@ -4,9 +4,9 @@ From docs.stripe.com/api/billing/meter-event-summary/list: the range is half-ope
 minutes; grouped by hour or day its bounds lie on UTC hours or days; the value is a float and only what is processed is
 in it.
 
-Stripe leaves some of it open. Here: rows come newest first; a bucket without events has no row; without grouping there
-is always exactly one row, 0 if nothing was used; a customer nobody has heard of used nothing; and `last` is the event
-with the latest timestamp, of equal ones the one received last, unless the rules have it go by receipt alone.
+Stripe leaves some of it open. Here, unless the rules say otherwise: rows come newest first; a bucket without events has
+no row; without grouping there is always exactly one row, 0 if nothing was used; a customer nobody has heard of used
+nothing; and `last` is the event with the latest timestamp, of equal ones the one received last.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,13 @@ from aggregator.sandbox.form import Params
 from aggregator.sandbox.meters import WINDOW_SECONDS, Meter
 from aggregator.sandbox.paging import PARAMS as PAGING
 from aggregator.sandbox.paging import Row, page
+from aggregator.sandbox.rules import Rules
 from aggregator.sandbox.series import Event, Sight
 from aggregator.sandbox.settings import TIME_WINDOWS, Formula
 from aggregator.sandbox.values import total
+
+# Six years of hours. A limit, so that a range from 1970 costs little; Stripe states none.
+MAX_BUCKETS = 50_000
 
 
 class Query(NamedTuple):
@@ -34,16 +38,20 @@ class Query(NamedTuple):
     step: int | None
 
 
-def list_summaries(events: Events, meter: Meter, params: Params, sight: Sight) -> dict[str, object]:
+def list_summaries(
+    events: Events, meter: Meter, params: Params, sight: Sight, rules: Rules
+) -> dict[str, object]:
     """Return the page of summaries that the parameters ask for."""
-    query = _query(params)
+    query = read_query(params)
     counting = events.counting(meter, query.customer, sight)
     within = [event for event in counting if query.start <= event.timestamp < query.end]
     buckets = {query.start: within} if query.step is None else _buckets(within, query.step)
     length = query.step or query.end - query.start
+    if rules.summaries_empty_buckets:
+        buckets = {start: [] for start in _starts(query, length)} | buckets
     rows = [
         _row(meter, query.customer, (start, start + length), aggregate(meter.formula, inside, sight))
-        for start, inside in sorted(buckets.items(), reverse=True)
+        for start, inside in sorted(buckets.items(), reverse=not rules.summaries_oldest_first)
     ]
     return page(rows, params, f"/v1/billing/meters/{meter.id}/event_summaries")
 
@@ -69,7 +77,8 @@ def _last(events: Sequence[Event], sight: Sight) -> Decimal:
     return Decimal(0) if newest is None or newest.value is None else newest.value
 
 
-def _query(params: Params) -> Query:
+def read_query(params: Params) -> Query:
+    """Read the parameters of a list call. Raise ApiError when they are malformed or misaligned."""
     params.only("customer", "start_time", "end_time", "value_grouping_window", *PAGING)
     customer = params.required("customer")
     start, end = params.required_integer("start_time"), params.required_integer("end_time")
@@ -87,6 +96,14 @@ def _require_aligned(name: str, bound: int, step: int) -> None:
         unit = {60: "minute", 3600: "UTC hour", 86400: "UTC day"}[step]
         message = f"{name} must lie on a whole {unit}, but {bound} is {bound % step} seconds past one."
         raise invalid(message, name, reason="misaligned")
+
+
+def _starts(query: Query, length: int) -> range:
+    starts = range(query.start, query.end, length)
+    if len(starts) > MAX_BUCKETS:
+        message = f"The range has {len(starts)} buckets; at most {MAX_BUCKETS} are shown with empty ones."
+        raise invalid(message, "end_time")
+    return starts
 
 
 def _buckets(events: list[Event], step: int) -> dict[int, list[Event]]:

@@ -22,9 +22,12 @@ from tests.contract.sandbox.sandbox_calls import (
     NOON,
     call,
     connected,
+    event_form,
     event_v2,
     iso,
+    kinds,
     meter_id,
+    post_event,
     send,
     stream,
     streamer,
@@ -70,6 +73,17 @@ def test_a_notification_leads_to_its_event(sandbox: RunningSandbox, stripe_clien
     assert isinstance(told, V1BillingMeterErrorReportTriggeredEventNotification)
     assert told.fetch_event().data.reason.error_count == 1
     assert told.fetch_related_object().id == meter_id(stripe_client)
+
+
+def test_a_sample_may_name_the_key_of_its_call(sandbox: RunningSandbox, stripe_client: StripeClient) -> None:
+    """As Stripe's words for the field have it; an event that was rejected later too. A call without a key has none."""
+    sandbox.set_rules(sample_identifier="idempotency_key", report_window_seconds=0)
+    send(stripe_client, "many", identifier="e-1", key="k-1")
+    sandbox.set_faults(reject_later=1.0)
+    send(stripe_client, identifier="e-2", key="k-2")
+    post_event(sandbox.url, event_form(identifier="e-3"))
+    names = [name for report in sandbox.reports() for _, some in kinds(report).values() for name in some]
+    assert names == ["k-1", "k-2", "e-3"]
 
 
 @pytest.mark.parametrize(("rule", "related"), [("empty", {}), ("null", None)])

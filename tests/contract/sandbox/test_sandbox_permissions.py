@@ -62,10 +62,10 @@ def test_a_call_needs_its_permission_and_no_other(
     """With it alone the call passes; with all but it the call is a 403 that names it, and not the key."""
     send(stripe_client, identifier="e-1")
     client = connect(sandbox.url, KEY)
-    sandbox.set_keys(permissions={KEY: [permission]})
+    sandbox.set_permissions(KEY, permission)
     make(client)
     others = PERMISSIONS.keys() - {permission, permission.replace("_read", "_write")}
-    sandbox.set_keys(permissions={KEY: sorted(others)})
+    sandbox.set_permissions(KEY, *sorted(others))
     with pytest.raises(stripe.PermissionError) as refusal:
         make(client)
     message = str(refusal.value.user_message)
@@ -82,13 +82,13 @@ def test_every_permission_is_asked_for_somewhere() -> None:
 
 def test_to_write_includes_to_read(sandbox: RunningSandbox) -> None:
     """As the dashboard has it."""
-    sandbox.set_keys(permissions={KEY: ["meters_write"]})
+    sandbox.set_permissions(KEY, "meters_write")
     assert meter_id(connect(sandbox.url, KEY))
 
 
 def test_other_keys_may_do_everything(sandbox: RunningSandbox, stripe_client: StripeClient) -> None:
     """Permissions are a key's own; the stream asks for none, its session did."""
-    sandbox.set_keys(permissions={KEY: ["sessions_write"]})
+    sandbox.set_permissions(KEY, "sessions_write")
     send(stripe_client)
     send(connect(sandbox.url, "rk_test_other"))
     stream(streamer(connect(sandbox.url, KEY), sandbox.url), event_v2())
@@ -97,9 +97,9 @@ def test_other_keys_may_do_everything(sandbox: RunningSandbox, stripe_client: St
 
 def test_permissions_are_shown_and_checked(sandbox: RunningSandbox) -> None:
     """A word that is none is refused, and the keys stay as they were."""
-    sandbox.set_keys(permissions={KEY: ["meters_read"]})
+    sandbox.set_permissions(KEY, "meters_read")
     with pytest.raises(ValueError, match="Unknown permissions: meters_delete"):
-        sandbox.set_keys(permissions={KEY: ["meters_delete"]})
+        sandbox.set_permissions(KEY, "meters_delete")
     with pytest.raises(ValueError, match="list of names"):
         sandbox.control("PUT", "keys", {"permissions": {KEY: "meters_read"}})
     with pytest.raises(ValueError, match="permissions must be"):

@@ -211,3 +211,50 @@ def test_a_delay_may_be_a_range(stripe_client: StripeClient, sandbox: RunningSan
         shown.append(used(stripe_client))
     assert (shown[0], shown[-1]) == (0.0, 40.0)
     assert 0 < shown[1] < shown[2] < shown[3] < 40
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({}, [(2, 5.0), (0, 7.0)]),
+        ({"summaries_oldest_first": True}, [(0, 7.0), (2, 5.0)]),
+        ({"summaries_empty_buckets": True}, [(3, 0.0), (2, 5.0), (1, 0.0), (0, 7.0)]),
+        (
+            {"summaries_empty_buckets": True, "summaries_oldest_first": True},
+            [(0, 7.0), (1, 0.0), (2, 5.0), (3, 0.0)],
+        ),
+    ],
+)
+def test_the_order_of_buckets_and_the_empty_ones_are_rules(
+    sandbox: RunningSandbox,
+    stripe_client: StripeClient,
+    rules: dict[str, object],
+    expected: list[tuple[int, float]],
+) -> None:
+    """Newest first and without the empty ones unless told; one value of a range is there in any case."""
+    sandbox.set_rules(**rules)
+    send(stripe_client, "7", timestamp=NOON - 4 * HOUR)
+    send(stripe_client, "5", timestamp=NOON - 2 * HOUR)
+    start = NOON - 4 * HOUR
+    rows = summaries(stripe_client, start, NOON, grouping="hour")
+    assert [((row.start_time - start) // HOUR, row.aggregated_value) for row in rows] == expected
+    assert used(stripe_client, start, NOON) == 12.0
+
+
+def test_empty_buckets_have_a_limit(sandbox: RunningSandbox, stripe_client: StripeClient) -> None:
+    """A range from 1970 in hours is refused, not worked out."""
+    sandbox.set_rules(summaries_empty_buckets=True)
+    with pytest.raises(stripe.InvalidRequestError, match="buckets"):
+        summaries(stripe_client, 0, NOON, grouping="hour")
+
+
+def test_summaries_may_know_customers(sandbox: RunningSandbox, stripe_client: StripeClient) -> None:
+    """A customer who does not exist is then a 400; otherwise he used nothing."""
+    sandbox.set_rules(strict_customers=True)
+    assert used(stripe_client) == 0.0
+    sandbox.set_rules(strict_customers=True, summaries_know_customers=True)
+    with pytest.raises(stripe.InvalidRequestError) as refusal:
+        used(stripe_client)
+    assert (refusal.value.http_status, refusal.value.param) == (400, "customer")
+    sandbox.add_customers("cus_a")
+    assert used(stripe_client) == 0.0

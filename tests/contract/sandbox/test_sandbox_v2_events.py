@@ -83,6 +83,28 @@ def test_versions_share_one_memory_of_identifiers(
     assert (used(stripe_client), sandbox.stats()["duplicates_refused"]) == (2.0, 2)
 
 
+def test_an_identifier_may_be_unique_per_event_name_only(
+    sandbox: RunningSandbox, stripe_client: StripeClient
+) -> None:
+    """By a rule; each name then remembers its own, and a cancellation finds its own."""
+    send_v2(stripe_client, "5", identifier="e-1")
+    with pytest.raises(stripe.InvalidRequestError):
+        send_v2(stripe_client, identifier="e-1", event_name="stored_gb")
+    sandbox.set_rules(identifier_scope="event_name")
+    send_v2(stripe_client, "7", identifier="e-1", event_name="stored_gb")
+    for event_name in ("api_requests", "stored_gb"):
+        with pytest.raises(stripe.InvalidRequestError, match="already exists"):
+            send(stripe_client, identifier="e-1", event_name=event_name)
+    assert sandbox.stats()["double_counted"] == 0
+    cancel_v2(stripe_client, "e-1")
+    assert reasons(sandbox) == ["cancelled", None]
+    sandbox.set_time(NOON + 2 * DAY)
+    send(stripe_client, identifier="e-1")
+    assert sandbox.stats()["double_counted"] == 0
+    send(stripe_client, identifier="e-1", event_name="stored_gb")
+    assert sandbox.stats()["double_counted"] == 1
+
+
 def test_an_identifier_is_forgotten_as_in_version_1(
     sandbox: RunningSandbox, stripe_client: StripeClient
 ) -> None:
