@@ -211,9 +211,15 @@ def test_an_account_that_is_gone_refuses_its_own_events(
 
 def test_an_account_is_looked_at_once_before_its_first_event(server: Server, make_sink: MakeSink) -> None:
     """However many of its events come at once; the platform's own is not."""
+    server.answer = lambda asked: (
+        Told(200, {"object": "account", "id": "acct_9"}) if asked.path == "/v1/account" else a_meter(asked)
+    )
     sink = make_sink(server.url)
     assert sink.preflight(["api", "in"]) == []
-    assert server.asked == []
+    assert [asked.path for asked in server.asked] == ["/v1/account"], (
+        "the key, which is all there is to look at"
+    )
+    server.asked.clear()
     send(sink, *(usage(f"acct_{number % 2}/cus_{number}") for number in range(20)))
     send(sink, usage("acct_0/cus_1", "in"))
     looks = server.to("/v1/billing/meters")

@@ -103,9 +103,12 @@ class StripeSink:
         Accounts that customers name are looked at before their first event instead: nobody knows of them before.
         Raises SinkUnreachable, SinkHalted or SinkError if Stripe does not say.
         """
-        if self._addresses.by_customer:
-            return []
         line = self._open()
+        if self._addresses.by_customer:
+            line.thread.call(
+                line.roads.configured.identity()
+            )  # which shows at least whether the key is taken
+            return []
         return line.thread.call(line.roads.configured.problems(meters))
 
     def account(self) -> str | None:
