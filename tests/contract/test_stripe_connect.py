@@ -1,6 +1,7 @@
 """Connected accounts over HTTP: one for everything, or one per customer, each with trouble and pace of its own."""
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from itertools import count
@@ -15,7 +16,7 @@ from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, runnin
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Address, Addresses
 from aggregator.sinks.stripe.limits import Rates
-from tests.contract.scripted import EVENTS_V1, Asked, Server, Told, refusal, serving
+from tests.contract.scripted import EVENTS_V1, SESSION, Asked, Server, Told, refusal, serving
 
 KEY = "sk_test_0123456789abcdefghij"
 HOUR = dt.timedelta(hours=1)
@@ -227,6 +228,32 @@ def test_an_account_is_looked_at_once_before_its_first_event(server: Server, mak
     for account in ("acct_0", "acct_1"):
         whose = [asked.path for asked in server.asked if asked.headers["stripe-account"] == account]
         assert whose.index("/v1/billing/meters") < whose.index(EVENTS_V1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_who_may_no_longer_leave_after_the_look_does_not(
+    server: Server, make_sink: MakeSink, way: str
+) -> None:
+    """The look at an account may take a while."""
+    may = threading.Event()
+    may.set()
+
+    def answer(asked: Asked) -> Told | None:
+        may.clear()
+        return a_meter(asked)
+
+    server.answer = answer
+    (verdict,) = make_sink(server.url, transport=way).send([usage("acct_1/cus_a")], may.is_set)
+    assert verdict.answer is Answer.UNSENT
+    assert {asked.path for asked in server.asked} <= {"/v1/billing/meters", SESSION}
+
+
+def test_a_batch_of_lost_customers_leaves_nothing_behind(server: Server, make_sink: MakeSink) -> None:
+    """Nothing of it is ever in hand."""
+    sink = make_sink(server.url)
+    assert [verdict.answer for verdict in send(sink, usage("cus_a"), usage("cus_b"))] == [Answer.REFUSED] * 2
+    assert sink._line is not None
+    assert sink._line.dispatcher._batches == set()
 
 
 def test_a_meter_that_does_not_fit_refuses_its_own_events_in_its_account(

@@ -277,6 +277,16 @@ def test_who_may_no_longer_leave_once_the_session_is_there_does_not(
     assert server.to(STREAM) == []
 
 
+def test_who_was_given_back_while_the_session_was_opened_does_not_leave(
+    server: Server, make_sink: MakeSink
+) -> None:
+    """Told to stop meanwhile: nothing begins that has not begun."""
+    sink = make_sink()
+    server.answer = lambda asked: sink.stop()
+    assert answers(sink, [usage()]) == [Answer.UNSENT]
+    assert server.to(STREAM) == []
+
+
 @pytest.mark.parametrize(
     "told", [refusal(503), refusal(429), BROKEN, Told(200, {}), refusal(400, "Not for you.")]
 )

@@ -165,6 +165,8 @@ class StripeSink:
         yield from (
             Verdict(event.id, Answer.REFUSED, self._addresses.fault(event.customer)) for event in lost
         )
+        if not known:
+            return
         batch = Batch(known, may_leave)
         line.thread.call(line.dispatcher.submit(batch))
         try:
