@@ -46,16 +46,6 @@ class Case(Protocol):
         """What no message may hold."""
         ...
 
-    @property
-    def faults(self) -> frozenset[Fault]:
-        """What can go wrong there at all."""
-        ...
-
-    @property
-    def halts(self) -> Mapping[str, Callable[[], object]]:
-        """How the sink comes to be refused as a whole, by what it is called."""
-        ...
-
     def customer(self, name: str) -> str:
         """Return what the query would call a customer."""
         ...
@@ -72,6 +62,10 @@ class Case(Protocol):
         """Have a customer's events found invalid."""
         ...
 
+    def halt(self, how: str) -> None:
+        """Have the sink refused as a whole."""
+        ...
+
 
 class Stage(NamedTuple):
     """What a case may use."""
@@ -84,11 +78,9 @@ class FakeCase:
     """The sink in memory that other tests use."""
 
     secret = "sk_none"
-    faults = frozenset({Fault.DROPPED_BEFORE, Fault.DROPPED_AFTER, Fault.TOO_MANY})
 
     def __init__(self) -> None:
         self.sink = FakeSink("fake", LIMITS)
-        self.halts = {"refused": partial(setattr, self.sink, "halted", "told to halt")}
 
     def customer(self, name: str) -> str:
         return name
@@ -110,6 +102,9 @@ class FakeCase:
     def refuse(self, customer: str) -> None:
         self.sink.refused.add(customer)
 
+    def halt(self, how: str) -> None:
+        self.sink.halted = "told to halt"
+
 
 class StripeCase:
     """The Stripe sink over a sandbox, by one of its ways."""
@@ -129,7 +124,6 @@ class StripeCase:
         self._sandbox = sandbox
         self._meter = meter
         self._account = account
-        self.faults = frozenset(self.CHANCES) | ({Fault.EXPIRED} if transport == "stream" else set())
         self.sink = StripeSink(
             "stripe",
             api_key=KEY,
@@ -142,12 +136,6 @@ class StripeCase:
             transport=transport,
             addresses=Addresses(by_customer=account is not None),
         )
-        self.halts = {
-            "401": lambda: sandbox.set_keys(revoked=[KEY]),
-            "403": lambda: sandbox.set_keys(restricted=[KEY]),
-        }
-        if account:
-            del self.halts["403"]  # it may be about that account alone
 
     def customer(self, name: str) -> str:
         return f"{self._account}/{name}" if self._account else name
@@ -169,6 +157,12 @@ class StripeCase:
             self._sandbox.set_faults(refuse_customers=[who])
         else:
             self._sandbox.set_faults(reject_customers=[who], count_until_rejected=False)
+
+    def halt(self, how: str) -> None:
+        if how == "401":
+            self._sandbox.set_keys(revoked=[KEY])
+        else:
+            self._sandbox.set_keys(restricted=[KEY])
 
 
 @contextmanager
@@ -195,16 +189,34 @@ def _stripe(
         case.sink.close()
 
 
-CASES: dict[str, Callable[[Stage], AbstractContextManager[Case]]] = {
-    "fake": _fake,
-    "stripe v1": partial(_stripe, transport="v1"),
-    "stripe v2": partial(_stripe, transport="v2"),
-    "stripe stream": partial(_stripe, transport="stream"),
-    "stripe auto": partial(_stripe, transport="auto"),
-    "stripe overwrite": partial(_stripe, event_name="stored_gb"),
-    "stripe overwrite by stream": partial(_stripe, transport="stream", event_name="stored_gb"),
-    "stripe connect": partial(_stripe, account="acct_1ABC"),
-    "stripe connect by stream": partial(_stripe, transport="stream", account="acct_1ABC"),
+class Entry(NamedTuple):
+    """A sink in the suite: how its case is put up, what can go wrong there, and by what it can be halted."""
+
+    put_up: Callable[[Stage], AbstractContextManager[Case]]
+    faults: frozenset[Fault]
+    halts: tuple[str, ...]
+
+
+CALLS = frozenset(set(Fault) - {Fault.EXPIRED})
+KEYS = ("401", "403")
+
+CASES = {
+    "fake": Entry(
+        _fake, frozenset({Fault.DROPPED_BEFORE, Fault.DROPPED_AFTER, Fault.TOO_MANY}), ("refused",)
+    ),
+    "stripe v1": Entry(partial(_stripe, transport="v1"), CALLS, KEYS),
+    "stripe v2": Entry(partial(_stripe, transport="v2"), CALLS, KEYS),
+    "stripe stream": Entry(partial(_stripe, transport="stream"), frozenset(Fault), KEYS),
+    "stripe auto": Entry(partial(_stripe, transport="auto"), CALLS, KEYS),
+    "overwrite": Entry(partial(_stripe, event_name="stored_gb"), CALLS, KEYS),
+    "overwrite by stream": Entry(
+        partial(_stripe, transport="stream", event_name="stored_gb"), frozenset(Fault), KEYS
+    ),
+    # A 403 there may be about one account alone.
+    "connect": Entry(partial(_stripe, account="acct_1ABC"), CALLS, ("401",)),
+    "connect by stream": Entry(
+        partial(_stripe, transport="stream", account="acct_1ABC"), frozenset(Fault), ("401",)
+    ),
 }
 """A new sink adds a line."""
 
