@@ -296,6 +296,58 @@ def test_an_account_that_cannot_be_looked_at_waits(server: Server, make_sink: Ma
     assert accounts(server.to(EVENTS_V1)) == ["acct_1"]
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_an_account_that_hangs_takes_no_place_from_others(
+    server: Server, make_sink: MakeSink, way: str
+) -> None:
+    """However many of its customers wait, and though only one request may be in flight."""
+    released = threading.Event()
+
+    def answer(asked: Asked) -> Told | None:
+        if asked.path == "/v1/billing/meters" and asked.headers["stripe-account"] == "acct_2":
+            assert released.wait(20)
+        return a_meter(asked)
+
+    server.answer = answer
+    sink = make_sink(server.url, max_in_flight=1, transport=way)
+    hanging = [usage(f"acct_2/cus_{number}") for number in range(20)]
+    waiting = threading.Thread(target=send, args=(sink, *hanging))
+    waiting.start()
+    try:
+        assert [v.answer for v in send(sink, *(usage(f"acct_1/cus_{n}") for n in range(20)))] == [
+            Answer.ACCEPTED
+        ] * 20
+    finally:
+        released.set()
+        waiting.join()
+
+
+def test_an_account_that_cannot_be_looked_at_is_asked_once_a_second(
+    server: Server, make_sink: MakeSink
+) -> None:
+    """Not once for each of its events."""
+    now = [0.0]
+    server.answer = lambda asked: refusal(500) if asked.path == "/v1/billing/meters" else None
+    sink = make_sink(server.url, monotonic=lambda: now[0])
+    for seconds, looks in ((0.0, 1), (0.5, 1), (1.5, 2)):
+        now[0] = seconds
+        verdicts = send(sink, *(usage(f"acct_1/cus_{number}") for number in range(20)))
+        assert {verdict.answer for verdict in verdicts} == {Answer.BUSY}
+        assert len(server.to("/v1/billing/meters")) == looks
+
+
+def test_meters_that_make_no_sense_are_that_accounts_trouble(server: Server, make_sink: MakeSink) -> None:
+    """Whatever breaks over them breaks nothing else."""
+    server.answer = lambda asked: (
+        listed(meter("api_requests", default_aggregation=None))
+        if asked.path == "/v1/billing/meters" and asked.headers["stripe-account"] == "acct_2"
+        else a_meter(asked)
+    )
+    good, odd = send(make_sink(server.url), usage("acct_1/cus_a"), usage("acct_2/cus_a"))
+    assert (good.answer, odd.answer) == (Answer.ACCEPTED, Answer.BUSY)
+    assert "makes no sense" in (odd.reason or "")
+
+
 def test_a_key_that_is_refused_halts_whatever_account_was_named(server: Server, make_sink: MakeSink) -> None:
     """It is the platform's key."""
     server.answer = lambda asked: refusal(401, "Invalid API Key.")

@@ -3,8 +3,9 @@
 Rules
 - Where customers name their account, theirs is the part before the slash: `acct_123/cus_456`. One without is refused: it
   may exist on the platform too, and would be billed there.
-- An account is looked at before its first event, once for all of our meters. What does not fit refuses the events of that
-  meter in that account and nothing else, and is looked at again after a while, since people mend it.
+- An account is looked at before its first event, once for all of our meters, while nobody else waits. What does not fit
+  refuses the events of that meter in that account and nothing else, and is looked at again after a while, since people
+  mend it.
 """
 
 import asyncio
@@ -22,6 +23,12 @@ NAMED = re.compile(r"(acct_[A-Za-z0-9]+)/(\S.*)")
 
 LOOK_AGAIN_SECONDS = 60.0
 """How soon a meter that did not fit is looked at again: its refused events come by hand, and not by the second."""
+
+ASK_AGAIN_SECONDS = 1.0
+"""How soon it is asked again what could not be seen; until then all events of the account wait, at no cost."""
+
+LOOKS_AT_ONCE = 16
+"""Looks that are under way together: as many connections are kept for what is only read."""
 
 
 class Address(NamedTuple):
@@ -56,33 +63,54 @@ class Addresses:
 
 
 class Checked:
-    """The look at an account before its first event."""
+    """The look at an account before its first event. `look` is called by one at a time, `fault` by anybody after that."""
 
-    def __init__(self, office: Office, account: Account, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        office: Office,
+        account: Account,
+        monotonic: Callable[[], float],
+        places: asyncio.Semaphore,
+    ) -> None:
         self._office = office
         self._account = account
+        self._places = places
         self._monotonic = monotonic
-        self._found: Mapping[str, Sequence[str]] | None = None
-        self._looked_at = 0.0
-        self._looking = asyncio.Lock()
+        self._found: Mapping[str, Sequence[str]] = {}
+        self._failure: Judgement | None = None
+        self._looked_at: float | None = None
 
-    async def fault(self, meter: str) -> Judgement | None:
+    async def look(self) -> None:
+        """Look at the account, if that has not been done, or is worth doing again."""
+        if not self._is_due():
+            return
+        try:
+            async with self._places:
+                self._found, self._failure = await self._account.misfits(self._office.meters), None
+        except SinkError as error:
+            cause = error.__cause__
+            self._failure = (
+                self._office.judge_before(cause)
+                if isinstance(cause, Exception)
+                else Judgement(Answer.BUSY, str(error))
+            )
+        except Exception as error:  # noqa: BLE001 - an answer that makes no sense is this account's trouble, and no more
+            reason = f"what {self._office.name} lists of its meters makes no sense ({type(error).__name__})"
+            self._failure = Judgement(Answer.BUSY, reason)
+        self._looked_at = self._monotonic()
+
+    def fault(self, meter: str) -> Judgement | None:
         """Say what stands in the way of a meter's events in this account; None if nothing does."""
-        if self._found is not None and not self._found[meter]:
-            return None
-        async with self._looking:
-            if self._found is None or self._stale(meter):
-                try:
-                    self._found = await self._account.misfits(self._office.meters)
-                except SinkError as error:
-                    cause = error.__cause__
-                    if isinstance(cause, Exception):
-                        return self._office.judge_before(cause)
-                    return Judgement(Answer.BUSY, str(error))
-                self._looked_at = self._monotonic()
-            said = self._found[meter]
+        if meter not in self._found:
+            return self._failure or Judgement(Answer.BUSY, f"{self._office.name} was not looked at yet")
+        said = self._found[meter]
         return Judgement(Answer.REFUSED, f"{self._office.account}: {' '.join(said)}") if said else None
 
-    def _stale(self, meter: str) -> bool:
-        assert self._found is not None, "it was looked at before"
-        return bool(self._found[meter]) and self._monotonic() - self._looked_at > LOOK_AGAIN_SECONDS
+    def _is_due(self) -> bool:
+        if self._looked_at is None:
+            return True
+        passed = self._monotonic() - self._looked_at
+        misfit = any(self._found.values())
+        return (self._failure is not None and passed > ASK_AGAIN_SECONDS) or (
+            misfit and passed > LOOK_AGAIN_SECONDS
+        )

@@ -60,12 +60,9 @@ class Courier:
         (job,) = jobs
         if job.event.meter not in self._office.meters:
             return [no_longer_fed(job.event, self._office)]
-        if self._checked is not None:
-            fault = await self._checked.fault(job.event.meter)
-            if fault is None and not job.may_leave():
-                fault = Judgement(Answer.UNSENT)
-            if fault is not None:
-                return [fault]
+        fault = self._checked.fault(job.event.meter) if self._checked else None
+        if fault is not None:
+            return [fault]
         return [await self._deliver(job.event)]
 
     async def _deliver(self, event: Event) -> Judgement:

@@ -10,7 +10,8 @@ Rules
 - Right before an event leaves its batch is asked whether it still may: a process that was paused must not send what
   another one has taken over meanwhile.
 - No event waits here for longer than `patience_seconds`: a claim on it must not run out while it stands in the queue.
-- A road that waits for its pace holds no place among the requests in flight, so that no account waits for another's.
+- A road that prepares, or waits for its pace, holds no place among the requests in flight, so that no account waits for
+  another's.
 """
 
 import asyncio
@@ -44,6 +45,10 @@ class Job:
 
 Deliver = Callable[[Sequence[Job]], Coroutine[Any, Any, Sequence[Judgement]]]
 """Makes one request of some events, and judges each of them, in their order."""
+
+
+Prepare = Callable[[], Coroutine[Any, Any, None]]
+"""Does what has to come before a road's next request. It must not raise."""
 
 
 class Batch:
@@ -82,8 +87,11 @@ class Turn:
 class Road:
     """One way to one account: what is ready to go there, `at_once` events per request at most."""
 
-    def __init__(self, turn: Turn, deliver: Deliver, at_once: int = 1) -> None:
+    def __init__(
+        self, turn: Turn, deliver: Deliver, at_once: int = 1, prepare: Prepare | None = None
+    ) -> None:
         self.turn = turn
+        self.prepare = prepare
         self.deliver = deliver
         self.at_once = at_once
         self.ready: asyncio.Queue[Job] = asyncio.Queue()
@@ -168,6 +176,8 @@ class Dispatcher:
         try:
             while True:
                 jobs = await self._next(road)
+                if road.prepare is not None:
+                    await road.prepare()
                 await road.turn.come(len(jobs))
                 await self._slots.acquire()
                 leaving = self._still(jobs)

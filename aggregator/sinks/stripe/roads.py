@@ -6,6 +6,7 @@ Rules
 - Of a customer and a Stripe meter one request is in flight, whichever way it goes.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -13,7 +14,7 @@ from aggregator.model import Event
 from aggregator.pace import Pace
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.connect import Addresses, Checked
+from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses, Checked
 from aggregator.sinks.stripe.courier import Courier
 from aggregator.sinks.stripe.dispatch import Bound, Road, Turn
 from aggregator.sinks.stripe.limits import Rates
@@ -44,6 +45,7 @@ class Roads:
         self._rates = rates
         self._livemode = livemode
         self._monotonic = monotonic
+        self._looking = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._accounts: dict[str | None, Account] = {}
         self._checked: dict[str | None, Checked] = {}
         self._roads: dict[tuple[str, str | None], Road] = {}
@@ -81,21 +83,26 @@ class Roads:
         return self._roads[way, account]
 
     def _calls(self, way: Literal["v1", "v2"], account: str | None) -> Road:
-        courier = Courier(self._office(account), way, self._look(account))
-        return Road(Turn(Pace(self._rates.calls), self._monotonic), courier.deliver)
+        checked = self._look(account)
+        courier = Courier(self._office(account), way, checked)
+        turn = Turn(Pace(self._rates.calls), self._monotonic)
+        return Road(turn, courier.deliver, prepare=checked.look if checked else None)
 
     def _stream(self, account: str | None) -> Road:
         rates, office = self._rates, self._office(account)
         turn = Turn(Pace(rates.stream), self._monotonic, by_event=rates.stream_by_event)
-        streamer = Streamer(office, Session(office, self._monotonic), turn, self._look(account))
-        return Road(turn, streamer.deliver, AT_ONCE)
+        checked = self._look(account)
+        streamer = Streamer(office, Session(office, self._monotonic), turn, checked)
+        return Road(turn, streamer.deliver, AT_ONCE, prepare=checked.look if checked else None)
 
     def _look(self, account: str | None) -> Checked | None:
         """Return the look at a customer's account; the configured one is looked at before anything starts."""
         if not self._addresses.by_customer:
             return None
         if account not in self._checked:
-            self._checked[account] = Checked(self._office(account), self.account(account), self._monotonic)
+            self._checked[account] = Checked(
+                self._office(account), self.account(account), self._monotonic, self._looking
+            )
         return self._checked[account]
 
     def _office(self, account: str | None) -> Office:

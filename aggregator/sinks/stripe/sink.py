@@ -17,7 +17,7 @@ from aggregator.errors import SinkError, SinkHalted
 from aggregator.model import Answer, Event, Limits, Span, Verdict
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.connect import Addresses
+from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
 from aggregator.sinks.stripe.dispatch import Batch, Bound, Dispatcher
 from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
 from aggregator.sinks.stripe.loop import LoopThread
@@ -204,7 +204,7 @@ class StripeSink:
             self._api_key,
             api_base=self._api_base,
             timeout_seconds=self._timeout.total_seconds(),
-            connections=self._max_in_flight,
+            connections=self._max_in_flight + LOOKS_AT_ONCE,
         )
         roads = Roads(
             client,

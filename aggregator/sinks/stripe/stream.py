@@ -46,16 +46,16 @@ class Streamer:
         """Send events and judge each of them."""
         said: dict[EventId, Judgement] = {}
         for job in jobs:
-            unfit = await self._unfit(job)
+            unfit = self._unfit(job)
             if unfit:
                 said[job.event.id] = unfit
         said |= await self._send([job for job in jobs if job.event.id not in said])
         return [said[job.event.id] for job in jobs]
 
-    async def _unfit(self, job: Job) -> Judgement | None:
+    def _unfit(self, job: Job) -> Judgement | None:
         if job.event.meter not in self._office.meters:
             return no_longer_fed(job.event, self._office)
-        return await self._checked.fault(job.event.meter) if self._checked else None
+        return self._checked.fault(job.event.meter) if self._checked else None
 
     async def _send(self, jobs: Sequence[Job]) -> Said:
         """Send events in one request, or in halves where their content is refused."""
