@@ -199,6 +199,20 @@ def test_a_session_is_renewed_before_it_ends(server: Server, make_sink: MakeSink
         assert server.sessions == sessions
 
 
+def test_a_short_session_is_used_all_the_same(server: Server, make_sink: MakeSink) -> None:
+    """Should Stripe's ever last less than they do: for the most of their time, not for one request."""
+    now = [0.0]
+    told = session("short")
+    assert isinstance(told.body, dict)
+    short = told._replace(body=told.body | {"expires_at": "2026-11-01T12:01:00.000Z"})
+    server.answer = lambda asked: short if asked.path == SESSION else None
+    sink = make_sink(monotonic=lambda: now[0])
+    for seconds, asked in ((0.0, 1), (40.0, 1), (50.0, 2)):
+        now[0] = seconds
+        assert answers(sink, [usage()]) == [Answer.ACCEPTED]
+        assert len(server.to(SESSION)) == asked
+
+
 def test_the_old_session_does_while_a_new_one_cannot_be_had(server: Server, make_sink: MakeSink) -> None:
     """It is renewed early so that a hiccup costs nothing."""
     now = [0.0]
@@ -297,6 +311,17 @@ def test_without_a_session_nothing_leaves(server: Server, make_sink: MakeSink, t
     assert verdict.answer is Answer.BUSY
     assert "no session for the stream" in (verdict.reason or "")
     assert server.to(STREAM) == []
+
+
+def test_a_session_that_cannot_be_had_is_asked_for_once_a_second(server: Server, make_sink: MakeSink) -> None:
+    """Not once for each request that waits for it."""
+    now = [0.0]
+    server.answer = lambda asked: refusal(503) if asked.path == SESSION else None
+    sink = make_sink(monotonic=lambda: now[0])
+    for seconds, asked in ((0.0, 1), (0.5, 1), (1.5, 2)):
+        now[0] = seconds
+        assert answers(sink, [usage() for _ in range(500)]) == [Answer.BUSY] * 500
+        assert len(server.to(SESSION)) == asked
 
 
 def test_a_key_that_may_not_open_sessions_halts(server: Server, make_sink: MakeSink) -> None:

@@ -3,7 +3,8 @@
 Rules
 - A session lasts 15 minutes (docs.stripe.com/api/v2/billing/meter-event-session/create). How long is taken from its own two
   instants, and counted on our clock from before it was asked for: clocks that differ make no difference.
-- One renewal at a time. Whoever comes meanwhile goes on under the old session while it lasts, else waits.
+- One renewal at a time. Whoever comes meanwhile goes on under the old session while it lasts, else waits; and if it fails,
+  it fails for all who have waited.
 - A session of the other mode is never used: its events would bill nobody, or somebody.
 """
 
@@ -22,11 +23,16 @@ RENEW_BEFORE = dt.timedelta(minutes=2)
 """So long before its end it is renewed: more than the longest call takes, so that none ends under way."""
 
 
+ASK_AGAIN_SECONDS = 1.0
+"""How soon it is asked again for a session that could not be had."""
+
+
 class Opened(NamedTuple):
-    """A session: what its requests carry as their key, and until when, on the clock given."""
+    """A session: what its requests carry as their key, until when, and from when on it is renewed, on the clock given."""
 
     token: str
     until: float
+    renew_at: float
 
 
 class Session:
@@ -36,22 +42,22 @@ class Session:
         self._office = office
         self._monotonic = monotonic
         self._opened: Opened | None = None
+        self._failure: Judgement | None = None
+        self._failed_at = 0.0
         self._renewing = asyncio.Lock()
 
     async def current(self) -> Opened | Judgement:
         """Return a session that lasts for a while yet; or, if none can be had, what that means for the events."""
-        if self._lasts(RENEW_BEFORE):
-            return self._held()
-        if self._renewing.locked() and self._lasts():
+        if self._is_fresh() or (self._renewing.locked() and self._lasts()):
             return self._held()
         async with self._renewing:
-            if self._lasts(RENEW_BEFORE):
+            if self._is_fresh():
                 return self._held()
-            opened = await self._open()
-            if isinstance(opened, Judgement):
-                return self._held() if self._lasts() and not opened.halt else opened
-            self._opened = opened
-            return opened
+            if self._failure is None or self._monotonic() - self._failed_at > ASK_AGAIN_SECONDS:
+                await self._renew()
+            if self._failure and (self._failure.halt or not self._lasts()):
+                return self._failure
+            return self._held()
 
     def drop(self, opened: Opened) -> None:
         """Take note that a session has ended, unless it is replaced already."""
@@ -62,8 +68,18 @@ class Session:
         assert self._opened is not None, "it lasts, so there is one"
         return self._opened
 
-    def _lasts(self, yet: dt.timedelta = dt.timedelta(0)) -> bool:
-        return self._opened is not None and self._monotonic() + yet.total_seconds() < self._opened.until
+    def _is_fresh(self) -> bool:
+        return self._opened is not None and self._monotonic() < self._opened.renew_at
+
+    def _lasts(self) -> bool:
+        return self._opened is not None and self._monotonic() < self._opened.until
+
+    async def _renew(self) -> None:
+        opened = await self._open()
+        if isinstance(opened, Judgement):
+            self._failure, self._failed_at = opened, self._monotonic()
+        else:
+            self._opened, self._failure = opened, None
 
     async def _open(self) -> Opened | Judgement:
         office, began = self._office, self._monotonic()
@@ -82,7 +98,8 @@ class Session:
                 halt=wrong_mode(office.sink, live=livemode),
             )
         lasts = _lasts(getattr(answer, "created", None), getattr(answer, "expires_at", None))
-        return Opened(token, began + lasts.total_seconds())
+        early = min(RENEW_BEFORE, lasts / 4)
+        return Opened(token, began + lasts.total_seconds(), began + (lasts - early).total_seconds())
 
 
 def _lasts(created: object, expires_at: object) -> dt.timedelta:
