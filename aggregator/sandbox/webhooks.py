@@ -24,9 +24,6 @@ from aggregator.sandbox.journal import Note, Record
 from aggregator.sandbox.notifications import made_at
 from aggregator.sandbox.paging import Row
 
-# So long every other notification is held back where they are to come out of order.
-HOLD_SECONDS = 0.3
-
 # Of what became of deliveries the latest are shown.
 MAX_TOLD = 1000
 
@@ -38,7 +35,7 @@ class Webhook:
     """One registered URL.
 
     `attempts` and `retry_seconds`: how often at most, and how long after a failure. `twice`: each notification is delivered
-    a second time. `out_of_order`: every other one is held back for a moment, so that the next overtakes it.
+    a second time. `out_of_order`: every other one is held back for `hold_seconds`, so that the next overtakes it.
     """
 
     url: str
@@ -50,6 +47,7 @@ class Webhook:
     timeout_seconds: float = 5.0
     twice: bool = False
     out_of_order: bool = False
+    hold_seconds: float = 0.5
 
     def __post_init__(self) -> None:
         require(_is_local(self.url), "url", "an http:// URL on this machine, with its port")
@@ -57,7 +55,7 @@ class Webhook:
         for name in ("connect", "enabled", "twice", "out_of_order"):
             require(isinstance(getattr(self, name), bool), name, "true or false")
         require(is_count(self.attempts) and 1 <= self.attempts <= 20, "attempts", "from 1 to 20")
-        for name in ("retry_seconds", "timeout_seconds"):
+        for name in ("retry_seconds", "timeout_seconds", "hold_seconds"):
             value = getattr(self, name)
             require(at_least_zero(value) and value <= 60, name, "a number of seconds up to 60")
 
@@ -114,7 +112,7 @@ class Webhooks:
             for _ in range(2 if webhook.twice else 1):
                 order = next(self._order)
                 held = webhook.out_of_order and order % 2 == 0
-                heappush(self._waiting, Attempt(at + HOLD_SECONDS * held, order, webhook, event))
+                heappush(self._waiting, Attempt(at + webhook.hold_seconds * held, order, webhook, event))
 
     def due(self, at: float) -> Iterator[Attempt]:
         """Take out what is due, the earliest first."""

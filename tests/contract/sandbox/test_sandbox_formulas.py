@@ -126,6 +126,7 @@ def test_fractions_of_a_second_fall_into_their_bucket(
         )
     rows = summaries(stripe_client, NOON - HOUR, NOON + HOUR, grouping="hour")
     assert [(row.start_time, row.aggregated_value) for row in rows] == [(NOON, 1.0), (NOON - HOUR, 1.0)]
+    assert {type(bound) for row in rows for bound in (row.start_time, row.end_time)} == {int}
 
 
 def test_what_else_is_in_a_payload_outlives_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:

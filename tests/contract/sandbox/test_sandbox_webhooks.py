@@ -133,7 +133,7 @@ def test_a_notification_may_come_twice(sandbox: RunningSandbox, receiver: Receiv
 
 def test_notifications_may_come_out_of_order(sandbox: RunningSandbox, receiver: Receiver) -> None:
     """Every other one is overtaken by the next."""
-    sandbox.add_webhook(receiver.url, SECRET, out_of_order=True)
+    sandbox.add_webhook(receiver.url, SECRET, out_of_order=True, hold_seconds=2)
     for number in range(4):
         sandbox.notify(f"v9.{number}")
     assert types(receiver, 4) == ["v9.1", "v9.3", "v9.0", "v9.2"]
