@@ -23,6 +23,9 @@ from aggregator.sinks import Sink
 SETTLE_AT_ONCE = 200
 """Outcomes per settling transaction: few enough that they are on disk within a fraction of a second of their arrival."""
 
+SETTLES_PER_CLAIM = 5
+"""Of a large claim more are settled at once: each settling renews what is left of the claim, row by row."""
+
 
 SETTLE_WITHIN_SECONDS = 2.0
 """Verdicts wait no longer than this for others to be settled with: it keeps the claim alive, too."""
@@ -44,7 +47,10 @@ class Claimed(Protocol):
 class Outbox(Protocol):
     """What delivery asks of the ledger."""
 
-    def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claimed | None: ...  # noqa: D102
+    def claim(  # noqa: D102
+        self, sink_id: int, limit: int, now: dt.datetime, way: str
+    ) -> Claimed | None: ...
+    def more_due(self, sink_id: int, count: int, now: dt.datetime) -> bool: ...  # noqa: D102
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
     def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
     def resume(self, sink_id: int) -> None: ...  # noqa: D102
@@ -113,7 +119,7 @@ class Delivery:
         """Claim one batch that is due by `now`, send it, and settle it."""
         result = Delivered()
         began = self._elapsed()
-        claim = self._outbox.claim(self._sink_id, self._sink.limits.batch, now)
+        claim = self._claim(now)
         if claim is None:
             return result
         result.claimed = len(claim.events)
@@ -129,6 +135,13 @@ class Delivery:
         self._send(hold, fit, now, result)
         return result
 
+    def _claim(self, now: dt.datetime) -> Claimed | None:
+        """Claim as many events as the sink wants at once; it may want more, and another way for them, while many wait."""
+        limits, bulk = self._sink.limits, self._sink.limits.bulk
+        if bulk is not None and self._outbox.more_due(self._sink_id, bulk.above, now):
+            return self._outbox.claim(self._sink_id, bulk.batch, now, bulk.way)
+        return self._outbox.claim(self._sink_id, limits.batch, now, limits.way)
+
     def stop(self) -> None:
         """Let nothing more leave: what has not left is handed back, what has is waited for."""
         self._sink.stop()
@@ -140,7 +153,8 @@ class Delivery:
             return self._elapsed() < hold.until
 
         try:
-            for verdicts in _batches(self._sink.send(events, may_leave), self._elapsed):
+            at_once = max(SETTLE_AT_ONCE, len(hold.claim.events) // SETTLES_PER_CLAIM)
+            for verdicts in _batches(self._sink.send(events, may_leave), at_once, self._elapsed):
                 points.passing("answer_read")
                 now = self._clock()
                 outcomes = [self._judge(verdict, by_id[verdict.event], now, began) for verdict in verdicts]
@@ -182,7 +196,9 @@ class _Hold:
         self.until = began + claim.leave_seconds
 
 
-def _batches(verdicts: Iterator[Verdict], elapsed: Callable[[], float]) -> Iterator[list[Verdict]]:
+def _batches(
+    verdicts: Iterator[Verdict], at_once: int, elapsed: Callable[[], float]
+) -> Iterator[list[Verdict]]:
     """Yield verdicts in lists to settle at once; what has arrived when the sink breaks off comes before its error."""
     batch: list[Verdict] = []
     first = 0.0
@@ -190,7 +206,7 @@ def _batches(verdicts: Iterator[Verdict], elapsed: Callable[[], float]) -> Itera
         for verdict in verdicts:
             first = first if batch else elapsed()
             batch.append(verdict)
-            if len(batch) >= SETTLE_AT_ONCE or elapsed() - first >= SETTLE_WITHIN_SECONDS:
+            if len(batch) >= at_once or elapsed() - first >= SETTLE_WITHIN_SECONDS:
                 yield batch
                 batch = []
     except SinkHalted:

@@ -81,6 +81,14 @@ class State(StrEnum):
     SHADOW = "shadow"
 
 
+class Bulk(NamedTuple):
+    """Another way of a sink, for many at once: taken while more than `above` events wait, `batch` of them per `send`."""
+
+    way: str
+    above: int
+    batch: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a sink can take. Each sink declares its own, with the page the figures come from."""
@@ -108,6 +116,12 @@ class Limits:
     """How quantities are written."""
     answers: bool = True
     """Whether it says of each event what it made of it; else its totals must show that an event was counted."""
+    newest_of: dt.timedelta | None = None
+    """Of totals: the stretch of time, from UTC midnight on, of which the newest event counts; None if that is not known."""
+    way: str = ""
+    """How events go there, in the sink's own word. It is recorded with the attempt: see `Event.way`."""
+    bulk: Bulk | None = None
+    """How they go instead while many wait."""
 
     @property
     def past_days(self) -> int:
@@ -287,6 +301,8 @@ class Event(NamedTuple):
     """When the first attempt began that may have reached the sink; None if none has."""
     attempted_at: dt.datetime | None = None
     """When the latest attempt before this one began."""
+    way: str = ""
+    """How it is to go: as the first attempt went that may have arrived, since only there it is surely recognised."""
 
 
 class Answer(StrEnum):

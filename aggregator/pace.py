@@ -3,7 +3,8 @@
 Pure but for its own state: the present is an argument, in seconds on any clock that is not set back.
 
 Rules
-- In any stretch of `t` seconds at most `calls_per_second * t + burst` calls are let go, however the rate moves.
+- In any stretch of `t` seconds at most `calls_per_second * t + burst` calls are let go, however the rate moves. Where a
+  call counts as several (events per request), the last one may go beyond the burst by what it counts.
 - One wave of refusals counts once: the rate halves at most once a second, and never below a floor.
 - It grows by equal steps (additive increase, multiplicative decrease), so that several senders end up sharing fairly.
 """
@@ -40,8 +41,8 @@ class Pace:
         self._earned_until: float | None = None
         self._halved_at: float | None = None
 
-    def take(self, now: float, calls: int = 1) -> float:
-        """Take leave for one call, or for several that leave together; return how many seconds they have to wait for it."""
+    def take(self, now: float, calls: float = 1.0) -> float:
+        """Take leave for one call, or for what counts as several; return how many seconds it has to wait for it."""
         earned_until = self._earn(now)
         self._tokens -= calls
         return earned_until - now + self._seconds_to_earn(max(0.0, -self._tokens))

@@ -56,6 +56,8 @@ class Standing(NamedTuple):
     """Whether it is in question: in doubt, or accepted and to be seen in the sink's totals."""
     perhaps: bool = False
     """Whether it was given up without knowing if it had arrived: it may be in the figure, and nobody asks about it."""
+    total: Decimal = ZERO
+    """Where its window stands with it."""
 
 
 class Excerpt(NamedTuple):
@@ -104,9 +106,9 @@ def proves_at(excerpt: Excerpt, now: dt.datetime, proof: dt.timedelta) -> dt.dat
 def agrees(excerpt: Excerpt, figure: Decimal) -> bool:
     """Tell whether the figure is what the ledger has as booked, with nothing unsure: then every event is in it."""
     unsure = any(event.state is State.IN_DOUBT or event.perhaps for event in excerpt.events)
-    if unsure or not _comparable(excerpt, figure):
+    if unsure or not comparable(excerpt, figure):
         return False
-    return _same(figure, _booked(excerpt.events), excerpt)
+    return same(figure, _booked(excerpt.events), excerpt)
 
 
 def all_present(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
@@ -120,7 +122,7 @@ def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
     assert not any(event.state in UNDER_WAY for event in excerpt.events), "what is on its way proves nothing"
     open_ones = [event for event in excerpt.events if event.asked or event.perhaps]
     story = _story(excerpt, figure)
-    if not _comparable(excerpt, figure):
+    if not comparable(excerpt, figure):
         return unclear(excerpt, f"{story}: too large to be compared to the unit")
     if len(open_ones) > MOST_IN_QUESTION:
         return unclear(excerpt, f"{story}: more than {MOST_IN_QUESTION} events are in question")
@@ -129,7 +131,7 @@ def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
         chosen
         for count in range(len(open_ones) + 1)
         for chosen in combinations(open_ones, count)
-        if _same(figure, sure + sum((event.delta for event in chosen), ZERO), excerpt)
+        if same(figure, sure + sum((event.delta for event in chosen), ZERO), excerpt)
     ]
     if len(fitting) != 1:
         ways = f"{len(fitting)} ways explain this" if fitting else "nothing explains this"
@@ -156,14 +158,16 @@ def _unit(excerpt: Excerpt) -> Decimal:
     return Decimal(1).scaleb(min((each for each in exponents if isinstance(each, int)), default=0))
 
 
-def _comparable(excerpt: Excerpt, figure: Decimal) -> bool:
+def comparable(excerpt: Excerpt, figure: Decimal) -> bool:
+    """Tell whether the figure is a number that has room for the unit."""
     if not figure.is_finite():
         return False
     largest = max(abs(figure), sum((abs(event.delta) for event in excerpt.events), ZERO))
     return largest < MOST_UNITS * _unit(excerpt)
 
 
-def _same(figure: Decimal, ours: Decimal, excerpt: Excerpt) -> bool:
+def same(figure: Decimal, ours: Decimal, excerpt: Excerpt) -> bool:
+    """Tell whether two figures are the same to within half a unit."""
     return 2 * abs(figure - ours) < _unit(excerpt)
 
 

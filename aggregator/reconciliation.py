@@ -12,14 +12,15 @@ Rules
 import datetime as dt
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
-from aggregator import proof
+from aggregator import newest, proof
 from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.doubts import MOST_PLACES, Readback, Settled
+from aggregator.ledger.unanswered import Uncovered
 from aggregator.model import EventId, Report, Span, WriteModel
 from aggregator.proof import Excerpt, Finding, Ruling
 from aggregator.sinks import Sink
@@ -34,7 +35,15 @@ MINUTES_AT_ONCE = 100
 PLACES_AT_ONCE = 100
 """Customers and hours of a read-back per round, each of them a call, and up to sixty more where the figures differ."""
 
+FIRST_LOOK_BACK = dt.timedelta(days=3)
+"""How far back a sink that gives no answer per event is read when that begins: what was sent earlier had its answers, or is
+older than any process that is still about to begin."""
+
 COUNTS = ("present", "absent", "unclear", "waiting", "stale", "confirmed", "rejected", "readbacks")
+
+
+Decide = Callable[[Excerpt, Decimal], list[Ruling]]
+"""Rules on the events in question of an excerpt by the sink's figure."""
 
 
 class Doubts(Protocol):
@@ -50,6 +59,8 @@ class Doubts(Protocol):
     def take_report(  # noqa: D102
         self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
     ) -> tuple[list[EventId], bool]: ...
+    def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]: ...  # noqa: D102
+    def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool: ...  # noqa: D102
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None: ...  # noqa: D102
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]: ...  # noqa: D102
     def look(self, readback: Readback, customer: str, span: Span) -> Excerpt: ...  # noqa: D102
@@ -126,6 +137,7 @@ class Reconciliation:
         wait = self._sink.limits.proof
         if wait is not None:
             self._settle_doubts(now, wait, result)
+            self._ask(now, wait, result)
             self._read_back(now, wait, result)
         return result
 
@@ -142,6 +154,17 @@ class Reconciliation:
         """Return how long the sink needs to count; None where its figures prove nothing about single events."""
         limits = self._sink.limits_for(meter)
         return limits.proof if limits.write_model is WriteModel.DELTA else None
+
+    def _ask(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
+        """Ask for the read-back of what was sent long enough ago, if nobody has said of each event what became of it."""
+        if self._sink.limits.answers:
+            return
+        until = floor(now - wait, HOUR)
+        for feed, meter, since in self._doubts.uncovered(self._sink_id, until - FIRST_LOOK_BACK):
+            limits = self._sink.limits_for(meter)
+            proves = limits.write_model is WriteModel.DELTA or limits.newest_of is not None
+            if proves and until - since >= HOUR:
+                result.readbacks += self._doubts.ask_readback(feed, Span(since, until), now)
 
     def _settle_doubts(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
         due = self._doubts.open(self._sink_id, now, wait, MINUTES_AT_ONCE)
@@ -205,7 +228,13 @@ class Reconciliation:
         if readback is None:
             return None
         places = self._doubts.places(readback)
-        return _Reading(readback, deque(places), whole=len(places) < MOST_PLACES)
+        whole, stretch = len(places) < MOST_PLACES, self._stretch(readback)
+        begins = dict.fromkeys((customer, floor(hour, stretch)) for customer, hour in places)
+        return _Reading(readback, deque(begins), whole)
+
+    def _stretch(self, readback: Readback) -> dt.timedelta:
+        """Return what is compared at once: an hour, or that of which the sink keeps the newest event."""
+        return self._sink.limits_for(readback.meter).newest_of or HOUR
 
     def _end(self, reading: _Reading, now: dt.datetime, result: Reconciled) -> None:
         self._reading = None
@@ -226,7 +255,11 @@ class Reconciliation:
         result: Reconciled,
     ) -> None:
         """Compare one customer's hour with the sink; where the two differ, each minute that has events in question."""
-        whole = self._doubts.look(reading.readback, customer, Span(hour, hour + HOUR))
+        stretch = Span(hour, hour + self._stretch(reading.readback))
+        if self._sink.limits_for(reading.readback.meter).newest_of is not None:
+            self._look_at(reading, customer, stretch, newest.decide, now, wait, result)
+            return
+        whole = self._doubts.look(reading.readback, customer, stretch)
         if not whole.asked:
             return
         if proof.proves_at(whole, now, wait) <= now:
@@ -238,18 +271,22 @@ class Reconciliation:
                 self._count(reading, settled, 0)
                 return
         for start in sorted({floor(event.at, MINUTE) for event in whole.asked}):
-            self._look_closely(reading, customer, Span(start, start + MINUTE), now, wait, result)
+            self._look_at(reading, customer, Span(start, start + MINUTE), proof.decide, now, wait, result)
 
-    def _look_closely(
+    def _look_at(
         self,
         reading: _Reading,
         customer: str,
-        minute: Span,
+        span: Span,
+        decide: Decide,
         now: dt.datetime,
         wait: dt.timedelta,
         result: Reconciled,
     ) -> None:
-        excerpt = self._doubts.look(reading.readback, customer, minute)
+        """Rule on what is in question in a span that shows single events."""
+        excerpt = self._doubts.look(reading.readback, customer, span)
+        if not excerpt.asked:
+            return
         if proof.proves_at(excerpt, now, wait) > now:
             reading.again += 1
             result.waiting += len(excerpt.asked)
@@ -257,7 +294,7 @@ class Reconciliation:
         figure = self._figure_or_none(excerpt, reading)
         if figure is None:
             return
-        rulings = proof.decide(excerpt, figure)
+        rulings = decide(excerpt, figure)
         unclear = [ruling for ruling in rulings if ruling.finding is Finding.UNCLEAR]
         if unclear:
             self._doubts.note(reading.readback, unclear[0].reason)

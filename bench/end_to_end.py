@@ -17,9 +17,14 @@ class Figures(NamedTuple):
     deliver_seconds: float
 
 
-def measure(rows: int, customers: int, hours: int, *, latency_seconds: float, rate: int) -> Figures:
+def measure(
+    rows: int, customers: int, hours: int, *, latency_seconds: float, rate: int, transport: str = "v1"
+) -> Figures:
     """Collect a source with so many rows, then deliver what they come to."""
-    with stand(latency_seconds=latency_seconds) as on, on.app(on.source(rows, customers, hours), rate) as app:
+    with (
+        stand(latency_seconds=latency_seconds) as on,
+        on.app(on.source(rows, customers, hours), rate, transport) as app,
+    ):
         began = time.monotonic()
         planned = app.collections["api_requests"].run_once(utcnow()).planned
         collected = time.monotonic()

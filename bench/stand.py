@@ -18,7 +18,8 @@ CONFIG = """
 ledger: {{url: '{ledger}', lease: 10m}}
 sources: {{app: {{url: '{source}'}}}}
 sinks:
-  stripe: {{type: stripe, api_key: sk_test_bench, mode: test, api_base: '{sandbox}', rate_limit: {rate}}}
+  stripe: {{type: stripe, api_key: sk_test_bench, mode: test, api_base: '{sandbox}', rate_limit: {rate},
+    transport: {transport}}}
 meters:
   api_requests:
     source: app
@@ -63,7 +64,7 @@ class Stand(NamedTuple):
         return url
 
     @contextmanager
-    def app(self, source: str, rate: int) -> Iterator[App]:
+    def app(self, source: str, rate: int, transport: str = "v1") -> Iterator[App]:
         """Build the App over a source."""
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute("create database ledger")
@@ -78,6 +79,7 @@ class Stand(NamedTuple):
                 source=source,
                 sandbox=self.sandbox,
                 rate=rate,
+                transport=transport,
                 start=f"{start[0]}T00:00Z",
             )
         )

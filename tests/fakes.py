@@ -37,6 +37,7 @@ class FakeSink:
         self.identifiers: dict[str, Event] = {}
         self.refused: set[str] = set()
         self.halted: str | None = None
+        self.stopped = False
         self.belongs_to: str | None = "acct_fake test"
         self.fault: Callable[[Event], Answer | None] = lambda event: None
         self.lost_after_booking: Callable[[Event], bool] = lambda event: False
@@ -48,7 +49,7 @@ class FakeSink:
         if self.halted:
             raise SinkHalted(self.halted)
         for event in events:
-            yield self._take(event) if may_leave() else Verdict(event.id, Answer.UNSENT)
+            yield self._take(event) if may_leave() and not self.stopped else Verdict(event.id, Answer.UNSENT)
 
     def limits_for(self, meter: str) -> Limits:
         """Say the same for every meter."""
@@ -96,7 +97,8 @@ class FakeSink:
         return {start: much for start, much in steps.items() if much}
 
     def stop(self) -> None:
-        """Nothing is ever in the air."""
+        """Let nothing more in; nothing is ever in the air."""
+        self.stopped = True
 
     def close(self) -> None:
         """There is nothing to give back."""

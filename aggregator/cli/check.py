@@ -12,6 +12,7 @@ from aggregator.cli.terms import findings_of
 
 if TYPE_CHECKING:
     from aggregator.config import Config
+    from aggregator.config import Sink as ConfiguredSink
     from aggregator.model import Fence
     from aggregator.sinks import Sink
     from aggregator.source import Source
@@ -182,7 +183,7 @@ def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
         for problem in problems:
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
-            yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({len(meters)})")
+            yield Finding(f"sink {name}", "ok", _fits(config.sinks[name], len(meters)))
         for meter, wrong in counted.items():
             ok = "a test event was counted as it was sent"
             yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)
@@ -191,6 +192,15 @@ def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
         yield from _key(config, name, answers=name in accounts)
     for problem in counted_twice(config, accounts):
         yield Finding("sinks", "wrong", problem)
+
+
+def _fits(sink: "ConfiguredSink", meters: int) -> str:
+    """Say what was looked at: of accounts that customers name, nobody knows before their first event."""
+    from aggregator.config import StripeSink
+
+    if isinstance(sink, StripeSink) and sink.accounts:
+        return f"takes the key; each account is looked at before its first event ({meters} meters)"
+    return f"takes the key, and its meters fit ({meters})"
 
 
 def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:

@@ -39,6 +39,13 @@ from aggregator.errors import UsageError
 # https://docs.stripe.com/rate-limits
 CALLS_PER_SECOND = {"live": 1_000, "test": 25}
 
+# What the stream takes in live mode, in events per second (the same page); in test mode its requests count as calls do.
+STREAM_EVENTS_PER_SECOND = 10_000
+
+# Calls for connected accounts count against the ordinary limit.
+# https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api
+CONNECT_CALLS_PER_SECOND = {"live": 100, "test": 25}
+
 
 class Ledger(Block):
     """The database of our own. Without `url`, a private embedded Postgres in the state directory."""
@@ -133,6 +140,22 @@ class StripeReports(Block):
     )
 
 
+def _only_for_auto(above: int, info: ValidationInfo) -> int:
+    if info.data.get("transport", "auto") == "auto":
+        return above
+    raise refuse(
+        "is for `transport: auto` only, which decides by it: take it out, or write `transport: auto`"
+    )
+
+
+def _one_or_each(accounts: str | None, info: ValidationInfo) -> str | None:
+    if accounts and info.data.get("stripe_account"):
+        raise refuse(
+            "and `stripe_account` exclude one another: one account for all, or each customer its own"
+        )
+    return accounts
+
+
 class StripeSink(Block):
     """Stripe's meter events."""
 
@@ -155,9 +178,36 @@ class StripeSink(Block):
         description="Where the API is, when it is not Stripe's own address, for example the sandbox.",
         examples=["http://127.0.0.1:12111"],
     )
+    transport: Literal["v1", "v2", "stream", "auto"] = Field(
+        default="v1",
+        description=(
+            "How events go: one per call (`v1`, `v2`), a hundred per request without an answer on each (`stream`), or "
+            "`auto`: by `v1`, and by the stream while many wait."
+        ),
+        examples=["auto"],
+    )
+    stream_above: Annotated[int, Field(ge=1), AfterValidator(_only_for_auto)] = Field(
+        default=10_000,
+        description="With `transport: auto`: while more events than this wait, they go by the stream.",
+        examples=[10_000],
+    )
+    stripe_account: Annotated[str, Field(pattern=r"^acct_[A-Za-z0-9]+$")] | None = Field(
+        default=None,
+        description="The connected account that everything goes to, if it is not the key's own.",
+        examples=["acct_1ABC"],
+    )
+    accounts: Annotated[Literal["by_customer"] | None, AfterValidator(_one_or_each)] = Field(
+        default=None,
+        description=(
+            "`by_customer`: each customer is in a connected account of its own, and the query returns `acct_.../cus_...`."
+        ),
+        examples=["by_customer"],
+    )
     rate_limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Calls per second at most. Left out: what Stripe allows, 1000 in live mode, 25 in test.",
+        description=(
+            "Calls per second at most, per account; of the stream, events per second. Left out: what Stripe allows."
+        ),
         examples=[100],
     )
     timeout: Annotated[Duration, at_least("1s")] = Field(
@@ -186,8 +236,25 @@ class StripeSink(Block):
 
     @property
     def calls_per_second(self) -> int:
-        """The rate that applies: the one given, or what Stripe allows in this mode."""
-        return self.rate_limit or CALLS_PER_SECOND[self.mode]
+        """The rate of calls that applies: the one given, or what Stripe allows in this mode, for this kind of account."""
+        allowed = CONNECT_CALLS_PER_SECOND if self._connected else CALLS_PER_SECOND
+        return self.rate_limit or allowed[self.mode]
+
+    @property
+    def stream_by_event(self) -> bool:
+        """Whether events count for the stream's rate, rather than requests."""
+        return self.rate_limit is not None or (self.mode == "live" and not self._connected)
+
+    @property
+    def stream_per_second(self) -> int:
+        """The rate of the stream that applies, in events or in requests."""
+        if self.rate_limit is None and self.stream_by_event:
+            return STREAM_EVENTS_PER_SECOND
+        return self.calls_per_second
+
+    @property
+    def _connected(self) -> bool:
+        return self.stripe_account is not None or self.accounts is not None
 
     def api_key_revealed(self) -> str:
         """Return the key in clear."""

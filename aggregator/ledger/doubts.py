@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.ledger import unanswered
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.parked import ABSENT, LOCK_PARKED, PRESENT
 from aggregator.ledger.rejections import REPORTED_WITHIN, refuse_missing, reject, take_report
+from aggregator.ledger.unanswered import Uncovered
 from aggregator.model import EventId, Rejection, Report, Span, State
 from aggregator.proof import Excerpt, Finding, Ruling, Standing
 
@@ -53,7 +55,8 @@ select event.id, event.at, event.delta,
                and coalesce(event.settled_at, event.attempted_at) >= %(received_start)s),
        event.state in ('void', 'refused') and event.exposed_at is not null
            and not exists (select from aggregator.rejection join aggregator.feed on feed.id = event.feed_id
-                            where rejection.sink_id = feed.sink_id and rejection.identifier = event.identifier)
+                            where rejection.sink_id = feed.sink_id and rejection.identifier = event.identifier),
+       event.total
   from aggregator.slot
   join aggregator.event on event.slot_id = slot.id
  where slot.feed_id = %(feed)s and slot.customer = %(customer)s
@@ -93,7 +96,7 @@ values (%(feed)s, %(span)s, %(asked)s, %(now)s, %(now)s, %(now)s, %(found)s)
 """
 
 DUE_READBACK = """
-select readback.id, readback.feed_id, meter.name, readback.span
+select readback.id, readback.feed_id, meter.name, readback.span, readback.reason = %(unanswered)s
   from aggregator.readback
   join aggregator.feed on feed.id = readback.feed_id
   join aggregator.meter on meter.id = feed.meter_id
@@ -130,6 +133,8 @@ class Readback(NamedTuple):
     meter: str
     received: Span
     """When the sink received them, by its own clock."""
+    unanswered: bool = False
+    """Whether it is about all that was sent then, by our clock: the sink had no word on each event."""
 
 
 class Settled(NamedTuple):
@@ -220,8 +225,19 @@ class Doubts:
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None:
         """Return the read-back that is due for longest, or None."""
         with self._database.transaction() as connection:
-            row = connection.execute(DUE_READBACK, {"sink_id": sink_id, "now": now}).fetchone()
-        return Readback(row[0], row[1], row[2], Span(row[3].lower, row[3].upper)) if row else None
+            values = {"sink_id": sink_id, "now": now, "unanswered": unanswered.REASON}
+            row = connection.execute(DUE_READBACK, values).fetchone()
+        return Readback(row[0], row[1], row[2], Span(row[3].lower, row[3].upper), row[4]) if row else None
+
+    def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
+        """Return up to when each feed of a sink that gives no answer per event has been read back."""
+        with self._database.transaction() as connection:
+            return unanswered.uncovered(connection, sink_id, earliest)
+
+    def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool:
+        """Ask that all that was sent through a feed in a span is read back; False if somebody else has."""
+        with self._database.transaction() as connection:
+            return unanswered.ask(connection, feed, span, now)
 
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]:
         """Return the customers and hours with accepted events that a read-back is about, `MOST_PLACES` at most."""
@@ -233,8 +249,9 @@ class Doubts:
             "since": received.start - REPORTED_WITHIN,
             "limit": MOST_PLACES,
         }
+        statement = unanswered.PLACES if readback.unanswered else PLACES
         with self._database.transaction() as connection:
-            return [(row[0], row[1]) for row in connection.execute(PLACES, values)]
+            return [(row[0], row[1]) for row in connection.execute(statement, values)]
 
     def note(self, readback: Readback, found: str) -> None:
         """Add to what a read-back found."""
@@ -266,8 +283,8 @@ def excerpt_of(
     }
     rows = connection.execute(LOOK, values).fetchall()
     events = tuple(
-        Standing(EventId(event), at, delta, State(state), attempted_at, asked, perhaps)
-        for event, at, delta, state, attempted_at, asked, perhaps in rows
+        Standing(EventId(event), at, delta, State(state), attempted_at, asked, perhaps, total)
+        for event, at, delta, state, attempted_at, asked, perhaps, total in rows
     )
     return Excerpt(feed, meter, customer, span, events, received)
 

@@ -47,16 +47,18 @@ TAKE_ROWS = """
 update aggregator.outbox set claim_id = %(claim)s, due_at = %(until)s where event_id = any(%(events)s)
 """
 
-# `exposed_at` and `attempted_at` are returned as they were before this attempt.
+# `exposed_at` and `attempted_at` are returned as they were before this attempt. What may have arrived one way goes the same
+# way again: a sink with several is not known to remember an identifier in all of them.
 TAKE_EVENTS = """
 update aggregator.event
    set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s),
-       attempted_at = %(now)s
+       attempted_at = %(now)s, way = case when event.exposed_at is null then %(way)s else event.way end
   from aggregator.event as old, aggregator.feed, aggregator.meter
  where event.id = any(%(events)s) and old.id = event.id
    and feed.id = event.feed_id and meter.id = feed.meter_id
 returning event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
-          event.at, event.identifier, event.attempts, old.exposed_at, old.attempted_at
+          event.at, event.identifier, event.attempts, old.exposed_at, old.attempted_at,
+          coalesce(event.way, '')
 """
 
 # One statement, so that a batch costs one round trip. Every part sees the rows as they were before; none touches a row
@@ -116,6 +118,10 @@ HALT = "update aggregator.sink set halted_at = %(now)s, halted_reason = %(reason
 RESUME = "update aggregator.sink set halted_at = null, halted_reason = null where id = %(sink_id)s and halted_at is not null"
 
 NEXT_DUE = "select min(due_at), count(*) from aggregator.outbox where sink_id = %(sink_id)s"
+
+MORE_DUE = """
+select exists (select from aggregator.outbox where sink_id = %(sink_id)s and due_at <= %(now)s offset %(count)s)
+"""
 
 RELEASE = """
 with gone as (
@@ -191,19 +197,20 @@ class Outbox:
         self._hold = leave + answer
         self._pin = pin
 
-    def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
+    def claim(self, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
         """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due.
 
-        Raises LedgerStopped, and takes nothing, if the ledger is not what it was: every process knows it from then on.
+        `way` is how they are to go, but for those that may have gone another way before. Raises LedgerStopped, and takes
+        nothing, if the ledger is not what it was: every process knows it from then on.
         """
         try:
-            return self._claim(sink_id, limit, now)
+            return self._claim(sink_id, limit, now, way)
         except LedgerStopped as stopped:
             if self._pin is not None:
                 self._pin.stop(str(stopped), now)
             raise
 
-    def _claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
+    def _claim(self, sink_id: int, limit: int, now: dt.datetime, way: str) -> Claim | None:
         with self._database.transaction() as connection:
             picked = connection.execute(PICK, {"sink_id": sink_id, "now": now, "limit": limit}).fetchall()
             if not picked:
@@ -215,6 +222,7 @@ class Outbox:
                 "now": now,
                 "until": now + self._hold,
                 "events": events,
+                "way": way,
             }
             opened = connection.execute(OPEN_CLAIM, values).fetchone()
             assert opened is not None
@@ -253,6 +261,13 @@ class Outbox:
         """Note that a sink takes events (again)."""
         with self._database.transaction() as connection:
             connection.execute(RESUME, {"sink_id": sink_id})
+
+    def more_due(self, sink_id: int, count: int, now: dt.datetime) -> bool:
+        """Tell whether more than `count` events of a sink are due."""
+        values = {"sink_id": sink_id, "count": count, "now": now}
+        with self._database.transaction() as connection:
+            row = connection.execute(MORE_DUE, values).fetchone()
+        return row is not None and bool(row[0])
 
     def waiting(self, sink_id: int) -> tuple[dt.datetime | None, int]:
         """Return when the next event of a sink is due, and how many are in its outbox."""

@@ -20,13 +20,18 @@ def build_sink(config: Config, name: str) -> Sink:
     match sink:
         case StripeSink():
             from aggregator.sinks.stripe import StripeSink as Stripe
+            from aggregator.sinks.stripe.connect import Addresses
+            from aggregator.sinks.stripe.limits import Rates
 
             return Stripe(
                 name,
                 api_key=sink.api_key_revealed(),
                 mode=sink.mode,
                 api_base=sink.api_base,
-                calls_per_second=sink.calls_per_second,
+                rates=Rates(sink.calls_per_second, sink.stream_per_second, sink.stream_by_event),
+                transport=sink.transport,
+                stream_above=sink.stream_above,
+                addresses=Addresses(sink.stripe_account, by_customer=sink.accounts == "by_customer"),
                 timeout=sink.timeout,
                 max_in_flight=sink.max_in_flight,
                 meters=_stripe_meters(config, name),
@@ -53,10 +58,10 @@ def build_sink(config: Config, name: str) -> Sink:
 
 
 def build_desk(config: Config, name: str) -> "Desk | None":
-    """Return what changes the account of a sink by hand; None for a sink that keeps no meters of its own."""
+    """Return what changes the account of a sink by hand; None for a sink that has none, or one for each customer."""
     sink = config.sinks[name]
     match sink:
-        case StripeSink():
+        case StripeSink() if sink.accounts != "by_customer":
             from aggregator.sinks.stripe import Desk
 
             return Desk(
@@ -65,6 +70,7 @@ def build_desk(config: Config, name: str) -> "Desk | None":
                 mode=sink.mode,
                 api_base=sink.api_base,
                 timeout=sink.timeout,
+                account=sink.stripe_account,
                 meters=_stripe_meters(config, name),
             )
         case _:

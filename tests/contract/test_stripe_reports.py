@@ -204,7 +204,7 @@ def test_the_related_meter(related: object, expected: str | None) -> None:
     ("named", "expected"),
     [
         (A, A),
-        (fresh_key(A), A),
+        pytest.param(fresh_key(A), A, id="a key of one attempt"),
         (A + "x", None),
         (A[:-1], None),
         ("x" + A, None),

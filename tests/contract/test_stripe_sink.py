@@ -28,6 +28,7 @@ from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, runnin
 from aggregator.sinks import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.client import API_VERSION
+from aggregator.sinks.stripe.limits import Rates
 
 KEY = "sk_test_0123456789abcdefghij"
 LIVE_KEY = "sk_live_0123456789abcdefghij"
@@ -69,12 +70,13 @@ def make_sink() -> Iterator[Callable[..., StripeSink]]:
     """Make sinks for the meter `api` and close them when the test ends."""
     made: list[StripeSink] = []
 
-    def make(url: str, **settings: Any) -> StripeSink:
+    def make(url: str, *, calls_per_second: float = 10_000.0, **settings: Any) -> StripeSink:
+        calls = calls_per_second
         defaults: dict[str, Any] = {
             "api_key": KEY,
             "mode": "test",
             "api_base": url,
-            "calls_per_second": 10_000.0,
+            "rates": Rates(calls, calls, stream_by_event=True),
             "timeout": dt.timedelta(seconds=SECONDS),
             "max_in_flight": 16,
             "meters": {"api": StripeMeter(event_name="api_requests")},
@@ -527,23 +529,25 @@ def test_customers_are_forgotten_once_they_are_idle(sandbox: RunningSandbox, mak
     """Nothing about a customer stays behind: memory does not grow with their number."""
     sink = make_sink(sandbox.url)
     send(sink, *(usage(f"cus_{number % 40}") for number in range(80)))
+    line = sink._line
+    assert line is not None
     sink.stop()
     sink.close()
-    assert sink._dispatcher._chains == {}
-    assert sink._dispatcher._batches == set()
+    assert line.dispatcher._chains == {}
+    assert line.dispatcher._batches == set()
 
 
 # -- halts ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("keys", "what"), [({"revoked": [KEY]}, "does not accept"), ({"restricted": [KEY]}, "lacks a permission")]
+    ("kind", "what"), [("revoked", "does not accept"), ("restricted", "lacks a permission")]
 )
 def test_a_refused_key_halts_the_sink(
-    sandbox: RunningSandbox, make_sink: MakeSink, keys: dict[str, list[str]], what: str
+    sandbox: RunningSandbox, make_sink: MakeSink, kind: str, what: str
 ) -> None:
     """A 401 or 403 stops everything at once; no attempt counts, and the message says what to do but not the key."""
-    sandbox.set_keys(**keys)
+    sandbox.control("PUT", "keys", {kind: [KEY]})
     sink = make_sink(sandbox.url, max_in_flight=1)
     events = [usage(f"cus_{number}") for number in range(5)]
     verdicts, said = until_halted(sink, events)

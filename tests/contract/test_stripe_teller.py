@@ -11,6 +11,7 @@ from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import Answer, Event, EventId, Span
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
+from aggregator.sinks.stripe.limits import Rates
 
 KEY = "rk_test_0123456789abcdefghij"
 MINUTE = dt.timedelta(minutes=1)
@@ -47,7 +48,7 @@ def sink(sandbox: RunningSandbox) -> Iterator[StripeSink]:
         api_key=KEY,
         mode="test",
         api_base=sandbox.url,
-        calls_per_second=1_000,
+        rates=Rates(1_000, 1_000, stream_by_event=True),
         timeout=dt.timedelta(seconds=5),
         max_in_flight=16,
         meters=METERS,
@@ -111,7 +112,7 @@ def test_a_report_on_a_meter_that_is_not_ours(
         api_key=KEY,
         mode="test",
         api_base=sandbox.url,
-        calls_per_second=1_000,
+        rates=Rates(1_000, 1_000, stream_by_event=True),
         timeout=dt.timedelta(seconds=5),
         max_in_flight=4,
         meters={"api": StripeMeter(event_name="others")},

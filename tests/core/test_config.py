@@ -499,6 +499,42 @@ def test_calls_per_second(mode: str, given: int | None, effective: int) -> None:
     assert sink.rate_limit == given
 
 
+@pytest.mark.parametrize(
+    ("keys", "calls", "stream", "by_event"),
+    [
+        ({"mode": "live"}, 1000, 10_000, True),
+        ({"mode": "test"}, 25, 25, False),
+        ({"mode": "live", "stripe_account": "acct_1"}, 100, 100, False),
+        ({"mode": "live", "accounts": "by_customer"}, 100, 100, False),
+        ({"mode": "test", "accounts": "by_customer"}, 25, 25, False),
+        ({"mode": "test", "rate_limit": 500}, 500, 500, True),
+        ({"mode": "live", "accounts": "by_customer", "rate_limit": 300}, 300, 300, True),
+    ],
+)
+def test_rates_of_each_way(keys: dict[str, object], calls: int, stream: int, by_event: bool) -> None:
+    """What Stripe allows by mode and kind of account; a rate that is given counts the stream's events."""
+    sink = StripeSink.model_validate({"type": "stripe", "api_key": f"sk_{keys['mode']}_1", **keys})
+    assert (sink.calls_per_second, sink.stream_per_second, sink.stream_by_event) == (calls, stream, by_event)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"transport": "v3"}, "sinks.stripe.transport"),
+        ({"transport": "stream", "stream_above": 5}, "is for `transport: auto` only"),
+        ({"stripe_account": "cus_1"}, "sinks.stripe.stripe_account"),
+        ({"accounts": "by_meter"}, "sinks.stripe.accounts"),
+        ({"stripe_account": "acct_1", "accounts": "by_customer"}, "exclude one another"),
+        ({"transport": "auto", "stream_above": 0}, "sinks.stripe.stream_above"),
+    ],
+)
+def test_ways_that_cannot_be_meant(tmp_path: Path, keys: dict[str, object], message: str) -> None:
+    """Each is refused at its line, with what to do."""
+    changes: dict[str, str | None] = {f"sinks.stripe.{key}": str(value) for key, value in keys.items()}
+    with pytest.raises(ConfigError, match=message):
+        loaded(tmp_path, changes)
+
+
 METER = {
     "name": "calls",
     "source": "app",

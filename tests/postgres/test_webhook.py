@@ -20,6 +20,7 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.intake import Intake as Notices
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
+from aggregator.sinks.stripe.limits import Rates
 from aggregator.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
 from tests.fakes import FakeSink
 from tests.postgres.world import START, World
@@ -94,7 +95,7 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
         api_key=KEY,
         mode="test",
         api_base=shared_sandbox.url,
-        calls_per_second=1_000,
+        rates=Rates(1_000, 1_000, stream_by_event=True),
         timeout=dt.timedelta(seconds=2),
         max_in_flight=16,
         meters={"api_requests": StripeMeter(event_name="api_requests")},

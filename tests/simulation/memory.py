@@ -125,6 +125,7 @@ class EventRow:
     attempted_at: dt.datetime | None = None
     settled_at: dt.datetime | None = None
     request_id: str | None = None
+    way: str = ""
 
     def as_event(self, exposed_at: dt.datetime | None, attempted_at: dt.datetime | None = None) -> Event:
         """Return what a claim gives of it."""
@@ -141,6 +142,7 @@ class EventRow:
             self.attempts,
             exposed_at,
             attempted_at,
+            self.way,
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aggregator.ledger.adopting import TAKEN_OVER
 from aggregator.ledger.doubts import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.rejections import REPORTED_WITHIN
+from aggregator.ledger.unanswered import Uncovered
 from aggregator.model import EventId, Rejection, Report, Span, State
 from aggregator.proof import Excerpt, Finding, Ruling, Standing
 from aggregator.windows import floor
@@ -164,6 +165,14 @@ class MemoryDoubts:
             return None
         row = min(due, key=lambda row: (row.due_at, row.id))
         return Readback(row.id, row.feed_id, tables.meters[tables.feeds[row.feed_id].meter_id].name, row.span)
+
+    def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
+        """Return nothing: the sinks of the simulation answer."""
+        return []
+
+    def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool:
+        """Ask for nothing, for the same reason."""
+        return False
 
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]:
         """Return the customers and hours with accepted events that a read-back is about."""

@@ -29,7 +29,12 @@ class MemoryOutbox:
         self._leave = leave
         self._hold = leave + answer
 
-    def claim(self, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
+    def more_due(self, sink_id: int, count: int, now: dt.datetime) -> bool:
+        """Tell whether more than `count` events of a sink are due."""
+        rows = self._ledger.tables.outbox.values()
+        return sum(row.sink_id == sink_id and row.due_at <= now for row in rows) > count
+
+    def claim(self, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
         """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due. Raises LedgerStopped."""
         tables = self._ledger.tables
         due = sorted(
@@ -50,6 +55,7 @@ class MemoryOutbox:
             self._ledger.move(row, State.SENDING)
             before, row.exposed_at = row.exposed_at, row.exposed_at or now
             latest, row.attempted_at = row.attempted_at, now
+            row.way = row.way if before else way
             row.attempts += 1
             events.append(row.as_event(before, latest))
         self._pin.noted(beat)

@@ -166,8 +166,8 @@ def recomputed_payload() -> list[tuple[object, str, object]]:
 def claim_after_send() -> list[tuple[object, str, object]]:
     claim_for_real, settle_for_real = MemoryOutbox.claim, MemoryOutbox.settle
 
-    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
-        claimed = claim_for_real(self, sink_id, limit, now)
+    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
+        claimed = claim_for_real(self, sink_id, limit, now, way)
         for event in claimed.events if claimed else ():
             row = self._ledger.tables.events[event.id]
             row.state, row.attempts, row.exposed_at = State.DUE, row.attempts - 1, event.exposed_at
@@ -254,12 +254,12 @@ def renewed_too_late() -> list[tuple[object, str, object]]:
 def claim_forgotten_after_a_crash() -> list[tuple[object, str, object]]:
     real = MemoryOutbox.claim
 
-    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime) -> Claim | None:
+    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
         outbox = self._ledger.tables.outbox
         taken = {event: row for event, row in outbox.items() if row.claim_id is not None}
         for event in taken:
             del outbox[event]
-        claimed = real(self, sink_id, limit, now)
+        claimed = real(self, sink_id, limit, now, way)
         outbox.update(taken)
         return claimed
 

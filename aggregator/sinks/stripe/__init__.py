@@ -1,10 +1,16 @@
-"""Stripe's meter events, version 1: one call per event, `POST /v1/billing/meter_events`.
+"""Stripe's meter events: one per call by version 1 or 2 of the API, or a hundred per request by the stream.
 
 sink.py      the sink as the rest knows it: threads in, verdicts out
-dispatch.py  which event goes next: pace, calls in flight, one call per customer and meter
+limits.py    what Stripe takes by each way
+roads.py     every way to every account, made when it is first needed
+dispatch.py  which events go next: pace, requests in flight, one per customer and meter
 courier.py   one event, one call, one judgement
+stream.py    many events, one request, no word on any of them
+session.py   the session that a stream needs
+connect.py   which connected account a customer is in, and the look at it before its first event
+office.py    one account, and whose trouble its trouble is
 verdicts.py  what each of Stripe's answers means; pure
-account.py   what the account says of its meters: preflight and totals
+account.py   what an account says of its meters: preflight and totals
 teller.py    what it tells by itself and takes back, as the rest knows it
 messages.py  its messages: listed, fetched, delivered and signed
 reports.py   what a message on invalid events says; pure

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
-from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
-from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, Silence, describe, why_halt
 
 if TYPE_CHECKING:
+    from stripe import RequestOptions
     from stripe.billing import Meter, MeterEventSummary
     from stripe.params.billing import MeterEventSummaryListParams, MeterListParams
 
@@ -43,14 +43,19 @@ FORBIDDEN = 403
 class Account:
     """Reads the meters of the account that a key belongs to."""
 
-    def __init__(
-        self, client: Client, sink: str, meters: Mapping[str, StripeMeter], *, livemode: bool
-    ) -> None:
-        self._client = client
-        self._sink = sink
-        self._meters = meters
-        self._livemode = livemode
+    def __init__(self, office: Office) -> None:
+        self._client = office.client
+        self._sink = office.sink
+        self._meters = office.meters
+        self._livemode = office.livemode
+        self._options = office.options
+        self._office = office
         self._ids: dict[str, str] = {}
+
+    @property
+    def options(self) -> "RequestOptions":
+        """What each call for it is to say besides its parameters."""
+        return self._options
 
     async def problems(self, names: Iterable[str]) -> list[str]:
         """Say in what the account does not fit the events of these meters of ours; an empty list if it does.
@@ -59,11 +64,12 @@ class Account:
         """
         return [misfit for each in await self.comparisons(names) for misfit in each.misfits]
 
-    async def comparisons(self, names: Iterable[str]) -> list[Comparison]:
-        """Compare these meters of ours with the account's, in their order.
+    async def misfits(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return the same by meter. Raises as `problems` does."""
+        return {each.meter: each.misfits for each in await self.comparisons(names)}
 
-        Raises SinkUnreachable, SinkHalted or SinkError when the account does not say.
-        """
+    async def comparisons(self, names: Iterable[str]) -> list[Comparison]:
+        """Compare these meters of ours with the account's, in their order. Raises as `problems` does."""
         wanted = {name: self._meters[name] for name in names}
         try:
             found = await self._find({meter.event_name for meter in wanted.values()})
@@ -85,7 +91,7 @@ class Account:
         Raises SinkUnreachable, SinkHalted or SinkError when Stripe does not say.
         """
         try:
-            found = await self._client.api.v1.accounts.retrieve_current_async()
+            found = await self._client.api.v1.accounts.retrieve_current_async(None, self._options)
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             told = self._client.describe(error)
             if isinstance(told, Refusal) and told.status == FORBIDDEN and told.code not in KEY_CODES:
@@ -101,7 +107,7 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
         """
-        params = _range(customer, span, MINUTE)
+        params = _range(self._office.customer(customer), span, MINUTE)
         total = ZERO
         async for row in self._summaries(name, params):
             if _start(row) not in span:
@@ -117,7 +123,7 @@ class Account:
         `step` is one hour or one day, and the span lies on such. Raises SinkUnreachable, SinkHalted or SinkError.
         """
         assert step in GROUPINGS, f"Stripe breaks nothing down by {step}"
-        params = _range(customer, span, step)
+        params = _range(self._office.customer(customer), span, step)
         params["value_grouping_window"] = GROUPINGS[step]
         found: dict[dt.datetime, Decimal] = {}
         async for row in self._summaries(name, params):
@@ -137,7 +143,7 @@ class Account:
         for _ in range(MOST_PAGES):
             try:
                 meter_id = await self._id(self._meters[name].event_name)
-                page = await meters.event_summaries.list_async(meter_id, params)
+                page = await meters.event_summaries.list_async(meter_id, params, self._options)
                 rows, more = page.data, page.has_more
             except SinkError:
                 raise
@@ -173,7 +179,7 @@ class Account:
         found: dict[str, Meter] = {}
         params: MeterListParams = {"status": status, "limit": PAGE}
         for _ in range(MOST_PAGES):
-            page = await self._client.api.v1.billing.meters.list_async(params)
+            page = await self._client.api.v1.billing.meters.list_async(params, self._options)
             found |= {meter.event_name: meter for meter in page.data if meter.event_name in event_names}
             if not page.has_more or found.keys() == event_names:
                 return found
@@ -182,10 +188,10 @@ class Account:
 
     def _sentence(self, told: Refusal | Silence) -> str:
         if isinstance(told, Silence):
-            return f"Stripe gave no answer to sink {self._sink}: {told.what}."
+            return f"Stripe gave no answer to {self._office.name}: {told.what}."
         return (
             why_halt(told, self._sink)
-            or f"Stripe did not say what sink {self._sink} asked: {describe(told)}."
+            or f"Stripe did not say what {self._office.name} asked: {describe(told)}."
         )
 
     def fail(self, error: Exception) -> NoReturn:

@@ -19,13 +19,13 @@ from aggregator.told import Cancelled
 
 
 async def cancel(
-    client: Client, _: Account, sink: str, meter: StripeMeter, identifier: str, *, livemode: bool
+    client: Client, account: Account, sink: str, meter: StripeMeter, identifier: str, *, livemode: bool
 ) -> Cancelled:
     """Ask Stripe to take back the event with this identifier, and judge the answer."""
     try:
         answer = await client.api.v1.billing.meter_event_adjustments.create_async(
             {"event_name": meter.event_name, "type": "cancel", "cancel": {"identifier": identifier}},
-            {"idempotency_key": fresh_key(identifier)},
+            {**account.options, "idempotency_key": fresh_key(identifier)},
         )
     except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
         told = client.describe(error)

@@ -37,7 +37,13 @@ class Client:
     """One pool of connections. Made, used and closed on one event loop."""
 
     def __init__(
-        self, api_key: str, *, api_base: str | None, timeout_seconds: float, connections: int
+        self,
+        api_key: str,
+        *,
+        api_base: str | None,
+        timeout_seconds: float,
+        connections: int,
+        account: str | None = None,
     ) -> None:
         import aiohttp
         import stripe
@@ -58,6 +64,7 @@ class Client:
             http_client=self._http,
             stripe_version=API_VERSION,
             max_network_retries=0,
+            stripe_account=account,
             base_addresses=_addresses(api_base.rstrip("/")) if api_base else None,
         )
 
@@ -65,23 +72,26 @@ class Client:
         """Close the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]  # as the library has it
 
-    def describe(self, error: Exception) -> Refusal | Silence:
-        """Say what an error of a call tells: an answer that refuses, or none. Never repeats the key."""
+    def describe(self, error: Exception, token: str | None = None) -> Refusal | Silence:
+        """Say what an error of a call tells: an answer that refuses, or none. Never repeats the key, or a session's."""
         import stripe
 
         if isinstance(error, stripe.StripeError) and error.http_status is not None:
             told = _refusal(error, error.http_status)
             return told._replace(
-                message=self.hide(told.message) or "",
-                code=self.hide(told.code),
-                request_id=self.hide(told.request_id),
+                message=self.hide(told.message, token) or "",
+                code=self.hide(told.code, token),
+                request_id=self.hide(told.request_id, token),
             )
         silent = silence(error.__cause__ or error, self.timeout_seconds)
-        return silent._replace(what=self.hide(silent.what) or "")
+        return silent._replace(what=self.hide(silent.what, token) or "")
 
-    def hide(self, text: str | None) -> str | None:
-        """Return what somebody else wrote without our key: who answers may repeat what was sent."""
-        return None if text is None else str(text).replace(self._secret, "[key]")
+    def hide(self, text: str | None, token: str | None = None) -> str | None:
+        """Return what somebody else wrote without our key, or a session's: who answers may repeat what was sent."""
+        if text is None:
+            return None
+        hidden = str(text).replace(self._secret, "[key]")
+        return hidden.replace(token, "[session]") if token else hidden
 
 
 def _addresses(base: str) -> "BaseAddresses":

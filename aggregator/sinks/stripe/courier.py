@@ -1,36 +1,54 @@
-"""One event, one call, one judgement.
+"""One event, one call, one judgement: `POST /v1/billing/meter_events`, or version 2 of the same.
 
 Rules
 - The bytes are a function of the event and of its meter's settings: nothing else goes in, above all no clock, so that an
   event which is sent again is the same.
 - Each attempt has an `Idempotency-Key` of its own, so that no saved answer (docs.stripe.com/api/idempotent_requests) can
   stand in for the truth. It begins with the event's identifier: a report on invalid events may name either (`reports`).
-- Numbers go out as plain digits: no exponent, which Stripe's parser is not known to take.
+- Numbers go out as plain digits: no exponent, which Stripe's parser is not known to take. Version 2 wants text, too.
 - Whatever breaks once the call has begun leaves open whether it arrived.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from aggregator import points
 from aggregator.model import Answer, Event
 from aggregator.planner import plain
-from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.connect import Checked
+from aggregator.sinks.stripe.dispatch import Job
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import (
-    Echo,
-    Judgement,
-    Silence,
-    judge_echo,
-    judge_refusal,
-    judge_silence,
-)
+from aggregator.sinks.stripe.office import Office
+from aggregator.sinks.stripe.verdicts import Echo, Judgement, judge_echo
+
+if TYPE_CHECKING:
+    from stripe import RequestOptions
+    from stripe.billing import MeterEvent
+    from stripe.params.v2.billing import MeterEventCreateParams
+    from stripe.v2.billing import MeterEvent as MeterEventV2
 
 
-def payload(event: Event, meter: StripeMeter) -> dict[str, str]:
+def payload(event: Event, meter: StripeMeter, customer: str) -> dict[str, str]:
     """Return what is said of the customer: by how much it used more, or where its window stands if events replace."""
     quantity = event.total if meter.replaces else event.delta
-    return {meter.customer_key: event.customer, meter.value_key: plain(quantity)}
+    return {meter.customer_key: customer, meter.value_key: plain(quantity)}
+
+
+def spoken(event: Event, office: Office) -> "MeterEventCreateParams":
+    """Return an event as version 2 and the stream want it: instants in RFC 3339, of whole seconds as in version 1."""
+    meter = office.meters[event.meter]
+    return {
+        "event_name": meter.event_name,
+        "identifier": event.identifier,
+        "timestamp": f"{event.at:%Y-%m-%dT%H:%M:%SZ}",
+        "payload": payload(event, meter, office.customer(event.customer)),
+    }
+
+
+def no_longer_fed(event: Event, office: Office) -> Judgement:
+    """Judge an event whose meter the configuration has taken off the sink."""
+    return Judgement(Answer.BUSY, f"meter {event.meter} no longer feeds sink {office.sink}: put it back")
 
 
 def fresh_key(identifier: str) -> str:
@@ -38,50 +56,66 @@ def fresh_key(identifier: str) -> str:
     return f"{identifier}.{secrets.token_hex(8)}"
 
 
+def attempt(event: Event, office: Office) -> "RequestOptions":
+    """Return what one attempt says besides the event."""
+    return {**office.options, "idempotency_key": fresh_key(event.identifier)}
+
+
 class Courier:
-    """Takes events to Stripe, one call each."""
+    """Takes events to one account, one call each."""
 
-    def __init__(
-        self, client: Client, sink: str, meters: Mapping[str, StripeMeter], *, livemode: bool
-    ) -> None:
-        self._client = client
-        self._create = client.api.v1.billing.meter_events.create_async
-        self._sink = sink
-        self._meters = meters
-        self._livemode = livemode
+    def __init__(self, office: Office, way: Literal["v1", "v2"], checked: Checked | None) -> None:
+        self._office = office
+        self._call = self._call_v1 if way == "v1" else self._call_v2
+        self._checked = checked
 
-    async def deliver(self, event: Event) -> Judgement:
+    async def deliver(self, jobs: Sequence[Job]) -> list[Judgement]:
         """Send one event and judge the answer."""
-        meter = self._meters.get(event.meter)
-        if meter is None:
-            return Judgement(
-                Answer.BUSY, f"meter {event.meter} no longer feeds sink {self._sink}: put it back"
-            )
+        (job,) = jobs
+        if job.event.meter not in self._office.meters:
+            return [no_longer_fed(job.event, self._office)]
+        fault = self._checked.fault(job.event.meter) if self._checked else None
+        if fault is not None:
+            return [fault]
+        return [await self._deliver(job.event)]
+
+    async def _deliver(self, event: Event) -> Judgement:
+        office = self._office
+        points.passing("event_leaving")
         try:
-            echo = await self._call(event, meter)
+            echo = _echo(await self._call(event))
         except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
-            told = self._client.describe(error)
-            return judge_silence(told) if isinstance(told, Silence) else judge_refusal(told, self._sink)
-        judged = judge_echo(echo, Echo(event.identifier, meter.event_name, self._livemode), self._sink)
-        hide = self._client.hide
+            return office.judge(error)
+        sent = Echo(event.identifier, office.meters[event.meter].event_name, office.livemode)
+        judged = judge_echo(echo, sent, office.sink)
+        hide = office.client.hide
         return judged._replace(reason=hide(judged.reason), request_id=hide(judged.request_id))
 
-    async def _call(self, event: Event, meter: StripeMeter) -> Echo:
-        points.passing("event_leaving")
-        answer = await self._create(
+    async def _call_v1(self, event: Event) -> "MeterEvent":
+        office, meter = self._office, self._office.meters[event.meter]
+        return await office.client.api.v1.billing.meter_events.create_async(
             {
                 "event_name": meter.event_name,
                 "identifier": event.identifier,
                 "timestamp": int(event.at.timestamp()),
-                "payload": payload(event, meter),
+                "payload": payload(event, meter, office.customer(event.customer)),
             },
-            {"idempotency_key": fresh_key(event.identifier)},
+            attempt(event, office),
         )
-        points.passing("answer_unread")
-        response = answer.last_response
-        return Echo(
-            getattr(answer, "identifier", None),
-            getattr(answer, "event_name", None),
-            getattr(answer, "livemode", None),
-            response.request_id if response else None,
+
+    async def _call_v2(self, event: Event) -> "MeterEventV2":
+        office = self._office
+        return await office.client.api.v2.billing.meter_events.create_async(
+            spoken(event, office), attempt(event, office)
         )
+
+
+def _echo(answer: "MeterEvent | MeterEventV2") -> Echo:
+    points.passing("answer_unread")
+    response = answer.last_response
+    return Echo(
+        getattr(answer, "identifier", None),
+        getattr(answer, "event_name", None),
+        getattr(answer, "livemode", None),
+        response.request_id if response else None,
+    )

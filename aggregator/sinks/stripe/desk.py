@@ -16,6 +16,7 @@ from aggregator.sinks.stripe.administration import Administration, Made
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known
 from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.permissions import EVERYDAY, KeyReport, Keyring, Use
 
 
@@ -44,6 +45,7 @@ class Desk:
         api_base: str | None,
         timeout: dt.timedelta,
         meters: Mapping[str, StripeMeter],
+        account: str | None = None,
         uses: Iterable[Use] = EVERYDAY | {Use.APPLY},
     ) -> None:
         self.sink = sink
@@ -53,6 +55,7 @@ class Desk:
         self._api_key = api_key
         self._api_base = api_base
         self._timeout = timeout
+        self._account = account
         self._line: _Line | None = None
 
     def __enter__(self) -> Self:
@@ -127,9 +130,13 @@ class Desk:
             api_base=self._api_base,
             timeout_seconds=self._timeout.total_seconds(),
             connections=1,
+            account=self._account,
         )
         livemode = self.mode == "live"
-        account = Account(client, self.sink, self.meters, livemode=livemode)
+        office = Office(
+            client=client, sink=self.sink, meters=self.meters, livemode=livemode, account=self._account
+        )
+        account = Account(office)
         administration = Administration(client, self.sink, self.meters, account, livemode=livemode)
         keyring = Keyring(client, self.sink, restricted=self._api_key.startswith("rk_"))
         return _Line(thread, client, account, administration, keyring)

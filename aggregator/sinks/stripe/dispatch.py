@@ -1,41 +1,54 @@
-"""Which event goes next: within the pace, within the calls in flight, one at a time per customer and meter.
+"""Which events go next: within the pace, within the requests in flight, one at a time per customer and meter.
 
 Everything in here happens on one event loop, so that it needs no locks.
 
 Rules
-- One call in flight per key (customer and Stripe meter), however many batches there are: Stripe turns a second one away
-  (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
+- One request in flight per key (account, customer and Stripe meter), however many batches and roads there are, and one event
+  of it per request: Stripe turns a second one away (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
 - A key is remembered while it has events here, and no longer. Memory is bounded by the batches in hand.
 - An event either leaves or is given back as UNSENT, once. What has left is always waited for.
 - Right before an event leaves its batch is asked whether it still may: a process that was paused must not send what
   another one has taken over meanwhile.
 - No event waits here for longer than `patience_seconds`: a claim on it must not run out while it stands in the queue.
+- A road that prepares, or waits for its pace, holds no place among the requests in flight, so that no account waits for
+  another's.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from aggregator.model import Answer, Event, Verdict
 from aggregator.pace import Pace
 from aggregator.sinks.stripe.verdicts import Judgement
 
-Deliver = Callable[[Event], Coroutine[Any, Any, Judgement]]
-
 
 class Job:
     """One event of a batch, on its way: `waiting` until it leaves or is given back."""
 
-    __slots__ = ("batch", "event", "key", "waiting")
+    __slots__ = ("batch", "event", "key", "road", "waiting")
 
-    def __init__(self, batch: "Batch", event: Event, key: Hashable) -> None:
+    def __init__(self, batch: "Batch", event: Event, key: Hashable, road: "Road") -> None:
         self.batch = batch
         self.event = event
         self.key = key
+        self.road = road
         self.waiting = True
+
+    def may_leave(self) -> bool:
+        """Ask whether the event may (still) leave: also of use to who has waited since the request was made up."""
+        return not self.batch.closed and self.batch.may_leave()
+
+
+Deliver = Callable[[Sequence[Job]], Coroutine[Any, Any, Sequence[Judgement]]]
+"""Makes one request of some events, and judges each of them, in their order."""
+
+
+Prepare = Callable[[], Coroutine[Any, Any, None]]
+"""Does what has to come before a road's next request. It must not raise."""
 
 
 class Batch:
@@ -44,42 +57,76 @@ class Batch:
     def __init__(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> None:
         self.events = events
         self.may_leave = may_leave
+        self.closed = False
+        """Whether nothing more of it may leave."""
         self.said: SimpleQueue[Verdict | BaseException] = SimpleQueue()
         self.jobs: list[Job] = []
         self.unanswered = len(events)
         self.patience: asyncio.TimerHandle | None = None
 
 
-class Dispatcher:
-    """Lets events leave and puts what became of them into their batch's queue."""
+class Turn:
+    """When a road's next request may leave: a pace, by which a request counts as one call, or as its events."""
+
+    def __init__(self, pace: Pace, monotonic: Callable[[], float], *, by_event: bool = False) -> None:
+        self.pace = pace
+        self._monotonic = monotonic
+        self._by_event = by_event
+
+    async def come(self, events: int) -> None:
+        """Wait until a request with so many events may leave."""
+        seconds = self.pace.take(self._monotonic(), events if self._by_event else 1)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+
+    def throttled(self, pause_seconds: float) -> None:
+        """Take a refusal into account."""
+        self.pace.throttled(self._monotonic(), pause_seconds)
+
+
+class Road:
+    """One way to one account: what is ready to go there, `at_once` events per request at most."""
 
     def __init__(
-        self,
-        key: Callable[[Event], Hashable],
-        pace: Pace,
-        *,
-        max_in_flight: int,
-        patience_seconds: float,
-        monotonic: Callable[[], float],
+        self, turn: Turn, deliver: Deliver, at_once: int = 1, prepare: Prepare | None = None
+    ) -> None:
+        self.turn = turn
+        self.prepare = prepare
+        self.deliver = deliver
+        self.at_once = at_once
+        self.ready: asyncio.Queue[Job] = asyncio.Queue()
+        self.running: asyncio.Task[None] | None = None
+
+
+class Bound(NamedTuple):
+    """Where an event goes: by which road, and what may have one request in flight."""
+
+    road: Road
+    key: Hashable
+
+
+class Dispatcher:
+    """Lets events leave and puts what became of them into their batch's queue. `bind` says where each goes."""
+
+    def __init__(
+        self, bind: Callable[[Event], Bound], *, max_in_flight: int, patience_seconds: float
     ) -> None:
         self.halted: str | None = None
-        self._key = key
-        self._pace = pace
+        self._bind = bind
         self._slots = asyncio.Semaphore(max_in_flight)
         self._patience_seconds = patience_seconds
-        self._monotonic = monotonic
         self._stopped = False
         self._broken: BaseException | None = None
-        self._ready: asyncio.Queue[Job] = asyncio.Queue()
         self._chains: dict[Hashable, deque[Job]] = {}
         self._batches: set[Batch] = set()
-        self._calls: set[asyncio.Task[Judgement]] = set()
+        self._roads: set[Road] = set()
+        self._calls: set[asyncio.Task[Sequence[Judgement]]] = set()
 
     async def submit(self, batch: Batch) -> None:
-        """Take a batch in; give it back at once if nothing may leave any more. Raise what broke `run`, if it broke."""
+        """Take a batch in; give it back at once if nothing may leave any more. Raise what broke us, if anything did."""
         if self._broken:
             raise self._broken
-        batch.jobs = [Job(batch, event, self._key(event)) for event in batch.events]
+        batch.jobs = [Job(batch, event, bound.key, bound.road) for event, bound in self._bound(batch.events)]
         self._batches.add(batch)
         if self._stopped or self.halted:
             self.give_back(batch)
@@ -91,6 +138,7 @@ class Dispatcher:
 
     def give_back(self, batch: Batch) -> None:
         """Give back as UNSENT what has not left of a batch."""
+        batch.closed = True
         for job in batch.jobs:
             if job.waiting:
                 job.waiting = False
@@ -101,74 +149,110 @@ class Dispatcher:
         self._stopped = True
         self._give_back_all()
 
-    async def run(self, deliver: Deliver) -> None:
-        """Let events leave by `deliver`, until cancelled. If it breaks, every sender is told why."""
+    async def landed(self) -> None:
+        """Wait for what has left."""
+        while self._calls:
+            await asyncio.wait(self._calls)
+
+    async def close(self) -> None:
+        """Wait for what has left, and let no road wait for anything more."""
+        await self.landed()
+        running = [road.running for road in self._roads if road.running]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _bound(self, events: Sequence[Event]) -> Iterable[tuple[Event, Bound]]:
+        """Say where each event goes, and see to it that the road there is served."""
+        for event in events:
+            bound = self._bind(event)
+            if bound.road.running is None:
+                bound.road.running = asyncio.create_task(self._serve(bound.road))
+                self._roads.add(bound.road)
+            yield event, bound
+
+    async def _serve(self, road: Road) -> None:
+        """Let events leave by a road, until cancelled. If it breaks, every sender is told why."""
         try:
             while True:
+                jobs = await self._next(road)
+                if road.prepare is not None:
+                    await road.prepare()
+                await road.turn.come(len(jobs))
                 await self._slots.acquire()
-                self._leave(await self._next(), deliver)
+                leaving = self._still(jobs)
+                if leaving:
+                    self._leave(road, leaving)
+                else:
+                    self._slots.release()
         except BaseException as error:
             self._broken = error
             for batch in list(self._batches):
                 self._say(batch, error)
             raise
 
-    async def landed(self) -> None:
-        """Wait for what has left."""
-        while self._calls:
-            await asyncio.wait(self._calls)
+    async def _next(self, road: Road) -> list[Job]:
+        """Return what makes up the next request: what is ready, none of it of the same key."""
+        jobs: list[Job] = []
+        while not jobs or (len(jobs) < road.at_once and not road.ready.empty()):
+            job = await road.ready.get()
+            if job.waiting:
+                jobs.append(job)
+            else:
+                self._advance(job.key)
+        return jobs
+
+    def _still(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return which of them may still leave. One that was given back meanwhile makes room for its successor."""
+        for batch in {job.batch for job in jobs}:
+            if not batch.closed and not batch.may_leave():
+                self.give_back(batch)
+        for job in jobs:
+            if not job.waiting:
+                self._advance(job.key)
+        return [job for job in jobs if job.waiting]
 
     def _line_up(self, job: Job) -> None:
         chain = self._chains.get(job.key)
         if chain is None:
             self._chains[job.key] = deque()
-            self._ready.put_nowait(job)
+            job.road.ready.put_nowait(job)
         else:
             chain.append(job)
 
     def _advance(self, key: Hashable) -> None:
         chain = self._chains[key]
         if chain:
-            self._ready.put_nowait(chain.popleft())
+            job = chain.popleft()
+            job.road.ready.put_nowait(job)
         else:
             del self._chains[key]
 
-    async def _next(self) -> Job:
-        """Return the next event that may leave now. One that was given back meanwhile makes room for its successor."""
-        while True:
-            job = await self._ready.get()
-            if job.waiting:
-                seconds = self._pace.take(self._monotonic())
-                if seconds > 0:
-                    await asyncio.sleep(seconds)
-            if job.waiting and not job.batch.may_leave():
-                self.give_back(job.batch)
-            if job.waiting:
-                return job
-            self._advance(job.key)
-
-    def _leave(self, job: Job, deliver: Deliver) -> None:
-        job.waiting = False
-        call = asyncio.create_task(deliver(job.event))
+    def _leave(self, road: Road, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.waiting = False
+        call = asyncio.create_task(road.deliver(jobs))
         self._calls.add(call)
-        call.add_done_callback(partial(self._return, job))
+        call.add_done_callback(partial(self._return, jobs))
 
-    def _return(self, job: Job, call: asyncio.Task[Judgement]) -> None:
-        """Pass on what became of a call, heed what it means for all, and let the key's next event come up."""
+    def _return(self, jobs: Sequence[Job], call: asyncio.Task[Sequence[Judgement]]) -> None:
+        """Pass on what became of a request, heed what it means for all, and let the next event of each key come up."""
         self._calls.discard(call)
         self._slots.release()
         error = call.exception()
         if error is not None:
-            self._say(job.batch, error)
+            for job in jobs:
+                self._say(job.batch, error)
         else:
-            judgement = call.result()
-            self._heed(judgement)
-            self._say(job.batch, _verdict(job.event, judgement))
-        self._advance(job.key)
+            for job, judgement in zip(jobs, call.result(), strict=True):
+                self._heed(job.road, judgement)
+                self._say(job.batch, _verdict(job.event, judgement))
+        for job in jobs:
+            self._advance(job.key)
 
-    def _heed(self, judgement: Judgement) -> None:
+    def _heed(self, road: Road, judgement: Judgement) -> None:
         if judgement.throttled:
-            self._pace.throttled(self._monotonic(), judgement.retry_after or 0.0)
+            road.turn.throttled(judgement.retry_after or 0.0)
         if judgement.halt and not self.halted:
             self.halted = judgement.halt
             self._give_back_all()

@@ -64,7 +64,8 @@ class Messages:
                         "types": list(reports.FETCHED),
                         "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
                         "limit": PAGE,
-                    }
+                    },
+                    self._account.options,
                 )
                 async for message in page.auto_paging_iter():
                     found += _heads(message.to_dict())
@@ -79,7 +80,9 @@ class Messages:
     async def fetched(self, name: str) -> Told:
         """Return what the message with this id says. Raises SinkUnreachable, SinkHalted or SinkError."""
         try:
-            message = (await self._client.api.v2.core.events.retrieve_async(name)).to_dict()
+            message = (
+                await self._client.api.v2.core.events.retrieve_async(name, None, self._account.options)
+            ).to_dict()
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             self._account.fail(error)
         try:
@@ -96,7 +99,9 @@ class Messages:
         """Return which meter of ours sends to a meter at Stripe; None if none does."""
         if stripe_meter not in self._by_id:
             try:
-                found = await self._client.api.v1.billing.meters.retrieve_async(stripe_meter)
+                found = await self._client.api.v1.billing.meters.retrieve_async(
+                    stripe_meter, None, self._account.options
+                )
             except Exception as error:  # noqa: BLE001 - turned into ours, and raised
                 told = self._client.describe(error)
                 if isinstance(told, Refusal) and told.status == NOT_FOUND:

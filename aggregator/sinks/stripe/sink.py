@@ -6,50 +6,25 @@ Rules
 - Once halted, a sink stays halted: whoever has corrected the cause makes a new one.
 """
 
-import asyncio
 import datetime as dt
 import threading
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from aggregator import clock
-from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Event, Limits, Span, Verdict, WriteModel
-from aggregator.pace import Pace
+from aggregator.errors import SinkError, SinkHalted
+from aggregator.model import Answer, Event, Limits, Span, Verdict
 from aggregator.sinks.loop import LoopThread
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.courier import Courier
-from aggregator.sinks.stripe.dispatch import Batch, Dispatcher
+from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
+from aggregator.sinks.stripe.dispatch import Batch, Bound, Dispatcher
+from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
 from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe.roads import Roads
 
 Answered = TypeVar("Answered")
-
-LIMITS = Limits(
-    write_model=WriteModel.DELTA,
-    # An identifier is remembered for at least 24 hours (docs.stripe.com/api/billing/meter-event/create); the rest is for
-    # clocks that differ and for requests that arrive late.
-    memory=dt.timedelta(hours=20),
-    # Summaries are eventually consistent, without a bound (docs.stripe.com/api/billing/meter-event-summary); identifiers
-    # are remembered for 24 hours. Two more are for a request that arrives late.
-    proof=dt.timedelta(hours=26),
-    # 35 days on the same page, less an hour, so that nothing becomes too old on its way.
-    past=dt.timedelta(days=35) - dt.timedelta(hours=1),
-    # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api
-    significant_digits=15,
-    identifier_length=100,
-    batch=500,
-    # docs.stripe.com/rate-limits: live mode; the configuration lowers it.
-    rate=1_000.0,
-)
-
-BATCH_SECONDS = 5
-"""A batch is as many events as leave within this time, at most `LIMITS.batch`: a slow sink holds few."""
-
-LEAST_BATCH = 20
 
 PATIENCE = dt.timedelta(minutes=1)
 """How long an event may wait for its turn before it is given back: far less than a claim in the ledger lasts."""
@@ -60,14 +35,14 @@ class _Line(NamedTuple):
 
     thread: LoopThread
     client: Client
-    account: Account
-    running: "asyncio.Task[None]"
+    roads: Roads
+    dispatcher: Dispatcher
 
 
 class StripeSink:
-    """Sends each event as one call. `meters` says what our meters are called at Stripe.
+    """Sends events by `transport`. `meters` says what our meters are called at Stripe, `addresses` where customers are.
 
-    `max_in_flight` calls at most wait for their answer at once, `timeout` each at most.
+    `max_in_flight` requests at most wait for their answer at once, `timeout` each at most.
     """
 
     def __init__(
@@ -77,43 +52,43 @@ class StripeSink:
         api_key: str,
         mode: Literal["live", "test"],
         api_base: str | None,
-        calls_per_second: float,
+        rates: Rates,
         timeout: dt.timedelta,
         max_in_flight: int,
         meters: Mapping[str, StripeMeter],
+        transport: Transport = "v1",
+        stream_above: int = 10_000,
+        addresses: Addresses | None = None,
         patience: dt.timedelta = PATIENCE,
         monotonic: Callable[[], float] = clock.monotonic,
     ) -> None:
         self.name = name
-        self.limits = _limits(calls_per_second)
-        self._limits_by_model = {model: replace(self.limits, write_model=model) for model in WriteModel}
+        self.limits = limits(transport, rates, stream_above)
+        self._of_meters = {key: of_meter(meter, self.limits) for key, meter in meters.items()}
         self._api_key = api_key
         self._livemode = mode == "live"
         self._api_base = api_base
+        self._rates = rates
         self._timeout = timeout
         self._max_in_flight = max_in_flight
         self._meters = meters
-        self._pace = Pace(calls_per_second)
-        self._dispatcher = Dispatcher(
-            self._key,
-            self._pace,
-            max_in_flight=max_in_flight,
-            patience_seconds=patience.total_seconds(),
-            monotonic=monotonic,
-        )
+        self._addresses = addresses or Addresses()
+        self._patience = patience
+        self._monotonic = monotonic
         self._opening = threading.Lock()
         self._line: _Line | None = None
+        self._halted: str | None = None
         self._stopped = False
 
     def limits_for(self, meter: str) -> Limits:
         """Return what holds for the events of one of our meters: where they replace each other, they say the total."""
-        known = self._meters.get(meter)
-        return self._limits_by_model[known.write_model] if known is not None else self.limits
+        return self._of_meters.get(meter, self.limits)
 
     @property
     def calls_per_second(self) -> float:
-        """The rate at which calls may leave now: what was configured, or less after Stripe asked for less."""
-        return self._pace.rate
+        """The slowest pace of all roads now: what was configured, or less after Stripe asked for less."""
+        paces = self._line.roads.paces() if self._line else {}
+        return min(paces.values(), default=self._rates.calls)
 
     def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events and yield a verdict on each as it arrives. Raises SinkHalted, at the end, once the sink is halted."""
@@ -121,24 +96,31 @@ class StripeSink:
             yield from (Verdict(event.id, Answer.UNSENT) for event in events)
         elif events:
             yield from self._send(events, may_leave)
-        if self._dispatcher.halted:
-            raise SinkHalted(self._dispatcher.halted)
+        if self._halted:
+            raise SinkHalted(self._halted)
 
     def preflight(self, meters: Iterable[str]) -> list[str]:
         """Say in what Stripe's meters do not fit the events of these meters, a sentence each; empty if they do.
 
+        Accounts that customers name are looked at before their first event instead: nobody knows of them before.
         Raises SinkUnreachable, SinkHalted or SinkError if Stripe does not say.
         """
         line = self._open()
-        return line.thread.call(line.account.problems(meters))
+        if self._addresses.by_customer:
+            line.thread.call(
+                line.roads.configured.identity()
+            )  # which shows at least whether the key is taken
+            return []
+        return line.thread.call(line.roads.configured.problems(meters))
 
     def account(self) -> str | None:
         """Name the account and mode that everything goes to, as `acct_1 live`; None if the key may not ask.
 
-        Raises SinkUnreachable, SinkHalted or SinkError if Stripe does not say.
+        Where customers name accounts it is the platform's. Raises SinkUnreachable, SinkHalted or SinkError if Stripe does
+        not say.
         """
         line = self._open()
-        return line.thread.call(line.account.identity())
+        return line.thread.call(line.roads.configured.identity())
 
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Return what Stripe has counted of a meter for a customer; the span lies on whole minutes.
@@ -146,7 +128,7 @@ class StripeSink:
         Stripe counts with some delay. Raises SinkUnreachable, SinkHalted or SinkError if it gives no number.
         """
         line = self._open()
-        return line.thread.call(line.account.total(meter, customer, span))
+        return line.thread.call(self._account(line, customer).total(meter, customer, span))
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
@@ -156,19 +138,24 @@ class StripeSink:
         `step` is one hour or one day, and the span lies on such. Raises as `total` does.
         """
         line = self._open()
-        return line.thread.call(line.account.breakdown(meter, customer, span, step))
+        return line.thread.call(self._account(line, customer).breakdown(meter, customer, span, step))
+
+    @property
+    def by_customer(self) -> bool:
+        """Whether each customer names the account that it is in."""
+        return self._addresses.by_customer
 
     def ask(self, question: Callable[[Client, Account], Coroutine[Any, Any, Answered]]) -> Answered:
         """Have something asked of Stripe beside the events, on the same connections; return or raise what comes of it."""
         line = self._open()
-        return line.thread.call(question(line.client, line.account))
+        return line.thread.call(question(line.client, line.roads.configured))
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""
         self._stopped = True
         line = self._line
         if line is not None:
-            line.thread.post(self._dispatcher.stop)
+            line.thread.post(line.dispatcher.stop)
 
     def close(self) -> None:
         """Wait for what has left, then give back connections and thread. Doing it twice does no harm."""
@@ -185,17 +172,32 @@ class StripeSink:
         line = self._open()
         if self._stopped:
             self.stop()  # it may have come while there was no dispatcher to be told
-        batch = Batch(events, may_leave)
-        line.thread.call(self._dispatcher.submit(batch))
+        known = [event for event in events if self._addresses.of(event.customer)]
+        lost = [event for event in events if not self._addresses.of(event.customer)]
+        yield from (
+            Verdict(event.id, Answer.REFUSED, self._addresses.fault(event.customer)) for event in lost
+        )
+        if not known:
+            return
+        batch = Batch(known, may_leave)
+        line.thread.call(line.dispatcher.submit(batch))
         try:
-            for _ in events:
+            for _ in known:
                 said = batch.said.get()
                 if isinstance(said, BaseException):
                     raise said
                 yield said
         finally:
+            self._halted = line.dispatcher.halted
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
-                line.thread.post(self._dispatcher.give_back, batch)
+                line.thread.post(line.dispatcher.give_back, batch)
+
+    def _account(self, line: _Line, customer: str) -> Account:
+        """Return the account that a customer is in. Raises SinkError if it has none."""
+        address = self._addresses.of(customer)
+        if address is None:
+            raise SinkError(f"Sink {self.name}: {self._addresses.fault(customer)}.")
+        return line.roads.account(address.account)
 
     def _open(self) -> _Line:
         """Return what is open, opening it at the first use."""
@@ -214,28 +216,30 @@ class StripeSink:
             self._api_key,
             api_base=self._api_base,
             timeout_seconds=self._timeout.total_seconds(),
-            connections=self._max_in_flight,
+            connections=self._max_in_flight + LOOKS_AT_ONCE,
         )
-        courier = Courier(client, self.name, self._meters, livemode=self._livemode)
-        account = Account(client, self.name, self._meters, livemode=self._livemode)
-        running = asyncio.create_task(self._dispatcher.run(courier.deliver))
-        return _Line(thread, client, account, running)
+        roads = Roads(
+            client,
+            self.name,
+            self._meters,
+            self._addresses,
+            self._rates,
+            livemode=self._livemode,
+            monotonic=self._monotonic,
+        )
+
+        def bind(event: Event) -> Bound:
+            # What was exposed before the ledger recorded how went by version 1: there was no other way.
+            way = event.way or ("v1" if event.exposed_at else self.limits.way)
+            return roads.bind(event, way)
+
+        dispatcher = Dispatcher(
+            bind, max_in_flight=self._max_in_flight, patience_seconds=self._patience.total_seconds()
+        )
+        return _Line(thread, client, roads, dispatcher)
 
     async def _shut(self, line: _Line) -> None:
         try:
-            await self._dispatcher.landed()
-            line.running.cancel()
-            with suppress(asyncio.CancelledError):
-                await line.running
+            await line.dispatcher.close()
         finally:
             await line.client.close()
-
-    def _key(self, event: Event) -> Hashable:
-        """Return what may have one call in flight: a customer of a meter as Stripe sees it."""
-        meter = self._meters.get(event.meter)
-        return event.customer, meter.event_name if meter else None
-
-
-def _limits(calls_per_second: float) -> Limits:
-    fitting = int(calls_per_second * BATCH_SECONDS)
-    return replace(LIMITS, batch=min(LIMITS.batch, max(LEAST_BATCH, fitting)), rate=calls_per_second)

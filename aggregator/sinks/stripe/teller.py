@@ -47,7 +47,9 @@ class StripeTeller:
         known = self._meters.get(meter)
         if known is None:
             return f"meter {meter} no longer feeds sink {self._sink.name}"
-        if self._sink.limits_for(meter).write_model is WriteModel.OVERWRITE:
+        if self._sink.by_customer:
+            return "its customers name the accounts they are in, and a cancellation would go to the platform's own"
+        if self._sink.limits_for(meter).write_model is not WriteModel.DELTA:
             return (
                 "its events replace each other at Stripe, and what comes back when the newest is cancelled is not "
                 "documented: correct the source instead, and the next total replaces this one"

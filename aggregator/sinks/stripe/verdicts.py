@@ -8,7 +8,8 @@ Rules
 - An answer that is not in the table is refused with Stripe's own words, so that it is neither lost nor repeated for ever.
 
 The statuses and codes are those of docs.stripe.com/api/errors, docs.stripe.com/error-codes, docs.stripe.com/rate-limits
-and, for meter events, docs.stripe.com/api/v2/billing/meter-event/create.
+and, for meter events, docs.stripe.com/api/v2/billing/meter-event/create and .../meter-event-stream/create. An error of
+version 2 may have no type: only its code and its message are sure.
 """
 
 import math
@@ -24,7 +25,17 @@ KEY_CODES = frozenset(
 )
 """Codes that are about the caller, not the call, on whatever status (docs.stripe.com/error-codes)."""
 
+TURNED_AWAY = frozenset({"rate_limit", "lock_timeout", "too_many_concurrent_requests"})
+"""Codes and types of calls that were turned away before anything was done, on whatever status."""
+
+WRONG_ACCOUNT = "account_invalid"
+"""The account named beside the key does not exist, or no longer lets the platform in (docs.stripe.com/error-codes)."""
+
+EXPIRED_SESSION = frozenset({"billing_meter_event_session_expired", "temporary_session_expired"})
+"""Code and type (docs.stripe.com/api/v2/billing/meter-event-stream/create). The status is 401 there and 400 elsewhere."""
+
 TOO_MANY = 429
+UNAUTHORIZED = 401
 CONFLICT = 409
 REQUEST_TIMEOUT = 408
 
@@ -82,10 +93,31 @@ def judge_echo(echo: Echo, sent: Echo, sink: str) -> Judgement:
             Answer.UNKNOWN,
             f"recorded in {is_} mode instead of {should} mode",
             echo.request_id,
-            halt=f"Sink {sink} is set to {should} mode, but Stripe records its events in {is_} mode. "
-            "Correct `mode` or `api_key`, then restart or send SIGHUP.",
+            halt=wrong_mode(sink, live=echo.livemode),
         )
     return Judgement(Answer.ACCEPTED, request_id=echo.request_id)
+
+
+def wrong_mode(sink: str, *, live: bool) -> str:
+    """Say that Stripe records in another mode than the sink is set to, and what to do about it."""
+    return (
+        f"Sink {sink} is set to {_mode(live=not live)} mode, but Stripe records its events in {_mode(live=live)} mode. "
+        "Correct `mode` or `api_key`, then restart or send SIGHUP."
+    )
+
+
+def is_expired_session(refusal: Refusal) -> bool:
+    """Recognise a stream's session that is not accepted (any more): nothing of the request was taken."""
+    return (
+        refusal.code in EXPIRED_SESSION
+        or refusal.kind in EXPIRED_SESSION
+        or (refusal.status == UNAUTHORIZED and refusal.code not in KEY_CODES)
+    )
+
+
+def is_wrong_account(refusal: Refusal) -> bool:
+    """Recognise that the account named beside the key cannot be used."""
+    return refusal.code == WRONG_ACCOUNT
 
 
 def judge_silence(silence: Silence) -> Judgement:
@@ -113,7 +145,11 @@ def why_halt(refusal: Refusal, sink: str) -> str | None:
     """Say why the sink as a whole is refused, and what to do about it; None if only the call is."""
     told = describe(refusal)
     then = "then restart or send SIGHUP."
-    if refusal.status == 401 or refusal.code in KEY_CODES:
+    if refusal.code in EXPIRED_SESSION or refusal.kind in EXPIRED_SESSION:
+        return None
+    if is_wrong_account(refusal):
+        return f"Stripe does not let sink {sink} into its account: {told}. Correct `stripe_account` or `api_key`, {then}"
+    if refusal.status == UNAUTHORIZED or refusal.code in KEY_CODES:
         return f"Stripe does not accept the API key of sink {sink}: {told}. Correct `api_key`, {then}"
     if refusal.status == 403:
         return f"The API key of sink {sink} lacks a permission: {told}. Grant it or change `api_key`, {then}"
@@ -140,7 +176,7 @@ def _answer(refusal: Refusal) -> Answer:
         )  # cannot happen with a fresh key per attempt; if it does, we do not know what was done
     if _is_duplicate(refusal):
         return Answer.DUPLICATE
-    if status in (CONFLICT, TOO_MANY) or refusal.code in ("rate_limit", "lock_timeout"):
+    if status in (CONFLICT, TOO_MANY) or {refusal.code, refusal.kind} & (TURNED_AWAY | EXPIRED_SESSION):
         return Answer.BUSY  # turned away before anything was done
     if refusal.should_retry == "true":
         return Answer.UNKNOWN
@@ -149,8 +185,8 @@ def _answer(refusal: Refusal) -> Answer:
 
 def _is_duplicate(refusal: Refusal) -> bool:
     """Recognise a repeated identifier. Version 1 of the API gives it no code; only the message tells."""
-    return refusal.status == 400 and (
-        refusal.code == "duplicate_meter_event" or "already exists with identifier" in refusal.message
+    return refusal.code == "duplicate_meter_event" or (
+        refusal.status == 400 and "already exists with identifier" in refusal.message
     )
 
 
@@ -161,7 +197,8 @@ def _is_missing_object(refusal: Refusal) -> bool:
 
 def _is_rate_limit(refusal: Refusal) -> bool:
     """Tell a limit on the account's calls from a lock on one object, which slower calls elsewhere would not loosen."""
-    return (refusal.status == TOO_MANY or refusal.code == "rate_limit") and refusal.code != "lock_timeout"
+    limited = refusal.status == TOO_MANY or "rate_limit" in (refusal.code, refusal.kind)
+    return limited and refusal.code != "lock_timeout"
 
 
 def _seconds(retry_after: str | None) -> float | None:

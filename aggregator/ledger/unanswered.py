@@ -1,0 +1,92 @@
+"""Read-backs of what a sink took without a word on each event: asked for by themselves, stretch by stretch.
+
+Rules
+- A stretch is of the times at which events were claimed. The stretches of a feed follow one another without a gap, so that
+  every event that was ever sent lies in one.
+- A stretch in which nothing was found makes room for the next one: a feed that is idle leaves no heap of records.
+"""
+
+import datetime as dt
+from typing import NamedTuple
+
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.ledger.database import Connection
+from aggregator.model import Span
+
+REASON = "no answer per event"
+"""What such a read-back says of why it was asked for."""
+
+NOTHING_FOUND = "0 confirmed, 0 rejected, 0 unclear"
+
+# A feed that was never read back begins with the sink's first claim, if that was not too long ago.
+UNCOVERED = """
+select feed.id, meter.name,
+       coalesce(
+           (select max(upper(readback.span)) from aggregator.readback
+             where readback.feed_id = feed.id and readback.reason = %(reason)s),
+           (select greatest(%(earliest)s, date_trunc('hour', min(claim.claimed_at))) from aggregator.claim
+             where claim.sink_id = feed.sink_id having count(*) > 0)
+       )
+  from aggregator.feed join aggregator.meter on meter.id = feed.meter_id
+ where feed.sink_id = %(sink_id)s
+ order by feed.id
+"""
+
+LOCK_FEED = "select id from aggregator.feed where id = %(feed)s for no key update"
+
+REPLACE = """
+update aggregator.readback set span = %(span)s, asked_at = %(now)s, due_at = %(now)s, done_at = null, found = null
+ where id = (select id from aggregator.readback where feed_id = %(feed)s and reason = %(reason)s order by id desc limit 1)
+   and upper(span) = %(since)s and done_at is not null and found = %(nothing)s
+returning id
+"""
+
+ASK = """
+insert into aggregator.readback (feed_id, span, reason, asked_at, due_at)
+select %(feed)s, %(span)s, %(reason)s, %(now)s, %(now)s
+ where not exists (select from aggregator.readback
+                    where feed_id = %(feed)s and reason = %(reason)s and upper(span) > %(since)s)
+returning id
+"""
+
+# By way of the claims, which have a time: an event may have been planned long before it was sent.
+PLACES = """
+select event.customer, date_trunc('hour', event.at)
+  from aggregator.claim
+ cross join unnest(claim.events) as sent (event_id)
+  join aggregator.event on event.id = sent.event_id
+ where claim.claimed_at >= %(start)s and claim.claimed_at < %(end)s
+   and event.feed_id = %(feed)s and event.state = 'accepted'
+ group by 1, 2 order by 1, 2 limit %(limit)s
+"""
+
+
+class Uncovered(NamedTuple):
+    """A feed whose events have been read back up to the ones that were sent at `since`."""
+
+    feed: int
+    meter: str
+    since: dt.datetime
+
+
+def uncovered(connection: Connection, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
+    """Return, within a transaction, the feeds of a sink through which anything may have been sent."""
+    values = {"sink_id": sink_id, "earliest": earliest, "reason": REASON}
+    return [Uncovered._make(row) for row in connection.execute(UNCOVERED, values) if row[2] is not None]
+
+
+def ask(connection: Connection, feed: int, span: Span, now: dt.datetime) -> bool:
+    """Ask for the read-back of a stretch, within a transaction, unless somebody else has."""
+    values: dict[str, object] = {
+        "feed": feed,
+        "span": TimestamptzRange(*span),
+        "since": span.start,
+        "now": now,
+        "reason": REASON,
+        "nothing": NOTHING_FOUND,
+    }
+    connection.execute(LOCK_FEED, values)
+    if connection.execute(REPLACE, values).fetchone() is not None:
+        return True
+    return connection.execute(ASK, values).fetchone() is not None

@@ -1,0 +1,40 @@
+"""What a sink's figure proves where the newest event of a stretch of time replaces the others. Pure.
+
+Rules
+- There the figure of one such stretch is the total of the newest event that arrived; what came before it is of no matter.
+- Equal to the newest event that is booked here: the stretch stands as we have it, and every event in it is settled.
+- Equal to what stood there before that event, and to nothing else that may have arrived: that event is missing.
+- Anything else proves nothing, and a person gets the figures.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from aggregator.model import ZERO
+from aggregator.proof import BOOKED, Excerpt, Finding, Ruling, Standing, comparable, same, unclear
+
+
+def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
+    """Rule on each event in question by the sink's figure for the stretch, read when `proof.proves_at` allowed it."""
+    booked = [event for event in excerpt.events if event.state in BOOKED]
+    shown = booked[-1].total if booked else ZERO
+    story = f"the sink has {figure} for {excerpt}, of which the newest event counts, and we have {shown}"
+    if not comparable(excerpt, figure):
+        return unclear(excerpt, f"{story}: too large to be compared to the unit")
+    if same(figure, shown, excerpt):
+        return [Ruling(event.id, Finding.PRESENT, story) for event in excerpt.asked]
+    if not _is_what_stood_before(figure, excerpt, booked):
+        return unclear(excerpt, f"{story}: neither this nor what stood there before")
+    return [
+        Ruling(event.id, Finding.ABSENT if event is booked[-1] else Finding.PRESENT, story)
+        for event in excerpt.asked
+    ]
+
+
+def _is_what_stood_before(figure: Decimal, excerpt: Excerpt, booked: Sequence[Standing]) -> bool:
+    """Tell whether only the newest event, which is in question, is missing from the figure."""
+    if not booked or not booked[-1].asked:
+        return False
+    given_up = [event.total for event in excerpt.events if event.perhaps]
+    before = booked[-2].total if len(booked) > 1 else ZERO
+    return same(figure, before, excerpt) and not any(same(figure, total, excerpt) for total in given_up)

@@ -1,0 +1,83 @@
+"""One account at Stripe as a sink reaches it: by which client, in which mode, under which header, and whose trouble it is.
+
+Rules
+- Every call for a connected account names it (docs.stripe.com/connect/authentication), reads included.
+- An account that is the customers' own has its own trouble: it refuses their events, and halts nothing.
+- What fails before a request with events leaves says nothing about them: they come again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aggregator.model import Answer
+from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe.verdicts import (
+    Judgement,
+    Refusal,
+    Silence,
+    describe,
+    is_wrong_account,
+    judge_refusal,
+    judge_silence,
+    why_halt,
+)
+
+if TYPE_CHECKING:
+    from stripe import RequestOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Office:
+    """Where calls for one account go. `account` is None for the account that the key belongs to.
+
+    `of_customer` says that the account is named by a customer rather than by the configuration.
+    """
+
+    client: Client
+    sink: str
+    meters: Mapping[str, StripeMeter]
+    livemode: bool
+    account: str | None = None
+    of_customer: bool = False
+
+    @property
+    def options(self) -> "RequestOptions":
+        """What each call is to say besides its parameters."""
+        return {"stripe_account": self.account} if self.account else {}
+
+    @property
+    def name(self) -> str:
+        """Name it in a sentence."""
+        return f"account {self.account} of sink {self.sink}" if self.account else f"sink {self.sink}"
+
+    def customer(self, named: str) -> str:
+        """Return what Stripe calls a customer of ours."""
+        return named.partition("/")[2] if self.of_customer else named
+
+    def judge(self, error: Exception, token: str | None = None) -> Judgement:
+        """Judge a request of events that raised. `token` is what it carried instead of the key."""
+        told = self.client.describe(error, token)
+        return judge_silence(told) if isinstance(told, Silence) else self.judge_refusal(told)
+
+    def judge_refusal(self, told: Refusal) -> Judgement:
+        """Judge a request of events that was refused."""
+        if not self.of_customer:
+            return judge_refusal(told, self.sink)
+        if is_wrong_account(told):
+            reason = (
+                f"Stripe account {self.account} cannot be used: {describe(told)}. Let its owner connect it again, "
+                "or correct what the query returns before the slash"
+            )
+            return Judgement(Answer.REFUSED, reason, told.request_id)
+        if told.status == 403 and why_halt(told._replace(status=400), self.sink) is None:
+            return Judgement(Answer.BUSY, f"{self.account}: {describe(told)}", told.request_id)
+        return judge_refusal(told, self.sink)
+
+    def judge_before(self, error: Exception) -> Judgement:
+        """Judge a call that raised before any event left: what it says of the key or the account counts, no more."""
+        judged = self.judge(error)
+        told = self.client.describe(error)
+        settled = judged.halt or (self.of_customer and isinstance(told, Refusal) and is_wrong_account(told))
+        return judged if settled else judged._replace(answer=Answer.BUSY)

@@ -1,0 +1,128 @@
+"""Many events, one request, no word on any of them: `POST /v2/billing/meter_event_stream`, within a session.
+
+Rules
+- `{}` says that all of them were taken, not that they are valid: that only the account's own totals and reports show
+  (docs.stripe.com/api/v2/billing/meter-event-stream/create). Without an answer all of them may have been taken.
+- A session that has expired took nothing: it is renewed, and the same events go out once more, each if it still may.
+- A request whose content is refused is halved until the event is found that it is about; only that one is refused. What
+  becomes of the others is known from their later requests alone: without a word on them, they may have been taken.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from aggregator import points
+from aggregator.model import Answer, EventId
+from aggregator.sinks.stripe.connect import Checked
+from aggregator.sinks.stripe.courier import no_longer_fed, spoken
+from aggregator.sinks.stripe.dispatch import Job, Turn
+from aggregator.sinks.stripe.office import Office
+from aggregator.sinks.stripe.session import Opened, Session
+from aggregator.sinks.stripe.verdicts import Judgement, Refusal, is_expired_session
+
+if TYPE_CHECKING:
+    from stripe import StripeResponse
+    from stripe.params.v2.billing import MeterEventStreamCreateParamsEvent
+
+PATH = "/v2/billing/meter_event_stream"
+
+AT_ONCE = 100
+"""docs.stripe.com/api/v2/billing/meter-event-stream/create"""
+
+
+Said = Mapping[EventId, Judgement]
+
+
+class Streamer:
+    """Takes events to one account by its stream, up to `AT_ONCE` in a request."""
+
+    def __init__(self, office: Office, session: Session, turn: Turn, checked: Checked | None) -> None:
+        self._office = office
+        self._session = session
+        self._turn = turn
+        self._checked = checked
+
+    async def deliver(self, jobs: Sequence[Job]) -> list[Judgement]:
+        """Send events and judge each of them."""
+        said: dict[EventId, Judgement] = {}
+        for job in jobs:
+            unfit = self._unfit(job)
+            if unfit:
+                said[job.event.id] = unfit
+        said |= await self._send([job for job in jobs if job.event.id not in said])
+        return [said[job.event.id] for job in jobs]
+
+    def _unfit(self, job: Job) -> Judgement | None:
+        if job.event.meter not in self._office.meters:
+            return no_longer_fed(job.event, self._office)
+        return self._checked.fault(job.event.meter) if self._checked else None
+
+    async def _send(self, jobs: Sequence[Job]) -> Said:
+        """Send events in one request, or in halves where their content is refused."""
+        said, told = await self._request(jobs)
+        left = [job for job in jobs if job.event.id not in said]
+        if told.answer not in (Answer.REFUSED, Answer.DUPLICATE) or len(left) <= 1:
+            return {**said, **{job.event.id: told for job in left}}
+        middle = len(left) // 2
+        for half in (left[:middle], left[middle:]):
+            await self._turn.come(len(half))
+            said |= {
+                event: _perhaps_taken(judged, told) for event, judged in (await self._send(half)).items()
+            }
+        return said
+
+    async def _request(self, jobs: Sequence[Job]) -> tuple[dict[EventId, Judgement], Judgement]:
+        """Make one request, under a new session if the old one has expired.
+
+        Return what is known of those that did not leave with it, and what it came to for the others.
+        """
+        said: dict[EventId, Judgement] = {}
+        judged = Judgement(Answer.UNSENT)
+        for last in (False, True):
+            opened = await self._session.current() if jobs else judged
+            if isinstance(opened, Judgement):
+                return said, opened
+            said |= {job.event.id: Judgement(Answer.UNSENT) for job in jobs if not job.may_leave()}
+            leaving = [job for job in jobs if job.event.id not in said]
+            if not leaving:
+                break
+            told = await self._post(leaving, opened)
+            if not isinstance(told, Refusal):
+                return said, told
+            self._session.drop(opened)
+            judged = self._office.judge_refusal(told) if last else judged
+        return said, judged
+
+    async def _post(self, jobs: Sequence[Job], opened: Opened) -> Judgement | Refusal:
+        """Make the request; return the refusal as it is where it is about the session, which took nothing."""
+        office = self._office
+        said: list[MeterEventStreamCreateParamsEvent] = [spoken(job.event, office) for job in jobs]
+        points.passing("event_leaving")
+        try:
+            # By hand, where the library's own method drops the answer: a 200 that is not Stripe's must not pass for one.
+            answer: StripeResponse = await office.client.api.raw_request_async(
+                "post", PATH, base="meter_events", events=said, api_key=opened.token, **office.options
+            )
+        except Exception as error:  # noqa: BLE001 - whatever broke in the library, the request may have arrived
+            told = office.client.describe(error, opened.token)
+            if isinstance(told, Refusal) and is_expired_session(told):
+                return told
+            return office.judge(error, opened.token)
+        points.passing("answer_unread")
+        request_id = office.client.hide(answer.request_id, opened.token)
+        if not _says_taken(answer.data):
+            return Judgement(Answer.UNKNOWN, "the answer is not that of the stream", request_id)
+        return Judgement(Answer.ACCEPTED, request_id=request_id)
+
+
+def _says_taken(answer: object) -> bool:
+    """Recognise `{}`, or what it may become: an object that says what it is."""
+    return isinstance(answer, dict) and (not answer or isinstance(answer.get("object"), str))
+
+
+def _perhaps_taken(judged: Judgement, before: Judgement) -> Judgement:
+    """Judge an event by its later request: without a word there, the earlier one that was refused is all there is."""
+    if judged.answer not in (Answer.BUSY, Answer.UNSENT):
+        return judged
+    reason = f"{judged.reason or 'not sent again'}, after a request with it was refused: {before.reason}"
+    return judged._replace(answer=Answer.UNKNOWN, reason=reason)

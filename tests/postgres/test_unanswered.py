@@ -1,0 +1,269 @@
+"""Sinks that take events without a word on each: what they took is read back by itself, stretch by stretch."""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+
+from aggregator.ledger.database import Database
+from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.unanswered import REASON
+from aggregator.model import Answer, Bulk, Event, Span, WriteModel
+from aggregator.reconciliation import Reconciled, Reconciliation
+from tests.fakes import LIMITS, FakeSink
+from tests.postgres.world import HOUR, METER, START, World
+
+PROOF = LIMITS.proof or HOUR
+
+
+class Silent(FakeSink):
+    """Says of whatever it is given that it took it, and drops what it finds invalid without a word."""
+
+    def __init__(self, **limits: object) -> None:
+        super().__init__(limits=replace(LIMITS, answers=False, **limits))  # type: ignore[arg-type]
+        self.drops: Callable[[Event], bool] = lambda event: False
+        self.asked: list[tuple[str, Span]] = []
+
+    def total(self, meter: str, customer: str, span: Span) -> Decimal:
+        """Return what counts in a span; where events replace each other, the newest one of each window."""
+        self.asked.append((customer, span))
+        counts = [
+            event
+            for event in self.identifiers.values()
+            if event.customer == customer and event.at in span and not self.drops(event)
+        ]
+        if self.limits.write_model is WriteModel.OVERWRITE:
+            return sum({event.window_start: event.total for event in counts}.values(), Decimal(0))
+        return sum((event.delta for event in counts), Decimal(0))
+
+
+def build(database: Database, sink: Silent, customers: int = 3) -> World:
+    """Return a world in which some customers' first hour was sent at once."""
+    world = World(database, meter=METER, sinks=[sink])
+    for number in range(customers):
+        world.source.use(f"cus_{number}", START, number + 1)
+    world.at(1, 5)
+    world.collect()
+    assert world.deliver().accepted == customers
+    return world
+
+
+def reconcile(world: World) -> Reconciled:
+    """Read the sink back once."""
+    return Reconciliation(Doubts(world.database), world.sink, world.registered.feeds[0].sink_id).run_once(
+        world.now
+    )
+
+
+def states(world: World) -> dict[str, str]:
+    """How the newest event of each customer stands."""
+    newest = (
+        "select distinct on (customer) customer, state::text from aggregator.event order by customer, id desc"
+    )
+    return dict(world.rows(newest))
+
+
+def spans(world: World) -> list[tuple[dt.datetime, dt.datetime]]:
+    """The stretches that were asked for, in order."""
+    asked = "select lower(span), upper(span) from aggregator.readback where reason = %s order by id"
+    return [(start, end) for start, end in world.rows(asked, REASON)]
+
+
+def test_what_is_in_the_totals_is_confirmed(database: Database) -> None:
+    """Accepted until the sink's own figures show it, and not before they must."""
+    sink = Silent()
+    world = build(database, sink)
+    world.now += PROOF - HOUR
+    assert reconcile(world) == Reconciled()
+    assert set(states(world).values()) == {"accepted"}
+    assert sink.asked == []
+    world.now += 2 * HOUR
+    done = reconcile(world)
+    assert (done.confirmed, done.rejected) == (3, 0)
+    assert set(states(world).values()) == {"confirmed"}
+    assert len(sink.asked) == 3, "an hour of a customer is one question"
+
+
+def test_what_is_missing_is_refused_and_planned_anew(database: Database) -> None:
+    """Nobody said that it was invalid; the figures do."""
+    sink = Silent()
+    world = build(database, sink)
+    sink.drops = lambda event: event.customer == "cus_1" and event.revision == 0
+    world.now += PROOF + HOUR
+    done = reconcile(world)
+    assert (done.confirmed, done.rejected) == (2, 1)
+    assert states(world) == {"cus_0": "confirmed", "cus_1": "refused", "cus_2": "confirmed"}
+    ((event, reason),) = world.rows("select id, reason from aggregator.event where state = 'refused'")
+    assert "not in the sink's own totals" in reason
+    assert world.outbox.release([event], world.now) == [event]
+    world.collect()
+    assert world.deliver().accepted == 1
+    assert states(world)["cus_1"] == "accepted"
+    assert sink.total("api_requests", "cus_1", Span(START, START + HOUR)) == 2
+
+
+def test_a_sink_with_answers_is_not_read_back(database: Database) -> None:
+    """It said of each event what became of it."""
+    sink = Silent()
+    sink.limits = LIMITS
+    world = build(database, sink)
+    world.now += 3 * PROOF
+    assert reconcile(world) == Reconciled()
+    assert spans(world) == []
+
+
+def test_every_event_lies_in_one_stretch(database: Database) -> None:
+    """Whenever the daemon was up, each is confirmed in the end; no two stretches overlap or are shorter than an hour."""
+    sink = Silent()
+    world = build(database, sink)
+    world.now += PROOF
+    for number in range(30):
+        world.source.use("cus_0", world.now - 2 * HOUR, 1)
+        world.collect()
+        world.deliver()
+        world.now += HOUR * (1 if number % 3 else 4)
+        reconcile(world)
+        reconcile(world)
+    world.now += PROOF + HOUR
+    for _ in range(3):
+        reconcile(world)
+    assert set(states(world).values()) == {"confirmed"}
+    assert world.one("select count(*) from aggregator.event where state <> 'confirmed'") == 0
+    found = spans(world)
+    assert len(found) > 5
+    assert all(end <= start for (_, end), (start, _) in pairwise(found))
+    assert all(end - start >= HOUR for start, end in found)
+
+
+def test_a_stretch_in_which_nothing_was_sent_leaves_no_record(database: Database) -> None:
+    """A feed that is idle for a month has one, which moves along."""
+    world = build(database, Silent())
+    world.now += PROOF + HOUR
+    reconcile(world)
+    for _ in range(30):
+        world.now += 24 * HOUR
+        reconcile(world)
+    assert len(spans(world)) == 2
+    assert spans(world)[-1][1] > world.now - PROOF - 2 * HOUR
+
+
+def test_two_processes_ask_for_a_stretch_once(database: Database) -> None:
+    """Whoever comes second finds it asked for."""
+    world = build(database, Silent())
+    world.now += PROOF + HOUR
+    doubts, feed = Doubts(database), world.registered.feeds[0]
+    (waiting,) = doubts.uncovered(feed.sink_id, START)
+    span = Span(waiting.since, world.now.replace(minute=0) - PROOF)
+    assert [doubts.ask_readback(waiting.feed, span, world.now) for _ in range(2)] == [True, False]
+    assert spans(world) == [span]
+
+
+def test_what_was_sent_again_waits_for_its_time(database: Database) -> None:
+    """The figures must show the last attempt, not the first."""
+    sink = Silent()
+    world = World(database, meter=METER, sinks=[sink])
+    world.source.use("cus_0", START, 1)
+    world.at(1, 5)
+    world.collect()
+    sink.lost_after_booking = lambda event: True
+    world.deliver()
+    world.now += 6 * HOUR
+    sink.lost_after_booking = lambda event: False
+    sink.fault = lambda event: Answer.ACCEPTED
+    assert world.deliver().accepted == 1
+    world.now += PROOF - 4 * HOUR
+    assert reconcile(world).confirmed == 0
+    world.now += 12 * HOUR
+    assert reconcile(world).confirmed == 1
+    assert states(world) == {"cus_0": "confirmed"}
+
+
+@pytest.mark.parametrize(("stretch", "confirmed"), [(HOUR, 3), (24 * HOUR, 3), (None, 0)])
+def test_where_the_newest_event_counts(
+    database: Database, stretch: dt.timedelta | None, confirmed: int
+) -> None:
+    """A figure is compared with the newest total of the stretch; where that is not known, nothing is concluded."""
+    sink = Silent(write_model=WriteModel.OVERWRITE, newest_of=stretch)
+    world = build(database, sink)
+    world.source.use("cus_1", START, 5)
+    world.collect()
+    assert world.deliver().accepted == 1
+    world.now += PROOF + HOUR
+    done = reconcile(world)
+    assert (done.confirmed, done.rejected) == ((confirmed + 1) if confirmed else 0, 0)
+    assert {span.end - span.start for _, span in sink.asked} == ({stretch} if stretch else set())
+
+
+def test_a_newest_total_that_is_missing_is_refused(database: Database) -> None:
+    """What stood there before it is what the sink shows."""
+    sink = Silent(write_model=WriteModel.OVERWRITE, newest_of=HOUR)
+    world = build(database, sink)
+    world.source.use("cus_1", START, 5)
+    world.collect()
+    world.deliver()
+    sink.drops = lambda event: event.revision == 1
+    world.now += PROOF + HOUR
+    done = reconcile(world)
+    assert (done.confirmed, done.rejected) == (3, 1)
+    assert states(world)["cus_1"] == "refused"
+
+
+# -- which way ------------------------------------------------------------------------------------
+
+
+def ways(world: World) -> list[tuple[str, str | None]]:
+    """How each customer's event went, as the ledger has it."""
+    return [
+        (who, way) for who, way in world.rows("select customer, way from aggregator.event order by customer")
+    ]
+
+
+def test_many_go_in_bulk_and_few_do_not(database: Database) -> None:
+    """Decided per claim, by how many wait, and recorded before anything leaves."""
+    sink = Silent(way="v1", batch=2, bulk=Bulk("stream", above=5, batch=4))
+    world = World(database, meter=METER, sinks=[sink])
+    for number in range(8):
+        world.source.use(f"cus_{number}", START, 1)
+    world.at(1, 5)
+    world.collect()
+    assert world.deliver().accepted == 8
+    assert [event.way for event in sink.received] == ["stream"] * 4 + ["v1"] * 4
+    assert [way for _, way in ways(world)] == ["stream"] * 4 + ["v1"] * 4
+
+
+def test_what_may_have_arrived_goes_the_way_it_went(database: Database) -> None:
+    """However many wait by then; what was turned away before anything was done is free to go either way."""
+    sink = Silent(way="v1", batch=10, bulk=Bulk("stream", above=1, batch=10))
+    world = World(database, meter=METER, sinks=[sink])
+    for number in range(2):
+        world.source.use(f"cus_{number}", START, 1)
+    world.at(1, 5)
+    world.collect()
+    sink.fault = lambda event: Answer.UNKNOWN if event.customer == "cus_0" else Answer.BUSY
+    world.deliver()
+    assert [way for _, way in ways(world)] == ["stream", "stream"]
+    sink.limits = replace(sink.limits, bulk=None)
+    sink.fault = lambda event: None
+    world.now += HOUR
+    world.deliver()
+    assert ways(world) == [("cus_0", "stream"), ("cus_1", "v1")]
+    assert [event.way for event in sink.received[2:]] == ["stream", "v1"]
+
+
+def test_what_was_exposed_before_ways_were_recorded_has_none(database: Database) -> None:
+    """An older version sent it: the sink is told so, and knows what it had then."""
+    sink = Silent(way="stream")
+    world = World(database, meter=METER, sinks=[sink])
+    world.source.use("cus_0", START, 1)
+    world.at(1, 5)
+    world.collect()
+    sink.fault = lambda event: Answer.UNKNOWN
+    world.deliver()
+    world.execute("update aggregator.event set way = null")
+    sink.fault = lambda event: None
+    world.now += HOUR
+    world.deliver()
+    assert [event.way for event in sink.received] == ["stream", ""]
