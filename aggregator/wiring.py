@@ -6,34 +6,38 @@ Rules
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection import Collection
-from aggregator.config import Config, StripeSink, fingerprint
+from aggregator.config import Config, CsvSink, DirectorySink, FileSink, S3Sink, StripeSink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
-from aggregator.delivery import Delivery
+from aggregator.delivery import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SourceError
+from aggregator.filing import Filing
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.files import Files
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
-from aggregator.model import Decreases, Definition, Meter
+from aggregator.model import Bounds, Decreases, Definition, Encoding, Meter, Span
 from aggregator.reconciliation import Reconciliation
-from aggregator.sinks import Sink
+from aggregator.sinks import Destination, Sink
+from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source
 
 if TYPE_CHECKING:
-    from aggregator.sinks.stripe import StripeSink as Stripe
+    from aggregator.sinks.files import Format
+    from aggregator.sinks.stripe import StripeMeter
 
 CLOCK_SKEW = timedelta(seconds=60)
 """A host whose clock is further from the ledger's reads nothing: it might take open windows for closed ones."""
@@ -47,6 +51,12 @@ STILL_BILLABLE = timedelta(days=35)
 ANSWER_MARGIN = timedelta(seconds=10)
 """A claim outlasts the last answer by this much, so that it runs out only when its process is gone or stuck."""
 
+DASHBOARD_ROWS = 1_000_000
+"""No limit of rows is stated for the Dashboard: that of bytes comes first."""
+
+FILE_HELD, FILE_CALLS = timedelta(seconds=60), 6
+"""How long a file is its owner's without a sign of life: a minute, or as many calls to a store as may fail in a row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -58,6 +68,7 @@ class Ledger:
     meters: Meters
     passes: Passes
     outbox: Outbox
+    files: Files
     doubts: Doubts
     reports: Reports
 
@@ -69,7 +80,7 @@ class App:
     config: Config
     ledger: Ledger
     sources: dict[str, Source]
-    sinks: dict[str, Sink]
+    sinks: dict[str, Sink | SinkOfFiles]
     registered: dict[str, Registered]
     collections: dict[str, Collection]
     sink_ids: dict[str, int]
@@ -82,9 +93,18 @@ class App:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
         return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
 
-    def delivery(self, sink: str, clock: Clock) -> Delivery:
-        """Return a new delivery for a sink; several may work beside each other."""
-        return Delivery(self.ledger.outbox, self.sinks[sink], self.sink_ids[sink], clock)
+    def delivery(
+        self, sink: str, clock: Clock, *, at_once: bool = False, only: tuple[str, Span] | None = None
+    ) -> Lane:
+        """Return what delivers to a sink; several may work beside each other.
+
+        With `at_once`, a sink that writes files waits for nothing to fill them. With `only`, they hold that meter and range.
+        """
+        its, sink_id, ledger = self.sinks[sink], self.sink_ids[sink], self.ledger
+        if isinstance(self.config.sinks[sink], FileSink):
+            writes = cast("SinkOfFiles", its)
+            return Filing(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
+        return Delivery(ledger.outbox, cast("Sink", its), sink_id, clock)
 
     def reconciliation(self, sink: str) -> Reconciliation:
         """Return what reads a sink back; one at a time per sink is enough."""
@@ -136,7 +156,9 @@ def _verbs(config: Config, database: Database) -> Ledger:
     if faults:
         raise LedgerError(" ".join(faults))
     lease = config.ledger.lease
-    longest = max((sink.timeout for sink in config.sinks.values()), default=timedelta(seconds=10))
+    answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
+    uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
+    longest = max(answers, default=timedelta(seconds=10))
     pin = Pin(database, Heartbeat(config.state_dir))
     return Ledger(
         ledger_id,
@@ -145,6 +167,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Meters(database, who, lease),
         Passes(database, lease, monotonic, pin),
         Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
+        Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
         Doubts(database),
         Reports(database),
     )
@@ -168,7 +191,7 @@ def build(
         sources = {key: _source(config, key, name) for key in config.sources}
         for source in sources.values():
             stack.callback(source.close)
-        sinks: dict[str, Sink] = {key: build_sink(config, key) for key in config.sinks}
+        sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
         for sink in sinks.values():
             stack.callback(sink.close)
         if verify:
@@ -197,7 +220,7 @@ def _stop_if(trouble: str | None) -> None:
         raise LedgerStopped(trouble)
 
 
-def _verify(config: Config, ledger: Ledger, sinks: dict[str, Sink]) -> dict[str, str]:
+def _verify(config: Config, ledger: Ledger, sinks: Mapping[str, Destination]) -> dict[str, str]:
     unverified, misfits = {}, []
     for name, sink in sinks.items():
         try:
@@ -242,12 +265,12 @@ def _source(config: Config, name: str, application_name: str) -> Source:
     )
 
 
-def build_sink(config: Config, name: str) -> "Stripe":
+def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
     """Return a sink as configured; it connects when it is first used."""
     sink = config.sinks[name]
+    meters = _at_stripe(config, name)
     match sink:
         case StripeSink():
-            from aggregator.sinks.stripe import StripeMeter
             from aggregator.sinks.stripe import StripeSink as Stripe
 
             return Stripe(
@@ -258,23 +281,83 @@ def build_sink(config: Config, name: str) -> "Stripe":
                 calls_per_second=sink.calls_per_second,
                 timeout=sink.timeout,
                 max_in_flight=sink.max_in_flight,
-                meters={
-                    meter.name: StripeMeter(
-                        event_name=meter.stripe.event_name,
-                        customer_key=meter.stripe.customer_key,
-                        value_key=meter.stripe.value_key,
-                        display_name=meter.stripe.display_name,
-                        formula="last" if meter.stripe.formula == "last" else "sum",
-                        event_time_window=meter.stripe.event_time_window,
-                    )
-                    for meter in config.meters.values()
-                    if name in meter.sinks
-                },
+                meters=meters,
             )
+        case CsvSink() | DirectorySink() | S3Sink():
+            return _file_sink(name, sink, meters)
+
+
+def _at_stripe(config: Config, sink: str) -> "dict[str, StripeMeter]":
+    """Return what the meters that feed a sink are at Stripe."""
+    from aggregator.sinks.stripe.meter import StripeMeter
+
+    return {
+        meter.name: StripeMeter(
+            event_name=meter.stripe.event_name,
+            customer_key=meter.stripe.customer_key,
+            value_key=meter.stripe.value_key,
+            display_name=meter.stripe.display_name,
+            formula="last" if meter.stripe.formula == "last" else "sum",
+            event_time_window=meter.stripe.event_time_window,
+        )
+        for meter in config.meters.values()
+        if sink in meter.sinks
+    }
+
+
+def _file_sink(name: str, sink: FileSink, meters: "dict[str, StripeMeter]") -> SinkOfFiles:
+    from aggregator.sinks import files
+
+    if isinstance(sink, CsvSink):
+        return files.DirectorySink(
+            name,
+            directory=sink.directory,
+            kind="files for the Dashboard",
+            by_hand=True,
+            bounds=Bounds(DASHBOARD_ROWS, sink.max_bytes, sink.close_after),
+            form=files.CsvFormat(meters, identified=False, alone=True),
+            meters=meters,
+        )
+    encoding = Encoding(sink.quantity_encoding)
+    form: Format = (
+        files.CsvFormat(meters, identified=True, alone=False)
+        if sink.format == "csv"
+        else files.JsonFormat(meters, lines=sink.format == "jsonl", encoding=encoding)
+    )
+    bounds = Bounds(sink.max_records, sink.max_bytes, sink.close_after)
+    if isinstance(sink, DirectorySink):
+        return files.DirectorySink(
+            name,
+            directory=sink.directory,
+            kind="files for the import",
+            by_hand=False,
+            bounds=bounds,
+            form=form,
+            encoding=encoding,
+            meters=meters,
+        )
+    pair = sink.keys_revealed()
+    return files.S3Sink(
+        name,
+        bucket=sink.bucket,
+        prefix=sink.prefix,
+        region=sink.region,
+        endpoint_url=sink.endpoint_url,
+        keys=files.Keys(*pair) if pair else None,
+        timeout=sink.timeout,
+        bounds=bounds,
+        form=form,
+        encoding=encoding,
+        meters=meters,
+    )
 
 
 def _collection(
-    config: Config, known: Registered, sources: dict[str, Source], sinks: dict[str, Sink], ledger: Ledger
+    config: Config,
+    known: Registered,
+    sources: dict[str, Source],
+    sinks: Mapping[str, Destination],
+    ledger: Ledger,
 ) -> Collection:
     return Collection(
         known,

@@ -110,7 +110,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     except AggregatorError as error:
         logger.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
     try:
-        delivered = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow)
+        delivered = drain([app.delivery(sink, utcnow, at_once=True) for _ in range(LANES)], utcnow)
     except AggregatorError as error:
         logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
         outcomes.append(Once.FAILED)

@@ -12,7 +12,16 @@ from pathlib import Path
 from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Problems, dotted
 from aggregator.config.files import Files
 from aggregator.config.meter import Meter
-from aggregator.config.models import SINK_TYPES, Config, File, Ledger, Sink, Source, StripeSink
+from aggregator.config.models import (
+    SINK_SECRETS,
+    SINK_TYPES,
+    Config,
+    File,
+    Ledger,
+    Sink,
+    Source,
+    StripeSink,
+)
 from aggregator.config.sections import Section
 from aggregator.config.values import NAME_PATTERN, NAME_RULE
 from aggregator.config.wording import keys, unknown_key, unknown_name
@@ -124,8 +133,13 @@ class _Assembly:
         return section.build(Source, section.resolved("url", LONGEST_SECRET, needed=True))
 
     def _sink(self, section: Section) -> Sink | None:
-        data = section.resolved("api_key", LONGEST_SECRET, needed=True)
-        return section.build(SINK_TYPES.get(str(data.get("type")), StripeSink), data)
+        kind = str(section.own.get("type"))
+        data = section.merged()
+        for key, needed in SINK_SECRETS.get(kind if kind in SINK_TYPES else "stripe", {}).items():
+            data |= section.resolved(key, LONGEST_SECRET, needed=needed)
+        if isinstance(data.get("directory"), str):
+            data["directory"] = str((section.document.path.parent / str(data["directory"])).resolve())
+        return section.build(SINK_TYPES.get(kind, StripeSink), data)
 
     def _meter(self, section: Section) -> Meter | None:
         data = section.resolved("query", LONGEST_FILE, needed=True)

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from aggregator.config.block import Block, SecretFile
 from aggregator.config.durations import parse_duration
+from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
 from aggregator.config.values import (
     API_KEY,
@@ -165,8 +166,17 @@ class StripeSink(Block):
         return self.api_key.get_secret_value()
 
 
-Sink = StripeSink
-SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink}
+FileSink = CsvSink | DirectorySink | S3Sink
+Sink = StripeSink | FileSink
+SINK_TYPES: dict[str, type[Sink]] = {
+    "stripe": StripeSink,
+    "csv": CsvSink,
+    "directory": DirectorySink,
+    "s3": S3Sink,
+}
+
+SINK_SECRETS = {"stripe": {"api_key": True}, "s3": {"access_key_id": False, "secret_access_key": False}}
+"""Which keys of a sink may stand in a file of their own, and whether they are needed."""
 
 
 class Config(Block):

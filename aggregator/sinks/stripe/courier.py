@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 from aggregator import points
 from aggregator.model import Answer, Event
-from aggregator.planner import plain
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.verdicts import (
@@ -22,12 +21,6 @@ from aggregator.sinks.stripe.verdicts import (
     judge_refusal,
     judge_silence,
 )
-
-
-def payload(event: Event, meter: StripeMeter) -> dict[str, str]:
-    """Return what is said of the customer: by how much it used more, or where its window stands if events replace."""
-    quantity = event.total if meter.replaces else event.delta
-    return {meter.customer_key: event.customer, meter.value_key: plain(quantity)}
 
 
 class Courier:
@@ -65,7 +58,7 @@ class Courier:
                 "event_name": meter.event_name,
                 "identifier": event.identifier,
                 "timestamp": int(event.at.timestamp()),
-                "payload": payload(event, meter),
+                "payload": meter.payload(event),
             }
         )
         points.passing("answer_unread")

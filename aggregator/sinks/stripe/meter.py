@@ -1,7 +1,11 @@
 """What one of our meters is at Stripe."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
+
+from aggregator.model import Event
+from aggregator.planner import plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +28,11 @@ class StripeMeter:
     def replaces(self) -> bool:
         """Whether a later event takes the place of an earlier one, so that each says where its window stands."""
         return self.formula == "last" or self.event_time_window is not None
+
+    def quantity(self, event: Event) -> Decimal:
+        """Return the number that Stripe is told: where the window stands if events replace, else by how much more."""
+        return event.total if self.replaces else event.delta
+
+    def payload(self, event: Event) -> dict[str, str]:
+        """Return what is said of the customer."""
+        return {self.customer_key: event.customer, self.value_key: plain(self.quantity(event))}
