@@ -29,6 +29,7 @@ from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
+from aggregator.ledger.uploads import Uploads
 from aggregator.model import Bounds, Decreases, Definition, Encoding, Meter, Span
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Destination, Sink
@@ -70,6 +71,7 @@ class Ledger:
     outbox: Outbox
     files: Files
     doubts: Doubts
+    uploads: Uploads
     reports: Reports
 
 
@@ -169,6 +171,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
         Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
         Doubts(database),
+        Uploads(database),
         Reports(database),
     )
 

@@ -146,10 +146,12 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 
 
 def _sinks(config: "Config") -> Iterator[Finding]:
+    from aggregator.cli.files import raw_meters
+    from aggregator.config import FileSink
     from aggregator.errors import SinkError
     from aggregator.wiring import build_sink
 
-    for name in config.sinks:
+    for name, configured in config.sinks.items():
         sink = build_sink(config, name)
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         try:
@@ -161,4 +163,7 @@ def _sinks(config: "Config") -> Iterator[Finding]:
         for problem in problems:
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
-            yield Finding(f"sink {name}", "ok", f"takes the key, and its meters fit ({len(meters)})")
+            takes = "takes files" if isinstance(configured, FileSink) else "takes the key, and its meters fit"
+            yield Finding(f"sink {name}", "ok", f"{takes} ({len(meters)})")
+    for warning in raw_meters(config):
+        yield Finding("files", "note", warning)

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.lateness import Late
     from aggregator.ledger.reports import Standing, Stranger
+    from aggregator.ledger.uploads import FileRow
 
 LATENESS_WITHIN = dt.timedelta(days=14)
 """Lateness of longer ago says little about the present."""
+
+MOST_UPLOADS = 1_000
 
 COLUMNS = {
     "meter": "left",
@@ -61,6 +64,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         unread = ledger.reports.unread(limit)
         strangers = ledger.reports.strangers(config.meters, now - STILL_BILLABLE)
         lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
+        uploads = ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_UPLOADS)
     suggestions = _suggestions(config, lateness)
     if as_json:
         write_json(
@@ -73,6 +77,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "unread": [row._asdict() for row in unread],
                 "removed": [row._asdict() for row in strangers],
                 "suggestions": suggestions,
+                "to_be_uploaded": [row.name for row in uploads if row.name],
                 "stopped": stopped,
                 "unguarded": unguarded,
             }
@@ -90,7 +95,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         click.echo(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in standings if row.halted}.values():
         click.echo(f"Sink {row.sink} is halted: {row.halted}")
-    for line in (*_waiting(standings, now), *_removed(strangers), *suggestions):
+    for line in (*_waiting(standings, now), *_removed(strangers), *_uploads(uploads), *suggestions):
         click.echo(line)
     if unread:
         show_table(
@@ -164,6 +169,16 @@ def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:
         yield (
             f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, {row.waiting} "
             f"event(s) to be sent, {row.parked} parked. Nobody reads its windows again; put it back, or let it run out."
+        )
+
+
+def _uploads(rows: "Iterable[FileRow]") -> Iterator[str]:
+    names = [row.name for row in rows if row.name]
+    if names:
+        more = " or more" if len(names) == MOST_UPLOADS else ""
+        yield (
+            f"{len(names)}{more} file(s) wait to be uploaded by hand and confirmed, the oldest is {names[-1]} "
+            "(`aggregator files list --unconfirmed`)."
         )
 
 

@@ -5,7 +5,6 @@ Rules
   taken over as a whole, before a new one is opened: whoever has it makes the same file.
 - A claim is counted for the heartbeat, as any other; so is one that is taken over.
 - Only its owner settles a claim, by compare-and-set; and no claim of another kind takes its events meanwhile.
-- A file that was written stays on record. That a person uploaded it is said once.
 """
 
 import datetime as dt
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from aggregator import points
-from aggregator.errors import LedgerStopped, UsageError
+from aggregator.errors import LedgerStopped
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.outbox import SETTLE, columns
 from aggregator.ledger.pin import Pin
@@ -149,42 +148,6 @@ update aggregator.file
 CLOSE_CLAIM = "update aggregator.claim set settled_at = %(now)s where id = %(claim)s"
 DROP = "delete from aggregator.file where claim_id = %(claim)s"
 
-LISTED = """
-select file.name, sink.name, file.place, file.by_hand, file.meters, file.first_window, file.last_window, file.records,
-       file.bytes, file.sha256, file.written_at, file.confirmed_at, file.claim_id, cardinality(claim.events), file.reason
-  from aggregator.file
-  join aggregator.claim on claim.id = file.claim_id
-  join aggregator.sink on sink.id = file.sink_id
- where (%(sink)s::text is null or sink.name = %(sink)s)
-   and (not %(unconfirmed)s or (file.confirmed_at is null and file.by_hand))
- order by file.claim_id desc limit %(limit)s
-"""
-
-OF_RANGE = """
-select file.name, sink.name, file.place, file.by_hand, file.meters, file.first_window, file.last_window, file.records,
-       file.bytes, file.sha256, file.written_at, file.confirmed_at, file.claim_id, cardinality(claim.events), file.reason
-  from aggregator.file
-  join aggregator.claim on claim.id = file.claim_id
-  join aggregator.sink on sink.id = file.sink_id
- where sink.id = %(sink_id)s and %(meter)s = any(file.meters)
-   and file.first_window < %(end)s and file.last_window >= %(start)s
- order by file.claim_id
-"""
-
-ASKED = """
-select name, confirmed_at from aggregator.file where name = any(%(names)s) order by claim_id for update
-"""
-
-CONFIRM_EVENTS = """
-update aggregator.event set state = 'confirmed'
-  from (select unnest(claim.events) as event_id, file.name
-          from aggregator.file join aggregator.claim on claim.id = file.claim_id where file.name = any(%(names)s)) as member
- where event.id = member.event_id and event.state = 'accepted' and event.request_id = member.name
-returning event.id
-"""
-
-CONFIRM = "update aggregator.file set confirmed_at = %(now)s where name = any(%(names)s)"
-
 
 class Due(NamedTuple):
     """What waits to be written of one meter."""
@@ -203,26 +166,6 @@ class Whole(NamedTuple):
     """When its events were chosen: what is too old by then is too old whoever writes it."""
     events: int
     tries: int
-
-
-class FileRow(NamedTuple):
-    """A file as the ledger has it; one without a name is being written, or waits for it."""
-
-    name: str | None
-    sink: str
-    place: str
-    by_hand: bool
-    meters: list[str] | None
-    first_window: dt.datetime | None
-    last_window: dt.datetime | None
-    records: int | None
-    bytes: int | None
-    sha256: str | None
-    written_at: dt.datetime | None
-    confirmed_at: dt.datetime | None
-    claim: int
-    events: int
-    reason: str | None
 
 
 class Files:
@@ -347,36 +290,6 @@ class Files:
             points.passing("settle_written")
         points.passing("settle_committed")
         return accepted
-
-    def listed(self, *, sink: str | None, unconfirmed: bool, limit: int) -> list[FileRow]:
-        """Return files, the newest first; with `unconfirmed` those that wait for a person to say that they are uploaded."""
-        values = {"sink": sink, "unconfirmed": unconfirmed, "limit": limit}
-        with self._database.transaction() as connection:
-            return [FileRow._make(row) for row in connection.execute(LISTED, values)]
-
-    def of_range(self, sink_id: int, meter: str, span: Span) -> list[FileRow]:
-        """Return the files of a sink that may hold windows of the meter in a range, the oldest first."""
-        values = {"sink_id": sink_id, "meter": meter, "start": span.start, "end": span.end}
-        with self._database.transaction() as connection:
-            return [FileRow._make(row) for row in connection.execute(OF_RANGE, values)]
-
-    def confirm(self, names: Sequence[str], now: dt.datetime) -> int:
-        """Take a person's word that files were uploaded; return how many events are confirmed by it.
-
-        Raises UsageError, and changes nothing, if one is unknown or confirmed already.
-        """
-        with self._database.transaction() as connection:
-            values = {"names": list(names), "now": now}
-            known: dict[str, dt.datetime | None] = dict(connection.execute(ASKED, values).fetchall())
-            told = [f"there is no file {name}" for name in names if name not in known]
-            told += [
-                f"{name} was confirmed at {at:%Y-%m-%d %H:%M}Z already" for name, at in known.items() if at
-            ]
-            if told:
-                raise UsageError(f"Nothing was confirmed: {'; '.join(told)}. See `aggregator files list`.")
-            done = connection.execute(CONFIRM_EVENTS, values).fetchall()
-            connection.execute(CONFIRM, values)
-        return len(done)
 
     @contextmanager
     def _claiming(self, now: dt.datetime) -> Iterator[Connection]:

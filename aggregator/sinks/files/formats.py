@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from aggregator.model import EPOCH, Encoding, Event
-from aggregator.planner import plain
+from aggregator.planner import IDENTIFIER_LENGTH, plain
 from aggregator.sinks.stripe.meter import StripeMeter
 
 LONGEST_CUSTOMER = 500
@@ -115,6 +115,7 @@ class CsvFormat:
         for name, meter in self._meters.items():
             columns = (meter.customer_key, meter.value_key, name if self._alone else "")
             size = len(self._names[name].encode()) + TIMESTAMP_DIGITS + SIGNS
+            size -= 0 if self._identified else IDENTIFIER_LENGTH  # it is summed up, and not written
             together.setdefault(columns, {})[name] = size
         return list(together.values())
 
