@@ -48,6 +48,9 @@ with mine as (update aggregator.claim set owner = %(owner)s where id = %(claim)s
 update aggregator.file set held_until = %(until)s, tries = tries + 1, reason = null where claim_id = %(claim)s
 """
 
+# One at a time chooses: two beside each other would take every other row, and make two files of what fits in one.
+HOLD_SINK = "select id from aggregator.sink where id = %(sink_id)s for no key update"
+
 # As many of the oldest as fit, unless they are few and young. Another claim's rows are passed over. What a record takes is
 # never more than what is summed up here: its customer as JSON text, its quantity, its identifier, and what is around them.
 OPEN = """
@@ -232,6 +235,7 @@ class Files:
         }
         row = None
         with self._claiming(now) as connection:
+            connection.execute(HOLD_SINK, values)
             row = connection.execute(OPEN, values).fetchone()
             if row is None:
                 raise _NothingThere
