@@ -1,5 +1,6 @@
 """Usage as files, with real processes: whatever kills one, each use lies in a file once."""
 
+import datetime as dt
 import io
 import re
 from collections.abc import Mapping
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from aggregator.clock import utcnow
 from aggregator.points import FILE_POINTS, POINTS, VARIABLE
+from aggregator.windows import floor
 from tests.file_validator import Found, validate
 from tests.object_store import KEY_ID, REGION, SECRET, Store
 from tests.system.harness import METER, MINUTE, World, until
 
 KILLED = -9
+DAY = dt.timedelta(days=1)
 AT_POINTS = [*tuple(POINTS)[tuple(POINTS).index("claim_written") :], *FILE_POINTS]
 NOT_PASSED = {"event_leaving", "answer_unread", "answer_read", "part_uploaded"}
 """What only events that are sent one by one pass, and what only large objects do."""
@@ -67,6 +71,34 @@ def in_store(store: Store) -> Found:
 def by_customer(found: Found) -> Mapping[str, Decimal]:
     """Return what each customer is billed by files."""
     return {customer: much for (_, customer), much in found.totals.items()}
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", ["csv", "s3"])
+def test_the_configuration_that_is_shown_writes_files(world: World, store: Store, page: str) -> None:
+    """The whole configuration of each page runs as it is: only dates, and where things are, are the test's own."""
+    start = floor(utcnow(), DAY) - 3 * DAY
+    shown = re.findall(r"^```yaml\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    shown = shown.replace("2026-11-01T00:00Z", f"{start:%Y-%m-%dT%H:%MZ}").replace("acme-usage", store.bucket)
+    (world.directory / "aggregator.yaml").write_text(shown)
+    world.source("create table api_request (customer_id text, created_at timestamptz)")
+    world.source(
+        "insert into api_request select 'cus_' || n %% 3, %s from generate_series(1, 7) as n", start + DAY / 2
+    )
+    ran = world.run(
+        "run",
+        "--once",
+        APP_DATABASE_URL=world.source_url,
+        LEDGER_URL=world.ledger_url or "",
+        AWS_ENDPOINT_URL_S3=store.url,
+        AWS_ACCESS_KEY_ID=KEY_ID,
+        AWS_SECRET_ACCESS_KEY=SECRET,
+    )
+    assert ran.code == 0, ran.said
+    found = in_store(store) if page == "s3" else in_directory(world.directory / "upload", dashboard=True)
+    assert by_customer(found) == {"cus_0": 2, "cus_1": 3, "cus_2": 2}
 
 
 @pytest.mark.parametrize(("kind", "point"), KILLS)

@@ -107,6 +107,9 @@ def keys() -> dict[str, dict[str, Any]]:
         "## ledger": found["Ledger"],
         "## sources": found["Source"],
         "## sinks": found["StripeSink"],
+        "## csv sinks": found["CsvSink"],
+        "## directory sinks": found["DirectorySink"],
+        "## s3 sinks": found["S3Sink"],
         "## meters": found["Meter"] | found["StripeEvent"],
     }
 

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -108,8 +108,10 @@ class DirectorySink(SinkOfFiles):
                 raise SinkHalted(trouble) from None
         _sync(self._directory)
 
-    def preflight(self, meters: object) -> list[str]:  # noqa: ARG002 - a directory takes any meter
+    def preflight(self, meters: Iterable[str]) -> list[str]:
         """Try whether a file can be made there. Raises SinkError."""
+        if not list(meters):
+            return []
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with unfinished(self._directory):

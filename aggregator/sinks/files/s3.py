@@ -69,8 +69,10 @@ class S3Sink(SinkOfFiles):
         """Name the bucket and the folder: what lies there is what was imported."""
         return self.place
 
-    def preflight(self, meters: Iterable[str]) -> list[str]:  # noqa: ARG002 - a bucket takes any meter
+    def preflight(self, meters: Iterable[str]) -> list[str]:
         """Say if the bucket is in another region than was said. Raises SinkError if it cannot be asked."""
+        if not list(meters):
+            return []
         found = self._bucket.region()
         if self._region and found and found != self._region:
             return [

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -79,12 +79,6 @@ class SinkOfFiles:
     def _write(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:
         raise NotImplementedError
 
-    def preflight(self, meters: Iterable[str]) -> list[str]:
-        """Say which of these meters the sink does not know; what they are at Stripe, a file does not say."""
-        return [
-            f"Sink {self.name} does not know the meter {each}." for each in meters if each not in self._meters
-        ]
-
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Files cannot be read back. Raises SinkError."""
         raise self._mute(meter, customer, span)
@@ -115,6 +109,6 @@ def there_already(name: str, where: str, found: tuple[int, str | None], written:
     return (
         f"{name} is in {where} already and says something else ({size} bytes, and {written.bytes} were to be written). "
         "Files are never rewritten, so nothing more is written there. Either the `stripe:` block of a meter was changed "
-        "while this file was being written: set it back, and it is taken for what it is. Or somebody changed the file: if it was "
-        "never uploaded, move it away, and it is written anew."
+        "while this file was being written: set it back, and it is taken for what it is. Or somebody changed the file: if it "
+        "was never uploaded, move it away, and it is written anew."
     )
