@@ -36,7 +36,7 @@ class CsvSink(Block):
     max_bytes: int = Field(
         default=4_900_000,
         ge=10_000,
-        lt=5_000_000,
+        le=4_999_999,
         description="How large a file may be; the Dashboard takes less than 5 MB.",
         examples=[4_900_000],
     )
@@ -68,7 +68,7 @@ class _ImportFiles(Block):
     max_bytes: int = Field(
         default=900_000_000,
         ge=10_000,
-        lt=1_000_000_000,
+        le=999_999_999,
         description="How large a file may be; the import takes 1 GB.",
         examples=[900_000_000],
     )

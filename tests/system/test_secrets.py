@@ -66,6 +66,8 @@ COMMANDS = {
     "restate": ("restate", METER, "--from", "{start}"),
     "lateness": ("lateness", "--json"),
     "migrate": ("migrate",),
+    "files": ("files", "list", "--json"),
+    "export": ("export", "csv", METER, "--from", "{start}", "--to", "2999-01-01"),
     "adopt": ("adopt",),
 }
 """Every command that is given the configuration, and how it is called here."""

@@ -120,7 +120,6 @@ CHECKS: dict[str, Any] = {
     ],
     "minimum": lambda rule, value, path, _: [] if value >= rule else [f"{path} is below {rule}"],
     "maximum": lambda rule, value, path, _: [] if value <= rule else [f"{path} is above {rule}"],
-    "exclusiveMaximum": lambda rule, value, path, _: [] if value < rule else [f"{path} is not below {rule}"],
     "minLength": lambda rule, value, path, _: [] if len(value) >= rule else [f"{path} is too short"],
     "maxLength": lambda rule, value, path, _: [] if len(value) <= rule else [f"{path} is too long"],
     "minItems": lambda rule, value, path, _: [] if len(value) >= rule else [f"{path} has too few items"],

@@ -109,6 +109,6 @@ def there_already(name: str, where: str, found: tuple[int, str | None], written:
     return (
         f"{name} is in {where} already and says something else ({size} bytes, and {written.bytes} were to be written). "
         "Files are never rewritten, so nothing more is written there. Either the `stripe:` block of a meter was changed "
-        "while this file was being written: set it back, and it is taken for what it is. Or somebody changed the file: if it "
-        "was never uploaded, move it away, and it is written anew."
+        "while this file was being written: set it back, and it is taken for what it is. Or somebody changed the file: if "
+        "it was never uploaded, move it away, and it is written anew."
     )
