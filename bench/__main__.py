@@ -51,8 +51,8 @@ def main() -> None:
     _line("peak memory of the process", "MB", [peak for _, _, peak in passes])
     for kind in ("directory", "s3"):
         written = [_files(kind, 1_000_000 // scale) for _ in range(given.runs)]
-        events = f"{1_000_000 // scale:,} events"
-        _line(f"{events} to a file, {kind}: claim, write, settle", "s", [seconds for seconds, _ in written])
+        many = f"{1_000_000 // scale:,} events"
+        _line(f"{many} to a file, {kind}: claim, write, settle", "s", [seconds for seconds, _ in written])
         _line("peak memory of the process", "MB", [peak for _, peak in written])
 
 

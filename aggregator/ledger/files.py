@@ -20,7 +20,7 @@ from aggregator.ledger.outbox import SETTLE, columns
 from aggregator.ledger.pin import Pin
 from aggregator.model import Bounds, ClaimId, Event, Outcome, Span, Written
 
-PAGE = 20_000
+PAGE = 10_000
 """Events in memory while a file is made."""
 
 NEVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)

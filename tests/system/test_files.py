@@ -126,7 +126,7 @@ def test_a_kill_leaves_one_file(world: World, store: Store, kind: str, point: st
 
 def test_a_kill_between_parts_leaves_one_object(world: World, store: Store) -> None:
     """Of a large upload that was killed there is no object; the next run uploads it, and removes the parts."""
-    world.use_much(2_000, 25)
+    world.use_much(2_000, 30)
     writes_objects(world, store)
     world.write()
     killed = world.start_process("run", "--once", **{VARIABLE: "part_uploaded"})
@@ -135,7 +135,7 @@ def test_a_kill_between_parts_leaves_one_object(world: World, store: Store) -> N
     world.ledger(LET_GO)
     assert world.once().code == 0
     found = in_store(store)
-    assert (by_customer(found), found.files, found.records) == (world.used(), 1, 50_000)
+    assert (by_customer(found), found.files, found.records) == (world.used(), 1, 60_000)
     assert store.uploads() == []
 
 
