@@ -19,7 +19,7 @@ from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files, Whole
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.uploads import FileRow, Uploads
-from aggregator.model import Bounds, Decreases, Event, Meter, Rejection, Span, Written
+from aggregator.model import Bounds, Decreases, Event, Meter, Outcome, Rejection, Span, State, Written
 from aggregator.sinks import Batch
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat
 from aggregator.sinks.stripe import StripeMeter
@@ -329,6 +329,27 @@ def test_a_slow_writer_and_a_fast_one_make_one_file(world: FileWorld) -> None:
     assert (result.accepted, result.stale) == (0, 5)
     world.check_once(5)
     assert world.one("select tries from aggregator.file") == 2
+
+
+def test_only_the_owner_settles(world: FileWorld) -> None:
+    """Who wakes to find its claim taken over settles nothing, neither the file nor what was in none."""
+    claim = world.files.claim_whole(
+        world.sink_id, str(world.directory), {world.registered.feeds[0].id: 100}, BOUNDS._replace(wait=0 * MINUTE),
+        world.now, by_hand=False,
+    )  # fmt: skip
+    assert claim is not None
+    other = world.another()
+    taken = other.files.take_over(world.sink_id, str(world.directory), world.now + HOLD)
+    assert taken is not None
+    assert (taken.id, taken.tries, taken.claimed_at) == (claim.id, 2, claim.claimed_at)
+    assert world.files.settle(claim, None, world.now) == 0
+    assert not world.files.renew(claim, world.now)
+    refused = [
+        Outcome(event.id, State.REFUSED, reason="x") for page in world.files.members(claim) for event in page
+    ]
+    assert world.files.settle_unfit(claim, refused, world.now) == 0
+    assert world.states() == {"sending": 5}
+    assert len(world.listed()) == 1
 
 
 def test_who_has_lost_its_claim_gives_its_file_no_name(world: FileWorld) -> None:
