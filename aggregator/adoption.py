@@ -29,7 +29,7 @@ from aggregator.ledger.pin import Pin, Pinned, named
 from aggregator.ledger.spool import Spool
 from aggregator.model import ZERO, Definition, Meter, Reading, Span
 from aggregator.rebase import Stand
-from aggregator.sinks import Sink
+from aggregator.sinks import Destination
 from aggregator.windows import WINDOWS_PER_READ, cut, floor
 
 HOUR = dt.timedelta(hours=1)
@@ -125,7 +125,7 @@ class Adoption:
         meters: Meters,
         registered: Iterable[Registered],
         sources: Mapping[str, Source],
-        sinks: Mapping[str, Sink],
+        sinks: Mapping[str, Destination],
         *,
         quiet: dt.timedelta = QUIET,
         without_readback: Sequence[str] = (),

@@ -10,14 +10,14 @@ from decimal import Decimal
 from aggregator import definitions, planner
 from aggregator.model import ZERO, Span
 from aggregator.rebase import Stand, fits
-from aggregator.sinks import Sink
+from aggregator.sinks import Destination
 from aggregator.windows import DAY, HOUR, floor
 
 
 class Comparison:
     """Compares one customer's slots with what a sink has counted, from days down to windows."""
 
-    def __init__(self, sink: Sink, meter: str, stands: list[Stand], unit: Decimal) -> None:
+    def __init__(self, sink: Destination, meter: str, stands: list[Stand], unit: Decimal) -> None:
         self._sink = sink
         self._meter = meter
         self._customer = stands[0].customer

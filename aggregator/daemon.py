@@ -339,6 +339,7 @@ class Work:
     def _tell(self, sink: str, result: Delivered) -> None:
         if result.claimed:
             self._log.info(log.BATCH_DELIVERED, sink=sink, **result.figures())
+        tell_files(self._log, sink, result)
         for event, reason in result.refusals.items():
             self._log.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
         if result.halted:
@@ -367,6 +368,12 @@ def tell_warnings(logger: log.Log, result: Collected) -> None:
         logger.error(log.WINDOW_UNREAD, meter=result.meter, windows=result.unread)
     for reason in result.lost:
         logger.error(log.WINDOWS_LOST, meter=result.meter, reason=reason)
+
+
+def tell_files(logger: log.Log, sink: str, result: Delivered) -> None:
+    """Say which files were written."""
+    for file in result.files:
+        logger.info(log.FILE_WRITTEN, sink=sink, file=file.name, records=file.records, bytes=file.bytes)
 
 
 def tell_reconciled(logger: log.Log, sink: str, result: Reconciled) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 from aggregator import points, retry
 from aggregator.clock import Clock, boottime
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict
+from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict, Written
 from aggregator.sinks import Sink
 
 SETTLE_AT_ONCE = 200
@@ -72,6 +72,8 @@ class Delivered:
     waits_for: str | None = None
     """Why the last of those that are due again are."""
     refusals: dict[EventId, str] = field(default_factory=dict)
+    files: list[Written] = field(default_factory=list)
+    """What was written, where a sink writes files."""
 
     def figures(self) -> dict[str, int]:
         """Return what is worth a line in the log."""
@@ -82,6 +84,7 @@ class Delivered:
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.refusals |= other.refusals
+        self.files += other.files
         self.halted = other.halted or self.halted
         self.waits_for = other.waits_for or self.waits_for
 
@@ -217,8 +220,15 @@ def _batches(
         yield batch
 
 
+class Lane(Protocol):
+    """One of several that work off a sink's outbox beside each other."""
+
+    def run_once(self, now: dt.datetime) -> Delivered: ...  # noqa: D102
+    def stop(self) -> None: ...  # noqa: D102
+
+
 def drain(
-    lanes: Sequence[Delivery], clock: Clock, progress: Callable[[Delivered], None] = lambda _: None
+    lanes: Sequence[Lane], clock: Clock, progress: Callable[[Delivered], None] = lambda _: None
 ) -> Delivered:
     """Deliver until nothing is due any more, with several lanes beside each other; return what it came to.
 
@@ -229,7 +239,7 @@ def drain(
     lock = threading.Lock()
     stopping = threading.Event()
 
-    def work(lane: Delivery) -> None:
+    def work(lane: Lane) -> None:
         while not stopping.is_set():
             part = lane.run_once(clock())
             with lock:

@@ -356,3 +356,23 @@ class Report(NamedTuple):
     span: Span
     rejected: int
     named: tuple[Rejection, ...]
+
+
+class Bounds(NamedTuple):
+    """When a file is closed: once it holds so much, or once the oldest event that is due has waited so long."""
+
+    records: int
+    bytes: int
+    wait: dt.timedelta
+
+
+class Written(NamedTuple):
+    """A file that lies under its name, and what it holds."""
+
+    name: str
+    meters: tuple[str, ...]
+    first_window: dt.datetime
+    last_window: dt.datetime
+    records: int
+    bytes: int
+    sha256: str

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from aggregator.ledger.beside import Place, Side
 from aggregator.model import ZERO, Span
 from aggregator.planner import add
-from aggregator.sinks import Sink
+from aggregator.sinks import Destination
 from aggregator.windows import DAY
 
 ASKED_AT_ONCE = 8
@@ -71,7 +71,7 @@ class Parity:
 
 
 def compare(
-    places: Iterable[Place], meter: str, span: Span, sinks: Sequence[Sink | None] = (None, None)
+    places: Iterable[Place], meter: str, span: Span, sinks: Sequence[Destination | None] = (None, None)
 ) -> Iterator[Compared]:
     """Yield every place, with what those sinks say of it that are given; the span is made of whole days then.
 

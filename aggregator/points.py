@@ -29,14 +29,23 @@ POINTS = {
 }
 """Every point, in the order in which a window passes them."""
 
+FILE_POINTS = {
+    "file_begun": "a file is claimed, and its bytes are being made",
+    "part_uploaded": "a part of a large object is at the store",
+    "file_made": "all of a file's bytes are in a temporary file, and nothing lies under its name",
+    "file_published": "the file lies under its name, and the ledger has not been told",
+}
+"""The same for what is recorded in files, between `claim_committed` and `settle_written`. The proof writes none."""
+
 
 def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
     value = environment.get(VARIABLE)
     if value is None:
         return None
     name, _, nth = value.partition(":")
-    if name not in POINTS or not (nth or "1").isdigit():
-        raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(POINTS)}.")
+    known = POINTS | FILE_POINTS
+    if name not in known or not (nth or "1").isdigit():
+        raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(known)}.")
     return name, int(nth or "1")
 
 

@@ -23,7 +23,7 @@ from aggregator.ledger.doubts import MOST_PLACES, Readback, Settled
 from aggregator.ledger.unanswered import Uncovered
 from aggregator.model import EventId, Report, Span, WriteModel
 from aggregator.proof import Excerpt, Finding, Ruling
-from aggregator.sinks import Sink
+from aggregator.sinks import Destination
 from aggregator.windows import floor
 
 MINUTE = dt.timedelta(minutes=1)
@@ -121,7 +121,7 @@ class _Reading:
 class Reconciliation:
     """Reads one sink back. One at a time per sink is enough; several do no harm, since what is stale is not written."""
 
-    def __init__(self, doubts: Doubts, sink: Sink, sink_id: int) -> None:
+    def __init__(self, doubts: Doubts, sink: Destination, sink_id: int) -> None:
         self._doubts = doubts
         self._sink = sink
         self._sink_id = sink_id

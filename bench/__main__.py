@@ -60,6 +60,11 @@ def main() -> None:
     _line(f"{customers}, one window: stage, plan, commit", "s", [first for first, _, _ in passes])
     _line(f"{customers}, the same window unchanged", "s", [again for _, again, _ in passes])
     _line("peak memory of the process", "MB", [peak for _, _, peak in passes])
+    for kind in ("directory", "s3"):
+        written = [_files(kind, 1_000_000 // scale) for _ in range(given.runs)]
+        many = f"{1_000_000 // scale:,} events"
+        _line(f"{many} to a file, {kind}: claim, write, settle", "s", [seconds for seconds, _ in written])
+        _line("peak memory of the process", "MB", [peak for _, peak in written])
 
 
 def _line(name: str, unit: str, figures: list[float]) -> None:
@@ -73,6 +78,14 @@ def _million(customers: int) -> tuple[float, float, float]:
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     first, again, peak = (float(word) for word in done.stdout.split())
     return first, again, peak
+
+
+def _files(kind: str, events: int) -> tuple[float, float]:
+    """Write files in a process of its own, and have them validated."""
+    call = [sys.executable, "-m", "bench.files", kind, str(events)]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    _, seconds, _, peak = (float(word) for word in done.stdout.split())
+    return seconds, peak
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from psycopg import sql
 
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import migrate
+from tests.object_store import Store, bucket_in, store_running
 from tests.pooler import Pooler, missing, pgbouncer
 
 TEMPLATE = "ledger_template"
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in the environment of whoever runs the tests reaches them."""
     for name in list(os.environ):
-        if name.startswith(("AGGREGATOR_", "STRIPE_", "METRONOME_", "PG")):
+        if name.startswith(("AGGREGATOR_", "AWS_", "STRIPE_", "METRONOME_", "PG")):
             monkeypatch.delenv(name)
 
 
@@ -165,3 +166,17 @@ def source_url(create_database: Callable[[str | None], str], reached: Callable[[
 def state_directory(tmp_path: Path) -> Path:
     """A state directory of the test's own."""
     return tmp_path / "state"
+
+
+@pytest.fixture(scope="session")
+def store_url() -> Iterator[str]:
+    """A running object store."""
+    with store_running() as url:
+        yield url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """A bucket of the test's own."""
+    with bucket_in(store_url) as store:
+        yield store

@@ -136,7 +136,8 @@ def carry_out(
             def sent(part: "Delivered", task: Any = task) -> None:
                 bar.advance(task, part.accepted + part.refused + part.in_doubt)
 
-            delivered[sink] = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow, sent)
+            lanes = [app.delivery(sink, utcnow, at_once=True) for _ in range(LANES)]
+            delivered[sink] = drain(lanes, utcnow, sent)
     return results, delivered
 
 

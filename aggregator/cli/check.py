@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.config import Sink as ConfiguredSink
     from aggregator.model import Fence
-    from aggregator.sinks import Sink
+    from aggregator.sinks import Destination
     from aggregator.source import Source
 
 
@@ -162,6 +162,7 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 
 
 def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
+    from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
     from aggregator.wiring import build_sink, counted_twice
 
@@ -192,12 +193,16 @@ def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
         yield from _key(config, name, answers=name in accounts)
     for problem in counted_twice(config, accounts):
         yield Finding("sinks", "wrong", problem)
+    for warning in raw_meters(config):
+        yield Finding("files", "note", warning)
 
 
 def _fits(sink: "ConfiguredSink", meters: int) -> str:
     """Say what was looked at: of accounts that customers name, nobody knows before their first event."""
-    from aggregator.config import StripeSink
+    from aggregator.config import FileSink, StripeSink
 
+    if isinstance(sink, FileSink):
+        return f"takes files ({meters})"
     if isinstance(sink, StripeSink) and sink.accounts:
         return f"takes the key; each account is looked at before its first event ({meters} meters)"
     return f"takes the key, and its meters fit ({meters})"
@@ -228,7 +233,7 @@ def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
             yield Finding(f"meter {each.meter}", "note", text)
 
 
-def _deaf(config: "Config", name: str, sink: "Sink") -> str | None:
+def _deaf(config: "Config", name: str, sink: "Destination") -> str | None:
     """Say why we would not hear of what a sink finds invalid later; None if we do."""
     from aggregator.clock import utcnow
     from aggregator.config import StripeSink
@@ -251,7 +256,7 @@ def _deaf(config: "Config", name: str, sink: "Sink") -> str | None:
     return None
 
 
-def _tried(sink: "Sink", meters: list[str]) -> dict[str, str | None]:
+def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:
     """Send a test event of each meter to a sink that can be tried out; say of each what is wrong. Raises SinkError."""
     from aggregator.clock import utcnow
     from aggregator.sinks import Tried

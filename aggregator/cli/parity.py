@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aggregator.ledger.beside import Side
     from aggregator.model import Span
     from aggregator.parity import Compared, Parity
-    from aggregator.sinks import Sink
+    from aggregator.sinks import Destination
 
 DIFFERENT = 3
 """The exit code when the two are not equal."""
@@ -154,7 +154,7 @@ def _pair(config: "Config", meter: str, between: str | None, known: list[str]) -
     return names[0], names[1]
 
 
-def _asked(config: "Config", name: str, stack: "ExitStack") -> "Sink | None":
+def _asked(config: "Config", name: str, stack: "ExitStack") -> "Destination | None":
     """Return a sink to be asked; None if it cannot be read back. Raises UsageError if it is not configured any more."""
     from aggregator.wiring import build_sink
 

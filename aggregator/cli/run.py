@@ -104,7 +104,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
     from aggregator import log
     from aggregator.clock import utcnow
-    from aggregator.daemon import LANES, tell_reconciled
+    from aggregator.daemon import LANES, tell_files, tell_reconciled
     from aggregator.delivery import drain
     from aggregator.errors import AggregatorError
 
@@ -117,11 +117,12 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     except AggregatorError as error:
         logger.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
     try:
-        delivered = drain([app.delivery(sink, utcnow) for _ in range(LANES)], utcnow)
+        delivered = drain([app.delivery(sink, utcnow, at_once=True) for _ in range(LANES)], utcnow)
     except AggregatorError as error:
         logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
         outcomes.append(Once.FAILED)
         return {"error": str(error)}
+    tell_files(logger, sink, delivered)
     for event, reason in delivered.refusals.items():
         logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
     if delivered.halted:

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from aggregator.ledger.cancelling import Wanted
     from aggregator.ledger.intake import Heard
     from aggregator.ledger.reports import Standing, Stranger
+    from aggregator.ledger.uploads import FileRow
 
 LATENESS_WITHIN = dt.timedelta(days=14)
 """Lateness of longer ago says little about the present."""
+
+MOST_UPLOADS = 1_000
 
 COLUMNS = {
     "meter": "left",
@@ -66,6 +69,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
         heard = ledger.notices.standings()
         wanted = ledger.cancellations.wanted(limit=limit)
+        uploads = ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_UPLOADS)
     suggestions = _suggestions(config, lateness)
     notes = list(tell_feeds(config, standings, now))
     if as_json:
@@ -82,6 +86,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "suggestions": suggestions,
                 "heard": [row._asdict() for row in heard],
                 "cancellations": [row._asdict() for row in wanted],
+                "to_be_uploaded": [row.name for row in uploads if row.name],
                 "stopped": stopped,
                 "unguarded": unguarded,
             }
@@ -105,6 +110,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *_removed(strangers),
         *_deaf(heard),
         *_wanted(wanted),
+        *_uploads(uploads),
         *suggestions,
     ):
         click.echo(line)
@@ -202,6 +208,16 @@ def _wanted(wanted: "Iterable[Wanted]") -> Iterator[str]:
             )
         else:
             yield f"{whose} is being cancelled since {shown(row.asked_at)}: {row.answer or 'not asked yet'}."
+
+
+def _uploads(rows: "Iterable[FileRow]") -> Iterator[str]:
+    names = [row.name for row in rows if row.name]
+    if names:
+        more = " or more" if len(names) == MOST_UPLOADS else ""
+        yield (
+            f"{len(names)}{more} file(s) wait to be uploaded by hand and confirmed, the oldest is {names[-1]} "
+            "(`aggregator files list --unconfirmed`)."
+        )
 
 
 def _suggestions(config: "Config", lateness: "Mapping[str, Mapping[int, Late]]") -> list[str]:

@@ -8,19 +8,24 @@ Rules
 """
 
 from aggregator.config.durations import format_duration, parse_duration
+from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.load import load
 from aggregator.config.meter import Meter, MetronomeEvent, StripeEvent, fingerprint
-from aggregator.config.models import Config, Ledger, Sink, Source, StripeSink
+from aggregator.config.models import Config, FileSink, Ledger, Sink, Source, StripeSink
 from aggregator.config.schema import json_schema
 from aggregator.config.sinks import MetronomeSink
 from aggregator.config.starter import starter
 
 __all__ = [
     "Config",
+    "CsvSink",
+    "DirectorySink",
+    "FileSink",
     "Ledger",
     "Meter",
     "MetronomeEvent",
     "MetronomeSink",
+    "S3Sink",
     "Sink",
     "Source",
     "StripeEvent",

@@ -12,7 +12,15 @@ from pathlib import Path
 from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Location, Problems, dotted
 from aggregator.config.files import Files
 from aggregator.config.meter import Meter
-from aggregator.config.models import SINK_TYPES, Config, File, Ledger, Sink, Source, StripeSink
+from aggregator.config.models import (
+    SINK_SECRETS,
+    SINK_TYPES,
+    Config,
+    File,
+    Ledger,
+    Sink,
+    Source,
+)
 from aggregator.config.sections import Section
 from aggregator.config.values import NAME_PATTERN, NAME_RULE
 from aggregator.config.wording import keys, unknown_key, unknown_name
@@ -124,10 +132,16 @@ class _Assembly:
         return section.build(Source, section.resolved("url", LONGEST_SECRET, needed=True))
 
     def _sink(self, section: Section) -> Sink | None:
-        data = section.resolved("api_key", LONGEST_SECRET, needed=True)
-        signed = section.resolved("webhook_secret", LONGEST_SECRET, needed=False)
-        data |= {key: signed[key] for key in signed.keys() & {"webhook_secret"}}
-        return section.build(SINK_TYPES.get(str(data.get("type")), StripeSink), data)
+        kind = str(section.own.get("type"))
+        if kind not in SINK_TYPES:
+            section.problem(("type",), f"must be one of: {', '.join(SINK_TYPES)}")
+            return None
+        data = section.merged()
+        for key, needed in SINK_SECRETS.get(kind, {}).items():
+            data |= section.resolved(key, LONGEST_SECRET, needed=needed)
+        if isinstance(data.get("directory"), str):
+            data["directory"] = str((section.document.path.parent / str(data["directory"])).resolve())
+        return section.build(SINK_TYPES[kind], data)
 
     def _meter(self, section: Section) -> Meter | None:
         data = section.resolved("query", LONGEST_FILE, needed=True)

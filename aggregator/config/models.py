@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from aggregator.config.block import Block, SecretFile
 from aggregator.config.durations import parse_duration
+from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
 from aggregator.config.sinks import MetronomeSink
 from aggregator.config.values import (
@@ -266,8 +267,22 @@ class StripeSink(Block):
         return tuple(text.replace(",", " ").split())
 
 
-Sink = StripeSink | MetronomeSink
-SINK_TYPES: dict[str, type[Sink]] = {"stripe": StripeSink, "metronome": MetronomeSink}
+FileSink = CsvSink | DirectorySink | S3Sink
+Sink = StripeSink | MetronomeSink | FileSink
+SINK_TYPES: dict[str, type[Sink]] = {
+    "stripe": StripeSink,
+    "metronome": MetronomeSink,
+    "csv": CsvSink,
+    "directory": DirectorySink,
+    "s3": S3Sink,
+}
+
+SINK_SECRETS = {
+    "stripe": {"api_key": True, "webhook_secret": False},
+    "metronome": {"api_key": True},
+    "s3": {"access_key_id": False, "secret_access_key": False},
+}
+"""Which keys of a sink may stand in a file of their own, and whether they are needed."""
 
 
 class Config(Block):

@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from aggregator.config.durations import format_duration
-from aggregator.config.models import SINK_TYPES, File
+from aggregator.config.models import SINK_SECRETS, SINK_TYPES, File
 from aggregator.config.values import NAME_PATTERN
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -42,10 +42,14 @@ def json_schema() -> dict[str, object]:
     schema = File.model_json_schema(schema_generator=_Generator)
     blocks: dict[str, Schema] = schema["$defs"]
     _choose_one(blocks["Source"], "url", "url_file")
-    for sink in SINK_TYPES.values():
-        _choose_one(blocks[sink.__name__], "api_key", "api_key_file")
-    _not_both(blocks["Ledger"], "url", "url_file")
-    _not_both(blocks["StripeSink"], "webhook_secret", "webhook_secret_file")
+    for kind, sink in SINK_TYPES.items():
+        secrets = SINK_SECRETS.get(kind, {})
+        for key in (key for key, needed in secrets.items() if needed):
+            _choose_one(blocks[sink.__name__], key, f"{key}_file")
+        optional = [(key, f"{key}_file") for key, needed in secrets.items() if not needed]
+        if optional:
+            _not_both(blocks[sink.__name__], *optional)
+    _not_both(blocks["Ledger"], ("url", "url_file"))
     _loosen_meter(blocks)
     _name_the_blocks(schema)
     return {"$schema": DIALECT, **_tidy(schema), "title": "aggregator configuration"}
@@ -57,8 +61,10 @@ def _choose_one(block: Schema, *keys: str) -> None:
     block["oneOf"] = [{"required": [key]} for key in keys]
 
 
-def _not_both(block: Schema, *keys: str) -> None:
-    block["not"] = {"required": list(keys)}
+def _not_both(block: Schema, *pairs: tuple[str, str]) -> None:
+    """Refuse each pair of keys together."""
+    refused = [{"required": list(pair)} for pair in pairs]
+    block["not"] = {"anyOf": refused} if len(refused) > 1 else refused[0]
 
 
 def _loosen_meter(blocks: dict[str, Schema]) -> None:
@@ -67,7 +73,7 @@ def _loosen_meter(blocks: dict[str, Schema]) -> None:
     del meter["required"], meter["properties"]["name"]
     sinks = meter["properties"]["sinks"]
     sinks["items"] = {"anyOf": [{"type": "string"}, sinks["items"]]}
-    _not_both(meter, "every", "cron")
+    _not_both(meter, ("every", "cron"))
     shared = {key: value for key, value in meter["properties"].items() if not key.startswith("query")}
     blocks["Defaults"] = meter | {
         "properties": shared,

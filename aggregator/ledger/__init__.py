@@ -5,5 +5,6 @@ meters     who a meter is, its mark, and who may write for it now
 spool      readings on their way in
 passes     one pass over a span, as one transaction; `writer` writes it
 outbox     claim, settle, release
+files      the same for what becomes a file, as a whole; `uploads` says which there are
 reports    questions, for status and proofs
 """

@@ -117,7 +117,10 @@ update aggregator.claim set settled_at = %(now)s
 HALT = "update aggregator.sink set halted_at = %(now)s, halted_reason = %(reason)s where id = %(sink_id)s"
 RESUME = "update aggregator.sink set halted_at = null, halted_reason = null where id = %(sink_id)s and halted_at is not null"
 
-NEXT_DUE = "select min(due_at), count(*) from aggregator.outbox where sink_id = %(sink_id)s"
+# What a file is being made of is due to nobody else, however long that takes.
+NEXT_DUE = """
+select min(due_at) filter (where due_at < '9999-01-01'), count(*) from aggregator.outbox where sink_id = %(sink_id)s
+"""
 
 MORE_DUE = """
 select exists (select from aggregator.outbox where sink_id = %(sink_id)s and due_at <= %(now)s offset %(count)s)
@@ -243,7 +246,7 @@ class Outbox:
         if not outcomes:
             return 0
         with self._database.transaction() as connection:
-            values = {"claim": claim, "owner": self._owner, "now": now, **_columns(outcomes)}
+            values = {"claim": claim, "owner": self._owner, "now": now, **columns(outcomes)}
             row = connection.execute(SETTLE, values).fetchone()
             connection.execute(RENEW_CLAIM, {"claim": claim, "until": now + self._hold})
             connection.execute(CLOSE_CLAIM, {"claim": claim, "now": now})
@@ -295,7 +298,7 @@ def _first(
     return row[0], row[1]
 
 
-def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
+def columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
     """Turn outcomes into columns: a batch goes to the server as an array of each."""
     return {
         "events": [outcome.event for outcome in outcomes],

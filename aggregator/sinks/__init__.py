@@ -1,5 +1,8 @@
 """What a sink is: the far side's rules behind one method. One file per sink; `wiring` is the only place that names them.
 
+There are two kinds. A `Sink` is sent events and says of each what became of it. A `FileSink` is given a batch whose members
+never change, and makes one file of it.
+
 Rules
 - A sink sends the bytes it is given and says what it was told. It decides nothing about money: whether to try again,
   and when, is for `retry`; what is owed is for the planner.
@@ -9,18 +12,20 @@ Rules
   as after a long pause of the process, when another may be sending the same events. Then the event is UNSENT.
 - A sink that is refused as a whole (key, permission, address) raises SinkHalted after it has given its verdicts on what
   left before.
+- A file's name and bytes are a function of its events and their meters' settings, so that a batch that is written again
+  makes the same file. It appears under its name whole or not at all, and never takes the place of another.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from aggregator.model import Event, Limits, Span, Verdict
+from aggregator.model import Bounds, Event, Limits, Span, Verdict, Written
 
 
-class Sink(Protocol):
-    """Where events go. `send` may be called from several threads at once."""
+class Destination(Protocol):
+    """What holds for a sink of either kind."""
 
     name: str
     limits: Limits
@@ -28,10 +33,6 @@ class Sink(Protocol):
 
     def limits_for(self, meter: str) -> Limits:
         """Return what holds for the events of one of our meters: its write model may be its own."""
-        ...
-
-    def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
-        """Send events and yield a verdict on each, in any order. Raises SinkHalted, at the end, if all were refused."""
         ...
 
     def preflight(self, meters: Iterable[str]) -> list[str]:
@@ -62,6 +63,47 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Give back connections and threads. Nothing is being sent by then."""
+        ...
+
+
+class Sink(Destination, Protocol):
+    """Where events go one by one. `send` may be called from several threads at once."""
+
+    def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
+        """Send events and yield a verdict on each, in any order. Raises SinkHalted, at the end, if all were refused."""
+        ...
+
+
+class Batch(NamedTuple):
+    """What one file is to hold: the events, once through and in the order of their ids."""
+
+    events: Iterable[Event]
+    again: bool
+    """Whether somebody has begun with this batch before, and may have left something."""
+
+
+class FileSink(Destination, Protocol):
+    """Where events go as files. `write` may be called from several threads at once, for different batches."""
+
+    bounds: Bounds
+    place: str
+    """Where its files lie, in words: a batch that was begun in one place is not written in another."""
+    by_hand: bool
+    """Whether a person carries its files to where they are counted, and says so."""
+
+    def bundles(self) -> Sequence[Mapping[str, int]]:
+        """Return which meters may share a file, each with what a record of it takes besides what differs, in bytes."""
+        ...
+
+    def misfit(self, event: Event) -> str | None:
+        """Say why an event cannot be written at all; None if it can."""
+        ...
+
+    def write(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:
+        """Make the file, unless it is there already; None if there is nothing to write, or it may not go on.
+
+        Raises SinkUnreachable where another try may succeed, SinkHalted where a person must act.
+        """
         ...
 
 

@@ -6,34 +6,38 @@ Rules
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection import Collection
-from aggregator.config import Config, fingerprint
+from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
-from aggregator.delivery import Delivery
+from aggregator.delivery import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SourceError
+from aggregator.filing import Filing
 from aggregator.heartbeat import Heartbeat
 from aggregator.intake import Intake
 from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.files import Files
 from aggregator.ledger.intake import Intake as Notices
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
-from aggregator.model import Decreases, Definition, Meter, Terms
+from aggregator.ledger.uploads import Uploads
+from aggregator.model import Decreases, Definition, Meter, Span, Terms
 from aggregator.reconciliation import Reconciliation
-from aggregator.sinks import Sink
+from aggregator.sinks import Destination, Sink
+from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source
 from aggregator.wiring.sinks import build_desk, build_sink, build_teller, counted_twice
 
@@ -65,6 +69,9 @@ STILL_BILLABLE = timedelta(days=35)
 ANSWER_MARGIN = timedelta(seconds=10)
 """A claim outlasts the last answer by this much, so that it runs out only when its process is gone or stuck."""
 
+FILE_HELD, FILE_CALLS = timedelta(seconds=60), 6
+"""How long a file is its owner's without a sign of life: a minute, or as many calls to a store as may fail in a row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -76,9 +83,11 @@ class Ledger:
     meters: Meters
     passes: Passes
     outbox: Outbox
+    files: Files
     doubts: Doubts
     notices: Notices
     cancellations: Cancellations
+    uploads: Uploads
     reports: Reports
 
 
@@ -89,7 +98,7 @@ class App:
     config: Config
     ledger: Ledger
     sources: dict[str, Source]
-    sinks: dict[str, Sink]
+    sinks: dict[str, Sink | SinkOfFiles]
     registered: dict[str, Registered]
     collections: dict[str, Collection]
     sink_ids: dict[str, int]
@@ -104,9 +113,18 @@ class App:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
         return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
 
-    def delivery(self, sink: str, clock: Clock) -> Delivery:
-        """Return a new delivery for a sink; several may work beside each other."""
-        return Delivery(self.ledger.outbox, self.sinks[sink], self.sink_ids[sink], clock)
+    def delivery(
+        self, sink: str, clock: Clock, *, at_once: bool = False, only: tuple[str, Span] | None = None
+    ) -> Lane:
+        """Return what delivers to a sink; several may work beside each other.
+
+        With `at_once`, a sink that writes files waits for nothing to fill them. With `only`, they hold that meter and range.
+        """
+        its, sink_id, ledger = self.sinks[sink], self.sink_ids[sink], self.ledger
+        if isinstance(self.config.sinks[sink], FileSink):
+            writes = cast("SinkOfFiles", its)
+            return Filing(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
+        return Delivery(ledger.outbox, cast("Sink", its), sink_id, clock)
 
     def reconciliation(self, sink: str) -> Reconciliation:
         """Return what reads a sink back; one at a time per sink is enough."""
@@ -168,7 +186,9 @@ def _verbs(config: Config, database: Database) -> Ledger:
     if faults:
         raise LedgerError(" ".join(faults))
     lease = config.ledger.lease
-    longest = max((sink.timeout for sink in config.sinks.values()), default=timedelta(seconds=10))
+    answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
+    uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
+    longest = max(answers, default=timedelta(seconds=10))
     pin = Pin(database, Heartbeat(config.state_dir))
     return Ledger(
         ledger_id,
@@ -177,9 +197,11 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Meters(database, who, lease),
         Passes(database, lease, monotonic, pin),
         Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
+        Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
         Doubts(database),
         Notices(database),
         Cancellations(database),
+        Uploads(database),
         Reports(database),
     )
 
@@ -202,7 +224,7 @@ def build(
         sources = {key: _source(config, key, name) for key in config.sources}
         for source in sources.values():
             stack.callback(source.close)
-        sinks: dict[str, Sink] = {key: build_sink(config, key) for key in config.sinks}
+        sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
         for sink in sinks.values():
             stack.callback(sink.close)
         if verify:
@@ -234,7 +256,7 @@ def build(
         )
 
 
-def _knowing(known: Registered, sinks: dict[str, Sink]) -> Registered:
+def _knowing(known: Registered, sinks: Mapping[str, Destination]) -> Registered:
     """Return a meter with what each of its sinks books of its events."""
     models = {sink: sinks[sink].limits_for(known.meter.name).write_model for sink in known.meter.sinks}
     return known._replace(feeds=tuple(feed._replace(model=models[feed.sink]) for feed in known.feeds))
@@ -246,7 +268,7 @@ def _stop_if(trouble: str | None) -> None:
 
 
 def _verify(
-    config: Config, ledger: Ledger, sinks: dict[str, Sink]
+    config: Config, ledger: Ledger, sinks: Mapping[str, Destination]
 ) -> tuple[dict[str, str], dict[str, str | None]]:
     """Return which sinks could not be asked, and why; and to which account each of the others goes."""
     unverified, misfits = {}, []
@@ -299,7 +321,11 @@ def _source(config: Config, name: str, application_name: str) -> Source:
 
 
 def _collection(
-    config: Config, known: Registered, sources: dict[str, Source], sinks: dict[str, Sink], ledger: Ledger
+    config: Config,
+    known: Registered,
+    sources: dict[str, Source],
+    sinks: Mapping[str, Destination],
+    ledger: Ledger,
 ) -> Collection:
     return Collection(
         known,

@@ -6,15 +6,20 @@ A sink of a new kind has its case in `build_sink`; the other functions are for w
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aggregator.config import Config, MetronomeSink, StripeSink
-from aggregator.model import Encoding
-from aggregator.sinks import Sink
+from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
+from aggregator.model import Bounds, Encoding
+from aggregator.sinks import Destination, Sink
+from aggregator.sinks import FileSink as SinkOfFiles
 
 if TYPE_CHECKING:
+    from aggregator.sinks.files import Format
     from aggregator.sinks.stripe import Desk, StripeMeter, StripeTeller
 
+DASHBOARD_ROWS = 1_000_000
+"""No limit of rows is stated for the Dashboard: that of bytes comes first."""
 
-def build_sink(config: Config, name: str) -> Sink:
+
+def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
     """Return a sink as configured; it connects when it is first used."""
     sink = config.sinks[name]
     match sink:
@@ -55,6 +60,8 @@ def build_sink(config: Config, name: str) -> Sink:
                 },
                 test_customer=sink.self_test_customer,
             )
+        case CsvSink() | DirectorySink() | S3Sink():
+            return _file_sink(name, sink, _stripe_meters(config, name))
 
 
 def build_desk(config: Config, name: str) -> "Desk | None":
@@ -77,7 +84,7 @@ def build_desk(config: Config, name: str) -> "Desk | None":
             return None
 
 
-def build_teller(config: Config, name: str, sink: Sink) -> "StripeTeller | None":
+def build_teller(config: Config, name: str, sink: Destination) -> "StripeTeller | None":
     """Return what listens to a sink, and cancels there, over its connections; None for one that tells nothing by itself."""
     from aggregator.sinks.stripe import StripeSink as Stripe
     from aggregator.sinks.stripe import StripeTeller
@@ -134,3 +141,50 @@ def counted_twice(config: Config, accounts: Mapping[str, str | None]) -> list[st
                     "other. Take one of the sinks out of `sinks`, or give one of two meters another `stripe.event_name`."
                 )
     return found
+
+
+def _file_sink(name: str, sink: FileSink, meters: "dict[str, StripeMeter]") -> SinkOfFiles:
+    from aggregator.sinks import files
+
+    if isinstance(sink, CsvSink):
+        return files.DirectorySink(
+            name,
+            directory=sink.directory,
+            kind="files for the Dashboard",
+            by_hand=True,
+            bounds=Bounds(DASHBOARD_ROWS, sink.max_bytes, sink.close_after),
+            form=files.CsvFormat(meters, identified=False, alone=True),
+            meters=meters,
+        )
+    encoding = Encoding(sink.quantity_encoding)
+    form: Format = (
+        files.CsvFormat(meters, identified=True, alone=False)
+        if sink.format == "csv"
+        else files.JsonFormat(meters, lines=sink.format == "jsonl", encoding=encoding)
+    )
+    bounds = Bounds(sink.max_records, sink.max_bytes, sink.close_after)
+    if isinstance(sink, DirectorySink):
+        return files.DirectorySink(
+            name,
+            directory=sink.directory,
+            kind="files for the import",
+            by_hand=False,
+            bounds=bounds,
+            form=form,
+            encoding=encoding,
+            meters=meters,
+        )
+    pair = sink.keys_revealed()
+    return files.S3Sink(
+        name,
+        bucket=sink.bucket,
+        prefix=sink.prefix,
+        region=sink.region,
+        endpoint_url=sink.endpoint_url,
+        keys=files.Keys(*pair) if pair else None,
+        timeout=sink.timeout,
+        bounds=bounds,
+        form=form,
+        encoding=encoding,
+        meters=meters,
+    )

@@ -8,7 +8,7 @@ an end or a shadow, and so must not be started again over a ledger that has one.
 from alembic import op
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

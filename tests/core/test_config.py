@@ -78,6 +78,7 @@ def test_the_least_that_is_right(tmp_path: Path) -> None:
     assert config.sources["app"].statement_timeout == dt.timedelta(seconds=60)
     assert config.sources["app"].timezone is None
     sink = config.sinks["stripe"]
+    assert isinstance(sink, StripeSink)
     assert sink.api_key_revealed() == ENV["KEY"]
     assert (sink.api_base, sink.rate_limit, sink.timeout) == (None, None, dt.timedelta(seconds=10))
     assert sink.max_in_flight == 256

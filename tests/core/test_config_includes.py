@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.config import Config, load
+from aggregator.config import Config, StripeSink, load
 from aggregator.errors import ConfigError
 
 BASE = """\
@@ -209,7 +209,9 @@ def test_secrets_and_queries_from_files(tmp_path: Path) -> None:
 
     assert config.ledger.url_revealed() == "postgresql://ledger"
     assert config.sources["app"].url_revealed() == "sqlite:///app.db"
-    assert config.sinks["stripe"].api_key_revealed() == "sk_test_1"
+    sink = config.sinks["stripe"]
+    assert isinstance(sink, StripeSink)
+    assert sink.api_key_revealed() == "sk_test_1"
     assert config.meter("a").query_text == "select 1 where a >= :start and a < :end"
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from aggregator.config import load
+from aggregator.config import StripeSink, load
 from aggregator.errors import ConfigError
 
 CANARY = "Kanar1envogel"
@@ -143,4 +143,6 @@ def test_a_configuration_hides_its_secrets(tmp_path: Path, *, filed: bool) -> No
     shown += [repr(each) for each in (config.ledger, config.sources["app"], config.sinks["stripe"])]
     assert CANARY not in "".join(shown)
     assert config.ledger.url_revealed() == config.sources["app"].url_revealed() == env["URL"]
-    assert config.sinks["stripe"].api_key_revealed() == env["KEY"]
+    sink = config.sinks["stripe"]
+    assert isinstance(sink, StripeSink)
+    assert sink.api_key_revealed() == env["KEY"]

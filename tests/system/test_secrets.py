@@ -67,6 +67,8 @@ COMMANDS = {
     "lateness": ("lateness", "--json"),
     "meters": ("meters", "apply", "--yes"),
     "migrate": ("migrate",),
+    "files": ("files", "list", "--json"),
+    "export": ("export", "csv", METER, "--from", "{start}", "--to", "2999-01-01"),
     "adopt": ("adopt",),
 }
 """Every command that is given the configuration, and how it is called here."""

@@ -185,6 +185,16 @@ WRONG = [
     ),
     ("meters: {m: {query: x, metronome: {type: x}}}", ".meters.m.metronome.type is unknown"),
     ("sinks: {s: {type: stripe, api_key: x, mode: on}}", ".sinks.s.mode is not one of ['live', 'test']"),
+    ("sinks: {s: {type: csv}}", ".sinks.s.directory is missing"),
+    ("sinks: {s: {type: csv, directory: x, max_bytes: 9}}", ".sinks.s.max_bytes is below 10000"),
+    (
+        "sinks: {s: {type: s3, bucket: acme, format: xml}}",
+        ".sinks.s.format is not one of ['jsonl', 'csv', 'json']",
+    ),
+    (
+        "sinks: {s: {type: s3, bucket: acme, access_key_id: x, access_key_id_file: y}}",
+        ".sinks.s has keys that exclude one another",
+    ),
     ("meters: {m: {window: 1h}}", ".meters.m.query is missing"),
     ("meters: {m: {query: x, start_at: 2026-11-01}}", ".meters.m.start_at is not string"),
     ("meters: {m: {query: x, name: m}}", ".meters.m.name is unknown"),

@@ -113,6 +113,9 @@ def keys() -> dict[str, dict[str, Any]]:
         "## sources": found["Source"],
         "## sinks": found["StripeSink"] | found["StripeReports"],
         "## Metronome sinks": found["MetronomeSink"],
+        "## csv sinks": found["CsvSink"],
+        "## directory sinks": found["DirectorySink"],
+        "## s3 sinks": found["S3Sink"],
         "## meters": found["Meter"] | found["StripeEvent"] | found["MetronomeEvent"] | found["FedSink"],
     }
 

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from aggregator import points
 from aggregator.model import Answer, Event
-from aggregator.planner import plain
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.dispatch import Job
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.verdicts import Echo, Judgement, judge_echo
 
@@ -29,12 +27,6 @@ if TYPE_CHECKING:
     from stripe.v2.billing import MeterEvent as MeterEventV2
 
 
-def payload(event: Event, meter: StripeMeter, customer: str) -> dict[str, str]:
-    """Return what is said of the customer: by how much it used more, or where its window stands if events replace."""
-    quantity = event.total if meter.replaces else event.delta
-    return {meter.customer_key: customer, meter.value_key: plain(quantity)}
-
-
 def spoken(event: Event, office: Office) -> "MeterEventCreateParams":
     """Return an event as version 2 and the stream want it: instants in RFC 3339, of whole seconds as in version 1."""
     meter = office.meters[event.meter]
@@ -42,7 +34,7 @@ def spoken(event: Event, office: Office) -> "MeterEventCreateParams":
         "event_name": meter.event_name,
         "identifier": event.identifier,
         "timestamp": f"{event.at:%Y-%m-%dT%H:%M:%SZ}",
-        "payload": payload(event, meter, office.customer(event.customer)),
+        "payload": meter.payload(event, office.customer(event.customer)),
     }
 
 
@@ -98,7 +90,7 @@ class Courier:
                 "event_name": meter.event_name,
                 "identifier": event.identifier,
                 "timestamp": int(event.at.timestamp()),
-                "payload": payload(event, meter, office.customer(event.customer)),
+                "payload": meter.payload(event, office.customer(event.customer)),
             },
             attempt(event, office),
         )

@@ -1,9 +1,11 @@
 """What one of our meters is at Stripe."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
-from aggregator.model import WriteModel
+from aggregator.model import Event, WriteModel
+from aggregator.planner import plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +35,11 @@ class StripeMeter:
     def replaces(self) -> bool:
         """Whether a later event takes the place of an earlier one, so that each says where its window stands."""
         return self.write_model is not WriteModel.DELTA
+
+    def quantity(self, event: Event) -> Decimal:
+        """Return the number that Stripe is told: where the window stands if events replace, else by how much more."""
+        return event.total if self.replaces else event.delta
+
+    def payload(self, event: Event, customer: str) -> dict[str, str]:
+        """Return what is said of the customer, by Stripe's name for it."""
+        return {self.customer_key: customer, self.value_key: plain(self.quantity(event))}

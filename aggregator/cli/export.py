@@ -1,0 +1,148 @@
+"""`aggregator export`: write what a range holds to files, for a person to upload."""
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.common import (
+    Instant,
+    config_option,
+    json_option,
+    known_meters,
+    load_config,
+    shown,
+    write_json,
+)
+from aggregator.cli.files import raw_meters, show_files
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.config import Config
+    from aggregator.model import Span
+
+WORK_LEFT = 3
+
+
+@click.group()
+def export() -> None:
+    """Write what a range holds to files, for a person to upload."""
+
+
+@export.command("csv")
+@click.argument("meter", metavar="METER")
+@click.option(
+    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
+)
+@click.option("--to", "end", type=Instant(), required=True, help="End of the last window.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write to this directory, instead of the sink's own.",
+)
+@click.option("--sink", help="Which sink of type csv, if the meter feeds several.")
+@config_option
+@json_option
+def csv_files(
+    config_path: Path,
+    *,
+    meter: str,
+    start: dt.datetime,
+    end: dt.datetime,
+    out: Path | None,
+    sink: str | None,
+    as_json: bool,
+) -> None:
+    """Write what METER owes its sink of type csv, of the windows in a range, to files for the Dashboard.
+
+    Only events that are in no file yet: none is ever in two, and what another sink gets is not in them. Each file is on
+    record, as if the daemon had written it. Files that hold events of the range already are listed. Exit code 3: something
+    could not be written now; run it again.
+    """
+    from aggregator.clock import utcnow
+    from aggregator.delivery import drain
+    from aggregator.model import Span
+    from aggregator.wiring import build
+
+    config = load_config(config_path)
+    known_meters(config, [meter])
+    if start >= end:
+        raise UsageError(
+            f"The range from {shown(start)} to {shown(end)} is empty; give --from a time before --to."
+        )
+    name = _sink(config, meter, sink)
+    span = Span(start, end)
+    with build(_with_directory(config, name, out), name="aggregator export", verify=True) as app:
+        sink_id = app.sink_ids[name]
+        before = app.ledger.uploads.of_range(sink_id, meter, span)
+        delivered = drain([app.delivery(name, utcnow, only=(meter, span))], utcnow)
+        after = app.ledger.uploads.of_range(sink_id, meter, span)
+        states = app.ledger.uploads.states(sink_id, meter, span)
+    written = [row for row in after if row not in before]
+    left_out = {state: count for state, count in states.items() if state not in IN_FILES}
+    if as_json:
+        write_json(
+            {
+                "written": [row._asdict() for row in written],
+                "already_written": [row._asdict() for row in before],
+                "not_included": left_out,
+                "waits_for": delivered.halted or delivered.waits_for,
+                "warnings": raw_meters(config),
+            }
+        )
+    else:
+        _tell(config, meter, name, span)
+        if written:
+            show_files("written now", written)
+        else:
+            click.echo("Nothing was written: no event of the range was owed and in no file yet.")
+        if before:
+            show_files("written before, and not again", before)
+        for state, count in left_out.items():
+            click.echo(f"Not in a file: {count:,} event(s) that are {state.replace('_', ' ')}.")
+        if delivered.halted or delivered.waits_for:
+            click.echo(f"Not written: {delivered.halted or delivered.waits_for}", err=True)
+    if delivered.halted or delivered.again:
+        raise click.exceptions.Exit(WORK_LEFT)
+
+
+IN_FILES = {"accepted", "confirmed", "void"}
+
+
+def _tell(config: "Config", meter: str, sink: str, span: "Span") -> None:
+    """Say what is in the files and what is not, and what must not be done with them."""
+    others = [each for each in config.meters[meter].sinks if each != sink]
+    click.echo(f"What meter {meter} owes sink {sink} of the windows in {span}, as far as they are read.")
+    if others:
+        click.echo(
+            f"What {', '.join(others)} gets of it goes there by itself, and besides: both would be billed."
+        )
+    for line in raw_meters(config):
+        if line.startswith(f"Meter {meter} "):
+            click.echo(line)
+
+
+def _sink(config: "Config", meter: str, sink: str | None) -> str:
+    """Return the sink whose events are meant. Raises UsageError if there is none, or several."""
+    from aggregator.config import CsvSink
+
+    fed = config.meters[meter].sinks
+    kinds = [name for name in fed if isinstance(config.sinks[name], CsvSink)]
+    if sink is not None and sink not in kinds:
+        raise UsageError(f"Meter {meter} feeds no sink of type csv named {sink}; it feeds: {', '.join(fed)}.")
+    if not kinds:
+        raise UsageError(
+            f"Meter {meter} feeds no sink of type csv, so nothing of it is owed to a file; what its other sinks get would "
+            "be billed twice. Add a sink of type csv to the configuration, and to the meter's `sinks`."
+        )
+    if sink is None and len(kinds) > 1:
+        raise UsageError(f"Meter {meter} feeds {', '.join(kinds)}: say which with --sink.")
+    return sink or kinds[0]
+
+
+def _with_directory(config: "Config", sink: str, out: Path | None) -> "Config":
+    if out is None:
+        return config
+    elsewhere = config.sinks[sink].model_copy(update={"directory": out.resolve()})
+    return config.model_copy(update={"sinks": {**config.sinks, sink: elsewhere}})

@@ -1,0 +1,159 @@
+"""What a record of a file looks like. Pure: an event and its meter's settings in, bytes out.
+
+Rules
+- The bytes are a function of the event and of its meter's settings: above all no clock goes in.
+- Numbers are plain digits: no exponent. A timestamp is whole seconds since 1970.
+- A record of a meter is never longer than `around` says, plus its customer as JSON text, its quantity, and its identifier.
+
+The columns and fields are Stripe's: docs.stripe.com/billing/subscriptions/usage-based/recording-usage-csv for the Dashboard,
+which knows no identifier, and docs.stripe.com/billing/subscriptions/usage-based/recording-usage-s3 for the import.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Protocol
+
+from aggregator.model import EPOCH, Encoding, Event
+from aggregator.planner import IDENTIFIER_LENGTH, plain
+from aggregator.sinks.stripe.meter import StripeMeter
+
+LONGEST_CUSTOMER = 500
+"""Characters. Stripe's ids have 18; what is longer than this is no id, and would make the size of a file a guess."""
+
+TIMESTAMP_DIGITS = 12
+SIGNS = 8
+"""Quotes, commas and line ends that a record may have besides what is counted by name."""
+
+
+class Format(Protocol):
+    """How events are written down one after the other."""
+
+    extension: str
+    between: bytes
+    end: bytes
+
+    def bundles(self) -> list[dict[str, int]]:
+        """Return which meters may share a file, each with the bytes of a record besides what differs."""
+        ...
+
+    def begin(self, meter: str) -> bytes:
+        """Return what stands before the first record, which is one of this meter."""
+        ...
+
+    def record(self, event: Event) -> bytes:
+        """Return one record."""
+        ...
+
+    def misfit(self, event: Event) -> str | None:
+        """Say why an event cannot be written; None if it can."""
+        ...
+
+
+class JsonFormat:
+    """JSON Lines, or with `lines=False` one JSON array with a record per line."""
+
+    def __init__(
+        self, meters: Mapping[str, StripeMeter], *, lines: bool, encoding: Encoding = Encoding.NUMBER
+    ) -> None:
+        self.extension = "jsonl" if lines else "json"
+        self.between = b"\n" if lines else b",\n"
+        self.end = b"\n" if lines else b"\n]\n"
+        self._begin = b"" if lines else b"[\n"
+        quote = '"' if encoding is Encoding.TEXT else ""
+        self._meters = meters
+        self._around = {
+            name: (
+                f',"event_name":{_text(meter.event_name)},"payload":{{{_text(meter.customer_key)}:',
+                f",{_text(meter.value_key)}:{quote}",
+                f"{quote}}}}}",
+            )
+            for name, meter in meters.items()
+        }
+
+    def bundles(self) -> list[dict[str, int]]:
+        """Return all meters together: each record names the keys of its own."""
+        fixed = len('{"identifier":"","timestamp":') + TIMESTAMP_DIGITS + SIGNS
+        sizes = {
+            name: fixed + sum(len(part.encode()) for part in parts) for name, parts in self._around.items()
+        }
+        return [sizes] if sizes else []
+
+    def begin(self, meter: str) -> bytes:  # noqa: ARG002 - every record names its own keys
+        """Return how the file begins."""
+        return self._begin
+
+    def record(self, event: Event) -> bytes:
+        """Return one record, as one line."""
+        before, middle, after = self._around[event.meter]
+        quantity = plain(self._meters[event.meter].quantity(event))
+        return (
+            f'{{"identifier":{_text(event.identifier)},"timestamp":{_seconds(event)}'
+            f"{before}{_text(event.customer)}{middle}{quantity}{after}"
+        ).encode()
+
+    def misfit(self, event: Event) -> str | None:
+        """Refuse what is no customer's id."""
+        return _misfit(event.customer)
+
+
+class CsvFormat:
+    """Rows under a header. With `identified` the identifier comes first; with `alone` a file holds one meter."""
+
+    extension = "csv"
+    between = b"\n"
+    end = b"\n"
+
+    def __init__(self, meters: Mapping[str, StripeMeter], *, identified: bool, alone: bool) -> None:
+        self._meters = meters
+        self._identified = identified
+        self._alone = alone
+        self._names = {name: _cell(meter.event_name) for name, meter in meters.items()}
+
+    def bundles(self) -> list[dict[str, int]]:
+        """Return meters with the same columns together, or each alone."""
+        together: dict[tuple[str, ...], dict[str, int]] = {}
+        for name, meter in self._meters.items():
+            columns = (meter.customer_key, meter.value_key, name if self._alone else "")
+            size = len(self._names[name].encode()) + TIMESTAMP_DIGITS + SIGNS
+            size -= 0 if self._identified else IDENTIFIER_LENGTH  # it is summed up, and not written
+            together.setdefault(columns, {})[name] = size
+        return list(together.values())
+
+    def begin(self, meter: str) -> bytes:
+        """Return the header."""
+        its = self._meters[meter]
+        keys = (f"payload_{its.customer_key}", f"payload_{its.value_key}")
+        columns = ("timestamp", "event_name", *map(_cell, keys))
+        return (",".join(("identifier", *columns) if self._identified else columns) + "\n").encode()
+
+    def record(self, event: Event) -> bytes:
+        """Return one row, without its end."""
+        quantity = plain(self._meters[event.meter].quantity(event))
+        row = f"{_seconds(event)},{self._names[event.meter]},{_cell(event.customer)},{quantity}"
+        return (f"{_cell(event.identifier)},{row}" if self._identified else row).encode()
+
+    def misfit(self, event: Event) -> str | None:
+        """Refuse what is no customer's id, and what would not stay on one line."""
+        if any(ord(sign) < 32 or ord(sign) == 127 for sign in event.customer):
+            return "the customer holds a line break or another control character, which a row of a CSV file cannot"
+        return _misfit(event.customer)
+
+
+def _misfit(customer: str) -> str | None:
+    if len(customer) > LONGEST_CUSTOMER:
+        return f"the customer has more than {LONGEST_CUSTOMER} characters, so it is no id of Stripe's"
+    return None
+
+
+def _seconds(event: Event) -> int:
+    return int((event.at - EPOCH).total_seconds())
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _cell(value: str) -> str:
+    """Quote what would otherwise be read as something else (RFC 4180)."""
+    plainly = value == value.strip() and not any(sign in value for sign in ',"\r\n')
+    return value if plainly and value else '"' + value.replace('"', '""') + '"'

@@ -1,0 +1,205 @@
+"""A million events into files: seconds to claim, write and settle, seconds to validate, and the peak memory of the writer.
+
+    python -m bench.files directory|s3 [EVENTS]
+
+The store is moto's, on loopback in a process of its own: its share of the time is its own, not Amazon's.
+"""
+
+import datetime as dt
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aggregator import planner
+from aggregator.clock import utcnow
+from aggregator.embedded import EmbeddedPostgres
+from aggregator.filing import Filing
+from aggregator.ledger.database import Database, identity, migrate
+from aggregator.ledger.files import Files
+from aggregator.ledger.meters import Feed, Meters
+from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.passes import Pass, Passes
+from aggregator.ledger.spool import Spool
+from aggregator.model import Bounds, Change, Decision, Decreases, Encoding, Meter, Reading, Span, Written
+from aggregator.sinks import FileSink
+from aggregator.sinks.files import DirectorySink, JsonFormat, Keys, S3Sink
+from aggregator.sinks.files.sink import LIMITS
+from aggregator.sinks.stripe import StripeMeter
+
+HOUR = dt.timedelta(hours=1)
+METER = "api_requests"
+AT_STRIPE = {METER: StripeMeter(event_name=METER)}
+BOUNDS = Bounds(1_000_000, 900_000_000, dt.timedelta(0))
+MINUTE = dt.timedelta(minutes=1)
+KEYS, BUCKET, REGION = Keys("AKIABENCH", "bench"), "bench", "eu-central-1"
+
+SERVER = """
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://%s:%s" % server.get_host_and_port(), flush=True)
+input()
+server.stop()
+"""
+
+
+class Figures(NamedTuple):
+    """Seconds, and megabytes of the writing process at its peak, the ledger and the store not included."""
+
+    events: int
+    write_seconds: float
+    validate_seconds: float
+    peak_megabytes: float
+
+
+def measure(kind: str, events: int) -> Figures:
+    """Plan so many events, write them to files, and have them validated by a process that shares no code with the writer."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(EmbeddedPostgres(directory / "pg"))
+        migrate(server.url())
+        database = stack.enter_context(Database(server.url()))
+        sink_id = _plan(database, events)
+        url = stack.enter_context(_store()) if kind == "s3" else None
+        sink = _sink(directory / "files", url)
+        owner = uuid.uuid4()
+        files = Files(database, owner, MINUTE)
+        filing = Filing(files, Outbox(database, owner, MINUTE, MINUTE), sink, sink_id, utcnow, at_once=True)
+        began = time.monotonic()
+        written: list[Written] = []
+        while (result := filing.run_once(utcnow())).claimed:
+            assert result.accepted == result.claimed, result
+            written += result.files
+        done = time.monotonic()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        paths = _fetched(directory / "files", url, written)
+        call = [sys.executable, "-m", "tests.file_validator", *map(str, paths)]
+        found = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+        assert found["records"] == events, found
+        assert Decimal(found["total"]) == sum(n % 997 + 1 for n in range(events)), found
+        sink.close()
+        return Figures(events, done - began, time.monotonic() - done, peak)
+
+
+def _sink(directory: Path, url: str | None) -> FileSink:
+    form = JsonFormat(AT_STRIPE, lines=True)
+    if url is None:
+        return DirectorySink(
+            "files",
+            directory=directory,
+            kind="files",
+            by_hand=False,
+            bounds=BOUNDS,
+            form=form,
+            meters=AT_STRIPE,
+        )
+    return S3Sink(
+        "files",
+        bucket=BUCKET,
+        prefix="usage/",
+        region=REGION,
+        endpoint_url=url,
+        keys=KEYS,
+        timeout=MINUTE,
+        bounds=BOUNDS,
+        form=form,
+        encoding=Encoding.NUMBER,
+        meters=AT_STRIPE,
+    )
+
+
+@contextmanager
+def _store() -> Iterator[str]:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            client = _client(url)
+            client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+            client.close()
+            yield url
+        finally:
+            process.terminate()
+
+
+def _client(url: str) -> Any:
+    import boto3
+
+    session = boto3.session.Session(*KEYS, region_name=REGION)
+    return session.client("s3", endpoint_url=url)
+
+
+def _fetched(directory: Path, url: str | None, written: list[Written]) -> list[Path]:
+    if url is not None:
+        directory.mkdir()
+        client = _client(url)
+        for each in written:
+            client.download_file(BUCKET, f"usage/{each.name}", str(directory / each.name))
+        client.close()
+    return [directory / each.name for each in written]
+
+
+def _plan(database: Database, events: int) -> int:
+    """Fill the outbox with an event per customer; return the sink."""
+    start = utcnow().replace(minute=0, second=0, microsecond=0) - 2 * HOUR
+    meter = Meter(
+        name=METER,
+        source="app",
+        query="",
+        fingerprint="",
+        sinks=("files",),
+        window=HOUR,
+        start_at=start,
+        settle=HOUR,
+        revisit=HOUR,
+    )
+    meters = Meters(database, uuid.uuid4(), 10 * MINUTE)
+    registered = meters.register([meter])[METER]
+    policy = planner.Policy(
+        ledger=str(identity(database).ledger_id),
+        sink="files",
+        meter=METER,
+        window=HOUR,
+        decimals=0,
+        decreases=Decreases.HOLD,
+        limits=LIMITS,
+        now=utcnow(),
+    )
+
+    def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
+        assert not guarded, f"nothing of {feed.sink} shrinks"
+        return planner.plan(changes, policy)
+
+    lease = meters.acquire(registered)
+    assert lease is not None
+    span = Span(start, start + HOUR)
+    with Spool() as spool:
+        for low in range(0, events, 5_000):
+            spool.add(
+                [
+                    Reading(start, f"cus_{n:014d}", Decimal(n % 997 + 1), start + HOUR / 2)
+                    for n in range(low, min(low + 5_000, events))
+                ]
+            )
+        pass_ = Pass("live", span, span, policy.now, lease.definitions[0])
+        Passes(database, 10 * MINUTE, time.monotonic).commit(lease, spool, pass_, decide)
+    return registered.feeds[0].sink_id
+
+
+if __name__ == "__main__":
+    print(*measure(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000))

@@ -1,0 +1,295 @@
+"""Usage as files, with real processes: whatever kills one, each use lies in a file once."""
+
+import datetime as dt
+import io
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.clock import utcnow
+from aggregator.points import FILE_POINTS, POINTS, VARIABLE
+from aggregator.windows import floor
+from tests.file_validator import Found, validate
+from tests.object_store import KEY_ID, REGION, SECRET, Store
+from tests.system.harness import METER, MINUTE, World, until
+
+KILLED = -9
+DAY = dt.timedelta(days=1)
+AT_POINTS = [*tuple(POINTS)[tuple(POINTS).index("claim_written") :], *FILE_POINTS]
+NOT_PASSED = {"event_leaving", "answer_unread", "answer_read", "part_uploaded"}
+"""What only events that are sent one by one pass, and what only large objects do."""
+
+KILLS = [
+    *(("csv", name) for name in AT_POINTS if name not in NOT_PASSED),
+    *(("s3", name) for name in ("file_made", "file_published", "settle_written")),
+]
+
+LET_GO = "update aggregator.file set held_until = now() where written_at is null returning claim_id"
+"""As if the time of who was killed were over: nobody wants to wait for a minute in each test."""
+
+
+def writes_csv(world: World, **more: object) -> Path:
+    """Let the meter feed a sink of type csv alone; return its directory."""
+    world.config["sinks"] = {"upload": {"type": "csv", "directory": "upload", **more}}
+    world.meter["sinks"] = ["upload"]
+    return world.directory / "upload"
+
+
+def writes_objects(world: World, store: Store, **more: object) -> None:
+    """Let the meter feed a bucket alone."""
+    world.config["sinks"] = {
+        "bucket": {
+            "type": "s3",
+            "bucket": store.bucket,
+            "prefix": "usage/",
+            "region": REGION,
+            "endpoint_url": store.url,
+            "access_key_id": KEY_ID,
+            "secret_access_key": SECRET,
+            "close_after": "1s",
+            **more,
+        }
+    }
+    world.meter["sinks"] = ["bucket"]
+
+
+def in_directory(directory: Path, **how: Any) -> Found:
+    """Validate what lies in a directory; nothing hidden may lie there."""
+    files = [(path.name, io.BytesIO(path.read_bytes())) for path in directory.iterdir()]
+    return validate(files, **how)
+
+
+def in_store(store: Store) -> Found:
+    """Validate what lies in a bucket."""
+    return validate((key, io.BytesIO(content)) for key, (content, _) in store.objects().items())
+
+
+def by_customer(found: Found) -> Mapping[str, Decimal]:
+    """Return what each customer is billed by files."""
+    return {customer: much for (_, customer), much in found.totals.items()}
+
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", ["csv", "s3"])
+def test_the_configuration_that_is_shown_writes_files(world: World, store: Store, page: str) -> None:
+    """The whole configuration of each page runs as it is: only dates, and where things are, are the test's own."""
+    start = floor(utcnow(), DAY) - 3 * DAY
+    shown = re.findall(r"^```yaml\n(.*?)^```", (DOCS / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    shown = shown.replace("2026-11-01T00:00Z", f"{start:%Y-%m-%dT%H:%MZ}").replace("acme-usage", store.bucket)
+    (world.directory / "aggregator.yaml").write_text(shown)
+    world.source("create table api_request (customer_id text, created_at timestamptz)")
+    world.source(
+        "insert into api_request select 'cus_' || n %% 3, %s from generate_series(1, 7) as n", start + DAY / 2
+    )
+    ran = world.run(
+        "run",
+        "--once",
+        APP_DATABASE_URL=world.source_url,
+        LEDGER_URL=world.ledger_url or "",
+        AWS_ENDPOINT_URL_S3=store.url,
+        AWS_ACCESS_KEY_ID=KEY_ID,
+        AWS_SECRET_ACCESS_KEY=SECRET,
+    )
+    assert ran.code == 0, ran.said
+    found = in_store(store) if page == "s3" else in_directory(world.directory / "upload", dashboard=True)
+    assert by_customer(found) == {"cus_0": 2, "cus_1": 3, "cus_2": 2}
+
+
+@pytest.mark.parametrize(("kind", "point"), KILLS)
+def test_a_kill_leaves_one_file(world: World, store: Store, kind: str, point: str) -> None:
+    """Killed with SIGKILL wherever something is remembered: the next run leaves every use in a file, once."""
+    world.use_much(20, 3)
+    directory = writes_csv(world)
+    if kind == "s3":
+        writes_objects(world, store)
+    world.write()
+    killed = world.start_process("run", "--once", **{VARIABLE: point})
+    assert killed.ended(60) == KILLED, killed.err
+    for number in range(5):
+        world.use(f"cus_{number}", 3, 7)
+    world.ledger(LET_GO)
+    ran = world.once()
+    assert ran.code == 0, ran.said
+    found = in_store(store) if kind == "s3" else in_directory(directory, dashboard=True)
+    assert by_customer(found) == world.used()
+    assert found.records == world.one("select count(*) from aggregator.event where state = 'accepted'")
+    assert found.files == world.one("select count(*) from aggregator.file where written_at is not null")
+    assert world.waiting() == 0
+    assert store.uploads() == []
+
+
+def test_a_kill_between_parts_leaves_one_object(world: World, store: Store) -> None:
+    """Of a large upload that was killed there is no object; the next run uploads it, and removes the parts."""
+    world.use_much(2_000, 30)
+    writes_objects(world, store)
+    world.write()
+    killed = world.start_process("run", "--once", **{VARIABLE: "part_uploaded"})
+    assert killed.ended(90) == KILLED, killed.err
+    assert (store.objects(), len(store.uploads())) == ({}, 1)
+    world.ledger(LET_GO)
+    assert world.once().code == 0
+    found = in_store(store)
+    assert (by_customer(found), found.files, found.records) == (world.used(), 1, 60_000)
+    assert store.uploads() == []
+
+
+def test_the_daemon_writes_files_as_they_fill(world: World, store: Store) -> None:
+    """A daemon closes a file once its oldest event has waited, says so, and ends in order when told to."""
+    world.use_much(10, 3)
+    writes_objects(world, store)
+    daemon = world.daemon()
+    line = daemon.logged("file_written", sink="bucket")
+    assert line["records"] == 30
+    world.use("cus_1", 5, 4)
+    until(lambda: by_customer(in_store(store)) == world.used(), "all of it lies in the bucket")
+    assert daemon.stop() == -15
+    assert "ERROR" not in daemon.err
+
+
+def test_a_csv_sink_waits_for_its_day(world: World) -> None:
+    """In the daemon a file for the Dashboard waits to be filled; a run by hand or by cron closes it at once."""
+    world.use_much(3, 2)
+    directory = writes_csv(world)
+    daemon = world.daemon()
+    until(lambda: world.waiting() == 6, "everything is planned")
+    assert not directory.exists() or not list(directory.iterdir())
+    assert daemon.stop() == -15
+    assert world.once().code == 0
+    assert by_customer(in_directory(directory, dashboard=True)) == world.used()
+
+
+def test_a_backfill_closes_its_files(world: World) -> None:
+    """Whoever backfills a range has its file in the end; a second backfill writes none."""
+    world.use_much(3, 2)
+    directory = writes_csv(world)
+    world.write()
+    for _ in range(2):
+        ran = world.run("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+        assert ran.code == 0, ran.said
+        assert by_customer(in_directory(directory, dashboard=True)) == world.used()
+        assert len(list(directory.iterdir())) == 1
+
+
+def test_files_are_listed_and_confirmed(world: World) -> None:
+    """The list says what each holds and warns of raw meters; a confirmation counts once; unknown names are refused."""
+    world.use_much(3, 2)
+    directory = writes_csv(world)
+    assert world.once().code == 0
+    [path] = directory.iterdir()
+    listed = world.run("files", "list", "--json").json
+    [row] = listed["files"]
+    assert (row["name"], row["sink"], row["records"], row["meters"]) == (path.name, "upload", 6, [METER])
+    assert row["bytes"] == path.stat().st_size
+    assert "uploaded twice bills twice" in listed["warnings"][0]
+    shown = world.run("files", "list").out
+    assert path.name in shown
+    assert "to be uploaded" in shown
+    assert "uploaded twice bills twice" in shown
+    assert path.name in world.run("status").out
+    assert world.run("status", "--json").json["to_be_uploaded"] == [path.name]
+
+    confirmed = world.run("files", "confirm", path.name, "--json")
+    assert confirmed.json == {"confirmed": [path.name], "events": 6}
+    again = world.run("files", "confirm", path.name)
+    assert again.code == 2
+    assert re.search(r"Nothing was confirmed: .* was confirmed at .* already", again.err)
+    unknown = world.run("files", "confirm", "usage-1.csv")
+    assert unknown.code == 2
+    assert "there is no file usage-1.csv" in unknown.err
+    assert world.ledger("select distinct state::text from aggregator.event") == [("confirmed",)]
+    assert world.run("status", "--json").json["to_be_uploaded"] == []
+    assert world.run("files", "list", "--unconfirmed", "--json").json["files"] == []
+    assert world.run("files", "list", "--sink", "nobody").code == 2
+
+
+def test_an_export_writes_what_is_in_no_file_yet(world: World) -> None:
+    """A range is written once, elsewhere if asked, and says what it holds and what not."""
+    world.use_much(3, 4)
+    directory = writes_csv(world)
+    world.write()
+    assert world.run("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}", "--no-send").code == 0
+    start, middle, end = (f"{world.start + n * MINUTE:%Y-%m-%dT%H:%MZ}" for n in (0, 2, 4))
+    first = world.run("export", "csv", METER, "--from", start, "--to", middle, "--out", "hand")
+    assert first.code == 0, first.said
+    assert "as far as they are read" in first.out
+    assert "uploaded twice bills twice" in first.out
+    assert in_directory(world.directory / "hand", dashboard=True).records == 6
+    rest = world.run("export", "csv", METER, "--from", start, "--to", end, "--json").json
+    assert [row["records"] for row in rest["written"]] == [6]
+    assert [row["records"] for row in rest["already_written"]] == [6]
+    assert rest["not_included"] == {}
+    none = world.run("export", "csv", METER, "--from", start, "--to", end)
+    assert "Nothing was written" in none.out
+    assert "written before, and not again" in none.out
+    both = [*(world.directory / "hand").iterdir(), *directory.iterdir()]
+    found = validate([(path.name, io.BytesIO(path.read_bytes())) for path in both], dashboard=True)
+    assert by_customer(found) == world.used()
+
+
+def test_an_export_of_what_goes_elsewhere_is_refused(world: World) -> None:
+    """A meter without a sink of type csv owes nothing to a file: what it sends to Stripe would be billed twice."""
+    world.write()
+    ran = world.run("export", "csv", METER, "--from", "2026-11-01", "--to", "2026-11-02")
+    assert ran.code == 2
+    assert "feeds no sink of type csv" in ran.err
+    assert "billed twice" in ran.err
+    writes_csv(world)
+    world.write()
+    for arguments, told in (
+        (("--sink", "stripe"), "feeds no sink of type csv named stripe"),
+        (("--to", "2026-10-01"), "is empty"),
+    ):
+        ran = world.run("export", "csv", METER, "--from", "2026-11-01", "--to", "2026-11-02", *arguments)
+        assert (ran.code, told in ran.err) == (2, True), ran.err
+
+
+def test_check_looks_at_sinks_of_files(world: World, store: Store) -> None:
+    """A directory that cannot be written, or a bucket that is not there, is found before anything is sent."""
+    writes_csv(world)
+    world.write()
+    ran = world.run("check", "--json")
+    assert ran.code == 0, ran.said
+    assert any("uploaded twice bills twice" in each["text"] for each in ran.json["findings"])
+    (world.directory / "taken").write_text("a file")
+    writes_csv(world, directory="taken")
+    world.write()
+    assert "cannot write to" in world.run("check").out
+    writes_objects(world, store)
+    world.write()
+    assert world.run("check").code == 0
+    writes_objects(world, store, bucket="no-such-bucket-here")
+    world.write()
+    assert "there is no bucket no-such-bucket-here" in world.run("check").out
+
+
+def test_a_directory_for_the_import_takes_every_format(world: World) -> None:
+    """The same files as in a bucket, in a directory from which something else takes them there."""
+    world.use_much(3, 2)
+    world.config["sinks"] = {
+        kind: {"type": "directory", "directory": kind, "format": kind} for kind in ("jsonl", "json", "csv")
+    }
+    world.meter["sinks"] = ["jsonl", "json", "csv"]
+    assert world.once().code == 0
+    for kind in ("jsonl", "json", "csv"):
+        assert by_customer(in_directory(world.directory / kind)) == world.used()
+
+
+def test_a_sink_does_not_become_one_of_another_kind(world: World, store: Store) -> None:
+    """A name that stood for a directory cannot stand for a bucket: what was written there would be missing here."""
+    world.use_much(3, 2)
+    writes_csv(world)
+    for _ in range(2):
+        assert world.once().code == 0
+    writes_objects(world, store)
+    world.config["sinks"] = {"upload": world.config["sinks"]["bucket"]}
+    world.meter["sinks"] = ["upload"]
+    ran = world.once()
+    assert ran.code == 1
+    assert "goes to the account s3://" in ran.err
+    assert store.objects() == {}
