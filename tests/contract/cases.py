@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from aggregator.clock import utcnow
-from aggregator.model import Answer, Event, WriteModel
+from aggregator.model import Answer, Encoding, Event, WriteModel
 from aggregator.sandbox import MeterSpec, RunningSandbox
 from aggregator.sinks import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates, Transport
+from tests.contract.metronome_case import MetronomeCase
 from tests.fakes import LIMITS, FakeSink
 
 KEY = "sk_test_0123456789abcdefghij"
@@ -38,6 +39,9 @@ class Fault(StrEnum):
 
 class Case(Protocol):
     """One sink, and the far side that it talks to."""
+
+    tells_duplicates: bool
+    """Whether it says of an identifier that it has it already. One that does not counts it once all the same."""
 
     @property
     def sink(self) -> Sink: ...
@@ -78,6 +82,7 @@ class FakeCase:
     """The sink in memory that other tests use."""
 
     secret = "sk_none"
+    tells_duplicates = True
 
     def __init__(self) -> None:
         self.sink = FakeSink("fake", LIMITS)
@@ -121,6 +126,7 @@ class StripeCase:
     def __init__(
         self, sandbox: RunningSandbox, transport: Transport, meter: StripeMeter, account: str | None = None
     ) -> None:
+        self.tells_duplicates = transport != "stream"
         self._sandbox = sandbox
         self._meter = meter
         self._account = account
@@ -189,6 +195,25 @@ def _stripe(
         case.sink.close()
 
 
+class _Metronome(MetronomeCase):
+    """The same, by the trials' own names for what goes wrong."""
+
+    def strike(self, fault: Fault, customer: str) -> None:  # type: ignore[override]  # the names are the enum's
+        super().strike(fault.name, customer)
+
+    def halt(self, how: str) -> None:
+        self.halts[how]()
+
+
+@contextmanager
+def _metronome(stage: Stage, encoding: Encoding) -> Iterator[Case]:
+    case = _Metronome(stage.sandbox.url, encoding)
+    try:
+        yield case
+    finally:
+        case.sink.close()
+
+
 class Entry(NamedTuple):
     """A sink in the suite: how its case is put up, what can go wrong there, and by what it can be halted."""
 
@@ -217,6 +242,8 @@ CASES = {
     "connect by stream": Entry(
         partial(_stripe, transport="stream", account="acct_1ABC"), frozenset(Fault), ("401",)
     ),
+    "metronome text": Entry(partial(_metronome, encoding=Encoding.TEXT), CALLS, KEYS),
+    "metronome number": Entry(partial(_metronome, encoding=Encoding.NUMBER), CALLS, KEYS),
 }
 """A new sink adds a line."""
 

@@ -183,7 +183,7 @@ def test_a_lost_answer_is_found_out_by_sending_again(case: Case, fault: Fault) -
     """The far side has the identifier already, and counts it once."""
     (event,) = usage(case, "cus_1", delta=5)
     case.strike(fault, event.customer)
-    recognised = {Answer.DUPLICATE} if case.sink.limits.answers else {Answer.DUPLICATE, Answer.ACCEPTED}
+    recognised = {Answer.DUPLICATE} if case.tells_duplicates else {Answer.DUPLICATE, Answer.ACCEPTED}
     assert send(case, [event])[event.id].answer is Answer.UNKNOWN
     again = event._replace(attempts=2, exposed_at=utcnow())
     assert send(case, [again])[event.id].answer in recognised
