@@ -12,7 +12,7 @@ Rules
 
 import datetime as dt
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
@@ -59,6 +59,10 @@ class Teller(Protocol):
 class Ledger(Protocol):
     """What cancelling asks of the ledger."""
 
+    def lowered(  # noqa: D102
+        self, sink_id: int, meters: Collection[str], since: dt.datetime, limit: int
+    ) -> list[int]: ...
+    def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]: ...  # noqa: D102
     def wanted(  # noqa: D102
         self,
         sink_id: int | None = None,
@@ -110,9 +114,16 @@ def hindrance(candidate: Candidate, teller: Teller, now: dt.datetime) -> str | N
 
 
 class Cancelling:
-    """Looks after the cancellations at one sink. Several at once do no harm: a try belongs to one of them."""
+    """Looks after the cancellations at one sink. Several at once do no harm: a try belongs to one of them.
 
-    def __init__(self, ledger: Ledger, teller: Teller, sink: Sink, sink_id: int) -> None:
+    `lowering` are the meters whose decreases are to be done by taking back what they correct. Each of a slot's events is
+    taken back in turn until what the sink holds is no more than the source says; then the rest is planned anew.
+    """
+
+    def __init__(
+        self, ledger: Ledger, teller: Teller, sink: Sink, sink_id: int, lowering: Collection[str] = ()
+    ) -> None:
+        self._lowering = [meter for meter in lowering if teller.cannot_cancel(meter) is None]
         self._ledger = ledger
         self._teller = teller
         self._sink = sink
@@ -122,6 +133,9 @@ class Cancelling:
     def run_once(self, now: dt.datetime, events: Sequence[int] | None = None) -> Round:
         """Look after what is due by `now`; with `events`, after these only."""
         result = Round()
+        if self._lowering and events is None:
+            lowered = self._ledger.lowered(self._sink_id, self._lowering, now - CANCELS_WITHIN, AT_ONCE)
+            self._ledger.ask(self._sink_id, lowered, now)
         for wanted in self._ledger.wanted(self._sink_id, now=now, events=events, limit=AT_ONCE):
             if self._stopping.is_set():
                 break

@@ -38,6 +38,7 @@ class Decreases(StrEnum):
 
     HOLD = "hold"
     APPLY = "apply"
+    CANCEL = "cancel"  # held, and what it corrects is taken back from the sink, as long as that can be done
 
 
 class WriteModel(StrEnum):

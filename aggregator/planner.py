@@ -9,7 +9,8 @@ Rules
 - A slot has at most one unsettled event. While it has one, a change waits: the slot stays as it is and is read again.
 - Where a sink keeps the newest number, where a slot stands can be said again, by an event that changes nothing. Where it
   bills the last number of a customer, each window is floored for itself, and each is said, zero too.
-- A decrease is held for a person unless the meter says `decreases: apply`; one that is suspiciously large is held anyway.
+- A decrease is held for a person, or for a cancellation, unless the meter says `decreases: apply`; one that is suspiciously
+  large is held anyway.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
   sink has nothing that a correction could correct.
 - An event's identifier is a function of what it names, so that planning the same thing again gives the same one.
@@ -159,7 +160,7 @@ def _standing(
         return State.REFUSED, f"{policy.sink} takes no quantity {'below' if sent else 'of'} zero"
     if delta < 0 and guarded:
         return State.HELD, GUARDED
-    if delta < 0 and policy.decreases is Decreases.HOLD:
+    if delta < 0 and policy.decreases is not Decreases.APPLY:
         return State.HELD, LOWERS
     return DUE, None
 

@@ -134,7 +134,10 @@ class _Assembly:
     def _sink(self, section: Section) -> Sink | None:
         kind = str(section.own.get("type"))
         if kind not in SINK_TYPES:
-            section.problem(("type",), f"must be one of: {', '.join(SINK_TYPES)}")
+            kinds = [f"`{each}`" for each in SINK_TYPES]
+            given = f"must be {', '.join(kinds[:-1])} or {kinds[-1]}"
+            missing = "is missing: write, for example, `type: stripe`"
+            section.problem(("type",), given if "type" in section.own else missing)
             return None
         data = section.merged()
         for key, needed in SINK_SECRETS.get(kind, {}).items():

@@ -198,6 +198,15 @@ class MetronomeEvent(Block):
 EVENT_TIME_WINDOWS = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1)}
 
 
+def _cancels_what_adds_up(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
+    if info.data.get("decreases") == "cancel" and (event.event_time_window or event.formula == "last"):
+        raise refuse(
+            "says that its events replace each other, and what comes back when Stripe cancels the newest is not documented: "
+            "use `decreases: apply`, by which the lower total replaces the higher one"
+        )
+    return event
+
+
 def _windows_hold_whole_ones(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
     """Two of our windows in one of Stripe's would replace each other's total."""
     kept, window = event.event_time_window, info.data.get("window")
@@ -334,13 +343,19 @@ class Meter(Block):
         description="How many decimal places are billed; what is smaller is carried to the next window.",
         examples=[0],
     )
-    decreases: Literal["hold", "apply"] = Field(
+    decreases: Literal["hold", "apply", "cancel"] = Field(
         default="hold",
-        description="What becomes of a correction that lowers a bill: `hold` it for a person, or `apply` it.",
+        description=(
+            "What becomes of a correction that lowers a bill: `hold` it for a person, `apply` it, or have Stripe `cancel` "
+            "what it corrects and bill the lower total anew, while that can be done; else it is held."
+        ),
         examples=["hold"],
     )
     stripe: Annotated[
-        StripeEvent, AfterValidator(_named_after_meter), AfterValidator(_windows_hold_whole_ones)
+        StripeEvent,
+        AfterValidator(_named_after_meter),
+        AfterValidator(_windows_hold_whole_ones),
+        AfterValidator(_cancels_what_adds_up),
     ] = Field(
         default=StripeEvent(),
         validate_default=True,

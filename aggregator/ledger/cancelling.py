@@ -11,7 +11,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -32,6 +32,26 @@ select event.id, meter.name, event.customer, event.window_start, event.delta, ev
   join aggregator.meter on meter.id = feed.meter_id
  where event.id = any(%(events)s) and feed.sink_id = %(sink_id)s
  order by event.id
+"""
+
+# What is held because it lowers a bill, where the event before it may be taken back instead. What the sink would not take
+# back once, or a person has decided about, is left alone.
+LOWERED = """
+select earlier.id
+  from aggregator.parked
+  join aggregator.event as held on held.id = parked.event_id and held.delta < 0
+  join aggregator.feed on feed.id = held.feed_id and feed.sink_id = %(sink_id)s
+  join aggregator.meter on meter.id = feed.meter_id and meter.name = any(%(meters)s)
+  join lateral (
+        select * from aggregator.event as before
+         where before.slot_id = held.slot_id and before.id <> held.id and before.state <> 'void'
+         order by before.revision desc limit 1
+       ) as earlier on true
+ where parked.state = 'held' and not parked.guarded and parked.dismissed_at is null
+   and earlier.state in ('accepted', 'confirmed') and earlier.delta > 0
+   and coalesce(earlier.exposed_at, earlier.attempted_at, earlier.settled_at) > %(since)s
+   and not exists (select from aggregator.cancellation where event_id = earlier.id)
+ order by earlier.id limit %(limit)s
 """
 
 ASK = """
@@ -178,6 +198,12 @@ class Cancellations:
         with self._database.transaction() as connection:
             rows = connection.execute(ASK, {"sink_id": sink_id, "events": list(events), "now": now})
             return [row[0] for row in rows]
+
+    def lowered(self, sink_id: int, meters: Collection[str], since: dt.datetime, limit: int) -> list[int]:
+        """Return events of these meters, received since then, behind which a decrease is held that would lower them."""
+        values = {"sink_id": sink_id, "meters": list(meters), "since": since, "limit": limit}
+        with self._database.transaction() as connection:
+            return [row[0] for row in connection.execute(LOWERED, values)]
 
     def wanted(
         self,

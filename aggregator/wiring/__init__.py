@@ -136,8 +136,9 @@ class App:
 
     def cancelling(self, sink: str) -> Cancelling:
         """Return what looks after cancellations at a sink, for one of `tellers`."""
+        lowering = [meter.name for meter in self.config.meters.values() if meter.decreases == "cancel"]
         return Cancelling(
-            self.ledger.cancellations, self.tellers[sink], self.sinks[sink], self.sink_ids[sink]
+            self.ledger.cancellations, self.tellers[sink], self.sinks[sink], self.sink_ids[sink], lowering
         )
 
     def strangers(self, now: datetime) -> list[dict[str, object]]:

@@ -201,7 +201,7 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.decimals", "13", "is too large: 12 is the most"),
     ("meters.calls.decimals", "-1", "is too small: 0 is the least"),
     ("meters.calls.decimals", "true", "must be a whole number, but is true or false"),
-    ("meters.calls.decreases", "maybe", "must be `hold` or `apply`"),
+    ("meters.calls.decreases", "maybe", "must be `hold`, `apply` or `cancel`"),
     ("meters.calls.read", "deltas", "must be `windows`"),
     ("meters.calls.stripe", "calls", "must be a mapping of keys, but is text"),
     ("meters.calls.stripe.event_name", "''", "must not be empty"),
@@ -219,7 +219,7 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("ledger.migrate", "no", "must be `true` or `false`, but is text"),
     ("sinks.stripe.rate_limit", "0", "is too small: 1 is the least"),
     ("sinks.stripe.max_in_flight", "0", "is too small: 1 is the least"),
-    ("sinks.stripe.type", "paypal", "must be `stripe`"),
+    ("sinks.stripe.type", "paypal", "must be `stripe`, `metronome`, `csv`, `directory` or `s3`"),
     ("sinks.stripe.type", None, "is missing: write, for example, `type: stripe`"),
     ("state_dir", "3", "must be text, the path of a directory"),
     ("include", "meters/*.yaml", "must be a list: write, for example, `include: [meters/*.yaml]`"),
@@ -585,3 +585,11 @@ def test_the_starter_can_name_its_schema() -> None:
     """The line that makes an editor complete keys comes first, when asked for."""
     assert starter("x.json").startswith("# yaml-language-server: $schema=x.json\n")
     assert "$schema" not in starter()
+
+
+def test_what_replaces_is_not_cancelled(tmp_path: Path) -> None:
+    """What would come back is not documented; a lower total takes the higher one's place by itself."""
+    text = written({"meters.calls.decreases": "cancel", "meters.calls.stripe": "{event_time_window: hour}"})
+    (found,) = complaints(tmp_path, text)
+    assert "meters.calls.stripe: says that its events replace each other" in found
+    assert "use `decreases: apply`" in found

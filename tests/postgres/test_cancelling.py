@@ -550,3 +550,81 @@ def test_what_cannot_be_cancelled_is_said(
     told = hindrance(candidate._replace(**change), sink, owing.now)  # type: ignore[arg-type]  # fields of it
     assert told is not None
     assert words in told
+
+
+# Decreases that are done by cancelling
+
+
+def lowering(world: World, sink: Sink) -> Round:
+    """Let a fresh process do one round for a meter with `decreases: cancel`."""
+    cancellations = Cancellations(world.database)
+    return Cancelling(cancellations, sink, sink, sink_id(world), [METER.name]).run_once(world.now)
+
+
+def settle_down(world: World, sink: Sink) -> None:
+    """Let everything have its turn until nothing moves any more."""
+    for _ in range(12):
+        world.collect()
+        world.deliver()
+        lowering(world, sink)
+        world.now += LOOK_AGAIN
+
+
+def test_a_decrease_takes_back_what_it_lowers_and_bills_the_rest_anew(owing: World, sink: Sink) -> None:
+    """Without a person: held, the event before it taken back, the lower total planned; nobody else is touched."""
+    owing.source.uses[0] = ("cus_a", START, Decimal(7))
+    settle_down(owing, sink)
+    assert (sink.holds("cus_a"), sink.holds("cus_b")) == (7, 5)
+    assert len(sink.calls) == 1
+    assert owing.one("select count(*) from aggregator.parked where state = 'held'") == 0
+    owing.check_balance()
+
+
+def test_several_events_of_a_window_are_taken_back_one_after_the_other(owing: World, sink: Sink) -> None:
+    """Until what the sink holds is not too much."""
+    owing.source.use("cus_a", START + MINUTE, 4)
+    owing.now += 10 * MINUTE
+    owing.collect()
+    owing.deliver()
+    assert sink.holds("cus_a") == 14
+    del owing.source.uses[2]
+    owing.source.uses[0] = ("cus_a", START, Decimal(3))
+    settle_down(owing, sink)
+    assert sink.holds("cus_a") == 3
+    assert len(sink.calls) == 2
+    owing.check_balance()
+
+
+def test_a_decrease_to_nothing_leaves_nothing(owing: World, sink: Sink) -> None:
+    """The event is taken back, and nothing is owed."""
+    del owing.source.uses[0]
+    owing.collect()
+    owing.now += (
+        HOUR + MINUTE
+    )  # the shrink guard wants to read twice before it believes that all of it is gone
+    settle_down(owing, sink)
+    assert sink.holds("cus_a") == 0
+
+
+@pytest.mark.parametrize("why", ["too old", "the sink will not"])
+def test_what_cannot_be_taken_back_stays_held_for_a_person(owing: World, sink: Sink, why: str) -> None:
+    """It is asked for once at most."""
+    if why == "too old":
+        owing.now += CANCELS_WITHIN + HOUR
+    else:
+        sink.answer = lambda identifier: Cancelled(Answer.REFUSED, complete=False, reason="no")
+    owing.source.uses[0] = ("cus_a", START, Decimal(7))
+    settle_down(owing, sink)
+    assert sink.holds("cus_a") == 10
+    assert len(sink.calls) == (0 if why == "too old" else 1)
+    assert owing.one("select count(*) from aggregator.parked where state = 'held'") == 1
+    owing.check_balance()
+
+
+def test_what_a_person_has_left_at_that_is_left_alone(owing: World, sink: Sink) -> None:
+    """A decrease that was dismissed is not undone behind their back."""
+    owing.source.uses[0] = ("cus_a", START, Decimal(7))
+    owing.collect()
+    owing.execute("update aggregator.parked set dismissed_at = %s", owing.now)
+    lowering(owing, sink)
+    assert sink.calls == []

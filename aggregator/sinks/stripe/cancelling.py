@@ -19,11 +19,22 @@ from aggregator.told import Cancelled
 
 
 async def cancel(
-    client: Client, account: Account, sink: str, meter: StripeMeter, identifier: str, *, livemode: bool
+    client: Client,
+    account: Account,
+    sink: str,
+    meter: StripeMeter,
+    identifier: str,
+    *,
+    livemode: bool,
+    version: int = 1,
 ) -> Cancelled:
-    """Ask Stripe to take back the event with this identifier, and judge the answer."""
+    """Ask Stripe to take back the event with this identifier, and judge the answer.
+
+    `version` is that of the API by which it was sent: nothing says that one takes back what the other took.
+    """
+    api = client.api
     try:
-        answer = await client.api.v1.billing.meter_event_adjustments.create_async(
+        answer = await (api.v1 if version == 1 else api.v2).billing.meter_event_adjustments.create_async(
             {"event_name": meter.event_name, "type": "cancel", "cancel": {"identifier": identifier}},
             {**account.options, "idempotency_key": fresh_key(identifier)},
         )

@@ -64,7 +64,13 @@ class StripeTeller:
         try:
             return self._sink.ask(
                 lambda client, account: cancel(
-                    client, account, self._sink.name, known, identifier, livemode=self._livemode
+                    client,
+                    account,
+                    self._sink.name,
+                    known,
+                    identifier,
+                    livemode=self._livemode,
+                    version=1 if self._sink.limits.way == "v1" else 2,
                 )
             )
         except SinkError as error:
