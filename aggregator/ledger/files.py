@@ -100,7 +100,7 @@ update aggregator.event
 # What is in a file is sent once, whoever writes it: nothing exposes an event before.
 MEMBERS = """
 select event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
-       event.at, event.identifier, event.attempts, null, null
+       event.at, event.identifier, event.attempts, null, null, ''
   from aggregator.event
   join aggregator.feed on feed.id = event.feed_id
   join aggregator.meter on meter.id = feed.meter_id
