@@ -359,8 +359,8 @@ def test_check_says_how_to_make_what_is_missing(world: World) -> None:
     add_meter(world)
     world.sink["api_key"] = RESTRICTED
     world.sandbox.set_permissions(RESTRICTED, "meter_events_write", "meters_read", "account_read")
-    [(verdict, text)] = findings(world, "sink stripe")
-    assert (verdict, "`aggregator meters apply`" in text) == ("wrong", True)
+    [wrong] = [text for verdict, text in findings(world, "sink stripe") if verdict == "wrong"]
+    assert "`aggregator meters apply`" in wrong
     assert [verdict for verdict, text in findings(world, "key of stripe") if "Meters: write" in text] == [
         "note"
     ]
