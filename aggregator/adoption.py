@@ -200,6 +200,12 @@ class Adoption:
                 f"Too early: requests may still be on their way. Adopt at {situation.quiet_until:%Y-%m-%d %H:%M:%S} UTC or "
                 "later; nothing was changed."
             )
+        cancelling = self._adopting.being_cancelled()
+        if cancelling:
+            raise LedgerError(
+                f"Nobody knows yet whether these events are cancelled: {', '.join(map(str, cancelling))}. Look at the sink, "
+                "and say it by `aggregator events cancel ID --gone` or `--still-there`; nothing was changed."
+            )
         undecided = sorted(set(situation.by_hand) - self._without_readback)
         if undecided:
             raise LedgerError(

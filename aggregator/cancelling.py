@@ -53,7 +53,7 @@ class Teller(Protocol):
     """What cancelling asks of a sink."""
 
     def cannot_cancel(self, meter: str) -> str | None: ...  # noqa: D102
-    def cancel(self, meter: str, identifier: str) -> Cancelled: ...  # noqa: D102
+    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled: ...  # noqa: D102
 
 
 class Ledger(Protocol):
@@ -103,6 +103,8 @@ def hindrance(candidate: Candidate, teller: Teller, now: dt.datetime) -> str | N
         return "it is being cancelled already"
     if candidate.state not in ("accepted", "confirmed"):
         return f"it is {candidate.state.replace('_', ' ')}: only what the sink has accepted can be cancelled"
+    if not candidate.left:
+        return "it stands for what an adoption found at the sink, and was never sent under its name"
     if candidate.delta < 0:
         return "it lowers a bill: without it the sink would hold more than was used"
     if now - candidate.received_at > CANCELS_WITHIN:
@@ -157,7 +159,7 @@ class Cancelling:
             self._see(wanted, now)
         begun = self._ledger.begin(wanted, now, now + TRY_HOLD)
         if begun is not None:
-            self._judge(begun, self._teller.cancel(wanted.meter, wanted.identifier), now, result)
+            self._judge(begun, self._teller.cancel(wanted.meter, wanted.identifier, wanted.way), now, result)
 
     def _judge(self, wanted: Wanted, said: Cancelled, now: dt.datetime, result: Round) -> None:
         """Record what the sink said. `wanted.unsure` is from before this try."""

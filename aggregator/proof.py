@@ -71,6 +71,9 @@ class Excerpt(NamedTuple):
     received: Span | None = None
     """If set, accepted events that the sink received within it are in question too."""
 
+    blurred: bool = False
+    """Whether usage that an adoption took over lies in a window that the span cuts: nobody knows in which minute."""
+
     @property
     def asked(self) -> tuple[Standing, ...]:
         """The events in question."""
@@ -105,7 +108,9 @@ def proves_at(excerpt: Excerpt, now: dt.datetime, proof: dt.timedelta) -> dt.dat
 
 def agrees(excerpt: Excerpt, figure: Decimal) -> bool:
     """Tell whether the figure is what the ledger has as booked, with nothing unsure: then every event is in it."""
-    unsure = any(event.state is State.IN_DOUBT or event.perhaps for event in excerpt.events)
+    unsure = excerpt.blurred or any(
+        event.state is State.IN_DOUBT or event.perhaps for event in excerpt.events
+    )
     if unsure or not comparable(excerpt, figure):
         return False
     return same(figure, _booked(excerpt.events), excerpt)
@@ -124,6 +129,8 @@ def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
     story = _story(excerpt, figure)
     if not comparable(excerpt, figure):
         return unclear(excerpt, f"{story}: too large to be compared to the unit")
+    if excerpt.blurred:
+        return unclear(excerpt, f"{story}: what an adoption took over lies somewhere in the window")
     if len(open_ones) > MOST_IN_QUESTION:
         return unclear(excerpt, f"{story}: more than {MOST_IN_QUESTION} events are in question")
     sure = _booked([event for event in excerpt.events if not event.asked])

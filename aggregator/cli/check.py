@@ -244,6 +244,11 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> str | None:
     teller, configured = build_teller(config, name, sink), config.sinks[name]
     if teller is None or not isinstance(configured, StripeSink):
         return None
+    if configured.accounts:
+        return (
+            "nobody hears of what its customers' accounts find invalid after they took it: only the platform's own reports "
+            "are asked for. With `transport: stream` everything is read back by itself"
+        )
     if not configured.reports.poll:
         if configured.webhook_secret:
             return None

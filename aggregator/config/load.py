@@ -160,6 +160,7 @@ class _Assembly:
                 self._check_names(section)
         self._check_event_names()
         self._check_event_types()
+        self._check_last()
 
     def _check_names(self, meter: Section) -> None:
         data = meter.merged()
@@ -188,6 +189,22 @@ class _Assembly:
                         f"sends the same event name as meter `{dotted((other.name,))}` ({other.place}) to the sink "
                         f"`{dotted((sink,))}`, which would add up the two, or let one replace the other: give one of "
                         "them another event name",
+                    )
+
+    def _check_last(self) -> None:
+        """What only Stripe's meter events can bill by the last number goes nowhere else."""
+        for meter in self.meters.values():
+            data = meter.merged()
+            block = data.get("stripe")
+            if not isinstance(block, dict) or block.get("formula") != "last":
+                continue
+            for within, name in _sinks_of(data):
+                kind = self.sinks[name].own.get("type") if name in self.sinks else None
+                if kind not in (None, "stripe"):
+                    meter.problem(
+                        within,
+                        f"is a sink of type {kind}, and `stripe.formula: last` needs one of type stripe: elsewhere nothing "
+                        "keeps a customer's windows in order, so the last number would not be the newest",
                     )
 
     def _check_event_types(self) -> None:

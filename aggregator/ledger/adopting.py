@@ -32,6 +32,11 @@ WITHDRAWN = "withdrawn: the ledger was re-based on the sink's own totals"
 
 LAST_CLAIM = "select claimed_at from aggregator.claim order by id desc limit 1"
 
+OPEN_CANCELLATIONS = """
+select event_id from aggregator.cancellation
+ where settled_at is null and (unsure or state in ('taken', 'lapsed')) order by 1 limit 20
+"""
+
 UNREAD = "select window_start from aggregator.unread where meter_id = %(meter_id)s order by 1"
 
 FEEDS = """
@@ -195,8 +200,10 @@ WRITE = (
     "drop table moved, carries, counted",
 )
 
+# Where the last number is billed, windows are floored one by one, and nothing adds up.
 UNBALANCED = """
 select slot.customer from aggregator.slot
+  join aggregator.feed on feed.id = slot.feed_id and not feed.ordered
   left join aggregator.carry on carry.feed_id = slot.feed_id and carry.customer = slot.customer
  where slot.feed_id = %(feed_id)s
  group by slot.customer having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0) limit 1
@@ -257,6 +264,11 @@ class Adopting:
         with self._database.transaction() as connection:
             row = connection.execute(LAST_CLAIM).fetchone()
         return row[0] if row else None
+
+    def being_cancelled(self) -> list[int]:
+        """Return events of which it is not known whether a sink has taken them back."""
+        with self._database.transaction() as connection:
+            return [row[0] for row in connection.execute(OPEN_CANCELLATIONS)]
 
     def feeds(self) -> list[tuple[str, str]]:
         """Return the meter and the sink of every feed that the ledger knows, configured or not."""

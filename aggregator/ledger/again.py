@@ -53,6 +53,37 @@ returning window_start
 """
 
 
+NOTE_NEWER_THAN = """
+with said as (
+    select event.feed_id, event.customer, min(event.window_start) as since
+      from aggregator.event join aggregator.feed on feed.id = event.feed_id and feed.ordered
+     where event.id = any(%(events)s) group by 1, 2
+), noted as (
+    insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
+    select slot.feed_id, slot.window_start, slot.customer, %(now)s
+      from said join aggregator.slot on slot.feed_id = said.feed_id and slot.customer = said.customer
+                                    and slot.window_start > said.since and slot.revision > 0
+     where not (slot.tail = any(%(events)s))
+        on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
+    returning feed_id, window_start
+), reread as (
+    update aggregator.meter set reread_from = least(meter.reread_from, old.start)
+      from (select feed.meter_id, min(noted.window_start) as start
+              from noted join aggregator.feed on feed.id = noted.feed_id group by 1) as old
+     where meter.id = old.meter_id
+)
+select min(window_start) from noted
+"""
+
+
+def note_newer_than(connection: Connection, events: Sequence[int], now: dt.datetime) -> dt.datetime | None:
+    """Note the windows that are newer than events that were held, and leave only now; return the oldest of them."""
+    if not events:
+        return None
+    row = connection.execute(NOTE_NEWER_THAN, {"events": list(events), "now": now}).fetchone()
+    return row[0] if row else None
+
+
 def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) -> None:
     """Mark what of a span is to be said again by now, for the pass that is about to compare it."""
     if feed.model is not WriteModel.DELTA:

@@ -26,7 +26,8 @@ MINUTE = dt.timedelta(minutes=1)
 CANDIDATES = """
 select event.id, meter.name, event.customer, event.window_start, event.delta, event.at, event.identifier,
        event.state::text, coalesce(event.exposed_at, event.attempted_at, event.settled_at),
-       (select state from aggregator.cancellation where event_id = event.id and settled_at is null)
+       (select state from aggregator.cancellation where event_id = event.id and settled_at is null),
+       event.attempted_at is not null
   from aggregator.event
   join aggregator.feed on feed.id = event.feed_id
   join aggregator.meter on meter.id = feed.meter_id
@@ -48,7 +49,8 @@ select earlier.id
          order by before.revision desc limit 1
        ) as earlier on true
  where parked.state = 'held' and not parked.guarded and parked.dismissed_at is null
-   and earlier.state in ('accepted', 'confirmed') and earlier.delta > 0
+   and earlier.state in ('accepted', 'confirmed') and earlier.delta > 0 and earlier.attempted_at is not null
+   and not exists (select from aggregator.pin where stopped_at is not null)
    and coalesce(earlier.exposed_at, earlier.attempted_at, earlier.settled_at) > %(since)s
    and not exists (select from aggregator.cancellation where event_id = earlier.id)
  order by earlier.id limit %(limit)s
@@ -58,7 +60,7 @@ ASK = """
 insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at)
 select event.id, %(sink_id)s, 'asked', %(now)s, %(now)s
   from aggregator.event
- where event.id = any(%(events)s) and event.state in ('accepted', 'confirmed')
+ where event.id = any(%(events)s) and event.state in ('accepted', 'confirmed') and event.attempted_at is not null
  order by event.id
     on conflict (event_id) where settled_at is null do nothing
 returning event_id
@@ -68,7 +70,7 @@ OPEN = """
 select cancellation.id, event.id, feed.id, meter.name, event.customer, event.delta, event.at, event.identifier,
        coalesce(event.exposed_at, event.attempted_at, event.settled_at),
        cancellation.state, cancellation.tries, cancellation.tried_at, cancellation.unsure, cancellation.seen_at,
-       cancellation.asked_at, cancellation.answer
+       cancellation.asked_at, cancellation.answer, coalesce(event.way, '')
   from aggregator.cancellation
   join aggregator.event on event.id = cancellation.event_id
   join aggregator.feed on feed.id = event.feed_id
@@ -80,11 +82,13 @@ select cancellation.id, event.id, feed.id, meter.name, event.customer, event.del
  order by cancellation.next_at, cancellation.id limit %(limit)s
 """
 
-# Nobody else tries meanwhile. Until an answer is on record, it may have been carried out.
+# Nobody else tries meanwhile, and nobody at all while the ledger is stopped. Until an answer is on record, it may have been
+# carried out.
 BEGIN = """
 update aggregator.cancellation
    set tries = tries + 1, tried_at = %(now)s, next_at = %(until)s, unsure = true
  where id = %(id)s and state = 'asked' and tries = %(tries)s and next_at <= %(now)s
+   and not exists (select from aggregator.pin where stopped_at is not null)
 returning id
 """
 
@@ -95,6 +99,17 @@ update aggregator.cancellation
        settled_at = case when %(state)s in ('done', 'refused') then %(now)s::timestamptz end
  where id = %(id)s and settled_at is null and state = %(was)s and tries = %(tries)s
 returning event_id
+"""
+
+TAKEN_OVER_SINCE = (
+    "but an adoption has taken its slot over meanwhile, so nobody knows what is owed: compare the slot"
+)
+
+LAPSE = """
+update aggregator.cancellation set state = 'lapsed', settled_at = null, answer = %(answer)s
+ where id = %(id)s
+   and exists (select from aggregator.event where event.id = %(event)s and state in ('accepted', 'confirmed'))
+returning id
 """
 
 SEEN = "update aggregator.cancellation set seen_at = %(now)s where id = %(id)s and settled_at is null"
@@ -156,6 +171,8 @@ class Candidate(NamedTuple):
     received_at: dt.datetime
     """When the sink may have received it first."""
     open: str | None
+    left: bool
+    """Whether it ever left under its name: what an adoption has taken over has not."""
 
 
 class Wanted(NamedTuple):
@@ -179,6 +196,8 @@ class Wanted(NamedTuple):
     """When the sink's totals last showed the event."""
     asked_at: dt.datetime
     answer: str | None
+    way: str = ""
+    """How the event went to the sink, in the sink's own word."""
 
 
 class Cancellations:
@@ -267,7 +286,9 @@ class Cancellations:
                 return False
             if refuse_known(connection, [wanted.event], f"cancelled: {answer}", now):
                 _owe_again(connection, wanted.event, now)
-        return True
+                return True
+            lapse = {"id": wanted.id, "event": wanted.event, "answer": f"{answer}; {TAKEN_OVER_SINCE}"}
+            return connection.execute(LAPSE, lapse).fetchone() is None
 
 
 def _owe_again(connection: Connection, event: EventId, now: dt.datetime) -> None:

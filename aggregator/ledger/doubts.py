@@ -72,6 +72,23 @@ select event.id, event.at, event.delta,
 """
 
 
+# What an adoption took over stands at its window's start, and was used at any time in it.
+BLURRED = """
+select exists (
+    select from aggregator.slot
+      join aggregator.event on event.slot_id = slot.id
+      join aggregator.run on run.id = event.run_id and run.kind = 'adoption'
+      join aggregator.feed on feed.id = slot.feed_id
+      join aggregator.meter on meter.id = feed.meter_id
+      cross join lateral (
+            select make_interval(secs => greatest(meter.window_seconds, max(definition.window_seconds))) as length
+              from aggregator.definition where definition.meter_id = meter.id
+           ) as longest
+     where slot.feed_id = %(feed)s and slot.customer = %(customer)s and event.state = 'confirmed' and event.delta <> 0
+       and slot.window_start < %(end)s and slot.window_start + longest.length > %(start)s
+       and not (slot.window_start >= %(start)s and slot.window_start + longest.length <= %(end)s))
+"""
+
 UNCLEAR = """
 with seen as (
     update aggregator.parked set reason = %(reason)s, look_at = %(look_at)s
@@ -286,7 +303,8 @@ def excerpt_of(
         Standing(EventId(event), at, delta, State(state), attempted_at, asked, perhaps, total)
         for event, at, delta, state, attempted_at, asked, perhaps, total in rows
     )
-    return Excerpt(feed, meter, customer, span, events, received)
+    row = connection.execute(BLURRED, values).fetchone()
+    return Excerpt(feed, meter, customer, span, events, received, blurred=bool(row and row[0]))
 
 
 def _again(connection: Connection, excerpt: Excerpt) -> Excerpt:

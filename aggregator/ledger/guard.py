@@ -11,6 +11,7 @@ import datetime as dt
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.tally import Tally
@@ -57,7 +58,7 @@ with ripe as (
     update aggregator.parked set guarded = false, reason = %(reason)s
       from ripe where not %(applies)s and parked.event_id = ripe.event_id
 )
-select count(*) from ripe
+select event_id from released
 """
 
 OLDEST_GUARDED = """
@@ -105,14 +106,17 @@ def check(connection: Connection, registered: Registered, feed: Feed, tally: Tal
 
 def note_or_believe(
     connection: Connection, registered: Registered, span: Span, now: dt.datetime, fallen: list[Fallen]
-) -> None:
-    """Note which windows shrank; or, after a pass in which none did, believe what was held for a second reading."""
+) -> dt.datetime | None:
+    """Note which windows shrank; or, after a pass in which none did, believe what was held for a second reading.
+
+    Return the oldest window that is to be said again because of what leaves by that; None if there is none.
+    """
     values: dict[str, object] = {"meter_id": registered.id, "now": now}
     if fallen:
         starts, before, after = zip(*fallen, strict=True)
         values |= {"windows": list(starts), "before": list(before), "after": list(after)}
         connection.execute(NOTE_GUARDED, values)
-        return
+        return None
     values |= {
         "feeds": [feed.id for feed in registered.feeds],
         "start": span.start,
@@ -121,8 +125,9 @@ def note_or_believe(
         "applies": registered.meter.decreases is Decreases.APPLY,
         "reason": LOWERS,
     }
-    connection.execute(BELIEVE, values)
+    gone = connection.execute(BELIEVE, values).fetchall()
     connection.execute(FORGET_GUARDED, values)
+    return note_newer_than(connection, [row[0] for row in gone], now)
 
 
 def waiting(connection: Connection, registered: Registered) -> dt.datetime | None:

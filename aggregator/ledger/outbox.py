@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from aggregator import points
 from aggregator.errors import LedgerStopped
+from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.pin import Pin
 from aggregator.model import ClaimId, Event, Outcome
@@ -147,7 +148,7 @@ returning event.id
 HOLD_METERS = """
 select id from aggregator.meter
  where id in (select feed.meter_id from aggregator.parked join aggregator.feed on feed.id = parked.feed_id
-               where parked.event_id = any(%(events)s) and parked.was_accepted)
+               where parked.event_id = any(%(events)s) and (parked.was_accepted or feed.ordered))
  order by id for update
 """
 
@@ -287,6 +288,7 @@ class Outbox:
             connection.execute(HOLD_METERS, values)
             due = connection.execute(RELEASE, values).fetchall()
             again = connection.execute(REPLAN, values).fetchall()
+            note_newer_than(connection, [row[0] for row in due], now)
         return sorted(row[0] for row in [*due, *again])
 
 

@@ -148,7 +148,7 @@ class Passes:
             again.note_given_up(connection, registered.feeds, tally.voided, this.now)
             once_more = _void(connection, tally.voided, this.now)
             set_aside(connection, registered, this.span)
-            guard.note_or_believe(connection, registered, this.span, this.now, fallen)
+            newer.append(guard.note_or_believe(connection, registered, this.span, this.now, fallen))
             waiting = [
                 _left_to_read(reread_from, this, mark),
                 tally.oldest_deferred,

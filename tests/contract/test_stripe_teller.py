@@ -153,7 +153,7 @@ def test_an_event_is_cancelled(
     send(sink)
     span = Span(AT, AT + MINUTE)
     assert sink.total("api", "cus_a", span) == 5
-    said = teller.cancel("api", NAME)
+    said = teller.cancel("api", NAME, "v1")
     assert (said.answer, said.complete) == (Answer.ACCEPTED, complete)
     assert sink.total("api", "cus_a", span) == 0
 
@@ -162,16 +162,16 @@ def test_what_stripe_refuses_to_cancel_is_said_in_its_words(
     sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller
 ) -> None:
     """An identifier that it does not know, one that is too old, and one that was cancelled before."""
-    said = teller.cancel("api", "agg_" + "f" * 40)
+    said = teller.cancel("api", "agg_" + "f" * 40, "v1")
     assert (said.answer, said.complete) == (Answer.REFUSED, False)
     sandbox.set_rules(cancel_twice_refused=True)
     send(sink)
-    assert teller.cancel("api", NAME).answer is Answer.ACCEPTED
-    assert teller.cancel("api", NAME).answer is Answer.REFUSED
+    assert teller.cancel("api", NAME, "v1").answer is Answer.ACCEPTED
+    assert teller.cancel("api", NAME, "v1").answer is Answer.REFUSED
     other = "agg_" + "b" * 40
     send(sink, customer="cus_b", name=other, number=2)
     sandbox.set_clock(25 * 3600)
-    assert teller.cancel("api", other).answer is Answer.REFUSED
+    assert teller.cancel("api", other, "v1").answer is Answer.REFUSED
     sandbox.set_clock(0)
 
 
@@ -181,7 +181,7 @@ def test_a_cancellation_whose_answer_is_lost_may_be_done(
     """It is UNKNOWN, never refused."""
     send(sink)
     sandbox.set_faults(drop_after=1.0, applies_to="all", times=1)
-    assert teller.cancel("api", NAME).answer is Answer.UNKNOWN
+    assert teller.cancel("api", NAME, "v1").answer is Answer.UNKNOWN
     assert sink.total("api", "cus_a", Span(AT, AT + MINUTE)) == 0
 
 
@@ -189,7 +189,7 @@ def test_a_key_that_may_not_cancel(sandbox: RunningSandbox, sink: StripeSink, te
     """Nothing left, as far as the event is concerned: it may be asked for again once the key may."""
     send(sink)
     sandbox.set_permissions(KEY, "meters_read")
-    said = teller.cancel("api", NAME)
+    said = teller.cancel("api", NAME, "v1")
     assert (said.answer, said.complete) == (Answer.UNSENT, False)
     assert "permission" in said.reason
     sandbox.set_keys()

@@ -593,3 +593,13 @@ def test_what_replaces_is_not_cancelled(tmp_path: Path) -> None:
     (found,) = complaints(tmp_path, text)
     assert "meters.calls.stripe: says that its events replace each other" in found
     assert "use `decreases: apply`" in found
+
+
+def test_only_stripe_bills_by_the_last_number(tmp_path: Path) -> None:
+    """Elsewhere nothing keeps a customer's windows in order, and the last number would not be the newest."""
+    text = written(
+        {"meters.calls.stripe": "{formula: last}", "sinks.stripe": "{type: directory, directory: out}"}
+    )
+    assert any(
+        "`stripe.formula: last` needs one of type stripe" in line for line in complaints(tmp_path, text)
+    )

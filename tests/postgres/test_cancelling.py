@@ -87,7 +87,7 @@ class Sink(FakeSink):
     def cannot_cancel(self, meter: str) -> str | None:
         return None
 
-    def cancel(self, meter: str, identifier: str) -> Cancelled:
+    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled:
         self.calls.append(identifier)
         told = self.answer(identifier)
         if told is not None:

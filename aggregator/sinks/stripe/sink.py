@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from aggregator import clock
-from aggregator.errors import SinkError, SinkHalted
-from aggregator.model import Answer, Event, Limits, Span, Verdict
+from aggregator.errors import SinkHalted
+from aggregator.model import ZERO, Answer, Event, Limits, Span, Verdict
 from aggregator.sinks.loop import LoopThread
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
@@ -128,7 +128,8 @@ class StripeSink:
         Stripe counts with some delay. Raises SinkUnreachable, SinkHalted or SinkError if it gives no number.
         """
         line = self._open()
-        return line.thread.call(self._account(line, customer).total(meter, customer, span))
+        account = self._account(line, customer)
+        return ZERO if account is None else line.thread.call(account.total(meter, customer, span))
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
@@ -138,7 +139,8 @@ class StripeSink:
         `step` is one hour or one day, and the span lies on such. Raises as `total` does.
         """
         line = self._open()
-        return line.thread.call(self._account(line, customer).breakdown(meter, customer, span, step))
+        account = self._account(line, customer)
+        return {} if account is None else line.thread.call(account.breakdown(meter, customer, span, step))
 
     @property
     def by_customer(self) -> bool:
@@ -192,12 +194,10 @@ class StripeSink:
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
                 line.thread.post(line.dispatcher.give_back, batch)
 
-    def _account(self, line: _Line, customer: str) -> Account:
-        """Return the account that a customer is in. Raises SinkError if it has none."""
+    def _account(self, line: _Line, customer: str) -> Account | None:
+        """Return the account that a customer is in; None if it names none, so that nothing of it can be there."""
         address = self._addresses.of(customer)
-        if address is None:
-            raise SinkError(f"Sink {self.name}: {self._addresses.fault(customer)}.")
-        return line.roads.account(address.account)
+        return None if address is None else line.roads.account(address.account)
 
     def _open(self) -> _Line:
         """Return what is open, opening it at the first use."""

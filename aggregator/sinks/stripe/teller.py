@@ -56,8 +56,8 @@ class StripeTeller:
             )
         return None
 
-    def cancel(self, meter: str, identifier: str) -> Cancelled:
-        """Ask Stripe to take an event back."""
+    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled:
+        """Ask Stripe to take an event back, by the version of the API by which it went."""
         known = self._meters.get(meter)
         if known is None:
             return Cancelled(Answer.UNSENT, complete=False, reason=self.cannot_cancel(meter) or "")
@@ -70,7 +70,7 @@ class StripeTeller:
                     known,
                     identifier,
                     livemode=self._livemode,
-                    version=1 if self._sink.limits.way == "v1" else 2,
+                    version=2 if way in ("v2", "stream") else 1,
                 )
             )
         except SinkError as error:
