@@ -124,15 +124,22 @@ def month(
     stats = world.sandbox.stats()
     result.answers_lost = stats["dropped"] + stats["answered_500"]
     world.sandbox.set_faults()
-    until(
-        lambda: world.run("backfill", *_range(world)).code == 0 and _at_rest(world),
-        "a backfill of the month leaves nothing to be planned or sent",
-        seconds=patience_seconds,
-    )
+    _come_to_rest(world, patience_seconds)
+    for statement in (CHANGE, DELETE):  # so that in any case hours are corrected that were billed before
+        world.source(statement, CUSTOMERS)
+    _come_to_rest(world, patience_seconds)
     daemon.stop()
     _compare(world, result)
     result.seconds = monotonic() - began
     return result
+
+
+def _come_to_rest(world: World, seconds: float) -> None:
+    until(
+        lambda: world.run("backfill", *_range(world)).code == 0 and _at_rest(world),
+        "a backfill of the month leaves nothing to be planned or sent",
+        seconds=seconds,
+    )
 
 
 def _at_rest(world: World) -> bool:
