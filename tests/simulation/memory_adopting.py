@@ -26,6 +26,10 @@ class MemoryAdopting:
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
+    def being_cancelled(self) -> list[int]:
+        """Return nothing: nobody cancels in these lives."""
+        return []
+
     def last_claim(self) -> dt.datetime | None:
         """Return when the ledger last claimed events, as far as it knows."""
         claims = self._ledger.tables.claims
