@@ -500,10 +500,11 @@ class Watch:
                 require(once, "accepted means booked", event, "is booked", times, "times")
             if event.state is State.HELD or (event.state is State.VOID and event.exposed_at is None):
                 require(times == 0, "held means not booked", event, "is booked", times, "times")
+            exposed = event.exposed_at is not None
             if (
                 event.state is State.REFUSED
                 and event.identifier not in service.rejected
-                and event.exposed_at is None
+                and (self._adds or not exposed)
             ):
                 require(times == 0, "refused means not booked", event, "is booked", times, "times")
 

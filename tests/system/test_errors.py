@@ -85,7 +85,7 @@ def test_a_forged_delivery_is_turned_away(world: World) -> None:
 
 
 def test_a_reload_keeps_the_port(world: World) -> None:
-    """SIGHUP builds everything anew; who delivers meanwhile waits, and is answered."""
+    """SIGHUP builds everything anew; who delivers meanwhile waits, and is answered, or delivers again."""
     world.sink["webhook_secret"] = SECRET
     daemon, url = listening_daemon(world)
     world.sandbox.add_webhook(url, SECRET)
@@ -94,7 +94,9 @@ def test_a_reload_keeps_the_port(world: World) -> None:
         world.sandbox.notify("v1.billing.meter.created")
     daemon.logged("config_reloaded")
     until(
-        lambda: [each["status"] for each in world.sandbox.webhook_deliveries()] == [200] * 3,
+        lambda: (
+            len({each["event"] for each in world.sandbox.webhook_deliveries() if each["status"] == 200}) == 3
+        ),
         "all three are acknowledged",
         seen=lambda: (world.sandbox.webhook_deliveries(), daemon.err[-2000:]),
     )

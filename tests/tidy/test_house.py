@@ -20,7 +20,9 @@ SOURCES = [*MODULES, *sorted((ROOT / "migrations").rglob("*.py")), *sorted((ROOT
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 70
 
-LONG_MODULES: dict[str, str] = {}
+LONG_MODULES: dict[str, str] = {
+    "aggregator/ledger/adopting.py": "one transaction from its first statement to its last, to be read in one go",
+}
 """Modules that may be longer, each with its reason."""
 
 LONG_FUNCTIONS: dict[str, str] = {
