@@ -65,7 +65,7 @@ class Mutant:
 
 MUTANTS: list[Mutant] = []
 
-MOST_LIVES = 100
+MOST_LIVES = 600
 """In how many lives a mutant must be found."""
 
 
