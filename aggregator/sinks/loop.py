@@ -17,6 +17,16 @@ class LoopThread:
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
+    @classmethod
+    def opened(cls, name: str, connect: "Callable[[LoopThread], Coroutine[Any, Any, Result]]") -> Result:
+        """Start a thread and open something on it, which keeps it. If that raises, the thread has ended."""
+        thread = cls(name)
+        try:
+            return thread.call(connect(thread))
+        except BaseException:
+            thread.close()
+            raise
+
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop and return its result, or raise its error."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -8,15 +8,9 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from aggregator.model import Answer
+from aggregator.sinks.judgement import Silence, judge_silence
 from aggregator.sinks.stripe.client import silence
-from aggregator.sinks.stripe.verdicts import (
-    Echo,
-    Refusal,
-    Silence,
-    judge_echo,
-    judge_refusal,
-    judge_silence,
-)
+from aggregator.sinks.stripe.verdicts import Echo, Refusal, judge_echo, judge_refusal
 
 SENT = Echo("agg_1", "api_requests", livemode=False)
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
+from aggregator.sinks.judgement import Silence
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome import fitting
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.fitting import Metric
 from aggregator.sinks.metronome.meter import MetronomeMeter
-from aggregator.sinks.metronome.verdicts import Refusal, Silence, describe, why_halt
+from aggregator.sinks.metronome.verdicts import Refusal, describe, why_halt
 
 if TYPE_CHECKING:
     import httpx

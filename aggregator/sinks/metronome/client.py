@@ -13,7 +13,8 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aggregator.sinks.metronome.verdicts import Refusal, Silence
+from aggregator.sinks.judgement import Silence
+from aggregator.sinks.metronome.verdicts import Refusal
 
 if TYPE_CHECKING:
     import httpx

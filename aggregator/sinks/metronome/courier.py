@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from aggregator import points
 from aggregator.model import Encoding, Event
+from aggregator.sinks.judgement import Judgement, Silence, judge_silence
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.meter import MetronomeMeter
-from aggregator.sinks.metronome.verdicts import (
-    Judgement,
-    Silence,
-    judge_refusal,
-    judge_silence,
-    judge_success,
-)
+from aggregator.sinks.metronome.verdicts import judge_refusal, judge_success
 
 
 class Courier:

@@ -19,7 +19,8 @@ from typing import Any
 
 from aggregator.model import Answer, Event, Verdict
 from aggregator.pace import Pace
-from aggregator.sinks.metronome.verdicts import Judgement, after_refusal
+from aggregator.sinks.judgement import Judgement
+from aggregator.sinks.metronome.verdicts import after_refusal
 
 MOST_EVENTS = 100
 """As many as one request takes (docs.metronome.com, send usage events)."""

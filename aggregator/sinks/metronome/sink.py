@@ -233,18 +233,13 @@ class MetronomeSink:
         """Return what is open, opening it at the first use. Raises SinkHalted if the library is not there."""
         with self._opening:
             if self._line is None:
-                thread = LoopThread(f"sink-{self.name}")
                 try:
-                    self._line = thread.call(self._connect(thread))
+                    self._line = LoopThread.opened(f"sink-{self.name}", self._connect)
                 except ModuleNotFoundError as error:
-                    thread.close()
                     raise SinkHalted(
                         f"Sink {self.name} needs Metronome's library, and {error.name} is not installed: "
                         "`pip install 'usage-aggregator[metronome]'`, then restart."
                     ) from error
-                except BaseException:
-                    thread.close()
-                    raise
             return self._line
 
     async def _connect(self, thread: LoopThread) -> _Line:

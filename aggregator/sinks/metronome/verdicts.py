@@ -11,13 +11,10 @@ docs.metronome.com, send usage events and high-volume ingestion. What the bodies
 nothing depends on it.
 """
 
-import math
 from typing import NamedTuple
 
 from aggregator.model import Answer
-
-LONGEST_RETRY_AFTER_SECONDS = 3600.0
-"""A sink's wish is honoured up to here; a slip in a header must not park usage for days."""
+from aggregator.sinks.judgement import Judgement, wished_seconds
 
 LONGEST_WORDS = 300
 """So much of what somebody else wrote is worth keeping."""
@@ -36,34 +33,11 @@ class Refusal(NamedTuple):
     request_id: str | None = None
 
 
-class Silence(NamedTuple):
-    """No answer at all. `left` says whether a byte of the request may have left."""
-
-    left: bool
-    what: str
-
-
-class Judgement(NamedTuple):
-    """A verdict on every event of a request, and what it means beyond them: slow down, or halt for the reason given."""
-
-    answer: Answer
-    reason: str | None = None
-    request_id: str | None = None
-    retry_after: float | None = None
-    throttled: bool = False
-    halt: str | None = None
-
-
 def judge_success(content: bytes, request_id: str | None) -> Judgement:
     """Judge a 2xx. Metronome's has no body to speak of; a page for people comes from something in between."""
     if content.lstrip().startswith(b"<"):
         return Judgement(Answer.UNKNOWN, "the answer is a web page, so it is not Metronome's", request_id)
     return Judgement(Answer.ACCEPTED, request_id=request_id)
-
-
-def judge_silence(silence: Silence) -> Judgement:
-    """Judge a request that came back without an answer."""
-    return Judgement(Answer.UNKNOWN if silence.left else Answer.BUSY, silence.what)
 
 
 def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
@@ -73,9 +47,9 @@ def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
     if halt is not None:
         return Judgement(Answer.UNSENT, told, request_id, halt=halt)
     if refusal.status == TOO_MANY:
-        return Judgement(Answer.BUSY, told, request_id, _seconds(refusal.retry_after), throttled=True)
+        return Judgement(Answer.BUSY, told, request_id, wished_seconds(refusal.retry_after), throttled=True)
     if not 400 <= refusal.status < 500 or refusal.status in (REQUEST_TIMEOUT, CONFLICT):
-        return Judgement(Answer.UNKNOWN, told, request_id, _seconds(refusal.retry_after))
+        return Judgement(Answer.UNKNOWN, told, request_id, wished_seconds(refusal.retry_after))
     return Judgement(Answer.REFUSED, told, request_id)
 
 
@@ -113,12 +87,3 @@ def describe(refusal: Refusal) -> str:
     """Put a refusal into one line: the words that came, and the status."""
     words = " ".join(refusal.message.split()).removesuffix(".")[:LONGEST_WORDS]
     return f"{words or 'no message'} ({refusal.status})"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read a Retry-After header in seconds; its other form, a date, is of no use without the sender's clock."""
-    try:
-        seconds = float(retry_after or "nan")
-    except ValueError:
-        return None
-    return min(seconds, LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) and seconds >= 0 else None

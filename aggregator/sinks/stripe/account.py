@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
+from aggregator.sinks.judgement import Silence
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, Silence, describe, why_halt
+from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe, why_halt
 
 if TYPE_CHECKING:
     from stripe import RequestOptions

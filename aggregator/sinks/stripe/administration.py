@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.sinks.judgement import Silence
 from aggregator.sinks.stripe.account import Account, described
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import Silence, describe, why_halt
+from aggregator.sinks.stripe.verdicts import describe, why_halt
 
 if TYPE_CHECKING:
     from stripe.params.billing import MeterCreateParams

@@ -14,7 +14,8 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aggregator.sinks.stripe.verdicts import Refusal, Silence
+from aggregator.sinks.judgement import Silence
+from aggregator.sinks.stripe.verdicts import Refusal
 
 if TYPE_CHECKING:
     import stripe

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from aggregator.errors import SinkError
 from aggregator.model import Answer
+from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import Judgement
 
 NAMED = re.compile(r"(acct_[A-Za-z0-9]+)/(\S.*)")
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 from aggregator import points
 from aggregator.model import Answer, Event
+from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.dispatch import Job
 from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import Echo, Judgement, judge_echo
+from aggregator.sinks.stripe.verdicts import Echo, judge_echo
 
 if TYPE_CHECKING:
     from stripe import RequestOptions

@@ -116,12 +116,7 @@ class Desk:
 
     def _open(self) -> _Line:
         if self._line is None:
-            thread = LoopThread(f"desk-{self.sink}")
-            try:
-                self._line = thread.call(self._connect(thread))
-            except BaseException:
-                thread.close()
-                raise
+            self._line = LoopThread.opened(f"desk-{self.sink}", self._connect)
         return self._line
 
     async def _connect(self, thread: LoopThread) -> _Line:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from aggregator.model import Answer, Event, Verdict
 from aggregator.pace import Pace
-from aggregator.sinks.stripe.verdicts import Judgement
+from aggregator.sinks.judgement import Judgement
 
 
 class Job:

@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.model import Answer
+from aggregator.sinks.judgement import Judgement, Silence, judge_silence
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import (
-    Judgement,
-    Refusal,
-    Silence,
-    describe,
-    is_wrong_account,
-    judge_refusal,
-    judge_silence,
-    why_halt,
-)
+from aggregator.sinks.stripe.verdicts import Refusal, describe, is_wrong_account, judge_refusal, why_halt
 
 if TYPE_CHECKING:
     from stripe import RequestOptions

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aggregator.model import Answer
+from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import Judgement, wrong_mode
+from aggregator.sinks.stripe.verdicts import wrong_mode
 
 LASTS = dt.timedelta(minutes=15)
 

@@ -203,12 +203,7 @@ class StripeSink:
         """Return what is open, opening it at the first use."""
         with self._opening:
             if self._line is None:
-                thread = LoopThread(f"sink-{self.name}")
-                try:
-                    self._line = thread.call(self._connect(thread))
-                except BaseException:
-                    thread.close()
-                    raise
+                self._line = LoopThread.opened(f"sink-{self.name}", self._connect)
             return self._line
 
     async def _connect(self, thread: LoopThread) -> _Line:

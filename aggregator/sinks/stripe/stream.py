@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from aggregator import points
 from aggregator.model import Answer, EventId
+from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.courier import no_longer_fed, spoken
 from aggregator.sinks.stripe.dispatch import Job, Turn
 from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.session import Opened, Session
-from aggregator.sinks.stripe.verdicts import Judgement, Refusal, is_expired_session
+from aggregator.sinks.stripe.verdicts import Refusal, is_expired_session
 
 if TYPE_CHECKING:
     from stripe import StripeResponse

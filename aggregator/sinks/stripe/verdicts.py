@@ -12,13 +12,10 @@ and, for meter events, docs.stripe.com/api/v2/billing/meter-event/create and ...
 version 2 may have no type: only its code and its message are sure.
 """
 
-import math
 from typing import NamedTuple
 
 from aggregator.model import Answer
-
-LONGEST_RETRY_AFTER_SECONDS = 3600.0
-"""A sink's wish is honoured up to here; a slip in a header must not park usage for days."""
+from aggregator.sinks.judgement import Judgement, wished_seconds
 
 KEY_CODES = frozenset(
     {"api_key_expired", "platform_api_key_expired", "secret_key_required", "tls_version_unsupported"}
@@ -62,24 +59,6 @@ class Refusal(NamedTuple):
     request_id: str | None = None
 
 
-class Silence(NamedTuple):
-    """No answer at all. `left` says whether a byte of the request may have left."""
-
-    left: bool
-    what: str
-
-
-class Judgement(NamedTuple):
-    """A verdict, and what it means beyond its event: slow down, or halt the sink for the reason given."""
-
-    answer: Answer
-    reason: str | None = None
-    request_id: str | None = None
-    retry_after: float | None = None
-    throttled: bool = False
-    halt: str | None = None
-
-
 def judge_echo(echo: Echo, sent: Echo, sink: str) -> Judgement:
     """Judge an answer that says the event was taken."""
     if (echo.identifier, echo.event_name) != (sent.identifier, sent.event_name) or echo.livemode is None:
@@ -120,11 +99,6 @@ def is_wrong_account(refusal: Refusal) -> bool:
     return refusal.code == WRONG_ACCOUNT
 
 
-def judge_silence(silence: Silence) -> Judgement:
-    """Judge a call that came back without an answer."""
-    return Judgement(Answer.UNKNOWN if silence.left else Answer.BUSY, silence.what)
-
-
 def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
     """Judge an answer that is not a usable 2xx."""
     halt = why_halt(refusal, sink)
@@ -136,7 +110,7 @@ def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
         answer,
         describe(refusal),
         refusal.request_id,
-        retry_after=_seconds(refusal.retry_after) if again else None,
+        retry_after=wished_seconds(refusal.retry_after) if again else None,
         throttled=_is_rate_limit(refusal),
     )
 
@@ -199,15 +173,6 @@ def _is_rate_limit(refusal: Refusal) -> bool:
     """Tell a limit on the account's calls from a lock on one object, which slower calls elsewhere would not loosen."""
     limited = refusal.status == TOO_MANY or "rate_limit" in (refusal.code, refusal.kind)
     return limited and refusal.code != "lock_timeout"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read a Retry-After header in seconds; its other form, a date, is of no use without the sender's clock."""
-    try:
-        seconds = float(retry_after or "nan")
-    except ValueError:
-        return None
-    return min(seconds, LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def _mode(*, live: bool | None) -> str:
