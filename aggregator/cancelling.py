@@ -137,7 +137,8 @@ class Cancelling:
         result = Round()
         if self._lowering and events is None:
             lowered = self._ledger.lowered(self._sink_id, self._lowering, now - CANCELS_WITHIN, AT_ONCE)
-            self._ledger.ask(self._sink_id, lowered, now)
+            if lowered:
+                self._ledger.ask(self._sink_id, lowered, now)
         for wanted in self._ledger.wanted(self._sink_id, now=now, events=events, limit=AT_ONCE):
             if self._stopping.is_set():
                 break
