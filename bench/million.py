@@ -21,6 +21,7 @@ from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.passes import Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.model import Change, Decision, Decreases, Limits, Meter, Reading, Span, WriteModel
+from aggregator.threads import short_turns
 
 HOUR = dt.timedelta(hours=1)
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -49,7 +50,7 @@ def measure(customers: int) -> Figures:
     """Commit one window with so many customers, then read it again unchanged."""
     with tempfile.TemporaryDirectory() as directory, EmbeddedPostgres(Path(directory) / "pg") as server:
         migrate(server.url())
-        with Database(server.url()) as database, Spool() as spool:
+        with short_turns(), Database(server.url()) as database, Spool() as spool:
             for batch in readings(customers):
                 spool.add(batch)
             return _measure(database, spool)

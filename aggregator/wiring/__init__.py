@@ -39,6 +39,7 @@ from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source
+from aggregator.threads import short_turns
 from aggregator.wiring.sinks import build_desk, build_sink, build_teller, counted_twice
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ def build(
     Raises LedgerStopped, or SinkError if one does not fit; one that cannot be asked is only noted.
     """
     with ExitStack() as stack:
+        stack.enter_context(short_turns())
         ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name))
         sources = {key: _source(config, key, name) for key in config.sources}
         for source in sources.values():
