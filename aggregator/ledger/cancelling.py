@@ -127,6 +127,17 @@ select parked.event_id from aggregator.parked
  where gone.id = %(event)s order by parked.event_id for update of parked
 """
 
+# What the source has said since the event was asked back counted on it. So that is planned anew, and waits for nobody.
+CHANGED_SINCE = """
+update aggregator.slot set replan = true
+  from aggregator.event as gone
+ where gone.id = %(event)s
+   and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start and slot.customer = gone.customer
+   and exists (select from aggregator.event as other
+                where other.slot_id = gone.slot_id and other.id <> gone.id
+                  and (other.planned_at >= %(asked_at)s or (other.state = 'void' and other.settled_at >= %(asked_at)s)))
+"""
+
 READ_AGAIN = """
 update aggregator.meter set reread_from = least(meter.reread_from, event.window_start)
   from aggregator.event join aggregator.feed on feed.id = event.feed_id
@@ -262,16 +273,17 @@ class Cancellations:
             if connection.execute(ANSWERED, values).fetchone() is None:
                 return False
             if refuse_known(connection, [wanted.event], f"cancelled: {answer}", now):
-                _owe_again(connection, wanted.event, now)
+                _owe_again(connection, wanted, now)
                 return True
             lapse = {"id": wanted.id, "event": wanted.event, "answer": f"{answer}; {TAKEN_OVER_SINCE}"}
             return connection.execute(LAPSE, lapse).fetchone() is None
 
 
-def _owe_again(connection: Connection, event: EventId, now: dt.datetime) -> None:
+def _owe_again(connection: Connection, wanted: Wanted, now: dt.datetime) -> None:
     reason = "it corrected an event that is cancelled"
-    connection.execute(TAKE_BACK_HELD, {"events": [event], "now": now, "reason": reason})
-    connection.execute(READ_AGAIN, {"event": event})
+    connection.execute(TAKE_BACK_HELD, {"events": [wanted.event], "now": now, "reason": reason})
+    connection.execute(CHANGED_SINCE, {"event": wanted.event, "asked_at": wanted.asked_at})
+    connection.execute(READ_AGAIN, {"event": wanted.event})
 
 
 def _values(
