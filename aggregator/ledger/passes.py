@@ -156,6 +156,9 @@ class Passes:
                 tally.oldest_deferred,
                 once_more,
                 guard.waiting(connection, registered),
+                again.waiting(
+                    connection, registered.feeds, registered.meter.sealed_until(this.now), this.now
+                ),
                 *newer,
             ]
             oldest = min((each for each in waiting if each), default=None)
