@@ -117,6 +117,8 @@ class Limits:
     """How quantities are written."""
     answers: bool = True
     """Whether it says of each event what it made of it; else its totals must show that an event was counted."""
+    silent_way: str = ""
+    """By which way it says nothing of single events, taken now or not: what went by it is to be read back all the same."""
     newest_of: dt.timedelta | None = None
     """Of totals: the stretch of time, from UTC midnight on, of which the newest event counts; None if that is not known."""
     way: str = ""

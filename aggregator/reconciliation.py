@@ -60,6 +60,9 @@ class Doubts(Protocol):
         self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
     ) -> tuple[list[EventId], bool]: ...
     def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]: ...  # noqa: D102
+    def sent_silently(  # noqa: D102
+        self, sink_id: int, way: str, earliest: dt.datetime
+    ) -> tuple[list[tuple[int, str, Span]], bool]: ...
     def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool: ...  # noqa: D102
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None: ...  # noqa: D102
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]: ...  # noqa: D102
@@ -126,6 +129,8 @@ class Reconciliation:
         self._sink = sink
         self._sink_id = sink_id
         self._reading: _Reading | None = None
+        self._look_again_at: dt.datetime | None = None
+        self._silent = bool(sink.limits.silent_way) and sink.limits.answers
         self._stopping = threading.Event()
 
     def run_once(self, now: dt.datetime) -> Reconciled:
@@ -157,14 +162,34 @@ class Reconciliation:
 
     def _ask(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
         """Ask for the read-back of what was sent long enough ago, if nobody has said of each event what became of it."""
-        if self._sink.limits.answers:
-            return
         until = floor(now - wait, HOUR)
-        for feed, meter, since in self._doubts.uncovered(self._sink_id, until - FIRST_LOOK_BACK):
-            limits = self._sink.limits_for(meter)
-            proves = limits.write_model is WriteModel.DELTA or limits.newest_of is not None
-            if proves and until - since >= HOUR:
+        earliest = until - FIRST_LOOK_BACK
+        if self._sink.limits.answers:
+            self._ask_what_was_silent(earliest, now, result)
+            return
+        for feed, meter, since in self._doubts.uncovered(self._sink_id, earliest):
+            if self._proves(meter) and until - since >= HOUR:
                 result.readbacks += self._doubts.ask_readback(feed, Span(since, until), now)
+
+    def _ask_what_was_silent(self, earliest: dt.datetime, now: dt.datetime, result: Reconciled) -> None:
+        """Ask for the read-back of what was sent without answers before the sink was set to give them.
+
+        Looked for once, and then every hour for as long as an event whose answer was lost still goes the way it went.
+        """
+        if not self._silent or (self._look_again_at is not None and now < self._look_again_at):
+            return
+        found, self._silent = self._doubts.sent_silently(
+            self._sink_id, self._sink.limits.silent_way, earliest
+        )
+        self._look_again_at = now + HOUR
+        for feed, meter, span in found:
+            if self._proves(meter):
+                result.readbacks += self._doubts.ask_readback(feed, span, now)
+
+    def _proves(self, meter: str) -> bool:
+        """Tell whether the sink's totals can show single events of a meter."""
+        limits = self._sink.limits_for(meter)
+        return limits.write_model is WriteModel.DELTA or limits.newest_of is not None
 
     def _settle_doubts(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
         due = self._doubts.open(self._sink_id, now, wait, MINUTES_AT_ONCE)

@@ -1,7 +1,7 @@
 """`aggregator check`: everything that can be known before the first event is sent."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +43,9 @@ def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
     """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong."""
     config = load_config(config_path)
     findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
-    findings += [*_ledger(config), *_sources(config), *_sinks(config, trying=send_test_event)]
+    pinned: dict[str, str] = {}
+    findings += [*_ledger(config, pinned), *_sources(config)]
+    findings += _sinks(config, pinned, trying=send_test_event)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     if as_json:
         write_json({"ok": not wrong, "findings": [finding._asdict() for finding in findings]})
@@ -54,7 +56,8 @@ def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _ledger(config: "Config") -> Iterator[Finding]:
+def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
+    """Look at the ledger, and fill `pinned` with the account that each sink went to."""
     from aggregator.clock import utcnow
     from aggregator.errors import LedgerError
     from aggregator.wiring import STILL_BILLABLE, open_ledger
@@ -62,6 +65,7 @@ def _ledger(config: "Config") -> Iterator[Finding]:
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
     try:
         with open_ledger(config, may_migrate=True, name="aggregator check") as ledger:
+            pinned |= ledger.pin.accounts()
             trouble = ledger.pin.check(utcnow())
             yield (
                 Finding("ledger", "wrong", trouble)
@@ -161,9 +165,10 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
     return Finding(f"meter {meter}", "ok", "the query works and returns customer, quantity, at, window")
 
 
-def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
+def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iterator[Finding]:
     from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
+    from aggregator.ledger.pin import elsewhere
     from aggregator.wiring import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
@@ -175,6 +180,7 @@ def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
         try:
             problems += sink.preflight(meters)
             accounts[name] = sink.account()
+            problems += filter(None, [elsewhere(name, accounts[name], pinned.get(name))])
             deaf = _deaf(config, name, sink)
             counted = _tried(sink, [] if problems else meters) if trying else {}
         except SinkError as error:

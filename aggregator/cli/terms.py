@@ -138,7 +138,8 @@ def _beyond(row: "Standing") -> Iterator[str]:
         after = row.last_beyond + dt.timedelta(seconds=row.window_seconds)
         yield (
             f"{row.sink} was given windows of {row.meter} up to {_at(after)} before it had `bill_until: {_at(row.until)}`: "
-            f"they stay billed there. A sink that follows it should have `bill_from: {_at(after)}` or later"
+            "they stay billed there, and what comes late for them is billed nowhere. Set that to "
+            f"`bill_until: {_at(after)}`, and `bill_from` of a sink that follows to the same"
         )
 
 

@@ -5,7 +5,8 @@ Rules
   so the slot is said again, later than any request is still on its way.
 - Where a customer's last number is billed, and the sink may go by arrival, a correction of an old window would stand behind
   the newer ones: they are said again, in their order.
-- It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window.
+- It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window; once it is due
+  that is one of the next, however old the window is.
 """
 
 import datetime as dt
@@ -15,8 +16,8 @@ from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
 from aggregator.model import EventId, Span, WriteModel
 
-LATEST_ARRIVAL = dt.timedelta(hours=1)
-"""No request arrives later than this after it left: connections time out within minutes."""
+LATEST_ARRIVAL = dt.timedelta(hours=6)
+"""No request arrives later than this after it left: it is a condition of the promise, in docs/promise.md."""
 
 TAKE_UP = """
 with due as (
@@ -27,6 +28,14 @@ with due as (
 update aggregator.slot set replan = true from due
  where slot.feed_id = %(feed_id)s and slot.window_start = due.window_start and slot.customer = due.customer
    and slot.revision > 0
+"""
+
+# Windows that are not read any more, or not for the feed, would have the meter read them again for ever.
+WAITING = """
+select min(reassertion.window_start) from aggregator.reassertion join aggregator.feed on feed.id = reassertion.feed_id
+ where feed.id = any(%(feeds)s) and reassertion.due_at <= %(now)s
+   and reassertion.window_start >= greatest(feed.since, %(sealed)s::timestamptz)
+   and (feed.until is null or reassertion.window_start < feed.until)
 """
 
 NOTE_GIVEN_UP = """
@@ -89,6 +98,18 @@ def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) ->
     if feed.model is not WriteModel.DELTA:
         values = {"feed_id": feed.id, "start": span.start, "end": span.end, "now": now}
         connection.execute(TAKE_UP, values)
+
+
+def waiting(
+    connection: Connection, feeds: Sequence[Feed], sealed: dt.datetime | None, now: dt.datetime
+) -> dt.datetime | None:
+    """Return the oldest window that is to be said again by now, so that it is read; `sealed` is before when none can be."""
+    replacing = [feed.id for feed in feeds if feed.model is not WriteModel.DELTA]
+    if not replacing:
+        return None
+    values = {"feeds": replacing, "sealed": sealed, "now": now}
+    row = connection.execute(WAITING, values).fetchone()
+    return row[0] if row else None
 
 
 def note_given_up(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.doubts import excerpt_of
+from aggregator.ledger.parked import TAKE_BACK_HELD
 from aggregator.ledger.rejections import refuse_known
 from aggregator.model import EventId, Span, State
 from aggregator.proof import Excerpt
@@ -126,28 +127,15 @@ select parked.event_id from aggregator.parked
  where gone.id = %(event)s order by parked.event_id for update of parked
 """
 
-TAKE_BACK_HELD = """
-with tail as (
-    select slot.feed_id, slot.window_start, slot.customer, held.id as held, held.delta,
-           (select earlier.id from aggregator.event as earlier
-             where earlier.slot_id = slot.id and earlier.id <> held.id and earlier.state <> 'void'
-             order by earlier.revision desc limit 1) as before
-      from aggregator.event as gone
-      join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
-                          and slot.customer = gone.customer
-      join aggregator.event as held on held.id = slot.tail and held.state = 'held'
-     where gone.id = %(event)s
-), unparked as (
-    delete from aggregator.parked using tail where parked.event_id = tail.held returning parked.event_id
-), voided as (
-    update aggregator.event
-       set state = 'void', settled_at = %(now)s, reason = 'it corrected an event that is cancelled'
-      from unparked where event.id = unparked.event_id and event.state = 'held'
-)
-update aggregator.slot
-   set quantity = slot.quantity - tail.delta, total = slot.total - tail.delta, tail = tail.before, replan = true
-  from tail
- where slot.feed_id = tail.feed_id and slot.window_start = tail.window_start and slot.customer = tail.customer
+# What the source has said since the event was asked back counted on it. So that is planned anew, and waits for nobody.
+CHANGED_SINCE = """
+update aggregator.slot set replan = true
+  from aggregator.event as gone
+ where gone.id = %(event)s
+   and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start and slot.customer = gone.customer
+   and exists (select from aggregator.event as other
+                where other.slot_id = gone.slot_id and other.id <> gone.id
+                  and (other.planned_at >= %(asked_at)s or (other.state = 'void' and other.settled_at >= %(asked_at)s)))
 """
 
 READ_AGAIN = """
@@ -285,15 +273,17 @@ class Cancellations:
             if connection.execute(ANSWERED, values).fetchone() is None:
                 return False
             if refuse_known(connection, [wanted.event], f"cancelled: {answer}", now):
-                _owe_again(connection, wanted.event, now)
+                _owe_again(connection, wanted, now)
                 return True
             lapse = {"id": wanted.id, "event": wanted.event, "answer": f"{answer}; {TAKEN_OVER_SINCE}"}
             return connection.execute(LAPSE, lapse).fetchone() is None
 
 
-def _owe_again(connection: Connection, event: EventId, now: dt.datetime) -> None:
-    connection.execute(TAKE_BACK_HELD, {"event": event, "now": now})
-    connection.execute(READ_AGAIN, {"event": event})
+def _owe_again(connection: Connection, wanted: Wanted, now: dt.datetime) -> None:
+    reason = "it corrected an event that is cancelled"
+    connection.execute(TAKE_BACK_HELD, {"events": [wanted.event], "now": now, "reason": reason})
+    connection.execute(CHANGED_SINCE, {"event": wanted.event, "asked_at": wanted.asked_at})
+    connection.execute(READ_AGAIN, {"event": wanted.event})
 
 
 def _values(

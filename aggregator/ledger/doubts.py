@@ -251,6 +251,13 @@ class Doubts:
         with self._database.transaction() as connection:
             return unanswered.uncovered(connection, sink_id, earliest)
 
+    def sent_silently(
+        self, sink_id: int, way: str, earliest: dt.datetime
+    ) -> tuple[list[tuple[int, str, Span]], bool]:
+        """Return which stretches of which feeds went by a way without answers, unread; and whether more may come."""
+        with self._database.transaction() as connection:
+            return unanswered.silently(connection, sink_id, way, earliest)
+
     def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool:
         """Ask that all that was sent through a feed in a span is read back; False if somebody else has."""
         with self._database.transaction() as connection:

@@ -19,6 +19,7 @@ from aggregator import points
 from aggregator.errors import LedgerStopped
 from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.parked import TAKE_BACK_HELD
 from aggregator.ledger.pin import Pin
 from aggregator.model import ClaimId, Event, Outcome
 
@@ -288,6 +289,9 @@ class Outbox:
             connection.execute(HOLD_METERS, values)
             due = connection.execute(RELEASE, values).fetchall()
             again = connection.execute(REPLAN, values).fetchall()
+            # A decrease that is held behind it would be planned again in its place, and held again, for ever.
+            held = {"events": [row[0] for row in again], "reason": "planned anew with an event before it"}
+            connection.execute(TAKE_BACK_HELD, {**values, **held})
             note_newer_than(connection, [row[0] for row in due], now)
         return sorted(row[0] for row in [*due, *again])
 

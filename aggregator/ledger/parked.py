@@ -41,6 +41,32 @@ update aggregator.event set state = 'due', exposed_at = null, settled_at = null,
 returning event.id
 """
 
+# A slot's newest event, if it is held, was made for what an earlier one of these events was. The slot stands again where it
+# stood before it, and the next pass plans what is owed in one.
+TAKE_BACK_HELD = """
+with tail as (
+    select distinct slot.feed_id, slot.window_start, slot.customer, held.id as held, held.delta,
+           (select earlier.id from aggregator.event as earlier
+             where earlier.slot_id = slot.id and earlier.id <> held.id and earlier.state <> 'void'
+             order by earlier.revision desc limit 1) as before
+      from aggregator.event as gone
+      join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
+                          and slot.customer = gone.customer
+      join aggregator.event as held on held.id = slot.tail and held.state = 'held'
+     where gone.id = any(%(events)s)
+), unparked as (
+    delete from aggregator.parked using tail where parked.event_id = tail.held returning parked.event_id
+), voided as (
+    update aggregator.event
+       set state = 'void', settled_at = %(now)s, reason = %(reason)s
+      from unparked where event.id = unparked.event_id and event.state = 'held'
+)
+update aggregator.slot
+   set quantity = slot.quantity - tail.delta, total = slot.total - tail.delta, tail = tail.before, replan = true
+  from tail join unparked on unparked.event_id = tail.held
+ where slot.feed_id = tail.feed_id and slot.window_start = tail.window_start and slot.customer = tail.customer
+"""
+
 NOTE_WORD = """
 insert into aggregator.readback (feed_id, span, reason, asked_at, due_at, done_at, found)
 select feed_id, tstzrange(date_trunc('minute', at), date_trunc('minute', at) + interval '1 minute'),

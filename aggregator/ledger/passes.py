@@ -41,14 +41,16 @@ select mark, reread_from from aggregator.meter
 REPLACE_PARKED = """
 with gone as (
     delete from aggregator.parked
-     where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id
+     where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id, was_accepted
 )
 update aggregator.event
    set state = 'void', settled_at = %(now)s, reason = 'replaced by a newer plan'
   from gone where event.id = gone.event_id and event.state in ('held', 'refused')
+returning event.id, gone.was_accepted
 """
 
-# A slot may have several events that the sink rejected; each pass plans one of them anew.
+# A slot may have several events that the sink rejected; each pass plans one of them anew. Only after one of those comes the
+# next: what is held or refused at once is so again, pass after pass, and would be replaced for ever without their turn.
 REPLAN_NEXT = """
 with left_over as (
     update aggregator.slot set replan = true
@@ -154,6 +156,9 @@ class Passes:
                 tally.oldest_deferred,
                 once_more,
                 guard.waiting(connection, registered),
+                again.waiting(
+                    connection, registered.feeds, registered.meter.sealed_until(this.now), this.now
+                ),
                 *newer,
             ]
             oldest = min((each for each in waiting if each), default=None)
@@ -262,8 +267,9 @@ def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> dt
     """
     if not events:
         return None
-    done = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).rowcount
-    if done != len(events):
+    gone = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).fetchall()
+    if len(gone) != len(events):
         raise LeaseLost("A parked event was released while it was being replaced; nothing was written.")
-    row = connection.execute(REPLAN_NEXT, {"events": events}).fetchone()
+    rejected = [event for event, was_accepted in gone if was_accepted]
+    row = connection.execute(REPLAN_NEXT, {"events": rejected}).fetchone() if rejected else None
     return row[0] if row else None

@@ -43,6 +43,8 @@ update aggregator.pin
 PIN_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s and account is null"
 FIND_ACCOUNT = "select account from aggregator.sink where name = %(sink)s"
 
+FIND_ACCOUNTS = "select name, account from aggregator.sink where account is not null"
+
 STOPPED = "select generation, stopped_reason from aggregator.pin"
 
 STOP = """
@@ -114,15 +116,15 @@ class Pin:
         with self._database.transaction() as connection:
             connection.execute(PIN_ACCOUNT, {"sink": sink, "account": account})
             row = connection.execute(FIND_ACCOUNT, {"sink": sink}).fetchone()
-        if row is None or row[0] == account:
-            return None
-        trouble = (
-            f"Sink {sink} goes to the account {account} now, and the ledger holds what was sent to {row[0]}. "
-            f"Sent there, all of it would be missing here. Set the key back, or say that it is meant. {WHAT_TO_DO}"
-        )
-        if stops:
+        trouble = elsewhere(sink, account, None if row is None else row[0])
+        if trouble is not None and stops:
             self.stop(trouble, now)
         return trouble
+
+    def accounts(self) -> dict[str, str]:
+        """Return to which account each sink went that was used before."""
+        with self._database.transaction() as connection:
+            return dict(connection.execute(FIND_ACCOUNTS).fetchall())
 
     def beat(self, connection: Connection, now: dt.datetime) -> Beat:
         """Count a claim, as the last thing in its transaction. Raises LedgerStopped: then nothing of it may be committed."""
@@ -184,6 +186,16 @@ class Pin:
 def named(ledger_id: str, generation: int) -> str:
     """Return what the names of a ledger's events begin with; each generation has names of its own."""
     return f"{ledger_id}/{generation}" if generation else ledger_id
+
+
+def elsewhere(sink: str, account: str | None, before: str | None) -> str | None:
+    """Say that a sink goes to another account than before, and what to do; None if it does not, or nobody knows."""
+    if account is None or before in (None, account):
+        return None
+    return (
+        f"Sink {sink} goes to the account {account} now, and the ledger holds what was sent to {before}. "
+        f"Sent there, all of it would be missing here. Set the key back, or say that it is meant. {WHAT_TO_DO}"
+    )
 
 
 def _mismatch(found: Pinned, known: Beat | None, *, where: Heartbeat, counted: bool = False) -> str | None:

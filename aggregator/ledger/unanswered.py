@@ -50,6 +50,35 @@ select %(feed)s, %(span)s, %(reason)s, %(now)s, %(now)s
 returning id
 """
 
+# What a sink that answers now was sent by a way without answers, and was not read back. A claim is known by its first and
+# its last event: what lies between the first such claim and the last one is read back, whatever way it went.
+SENT_SILENTLY = """
+with read as (
+    select feed.id as feed_id, max(upper(readback.span)) as until
+      from aggregator.feed left join aggregator.readback on readback.feed_id = feed.id and readback.reason = %(reason)s
+     where feed.sink_id = %(sink_id)s group by 1
+)
+select feed.id, meter.name,
+       greatest(date_trunc('hour', min(claim.claimed_at)), read.until),
+       date_trunc('hour', max(claim.claimed_at)) + interval '1 hour'
+  from aggregator.claim
+  join aggregator.event as edge on edge.id in (claim.events[1], claim.events[cardinality(claim.events)])
+                               and edge.way = %(way)s
+ cross join unnest(claim.events) as sent (event_id)
+  join aggregator.event on event.id = sent.event_id and event.way = %(way)s and event.state = 'accepted'
+  join aggregator.feed on feed.id = event.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  join read on read.feed_id = feed.id
+ where claim.sink_id = %(sink_id)s and claim.claimed_at >= greatest(%(earliest)s, read.until)
+ group by feed.id, meter.name, read.until order by feed.id
+"""
+
+# An event whose answer was lost goes the same way again.
+UNDER_WAY = """
+select exists (select from aggregator.outbox join aggregator.event on event.id = outbox.event_id
+                where outbox.sink_id = %(sink_id)s and event.way = %(way)s and event.exposed_at is not null)
+"""
+
 # By way of the claims, which have a time: an event may have been planned long before it was sent.
 PLACES = """
 select event.customer, date_trunc('hour', event.at)
@@ -74,6 +103,16 @@ def uncovered(connection: Connection, sink_id: int, earliest: dt.datetime) -> li
     """Return, within a transaction, the feeds of a sink through which anything may have been sent."""
     values = {"sink_id": sink_id, "earliest": earliest, "reason": REASON}
     return [Uncovered._make(row) for row in connection.execute(UNCOVERED, values) if row[2] is not None]
+
+
+def silently(
+    connection: Connection, sink_id: int, way: str, earliest: dt.datetime
+) -> tuple[list[tuple[int, str, Span]], bool]:
+    """Return, within a transaction, which stretches went by a way without answers; and whether there may be more later."""
+    values = {"sink_id": sink_id, "way": way, "earliest": earliest, "reason": REASON}
+    more = connection.execute(UNDER_WAY, values).fetchone()
+    rows = connection.execute(SENT_SILENTLY, values).fetchall()
+    return [(feed, meter, Span(start, end)) for feed, meter, start, end in rows], more == (True,)
 
 
 def ask(connection: Connection, feed: int, span: Span, now: dt.datetime) -> bool:

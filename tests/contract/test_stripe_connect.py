@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aggregator.clock import utcnow
-from aggregator.errors import SinkError, SinkHalted
+from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import Answer, Event, EventId, Span, Verdict
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink
@@ -376,3 +376,23 @@ def test_more_accounts_than_requests_in_flight(server: Server, make_sink: MakeSi
     sink = make_sink(server.url, max_in_flight=2)
     for number in range(10):
         assert send(sink, usage(f"acct_{number}/cus_a"))[0].answer is Answer.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "told", [refusal(403, code="account_invalid"), refusal(403, "This account is closed to you.")]
+)
+def test_an_account_that_cannot_be_read_back_stops_no_other(
+    server: Server, make_sink: MakeSink, told: Told
+) -> None:
+    """It has no figure, which is no word on the key: reading back goes on with the customers of other accounts."""
+    server.answer = lambda asked: told
+    with pytest.raises(SinkError, match="acct_gone") as caught:
+        make_sink(server.url).total("api", "acct_gone/cus_a", Span(HOUR_AGO, HOUR_AGO + HOUR))
+    assert not isinstance(caught.value, SinkHalted | SinkUnreachable)
+
+
+def test_a_key_that_is_refused_halts_whatever_is_read(server: Server, make_sink: MakeSink) -> None:
+    """It is the platform's, and says so for each account."""
+    server.answer = lambda asked: refusal(401, "Invalid API Key.")
+    with pytest.raises(SinkHalted, match="does not accept the API key"):
+        make_sink(server.url).total("api", "acct_1/cus_a", Span(HOUR_AGO, HOUR_AGO + HOUR))

@@ -628,3 +628,22 @@ def test_what_a_person_has_left_at_that_is_left_alone(owing: World, sink: Sink) 
     owing.execute("update aggregator.parked set dismissed_at = %s", owing.now)
     lowering(owing, sink)
     assert sink.calls == []
+
+
+@pytest.mark.parametrize("then", [10, 12, 8])
+def test_a_decrease_that_is_gone_before_its_event_is_leaves_all_of_it_billed(
+    owing: World, sink: Sink, then: int
+) -> None:
+    """Nobody was asked about the event that is taken back, so nobody has to release what the source says after all."""
+    sink.says_complete = False
+    owing.source.uses[0] = ("cus_a", START, Decimal(7))
+    owing.now += 10 * MINUTE
+    owing.collect()
+    lowering(owing, sink)
+    assert len(sink.calls) == 1
+    owing.source.uses[0] = ("cus_a", START, Decimal(then))
+    for _ in range(6):
+        settle_down(owing, sink)
+    assert sink.holds("cus_a") == then
+    assert owing.one("select count(*) from aggregator.parked") == 0
+    owing.check_balance()

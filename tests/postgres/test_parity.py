@@ -307,6 +307,28 @@ def test_check_tells_what_an_end_in_the_past_leaves(
     )
 
 
+def test_what_is_said_of_an_end_in_the_past_leaves_no_window_without_a_sink(
+    database: Database, configured: Callable[[str], Path]
+) -> None:
+    """Whoever does as told has what comes late billed once, between the two instants, too."""
+    two = Two(database, Terms("old"), Terms("new", bill_from=START + 1_000 * HOUR))
+    for hour in range(9):
+        two.source.use("cus_a", START + hour * HOUR)
+    two.round(7)
+    two.on(Terms("old", bill_until=T), Terms("new", bill_from=START + 7 * HOUR))
+    two.round(8)
+    path = configured(
+        "[{sink: old, bill_until: 2026-11-01T05:00Z}, {sink: new, bill_from: 2026-11-01T07:00Z}]"
+    )
+    told = " ".join(text for _, text in found_by_check(two, path))
+    assert "what comes late for them is billed nowhere. Set that to `bill_until: 2026-11-01T07:00Z`" in told
+    two.source.use("cus_a", START + 6 * HOUR, 100)
+    two.on(Terms("old", bill_until=START + 7 * HOUR), Terms("new", bill_from=START + 7 * HOUR))
+    two.round(9)
+    assert two.held(two.old) == {0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 101}
+    assert two.held(two.new) == {7: 1, 8: 1}
+
+
 def test_check_and_status_tell_what_a_shadow_leaves(
     database: Database, configured: Callable[[str], Path]
 ) -> None:

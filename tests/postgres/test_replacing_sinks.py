@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Decreases, Event, Verdict, WriteModel
+from aggregator.model import Answer, Decreases, Event, Span, Verdict, WriteModel
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -123,13 +123,39 @@ def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: R
     assert sink.kept("cus_a") == {START: 7}
     sink.arrive()
     assert sink.kept("cus_a") == {START: 5}, "the late total has taken the place of the newer one"
-    overwriting.round(1, 50)
+    overwriting.round(7, 10)
     assert sink.kept("cus_a") == {START: 5}, "not yet: another request may still be on its way"
-    overwriting.round(2, 30)
+    overwriting.round(7, 30)
+    overwriting.round(7, 40)
     assert sink.kept("cus_a") == {START: 7}
     said = len(sink.told)
-    overwriting.round(4, 30)
+    overwriting.round(9, 30)
+    overwriting.round(9, 40)
     assert len(sink.told) == said, "said again once, and not for ever"
+    overwriting.check_balance()
+
+
+def test_an_old_window_is_said_again_though_nothing_reads_it_by_itself(overwriting: Replacing) -> None:
+    """It was booked by a backfill, and lies far behind what is read again; its late total must not stay either."""
+    sink = overwriting.told
+    overwriting.collection.meter = replace(overwriting.meter, revisit=2 * HOUR)
+    overwriting.round(240)
+    overwriting.source.use("cus_a", START, 5)
+    sink.delayed = lambda event: not sink.received
+    overwriting.backfill(Span(START, START + HOUR))
+    overwriting.deliver()
+    sink.refused = {"cus_a"}
+    overwriting.deliver_later()
+    sink.refused = set()
+    overwriting.source.use("cus_a", START + MINUTE, 2)
+    overwriting.backfill(Span(START, START + HOUR))
+    overwriting.deliver()
+    sink.arrive()
+    assert sink.kept("cus_a") == {START: 5}
+    for hour in range(241, 250):
+        overwriting.round(hour)
+    assert sink.kept("cus_a") == {START: 7}
+    assert overwriting.one("select reread_from from aggregator.meter") is None
     overwriting.check_balance()
 
 

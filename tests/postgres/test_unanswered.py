@@ -115,6 +115,55 @@ def test_a_sink_with_answers_is_not_read_back(database: Database) -> None:
     assert spans(world) == []
 
 
+def test_what_was_sent_silently_is_read_back_by_a_sink_that_answers_now(database: Database) -> None:
+    """The way was changed within the day: what went before is confirmed or refused all the same, and nothing else is."""
+    sink = Silent(way="stream", silent_way="stream")
+    world = build(database, sink)
+    sink.drops = lambda event: event.customer == "cus_1" and event.revision == 0
+    sink.limits = replace(sink.limits, answers=True, way="v1")
+    world.source.use("cus_3", START + HOUR, 7)
+    world.at(2, 5)
+    world.collect()
+    world.deliver()
+    reading = Reconciliation(Doubts(database), sink, world.registered.feeds[0].sink_id)
+    assert reading.run_once(world.now).rejected == 0
+    assert sink.asked == [], "too early to prove anything"
+    for _ in range(6):
+        world.now += 6 * HOUR
+        reading.run_once(world.now)
+    assert states(world) == {
+        "cus_0": "confirmed",
+        "cus_1": "refused",
+        "cus_2": "confirmed",
+        "cus_3": "accepted",
+    }
+    assert spans(world) == [(START + HOUR, START + 2 * HOUR)]
+    reconcile(world)
+    assert len(spans(world)) == 1, "once, whoever looks"
+
+
+def test_what_still_goes_the_silent_way_is_read_back_later(database: Database) -> None:
+    """Its answer was lost before the way was changed, so it goes again the way it went, and is taken without a word."""
+    sink = Silent(way="stream", silent_way="stream")
+    world = World(database, meter=METER, sinks=[sink])
+    world.source.use("cus_0", START, 1)
+    sink.fault = lambda event: Answer.UNKNOWN
+    world.at(1, 5)
+    world.collect()
+    world.deliver()
+    sink.limits = replace(sink.limits, answers=True, way="v1")
+    reading = Reconciliation(Doubts(database), sink, world.registered.feeds[0].sink_id)
+    reading.run_once(world.now)
+    sink.fault = lambda event: None
+    sink.drops = lambda event: True
+    world.now += 3 * HOUR
+    assert world.deliver().accepted == 1
+    for _ in range(12):
+        world.now += 6 * HOUR
+        reading.run_once(world.now)
+    assert states(world) == {"cus_0": "refused"}
+
+
 def test_every_event_lies_in_one_stretch(database: Database) -> None:
     """Whenever the daemon was up, each is confirmed in the end; no two stretches overlap or are shorter than an hour."""
     sink = Silent()

@@ -13,14 +13,14 @@ from aggregator.errors import LedgerError
 from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
-from aggregator.model import Answer, Decreases, Event, Reading, Span, WriteModel
+from aggregator.model import Answer, Decreases, Event, Reading, Rejection, Span, WriteModel
 from aggregator.reconciliation import Reconciliation
 from aggregator.told import Cancelled
 from tests.fakes import FakeSource
 from tests.postgres.restore import PinnedWorld, back_up
 from tests.postgres.test_adoption import begin, cycle, lose, quiet_down, use
 from tests.postgres.test_replacing_sinks import Replacing
-from tests.postgres.world import HOUR, METER, MINUTE, START
+from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 
 class Teller:
@@ -178,3 +178,76 @@ def test_windows_that_are_floored_one_by_one_are_adopted(database: Database, tmp
     lose(world, backup)
     world.adopt()
     assert world.one("select stopped_at is null from aggregator.pin")
+
+
+def shrunk_by_hand(database: Database) -> World:
+    """A slot of two accepted events, of which the first was rejected later, and a decrease that is held behind them."""
+    world = World(database, meter=replace(METER, shrink_guard=Decimal(1)))
+    for quantity in (10, 5):
+        world.source.use("cus_a", START, quantity)
+        world.now += HOUR + 6 * MINUTE
+        world.collect()
+        world.deliver()
+    [(name,)] = world.rows("select identifier from aggregator.event where revision = 0")
+    assert Doubts(database).reject(sink_of(world), [Rejection(name, "invalid")], world.now)
+    world.source.uses[1] = ("cus_a", START, Decimal(2))
+    a_few_rounds(world, 1)
+    return world
+
+
+def sink_of(world: World) -> int:
+    return world.registered.feeds[0].sink_id
+
+
+def a_few_rounds(world: World, count: int = 6) -> None:
+    for _ in range(count):
+        world.now += 6 * MINUTE
+        world.collect()
+        world.deliver()
+        world.check_balance()
+
+
+def newest_states(world: World) -> list[tuple[int, int, str]]:
+    return world.rows(
+        "select revision, delta::int, state::text from aggregator.event where state <> 'void' order by revision"
+    )
+
+
+def test_a_rejected_event_before_a_held_one_is_planned_anew_with_it(database: Database) -> None:
+    """A person releases the older one: what both leave owed is one event, and nothing is replaced over and over."""
+    world = shrunk_by_hand(database)
+    assert newest_states(world) == [(0, 10, "refused"), (1, 5, "accepted"), (2, -3, "held")]
+    assert world.outbox.release([1], world.now) == [1]
+    a_few_rounds(world)
+    assert newest_states(world) == [(1, 5, "accepted"), (3, 7, "accepted")]
+
+
+def test_a_held_event_that_is_replaced_gives_no_rejected_one_its_turn(database: Database) -> None:
+    """Each pass would replace it again, by one that is held again, for ever."""
+    world = shrunk_by_hand(database)
+    world.source.uses[1] = ("cus_a", START, Decimal(1))
+    a_few_rounds(world)
+    assert newest_states(world) == [(0, 10, "refused"), (1, 5, "accepted"), (3, -4, "held")]
+
+
+def test_what_the_sink_refuses_again_is_not_planned_again_by_every_pass(database: Database) -> None:
+    """Two events of a slot were rejected and released before the cause was mended: what is planned is refused, and waits."""
+    world = World(database)
+    for quantity in (10, 5):
+        world.source.use("cus_a", START, quantity)
+        world.now += HOUR + 6 * MINUTE
+        world.collect()
+        world.deliver()
+    rows = world.rows("select id, identifier from aggregator.event order by id")
+    Doubts(database).reject(sink_of(world), [Rejection(name, "invalid") for _, name in rows], world.now)
+    world.sink.refused = {"cus_a"}
+    world.outbox.release([event for event, _ in rows], world.now)
+    a_few_rounds(world, 10)
+    assert world.one("select count(*) from aggregator.event") == 4
+    world.sink.refused = set()
+    for _ in range(2):
+        world.outbox.release(
+            [row[0] for row in world.rows("select event_id from aggregator.parked")], world.now
+        )
+        a_few_rounds(world)
+    assert sum(each[1] for each in newest_states(world) if each[2] == "accepted") == 15

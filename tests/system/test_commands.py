@@ -47,6 +47,19 @@ def test_check_finds_all_well(world: World) -> None:
     assert world.sandbox.stats()["accepted"] == 0, "a check sends nothing"
 
 
+def test_check_says_that_a_sink_goes_elsewhere_and_stops_nothing(world: World) -> None:
+    """`run` would stop the ledger for every process then, to be adopted."""
+    world.use("cus_1", 5, 60)
+    world.once()
+    world.sandbox.set_connected("acct_2")
+    world.sink["stripe_account"] = "acct_2"
+    _, wrong = check(world)
+    assert any("goes to the account acct_2" in text for text in wrong), wrong
+    del world.sink["stripe_account"]
+    assert check(world)[1] == []
+    assert world.once().code == 0
+
+
 def test_check_names_everything_that_is_wrong_at_once(world: World) -> None:
     """An unreachable source, a wrong column, a Stripe meter that does not exist: exit code 1, a sentence each (B21)."""
     world.config["sources"]["away"] = {"url": NOWHERE}

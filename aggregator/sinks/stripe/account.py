@@ -17,7 +17,7 @@ from aggregator.model import ZERO, Span
 from aggregator.sinks.judgement import Silence
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe, why_halt
+from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe
 
 if TYPE_CHECKING:
     from stripe import RequestOptions
@@ -191,7 +191,7 @@ class Account:
         if isinstance(told, Silence):
             return f"Stripe gave no answer to {self._office.name}: {told.what}."
         return (
-            why_halt(told, self._sink)
+            self._office.why_halt(told)
             or f"Stripe did not say what {self._office.name} asked: {describe(told)}."
         )
 
@@ -201,7 +201,7 @@ class Account:
         sentence = self._sentence(told)
         if isinstance(told, Silence) or told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
-        raise (SinkHalted if why_halt(told, self._sink) else SinkError)(sentence) from error
+        raise (SinkHalted if self._office.why_halt(told) else SinkError)(sentence) from error
 
 
 def _range(customer: str, span: Span, unit: dt.timedelta) -> "MeterEventSummaryListParams":

@@ -24,6 +24,7 @@ LIMITS = Limits(
     significant_digits=15,
     identifier_length=100,
     batch=500,
+    silent_way="stream",
     # docs.stripe.com/rate-limits: live mode; the configuration lowers it.
     rate=1_000.0,
 )

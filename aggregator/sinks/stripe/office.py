@@ -63,9 +63,19 @@ class Office:
                 "or correct what the query returns before the slash"
             )
             return Judgement(Answer.REFUSED, reason, told.request_id)
-        if told.status == 403 and why_halt(told._replace(status=400), self.sink) is None:
+        if self._is_closed(told):
             return Judgement(Answer.BUSY, f"{self.account}: {describe(told)}", told.request_id)
         return judge_refusal(told, self.sink)
+
+    def why_halt(self, told: Refusal) -> str | None:
+        """Say why the sink as a whole is refused; None if only the call is, or an account that a customer names."""
+        if self.of_customer and (is_wrong_account(told) or self._is_closed(told)):
+            return None
+        return why_halt(told, self.sink)
+
+    def _is_closed(self, told: Refusal) -> bool:
+        """Tell whether a permission is lacking for this account, rather than for the key."""
+        return told.status == 403 and why_halt(told._replace(status=400), self.sink) is None
 
     def judge_before(self, error: Exception) -> Judgement:
         """Judge a call that raised before any event left: what it says of the key or the account counts, no more."""
