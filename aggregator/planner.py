@@ -7,8 +7,9 @@ Rules
   remainder stays with the customer as carry.
 - `total(r) = total(r-1) + delta(r)`; revisions count 0, 1, 2, ... without a hole.
 - A slot has at most one unsettled event. While it has one, a change waits: the slot stays as it is and is read again.
-- Where a sink keeps the newest number, where a slot stands can be said again, by an event that changes nothing. Where it
-  bills the last number of a customer, each window is floored for itself, and each is said, zero too.
+- Where a sink keeps the newest number, where a slot stands can be said again, by an event that changes nothing; before a
+  decrease that is held, too. Where it bills the last number of a customer, each window is floored for itself, and each is
+  said, zero too.
 - A decrease is held for a person, or for a cancellation, unless the meter says `decreases: apply`; one that is suspiciously
   large is held anyway.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
@@ -118,6 +119,8 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     total = add(booked, delta) if booked else delta
     says = delta or (change.again and policy.sends_total)
     event = _event(change, delta, total, policy) if says else None
+    if change.again and event is not None and _stays_unsaid(change, event, policy):
+        return _say_again(change, carry, booked, policy)
     return build(Decision, (change, False, total, rest, change.parked, event))
 
 
@@ -132,7 +135,21 @@ def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) 
     delta = subtract(total, booked)
     says = delta or change.again or not change.known
     event = _event(change, delta, total, policy) if says else None
+    if change.again and event is not None and _stays_unsaid(change, event, policy):
+        return _say_again(change, carry, booked, policy)
     return Decision(change, deferred=False, total=total, carry=carry, voids=change.parked, event=event)
+
+
+def _stays_unsaid(change: Change, event: Planned, policy: Policy) -> bool:
+    """Tell whether a decrease that is held would only take the place of another: where the slot stands is not said by it."""
+    return policy.sends_total and change.parked_delta < 0 and event.state is State.HELD
+
+
+def _say_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy) -> Decision:
+    """Take a held decrease back, and say where the slot stands without it. The next pass finds it lower, and holds that."""
+    back = change._replace(now=subtract(change.before, change.parked_delta))
+    event = _event(change, ZERO, booked, policy)
+    return Decision(back, deferred=False, total=booked, carry=carry, voids=change.parked, event=event)
 
 
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:

@@ -53,20 +53,25 @@ class Tally:
     def count(self, decision: Decision) -> None:
         """Take one decision into account."""
         if decision.deferred:
-            start = decision.change.window_start
             self.deferred += 1
-            self.oldest_deferred = min(start, self.oldest_deferred or start)
+            self._read_again(decision)
             return
         self.changed += 1
         self._time(decision.change)
         if decision.voids is not None:
             self.voided.append(decision.voids)
         if decision.event is not None:
+            if decision.voids is not None and not decision.event.delta:
+                self._read_again(decision)  # a decrease may be taken back by it, and has to be found anew
             self.planned += 1
             self.corrections += decision.event.revision > 0
             self.held += decision.event.state is State.HELD
             self.refused += decision.event.state is State.REFUSED
             self.shadow += decision.event.state is State.SHADOW
+
+    def _read_again(self, decision: Decision) -> None:
+        start = decision.change.window_start
+        self.oldest_deferred = min(start, self.oldest_deferred or start)
 
     def _time(self, change: Change) -> None:
         """Note whether a change was in time, and how windows that had been read move."""

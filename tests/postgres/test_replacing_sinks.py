@@ -170,6 +170,74 @@ def test_a_lost_answer_is_repeated_for_ever_and_never_in_doubt(overwriting: Repl
     assert sink.kept("cus_a") == {START: 5}
 
 
+def hold_decreases(world: Replacing) -> None:
+    meter = replace(world.collection.meter, decreases=Decreases.HOLD, shrink_guard=Decimal(1))
+    world.collection.meter = meter
+    world.registered = world.registered._replace(meter=meter)
+    world.collection._registered = world.registered
+
+
+def held(world: Replacing) -> list[tuple[dt.datetime, int]]:
+    """The decreases that wait for a person: their window, and to what they would lower it."""
+    return world.rows(
+        "select window_start, total::int from aggregator.parked join aggregator.event on event.id = event_id"
+        " where parked.state = 'held'"
+    )
+
+
+@pytest.mark.parametrize("base", [1, 240])
+def test_a_late_total_does_not_stay_while_a_decrease_is_held(overwriting: Replacing, base: int) -> None:
+    """What is booked is said again, and the decrease still waits for a person, however old the window is."""
+    sink = overwriting.told
+    overwriting.collection.meter = replace(overwriting.meter, revisit=2 * HOUR)
+    overwriting.round(base)
+
+    def booked(quantity: int, minutes: int) -> None:
+        overwriting.source.uses[:] = [("cus_a", START, Decimal(quantity))]
+        overwriting.at(base, minutes)
+        overwriting.backfill(Span(START, START + HOUR))
+        overwriting.deliver()
+
+    booked(7, 10)
+    sink.delayed = lambda event: event.total == 9 and not sink.under_way
+    booked(9, 20)
+    sink.refused = {"cus_a"}
+    overwriting.deliver_later()
+    sink.refused = set()
+    hold_decreases(overwriting)
+    booked(5, 40)
+    sink.arrive()
+    assert sink.kept("cus_a") == {START: 9}
+    for hour in range(1, 12):
+        overwriting.round(base + hour)
+        overwriting.check_balance()
+    assert sink.kept("cus_a") == {START: 7}
+    assert held(overwriting) == [(START, 5)]
+    said = overwriting.one("select count(*) from aggregator.event")
+    for hour in range(12, 20):
+        overwriting.round(base + hour)
+    assert overwriting.one("select count(*) from aggregator.event") == said, "once, and not for ever"
+
+
+def test_the_last_number_stays_the_newest_while_its_decrease_is_held(seats: Replacing) -> None:
+    """An older window is corrected: the newer one is said again as it is booked, by arrival and by instant."""
+    seats.source.use("cus_a", START, 10)
+    seats.source.use("cus_a", START + HOUR, 12)
+    seats.round(2)
+    hold_decreases(seats)
+    seats.source.uses[1] = ("cus_a", START + HOUR, Decimal(9))
+    seats.round(2, 12)
+    seats.source.uses[0] = ("cus_a", START, Decimal(11))
+    for minutes in range(20, 60, 6):
+        seats.round(2, minutes)
+    assert [seats.told.last("cus_a", by_arrival=by) for by in (True, False)] == [12, 12]
+    assert held(seats) == [(START + HOUR, 9)]
+    said = seats.one("select count(*) from aggregator.event")
+    seats.round(3, 10)
+    seats.round(3, 20)
+    assert seats.one("select count(*) from aggregator.event") == said, "once, and not for ever"
+
+
 def test_the_last_number_is_what_the_newest_window_says(seats: Replacing) -> None:
     """By arrival and by instant, in whatever order the windows were corrected."""
     for hour, number in ((0, 5), (1, 6), (2, 4)):
