@@ -16,8 +16,8 @@ from aggregator import log
 from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic
 from aggregator.errors import AggregatorError
-from aggregator.intake import Intake, Taken
-from aggregator.telling import tell_round, tell_taken
+from aggregator.intake import Intake
+from aggregator.telling import tell_refused, tell_round, tell_taken
 from aggregator.webhook import Address, Web
 from aggregator.wiring import App
 
@@ -32,7 +32,7 @@ class Listening:
         self._clock = clock
         self._intakes = {sink: app.intake(sink) for sink in app.tellers if sink in app.sink_ids}
         self._cancelling = {sink: app.cancelling(sink) for sink in self._intakes}
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, dict[str, str]] = {sink: {} for sink in self._intakes}
         self._log = log.logger()
         self._stopping = threading.Event()
         self._idle = threading.Condition()
@@ -95,14 +95,9 @@ class Listening:
         while not self._stopping.is_set():
             taken = intake.run_once(self._clock())
             tell_taken(self._log, sink, taken)
-            self._tell_refused(sink, taken)
+            tell_refused(self._log, sink, taken, self._refused[sink])
             if not taken.more:
                 return
-
-    def _tell_refused(self, sink: str, taken: Taken) -> None:
-        if taken.refused is not None and taken.refused != self._refused.get(sink):
-            self._log.warning(log.REPORTS_REFUSED, sink=sink, reason=taken.refused)
-            self._refused[sink] = taken.refused
 
     def _cancel(self, sink: str, cancelling: Cancelling) -> None:
         """Look after a sink's cancellations, and say what came of it."""

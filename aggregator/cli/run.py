@@ -142,7 +142,7 @@ def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
     from aggregator import log
     from aggregator.clock import utcnow
     from aggregator.errors import AggregatorError
-    from aggregator.telling import tell_round, tell_taken
+    from aggregator.telling import tell_refused, tell_round, tell_taken
 
     if sink not in app.tellers:
         return
@@ -151,8 +151,7 @@ def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
         if app.config.polls(sink):
             taken = app.intake(sink).run_once(utcnow())
             tell_taken(logger, sink, taken)
-            if taken.refused:
-                logger.warning(log.REPORTS_REFUSED, sink=sink, reason=taken.refused)
+            tell_refused(logger, sink, taken, {})
             outcomes += [Once.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
         cancelled = app.cancelling(sink).run_once(utcnow())
         tell_round(logger, sink, cancelled)

@@ -109,7 +109,10 @@ class Webhooks:
         _, since = self._by_url[webhook.url]
         for event in events:
             # Thin events are dated to the millisecond, snapshots to the second.
-            if _made_at(event) < since - (0.001 if event["object"] == "v2.core.event" else 1) or (webhook.url, str(event["id"])) in self._delivered:
+            if (
+                _made_at(event) < since - (0.001 if event["object"] == "v2.core.event" else 1)
+                or (webhook.url, str(event["id"])) in self._delivered
+            ):
                 continue
             for _ in range(2 if webhook.twice else 1):
                 order = next(self._order)

@@ -34,6 +34,7 @@ from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.uploads import Uploads
+from aggregator.ledger.voices import Voices
 from aggregator.model import Decreases, Definition, Meter, Span, Terms
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Destination, Sink
@@ -86,6 +87,7 @@ class Ledger:
     files: Files
     doubts: Doubts
     notices: Notices
+    voices: Voices
     cancellations: Cancellations
     uploads: Uploads
     reports: Reports
@@ -132,7 +134,15 @@ class App:
 
     def intake(self, sink: str) -> Intake:
         """Return what takes in what a sink tells by itself, for one of `tellers`."""
-        return Intake(self.ledger.notices, self.tellers[sink], self.sinks[sink], self.sink_ids[sink])
+        return Intake(
+            self.ledger.notices,
+            self.tellers[sink],
+            self.sinks[sink],
+            self.sink_ids[sink],
+            self.ledger.voices,
+            by_customer=self.tellers[sink].by_customer,
+            imports=self.config.imports,
+        )
 
     def cancelling(self, sink: str) -> Cancelling:
         """Return what looks after cancellations at a sink, for one of `tellers`."""
@@ -201,6 +211,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
         Doubts(database),
         Notices(database),
+        Voices(database),
         Cancellations(database),
         Uploads(database),
         Reports(database),

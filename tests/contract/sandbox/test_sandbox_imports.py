@@ -77,10 +77,14 @@ def test_a_webhook_is_told_of_the_whole(sandbox: RunningSandbox, stripe_client: 
         assert event.id == made["id"]
         assert json.loads(received.body) == made
         assert json.loads(thin.next().body)["object"] == "v2.core.event"
-        assert {each["event"] for each in sandbox.webhook_deliveries() if each["url"] == whole.url} <= {made["id"]}
+        assert {each["event"] for each in sandbox.webhook_deliveries() if each["url"] == whole.url} <= {
+            made["id"]
+        }
 
 
-@pytest.mark.parametrize("wrong", [{"status": "lost"}, {"status": "failed", "errors": -1}, {"state": "failed"}])
+@pytest.mark.parametrize(
+    "wrong", [{"status": "lost"}, {"status": "failed", "errors": -1}, {"state": "failed"}]
+)
 def test_an_import_that_cannot_be_is_refused(sandbox: RunningSandbox, wrong: dict[str, object]) -> None:
     """A misspelt word makes no event."""
     with pytest.raises(ValueError, match=r"must be|Unknown"):
@@ -89,7 +93,9 @@ def test_an_import_that_cannot_be_is_refused(sandbox: RunningSandbox, wrong: dic
 
 def test_imports_outlive_the_process(tmp_path_factory: pytest.TempPathFactory) -> None:
     """They are in the state file."""
-    options = SandboxOptions(meters=(MeterSpec("api_requests"),), state=tmp_path_factory.mktemp("state") / "log")
+    options = SandboxOptions(
+        meters=(MeterSpec("api_requests"),), state=tmp_path_factory.mktemp("state") / "log"
+    )
     with running(options) as sandbox:
         made = sandbox.import_set("failed", "usage-1.csv")
     with running(options) as sandbox:
