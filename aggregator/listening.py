@@ -30,8 +30,8 @@ class Listening:
     def __init__(self, app: App, clock: Clock, address: Address | None) -> None:
         self._app = app
         self._clock = clock
-        self._intakes = {sink: app.intake(sink) for sink in app.tellers if sink in app.sink_ids}
-        self._cancelling = {sink: app.cancelling(sink) for sink in self._intakes}
+        self._intakes = {sink: app.intake(sink) for sink in app.hears}
+        self._cancelling = {sink: app.cancelling(sink) for sink in app.hears if sink in app.sink_ids}
         self._refused: dict[str, dict[str, str]] = {sink: {} for sink in self._intakes}
         self._log = log.logger()
         self._stopping = threading.Event()
@@ -45,9 +45,8 @@ class Listening:
             every = self._app.config.polls(sink)
             if every:
                 self._every(scheduler, f"reports {sink}", every, self._hear, sink, intake)
-            self._every(
-                scheduler, f"cancellations {sink}", CANCEL_EVERY, self._cancel, sink, self._cancelling[sink]
-            )
+        for sink, cancelling in self._cancelling.items():
+            self._every(scheduler, f"cancellations {sink}", CANCEL_EVERY, self._cancel, sink, cancelling)
         if self._web:
             self._web.start()
 

@@ -25,6 +25,9 @@ TALKS = dt.timedelta(days=7)
 PIECE = dt.timedelta(days=1)
 """How much time of claims is looked through in one transaction."""
 
+ADD_SINK = "insert into aggregator.sink (name) values (%(name)s) on conflict do nothing"
+FIND_SINK = "select id from aggregator.sink where name = %(name)s"
+
 FIND_UNTIL = "select sent_until from aggregator.intake where sink_id = %(sink_id)s"
 
 # Whom a customer belongs to is the sink's to say: one customer for each beginning is shown to it.
@@ -99,6 +102,14 @@ class Voices:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def listener(self, sink: str) -> int:
+        """Make a sink known that no meter feeds, and that is heard all the same; return its id."""
+        with self._database.transaction() as connection:
+            connection.execute(ADD_SINK, {"name": sink})
+            row = connection.execute(FIND_SINK, {"name": sink}).fetchone()
+        assert row is not None, "what was added is there"
+        return int(row[0])
 
     def find(self, sink_id: int, account_of: Callable[[str], str | None], now: dt.datetime) -> None:
         """Get to know the accounts that events went to since the last look. `account_of` says where a customer is."""

@@ -114,6 +114,24 @@ def test_imports_that_failed_are_heard_once(world: World) -> None:
     assert daemon.stop() == -15
 
 
+def test_imports_are_heard_where_there_are_only_files(world: World) -> None:
+    """A Stripe sink that no meter feeds listens, in one pass as in the daemon; a person is needed."""
+    with_files(world)
+    world.meter["sinks"] = ["files"]
+    world.sandbox.import_set("failed", "usage-1.csv", reason="no column value")
+    world.use("cus_0", 3, minute=80)
+    world.write()
+    ran = world.once()
+    assert ran.code == 4, ran.said
+    assert "no column value" in ran.err
+    assert world.once().code == 0
+    world.sandbox.import_set("failed", "usage-2.csv", reason="no column value")
+    daemon = world.daemon()
+    daemon.logged("import_failed", files=["usage-2.csv"])
+    assert daemon.stop() == -15
+    assert world.sandbox.stats()["accepted"] == 0
+
+
 @pytest.mark.parametrize("refused_by", ["key", "types"])
 def test_imports_that_cannot_be_asked_for_hold_up_nothing(world: World, refused_by: str) -> None:
     """It is said once, by `check` and by `status`; usage is billed, and what is invalid is heard of."""
