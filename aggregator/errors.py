@@ -13,6 +13,8 @@
     │   ├── LedgerStopped           it was wound back or copied, or a sink changed its account: adopt
     │   └── LeaseLost               another process holds the meter now: nothing was written
     ├── SinkError                   where events go
+    │   ├── AccountRefused          one of the accounts that customers name does not let us in: its owner must act
+    │   ├── SinkCrowded             it has more to say than fits one answer: ask for less at once
     │   ├── SinkHalted              the sink refuses us as a whole (key, permission, wrong address): a person must act
     │   └── SinkUnreachable         it may pass by itself: try again later
     └── InvariantBroken             a bug in aggregator: stop rather than bill wrongly
@@ -94,6 +96,14 @@ class LeaseLost(LedgerError):
 
 class SinkError(AggregatorError):
     """A sink did not answer as it must."""
+
+
+class AccountRefused(SinkError):
+    """An account that a customer names does not let us in; let its owner connect it again."""
+
+
+class SinkCrowded(SinkError):
+    """A sink has more to say than fits one answer; it is asked for less at once."""
 
 
 class SinkHalted(SinkError):

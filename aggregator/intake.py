@@ -7,16 +7,20 @@ Rules
 - A stretch of time is asked for in pieces, each taken whole before the next: in which order the sink lists does not matter.
 - A message that cannot be read is put on record as such and said; it does not hold up those after it.
 - A sink that does not let itself be asked is said once. Everything else goes on, and it is asked again an hour later.
+- Where customers name their accounts, those are asked by turns, so many a round. One that does not let itself be asked, or
+  gives no answer, holds up nobody else. What is said for one account says nothing of the events of another.
+- How imports went is asked for by itself, and refused by itself.
 """
 
 import datetime as dt
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import AccountRefused, SinkCrowded, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.intake import Taking
+from aggregator.ledger.voices import Voice
 from aggregator.model import Limits, Span, WriteModel
 from aggregator.told import Notice, Told, Unimported
 
@@ -33,6 +37,15 @@ LEAST_PIECE = dt.timedelta(seconds=10)
 MOST_PIECES = 50
 """Questions per round. What is left comes in the next, which goes on from there."""
 
+MOST_ACCOUNTS_ASKED = 50
+"""Questions per round to accounts that customers name: at an answer each 200 ms, ten seconds of a round of five minutes."""
+
+MOST_SILENT = 3
+"""Accounts in a row that give no answer: then it is the sink that is away, and the round ends."""
+
+IMPORTS = "imports"
+"""The name under which the ledger keeps how far imports were heard."""
+
 AGAIN_AFTER = dt.timedelta(hours=1)
 """When a sink is asked again that refused to be: what a person grants is noticed by then."""
 
@@ -44,8 +57,10 @@ class Teller(Protocol):
 
     @property
     def takes_deliveries(self) -> bool: ...  # noqa: D102
-    def listed(self, span: Span) -> list[Notice]: ...  # noqa: D102
-    def fetched(self, name: str) -> Told: ...  # noqa: D102
+    def account_of(self, customer: str) -> str | None: ...  # noqa: D102
+    def listed(self, span: Span, account: str | None = None) -> list[Notice]: ...  # noqa: D102
+    def fetched(self, name: str, account: str | None = None) -> Told | None: ...  # noqa: D102
+    def imports(self, span: Span) -> list[Told]: ...  # noqa: D102
     def delivered(self, body: bytes, signature: str) -> Notice | Told | None: ...  # noqa: D102
 
 
@@ -68,8 +83,24 @@ class Ledger(Protocol):
     ) -> Taking: ...
     def known(self, sink_id: int, ids: Sequence[str]) -> set[str]: ...  # noqa: D102
     def heard_until(self, sink_id: int) -> dt.datetime | None: ...  # noqa: D102
-    def heard(self, sink_id: int, until: dt.datetime, now: dt.datetime) -> None: ...  # noqa: D102
+    def heard(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None: ...  # noqa: D102
     def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
+
+
+class Voices(Protocol):
+    """What intake asks of the ledger about what is asked by itself: accounts of customers, and imports."""
+
+    def find(  # noqa: D102
+        self, sink_id: int, account_of: Callable[[str], str | None], now: dt.datetime
+    ) -> None: ...
+    def due(  # noqa: D102
+        self, sink_id: int, now: dt.datetime, again_after: dt.timedelta, limit: int
+    ) -> list[Voice]: ...
+    def named(  # noqa: D102
+        self, sink_id: int, name: str, now: dt.datetime, again_after: dt.timedelta
+    ) -> Voice | None: ...
+    def heard(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None: ...  # noqa: D102
+    def unheard(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -82,6 +113,8 @@ class Taken:
     unreadable: int = 0
     more: bool = False
     refused: str | None = None
+    refusals: dict[str, str] = field(default_factory=dict)
+    """The same of what is asked by itself: by account, or for `imports`."""
     troubles: list[str] = field(default_factory=list)
     """What a person should look at: messages that make no sense, events that nobody can find."""
     unimported: list[Unimported] = field(default_factory=list)
@@ -94,11 +127,26 @@ class Taken:
 class Intake:
     """Hears one sink. One at a time per sink is enough; several do no harm."""
 
-    def __init__(self, ledger: Ledger, teller: Teller, sink: Sink, sink_id: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        teller: Teller,
+        sink: Sink,
+        sink_id: int,
+        voices: Voices | None = None,
+        *,
+        by_customer: bool = False,
+        imports: bool = False,
+    ) -> None:
+        """`by_customer`: each customer's account is heard by itself; `imports`: there are files that may not be imported."""
+        assert voices or not (by_customer or imports), "what is asked by itself is kept by itself"
         self._ledger = ledger
         self._teller = teller
         self._sink = sink
         self._sink_id = sink_id
+        self._voices = voices
+        self._by_customer = by_customer
+        self._imports = imports
         self._stopping = threading.Event()
         self._not_before: dt.datetime | None = None
         self._goes_on_at: dt.datetime | None = None
@@ -111,19 +159,11 @@ class Intake:
     def run_once(self, now: dt.datetime) -> Taken:
         """Ask for what was told since the last time, and take it. Raises SinkUnreachable or SinkError."""
         taken = Taken()
-        if self._not_before is not None and now < self._not_before:
-            return taken
-        heard = self._ledger.heard_until(self._sink_id)
-        # A round that goes on with the one before asks for nothing again: else it might never come to an end.
-        start = max(self._goes_on_at or (heard - OVERLAP), now - REACH) if heard else now - REACH
-        self._goes_on_at = None
         try:
-            self._not_before = None
-            self._hear(start, now, taken)
-        except SinkHalted as halted:
-            self._not_before = now + AGAIN_AFTER
-            taken.refused = str(halted)
-            self._ledger.refused(self._sink_id, taken.refused, now)
+            self._hear_sink(now, taken)
+        finally:
+            if self._imports and self._voices:
+                self._hear_imports(self._voices, now, taken)
         return taken
 
     def deliver(self, body: bytes, signature: str, now: dt.datetime) -> Taken:
@@ -137,9 +177,15 @@ class Intake:
         except SinkError as error:
             raise NotSigned(str(error)) from error
         if isinstance(found, Notice):
-            if self._ledger.known(self._sink_id, [found.id]):
+            notice = found
+            if self._ledger.known(self._sink_id, [notice.id]):
                 return taken
-            found = self._teller.fetched(found.id)
+            try:
+                found = self._teller.fetched(notice.id, notice.account)
+            except AccountRefused as refused:
+                # To be told again helps nobody. Who delivers in vain gives up in the end, and then all accounts go unheard.
+                taken.troubles.append(f"{notice.id}: {refused}")
+                return taken
         if found is not None:
             self._take(found, "webhook", now, taken)
         return taken
@@ -148,30 +194,121 @@ class Intake:
         """Ask nothing more; a round that is under way ends after the call it waits for."""
         self._stopping.set()
 
-    def _hear(self, start: dt.datetime, now: dt.datetime, taken: Taken) -> None:
-        piece = PIECE
-        for _ in range(MOST_PIECES):
+    def _hear_sink(self, now: dt.datetime, taken: Taken) -> None:
+        """Hear the sink as a whole, or its customers' accounts by turns, unless it is too early to be refused again."""
+        if self._not_before is not None and now < self._not_before:
+            return
+        try:
+            self._not_before = None
+            if self._by_customer and self._voices:
+                self._hear_accounts(self._voices, now, taken)
+            else:
+                self._hear_whole(now, taken)
+        except SinkHalted as halted:
+            self._not_before = now + AGAIN_AFTER
+            taken.refused = str(halted)
+            self._ledger.refused(self._sink_id, taken.refused, now)
+
+    def _hear_whole(self, now: dt.datetime, taken: Taken) -> None:
+        heard = self._ledger.heard_until(self._sink_id)
+        # A round that goes on with the one before asks for nothing again: else it might never come to an end.
+        start = max(self._goes_on_at, now - REACH) if heard and self._goes_on_at else _start(heard, now)
+        self._goes_on_at = None
+        came_to = self._in_pieces(
+            start,
+            now,
+            lambda span: self._take_all(self._teller.listed(span), now, taken),
+            lambda until: self._ledger.heard(self._sink_id, until, now),
+            iter(range(MOST_PIECES)),
+        )
+        if came_to < now and not self._stopping.is_set():
+            taken.more = True
+            self._goes_on_at = came_to
+
+    def _hear_accounts(self, voices: Voices, now: dt.datetime, taken: Taken) -> None:
+        """Ask the accounts whose turn it is, as many as a round has questions for."""
+        voices.find(self._sink_id, self._teller.account_of, now)
+        questions = iter(range(MOST_ACCOUNTS_ASKED))
+        silent = 0
+        for voice in voices.due(self._sink_id, now, AGAIN_AFTER, MOST_ACCOUNTS_ASKED):
             if self._stopping.is_set():
                 return
+            try:
+                self._hear_account(voices, voice, questions, now, taken)
+                silent = 0
+            except SinkHalted:
+                raise  # it is about the key, and so about all of them
+            except SinkUnreachable as error:
+                silent += 1
+                voices.unheard(self._sink_id, voice.name, None, now)
+                if silent == MOST_SILENT:
+                    raise
+                taken.refusals[voice.name] = str(error)
+            except SinkError as error:
+                taken.refusals[voice.name] = str(error)
+                voices.unheard(self._sink_id, voice.name, str(error), now)
+        self._ledger.heard(self._sink_id, None, now)
+
+    def _hear_account(
+        self, voices: Voices, voice: Voice, questions: Iterator[int], now: dt.datetime, taken: Taken
+    ) -> None:
+        self._in_pieces(
+            _start(voice.heard_until, now),
+            now,
+            lambda span: self._take_all(self._teller.listed(span, voice.name), now, taken),
+            lambda until: voices.heard(self._sink_id, voice.name, until, now),
+            questions,
+        )
+
+    def _hear_imports(self, voices: Voices, now: dt.datetime, taken: Taken) -> None:
+        """Ask what was not imported. That it cannot be asked is said, and holds up nothing."""
+        voice = voices.named(self._sink_id, IMPORTS, now, AGAIN_AFTER)
+        if voice is None:
+            return
+        try:
+            came_to = self._in_pieces(
+                _start(voice.heard_until, now),
+                now,
+                lambda span: self._take_imports(self._teller.imports(span), now, taken),
+                lambda until: voices.heard(self._sink_id, IMPORTS, until, now),
+                iter(range(MOST_PIECES)),
+            )
+        except SinkError as error:
+            reason = f"how imports went cannot be asked: {error}"
+            taken.refusals[IMPORTS] = reason
+            refused = None if isinstance(error, SinkUnreachable) else reason
+            voices.unheard(self._sink_id, IMPORTS, refused, now)
+        else:
+            taken.more |= came_to < now and not self._stopping.is_set()
+
+    def _in_pieces(
+        self,
+        start: dt.datetime,
+        now: dt.datetime,
+        take: Callable[[Span], None],
+        note: Callable[[dt.datetime], None],
+        questions: Iterator[int],
+    ) -> dt.datetime:
+        """Take a stretch of time piece by piece, note each, and return how far that came; each piece is a question."""
+        piece = PIECE
+        for _ in questions:
+            if self._stopping.is_set():
+                break
             span = Span(start, min(start + piece, now))
             try:
-                notices = self._teller.listed(span)
-            except (SinkHalted, SinkUnreachable):
-                raise
-            except SinkError:
+                take(span)
+            except SinkCrowded:
                 if piece <= LEAST_PIECE:
                     raise
                 piece = max(piece / 4, LEAST_PIECE)
                 continue
-            self._take_all(notices, now, taken)
             if self._stopping.is_set():
-                return
-            self._ledger.heard(self._sink_id, span.end, now)
+                break  # it may not have been taken whole
+            note(span.end)
             start = span.end
             if start >= now:
-                return
-        taken.more = True
-        self._goes_on_at = start
+                break
+        return start
 
     def _take_all(self, notices: Sequence[Notice], now: dt.datetime, taken: Taken) -> None:
         known = self._ledger.known(self._sink_id, [notice.id for notice in notices])
@@ -179,13 +316,20 @@ class Intake:
             if notice.id not in known and not self._stopping.is_set():
                 self._take(self._fetched(notice), "poll", now, taken)
 
+    def _take_imports(self, imports: Sequence[Told], now: dt.datetime, taken: Taken) -> None:
+        known = self._ledger.known(self._sink_id, [told.notice.id for told in imports])
+        for told in sorted(imports, key=lambda each: each.notice.created_at):
+            if told.notice.id not in known:
+                self._take(told, "poll", now, taken)
+
     def _fetched(self, notice: Notice) -> Told:
         try:
-            return self._teller.fetched(notice.id)
+            told = self._teller.fetched(notice.id, notice.account)
         except (SinkHalted, SinkUnreachable):
             raise
         except SinkError as error:
             return Told(notice, trouble=str(error))
+        return told or Told(notice, trouble="it is of another account than the one that listed it")
 
     def _take(self, told: Told, came_by: str, now: dt.datetime, taken: Taken) -> None:
         proofs = [self._proof(report.meter) for report in told.reports]
@@ -209,6 +353,11 @@ class Intake:
         """Return how long the sink needs to count; None where its figures prove nothing about single events."""
         limits = self._sink.limits_for(meter)
         return limits.proof if limits.write_model is WriteModel.DELTA else None
+
+
+def _start(heard_until: dt.datetime | None, now: dt.datetime) -> dt.datetime:
+    """Return where a question begins: some time before what was heard, as far back as it goes if nothing was."""
+    return max(heard_until - OVERLAP, now - REACH) if heard_until else now - REACH
 
 
 class NotSigned(SinkError):

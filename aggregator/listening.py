@@ -16,8 +16,8 @@ from aggregator import log
 from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic
 from aggregator.errors import AggregatorError
-from aggregator.intake import Intake, Taken
-from aggregator.telling import tell_round, tell_taken
+from aggregator.intake import Intake
+from aggregator.telling import tell_refused, tell_round, tell_taken
 from aggregator.webhook import Address, Web
 from aggregator.wiring import App
 
@@ -30,9 +30,9 @@ class Listening:
     def __init__(self, app: App, clock: Clock, address: Address | None) -> None:
         self._app = app
         self._clock = clock
-        self._intakes = {sink: app.intake(sink) for sink in app.tellers if sink in app.sink_ids}
-        self._cancelling = {sink: app.cancelling(sink) for sink in self._intakes}
-        self._refused: dict[str, str] = {}
+        self._intakes = {sink: app.intake(sink) for sink in app.hears}
+        self._cancelling = {sink: app.cancelling(sink) for sink in app.hears if sink in app.sink_ids}
+        self._refused: dict[str, dict[str, str]] = {sink: {} for sink in self._intakes}
         self._log = log.logger()
         self._stopping = threading.Event()
         self._idle = threading.Condition()
@@ -45,9 +45,8 @@ class Listening:
             every = self._app.config.polls(sink)
             if every:
                 self._every(scheduler, f"reports {sink}", every, self._hear, sink, intake)
-            self._every(
-                scheduler, f"cancellations {sink}", CANCEL_EVERY, self._cancel, sink, self._cancelling[sink]
-            )
+        for sink, cancelling in self._cancelling.items():
+            self._every(scheduler, f"cancellations {sink}", CANCEL_EVERY, self._cancel, sink, cancelling)
         if self._web:
             self._web.start()
 
@@ -95,14 +94,9 @@ class Listening:
         while not self._stopping.is_set():
             taken = intake.run_once(self._clock())
             tell_taken(self._log, sink, taken)
-            self._tell_refused(sink, taken)
+            tell_refused(self._log, sink, taken, self._refused[sink])
             if not taken.more:
                 return
-
-    def _tell_refused(self, sink: str, taken: Taken) -> None:
-        if taken.refused is not None and taken.refused != self._refused.get(sink):
-            self._log.warning(log.REPORTS_REFUSED, sink=sink, reason=taken.refused)
-            self._refused[sink] = taken.refused
 
     def _cancel(self, sink: str, cancelling: Cancelling) -> None:
         """Look after a sink's cancellations, and say what came of it."""

@@ -359,6 +359,8 @@ class Report(NamedTuple):
     span: Span
     rejected: int
     named: tuple[Rejection, ...]
+    whose: str = ""
+    """What the customers' names begin with that it can be about: `acct_1/`; nothing if it can be any."""
 
 
 class Bounds(NamedTuple):

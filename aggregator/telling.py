@@ -2,7 +2,10 @@
 
 from aggregator import log
 from aggregator.cancelling import Round
-from aggregator.intake import Taken
+from aggregator.intake import IMPORTS, Taken
+
+MOST_SAID = 3
+"""Accounts that could not be asked in one round: beyond that they are counted, in one line."""
 
 
 def tell_taken(logger: log.Log, sink: str, taken: Taken) -> None:
@@ -13,6 +16,23 @@ def tell_taken(logger: log.Log, sink: str, taken: Taken) -> None:
         logger.error(log.IMPORT_FAILED, sink=sink, files=list(each.files), reason=each.reason)
     if taken.figures():
         logger.info(log.REPORTS_TAKEN, sink=sink, **taken.figures())
+
+
+def tell_refused(logger: log.Log, sink: str, taken: Taken, told: dict[str, str]) -> None:
+    """Say once what does not let itself be asked. `told` has what was said of it last; empty is the sink as a whole."""
+    found = {**taken.refusals, **({"": taken.refused} if taken.refused else {})}
+    fresh = {whose: reason for whose, reason in found.items() if told.get(whose) != reason}
+    told.update(fresh)
+    whole = [fresh.pop(whose) for whose in ("", IMPORTS) if whose in fresh]
+    if len(fresh) > MOST_SAID:
+        name, reason = next(iter(fresh.items()))
+        whole.append(
+            f"{len(fresh)} accounts of its customers could not be asked, {name} among them: {reason}"
+        )
+    else:
+        whole += [f"{name} could not be asked: {reason}" for name, reason in fresh.items()]
+    for reason in whole:
+        logger.warning(log.REPORTS_REFUSED, sink=sink, reason=reason)
 
 
 def tell_round(logger: log.Log, sink: str, result: Round) -> None:

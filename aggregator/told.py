@@ -12,11 +12,12 @@ from aggregator.model import Answer, Report
 
 
 class Notice(NamedTuple):
-    """One message of a sink: its name there, what it is about, and when the sink made it."""
+    """One message of a sink: its name there, what it is about, when the sink made it, and of whose account it speaks."""
 
     id: str
     kind: str
     created_at: dt.datetime
+    account: str | None = None
 
 
 class Unimported(NamedTuple):

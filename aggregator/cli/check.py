@@ -174,14 +174,15 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
         sink = build_sink(config, name)
-        deaf, counted = None, {}
+        deaf: list[str] = []
+        counted: dict[str, str | None] = {}
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         problems = []
         try:
             problems += sink.preflight(meters)
             accounts[name] = sink.account()
             problems += filter(None, [elsewhere(name, accounts[name], pinned.get(name))])
-            deaf = _deaf(config, name, sink)
+            deaf = list(_deaf(config, name, sink))
             counted = _tried(sink, [] if problems else meters) if trying else {}
         except SinkError as error:
             problems.append(str(error))
@@ -194,8 +195,8 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
         for meter, wrong in counted.items():
             ok = "a test event was counted as it was sent"
             yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)
-        if deaf:
-            yield Finding(f"sink {name}", "note", deaf)
+        for sentence in deaf:
+            yield Finding(f"sink {name}", "note", sentence)
         yield from _key(config, name, answers=name in accounts)
     for problem in counted_twice(config, accounts):
         yield Finding("sinks", "wrong", problem)
@@ -239,8 +240,8 @@ def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
             yield Finding(f"meter {each.meter}", "note", text)
 
 
-def _deaf(config: "Config", name: str, sink: "Destination") -> str | None:
-    """Say why we would not hear of what a sink finds invalid later; None if we do."""
+def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
+    """Say why we would not hear of what a sink finds invalid later, or could not import; nothing if we do."""
     from aggregator.clock import utcnow
     from aggregator.config import StripeSink
     from aggregator.errors import SinkError
@@ -249,22 +250,24 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> str | None:
 
     teller, configured = build_teller(config, name, sink), config.sinks[name]
     if teller is None or not isinstance(configured, StripeSink):
-        return None
-    if configured.accounts:
-        return (
-            "nobody hears of what its customers' accounts find invalid after they took it: only the platform's own reports "
-            "are asked for. With `transport: stream` everything is read back by itself"
-        )
+        return
     if not configured.reports.poll:
-        if configured.webhook_secret:
-            return None
-        return "nobody hears of what it finds invalid after it took it: set `reports: poll:`, or `webhook_secret`"
+        if not configured.webhook_secret:
+            yield "nobody hears of what it finds invalid after it took it: set `reports: poll:`, or `webhook_secret`"
+        return
     now = utcnow()
+    lately = Span(now - SHORT, now)
     try:
-        teller.listed(Span(now - SHORT, now))
+        # Which accounts customers name, nobody knows before the first event; whether the key may ask at all, this shows.
+        teller.listed(lately)
     except SinkError as error:
-        return f"it does not tell what it finds invalid after it took it; everything else works: {error}"
-    return None
+        yield f"it does not tell what it finds invalid after it took it; everything else works: {error}"
+    if not config.imports:
+        return
+    try:
+        teller.imports(lately)
+    except SinkError as error:
+        yield f"it does not tell which files it could not import; everything else works: {error}"
 
 
 def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:

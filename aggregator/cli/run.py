@@ -69,6 +69,8 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
     tell_start(logger(), app, utcnow())
     outcomes = [Once.DONE]
     meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
+    for name in sorted(app.hears):
+        _hear(app, name, outcomes)
     sinks = {name: _deliver(app, name, outcomes) for name in sorted(app.sink_ids)}
     gravest = Once.FAILED if Once.FAILED in outcomes else max(outcomes)
     if as_json:
@@ -109,7 +111,6 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     from aggregator.errors import AggregatorError
 
     logger = log.logger()
-    _hear(app, sink, outcomes)
     try:
         reconciled = app.reconciliation(sink).run_once(utcnow())
         tell_reconciled(logger, sink, reconciled)
@@ -142,18 +143,17 @@ def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
     from aggregator import log
     from aggregator.clock import utcnow
     from aggregator.errors import AggregatorError
-    from aggregator.telling import tell_round, tell_taken
+    from aggregator.telling import tell_refused, tell_round, tell_taken
 
-    if sink not in app.tellers:
-        return
     logger = log.logger()
     try:
         if app.config.polls(sink):
             taken = app.intake(sink).run_once(utcnow())
             tell_taken(logger, sink, taken)
-            if taken.refused:
-                logger.warning(log.REPORTS_REFUSED, sink=sink, reason=taken.refused)
+            tell_refused(logger, sink, taken, {})
             outcomes += [Once.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
+        if sink not in app.sink_ids:
+            return
         cancelled = app.cancelling(sink).run_once(utcnow())
         tell_round(logger, sink, cancelled)
         outcomes += [Once.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)

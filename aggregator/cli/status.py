@@ -193,8 +193,8 @@ def _deaf(heard: "Iterable[Heard]") -> Iterator[str]:
     for row in heard:
         if row.refused_reason:
             yield (
-                f"Sink {row.sink} does not tell what it finds invalid, since {shown(row.refused_at)}: {row.refused_reason} "
-                "Everything else goes on. See docs/errors.md."
+                f"Sink {row.sink} does not tell what it finds invalid{f' ({row.whose})' if row.whose else ''}, since "
+                f"{shown(row.refused_at)}: {row.refused_reason} Everything else goes on. See docs/errors.md."
             )
 
 

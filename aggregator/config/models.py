@@ -315,6 +315,11 @@ class Config(Block):
         configured = self.sinks[sink]
         return configured.reports.poll if isinstance(configured, StripeSink) else None
 
+    @property
+    def imports(self) -> bool:
+        """Whether files are written that Stripe imports by itself."""
+        return any(isinstance(sink, S3Sink | DirectorySink) for sink in self.sinks.values())
+
     def meter(self, name: str) -> Meter:
         """Return the meter of this name; UsageError names the one that may have been meant."""
         if name in self.meters:

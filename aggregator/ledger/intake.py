@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.rejections import reject, take_report
+from aggregator.ledger.voices import TALKS
 from aggregator.model import EventId, Report
 from aggregator.told import Told
 
@@ -50,10 +51,21 @@ FORGET = "delete from aggregator.notice where sink_id = %(sink_id)s and taken_at
 HEARD_UNTIL = "select heard_until from aggregator.intake where sink_id = %(sink_id)s"
 
 STANDINGS = """
-select sink.name, intake.heard_until, intake.polled_at, intake.refused_at, intake.refused_reason,
+select sink.name, '' as whose,
+       coalesce((select min(voice.heard_until) from aggregator.voice
+                  where voice.sink_id = sink.id and voice.sent_at >= voice.heard_until - %(talks)s), intake.heard_until),
+       intake.polled_at, intake.refused_at, intake.refused_reason,
        (select count(*) from aggregator.notice where notice.sink_id = sink.id)
-  from aggregator.intake join aggregator.sink on sink.id = intake.sink_id order by sink.name
+  from aggregator.intake join aggregator.sink on sink.id = intake.sink_id
+ union all
+(select sink.name, voice.name, voice.heard_until, voice.asked_at, voice.refused_at, voice.refused_reason, 0
+   from aggregator.voice join aggregator.sink on sink.id = voice.sink_id
+  where voice.refused_at is not null order by voice.refused_at limit %(most)s)
+ order by 1, 2
 """
+
+MOST_REFUSING = 20
+"""Accounts that do not let themselves be asked: so many are shown, those first that have not for the longest time."""
 
 NEWEST_RUN = """
 select max(started_at) from aggregator.run where id > (select max(id) - 1000 from aggregator.run)
@@ -71,9 +83,13 @@ class Taking(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """How far a sink was heard, and why it refuses to tell, if it does."""
+    """How far a sink was heard, and why it refuses to tell, if it does.
+
+    `whose` is empty for the sink as a whole. An account of its customers, or `imports`, is there if it refuses.
+    """
 
     sink: str
+    whose: str
     heard_until: dt.datetime | None
     polled_at: dt.datetime | None
     refused_at: dt.datetime | None
@@ -129,8 +145,11 @@ class Intake:
             row = connection.execute(HEARD_UNTIL, {"sink_id": sink_id}).fetchone()
         return row[0] if row else None
 
-    def heard(self, sink_id: int, until: dt.datetime, now: dt.datetime) -> None:
-        """Note that everything a sink told before an instant is taken, and forget what nobody can bring again."""
+    def heard(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None:
+        """Note that everything a sink told before an instant is taken, and forget what nobody can bring again.
+
+        None for a sink of which each account is heard by itself: then it is only noted that it was asked.
+        """
         with self._database.transaction() as connection:
             connection.execute(HEARD, {"sink_id": sink_id, "until": until, "now": now})
             connection.execute(FORGET, {"sink_id": sink_id, "before": now - KEPT})
@@ -143,7 +162,8 @@ class Intake:
     def standings(self) -> list[Heard]:
         """Return how far each sink was heard."""
         with self._database.transaction() as connection:
-            return [Heard._make(row) for row in connection.execute(STANDINGS)]
+            values = {"talks": TALKS, "most": MOST_REFUSING}
+            return [Heard._make(row) for row in connection.execute(STANDINGS, values)]
 
     def last_pass_at(self) -> dt.datetime | None:
         """Return when the latest pass of any meter began: a sign of life."""
@@ -156,7 +176,7 @@ def _take(
     connection: Connection, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
 ) -> tuple[list[EventId], bool]:
     """Take one report; one that names nobody we know is followed up as if it named nobody."""
-    refused = reject(connection, sink_id, report.named, now)
+    refused = reject(connection, sink_id, report.named, now, report.whose)
     identifiers = [each.identifier for each in report.named]
     row = connection.execute(OF_OURS, {"sink_id": sink_id, "identifiers": identifiers}).fetchone()
     assert row is not None

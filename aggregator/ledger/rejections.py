@@ -4,6 +4,8 @@ Rules
 - An event that the sink rejected is refused, whatever stood about it here before; its row of the outbox goes, so that an
   answer that arrives later finds nothing to settle.
 - A rejection counts once. One that names an event we do not have, or have replaced, is put on record and changes nothing.
+- What is said for some customers says nothing of another's event, and leaves no record that would stand in the way of what
+  is said for that one.
 - Rows are locked in one order everywhere: meter, outbox, parked, event, feed.
 """
 
@@ -40,6 +42,7 @@ FIND_REJECTED = """
 select event.id, event.identifier from aggregator.event
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
    and event.feed_id in (select id from aggregator.feed where sink_id = %(sink_id)s)
+   and starts_with(event.customer, %(whose)s)
    and not exists (
         select from aggregator.event as newer join aggregator.run on run.id = newer.run_id
          where newer.slot_id = event.slot_id and newer.revision > event.revision and run.kind = 'adoption'
@@ -54,6 +57,11 @@ select event.id from aggregator.event
         select from aggregator.event as newer join aggregator.run on run.id = newer.run_id
          where newer.slot_id = event.slot_id and newer.revision > event.revision and run.kind = 'adoption'
        )
+"""
+
+FORGET_STRANGE = """
+delete from aggregator.rejection
+ where sink_id = %(sink_id)s and identifier = any(%(identifiers)s) and event_id is null
 """
 
 NAME_REJECTED = """
@@ -112,7 +120,7 @@ def take_report(
     connection: Connection, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
 ) -> tuple[list[EventId], bool]:
     """Take a sink's report, within a transaction; return the events refused by it, and whether a read-back is asked for."""
-    refused = reject(connection, sink_id, report.named, now)
+    refused = reject(connection, sink_id, report.named, now, report.whose)
     named = len({each.identifier for each in report.named})
     # Held from here on, so that a second delivery of the same report finds what the first one asked for.
     feed = connection.execute(FIND_FEED, {"sink_id": sink_id, "meter": report.meter}).fetchone()
@@ -145,11 +153,16 @@ def refuse_known(
 
 
 def reject(
-    connection: Connection, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime
+    connection: Connection,
+    sink_id: int,
+    rejections: Sequence[Rejection],
+    now: dt.datetime,
+    whose: str = "",
 ) -> list[EventId]:
     """Record what a sink rejected, within a transaction; return the events that are refused by it now.
 
-    An event that never existed, or that a newer plan has replaced, is put on record and changes nothing.
+    An event that never existed, or that a newer plan has replaced, is put on record and changes nothing. `whose` is what the
+    customers' names begin with that this can be about.
     """
     named = {each.identifier: each.reason for each in rejections}
     values: dict[str, object] = {
@@ -165,8 +178,11 @@ def reject(
     for age in (USUALLY_WITHIN, REPORTED_WITHIN):
         left = fresh.keys() - found.keys()
         if left:
-            values = {"sink_id": sink_id, "since": now - age, "identifiers": list(left)}
+            values = {"sink_id": sink_id, "since": now - age, "identifiers": list(left), "whose": whose}
             found |= {name: event for event, name in connection.execute(FIND_REJECTED, values)}
+    if whose:
+        strange = list(fresh.keys() - found.keys())
+        connection.execute(FORGET_STRANGE, {"sink_id": sink_id, "identifiers": strange})
     events, identifiers = list(found.values()), list(found)
     connection.execute(NAME_REJECTED, {"sink_id": sink_id, "events": events, "identifiers": identifiers})
     return _refuse(connection, events, [fresh[identifier] for identifier in identifiers], now)

@@ -115,6 +115,11 @@ def retrieve_customer(request: Request) -> dict[str, object]:
     return request.account.customers.get(request.name, strict=request.store.rules.strict_customers)
 
 
+def list_events(request: Request) -> dict[str, object]:
+    """GET /v1/events: snapshot events, of which there are those of import sets."""
+    return request.account.imports.page(request.params, request.store.clock.now(), request.rules)
+
+
 def retrieve_account(request: Request) -> dict[str, object]:
     """GET /v1/account; which mode the key is of, an account does not say."""
     request.params.only()
@@ -148,6 +153,7 @@ FIXED: dict[tuple[str, str], Endpoint] = {
     ("POST", "/v1/customers"): Endpoint(create_customer, "customers_write"),
     ("GET", "/v1/customers"): Endpoint(list_customers, "customers_read"),
     ("GET", "/v1/account"): Endpoint(retrieve_account, "account_read"),
+    ("GET", "/v1/events"): Endpoint(list_events, "snapshot_events_read"),
 }
 
 NAMED: dict[tuple[str, str], Endpoint] = {

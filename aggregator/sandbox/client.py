@@ -111,6 +111,20 @@ class ControlClient:
         """Make up a thin event of a type, which webhooks are told of."""
         return self.control("POST", "notifications", {"type": kind}, livemode=livemode, account=account)
 
+    def import_set(
+        self,
+        status: str,
+        file: str,
+        *,
+        reason: str | None = None,
+        errors: int = 0,
+        livemode: bool = False,
+        account: str | None = None,
+    ) -> dict[str, Any]:
+        """Say what a bulk import came to: `failed`, `succeeded` or `succeeded_with_errors`; return the event."""
+        told = {"status": status, "file": file, "reason": reason, "errors": errors}
+        return self.control("POST", "imports", told, livemode=livemode, account=account)
+
     def set_clock(self, offset_seconds: float) -> dict[str, Any]:
         """Shift the sandbox's clock against the machine's."""
         return self.control("POST", "clock", {"offset_seconds": offset_seconds})

@@ -8,6 +8,7 @@ They are the sandbox's own and no part of Stripe. They need no key, take and giv
     GET    /_sandbox/reports?after=       reports on events found invalid, as docs.stripe.com/api/v2/core/events has them
     GET    /_sandbox/adjustments          cancellations, the earliest first, each with its status
     POST   /_sandbox/notifications        {"type": "..."}: a thin event of a type nobody need know
+    POST   /_sandbox/imports              {"status": "failed", "file": "a.csv", "reason": "..."}: what an import came to
     GET, POST /_sandbox/webhooks          Webhook, one more or one changed; what became of deliveries
     GET    /_sandbox/stats                counters; double_counted = accepted although accepted before
     GET, PUT  /_sandbox/faults            FaultSettings, replaced whole
@@ -113,6 +114,13 @@ def make_notification(call: Call) -> dict[str, object]:
     if not isinstance(kind, str) or not kind:
         raise _unusable('send {"type": "..."}')
     event = call.account.notifications.make(kind, call.store.clock.now())
+    call.store.journal.flush()
+    return event
+
+
+def make_import(call: Call) -> dict[str, object]:
+    """Say what a bulk import came to; the answer is the snapshot event that tells of it."""
+    event = call.account.imports.make(call.body, int(call.store.clock.now()))
     call.store.journal.flush()
     return event
 
@@ -231,6 +239,7 @@ ROUTES: dict[tuple[str, str], Callable[[Call], dict[str, object]]] = {
     ("GET", "reports"): show_reports,
     ("GET", "adjustments"): show_adjustments,
     ("POST", "notifications"): make_notification,
+    ("POST", "imports"): make_import,
     ("GET", "webhooks"): show_webhooks,
     ("POST", "webhooks"): add_webhook,
     ("GET", "accounts"): show_accounts,

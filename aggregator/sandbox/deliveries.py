@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from aggregator.sandbox.clock import machine_time, monotonic
 from aggregator.sandbox.notifications import notification
+from aggregator.sandbox.paging import Row
 from aggregator.sandbox.store import Account, Store
 from aggregator.sandbox.webhooks import Attempt, Webhook, Webhooks, signature
 from aggregator.sandbox.wire import to_json
@@ -57,7 +58,11 @@ class Deliveries:
         for webhook in owner.webhooks.all():
             for source in self._sources(owner, webhook):
                 cursor = owner.webhooks.cursor(webhook, source.name)
-                events, cursor = source.notifications.since(cursor, now, rules)
+                events, cursor = (
+                    source.imports.since(cursor)
+                    if webhook.snapshots
+                    else source.notifications.since(cursor, now, rules)
+                )
                 owner.webhooks.queue(webhook, source.name, events, cursor, monotonic())
 
     def _sources(self, owner: Account, webhook: Webhook) -> Iterable[Account]:
@@ -71,9 +76,14 @@ async def _deliver(webhooks: Webhooks, attempts: Iterable[Attempt]) -> None:
         webhooks.settle(attempt, await _post(attempt), monotonic())
 
 
+def _told(event: Row) -> Row:
+    """Return what is delivered of an event: of a thin one no more than that it is there."""
+    return notification(event) if event["object"] == "v2.core.event" else event
+
+
 async def _post(attempt: Attempt) -> int | None:
     """Deliver one notification; return the status, or None when none came."""
-    webhook, body = attempt.webhook, to_json(notification(attempt.event))
+    webhook, body = attempt.webhook, to_json(_told(attempt.event))
     parts = urlsplit(webhook.url)
     path = parts.path or "/"
     head = (

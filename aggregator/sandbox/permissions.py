@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from aggregator.sandbox.checks import is_names, require
 from aggregator.sandbox.errors import ApiError
 
-# Ours, and the name by which Stripe's refusal speaks of it.
+# Ours, and the name by which Stripe's refusal speaks of it. Events of version 1 and of version 2 can be refused one by one.
 PERMISSIONS = {
     "meters_read": "rak_billing_meter_read",
     "meters_write": "rak_billing_meter_write",
@@ -20,6 +20,7 @@ PERMISSIONS = {
     "customers_write": "rak_customer_write",
     "account_read": "rak_accounts_kyc_basic_read",
     "events_read": "rak_event_read",
+    "snapshot_events_read": "rak_event_read",
 }
 
 EVERYTHING = frozenset(PERMISSIONS)

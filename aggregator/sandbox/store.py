@@ -15,6 +15,7 @@ from aggregator.sandbox.errors import ApiError, StateError
 from aggregator.sandbox.events import Events
 from aggregator.sandbox.faults import Faults
 from aggregator.sandbox.idempotency import KEEP_SECONDS_V2, Idempotency
+from aggregator.sandbox.imports import Imports
 from aggregator.sandbox.journal import Journal, Note, Record
 from aggregator.sandbox.keys import Keys
 from aggregator.sandbox.later import Later
@@ -50,6 +51,7 @@ class Account:
             tag=tag, context=context, note=note, meters=self.meters, customers=self.customers
         )
         self.notifications = Notifications(tag, context, self.events.findings, note)
+        self.imports = Imports(tag, context, note)
         self.webhooks = Webhooks(note)
         self.idempotency = Idempotency(limit=idempotency_limit, note=note)
         self.idempotency_v2 = Idempotency(
@@ -73,6 +75,8 @@ class Account:
                 self.events.cancellations.restore(record)
             case "notification":
                 self.notifications.restore(record)
+            case "import":
+                self.imports.restore(record)
             case "webhook" | "delivered":
                 self.webhooks.restore(kind, record)
             case "reply":

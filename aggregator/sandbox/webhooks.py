@@ -1,4 +1,4 @@
-"""Webhooks: who is told of thin events, what is still to be told, and how a telling is signed.
+"""Webhooks: who is told of events, thin or snapshots, what is still to be told, and how a telling is signed.
 
 From docs.stripe.com/webhooks: the header `Stripe-Signature: t=...,v1=...` has the HMAC-SHA256 of `t.body` under the
 endpoint's secret; any other status than a 2xx is no delivery, and it is tried again; an event may come twice, and in any
@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from aggregator.sandbox.checks import at_least_zero, is_count, refuse_unknown, require
 from aggregator.sandbox.journal import Note, Record
-from aggregator.sandbox.notifications import made_at
 from aggregator.sandbox.paging import Row
+from aggregator.sandbox.times import read_instant
 
 # Of what became of deliveries the latest are shown.
 MAX_TOLD = 1000
@@ -34,6 +34,7 @@ Cursor = tuple[int, int]
 class Webhook:
     """One registered URL.
 
+    `snapshots`: told of the snapshot events of import sets, whole, in place of thin events.
     `attempts` and `retry_seconds`: how often at most, and how long after a failure. `twice`: each notification is delivered
     a second time. `out_of_order`: every other one is held back for `hold_seconds`, so that the next overtakes it.
     """
@@ -41,6 +42,7 @@ class Webhook:
     url: str
     secret: str
     connect: bool = False
+    snapshots: bool = False
     enabled: bool = True
     attempts: int = 4
     retry_seconds: float = 0.5
@@ -52,7 +54,7 @@ class Webhook:
     def __post_init__(self) -> None:
         require(_is_local(self.url), "url", "an http:// URL on this machine, with its port")
         require(_is_text(self.secret), "secret", "a text such as whsec_...")
-        for name in ("connect", "enabled", "twice", "out_of_order"):
+        for name in ("connect", "snapshots", "enabled", "twice", "out_of_order"):
             require(isinstance(getattr(self, name), bool), name, "true or false")
         require(is_count(self.attempts) and 1 <= self.attempts <= 20, "attempts", "from 1 to 20")
         for name in ("retry_seconds", "timeout_seconds", "hold_seconds"):
@@ -106,8 +108,11 @@ class Webhooks:
         self._cursors[webhook.url, source] = cursor
         _, since = self._by_url[webhook.url]
         for event in events:
-            # Events are dated to the millisecond.
-            if made_at(event) < since - 0.001 or (webhook.url, str(event["id"])) in self._delivered:
+            # Thin events are dated to the millisecond, snapshots to the second.
+            if (
+                _made_at(event) < since - (0.001 if event["object"] == "v2.core.event" else 1)
+                or (webhook.url, str(event["id"])) in self._delivered
+            ):
                 continue
             for _ in range(2 if webhook.twice else 1):
                 order = next(self._order)
@@ -156,6 +161,13 @@ def signature(body: bytes, secret: str, at: int) -> str:
     """Return the header that proves who sent a body, and when."""
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, sha256).hexdigest()
     return f"t={at},v1={digest}"
+
+
+def _made_at(event: Row) -> float:
+    created = event["created"]
+    seconds = created if isinstance(created, int) else read_instant(str(created))
+    assert seconds is not None
+    return seconds
 
 
 def _is_text(value: object) -> bool:

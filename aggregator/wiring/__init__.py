@@ -34,6 +34,7 @@ from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.uploads import Uploads
+from aggregator.ledger.voices import Voices
 from aggregator.model import Decreases, Definition, Meter, Span, Terms
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Destination, Sink
@@ -87,6 +88,7 @@ class Ledger:
     files: Files
     doubts: Doubts
     notices: Notices
+    voices: Voices
     cancellations: Cancellations
     uploads: Uploads
     reports: Reports
@@ -107,6 +109,8 @@ class App:
     """Sinks that could not be asked whether they fit, and why."""
     looked: dict[str, tuple[Definition, ...]]
     """For whoever only looks: how each meter would be read, which the ledger does not know."""
+    hears: dict[str, int]
+    """Sinks that are heard: those that tell and that meters feed, and any that tells where there are imports to hear of."""
     tellers: "dict[str, StripeTeller]"
     """Sinks that tell what they find invalid later, and take events back on demand."""
 
@@ -133,7 +137,15 @@ class App:
 
     def intake(self, sink: str) -> Intake:
         """Return what takes in what a sink tells by itself, for one of `tellers`."""
-        return Intake(self.ledger.notices, self.tellers[sink], self.sinks[sink], self.sink_ids[sink])
+        return Intake(
+            self.ledger.notices,
+            self.tellers[sink],
+            self.sinks[sink],
+            self.hears[sink],
+            self.ledger.voices,
+            by_customer=self.tellers[sink].by_customer,
+            imports=self.config.imports,
+        )
 
     def cancelling(self, sink: str) -> Cancelling:
         """Return what looks after cancellations at a sink, for one of `tellers`."""
@@ -202,6 +214,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
         Doubts(database),
         Notices(database),
+        Voices(database),
         Cancellations(database),
         Uploads(database),
         Reports(database),
@@ -234,13 +247,20 @@ def build(
             _stop_if(ledger.pin.check(utcnow(), stops=True))
         unverified, accounts = _verify(config, ledger, sinks) if verify else ({}, {})
         meters = [meter_of(meter) for meter in config.meters.values()]
+        tellers = {
+            key: teller for key in sinks if (teller := build_teller(config, key, sinks[key])) is not None
+        }
+        listeners = {}
         if looks:
             registered, looked = ledger.meters.look(meters)
         else:
             registered, looked = dict(ledger.meters.register(meters)), {}
+            if config.imports:
+                listeners = {key: ledger.voices.listener(key) for key in sorted(tellers)}
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before
                 _stop_if(ledger.pin.account(key, account, utcnow(), stops=True))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
+        sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
         yield App(
             config,
             ledger,
@@ -248,14 +268,11 @@ def build(
             sinks,
             registered,
             {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
-            {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds},
+            sink_ids,
             unverified,
             looked,
-            {
-                key: teller
-                for key, sink in sinks.items()
-                if (teller := build_teller(config, key, sink)) is not None
-            },
+            {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
+            tellers,
         )
 
 

@@ -70,7 +70,10 @@ def build_desk(config: Config, name: str) -> "Desk | None":
     match sink:
         case StripeSink() if sink.accounts != "by_customer":
             from aggregator.sinks.stripe import Desk
+            from aggregator.sinks.stripe.permissions import EVERYDAY, Use
 
+            asks, told = sink.reports.poll is not None, bool(sink.webhook_secrets_revealed())
+            uses = {Use.REPORTS: asks or told, Use.IMPORTS: asks and config.imports}
             return Desk(
                 name,
                 api_key=sink.api_key_revealed(),
@@ -79,6 +82,7 @@ def build_desk(config: Config, name: str) -> "Desk | None":
                 timeout=sink.timeout,
                 account=sink.stripe_account,
                 meters=_stripe_meters(config, name),
+                uses=EVERYDAY | {Use.APPLY} | {use for use, wanted in uses.items() if wanted},
             )
         case _:
             return None

@@ -82,6 +82,7 @@ def test_a_report_is_listed_and_fetched(
     send(sink)
     [notice] = teller.listed(lately())
     told = teller.fetched(notice.id)
+    assert told is not None
     assert told.notice == notice
     [report] = told.reports
     assert (report.meter, report.rejected) == ("api", 1)
@@ -120,7 +121,9 @@ def test_a_report_on_a_meter_that_is_not_ours(
     send(other, name="not-ours")
     other.close()
     [notice] = teller.listed(lately())
-    assert [(report.meter, report.named) for report in teller.fetched(notice.id).reports] == [("", ())]
+    told = teller.fetched(notice.id)
+    assert told is not None
+    assert [(report.meter, report.named) for report in told.reports] == [("", ())]
 
 
 def test_a_key_that_may_not_read_events(

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,67 +13,11 @@ from aggregator.ledger.intake import KEPT, Heard, Taking
 from aggregator.ledger.intake import Intake as Notices
 from aggregator.model import Rejection, Report, Span
 from aggregator.told import Notice, Told, Unimported
+from tests.postgres.teller import SIGNED, Teller
 from tests.postgres.world import HOUR, METER, World
 
 SECOND = dt.timedelta(seconds=1)
 DAY = dt.timedelta(days=1)
-SIGNED = "signed"
-
-
-class Teller:
-    """A sink that keeps messages for 30 days, shows each from some moment on, and lists so many at once at most."""
-
-    takes_deliveries = True
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.messages: dict[str, tuple[Told, dt.datetime]] = {}
-        self.most = 1_000
-        self.asked: list[Span] = []
-        self.fetches: list[str] = []
-        self.refuses: Exception | None = None
-        self.unreadable: set[str] = set()
-        self.during_fetch: Callable[[], object] = lambda: None
-
-    def tell(
-        self,
-        name: str,
-        *reports: Report,
-        made_at: dt.datetime | None = None,
-        shown_at: dt.datetime | None = None,
-    ) -> None:
-        """Make a message."""
-        made_at = made_at or self.world.now
-        notice = Notice(name, "v1.billing.meter.error_report_triggered", made_at)
-        self.messages[name] = Told(notice, reports), shown_at or made_at
-
-    def listed(self, span: Span) -> list[Notice]:
-        self.asked.append(span)
-        if self.refuses:
-            raise self.refuses
-        found = [
-            told.notice
-            for told, shown_at in self.messages.values()
-            if told.notice.created_at in span and shown_at <= self.world.now
-        ]
-        if len(found) > self.most:
-            raise SinkError("more than can be listed")
-        return found
-
-    def fetched(self, name: str) -> Told:
-        self.fetches.append(name)
-        self.during_fetch()
-        if self.refuses:
-            raise self.refuses
-        if name in self.unreadable:
-            raise SinkError(f"{name} cannot be read")
-        return self.messages[name][0]
-
-    def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
-        if signature != SIGNED:
-            raise SinkError("who knows why")
-        name = body.decode()
-        return self.messages[name][0].notice if name in self.messages else None
 
 
 @pytest.fixture
@@ -314,7 +257,7 @@ class Breaks(Notices):
             raise LedgerUnreachable
         return taking
 
-    def heard(self, sink_id: int, until: dt.datetime, now: dt.datetime) -> None:
+    def heard(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None:
         if self.place == "cursor":
             raise LedgerUnreachable
         super().heard(sink_id, until, now)

@@ -50,7 +50,7 @@ class Account:
         self._meters = office.meters
         self._livemode = office.livemode
         self._options = office.options
-        self._office = office
+        self.office = office
         self._ids: dict[str, str] = {}
 
     @property
@@ -108,7 +108,7 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
         """
-        params = _range(self._office.customer(customer), span, MINUTE)
+        params = _range(self.office.customer(customer), span, MINUTE)
         total = ZERO
         async for row in self._summaries(name, params):
             if _start(row) not in span:
@@ -124,7 +124,7 @@ class Account:
         `step` is one hour or one day, and the span lies on such. Raises SinkUnreachable, SinkHalted or SinkError.
         """
         assert step in GROUPINGS, f"Stripe breaks nothing down by {step}"
-        params = _range(self._office.customer(customer), span, step)
+        params = _range(self.office.customer(customer), span, step)
         params["value_grouping_window"] = GROUPINGS[step]
         found: dict[dt.datetime, Decimal] = {}
         async for row in self._summaries(name, params):
@@ -189,10 +189,10 @@ class Account:
 
     def _sentence(self, told: Refusal | Silence) -> str:
         if isinstance(told, Silence):
-            return f"Stripe gave no answer to {self._office.name}: {told.what}."
+            return f"Stripe gave no answer to {self.office.name}: {told.what}."
         return (
-            self._office.why_halt(told)
-            or f"Stripe did not say what {self._office.name} asked: {describe(told)}."
+            self.office.why_halt(told)
+            or f"Stripe did not say what {self.office.name} asked: {describe(told)}."
         )
 
     def fail(self, error: Exception) -> NoReturn:
@@ -201,7 +201,7 @@ class Account:
         sentence = self._sentence(told)
         if isinstance(told, Silence) or told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
-        raise (SinkHalted if self._office.why_halt(told) else SinkError)(sentence) from error
+        raise (SinkHalted if self.office.why_halt(told) else SinkError)(sentence) from error
 
 
 def _range(customer: str, span: Span, unit: dt.timedelta) -> "MeterEventSummaryListParams":

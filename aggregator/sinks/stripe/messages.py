@@ -5,22 +5,24 @@ Rules
   (docs.stripe.com/webhooks/signature). Why one is not believed is nobody's business.
 - A delivered message on invalid events says no more than its id: it is fetched by that, so that it is Stripe that says it.
 - A list is read page by page, to a bound. Whoever asks gets all of a span or an error.
+- An account that a customer names has its own trouble: it is never the key's, unless Stripe says so.
 
-docs.stripe.com/api/v2/core/events
+docs.stripe.com/api/v2/core/events, and docs.stripe.com/api/events/list for imports
 """
 
 import asyncio
 import datetime as dt
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from aggregator.errors import SinkError
+from aggregator.errors import AccountRefused, SinkCrowded, SinkError
 from aggregator.model import Span
 from aggregator.sinks.stripe import reports
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import Refusal
+from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe, is_wrong_account
 from aggregator.told import Notice, Told
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ TOLERANCE_SECONDS = 300
 """docs.stripe.com/webhooks/signature: how old a delivery may be. What is older may be somebody's who recorded it."""
 
 NOT_FOUND = 404
+FORBIDDEN = 403
+
+
+class NotThere(SinkError):
+    """Stripe has no event with this id in the account that was asked."""
 
 
 class Messages:
@@ -54,7 +61,8 @@ class Messages:
     async def listed(self, span: Span) -> list[Notice]:
         """Return the messages on invalid events that Stripe made within a span.
 
-        Raises SinkUnreachable, SinkHalted or SinkError, also if there are more than can be read at once.
+        Raises SinkCrowded if there are more than can be read at once; AccountRefused, SinkUnreachable, SinkHalted or
+        SinkError.
         """
         found: list[Notice] = []
         try:
@@ -65,35 +73,72 @@ class Messages:
                         "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
                         "limit": PAGE,
                     },
-                    self._account.options,
+                    self._account.office.context,
                 )
                 async for message in page.auto_paging_iter():
                     found += _heads(message.to_dict())
                     if len(found) > MOST_LISTED:
                         break
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._account.fail(error)
+            self._fail(error)
         if len(found) > MOST_LISTED:
-            raise SinkError(f"Stripe has more than {MOST_LISTED} reports for sink {self._sink} in {span}.")
+            raise SinkCrowded(f"Stripe has more than {MOST_LISTED} reports for sink {self._sink} in {span}.")
+        return found
+
+    async def imports(self, span: Span) -> list[Told]:
+        """Return what Stripe said within a span of files, or rows of files, that it could not import.
+
+        Raises SinkCrowded if it said more than can be read at once, of what went well, too; SinkUnreachable, SinkHalted or
+        SinkError.
+        """
+        found: list[Told] = []
+        listed = 0
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                page = await self._client.api.v1.events.list_async(
+                    {
+                        "types": list(reports.WHOLE),
+                        "created": {
+                            "gte": math.floor(span.start.timestamp()),
+                            "lt": math.ceil(span.end.timestamp()),
+                        },
+                        "limit": PAGE,
+                    },
+                    self._account.options,
+                )
+                async for event in page.auto_paging_iter():
+                    listed += 1
+                    found += _imported(event.to_dict())
+                    if listed > MOST_LISTED:
+                        break
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._fail(error)
+        if listed > MOST_LISTED:
+            raise SinkCrowded(f"Stripe has more than {MOST_LISTED} imports for sink {self._sink} in {span}.")
         return found
 
     async def fetched(self, name: str) -> Told:
-        """Return what the message with this id says. Raises SinkUnreachable, SinkHalted or SinkError."""
+        """Return what the message with this id says.
+
+        Raises NotThere, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
+        """
         try:
-            message = (
-                await self._client.api.v2.core.events.retrieve_async(name, None, self._account.options)
-            ).to_dict()
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._account.fail(error)
+            context = self._account.office.context
+            message = (await self._client.api.v2.core.events.retrieve_async(name, None, context)).to_dict()
+        except Exception as error:
+            told = self._client.describe(error)
+            if isinstance(told, Refusal) and told.status == NOT_FOUND:
+                raise NotThere(f"Stripe has no event {name} for {self._account.office.name}.") from error
+            self._fail(error)
         try:
             stripe_meter = reports.related_meter(message)
             meter = await self._ours(stripe_meter) if stripe_meter else None
-            told = reports.read_report(message, meter, self._event_names)
+            read = reports.read_report(message, meter, self._event_names)
         except ValueError as error:
             raise SinkError(f"Stripe's event {name} cannot be read: {error}.") from error
-        if told.notice.id != name:
+        if read.notice.id != name:
             raise SinkError(f"Stripe answered with another event than {name}.")
-        return told
+        return read
 
     async def _ours(self, stripe_meter: str) -> str | None:
         """Return which meter of ours sends to a meter at Stripe; None if none does."""
@@ -106,10 +151,21 @@ class Messages:
                 told = self._client.describe(error)
                 if isinstance(told, Refusal) and told.status == NOT_FOUND:
                     return None
-                self._account.fail(error)
+                self._fail(error)
             names = (name for name, event_name in self._event_names.items() if event_name == found.event_name)
             self._by_id[stripe_meter] = next(names, None)
         return self._by_id[stripe_meter]
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """Raise what an error means: of an account that a customer names, no more than that account's trouble, if it is."""
+        told, office = self._client.describe(error), self._account.office
+        if office.of_customer and isinstance(told, Refusal) and told.code not in KEY_CODES:
+            if is_wrong_account(told):
+                sentence = f"Stripe account {office.account} cannot be used: {describe(told)}."
+                raise AccountRefused(f"{sentence} Let its owner connect it again.") from error
+            if told.status == FORBIDDEN:
+                raise SinkError(f"Stripe does not say what {office.name} asked: {describe(told)}.") from error
+        self._account.fail(error)
 
 
 def delivered(body: bytes, signature: str, secrets: Sequence[str], *, livemode: bool) -> Notice | Told | None:
@@ -155,6 +211,15 @@ def _heads(message: Mapping[str, object]) -> list[Notice]:
     except ValueError:
         return []
     return [notice] if notice.kind in reports.FETCHED else []
+
+
+def _imported(message: Mapping[str, object]) -> list[Told]:
+    """Return what an import came to, if something was not imported; nothing if it cannot be read."""
+    try:
+        told = reports.read_import(message)
+    except ValueError:
+        return []
+    return [told] if told.unimported and told.notice.kind in reports.WHOLE else []
 
 
 def _shown(instant: dt.datetime) -> str:

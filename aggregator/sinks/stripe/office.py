@@ -40,6 +40,11 @@ class Office:
         return {"stripe_account": self.account} if self.account else {}
 
     @property
+    def context(self) -> "RequestOptions":
+        """The same for what the account tells, which a notification calls its context (docs.stripe.com/context)."""
+        return {"stripe_context": self.account} if self.account else {}
+
+    @property
     def name(self) -> str:
         """Name it in a sentence."""
         return f"account {self.account} of sink {self.sink}" if self.account else f"sink {self.sink}"

@@ -35,6 +35,7 @@ class Use(StrEnum):
     ACCOUNT = "account"
     APPLY = "apply"
     REPORTS = "reports"
+    IMPORTS = "imports"
     CANCEL = "cancel"
 
 
@@ -108,6 +109,17 @@ NEEDED = (
         "get",
         "/v2/core/events",
         {"limit": 1},
+        optional=True,
+    ),
+    Permission(
+        "Events",
+        "read",
+        Use.IMPORTS,
+        "files that Stripe could not import are not noticed",
+        "get",
+        "/v1/events",
+        {"limit": 1},
+        optional=True,
     ),
     Permission(
         "Meter event adjustments",
@@ -156,11 +168,13 @@ class KeyReport(NamedTuple):
     held: tuple[Held, ...]
     useless: tuple[str, ...]
     """What it may read besides, and should not."""
+    uses: frozenset[Use] = EVERYDAY
+    """What it was asked about."""
 
     def sentences(self, *, to_apply: bool) -> Iterator[tuple[Literal["ok", "note", "wrong"], str]]:
         """Say what of it is right, worth knowing or wrong. `to_apply`: meters are missing that `apply` would make."""
         if self.unrestricted:
-            enough = _listed(each for each in NEEDED if each.use in EVERYDAY)
+            enough = _listed(each for each in NEEDED if each.use in self.uses - {Use.APPLY})
             yield (
                 "note",
                 f"it is a full secret key, far more than is needed: make a restricted key with only {enough}",
@@ -210,15 +224,15 @@ class Keyring:
     async def report(self, uses: Iterable[Use]) -> KeyReport:
         """Say what of the wanted is there, and what else. Raises SinkHalted if the key or the address is no good at all."""
         if not self._restricted:  # a full key has every permission there is
-            return KeyReport(unrestricted=True, held=(), useless=())
-        wanted = set(uses)
+            return KeyReport(unrestricted=True, held=(), useless=(), uses=frozenset(uses))
+        wanted = frozenset(uses)
         held = [await self._held(each) for each in NEEDED if each.use in wanted]
         useless = [
             name
             for name, path in USELESS.items()
             if (await self._ask("get", path, {"limit": 1}))[0] is Answer.YES
         ]
-        return KeyReport(unrestricted=False, held=tuple(held), useless=tuple(useless))
+        return KeyReport(unrestricted=False, held=tuple(held), useless=tuple(useless), uses=wanted)
 
     async def _held(self, permission: Permission) -> Held:
         answer, told = await self._ask(permission.method, permission.path, permission.params)

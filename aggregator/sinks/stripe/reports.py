@@ -128,7 +128,17 @@ def notice_of(message: Fields) -> Notice:
     name, kind = message.get("id"), message.get("type")
     if not (isinstance(name, str) and isinstance(kind, str) and 0 < len(name) <= 255):
         raise ValueError("it has no id, or no type")
-    return Notice(name, kind, _instant(message.get("created")))
+    return Notice(name, kind, _instant(message.get("created")), _account(message))
+
+
+def _account(message: Fields) -> str | None:
+    """Return the connected account of which a message is; None if it is of the key's own, or does not say.
+
+    Version 1 calls it `account`. Version 2 has a context, which is a way from the key's account to the one it ends with
+    (docs.stripe.com/context).
+    """
+    key = "account" if message.get("object") == "event" else "context"
+    return _text(message.get(key)).rpartition("/")[2] or None
 
 
 def ours(named: object) -> str | None:

@@ -147,10 +147,28 @@ class StripeSink:
         """Whether each customer names the account that it is in."""
         return self._addresses.by_customer
 
-    def ask(self, question: Callable[[Client, Account], Coroutine[Any, Any, Answered]]) -> Answered:
-        """Have something asked of Stripe beside the events, on the same connections; return or raise what comes of it."""
+    def account_of(self, customer: str) -> str | None:
+        """Return which account a customer is in, if it is the customer that says so."""
+        address = self._addresses.of(customer)
+        return address.account if address and self.by_customer else None
+
+    @property
+    def configured(self) -> str | None:
+        """The account that the configuration names."""
+        return self._addresses.configured
+
+    def ask(
+        self,
+        question: Callable[[Client, Account], Coroutine[Any, Any, Answered]],
+        account: str | None = None,
+    ) -> Answered:
+        """Have something asked of Stripe beside the events, on the same connections; return or raise what comes of it.
+
+        It is asked of the account that is configured, or of one that a customer names.
+        """
         line = self._open()
-        return line.thread.call(question(line.client, line.roads.configured))
+        asked = line.roads.account(account) if account else line.roads.configured
+        return line.thread.call(question(line.client, asked))
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""

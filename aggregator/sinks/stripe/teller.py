@@ -1,4 +1,9 @@
-"""What Stripe tells by itself and takes back on demand, as the rest knows it: over the sink's connections."""
+"""What Stripe tells by itself and takes back on demand, as the rest knows it: over the sink's connections.
+
+Rules
+- What an account tells is asked in its own context, and says nothing of events that went to another.
+- What is delivered for an account that is not the sink's is nothing to us.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +12,9 @@ from aggregator.model import Answer, Span, WriteModel
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.messages import Messages, delivered
+from aggregator.sinks.stripe.messages import Messages, NotThere, delivered
 from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe.reports import WHOLE
 from aggregator.sinks.stripe.sink import StripeSink
 from aggregator.told import Cancelled, Notice, Told
 
@@ -23,24 +29,68 @@ class StripeTeller:
         self._meters = meters
         self._secrets = tuple(secrets)
         self._livemode = livemode
-        self._messages: tuple[Client, Messages] | None = None
+        self._messages: tuple[Client, dict[Account, Messages]] | None = None
 
     @property
     def takes_deliveries(self) -> bool:
         """Whether there is a secret to know deliveries by."""
         return bool(self._secrets)
 
-    def listed(self, span: Span) -> list[Notice]:
-        """Return the messages on invalid events made within a span. Raises SinkUnreachable, SinkHalted or SinkError."""
-        return self._sink.ask(lambda client, account: self._on(client, account).listed(span))
+    @property
+    def by_customer(self) -> bool:
+        """Whether each customer's account is heard by itself."""
+        return self._sink.by_customer
 
-    def fetched(self, name: str) -> Told:
-        """Return what the message with this id says. Raises SinkUnreachable, SinkHalted or SinkError."""
-        return self._sink.ask(lambda client, account: self._on(client, account).fetched(name))
+    def account_of(self, customer: str) -> str | None:
+        """Return which account a customer is in, if it is the customer that says so."""
+        return self._sink.account_of(customer)
+
+    def listed(self, span: Span, account: str | None = None) -> list[Notice]:
+        """Return the messages on invalid events made within a span, by the account configured or by one of a customer.
+
+        Raises SinkCrowded, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
+        """
+        found = self._sink.ask(lambda client, asked: self._on(client, asked).listed(span), account)
+        return [notice._replace(account=account) for notice in found] if account else found
+
+    def fetched(self, name: str, account: str | None = None) -> Told | None:
+        """Return what the message with this id says; None if it turns out to be of an account that is not the sink's.
+
+        `account` is the one that it is said to be of. Raises AccountRefused, SinkUnreachable, SinkHalted or SinkError.
+        """
+        if self._sink.by_customer:
+            return self._of_customer(name, account) if account else None
+        try:
+            return self._sink.ask(lambda client, asked: self._on(client, asked).fetched(name))
+        except NotThere:
+            if account in (None, self._sink.configured):
+                raise
+            return None
+
+    def imports(self, span: Span) -> list[Told]:
+        """Return what within a span could not be imported. Raises SinkCrowded, SinkUnreachable, SinkHalted or SinkError."""
+        return self._sink.ask(lambda client, asked: self._on(client, asked).imports(span))
 
     def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
         """Return what was delivered, if it is signed, and concerns us. Raises SinkError if it is not signed."""
-        return delivered(body, signature, self._secrets, livemode=self._livemode)
+        found = delivered(body, signature, self._secrets, livemode=self._livemode)
+        notice = found.notice if isinstance(found, Told) else found
+        return found if notice and self._concerns(notice) else None
+
+    def _concerns(self, notice: Notice) -> bool:
+        """Tell whether a delivery may be of an account of the sink's; where none is configured, fetching it will show."""
+        if self._sink.by_customer:
+            return notice.account is not None or notice.kind in WHOLE
+        return notice.account in (None, self._sink.configured) or (
+            self._sink.configured is None and notice.kind not in WHOLE
+        )
+
+    def _of_customer(self, name: str, account: str) -> Told:
+        told = self._sink.ask(lambda client, asked: self._on(client, asked).fetched(name), account)
+        if told.notice.account not in (None, account):
+            raise SinkError(f"Stripe's event {name} is of account {told.notice.account}, not of {account}.")
+        reports = tuple(report._replace(whose=f"{account}/") for report in told.reports)
+        return told._replace(notice=told.notice._replace(account=account), reports=reports)
 
     def cannot_cancel(self, meter: str) -> str | None:
         """Say why events of a meter of ours cannot be cancelled; None if they can."""
@@ -79,5 +129,8 @@ class StripeTeller:
     def _on(self, client: Client, account: Account) -> Messages:
         """Return what reads messages over these connections; it remembers which meter is which."""
         if self._messages is None or self._messages[0] is not client:
-            self._messages = client, Messages(client, account, self._sink.name, self._meters)
-        return self._messages[1]
+            self._messages = client, {}
+        known = self._messages[1]
+        if account not in known:
+            known[account] = Messages(client, account, self._sink.name, self._meters)
+        return known[account]

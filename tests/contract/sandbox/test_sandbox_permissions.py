@@ -52,6 +52,7 @@ CALLS: list[tuple[str, Callable[[StripeClient], Any]]] = [
     ("customers_write", lambda client: client.v1.customers.create({"name": "Ada"})),
     ("account_read", lambda client: client.v1.accounts.retrieve_current()),
     ("events_read", lambda client: client.v2.core.events.list()),
+    ("snapshot_events_read", lambda client: client.v1.events.list()),
 ]
 
 

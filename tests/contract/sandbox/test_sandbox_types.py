@@ -32,6 +32,10 @@ METER = "/v1/billing/meters/{id}"
 CANCEL = {"event_name": "api_requests", "type": "cancel"}
 
 
+UNDECLARED = ".type is 'data_management.import_set."
+"""Of these Stripe's page on bulk imports speaks, and its library's list of types does not."""
+
+
 class World(NamedTuple):
     """What the calls below may speak of."""
 
@@ -94,6 +98,7 @@ ANSWERS: dict[tuple[str, str], tuple[Declared, Make]] = {
     ("GET", "/v1/customers"): (Listed(stripe.Customer), lambda w: w.get("/v1/customers")),
     ("GET", "/v1/customers/{id}"): (stripe.Customer, lambda w: w.get("/v1/customers/cus_a")),
     ("GET", "/v1/account"): (stripe.Account, lambda w: w.get("/v1/account")),
+    ("GET", "/v1/events"): (Listed(stripe.Event), lambda w: w.get("/v1/events")),
     ("POST", "/v2/billing/meter_events"): (
         MeterEventV2,
         lambda w: w.json("/v2/billing/meter_events", event_v2()),
@@ -127,6 +132,7 @@ def world(sandbox: RunningSandbox, stripe_client: StripeClient) -> World:
     stripe_client.v1.customers.create({"name": "Ada", "metadata": {"team": "blue"}})
     send(stripe_client, identifier="e-1")
     send(stripe_client, "many", identifier="e-2")
+    sandbox.import_set("failed", "usage-1.csv", reason="no column value")
     sandbox.set_time(NOON + 20)
     token = stripe_client.v2.billing.meter_event_session.create().authentication_token
     return World(sandbox.url, meter_id(stripe_client), sandbox.reports()[0]["id"], token)
@@ -144,7 +150,8 @@ def test_an_answer_is_of_its_declared_type(world: World, endpoint: tuple[str, st
     answer = make(world)
     if isinstance(declared, Listed):
         assert answer["data"]
-        assert [each for item in answer["data"] for each in mistakes(item, declared.item)] == []
+        found = [each for item in answer["data"] for each in mistakes(item, declared.item)]
+        assert [each for each in found if UNDECLARED not in each] == []
         v1 = {"object", "data", "has_more", "url"}
         v2 = {"data", "next_page_url", "previous_page_url"}
         assert answer.keys() == (v2 if endpoint[1].startswith("/v2") else v1)
