@@ -6,6 +6,8 @@ Rules
 - A rejection counts once. One that names an event we do not have, or have replaced, is put on record and changes nothing.
 - What is said for some customers says nothing of another's event, and leaves no record that would stand in the way of what
   is said for that one.
+- Files that are imported have no sink that tells of them: what their rows came to is told to a sink that sends to the same
+  account. An identifier is named by nobody who has not seen it, so whoever names one of a file's says something of it.
 - Rows are locked in one order everywhere: meter, outbox, parked, event, feed.
 """
 
@@ -41,7 +43,10 @@ returning identifier, reason
 FIND_REJECTED = """
 select event.id, event.identifier from aggregator.event
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
-   and event.feed_id in (select id from aggregator.feed where sink_id = %(sink_id)s)
+   and event.feed_id in (
+        select id from aggregator.feed
+         where sink_id = %(sink_id)s
+            or %(whose)s = '' and sink_id in (select file.sink_id from aggregator.file where not by_hand))
    and starts_with(event.customer, %(whose)s)
    and not exists (
         select from aggregator.event as newer join aggregator.run on run.id = newer.run_id
