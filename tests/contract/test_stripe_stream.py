@@ -392,8 +392,8 @@ def test_only_the_one_to_blame_is_refused(server: Server, make_sink: MakeSink, p
     assert sorted(taken) == sorted(event.identifier for event in events if event is not bad)
 
 
-def test_a_known_identifier_among_many_is_found(server: Server, make_sink: MakeSink) -> None:
-    """Should the stream ever refuse one at once, only that one is a duplicate."""
+def test_a_known_identifier_among_many_does_not_hold_up_the_rest(server: Server, make_sink: MakeSink) -> None:
+    """Should the stream ever refuse one at once, the request with it may have put it there: it counts as taken."""
     events = [usage() for _ in range(4)]
     known = events[2].identifier
     server.answer = lambda asked: (
@@ -401,12 +401,35 @@ def test_a_known_identifier_among_many_is_found(server: Server, make_sink: MakeS
         if asked.path == STREAM and known in asked.identifiers
         else None
     )
-    assert answers(make_sink(), events) == [
-        Answer.ACCEPTED,
-        Answer.ACCEPTED,
-        Answer.DUPLICATE,
-        Answer.ACCEPTED,
-    ]
+    assert answers(make_sink(), events) == [Answer.ACCEPTED] * 4
+
+
+def test_a_known_identifier_alone_was_put_there_by_somebody_else(server: Server, make_sink: MakeSink) -> None:
+    """No request before it can have brought it."""
+    server.answer = lambda asked: refusal(400, code="duplicate_meter_event") if asked.path == STREAM else None
+    assert answers(make_sink(), [usage()]) == [Answer.DUPLICATE]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_a_refused_request_may_keep_its_other_events(server: Server, make_sink: MakeSink, place: int) -> None:
+    """Whether it does is not documented: who is there already by the second request is accepted, and billed once."""
+    events = [usage() for _ in range(4)]
+    bad = events[place].identifier
+    kept: set[str] = set()
+
+    def answer(asked: Asked) -> Told | None:
+        if asked.path != STREAM:
+            return None
+        there = kept.intersection(asked.identifiers)
+        kept.update(name for name in asked.identifiers if name != bad)
+        if bad in asked.identifiers:
+            return refusal(400, "Bad value.")
+        return refusal(400, code="duplicate_meter_event") if there else None
+
+    server.answer = answer
+    expected = [Answer.ACCEPTED] * 4
+    expected[place] = Answer.REFUSED
+    assert answers(make_sink(), events) == expected
 
 
 def test_who_was_in_a_refused_request_and_not_sent_again_may_have_been_taken(

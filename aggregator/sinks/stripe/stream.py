@@ -5,7 +5,8 @@ Rules
   (docs.stripe.com/api/v2/billing/meter-event-stream/create). Without an answer all of them may have been taken.
 - A session that has expired took nothing: it is renewed, and the same events go out once more, each if it still may.
 - A request whose content is refused is halved until the event is found that it is about; only that one is refused. What
-  becomes of the others is known from their later requests alone: without a word on them, they may have been taken.
+  becomes of the others is known from their later requests alone: without a word on them, they may have been taken. Whether a
+  refused request keeps some of its events is not documented, so one that is a duplicate then is as good as accepted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,12 @@ def _says_taken(answer: object) -> bool:
 
 
 def _perhaps_taken(judged: Judgement, before: Judgement) -> Judgement:
-    """Judge an event by its later request: without a word there, the earlier one that was refused is all there is."""
+    """Judge an event by its later request: without a word there, the earlier one that was refused is all there is.
+
+    Who is there already was brought by that one, if anybody knows: as with all that the stream takes, totals show it later.
+    """
+    if judged.answer is Answer.DUPLICATE:
+        return judged._replace(answer=Answer.ACCEPTED)
     if judged.answer not in (Answer.BUSY, Answer.UNSENT):
         return judged
     reason = f"{judged.reason or 'not sent again'}, after a request with it was refused: {before.reason}"
