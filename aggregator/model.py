@@ -121,6 +121,8 @@ class Limits:
     """By which way it says nothing of single events, taken now or not: what went by it is to be read back all the same."""
     newest_of: dt.timedelta | None = None
     """Of totals: the stretch of time, from UTC midnight on, of which the newest event counts; None if that is not known."""
+    keeps_order: bool = True
+    """Whether what was given first counts first: files lie in a folder, and are taken from there in any order."""
     way: str = ""
     """How events go there, in the sink's own word. It is recorded with the attempt: see `Event.way`."""
     bulk: Bulk | None = None

@@ -5,6 +5,7 @@ Rules
   so the slot is said again, later than any request is still on its way.
 - Where a customer's last number is billed, and the sink may go by arrival, a correction of an old window would stand behind
   the newer ones: they are said again, in their order.
+- Of two files that lie in a folder, the older may be taken last. A total that follows another so soon is said once more.
 - It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window; once it is due
   that is one of the next, however old the window is.
 """
@@ -61,6 +62,16 @@ select slot.feed_id, slot.window_start, slot.customer, %(now)s
 returning window_start
 """
 
+# Said once more, it has nothing close before it, and comes to an end.
+NOTE_CLOSE = """
+insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
+select event.feed_id, event.window_start, event.customer, %(due_at)s from aggregator.event
+ where event.planned_at = %(now)s and event.run_id = %(run_id)s and event.feed_id = %(feed_id)s and event.revision > 0
+   and exists (select from aggregator.event as before
+                where before.slot_id = event.slot_id and before.revision < event.revision
+                  and before.state in ('accepted', 'confirmed') and before.settled_at > %(since)s)
+    on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
+"""
 
 NOTE_NEWER_THAN = """
 with said as (
@@ -128,3 +139,12 @@ def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime
         return None
     rows = connection.execute(NOTE_NEWER, {"feed_id": feed.id, "run_id": run_id, "now": now}).fetchall()
     return min((row[0] for row in rows), default=None)
+
+
+def note_close(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:
+    """Note the slots whose total a pass has changed so soon after the one before it that this may count last."""
+    if feed.model is WriteModel.OVERWRITE and not feed.keeps_order:
+        values = {"feed_id": feed.id, "run_id": run_id, "now": now}
+        connection.execute(
+            NOTE_CLOSE, {**values, "since": now - LATEST_ARRIVAL, "due_at": now + LATEST_ARRIVAL}
+        )

@@ -73,6 +73,8 @@ class Feed(NamedTuple):
     shadowed: bool = False
     model: WriteModel = WriteModel.DELTA
     """What the sink books of its events, once somebody who knows the sink has said so."""
+    keeps_order: bool = True
+    """Whether what it was given first counts first, said in the same way."""
 
 
 def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sink_id: int) -> Feed:

@@ -145,6 +145,7 @@ class Passes:
                     decisions = decide(feed, changes(connection, io, feed, this.span), guarded=bool(fallen))
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
                     newer.append(again.note_newer(connection, feed, run_id, this.now))
+                    again.note_close(connection, feed, run_id, this.now)
                     if not fallen:
                         guard.check(connection, registered, feed, tally)
             again.note_given_up(connection, registered.feeds, tally.voided, this.now)

@@ -278,8 +278,13 @@ def build(
 
 def _knowing(known: Registered, sinks: Mapping[str, Destination]) -> Registered:
     """Return a meter with what each of its sinks books of its events."""
-    models = {sink: sinks[sink].limits_for(known.meter.name).write_model for sink in known.meter.sinks}
-    return known._replace(feeds=tuple(feed._replace(model=models[feed.sink]) for feed in known.feeds))
+    limits = {sink: sinks[sink].limits_for(known.meter.name) for sink in known.meter.sinks}
+    return known._replace(
+        feeds=tuple(
+            feed._replace(model=its.write_model, keeps_order=its.keeps_order)
+            for feed, its in ((feed, limits[feed.sink]) for feed in known.feeds)
+        )
+    )
 
 
 def _stop_if(trouble: str | None) -> None:

@@ -63,10 +63,10 @@ class ReplacingSink(FakeSink):
 class Replacing(World):
     """A world whose sink replaces, and whose passes know that."""
 
-    def __init__(self, database: Database, model: WriteModel) -> None:
+    def __init__(self, database: Database, model: WriteModel, *, keeps_order: bool = True) -> None:
         meter = replace(METER, decreases=Decreases.APPLY, latest=model is WriteModel.LAST)
         super().__init__(database, meter=meter, sinks=[ReplacingSink(model)])
-        feeds = tuple(feed._replace(model=model) for feed in self.registered.feeds)
+        feeds = tuple(feed._replace(model=model, keeps_order=keeps_order) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
         self.collection._registered = self.registered
 
@@ -106,6 +106,27 @@ def test_corrections_replace_and_never_add(overwriting: Replacing) -> None:
     overwriting.round(2, 12)
     assert overwriting.told.kept("cus_a") == {START: 8, START + HOUR: 6}
     overwriting.check_balance()
+
+
+@pytest.mark.parametrize("keeps_order", [True, False])
+def test_a_total_that_followed_closely_is_said_once_more_where_order_is_not_kept(
+    database: Database, keeps_order: bool
+) -> None:
+    """Two files with one hour's totals may be taken in any order: hours later it is said again, and then not any more."""
+    world = Replacing(database, WriteModel.OVERWRITE, keeps_order=keeps_order)
+    world.source.use("cus_a", START, 5)
+    world.round(1)
+    world.source.use("cus_a", START + MINUTE, 2)
+    world.round(1, 20)
+    world.source.use("cus_b", START, 1)
+    world.round(1, 30)
+    for hours in range(2, 30):
+        world.round(hours, 20)
+        world.round(hours, 40)
+    said = [event.total for event in world.told.told if event.customer == "cus_a"]
+    assert said == ([5, 7] if keeps_order else [5, 7, 7])
+    assert [event.total for event in world.told.told if event.customer == "cus_b"] == [1]
+    world.check_balance()
 
 
 def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: Replacing) -> None:

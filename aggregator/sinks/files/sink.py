@@ -48,7 +48,7 @@ class SinkOfFiles:
         self.place = place
         self.by_hand = by_hand
         self.bounds = bounds
-        self.limits = replace(LIMITS, encoding=encoding)
+        self.limits = replace(LIMITS, encoding=encoding, keeps_order=by_hand)
         self._replacing = replace(self.limits, write_model=WriteModel.OVERWRITE)
         self._form = form
         self._meters = meters
