@@ -41,14 +41,16 @@ select mark, reread_from from aggregator.meter
 REPLACE_PARKED = """
 with gone as (
     delete from aggregator.parked
-     where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id
+     where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id, was_accepted
 )
 update aggregator.event
    set state = 'void', settled_at = %(now)s, reason = 'replaced by a newer plan'
   from gone where event.id = gone.event_id and event.state in ('held', 'refused')
+returning event.id, gone.was_accepted
 """
 
-# A slot may have several events that the sink rejected; each pass plans one of them anew.
+# A slot may have several events that the sink rejected; each pass plans one of them anew. What was held asks for nothing:
+# if it did, a correction that is held again would be replaced by every pass for ever.
 REPLAN_NEXT = """
 with left_over as (
     update aggregator.slot set replan = true
@@ -262,8 +264,9 @@ def _void(connection: Connection, events: list[EventId], now: dt.datetime) -> dt
     """
     if not events:
         return None
-    done = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).rowcount
-    if done != len(events):
+    gone = connection.execute(REPLACE_PARKED, {"events": events, "now": now}).fetchall()
+    if len(gone) != len(events):
         raise LeaseLost("A parked event was released while it was being replaced; nothing was written.")
-    row = connection.execute(REPLAN_NEXT, {"events": events}).fetchone()
+    rejected = [event for event, was_accepted in gone if was_accepted]
+    row = connection.execute(REPLAN_NEXT, {"events": rejected}).fetchone()
     return row[0] if row else None
