@@ -5,7 +5,8 @@ Rules
   so the slot is said again, later than any request is still on its way.
 - Where a customer's last number is billed, and the sink may go by arrival, a correction of an old window would stand behind
   the newer ones: they are said again, in their order.
-- It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window.
+- It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window once it is due.
+  Until then the window counts as one to be read again, however old it is and whatever `revisit` says.
 """
 
 import datetime as dt
@@ -49,8 +50,9 @@ select slot.feed_id, slot.window_start, slot.customer, %(now)s
   left join aggregator.event as with_it on with_it.id = slot.tail and with_it.run_id = %(run_id)s
  where with_it.id is null
     on conflict (feed_id, window_start, customer) do nothing
-returning window_start
 """
+
+OLDEST = "select min(window_start) from aggregator.reassertion where feed_id = any(%(feeds)s)"
 
 
 NOTE_NEWER_THAN = """
@@ -66,22 +68,18 @@ with said as (
      where not (slot.tail = any(%(events)s))
         on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
     returning feed_id, window_start
-), reread as (
-    update aggregator.meter set reread_from = least(meter.reread_from, old.start)
-      from (select feed.meter_id, min(noted.window_start) as start
-              from noted join aggregator.feed on feed.id = noted.feed_id group by 1) as old
-     where meter.id = old.meter_id
 )
-select min(window_start) from noted
+update aggregator.meter set reread_from = least(meter.reread_from, old.start)
+  from (select feed.meter_id, min(noted.window_start) as start
+          from noted join aggregator.feed on feed.id = noted.feed_id group by 1) as old
+ where meter.id = old.meter_id
 """
 
 
-def note_newer_than(connection: Connection, events: Sequence[int], now: dt.datetime) -> dt.datetime | None:
-    """Note the windows that are newer than events that were held, and leave only now; return the oldest of them."""
-    if not events:
-        return None
-    row = connection.execute(NOTE_NEWER_THAN, {"events": list(events), "now": now}).fetchone()
-    return row[0] if row else None
+def note_newer_than(connection: Connection, events: Sequence[int], now: dt.datetime) -> None:
+    """Note the windows that are newer than events that were held, and leave only now; they are to be read again."""
+    if events:
+        connection.execute(NOTE_NEWER_THAN, {"events": list(events), "now": now})
 
 
 def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) -> None:
@@ -101,9 +99,14 @@ def note_given_up(
         connection.execute(NOTE_GIVEN_UP, values)
 
 
-def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> dt.datetime | None:
-    """Note the windows that are newer than what a pass has just said; return the oldest of them, None if there is none."""
-    if feed.model is not WriteModel.LAST:
-        return None
-    rows = connection.execute(NOTE_NEWER, {"feed_id": feed.id, "run_id": run_id, "now": now}).fetchall()
-    return min((row[0] for row in rows), default=None)
+def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:
+    """Note the windows that are newer than what a pass has just said."""
+    if feed.model is WriteModel.LAST:
+        connection.execute(NOTE_NEWER, {"feed_id": feed.id, "run_id": run_id, "now": now})
+
+
+def waiting(connection: Connection, feeds: Sequence[Feed]) -> dt.datetime | None:
+    """Return the oldest window that is still to be said again, be it due or not; None if there is none."""
+    replacing = [feed.id for feed in feeds if feed.model is not WriteModel.DELTA]
+    row = connection.execute(OLDEST, {"feeds": replacing}).fetchone() if replacing else None
+    return row[0] if row else None

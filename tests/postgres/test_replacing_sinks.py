@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Decreases, Event, Verdict, WriteModel
+from aggregator.model import Answer, Decreases, Event, Span, Verdict, WriteModel
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -63,8 +63,14 @@ class ReplacingSink(FakeSink):
 class Replacing(World):
     """A world whose sink replaces, and whose passes know that."""
 
-    def __init__(self, database: Database, model: WriteModel) -> None:
-        meter = replace(METER, decreases=Decreases.APPLY, latest=model is WriteModel.LAST)
+    def __init__(
+        self,
+        database: Database,
+        model: WriteModel,
+        revisit: dt.timedelta = METER.revisit,
+        decreases: Decreases = Decreases.APPLY,
+    ) -> None:
+        meter = replace(METER, decreases=decreases, latest=model is WriteModel.LAST, revisit=revisit)
         super().__init__(database, meter=meter, sinks=[ReplacingSink(model)])
         feeds = tuple(feed._replace(model=model) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
@@ -133,6 +139,28 @@ def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: R
     overwriting.check_balance()
 
 
+def test_what_is_to_be_said_again_is_read_for_it(database: Database) -> None:
+    """A late total is put right after a backfill, too, of windows that nothing else would ever read again."""
+    world = Replacing(database, WriteModel.OVERWRITE, revisit=dt.timedelta(0))
+    sink = world.told
+    world.source.use("cus_a", START, 5)
+    sink.delayed = lambda event: not sink.received
+    world.round(1)
+    sink.refused = {"cus_a"}
+    world.deliver_later()
+    sink.refused = set()
+    world.round(8)
+    world.source.use("cus_a", START + MINUTE, 2)
+    world.backfill(Span(START, START + HOUR))
+    world.deliver()
+    sink.arrive()
+    assert sink.kept("cus_a") == {START: 5}, "the late total has taken the place of the newer one"
+    for hour in (9, 10, 11):
+        world.round(hour, 30)
+    assert sink.kept("cus_a") == {START: 7}
+    assert world.one("select reread_from from aggregator.meter") is None
+
+
 def test_a_lost_answer_is_repeated_for_ever_and_never_in_doubt(overwriting: Replacing) -> None:
     """Sending a total again changes nothing, so there is no cliff."""
     sink = overwriting.told
@@ -159,6 +187,30 @@ def test_the_last_number_is_what_the_newest_window_says(seats: Replacing) -> Non
     seats.round(5, 30)
     seats.round(5, 40)
     assert len(seats.told.told) == said, "what is newer was said again once"
+
+
+def test_a_release_in_the_middle_of_a_round_is_followed_up(database: Database) -> None:
+    """What is released after a round began, and before it commits, is said again by the next one, whatever `revisit` says."""
+    seats = Replacing(database, WriteModel.LAST, revisit=dt.timedelta(0), decreases=Decreases.HOLD)
+    for hour, number in ((0, 50), (1, 60), (2, 40)):
+        seats.source.use("cus_a", START + hour * HOUR, number)
+    seats.round(3)
+    del seats.source.uses[0]
+    seats.source.use("cus_a", START, 45)
+    seats.backfill(Span(START, START + HOUR))
+    [(held,)] = seats.rows("select event_id from aggregator.parked where state = 'held'")
+    seats.at(4, 6)
+    assert seats.outbox.release([held], seats.now + MINUTE) == [held]
+    seats.collect()
+    seats.at(4, 8)
+    seats.deliver()
+    assert seats.told.last("cus_a", by_arrival=True) == 45, (
+        "an old window stands last, where the sink goes by arrival"
+    )
+    for minute in (10, 20):
+        seats.round(4, minute)
+    assert seats.told.last("cus_a", by_arrival=True) == 40
+    assert seats.one("select count(*) from aggregator.reassertion") == 0
 
 
 def test_nobody_who_gave_up_their_seats_is_billed_for_them(seats: Replacing) -> None:
