@@ -125,7 +125,10 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
 
 
 def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Decision:
-    """Decide about a slot whose number is billed as it is: nothing flows from one window to the next."""
+    """Decide about a slot whose number is billed as it is: nothing flows from one window to the next.
+
+    What replaces a parked event says a zero, too: if that was all the window ever had to say, an older window is still last.
+    """
     booked = change.total
     if change.tail is Tail.UNSETTLED:
         return Decision(change, deferred=True, total=booked, carry=carry, voids=None, event=None)
@@ -133,7 +136,8 @@ def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) 
         booked = subtract(booked, change.parked_delta)
     total = floor(change.now, unit)
     delta = subtract(total, booked)
-    says = delta or change.again or not change.known
+    unsaid = not change.known or (change.tail is not CLEAR and not total)
+    says = delta or change.again or unsaid
     event = _event(change, delta, total, policy) if says else None
     if change.again and event is not None and _stays_unsaid(change, event, policy):
         return _say_again(change, carry, booked, policy)

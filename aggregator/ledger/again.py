@@ -31,10 +31,11 @@ update aggregator.slot set replan = true from due
    and slot.revision > 0
 """
 
-# Windows that are not read any more, or not for the feed, would have the meter read them again for ever.
+# Where order counts, a round does not pass over what was noted a moment after it began. Windows that are not read any more,
+# or not for the feed, would have the meter read them again for ever.
 WAITING = """
 select min(reassertion.window_start) from aggregator.reassertion join aggregator.feed on feed.id = reassertion.feed_id
- where feed.id = any(%(feeds)s) and reassertion.due_at <= %(now)s
+ where feed.id = any(%(feeds)s) and (feed.ordered or reassertion.due_at <= %(now)s)
    and reassertion.window_start >= greatest(feed.since, %(sealed)s::timestamptz)
    and (feed.until is null or reassertion.window_start < feed.until)
 """
@@ -59,7 +60,6 @@ select slot.feed_id, slot.window_start, slot.customer, %(now)s
   left join aggregator.event as with_it on with_it.id = slot.tail and with_it.run_id = %(run_id)s
  where with_it.id is null
     on conflict (feed_id, window_start, customer) do nothing
-returning window_start
 """
 
 # Said once more, it has nothing close before it, and comes to an end.
@@ -86,22 +86,18 @@ with said as (
      where not (slot.tail = any(%(events)s))
         on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
     returning feed_id, window_start
-), reread as (
-    update aggregator.meter set reread_from = least(meter.reread_from, old.start)
-      from (select feed.meter_id, min(noted.window_start) as start
-              from noted join aggregator.feed on feed.id = noted.feed_id group by 1) as old
-     where meter.id = old.meter_id
 )
-select min(window_start) from noted
+update aggregator.meter set reread_from = least(meter.reread_from, old.start)
+  from (select feed.meter_id, min(noted.window_start) as start
+          from noted join aggregator.feed on feed.id = noted.feed_id group by 1) as old
+ where meter.id = old.meter_id
 """
 
 
-def note_newer_than(connection: Connection, events: Sequence[int], now: dt.datetime) -> dt.datetime | None:
-    """Note the windows that are newer than events that were held, and leave only now; return the oldest of them."""
-    if not events:
-        return None
-    row = connection.execute(NOTE_NEWER_THAN, {"events": list(events), "now": now}).fetchone()
-    return row[0] if row else None
+def note_newer_than(connection: Connection, events: Sequence[int], now: dt.datetime) -> None:
+    """Note the windows that are newer than events that were held, and leave only now; they are to be read again."""
+    if events:
+        connection.execute(NOTE_NEWER_THAN, {"events": list(events), "now": now})
 
 
 def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) -> None:
@@ -114,7 +110,7 @@ def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) ->
 def waiting(
     connection: Connection, feeds: Sequence[Feed], sealed: dt.datetime | None, now: dt.datetime
 ) -> dt.datetime | None:
-    """Return the oldest window that is to be said again by now, so that it is read; `sealed` is before when none can be."""
+    """Return the oldest window that is to be said again, so that it is read; `sealed` is before when none can be."""
     replacing = [feed.id for feed in feeds if feed.model is not WriteModel.DELTA]
     if not replacing:
         return None
@@ -133,12 +129,10 @@ def note_given_up(
         connection.execute(NOTE_GIVEN_UP, values)
 
 
-def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> dt.datetime | None:
-    """Note the windows that are newer than what a pass has just said; return the oldest of them, None if there is none."""
-    if feed.model is not WriteModel.LAST:
-        return None
-    rows = connection.execute(NOTE_NEWER, {"feed_id": feed.id, "run_id": run_id, "now": now}).fetchall()
-    return min((row[0] for row in rows), default=None)
+def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:
+    """Note the windows that are newer than what a pass has just said."""
+    if feed.model is WriteModel.LAST:
+        connection.execute(NOTE_NEWER, {"feed_id": feed.id, "run_id": run_id, "now": now})
 
 
 def note_close(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:

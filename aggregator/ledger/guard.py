@@ -106,17 +106,14 @@ def check(connection: Connection, registered: Registered, feed: Feed, tally: Tal
 
 def note_or_believe(
     connection: Connection, registered: Registered, span: Span, now: dt.datetime, fallen: list[Fallen]
-) -> dt.datetime | None:
-    """Note which windows shrank; or, after a pass in which none did, believe what was held for a second reading.
-
-    Return the oldest window that is to be said again because of what leaves by that; None if there is none.
-    """
+) -> None:
+    """Note which windows shrank; or, after a pass in which none did, believe what was held for a second reading."""
     values: dict[str, object] = {"meter_id": registered.id, "now": now}
     if fallen:
         starts, before, after = zip(*fallen, strict=True)
         values |= {"windows": list(starts), "before": list(before), "after": list(after)}
         connection.execute(NOTE_GUARDED, values)
-        return None
+        return
     values |= {
         "feeds": [feed.id for feed in registered.feeds],
         "start": span.start,
@@ -127,7 +124,7 @@ def note_or_believe(
     }
     gone = connection.execute(BELIEVE, values).fetchall()
     connection.execute(FORGET_GUARDED, values)
-    return note_newer_than(connection, [row[0] for row in gone], now)
+    note_newer_than(connection, [row[0] for row in gone], now)
 
 
 def waiting(connection: Connection, registered: Registered) -> dt.datetime | None:

@@ -136,7 +136,6 @@ class Passes:
             tally = Tally(rows=spool.rows, aside=spool.aside, mark=mark, guarded=len(fallen))
             stage(connection, spool)
             points.passing("readings_staged")
-            newer: list[dt.datetime | None] = []
             run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed, reach in zip(registered.feeds, lease.reaches, strict=True):
@@ -144,14 +143,14 @@ class Passes:
                     tally.mark = min(mark, reach.read_until)
                     decisions = decide(feed, changes(connection, io, feed, this.span), guarded=bool(fallen))
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
-                    newer.append(again.note_newer(connection, feed, run_id, this.now))
+                    again.note_newer(connection, feed, run_id, this.now)
                     again.note_close(connection, feed, run_id, this.now)
                     if not fallen:
                         guard.check(connection, registered, feed, tally)
             again.note_given_up(connection, registered.feeds, tally.voided, this.now)
             once_more = _void(connection, tally.voided, this.now)
             set_aside(connection, registered, this.span)
-            newer.append(guard.note_or_believe(connection, registered, this.span, this.now, fallen))
+            guard.note_or_believe(connection, registered, this.span, this.now, fallen)
             waiting = [
                 _left_to_read(reread_from, this, mark),
                 tally.oldest_deferred,
@@ -160,7 +159,6 @@ class Passes:
                 again.waiting(
                     connection, registered.feeds, registered.meter.sealed_until(this.now), this.now
                 ),
-                *newer,
             ]
             oldest = min((each for each in waiting if each), default=None)
             self._move(connection, lease, this, oldest, stays=bool(fallen))

@@ -102,6 +102,16 @@ def test_a_held_total_is_replaced_by_the_newest() -> None:
     expect(decided(waiting, LAST), "delta | total | replaces \n 4 | 9 | held")
 
 
+def test_a_zero_is_said_in_place_of_what_never_arrived() -> None:
+    """Refused at five and then nothing: an older window must not go on as the last one."""
+    refused = """
+    customer | window | before | now | billed | revisions | first at | waits
+    acme     | 10:00  | 5      | 0   | 5      | 1         | 10:42    | 5
+    """
+    expect(decided(refused, LAST), "event | delta | total | replaces \n due | 0 | 0 | held")
+    assert shown(decided(refused, OVERWRITE)[0])["event"] == "none"
+
+
 def test_a_zero_that_a_sink_does_not_take_is_refused_by_name() -> None:
     """It stands in the ledger as what could not be said."""
     fell = "customer | window | before | now | revisions | first at \n acme | 10:00 | 5 | 0 | 1 | 10:42"

@@ -63,8 +63,16 @@ class ReplacingSink(FakeSink):
 class Replacing(World):
     """A world whose sink replaces, and whose passes know that."""
 
-    def __init__(self, database: Database, model: WriteModel, *, keeps_order: bool = True) -> None:
-        meter = replace(METER, decreases=Decreases.APPLY, latest=model is WriteModel.LAST)
+    def __init__(
+        self,
+        database: Database,
+        model: WriteModel,
+        revisit: dt.timedelta = METER.revisit,
+        decreases: Decreases = Decreases.APPLY,
+        *,
+        keeps_order: bool = True,
+    ) -> None:
+        meter = replace(METER, decreases=decreases, latest=model is WriteModel.LAST, revisit=revisit)
         super().__init__(database, meter=meter, sinks=[ReplacingSink(model)])
         feeds = tuple(feed._replace(model=model, keeps_order=keeps_order) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
@@ -274,6 +282,30 @@ def test_the_last_number_is_what_the_newest_window_says(seats: Replacing) -> Non
     seats.round(5, 30)
     seats.round(5, 40)
     assert len(seats.told.told) == said, "what is newer was said again once"
+
+
+def test_a_release_in_the_middle_of_a_round_is_followed_up(database: Database) -> None:
+    """What is released after a round began, and before it commits, is said again by the next one, though nothing is due."""
+    seats = Replacing(database, WriteModel.LAST, revisit=dt.timedelta(0), decreases=Decreases.HOLD)
+    for hour, number in ((0, 50), (1, 60), (2, 40)):
+        seats.source.use("cus_a", START + hour * HOUR, number)
+    seats.round(3)
+    del seats.source.uses[0]
+    seats.source.use("cus_a", START, 45)
+    seats.backfill(Span(START, START + HOUR))
+    [(held,)] = seats.rows("select event_id from aggregator.parked where state = 'held'")
+    seats.at(4, 6)
+    assert seats.outbox.release([held], seats.now + MINUTE) == [held]
+    seats.collect()
+    seats.at(4, 8)
+    seats.deliver()
+    assert seats.told.last("cus_a", by_arrival=True) == 45, (
+        "an old window stands last, where the sink goes by arrival"
+    )
+    for minute in (10, 20):
+        seats.round(4, minute)
+    assert seats.told.last("cus_a", by_arrival=True) == 40
+    assert seats.one("select count(*) from aggregator.reassertion") == 0
 
 
 def test_nobody_who_gave_up_their_seats_is_billed_for_them(seats: Replacing) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
+from tests.simulation.hunting import MUTANTS, hunt
 from tests.simulation.life import Lived, live
 from tests.simulation.marks import RARE, Marks
-from tests.simulation.mutants import MUTANTS, Mutant, hunt
+from tests.simulation.mutation import Mutant
 
 WHOLE_STORY = 100_000
 ENOUGH_FOR_EVERY_MARK = 1_000

@@ -36,6 +36,8 @@ class Climate:
     names_at: bool = True
     decreases: Decreases = Decreases.APPLY
     write_model: WriteModel = WriteModel.DELTA
+    by_arrival: bool = False
+    """Where the last number is billed: the service goes by when it arrives, not by its instant, as it may."""
     revisit: dt.timedelta = 30 * DAY
     settle: dt.timedelta = 5 * MINUTE
     patience: dt.timedelta = HOUR
@@ -115,6 +117,19 @@ def with_restores(climate: Climate, random: random.Random) -> Climate:
         # The quiet time of an adoption is longer than a request's way and the sink's lag together.
         climate.lag = random.choice([min(climate.lag, HOUR), HOUR])
         climate.delayed = random.choice([climate.delayed, 0.3])
+    return climate
+
+
+def with_last(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether a life bills each customer's newest window, as for seats. Nobody adopts there."""
+    if random.random() < 0.15:
+        newest(climate).by_arrival = random.random() < 0.5
+    return climate
+
+
+def newest(climate: Climate) -> Climate:
+    """Let a life bill each customer's newest window. Figures of single events prove nothing there."""
+    climate.write_model, climate.by_arrival, climate.named, climate.restores = WriteModel.LAST, True, 1.0, 0
     return climate
 
 

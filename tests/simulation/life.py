@@ -20,7 +20,7 @@ from aggregator.model import Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
 from tests.simulation.application import Application
-from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate, draw, with_restores
+from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate, draw, with_last, with_restores
 from tests.simulation.gates import Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hub import Hub, Process
 from tests.simulation.marks import Marks
@@ -43,6 +43,10 @@ SINK = "service"
 SKEW = 2 * MINUTE
 REST = 5 * DAY
 """How long a life goes on when nothing goes wrong any more: longer than any stretch is left unread, or any event put off."""
+
+
+RESTS = 4
+"""How often it goes on so long at most, where something is still to be said again."""
 
 
 class Ledger(Protocol):
@@ -108,7 +112,9 @@ class Life:
         self.seed = seed
         self.random = random.Random(seed)
         dice = random.Random(f"{seed}: restores")
-        self.climate = climate or with_restores(draw(self.random), dice)
+        self.climate = climate or with_last(
+            with_restores(draw(self.random), dice), random.Random(f"{seed}: last")
+        )
         self.hub = Hub(START)
         self.marks = Marks()
         self.story = Story(lambda: self.hub.now, kept)
@@ -146,6 +152,7 @@ class Life:
             revisit=climate.revisit,
             decimals=climate.decimals,
             decreases=climate.decreases,
+            latest=climate.write_model is WriteModel.LAST,
         )
 
     def _draw_service(self) -> None:
@@ -177,11 +184,18 @@ class Life:
                     self.hub.run(min(self.hub.now + DAY / 2, end))
                     self.watch.all(self.ledger.tables())
                 self._calm()
-                self.hub.run(end + REST)
+                self._rest(end)
                 self.watch.at_the_end(self.ledger.tables())
             finally:
                 self.ended = True
                 self.hub.close()
+
+    def _rest(self, since: dt.datetime) -> None:
+        """Let time pass until all is quiet; what is said again takes its turns, more where windows are read singly."""
+        for number in range(1, RESTS + 1):
+            self.hub.run(since + number * REST)
+            if not self.ledger.tables().reassertions:
+                return
 
     def _calm(self) -> None:
         self.resting = True
@@ -243,7 +257,7 @@ class Life:
         chosen = [event for event in parked if self.random.random() < 0.5]
         _, _, outbox, *_ = self.ledger.verbs(uuid.UUID(int=0))
         released = outbox.release(chosen, self.hub.now)
-        self.watch.latest = "release"
+        self.watch.released()
         self.marks["released by a person"] += len(released)
         self.story.tell("a person releases", released)
         self.looked()

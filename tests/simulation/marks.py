@@ -50,6 +50,12 @@ RARE = (
     "adopted",
     "taken over",
     "said again",
+    "newer windows to be said again",
+    "newer windows to be said again after a release",
+    "another of the customer is ahead",
+    "a window of nothing said",
+    "an older window arrived last",
+    "newest window is listed",
 )
 """Every mark that a large run must reach."""
 

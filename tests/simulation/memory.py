@@ -78,6 +78,8 @@ class FeedRow:
     shadow_until: dt.datetime | None
     read_until: dt.datetime
     lost: Span | None = None
+    ordered: bool = False
+    """Whether a customer's events leave one after the other."""
 
     @property
     def reach(self) -> Reach:
@@ -315,9 +317,10 @@ class MemoryMeters:
                 tables.slots[feed.id] = {}
                 if reach.read_until < row.mark:
                     row.hourly_at = row.swept = None
+            feed.ordered = meter.latest
             reach = changed(feed.reach, meter.terms_of(sink), row.mark, meter.start_at)
             if reach != feed.reach:
-                feed = tables.feeds[feed.id] = FeedRow(feed.id, row.id, sink_id, *reach)
+                feed = tables.feeds[feed.id] = FeedRow(feed.id, row.id, sink_id, *reach, meter.latest)
                 row.hourly_at = row.swept = row.lease_owner = row.lease_until = None
                 row.epoch += 1
             feeds.append(as_it_is(Feed(feed.id, sink, sink_id, feed.since), reach))
@@ -392,7 +395,8 @@ class MemoryMeters:
             raise LeaseLost
         feeds = self._ledger.tables.feeds
         for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
-            feeds[feed.id] = FeedRow(feed.id, lease.registered.id, feed.sink_id, *reach)
+            ordered = feeds[feed.id].ordered
+            feeds[feed.id] = FeedRow(feed.id, lease.registered.id, feed.sink_id, *reach, ordered)
         return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
 
     def renew(self, lease: Lease) -> bool:

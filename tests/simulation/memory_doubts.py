@@ -222,8 +222,22 @@ class MemoryDoubts:
             ),
             key=lambda event: event.id,
         )
-        return Excerpt(
-            feed, meter, customer, span, tuple(self._standing(event, received) for event in found), received
+        standing = tuple(self._standing(event, received) for event in found)
+        blurred = self._is_blurred(feed, customer, span)
+        return Excerpt(feed, meter, customer, span, standing, received, blurred)
+
+    def _is_blurred(self, feed: int, customer: str, span: Span) -> bool:
+        """Tell whether usage that an adoption took over lies in a window that the span cuts."""
+        tables = self._ledger.tables
+        length = max(each.window for each in tables.definitions[tables.feeds[feed].meter_id])
+        return any(
+            event.reason == TAKEN_OVER
+            and (event.feed_id, event.customer, event.state) == (feed, customer, State.CONFIRMED)
+            and event.delta
+            and event.window_start < span.end
+            and event.window_start + length > span.start
+            and not (span.start <= event.window_start and event.window_start + length <= span.end)
+            for event in tables.events.values()
         )
 
     def _standing(self, event: EventRow, received: Span | None) -> Standing:
@@ -245,6 +259,7 @@ class MemoryDoubts:
             event.attempted_at or event.settled_at or event.exposed_at,
             event.state is State.IN_DOUBT or accepted,
             given_up and (event.sink_id, event.identifier) not in self._ledger.tables.rejections,
+            event.total,
         )
 
 

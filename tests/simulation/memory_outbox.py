@@ -9,6 +9,7 @@ from aggregator.errors import InvariantBroken
 from aggregator.ledger.outbox import Claim
 from aggregator.model import ClaimId, EventId, Outcome, State
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
+from tests.simulation.memory_again import note_newer_than
 from tests.simulation.memory_pin import MemoryPin
 
 
@@ -37,10 +38,11 @@ class MemoryOutbox:
     def claim(self, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
         """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due. Raises LedgerStopped."""
         tables = self._ledger.tables
+        behind = self._behind()
         due = sorted(
             event_id
             for event_id, row in tables.outbox.items()
-            if row.sink_id == sink_id and row.due_at <= now
+            if row.sink_id == sink_id and row.due_at <= now and event_id not in behind
         )
         if not due:
             return None
@@ -60,6 +62,20 @@ class MemoryOutbox:
             events.append(row.as_event(before, latest))
         self._pin.noted(beat)
         return Claim(claim, tuple(events), self._leave.total_seconds())
+
+    def _behind(self) -> set[EventId]:
+        """Return the events for which an earlier one of the same customer must be settled first."""
+        tables = self._ledger.tables
+        ordered = {feed.id for feed in tables.feeds.values() if feed.ordered}
+        first: set[tuple[int, str]] = set()
+        behind = set()
+        for event_id in sorted(tables.outbox) if ordered else ():
+            row = tables.events[event_id]
+            place = (row.feed_id, row.customer)
+            if row.feed_id in ordered and place in first:
+                behind.add(event_id)
+            first.add(place)
+        return behind
 
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
@@ -124,7 +140,7 @@ class MemoryOutbox:
 
         What the sink took before and rejected later is planned anew; everything else is due as it was planned.
         """
-        tables, released = self._ledger.tables, []
+        tables, released, due = self._ledger.tables, [], []
         for event in map(EventId, events):
             parked = tables.parked.get(event)
             if parked is None or parked.state is State.IN_DOUBT:
@@ -137,7 +153,9 @@ class MemoryOutbox:
                 self._ledger.move(row, State.DUE)
                 row.settled_at = row.reason = None
                 tables.outbox[event] = OutboxRow(row.sink_id, now)
+                due.append(event)
             released.append(int(event))
+        note_newer_than(self._ledger, due, now)
         return sorted(released)
 
     def _replan(self, row: EventRow) -> None:

@@ -2,12 +2,10 @@
 
 import datetime as dt
 from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from functools import lru_cache
 
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
-from aggregator.ledger.again import LATEST_ARRIVAL
 from aggregator.ledger.guard import BELIEVED_AFTER
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes import Decide, Pass
@@ -38,6 +36,7 @@ from tests.simulation.memory import (
     Tables,
     UnreadRow,
 )
+from tests.simulation.memory_again import note_given_up, note_newer, note_newer_than, taking_up, waiting
 from tests.simulation.memory_pin import MemoryPin
 
 
@@ -54,7 +53,7 @@ class MemoryPasses:
 
         If windows shrink too much at once, it is planned again with every decrease held, and the mark stays.
         """
-        with self._taking_up(lease.registered, this):
+        with taking_up(self._ledger, lease.registered, this):
             return self._commit(lease, spool, this, decide)
 
     def _commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
@@ -72,10 +71,12 @@ class MemoryPasses:
             _check(self._ledger, feed, decisions)
         for feed, decisions in decided:
             self._write(feed, decisions, meter.name, this.now)
-        self._note_given_up(lease.registered, tally.voided, this.now)
-        self._void(tally.voided, this.now)
+            note_newer(self._ledger, feed, decisions, this.now)
+        note_given_up(self._ledger, lease.registered, tally.voided, this.now)
+        once_more = self._void(tally.voided, this.now)
         self._set_aside(meter.id, this.span, readings)
-        self._guard(lease.registered, this, shrunk)
+        since = meter.reread_from
+        self._guard(lease.registered, this, shrunk, readings)
         for key in [key for key in tables.unread if key[0] == meter.id and key[1] in this.span]:
             del tables.unread[key]
         feeds = {feed.id for feed in lease.registered.feeds}
@@ -84,8 +85,14 @@ class MemoryPasses:
             for event, parked in tables.parked.items()
             if parked.guarded and parked.feed_id in feeds
         ]
-        waiting = [_left_to_read(meter.reread_from, this, meter.mark), tally.oldest_deferred, *guarded]
-        meter.reread_from = min((each for each in waiting if each is not None), default=None)
+        oldest = [
+            _left_to_read(since, this, meter.mark),
+            tally.oldest_deferred,
+            once_more,
+            waiting(self._ledger, lease.registered, this.now),
+            *guarded,
+        ]
+        meter.reread_from = min((each for each in oldest if each is not None), default=None)
         self._move_mark(meter, lease, this, moves=not shrunk)
         return tally
 
@@ -106,39 +113,6 @@ class MemoryPasses:
                 return tally, decided, shrunk
         return tally, decided, []
 
-    @contextmanager
-    def _taking_up(self, registered: Registered, this: Pass) -> Iterator[None]:
-        """Mark what of the span is to be said again by now; if nothing is written, everything is as it was."""
-        tables, feeds = self._ledger.tables, {feed.id for feed in registered.feeds}
-        due = [
-            (key, at)
-            for key, at in tables.reassertions.items()
-            if key[0] in feeds and key[1] in this.span and at <= this.now
-        ]
-        marked = []
-        for key, _ in due:
-            slot = tables.slots[key[0]].get(key[1], {}).get(key[2])
-            del tables.reassertions[key]
-            if slot is not None and slot.revision and not slot.replan:
-                slot.replan = True
-                marked.append(slot)
-        try:
-            yield
-        except Exception:
-            tables.reassertions.update(due)
-            for slot in marked:
-                slot.replan = False
-            raise
-
-    def _note_given_up(self, registered: Registered, voided: list[EventId], now: dt.datetime) -> None:
-        """Note the slots of events that were given up though they may have left, where a sink keeps the newest number."""
-        replacing = {feed.id for feed in registered.feeds if feed.model is not WriteModel.DELTA}
-        for event_id in voided:
-            event = self._ledger.tables.events[event_id]
-            if event.feed_id in replacing and event.exposed_at is not None:
-                key = (event.feed_id, event.window_start, event.customer)
-                self._ledger.tables.reassertions[key] = now + LATEST_ARRIVAL
-
     def _shrunk(self, registered: Registered, feed: Feed, tally: Tally) -> list[dt.datetime]:
         """Return the windows that were read before and lose too much: all of it, or more than the meter's share."""
         moved = {start: each for start, each in tally.moved.items() if each < 0}
@@ -151,29 +125,35 @@ class MemoryPasses:
                 shrunk.append(start)
         return shrunk
 
-    def _guard(self, registered: Registered, this: Pass, shrunk: list[dt.datetime]) -> None:
+    def _guard(
+        self, registered: Registered, this: Pass, shrunk: list[dt.datetime], readings: list[Reading]
+    ) -> None:
         """Note which windows shrank; or, of a pass in which none did, believe what was held for a second reading."""
         tables, ripe = self._ledger.tables, this.now - BELIEVED_AFTER
         if shrunk:
             tables.guarded.update({(registered.id, start): this.now for start in shrunk})
             return
         feeds = {feed.id: feed for feed in registered.feeds}
+        spoilt = {(each.window_start, each.customer) for each in readings if each.reason is not None}
+        gone = []
         for event_id, parked in list(tables.parked.items()):
             event = tables.events[event_id]
             if not (parked.guarded and parked.since <= ripe and event.window_start in this.span):
                 continue
-            if parked.feed_id not in feeds:
+            if parked.feed_id not in feeds or (event.window_start, event.customer) in spoilt:
                 continue
             if registered.meter.decreases is Decreases.APPLY:
                 del tables.parked[event_id]
                 self._ledger.move(event, State.DUE)
                 event.reason = None
                 tables.outbox[event_id] = OutboxRow(feeds[parked.feed_id].sink_id, this.now)
+                gone.append(event_id)
             else:
                 parked.guarded, parked.reason = False, LOWERS
         for key, since in list(tables.guarded.items()):
             if key[0] == registered.id and key[1] in this.span and since <= ripe:
                 del tables.guarded[key]
+        note_newer_than(self._ledger, gone, this.now)
 
     def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
         """Set one window aside that the source could not give; the mark goes on behind it. Raises LeaseLost."""
@@ -256,13 +236,22 @@ class MemoryPasses:
                 known.tail = known.tail if tail is None else tail
                 known.replan = False
 
-    def _void(self, events: list[EventId], now: dt.datetime) -> None:
+    def _void(self, events: list[EventId], now: dt.datetime) -> dt.datetime | None:
+        """Withdraw what newer plans replace; return the oldest window with more that was rejected, to be planned anew."""
         tables = self._ledger.tables
+        rejected = [event for event in events if tables.parked[event].was_accepted]
         for event in events:
             del tables.parked[event]
             row = tables.events[event]
             self._ledger.move(row, State.VOID)
             row.settled_at, row.reason = now, "replaced by a newer plan"
+        again = []
+        for event in rejected:
+            slot = self._ledger.slot_of(tables.events[event])
+            if _rejected(tables, slot) is not None:
+                slot.replan = True
+                again.append(slot.window_start)
+        return min(again, default=None)
 
     def _set_aside(self, meter_id: int, span: Span, readings: list[Reading]) -> None:
         aside = self._ledger.tables.aside
@@ -336,11 +325,11 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
         before, last = seen.get(key, (ZERO, None))
         latest = at if last is None or (at is not None and at > last) else last
         seen[key] = (before + (quantity or ZERO), latest)
-    slots = tables.slots[feed.id]
+    slots, says_zero = tables.slots[feed.id], feed.model is WriteModel.LAST
     found: list[tuple[str, dt.datetime, Decimal, dt.datetime | None, SlotRow | None]] = []
     for (customer, start), (quantity, at) in seen.items():
         slot = slots.get(start, {}).get(customer)
-        differs = quantity != (slot.quantity if slot else ZERO) or (slot is not None and slot.replan)
+        differs = slot.replan or quantity != slot.quantity if slot else quantity or says_zero
         if differs and (customer, start) not in spoilt:
             found.append((customer, start, quantity, at, slot))
     for start, customers in slots.items():
@@ -371,13 +360,26 @@ def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]
     """Say what stands in the way of planning another event for a slot."""
     if slot.tail is None:
         return Tail.CLEAR, None, ZERO
-    parked = tables.parked.get(slot.tail)
-    if slot.tail in tables.outbox or (parked is not None and parked.state is State.IN_DOUBT):
+    if slot.tail in tables.outbox:
         return Tail.UNSETTLED, None, ZERO
-    if parked is not None:
-        tail = Tail.GUARDED if parked.guarded else Tail.PARKED
-        return tail, slot.tail, tables.events[slot.tail].delta
-    return Tail.CLEAR, None, ZERO
+    last = slot.tail if slot.tail in tables.parked else _rejected(tables, slot) if slot.replan else None
+    if last is None:
+        return Tail.CLEAR, None, ZERO
+    parked = tables.parked[last]
+    if parked.state is State.IN_DOUBT:
+        return Tail.UNSETTLED, None, ZERO
+    tail = Tail.GUARDED if parked.guarded else Tail.PARKED
+    return tail, last, tables.events[last].delta
+
+
+def _rejected(tables: Tables, slot: SlotRow) -> EventId | None:
+    """Return the oldest event of a slot that the sink took and rejected later, and that nothing has replaced."""
+    found = (
+        event
+        for event, parked in tables.parked.items()
+        if parked.was_accepted and tables.events[event].slot_id == slot.id
+    )
+    return min(found, default=None)
 
 
 def _in_shadow(tables: Tables, feed: Feed, slot: SlotRow) -> bool:

@@ -5,8 +5,8 @@ The simulation must find every one of them within a bounded number of lives: wha
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
@@ -44,61 +44,12 @@ from aggregator.model import (
 )
 from tests.simulation import memory, memory_adopting, memory_pin
 from tests.simulation.gates import SourceGate
-from tests.simulation.life import live
 from tests.simulation.memory import MeterRow, OutboxRow
 from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
-
-Patch = Callable[[], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One bug."""
-
-    name: str
-    says: str
-    patch: Patch
-
-
-MUTANTS: list[Mutant] = []
-
-MOST_LIVES = 600
-"""In how many lives a mutant must be found."""
-
-
-def hunt(name: str, first: int, most: int = MOST_LIVES) -> tuple[int, str]:
-    """Return after how many lives a mutant was found, and by what; (0, "") if it was not."""
-    chosen = next(each for each in MUTANTS if each.name == name)
-    with chosen.patch():
-        for number in range(1, most + 1):
-            try:
-                lived = live(first + number - 1)
-            except KeyError as error:  # it has done what the ledger has no answer to, which nobody overlooks
-                return number, f"the ledger breaks: {error!r}"
-            if lived.rule:
-                return number, lived.rule
-    return 0, ""
-
-
-def mutant(says: str) -> Callable[[Callable[[], Sequence[tuple[object, str, object]]]], None]:
-    """Register a bug by what it does: a list of (owner, name, replacement)."""
-
-    def register(make: Callable[[], Sequence[tuple[object, str, object]]]) -> None:
-        @contextmanager
-        def patch() -> Iterator[None]:
-            with ExitStack() as stack:
-                for owner, name, new in make():
-                    before = vars(owner)[name]
-                    setattr(owner, name, new)
-                    stack.callback(setattr, owner, name, before)
-                yield
-
-        MUTANTS.append(Mutant(make.__name__, says, patch))
-
-    return register
+from tests.simulation.mutation import mutant
 
 
 def judging(answer: Answer, becomes: Callable[[Outcome, Event], Outcome]) -> list[tuple[object, str, object]]:

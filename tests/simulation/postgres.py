@@ -147,10 +147,11 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.meters[row[0]] = MeterRow(*row)
         tables.fences[row[0]] = {}
     for row in rows(
-        "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed order by id"
+        "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost, ordered"
+        " from aggregator.feed order by id"
     ):
         tables.feeds[row[0]] = FeedRow(*row)
-        lost = row[-1]
+        lost = row[-2]
         tables.feeds[row[0]].lost = None if lost is None else Span(lost.lower, lost.upper)
         tables.slots[row[0]] = {}
     for row in rows(
@@ -175,6 +176,10 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.guarded[meter, start] = since
     for sink, identifier, reason in rows("select sink_id, identifier, reason from aggregator.rejection"):
         tables.rejections[sink, identifier] = reason
+    for feed, start, customer, due_at in rows(
+        "select feed_id, window_start, customer, due_at from aggregator.reassertion"
+    ):
+        tables.reassertions[feed, start, customer] = due_at
     return tables
 
 
@@ -221,7 +226,7 @@ def differences(one: Tables, other: Tables) -> list[str]:
     found: list[str] = []
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
-        "fences", "unread", "guarded", "rejections",
+        "fences", "unread", "guarded", "rejections", "reassertions",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]

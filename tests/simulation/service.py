@@ -5,6 +5,8 @@
 - What turns out invalid later was answered with success, is never counted, and is reported, by name or only by number.
 - Its own totals lag behind.
 - A customer that it does not know is refused, for ever.
+- Where the last number is billed it keeps one per customer: the one that arrived last in some lives, the one with the newest
+  instant in others, since that is not documented.
 """
 
 import datetime as dt
@@ -48,6 +50,8 @@ class Service:
         self.booked: list[Booked] = []
         self.by_slot: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
         self.by_customer: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+        self.last: dict[tuple[str, str], Event] = {}
+        """Where the last number is billed: the event it is from."""
         self.times: dict[str, int] = defaultdict(int)
         """How often each identifier was booked."""
         self.rejected: dict[str, Event] = {}
@@ -101,8 +105,11 @@ class Service:
     def _book(self, event: Event) -> None:
         now = self._hub.now
         slot = (event.meter, event.customer, event.window_start)
-        overwrites = self._climate.write_model is WriteModel.OVERWRITE
+        overwrites = self._climate.write_model is not WriteModel.DELTA
         amount = event.total - self.by_slot[slot] if overwrites else event.delta
+        before = self.last.get((event.meter, event.customer))
+        if before is None or self._climate.by_arrival or event.at >= before.at:
+            self.last[event.meter, event.customer] = event
         self.times[event.identifier] += 1
         self.by_slot[slot] += amount
         self.by_customer[event.meter, event.customer] += amount

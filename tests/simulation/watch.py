@@ -24,6 +24,7 @@ from tests.simulation.marks import Marks
 from tests.simulation.memory import EventRow, MeterRow, SlotRow, Tables
 from tests.simulation.memory_passes import readings_of
 from tests.simulation.service import Service
+from tests.simulation.watch_newest import Newest
 
 UNSETTLED = frozenset({State.DUE, State.SENDING, State.IN_DOUBT})
 PARKED = frozenset({State.HELD, State.REFUSED, State.IN_DOUBT})
@@ -74,6 +75,8 @@ class Watch:
         self._tables = tables
         self._adds = climate.write_model is WriteModel.DELTA
         self._unit = Decimal(1).scaleb(-climate.decimals)
+        latest = climate.write_model is WriteModel.LAST
+        self._newest = Newest(hub, application, self._unit, marks, require) if latest else None
         self.latest = ""
         """The verb that was used last."""
         self._content: dict[str, tuple[object, ...]] = {}
@@ -162,6 +165,8 @@ class Watch:
         row = self._tables().events.get(event.id)
         if not event.delta:
             self._marks.saw("said again")
+        if self._newest:
+            self._newest.leaving(event)
         if event.identifier in self._in_hand:
             first = self._content.setdefault(event.identifier, event[:9])
             require(first == event[:9], "one identifier, one content", event, "went out before as", first)
@@ -205,7 +210,7 @@ class Watch:
         once = service.times[event.identifier] <= 1 or not self._adds
         require(once, "never twice", event, "is booked", service.times[event.identifier], "times")
         shifted = (event.meter, event.customer, event.window_start.date()) in self._shifted
-        if not self._climate.fractions and not shifted:
+        if (self._newest or not self._climate.fractions) and not shifted:
             most = table.most[event.customer, event.window_start]
             held = service.by_slot[slot]
             require(
@@ -217,6 +222,9 @@ class Watch:
                 ", and the source never said more than",
                 most,
             )
+        if self._newest:
+            self._newest.booked(service, event)
+            return
         most = table.most_of[event.customer]
         held = service.by_customer[event.meter, event.customer]
         require(
@@ -249,6 +257,8 @@ class Watch:
     def verb(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
         """Look at the ledger right after a transaction of it."""
         self.latest = name
+        if self._newest:
+            self._newest.verb(name, self._tables())
         if name == "acquire" and isinstance(done, Lease):
             self._epochs[done.registered.id] = max(done.epoch, self._epochs[done.registered.id])
         if name == "set_unread":
@@ -278,6 +288,12 @@ class Watch:
         if name in {"acquire", "commit", "set_unread"}:
             for row in self._tables().meters.values():
                 self._marks_forward(row)
+
+    def released(self) -> None:
+        """Look at the ledger right after a person let events go."""
+        self.latest = "release"
+        if self._newest:
+            self._newest.verb("release", self._tables())
 
     def _ruled(self, excerpt: Excerpt, rulings: object) -> None:
         """Look at what was concluded from the service's own figures."""
@@ -433,7 +449,8 @@ class Watch:
             if event.state is not State.VOID:
                 total += event.delta
                 rebased = self._adopted_at is not None and event.planned_at < self._adopted_at
-                require(event.total == total or rebased, "totals add up", event, "should stand at", total)
+                stands = event.total == total or rebased or _is_overtaken(event, events[:revision])
+                require(stands, "totals add up", event, "should stand at", total)
         require(slot.total == total, "totals add up", slot, "should stand at", total)
         require(slot.revision == len(events), "revisions have no hole", slot, "has", len(events), "events")
         unsettled = sum(event.state in UNSETTLED for event in events)
@@ -452,6 +469,9 @@ class Watch:
             self._slot(slot, by_slot[slot.id])
             used[slot.feed_id, slot.customer] += slot.quantity
             booked[slot.feed_id, slot.customer] += slot.total
+        if self._newest:
+            self._newest.whole(tables, self.service)
+            used.clear()  # windows do not add up
         for key, quantity in used.items():
             carry = tables.carries.get(key, ZERO)
             require(ZERO <= carry < self._unit, "a carry is less than a unit", key, "carries", carry)
@@ -541,6 +561,8 @@ class Watch:
                 continue
             owed = slot.total - parked[key] if self._adds else last.get(key, ZERO)
             require(held == owed, "the service holds what the ledger says", key, ":", held, ", not", owed)
+        if self._newest:
+            self._newest.at_the_end(tables, self.service)
         self._days_agree(tables, names, parked)
         for meter, table in self._application.tables.items():
             self._settled(tables, meter, table.truth(), table.spoilt())
@@ -574,7 +596,8 @@ class Watch:
             for row in tables.readbacks.values()
             if row.found and f"{meter} of {customer} in" in row.found
         ]
-        return any("no figure" in found or "explain" in found for found in said)
+        why = ("no figure", "explain", "took over")
+        return any(word in found for found in said for word in why)
 
     def _settled(
         self,
@@ -619,9 +642,10 @@ class Watch:
                     ", not",
                     used,
                 )
-            self._floor(tables, feed.id, in_doubt)
+            if not self._newest:
+                self._floor(tables, feed.id)
 
-    def _floor(self, tables: Tables, feed: int, in_doubt: set[tuple[str, dt.datetime]]) -> None:
+    def _floor(self, tables: Tables, feed: int) -> None:
         """What is planned for a customer is the floor of what they used."""
         used: dict[str, Decimal] = defaultdict(Decimal)
         booked: dict[str, Decimal] = defaultdict(Decimal)
@@ -640,6 +664,14 @@ class Watch:
                 ", not",
                 owed,
             )
+
+
+def _is_overtaken(event: EventRow, earlier: list[EventRow]) -> bool:
+    """Tell whether an earlier revision, which the service rejected, was replaced after this one had been planned."""
+    return any(
+        each.state is State.VOID and each.settled_at is not None and each.settled_at > event.planned_at
+        for each in earlier
+    )
 
 
 def slots_of(tables: Tables) -> Iterable[SlotRow]:
