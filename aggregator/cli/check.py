@@ -57,7 +57,7 @@ def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
 def _ledger(config: "Config") -> Iterator[Finding]:
     from aggregator.clock import utcnow
     from aggregator.errors import LedgerError
-    from aggregator.wiring import STILL_BILLABLE, open_ledger
+    from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
 
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
     try:
@@ -74,6 +74,8 @@ def _ledger(config: "Config") -> Iterator[Finding]:
             for stranger in ledger.reports.strangers(config.meters, utcnow() - STILL_BILLABLE):
                 text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
                 yield Finding(f"meter {stranger.meter}", "note", text)
+            for each in ledger.places.elsewhere(file_places(config)):
+                yield Finding(f"sink {each.sink}", "wrong", str(each))
             for meter, verdict, text in findings_of(config, ledger.reports.status(), utcnow()):
                 yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.doubts import excerpt_of
+from aggregator.ledger.parked import LOCK_SLOTS, take_back_held
 from aggregator.ledger.rejections import refuse_known
 from aggregator.model import EventId, Span, State
 from aggregator.proof import Excerpt
@@ -117,37 +118,6 @@ SEEN = "update aggregator.cancellation set seen_at = %(now)s where id = %(id)s a
 HOLD_METER = """
 select meter.id from aggregator.meter
  where id = (select feed.meter_id from aggregator.feed where feed.id = %(feed)s) for update
-"""
-
-LOCK_SLOT = """
-select parked.event_id from aggregator.parked
-  join aggregator.event on event.id = parked.event_id
-  join aggregator.event as gone on gone.slot_id = event.slot_id
- where gone.id = %(event)s order by parked.event_id for update of parked
-"""
-
-TAKE_BACK_HELD = """
-with tail as (
-    select slot.feed_id, slot.window_start, slot.customer, held.id as held, held.delta,
-           (select earlier.id from aggregator.event as earlier
-             where earlier.slot_id = slot.id and earlier.id <> held.id and earlier.state <> 'void'
-             order by earlier.revision desc limit 1) as before
-      from aggregator.event as gone
-      join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
-                          and slot.customer = gone.customer
-      join aggregator.event as held on held.id = slot.tail and held.state = 'held'
-     where gone.id = %(event)s
-), unparked as (
-    delete from aggregator.parked using tail where parked.event_id = tail.held returning parked.event_id
-), voided as (
-    update aggregator.event
-       set state = 'void', settled_at = %(now)s, reason = 'it corrected an event that is cancelled'
-      from unparked where event.id = unparked.event_id and event.state = 'held'
-)
-update aggregator.slot
-   set quantity = slot.quantity - tail.delta, total = slot.total - tail.delta, tail = tail.before, replan = true
-  from tail
- where slot.feed_id = tail.feed_id and slot.window_start = tail.window_start and slot.customer = tail.customer
 """
 
 READ_AGAIN = """
@@ -280,7 +250,7 @@ class Cancellations:
         """Record that the sink has taken an event back, with all that follows: it is refused, and owed."""
         with self._database.transaction() as connection:
             connection.execute(HOLD_METER, {"feed": wanted.feed})
-            connection.execute(LOCK_SLOT, {"event": wanted.event})
+            connection.execute(LOCK_SLOTS, {"events": [wanted.event]})
             values = _values(wanted, "done", answer, now, now, unsure=False)
             if connection.execute(ANSWERED, values).fetchone() is None:
                 return False
@@ -292,7 +262,7 @@ class Cancellations:
 
 
 def _owe_again(connection: Connection, event: EventId, now: dt.datetime) -> None:
-    connection.execute(TAKE_BACK_HELD, {"event": event, "now": now})
+    take_back_held(connection, [event], "it corrected an event that is cancelled", now)
     connection.execute(READ_AGAIN, {"event": event})
 
 

@@ -19,6 +19,7 @@ from aggregator import points
 from aggregator.errors import LedgerStopped
 from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.parked import take_back_held
 from aggregator.ledger.pin import Pin
 from aggregator.model import ClaimId, Event, Outcome
 
@@ -288,6 +289,9 @@ class Outbox:
             connection.execute(HOLD_METERS, values)
             due = connection.execute(RELEASE, values).fetchall()
             again = connection.execute(REPLAN, values).fetchall()
+            take_back_held(
+                connection, [row[0] for row in again], "it corrected an event that came to nothing", now
+            )
             note_newer_than(connection, [row[0] for row in due], now)
         return sorted(row[0] for row in [*due, *again])
 

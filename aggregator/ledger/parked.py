@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.ledger.database import Database
+from aggregator.ledger.database import Connection, Database
 from aggregator.model import Span
 from aggregator.proof import Finding
 
@@ -67,6 +67,8 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
    and (%(customer)s::text is null or event.customer = %(customer)s)
    and (%(start)s::timestamptz is null or event.window_start >= %(start)s)
    and (%(end)s::timestamptz is null or event.window_start < %(end)s)
+   and (%(file)s::text is null or event.request_id = %(file)s)
+   and not (%(undecided)s and coalesce(slot.replan, false))
    and (%(dismissed)s or parked.dismissed_at is null)
  order by case when %(newest_first)s then parked.since end desc, case when %(newest_first)s then event.id end desc,
        parked.since, event.id
@@ -76,6 +78,36 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
 DISMISS = """
 update aggregator.parked set dismissed_at = %(now)s
  where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id
+"""
+
+LOCK_SLOTS = """
+select parked.event_id from aggregator.parked
+  join aggregator.event on event.id = parked.event_id
+  join aggregator.event as gone on gone.slot_id = event.slot_id
+ where gone.id = any(%(events)s) order by parked.event_id for update of parked
+"""
+
+TAKE_BACK_HELD = """
+with tail as (
+    select distinct slot.feed_id, slot.window_start, slot.customer, held.id as held, held.delta,
+           (select earlier.id from aggregator.event as earlier
+             where earlier.slot_id = slot.id and earlier.id <> held.id and earlier.state <> 'void'
+             order by earlier.revision desc limit 1) as before
+      from aggregator.event as gone
+      join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
+                          and slot.customer = gone.customer
+      join aggregator.event as held on held.id = slot.tail and held.state = 'held'
+     where gone.id = any(%(events)s)
+), unparked as (
+    delete from aggregator.parked using tail where parked.event_id = tail.held returning parked.event_id
+), voided as (
+    update aggregator.event set state = 'void', settled_at = %(now)s, reason = %(reason)s
+      from unparked where event.id = unparked.event_id and event.state = 'held'
+)
+update aggregator.slot
+   set quantity = slot.quantity - tail.delta, total = slot.total - tail.delta, tail = tail.before, replan = true
+  from tail
+ where slot.feed_id = tail.feed_id and slot.window_start = tail.window_start and slot.customer = tail.customer
 """
 
 
@@ -112,6 +144,9 @@ class Choice(NamedTuple):
     customer: str | None = None
     span: Span | None = None
     dismissed: bool = False
+    file: str | None = None
+    undecided: bool = False
+    """Only those that the next pass does not plan anew by itself."""
 
 
 class ParkedEvents:
@@ -131,6 +166,8 @@ class ParkedEvents:
             "start": start,
             "end": end,
             "dismissed": choice.dismissed,
+            "file": choice.file,
+            "undecided": choice.undecided,
             "newest_first": newest_first,
             "limit": limit,
         }
@@ -152,3 +189,13 @@ class ParkedEvents:
             done = [row[0] for row in connection.execute(statement, values)]
             connection.execute(NOTE_WORD, {**values, "events": done})
         return done
+
+
+def take_back_held(connection: Connection, events: Sequence[int], reason: str, now: dt.datetime) -> None:
+    """Withdraw what is held as a correction of events that came to nothing: it was made for what the sink held before.
+
+    The next pass plans the slots anew. The meter is held by the transaction.
+    """
+    values = {"events": list(events), "now": now, "reason": reason}
+    connection.execute(LOCK_SLOTS, values)
+    connection.execute(TAKE_BACK_HELD, values)

@@ -48,7 +48,8 @@ update aggregator.event
   from gone where event.id = gone.event_id and event.state in ('held', 'refused')
 """
 
-# A slot may have several events that the sink rejected; each pass plans one of them anew.
+# A slot may have several events that the sink rejected; each pass plans one of them anew. Behind a correction that is held
+# for a person they wait for that person: what would be planned is the same correction, again and again.
 REPLAN_NEXT = """
 with left_over as (
     update aggregator.slot set replan = true
@@ -57,6 +58,7 @@ with left_over as (
       join aggregator.parked on parked.event_id = other.id and parked.was_accepted and parked.dismissed_at is null
      where gone.id = any(%(events)s) and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
        and slot.customer = gone.customer
+       and not exists (select from aggregator.parked as held where held.event_id = slot.tail and held.state = 'held')
     returning slot.window_start
 )
 select min(window_start) from left_over
