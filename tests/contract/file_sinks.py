@@ -168,11 +168,12 @@ def put_up(request: pytest.FixtureRequest, directory: Path) -> Iterator[Place]:
         patch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
         patch.setattr(bucket_module, "PART_BYTES", PART)
         patch.setattr(s3_module, "PART_BYTES", PART)
-    place = (
-        in_bucket(request.getfixturevalue("store"), kind)
-        if where == "s3"
-        else in_directory(directory / "files", kind)
-    )
+    if where == "s3":
+        store: Store = request.getfixturevalue("store")
+        store.number_versions()
+        place = in_bucket(store, kind)
+    else:
+        place = in_directory(directory / "files", kind)
     yield place
     place.sink.close()
 
