@@ -354,6 +354,8 @@ def tell_start(logger: log.Log, app: App, now: datetime) -> None:
         logger.warning(log.SOURCE_UNSAFE, source=source, reason=" ".join(faults))
     for sink, reason in app.unverified.items():
         logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
+    for each in app.elsewhere():
+        logger.error(log.FILES_ELSEWHERE, **each.told())
 
 
 def tell_warnings(logger: log.Log, result: Collected) -> None:

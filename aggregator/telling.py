@@ -7,13 +7,20 @@ from aggregator.intake import IMPORTS, Taken
 MOST_SAID = 3
 """Accounts that could not be asked in one round: beyond that they are counted, in one line."""
 
+TO_REJECT = (
+    "Look at Stripe what of it was taken. If nothing: `aggregator files reject NAME --reason TEXT`, or with `--rows FILE` "
+    "the rows that were not; then put right what the reason says, and `aggregator events release --file NAME`."
+)
+
 
 def tell_taken(logger: log.Log, sink: str, taken: Taken) -> None:
     """Say what a sink told, and what of it needs a person."""
     for trouble in taken.troubles:
         logger.error(log.REPORT_UNCLEAR, sink=sink, reason=trouble)
     for each in taken.unimported:
-        logger.error(log.IMPORT_FAILED, sink=sink, files=list(each.files), reason=each.reason)
+        logger.error(
+            log.IMPORT_FAILED, sink=sink, files=list(each.files), reason=each.reason, remedy=TO_REJECT
+        )
     if taken.figures():
         logger.info(log.REPORTS_TAKEN, sink=sink, **taken.figures())
 

@@ -16,13 +16,17 @@ class Store(NamedTuple):
     client: Any
 
     def objects(self, prefix: str = "") -> dict[str, tuple[bytes, str]]:
-        """Return what lies in it: the content of each object, and when it was last modified."""
+        """Return what lies in it: the content of each object, and when it was last modified, or which version it is."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         keys = [(each["Key"], each["LastModified"]) for page in pages for each in page.get("Contents", ())]
+        found = {key: self.client.get_object(Bucket=self.bucket, Key=key) for key, _ in keys}
         return {
-            key: (self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read(), str(at))
-            for key, at in keys
+            key: (found[key]["Body"].read(), f"{at} {found[key].get('VersionId', '')}") for key, at in keys
         }
+
+    def number_versions(self) -> None:
+        """Let each write of an object count, however soon it follows the one before."""
+        self.client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def uploads(self) -> list[str]:
         """Return the keys of uploads in parts that were not brought to an end."""

@@ -67,6 +67,8 @@ def backfill(
     names = known_meters(config, meters)
     with build(config, name="aggregator backfill", verify=not dry_run, looks=dry_run) as app:
         now = utcnow()
+        for each in app.elsewhere():
+            click.echo(str(each), err=True)
         jobs = []
         for name in names:
             collection = app.collections[name]

@@ -60,7 +60,7 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     """Look at the ledger, and fill `pinned` with the account that each sink went to."""
     from aggregator.clock import utcnow
     from aggregator.errors import LedgerError
-    from aggregator.wiring import STILL_BILLABLE, open_ledger
+    from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
 
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
     try:
@@ -78,6 +78,8 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
             for stranger in ledger.reports.strangers(config.meters, utcnow() - STILL_BILLABLE):
                 text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
                 yield Finding(f"meter {stranger.meter}", "note", text)
+            for each in ledger.places.elsewhere(file_places(config)):
+                yield Finding(f"sink {each.sink}", "wrong", str(each))
             for meter, verdict, text in findings_of(config, ledger.reports.status(), utcnow()):
                 yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:

@@ -49,6 +49,7 @@ customer_option = click.option("--customer", help="Only events of this customer.
 decidable_option = click.option(
     "--state", type=click.Choice(DECIDABLE), help="Only events in this state. Left out: both."
 )
+file_option = click.option("--file", "file", metavar="NAME", help="Only events that were in this file.")
 from_option = click.option("--from", "start", type=Instant(), help="Only windows from this time on.")
 to_option = click.option("--to", "end", type=Instant(), help="Only windows before this time.")
 
@@ -62,6 +63,7 @@ def events() -> None:
 @meter_option
 @click.option("--state", type=click.Choice(STATES), help="Only events in this state.")
 @customer_option
+@file_option
 @click.option(
     "--limit", type=click.IntRange(1, MOST_AT_ONCE), default=50, show_default=True, help="How many to show."
 )
@@ -74,6 +76,7 @@ def list_events(
     meter: str | None,
     state: str | None,
     customer: str | None,
+    file: str | None,
     limit: int,
     dismissed: bool,
     as_json: bool,
@@ -83,7 +86,7 @@ def list_events(
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
-    choice = Choice(meter=meter, state=state, customer=customer, dismissed=dismissed)
+    choice = Choice(meter=meter, state=state, customer=customer, file=file, dismissed=dismissed)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         found = _parked(ledger.database).waiting(choice, limit + 1)
     shown, more = found[:limit], len(found) > limit
@@ -92,7 +95,7 @@ def list_events(
     elif shown:
         show_table("events that wait", COLUMNS, [_row(each) for each in shown])
         if more:
-            click.echo(f"There are more than {limit}; see --limit, --meter, --state and --customer.")
+            click.echo(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
     else:
         click.echo("No event waits for anybody.")
 
@@ -103,6 +106,7 @@ def list_events(
 @decidable_option
 @from_option
 @to_option
+@file_option
 @config_option
 @json_option
 def release(
@@ -113,9 +117,10 @@ def release(
     state: str | None,
     start: dt.datetime | None,
     end: dt.datetime | None,
+    file: str | None,
     as_json: bool,
 ) -> None:
-    """Let held or refused events go: by ID, or all of a meter.
+    """Let held or refused events go: by ID, or all of a meter or of a file.
 
     They go out as they were planned, under the same identifier. What the sink had accepted and rejected later cannot be sent
     under its identifier again: the meter's next pass plans it anew.
@@ -124,11 +129,18 @@ def release(
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
-    choice = _choice(ids, meter, state, start, end)
+    choice = _choice(ids, meter, state, start, end, file)._replace(undecided=file is not None)
+    done: set[int] = set()
+    replanned: list[int] = []
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
-        fitting, others = _fitting(_parked(ledger.database), choice, DECIDABLE)
-        done = set(ledger.outbox.release([each.event for each in fitting], utcnow()))
-    replanned = sorted(each.event for each in fitting if each.was_accepted and each.event in done)
+        parked = _parked(ledger.database)
+        while True:
+            fitting, others = _fitting(parked, choice, DECIDABLE)
+            part = set(ledger.outbox.release([each.event for each in fitting], utcnow()))
+            replanned += sorted(each.event for each in fitting if each.was_accepted and each.event in part)
+            done |= part
+            if file is None or not part or len(fitting) < MOST_AT_ONCE:  # a file may hold a million
+                break
     released = sorted(done - set(replanned))
     if as_json:
         missing = _missing(ids, done)
@@ -152,6 +164,7 @@ def release(
 @decidable_option
 @from_option
 @to_option
+@file_option
 @config_option
 @json_option
 def dismiss(
@@ -162,6 +175,7 @@ def dismiss(
     state: str | None,
     start: dt.datetime | None,
     end: dt.datetime | None,
+    file: str | None,
     as_json: bool,
 ) -> None:
     """Leave held or refused events at that: nothing of them is billed, and they are no longer listed.
@@ -172,7 +186,7 @@ def dismiss(
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
-    choice = _choice(ids, meter, state, start, end)
+    choice = _choice(ids, meter, state, start, end, file)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         parked = _parked(ledger.database)
         fitting, others = _fitting(parked, choice, DECIDABLE)
@@ -272,21 +286,22 @@ def _choice(
     state: str | None,
     start: dt.datetime | None,
     end: dt.datetime | None,
+    file: str | None,
 ) -> "Choice":
-    """Return which events are meant: those named, or those of a meter. Raises UsageError for neither, and for both."""
+    """Return which events are meant: those named, or all of a meter or file. Raises UsageError for neither and for both."""
     from aggregator.ledger.parked import Choice
     from aggregator.model import Span
 
-    narrowed = bool(meter or state or start or end)
+    narrowed = bool(meter or state or start or end or file)
     if ids and narrowed:
-        raise UsageError("Give IDs, or --meter with --state, --from and --to; not both.")
+        raise UsageError("Give IDs, or --meter or --file with --state, --from and --to; not both.")
     if ids:
         return Choice(ids=ids, dismissed=True)
-    if meter is None:
-        raise UsageError("Say which: IDs (see `aggregator events list`), or --meter.")
+    if meter is None and file is None:
+        raise UsageError("Say which: IDs (see `aggregator events list`), --meter, or --file.")
     first = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     last = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
-    return Choice(meter=meter, state=state, span=Span(start or first, end or last))
+    return Choice(meter=meter, state=state, span=Span(start or first, end or last), file=file)
 
 
 def _fitting(

@@ -63,7 +63,7 @@ def csv_files(
     from aggregator.clock import utcnow
     from aggregator.delivery import drain
     from aggregator.model import Span
-    from aggregator.wiring import build
+    from aggregator.wiring import build, file_places
 
     config = load_config(config_path)
     known_meters(config, [meter])
@@ -73,7 +73,11 @@ def csv_files(
         )
     name = _sink(config, meter, sink)
     span = Span(start, end)
+    own = file_places(config).items()
     with build(_with_directory(config, name, out), name="aggregator export", verify=True) as app:
+        for each in app.elsewhere():
+            if (each.sink, each.begun_in) not in own:
+                click.echo(str(each), err=True)
         sink_id = app.sink_ids[name]
         before = app.ledger.uploads.of_range(sink_id, meter, span)
         delivered = drain([app.delivery(name, utcnow, only=(meter, span))], utcnow)

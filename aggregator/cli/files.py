@@ -1,4 +1,4 @@
-"""`aggregator files`: the files that were written, and a person's word that they are uploaded."""
+"""`aggregator files`: the files that were written, and a person's word that they are uploaded, or not taken."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
-    from aggregator.ledger.uploads import FileRow
+    from aggregator.ledger.uploads import FileRow, Rejected
 
 MOST = 10_000
 
@@ -42,15 +42,16 @@ def files() -> None:
 @json_option
 def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit: int, as_json: bool) -> None:
     """List files, the newest first: what each holds, when it was written, and whether it is uploaded."""
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring import file_places, open_ledger
 
     config = load_config(config_path)
-    if sink is not None and sink not in config.sinks:
-        raise UsageError(f"There is no sink {sink}; the sinks are: {', '.join(sorted(config.sinks))}.")
+    if sink is not None:
+        _known(config, sink)
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
         found = ledger.uploads.listed(sink=sink, unconfirmed=unconfirmed, limit=limit + 1)
+        elsewhere = ledger.places.elsewhere(file_places(config))
     rows, more = found[:limit], len(found) > limit
-    warnings = raw_meters(config)
+    warnings = [*map(str, elsewhere), *raw_meters(config)]
     if as_json:
         write_json({"files": [row._asdict() for row in rows], "more": more, "warnings": warnings})
         return
@@ -83,6 +84,93 @@ def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None
         click.echo(f"{len(set(names))} file(s) confirmed, with {done:,} event(s).")
 
 
+@files.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why, in your words or Stripe's. It stands with each event.")
+@click.option(
+    "--rows",
+    "rows_path",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Only these rows of it: the file of failed records that Stripe offers, as CSV, JSON or JSON Lines.",
+)
+@config_option
+@json_option
+def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None, as_json: bool) -> None:
+    """Say that Stripe took nothing of this file, or with --rows nothing of some rows: their events are refused.
+
+    Look first at Stripe what was taken: what is released afterwards is written to a new file under new identifiers, and
+    billed beside it. What is confirmed cannot be rejected.
+    """
+    from aggregator.cli.failed_rows import failed_rows
+    from aggregator.clock import utcnow
+    from aggregator.wiring import open_ledger
+
+    config = load_config(config_path)
+    name = name.rpartition("/")[2]
+    keys = {meter.stripe.customer_key for meter in config.meters.values()}
+    rows = None if rows_path is None else failed_rows(rows_path, keys)
+    with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
+        done = ledger.uploads.reject(name, reason, utcnow(), rows)
+    if as_json:
+        write_json({"rejected": name, "events": done.events, "already_at": done.already_at})
+    else:
+        _tell_rejected(name, done, whole=rows is None)
+
+
+def _tell_rejected(name: str, done: "Rejected", *, whole: bool) -> None:
+    if done.already_at is not None:
+        click.echo(f"{name} was rejected at {shown(done.already_at)} already; nothing was changed.")
+        return
+    click.echo(f"{'' if whole else 'Rows of '}{name} rejected: {done.events:,} event(s) are refused.")
+    if done.events:
+        click.echo(
+            f"Put right what the reason says, then `aggregator events release --file {name}` lets them go."
+        )
+    if done.by_hand and whole:
+        click.echo("Move the file away, so that nobody uploads it again.")
+
+
+@files.command()
+@click.argument("sink")
+@click.option(
+    "--from", "begun_in", required=True, metavar="PLACE", help="Where they were begun, and where you looked."
+)
+@config_option
+@json_option
+def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
+    """Say that what SINK began to write to a place, and did not finish, is not there: it is written where SINK writes now.
+
+    For files that were begun before the sink was given another directory, bucket or prefix. If one does lie there after all,
+    what it holds is billed twice: look first.
+    """
+    from aggregator.clock import utcnow
+    from aggregator.wiring import file_places, lying_in, open_ledger
+
+    config = load_config(config_path)
+    _known(config, sink)
+    if begun_in == file_places(config).get(sink):
+        raise UsageError(f"Sink {sink} writes to {begun_in} now: what was begun there is finished by itself.")
+    with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
+        there = lying_in(config, sink, begun_in, ledger.places.events_in(sink, begun_in))
+        if there:
+            raise UsageError(
+                f"Nothing was moved: {', '.join(there)} lies in {begun_in}. Set the place back until "
+                "`aggregator files list` shows none that waits."
+            )
+        moved, events = ledger.places.move(sink, begun_in, utcnow())
+    if as_json:
+        write_json({"files": moved, "events": events})
+    else:
+        click.echo(
+            f"{moved} file(s) given up, with {events:,} event(s); the daemon or `aggregator run --once` writes them anew."
+        )
+
+
+def _known(config: "Config", sink: str) -> None:
+    if sink not in config.sinks:
+        raise UsageError(f"There is no sink {sink}; the sinks are: {', '.join(sorted(config.sinks))}.")
+
+
 def show_files(title: str, rows: "Iterable[FileRow]") -> None:
     """Print a table of files that were written, and what is left to say of those that were not."""
     rows = list(rows)
@@ -108,7 +196,7 @@ def _row(row: "FileRow") -> tuple[object, ...]:
         row.records,
         row.bytes,
         row.written_at,
-        row.confirmed_at or ("to be uploaded" if row.by_hand else "-"),
+        "rejected" if row.rejected_at else row.confirmed_at or ("to be uploaded" if row.by_hand else "-"),
     )
 
 

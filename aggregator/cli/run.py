@@ -67,7 +67,7 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
     from aggregator.log import logger
 
     tell_start(logger(), app, utcnow())
-    outcomes = [Once.DONE]
+    outcomes = [Once.PERSON_NEEDED if app.elsewhere() else Once.DONE]
     meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
     for name in sorted(app.hears):
         _hear(app, name, outcomes)

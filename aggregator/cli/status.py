@@ -55,7 +55,7 @@ COLUMNS = {
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show each meter: how far it is read, what is due, and what waits for a person."""
     from aggregator.clock import utcnow
-    from aggregator.wiring import STILL_BILLABLE, open_ledger
+    from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
 
     config = load_config(config_path)
     now = utcnow()
@@ -70,6 +70,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         heard = ledger.notices.standings()
         wanted = ledger.cancellations.wanted(limit=limit)
         uploads = ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_UPLOADS)
+        elsewhere = ledger.places.elsewhere(file_places(config))
     suggestions = _suggestions(config, lateness)
     notes = list(tell_feeds(config, standings, now))
     if as_json:
@@ -87,6 +88,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "heard": [row._asdict() for row in heard],
                 "cancellations": [row._asdict() for row in wanted],
                 "to_be_uploaded": [row.name for row in uploads if row.name],
+                "begun_elsewhere": [row.told() for row in elsewhere],
                 "stopped": stopped,
                 "unguarded": unguarded,
             }
@@ -111,6 +113,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *_deaf(heard),
         *_wanted(wanted),
         *_uploads(uploads),
+        *map(str, elsewhere),
         *suggestions,
     ):
         click.echo(line)

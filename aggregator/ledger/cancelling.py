@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.doubts import excerpt_of
-from aggregator.ledger.parked import TAKE_BACK_HELD
+from aggregator.ledger.parked import LOCK_SLOTS, take_back_held
 from aggregator.ledger.rejections import refuse_known
 from aggregator.model import EventId, Span, State
 from aggregator.proof import Excerpt
@@ -118,13 +118,6 @@ SEEN = "update aggregator.cancellation set seen_at = %(now)s where id = %(id)s a
 HOLD_METER = """
 select meter.id from aggregator.meter
  where id = (select feed.meter_id from aggregator.feed where feed.id = %(feed)s) for update
-"""
-
-LOCK_SLOT = """
-select parked.event_id from aggregator.parked
-  join aggregator.event on event.id = parked.event_id
-  join aggregator.event as gone on gone.slot_id = event.slot_id
- where gone.id = %(event)s order by parked.event_id for update of parked
 """
 
 # What the source has said since the event was asked back counted on it. So that is planned anew, and waits for nobody.
@@ -268,7 +261,7 @@ class Cancellations:
         """Record that the sink has taken an event back, with all that follows: it is refused, and owed."""
         with self._database.transaction() as connection:
             connection.execute(HOLD_METER, {"feed": wanted.feed})
-            connection.execute(LOCK_SLOT, {"event": wanted.event})
+            connection.execute(LOCK_SLOTS, {"events": [wanted.event]})
             values = _values(wanted, "done", answer, now, now, unsure=False)
             if connection.execute(ANSWERED, values).fetchone() is None:
                 return False
@@ -280,8 +273,7 @@ class Cancellations:
 
 
 def _owe_again(connection: Connection, wanted: Wanted, now: dt.datetime) -> None:
-    reason = "it corrected an event that is cancelled"
-    connection.execute(TAKE_BACK_HELD, {"events": [wanted.event], "now": now, "reason": reason})
+    take_back_held(connection, [wanted.event], "it corrected an event that is cancelled", now)
     connection.execute(CHANGED_SINCE, {"event": wanted.event, "asked_at": wanted.asked_at})
     connection.execute(READ_AGAIN, {"event": wanted.event})
 

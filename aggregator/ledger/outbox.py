@@ -19,7 +19,7 @@ from aggregator import points
 from aggregator.errors import LedgerStopped
 from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.parked import TAKE_BACK_HELD
+from aggregator.ledger.parked import take_back_held
 from aggregator.ledger.pin import Pin
 from aggregator.model import ClaimId, Event, Outcome
 
@@ -290,8 +290,7 @@ class Outbox:
             due = connection.execute(RELEASE, values).fetchall()
             again = connection.execute(REPLAN, values).fetchall()
             # A decrease that is held behind it would be planned again in its place, and held again, for ever.
-            held = {"events": [row[0] for row in again], "reason": "planned anew with an event before it"}
-            connection.execute(TAKE_BACK_HELD, {**values, **held})
+            take_back_held(connection, [row[0] for row in again], "planned anew with an event before it", now)
             note_newer_than(connection, [row[0] for row in due], now)
         return sorted(row[0] for row in [*due, *again])
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.ledger.database import Database
+from aggregator.ledger.database import Connection, Database
 from aggregator.model import Span
 from aggregator.proof import Finding
 
@@ -93,6 +93,8 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
    and (%(customer)s::text is null or event.customer = %(customer)s)
    and (%(start)s::timestamptz is null or event.window_start >= %(start)s)
    and (%(end)s::timestamptz is null or event.window_start < %(end)s)
+   and (%(file)s::text is null or event.request_id = %(file)s)
+   and not (%(undecided)s and coalesce(slot.replan, false))
    and (%(dismissed)s or parked.dismissed_at is null)
  order by case when %(newest_first)s then parked.since end desc, case when %(newest_first)s then event.id end desc,
        parked.since, event.id
@@ -102,6 +104,13 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
 DISMISS = """
 update aggregator.parked set dismissed_at = %(now)s
  where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id
+"""
+
+LOCK_SLOTS = """
+select parked.event_id from aggregator.parked
+  join aggregator.event on event.id = parked.event_id
+  join aggregator.event as gone on gone.slot_id = event.slot_id
+ where gone.id = any(%(events)s) order by parked.event_id for update of parked
 """
 
 
@@ -138,6 +147,9 @@ class Choice(NamedTuple):
     customer: str | None = None
     span: Span | None = None
     dismissed: bool = False
+    file: str | None = None
+    undecided: bool = False
+    """Only those that the next pass does not plan anew by itself."""
 
 
 class ParkedEvents:
@@ -157,6 +169,8 @@ class ParkedEvents:
             "start": start,
             "end": end,
             "dismissed": choice.dismissed,
+            "file": choice.file,
+            "undecided": choice.undecided,
             "newest_first": newest_first,
             "limit": limit,
         }
@@ -178,3 +192,13 @@ class ParkedEvents:
             done = [row[0] for row in connection.execute(statement, values)]
             connection.execute(NOTE_WORD, {**values, "events": done})
         return done
+
+
+def take_back_held(connection: Connection, events: Sequence[int], reason: str, now: dt.datetime) -> None:
+    """Withdraw what is held as a correction of events that came to nothing: it was made for what the sink held before.
+
+    The next pass plans the slots anew. The meter is held by the transaction.
+    """
+    values = {"events": list(events), "now": now, "reason": reason}
+    connection.execute(LOCK_SLOTS, values)
+    connection.execute(TAKE_BACK_HELD, values)

@@ -59,6 +59,7 @@ with left_over as (
       join aggregator.parked on parked.event_id = other.id and parked.was_accepted and parked.dismissed_at is null
      where gone.id = any(%(events)s) and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
        and slot.customer = gone.customer
+       and not exists (select from aggregator.parked as held where held.event_id = slot.tail and held.state = 'held')
     returning slot.window_start
 )
 select min(window_start) from left_over

@@ -1,8 +1,11 @@
-"""What is on record of files: which there are, what they hold, and a person's word that they are uploaded.
+"""What is on record of files: which there are, what they hold, and a person's word that they are uploaded, or not taken.
 
 Rules
 - A file that was written stays on record.
 - That a file is uploaded is said once: what is confirmed already is refused, so that nobody uploads it a second time.
+- What a rejected file held is refused, like events that a sink took and found invalid later: its identifiers are used up, so
+  what is released is planned anew. That says where a window stands by then, so it never sets back what a later file said.
+- Rows are locked in one order everywhere: meter, file, outbox, parked, event, feed.
 """
 
 import datetime as dt
@@ -10,23 +13,29 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aggregator.errors import UsageError
-from aggregator.ledger.database import Database
-from aggregator.model import Span
+from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.rejections import refuse_known
+from aggregator.model import EventId, Span
+
+MOST_NAMED = 10
+"""As many rows that do not fit are named."""
 
 LISTED = """
 select file.name, sink.name, file.place, file.by_hand, file.meters, file.first_window, file.last_window, file.records,
-       file.bytes, file.sha256, file.written_at, file.confirmed_at, file.claim_id, cardinality(claim.events), file.reason
+       file.bytes, file.sha256, file.written_at, file.confirmed_at, file.claim_id, cardinality(claim.events), file.reason,
+       file.rejected_at, file.rejected_reason
   from aggregator.file
   join aggregator.claim on claim.id = file.claim_id
   join aggregator.sink on sink.id = file.sink_id
  where (%(sink)s::text is null or sink.name = %(sink)s)
-   and (not %(unconfirmed)s or (file.confirmed_at is null and file.by_hand))
+   and (not %(unconfirmed)s or (file.by_hand and file.confirmed_at is null and file.rejected_at is null))
  order by file.claim_id desc limit %(limit)s
 """
 
 OF_RANGE = """
 select file.name, sink.name, file.place, file.by_hand, file.meters, file.first_window, file.last_window, file.records,
-       file.bytes, file.sha256, file.written_at, file.confirmed_at, file.claim_id, cardinality(claim.events), file.reason
+       file.bytes, file.sha256, file.written_at, file.confirmed_at, file.claim_id, cardinality(claim.events), file.reason,
+       file.rejected_at, file.rejected_reason
   from aggregator.file
   join aggregator.claim on claim.id = file.claim_id
   join aggregator.sink on sink.id = file.sink_id
@@ -45,7 +54,7 @@ select event.state::text, count(*) from aggregator.event
 """
 
 ASKED = """
-select name, confirmed_at from aggregator.file where name = any(%(names)s) order by claim_id for update
+select name, confirmed_at, rejected_at from aggregator.file where name = any(%(names)s) order by claim_id for update
 """
 
 CONFIRM_EVENTS = """
@@ -57,6 +66,63 @@ returning event.id
 """
 
 CONFIRM = "update aggregator.file set confirmed_at = %(now)s where name = any(%(names)s)"
+
+ASKED_ONE = "select confirmed_at, rejected_at, by_hand from aggregator.file where name = %(name)s for update"
+
+HOLD_METERS = """
+select id from aggregator.meter
+ where name = any((select meters from aggregator.file where name = %(name)s)::text[]) order by id for update
+"""
+
+ACCEPTED = """
+select event.id from aggregator.file
+  join aggregator.claim on claim.id = file.claim_id
+  join lateral unnest(claim.events) as listed (event_id) on true
+  join aggregator.event on event.id = listed.event_id
+ where file.name = %(name)s and event.request_id = file.name and event.state = 'accepted'
+"""
+
+# In one file a customer has one event of a meter at an instant: a window has one unsettled event at a time.
+NAMED = """
+with member as (
+    select event.id, event.identifier, event.customer, extract(epoch from event.at)::bigint as timestamp,
+           event.state = 'accepted' as accepted
+      from aggregator.file
+      join aggregator.claim on claim.id = file.claim_id
+      join lateral unnest(claim.events) as listed (event_id) on true
+      join aggregator.event on event.id = listed.event_id
+     where file.name = %(name)s and event.request_id = file.name
+), given as (
+    select * from unnest(%(identifiers)s::text[], %(customers)s::text[], %(timestamps)s::bigint[])
+      with ordinality as numbered (identifier, customer, timestamp, number)
+)
+select given.number, member.id, member.accepted from given join member on member.identifier = given.identifier
+ union all
+select given.number, member.id, member.accepted from given join member using (customer, timestamp)
+ where given.identifier is null
+"""
+
+REJECT = """
+update aggregator.file set rejected_at = %(now)s, rejected_reason = %(reason)s where name = %(name)s
+"""
+
+
+class Row(NamedTuple):
+    """A row of a file, as Stripe gives those back that it did not take: by its identifier, or by customer and timestamp."""
+
+    identifier: str | None
+    customer: str | None
+    timestamp: int | None
+
+
+class Rejected(NamedTuple):
+    """What came of a person's word that a file, or rows of it, came to nothing."""
+
+    events: int
+    """How many are refused by it."""
+    already_at: dt.datetime | None
+    """When it was said of the whole file before; then nothing is changed."""
+    by_hand: bool
 
 
 class FileRow(NamedTuple):
@@ -77,6 +143,8 @@ class FileRow(NamedTuple):
     claim: int
     events: int
     reason: str | None
+    rejected_at: dt.datetime | None = None
+    rejected_reason: str | None = None
 
 
 class Uploads:
@@ -106,17 +174,67 @@ class Uploads:
     def confirm(self, names: Sequence[str], now: dt.datetime) -> int:
         """Take a person's word that files were uploaded; return how many events are confirmed by it.
 
-        Raises UsageError, and changes nothing, if one is unknown or confirmed already.
+        Raises UsageError, and changes nothing, if one is unknown, or confirmed or rejected already.
         """
         with self._database.transaction() as connection:
             values = {"names": list(names), "now": now}
-            known: dict[str, dt.datetime | None] = dict(connection.execute(ASKED, values).fetchall())
+            known = {name: word for name, *word in connection.execute(ASKED, values)}
             told = [f"there is no file {name}" for name in names if name not in known]
-            told += [
-                f"{name} was confirmed at {at:%Y-%m-%d %H:%M}Z already" for name, at in known.items() if at
-            ]
+            for name, (confirmed_at, rejected_at) in known.items():
+                if confirmed_at:
+                    told.append(f"{name} was confirmed at {confirmed_at:%Y-%m-%d %H:%M}Z already")
+                elif rejected_at:
+                    told.append(
+                        f"{name} was rejected at {rejected_at:%Y-%m-%d %H:%M}Z, so nothing of it counts"
+                    )
             if told:
                 raise UsageError(f"Nothing was confirmed: {'; '.join(told)}. See `aggregator files list`.")
             done = connection.execute(CONFIRM_EVENTS, values).fetchall()
             connection.execute(CONFIRM, values)
         return len(done)
+
+    def reject(self, name: str, reason: str, now: dt.datetime, rows: Sequence[Row] | None = None) -> Rejected:
+        """Take a person's word that nothing of a file was taken, or none of some rows: their events are refused.
+
+        What is not accepted any more stays as it is. Raises UsageError, and changes nothing, if the file is unknown or
+        confirmed, or has no such row.
+        """
+        with self._database.transaction() as connection:
+            values: dict[str, object] = {"name": name, "reason": reason, "now": now}
+            connection.execute(HOLD_METERS, values)
+            asked = connection.execute(ASKED_ONE, values).fetchone()
+            if asked is None:
+                raise UsageError(f"There is no file {name}. See `aggregator files list`.")
+            confirmed_at, rejected_at, by_hand = asked
+            if confirmed_at is not None:
+                raise UsageError(
+                    f"{name} was confirmed at {confirmed_at:%Y-%m-%d %H:%M}Z, so it cannot be rejected: what it "
+                    "holds counts as billed."
+                )
+            if rejected_at is not None:
+                return Rejected(0, rejected_at, by_hand)
+            if rows is None:
+                events = [EventId(event) for (event,) in connection.execute(ACCEPTED, values)]
+                connection.execute(REJECT, values)
+            else:
+                events = _named(connection, name, rows)
+            refused = refuse_known(connection, events, f"file {name} was not taken: {reason}", now)
+        return Rejected(len(refused), None, by_hand)
+
+
+def _named(connection: Connection, name: str, rows: Sequence[Row]) -> list[EventId]:
+    """Return the accepted events of some rows of a file. Raises UsageError for a row that is of none."""
+    values = {
+        "name": name,
+        "identifiers": [row.identifier for row in rows],
+        "customers": [row.customer for row in rows],
+        "timestamps": [row.timestamp for row in rows],
+    }
+    found = connection.execute(NAMED, values).fetchall()
+    strange = sorted(set(range(1, len(rows) + 1)) - {number for number, _, _ in found})
+    if strange:
+        which = ", ".join(map(str, strange[:MOST_NAMED])) + (", ..." if len(strange) > MOST_NAMED else "")
+        raise UsageError(
+            f"Nothing was rejected: of {len(rows)} row(s), those are of no event in {name}: {which}."
+        )
+    return sorted({EventId(event) for _, event, accepted in found if accepted})

@@ -26,6 +26,7 @@ from aggregator.intake import Intake
 from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.elsewhere import Elsewhere, Places
 from aggregator.ledger.files import Files
 from aggregator.ledger.intake import Intake as Notices
 from aggregator.ledger.meters import Meters, Registered
@@ -41,7 +42,15 @@ from aggregator.sinks import Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source
 from aggregator.threads import short_turns
-from aggregator.wiring.sinks import build_desk, build_sink, build_teller, counted_twice
+from aggregator.wiring.sinks import (
+    build_desk,
+    build_sink,
+    build_teller,
+    counted_twice,
+    file_places,
+    lying_in,
+    places_of,
+)
 
 if TYPE_CHECKING:
     from aggregator.sinks.stripe import StripeTeller
@@ -54,9 +63,12 @@ __all__ = [
     "build_sink",
     "build_teller",
     "counted_twice",
+    "file_places",
     "ledger_url",
+    "lying_in",
     "meter_of",
     "open_ledger",
+    "places_of",
 ]
 
 CLOCK_SKEW = timedelta(seconds=60)
@@ -91,6 +103,7 @@ class Ledger:
     voices: Voices
     cancellations: Cancellations
     uploads: Uploads
+    places: Places
     reports: Reports
 
 
@@ -159,6 +172,10 @@ class App:
         found = self.ledger.reports.strangers(self.config.meters, now - STILL_BILLABLE)
         return [each._asdict() for each in found]
 
+    def elsewhere(self) -> list[Elsewhere]:
+        """Return the files that were begun in another place than their sink writes to now, and are not finished."""
+        return self.ledger.places.elsewhere(places_of(self.sinks))
+
     def unsafe_sources(self) -> dict[str, list[str]]:
         """Return, by source, what its role may do besides reading; a source that cannot be asked is left out."""
         found = {}
@@ -217,6 +234,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Voices(database),
         Cancellations(database),
         Uploads(database),
+        Places(database),
         Reports(database),
     )
 

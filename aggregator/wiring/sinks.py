@@ -3,7 +3,8 @@
 A sink of a new kind has its case in `build_sink`; the other functions are for what only some kinds can do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
@@ -62,6 +63,31 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
             )
         case CsvSink() | DirectorySink() | S3Sink():
             return _file_sink(name, sink, _stripe_meters(config, name))
+
+
+def places_of(sinks: Mapping[str, Destination]) -> dict[str, str]:
+    """Return, of sinks that write files, to where each writes."""
+    from aggregator.sinks.files.sink import SinkOfFiles as Files
+
+    return {name: sink.place for name, sink in sinks.items() if isinstance(sink, Files)}
+
+
+def file_places(config: Config) -> dict[str, str]:
+    """Return the same of a configuration, of which nothing is built yet."""
+    writing = [name for name, sink in config.sinks.items() if isinstance(sink, FileSink)]
+    return places_of({name: build_sink(config, name) for name in writing})
+
+
+def lying_in(config: Config, sink: str, place: str, events: Collection[int]) -> list[str]:
+    """Return the files of a sink that lie in a directory and are numbered by one of these events; of a bucket, none.
+
+    A file is numbered by the lowest of its events, and an event of a file that is not finished is in no other.
+    """
+    from aggregator.sinks.files.directory import numbered
+
+    if not isinstance(config.sinks[sink], CsvSink | DirectorySink):
+        return []
+    return sorted(name for name, number in numbered(Path(place)) if number in events)
 
 
 def build_desk(config: Config, name: str) -> "Desk | None":

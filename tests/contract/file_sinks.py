@@ -4,10 +4,15 @@ import datetime as dt
 import io
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+import aggregator.sinks.files.bucket as bucket_module
+import aggregator.sinks.files.s3 as s3_module
 from aggregator.model import Bounds, Encoding, Event, EventId, Written
 from aggregator.sinks import Batch, FileSink
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat, Keys, S3Sink
@@ -82,6 +87,8 @@ class Place(NamedTuple):
     """By name: the bytes, and a mark that changes when they are written again."""
     leftovers: Callable[[], list[str]]
     put: Callable[[str, bytes], object]
+    again: Callable[[], "Place"]
+    """The same place, as the next process has it."""
 
     def write(self, events: Iterable[Event], *, again: bool = False) -> Written | None:
         """Write a file with nobody in the way."""
@@ -117,7 +124,7 @@ def in_directory(directory: Path, kind: str) -> Place:
     def put(name: str, content: bytes) -> int:
         return (directory / name).write_bytes(content)
 
-    return Place(sink, kind, contents, leftovers, put)
+    return Place(sink, kind, contents, leftovers, put, lambda: in_directory(directory, kind))
 
 
 def in_bucket(store: Store, kind: str, prefix: str = "usage/", **settings: str) -> Place:
@@ -145,7 +152,30 @@ def in_bucket(store: Store, kind: str, prefix: str = "usage/", **settings: str) 
     def put(name: str, content: bytes) -> object:
         return store.client.put_object(Bucket=store.bucket, Key=prefix + name, Body=content)
 
-    return Place(sink, kind, contents, store.uploads, put)
+    return Place(sink, kind, contents, store.uploads, put, lambda: in_bucket(store, kind, prefix, **settings))
+
+
+PART = 2_000
+"""What a part holds where objects go in parts: a store that is told so takes parts that Amazon would find too small."""
+
+
+@contextmanager
+def put_up(request: pytest.FixtureRequest, directory: Path) -> Iterator[Place]:
+    """Give a sink by a name such as `directory csv`, `s3 jsonl`, or `s3 jsonl in-parts`."""
+    where, kind, *parts = request.param.split()
+    if parts:
+        patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+        patch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
+        patch.setattr(bucket_module, "PART_BYTES", PART)
+        patch.setattr(s3_module, "PART_BYTES", PART)
+    if where == "s3":
+        store: Store = request.getfixturevalue("store")
+        store.number_versions()
+        place = in_bucket(store, kind)
+    else:
+        place = in_directory(directory / "files", kind)
+    yield place
+    place.sink.close()
 
 
 def many(count: int) -> Iterator[Event]:

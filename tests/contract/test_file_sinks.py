@@ -23,26 +23,20 @@ from tests.contract.file_sinks import (
     breaking_off,
     event,
     forms,
-    in_bucket,
-    in_directory,
     only,
+    put_up,
     some,
 )
 
 KINDS = ("jsonl", "json", "text", "csv", "dashboard")
-PLACES = [*(f"directory {kind}" for kind in KINDS), "s3 jsonl", "s3 json", "s3 csv"]
+PLACES = [*(f"directory {kind}" for kind in KINDS), "s3 jsonl", "s3 json", "s3 csv", "s3 jsonl in-parts"]
 
 
 @pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Each sink with each format."""
-    where, kind = request.param.split()
-    if where == "directory":
-        given = in_directory(tmp_path / "files", kind)
-    else:
-        given = in_bucket(request.getfixturevalue("store"), kind)
-    yield given
-    given.sink.close()
+    with put_up(request, tmp_path) as given:
+        yield given
 
 
 def test_a_file_says_what_it_was_given(place: Place) -> None:

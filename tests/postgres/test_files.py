@@ -53,6 +53,11 @@ class FileWorld(World):
         self.settings = settings
         self.files_sink = self.new_sink(**settings)
         super().__init__(database, meter=meter, source=source, sinks=[cast("FakeSink", self.files_sink)])
+        limits = self.files_sink.limits_for(self.meter.name)
+        feeds = tuple(feed._replace(model=limits.write_model) for feed in self.registered.feeds)
+        self.registered = self.registered._replace(feeds=feeds)
+        self.collection._registered = self.registered
+        self.collection._limits = dict.fromkeys(self.collection._limits, limits)
         self.state = state
         self.pin = Pin(database, Heartbeat(state)) if state else None
         self.files = Files(database, self.owner, HOLD, self.pin)
@@ -84,6 +89,7 @@ class FileWorld(World):
         other = FileWorld(
             self.database,
             self.directory,
+            meter=self.meter,
             state=self.state,
             source=self.source,
             **{**self.settings, **settings},
@@ -99,8 +105,7 @@ class FileWorld(World):
             self.files_sink,
             self.sink_id,
             lambda: self.now,
-            elapsed=lambda: 0.0,
-            **more,
+            **{"elapsed": lambda: 0.0, **more},
         )
 
     def write(self, **more: Any) -> Delivered:

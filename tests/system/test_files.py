@@ -2,14 +2,18 @@
 
 import datetime as dt
 import io
+import json
 import re
+import signal
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from aggregator.cli import cli
 from aggregator.clock import utcnow
 from aggregator.points import FILE_POINTS, POINTS, VARIABLE
 from aggregator.windows import floor
@@ -122,6 +126,158 @@ def test_a_kill_leaves_one_file(world: World, store: Store, kind: str, point: st
     assert found.files == world.one("select count(*) from aggregator.file where written_at is not null")
     assert world.waiting() == 0
     assert store.uploads() == []
+
+
+def assert_told(world: World) -> None:
+    """Assert that whoever looks, or writes, is told what was begun elsewhere."""
+    for command in (
+        ("check",),
+        ("status",),
+        ("files", "list"),
+        ("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}"),
+        ("export", "csv", METER, "--from", f"{world.start:%Y-%m-%d}", "--to", "2100-01-01"),
+    ):
+        ran = world.run(*command)
+        assert "files move upload --from" in " ".join(ran.said.split()), command
+    assert world.run("status", "--json").json["begun_elsewhere"][0]["events"] == 6
+
+
+LONG_AGO = "update aggregator.file set held_until = now() - interval '2 hours' where written_at is null"
+
+
+@pytest.mark.parametrize("lies_there", [False, True])
+def test_a_directory_that_is_changed_while_a_file_is_open(world: World, *, lies_there: bool) -> None:
+    """Killed, and then told to write elsewhere: everyone is told at once, and in the end each use lies in one file."""
+    world.use_much(3, 2)
+    old = writes_csv(world)
+    world.write()
+    point = "file_published" if lies_there else "file_made"
+    killed = world.start_process("run", "--once", **{VARIABLE: point})
+    assert killed.ended(60) == KILLED, killed.err
+    new = writes_csv(world, directory="elsewhere").parent / "elsewhere"
+    world.use("cus_1", 5, 4)
+
+    world.write()
+    once = world.start_process("run", "--once", "--json")
+    assert once.ended(60) == 4, "a person is needed"
+    said = once.logged("files_elsewhere", sink="upload", begun_in=str(old), place=str(new), files=1, events=6)
+    move = ("files", "move", "upload", "--from", str(old))
+    assert f"`aggregator {' '.join(move)}`" in said["reason"]
+    assert by_customer(in_directory(new, dashboard=True)) == {"cus_1": 5}, "the rest goes on"
+    daemon = world.daemon()
+    daemon.logged("files_elsewhere", sink="upload")
+    assert daemon.stop() == -15
+    if not lies_there:
+        assert_told(world)
+
+    if lies_there:
+        world.ledger(LONG_AGO)
+        told = world.run(*move)
+        assert (told.code, "Nothing was moved: usage-0" in told.err) == (2, True), told.said
+        writes_csv(world)
+    else:
+        told = world.run(*move)
+        assert (told.code, "may still be writing" in told.err) == (2, True), told.said
+        world.ledger(LONG_AGO)
+        assert world.run(*move, "--json").json == {"files": 1, "events": 6}
+        assert world.run(*move).code == 2
+    assert world.run("files", "move", "nobody", "--from", str(old)).code == 2
+    ran = world.once()
+    assert ran.code == 0, ran.said
+    files = [path for place in (old, new) if place.exists() for path in place.glob("usage-*")]
+    found = validate([(path.name, io.BytesIO(path.read_bytes())) for path in files], dashboard=True)
+    assert by_customer(found) == world.used()
+    assert len(list(old.glob("usage-*"))) == lies_there
+    assert world.waiting() == 0
+
+
+def test_a_place_that_is_changed_by_a_reload_is_said(world: World) -> None:
+    """SIGHUP, too, says what the new place leaves behind; where a sink writes now, nothing is moved."""
+    world.use_much(3, 2)
+    old = writes_csv(world)
+    world.write()
+    killed = world.start_process("run", "--once", **{VARIABLE: "file_made"})
+    assert killed.ended(60) == KILLED, killed.err
+    daemon = world.daemon()
+    told = world.run("files", "move", "upload", "--from", str(old))
+    assert (told.code, "is finished by itself" in told.err) == (2, True), told.said
+    assert daemon.log("files_elsewhere") == []
+    world.ledger("update aggregator.file set held_until = '2100-01-01'")
+    writes_csv(world, directory="elsewhere")
+    world.write()
+    daemon.tell(signal.SIGHUP)
+    assert daemon.logged("files_elsewhere")["begun_in"] == str(old)
+    assert daemon.stop() == -15
+
+
+def test_a_file_of_which_nothing_was_taken_is_billed_anew(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rejected and released by its name, and by rows of it: new files hold it, under new identifiers, and only once."""
+    world.use_much(3, 2)
+    writes_objects(world, store)
+    assert world.once().code == 0
+    [key] = store.objects()
+    name = key.rpartition("/")[2]
+    reject = ("files", "reject", key, "--reason", "no mandatory columns")
+    ran = world.run(*reject)
+    assert ran.code == 0, ran.said
+    assert f"{name} rejected: 6 event(s) are refused" in ran.out
+    assert "was rejected at" in world.run(*reject).out
+    assert world.run(*reject, "--json").json["events"] == 0
+    assert "rejected" in world.run("files", "list").out
+    assert world.run("files", "confirm", name).code == 2
+    listed = world.run("events", "list", "--file", name, "--json").json["events"]
+    assert {each["reason"] for each in listed} == {f"file {name} was not taken: no mandatory columns"}
+    monkeypatch.setattr("aggregator.cli.events.MOST_AT_ONCE", 4)
+    release = ["events", "release", "--file", name, "--json", "--config", str(world.write())]
+    released = json.loads(CliRunner().invoke(cli, release).stdout)
+    assert len(released["planned_anew"]) == 6, "all of them, however many"
+    assert world.once().code == 0
+    found = [(each, io.BytesIO(content)) for each, (content, _) in store.objects().items() if each != key]
+    assert by_customer(validate(found)) == world.used()
+
+    [(second, content)] = [(each, content) for each, (content, _) in store.objects().items() if each != key]
+    failed = world.directory / "failed.jsonl"
+    failed.write_bytes(b"".join(content.splitlines(keepends=True)[:2]))
+    rows = ("files", "reject", second, "--reason", "no such customer", "--rows", str(failed))
+    assert world.run(*rows, "--json").json["events"] == 2
+    assert world.run(*rows, "--json").json["events"] == 0
+    assert world.run("events", "release", "--file", second.rpartition("/")[2]).code == 0
+    assert world.once().code == 0
+    assert by_customer(in_store(store))["cus_1"] >= 2 * world.used()["cus_1"]
+    kept = set(content.splitlines()) - set(failed.read_bytes().splitlines())
+    third = [body for each, (body, _) in store.objects().items() if each not in (key, second)]
+    lines = b"\n".join([*kept, *third[0].splitlines()]) + b"\n"
+    assert by_customer(validate([("usage-x.jsonl", io.BytesIO(lines))])) == world.used()
+    assert world.run("files", "confirm", second.rpartition("/")[2], "--json").json["events"] == 4
+    assert world.run(*rows).code == 2
+
+
+def test_rows_for_the_dashboard_are_rejected_as_it_gives_them_back(world: World) -> None:
+    """Rows without identifiers are known by customer and timestamp; what is no row of the file changes nothing."""
+    world.use_much(3, 2)
+    directory = writes_csv(world)
+    assert world.once().code == 0
+    [path] = directory.iterdir()
+    header, *lines = path.read_text().splitlines()
+    failed = world.directory / "failed.csv"
+    reject = ("files", "reject", path.name, "--reason", "no such customer", "--rows", str(failed))
+    for text, told in (
+        ("", "holds no row"),
+        (f"{header}\n0,{lines[0].partition(',')[2]}\n", f"of no event in {path.name}: 1"),
+        ("a,b\n1,2\n", "Row 1 of"),
+        ("{nothing", "neither CSV nor JSON"),
+    ):
+        failed.write_text(text)
+        ran = world.run(*reject)
+        assert (ran.code, told in ran.err) == (2, True), ran.said
+    failed.write_text(f"{header},error\n{lines[1]},no such customer\n")
+    assert world.run(*reject, "--json").json["events"] == 1
+    assert world.run("events", "release", "--file", path.name).code == 0
+    assert world.once().code == 0
+    [new] = [each for each in directory.iterdir() if each != path]
+    assert new.read_text().splitlines()[1:] == [lines[1]] or len(new.read_text().splitlines()) == 2
 
 
 def test_a_kill_between_parts_leaves_one_object(world: World, store: Store) -> None:

@@ -160,6 +160,14 @@ def clear(directory: Path) -> int:
     return removed
 
 
+def numbered(directory: Path) -> Iterator[tuple[str, int]]:
+    """Yield the names of ours in a directory, each with the number in it; nothing if there is no such directory."""
+    for path in directory.glob("usage-*"):
+        number = path.name.split("-")[1]
+        if number.isdigit():
+            yield path.name, int(number)
+
+
 def content_of(path: Path) -> tuple[int, str]:
     """Return a file's size and the hash of its content."""
     content = sha256()
