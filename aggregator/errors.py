@@ -14,7 +14,8 @@
     │   └── LeaseLost               another process holds the meter now: nothing was written
     ├── SinkError                   where events go
     │   ├── SinkHalted              the sink refuses us as a whole (key, permission, wrong address): a person must act
-    │   └── SinkUnreachable         it may pass by itself: try again later
+    │   ├── SinkUnreachable         it may pass by itself: try again later
+    │   └── CustomerUnknown         the sink has no figures of one customer; it has of the others
     └── InvariantBroken             a bug in aggregator: stop rather than bill wrongly
 
 A class's docstring is its message when none is given.
@@ -102,6 +103,10 @@ class SinkHalted(SinkError):
 
 class SinkUnreachable(SinkError):
     """A sink cannot be reached; it is tried again later."""
+
+
+class CustomerUnknown(SinkError):
+    """A sink does not know a customer, so it has no figures of it; make the customer known there."""
 
 
 class InvariantBroken(AggregatorError):

@@ -49,7 +49,8 @@ class Destination(Protocol):
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Return what the far side has counted of a meter for a customer; the span lies on whole minutes.
 
-        Only where `limits.proof` says that the sink can be read back. Raises SinkError if it gives no number.
+        Only where `limits.proof` says that the sink can be read back. Raises SinkError if it gives no number, and
+        CustomerUnknown if that is so because it does not know this customer.
         """
         ...
 

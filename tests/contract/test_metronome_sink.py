@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from aggregator.clock import utcnow
-from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import Answer, Encoding, Event, EventId, Span, Verdict
 from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
@@ -942,8 +942,9 @@ def test_a_customer_is_known_by_any_of_its_names(counted: MetronomeControl, make
     assert [sink.total("api", name, WHOLE) for name in ("cus_1", "cus_one", "cus_2", own)] == [5, 5, 7, 7]
     counted.call("POST", f"/v1/customers/{own}/setIngestAliases", {"ingest_aliases": ["cus_1", "cus_2"]})
     assert sink.total("api", "cus_1", WHOLE) == 12
-    with pytest.raises(SinkError, match="no customers with the ingest alias cus_9"):
-        sink.total("api", "cus_9", WHOLE)
+    for nobody in ("cus_9", "01234567-89ab-cdef-0123-456789abcdef"):
+        with pytest.raises(CustomerUnknown, match=f"no customers with the ingest alias {nobody}"):
+            sink.total("api", nobody, WHOLE)
 
 
 @pytest.mark.parametrize(

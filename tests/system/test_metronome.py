@@ -174,6 +174,41 @@ def test_a_ledger_that_was_set_back_is_adopted_from_metronomes_usage(
     assert metronome.totals(METER) == {"cus_1": Decimal("36.75"), "cus_2": 9, "cus_3": 2}
 
 
+def test_a_customer_that_metronome_does_not_know_does_not_end_an_adoption(
+    world: World, metronome: MetronomeControl
+) -> None:
+    """It is named with what to do; with its alias given to somebody, all are adopted, and nothing is billed twice."""
+    world.start = floor(utcnow(), HOUR) - 30 * HOUR
+    world.meter.update(window="1h", start_at=f"{world.start:%Y-%m-%dT%H:%MZ}")
+    metronome.add_customer("cus_1", "cus_1")
+    for customer in ("cus_1", "cus_new"):
+        world.use(customer, 5, 60)
+    quiet(world, metronome)
+    assert world.ledger_url is not None
+    with Database(world.ledger_url) as database:
+        backup = back_up(database)
+        for customer in ("cus_1", "cus_new"):
+            world.use(customer, Decimal("7.25"), 61)
+        reread(world)
+        quiet(world, metronome)
+        restore(database, backup)
+    world.use("cus_1", 1, 60 * 2)
+    assert world.run("run", "--once").code == 1
+    refused = world.run("adopt", "--yes", "--quiet", "0s")
+    assert (refused.code, "cus_new: a sink does not know them" in refused.said) == (1, True), refused.said
+    looked = world.run("adopt", "--json")
+    [left] = looked.json["left"]
+    assert (left["customer"], left["sink"]) == ("cus_new", "metronome")
+    assert "Give the alias to one customer there." in left["reason"]
+    assert looked.json["compared"][0]["taken_over"] == "7.25"
+    metronome.add_customer("New", "cus_new")
+    adopted = world.run("adopt", "--yes", "--quiet", "0s", "--json")
+    assert (adopted.code, adopted.json["left"]) == (0, []), adopted.said
+    reread(world)
+    quiet(world, metronome)
+    assert metronome.totals(METER) == {"cus_1": Decimal("13.25"), "cus_new": Decimal("12.25")}
+
+
 def test_with_windows_of_minutes_it_counts_as_one_that_cannot_be_read_back(
     world: World, metronome: MetronomeControl
 ) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
 
-from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
 from aggregator.sinks.judgement import Silence
 from aggregator.sinks.metronome import event as wire
@@ -89,7 +89,7 @@ class Account:
     async def total(self, name: str, customer: str, span: Span) -> Decimal:
         """Return what Metronome has counted of one of our meters for a customer; the span lies on whole UTC hours.
 
-        Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
+        Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so, above all CustomerUnknown.
         """
         step = DAY if _lies_on(span, DAY) else HOUR
         found = await self.breakdown(name, customer, span, step)
@@ -124,9 +124,7 @@ class Account:
         """Say whether Metronome knows a customer, by an ingest alias or an id."""
         try:
             await self._customer(customer)
-        except (SinkUnreachable, SinkHalted):
-            raise
-        except SinkError:
+        except CustomerUnknown:
             return False
         return True
 
@@ -158,7 +156,10 @@ class Account:
         return await self._pages(ask, "usage")
 
     async def _customer(self, name: str) -> str:
-        """Return the id of the customer with an ingest alias; an alias may look like an id, so it is asked for first."""
+        """Return the id of the customer with an ingest alias; an alias may look like an id, so it is asked for first.
+
+        Raises CustomerUnknown if nobody has the alias, or more than one.
+        """
         customers = self._client.api.v1.customers.with_raw_response
 
         def ask(page: dict[str, str]) -> Awaitable[Answer]:
@@ -167,9 +168,9 @@ class Account:
         found = await self._pages(ask, "customers")
         if len(found) == 1 and isinstance(found[0].get("id"), str):
             return str(found[0]["id"])
-        if not found and UUID.fullmatch(name):
+        if not found and UUID.fullmatch(name) and await self._found(customers.retrieve(customer_id=name)):
             return name
-        raise SinkError(
+        raise CustomerUnknown(
             f"Metronome has {len(found) or 'no'} customers with the ingest alias {name}, so there is no usage of it. "
             "Give the alias to one customer there."
         )
@@ -192,8 +193,14 @@ class Account:
 
     async def _metric(self, metric_id: str) -> Metric | None:
         metrics = self._client.api.v1.billable_metrics.with_raw_response
+        return await self._found(metrics.retrieve(billable_metric_id=metric_id))
+
+    async def _found(self, call: Awaitable[Answer]) -> Row | None:
+        """Return the one thing that a call asks for by its id; None if there is none."""
         try:
-            answer = _object(await self._ask(metrics.retrieve(billable_metric_id=metric_id)))
+            answer = _object(await self._ask(call))
+        except SinkError:
+            raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             told = self._client.describe(error)
             if isinstance(told, Refusal) and told.status in (400, NOT_FOUND):
