@@ -354,6 +354,9 @@ def tell_start(logger: log.Log, app: App, now: datetime) -> None:
         logger.warning(log.SOURCE_UNSAFE, source=source, reason=" ".join(faults))
     for sink, reason in app.unverified.items():
         logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
+    for sink, sentences in app.unpromised.items():
+        for sentence in sentences:
+            logger.warning(log.SINK_CANNOT_PROMISE, sink=sink, reason=sentence)
 
 
 def tell_warnings(logger: log.Log, result: Collected) -> None:

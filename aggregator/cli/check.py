@@ -164,18 +164,20 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
     from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
+    from aggregator.sinks import Candid
     from aggregator.wiring import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
         sink = build_sink(config, name)
-        deaf, counted = None, {}
+        deaf, counted, unpromised = None, {}, []
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         problems = []
         try:
             problems += sink.preflight(meters)
             accounts[name] = sink.account()
             deaf = _deaf(config, name, sink)
+            unpromised = sink.cannot_promise() if isinstance(sink, Candid) else []
             counted = _tried(sink, [] if problems else meters) if trying else {}
         except SinkError as error:
             problems.append(str(error))
@@ -188,8 +190,8 @@ def _sinks(config: "Config", *, trying: bool) -> Iterator[Finding]:
         for meter, wrong in counted.items():
             ok = "a test event was counted as it was sent"
             yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)
-        if deaf:
-            yield Finding(f"sink {name}", "note", deaf)
+        for note in [*unpromised, *([deaf] if deaf else [])]:
+            yield Finding(f"sink {name}", "note", note)
         yield from _key(config, name, answers=name in accounts)
     for problem in counted_twice(config, accounts):
         yield Finding("sinks", "wrong", problem)

@@ -109,6 +109,15 @@ class FileSink(Destination, Protocol):
 
 
 @runtime_checkable
+class Candid(Protocol):
+    """A sink that may be able to send, and yet not to do all that it should. What it says stops nothing."""
+
+    def cannot_promise(self) -> list[str]:
+        """Say what cannot be relied on and what to do about it, a sentence each. Raises SinkError."""
+        ...
+
+
+@runtime_checkable
 class Tried(Protocol):
     """A sink that can be tried out by an event to a customer who is never billed. Done only when a person asks for it."""
 

@@ -100,6 +100,52 @@ def test_a_correction_is_an_event_of_its_own(world: World, metronome: MetronomeC
     assert [each["properties"]["quantity"] for each in metronome.events()] == ["8", "2.5", "-3"]
 
 
+def test_a_decrease_after_its_invoice_is_finalized(world: World, metronome: MetronomeControl) -> None:
+    """It is refused and listed, others go on; more usage replaces it; with the invoice void, a person releases it."""
+    world.meter.update(decreases="apply", shrink_guard="100%")
+    customer = metronome.add_customer("A", "cus_a")
+    metronome.add_customer("B", "cus_b")
+    world.use("cus_a", 5, minute=1)
+    world.use("cus_a", 3, minute=1, second=40)
+    world.use("cus_b", 4, minute=1)
+    assert world.once().code == 0
+    month = world.start.replace(day=1, hour=0, minute=0)
+    following = (month + 32 * DAY).replace(day=1)
+    world.sandbox.set_clock((following + DAY + HOUR - utcnow()).total_seconds())
+    world.source("delete from usage where quantity = 3")
+    world.use("cus_b", 1, minute=1, second=30)
+    ran = world.once()
+    assert ran.json["sinks"]["metronome"] == {"claimed": 2, "accepted": 1, "refused": 1, "waiting": 0}, (
+        ran.said
+    )
+    assert metronome.totals(METER) == {"cus_a": 8, "cus_b": 5}
+    [refused] = world.run("events", "list", "--json").json["events"]
+    assert (refused["state"], refused["customer"], Decimal(refused["delta"])) == ("refused", "cus_a", -3)
+    assert "is finalized" in refused["reason"]
+    balance = """
+    select sum(delta) filter (where state <> 'void'), sum(delta) filter (where state = 'accepted'),
+           (select sum(quantity) from aggregator.slot where customer = 'cus_a')
+      from aggregator.event where customer = 'cus_a'
+    """
+    assert world.ledger(balance) == [(5, 8, 5)], "what is refused is named, and makes up the difference"
+    world.use("cus_a", 4, minute=1, second=50)
+    quiet(world, metronome)
+    assert world.run("events", "list", "--json").json["events"] == []
+    assert [each["properties"]["quantity"] for each in metronome.events()][-1] == "1"
+    world.source("delete from usage where quantity = 4 and customer = 'cus_a'")
+    world.once()
+    [refused] = world.run("events", "list", "--json").json["events"]
+    assert Decimal(refused["delta"]) == -4
+    invoice = next(each["id"] for each in metronome.invoices(customer) if each["status"] == "FINALIZED")
+    metronome.call("POST", "/v1/invoices/void", {"id": invoice})
+    released = world.run("events", "release", str(refused["event"]))
+    assert released.code == 0, released.said
+    quiet(world, metronome)
+    metronome.call("POST", "/v1/invoices/regenerate", {"id": invoice})
+    [anew] = [each for each in metronome.invoices(customer) if each["status"] == "FINALIZED"]
+    assert anew["line_items"][0]["quantity"] == 5
+
+
 def test_lost_answers_cost_nothing_and_double_nothing(world: World, metronome: MetronomeControl) -> None:
     """Requests that arrive in part, answers that are lost, 429s: pass after pass, until all is there once."""
     metronome.set_rules(ingested_before_error=37)

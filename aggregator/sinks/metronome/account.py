@@ -1,4 +1,4 @@
-"""What Metronome says of its metrics: whether they count what we send, and what they have counted.
+"""What Metronome says of its metrics, whether they count what we send and what they have counted; and of invoices.
 
 Rules
 - Nothing in here writes.
@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 
 from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
@@ -42,9 +42,17 @@ STEPS: Mapping[dt.timedelta, Literal["HOUR", "DAY"]] = {HOUR: "HOUR", DAY: "DAY"
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-NOT_FOUND = 404
+FORBIDDEN, NOT_FOUND = 403, 404
 
 Row = Mapping[str, object]
+
+
+class Invoice(NamedTuple):
+    """A usage invoice: what it covers, and what it is: DRAFT, FINALIZED or VOID."""
+
+    id: str
+    span: Span
+    status: str
 
 
 class Answer(Protocol):
@@ -127,6 +135,54 @@ class Account:
         except CustomerUnknown:
             return False
         return True
+
+    async def invoices(self, customer: str) -> list[Invoice]:
+        """Return the usage invoices of a customer; those that do not say what they cover are left out.
+
+        Raises SinkUnreachable, SinkHalted or SinkError, above all CustomerUnknown.
+        """
+        known = await self._customer(customer)
+        read = self._client.api.v1.customers.invoices.with_raw_response
+
+        def ask(page: dict[str, str]) -> Awaitable[Answer]:
+            return read.list(
+                customer_id=known,
+                type="USAGE",
+                limit=PAGE,
+                skip_zero_qty_line_items=True,
+                extra_query=dict(page),
+            )
+
+        rows = await self._pages(ask, "invoices")
+        spans = [(row, _span(row)) for row in rows if row.get("type", "USAGE") == "USAGE"]
+        return [
+            Invoice(str(row.get("id")), span, str(row.get("status")).upper())
+            for row, span in spans
+            if span is not None
+        ]
+
+    async def cannot_promise(self) -> list[str]:
+        """Say what the token is too little for, although it can send. Nothing is said where no customer is there to ask for.
+
+        Raises SinkUnreachable, SinkHalted or SinkError.
+        """
+        customers = self._client.api.v1.customers.with_raw_response
+        read = self._client.api.v1.customers.invoices.with_raw_response
+        found = _rows(_object(await self._said(customers.list(limit=1))))
+        if not found:
+            return []
+        try:
+            await self._ask(read.list(customer_id=str(found[0].get("id")), limit=1))
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            told = self._client.describe(error)
+            if isinstance(told, Silence) or told.status != FORBIDDEN:
+                self._raise(error)
+            sentence = (
+                f"its token may not read invoices ({describe(told)}), so a decrease is sent even when its invoice is "
+                "finalized and no longer changes: grant it, or look at Metronome before you release a decrease"
+            )
+            return [sentence]
+        return []
 
     async def _may_send(self) -> None:
         """Ask whether the token may send events, without sending one: an empty request is refused, but not the token.
@@ -222,12 +278,7 @@ class Account:
         rows: list[Row] = []
         cursor: dict[str, str] = {}
         for _ in range(MOST_PAGES):
-            try:
-                answer = _object(await self._ask(ask(cursor)))
-            except SinkError:
-                raise
-            except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-                self._raise(error)
+            answer = _object(await self._said(ask(cursor)))
             data, following = answer.get("data"), answer.get("next_page")
             if not isinstance(data, list) or not all(isinstance(each, Mapping) for each in data):
                 raise SinkError(f"Metronome's answer to sink {self._sink} is no list of {what}.")
@@ -238,6 +289,13 @@ class Account:
                 raise SinkError(f"Metronome's list of {what} goes round in a circle.")
             cursor = {"next_page": str(following)}
         raise SinkError(f"Metronome lists more than {MOST_PAGES} pages of {what}; ask for a shorter span.")
+
+    async def _said(self, call: Awaitable[Answer]) -> bytes:
+        """Return an answer. Raises SinkUnreachable, SinkHalted or SinkError if there is none."""
+        try:
+            return await self._ask(call)
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._raise(error)
 
     async def _ask(self, call: Awaitable[Answer]) -> bytes:
         async with asyncio.timeout(self._client.timeout_seconds):
@@ -265,6 +323,25 @@ def _object(content: bytes) -> Mapping[str, object]:
     if not isinstance(answer, Mapping):
         raise SinkError("Metronome's answer is no JSON object.")
     return answer
+
+
+def _rows(answer: Mapping[str, object]) -> list[Row]:
+    """Return the rows of a page. Raises SinkError if it has none."""
+    data = answer.get("data")
+    if not isinstance(data, list) or not all(isinstance(each, Mapping) for each in data):
+        raise SinkError("Metronome's answer is no list.")
+    return data
+
+
+def _span(row: Row) -> Span | None:
+    """Return what an invoice covers; None if it does not say."""
+    try:
+        start, end = (
+            dt.datetime.fromisoformat(str(row.get(name))) for name in ("start_timestamp", "end_timestamp")
+        )
+    except ValueError:
+        return None
+    return None if start.tzinfo is None or end.tzinfo is None or start >= end else Span(start, end)
 
 
 def _start(row: Row) -> dt.datetime:
