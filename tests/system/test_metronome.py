@@ -289,6 +289,23 @@ def test_check_sends_a_test_event_when_it_is_told_to(world: World, metronome: Me
     assert metronome.stats()["accepted"] == 1
 
 
+def test_a_token_without_invoices_is_told_of_and_sends(world: World, metronome: MetronomeControl) -> None:
+    """By `check` as a note, and by the log once at the start; nothing is kept back for it."""
+    metronome.set_keys(without_invoices=[TOKEN])
+    world.use("cus_1", 5, 1)
+    world.write()
+    checked = world.run("check", "--json")
+    notes = [
+        each["text"]
+        for each in checked.json["findings"]
+        if (each["what"], each["verdict"]) == ("sink metronome", "note")
+    ]
+    assert (checked.code, ["may not read invoices" in note for note in notes]) == (0, [True]), checked.said
+    ran = world.once()
+    assert (ran.code, ran.said.count('"event": "sink_cannot_promise"')) == (0, 1), ran.said
+    assert settled(world, metronome)()
+
+
 def test_the_page_shows_a_configuration_that_works(world: World, metronome: MetronomeControl) -> None:
     """What docs/metronome.md begins with bills what was used, when Metronome is where the sandbox is."""
     metronome.add_metric("api_requests", filters=[{"name": "product", "in_values": ["api"]}])
