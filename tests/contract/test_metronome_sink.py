@@ -1236,9 +1236,12 @@ def test_a_token_that_may_not_read_invoices_is_named(invoiced: MetronomeControl,
     invoiced.set_keys(without_invoices=[TOKEN])
     assert sink.preflight(["api"]) == []
     [said] = sink.cannot_promise()
-    assert "may not read invoices" in said
-    assert "grant it, or look at Metronome before you release a decrease" in said
+    assert "may not read customers and invoices" in said
+    assert "grant it, or look there before you release a decrease" in said
     assert send(sink, used_at(LAST_MONTH, -1)) == [Answer.ACCEPTED]
+    invoiced.set_keys(restricted=[TOKEN])
+    assert sink.cannot_promise() == [said]
+    invoiced.set_keys()
     invoiced.set_faults(error_before=1.0, applies_to="all")
     with pytest.raises(SinkUnreachable):
         sink.cannot_promise()

@@ -300,7 +300,9 @@ def test_a_token_without_invoices_is_told_of_and_sends(world: World, metronome: 
         for each in checked.json["findings"]
         if (each["what"], each["verdict"]) == ("sink metronome", "note")
     ]
-    assert (checked.code, ["may not read invoices" in note for note in notes]) == (0, [True]), checked.said
+    assert (checked.code, ["may not read customers and invoices" in note for note in notes]) == (0, [True]), (
+        checked.said
+    )
     ran = world.once()
     assert (ran.code, ran.said.count('"event": "sink_cannot_promise"')) == (0, 1), ran.said
     assert settled(world, metronome)()

@@ -168,18 +168,19 @@ class Account:
         """
         customers = self._client.api.v1.customers.with_raw_response
         read = self._client.api.v1.customers.invoices.with_raw_response
-        found = _rows(_object(await self._said(customers.list(limit=1))))
-        if not found:
-            return []
         try:
-            await self._ask(read.list(customer_id=str(found[0].get("id")), limit=1))
+            found = _rows(_object(await self._ask(customers.list(limit=1))))
+            if found:
+                await self._ask(read.list(customer_id=str(found[0].get("id")), limit=1))
+        except SinkError:
+            raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             told = self._client.describe(error)
             if isinstance(told, Silence) or told.status != FORBIDDEN:
                 self._raise(error)
             sentence = (
-                f"its token may not read invoices ({describe(told)}), so a decrease is sent even when its invoice is "
-                "finalized and no longer changes: grant it, or look at Metronome before you release a decrease"
+                f"its token may not read customers and invoices ({describe(told)}), so a decrease is sent even when "
+                "its invoice is finalized and no longer changes: grant it, or look there before you release a decrease"
             )
             return [sentence]
         return []
