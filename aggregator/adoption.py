@@ -6,7 +6,8 @@ Rules
 - Every window that can still be billed is compared, of every customer that the ledger or the source knows: days first, and
   hours and windows where a day does not fit.
 - Sources and sinks are asked first, then the ledger is written in one transaction. Until then nothing has changed.
-- A sink that cannot be read back is left as the ledger has it, and only if a person says so.
+- A sink that cannot be read back is left as the ledger has it, and only if a person says so. So is a customer that a sink
+  does not know: what it was sent since the backup is sent again under new names, and might be billed twice.
 """
 
 import datetime as dt
@@ -21,7 +22,7 @@ from typing import NamedTuple, Protocol, Self
 
 from aggregator import definitions, planner
 from aggregator.comparison import Comparison
-from aggregator.errors import LedgerError, SinkUnreachable, UsageError
+from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, UsageError
 from aggregator.kept import Kept
 from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
 from aggregator.ledger.meters import Feed, Meters, Registered
@@ -45,6 +46,9 @@ ASKED_AT_ONCE = 8
 
 CUSTOMERS_AT_ONCE = 256
 """How many customers are in memory at once."""
+
+MOST_NAMED = 20
+"""How many customers one sentence names."""
 
 TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
@@ -100,6 +104,15 @@ class Compared:
             self.missing = planner.subtract(self.missing, differs)
 
 
+class Left(NamedTuple):
+    """A customer of whom a sink has no figures, so that it would stay as the ledger has it."""
+
+    meter: str
+    sink: str
+    customer: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Survey:
     """What sources and sinks said, before anything is written. A context manager: it holds files."""
@@ -107,6 +120,7 @@ class Survey:
     stack: ExitStack = field(default_factory=ExitStack)
     compared: list[Compared] = field(default_factory=list)
     rebased: list[Rebased] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +130,9 @@ class Survey:
 
 
 class Adoption:
-    """Adopts one ledger. `unread` names the sinks that are left as the ledger has them, because they cannot be read back."""
+    """Adopts one ledger. What is left as the ledger has it: `without_readback` names sinks, which cannot be read back, and
+    `leave` customers, whom a sink does not know.
+    """
 
     def __init__(
         self,
@@ -129,6 +145,7 @@ class Adoption:
         *,
         quiet: dt.timedelta = QUIET,
         without_readback: Sequence[str] = (),
+        leave: Iterable[str] = (),
         wait: Callable[[float], object] = lambda _: None,
     ) -> None:
         self._adopting = adopting
@@ -139,6 +156,7 @@ class Adoption:
         self._sinks = sinks
         self._quiet = quiet
         self._without_readback = frozenset(without_readback)
+        self._leave = frozenset(leave)
         self._wait = wait
         needless = sorted(
             name for name in self._without_readback if name not in self._fed or self._readable(name)
@@ -217,9 +235,17 @@ class Adoption:
     def adopt(self, survey: Survey, now: dt.datetime) -> None:
         """Write what a survey found, and let the ledger go on under names of a new generation.
 
-        Raises LedgerError if it is too early, if a sink needs a person's word, or if the ledger changed meanwhile.
+        Raises LedgerError if it is too early, if a sink or a customer needs a person's word, or if the ledger changed
+        meanwhile.
         """
         situation = self.ready(now)
+        undecided = sorted({each.customer for each in survey.left} - self._leave)
+        if undecided:
+            raise LedgerError(
+                f"{_some(undecided)}: a sink does not know them, so it cannot be asked what they were sent. Make them known "
+                "there and adopt then, or say --leave with the name of each if the ledger's word is to be taken: what they "
+                "were sent since the backup is then sent again, and billed twice once they are known. Nothing was changed."
+            )
         known = self._pin.known()
         pinned = situation.pinned
         generation = max(pinned.generation, known.generation if known else 0) + 1
@@ -254,9 +280,13 @@ class Adoption:
             line = Line(known.id, feed, spans[feed.id], unit, readable, unread)
             compared = Compared(meter.name, feed.sink, line.span)
             counted = survey.stack.enter_context(Kept[Counted]())
-            counted.keep(self._compare(line, meter, holding, readings, compared))
+            left: list[Left] = []
+            counted.keep(self._compare(line, meter, holding, readings, compared, left))
             survey.compared.append(compared)
-            survey.rebased.append(Rebased(line, readings, counted.all))
+            survey.left += left
+            survey.rebased.append(
+                Rebased(line, readings, counted.all, frozenset(each.customer for each in left))
+            )
             done(compared)
 
     def _span(self, meter: Meter, feed: Feed, holding: Sequence[Definition], now: dt.datetime) -> Span:
@@ -279,17 +309,23 @@ class Adoption:
         holding: Sequence[Definition],
         readings: Spool,
         compared: Compared,
+        left: list[Left],
     ) -> Iterator[Counted]:
-        """Yield what the sink has counted where it differs from what is booked, or where something was not settled."""
+        """Yield what the sink has counted where it differs from what is booked, or where something was not settled.
+
+        Customers of whom it has no figures are added to `left`, and nothing is said of them.
+        """
         pieces = list(definitions.pieces(holding, line.span))
 
-        def ask(stands: list[Stand]) -> list[tuple[Stand, Decimal]]:
+        def ask(stands: list[Stand]) -> list[tuple[Stand, Decimal]] | Left:
             who = Comparison(self._sinks[line.feed.sink], meter.name, stands, line.unit)
             for tried in range(1, TRIES + 1):
                 try:
                     return [
                         each for definition, piece in pieces for each in who.compare(piece, definition.window)
                     ]
+                except CustomerUnknown as unknown:
+                    return Left(meter.name, line.feed.sink, stands[0].customer, str(unknown))
                 except SinkUnreachable:
                     if tried == TRIES:
                         raise
@@ -301,8 +337,11 @@ class Adoption:
             kept.keep(self._adopting.stands(line, readings))
             customers = (list(stands) for _, stands in groupby(kept.all(), attrgetter("customer")))
             while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
-                compared.customers += len(some)
                 for found in pool.map(ask, some):
+                    if isinstance(found, Left):
+                        left.append(found)
+                        continue
+                    compared.customers += 1
                     for stand, counted in found:
                         compared.count(stand, counted)
                         if stand.withdrawn or counted != stand.booked:
@@ -322,6 +361,12 @@ class Adoption:
             now=now,
         )
         return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name customers in a sentence: not thousands of them."""
+    beyond = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {beyond} more" if beyond > 0 else "")
 
 
 def _to_read(

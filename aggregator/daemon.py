@@ -356,6 +356,9 @@ def tell_start(logger: log.Log, app: App, now: datetime) -> None:
         logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
     for each in app.elsewhere():
         logger.error(log.FILES_ELSEWHERE, **each.told())
+    for sink, sentences in app.unpromised.items():
+        for sentence in sentences:
+            logger.warning(log.SINK_CANNOT_PROMISE, sink=sink, reason=sentence)
 
 
 def tell_warnings(logger: log.Log, result: Collected) -> None:

@@ -16,7 +16,8 @@
     │   ├── AccountRefused          one of the accounts that customers name does not let us in: its owner must act
     │   ├── SinkCrowded             it has more to say than fits one answer: ask for less at once
     │   ├── SinkHalted              the sink refuses us as a whole (key, permission, wrong address): a person must act
-    │   └── SinkUnreachable         it may pass by itself: try again later
+    │   ├── SinkUnreachable         it may pass by itself: try again later
+    │   └── CustomerUnknown         the sink has no figures of one customer; it has of the others
     └── InvariantBroken             a bug in aggregator: stop rather than bill wrongly
 
 A class's docstring is its message when none is given.
@@ -112,6 +113,10 @@ class SinkHalted(SinkError):
 
 class SinkUnreachable(SinkError):
     """A sink cannot be reached; it is tried again later."""
+
+
+class CustomerUnknown(SinkError):
+    """A sink does not know a customer, so it has no figures of it; make the customer known there."""
 
 
 class InvariantBroken(AggregatorError):

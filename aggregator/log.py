@@ -53,6 +53,7 @@ DELIVERY_WAITING = "delivery_waiting"
 DELIVERY_RESUMED = "delivery_resumed"
 SINK_HALTED = "sink_halted"
 SINK_UNVERIFIED = "sink_unverified"
+SINK_CANNOT_PROMISE = "sink_cannot_promise"
 UNEXPECTED = "unexpected_error"
 LIBRARY_WARNED = "library_warned"
 

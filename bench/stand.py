@@ -12,18 +12,18 @@ import psycopg
 
 from aggregator.config import load
 from aggregator.embedded import EmbeddedPostgres
+from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.wiring import App, build
 
 CONFIG = """
 ledger: {{url: '{ledger}', lease: 10m}}
 sources: {{app: {{url: '{source}'}}}}
 sinks:
-  stripe: {{type: stripe, api_key: sk_test_bench, mode: test, api_base: '{sandbox}', rate_limit: {rate},
-    transport: {transport}}}
+  far: {sink}
 meters:
   api_requests:
     source: app
-    sinks: [stripe]
+    sinks: [far]
     window: 1h
     start_at: {start}
     settle: 0s
@@ -35,12 +35,20 @@ meters:
 """
 
 
+STRIPE = """{{type: stripe, api_key: sk_test_bench, mode: test, api_base: '{sandbox}', rate_limit: {rate},
+    transport: {transport}}}"""
+
+METRONOME = """{{type: metronome, api_key: bench, quantity_encoding: text, api_base: '{sandbox}/metronome',
+    rate_limit: {rate}}}"""
+
+
 class Stand(NamedTuple):
     """Where things are."""
 
     directory: Path
     server: EmbeddedPostgres
     sandbox: str
+    latency_seconds: float
 
     def source(self, rows: int, customers: int, hours: int) -> str:
         """Make an application database with so many raw rows, spread evenly; return its URL."""
@@ -65,7 +73,12 @@ class Stand(NamedTuple):
 
     @contextmanager
     def app(self, source: str, rate: int, transport: str = "v1") -> Iterator[App]:
-        """Build the App over a source."""
+        """Build the App over a source, with the sink `far`; `transport` is one of Stripe's, or `metronome`."""
+        sink = METRONOME if transport == "metronome" else STRIPE
+        if transport == "metronome":
+            metronome = MetronomeControl(self.sandbox)
+            metronome.add_metric("api_requests")
+            metronome.set_faults(latency_seconds=self.latency_seconds)
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute("create database ledger")
             start = connection.execute(
@@ -77,9 +90,7 @@ class Stand(NamedTuple):
             CONFIG.format(
                 ledger=self.server.url("ledger"),
                 source=source,
-                sandbox=self.sandbox,
-                rate=rate,
-                transport=transport,
+                sink=sink.format(sandbox=self.sandbox, rate=rate, transport=transport),
                 start=f"{start[0]}T00:00Z",
             )
         )
@@ -95,7 +106,7 @@ def stand(*, latency_seconds: float = 0.0) -> Iterator[Stand]:
         EmbeddedPostgres(Path(directory) / "pg") as server,
         _sandbox(latency_seconds) as url,
     ):
-        yield Stand(Path(directory), server, url)
+        yield Stand(Path(directory), server, url, latency_seconds)
 
 
 @contextmanager

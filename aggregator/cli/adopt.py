@@ -10,7 +10,7 @@ import click
 from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
 
 if TYPE_CHECKING:
-    from aggregator.adoption import Adoption, Compared, Situation
+    from aggregator.adoption import Adoption, Compared, Left, Situation
 
 COLUMNS = {
     "meter": "left",
@@ -44,6 +44,12 @@ COLUMNS = {
     metavar="SINK",
     help="Take the ledger's word for a sink that cannot be read back. Look there first what has arrived.",
 )
+@click.option(
+    "--leave",
+    multiple=True,
+    metavar="CUSTOMER",
+    help="Take the ledger's word for a customer that a sink does not know. What it was sent since is sent again.",
+)
 @config_option
 @json_option
 def adopt(
@@ -53,6 +59,7 @@ def adopt(
     stops: bool,
     quiet: str,
     without_readback: tuple[str, ...],
+    leave: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Let a ledger go on that is not what it was: restored, failed over, copied, or new.
@@ -84,6 +91,7 @@ def adopt(
             app.sinks,
             quiet=silence,
             without_readback=without_readback,
+            leave=leave,
             wait=threading.Event().wait,
         )
         if stops:
@@ -91,7 +99,7 @@ def adopt(
         situation = adoption.situation(utcnow())
         if not as_json:
             _explain(situation)
-        compared = _work(adoption, yes=yes) if situation.reason is not None else []
+        compared, left = _work(adoption, yes=yes) if situation.reason is not None else ([], [])
     if as_json:
         write_json(
             {
@@ -99,16 +107,24 @@ def adopt(
                 "adopt_from": situation.quiet_until,
                 "adopted": yes and situation.reason is not None,
                 "compared": [_figures(each) for each in compared],
+                "left": [each._asdict() for each in left],
             }
         )
     elif situation.reason is not None:
         show_table("compared with the sinks", COLUMNS, [list(_figures(each).values()) for each in compared])
+        for each in left:
+            click.echo(
+                f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}"
+            )
+        words = "--yes, and --leave with the name of each customer that is left," if left else "--yes"
         click.echo(
-            "Adopted: the daemon goes on." if yes else "Nothing was changed. Say --yes to adopt the ledger."
+            "Adopted: the daemon goes on."
+            if yes
+            else f"Nothing was changed. Say {words} to adopt the ledger."
         )
 
 
-def _work(adoption: "Adoption", *, yes: bool) -> "list[Compared]":
+def _work(adoption: "Adoption", *, yes: bool) -> "tuple[list[Compared], list[Left]]":
     from aggregator.clock import utcnow
 
     if yes:
@@ -116,7 +132,7 @@ def _work(adoption: "Adoption", *, yes: bool) -> "list[Compared]":
     with adoption.survey(utcnow()) as survey:
         if yes:
             adoption.adopt(survey, utcnow())
-        return survey.compared
+        return survey.compared, survey.left
 
 
 def _explain(situation: "Situation") -> None:

@@ -171,12 +171,14 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
     from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
     from aggregator.ledger.pin import elsewhere
+    from aggregator.sinks import Candid
     from aggregator.wiring import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
         sink = build_sink(config, name)
         deaf: list[str] = []
+        unpromised: list[str] = []
         counted: dict[str, str | None] = {}
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
         problems = []
@@ -185,6 +187,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
             accounts[name] = sink.account()
             problems += filter(None, [elsewhere(name, accounts[name], pinned.get(name))])
             deaf = list(_deaf(config, name, sink))
+            unpromised = list(sink.cannot_promise()) if isinstance(sink, Candid) else []
             counted = _tried(sink, [] if problems else meters) if trying else {}
         except SinkError as error:
             problems.append(str(error))
@@ -197,7 +200,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
         for meter, wrong in counted.items():
             ok = "a test event was counted as it was sent"
             yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)
-        for sentence in deaf:
+        for sentence in (*unpromised, *deaf):
             yield Finding(f"sink {name}", "note", sentence)
         yield from _key(config, name, answers=name in accounts)
     for problem in counted_twice(config, accounts):

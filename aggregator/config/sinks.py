@@ -25,7 +25,7 @@ class MetronomeSink(Block):
 
     type: Literal["metronome"] = Field(description="What kind of sink this is.", examples=["metronome"])
     api_key: Annotated[SecretStr, AfterValidator(_token)] = Field(
-        description="API token that may send usage events and read billable metrics, customers and usage.",
+        description="API token that may send usage events and read billable metrics, customers, usage and invoices.",
         examples=["${METRONOME_TOKEN}"],
     )
     api_key_file: SecretFile | None = Field(

@@ -5,6 +5,7 @@ Rules
   waits for the other in a ring. Every meter gets a new epoch: a pass that began before commits nothing.
 - The pin must be as it was when the sinks were asked: stopped, in the same generation, with the same count.
 - Nothing that an event says is changed, and none is deleted: what is withdrawn is void, what is taken over is a new event.
+- Of customers that are left, nothing is touched: their events go out as they are, under their names, which a sink may know.
 """
 
 import datetime as dt
@@ -125,6 +126,7 @@ select event.id from aggregator.event
  where event.id in (select event_id from aggregator.outbox where feed_id = %(feed_id)s
                      union select event_id from aggregator.parked where feed_id = %(feed_id)s)
    and event.window_start >= %(start)s and event.window_start < %(end)s
+   and event.customer <> all(%(left)s)
    and not exists (select from aggregator.slot join aggregator.event as latest on latest.id = slot.tail
                     where (slot.feed_id, slot.window_start, slot.customer)
                         = (event.feed_id, event.window_start, event.customer) and latest.state = 'shadow')
@@ -142,6 +144,7 @@ WITHDRAW = (
     """
     update aggregator.slot set replan = false
      where feed_id = %(feed_id)s and replan and window_start >= %(start)s and window_start < %(end)s
+       and customer <> all(%(left)s)
     """,
     """
     update aggregator.readback set done_at = %(now)s, found = 'settled by an adoption'
@@ -246,11 +249,12 @@ Naming = Callable[[Line, Stand], str]
 
 
 class Rebased(NamedTuple):
-    """A line with its readings, and what its sink has counted where that was looked up."""
+    """A line with its readings, what its sink has counted where that was looked up, and whom it has no figures of."""
 
     line: Line
     readings: Spool
     counted: Callable[[], Iterable[Counted]]
+    left: frozenset[str] = frozenset()
 
 
 class Adopting:
@@ -359,6 +363,7 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
         "now": now,
         "withdrawn": WITHDRAWN,
         "taken_over": TAKEN_OVER,
+        "left": sorted(rebased.left),
     }
     [(values["run_id"],)] = connection.execute(RECORD, values)
     connection.execute(HOLD_OUTBOX, values)
@@ -377,7 +382,7 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
     moved: list[str] = []
     carries: list[str] = []
     for customer, stands in groupby(_stands(connection, line), attrgetter("customer")):
-        found = rebase(list(stands), line.unit)
+        found = None if customer in rebased.left else rebase(list(stands), line.unit)
         if found is not None:
             slots, carry = found
             changed += len(slots)

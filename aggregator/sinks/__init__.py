@@ -49,7 +49,8 @@ class Destination(Protocol):
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Return what the far side has counted of a meter for a customer; the span lies on whole minutes.
 
-        Only where `limits.proof` says that the sink can be read back. Raises SinkError if it gives no number.
+        Only where `limits.proof` says that the sink can be read back. Raises SinkError if it gives no number, and
+        CustomerUnknown if that is so because it does not know this customer.
         """
         ...
 
@@ -104,6 +105,15 @@ class FileSink(Destination, Protocol):
 
         Raises SinkUnreachable where another try may succeed, SinkHalted where a person must act.
         """
+        ...
+
+
+@runtime_checkable
+class Candid(Protocol):
+    """A sink that may be able to send, and yet not to do all that it should. What it says stops nothing."""
+
+    def cannot_promise(self) -> list[str]:
+        """Say what cannot be relied on and what to do about it, a sentence each. Raises SinkError."""
         ...
 
 

@@ -38,7 +38,7 @@ from aggregator.ledger.uploads import Uploads
 from aggregator.ledger.voices import Voices
 from aggregator.model import Decreases, Definition, Meter, Span, Terms
 from aggregator.reconciliation import Reconciliation
-from aggregator.sinks import Destination, Sink
+from aggregator.sinks import Candid, Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source
 from aggregator.threads import short_turns
@@ -120,6 +120,8 @@ class App:
     sink_ids: dict[str, int]
     unverified: dict[str, str]
     """Sinks that could not be asked whether they fit, and why."""
+    unpromised: dict[str, list[str]]
+    """What sinks cannot do of what they should, although they can be sent to."""
     looked: dict[str, tuple[Definition, ...]]
     """For whoever only looks: how each meter would be read, which the ledger does not know."""
     hears: dict[str, int]
@@ -263,7 +265,7 @@ def build(
             stack.callback(sink.close)
         if verify:
             _stop_if(ledger.pin.check(utcnow(), stops=True))
-        unverified, accounts = _verify(config, ledger, sinks) if verify else ({}, {})
+        unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
         meters = [meter_of(meter) for meter in config.meters.values()]
         tellers = {
             key: teller for key in sinks if (teller := build_teller(config, key, sinks[key])) is not None
@@ -288,6 +290,7 @@ def build(
             {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
             sink_ids,
             unverified,
+            unpromised,
             looked,
             {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
             tellers,
@@ -312,21 +315,22 @@ def _stop_if(trouble: str | None) -> None:
 
 def _verify(
     config: Config, ledger: Ledger, sinks: Mapping[str, Destination]
-) -> tuple[dict[str, str], dict[str, str | None]]:
-    """Return which sinks could not be asked, and why; and to which account each of the others goes."""
-    unverified, misfits = {}, []
+) -> tuple[dict[str, str], dict[str, list[str]], dict[str, str | None]]:
+    """Return which sinks could not be asked, and why; what others cannot promise; and to which account each of them goes."""
+    unverified, misfits, unpromised = {}, [], {}
     accounts: dict[str, str | None] = {}
     for name, sink in sinks.items():
         try:
             accounts[name] = sink.account()
             _stop_if(ledger.pin.account(name, accounts[name], utcnow(), stops=True))
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
+            unpromised[name] = sink.cannot_promise() if isinstance(sink, Candid) else []
         except SinkError as error:
             unverified[name] = str(error)
     misfits += counted_twice(config, accounts)
     if misfits:
         raise SinkError("\n".join(misfits))
-    return unverified, accounts
+    return unverified, unpromised, accounts
 
 
 def meter_of(meter: ConfiguredMeter) -> Meter:

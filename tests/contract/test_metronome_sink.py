@@ -9,7 +9,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from aggregator.clock import utcnow
-from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import Answer, Encoding, Event, EventId, Span, Verdict
 from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
@@ -187,6 +187,8 @@ class Script:
         self.arrived: SimpleQueue[Call] = SimpleQueue()
         self.gate = threading.Event()
         self.gate.set()
+        self.waits: Callable[[Call], bool] = lambda call: True
+        """Which calls the gate keeps waiting."""
         self.over = threading.Event()
         self._lock = threading.Lock()
 
@@ -196,7 +198,7 @@ class Script:
             self.calls.append(call)
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         self.arrived.put(call)
-        assert self.gate.wait(SECONDS)
+        assert not self.waits(call) or self.gate.wait(SECONDS)
         return reply
 
 
@@ -310,7 +312,7 @@ def test_numbers_are_written_in_plain_digits(script: Script, make_sink: MakeSink
     """No exponent ever goes out, however a number is held."""
     sink = make_sink(script.url, encoding=Encoding.NUMBER)
     send(sink, usage("cus_1", delta))
-    written = json.loads(script.calls[0].body, parse_float=str, parse_int=str)[0]["properties"]["quantity"]
+    written = json.loads(script.calls[-1].body, parse_float=str, parse_int=str)[0]["properties"]["quantity"]
     assert Decimal(written) == Decimal(delta)
     assert "e" not in written.lower()
 
@@ -942,8 +944,9 @@ def test_a_customer_is_known_by_any_of_its_names(counted: MetronomeControl, make
     assert [sink.total("api", name, WHOLE) for name in ("cus_1", "cus_one", "cus_2", own)] == [5, 5, 7, 7]
     counted.call("POST", f"/v1/customers/{own}/setIngestAliases", {"ingest_aliases": ["cus_1", "cus_2"]})
     assert sink.total("api", "cus_1", WHOLE) == 12
-    with pytest.raises(SinkError, match="no customers with the ingest alias cus_9"):
-        sink.total("api", "cus_9", WHOLE)
+    for nobody in ("cus_9", "01234567-89ab-cdef-0123-456789abcdef"):
+        with pytest.raises(CustomerUnknown, match=f"no customers with the ingest alias {nobody}"):
+            sink.total("api", nobody, WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -1040,6 +1043,210 @@ def test_a_list_without_an_end_is_given_up(script: Script, make_sink: MakeSink) 
     with pytest.raises(SinkError, match="goes round in a circle"):
         make_sink(script.url).total("api", "cus_1", WHOLE)
     assert len(script.calls) == 2
+
+
+# -- decreases, and the invoices that they are to lower -------------------------------------------
+
+LAST_MONTH = NOW.replace(day=1, hour=0, minute=0, second=0) - HOUR
+"""Within what Metronome takes, whatever the day; its invoice is finalized once nothing is waited for any more."""
+
+
+@pytest.fixture
+def invoiced(sandbox: MetronomeControl) -> MetronomeControl:
+    """A sandbox where last month's invoices are finalized and this month's are not, with two customers."""
+    sandbox.set_rules(invoice_grace_seconds=0)
+    for name in ("cus_1", "cus_2"):
+        sandbox.add_customer(name, name)
+    return sandbox
+
+
+def test_a_decrease_is_sent_while_its_invoice_is_a_draft(
+    invoiced: MetronomeControl, make_sink: MakeSink
+) -> None:
+    """After a question about its customer and one about the invoices; what adds is sent without any."""
+    sink, before = make_sink(invoiced.url), invoiced.stats()["requests"]
+    assert send(sink, used_at(NOW, 5), used_at(LAST_MONTH, 3)) == [Answer.ACCEPTED] * 2
+    assert invoiced.stats()["requests"] - before == 1, "nothing is asked"
+    assert send(sink, used_at(NOW, -2)) == [Answer.ACCEPTED]
+    assert invoiced.stats()["requests"] - before == 4
+    assert invoiced.totals("api_requests") == {"cus_1": 6}
+
+
+def test_a_decrease_of_a_finalized_invoice_is_refused(
+    invoiced: MetronomeControl, make_sink: MakeSink
+) -> None:
+    """With what to do, and nothing of it leaves; all others of the batch do."""
+    sink = make_sink(invoiced.url)
+    send(sink, used_at(LAST_MONTH, 9))
+    events = [
+        used_at(LAST_MONTH, -4),
+        used_at(LAST_MONTH, 1),
+        used_at(NOW, -1, "cus_2"),
+        used_at(LAST_MONTH, -1),
+    ]
+    verdicts = {verdict.event: verdict for verdict in sink.send(events, always)}
+    refused, accepted = Answer.REFUSED, Answer.ACCEPTED
+    assert [verdicts[event.id].answer for event in events] == [refused, accepted, accepted, refused]
+    reason = verdicts[events[0].id].reason or ""
+    assert "is finalized" in reason
+    assert (
+        "Give a credit there and dismiss this event; or void the invoice there, release this event" in reason
+    )
+    assert invoiced.totals("api_requests") == {"cus_1": 10, "cus_2": -1}
+
+
+def test_a_voided_invoice_stands_in_nobodys_way(invoiced: MetronomeControl, make_sink: MakeSink) -> None:
+    """Once it is void the decrease is sent, and what is regenerated knows of it."""
+    send(make_sink(invoiced.url), used_at(LAST_MONTH, 9))
+    customer = invoiced.call("GET", "/v1/customers", ingest_alias="cus_1")["data"][0]["id"]
+    old = invoiced.invoices(customer)[0]["id"]
+    assert send(make_sink(invoiced.url), used_at(LAST_MONTH, -4)) == [Answer.REFUSED]
+    invoiced.call("POST", "/v1/invoices/void", {"id": old})
+    assert send(make_sink(invoiced.url), used_at(LAST_MONTH, -4)) == [Answer.ACCEPTED]
+    invoiced.call("POST", "/v1/invoices/regenerate", {"id": old})
+    shown = [each["line_items"][0]["quantity"] for each in invoiced.invoices(customer)[:2]]
+    assert shown == [0, 5], "the first was finalized before anything came in"
+
+
+def invoice(status: str, start: dt.datetime | None, end: dt.datetime | None, **changes: object) -> object:
+    """An invoice as the API shows it, as far as anybody looks."""
+    bounds = {"start_timestamp": start and start.isoformat(), "end_timestamp": end and end.isoformat()}
+    return {"id": "inv_1", "status": status, "type": "USAGE"} | bounds | changes
+
+
+ENDS, BEGINS = (NOON + dt.timedelta(minutes=minutes) for minutes in (30, 31))
+"""An instant at which an invoice ends that does not cover `usage`, and one that does."""
+
+FINAL = invoice("FINALIZED", NOON, BEGINS)
+
+
+@pytest.mark.parametrize(
+    ("invoices", "refused"),
+    [
+        ([], False),
+        ([FINAL], True),
+        ([invoice("VOID", NOON, BEGINS)], False),
+        ([FINAL, invoice("DRAFT", NOON, BEGINS)], False),
+        ([FINAL, invoice("DRAFT", BEGINS, BEGINS + DAY)], True),
+        ([invoice("FINALIZED", NOON, ENDS)], False),
+        ([invoice("FINALIZED", ENDS, BEGINS)], True),
+        ([invoice("FINALIZED", BEGINS, NOON + DAY)], False),
+        ([invoice("FINALIZED", NOON, BEGINS, type="SCHEDULED")], False),
+        ([invoice("FINALIZED", None, None)], False),
+        ([invoice("FINALIZED", NOON.replace(tzinfo=None), BEGINS.replace(tzinfo=None))], False),
+    ],
+)
+def test_which_invoices_stand_in_the_way(
+    script: Script, make_sink: MakeSink, invoices: list[object], refused: bool
+) -> None:
+    """Only a finalized usage invoice that covers the instant, where no draft does."""
+    script.replies = [Reply(body=CUSTOMER), Reply(body=json.dumps({"data": invoices})), Reply()]
+    answer = send(make_sink(script.url), usage("cus 1", -1))
+    assert answer == [Answer.REFUSED if refused else Answer.ACCEPTED]
+    assert [call.path for call in script.calls[:2]] == [
+        "/v1/customers?ingest_alias=cus+1",
+        "/v1/customers/c/invoices?limit=100&skip_zero_qty_line_items=true&type=USAGE",
+    ]
+
+
+def test_many_decreases_cost_one_question_and_share_requests(script: Script, make_sink: MakeSink) -> None:
+    """What was said of a customer holds for a while, and then it is asked again."""
+    now = [1_000.0]
+    empty = Reply(body=json.dumps({"data": []}))
+    script.replies = [Reply(body=CUSTOMER), empty, Reply(), Reply(), Reply(), Reply(), Reply(body=CUSTOMER)]
+    script.replies += [empty, Reply()]
+    sink = make_sink(script.url, monotonic=lambda: now[0])
+    assert send(sink, *(usage("cus_1", -1) for _ in range(250))) == [Answer.ACCEPTED] * 250
+    assert [call.method for call in script.calls] == ["GET", "GET", "POST", "POST", "POST"]
+    assert sorted(len(call.identifiers) for call in script.calls[2:]) == [50, 100, 100]
+    now[0] += 29
+    assert send(sink, usage("cus_1", -1)) == [Answer.ACCEPTED]
+    now[0] += 2
+    assert send(sink, usage("cus_1", -1)) == [Answer.ACCEPTED]
+    assert [call.method for call in script.calls[5:]] == ["POST", "GET", "GET", "POST"]
+
+
+def test_a_decrease_of_a_customer_that_nobody_knows_is_sent(
+    invoiced: MetronomeControl, make_sink: MakeSink
+) -> None:
+    """It has no invoice yet; its usage waits for it."""
+    assert send(make_sink(invoiced.url), used_at(LAST_MONTH, -4, "cus_9")) == [Answer.ACCEPTED]
+
+
+@pytest.mark.parametrize("reply", [Reply(500), Reply(429), Reply(cut=True)])
+def test_without_an_answer_a_decrease_waits(script: Script, make_sink: MakeSink, reply: Reply) -> None:
+    """Nothing of it has left, so it comes again later. Others are not asked about for a moment."""
+    now = [1_000.0]
+    sink = make_sink(script.url, monotonic=lambda: now[0])
+    takes = [usage("cus_1", -1), usage("cus_1", -2)]
+    script.replies = [reply, Reply(body=CUSTOMER), Reply(body='{"data": []}'), Reply()]
+    verdicts = list(sink.send(takes, always))
+    assert answers(verdicts, takes) == [Answer.BUSY] * 2
+    assert "nobody knows yet whether its invoice is still a draft" in (verdicts[0].reason or "")
+    assert send(sink, usage("cus_2", -1)) == [Answer.BUSY]
+    assert [call.method for call in script.calls] == ["GET"]
+    now[0] += 6
+    assert send(sink, *takes) == [Answer.ACCEPTED] * 2
+
+
+@pytest.mark.parametrize("reply", [Reply(403), Reply(404), Reply(400), Reply(body="oops"), Reply(body="{}")])
+def test_a_question_without_a_use_keeps_nothing_back(
+    script: Script, make_sink: MakeSink, reply: Reply
+) -> None:
+    """A token that may not read invoices, and an answer that makes no sense: the decrease is sent as if none was asked."""
+    script.replies = [Reply(body=CUSTOMER), reply, Reply()]
+    assert send(make_sink(script.url), usage("cus_1", -1)) == [Answer.ACCEPTED]
+
+
+def test_nothing_waits_for_the_answer_about_a_decrease(script: Script, make_sink: MakeSink) -> None:
+    """What adds is sent and said while the question is open; stopped then, the decrease is given back."""
+    script.waits = lambda call: call.method == "GET"
+    script.gate.clear()
+    sink = make_sink(script.url)
+    takes, adds = usage("cus_1", -1), usage("cus_1", 5)
+    verdicts = sink.send([takes, adds], always)
+    assert next(verdicts) == Verdict(adds.id, Answer.ACCEPTED, request_id="req_script")
+    sink.stop()
+    assert [(verdict.event, verdict.answer) for verdict in verdicts] == [(takes.id, Answer.UNSENT)]
+    script.gate.set()
+    sink.close()
+    assert [call.method for call in script.calls if call.method == "POST"] == ["POST"]
+
+
+def test_a_decrease_that_was_given_back_does_not_leave_later(script: Script, make_sink: MakeSink) -> None:
+    """Whoever asked has gone before the question was answered: another may be sending it by then."""
+    script.waits = lambda call: call.method == "GET"
+    script.gate.clear()
+    script.replies = [Reply(body=CUSTOMER)]
+    sink = make_sink(script.url)
+    adds, again = usage("cus_1", 5), usage("cus_1", -2)
+    verdicts = cast("Generator[Verdict]", sink.send([usage("cus_1", -1), adds], always))
+    assert next(verdicts).event == adds.id
+    verdicts.close()
+    script.gate.set()
+    assert send(sink, again) == [Answer.ACCEPTED]
+    sent = [each for call in script.calls if call.method == "POST" for each in call.identifiers]
+    assert sent == [adds.identifier, again.identifier]
+
+
+def test_a_token_that_may_not_read_invoices_is_named(invoiced: MetronomeControl, make_sink: MakeSink) -> None:
+    """It sends all the same; what that means, and what to do, is for whoever checks."""
+    sink = make_sink(invoiced.url)
+    assert sink.cannot_promise() == []
+    invoiced.set_keys(without_invoices=[TOKEN])
+    assert sink.preflight(["api"]) == []
+    [said] = sink.cannot_promise()
+    assert "may not read customers and invoices" in said
+    assert "grant it, or look there before you release a decrease" in said
+    assert send(sink, used_at(LAST_MONTH, -1)) == [Answer.ACCEPTED]
+    invoiced.set_keys(restricted=[TOKEN])
+    assert sink.cannot_promise() == [said]
+    invoiced.set_keys()
+    invoiced.set_faults(error_before=1.0, applies_to="all")
+    with pytest.raises(SinkUnreachable):
+        sink.cannot_promise()
+    invoiced.reset()
+    assert make_sink(invoiced.url).cannot_promise() == [], "nobody is there whose invoices could be asked for"
 
 
 # -- a test event ---------------------------------------------------------------------------------

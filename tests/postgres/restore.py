@@ -178,7 +178,7 @@ class PinnedWorld(World):
         self.collection._ledger_name = self.pin.name
         return super().collect()
 
-    def adoption(self, *, without_readback: Sequence[str] = ()) -> Adoption:
+    def adoption(self, *, without_readback: Sequence[str] = (), leave: Sequence[str] = ()) -> Adoption:
         """Return what adopts this ledger."""
         return Adoption(
             Adopting(self.database),
@@ -188,11 +188,12 @@ class PinnedWorld(World):
             {self.meter.source: self.source},
             self.sinks,
             without_readback=without_readback,
+            leave=leave,
         )
 
-    def adopt(self) -> list[Compared]:
+    def adopt(self, *, leave: Sequence[str] = ()) -> list[Compared]:
         """Wait until it is quiet, and adopt."""
-        adoption = self.adoption()
+        adoption = self.adoption(leave=leave)
         situation = adoption.situation(self.now)
         assert situation.quiet_until is not None, situation
         self.now = max(self.now, situation.quiet_until)

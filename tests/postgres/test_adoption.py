@@ -2,7 +2,7 @@
 
 import datetime as dt
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from aggregator.errors import LedgerError, LedgerStopped, SinkUnreachable, UsageError
+from aggregator.errors import CustomerUnknown, LedgerError, LedgerStopped, SinkUnreachable, UsageError
 from aggregator.ledger.database import Database
 from aggregator.model import Decreases, Meter, Span, Terms
 from tests.fakes import LIMITS, FakeSink
@@ -456,6 +456,92 @@ def test_a_sink_that_cannot_be_read_back_needs_a_word(database: Database, tmp_pa
         assert survey.compared == []
         decided.adopt(survey, world.now)
     assert world.deliver().accepted == 1
+
+
+def stranger(name: str, *, known: list[bool]) -> type[StripeLike]:
+    """A sink that does not know one customer yet: what it is sent of it waits, and nobody is told how much that is."""
+
+    class Forgetful(StripeLike):
+        def breakdown(
+            self, meter: str, customer: str, span: Span, step: dt.timedelta
+        ) -> Mapping[dt.datetime, Decimal]:
+            if customer == name and not known:
+                raise CustomerUnknown(f"Nobody is called {name}.")
+            return super().breakdown(meter, customer, span, step)
+
+    return Forgetful
+
+
+def set_back_with_a_stranger(database: Database, directory: Path, known: list[bool]) -> PinnedWorld:
+    """A ledger that forgot 10 sent to each of two customers, one of whom the sink does not know; and has 5 due to both."""
+    sink = stranger("cus_new", known=known)
+    lost = PinnedWorld(database, directory / "state", sinks=[sink(lambda: lost.now)])
+    assert lost.pin.check(lost.now) is None
+    for customer in ("cus_1", "cus_new"):
+        use(lost, 0, 5, customer)
+    lost.at(1, 10)
+    lost.collect()
+    backup = back_up(lost.database)
+    lost.deliver()
+    for customer in ("cus_1", "cus_new"):
+        use(lost, 1, 10, customer)
+    cycle(lost, 2)
+    restore(lost.database, backup)
+    with pytest.raises(LedgerStopped):
+        lost.deliver()
+    lost.now += 3 * HOUR
+    return lost
+
+
+def test_a_customer_that_the_sink_does_not_know_needs_a_word(database: Database, tmp_path: Path) -> None:
+    """The survey goes on and names it; without a word nothing is adopted, since what it was sent is not to be found out."""
+    world = set_back_with_a_stranger(database, tmp_path, known=[])
+    before = everything(world)
+    with world.adoption().survey(world.now) as survey:
+        assert [(each.customer, each.reason) for each in survey.left] == [
+            ("cus_new", "Nobody is called cus_new.")
+        ]
+        [compared] = survey.compared
+        assert (compared.customers, compared.taken_over) == (1, 15)
+        with pytest.raises(LedgerError, match=r"cus_new: a sink does not know them.*--leave"):
+            world.adoption().adopt(survey, world.now)
+        with pytest.raises(LedgerError, match="--leave"):
+            world.adoption(leave=["cus_1"]).adopt(survey, world.now)
+    assert everything(world) == before
+
+
+def test_a_customer_that_became_known_is_adopted_like_any_other(database: Database, tmp_path: Path) -> None:
+    """Made known at the sink before the adoption, it is billed to the unit."""
+    known: list[bool] = []
+    world = set_back_with_a_stranger(database, tmp_path, known=known)
+    known.append(True)
+    world.adopt()
+    quiet_down(world)
+    equal(world)
+
+
+def test_a_customer_that_is_left_keeps_its_events(database: Database, tmp_path: Path) -> None:
+    """What the ledger has goes out under its old name, which the sink knows; only what it forgot is sent under new ones."""
+    world = set_back_with_a_stranger(database, tmp_path, known=[])
+    world.like.most = lambda customer: Decimal("Infinity")
+    open_events = (
+        "select identifier, state::text from aggregator.event where customer = 'cus_new' order by id"
+    )
+    before = world.rows(open_events)
+    assert len(before) == 1, "the one that was due when the backup was made"
+    sent = {event.identifier for event in world.sink.received if event.customer == "cus_new"}
+    world.adopt(leave=["cus_new"])
+    assert world.rows(open_events) == before
+    quiet_down(world)
+    world.check_balance()
+    assert world.booked("cus_1") == 15
+    assert world.booked("cus_new") == 25, "5 once, and the forgotten 10 twice, as was said"
+    later = [event for _, event in world.like.bookings if event.customer == "cus_new"]
+    assert [(event.delta, event.identifier in sent) for event in later] == [
+        (5, True),
+        (10, True),
+        (10, False),
+    ]
 
 
 def test_only_what_cannot_be_read_back_may_be_left_out(world: PinnedWorld) -> None:

@@ -90,24 +90,26 @@ class MemoryAdopting:
         for customer, stands in groupby(
             self._stands(line, rebased.readings, counted), attrgetter("customer")
         ):
-            found = rebase(list(stands), line.unit)
+            found = None if customer in rebased.left else rebase(list(stands), line.unit)
             if found is not None:
                 slots, carry = found
                 moved += slots
                 carries.pop((line.feed.id, customer), None)
                 if carry:
                     carries[line.feed.id, customer] = carry
-        self._withdraw(line, now)
+        self._withdraw(line, rebased.left, now)
         for each in moved:
             self._take_over(line, each, name(line, each.stand), now)
         self._read_again(line)
 
-    def _withdraw(self, line: Line, now: dt.datetime) -> None:
+    def _withdraw(self, line: Line, left: frozenset[str], now: dt.datetime) -> None:
         """Void what is not settled, in the windows that are re-based."""
         tables, feed = self._ledger.tables, line.feed.id
         for event_id in sorted(tables.outbox.keys() | tables.parked.keys()):
             event = tables.events[event_id]
             if event.feed_id != feed or event.window_start not in line.span or self._in_shadow(event):
+                continue
+            if event.customer in left:
                 continue
             if event.state is State.SENDING:
                 self._ledger.move(event, State.DUE)
@@ -117,7 +119,7 @@ class MemoryAdopting:
             tables.parked.pop(event_id, None)
         for start, customers in tables.slots[feed].items():
             for slot in customers.values() if start in line.span else ():
-                slot.replan = False
+                slot.replan = slot.replan and slot.customer in left
         for readback in tables.readbacks.values():
             if readback.feed_id == feed and readback.done_at is None:
                 readback.done_at, readback.found = now, "settled by an adoption"

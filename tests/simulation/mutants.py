@@ -504,7 +504,7 @@ def adopted_at_once() -> list[tuple[object, str, object]]:
 
 @mutant("what is not settled stays owed when a ledger is adopted")
 def unsettled_not_withdrawn() -> list[tuple[object, str, object]]:
-    return [(MemoryAdopting, "_withdraw", lambda self, line, now: None)]
+    return [(MemoryAdopting, "_withdraw", lambda self, line, left, now: None)]
 
 
 @mutant("an adoption takes the ledger's word for what the sink has")

@@ -100,6 +100,52 @@ def test_a_correction_is_an_event_of_its_own(world: World, metronome: MetronomeC
     assert [each["properties"]["quantity"] for each in metronome.events()] == ["8", "2.5", "-3"]
 
 
+def test_a_decrease_after_its_invoice_is_finalized(world: World, metronome: MetronomeControl) -> None:
+    """It is refused and listed, others go on; more usage replaces it; with the invoice void, a person releases it."""
+    world.meter.update(decreases="apply", shrink_guard="100%")
+    customer = metronome.add_customer("A", "cus_a")
+    metronome.add_customer("B", "cus_b")
+    world.use("cus_a", 5, minute=1)
+    world.use("cus_a", 3, minute=1, second=40)
+    world.use("cus_b", 4, minute=1)
+    assert world.once().code == 0
+    month = world.start.replace(day=1, hour=0, minute=0)
+    following = (month + 32 * DAY).replace(day=1)
+    world.sandbox.set_clock((following + DAY + HOUR - utcnow()).total_seconds())
+    world.source("delete from usage where quantity = 3")
+    world.use("cus_b", 1, minute=1, second=30)
+    ran = world.once()
+    assert ran.json["sinks"]["metronome"] == {"claimed": 2, "accepted": 1, "refused": 1, "waiting": 0}, (
+        ran.said
+    )
+    assert metronome.totals(METER) == {"cus_a": 8, "cus_b": 5}
+    [refused] = world.run("events", "list", "--json").json["events"]
+    assert (refused["state"], refused["customer"], Decimal(refused["delta"])) == ("refused", "cus_a", -3)
+    assert "is finalized" in refused["reason"]
+    balance = """
+    select sum(delta) filter (where state <> 'void'), sum(delta) filter (where state = 'accepted'),
+           (select sum(quantity) from aggregator.slot where customer = 'cus_a')
+      from aggregator.event where customer = 'cus_a'
+    """
+    assert world.ledger(balance) == [(5, 8, 5)], "what is refused is named, and makes up the difference"
+    world.use("cus_a", 4, minute=1, second=50)
+    quiet(world, metronome)
+    assert world.run("events", "list", "--json").json["events"] == []
+    assert [each["properties"]["quantity"] for each in metronome.events()][-1] == "1"
+    world.source("delete from usage where quantity = 4 and customer = 'cus_a'")
+    world.once()
+    [refused] = world.run("events", "list", "--json").json["events"]
+    assert Decimal(refused["delta"]) == -4
+    invoice = next(each["id"] for each in metronome.invoices(customer) if each["status"] == "FINALIZED")
+    metronome.call("POST", "/v1/invoices/void", {"id": invoice})
+    released = world.run("events", "release", str(refused["event"]))
+    assert released.code == 0, released.said
+    quiet(world, metronome)
+    metronome.call("POST", "/v1/invoices/regenerate", {"id": invoice})
+    [anew] = [each for each in metronome.invoices(customer) if each["status"] == "FINALIZED"]
+    assert anew["line_items"][0]["quantity"] == 5
+
+
 def test_lost_answers_cost_nothing_and_double_nothing(world: World, metronome: MetronomeControl) -> None:
     """Requests that arrive in part, answers that are lost, 429s: pass after pass, until all is there once."""
     metronome.set_rules(ingested_before_error=37)
@@ -174,6 +220,41 @@ def test_a_ledger_that_was_set_back_is_adopted_from_metronomes_usage(
     assert metronome.totals(METER) == {"cus_1": Decimal("36.75"), "cus_2": 9, "cus_3": 2}
 
 
+def test_a_customer_that_metronome_does_not_know_does_not_end_an_adoption(
+    world: World, metronome: MetronomeControl
+) -> None:
+    """It is named with what to do; with its alias given to somebody, all are adopted, and nothing is billed twice."""
+    world.start = floor(utcnow(), HOUR) - 30 * HOUR
+    world.meter.update(window="1h", start_at=f"{world.start:%Y-%m-%dT%H:%MZ}")
+    metronome.add_customer("cus_1", "cus_1")
+    for customer in ("cus_1", "cus_new"):
+        world.use(customer, 5, 60)
+    quiet(world, metronome)
+    assert world.ledger_url is not None
+    with Database(world.ledger_url) as database:
+        backup = back_up(database)
+        for customer in ("cus_1", "cus_new"):
+            world.use(customer, Decimal("7.25"), 61)
+        reread(world)
+        quiet(world, metronome)
+        restore(database, backup)
+    world.use("cus_1", 1, 60 * 2)
+    assert world.run("run", "--once").code == 1
+    refused = world.run("adopt", "--yes", "--quiet", "0s")
+    assert (refused.code, "cus_new: a sink does not know them" in refused.said) == (1, True), refused.said
+    looked = world.run("adopt", "--json")
+    [left] = looked.json["left"]
+    assert (left["customer"], left["sink"]) == ("cus_new", "metronome")
+    assert "Give the alias to one customer there." in left["reason"]
+    assert looked.json["compared"][0]["taken_over"] == "7.25"
+    metronome.add_customer("New", "cus_new")
+    adopted = world.run("adopt", "--yes", "--quiet", "0s", "--json")
+    assert (adopted.code, adopted.json["left"]) == (0, []), adopted.said
+    reread(world)
+    quiet(world, metronome)
+    assert metronome.totals(METER) == {"cus_1": Decimal("13.25"), "cus_new": Decimal("12.25")}
+
+
 def test_with_windows_of_minutes_it_counts_as_one_that_cannot_be_read_back(
     world: World, metronome: MetronomeControl
 ) -> None:
@@ -206,6 +287,25 @@ def test_check_sends_a_test_event_when_it_is_told_to(world: World, metronome: Me
     assert missing.code == 1
     assert "no billable metric of Metronome is for event type other" in missing.out
     assert metronome.stats()["accepted"] == 1
+
+
+def test_a_token_without_invoices_is_told_of_and_sends(world: World, metronome: MetronomeControl) -> None:
+    """By `check` as a note, and by the log once at the start; nothing is kept back for it."""
+    metronome.set_keys(without_invoices=[TOKEN])
+    world.use("cus_1", 5, 1)
+    world.write()
+    checked = world.run("check", "--json")
+    notes = [
+        each["text"]
+        for each in checked.json["findings"]
+        if (each["what"], each["verdict"]) == ("sink metronome", "note")
+    ]
+    assert (checked.code, ["may not read customers and invoices" in note for note in notes]) == (0, [True]), (
+        checked.said
+    )
+    ran = world.once()
+    assert (ran.code, ran.said.count('"event": "sink_cannot_promise"')) == (0, 1), ran.said
+    assert settled(world, metronome)()
 
 
 def test_the_page_shows_a_configuration_that_works(world: World, metronome: MetronomeControl) -> None:

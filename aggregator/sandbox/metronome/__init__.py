@@ -6,6 +6,7 @@ events.py     what is taken in: field rules, duplicates, the two bounds of time
 customers.py  customers and their ingest aliases
 metrics.py    billable metrics: which events match, and what they add up to
 usage.py      `POST /v1/usage`: windows between UTC midnights, in pages
+invoices.py   a draft for each customer and calendar month, finalized after a grace
 settings.py   the rules that may be changed while it runs
 client.py     the control calls as methods
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from aggregator.sandbox.errors import ApiError
 from aggregator.sandbox.metronome.customers import Customers
 from aggregator.sandbox.metronome.events import PAST_SECONDS, Log, read_batch
+from aggregator.sandbox.metronome.invoices import Invoices
+from aggregator.sandbox.metronome.invoices import rows as invoice_rows
 from aggregator.sandbox.metronome.metrics import Metrics
 from aggregator.sandbox.metronome.settings import MetronomeRules
 from aggregator.sandbox.metronome.usage import read_query
@@ -24,6 +26,7 @@ class State:
         self.log = Log()
         self.customers = Customers()
         self.metrics = Metrics()
+        self.invoices = Invoices()
 
 
 class Request(NamedTuple):
@@ -118,6 +121,28 @@ def set_aliases(request: Request) -> object:
     return {}
 
 
+def list_invoices(request: Request) -> object:
+    """GET /v1/customers/{id}/invoices."""
+    state = request.state
+    customer = state.customers.get(request.name)
+    found = state.invoices.of(customer, state.log, request.now)
+    events = list(state.log.of([customer.id, *customer.aliases], request.seen_by))
+    shown = invoice_rows(found, customer, events, state.metrics, request.query, request.now, state.rules)
+    return _page(list(shown), request)
+
+
+def void_invoice(request: Request) -> object:
+    """POST /v1/invoices/void."""
+    wanted = str(read_object(request.body).get("id"))
+    return {"data": {"id": request.state.invoices.void(wanted, request.now, request.state.rules).id}}
+
+
+def regenerate_invoice(request: Request) -> object:
+    """POST /v1/invoices/regenerate."""
+    wanted = str(read_object(request.body).get("id"))
+    return {"data": {"id": request.state.invoices.regenerate(wanted, request.now).id}}
+
+
 def create_metric(request: Request) -> object:
     """POST /v1/billable-metrics/create."""
     return {"data": {"id": request.state.metrics.create(read_object(request.body), request.now).id}}
@@ -152,6 +177,9 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Handler], ...] = tuple(
         ("GET", "/v1/customers", list_customers),
         ("GET", "/v1/customers/{id}", retrieve_customer),
         ("POST", "/v1/customers/{id}/setIngestAliases", set_aliases),
+        ("GET", "/v1/customers/{id}/invoices", list_invoices),
+        ("POST", "/v1/invoices/void", void_invoice),
+        ("POST", "/v1/invoices/regenerate", regenerate_invoice),
         ("POST", "/v1/billable-metrics/create", create_metric),
         ("POST", "/v1/billable-metrics/archive", archive_metric),
         ("GET", "/v1/billable-metrics", list_metrics),

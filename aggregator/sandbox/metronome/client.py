@@ -55,9 +55,20 @@ class MetronomeControl:
         """Replace the fault settings; without arguments there are no faults."""
         self.call("PUT", "/_sandbox/faults", settings)
 
-    def set_keys(self, *, revoked: Iterable[str] = (), restricted: Iterable[str] = ()) -> None:
-        """Say which tokens answer 401, and which 403."""
-        self.call("PUT", "/_sandbox/keys", {"revoked": list(revoked), "restricted": list(restricted)})
+    def set_keys(
+        self,
+        *,
+        revoked: Iterable[str] = (),
+        restricted: Iterable[str] = (),
+        without_invoices: Iterable[str] = (),
+    ) -> None:
+        """Say which tokens answer 401, which 403, and which 403 where invoices are read."""
+        body = {
+            "revoked": list(revoked),
+            "restricted": list(restricted),
+            "without_invoices": list(without_invoices),
+        }
+        self.call("PUT", "/_sandbox/keys", body)
 
     def reset(self) -> None:
         """Forget everything and start as at first."""
@@ -67,6 +78,11 @@ class MetronomeControl:
         """Make a customer with ingest aliases and return its id."""
         body = {"name": name, "ingest_aliases": list(aliases)}
         return str(self.call("POST", "/v1/customers", body)["data"]["id"])
+
+    def invoices(self, customer: str) -> list[dict[str, Any]]:
+        """Return the invoices of a customer, by its id, the earliest period first."""
+        found: list[dict[str, Any]] = self.call("GET", f"/v1/customers/{customer}/invoices")["data"]
+        return found
 
     def add_metric(
         self,

@@ -1,8 +1,9 @@
 """The order in which the rules meet a call: 1. control calls; 2. the token; 3. faults that strike before anything is done;
 4. injected latency; 5. the endpoint; 6. faults that strike afterwards.
 
-Any token is good but those that are revoked (401) or restricted (403). What each fault means is told at `FaultSettings`; of
-those, what is about single customers, late delivery and later rejection has no effect here.
+Any token is good but those that are revoked (401), restricted (403), or may not read invoices (403 for those). What each
+fault means is told at `FaultSettings`; of those, what is about single customers, late delivery and later rejection has no
+effect here.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from urllib.parse import parse_qsl
 
 from aggregator.sandbox.errors import ApiError, server_error
 from aggregator.sandbox.faults import Faults, Victim
-from aggregator.sandbox.metronome.api import INGEST, Request, State, find_route
+from aggregator.sandbox.metronome.api import INGEST, Handler, Request, State, find_route, list_invoices
 from aggregator.sandbox.metronome.metrics import number
 from aggregator.sandbox.metronome.settings import read_metronome_rules
 from aggregator.sandbox.metronome.wire import bad_request, dumps
@@ -40,6 +41,7 @@ class Metronome:
         self._faults = Faults(FaultSettings())
         self._revoked: frozenset[str] = frozenset()
         self._restricted: frozenset[str] = frozenset()
+        self._without_invoices: frozenset[str] = frozenset()
 
     async def answer(self, scope: Scope, body: bytes) -> Reply | None:
         """Answer one call; None closes its connection."""
@@ -57,7 +59,7 @@ class Metronome:
     async def _call(self, scope: Scope, path: str, query: Mapping[str, str], body: bytes) -> Reply | None:
         self._stats.requests += 1
         handler, name = find_route(scope["method"], path)
-        self._let_in(read_headers(scope["headers"]).authorization.decode("latin-1"))
+        self._let_in(read_headers(scope["headers"]).authorization.decode("latin-1"), handler)
         luck = self._faults.draw(Victim("metronome", events=int(path == INGEST)))
         if luck.drop_before:
             self._stats.dropped += 1
@@ -77,11 +79,11 @@ class Metronome:
             raise server_error("error_after")
         return Reply(200, dumps(answer))
 
-    def _let_in(self, authorization: str) -> None:
+    def _let_in(self, authorization: str, handler: Handler) -> None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token or token in self._revoked:
             raise ApiError(401, "Unauthorized", reason="bad_token")
-        if token in self._restricted:
+        if token in self._restricted or (handler is list_invoices and token in self._without_invoices):
             raise ApiError(403, "Forbidden", reason="restricted_token")
 
     def _refusal(self, error: ApiError) -> Reply:
@@ -108,6 +110,7 @@ class Metronome:
                     return self._faults.settings.json()
                 case "PUT", "keys":
                     self._revoked, self._restricted = _tokens(given, "revoked"), _tokens(given, "restricted")
+                    self._without_invoices = _tokens(given, "without_invoices")
                     return given
                 case "POST", "reset":
                     self._start_afresh()

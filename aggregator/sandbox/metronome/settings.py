@@ -11,6 +11,9 @@ from typing import Any, Literal
 # docs.metronome.com, send usage events: a transaction_id is remembered for 34 days, and as far back may a timestamp lie.
 MEMORY_SECONDS = 34 * 86400.0
 
+# docs.metronome.com, how invoicing works: an invoice is finalized 24 hours after the end of its period.
+GRACE_SECONDS = 86400.0
+
 MOST_EVENTS = 100
 
 
@@ -28,6 +31,7 @@ class MetronomeRules:
     `transaction_memory_seconds`: for how long a transaction_id is known again.
     `usage_delay_seconds`: from receipt until an event shows in usage and in searches.
     `retry_after_seconds`: what `Retry-After` says on a 429; null leaves it out.
+    `invoice_grace_seconds`: how long after the end of its month an invoice stays a draft.
     `page_rows`: rows on a page of a list.
     """
 
@@ -38,12 +42,13 @@ class MetronomeRules:
     transaction_memory_seconds: float = MEMORY_SECONDS
     usage_delay_seconds: float = 0.0
     retry_after_seconds: int | None = None
+    invoice_grace_seconds: float = GRACE_SECONDS
     page_rows: int = 100
 
     def __post_init__(self) -> None:
         _require(self.text_quantities in ("count", "zero"), "text_quantities", "count or zero")
         _require(self.bad_event in ("whole", "partial"), "bad_event", "whole or partial")
-        for name in ("transaction_memory_seconds", "usage_delay_seconds"):
+        for name in ("transaction_memory_seconds", "usage_delay_seconds", "invoice_grace_seconds"):
             _require(_at_least_zero(getattr(self, name)), name, "a number of seconds, 0 or more")
         for name in ("ingested_before_error", "retry_after_seconds"):
             value = getattr(self, name)

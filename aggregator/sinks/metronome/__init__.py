@@ -5,7 +5,8 @@ dispatch.py  which request goes next: pace, requests in flight, and halves of wh
 courier.py   one request, one judgement
 event.py     one event as the bytes that Metronome gets
 verdicts.py  what each answer means; pure
-account.py   what Metronome says of its metrics: preflight and totals
+account.py   what Metronome says: its metrics and totals, a customer's invoices
+invoices.py  whether the invoice of an event's moment can still be lowered
 fitting.py   whether a metric counts what we send; pure
 trial.py     one event to a test customer, read back
 client.py    the official library, set up our way

@@ -1,4 +1,4 @@
-"""What Metronome says of its metrics: whether they count what we send, and what they have counted.
+"""What Metronome says of its metrics, whether they count what we send and what they have counted; and of invoices.
 
 Rules
 - Nothing in here writes.
@@ -14,9 +14,9 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 
-from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
 from aggregator.model import ZERO, Span
 from aggregator.sinks.judgement import Silence
 from aggregator.sinks.metronome import event as wire
@@ -42,9 +42,17 @@ STEPS: Mapping[dt.timedelta, Literal["HOUR", "DAY"]] = {HOUR: "HOUR", DAY: "DAY"
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-NOT_FOUND = 404
+FORBIDDEN, NOT_FOUND = 403, 404
 
 Row = Mapping[str, object]
+
+
+class Invoice(NamedTuple):
+    """A usage invoice: what it covers, and what it is: DRAFT, FINALIZED or VOID."""
+
+    id: str
+    span: Span
+    status: str
 
 
 class Answer(Protocol):
@@ -89,7 +97,7 @@ class Account:
     async def total(self, name: str, customer: str, span: Span) -> Decimal:
         """Return what Metronome has counted of one of our meters for a customer; the span lies on whole UTC hours.
 
-        Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
+        Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so, above all CustomerUnknown.
         """
         step = DAY if _lies_on(span, DAY) else HOUR
         found = await self.breakdown(name, customer, span, step)
@@ -124,11 +132,58 @@ class Account:
         """Say whether Metronome knows a customer, by an ingest alias or an id."""
         try:
             await self._customer(customer)
-        except (SinkUnreachable, SinkHalted):
-            raise
-        except SinkError:
+        except CustomerUnknown:
             return False
         return True
+
+    async def invoices(self, customer: str) -> list[Invoice]:
+        """Return the usage invoices of a customer; those that do not say what they cover are left out.
+
+        Raises SinkUnreachable, SinkHalted or SinkError, above all CustomerUnknown.
+        """
+        known = await self._customer(customer)
+        read = self._client.api.v1.customers.invoices.with_raw_response
+
+        def ask(page: dict[str, str]) -> Awaitable[Answer]:
+            return read.list(
+                customer_id=known,
+                type="USAGE",
+                limit=PAGE,
+                skip_zero_qty_line_items=True,
+                extra_query=dict(page),
+            )
+
+        rows = await self._pages(ask, "invoices")
+        spans = [(row, _span(row)) for row in rows if row.get("type", "USAGE") == "USAGE"]
+        return [
+            Invoice(str(row.get("id")), span, str(row.get("status")).upper())
+            for row, span in spans
+            if span is not None
+        ]
+
+    async def cannot_promise(self) -> list[str]:
+        """Say what the token is too little for, although it can send. Nothing is said where no customer is there to ask for.
+
+        Raises SinkUnreachable, SinkHalted or SinkError.
+        """
+        customers = self._client.api.v1.customers.with_raw_response
+        read = self._client.api.v1.customers.invoices.with_raw_response
+        try:
+            found = _rows(_object(await self._ask(customers.list(limit=1))))
+            if found:
+                await self._ask(read.list(customer_id=str(found[0].get("id")), limit=1))
+        except SinkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            told = self._client.describe(error)
+            if isinstance(told, Silence) or told.status != FORBIDDEN:
+                self._raise(error)
+            sentence = (
+                f"its token may not read customers and invoices ({describe(told)}), so a decrease is sent even when "
+                "its invoice is finalized and no longer changes: grant it, or look there before you release a decrease"
+            )
+            return [sentence]
+        return []
 
     async def _may_send(self) -> None:
         """Ask whether the token may send events, without sending one: an empty request is refused, but not the token.
@@ -158,7 +213,10 @@ class Account:
         return await self._pages(ask, "usage")
 
     async def _customer(self, name: str) -> str:
-        """Return the id of the customer with an ingest alias; an alias may look like an id, so it is asked for first."""
+        """Return the id of the customer with an ingest alias; an alias may look like an id, so it is asked for first.
+
+        Raises CustomerUnknown if nobody has the alias, or more than one.
+        """
         customers = self._client.api.v1.customers.with_raw_response
 
         def ask(page: dict[str, str]) -> Awaitable[Answer]:
@@ -167,9 +225,9 @@ class Account:
         found = await self._pages(ask, "customers")
         if len(found) == 1 and isinstance(found[0].get("id"), str):
             return str(found[0]["id"])
-        if not found and UUID.fullmatch(name):
+        if not found and UUID.fullmatch(name) and await self._found(customers.retrieve(customer_id=name)):
             return name
-        raise SinkError(
+        raise CustomerUnknown(
             f"Metronome has {len(found) or 'no'} customers with the ingest alias {name}, so there is no usage of it. "
             "Give the alias to one customer there."
         )
@@ -192,8 +250,14 @@ class Account:
 
     async def _metric(self, metric_id: str) -> Metric | None:
         metrics = self._client.api.v1.billable_metrics.with_raw_response
+        return await self._found(metrics.retrieve(billable_metric_id=metric_id))
+
+    async def _found(self, call: Awaitable[Answer]) -> Row | None:
+        """Return the one thing that a call asks for by its id; None if there is none."""
         try:
-            answer = _object(await self._ask(metrics.retrieve(billable_metric_id=metric_id)))
+            answer = _object(await self._ask(call))
+        except SinkError:
+            raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             told = self._client.describe(error)
             if isinstance(told, Refusal) and told.status in (400, NOT_FOUND):
@@ -215,12 +279,7 @@ class Account:
         rows: list[Row] = []
         cursor: dict[str, str] = {}
         for _ in range(MOST_PAGES):
-            try:
-                answer = _object(await self._ask(ask(cursor)))
-            except SinkError:
-                raise
-            except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-                self._raise(error)
+            answer = _object(await self._said(ask(cursor)))
             data, following = answer.get("data"), answer.get("next_page")
             if not isinstance(data, list) or not all(isinstance(each, Mapping) for each in data):
                 raise SinkError(f"Metronome's answer to sink {self._sink} is no list of {what}.")
@@ -231,6 +290,13 @@ class Account:
                 raise SinkError(f"Metronome's list of {what} goes round in a circle.")
             cursor = {"next_page": str(following)}
         raise SinkError(f"Metronome lists more than {MOST_PAGES} pages of {what}; ask for a shorter span.")
+
+    async def _said(self, call: Awaitable[Answer]) -> bytes:
+        """Return an answer. Raises SinkUnreachable, SinkHalted or SinkError if there is none."""
+        try:
+            return await self._ask(call)
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._raise(error)
 
     async def _ask(self, call: Awaitable[Answer]) -> bytes:
         async with asyncio.timeout(self._client.timeout_seconds):
@@ -258,6 +324,25 @@ def _object(content: bytes) -> Mapping[str, object]:
     if not isinstance(answer, Mapping):
         raise SinkError("Metronome's answer is no JSON object.")
     return answer
+
+
+def _rows(answer: Mapping[str, object]) -> list[Row]:
+    """Return the rows of a page. Raises SinkError if it has none."""
+    data = answer.get("data")
+    if not isinstance(data, list) or not all(isinstance(each, Mapping) for each in data):
+        raise SinkError("Metronome's answer is no list.")
+    return data
+
+
+def _span(row: Row) -> Span | None:
+    """Return what an invoice covers; None if it does not say."""
+    try:
+        start, end = (
+            dt.datetime.fromisoformat(str(row.get(name))) for name in ("start_timestamp", "end_timestamp")
+        )
+    except ValueError:
+        return None
+    return None if start.tzinfo is None or end.tzinfo is None or start >= end else Span(start, end)
 
 
 def _start(row: Row) -> dt.datetime:

@@ -9,6 +9,8 @@ Rules
 - An event either leaves or is given back, once. What has left is always waited for.
 - Right before a request leaves, its batch is asked whether it still may: a process that was paused must not send what
   another one has taken over meanwhile. A half of a refused request is asked about like any other.
+- A decrease is asked about before it lines up, and nothing else waits for that. Those that may leave at the same time share
+  a request again.
 - No event waits here for longer than `patience_seconds`: a claim on it must not run out while it stands in the queue.
 """
 
@@ -26,6 +28,9 @@ MOST_EVENTS = 100
 """As many as one request takes (docs.metronome.com, send usage events)."""
 
 Deliver = Callable[[Sequence[Event]], Coroutine[Any, Any, Judgement]]
+
+Object = Callable[[Event], Coroutine[Any, Any, Judgement | None]]
+"""Says why a decrease does not leave; None if it may."""
 
 
 class Parcel:
@@ -48,6 +53,8 @@ class Batch:
         self.may_leave = may_leave
         self.said: SimpleQueue[Verdict | BaseException] = SimpleQueue()
         self.parcels: list[Parcel] = []
+        self.cleared: list[Parcel] = []
+        """Decreases that may leave, and have not lined up yet."""
         self.unanswered = len(events)
         self.patience: asyncio.TimerHandle | None = None
         self.given_back = False
@@ -60,6 +67,7 @@ class Dispatcher:
         self,
         pace: Pace,
         deliver: Deliver,
+        objection: Object,
         *,
         max_in_flight: int,
         patience_seconds: float,
@@ -68,6 +76,7 @@ class Dispatcher:
         self.halted: str | None = None
         self._pace = pace
         self._deliver = deliver
+        self._objection = objection
         self._slots = asyncio.Semaphore(max_in_flight)
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
@@ -83,8 +92,12 @@ class Dispatcher:
         events = batch.events
         self._batches.add(batch)
         batch.patience = asyncio.get_running_loop().call_later(self._patience_seconds, self.give_back, batch)
-        for first in range(0, len(events), MOST_EVENTS):
-            self._line_up(Parcel(batch, events[first : first + MOST_EVENTS]))
+        self._line_up_all(batch, [event for event in events if event.delta >= 0])
+        for event in events:
+            if event.delta < 0:
+                parcel = Parcel(batch, [event])
+                batch.parcels.append(parcel)
+                self._begin(self._clear(parcel))
         if self._stopped or self.halted:
             self.give_back(batch)
 
@@ -110,11 +123,46 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
+    async def _clear(self, parcel: Parcel) -> None:
+        """Ask whether a decrease may leave; if it may, it lines up with those that are cleared in the same moment."""
+        batch = parcel.batch
+        try:
+            judgement = await self._objection(parcel.events[0])
+        except Exception as error:  # noqa: BLE001 - raised again on the thread that waits for it
+            self._break(batch, error)
+            return
+        if not parcel.waiting:
+            return
+        if judgement is not None:
+            parcel.waiting = False
+            self._say(parcel, judgement)
+            return
+        if not batch.cleared:
+            asyncio.get_running_loop().call_soon(self._line_up_cleared, batch)
+        batch.cleared.append(parcel)
+
+    def _line_up_cleared(self, batch: Batch) -> None:
+        cleared, batch.cleared = [each for each in batch.cleared if each.waiting], []
+        for each in cleared:
+            each.waiting = False
+        self._line_up_all(batch, [each.events[0] for each in cleared])
+
+    def _line_up_all(self, batch: Batch, events: Sequence[Event]) -> None:
+        for first in range(0, len(events), MOST_EVENTS):
+            self._line_up(Parcel(batch, events[first : first + MOST_EVENTS]))
+
     def _line_up(self, parcel: Parcel) -> None:
         parcel.batch.parcels.append(parcel)
-        task = asyncio.create_task(self._carry(parcel))
+        self._begin(self._carry(parcel))
+
+    def _begin(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
         self._on_their_way.add(task)
         task.add_done_callback(self._on_their_way.discard)
+
+    def _break(self, batch: Batch, error: Exception) -> None:
+        self._batches.discard(batch)
+        batch.said.put(error)
 
     async def _carry(self, parcel: Parcel) -> None:
         """Take a parcel through its turn; whatever breaks on the way is told to who waits for it."""
@@ -123,8 +171,7 @@ class Dispatcher:
                 if await self._may_leave(parcel):
                     self._settle(parcel, await self._send(parcel))
         except Exception as error:  # noqa: BLE001 - raised again on the thread that waits for it
-            self._batches.discard(parcel.batch)
-            parcel.batch.said.put(error)
+            self._break(parcel.batch, error)
 
     async def _may_leave(self, parcel: Parcel) -> bool:
         """Wait for the pace and say whether the parcel may leave now."""

@@ -23,6 +23,7 @@ from aggregator.sinks.metronome.account import HOUR, Account
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.courier import Courier
 from aggregator.sinks.metronome.dispatch import MOST_EVENTS, Batch, Dispatcher
+from aggregator.sinks.metronome.invoices import ASKED_AT_ONCE, Invoices
 from aggregator.sinks.metronome.meter import MetronomeMeter
 
 LIMITS = Limits(
@@ -140,6 +141,11 @@ class MetronomeSink:
         line = self._open()
         return line.thread.call(line.account.problems(meters))
 
+    def cannot_promise(self) -> list[str]:
+        """Say what the token is too little for, although it can send. Raises as `preflight` does."""
+        line = self._open()
+        return line.thread.call(line.account.cannot_promise())
+
     def account(self) -> str | None:
         """Return None: no endpoint says to which environment a token belongs."""
         return None
@@ -247,13 +253,14 @@ class MetronomeSink:
             self._api_key,
             api_base=self._api_base,
             timeout_seconds=self._timeout.total_seconds(),
-            connections=self._max_in_flight,
+            connections=self._max_in_flight + ASKED_AT_ONCE,
         )
         courier = Courier(client, self.name, self._meters, self.limits.encoding)
         account = Account(client, self.name, self._meters)
         dispatcher = Dispatcher(
             self._pace,
             courier.deliver,
+            Invoices(account, self._monotonic).objection,
             max_in_flight=self._max_in_flight,
             patience_seconds=self._patience_seconds,
             monotonic=self._monotonic,

@@ -7,6 +7,7 @@ from typing import Any
 
 import metronome
 import pytest
+from metronome.types.v1.customers import Invoice
 
 from aggregator.clock import utcnow
 from aggregator.sandbox import RunningSandbox, SandboxOptions, running
@@ -378,6 +379,94 @@ def test_a_search_shows_duplicates_and_who_was_matched(
     assert first.matched_customer.id == customer
     assert [each.id for each in first.matched_billable_metrics or []] == [metric]
     assert (stranger.matched_customer, stranger.matched_billable_metrics) == (None, [])
+
+
+# -- invoices -------------------------------------------------------------------------------------
+
+MONTH = NOON.replace(day=1, hour=0)
+"""When the invoice begins that the events here belong to."""
+
+NEXT_MONTH = (MONTH + 32 * DAY).replace(day=1)
+
+
+def shown(client: metronome.Metronome, customer: str, **query: Any) -> list[tuple[str, float | None]]:
+    """The status and the quantity of each invoice that covers the events here, and no other."""
+    found = client.v1.customers.invoices.list(customer_id=customer, **query)
+    return [
+        (each.status, each.line_items[0].quantity if each.line_items else None)
+        for each in found
+        if each.start_timestamp == MONTH
+    ]
+
+
+def test_an_invoice_is_a_draft_until_a_grace_is_over(
+    server: RunningSandbox, sandbox: MetronomeControl, client: metronome.Metronome
+) -> None:
+    """What comes in until then changes it, what comes later does not; the grace is a rule."""
+    sandbox.add_metric("api")
+    customer = sandbox.add_customer("Acme", "acme")
+    client.v1.usage.ingest(usage=[event(5)])
+    over = (NEXT_MONTH + DAY - NOW).total_seconds()
+    server.set_clock(over - 60)
+    client.v1.usage.ingest(usage=[event(7)])
+    assert shown(client, customer) == [("DRAFT", 12)]
+    server.set_clock(over + 60)
+    client.v1.usage.ingest(usage=[event(9)])
+    assert shown(client, customer) == [("FINALIZED", 12)]
+    assert shown(client, customer, status="DRAFT") == shown(client, customer, type="SCHEDULED") == []
+    sandbox.set_rules(invoice_grace_seconds=2 * 86400)
+    assert shown(client, customer) == [("DRAFT", 21)]
+
+
+def test_a_finalized_invoice_is_voided_and_regenerated(
+    server: RunningSandbox, sandbox: MetronomeControl, client: metronome.Metronome
+) -> None:
+    """The new one has another id and knows what has come in by then; a draft has nothing to void."""
+    sandbox.add_metric("api")
+    customer = sandbox.add_customer("Acme", "acme")
+    client.v1.usage.ingest(usage=[event(5)])
+    with pytest.raises(metronome.BadRequestError, match="Only a finalized invoice"):
+        client.v1.invoices.void(id=sandbox.invoices(customer)[0]["id"])
+    server.set_clock((NEXT_MONTH + DAY - NOW).total_seconds() + 60)
+    client.v1.usage.ingest(usage=[event(7)])
+    old = sandbox.invoices(customer)[0]["id"]
+    with pytest.raises(metronome.BadRequestError, match="Only an invoice that is void"):
+        client.v1.invoices.regenerate(id=old)
+    client.v1.invoices.void(id=old)
+    assert shown(client, customer) == [("VOID", 5)]
+    client.v1.invoices.regenerate(id=old)
+    assert shown(client, customer) == [("VOID", 5), ("FINALIZED", 12)]
+    assert shown(client, customer, sort="date_desc") == [("FINALIZED", 12), ("VOID", 5)]
+
+
+def test_an_invoice_is_of_its_declared_type(
+    server: RunningSandbox, sandbox: MetronomeControl, client: metronome.Metronome
+) -> None:
+    """All required fields, each of its kind, and none made up, as draft, finalized and made anew."""
+    sandbox.add_metric("api")
+    customer = sandbox.add_customer("Acme", "acme")
+    client.v1.usage.ingest(usage=[event(5)])
+    path = f"/v1/customers/{customer}/invoices"
+    drafts = sandbox.call("GET", path)["data"]
+    server.set_clock((NEXT_MONTH + DAY - NOW).total_seconds() + 60)
+    client.v1.invoices.void(id=drafts[0]["id"])
+    client.v1.invoices.regenerate(id=drafts[0]["id"])
+    rows = [*drafts, *sandbox.call("GET", path)["data"]]
+    assert {row["status"] for row in rows} == {"DRAFT", "VOID", "FINALIZED"}
+    for row in rows:
+        read = Invoice.model_validate(row)
+        for part in (read, read.credit_type, *read.line_items):
+            assert not part.model_extra
+    assert sandbox.call("GET", path).keys() == {"data", "next_page"}
+
+
+def test_a_token_may_be_without_invoices(sandbox: MetronomeControl, client: metronome.Metronome) -> None:
+    """It may do everything else."""
+    customer = sandbox.add_customer("Acme", "acme")
+    sandbox.set_keys(without_invoices=["token"])
+    client.v1.usage.ingest(usage=[event()])
+    with pytest.raises(metronome.PermissionDeniedError):
+        client.v1.customers.invoices.list(customer_id=customer)
 
 
 def test_stripes_endpoints_are_where_they_were(server: RunningSandbox, sandbox: MetronomeControl) -> None:
