@@ -1,6 +1,8 @@
 """`aggregator events`: look at what waits for a person, and decide."""
 
 import datetime as dt
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 STATES = ("held", "refused", "in_doubt")
 DECIDABLE = ("held", "refused")
 
+MOST_SAID = 20
 MOST_AT_ONCE = 10_000
 """As many events as one call decides about. A longer list is decided in several calls."""
 
@@ -52,6 +55,28 @@ decidable_option = click.option(
 file_option = click.option("--file", "file", metavar="NAME", help="Only events that were in this file.")
 from_option = click.option("--from", "start", type=Instant(), help="Only windows from this time on.")
 to_option = click.option("--to", "end", type=Instant(), help="Only windows before this time.")
+
+
+def choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take IDs, or --meter or --file with --state, --from and --to: what they come to is its `choice`."""
+
+    @wraps(command)
+    def chosen(
+        config_path: Path,
+        *,
+        ids: tuple[int, ...],
+        meter: str | None,
+        state: str | None,
+        start: dt.datetime | None,
+        end: dt.datetime | None,
+        file: str | None,
+        **rest: object,
+    ) -> None:
+        command(config_path, choice=_choice(ids, meter, state, start, end, file), **rest)
+
+    for option in (file_option, to_option, from_option, decidable_option, meter_option, ids_argument):
+        chosen = option(chosen)
+    return chosen
 
 
 @click.group()
@@ -101,25 +126,10 @@ def list_events(
 
 
 @events.command()
-@ids_argument
-@meter_option
-@decidable_option
-@from_option
-@to_option
-@file_option
+@choosing
 @config_option
 @json_option
-def release(
-    config_path: Path,
-    *,
-    ids: tuple[int, ...],
-    meter: str | None,
-    state: str | None,
-    start: dt.datetime | None,
-    end: dt.datetime | None,
-    file: str | None,
-    as_json: bool,
-) -> None:
+def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     """Let held or refused events go: by ID, or all of a meter or of a file.
 
     They go out as they were planned, under the same identifier. What the sink had accepted and rejected later cannot be sent
@@ -129,24 +139,29 @@ def release(
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
-    choice = _choice(ids, meter, state, start, end, file)._replace(undecided=file is not None)
+    choice = choice._replace(undecided=choice.file is not None)
     done: set[int] = set()
     replanned: list[int] = []
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         parked = _parked(ledger.database)
         while True:
+            now = utcnow()
             fitting, others = _fitting(parked, choice, DECIDABLE)
-            part = set(ledger.outbox.release([each.event for each in fitting], utcnow()))
+            stuck = [each for each in fitting if _why_not_anew(config, each, now)]
+            part = set(ledger.outbox.release([each.event for each in fitting if each not in stuck], now))
             replanned += sorted(each.event for each in fitting if each.was_accepted and each.event in part)
             done |= part
-            if file is None or not part or len(fitting) < MOST_AT_ONCE:  # a file may hold a million
+            if choice.file is None or not part or len(fitting) < MOST_AT_ONCE:  # a file may hold a million
                 break
     released = sorted(done - set(replanned))
     if as_json:
-        missing = _missing(ids, done)
-        write_json({"released": released, "planned_anew": replanned, "not_waiting": missing})
+        not_anew = {each.event: _why_not_anew(config, each, now) for each in stuck}
+        missing = _missing(choice, done | not_anew.keys())
+        write_json(
+            {"released": released, "planned_anew": replanned, "not_waiting": missing, "not_anew": not_anew}
+        )
     else:
-        if released or not replanned:
+        if released or not (replanned or stuck):
             click.echo(
                 f"{len(released)} event(s) released; the daemon or `aggregator run --once` sends them."
             )
@@ -154,30 +169,19 @@ def release(
             click.echo(
                 f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."
             )
+        for each in stuck[:MOST_SAID]:
+            click.echo(f"Not released: {each.event}. {_why_not_anew(config, each, now)}", err=True)
     _tell_rest(fitting)
-    _refuse_others(ids, done, others, "Not held or refused")
+    if stuck:
+        raise UsageError(f"{len(stuck)} event(s) were not released, since no pass would plan them anew.")
+    _refuse_others(choice, done, others, "Not held or refused")
 
 
 @events.command()
-@ids_argument
-@meter_option
-@decidable_option
-@from_option
-@to_option
-@file_option
+@choosing
 @config_option
 @json_option
-def dismiss(
-    config_path: Path,
-    *,
-    ids: tuple[int, ...],
-    meter: str | None,
-    state: str | None,
-    start: dt.datetime | None,
-    end: dt.datetime | None,
-    file: str | None,
-    as_json: bool,
-) -> None:
+def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     """Leave held or refused events at that: nothing of them is billed, and they are no longer listed.
 
     A change of the same window replaces them all the same, and `release` with their ID takes it back.
@@ -186,17 +190,16 @@ def dismiss(
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
-    choice = _choice(ids, meter, state, start, end, file)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         parked = _parked(ledger.database)
         fitting, others = _fitting(parked, choice, DECIDABLE)
         done = set(parked.dismiss([each.event for each in fitting], utcnow()))
     if as_json:
-        write_json({"dismissed": sorted(done), "not_waiting": _missing(ids, done)})
+        write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
         click.echo(f"{len(done)} event(s) dismissed; they stay on record, and nothing of them is billed.")
     _tell_rest(fitting)
-    _refuse_others(ids, done, others, "Not held or refused")
+    _refuse_others(choice, done, others, "Not held or refused")
 
 
 @events.command()
@@ -229,9 +232,10 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
 
     config = load_config(config_path)
     now = utcnow()
+    choice = Choice(ids=ids)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         parked = _parked(ledger.database)
-        fitting, others = _fitting(parked, Choice(ids=ids), ("in_doubt",))
+        fitting, others = _fitting(parked, choice, ("in_doubt",))
         early = [] if booked else [each for each in fitting if _countable_at(config, each) > now]
         chosen = [each for each in fitting if each not in early]
         finding = Finding.PRESENT if booked else Finding.ABSENT
@@ -241,7 +245,7 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
         write_json(
             {
                 key: sorted(done),
-                "not_in_doubt": _missing(ids, done | {each.event for each in early}),
+                "not_in_doubt": _missing(choice, done | {each.event for each in early}),
                 "too_early": {each.event: _countable_at(config, each) for each in early},
             }
         )
@@ -259,7 +263,7 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
             f"Tried too recently to be called absent: {_listed(early)}. The sink's totals may not show it yet; "
             f"look again after {first:%Y-%m-%d %H:%M}Z ({duration(first - now)})."
         )
-    _refuse_others(ids, done, others, "Not in doubt")
+    _refuse_others(choice, done, others, "Not in doubt")
 
 
 def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
@@ -270,6 +274,29 @@ def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
         build_sink(config, event.sink).limits_for(event.meter).proof if event.sink in config.sinks else None
     )
     return (event.attempted_at or event.since) + (known or PROOF)
+
+
+def _why_not_anew(config: "Config", event: "Waiting", now: dt.datetime) -> str | None:
+    """Say why no pass would plan an event anew, and what to do; None if one does, or if it goes out as it is."""
+    from aggregator.wiring import meter_of
+
+    if not event.was_accepted:
+        return None
+    if not event.fed:
+        return (
+            f"Its window is not billed through {event.sink} any more (`bill_from`, `bill_until` of {event.meter}): change "
+            "that, and release it then; or bill it otherwise, and dismiss it."
+        )
+    meter = config.meters.get(event.meter)
+    if meter is None:
+        return f"Meter {event.meter} is not configured any more: put it back, and release it then; or dismiss it."
+    sealed = meter_of(meter).sealed_until(now)
+    if sealed is not None and event.window_start < sealed:
+        return (
+            f"Its window lies before `data_retained_from` of {event.meter} and is not read any more: bill it otherwise, "
+            "and dismiss it."
+        )
+    return None
 
 
 def _parked(database: object) -> "ParkedEvents":
@@ -315,13 +342,13 @@ def _fitting(
     return fitting, [each for each in found if each.state not in states and choice.ids is not None]
 
 
-def _missing(ids: tuple[int, ...], done: set[int]) -> list[int]:
-    return sorted(set(ids) - done)
+def _missing(choice: "Choice", done: set[int]) -> list[int]:
+    return sorted(set(choice.ids or ()) - done)
 
 
-def _refuse_others(ids: tuple[int, ...], done: set[int], others: list["Waiting"], what: str) -> None:
+def _refuse_others(choice: "Choice", done: set[int], others: list["Waiting"], what: str) -> None:
     """Say which of the events named did not fit, and what to do about them. Raises UsageError if any."""
-    missing = _missing(ids, done)
+    missing = _missing(choice, done)
     if not missing:
         return
     remedies = {

@@ -145,7 +145,8 @@ returning event.id
 """
 
 # What the sink took and rejected later has used up its identifier: sent again it would be a duplicate, counted as accepted
-# and yet not booked. The meter's next pass plans it anew, under the next revision. The meter is held first, as by a pass.
+# and yet not booked. The meter's next pass plans it anew, under the next revision, if the window still goes
+# through the sink. The meter is held first, as by a pass.
 HOLD_METERS = """
 select id from aggregator.meter
  where id in (select feed.meter_id from aggregator.parked join aggregator.feed on feed.id = parked.feed_id
@@ -156,8 +157,11 @@ select id from aggregator.meter
 REPLAN = """
 with again as (
     update aggregator.parked set dismissed_at = null
-     where event_id = any(%(events)s) and state = 'refused' and was_accepted
-    returning event_id
+      from aggregator.event join aggregator.feed on feed.id = event.feed_id
+     where parked.event_id = any(%(events)s) and parked.state = 'refused' and parked.was_accepted
+       and event.id = parked.event_id
+       and event.window_start >= feed.since and (feed.until is null or event.window_start < feed.until)
+    returning parked.event_id
 ), named as (
     select event.* from again join aggregator.event on event.id = again.event_id
 ), marked as (

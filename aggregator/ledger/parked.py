@@ -79,7 +79,8 @@ WAITING = """
 select event.id, meter.name, sink.name, event.customer, event.window_start, event.revision, event.delta, event.total,
        parked.state::text, parked.reason, parked.since, event.at, event.identifier,
        coalesce(event.attempted_at, event.settled_at), parked.was_accepted, coalesce(slot.replan, false),
-       parked.dismissed_at, parked.look_at
+       parked.dismissed_at, parked.look_at,
+       event.window_start >= feed.since and (feed.until is null or event.window_start < feed.until)
   from aggregator.parked
   join aggregator.event on event.id = parked.event_id
   join aggregator.feed on feed.id = parked.feed_id
@@ -136,6 +137,8 @@ class Waiting(NamedTuple):
     """Whether the next pass of its meter plans it anew."""
     dismissed_at: dt.datetime | None
     look_at: dt.datetime | None
+    fed: bool
+    """Whether its window goes through its sink by the terms of now."""
 
 
 class Choice(NamedTuple):

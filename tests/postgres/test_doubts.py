@@ -505,6 +505,44 @@ def test_released_after_a_rejection(owing: World, doubts: Doubts, call: Callable
     assert json.loads(call("release", event, "--json").output)["planned_anew"] == [event]
 
 
+@pytest.mark.parametrize(
+    ("away", "why"),
+    [
+        (("  api_requests:", "  another:"), "is not configured any more"),
+        (("start_at:", "data_retained_from: 2026-11-20T00:00Z\n    start_at:"), "`data_retained_from`"),
+        (None, "`bill_until`"),
+    ],
+)
+def test_what_no_pass_would_plan_anew_is_not_released(
+    owing: World,
+    doubts: Doubts,
+    call: Callable[..., Result],
+    tmp_path: Path,
+    away: tuple[str, str] | None,
+    why: str,
+) -> None:
+    """Its window is not read, or not for that sink: it is said why, nothing is marked, and the others go."""
+    owing.deliver()
+    event, name = event_of(owing)
+    doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    path = tmp_path / "aggregator.yaml"
+    config = path.read_text()
+    if away is None:
+        owing.one("update aggregator.feed set until = %s returning id", START)
+    else:
+        path.write_text(config.replace(*away))
+    told = call("release", event)
+    assert complaint(told) == "1 event(s) were not released, since no pass would plan them anew."
+    assert f"Not released: {event}. " in told.output
+    assert why in told.output
+    assert owing.one("select replan from aggregator.slot where tail = %s", event) is False
+    assert list(json.loads(call("release", event, "--json").stdout)["not_anew"]) == [str(event)]
+    if away is None:
+        owing.one("update aggregator.feed set until = null returning id")
+    path.write_text(config)
+    assert "are planned anew" in call("release", event).output
+
+
 def test_dismissed_and_taken_back(owing: World, call: Callable[..., Result]) -> None:
     """A dismissed event is listed on demand only, left out of a meter's release, and released by its id."""
     bring(owing, "refused")
