@@ -40,10 +40,13 @@ select min(reassertion.window_start) from aggregator.reassertion join aggregator
    and (feed.until is null or reassertion.window_start < feed.until)
 """
 
+# What the sink took and rejected has arrived already, and its identifier is used up: nothing of it comes late. To say the
+# slot again would be to have it rejected again, every few hours, before a person has put right what the reason says.
 NOTE_GIVEN_UP = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select feed_id, window_start, customer, %(due_at)s from aggregator.event
  where id = any(%(events)s) and exposed_at is not null and feed_id = any(%(feeds)s)
+   and not exists (select from aggregator.parked where parked.event_id = event.id and parked.was_accepted)
     on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
 """
 
@@ -62,13 +65,15 @@ select slot.feed_id, slot.window_start, slot.customer, %(now)s
     on conflict (feed_id, window_start, customer) do nothing
 """
 
-# Said once more, it has nothing close before it, and comes to an end.
+# What says the same as the one before it is right whichever of the two is taken last. So what is said once more comes to an
+# end: another total lies as far behind it as is waited, while the file of the same one may have been written only just now.
 NOTE_CLOSE = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select event.feed_id, event.window_start, event.customer, %(due_at)s from aggregator.event
  where event.planned_at = %(now)s and event.run_id = %(run_id)s and event.feed_id = %(feed_id)s and event.revision > 0
    and exists (select from aggregator.event as before
                 where before.slot_id = event.slot_id and before.revision < event.revision
+                  and before.total <> event.total
                   and before.state in ('accepted', 'confirmed') and before.settled_at > %(since)s)
     on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
 """

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Decreases, Event, Span, Verdict, WriteModel
+from aggregator.ledger.doubts import Doubts
+from aggregator.model import Answer, Decreases, Event, Rejection, Span, Verdict, WriteModel
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -135,6 +136,40 @@ def test_a_total_that_followed_closely_is_said_once_more_where_order_is_not_kept
     assert said == ([5, 7] if keeps_order else [5, 7, 7])
     assert [event.total for event in world.told.told if event.customer == "cus_b"] == [1]
     world.check_balance()
+
+
+def test_a_total_is_said_once_more_however_long_its_file_was_not_closed(database: Database) -> None:
+    """A file is written some time after its events were planned; hours later that is no reason to say a total yet again."""
+    world = Replacing(database, WriteModel.OVERWRITE, keeps_order=False)
+    world.source.use("cus_a", START, 5)
+    for minutes in range(66, 30 * 60, 6):
+        world.at(0, minutes)
+        world.collect()
+        if minutes == 78:
+            world.source.use("cus_a", START + MINUTE, 2)
+        if minutes % 30 == 0:
+            world.deliver()
+    assert [event.total for event in world.told.told] == [5, 7, 7]
+    world.check_balance()
+
+
+def test_what_the_sink_rejected_is_not_said_again_by_itself(overwriting: Replacing) -> None:
+    """It arrived, and was found invalid: nothing of it comes late, and the total that replaced it may be as invalid."""
+    overwriting.source.use("cus_a", START, 5)
+    for minutes in range(66, 30 * 60, 18):
+        overwriting.at(0, minutes)
+        overwriting.collect()
+        overwriting.deliver()
+        accepted = overwriting.rows("select identifier from aggregator.event where state = 'accepted'")
+        rejections = [Rejection(identifier, "no such customer") for (identifier,) in accepted]
+        Doubts(overwriting.database).reject(
+            overwriting.registered.feeds[0].sink_id, rejections, overwriting.now
+        )
+        if minutes == 84:
+            overwriting.source.use("cus_a", START + MINUTE, 2)
+    said = overwriting.rows("select total::int, state::text from aggregator.event order by revision")
+    assert said == [(5, "void"), (7, "refused")]
+    overwriting.check_balance()
 
 
 def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: Replacing) -> None:
