@@ -20,6 +20,8 @@ from aggregator.model import EventId, Span, WriteModel
 LATEST_ARRIVAL = dt.timedelta(hours=6)
 """No request arrives later than this after it left: it is a condition of the promise, in docs/promise.md."""
 
+# A total that was rejected, or that a person has left at that, is not where the slot stands: to say it again would send it
+# without anybody's word. Once it is released, it is said in any case.
 TAKE_UP = """
 with due as (
     delete from aggregator.reassertion
@@ -29,6 +31,9 @@ with due as (
 update aggregator.slot set replan = true from due
  where slot.feed_id = %(feed_id)s and slot.window_start = due.window_start and slot.customer = due.customer
    and slot.revision > 0
+   and not exists (select from aggregator.parked
+                    where parked.event_id = slot.tail and parked.state = 'refused'
+                      and (parked.was_accepted or parked.dismissed_at is not null))
 """
 
 # Where order counts, a round does not pass over what was noted a moment after it began. Windows that are not read any more,

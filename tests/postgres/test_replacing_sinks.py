@@ -9,6 +9,7 @@ import pytest
 
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.parked import ParkedEvents
 from aggregator.model import Answer, Decreases, Event, Rejection, Span, Verdict, WriteModel
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
@@ -170,6 +171,37 @@ def test_what_the_sink_rejected_is_not_said_again_by_itself(overwriting: Replaci
     said = overwriting.rows("select total::int, state::text from aggregator.event order by revision")
     assert said == [(5, "void"), (7, "refused")]
     overwriting.check_balance()
+
+
+@pytest.mark.parametrize("dismissed", [True, False])
+@pytest.mark.parametrize("model", [WriteModel.OVERWRITE, WriteModel.LAST])
+def test_what_waits_for_a_person_is_not_said_again_without_a_word(
+    database: Database,
+    model: WriteModel,
+    dismissed: bool,
+) -> None:
+    """A total was rejected that followed another closely, or stands behind a correction; once it is released, it is said."""
+    world = Replacing(database, model, keeps_order=False)
+    world.source.use("cus_a", START, 5)
+    world.source.use("cus_a", START + HOUR, 2)
+    world.round(2)
+    world.source.use("cus_a", START + HOUR + MINUTE, 5)
+    world.round(2, 20)
+    [(event, identifier)] = world.rows("select id, identifier from aggregator.event where total = 7")
+    sink_id = world.registered.feeds[0].sink_id
+    Doubts(database).reject(sink_id, [Rejection(identifier, "no such customer")], world.now)
+    if dismissed:
+        ParkedEvents(database).dismiss([event], world.now)
+    world.source.use("cus_a", START + MINUTE, 1)
+    for hours in range(3, 20):
+        world.round(hours)
+    assert [each.total for each in world.told.told if each.window_start == START + HOUR] == [2, 7]
+    assert world.one("select state::text from aggregator.event where id = %s", event) == "refused"
+    assert world.outbox.release([event], world.now) == [event]
+    world.round(20)
+    assert world.told.kept("cus_a")[START + HOUR] == 7
+    assert world.one("select state::text from aggregator.event where id = %s", event) == "void"
+    world.check_balance()
 
 
 def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: Replacing) -> None:
