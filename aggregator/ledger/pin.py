@@ -194,7 +194,8 @@ def elsewhere(sink: str, account: str | None, before: str | None) -> str | None:
         return None
     return (
         f"Sink {sink} goes to the account {account} now, and the ledger holds what was sent to {before}. "
-        f"Sent there, all of it would be missing here. Set the key back, or say that it is meant. {WHAT_TO_DO}"
+        "Sent there, all of it would be missing here, so nothing is read or sent by this configuration. Set the key back; "
+        "or, if it is meant, `aggregator adopt` compares the ledger with what the sinks have counted."
     )
 
 

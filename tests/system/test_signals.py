@@ -96,6 +96,27 @@ def test_a_reload_with_a_bad_configuration_keeps_the_old_one_running(world: Worl
     assert daemon.stop() == -signal.SIGTERM
 
 
+def test_a_key_of_another_account_stops_nobody_who_has_the_right_one(world: World) -> None:
+    """Nothing was sent with it. The daemon goes on with its own (SIGHUP), and with the key set back everything does."""
+    world.use("cus_a", 5, minute=5)
+    daemon = world.daemon()
+    world.quiet()
+    right = dict(world.sink)
+    world.sink.update(api_key="sk_live_sandbox", mode="live")
+    world.write()
+    daemon.tell(signal.SIGHUP)
+    assert "goes to the account" in daemon.logged("config_refused")["reason"]
+    assert "goes to the account" in world.once().err
+    world.use("cus_a", 4, minute=6)
+    world.quiet()
+    assert daemon.stop() == -signal.SIGTERM
+    world.sink.update(right)
+    world.use("cus_a", 3, minute=7)
+    after = world.daemon()
+    world.quiet()
+    assert after.stop() == -signal.SIGTERM
+
+
 def test_a_reload_does_not_leave_anything_running_of_what_was_before(world: World) -> None:
     """After five reloads it has about as many threads as before, and no event was sent twice."""
     world.use_much(customers=10, minutes=5)
