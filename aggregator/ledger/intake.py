@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.rejections import reject, take_report
-from aggregator.ledger.voices import TALKS
+from aggregator.ledger.voices import KEEPS, TALKS
 from aggregator.model import EventId, Report
 from aggregator.told import Told
 
@@ -53,14 +53,18 @@ HEARD_UNTIL = "select heard_until from aggregator.intake where sink_id = %(sink_
 STANDINGS = """
 select sink.name, '' as whose,
        coalesce((select min(voice.heard_until) from aggregator.voice
-                  where voice.sink_id = sink.id and voice.sent_at >= voice.heard_until - %(talks)s), intake.heard_until),
+                  where voice.sink_id = sink.id and voice.sent_at >= voice.heard_until - %(talks)s
+                    and voice.sent_at >= intake.polled_at - %(keeps)s), intake.heard_until),
        intake.polled_at, intake.refused_at, intake.refused_reason,
        (select count(*) from aggregator.notice where notice.sink_id = sink.id)
   from aggregator.intake join aggregator.sink on sink.id = intake.sink_id
  union all
 (select sink.name, voice.name, voice.heard_until, voice.asked_at, voice.refused_at, voice.refused_reason, 0
    from aggregator.voice join aggregator.sink on sink.id = voice.sink_id
-  where voice.refused_at is not null order by voice.refused_at limit %(most)s)
+   left join aggregator.intake on intake.sink_id = sink.id
+  where voice.refused_at is not null
+    and (voice.sent_at is null or intake.polled_at is null or voice.sent_at >= intake.polled_at - %(keeps)s)
+  order by voice.refused_at limit %(most)s)
  order by 1, 2
 """
 
@@ -162,7 +166,7 @@ class Intake:
     def standings(self) -> list[Heard]:
         """Return how far each sink was heard."""
         with self._database.transaction() as connection:
-            values = {"talks": TALKS, "most": MOST_REFUSING}
+            values = {"talks": TALKS, "keeps": KEEPS, "most": MOST_REFUSING}
             return [Heard._make(row) for row in connection.execute(STANDINGS, values)]
 
     def last_pass_at(self) -> dt.datetime | None:

@@ -22,6 +22,10 @@ LATE = dt.timedelta(minutes=10)
 TALKS = dt.timedelta(days=7)
 """For how long after the last event that went there an account is asked: a report comes within minutes, or days."""
 
+KEEPS = LOOK_BACK + TALKS
+"""For how long after the last event that went there an account can have anything left to say: then it is left in peace, even
+if it never let itself be asked. Those that were closed would take up ever more turns."""
+
 PIECE = dt.timedelta(days=1)
 """How much time of claims is looked through in one transaction."""
 
@@ -56,7 +60,7 @@ insert into aggregator.intake (sink_id, sent_until) values (%(sink_id)s, %(until
 
 DUE = """
 select name, heard_until from aggregator.voice
- where sink_id = %(sink_id)s and sent_at is not null
+ where sink_id = %(sink_id)s and sent_at >= %(since)s
    and (heard_until is null or sent_at >= heard_until - %(talks)s)
    and (refused_at is null or asked_at <= %(refused_before)s)
  order by asked_at nulls first, name limit %(limit)s
@@ -127,7 +131,13 @@ class Voices:
 
         One that refused is asked again `again_after` later; one to which nothing goes any more is left in peace.
         """
-        values = {"sink_id": sink_id, "talks": TALKS, "refused_before": now - again_after, "limit": limit}
+        values = {
+            "sink_id": sink_id,
+            "since": now - KEEPS,
+            "talks": TALKS,
+            "refused_before": now - again_after,
+            "limit": limit,
+        }
         with self._database.transaction() as connection:
             return [Voice._make(row) for row in connection.execute(DUE, values)]
 

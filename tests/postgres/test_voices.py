@@ -289,6 +289,32 @@ def test_an_account_of_which_nothing_is_left_to_say_is_left_in_peace(owing: Worl
     assert teller.asked_of == [B]
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_account_that_was_closed_is_left_in_peace_at_last(
+    owing: World, teller: Teller, *, heard: bool
+) -> None:
+    """Once a sink has nothing left of what it can have said; `status` names it no more, nor how far it was heard."""
+    closed: dict[str | None, Exception] = {A: AccountRefused("no way in")}
+    teller.refusing = {} if heard else closed
+    hear(owing, teller)
+    sent_at = owing.now
+    teller.refusing = closed
+    owing.now = sent_at + REACH + TALKS - MINUTE
+    hear(owing, teller)
+    assert A in teller.asked_of
+    assert A in {row.whose for row in standings(owing)}
+    owing.now += AGAIN_AFTER
+    owing.source.use(f"{B}/cus", owing.now - 2 * HOUR, 1)
+    owing.collect()
+    owing.deliver()
+    owing.now += SECOND
+    teller.asked_of.clear()
+    hear(owing, teller)
+    assert teller.asked_of == [B]
+    [row] = standings(owing)
+    assert (row.whose, row.heard_until) == ("", owing.now)
+
+
 def test_a_daemon_that_was_off_asks_whom_it_sent_to(owing: World, teller: Teller) -> None:
     """However long ago, as far as a sink remembers."""
     teller.tell("evt_1", report(owing, B), account=B)
