@@ -33,6 +33,13 @@ select count(*) from aggregator.rejection
  where sink_id = %(sink_id)s and identifier = any(%(identifiers)s) and event_id is not null
 """
 
+METERS_OF = """
+select distinct meter.name from aggregator.event
+  join aggregator.feed on feed.id = event.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+ where event.id = any(%(events)s) order by 1
+"""
+
 HEARD = """
 insert into aggregator.intake (sink_id, heard_until, polled_at) values (%(sink_id)s, %(until)s, %(now)s)
     on conflict (sink_id) do update
@@ -101,6 +108,18 @@ class Heard(NamedTuple):
     messages: int
 
 
+def _unseen(
+    connection: Connection, report: Report, found: Sequence[EventId], proof: dt.timedelta | None
+) -> list[str]:
+    """Return the meters of which some events are invalid that nobody names, and that no figure of this sink shows.
+
+    A report on a meter that is not the sink's is about rows of imported files, if it names one; else it is not about us.
+    """
+    if report.meter:
+        return [report.meter] if proof is None else []
+    return [row[0] for row in connection.execute(METERS_OF, {"events": list(found)})]
+
+
 class Intake:
     """The verbs about what sinks tell. Each is one short transaction."""
 
@@ -134,8 +153,8 @@ class Intake:
                 refused += found
                 if asked:
                     readbacks.append(report.meter)
-                elif proof is None and report.meter and report.rejected > len(report.named):
-                    unseen.append(report.meter)
+                elif report.rejected > len(report.named):
+                    unseen += _unseen(connection, report, found, proof)
         return Taking(fresh=True, refused=tuple(refused), readbacks=tuple(readbacks), unseen=tuple(unseen))
 
     def known(self, sink_id: int, ids: Sequence[str]) -> set[str]:

@@ -49,6 +49,22 @@ def test_a_row_that_was_invalid_is_owed_again(database: Database, tmp_path: Path
     world.check_balance()
 
 
+@pytest.mark.parametrize(("named", "unseen"), [("cus_1", (METER.name,)), (None, ())])
+def test_more_rows_than_a_report_names_are_not_passed_over(
+    database: Database, tmp_path: Path, named: str | None, unseen: tuple[str, ...]
+) -> None:
+    """The sink that hears has no such meter, and no figure of it: it is said, if the report is about a row of ours."""
+    world = filed(database, tmp_path, by_hand=False)
+    name = world.one("select max(identifier) from aggregator.event where customer = %s", named) or "theirs"
+    span = Span(world.now - dt.timedelta(hours=1), world.now)
+    report = Report("evt_1", "", span, 1_000, (Rejection(name, "no such customer"),))
+    sink_id = world.one("select id from aggregator.sink where name = 'hears'")
+    told = Told(Notice("evt_1", "kind", world.now), (report,))
+    taking = Notices(database).take(sink_id, told, "poll", world.now, [dt.timedelta(hours=26)])
+    assert taking.unseen == unseen
+    assert len(taking.refused) == len(unseen)
+
+
 @pytest.mark.parametrize(("by_hand", "whose"), [(True, ""), (False, "acct_1/")])
 def test_a_name_that_cannot_be_meant_changes_nothing(
     database: Database, tmp_path: Path, by_hand: bool, whose: str
