@@ -55,12 +55,15 @@ select feed_id, window_start, customer, %(due_at)s from aggregator.event
     on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
 """
 
+# What is held, or is refused at once, says nothing to the sink: no newer window is said again for it, before it is released.
+# Else each decrease that is held would have all windows behind it said again, those that are held among them, which have to
+# be held again then.
 NOTE_NEWER = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select slot.feed_id, slot.window_start, slot.customer, %(now)s
   from (
         select customer, min(window_start) as since from aggregator.event
-         where planned_at = %(now)s and run_id = %(run_id)s and feed_id = %(feed_id)s
+         where planned_at = %(now)s and run_id = %(run_id)s and feed_id = %(feed_id)s and state = 'due'
          group by customer
        ) as said
   join aggregator.slot on slot.feed_id = %(feed_id)s and slot.customer = said.customer

@@ -173,6 +173,29 @@ def test_what_the_sink_rejected_is_not_said_again_by_itself(overwriting: Replaci
     overwriting.check_balance()
 
 
+def test_decreases_that_are_held_have_nothing_said_again_for_them(seats: Replacing) -> None:
+    """A correction behind which several are held has each newer window said once more, and each decrease held once more."""
+    hold_decreases(seats)
+    hours = range(12)
+    for hour in hours:
+        seats.source.use("cus_a", START + hour * HOUR, 10 + hour)
+    seats.round(len(hours))
+    lowered = (2, 4, 6, 8, 11)
+    for hour in lowered:
+        seats.source.uses[hour] = ("cus_a", START + hour * HOUR, Decimal(1))
+    seats.round(len(hours) + 1)
+    assert len(held(seats)) == len(lowered)
+    said = len(seats.told.told)
+    assert said == len(hours)
+    seats.source.uses[0] = ("cus_a", START, Decimal(11))
+    for minutes in range(120, 360, 15):
+        seats.round(len(hours), minutes)
+    assert len(seats.told.told) == said + len(hours)
+    assert held(seats) == [(START + hour * HOUR, 1) for hour in lowered]
+    assert seats.told.last("cus_a", by_arrival=True) == seats.told.last("cus_a", by_arrival=False) == 21
+    seats.check_balance()
+
+
 @pytest.mark.parametrize("dismissed", [True, False])
 @pytest.mark.parametrize("model", [WriteModel.OVERWRITE, WriteModel.LAST])
 def test_what_waits_for_a_person_is_not_said_again_without_a_word(

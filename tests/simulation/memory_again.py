@@ -60,6 +60,7 @@ def note_newer(ledger: MemoryLedger, feed: Feed, decisions: list[Decision], now:
     for change, _, _, _, _, event in decisions:
         if event is not None:
             with_it.add(event.id)
+        if event is not None and event.state is State.DUE:
             said[change.customer] = min(change.window_start, said.get(change.customer, change.window_start))
     for start, customers in ledger.tables.slots[feed.id].items():
         for customer, slot in customers.items():
