@@ -93,12 +93,16 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
     The carry of a customer flows from each of its slots to the next; `Change.carry` is its value before the pass.
     """
     unit = Decimal(1).scaleb(-policy.decimals)
-    customer, carry = None, ZERO
+    customer, carry, older_said = None, ZERO, False
     for change in changes:
         if change.customer != customer:
-            customer, carry = change.customer, change.carry
+            customer, carry, older_said = change.customer, change.carry, False
+        if older_said and change.revision:
+            change = change._replace(again=True)  # noqa: PLW2901 - it is to be said behind the older one
         decision = decide(change, carry, unit, policy)
         carry = decision.carry
+        if policy.latest and decision.event is not None and decision.event.state is DUE:
+            older_said = True
         yield decision
 
 
@@ -119,7 +123,7 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     total = add(booked, delta) if booked else delta
     says = delta or (change.again and policy.sends_total)
     event = _event(change, delta, total, policy) if says else None
-    if change.again and event is not None and _stays_unsaid(change, event, policy):
+    if change.again and event is not None and _stays_unsaid(event, policy):
         return _say_again(change, carry, booked, policy)
     return build(Decision, (change, False, total, rest, change.parked, event))
 
@@ -139,18 +143,18 @@ def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) 
     unsaid = not change.known or (change.tail is not CLEAR and not total)
     says = delta or change.again or unsaid
     event = _event(change, delta, total, policy) if says else None
-    if change.again and event is not None and _stays_unsaid(change, event, policy):
+    if change.again and event is not None and _stays_unsaid(event, policy):
         return _say_again(change, carry, booked, policy)
     return Decision(change, deferred=False, total=total, carry=carry, voids=change.parked, event=event)
 
 
-def _stays_unsaid(change: Change, event: Planned, policy: Policy) -> bool:
-    """Tell whether a decrease that is held would only take the place of another: where the slot stands is not said by it."""
-    return policy.sends_total and change.parked_delta < 0 and event.state is State.HELD
+def _stays_unsaid(event: Planned, policy: Policy) -> bool:
+    """Tell whether a decrease is to be held, by which it is not said where the slot stands."""
+    return policy.sends_total and event.state is State.HELD
 
 
 def _say_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy) -> Decision:
-    """Take a held decrease back, and say where the slot stands without it. The next pass finds it lower, and holds that."""
+    """Take back what is held, if it is, and say where the slot stands. The next pass finds it lower, and holds that."""
     back = change._replace(now=subtract(change.before, change.parked_delta))
     event = _event(change, ZERO, booked, policy)
     return Decision(back, deferred=False, total=booked, carry=carry, voids=change.parked, event=event)

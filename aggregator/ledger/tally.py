@@ -61,8 +61,8 @@ class Tally:
         if decision.voids is not None:
             self.voided.append(decision.voids)
         if decision.event is not None:
-            if decision.voids is not None and not decision.event.delta:
-                self._read_again(decision)  # a decrease may be taken back by it, and has to be found anew
+            if not decision.event.delta:
+                self._read_again(decision)  # a decrease may be left for later by it, and has to be found anew
             self.planned += 1
             self.corrections += decision.event.revision > 0
             self.held += decision.event.state is State.HELD

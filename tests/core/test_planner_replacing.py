@@ -87,9 +87,17 @@ def test_what_is_to_be_said_again_is_an_event_that_changes_nothing() -> None:
 
 def test_a_lowered_total_is_held_as_any_decrease() -> None:
     """Unless the meter says otherwise."""
-    for policy in (OVERWRITE, LAST):
-        held = replace(policy, decreases=Decreases.HOLD)
-        expect(decided(CORRECTED, held), "event | total \n due | 8 \n held | 1")
+    held = replace(OVERWRITE, decreases=Decreases.HOLD)
+    expect(decided(CORRECTED, held), "event | total \n due | 8 \n held | 1")
+
+
+def test_a_lowered_total_is_held_once_nothing_older_stands_behind_it() -> None:
+    """Where the last number is billed, what is booked is said again behind an older window; the next pass holds the rest."""
+    held = replace(LAST, decreases=Decreases.HOLD)
+    first, second = decided(CORRECTED, held)
+    expect([first, second], "event | total \n due | 8 \n due | 4")
+    assert second.change.now == second.change.before
+    expect(decided(CORRECTED.replace("5      | 8", "8      | 8"), held)[-1:], "event | total \n held | 1")
 
 
 def test_a_held_total_is_replaced_by_the_newest() -> None:

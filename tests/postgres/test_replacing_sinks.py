@@ -196,6 +196,45 @@ def test_decreases_that_are_held_have_nothing_said_again_for_them(seats: Replaci
     seats.check_balance()
 
 
+def test_a_decrease_that_is_held_does_not_stand_for_its_window(seats: Replacing) -> None:
+    """It is found in the same pass as a correction of an older window: what is booked is said again behind that."""
+    hold_decreases(seats)
+    seats.source.use("cus_a", START, 3)
+    seats.source.use("cus_a", START + HOUR, 7)
+    seats.round(2)
+    seats.source.uses[:] = [("cus_a", START, Decimal(4)), ("cus_a", START + HOUR, Decimal(5))]
+    for minutes in (8, 10, 12, 14, 16):
+        seats.round(2, minutes)
+    assert seats.told.last("cus_a", by_arrival=True) == seats.told.last("cus_a", by_arrival=False) == 7
+    assert held(seats) == [(START + HOUR, 5)]
+    assert len(seats.told.told) == 4
+    seats.check_balance()
+
+
+def test_a_late_total_does_not_stay_where_a_decrease_is_found_just_then(overwriting: Replacing) -> None:
+    """The pass that is to say again where the slot stands finds it lower for the first time: the one, and then the other."""
+    sink = overwriting.told
+    hold_decreases(overwriting)
+    overwriting.source.use("cus_a", START, 5)
+    sink.delayed = lambda event: not sink.received
+    overwriting.round(1)
+    sink.refused = {"cus_a"}
+    overwriting.deliver_later()
+    sink.refused = set()
+    overwriting.source.use("cus_a", START + MINUTE, 2)
+    overwriting.round(1, 20)
+    sink.arrive()
+    assert sink.kept("cus_a") == {START: 5}
+    for hour in range(2, 7):
+        overwriting.round(hour, 20)
+    overwriting.source.uses[:] = [("cus_a", START, Decimal(6))]
+    for hour in range(7, 12):
+        overwriting.round(hour, 30)
+    assert sink.kept("cus_a") == {START: 7}
+    assert held(overwriting) == [(START, 6)]
+    overwriting.check_balance()
+
+
 @pytest.mark.parametrize("dismissed", [True, False])
 @pytest.mark.parametrize("model", [WriteModel.OVERWRITE, WriteModel.LAST])
 def test_what_waits_for_a_person_is_not_said_again_without_a_word(
