@@ -190,7 +190,7 @@ def test_the_last_number_is_what_the_newest_window_says(seats: Replacing) -> Non
 
 
 def test_a_release_in_the_middle_of_a_round_is_followed_up(database: Database) -> None:
-    """What is released after a round began, and before it commits, is said again by the next one, whatever `revisit` says."""
+    """What is released after a round began, and before it commits, is followed up, whatever `revisit` says."""
     seats = Replacing(database, WriteModel.LAST, revisit=dt.timedelta(0), decreases=Decreases.HOLD)
     for hour, number in ((0, 50), (1, 60), (2, 40)):
         seats.source.use("cus_a", START + hour * HOUR, number)
