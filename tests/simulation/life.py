@@ -10,25 +10,40 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aggregator import adoption as adoption_shell
 from aggregator import collection as collection_shell
+from aggregator.cancelling import Cancelling
 from aggregator.collected import Collected
 from aggregator.collection import Collection
-from aggregator.delivery import Delivered, Delivery
+from aggregator.delivery import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.filing import Filing
+from aggregator.ledger.files import Whole
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
-from aggregator.model import Meter, Report, Span, State, WriteModel
+from aggregator.model import Decreases, Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
 from tests.simulation.application import Application
-from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate, draw, with_last, with_restores
+from tests.simulation.cancel_gate import CancelGate
+from tests.simulation.climate import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    Climate,
+    drawn,
+)
+from tests.simulation.file_gate import FileGate
 from tests.simulation.gates import Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hub import Hub, Process
 from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
+from tests.simulation.memory_cancelling import MemoryCancelling
 from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.place import Place
 from tests.simulation.restoring import OneByOne, Restoring
 from tests.simulation.service import Service
 from tests.simulation.story import Story
@@ -38,6 +53,8 @@ T = TypeVar("T")
 
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 LEASE = MINUTE
+HOLD = MINUTE
+FILES_OF_A_BACKFILL = 50
 LEAVE, ANSWER = 40 * SECOND, 20 * SECOND
 SINK = "service"
 SKEW = 2 * MINUTE
@@ -53,7 +70,7 @@ class Ledger(Protocol):
     """A ledger to live with: its verbs for a process, and a look at its tables."""
 
     def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
-        """Return meters, passes, outbox, doubts and the pin for a process."""
+        """Return meters, passes, outbox, doubts, the pin, files and cancellations for a process."""
         ...
 
     def tables(self) -> Tables:
@@ -70,15 +87,21 @@ class InMemory:
 
     def verbs(
         self, owner: uuid.UUID
-    ) -> tuple[MemoryMeters, MemoryPasses, MemoryOutbox, MemoryDoubts, MemoryPin]:
+    ) -> tuple[
+        MemoryMeters, MemoryPasses, MemoryOutbox, MemoryDoubts, MemoryPin, MemoryFiles, MemoryCancelling
+    ]:
         """Return its verbs."""
         pin = MemoryPin(self.ledger, self.disk)
+        doubts = MemoryDoubts(self.ledger)
+        outbox = MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin)
         return (
             MemoryMeters(self.ledger, owner, LEASE),
             MemoryPasses(self.ledger, LEASE, pin),
-            MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin),
-            MemoryDoubts(self.ledger),
+            outbox,
+            doubts,
             pin,
+            MemoryFiles(self.ledger, owner, HOLD, pin, outbox),
+            MemoryCancelling(self.ledger, doubts),
         )
 
     def tables(self) -> Tables:
@@ -112,9 +135,7 @@ class Life:
         self.seed = seed
         self.random = random.Random(seed)
         dice = random.Random(f"{seed}: restores")
-        self.climate = climate or with_last(
-            with_restores(draw(self.random), dice), random.Random(f"{seed}: last")
-        )
+        self.climate = climate or drawn(seed, self.random, dice)
         self.hub = Hub(START)
         self.marks = Marks()
         self.story = Story(lambda: self.hub.now, kept)
@@ -125,6 +146,9 @@ class Life:
         self.service = Service(self.hub, self.climate, self.random, self.marks.saw, self.watch.booked)
         self.watch.service = self.service
         self.service.tell = self._told
+        self.place = self.watch.filed.place = Place(self.hub, self.random, self.service.book)
+        if self.climate.files:
+            self.hub.after(HOUR, self.place.open)
         self.daemons: list[Daemon] = []
         self.taken: set[str] = set()
         """Reports that a daemon has taken."""
@@ -216,6 +240,8 @@ class Life:
         daemon = Daemon(self, process)
         self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
         self.hub.spawn(process, f"{name} reconciling", daemon.reconcile)
+        if self.climate.decreases is Decreases.CANCEL:
+            self.hub.spawn(process, f"{name} cancelling", daemon.cancel)
         process.died = lambda: self._restart(name)
         for meter in self.meters:
             self.hub.spawn(process, f"{name} {meter.name}", lambda meter=meter: daemon.collect(meter))  # type: ignore[misc]
@@ -289,15 +315,19 @@ class Daemon:
         self._hub = life.hub
         self._random = life.random
         self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story)
-        meters, passes, outbox, doubts, self._pin = life.ledger.verbs(process.owner)
-        self._meters, self._passes, self._outbox, self._doubts = (
-            Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts)
+        meters, passes, outbox, doubts, self._pin, files, cancelling = life.ledger.verbs(process.owner)
+        self._meters, self._passes, self._outbox, self._doubts, self._files, self._cancelling = (
+            Behind(self._gate, part, self._did)
+            for part in (meters, passes, outbox, doubts, files, cancelling)
         )
         self._registered: dict[str, Registered] = {
             name: _knowing(known, life.climate.write_model)
             for name, known in meters.register(life.meters).items()
         }
         self._sink = SinkGate(self._gate, life.service, life.watch, SINK)
+        self._writes = FileGate(
+            self._gate, life.service, life.place, life.watch.filed, SINK, list(life.application.tables)
+        )
         self._sink_id = next(iter(self._registered.values())).feeds[0].sink_id
 
     def collect(self, meter: Meter) -> None:
@@ -312,6 +342,24 @@ class Daemon:
         """Read a stretch again, once."""
         shell = self._collection(meter)
         self._round(lambda: shell.backfill(span, span, self._hub.now))
+        lane = self._filing((meter.name, span))
+        for _ in range(FILES_OF_A_BACKFILL if self._life.climate.files else 0):
+            result = self._round(lambda: lane.run_once(self._hub.now))
+            if result is not None and not result.claimed:
+                return
+            self._life.marks.saw("a backfill writes a file")
+            self._hub.wait(MINUTE)
+
+    def _filing(self, only: tuple[str, Span] | None = None) -> Filing:
+        return Filing(
+            cast("Any", self._files),
+            cast("Any", self._outbox),
+            self._writes,
+            self._sink_id,
+            lambda: self._hub.now,
+            only=only,
+            elapsed=self._elapsed,
+        )
 
     def _round(self, work: Callable[[], T]) -> T | None:
         marks = self._life.marks
@@ -339,7 +387,11 @@ class Daemon:
 
     def deliver(self) -> None:
         """Deliver for ever."""
-        delivery = Delivery(self._outbox, self._sink, self._sink_id, lambda: self._hub.now, self._elapsed)
+        delivery: Lane = (
+            self._filing()
+            if self._life.climate.files
+            else Delivery(self._outbox, self._sink, self._sink_id, lambda: self._hub.now, self._elapsed)
+        )
         while True:
             try:
                 result = delivery.run_once(self._hub.now)
@@ -366,6 +418,15 @@ class Daemon:
         while True:
             self._round(lambda: shell.run_once(self._hub.now))
             self._hub.wait((1 + 2 * self._random.random()) * HOUR)
+
+    def cancel(self) -> None:
+        """Take events back whose decreases are held, for ever."""
+        teller, lowering = CancelGate(self._gate, self._life.service), list(self._registered)
+        shell = Cancelling(cast("Any", self._cancelling), teller, self._sink, self._sink_id, lowering)
+        while True:
+            self._round(lambda: shell.run_once(self._hub.now))
+            pace = 6 if self._life.resting else 1
+            self._hub.wait(pace * (5 + 30 * self._random.random()) * MINUTE)
 
     def take(self, report: Report) -> None:
         """Take one report."""
@@ -442,6 +503,8 @@ def _short(values: tuple[object, ...]) -> str:
         events = getattr(value, "events", None)
         if span is not None:
             told.append(str(span))
+        elif isinstance(value, Whole):
+            told.append(f"file {value.id} of {value.events}, try {value.tries}")
         elif events is not None:
             told.append(f"claim {getattr(value, 'id', '')} of {[int(event.id) for event in events]}")
         elif isinstance(value, int | bool | None):
