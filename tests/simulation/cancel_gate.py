@@ -2,7 +2,7 @@
 
 from aggregator.model import Answer
 from aggregator.told import Cancelled
-from tests.simulation.climate import MINUTE
+from tests.simulation.climate import HOUR, MINUTE
 from tests.simulation.gates import MILLISECOND, Gate
 from tests.simulation.service import Service
 
@@ -46,7 +46,7 @@ class CancelGate:
         pending = dice() < climate.pending
         if pending:
             gate.marks.saw("cancellation pending")
-            gate.hub.after(10 * MINUTE * dice(), lambda: self._arrive(identifier))
+            gate.hub.after(HOUR * dice(), lambda: self._arrive(identifier))
         else:
             service.cancel(identifier)
         if dice() < climate.lost_after:

@@ -83,6 +83,8 @@ class Climate:
     """How often a customer is unknown for a while."""
     halts: int = 0
     """How often it refuses us as a whole for a while."""
+    intake: bool = False
+    """Reports are messages that somebody has to ask for, or that are delivered."""
     pending: float = 0.0
     """Share of cancellations that are only taken on, and done a little later."""
     rejects: float = 0.0
@@ -167,6 +169,19 @@ def cancelling(climate: Climate) -> Climate:
     return climate
 
 
+def with_intake(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether reports of a life are messages. Nobody adopts in these lives."""
+    if random.random() < 0.2 and not climate.files and not climate.restores:
+        hearing(climate)
+    return climate
+
+
+def hearing(climate: Climate) -> Climate:
+    """Let reports be messages, and some of them be about something."""
+    climate.intake, climate.restores, climate.rejects = True, 0, max(climate.rejects, 0.02)
+    return climate
+
+
 def short(random: random.Random) -> Climate:
     """Draw a life with few steps: for a ledger that takes its time."""
     climate = draw(random)
@@ -248,6 +263,11 @@ def draw(random: random.Random) -> Climate:
 def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> Climate:
     """Draw the life of a seed; each kind of life has dice of its own, so that it leaves the others as they were."""
     climate = with_restores(draw(random_of_life), restores)
-    for name, kind in (("last", with_last), ("files", with_files), ("cancelling", with_cancelling)):
+    for name, kind in (
+        ("last", with_last),
+        ("files", with_files),
+        ("cancelling", with_cancelling),
+        ("intake", with_intake),
+    ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

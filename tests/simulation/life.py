@@ -16,6 +16,7 @@ from aggregator.collection import Collection
 from aggregator.delivery import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.filing import Filing
+from aggregator.intake import Intake
 from aggregator.ledger.files import Whole
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
@@ -35,11 +36,13 @@ from tests.simulation.climate import (
 from tests.simulation.file_gate import FileGate
 from tests.simulation.gates import Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hub import Hub, Process
+from tests.simulation.mail import Mail, MailGate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
 from tests.simulation.memory_cancelling import MemoryCancelling
 from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_files import MemoryFiles
+from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.memory_pin import Disk, MemoryPin
@@ -70,7 +73,7 @@ class Ledger(Protocol):
     """A ledger to live with: its verbs for a process, and a look at its tables."""
 
     def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
-        """Return meters, passes, outbox, doubts, the pin, files and cancellations for a process."""
+        """Return meters, passes, outbox, doubts, the pin, files, cancellations and intake for a process."""
         ...
 
     def tables(self) -> Tables:
@@ -88,7 +91,14 @@ class InMemory:
     def verbs(
         self, owner: uuid.UUID
     ) -> tuple[
-        MemoryMeters, MemoryPasses, MemoryOutbox, MemoryDoubts, MemoryPin, MemoryFiles, MemoryCancelling
+        MemoryMeters,
+        MemoryPasses,
+        MemoryOutbox,
+        MemoryDoubts,
+        MemoryPin,
+        MemoryFiles,
+        MemoryCancelling,
+        MemoryIntake,
     ]:
         """Return its verbs."""
         pin = MemoryPin(self.ledger, self.disk)
@@ -102,6 +112,7 @@ class InMemory:
             pin,
             MemoryFiles(self.ledger, owner, HOLD, pin, outbox),
             MemoryCancelling(self.ledger, doubts),
+            MemoryIntake(self.ledger, doubts),
         )
 
     def tables(self) -> Tables:
@@ -145,7 +156,9 @@ class Life:
         self.watch = Watch(self.hub, self.climate, self.application, self.marks, self.ledger.tables)
         self.service = Service(self.hub, self.climate, self.random, self.marks.saw, self.watch.booked)
         self.watch.service = self.service
-        self.service.tell = self._told
+        self.mail = Mail(self.hub, self.random, self._deliver)
+        self.watch.mail = self.mail.messages
+        self.service.tell = self.mail.post if self.climate.intake else self._told
         self.place = self.watch.filed.place = Place(self.hub, self.random, self.service.book)
         if self.climate.files:
             self.hub.after(HOUR, self.place.open)
@@ -240,6 +253,8 @@ class Life:
         daemon = Daemon(self, process)
         self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
         self.hub.spawn(process, f"{name} reconciling", daemon.reconcile)
+        if self.climate.intake:
+            self.hub.spawn(process, f"{name} hearing", daemon.hear)
         if self.climate.decreases is Decreases.CANCEL:
             self.hub.spawn(process, f"{name} cancelling", daemon.cancel)
         process.died = lambda: self._restart(name)
@@ -261,6 +276,13 @@ class Life:
             daemon = self.random.choice(alive)
             self.hub.spawn(daemon.process, "report", lambda: daemon.take(report))
         self.hub.after(HOUR if alive else 10 * MINUTE, lambda: self._ask_again(report))
+
+    def _deliver(self, body: bytes) -> None:
+        """Deliver a message to a daemon, if one lives; nobody does it again."""
+        alive = [each for each in self.daemons if each.process.alive]
+        if alive:
+            daemon = self.random.choice(alive)
+            self.hub.spawn(daemon.process, "delivery of a message", lambda: daemon.be_told(body))
 
     def _ask_again(self, report: Report) -> None:
         if report.id not in self.taken:
@@ -315,11 +337,16 @@ class Daemon:
         self._hub = life.hub
         self._random = life.random
         self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story)
-        meters, passes, outbox, doubts, self._pin, files, cancelling = life.ledger.verbs(process.owner)
-        self._meters, self._passes, self._outbox, self._doubts, self._files, self._cancelling = (
-            Behind(self._gate, part, self._did)
-            for part in (meters, passes, outbox, doubts, files, cancelling)
-        )
+        meters, passes, outbox, doubts, self._pin, files, *beside = life.ledger.verbs(process.owner)
+        (
+            self._meters,
+            self._passes,
+            self._outbox,
+            self._doubts,
+            self._files,
+            self._cancelling,
+            self._notices,
+        ) = (Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts, files, *beside))
         self._registered: dict[str, Registered] = {
             name: _knowing(known, life.climate.write_model)
             for name, known in meters.register(life.meters).items()
@@ -427,6 +454,22 @@ class Daemon:
             self._round(lambda: shell.run_once(self._hub.now))
             pace = 6 if self._life.resting else 1
             self._hub.wait(pace * (5 + 30 * self._random.random()) * MINUTE)
+
+    def hear(self) -> None:
+        """Ask for messages, for ever."""
+        shell = self._intake()
+        while True:
+            self._round(lambda: shell.run_once(self._hub.now))
+            self._hub.wait((0.2 + 2 * self._random.random()) * HOUR)
+
+    def be_told(self, body: bytes) -> None:
+        """Take one message that is delivered."""
+        result = self._round(lambda: self._intake().deliver(body, "", self._hub.now))
+        self._life.marks["a message is delivered first"] += result is not None and result.messages
+
+    def _intake(self) -> Intake:
+        teller = MailGate(self._gate, self._life.service, self._life.mail)
+        return Intake(cast("Any", self._notices), teller, self._sink, self._sink_id)
 
     def take(self, report: Report) -> None:
         """Take one report."""

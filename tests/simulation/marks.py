@@ -68,6 +68,10 @@ RARE = (
     "cancellation delivered late",
     "cancellation refused",
     "cancellation lapsed",
+    "a message appears late",
+    "a list in pieces",
+    "a message is delivered first",
+    "the service does not let itself be asked",
 )
 """Every mark that a large run must reach."""
 

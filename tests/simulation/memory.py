@@ -221,6 +221,26 @@ class CancellationRow:
 
 
 @dataclass(slots=True)
+class NoticeRow:
+    """A row of `notice`."""
+
+    kind: str
+    created_at: dt.datetime
+    came_by: str
+    taken_at: dt.datetime
+
+
+@dataclass(slots=True)
+class HeardRow:
+    """A row of `intake`."""
+
+    heard_until: dt.datetime | None = None
+    polled_at: dt.datetime | None = None
+    refused_at: dt.datetime | None = None
+    refused_reason: str | None = None
+
+
+@dataclass(slots=True)
 class FileRow:
     """A row of `file`."""
 
@@ -261,6 +281,8 @@ class Tables:
     claims: dict[ClaimId, ClaimRow] = field(default_factory=dict)
     files: dict[ClaimId, FileRow] = field(default_factory=dict)
     cancellations: dict[int, CancellationRow] = field(default_factory=dict)
+    notices: dict[tuple[int, str], NoticeRow] = field(default_factory=dict)
+    heard: dict[int, HeardRow] = field(default_factory=dict)
     carries: dict[tuple[int, str], Decimal] = field(default_factory=dict)
     definitions: dict[int, list[Definition]] = field(default_factory=dict)
     fences: dict[int, dict[dt.datetime, int]] = field(default_factory=dict)

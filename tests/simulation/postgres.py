@@ -18,6 +18,7 @@ from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files
+from aggregator.ledger.intake import Intake
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
@@ -30,7 +31,9 @@ from tests.simulation.memory import (
     EventRow,
     FeedRow,
     FileRow,
+    HeardRow,
     MeterRow,
+    NoticeRow,
     OutboxRow,
     ParkedRow,
     ReadbackRow,
@@ -79,7 +82,7 @@ class InPostgres:
             Outbox(database, owner, LEAVE, ANSWER),
             Doubts(database),
         )
-        beside = (Files(database, owner, HOLD), Cancellations(database))
+        beside = (Files(database, owner, HOLD), Cancellations(database), Intake(database))
         first, last = (
             tuple(_Clocked(part, self._about_to_write) for part in some) for some in (parts, beside)
         )
@@ -200,6 +203,14 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
         " from aggregator.cancellation order by id"
     ):
         tables.cancellations[row[0]] = CancellationRow(*row)
+    for sink, name, *notice in rows(
+        "select sink_id, id, kind, created_at, came_by, taken_at from aggregator.notice"
+    ):
+        tables.notices[sink, name] = NoticeRow(*notice)
+    for sink, *heard in rows(
+        "select sink_id, heard_until, polled_at, refused_at, refused_reason from aggregator.intake"
+    ):
+        tables.heard[sink] = HeardRow(*heard)
     for feed, start, customer, due_at in rows(
         "select feed_id, window_start, customer, due_at from aggregator.reassertion"
     ):
@@ -249,7 +260,7 @@ def differences(one: Tables, other: Tables) -> list[str]:
     found: list[str] = []
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
-        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations",
+        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations", "notices", "heard",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]

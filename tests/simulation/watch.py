@@ -6,7 +6,7 @@ service's own books, and what was used in the application's rows. A violation st
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import ROUND_FLOOR, Decimal
 
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
@@ -65,6 +65,8 @@ class Watch:
     """Looks at everything that happens."""
 
     service: Service
+    mail: Mapping[str, object]
+    """What the service has told, by name."""
 
     def __init__(
         self, hub: Hub, climate: Climate, application: Application, marks: Marks, tables: Callable[[], Tables]
@@ -438,7 +440,7 @@ class Watch:
     def _mark(self, before: State, now: State) -> None:
         if (before, now) == (State.HELD, State.DUE) and self.latest == "commit":
             self._marks.saw("shrink guard confirmed")
-        if now is State.REFUSED and self.latest == "take_report":
+        if now is State.REFUSED and self.latest in {"take_report", "take"}:
             answered = before in {State.ACCEPTED, State.CONFIRMED}
             self._marks.saw("rejected after its answer" if answered else "rejected before its answer")
 
@@ -586,6 +588,8 @@ class Watch:
         require(not tables.outbox, "it comes to rest", len(tables.outbox), "events are still owed")
         asked = [row for row in tables.cancellations.values() if row.state in {"asked", "taken"}]
         require(not asked, "it comes to rest", "cancellations are open:", asked)
+        taken = {name for _, name in tables.notices}
+        require(taken == set(self.mail), "every message is taken", taken ^ set(self.mail))
         if self._climate.files:
             self.filed.at_the_end(tables)
         if self._newest:
