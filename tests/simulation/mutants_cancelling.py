@@ -3,7 +3,6 @@
 import datetime as dt
 from typing import Any
 
-from aggregator import cancelling
 from aggregator.cancelling import Cancelling
 from aggregator.ledger.cancelling import Wanted
 from aggregator.model import Answer
@@ -40,14 +39,6 @@ def earlier_try_forgotten() -> list[tuple[object, str, object]]:
         real(self, wanted._replace(unsure=False), said, now, result)
 
     return [(Cancelling, "_judge", judge)]
-
-
-@mutant("totals that lag behind prove that an event is gone")
-def lagging_total_proves() -> list[tuple[object, str, object]]:
-    def gone(self: Cancelling, wanted: Wanted, excerpt: Any, figure: Any, *rest: Any) -> bool:
-        return bool(figure == 0)
-
-    return [(cancelling.Cancelling, "_gone", gone)]
 
 
 @mutant("a held correction of what was cancelled stays")

@@ -497,6 +497,7 @@ class Watch:
             "an identifier occurs twice",
         )
         self._filed(tables)
+        self._corrects_nothing_cancelled(tables)
         self._agrees(tables)
 
     def _filed(self, tables: Tables) -> None:
@@ -508,6 +509,23 @@ class Watch:
             stands = event.state in PARKED
             require(stands == (parked is not None), "what is parked is listed", event, parked)
             require(parked is None or parked.state is event.state, "what is parked is listed", event, parked)
+
+    def _corrects_nothing_cancelled(self, tables: Tables) -> None:
+        """A held correction was not planned for what has been cancelled since."""
+        done = [
+            row for row in tables.cancellations.values() if row.state == "done" and row.settled_at is not None
+        ]
+        for row in done:
+            for event in self._by_slot[tables.events[row.event_id].slot_id]:
+                assert row.settled_at is not None
+                held = event.state is State.HELD and event.planned_at < row.settled_at
+                require(
+                    not held,
+                    "what is held corrects what stands",
+                    event,
+                    "corrects what was cancelled by",
+                    row,
+                )
 
     def _agrees(self, tables: Tables) -> None:
         """The service booked what is accepted, once, and nothing of what never left."""
