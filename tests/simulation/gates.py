@@ -91,8 +91,10 @@ class Behind:
         self._inner = inner
         self._watch = watch
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Any:
         verb = getattr(self._inner, name)
+        if not callable(verb):
+            return verb
 
         def call(*values: Any, **named: Any) -> Any:
             def work() -> Any:

@@ -81,16 +81,10 @@ class MemoryOutbox:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
         if not outcomes:
             return 0
-        tables = self._ledger.tables
-        mine = [outcome for outcome in outcomes if self._is_mine(outcome.event, claim)]
-        for outcome in mine:
-            if (State.SENDING, outcome.state) not in FORWARD:
-                raise InvariantBroken(f"an event moves forward only: {outcome.event} to {outcome.state}")
-        for outcome in mine:
-            self._settle(tables.events[outcome.event], outcome, now)
+        tables, settled = self._ledger.tables, self.settle_members(claim, outcomes, now)
         row_of_claim = tables.claims.get(claim)
         if row_of_claim is None:
-            return len(mine)  # forgotten by a restore
+            return settled  # forgotten by a restore
         for event_id in row_of_claim.events:
             row = tables.outbox.get(event_id)
             if row is not None and row.claim_id == claim:
@@ -100,6 +94,16 @@ class MemoryOutbox:
             for event_id in row_of_claim.events
         ):
             row_of_claim.settled_at = now
+        return settled
+
+    def settle_members(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
+        """Record what became of events of a claim, and nothing about the claim; return how many were its own."""
+        mine = [outcome for outcome in outcomes if self._is_mine(outcome.event, claim)]
+        for outcome in mine:
+            if (State.SENDING, outcome.state) not in FORWARD:
+                raise InvariantBroken(f"an event moves forward only: {outcome.event} to {outcome.state}")
+        for outcome in mine:
+            self._settle(self._ledger.tables.events[outcome.event], outcome, now)
         return len(mine)
 
     def _is_mine(self, event: EventId, claim: ClaimId) -> bool:

@@ -4,6 +4,8 @@
 - An instant may lie 35 days back and 5 minutes ahead.
 - What turns out invalid later was answered with success, is never counted, and is reported, by name or only by number.
 - Its own totals lag behind.
+- It takes an event back within 24 hours of its receipt (docs.stripe.com/api/billing/meter-event-adjustment), at once or a
+  little later, and says only that there is no such event to whoever asks for it again.
 - A customer that it does not know is refused, for ever.
 - Where the last number is billed it keeps one per customer: the one that arrived last in some lives, the one with the newest
   instant in others, since that is not documented.
@@ -21,7 +23,7 @@ from aggregator.windows import floor
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.hub import Hub
 
-REMEMBERS = 24 * HOUR
+REMEMBERS = CANCELS_WITHIN = 24 * HOUR
 OLDEST, AHEAD = 35 * DAY, 5 * MINUTE
 
 
@@ -54,6 +56,7 @@ class Service:
         """Where the last number is billed: the event it is from."""
         self.times: dict[str, int] = defaultdict(int)
         """How often each identifier was booked."""
+        self.cancelled: set[str] = set()
         self.rejected: dict[str, Event] = {}
         self.tell: Callable[[Report], None] = lambda report: None
         """Where reports go."""
@@ -88,7 +91,7 @@ class Service:
             self.rejected[event.identifier] = event
             self._report(event)
             return Answer.ACCEPTED, None
-        self._book(event)
+        self.book(event)
         return Answer.ACCEPTED, None
 
     def _report(self, event: Event) -> None:
@@ -102,7 +105,8 @@ class Service:
         delay = random.choice([0 * MINUTE, MINUTE / 20, 10 * MINUTE, 5 * HOUR, 26 * HOUR])
         self._hub.after(delay, lambda: self.tell(report))
 
-    def _book(self, event: Event) -> None:
+    def book(self, event: Event) -> None:
+        """Count an event."""
         now = self._hub.now
         slot = (event.meter, event.customer, event.window_start)
         overwrites = self._climate.write_model is not WriteModel.DELTA
@@ -117,6 +121,27 @@ class Service:
         self.booked.append(booked)
         self._events[event.meter, event.customer].append(booked)
         self._watch(event, amount)
+
+    def cannot_cancel(self, identifier: str) -> str | None:
+        """Say why an event is not taken back; None if it is."""
+        if identifier in self.cancelled or not self.times[identifier]:
+            return "no such event"
+        received = next(each.booked_at for each in self.booked if each.event.identifier == identifier)
+        return None if self._hub.now - received <= CANCELS_WITHIN else "older than 24 hours"
+
+    def cancel(self, identifier: str) -> None:
+        """Take an event back, if that can be done. Its identifier stays known; the totals show it later."""
+        if self.cannot_cancel(identifier) is not None:
+            return
+        booked = next(each for each in self.booked if each.event.identifier == identifier)
+        event, now = booked.event, self._hub.now
+        self.cancelled.add(identifier)
+        self.times[identifier] -= 1
+        self.by_slot[event.meter, event.customer, event.window_start] -= booked.amount
+        self.by_customer[event.meter, event.customer] -= booked.amount
+        visible_at = max(booked.visible_at, now + self._climate.lag * self._random.random())
+        self._events[event.meter, event.customer].append(Booked(event, now, visible_at, -booked.amount))
+        self._saw("cancelled")
 
     def halt(self, *, halted: bool) -> None:
         """Refuse us as a whole, or no longer."""
