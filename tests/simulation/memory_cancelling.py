@@ -9,6 +9,7 @@ from aggregator.proof import Excerpt
 from aggregator.windows import floor
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
 from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_parked import event_before, take_back_held
 
 BOOKED = {State.ACCEPTED, State.CONFIRMED}
 
@@ -28,7 +29,7 @@ class MemoryCancelling:
             held = tables.events[event_id]
             if parked.state is not State.HELD or parked.guarded or held.delta >= 0:
                 continue
-            earlier = self._before(held)
+            earlier = event_before(self._ledger, held)
             if (
                 (held.sink_id, held.meter in meters) == (sink_id, True)
                 and earlier is not None
@@ -122,32 +123,21 @@ class MemoryCancelling:
         event = self._ledger.tables.events[wanted.event]
         if not self._doubts.refuse_known(event, f"cancelled: {answer}", now):
             return True
-        self._take_back_held(event, now)
+        take_back_held(self._ledger, event, "it corrected an event that is cancelled", now)
+        if self._changed_since(event, wanted.asked_at):
+            self._ledger.slot_of(event).replan = True
         meter = self._ledger.tables.meters[self._ledger.tables.feeds[event.feed_id].meter_id]
         meter.reread_from = min(meter.reread_from or event.window_start, event.window_start)
         return True
 
-    def _take_back_held(self, gone: EventRow, now: dt.datetime) -> None:
-        """Withdraw a held correction that was made for what the sink held before, and have the slot planned anew."""
-        tables, slot = self._ledger.tables, self._ledger.slot_of(gone)
-        held = tables.events[slot.tail] if slot.tail is not None else None
-        if held is None or held.state is not State.HELD:
-            return
-        before = self._before(held)
-        del tables.parked[held.id]
-        self._ledger.move(held, State.VOID)
-        held.settled_at, held.reason = now, "it corrected an event that is cancelled"
-        slot.quantity, slot.total = slot.quantity - held.delta, slot.total - held.delta
-        slot.tail, slot.replan = before.id if before else None, True
-
-    def _before(self, held: EventRow) -> EventRow | None:
-        """Return the newest event of a slot that stands, but for one."""
-        others = (
-            event
-            for event in self._ledger.tables.events.values()
-            if event.slot_id == held.slot_id and event.id != held.id and event.state is not State.VOID
+    def _changed_since(self, gone: EventRow, asked_at: dt.datetime) -> bool:
+        """Tell whether the source has said something else of the slot since an event was asked back."""
+        return any(
+            other.planned_at >= asked_at
+            or (other.state is State.VOID and other.settled_at is not None and other.settled_at >= asked_at)
+            for other in self._ledger.tables.events.values()
+            if other.slot_id == gone.slot_id and other.id != gone.id
         )
-        return max(others, key=lambda event: event.revision, default=None)
 
     def _is_open(self, event: EventId) -> bool:
         rows = self._ledger.tables.cancellations.values()

@@ -10,6 +10,7 @@ from aggregator.ledger.outbox import Claim
 from aggregator.model import ClaimId, EventId, Outcome, State
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_again import note_newer_than
+from tests.simulation.memory_parked import take_back_held
 from tests.simulation.memory_pin import MemoryPin
 
 
@@ -144,7 +145,7 @@ class MemoryOutbox:
 
         What the sink took before and rejected later is planned anew; everything else is due as it was planned.
         """
-        tables, released, due = self._ledger.tables, [], []
+        tables, released, due, again = self._ledger.tables, [], [], []
         for event in map(EventId, events):
             parked = tables.parked.get(event)
             if parked is None or parked.state is State.IN_DOUBT:
@@ -152,6 +153,7 @@ class MemoryOutbox:
             row = tables.events[event]
             if parked.was_accepted:
                 self._replan(row)
+                again.append(row)
             else:
                 del tables.parked[event]
                 self._ledger.move(row, State.DUE)
@@ -159,6 +161,8 @@ class MemoryOutbox:
                 tables.outbox[event] = OutboxRow(row.sink_id, now)
                 due.append(event)
             released.append(int(event))
+        for row in again:
+            take_back_held(self._ledger, row, "planned anew with an event before it", now)
         note_newer_than(self._ledger, due, now)
         return sorted(released)
 
