@@ -30,7 +30,7 @@ from aggregator.collection import Collection
 from aggregator.config import Meter
 from aggregator.delivery import Delivered
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
-from aggregator.listening import Listening
+from aggregator.listening import SINKS, Listening
 from aggregator.reconciliation import Reconciled, Reconciliation
 from aggregator.webhook import Address
 from aggregator.wiring import App
@@ -55,6 +55,10 @@ STOP_SECONDS = 20.0
 
 MOST_COLLECTIONS = 8
 """Meters collected at the same time. Each holds one connection to its source and one to the ledger."""
+
+JOBS_OF_A_SINK = 3
+"""It is read back, heard, and its cancellations are looked after: each by one thread at most, so that a sink that is slow to
+answer keeps neither meters nor other sinks waiting."""
 
 SHORTEST_PERIOD = timedelta(seconds=5)
 LONGEST_PERIOD = timedelta(minutes=5)
@@ -168,7 +172,10 @@ class Work:
         self._log = log.logger()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(MOST_COLLECTIONS)},
+            executors={
+                "default": ThreadPoolExecutor(MOST_COLLECTIONS),
+                SINKS: ThreadPoolExecutor(JOBS_OF_A_SINK * max(1, len(app.sinks))),
+            },
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
         self._lanes = [
@@ -195,6 +202,7 @@ class Work:
                 IntervalTrigger(seconds=RECONCILE_SECONDS, timezone=UTC),
                 args=[sink, reconciliation],
                 id=f"sink {sink}",
+                executor=SINKS,
                 next_run_time=self._clock(),
             )
         self._listening.start(self._scheduler)

@@ -23,6 +23,9 @@ from aggregator.wiring import App
 
 CANCEL_EVERY = timedelta(minutes=1)
 
+SINKS = "sinks"
+"""Whose threads talk to sinks: others than those that read meters, which are few."""
+
 
 class Listening:
     """One App's ears. `address` is where deliveries come in, None if nothing is to reach us."""
@@ -71,7 +74,14 @@ class Listening:
         *arguments: object,
     ) -> None:
         trigger = IntervalTrigger(seconds=every.total_seconds(), timezone=UTC)
-        scheduler.add_job(self._run, trigger, args=(work, *arguments), id=name, next_run_time=self._clock())
+        scheduler.add_job(
+            self._run,
+            trigger,
+            args=(work, *arguments),
+            id=name,
+            next_run_time=self._clock(),
+            executor=SINKS,
+        )
 
     def _run(self, work: Callable[..., None], sink: str, *arguments: object) -> None:
         """Do one round of something, so that stopping can wait for it, and say what went wrong."""

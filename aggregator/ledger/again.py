@@ -20,6 +20,8 @@ from aggregator.model import EventId, Span, WriteModel
 LATEST_ARRIVAL = dt.timedelta(hours=6)
 """No request arrives later than this after it left: it is a condition of the promise, in docs/promise.md."""
 
+# A total that was rejected, or that a person has left at that, is not where the slot stands: to say it again would send it
+# without anybody's word. Once it is released, it is said in any case.
 TAKE_UP = """
 with due as (
     delete from aggregator.reassertion
@@ -29,6 +31,9 @@ with due as (
 update aggregator.slot set replan = true from due
  where slot.feed_id = %(feed_id)s and slot.window_start = due.window_start and slot.customer = due.customer
    and slot.revision > 0
+   and not exists (select from aggregator.parked
+                    where parked.event_id = slot.tail and parked.state = 'refused'
+                      and (parked.was_accepted or parked.dismissed_at is not null))
 """
 
 # Where order counts, a round does not pass over what was noted a moment after it began. Windows that are not read any more,
@@ -40,10 +45,13 @@ select min(reassertion.window_start) from aggregator.reassertion join aggregator
    and (feed.until is null or reassertion.window_start < feed.until)
 """
 
+# What the sink took and rejected has arrived already, and its identifier is used up: nothing of it comes late. To say the
+# slot again would be to have it rejected again, every few hours, before a person has put right what the reason says.
 NOTE_GIVEN_UP = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select feed_id, window_start, customer, %(due_at)s from aggregator.event
  where id = any(%(events)s) and exposed_at is not null and feed_id = any(%(feeds)s)
+   and not exists (select from aggregator.parked where parked.event_id = event.id and parked.was_accepted)
     on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
 """
 
@@ -62,13 +70,15 @@ select slot.feed_id, slot.window_start, slot.customer, %(now)s
     on conflict (feed_id, window_start, customer) do nothing
 """
 
-# Said once more, it has nothing close before it, and comes to an end.
+# What says the same as the one before it is right whichever of the two is taken last. So what is said once more comes to an
+# end: another total lies as far behind it as is waited, while the file of the same one may have been written only just now.
 NOTE_CLOSE = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select event.feed_id, event.window_start, event.customer, %(due_at)s from aggregator.event
  where event.planned_at = %(now)s and event.run_id = %(run_id)s and event.feed_id = %(feed_id)s and event.revision > 0
    and exists (select from aggregator.event as before
                 where before.slot_id = event.slot_id and before.revision < event.revision
+                  and before.total <> event.total
                   and before.state in ('accepted', 'confirmed') and before.settled_at > %(since)s)
     on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
 """

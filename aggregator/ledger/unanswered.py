@@ -51,25 +51,29 @@ returning id
 """
 
 # What a sink that answers now was sent by a way without answers, and was not read back. A claim is known by its first and
-# its last event: what lies between the first such claim and the last one is read back, whatever way it went.
+# its last event: what lies between the first such claim and the last one is read back, whatever way it went. Claims are
+# looked at first, by those two alone: mostly none went that way, and then none of the other events is looked up.
 SENT_SILENTLY = """
 with read as (
     select feed.id as feed_id, max(upper(readback.span)) as until
       from aggregator.feed left join aggregator.readback on readback.feed_id = feed.id and readback.reason = %(reason)s
      where feed.sink_id = %(sink_id)s group by 1
+), silent as materialized (
+    select claim.claimed_at, claim.events from aggregator.claim
+     where claim.sink_id = %(sink_id)s and claim.claimed_at >= %(earliest)s
+       and %(way)s in ((select way from aggregator.event where id = claim.events[1]),
+                       (select way from aggregator.event where id = claim.events[cardinality(claim.events)]))
 )
 select feed.id, meter.name,
-       greatest(date_trunc('hour', min(claim.claimed_at)), read.until),
-       date_trunc('hour', max(claim.claimed_at)) + interval '1 hour'
-  from aggregator.claim
-  join aggregator.event as edge on edge.id in (claim.events[1], claim.events[cardinality(claim.events)])
-                               and edge.way = %(way)s
- cross join unnest(claim.events) as sent (event_id)
+       greatest(date_trunc('hour', min(silent.claimed_at)), read.until),
+       date_trunc('hour', max(silent.claimed_at)) + interval '1 hour'
+  from silent
+ cross join unnest(silent.events) as sent (event_id)
   join aggregator.event on event.id = sent.event_id and event.way = %(way)s and event.state = 'accepted'
   join aggregator.feed on feed.id = event.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join read on read.feed_id = feed.id
- where claim.sink_id = %(sink_id)s and claim.claimed_at >= greatest(%(earliest)s, read.until)
+ where silent.claimed_at >= greatest(%(earliest)s, read.until)
  group by feed.id, meter.name, read.until order by feed.id
 """
 

@@ -509,6 +509,7 @@ def test_released_after_a_rejection(owing: World, doubts: Doubts, call: Callable
     ("away", "why"),
     [
         (("  api_requests:", "  another:"), "is not configured any more"),
+        (("  fake: ", "  other: "), "does not feed fake any more"),
         (("start_at:", "data_retained_from: 2026-11-20T00:00Z\n    start_at:"), "`data_retained_from`"),
         (None, "`bill_until`"),
     ],
@@ -530,7 +531,7 @@ def test_what_no_pass_would_plan_anew_is_not_released(
     if away is None:
         owing.one("update aggregator.feed set until = %s returning id", START)
     else:
-        path.write_text(config.replace(*away))
+        path.write_text(config.replace(*away).replace("[fake]", "[other]" if "fake" in away[0] else "[fake]"))
     told = call("release", event)
     assert complaint(told) == "1 event(s) were not released, since no pass would plan them anew."
     assert f"Not released: {event}. " in told.output

@@ -8,7 +8,9 @@ from decimal import Decimal
 import pytest
 
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Decreases, Event, Span, Verdict, WriteModel
+from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.parked import ParkedEvents
+from aggregator.model import Answer, Decreases, Event, Rejection, Span, Verdict, WriteModel
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -134,6 +136,71 @@ def test_a_total_that_followed_closely_is_said_once_more_where_order_is_not_kept
     said = [event.total for event in world.told.told if event.customer == "cus_a"]
     assert said == ([5, 7] if keeps_order else [5, 7, 7])
     assert [event.total for event in world.told.told if event.customer == "cus_b"] == [1]
+    world.check_balance()
+
+
+def test_a_total_is_said_once_more_however_long_its_file_was_not_closed(database: Database) -> None:
+    """A file is written some time after its events were planned; hours later that is no reason to say a total yet again."""
+    world = Replacing(database, WriteModel.OVERWRITE, keeps_order=False)
+    world.source.use("cus_a", START, 5)
+    for minutes in range(66, 30 * 60, 6):
+        world.at(0, minutes)
+        world.collect()
+        if minutes == 78:
+            world.source.use("cus_a", START + MINUTE, 2)
+        if minutes % 30 == 0:
+            world.deliver()
+    assert [event.total for event in world.told.told] == [5, 7, 7]
+    world.check_balance()
+
+
+def test_what_the_sink_rejected_is_not_said_again_by_itself(overwriting: Replacing) -> None:
+    """It arrived, and was found invalid: nothing of it comes late, and the total that replaced it may be as invalid."""
+    overwriting.source.use("cus_a", START, 5)
+    for minutes in range(66, 30 * 60, 18):
+        overwriting.at(0, minutes)
+        overwriting.collect()
+        overwriting.deliver()
+        accepted = overwriting.rows("select identifier from aggregator.event where state = 'accepted'")
+        rejections = [Rejection(identifier, "no such customer") for (identifier,) in accepted]
+        Doubts(overwriting.database).reject(
+            overwriting.registered.feeds[0].sink_id, rejections, overwriting.now
+        )
+        if minutes == 84:
+            overwriting.source.use("cus_a", START + MINUTE, 2)
+    said = overwriting.rows("select total::int, state::text from aggregator.event order by revision")
+    assert said == [(5, "void"), (7, "refused")]
+    overwriting.check_balance()
+
+
+@pytest.mark.parametrize("dismissed", [True, False])
+@pytest.mark.parametrize("model", [WriteModel.OVERWRITE, WriteModel.LAST])
+def test_what_waits_for_a_person_is_not_said_again_without_a_word(
+    database: Database,
+    model: WriteModel,
+    dismissed: bool,
+) -> None:
+    """A total was rejected that followed another closely, or stands behind a correction; once it is released, it is said."""
+    world = Replacing(database, model, keeps_order=False)
+    world.source.use("cus_a", START, 5)
+    world.source.use("cus_a", START + HOUR, 2)
+    world.round(2)
+    world.source.use("cus_a", START + HOUR + MINUTE, 5)
+    world.round(2, 20)
+    [(event, identifier)] = world.rows("select id, identifier from aggregator.event where total = 7")
+    sink_id = world.registered.feeds[0].sink_id
+    Doubts(database).reject(sink_id, [Rejection(identifier, "no such customer")], world.now)
+    if dismissed:
+        ParkedEvents(database).dismiss([event], world.now)
+    world.source.use("cus_a", START + MINUTE, 1)
+    for hours in range(3, 20):
+        world.round(hours)
+    assert [each.total for each in world.told.told if each.window_start == START + HOUR] == [2, 7]
+    assert world.one("select state::text from aggregator.event where id = %s", event) == "refused"
+    assert world.outbox.release([event], world.now) == [event]
+    world.round(20)
+    assert world.told.kept("cus_a")[START + HOUR] == 7
+    assert world.one("select state::text from aggregator.event where id = %s", event) == "void"
     world.check_balance()
 
 

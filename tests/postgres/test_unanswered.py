@@ -1,16 +1,17 @@
 """Sinks that take events without a word on each: what they took is read back by itself, stretch by stretch."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
-from aggregator.ledger.unanswered import REASON
+from aggregator.ledger.unanswered import REASON, SENT_SILENTLY
 from aggregator.model import Answer, Bulk, Event, Span, WriteModel
 from aggregator.reconciliation import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
@@ -140,6 +141,37 @@ def test_what_was_sent_silently_is_read_back_by_a_sink_that_answers_now(database
     assert spans(world) == [(START + HOUR, START + 2 * HOUR)]
     reconcile(world)
     assert len(spans(world)) == 1, "once, whoever looks"
+
+
+def test_what_never_went_silently_is_not_looked_through(database: Database) -> None:
+    """Claims are known by their first and last events: a million that went another way are not looked up one by one."""
+    sink = Silent(way="v1", silent_way="stream")
+    world = build(database, sink, customers=50)
+    values = {
+        "sink_id": world.registered.feeds[0].sink_id,
+        "way": "stream",
+        "earliest": START,
+        "reason": REASON,
+    }
+    with database.transaction() as connection:
+        for other in ("hashjoin", "mergejoin", "seqscan", "bitmapscan"):
+            connection.execute("select set_config(%s, 'off', true)", (f"enable_{other}",))
+        explained = connection.execute(f"explain (analyze, format json) {SENT_SILENTLY}", values).fetchone()
+    assert explained is not None
+    looked_up = [
+        node["Actual Loops"]
+        for node in nodes(explained[0][0]["Plan"])
+        if node.get("Relation Name") == "event"
+    ]
+    assert looked_up
+    assert sum(looked_up) <= 2 * world.one("select count(*) from aggregator.claim")
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a plan's node, and all below it."""
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from nodes(each)
 
 
 def test_what_still_goes_the_silent_way_is_read_back_later(database: Database) -> None:

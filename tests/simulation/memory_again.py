@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from aggregator.ledger.again import LATEST_ARRIVAL
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes import Pass
-from aggregator.model import Decision, EventId, WriteModel
+from aggregator.model import Decision, EventId, State, WriteModel
 from tests.simulation.memory import MemoryLedger
 
 
@@ -24,7 +24,9 @@ def taking_up(ledger: MemoryLedger, registered: Registered, this: Pass) -> Itera
     for key, _ in due:
         slot = tables.slots[key[0]].get(key[1], {}).get(key[2])
         del tables.reassertions[key]
-        if slot is not None and slot.revision and not slot.replan:
+        tail = tables.parked.get(slot.tail) if slot is not None and slot.tail is not None else None
+        left = tail is not None and tail.state is State.REFUSED and tail.was_accepted
+        if slot is not None and slot.revision and not slot.replan and not left:
             slot.replan = True
             marked.append(slot)
     try:
@@ -43,7 +45,8 @@ def note_given_up(
     replacing = {feed.id for feed in registered.feeds if feed.model is not WriteModel.DELTA}
     for event_id in voided:
         event = ledger.tables.events[event_id]
-        if event.feed_id in replacing and event.exposed_at is not None:
+        rejected = ledger.tables.parked[event_id].was_accepted
+        if event.feed_id in replacing and event.exposed_at is not None and not rejected:
             key = (event.feed_id, event.window_start, event.customer)
             ledger.tables.reassertions[key] = now + LATEST_ARRIVAL
 
