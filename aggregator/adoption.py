@@ -8,6 +8,8 @@ Rules
 - Sources and sinks are asked first, then the ledger is written in one transaction. Until then nothing has changed.
 - A sink that cannot be read back is left as the ledger has it, and only if a person says so. So is a customer that a sink
   does not know: what it was sent since the backup is sent again under new names, and might be billed twice.
+- Nothing is re-based while a sink has several numbers of one window where a total overwrites one of them alone: the next
+  total would be billed beside the others. A person overwrites those with zero first.
 """
 
 import datetime as dt
@@ -21,7 +23,7 @@ from operator import attrgetter
 from typing import NamedTuple, Protocol, Self
 
 from aggregator import definitions, planner
-from aggregator.comparison import Comparison
+from aggregator.comparison import Comparison, Found
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, UsageError
 from aggregator.kept import Kept
 from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
@@ -48,7 +50,7 @@ CUSTOMERS_AT_ONCE = 256
 """How many customers are in memory at once."""
 
 MOST_NAMED = 20
-"""How many customers one sentence names."""
+"""How many customers or windows one sentence names."""
 
 TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
@@ -76,6 +78,22 @@ class Situation(NamedTuple):
     """Meters and sinks that the ledger knows and the configuration does not: they keep the ledger's word."""
 
 
+class Scattered(NamedTuple):
+    """One customer's window of which a sink has several numbers, one in each of some hours."""
+
+    meter: str
+    sink: str
+    customer: str
+    numbers: tuple[tuple[dt.datetime, Decimal], ...]
+    """By the hours, in their order."""
+
+    def __str__(self) -> str:
+        numbers = ", ".join(
+            f"{planner.plain(much)} in {start:%Y-%m-%dT%H:%MZ}" for start, much in self.numbers
+        )
+        return f"{self.meter} of {self.customer} in {self.sink}: {numbers}"
+
+
 @dataclass(slots=True)
 class Compared:
     """What a comparison found for one meter and sink."""
@@ -92,11 +110,13 @@ class Compared:
     """Units that the ledger had booked and the sink has not counted."""
     withdrawn: int = 0
     """Events that were not settled: what the sink lacks of them is planned again."""
+    scattered: list[Scattered] = field(default_factory=list)
+    """Windows of which the sink has several numbers, where one total cannot overwrite them all."""
 
-    def count(self, stand: Stand, counted: Decimal) -> None:
-        """Take one window into account."""
-        differs = planner.subtract(counted, stand.booked)
-        self.windows += bool(differs or stand.withdrawn)
+    def count(self, stand: Stand) -> None:
+        """Take one window into account that was looked up."""
+        differs = planner.subtract(stand.stands_at, stand.booked)
+        self.windows += stand.differs
         self.withdrawn += stand.withdrawn
         if differs > 0:
             self.taken_over = planner.add(self.taken_over, differs)
@@ -235,8 +255,8 @@ class Adoption:
     def adopt(self, survey: Survey, now: dt.datetime) -> None:
         """Write what a survey found, and let the ledger go on under names of a new generation.
 
-        Raises LedgerError if it is too early, if a sink or a customer needs a person's word, or if the ledger changed
-        meanwhile.
+        Raises LedgerError if it is too early, if a sink or a customer needs a person's word or hand, or if the ledger
+        changed meanwhile.
         """
         situation = self.ready(now)
         undecided = sorted({each.customer for each in survey.left} - self._leave)
@@ -245,6 +265,13 @@ class Adoption:
                 f"{_some(undecided)}: a sink does not know them, so it cannot be asked what they were sent. Make them known "
                 "there and adopt then, or say --leave with the name of each if the ledger's word is to be taken: what they "
                 "were sent since the backup is then sent again, and billed twice once they are known. Nothing was changed."
+            )
+        scattered = [str(window) for each in survey.compared for window in each.scattered]
+        if scattered:
+            raise LedgerError(
+                "Of these windows the sink has numbers in several hours, and a total overwrites only the one in its own: "
+                f"{_some(scattered, '; ')}. Overwrite all but one of each with 0 there, by hand, and adopt then "
+                "(docs/adopt.md). Nothing was changed."
             )
         known = self._pin.known()
         pinned = situation.pinned
@@ -317,7 +344,7 @@ class Adoption:
         """
         pieces = list(definitions.pieces(holding, line.span))
 
-        def ask(stands: list[Stand]) -> list[tuple[Stand, Decimal]] | Left:
+        def ask(stands: list[Stand]) -> list[Found] | Left:
             who = Comparison(self._sinks[line.feed.sink], meter.name, stands, line.unit)
             for tried in range(1, TRIES + 1):
                 try:
@@ -342,10 +369,14 @@ class Adoption:
                         left.append(found)
                         continue
                     compared.customers += 1
-                    for stand, counted in found:
-                        compared.count(stand, counted)
-                        if stand.withdrawn or counted != stand.booked:
-                            yield Counted(stand.window_start, stand.customer, Decimal(planner.plain(counted)))
+                    for stand, places in found:
+                        compared.count(stand)
+                        if len(places) > 1:
+                            names = meter.name, line.feed.sink, stand.customer
+                            compared.scattered.append(Scattered(*names, places))
+                        if stand.differs:
+                            much = Decimal(planner.plain(stand.stands_at))
+                            yield Counted(stand.window_start, stand.customer, much, stand.kept_at)
 
     def _name(self, line: Line, stand: Stand, ledger: str, now: dt.datetime) -> str:
         """Name the event that takes a slot over, as the planner would name it in the new generation."""
@@ -363,10 +394,10 @@ class Adoption:
         return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
 
 
-def _some(names: Sequence[str]) -> str:
-    """Name customers in a sentence: not thousands of them."""
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    """Name customers or windows in a sentence: not thousands of them."""
     beyond = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {beyond} more" if beyond > 0 else "")
+    return between.join(names[:MOST_NAMED]) + (f" and {beyond} more" if beyond > 0 else "")
 
 
 def _to_read(

@@ -10,7 +10,7 @@ import click
 from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
 
 if TYPE_CHECKING:
-    from aggregator.adoption import Adoption, Compared, Left, Situation
+    from aggregator.adoption import Adoption, Compared, Left, Scattered, Situation
 
 COLUMNS = {
     "meter": "left",
@@ -108,6 +108,7 @@ def adopt(
                 "adopted": yes and situation.reason is not None,
                 "compared": [_figures(each) for each in compared],
                 "left": [each._asdict() for each in left],
+                "scattered": [_numbers(window) for each in compared for window in each.scattered],
             }
         )
     elif situation.reason is not None:
@@ -116,11 +117,12 @@ def adopt(
             click.echo(
                 f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}"
             )
+        scattered = _name_scattered(compared)
         words = "--yes, and --leave with the name of each customer that is left," if left else "--yes"
         click.echo(
             "Adopted: the daemon goes on."
             if yes
-            else f"Nothing was changed. Say {words} to adopt the ledger."
+            else f"Nothing was changed. {'Then say' if scattered else 'Say'} {words} to adopt the ledger."
         )
 
 
@@ -154,6 +156,26 @@ def _explain(situation: "Situation") -> None:
         click.echo(
             f"Meter {meter} with sink {sink} is in the ledger and not in the configuration, and is left as it is."
         )
+
+
+def _name_scattered(compared: "list[Compared]") -> bool:
+    """Name the windows that a person must put right first, and say whether there are any."""
+    scattered = [window for each in compared for window in each.scattered]
+    if scattered:
+        click.echo(
+            f"{len(scattered):,} window(s) have numbers in several hours, and a total overwrites only the one in its own. "
+            "Overwrite all but one of each with 0 at the sink, by hand:"
+        )
+    for window in scattered:
+        click.echo(f"  {window}")
+    return bool(scattered)
+
+
+def _numbers(scattered: "Scattered") -> dict[str, object]:
+    from aggregator.planner import plain
+
+    numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in scattered.numbers}
+    return {**scattered._asdict(), "numbers": numbers}
 
 
 def _figures(compared: "Compared") -> dict[str, object]:
