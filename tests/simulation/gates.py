@@ -20,7 +20,7 @@ from aggregator.errors import (
     SinkUnreachable,
     SourceUnreachable,
 )
-from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict
+from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
 from tests.simulation.application import Application
 from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
 from tests.simulation.hub import Aside, Hub, Killed, Process
@@ -174,6 +174,7 @@ class SinkGate:
             identifier_length=100,
             batch=climate.batch,
             rate=1_000.0,
+            newest_of=HOUR if climate.write_model is WriteModel.OVERWRITE else None,
         )
         self._gate = gate
         self._service = service

@@ -54,6 +54,8 @@ class Service:
         self.by_customer: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
         self.last: dict[tuple[str, str], Event] = {}
         """Where the last number is billed: the event it is from."""
+        self._kept: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
+        """Where the newest number of each hour is billed: that number."""
         self.times: dict[str, int] = defaultdict(int)
         """How often each identifier was booked."""
         self.cancelled: set[str] = set()
@@ -109,8 +111,7 @@ class Service:
         """Count an event."""
         now = self._hub.now
         slot = (event.meter, event.customer, event.window_start)
-        overwrites = self._climate.write_model is not WriteModel.DELTA
-        amount = event.total - self.by_slot[slot] if overwrites else event.delta
+        amount = self._amount(event)
         before = self.last.get((event.meter, event.customer))
         if before is None or self._climate.by_arrival or event.at >= before.at:
             self.last[event.meter, event.customer] = event
@@ -139,9 +140,21 @@ class Service:
         self.times[identifier] -= 1
         self.by_slot[event.meter, event.customer, event.window_start] -= booked.amount
         self.by_customer[event.meter, event.customer] -= booked.amount
+        self._kept[_place(event)] -= booked.amount
         visible_at = max(booked.visible_at, now + self._climate.lag * self._random.random())
         self._events[event.meter, event.customer].append(Booked(event, now, visible_at, -booked.amount))
         self._saw("cancelled")
+
+    def _amount(self, event: Event) -> Decimal:
+        """Return by how much an event changes the sum of its slot."""
+        match self._climate.write_model:
+            case WriteModel.OVERWRITE:
+                before, self._kept[_place(event)] = self._kept[_place(event)], event.total
+                return event.total - before
+            case WriteModel.DELTA:
+                return event.delta
+            case _:
+                return event.total - self.by_slot[event.meter, event.customer, event.window_start]
 
     def halt(self, *, halted: bool) -> None:
         """Refuse us as a whole, or no longer."""
@@ -164,3 +177,8 @@ class Service:
             if each.event.at in span and each.visible_at <= self._hub.now:
                 steps[floor(each.event.at, step)] += each.amount
         return {start: much for start, much in steps.items() if much}
+
+
+def _place(event: Event) -> tuple[str, str, dt.datetime]:
+    """Return the hour of which the newest number counts."""
+    return event.meter, event.customer, floor(event.at, HOUR)
