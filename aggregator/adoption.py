@@ -8,29 +8,30 @@ Rules
 - Sources and sinks are asked first, then the ledger is written in one transaction. Until then nothing has changed.
 - A sink that cannot be read back is left as the ledger has it, and only if a person says so. So is a customer that a sink
   does not know: what it was sent since the backup is sent again under new names, and might be billed twice.
+- Nothing is re-based while a sink has several numbers of one window where a total overwrites one of them alone: the next
+  total would be billed beside the others. A person overwrites those with zero first.
 """
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 from aggregator import definitions, planner
-from aggregator.comparison import Comparison
+from aggregator.comparison import Comparison, Found
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, UsageError
 from aggregator.kept import Kept
 from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
 from aggregator.ledger.meters import Feed, Meters, Registered
 from aggregator.ledger.pin import Pin, Pinned, named
 from aggregator.ledger.spool import Spool
-from aggregator.model import ZERO, Definition, Meter, Reading, Span
+from aggregator.model import Definition, Meter, Reading, Span
 from aggregator.rebase import Stand
 from aggregator.sinks import Destination
+from aggregator.survey import Compared, Left, Scattered, Survey
 from aggregator.windows import WINDOWS_PER_READ, cut, floor
 
 HOUR = dt.timedelta(hours=1)
@@ -46,9 +47,6 @@ ASKED_AT_ONCE = 8
 
 CUSTOMERS_AT_ONCE = 256
 """How many customers are in memory at once."""
-
-MOST_NAMED = 20
-"""How many customers one sentence names."""
 
 TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
@@ -74,59 +72,6 @@ class Situation(NamedTuple):
     """Sinks that cannot be read back, about which a person must decide."""
     unknown: tuple[tuple[str, str], ...]
     """Meters and sinks that the ledger knows and the configuration does not: they keep the ledger's word."""
-
-
-@dataclass(slots=True)
-class Compared:
-    """What a comparison found for one meter and sink."""
-
-    meter: str
-    sink: str
-    span: Span
-    customers: int = 0
-    windows: int = 0
-    """Windows that are re-based."""
-    taken_over: Decimal = ZERO
-    """Units that the sink has counted and the ledger did not know of."""
-    missing: Decimal = ZERO
-    """Units that the ledger had booked and the sink has not counted."""
-    withdrawn: int = 0
-    """Events that were not settled: what the sink lacks of them is planned again."""
-
-    def count(self, stand: Stand, counted: Decimal) -> None:
-        """Take one window into account."""
-        differs = planner.subtract(counted, stand.booked)
-        self.windows += bool(differs or stand.withdrawn)
-        self.withdrawn += stand.withdrawn
-        if differs > 0:
-            self.taken_over = planner.add(self.taken_over, differs)
-        else:
-            self.missing = planner.subtract(self.missing, differs)
-
-
-class Left(NamedTuple):
-    """A customer of whom a sink has no figures, so that it would stay as the ledger has it."""
-
-    meter: str
-    sink: str
-    customer: str
-    reason: str
-
-
-@dataclass(slots=True)
-class Survey:
-    """What sources and sinks said, before anything is written. A context manager: it holds files."""
-
-    stack: ExitStack = field(default_factory=ExitStack)
-    compared: list[Compared] = field(default_factory=list)
-    rebased: list[Rebased] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.close()
 
 
 class Adoption:
@@ -235,17 +180,11 @@ class Adoption:
     def adopt(self, survey: Survey, now: dt.datetime) -> None:
         """Write what a survey found, and let the ledger go on under names of a new generation.
 
-        Raises LedgerError if it is too early, if a sink or a customer needs a person's word, or if the ledger changed
-        meanwhile.
+        Raises LedgerError if it is too early, if a sink or a customer needs a person's word or hand, or if the ledger
+        changed meanwhile.
         """
         situation = self.ready(now)
-        undecided = sorted({each.customer for each in survey.left} - self._leave)
-        if undecided:
-            raise LedgerError(
-                f"{_some(undecided)}: a sink does not know them, so it cannot be asked what they were sent. Make them known "
-                "there and adopt then, or say --leave with the name of each if the ledger's word is to be taken: what they "
-                "were sent since the backup is then sent again, and billed twice once they are known. Nothing was changed."
-            )
+        survey.approve(self._leave)
         known = self._pin.known()
         pinned = situation.pinned
         generation = max(pinned.generation, known.generation if known else 0) + 1
@@ -317,7 +256,7 @@ class Adoption:
         """
         pieces = list(definitions.pieces(holding, line.span))
 
-        def ask(stands: list[Stand]) -> list[tuple[Stand, Decimal]] | Left:
+        def ask(stands: list[Stand]) -> list[Found] | Left:
             who = Comparison(self._sinks[line.feed.sink], meter.name, stands, line.unit)
             for tried in range(1, TRIES + 1):
                 try:
@@ -342,10 +281,14 @@ class Adoption:
                         left.append(found)
                         continue
                     compared.customers += 1
-                    for stand, counted in found:
-                        compared.count(stand, counted)
-                        if stand.withdrawn or counted != stand.booked:
-                            yield Counted(stand.window_start, stand.customer, Decimal(planner.plain(counted)))
+                    for stand, places in found:
+                        compared.count(stand)
+                        if len(places) > 1:
+                            names = meter.name, line.feed.sink, stand.customer
+                            compared.scattered.append(Scattered(*names, places))
+                        if stand.differs:
+                            much = Decimal(planner.plain(stand.stands_at))
+                            yield Counted(stand.window_start, stand.customer, much, stand.kept_at)
 
     def _name(self, line: Line, stand: Stand, ledger: str, now: dt.datetime) -> str:
         """Name the event that takes a slot over, as the planner would name it in the new generation."""
@@ -361,12 +304,6 @@ class Adoption:
             now=now,
         )
         return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
-
-
-def _some(names: Sequence[str]) -> str:
-    """Name customers in a sentence: not thousands of them."""
-    beyond = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {beyond} more" if beyond > 0 else "")
 
 
 def _to_read(

@@ -1,17 +1,29 @@
 """What the ledger holds of one customer, beside what a sink has counted: days first, and windows where a day does not fit.
 
-A sink is asked for as little as that needs: one call for all days, then one for the hours of a day that differs.
+A sink is asked for as little as that needs: one call for all days, then one for the hours of a day that differs. Where a
+window holds several of the hours of which a sink keeps the newest number, it matters in which of them the number lies: then
+all hours are asked for, and no sum over them will do.
 """
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from typing import NamedTuple
 
 from aggregator import definitions, planner
-from aggregator.model import ZERO, Span
+from aggregator.model import ZERO, Span, WriteModel
 from aggregator.rebase import Stand, fits
 from aggregator.sinks import Destination
 from aggregator.windows import DAY, HOUR, floor
+
+
+class Found(NamedTuple):
+    """One slot that was looked up: `stand` says what the sink has counted of it."""
+
+    stand: Stand
+    places: tuple[tuple[dt.datetime, Decimal], ...] = ()
+    """In which hours it has counted that, and how much in each, where it matters."""
 
 
 class Comparison:
@@ -24,15 +36,33 @@ class Comparison:
         self._stands = {stand.window_start: stand for stand in stands}
         self._carry = stands[0].carry
         self._unit = unit
+        limits = sink.limits_for(meter)
+        self._newest_of = limits.newest_of if limits.write_model is WriteModel.OVERWRITE else None
 
-    def compare(self, span: Span, window: dt.timedelta) -> Iterator[tuple[Stand, Decimal]]:
+    def compare(self, span: Span, window: dt.timedelta) -> Iterator[Found]:
         """Yield each slot that was looked up, with what the sink has counted of it."""
+        if self._newest_of is not None and window > self._newest_of:
+            yield from self._placed(span, window, self._newest_of)
+            return
         steps = [DAY, HOUR, window] if window < HOUR and not HOUR % window else [DAY, window]
         yield from self._within(span, window, steps if window < DAY else [window])
 
-    def _within(
-        self, span: Span, window: dt.timedelta, steps: list[dt.timedelta]
-    ) -> Iterator[tuple[Stand, Decimal]]:
+    def _placed(self, span: Span, window: dt.timedelta, stretch: dt.timedelta) -> Iterator[Found]:
+        """Look every slot up, and in which of the stretches that a window holds the sink has its number."""
+        counted: dict[dt.datetime, list[tuple[dt.datetime, Decimal]]] = defaultdict(list)
+        for start, much in sorted(self._sink.breakdown(self._meter, self._customer, span, stretch).items()):
+            counted[floor(start, window)].append((start, much))
+        known = {stand.window_start for stand in self._stands.values() if stand.window_start in span}
+        for start in sorted(counted.keys() | known):
+            stand, places = self._stands.get(start) or self._new(start), counted[start]
+            if not stand.shadow:
+                total = ZERO
+                for _, much in places:
+                    total = planner.add(total, much)
+                kept_at = _kept_at(stand, places, stretch)
+                yield Found(stand._replace(counted=total, kept_at=kept_at), tuple(places))
+
+    def _within(self, span: Span, window: dt.timedelta, steps: list[dt.timedelta]) -> Iterator[Found]:
         step, *finer = steps
         whole = Span(definitions.ceiling(span.start, step), floor(span.end, step))
         if whole.start >= whole.end:
@@ -50,9 +80,14 @@ class Comparison:
             much, stands = counted.get(start, ZERO), held.get(start, [])
             if not finer:
                 if not any(stand.shadow for stand in stands):
-                    yield stands[0] if stands else self._new(start), much
+                    stand = stands[0] if stands else self._new(start)
+                    yield Found(stand._replace(counted=much))
             elif fits(stands, much, self._unit):
-                yield from ((stand, stand.booked) for stand in stands if stand.withdrawn and not stand.shadow)
+                yield from (
+                    Found(stand._replace(counted=stand.booked))
+                    for stand in stands
+                    if stand.withdrawn and not stand.shadow
+                )
             else:
                 yield from self._within(Span(start, start + step), window, finer)
         if whole.end < span.end:
@@ -75,6 +110,16 @@ class Comparison:
     def _new(self, start: dt.datetime) -> Stand:
         """Return a slot that neither the ledger nor the source knows."""
         return Stand(self._customer, start, None, 0, ZERO, ZERO, ZERO, 0, self._carry, ZERO, None)
+
+
+def _kept_at(
+    stand: Stand, places: list[tuple[dt.datetime, Decimal]], stretch: dt.timedelta
+) -> dt.datetime | None:
+    """Return the instant that meets what the sink has: the ledger's own, if it lies there or the sink has nothing."""
+    at, starts = stand.stamped_at, [start for start, _ in places]
+    if not starts or (at is not None and floor(at, stretch) in starts):
+        return at
+    return starts[0]
 
 
 def _steps(span: Span, step: dt.timedelta) -> Iterator[dt.datetime]:

@@ -4,6 +4,8 @@ Rules
 - What the sink has counted of a slot is what the slot stands at. What differs from what the ledger had booked is one event
   that is never sent.
 - What was not settled is withdrawn: it is either among what the sink has counted, or is planned again.
+- Where a total overwrites only what lies in the same stretch of the sink's time, a slot is stamped where the sink has its
+  number: stamped elsewhere, what comes later would be billed beside it.
 - The balance holds afterwards, exactly: quantities = totals + carry, per customer and feed.
 - The next pass must find whole units only, and none below zero unless the customer is owed less than the sink has counted: a
   fraction spread over windows in another way than before would raise one window at once, and lower the other only once
@@ -42,6 +44,10 @@ class Stand(NamedTuple):
     """What the sink has counted, if it was looked up; None: what is booked."""
     shadow: bool = False
     """Whether its latest event was planned in shadow: the sink lacks it and is not to get it, so the slot stays as it is."""
+    stamped_at: dt.datetime | None = None
+    """The instant that its events take, where they overwrite each other; None if it has had none."""
+    kept_at: dt.datetime | None = None
+    """The instant that overwrites what the sink has, if it was looked up; None where any instant in the window does."""
 
     @property
     def booked(self) -> Decimal:
@@ -52,6 +58,16 @@ class Stand(NamedTuple):
     def stands_at(self) -> Decimal:
         """What the sink has."""
         return self.booked if self.counted is None else self.counted
+
+    @property
+    def strayed(self) -> bool:
+        """Whether its next event would not overwrite what the sink has."""
+        return self.kept_at is not None and self.kept_at != self.stamped_at
+
+    @property
+    def differs(self) -> bool:
+        """Whether an adoption changes it."""
+        return bool(self.withdrawn) or self.stands_at != self.booked or self.strayed
 
 
 class Moved(NamedTuple):
@@ -70,7 +86,7 @@ def rebase(stands: Sequence[Stand], unit: Decimal) -> tuple[list[Moved], Decimal
     what was too small to bill in a window may have been billed in another one. `unit` is the smallest that is billed.
     """
     stands = [stand for stand in stands if not stand.shadow]
-    if not any(stand.withdrawn or stand.stands_at != stand.booked for stand in stands):
+    if not any(stand.differs for stand in stands):
         return None
     carry = stands[0].carry
     # The balance tells what the slots that are not at hand have been read beyond what they stand at.

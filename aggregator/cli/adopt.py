@@ -10,7 +10,8 @@ import click
 from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
 
 if TYPE_CHECKING:
-    from aggregator.adoption import Adoption, Compared, Left, Situation
+    from aggregator.adoption import Adoption, Situation
+    from aggregator.survey import Compared, Left, Scattered
 
 COLUMNS = {
     "meter": "left",
@@ -108,20 +109,11 @@ def adopt(
                 "adopted": yes and situation.reason is not None,
                 "compared": [_figures(each) for each in compared],
                 "left": [each._asdict() for each in left],
+                "scattered": [_numbers(window) for each in compared for window in each.scattered],
             }
         )
     elif situation.reason is not None:
-        show_table("compared with the sinks", COLUMNS, [list(_figures(each).values()) for each in compared])
-        for each in left:
-            click.echo(
-                f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}"
-            )
-        words = "--yes, and --leave with the name of each customer that is left," if left else "--yes"
-        click.echo(
-            "Adopted: the daemon goes on."
-            if yes
-            else f"Nothing was changed. Say {words} to adopt the ledger."
-        )
+        _tell(compared, left, adopted=yes)
 
 
 def _work(adoption: "Adoption", *, yes: bool) -> "tuple[list[Compared], list[Left]]":
@@ -154,6 +146,40 @@ def _explain(situation: "Situation") -> None:
         click.echo(
             f"Meter {meter} with sink {sink} is in the ledger and not in the configuration, and is left as it is."
         )
+
+
+def _tell(compared: "list[Compared]", left: "list[Left]", *, adopted: bool) -> None:
+    """Say what was compared, and what is to be done."""
+    show_table("compared with the sinks", COLUMNS, [list(_figures(each).values()) for each in compared])
+    for each in left:
+        click.echo(f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}")
+    scattered = _name_scattered(compared)
+    words = "--yes, and --leave with the name of each customer that is left," if left else "--yes"
+    click.echo(
+        "Adopted: the daemon goes on."
+        if adopted
+        else f"Nothing was changed. {'Then say' if scattered else 'Say'} {words} to adopt the ledger."
+    )
+
+
+def _name_scattered(compared: "list[Compared]") -> bool:
+    """Name the windows that a person must put right first, and say whether there are any."""
+    scattered = [window for each in compared for window in each.scattered]
+    if scattered:
+        click.echo(
+            f"{len(scattered):,} window(s) have numbers in several hours, and a total overwrites only the one in its own. "
+            "Overwrite all but one of each with 0 at the sink, by hand:"
+        )
+    for window in scattered:
+        click.echo(f"  {window}")
+    return bool(scattered)
+
+
+def _numbers(scattered: "Scattered") -> dict[str, object]:
+    from aggregator.planner import plain
+
+    numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in scattered.numbers}
+    return {**scattered._asdict(), "numbers": numbers}
 
 
 def _figures(compared: "Compared") -> dict[str, object]:

@@ -53,7 +53,9 @@ select min(window_start), max(window_start) from aggregator.slot
 """
 
 CREATE_COUNTED = """
-create temporary table counted (window_start timestamptz, customer text collate "C", total numeric) on commit drop
+create temporary table counted (
+    window_start timestamptz, customer text collate "C", total numeric, kept_at timestamptz
+) on commit drop
 """
 
 # Every slot of a feed over a span, as the ledger, the source (`reading`) and the sink (`counted`) have it. Of a slot with an
@@ -81,10 +83,11 @@ select found.customer, found.window_start, found.slot_id, coalesce(found.revisio
             else coalesce(found.truth, 0) end,
        found.counted,
        case when %(shadowed)s and found.tail is not null
-            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end
+            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end,
+       found.stamped_at, found.kept_at
   from (
         select customer, window_start, slot.id as slot_id, slot.revision, slot.quantity, slot.total, slot.tail,
-               seen.quantity as truth, seen.spoilt, counted.total as counted
+               slot.stamped_at, seen.quantity as truth, seen.spoilt, counted.total as counted, counted.kept_at
           from slot
           full join seen using (window_start, customer)
           full join counted using (window_start, customer)
@@ -161,11 +164,11 @@ update aggregator.claim set settled_at = %(now)s
 CREATE_MOVED = """
 create temporary table moved (
     slot_id bigint, event_id bigint, known boolean, revision integer, window_start timestamptz, customer text collate "C",
-    quantity numeric, total numeric, delta numeric, identifier text
+    quantity numeric, total numeric, delta numeric, identifier text, kept_at timestamptz
 ) on commit drop
 """
 
-MOVED = "slot_id, known, revision, window_start, customer, quantity, total, delta, identifier"
+MOVED = "slot_id, known, revision, window_start, customer, quantity, total, delta, identifier, kept_at"
 
 CREATE_CARRIES = 'create temporary table carries (customer text collate "C", amount numeric) on commit drop'
 
@@ -176,21 +179,23 @@ WRITE = (
     insert into aggregator.event
            (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
             delta, total, reason)
-    select event_id, slot_id, %(run_id)s, %(feed_id)s, revision, window_start, window_start, %(now)s, %(now)s, 'confirmed',
-           customer, identifier, delta, total, %(taken_over)s
+    select event_id, slot_id, %(run_id)s, %(feed_id)s, revision, window_start, coalesce(kept_at, window_start), %(now)s,
+           %(now)s, 'confirmed', customer, identifier, delta, total, %(taken_over)s
       from moved where delta <> 0 order by event_id
     """,
     """
     insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, stamped_at, tail)
     select slot_id, %(feed_id)s, case when event_id is null then 0 else 1 end, window_start, customer, quantity, total,
-           case when event_id is not null then window_start end, event_id
+           coalesce(kept_at, case when event_id is not null then window_start end), event_id
       from moved where not known order by slot_id
     """,
     """
     update aggregator.slot
        set quantity = moved.quantity, total = moved.total, tail = coalesce(moved.event_id, slot.tail),
            revision = slot.revision + case when moved.event_id is null then 0 else 1 end,
-           stamped_at = coalesce(slot.stamped_at, case when moved.event_id is not null then moved.window_start end)
+           stamped_at = coalesce(
+               moved.kept_at, slot.stamped_at, case when moved.event_id is not null then moved.window_start end
+           )
       from moved
      where moved.known and slot.feed_id = %(feed_id)s and slot.window_start = moved.window_start
        and slot.customer = moved.customer
@@ -242,6 +247,8 @@ class Counted(NamedTuple):
     window_start: dt.datetime
     customer: str
     total: Decimal
+    kept_at: dt.datetime | None
+    """See `Stand.kept_at`."""
 
 
 Naming = Callable[[Line, Stand], str]
@@ -372,9 +379,9 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
     copy(
         connection,
         "counted",
-        "window_start, customer, total",
+        "window_start, customer, total, kept_at",
         (
-            f"{instant(each.window_start)}\t{text(each.customer)}\t{each.total!s}\n"
+            f"{instant(each.window_start)}\t{text(each.customer)}\t{each.total!s}\t{_maybe(each.kept_at)}\n"
             for each in rebased.counted()
         ),
     )
@@ -413,5 +420,9 @@ def _line_of(moved: Moved, identifier: str) -> str:
     slot = str(stand.slot) if known else NULL
     return (
         f"{slot}\t{'t' if known else 'f'}\t{stand.revision}\t{instant(stand.window_start)}\t{text(stand.customer)}"
-        f"\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\n"
+        f"\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\t{_maybe(stand.kept_at)}\n"
     )
+
+
+def _maybe(at: dt.datetime | None) -> str:
+    return NULL if at is None else instant(at)

@@ -4,7 +4,7 @@ Rules
 - Nobody but a person can know whether such a file lies where it was begun: its writer may have died after the file got its
   name, and before the ledger was told. So it is never written anywhere else by itself, or it might be billed twice.
 - It keeps nothing else waiting: a slot has one unsettled event at a time, so what is written elsewhere meanwhile is never a
-  newer number of the same window. Where a customer's last number is billed, that customer's next windows wait.
+  newer number of the same window.
 - On a person's word its events are due again as they were planned, and go into another file. Not before its writer has
   surely ended: one that was only paused would still give the file its name.
 """

@@ -53,8 +53,6 @@ HOLD_SINK = "select id from aggregator.sink where id = %(sink_id)s for no key up
 
 # As many of the oldest as fit, unless they are few and young. Another claim's rows are passed over. What a record takes is
 # never more than what is summed up here: its customer as JSON text, its quantity, its identifier, and what is around them.
-# Of an ordered feed, a customer's next events wait for the file that the ones before them are in: whichever file came last
-# would say what is billed.
 OPEN = """
 with picked as materialized (
     select outbox.event_id, outbox.feed_id, outbox.due_at from aggregator.outbox
@@ -63,13 +61,6 @@ with picked as materialized (
        and (%(start)s::timestamptz is null
             or exists (select from aggregator.event where event.id = outbox.event_id
                           and event.window_start >= %(start)s and event.window_start < %(end)s))
-       and (outbox.feed_id <> all(array(select id from aggregator.feed where ordered))
-            or (outbox.feed_id, (select customer from aggregator.event where id = outbox.event_id)) not in (
-                select open.feed_id, event.customer
-                  from aggregator.outbox as open
-                  join aggregator.feed on feed.id = open.feed_id and feed.ordered
-                  join aggregator.event on event.id = open.event_id
-                 where open.sink_id = %(sink_id)s and open.claim_id is not null))
      order by outbox.event_id limit %(records)s
        for update of outbox skip locked
 ), weighed as (

@@ -3,8 +3,9 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
+Line = TypeVar("Line")
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
@@ -16,16 +17,6 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
-
-    @classmethod
-    def opened(cls, name: str, connect: "Callable[[LoopThread], Coroutine[Any, Any, Result]]") -> Result:
-        """Start a thread and open something on it, which keeps it. If that raises, the thread has ended."""
-        thread = cls(name)
-        try:
-            return thread.call(connect(thread))
-        except BaseException:
-            thread.close()
-            raise
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop and return its result, or raise its error."""
@@ -46,3 +37,64 @@ class LoopThread:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
+
+
+class Lazily(Generic[Line]):
+    """Something that is open on a loop of its own, from its first use until `close`.
+
+    `connect` opens it and `shut` closes it, both on the loop. If `connect` raises, nothing is open and no thread is left.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Coroutine[Any, Any, Line]],
+        shut: Callable[[Line], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._name = name
+        self._connect = connect
+        self._shut = shut
+        self._opening = threading.Lock()
+        self._open: tuple[LoopThread, Line] | None = None
+
+    @property
+    def now(self) -> Line | None:
+        """What is open at present."""
+        return self._open[1] if self._open else None
+
+    def open(self) -> Line:
+        """Return what is open, opening it at the first use."""
+        return self._opened()[1]
+
+    def ask(self, question: Callable[[Line], Coroutine[Any, Any, Result]]) -> Result:
+        """Run what a question makes of it on the loop; return the result, or raise its error."""
+        thread, line = self._opened()
+        return thread.call(question(line))
+
+    def tell(self, message: Callable[[Line], object]) -> None:
+        """Have something done to it on the loop soon, if it is open, without waiting for it."""
+        if (opened := self._open) is not None:
+            thread, line = opened
+            thread.post(message, line)
+
+    def close(self) -> None:
+        """Give back what is open, and its thread. Doing it twice does no harm."""
+        with self._opening:
+            opened, self._open = self._open, None
+        if opened is not None:
+            thread, line = opened
+            try:
+                thread.call(self._shut(line))
+            finally:
+                thread.close()
+
+    def _opened(self) -> tuple[LoopThread, Line]:
+        with self._opening:
+            if self._open is None:
+                thread = LoopThread(self._name)
+                try:
+                    self._open = thread, thread.call(self._connect())
+                except BaseException:
+                    thread.close()
+                    raise
+            return self._open

@@ -138,6 +138,11 @@ def test_nobody_can_read_a_file_back(place: Place) -> None:
         place.sink.breakdown("api_requests", "cus_1", Span(START, START + HOUR), HOUR)
 
 
+def test_only_a_person_takes_files_in_order(place: Place) -> None:
+    """Files for the Dashboard are uploaded by their names; what is imported from a folder comes in any order."""
+    assert place.sink.limits.keeps_order == place.sink.by_hand
+
+
 def test_a_meter_that_replaces_says_where_it_stands(place: Place) -> None:
     """Where Stripe lets a later event replace an earlier one, the total is written, and not the change."""
     place.write([event(1, "seats", delta=-2, total=5)])

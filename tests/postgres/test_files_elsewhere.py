@@ -1,6 +1,5 @@
 """A file that was begun in one place, when its sink writes to another by now: never written twice, and never silent."""
 
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,11 @@ from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.elsewhere import LATEST_WRITE, Elsewhere, Places
-from aggregator.model import Bounds, Rejection, WriteModel
-from aggregator.sinks.files import DirectorySink, JsonFormat
+from aggregator.model import Rejection
+from aggregator.sinks.files import DirectorySink
 from aggregator.sinks.files.directory import numbered
-from aggregator.sinks.stripe import StripeMeter
-from tests.postgres.test_files import BOUNDS, HOLD, AfterItsName, BeforeItsName, FileWorld, Killed
+from tests.postgres.test_files import HOLD, AfterItsName, BeforeItsName, FileWorld, Killed
 from tests.postgres.world import METER, MINUTE
-
-LEVEL = {METER.name: StripeMeter(event_name=METER.name, formula="last")}
-
-
-class Levels(DirectorySink):
-    """A sink whose meter is billed by its last number."""
-
-    def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, **{**settings, "meters": LEVEL, "form": JsonFormat(LEVEL, lines=True)})
-
-
-class LevelsKilled(Levels):
-    """Gone when the file is there, and nobody has been told."""
-
-    def _publish(self, *_: object) -> None:
-        raise Killed
 
 
 def begun(world: FileWorld, kind: type) -> None:
@@ -174,25 +156,3 @@ def test_a_window_that_waits_elsewhere_has_no_newer_number_here(database: Databa
     other.write()
     assert other.read().totals == {(METER.name, "cus_0"): Decimal(8)}
     other.check_balance()
-
-
-def test_a_customer_s_next_level_waits_for_the_one_before(database: Database, tmp_path: Path) -> None:
-    """Where the last number is billed, a customer's newer window is in no file before the older one is; others go on."""
-    meter = replace(METER, latest=True)
-    world = FileWorld(
-        database, tmp_path / "old", meter=meter, kind=Levels, bounds=Bounds(1, 900_000, 0 * MINUTE)
-    )
-    assert world.files_sink.limits_for(METER.name).write_model is WriteModel.LAST
-    world.owe("cus_0", quantity=5)
-    begun(world, LevelsKilled)
-    world.settings["bounds"] = BOUNDS
-    other = moved(world, tmp_path / "new")
-    other.owe("cus_0", "cus_1", hour=2, quantity=3)
-    other.write()
-    assert other.read().totals == {(METER.name, "cus_1"): 3}
-    other.now += HOLD + LATEST_WRITE
-    places(other).move("fake", str(world.directory), other.now)
-    other.write()
-    [levels] = [content for content in other.lying().values() if b"cus_0" in content]
-    assert [line.count(b'"value":5') for line in levels.splitlines()] == [1, 0]
-    assert other.one("select count(*) from aggregator.outbox") == 0

@@ -19,7 +19,6 @@ from aggregator.sinks.files import CsvFormat, DirectorySink, JsonFormat
 from aggregator.sinks.stripe import StripeMeter
 from tests.file_validator import validate
 from tests.postgres.test_files import AT_STRIPE, FileWorld
-from tests.postgres.test_files_elsewhere import Levels
 from tests.postgres.world import METER, MINUTE
 
 WHY = "a mandatory column is missing"
@@ -200,23 +199,6 @@ def test_a_window_that_replaces_ends_at_its_newest_number(
     world.write()
     assert taken(world, *(files[n] for n in which))["cus_0"][-1] == 8
     world.check_balance()
-
-
-def test_a_level_ends_at_the_newest_window(database: Database, tmp_path: Path) -> None:
-    """Where the last number is billed, what follows an older window that is said again is said again behind it."""
-    world = FileWorld(database, tmp_path / "files", meter=replace(METER, latest=True), kind=Levels)
-    world.owe("cus_0", hour=1, quantity=5)
-    world.write()
-    first = newest(world)
-    world.owe("cus_0", hour=2, quantity=7)
-    world.write()
-    reject(world, first)
-    release(world, first)
-    for _ in range(3):
-        world.collect()
-        world.write()
-    assert taken(world, first)["cus_0"][-1] == 7
-    assert 5 in taken(world, first)["cus_0"]
 
 
 def test_a_correction_held_behind_a_rejected_file_goes_with_it(database: Database, tmp_path: Path) -> None:

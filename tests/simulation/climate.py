@@ -36,6 +36,8 @@ class Climate:
     names_at: bool = True
     decreases: Decreases = Decreases.APPLY
     write_model: WriteModel = WriteModel.DELTA
+    files: bool = False
+    """Usage goes out as files."""
     by_arrival: bool = False
     """Where the last number is billed: the service goes by when it arrives, not by its instant, as it may."""
     revisit: dt.timedelta = 30 * DAY
@@ -81,6 +83,10 @@ class Climate:
     """How often a customer is unknown for a while."""
     halts: int = 0
     """How often it refuses us as a whole for a while."""
+    intake: bool = False
+    """Reports are messages that somebody has to ask for, or that are delivered."""
+    pending: float = 0.0
+    """Share of cancellations that are only taken on, and done a little later."""
     rejects: float = 0.0
     """Share of accepted events that turn out invalid."""
     named: float = 1.0
@@ -130,6 +136,49 @@ def with_last(climate: Climate, random: random.Random) -> Climate:
 def newest(climate: Climate) -> Climate:
     """Let a life bill each customer's newest window. Figures of single events prove nothing there."""
     climate.write_model, climate.by_arrival, climate.named, climate.restores = WriteModel.LAST, True, 1.0, 0
+    return climate
+
+
+def with_files(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether the usage of a life goes out as files."""
+    if random.random() < 0.15 and climate.write_model is not WriteModel.LAST:
+        in_files(climate)
+    return climate
+
+
+def in_files(climate: Climate) -> Climate:
+    """Let usage go out as files. Nobody answers for single events there, and nobody adopts in these lives."""
+    climate.files, climate.write_model, climate.batch = True, WriteModel.DELTA, max(climate.batch, 5)
+    climate.restores = climate.refuses = climate.vanishes = 0
+    climate.rejects = 0.0
+    return climate
+
+
+def with_cancelling(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether decreases of a life are done by taking back what they correct."""
+    if random.random() < 0.15 and climate.write_model is WriteModel.DELTA and not climate.files:
+        cancelling(climate).pending = random.choice([0.0, 0.5, 1.0])
+    return climate
+
+
+def cancelling(climate: Climate) -> Climate:
+    """Let decreases be done by taking back what they correct. Nobody adopts in these lives."""
+    climate.decreases, climate.restores, climate.pending = Decreases.CANCEL, 0, 0.5
+    if climate.revisit:
+        climate.deletes, climate.updates = max(climate.deletes, 0.05), max(climate.updates, 0.1)
+    return climate
+
+
+def with_intake(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether reports of a life are messages. Nobody adopts in these lives."""
+    if random.random() < 0.2 and not climate.files and not climate.restores:
+        hearing(climate)
+    return climate
+
+
+def hearing(climate: Climate) -> Climate:
+    """Let reports be messages, and some of them be about something."""
+    climate.intake, climate.restores, climate.rejects = True, 0, max(climate.rejects, 0.02)
     return climate
 
 
@@ -208,4 +257,17 @@ def draw(random: random.Random) -> Climate:
         climate.named = 1.0  # where totals are overwritten, a figure tells nothing about single events
     if chance() < 0.12:
         climate.trust_the_barrier()
+    return climate
+
+
+def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> Climate:
+    """Draw the life of a seed; each kind of life has dice of its own, so that it leaves the others as they were."""
+    climate = with_restores(draw(random_of_life), restores)
+    for name, kind in (
+        ("last", with_last),
+        ("files", with_files),
+        ("cancelling", with_cancelling),
+        ("intake", with_intake),
+    ):
+        kind(climate, random.Random(f"{seed}: {name}"))
     return climate

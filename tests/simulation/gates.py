@@ -20,7 +20,7 @@ from aggregator.errors import (
     SinkUnreachable,
     SourceUnreachable,
 )
-from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict
+from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
 from tests.simulation.application import Application
 from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
 from tests.simulation.hub import Aside, Hub, Killed, Process
@@ -91,8 +91,10 @@ class Behind:
         self._inner = inner
         self._watch = watch
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Any:
         verb = getattr(self._inner, name)
+        if not callable(verb):
+            return verb
 
         def call(*values: Any, **named: Any) -> Any:
             def work() -> Any:
@@ -172,6 +174,7 @@ class SinkGate:
             identifier_length=100,
             batch=climate.batch,
             rate=1_000.0,
+            newest_of=HOUR if climate.write_model is WriteModel.OVERWRITE else None,
         )
         self._gate = gate
         self._service = service

@@ -1,10 +1,18 @@
 """Looks for bugs made on purpose: lives one life after the other with a bug in the code until one breaks a rule."""
 
-from tests.simulation import mutants, mutants_newest
+from tests.simulation import mutants, mutants_cancelling, mutants_files, mutants_intake, mutants_newest
 from tests.simulation.life import live
 from tests.simulation.mutation import MUTANTS
 
-__all__ = ["MUTANTS", "hunt", "mutants", "mutants_newest"]
+__all__ = [
+    "MUTANTS",
+    "hunt",
+    "mutants",
+    "mutants_cancelling",
+    "mutants_files",
+    "mutants_intake",
+    "mutants_newest",
+]
 
 MOST_LIVES = 600
 """In how many lives a mutant must be found."""

@@ -10,25 +10,43 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aggregator import adoption as adoption_shell
 from aggregator import collection as collection_shell
+from aggregator.cancelling import Cancelling
 from aggregator.collected import Collected
 from aggregator.collection import Collection
-from aggregator.delivery import Delivered, Delivery
+from aggregator.delivery import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.filing import Filing
+from aggregator.intake import Intake
+from aggregator.ledger.files import Whole
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
-from aggregator.model import Meter, Report, Span, State, WriteModel
+from aggregator.model import Decreases, Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
 from tests.simulation.application import Application
-from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate, draw, with_last, with_restores
+from tests.simulation.cancel_gate import CancelGate
+from tests.simulation.climate import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    Climate,
+    drawn,
+)
+from tests.simulation.file_gate import FileGate
 from tests.simulation.gates import Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hub import Hub, Process
+from tests.simulation.mail import Mail, MailGate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
+from tests.simulation.memory_cancelling import MemoryCancelling
 from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_files import MemoryFiles
+from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.place import Place
 from tests.simulation.restoring import OneByOne, Restoring
 from tests.simulation.service import Service
 from tests.simulation.story import Story
@@ -38,6 +56,8 @@ T = TypeVar("T")
 
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 LEASE = MINUTE
+HOLD = MINUTE
+FILES_OF_A_BACKFILL = 50
 LEAVE, ANSWER = 40 * SECOND, 20 * SECOND
 SINK = "service"
 SKEW = 2 * MINUTE
@@ -53,7 +73,7 @@ class Ledger(Protocol):
     """A ledger to live with: its verbs for a process, and a look at its tables."""
 
     def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
-        """Return meters, passes, outbox, doubts and the pin for a process."""
+        """Return meters, passes, outbox, doubts, the pin, files, cancellations and intake for a process."""
         ...
 
     def tables(self) -> Tables:
@@ -70,15 +90,29 @@ class InMemory:
 
     def verbs(
         self, owner: uuid.UUID
-    ) -> tuple[MemoryMeters, MemoryPasses, MemoryOutbox, MemoryDoubts, MemoryPin]:
+    ) -> tuple[
+        MemoryMeters,
+        MemoryPasses,
+        MemoryOutbox,
+        MemoryDoubts,
+        MemoryPin,
+        MemoryFiles,
+        MemoryCancelling,
+        MemoryIntake,
+    ]:
         """Return its verbs."""
         pin = MemoryPin(self.ledger, self.disk)
+        doubts = MemoryDoubts(self.ledger)
+        outbox = MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin)
         return (
             MemoryMeters(self.ledger, owner, LEASE),
             MemoryPasses(self.ledger, LEASE, pin),
-            MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin),
-            MemoryDoubts(self.ledger),
+            outbox,
+            doubts,
             pin,
+            MemoryFiles(self.ledger, owner, HOLD, pin, outbox),
+            MemoryCancelling(self.ledger, doubts),
+            MemoryIntake(self.ledger, doubts),
         )
 
     def tables(self) -> Tables:
@@ -112,9 +146,7 @@ class Life:
         self.seed = seed
         self.random = random.Random(seed)
         dice = random.Random(f"{seed}: restores")
-        self.climate = climate or with_last(
-            with_restores(draw(self.random), dice), random.Random(f"{seed}: last")
-        )
+        self.climate = climate or drawn(seed, self.random, dice)
         self.hub = Hub(START)
         self.marks = Marks()
         self.story = Story(lambda: self.hub.now, kept)
@@ -124,7 +156,12 @@ class Life:
         self.watch = Watch(self.hub, self.climate, self.application, self.marks, self.ledger.tables)
         self.service = Service(self.hub, self.climate, self.random, self.marks.saw, self.watch.booked)
         self.watch.service = self.service
-        self.service.tell = self._told
+        self.mail = Mail(self.hub, self.random, self._deliver)
+        self.watch.mail = self.mail.messages
+        self.service.tell = self.mail.post if self.climate.intake else self._told
+        self.place = self.watch.filed.place = Place(self.hub, self.random, self.service.book)
+        if self.climate.files:
+            self.hub.after(HOUR, self.place.open)
         self.daemons: list[Daemon] = []
         self.taken: set[str] = set()
         """Reports that a daemon has taken."""
@@ -216,6 +253,10 @@ class Life:
         daemon = Daemon(self, process)
         self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
         self.hub.spawn(process, f"{name} reconciling", daemon.reconcile)
+        if self.climate.intake:
+            self.hub.spawn(process, f"{name} hearing", daemon.hear)
+        if self.climate.decreases is Decreases.CANCEL:
+            self.hub.spawn(process, f"{name} cancelling", daemon.cancel)
         process.died = lambda: self._restart(name)
         for meter in self.meters:
             self.hub.spawn(process, f"{name} {meter.name}", lambda meter=meter: daemon.collect(meter))  # type: ignore[misc]
@@ -235,6 +276,13 @@ class Life:
             daemon = self.random.choice(alive)
             self.hub.spawn(daemon.process, "report", lambda: daemon.take(report))
         self.hub.after(HOUR if alive else 10 * MINUTE, lambda: self._ask_again(report))
+
+    def _deliver(self, body: bytes) -> None:
+        """Deliver a message to a daemon, if one lives; nobody does it again."""
+        alive = [each for each in self.daemons if each.process.alive]
+        if alive:
+            daemon = self.random.choice(alive)
+            self.hub.spawn(daemon.process, "delivery of a message", lambda: daemon.be_told(body))
 
     def _ask_again(self, report: Report) -> None:
         if report.id not in self.taken:
@@ -289,15 +337,24 @@ class Daemon:
         self._hub = life.hub
         self._random = life.random
         self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story)
-        meters, passes, outbox, doubts, self._pin = life.ledger.verbs(process.owner)
-        self._meters, self._passes, self._outbox, self._doubts = (
-            Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts)
-        )
+        meters, passes, outbox, doubts, self._pin, files, *beside = life.ledger.verbs(process.owner)
+        (
+            self._meters,
+            self._passes,
+            self._outbox,
+            self._doubts,
+            self._files,
+            self._cancelling,
+            self._notices,
+        ) = (Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts, files, *beside))
         self._registered: dict[str, Registered] = {
             name: _knowing(known, life.climate.write_model)
             for name, known in meters.register(life.meters).items()
         }
         self._sink = SinkGate(self._gate, life.service, life.watch, SINK)
+        self._writes = FileGate(
+            self._gate, life.service, life.place, life.watch.filed, SINK, list(life.application.tables)
+        )
         self._sink_id = next(iter(self._registered.values())).feeds[0].sink_id
 
     def collect(self, meter: Meter) -> None:
@@ -312,6 +369,24 @@ class Daemon:
         """Read a stretch again, once."""
         shell = self._collection(meter)
         self._round(lambda: shell.backfill(span, span, self._hub.now))
+        lane = self._filing((meter.name, span))
+        for _ in range(FILES_OF_A_BACKFILL if self._life.climate.files else 0):
+            result = self._round(lambda: lane.run_once(self._hub.now))
+            if result is not None and not result.claimed:
+                return
+            self._life.marks.saw("a backfill writes a file")
+            self._hub.wait(MINUTE)
+
+    def _filing(self, only: tuple[str, Span] | None = None) -> Filing:
+        return Filing(
+            cast("Any", self._files),
+            cast("Any", self._outbox),
+            self._writes,
+            self._sink_id,
+            lambda: self._hub.now,
+            only=only,
+            elapsed=self._elapsed,
+        )
 
     def _round(self, work: Callable[[], T]) -> T | None:
         marks = self._life.marks
@@ -339,7 +414,11 @@ class Daemon:
 
     def deliver(self) -> None:
         """Deliver for ever."""
-        delivery = Delivery(self._outbox, self._sink, self._sink_id, lambda: self._hub.now, self._elapsed)
+        delivery: Lane = (
+            self._filing()
+            if self._life.climate.files
+            else Delivery(self._outbox, self._sink, self._sink_id, lambda: self._hub.now, self._elapsed)
+        )
         while True:
             try:
                 result = delivery.run_once(self._hub.now)
@@ -366,6 +445,31 @@ class Daemon:
         while True:
             self._round(lambda: shell.run_once(self._hub.now))
             self._hub.wait((1 + 2 * self._random.random()) * HOUR)
+
+    def cancel(self) -> None:
+        """Take events back whose decreases are held, for ever."""
+        teller, lowering = CancelGate(self._gate, self._life.service), list(self._registered)
+        shell = Cancelling(cast("Any", self._cancelling), teller, self._sink, self._sink_id, lowering)
+        while True:
+            self._round(lambda: shell.run_once(self._hub.now))
+            pace = 6 if self._life.resting else 1
+            self._hub.wait(pace * (5 + 30 * self._random.random()) * MINUTE)
+
+    def hear(self) -> None:
+        """Ask for messages, for ever."""
+        shell = self._intake()
+        while True:
+            self._round(lambda: shell.run_once(self._hub.now))
+            self._hub.wait((0.2 + 2 * self._random.random()) * HOUR)
+
+    def be_told(self, body: bytes) -> None:
+        """Take one message that is delivered."""
+        result = self._round(lambda: self._intake().deliver(body, "", self._hub.now))
+        self._life.marks["a message is delivered first"] += result is not None and result.messages
+
+    def _intake(self) -> Intake:
+        teller = MailGate(self._gate, self._life.service, self._life.mail)
+        return Intake(cast("Any", self._notices), teller, self._sink, self._sink_id)
 
     def take(self, report: Report) -> None:
         """Take one report."""
@@ -442,6 +546,8 @@ def _short(values: tuple[object, ...]) -> str:
         events = getattr(value, "events", None)
         if span is not None:
             told.append(str(span))
+        elif isinstance(value, Whole):
+            told.append(f"file {value.id} of {value.events}, try {value.tries}")
         elif events is not None:
             told.append(f"claim {getattr(value, 'id', '')} of {[int(event.id) for event in events]}")
         elif isinstance(value, int | bool | None):

@@ -56,6 +56,22 @@ RARE = (
     "a window of nothing said",
     "an older window arrived last",
     "newest window is listed",
+    "a file is taken over",
+    "a file is left unnamed",
+    "a file is there already",
+    "a file is there, and the answer is lost",
+    "the store is away",
+    "a backfill writes a file",
+    "cancelled",
+    "cancelled, and the answer is lost",
+    "cancellation pending",
+    "cancellation delivered late",
+    "cancellation refused",
+    "cancellation lapsed",
+    "a message appears late",
+    "a list in pieces",
+    "a message is delivered first",
+    "the service does not let itself be asked",
 )
 """Every mark that a large run must reach."""
 

@@ -203,6 +203,59 @@ class ClaimRow:
 
 
 @dataclass(slots=True)
+class CancellationRow:
+    """A row of `cancellation`."""
+
+    id: int
+    event_id: EventId
+    sink_id: int
+    state: str
+    asked_at: dt.datetime
+    next_at: dt.datetime
+    tries: int = 0
+    tried_at: dt.datetime | None = None
+    unsure: bool = False
+    seen_at: dt.datetime | None = None
+    answer: str | None = None
+    settled_at: dt.datetime | None = None
+
+
+@dataclass(slots=True)
+class NoticeRow:
+    """A row of `notice`."""
+
+    kind: str
+    created_at: dt.datetime
+    came_by: str
+    taken_at: dt.datetime
+
+
+@dataclass(slots=True)
+class HeardRow:
+    """A row of `intake`."""
+
+    heard_until: dt.datetime | None = None
+    polled_at: dt.datetime | None = None
+    refused_at: dt.datetime | None = None
+    refused_reason: str | None = None
+
+
+@dataclass(slots=True)
+class FileRow:
+    """A row of `file`."""
+
+    sink_id: int
+    place: str
+    by_hand: bool
+    held_until: dt.datetime
+    tries: int = 1
+    reason: str | None = None
+    name: str | None = None
+    sha256: str | None = None
+    written_at: dt.datetime | None = None
+
+
+@dataclass(slots=True)
 class PinRow:
     """The row of `pin`."""
 
@@ -226,6 +279,10 @@ class Tables:
     outbox: dict[EventId, OutboxRow] = field(default_factory=dict)
     parked: dict[EventId, ParkedRow] = field(default_factory=dict)
     claims: dict[ClaimId, ClaimRow] = field(default_factory=dict)
+    files: dict[ClaimId, FileRow] = field(default_factory=dict)
+    cancellations: dict[int, CancellationRow] = field(default_factory=dict)
+    notices: dict[tuple[int, str], NoticeRow] = field(default_factory=dict)
+    heard: dict[int, HeardRow] = field(default_factory=dict)
     carries: dict[tuple[int, str], Decimal] = field(default_factory=dict)
     definitions: dict[int, list[Definition]] = field(default_factory=dict)
     fences: dict[int, dict[dt.datetime, int]] = field(default_factory=dict)
@@ -261,10 +318,11 @@ class MemoryLedger:
         self.event_ids = Sequence()
         self.claim_ids = Sequence()
         self.readback_ids = Sequence()
+        self.cancellation_ids = Sequence()
 
     def sequences(self) -> list[Sequence]:
         """Return every sequence."""
-        return [self.slot_ids, self.event_ids, self.claim_ids, self.readback_ids]
+        return [self.slot_ids, self.event_ids, self.claim_ids, self.readback_ids, self.cancellation_ids]
 
     def move(self, event: EventRow, state: State) -> None:
         """Change an event's state, as far as the trigger lets it."""

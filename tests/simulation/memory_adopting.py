@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from aggregator.errors import LedgerError
-from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN, Line, Naming, Rebased
+from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN, Counted, Line, Naming, Rebased
 from aggregator.ledger.pin import Pinned
 from aggregator.ledger.spool import Spool
 from aggregator.model import ZERO, EventId, SlotId, Span, State
@@ -85,7 +85,7 @@ class MemoryAdopting:
 
     def _rebase(self, rebased: Rebased, name: Naming, now: dt.datetime) -> None:
         line, carries = rebased.line, self._ledger.tables.carries
-        counted = {(each.customer, each.window_start): each.total for each in rebased.counted()}
+        counted = {(each.customer, each.window_start): each for each in rebased.counted()}
         moved: list[Moved] = []
         for customer, stands in groupby(
             self._stands(line, rebased.readings, counted), attrgetter("customer")
@@ -147,6 +147,7 @@ class MemoryAdopting:
                 None,
             )
         slot.quantity, slot.total = moved.quantity, moved.total
+        slot.stamped_at = stand.kept_at or slot.stamped_at
         if not moved.delta:
             return
         event = EventRow(
@@ -160,7 +161,7 @@ class MemoryAdopting:
             stand.revision,
             moved.delta,
             moved.total,
-            stand.window_start,
+            stand.kept_at or stand.window_start,
             identifier,
             State.CONFIRMED,
             TAKEN_OVER,
@@ -181,7 +182,7 @@ class MemoryAdopting:
         for key in [key for key in tables.guarded if key[0] == line.meter_id and key[1] >= start]:
             del tables.guarded[key]
 
-    def _stands(self, line: Line, readings: Spool, counted: Mapping[Place, Decimal]) -> list[Stand]:
+    def _stands(self, line: Line, readings: Spool, counted: Mapping[Place, Counted]) -> list[Stand]:
         """Return every slot of a line, as the ledger, the source and the sink have it, by customer and window."""
         tables, feed = self._ledger.tables, line.feed.id
         billed = Span(line.feed.since, line.feed.until or line.span.end)
@@ -221,10 +222,12 @@ class MemoryAdopting:
                     len(open_deltas),
                     tables.carries.get((feed, customer), ZERO),
                     None if unknown else seen.get(place, ZERO),
-                    counted.get(place),
+                    counted[place].total if place in counted else None,
                     slot is not None
                     and slot.tail is not None
                     and tables.events[slot.tail].state is State.SHADOW,
+                    slot.stamped_at if slot else None,
+                    counted[place].kept_at if place in counted else None,
                 )
             )
         return found

@@ -38,6 +38,12 @@ def taking_up(ledger: MemoryLedger, registered: Registered, this: Pass) -> Itera
         raise
 
 
+def _waits_for_a_word(ledger: MemoryLedger, tail: EventId | None) -> bool:
+    """Tell whether where a slot stands was rejected, or left at that by a person."""
+    parked = ledger.tables.parked.get(tail) if tail is not None else None
+    return parked is not None and parked.state is State.REFUSED and parked.was_accepted
+
+
 def note_given_up(
     ledger: MemoryLedger, registered: Registered, voided: list[EventId], now: dt.datetime
 ) -> None:

@@ -37,19 +37,19 @@ class MemoryDoubts:
                 found[key] = min(look_at, found.get(key, look_at))
         ordered = sorted(found, key=lambda key: (found[key], key[0], key[2]))
         return [
-            self._excerpt(feed, meter, customer, Span(minute, minute + MINUTE))
+            self.excerpt(feed, meter, customer, Span(minute, minute + MINUTE))
             for feed, meter, customer, minute in ordered[:limit]
         ]
 
     def look(self, readback: Readback, customer: str, span: Span) -> Excerpt:
         """Return all events of a customer in a span, those in question marked that a read-back is about."""
-        return self._excerpt(readback.feed, readback.meter, customer, span, _widened(readback.received))
+        return self.excerpt(readback.feed, readback.meter, customer, span, _widened(readback.received))
 
     def settle(
         self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, look_at: dt.datetime
     ) -> Settled:
         """Record what a figure showed, if the ledger stands as it was compared; what is unclear waits until `look_at`."""
-        again = self._excerpt(excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received)
+        again = self.excerpt(excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received)
         if again != excerpt:
             return Settled(stale=True)
         doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
@@ -61,10 +61,9 @@ class MemoryDoubts:
             elif ruling.finding is Finding.PRESENT and event.state is State.ACCEPTED:
                 self._ledger.move(event, State.CONFIRMED)
                 counts["confirmed"] += 1
-            elif ruling.finding is Finding.ABSENT and not self._was_taken_over(event):
+            elif ruling.finding is Finding.ABSENT:
                 reason = f"accepted, but not in the sink's own totals: {rulings[0].reason}"
-                self._ledger.tables.rejections.setdefault((event.sink_id, event.identifier), reason)
-                counts["rejected"] += self._refuse(event, reason, now)
+                counts["rejected"] += self.refuse_known(event, reason, now)
         return Settled(
             present=counts["present"],
             absent=counts["absent"],
@@ -112,6 +111,13 @@ class MemoryDoubts:
             and not self._was_taken_over(event)
             and self._refuse(event, fresh[event.identifier], now)
         ]
+
+    def refuse_known(self, event: EventRow, reason: str, now: dt.datetime) -> bool:
+        """Refuse an event that is known not to count at the sink, unless an adoption has put that right."""
+        if self._was_taken_over(event):
+            return False
+        self._ledger.tables.rejections.setdefault((event.sink_id, event.identifier), reason)
+        return self._refuse(event, reason, now)
 
     def _was_taken_over(self, event: EventRow) -> bool:
         """Tell whether an adoption has put right what this event left."""
@@ -208,9 +214,10 @@ class MemoryDoubts:
         if row is not None and row.done_at is None:
             row.due_at = due_at
 
-    def _excerpt(
+    def excerpt(
         self, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
     ) -> Excerpt:
+        """Return all events of a customer of a feed in a span."""
         found = sorted(
             (
                 event
@@ -250,12 +257,14 @@ class MemoryDoubts:
             and settled is not None
             and settled >= received.start
         )
+        rows = self._ledger.tables.cancellations.values()
+        leaving = any(row.event_id == event.id and row.settled_at is None for row in rows)
         given_up = event.state in {State.VOID, State.REFUSED} and event.exposed_at is not None
         return Standing(
             event.id,
             event.at,
             event.delta,
-            event.state,
+            State.SENDING if leaving else event.state,
             event.attempted_at or event.settled_at or event.exposed_at,
             event.state is State.IN_DOUBT or accepted,
             given_up and (event.sink_id, event.identifier) not in self._ledger.tables.rejections,

@@ -10,6 +10,7 @@ from aggregator.ledger.outbox import Claim
 from aggregator.model import ClaimId, EventId, Outcome, State
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_again import note_newer_than
+from tests.simulation.memory_parked import take_back_held
 from tests.simulation.memory_pin import MemoryPin
 
 
@@ -81,16 +82,10 @@ class MemoryOutbox:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
         if not outcomes:
             return 0
-        tables = self._ledger.tables
-        mine = [outcome for outcome in outcomes if self._is_mine(outcome.event, claim)]
-        for outcome in mine:
-            if (State.SENDING, outcome.state) not in FORWARD:
-                raise InvariantBroken(f"an event moves forward only: {outcome.event} to {outcome.state}")
-        for outcome in mine:
-            self._settle(tables.events[outcome.event], outcome, now)
+        tables, settled = self._ledger.tables, self.settle_members(claim, outcomes, now)
         row_of_claim = tables.claims.get(claim)
         if row_of_claim is None:
-            return len(mine)  # forgotten by a restore
+            return settled  # forgotten by a restore
         for event_id in row_of_claim.events:
             row = tables.outbox.get(event_id)
             if row is not None and row.claim_id == claim:
@@ -100,6 +95,16 @@ class MemoryOutbox:
             for event_id in row_of_claim.events
         ):
             row_of_claim.settled_at = now
+        return settled
+
+    def settle_members(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
+        """Record what became of events of a claim, and nothing about the claim; return how many were its own."""
+        mine = [outcome for outcome in outcomes if self._is_mine(outcome.event, claim)]
+        for outcome in mine:
+            if (State.SENDING, outcome.state) not in FORWARD:
+                raise InvariantBroken(f"an event moves forward only: {outcome.event} to {outcome.state}")
+        for outcome in mine:
+            self._settle(self._ledger.tables.events[outcome.event], outcome, now)
         return len(mine)
 
     def _is_mine(self, event: EventId, claim: ClaimId) -> bool:
@@ -140,7 +145,7 @@ class MemoryOutbox:
 
         What the sink took before and rejected later is planned anew; everything else is due as it was planned.
         """
-        tables, released, due = self._ledger.tables, [], []
+        tables, released, due, again = self._ledger.tables, [], [], []
         for event in map(EventId, events):
             parked = tables.parked.get(event)
             if parked is None or parked.state is State.IN_DOUBT:
@@ -148,6 +153,7 @@ class MemoryOutbox:
             row = tables.events[event]
             if parked.was_accepted:
                 self._replan(row)
+                again.append(row)
             else:
                 del tables.parked[event]
                 self._ledger.move(row, State.DUE)
@@ -155,6 +161,8 @@ class MemoryOutbox:
                 tables.outbox[event] = OutboxRow(row.sink_id, now)
                 due.append(event)
             released.append(int(event))
+        for row in again:
+            take_back_held(self._ledger, row, "planned anew with an event before it", now)
         note_newer_than(self._ledger, due, now)
         return sorted(released)
 

@@ -512,7 +512,8 @@ def sink_not_believed() -> list[tuple[object, str, object]]:
     real = comparison.Comparison.compare
 
     def compare(self: comparison.Comparison, *values: Any) -> Iterator[Any]:
-        yield from ((stand, stand.booked) for stand, _ in real(self, *values))
+        for found in real(self, *values):
+            yield found._replace(stand=found.stand._replace(counted=found.stand.booked))
 
     return [(comparison.Comparison, "compare", compare)]
 

@@ -22,9 +22,9 @@ def newer_not_said_again() -> list[tuple[object, str, object]]:
     return [(memory_passes, "note_newer", lambda *_: None)]
 
 
-@mutant("what a person releases stands last, where the sink goes by arrival")
-def released_stands_last() -> list[tuple[object, str, object]]:
-    return [(memory_outbox, "note_newer_than", lambda *_: None)]
+@mutant("what was held and leaves only now stands last, where the sink goes by arrival")
+def held_stands_last() -> list[tuple[object, str, object]]:
+    return [(part, "note_newer_than", lambda *_: None) for part in (memory_outbox, memory_passes)]
 
 
 @mutant("what is to be said again is left to whichever pass comes by")

@@ -14,19 +14,26 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.files import Files
+from aggregator.ledger.intake import Intake
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.model import ClaimId, Definition, EventId, SlotId, Span, State
 from tests.simulation.hub import Hub
-from tests.simulation.life import ANSWER, LEASE, LEAVE
+from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (
+    CancellationRow,
     ClaimRow,
     EventRow,
     FeedRow,
+    FileRow,
+    HeardRow,
     MeterRow,
+    NoticeRow,
     OutboxRow,
     ParkedRow,
     ReadbackRow,
@@ -75,7 +82,11 @@ class InPostgres:
             Outbox(database, owner, LEAVE, ANSWER),
             Doubts(database),
         )
-        return *(_Clocked(part, self._about_to_write) for part in parts), Unpinned()
+        beside = (Files(database, owner, HOLD), Cancellations(database), Intake(database))
+        first, last = (
+            tuple(_Clocked(part, self._about_to_write) for part in some) for some in (parts, beside)
+        )
+        return *first, Unpinned(), *last
 
     def _elapsed(self) -> float:
         return self._hub.now.timestamp()
@@ -106,6 +117,8 @@ class _Clocked:
 
     def __getattr__(self, name: str) -> Any:
         verb = getattr(self._part, name)
+        if not callable(verb):
+            return verb
 
         def call(*values: Any, **named: Any) -> Any:
             self._before()
@@ -161,6 +174,11 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         slot = SlotRow(SlotId(row[0]), *row[1:])
         tables.slots[slot.feed_id].setdefault(slot.window_start, {})[slot.customer] = slot
     _read_events(rows, tables)
+    _read_beside(rows, tables)
+    return tables
+
+
+def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
     for meter, since, fingerprint, query, seconds in rows(
         "select meter_id, since, fingerprint, query, window_seconds from aggregator.definition order by meter_id, since"
     ):
@@ -176,11 +194,27 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.guarded[meter, start] = since
     for sink, identifier, reason in rows("select sink_id, identifier, reason from aggregator.rejection"):
         tables.rejections[sink, identifier] = reason
+    for row in rows(
+        "select claim_id, sink_id, place, by_hand, held_until, tries, reason, name, sha256, written_at from aggregator.file"
+    ):
+        tables.files[ClaimId(row[0])] = FileRow(*row[1:])
+    for row in rows(
+        "select id, event_id, sink_id, state, asked_at, next_at, tries, tried_at, unsure, seen_at, answer, settled_at"
+        " from aggregator.cancellation order by id"
+    ):
+        tables.cancellations[row[0]] = CancellationRow(*row)
+    for sink, name, *notice in rows(
+        "select sink_id, id, kind, created_at, came_by, taken_at from aggregator.notice"
+    ):
+        tables.notices[sink, name] = NoticeRow(*notice)
+    for sink, *heard in rows(
+        "select sink_id, heard_until, polled_at, refused_at, refused_reason from aggregator.intake"
+    ):
+        tables.heard[sink] = HeardRow(*heard)
     for feed, start, customer, due_at in rows(
         "select feed_id, window_start, customer, due_at from aggregator.reassertion"
     ):
         tables.reassertions[feed, start, customer] = due_at
-    return tables
 
 
 def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
@@ -226,7 +260,7 @@ def differences(one: Tables, other: Tables) -> list[str]:
     found: list[str] = []
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
-        "fences", "unread", "guarded", "rejections", "reassertions",
+        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations", "notices", "heard",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]

@@ -4,6 +4,8 @@
 - An instant may lie 35 days back and 5 minutes ahead.
 - What turns out invalid later was answered with success, is never counted, and is reported, by name or only by number.
 - Its own totals lag behind.
+- It takes an event back within 24 hours of its receipt (docs.stripe.com/api/billing/meter-event-adjustment), at once or a
+  little later, and says only that there is no such event to whoever asks for it again.
 - A customer that it does not know is refused, for ever.
 - Where the last number is billed it keeps one per customer: the one that arrived last in some lives, the one with the newest
   instant in others, since that is not documented.
@@ -21,7 +23,7 @@ from aggregator.windows import floor
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.hub import Hub
 
-REMEMBERS = 24 * HOUR
+REMEMBERS = CANCELS_WITHIN = 24 * HOUR
 OLDEST, AHEAD = 35 * DAY, 5 * MINUTE
 
 
@@ -52,8 +54,11 @@ class Service:
         self.by_customer: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
         self.last: dict[tuple[str, str], Event] = {}
         """Where the last number is billed: the event it is from."""
+        self._kept: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
+        """Where the newest number of each hour is billed: that number."""
         self.times: dict[str, int] = defaultdict(int)
         """How often each identifier was booked."""
+        self.cancelled: set[str] = set()
         self.rejected: dict[str, Event] = {}
         self.tell: Callable[[Report], None] = lambda report: None
         """Where reports go."""
@@ -88,7 +93,7 @@ class Service:
             self.rejected[event.identifier] = event
             self._report(event)
             return Answer.ACCEPTED, None
-        self._book(event)
+        self.book(event)
         return Answer.ACCEPTED, None
 
     def _report(self, event: Event) -> None:
@@ -102,11 +107,11 @@ class Service:
         delay = random.choice([0 * MINUTE, MINUTE / 20, 10 * MINUTE, 5 * HOUR, 26 * HOUR])
         self._hub.after(delay, lambda: self.tell(report))
 
-    def _book(self, event: Event) -> None:
+    def book(self, event: Event) -> None:
+        """Count an event."""
         now = self._hub.now
         slot = (event.meter, event.customer, event.window_start)
-        overwrites = self._climate.write_model is not WriteModel.DELTA
-        amount = event.total - self.by_slot[slot] if overwrites else event.delta
+        amount = self._amount(event)
         before = self.last.get((event.meter, event.customer))
         if before is None or self._climate.by_arrival or event.at >= before.at:
             self.last[event.meter, event.customer] = event
@@ -117,6 +122,39 @@ class Service:
         self.booked.append(booked)
         self._events[event.meter, event.customer].append(booked)
         self._watch(event, amount)
+
+    def cannot_cancel(self, identifier: str) -> str | None:
+        """Say why an event is not taken back; None if it is."""
+        if identifier in self.cancelled or not self.times[identifier]:
+            return "no such event"
+        received = next(each.booked_at for each in self.booked if each.event.identifier == identifier)
+        return None if self._hub.now - received <= CANCELS_WITHIN else "older than 24 hours"
+
+    def cancel(self, identifier: str) -> None:
+        """Take an event back, if that can be done. Its identifier stays known; the totals show it later."""
+        if self.cannot_cancel(identifier) is not None:
+            return
+        booked = next(each for each in self.booked if each.event.identifier == identifier)
+        event, now = booked.event, self._hub.now
+        self.cancelled.add(identifier)
+        self.times[identifier] -= 1
+        self.by_slot[event.meter, event.customer, event.window_start] -= booked.amount
+        self.by_customer[event.meter, event.customer] -= booked.amount
+        self._kept[_place(event)] -= booked.amount
+        visible_at = max(booked.visible_at, now + self._climate.lag * self._random.random())
+        self._events[event.meter, event.customer].append(Booked(event, now, visible_at, -booked.amount))
+        self._saw("cancelled")
+
+    def _amount(self, event: Event) -> Decimal:
+        """Return by how much an event changes the sum of its slot."""
+        match self._climate.write_model:
+            case WriteModel.OVERWRITE:
+                before, self._kept[_place(event)] = self._kept[_place(event)], event.total
+                return event.total - before
+            case WriteModel.DELTA:
+                return event.delta
+            case _:
+                return event.total - self.by_slot[event.meter, event.customer, event.window_start]
 
     def halt(self, *, halted: bool) -> None:
         """Refuse us as a whole, or no longer."""
@@ -139,3 +177,8 @@ class Service:
             if each.event.at in span and each.visible_at <= self._hub.now:
                 steps[floor(each.event.at, step)] += each.amount
         return {start: much for start, much in steps.items() if much}
+
+
+def _place(event: Event) -> tuple[str, str, dt.datetime]:
+    """Return the hour of which the newest number counts."""
+    return event.meter, event.customer, floor(event.at, HOUR)

@@ -6,14 +6,17 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import TEMPLATE
-from tests.simulation.climate import Climate, newest, short
+from tests.simulation.climate import Climate, cancelling, hearing, in_files, newest, short
 from tests.simulation.hunting import hunt
 from tests.simulation.life import Life, live, outcome
 from tests.simulation.postgres import differences, in_postgres
 
 SEEDS = range(1, 61)
 SEEDS_IN_POSTGRES = range(1, 4)
-NEWEST_IN_POSTGRES = range(11, 13)
+NEWEST_IN_POSTGRES = (12, 13)
+FILES_IN_POSTGRES = (22, 23)
+CANCELLING_IN_POSTGRES = (32, 39, 43)
+HEARING_IN_POSTGRES = (51, 57)
 QUICK = {
     "claim_after_send": 5,
     "timeout_is_refused": 20,
@@ -26,6 +29,8 @@ QUICK = {
     "generation_not_raised": 15,
     "unsettled_not_withdrawn": 15,
     "newer_not_said_again": 60,
+    "file_named_anew": 60,
+    "earlier_try_forgotten": 200,
 }
 """Some of the mutants, with the number of lives in which each must be found."""
 
@@ -52,7 +57,13 @@ def test_a_life_can_be_lived_again() -> None:
 
 @pytest.mark.parametrize(
     ("seed", "kind"),
-    [*((seed, as_drawn) for seed in SEEDS_IN_POSTGRES), *((seed, newest) for seed in NEWEST_IN_POSTGRES)],
+    [
+        *((seed, as_drawn) for seed in SEEDS_IN_POSTGRES),
+        *((seed, newest) for seed in NEWEST_IN_POSTGRES),
+        *((seed, in_files) for seed in FILES_IN_POSTGRES),
+        *((seed, cancelling) for seed in CANCELLING_IN_POSTGRES),
+        *((seed, hearing) for seed in HEARING_IN_POSTGRES),
+    ],
 )
 def test_the_ledger_in_memory_is_the_real_one_s_twin(
     seed: int, kind: Callable[[Climate], Climate], create_database: Callable[[str | None], str]

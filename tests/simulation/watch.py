@@ -6,7 +6,7 @@ service's own books, and what was used in the application's rows. A violation st
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import ROUND_FLOOR, Decimal
 
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
@@ -24,6 +24,7 @@ from tests.simulation.marks import Marks
 from tests.simulation.memory import EventRow, MeterRow, SlotRow, Tables
 from tests.simulation.memory_passes import readings_of
 from tests.simulation.service import Service
+from tests.simulation.watch_files import Filed
 from tests.simulation.watch_newest import Newest
 
 UNSETTLED = frozenset({State.DUE, State.SENDING, State.IN_DOUBT})
@@ -64,6 +65,8 @@ class Watch:
     """Looks at everything that happens."""
 
     service: Service
+    mail: Mapping[str, object]
+    """What the service has told, by name."""
 
     def __init__(
         self, hub: Hub, climate: Climate, application: Application, marks: Marks, tables: Callable[[], Tables]
@@ -79,6 +82,7 @@ class Watch:
         self._newest = Newest(hub, application, self._unit, marks, require) if latest else None
         self.latest = ""
         """The verb that was used last."""
+        self.filed = Filed(self.leaving, require)
         self._content: dict[str, tuple[object, ...]] = {}
         self._first_left: dict[str, dt.datetime] = {}
         self._epochs: dict[int, int] = defaultdict(int)
@@ -188,7 +192,7 @@ class Watch:
             row.planned_at >= settled, "not before its window ended", event, "was planned at", row.planned_at
         )
         require(now - 35 * DAY < event.at <= now + 5 * MINUTE, "within the limits", event)
-        if self._adds:
+        if self._adds and not self._climate.files:
             left = self._first_left.setdefault(event.identifier, now)
             proven = now - left <= 20 * HOUR + LEAVES_WITHIN
             require(proven, "no resend after 20 h without proof", event, "first left", left)
@@ -436,7 +440,7 @@ class Watch:
     def _mark(self, before: State, now: State) -> None:
         if (before, now) == (State.HELD, State.DUE) and self.latest == "commit":
             self._marks.saw("shrink guard confirmed")
-        if now is State.REFUSED and self.latest == "take_report":
+        if now is State.REFUSED and self.latest in {"take_report", "take"}:
             answered = before in {State.ACCEPTED, State.CONFIRMED}
             self._marks.saw("rejected after its answer" if answered else "rejected before its answer")
 
@@ -493,6 +497,7 @@ class Watch:
             "an identifier occurs twice",
         )
         self._filed(tables)
+        self._corrects_nothing_cancelled(tables)
         self._agrees(tables)
 
     def _filed(self, tables: Tables) -> None:
@@ -505,13 +510,34 @@ class Watch:
             require(stands == (parked is not None), "what is parked is listed", event, parked)
             require(parked is None or parked.state is event.state, "what is parked is listed", event, parked)
 
+    def _corrects_nothing_cancelled(self, tables: Tables) -> None:
+        """A held correction was not planned for what has been cancelled since."""
+        done = [
+            row for row in tables.cancellations.values() if row.state == "done" and row.settled_at is not None
+        ]
+        for row in done:
+            for event in self._by_slot[tables.events[row.event_id].slot_id]:
+                assert row.settled_at is not None
+                held = event.state is State.HELD and event.planned_at < row.settled_at
+                require(
+                    not held,
+                    "what is held corrects what stands",
+                    event,
+                    "corrects what was cancelled by",
+                    row,
+                )
+
     def _agrees(self, tables: Tables) -> None:
         """The service booked what is accepted, once, and nothing of what never left."""
         service = self.service
         for event in tables.events.values():
             if self.wound_back or event.reason == WITHDRAWN or event.id in self._unsure:
                 continue
-            times = service.times.get(event.identifier, 0)
+            if event.state in {State.ACCEPTED, State.CONFIRMED} and event.identifier in service.cancelled:
+                known = event.id in being_cancelled(tables)
+                require(known, "what is cancelled is known to be wanted back", event)
+                continue
+            times = self._times(event.identifier)
             if event.reason == TAKEN_OVER:
                 require(times == 0, "what is taken over is never sent", event)
                 continue
@@ -528,11 +554,16 @@ class Watch:
             ):
                 require(times == 0, "refused means not booked", event, "is booked", times, "times")
 
+    def _times(self, identifier: str) -> int:
+        """Return how often an event was booked, or lies in a file, which is imported once."""
+        if self._climate.files:
+            return int(identifier in self.filed.file_of)
+        return self.service.times.get(identifier, 0)
+
     def at_the_end(self, tables: Tables) -> None:
         """When all is quiet: service = ledger = source, to the unit, but for what is listed by name."""
         self.all(tables)
-        require(not self.wound_back, "it comes to rest", "the ledger was never adopted")
-        require(not tables.outbox, "it comes to rest", len(tables.outbox), "events are still owed")
+        self._rests(tables)
         parked: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
         last: dict[tuple[str, str, dt.datetime], Decimal] = {}
         for event in tables.events.values():
@@ -549,6 +580,7 @@ class Watch:
             shifted = (*key[:2], key[2].date()) in self._shifted
             known = key in slots or key[:2] in self._nobody or not much or shifted
             require(known, "the service holds what the ledger says", key, "is not in the ledger:", much)
+        lapsed = set(being_cancelled(tables))
         for slot in slots_of(tables):
             meter = names[slot.feed_id]
             if (meter, slot.customer) in self._nobody:
@@ -557,15 +589,32 @@ class Watch:
             held = self.service.by_slot[key]
             if self._is_on_record(tables, meter, slot.customer):
                 continue
+            if lapsed.intersection(self._ids_of(slot)):
+                self._marks.saw("cancellation lapsed")
+                continue
             if (*key[:2], key[2].date()) in self._shifted:
                 continue
             owed = slot.total - parked[key] if self._adds else last.get(key, ZERO)
             require(held == owed, "the service holds what the ledger says", key, ":", held, ", not", owed)
-        if self._newest:
-            self._newest.at_the_end(tables, self.service)
         self._days_agree(tables, names, parked)
         for meter, table in self._application.tables.items():
             self._settled(tables, meter, table.truth(), table.spoilt())
+
+    def _rests(self, tables: Tables) -> None:
+        """Nothing is owed, begun or asked for any more."""
+        require(not self.wound_back, "it comes to rest", "the ledger was never adopted")
+        require(not tables.outbox, "it comes to rest", len(tables.outbox), "events are still owed")
+        asked = [row for row in tables.cancellations.values() if row.state in {"asked", "taken"}]
+        require(not asked, "it comes to rest", "cancellations are open:", asked)
+        taken = {name for _, name in tables.notices}
+        require(taken == set(self.mail), "every message is taken", taken ^ set(self.mail))
+        if self._climate.files:
+            self.filed.at_the_end(tables)
+        if self._newest:
+            self._newest.at_the_end(tables, self.service)
+
+    def _ids_of(self, slot: SlotRow) -> set[EventId]:
+        return {event.id for event in self._by_slot[slot.id]}
 
     def _days_agree(
         self, tables: Tables, names: dict[int, str], parked: dict[tuple[str, str, dt.datetime], Decimal]
@@ -672,6 +721,11 @@ def _is_overtaken(event: EventRow, earlier: list[EventRow]) -> bool:
         each.state is State.VOID and each.settled_at is not None and each.settled_at > event.planned_at
         for each in earlier
     )
+
+
+def being_cancelled(tables: Tables) -> set[EventId]:
+    """Return the events that are wanted back, and of which it is not known that they are."""
+    return {row.event_id for row in tables.cancellations.values() if row.settled_at is None}
 
 
 def slots_of(tables: Tables) -> Iterable[SlotRow]:

@@ -1,8 +1,20 @@
 """A ledger restored from a backup, with real processes: it stops, is adopted, and ends equal."""
 
+from http.client import HTTPConnection
+from urllib.parse import urlencode, urlsplit
+
+from aggregator.clock import utcnow
 from aggregator.ledger.database import Database
+from aggregator.windows import DAY, floor
 from tests.postgres.restore import back_up, restore
-from tests.system.harness import World
+from tests.system.harness import HOUR, KEY, World
+
+WIDE_QUERY = """
+select customer, sum(quantity) as quantity, max(used_at) as at
+  from usage
+ where used_at >= :start and used_at < :end
+ group by 1
+"""
 
 
 def test_a_restored_ledger_stops_is_adopted_and_ends_equal(world: World) -> None:
@@ -35,3 +47,73 @@ def test_a_restored_ledger_stops_is_adopted_and_ends_equal(world: World) -> None
     assert (compared["taken_over"], compared["missing"]) == ("30", "0")
     world.once()
     assert world.billed() == world.used()
+
+
+def test_a_window_of_several_hours_goes_on_where_stripe_has_its_number(world: World) -> None:
+    """Of each hour Stripe keeps the newest number: what comes late replaces it, and is not billed beside it."""
+    configure_wide(world)
+    assert world.once().code == 0
+    assert world.ledger_url is not None
+    with Database(world.ledger_url) as database:
+        backup = back_up(database)
+        world.use("cus_1", 10, 3 * 60 + 10)
+        assert world.once().code == 0
+        restore(database, backup)
+    world.use("cus_1", 2, 5 * 60)
+    assert world.run("run", "--once").code == 1
+    adopted = world.run("adopt", "--yes", "--quiet", "0s", "--json")
+    assert adopted.code == 0, adopted.said
+    assert adopted.json["compared"][0]["taken_over"] == "10"
+    assert world.once().code == 0
+    assert world.sandbox.totals("wide") == {"cus_1": 12}
+
+
+def test_a_window_with_numbers_in_several_hours_is_named(world: World) -> None:
+    """A person overwrites one of them with zero; until then nothing is adopted."""
+    configure_wide(world)
+    world.use("cus_1", 10, 3 * 60 + 10)
+    assert world.once().code == 0
+    send_by_hand(world, "4", "first")
+    stopped = world.run("adopt", "--stop", "--quiet", "0s")
+    assert stopped.code == 0, stopped.said
+    three, five = (f"{world.start + hours * HOUR:%Y-%m-%dT%H:%MZ}" for hours in (3, 5))
+    assert f"requests of cus_1 in stripe: 10 in {three}, 4 in {five}" in stopped.out
+    refused = world.run("adopt", "--yes", "--quiet", "0s")
+    assert (refused.code, "numbers in several hours" in refused.err) == (1, True), refused.said
+    looked = world.run("adopt", "--json")
+    [named] = looked.json["scattered"]
+    assert (named["customer"], named["numbers"]) == ("cus_1", {three: "10", five: "4"})
+    send_by_hand(world, "0", "second")
+    assert world.run("adopt", "--yes", "--quiet", "0s").code == 0
+    world.use("cus_1", 2, 4 * 60)
+    assert world.once().code == 0
+    assert world.sandbox.totals("wide") == {"cus_1": 12}
+
+
+def configure_wide(world: World) -> None:
+    """Let the meter have windows of six hours at a Stripe meter that keeps the newest number of each hour."""
+    world.start = floor(utcnow(), DAY) - DAY
+    world.meter.update(
+        window="6h",
+        start_at=f"{world.start:%Y-%m-%dT%H:%MZ}",
+        query=WIDE_QUERY,
+        stripe={"event_name": "wide", "event_time_window": "hour"},
+    )
+    world.write()
+    assert world.run("meters", "apply", "--yes").code == 0
+
+
+def send_by_hand(world: World, value: str, identifier: str) -> None:
+    """Tell the sandbox another number for the hour five, as a person would."""
+    form = {
+        "event_name": "wide",
+        "identifier": identifier,
+        "timestamp": str(int((world.start + 5 * HOUR).timestamp())),
+        "payload[stripe_customer_id]": "cus_1",
+        "payload[value]": value,
+    }
+    connection = HTTPConnection(urlsplit(world.sandbox.url).netloc, timeout=10)
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/x-www-form-urlencoded"}
+    connection.request("POST", "/v1/billing/meter_events", urlencode(form), headers)
+    assert connection.getresponse().status == 200
+    connection.close()

@@ -49,7 +49,7 @@ class SinkOfFiles:
         self.by_hand = by_hand
         self.bounds = bounds
         self.limits = replace(LIMITS, encoding=encoding, keeps_order=by_hand)
-        self._of_models = {model: replace(self.limits, write_model=model) for model in WriteModel}
+        self._replacing = replace(self.limits, write_model=WriteModel.OVERWRITE)
         self._form = form
         self._meters = meters
         self._stopping = threading.Event()
@@ -57,7 +57,7 @@ class SinkOfFiles:
     def limits_for(self, meter: str) -> Limits:
         """Return what holds for one of our meters: where its events replace each other at Stripe, they say the total."""
         known = self._meters.get(meter)
-        return self.limits if known is None else self._of_models[known.write_model]
+        return self._replacing if known is not None and known.replaces else self.limits
 
     def bundles(self) -> Sequence[Mapping[str, int]]:
         """Return which meters may share a file."""

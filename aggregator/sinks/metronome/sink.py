@@ -7,7 +7,6 @@ Rules
 """
 
 import datetime as dt
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -17,7 +16,7 @@ from aggregator import clock
 from aggregator.errors import SinkError, SinkHalted
 from aggregator.model import Answer, Encoding, Event, Limits, Span, Verdict, WriteModel
 from aggregator.pace import Pace
-from aggregator.sinks.loop import LoopThread
+from aggregator.sinks.loop import Lazily
 from aggregator.sinks.metronome import trial
 from aggregator.sinks.metronome.account import HOUR, Account
 from aggregator.sinks.metronome.client import Client
@@ -64,7 +63,6 @@ TRIAL_PATIENCE = dt.timedelta(minutes=2)
 class _Line(NamedTuple):
     """What is open while a sink is in use."""
 
-    thread: LoopThread
     client: Client
     account: Account
     courier: Courier
@@ -105,8 +103,7 @@ class MetronomeSink:
         self._trial_patience_seconds = trial_patience.total_seconds()
         self._monotonic = monotonic
         self._pace = Pace(events_per_second, burst=max(MOST_EVENTS, events_per_second / 20))
-        self._opening = threading.Lock()
-        self._line: _Line | None = None
+        self._line = Lazily(f"sink-{name}", self._connect, _shut)
         self._stopped = False
         self._halted: str | None = None
 
@@ -138,13 +135,11 @@ class MetronomeSink:
 
         Raises SinkUnreachable, SinkHalted or SinkError if Metronome does not say.
         """
-        line = self._open()
-        return line.thread.call(line.account.problems(meters))
+        return self._line.ask(lambda line: line.account.problems(meters))
 
     def cannot_promise(self) -> list[str]:
         """Say what the token is too little for, although it can send. Raises as `preflight` does."""
-        line = self._open()
-        return line.thread.call(line.account.cannot_promise())
+        return self._line.ask(lambda line: line.account.cannot_promise())
 
     def account(self) -> str | None:
         """Return None: no endpoint says to which environment a token belongs."""
@@ -155,8 +150,7 @@ class MetronomeSink:
 
         Raises SinkUnreachable, SinkHalted or SinkError if it gives no number, as for any other span.
         """
-        line = self._open()
-        return line.thread.call(line.account.total(meter, customer, span))
+        return self._line.ask(lambda line: line.account.total(meter, customer, span))
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
@@ -165,8 +159,7 @@ class MetronomeSink:
 
         `step` is one hour or one day, and the span lies on such. Raises as `total` does.
         """
-        line = self._open()
-        return line.thread.call(line.account.breakdown(meter, customer, span, step))
+        return self._line.ask(lambda line: line.account.breakdown(meter, customer, span, step))
 
     def send_test_event(self, meter: str, now: dt.datetime) -> str | None:
         """Send one event of a meter to the test customer, and say what is wrong if its quantity is not counted.
@@ -175,13 +168,13 @@ class MetronomeSink:
         """
         if self._test_customer is None:
             raise SinkError(f"Sink {self.name} has no `self_test_customer`: name one that is never billed.")
-        line = self._open()
-        return line.thread.call(
-            trial.attempt(
+        customer = self._test_customer
+        return self._line.ask(
+            lambda line: trial.attempt(
                 line.account,
                 line.courier,
                 meter,
-                self._test_customer,
+                customer,
                 self.limits.encoding,
                 now,
                 self._trial_patience_seconds,
@@ -192,20 +185,12 @@ class MetronomeSink:
     def stop(self) -> None:
         """Begin nothing new: what has not left is given back from now on, what has left is waited for."""
         self._stopped = True
-        line = self._line
-        if line is not None:
-            line.thread.post(line.dispatcher.stop)
+        self._line.tell(lambda line: line.dispatcher.stop())
 
     def close(self) -> None:
         """Wait for what has left, then give back connections and thread. Doing it twice does no harm."""
         self.stop()
-        with self._opening:
-            line, self._line = self._line, None
-        if line is not None:
-            try:
-                line.thread.call(_shut(line))
-            finally:
-                line.thread.close()
+        self._line.close()
 
     def _send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         line = self._line_or_halt()
@@ -215,7 +200,7 @@ class MetronomeSink:
         if self._stopped:
             self.stop()  # it may have come while there was no dispatcher to be told
         batch = Batch(events, may_leave)
-        line.thread.call(line.dispatcher.submit(batch))
+        self._line.ask(lambda line: line.dispatcher.submit(batch))
         try:
             for _ in events:
                 said = batch.said.get()
@@ -225,36 +210,29 @@ class MetronomeSink:
         finally:
             self._halted = self._halted or line.dispatcher.halted
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
-                line.thread.post(line.dispatcher.give_back, batch)
+                self._line.tell(lambda line: line.dispatcher.give_back(batch))
 
     def _line_or_halt(self) -> _Line | None:
         """Return what is open; None, and the sink is halted, if it cannot be opened."""
         try:
-            return self._open()
+            return self._line.open()
         except SinkHalted as halted:
             self._halted = str(halted)
             return None
 
-    def _open(self) -> _Line:
-        """Return what is open, opening it at the first use. Raises SinkHalted if the library is not there."""
-        with self._opening:
-            if self._line is None:
-                try:
-                    self._line = LoopThread.opened(f"sink-{self.name}", self._connect)
-                except ModuleNotFoundError as error:
-                    raise SinkHalted(
-                        f"Sink {self.name} needs Metronome's library, and {error.name} is not installed: "
-                        "`pip install 'usage-aggregator[metronome]'`, then restart."
-                    ) from error
-            return self._line
-
-    async def _connect(self, thread: LoopThread) -> _Line:
-        client = Client(
-            self._api_key,
-            api_base=self._api_base,
-            timeout_seconds=self._timeout.total_seconds(),
-            connections=self._max_in_flight + ASKED_AT_ONCE,
-        )
+    async def _connect(self) -> _Line:
+        try:
+            client = Client(
+                self._api_key,
+                api_base=self._api_base,
+                timeout_seconds=self._timeout.total_seconds(),
+                connections=self._max_in_flight + ASKED_AT_ONCE,
+            )
+        except ModuleNotFoundError as error:
+            raise SinkHalted(
+                f"Sink {self.name} needs Metronome's library, and {error.name} is not installed: "
+                "`pip install 'usage-aggregator[metronome]'`, then restart."
+            ) from error
         courier = Courier(client, self.name, self._meters, self.limits.encoding)
         account = Account(client, self.name, self._meters)
         dispatcher = Dispatcher(
@@ -265,7 +243,7 @@ class MetronomeSink:
             patience_seconds=self._patience_seconds,
             monotonic=self._monotonic,
         )
-        return _Line(thread, client, account, courier, dispatcher)
+        return _Line(client, account, courier, dispatcher)
 
 
 async def _shut(line: _Line) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from aggregator.sinks.loop import LoopThread
+from aggregator.sinks.loop import Lazily
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.administration import Administration, Made
 from aggregator.sinks.stripe.client import Client
@@ -23,7 +23,6 @@ from aggregator.sinks.stripe.permissions import EVERYDAY, KeyReport, Keyring, Us
 class _Line(NamedTuple):
     """What is open while a desk is in use."""
 
-    thread: LoopThread
     client: Client
     account: Account
     administration: Administration
@@ -56,7 +55,7 @@ class Desk:
         self._api_base = api_base
         self._timeout = timeout
         self._account = account
-        self._line: _Line | None = None
+        self._line = Lazily(f"desk-{sink}", self._connect, _shut)
 
     def __enter__(self) -> Self:
         return self
@@ -71,55 +70,38 @@ class Desk:
 
     def compare(self, names: Iterable[str]) -> list[Comparison]:
         """Compare these meters of ours with the account's, in their order."""
-        line = self._open()
-        return line.thread.call(line.account.comparisons(names))
+        return self._line.ask(lambda line: line.account.comparisons(names))
 
     def account(self) -> str | None:
         """Name the account, as `acct_1`; None if the key may not ask."""
-        line = self._open()
-        named = line.thread.call(line.account.identity())
+        named = self._line.ask(lambda line: line.account.identity())
         return named.split()[0] if named else None
 
     def create(self, name: str, now: dt.datetime) -> Made:
         """Make the Stripe meter of one of ours, or find that it is there by now."""
-        line = self._open()
-        return line.thread.call(line.administration.create(name, now))
+        return self._line.ask(lambda line: line.administration.create(name, now))
 
     def rename(self, name: str, known: Known) -> Comparison:
         """Give a Stripe meter the display name that one of ours has."""
-        line = self._open()
-        return line.thread.call(line.administration.rename(name, known))
+        return self._line.ask(lambda line: line.administration.rename(name, known))
 
     def deactivate(self, known: Known) -> Known:
         """Let a meter take no more events."""
-        line = self._open()
-        return line.thread.call(line.administration.deactivate(known))
+        return self._line.ask(lambda line: line.administration.deactivate(known))
 
     def reactivate(self, known: Known) -> Known:
         """Let a meter take events again."""
-        line = self._open()
-        return line.thread.call(line.administration.reactivate(known))
+        return self._line.ask(lambda line: line.administration.reactivate(known))
 
     def key_report(self, uses: Iterable[Use]) -> KeyReport:
         """Say what the key may do."""
-        line = self._open()
-        return line.thread.call(line.keyring.report(uses))
+        return self._line.ask(lambda line: line.keyring.report(uses))
 
     def close(self) -> None:
         """Give back connection and thread. Doing it twice does no harm."""
-        line, self._line = self._line, None
-        if line is not None:
-            try:
-                line.thread.call(line.client.close())
-            finally:
-                line.thread.close()
+        self._line.close()
 
-    def _open(self) -> _Line:
-        if self._line is None:
-            self._line = LoopThread.opened(f"desk-{self.sink}", self._connect)
-        return self._line
-
-    async def _connect(self, thread: LoopThread) -> _Line:
+    async def _connect(self) -> _Line:
         client = Client(
             self._api_key,
             api_base=self._api_base,
@@ -134,4 +116,8 @@ class Desk:
         account = Account(office)
         administration = Administration(client, self.sink, self.meters, account, livemode=livemode)
         keyring = Keyring(client, self.sink, restricted=self._api_key.startswith("rk_"))
-        return _Line(thread, client, account, administration, keyring)
+        return _Line(client, account, administration, keyring)
+
+
+async def _shut(line: _Line) -> None:
+    await line.client.close()

@@ -7,7 +7,6 @@ Rules
 """
 
 import datetime as dt
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -15,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from aggregator import clock
 from aggregator.errors import SinkHalted
 from aggregator.model import ZERO, Answer, Event, Limits, Span, Verdict
-from aggregator.sinks.loop import LoopThread
+from aggregator.sinks.loop import Lazily
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
@@ -33,7 +32,6 @@ PATIENCE = dt.timedelta(minutes=1)
 class _Line(NamedTuple):
     """What is open while a sink is in use."""
 
-    thread: LoopThread
     client: Client
     roads: Roads
     dispatcher: Dispatcher
@@ -75,8 +73,7 @@ class StripeSink:
         self._addresses = addresses or Addresses()
         self._patience = patience
         self._monotonic = monotonic
-        self._opening = threading.Lock()
-        self._line: _Line | None = None
+        self._line = Lazily(f"sink-{name}", self._connect, _shut)
         self._halted: str | None = None
         self._stopped = False
 
@@ -87,7 +84,8 @@ class StripeSink:
     @property
     def calls_per_second(self) -> float:
         """The slowest pace of all roads now: what was configured, or less after Stripe asked for less."""
-        paces = self._line.roads.paces() if self._line else {}
+        line = self._line.now
+        paces = line.roads.paces() if line else {}
         return min(paces.values(), default=self._rates.calls)
 
     def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
@@ -105,13 +103,10 @@ class StripeSink:
         Accounts that customers name are looked at before their first event instead: nobody knows of them before.
         Raises SinkUnreachable, SinkHalted or SinkError if Stripe does not say.
         """
-        line = self._open()
         if self._addresses.by_customer:
-            line.thread.call(
-                line.roads.configured.identity()
-            )  # which shows at least whether the key is taken
+            self.account()  # which shows at least whether the key is taken
             return []
-        return line.thread.call(line.roads.configured.problems(meters))
+        return self._line.ask(lambda line: line.roads.configured.problems(meters))
 
     def account(self) -> str | None:
         """Name the account and mode that everything goes to, as `acct_1 live`; None if the key may not ask.
@@ -119,17 +114,15 @@ class StripeSink:
         Where customers name accounts it is the platform's. Raises SinkUnreachable, SinkHalted or SinkError if Stripe does
         not say.
         """
-        line = self._open()
-        return line.thread.call(line.roads.configured.identity())
+        return self._line.ask(lambda line: line.roads.configured.identity())
 
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Return what Stripe has counted of a meter for a customer; the span lies on whole minutes.
 
         Stripe counts with some delay. Raises SinkUnreachable, SinkHalted or SinkError if it gives no number.
         """
-        line = self._open()
-        account = self._account(line, customer)
-        return ZERO if account is None else line.thread.call(account.total(meter, customer, span))
+        account = self._account(customer)
+        return ZERO if account is None else self._line.ask(lambda _: account.total(meter, customer, span))
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
@@ -138,9 +131,10 @@ class StripeSink:
 
         `step` is one hour or one day, and the span lies on such. Raises as `total` does.
         """
-        line = self._open()
-        account = self._account(line, customer)
-        return {} if account is None else line.thread.call(account.breakdown(meter, customer, span, step))
+        account = self._account(customer)
+        if account is None:
+            return {}
+        return self._line.ask(lambda _: account.breakdown(meter, customer, span, step))
 
     @property
     def by_customer(self) -> bool:
@@ -166,30 +160,24 @@ class StripeSink:
 
         It is asked of the account that is configured, or of one that a customer names.
         """
-        line = self._open()
-        asked = line.roads.account(account) if account else line.roads.configured
-        return line.thread.call(question(line.client, asked))
+        return self._line.ask(
+            lambda line: question(
+                line.client, line.roads.account(account) if account else line.roads.configured
+            )
+        )
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""
         self._stopped = True
-        line = self._line
-        if line is not None:
-            line.thread.post(line.dispatcher.stop)
+        self._line.tell(lambda line: line.dispatcher.stop())
 
     def close(self) -> None:
         """Wait for what has left, then give back connections and thread. Doing it twice does no harm."""
         self.stop()
-        with self._opening:
-            line, self._line = self._line, None
-        if line is not None:
-            try:
-                line.thread.call(self._shut(line))
-            finally:
-                line.thread.close()
+        self._line.close()
 
     def _send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
-        line = self._open()
+        line = self._line.open()
         if self._stopped:
             self.stop()  # it may have come while there was no dispatcher to be told
         known = [event for event in events if self._addresses.of(event.customer)]
@@ -200,7 +188,7 @@ class StripeSink:
         if not known:
             return
         batch = Batch(known, may_leave)
-        line.thread.call(line.dispatcher.submit(batch))
+        self._line.ask(lambda line: line.dispatcher.submit(batch))
         try:
             for _ in known:
                 said = batch.said.get()
@@ -210,21 +198,14 @@ class StripeSink:
         finally:
             self._halted = line.dispatcher.halted
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
-                line.thread.post(line.dispatcher.give_back, batch)
+                self._line.tell(lambda line: line.dispatcher.give_back(batch))
 
-    def _account(self, line: _Line, customer: str) -> Account | None:
+    def _account(self, customer: str) -> Account | None:
         """Return the account that a customer is in; None if it names none, so that nothing of it can be there."""
         address = self._addresses.of(customer)
-        return None if address is None else line.roads.account(address.account)
+        return None if address is None else self._line.open().roads.account(address.account)
 
-    def _open(self) -> _Line:
-        """Return what is open, opening it at the first use."""
-        with self._opening:
-            if self._line is None:
-                self._line = LoopThread.opened(f"sink-{self.name}", self._connect)
-            return self._line
-
-    async def _connect(self, thread: LoopThread) -> _Line:
+    async def _connect(self) -> _Line:
         client = Client(
             self._api_key,
             api_base=self._api_base,
@@ -249,10 +230,11 @@ class StripeSink:
         dispatcher = Dispatcher(
             bind, max_in_flight=self._max_in_flight, patience_seconds=self._patience.total_seconds()
         )
-        return _Line(thread, client, roads, dispatcher)
+        return _Line(client, roads, dispatcher)
 
-    async def _shut(self, line: _Line) -> None:
-        try:
-            await line.dispatcher.close()
-        finally:
-            await line.client.close()
+
+async def _shut(line: _Line) -> None:
+    try:
+        await line.dispatcher.close()
+    finally:
+        await line.client.close()

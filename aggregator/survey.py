@@ -1,0 +1,111 @@
+"""What a comparison found of a ledger that is to be adopted, before anything is written; and what of it needs a person."""
+
+import datetime as dt
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import NamedTuple, Self
+
+from aggregator import planner
+from aggregator.errors import LedgerError
+from aggregator.ledger.adopting import Rebased
+from aggregator.model import ZERO, Span
+from aggregator.rebase import Stand
+
+MOST_NAMED = 20
+"""How many customers or windows one sentence names."""
+
+
+class Scattered(NamedTuple):
+    """One customer's window of which a sink has several numbers, one in each of some hours."""
+
+    meter: str
+    sink: str
+    customer: str
+    numbers: tuple[tuple[dt.datetime, Decimal], ...]
+    """By the hours, in their order."""
+
+    def __str__(self) -> str:
+        numbers = ", ".join(
+            f"{planner.plain(much)} in {start:%Y-%m-%dT%H:%MZ}" for start, much in self.numbers
+        )
+        return f"{self.meter} of {self.customer} in {self.sink}: {numbers}"
+
+
+@dataclass(slots=True)
+class Compared:
+    """What a comparison found for one meter and sink."""
+
+    meter: str
+    sink: str
+    span: Span
+    customers: int = 0
+    windows: int = 0
+    """Windows that are re-based."""
+    taken_over: Decimal = ZERO
+    """Units that the sink has counted and the ledger did not know of."""
+    missing: Decimal = ZERO
+    """Units that the ledger had booked and the sink has not counted."""
+    withdrawn: int = 0
+    """Events that were not settled: what the sink lacks of them is planned again."""
+    scattered: list[Scattered] = field(default_factory=list)
+    """Windows of which the sink has several numbers, where one total cannot overwrite them all."""
+
+    def count(self, stand: Stand) -> None:
+        """Take one window into account that was looked up."""
+        differs = planner.subtract(stand.stands_at, stand.booked)
+        self.windows += stand.differs
+        self.withdrawn += stand.withdrawn
+        if differs > 0:
+            self.taken_over = planner.add(self.taken_over, differs)
+        else:
+            self.missing = planner.subtract(self.missing, differs)
+
+
+class Left(NamedTuple):
+    """A customer of whom a sink has no figures, so that it would stay as the ledger has it."""
+
+    meter: str
+    sink: str
+    customer: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Survey:
+    """What sources and sinks said, before anything is written. A context manager: it holds files."""
+
+    stack: ExitStack = field(default_factory=ExitStack)
+    compared: list[Compared] = field(default_factory=list)
+    rebased: list[Rebased] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def approve(self, leave: frozenset[str]) -> None:
+        """Raise LedgerError if a customer that is not to be left needs a person's word, or a window a person's hand."""
+        undecided = sorted({each.customer for each in self.left} - leave)
+        if undecided:
+            raise LedgerError(
+                f"{_some(undecided)}: a sink does not know them, so it cannot be asked what they were sent. Make them known "
+                "there and adopt then, or say --leave with the name of each if the ledger's word is to be taken: what they "
+                "were sent since the backup is then sent again, and billed twice once they are known. Nothing was changed."
+            )
+        scattered = [str(window) for each in self.compared for window in each.scattered]
+        if scattered:
+            raise LedgerError(
+                "Of these windows the sink has numbers in several hours, and a total overwrites only the one in its own: "
+                f"{_some(scattered, '; ')}. Overwrite all but one of each with 0 there, by hand, and adopt then "
+                "(docs/adopt.md). Nothing was changed."
+            )
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    """Name customers or windows in a sentence: not thousands of them."""
+    beyond = len(names) - MOST_NAMED
+    return between.join(names[:MOST_NAMED]) + (f" and {beyond} more" if beyond > 0 else "")

@@ -1,0 +1,48 @@
+"""From a configuration to parts that know each other."""
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import load
+from aggregator.model import WriteModel
+from aggregator.wiring import build
+
+CONFIG = """
+ledger: {{url: '{url}'}}
+sources: {{app: {{url: 'sqlite:////nowhere'}}}}
+sinks:
+  stripe: {{type: stripe, api_key: sk_test_1, mode: test}}
+  upload: {{type: csv, directory: '{place}/upload'}}
+  folder: {{type: directory, directory: '{place}/folder'}}
+defaults:
+  source: app
+  sinks: [stripe, upload, folder]
+  window: 1h
+  start_at: 2026-11-01T00:00Z
+meters:
+  added:
+    query: select customer, 1 as quantity from use where at >= :start and at < :end
+  hourly:
+    stripe: {{event_time_window: hour}}
+    query: select customer, 1 as quantity from use where at >= :start and at < :end
+"""
+
+
+def test_the_ledger_knows_what_each_sink_books(
+    ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A meter's line into a sink says whether that adds up or replaces, and whether it keeps the order."""
+    monkeypatch.setattr("aggregator.wiring.unfit", lambda database: [])
+    path = tmp_path / "aggregator.yaml"
+    path.write_text(CONFIG.format(url=ledger_url, place=tmp_path))
+    with build(load(path, {})) as app:
+        known = {
+            meter: {feed.sink: (feed.model, feed.keeps_order) for feed in registered.feeds}
+            for meter, registered in app.registered.items()
+        }
+    adds, replaces = WriteModel.DELTA, WriteModel.OVERWRITE
+    assert known == {
+        "added": {"stripe": (adds, True), "upload": (adds, True), "folder": (adds, False)},
+        "hourly": {"stripe": (replaces, True), "upload": (replaces, True), "folder": (replaces, False)},
+    }

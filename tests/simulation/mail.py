@@ -1,0 +1,97 @@
+"""What the service tells by itself: messages that appear late in its lists, and are delivered late, twice or never."""
+
+import datetime as dt
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aggregator.errors import SinkCrowded, SinkHalted, SinkUnreachable
+from aggregator.model import Report, Span
+from aggregator.told import Notice, Told
+from tests.simulation.climate import HOUR, MINUTE
+from tests.simulation.gates import Gate
+from tests.simulation.hub import Hub
+from tests.simulation.service import Service
+
+MOST_LISTED = 2
+"""More than so many at once, and the list is not to be had: as where there are too many pages."""
+
+KIND = "reported"
+
+
+class Message(NamedTuple):
+    """One message, and from when on it can be asked for."""
+
+    told: Told
+    appears_at: dt.datetime
+
+
+class Mail:
+    """All messages of a service. `deliver` hands one to whoever lives."""
+
+    def __init__(self, hub: Hub, random: random.Random, deliver: Callable[[bytes], None]) -> None:
+        self.messages: dict[str, Message] = {}
+        self._hub = hub
+        self._random = random
+        self._deliver = deliver
+
+    def post(self, report: Report) -> None:
+        """Make a message of a report."""
+        now, dice = self._hub.now, self._random.random
+        notice = Notice(f"evt_{len(self.messages)}", KIND, now)
+        self.messages[notice.id] = Message(Told(notice, (report,)), now + 55 * MINUTE * dice() ** 2)
+        for _ in range(self._random.choice([0, 0, 1, 2])):
+            self._hub.after(3 * HOUR * dice() ** 2, lambda: self._deliver(notice.id.encode()))
+
+
+class MailGate:
+    """The service's messages, for one process."""
+
+    takes_deliveries = True
+
+    def __init__(self, gate: Gate, service: Service, mail: Mail) -> None:
+        self._gate = gate
+        self._service = service
+        self._mail = mail
+
+    def account_of(self, customer: str) -> str | None:
+        """Name a customer's own account: nobody has one here."""
+        return None
+
+    def imports(self, span: Span) -> list[Told]:
+        """List what was not imported: nothing is imported here."""
+        return []
+
+    def listed(self, span: Span, account: str | None = None) -> list[Notice]:
+        """List what was made in a span and has appeared by now, in no order."""
+        self._ask()
+        now, saw = self._gate.hub.now, self._gate.marks.saw
+        inside = [each for each in self._mail.messages.values() if each.told.notice.created_at in span]
+        found = [each.told.notice for each in inside if each.appears_at <= now]
+        if len(found) < len(inside):
+            saw("a message appears late")
+        if len(found) > MOST_LISTED and span.end - span.start > MINUTE:
+            saw("a list in pieces")
+            raise SinkCrowded
+        self._gate.random.shuffle(found)
+        return found
+
+    def fetched(self, name: str, account: str | None = None) -> Told | None:
+        """Read one."""
+        self._ask()
+        return self._mail.messages[name].told
+
+    def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
+        """Read what was delivered: the message itself, or only its name."""
+        self._gate.step()
+        told = self._mail.messages[body.decode()].told
+        return told if self._gate.random.random() < 0.5 else told.notice
+
+    def _ask(self) -> None:
+        gate = self._gate
+        gate.step()
+        if self._service.halted:
+            gate.marks.saw("the service does not let itself be asked")
+            raise SinkHalted
+        if self._service.in_black_hole() or gate.random.random() < gate.climate.lost_before:
+            raise SinkUnreachable

@@ -1,0 +1,150 @@
+"""The ledger in memory: cancellations."""
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+
+from aggregator.ledger.cancelling import MINUTE, Wanted
+from aggregator.model import EventId, Span, State
+from aggregator.proof import Excerpt
+from aggregator.windows import floor
+from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
+from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_parked import event_before, take_back_held
+
+BOOKED = {State.ACCEPTED, State.CONFIRMED}
+
+
+class MemoryCancelling:
+    """The verbs about cancellations."""
+
+    def __init__(self, ledger: MemoryLedger, doubts: MemoryDoubts) -> None:
+        self._ledger = ledger
+        self._doubts = doubts
+
+    def lowered(self, sink_id: int, meters: Collection[str], since: dt.datetime, limit: int) -> list[int]:
+        """Return events of these meters, received since then, behind which a decrease is held that would lower them."""
+        tables, found = self._ledger.tables, []
+        known = {row.event_id for row in tables.cancellations.values()}
+        for event_id, parked in tables.parked.items():
+            held = tables.events[event_id]
+            if parked.state is not State.HELD or parked.guarded or held.delta >= 0:
+                continue
+            earlier = event_before(self._ledger, held)
+            if (
+                (held.sink_id, held.meter in meters) == (sink_id, True)
+                and earlier is not None
+                and earlier.state in BOOKED
+                and earlier.delta > 0
+                and earlier.attempted_at is not None
+                and _received(earlier) > since
+                and earlier.id not in known
+            ):
+                found.append(int(earlier.id))
+        return sorted(found)[:limit]
+
+    def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]:
+        """Put on record that these are wanted back; return those that count as booked and were not wanted already."""
+        tables, asked = self._ledger.tables, []
+        for event_id in sorted(events):
+            event = tables.events[EventId(event_id)]
+            if event.state in BOOKED and event.attempted_at is not None and not self._is_open(event.id):
+                number = next(self._ledger.cancellation_ids)
+                row = CancellationRow(number, event.id, sink_id, "asked", now, now)
+                tables.cancellations[number] = row
+                asked.append(event_id)
+        return asked
+
+    def wanted(
+        self,
+        sink_id: int | None = None,
+        *,
+        now: dt.datetime | None = None,
+        events: Sequence[int] | None = None,
+        limit: int,
+    ) -> list[Wanted]:
+        """Return cancellations that are not settled; with `now`, those that are to be looked after by then."""
+        rows = [
+            row
+            for row in self._ledger.tables.cancellations.values()
+            if row.settled_at is None
+            and sink_id in (None, row.sink_id)
+            and (now is None or (row.state != "lapsed" and row.next_at <= now))
+            and (events is None or row.event_id in events)
+        ]
+        return [self._wanted(row) for row in sorted(rows, key=lambda row: (row.next_at, row.id))[:limit]]
+
+    def _wanted(self, row: CancellationRow) -> Wanted:
+        event = self._ledger.tables.events[row.event_id]
+        return Wanted(
+            row.id, event.id, event.feed_id, event.meter, event.customer, event.delta, event.at, event.identifier,
+            _received(event), row.state, row.tries, row.tried_at, row.unsure, row.seen_at, row.asked_at, row.answer,
+            event.way,
+        )  # fmt: skip
+
+    def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
+        """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
+        row = self._ledger.tables.cancellations[wanted.id]
+        if (row.state, row.tries) != ("asked", wanted.tries) or row.next_at > now:
+            return None
+        row.tries, row.tried_at, row.next_at, row.unsure = row.tries + 1, now, until, True
+        return wanted._replace(tries=wanted.tries + 1, tried_at=now)
+
+    def answered(
+        self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+    ) -> bool:
+        """Record how a cancellation stands now, if it stands as `wanted` has it."""
+        row = self._ledger.tables.cancellations[wanted.id]
+        if row.settled_at is not None or (row.state, row.tries) != (wanted.state, wanted.tries):
+            return False
+        row.state, row.answer, row.next_at, row.unsure = state, answer, next_at, unsure
+        row.settled_at = now if state in ("done", "refused") else None
+        return True
+
+    def seen(self, wanted: Wanted, now: dt.datetime) -> None:
+        """Note that the sink's totals show the event."""
+        row = self._ledger.tables.cancellations[wanted.id]
+        row.seen_at = now if row.settled_at is None else row.seen_at
+
+    def look(self, wanted: Wanted) -> Excerpt:
+        """Return all events of the customer in the event's minute, the event itself in question."""
+        minute = floor(wanted.at, MINUTE)
+        span = Span(minute, minute + MINUTE)
+        excerpt = self._doubts.excerpt(wanted.feed, wanted.meter, wanted.customer, span)
+        events = tuple(
+            each._replace(state=State.ACCEPTED, asked=True) if each.id == wanted.event else each
+            for each in excerpt.events
+        )
+        return excerpt._replace(events=events)
+
+    def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool:
+        """Record that the sink has taken an event back, with all that follows: it is refused, and owed."""
+        if not self.answered(wanted, "done", answer, now, now, unsure=False):
+            return False
+        event = self._ledger.tables.events[wanted.event]
+        if not self._doubts.refuse_known(event, f"cancelled: {answer}", now):
+            return True
+        take_back_held(self._ledger, event, "it corrected an event that is cancelled", now)
+        if self._changed_since(event, wanted.asked_at):
+            self._ledger.slot_of(event).replan = True
+        meter = self._ledger.tables.meters[self._ledger.tables.feeds[event.feed_id].meter_id]
+        meter.reread_from = min(meter.reread_from or event.window_start, event.window_start)
+        return True
+
+    def _changed_since(self, gone: EventRow, asked_at: dt.datetime) -> bool:
+        """Tell whether the source has said something else of the slot since an event was asked back."""
+        return any(
+            other.planned_at >= asked_at
+            or (other.state is State.VOID and other.settled_at is not None and other.settled_at >= asked_at)
+            for other in self._ledger.tables.events.values()
+            if other.slot_id == gone.slot_id and other.id != gone.id
+        )
+
+    def _is_open(self, event: EventId) -> bool:
+        rows = self._ledger.tables.cancellations.values()
+        return any(row.event_id == event and row.settled_at is None for row in rows)
+
+
+def _received(event: EventRow) -> dt.datetime:
+    at = event.exposed_at or event.attempted_at or event.settled_at
+    assert at is not None, "what is booked has left"
+    return at

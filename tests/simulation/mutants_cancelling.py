@@ -1,0 +1,46 @@
+"""Bugs on purpose where decreases are done by taking back what they correct."""
+
+import datetime as dt
+from typing import Any
+
+from aggregator.cancelling import Cancelling
+from aggregator.ledger.cancelling import Wanted
+from aggregator.model import Answer
+from aggregator.told import Cancelled
+from tests.simulation.memory_cancelling import MemoryCancelling
+from tests.simulation.mutation import mutant
+
+
+def hearing(answer: Answer, becomes: Cancelled) -> list[tuple[object, str, object]]:
+    """Let one answer to a cancellation mean something else."""
+    real = Cancelling._judge
+
+    def judge(self: Cancelling, wanted: Wanted, said: Cancelled, now: dt.datetime, result: Any) -> None:
+        real(self, wanted, becomes if said.answer is answer else said, now, result)
+
+    return [(Cancelling, "_judge", judge)]
+
+
+@mutant("no answer to a cancellation counts as done")
+def unanswered_cancellation_is_done() -> list[tuple[object, str, object]]:
+    return hearing(Answer.UNKNOWN, Cancelled(Answer.ACCEPTED, True, "as we hope"))
+
+
+@mutant("a cancellation that was only taken on counts as done")
+def pending_cancellation_is_done() -> list[tuple[object, str, object]]:
+    return hearing(Answer.ACCEPTED, Cancelled(Answer.ACCEPTED, True, "as we hope"))
+
+
+@mutant("a cancellation is refused for good, though an earlier try may have been carried out")
+def earlier_try_forgotten() -> list[tuple[object, str, object]]:
+    real = Cancelling._judge
+
+    def judge(self: Cancelling, wanted: Wanted, said: Cancelled, now: dt.datetime, result: Any) -> None:
+        real(self, wanted._replace(unsure=False), said, now, result)
+
+    return [(Cancelling, "_judge", judge)]
+
+
+@mutant("a held correction of what was cancelled stays")
+def held_correction_stays() -> list[tuple[object, str, object]]:
+    return [(MemoryCancelling, "_take_back_held", lambda self, gone, now: None)]
