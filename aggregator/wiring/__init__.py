@@ -278,7 +278,7 @@ def build(
             if config.imports:
                 listeners = {key: ledger.voices.listener(key) for key in sorted(tellers)}
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before
-                _stop_if(ledger.pin.account(key, account, utcnow(), stops=True))
+                _stop_if(ledger.pin.account(key, account, utcnow()))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
         yield App(
@@ -322,7 +322,7 @@ def _verify(
     for name, sink in sinks.items():
         try:
             accounts[name] = sink.account()
-            _stop_if(ledger.pin.account(name, accounts[name], utcnow(), stops=True))
+            _stop_if(ledger.pin.account(name, accounts[name], utcnow()))
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
             unpromised[name] = sink.cannot_promise() if isinstance(sink, Candid) else []
         except SinkError as error:

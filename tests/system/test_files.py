@@ -447,5 +447,5 @@ def test_a_sink_does_not_become_one_of_another_kind(world: World, store: Store) 
     world.meter["sinks"] = ["upload"]
     ran = world.once()
     assert ran.code == 1
-    assert "goes to the account s3://" in ran.err
+    assert "goes to s3://" in ran.err
     assert store.objects() == {}
