@@ -80,7 +80,10 @@ def compare(desks: "Mapping[str, Desk]", names: Sequence[str]) -> list[Line]:
         except SinkError as error:
             lines += [Line(desk, name, None, str(error)) for name in wanted]
     if not lines:
-        raise UsageError("None of these meters feeds a Stripe sink.")
+        raise UsageError(
+            "None of these meters feeds a Stripe sink with one account. Where each customer names an account (`accounts: "
+            "by_customer`), make the meters in each: by a configuration that names it as `stripe_account`."
+        )
     return sorted(lines, key=lambda line: (line.meter, line.desk.sink))
 
 

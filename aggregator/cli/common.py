@@ -13,6 +13,9 @@ import click
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
     from aggregator.config import Config
 
 config_option = click.option(
@@ -28,7 +31,9 @@ config_option = click.option(
 PROSE = {"finding", "reason", "error"}
 """Columns that may run over several lines. Numbers and names may not."""
 
-PROSE_WIDTH = 70
+PROSE_WIDTHS = 70, 55, 40
+"""How wide they may be, the first that the terminal has room for."""
+
 WIDE = 200
 
 json_option = click.option(
@@ -87,11 +92,27 @@ def plain_value(value: object) -> object:
 
 
 def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table. `columns` maps each heading to how it is aligned: left or right."""
+    """Print a table. `columns` maps each heading to how it is aligned: left or right.
+
+    A cut number would be a wrong number, and a line that a terminal breaks is read in the wrong column. So where one is too
+    narrow, prose gets narrower first, and then each column of a row has a line of its own.
+    """
     import sys
 
-    from rich import box
     from rich.console import Console
+
+    lines = [[shown(value) for value in row] for row in rows]
+    width = Console().width if sys.stdout.isatty() else WIDE
+    ruler = Console(width=max(width, WIDE))
+    tables = (_table(title, columns, lines, prose) for prose in PROSE_WIDTHS)
+    fitting = (table for table in tables if ruler.measure(table).maximum <= width)
+    Console(width=width).print(next(fitting, None) or _records(title, columns, lines))
+
+
+def _table(
+    title: str, columns: Mapping[str, str], lines: Sequence[Sequence[str]], prose_width: int
+) -> "Table":
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -105,13 +126,26 @@ def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[o
             justify=justify,  # type: ignore[arg-type]
             overflow="fold",
             no_wrap=not prose,
-            max_width=PROSE_WIDTH if prose else None,
+            max_width=prose_width if prose else None,
         )
-    for row in rows:
-        table.add_row(*(Text(shown(value)) for value in row))
-    # A cut number would be a wrong number: what a terminal is too narrow for goes on in its next line.
-    natural = Console(width=WIDE).measure(table).maximum
-    Console(width=max(Console().width, natural) if sys.stdout.isatty() else WIDE).print(table)
+    for line in lines:
+        table.add_row(*(Text(value) for value in line))
+    return table
+
+
+def _records(title: str, columns: Mapping[str, str], lines: Sequence[Sequence[str]]) -> "Group":
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in lines:
+        table.add_row("")
+        for heading, value in zip(columns, line, strict=True):
+            table.add_row(Text(heading), Text(value))
+    return Group(Text(title, "bold"), table, "")
 
 
 def shown(value: object) -> str:

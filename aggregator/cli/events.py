@@ -162,9 +162,8 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
         )
     else:
         if released or not (replanned or stuck):
-            click.echo(
-                f"{len(released)} event(s) released; the daemon or `aggregator run --once` sends them."
-            )
+            then = "; the daemon or `aggregator run --once` sends them" if released else ""
+            click.echo(f"{len(released)} event(s) released{then}.")
         if replanned:
             click.echo(
                 f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."

@@ -53,6 +53,11 @@ update aggregator.pin set stopped_at = %(now)s, stopped_reason = %(reason)s wher
 
 WHAT_TO_DO = "Nothing is read or sent until `aggregator adopt` has compared the ledger with what the sinks have counted."
 
+SET_BACK = (
+    "Nothing is read or sent like this. Set the sink back; if it is meant, let `aggregator adopt` compare the ledger with "
+    "what the sinks have counted."
+)
+
 
 class Pinned(NamedTuple):
     """What the ledger says it is, and where it lies now."""
@@ -110,14 +115,21 @@ class Pin:
         return trouble
 
     def account(self, sink: str, account: str | None, now: dt.datetime, *, stops: bool = False) -> str | None:
-        """Pin a sink to its account at its first use; return why it may not be used, if it belonged to another one."""
+        """Pin a sink to its account at its first use; return why it may not be used, if it belonged to another one.
+
+        That is a matter of one process and its configuration: those that go to the account of before do nothing wrong. With
+        `stops`, as when an adoption begins, the ledger is marked as stopped for all of them.
+        """
         if account is None:
             return None
         with self._database.transaction() as connection:
             connection.execute(PIN_ACCOUNT, {"sink": sink, "account": account})
             row = connection.execute(FIND_ACCOUNT, {"sink": sink}).fetchone()
-        trouble = elsewhere(sink, account, None if row is None else row[0])
-        if trouble is not None and stops:
+        before = None if row is None else row[0]
+        if not stops:
+            return elsewhere(sink, account, before)
+        trouble = elsewhere(sink, account, before, WHAT_TO_DO)
+        if trouble is not None:
             self.stop(trouble, now)
         return trouble
 
@@ -188,14 +200,13 @@ def named(ledger_id: str, generation: int) -> str:
     return f"{ledger_id}/{generation}" if generation else ledger_id
 
 
-def elsewhere(sink: str, account: str | None, before: str | None) -> str | None:
+def elsewhere(sink: str, account: str | None, before: str | None, then: str = SET_BACK) -> str | None:
     """Say that a sink goes to another account than before, and what to do; None if it does not, or nobody knows."""
     if account is None or before in (None, account):
         return None
     return (
-        f"Sink {sink} goes to the account {account} now, and the ledger holds what was sent to {before}. "
-        "Sent there, all of it would be missing here, so nothing is read or sent by this configuration. Set the key back; "
-        "or, if it is meant, `aggregator adopt` compares the ledger with what the sinks have counted."
+        f"Sink {sink} goes to {account} now, and the ledger holds what was sent to {before}. Sent there, all of it would be "
+        f"missing here. {then}"
     )
 
 

@@ -277,6 +277,7 @@ def test_a_meter_that_does_not_fit_refuses_its_own_events_in_its_account(
     assert (bad.reason or "").startswith(
         "acct_2: Meter api: the Stripe meter with event name api_requests has"
     )
+    assert "a configuration with `stripe_account: acct_2`" in (bad.reason or "")
     mended.append(True)
     assert send(sink, events[1])[0].answer is Answer.REFUSED
     now[0] = 61.0

@@ -486,7 +486,7 @@ def test_released_by_id_and_by_meter(owing: World, call: Callable[..., Result]) 
     assert call("release", event).output.startswith("1 event(s) released")
     again = call("release", event, 999)
     assert complaint(again) == f"Not held or refused: {event}, 999: see `aggregator events list`."
-    assert call("release", "--meter", METER.name, "--state", "held").output.startswith("0 event(s)")
+    assert call("release", "--meter", METER.name, "--state", "held").output == "0 event(s) released.\n"
     assert call("release", "--meter", METER.name, "--to", "2026-11-01").output.startswith("0 event(s)")
     told = json.loads(call("release", "--meter", METER.name, "--from", "2026-11-01", "--json").output)
     assert (len(told["released"]), told["planned_anew"], told["not_waiting"]) == (2, [], [])

@@ -7,7 +7,7 @@ from aggregator.cancelling import Cancelling
 from aggregator.ledger.cancelling import Wanted
 from aggregator.model import Answer
 from aggregator.told import Cancelled
-from tests.simulation.memory_cancelling import MemoryCancelling
+from tests.simulation import memory_cancelling
 from tests.simulation.mutation import mutant
 
 
@@ -43,4 +43,4 @@ def earlier_try_forgotten() -> list[tuple[object, str, object]]:
 
 @mutant("a held correction of what was cancelled stays")
 def held_correction_stays() -> list[tuple[object, str, object]]:
-    return [(MemoryCancelling, "_take_back_held", lambda self, gone, now: None)]
+    return [(memory_cancelling, "take_back_held", lambda ledger, gone, reason, now: None)]

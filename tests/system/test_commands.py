@@ -48,16 +48,32 @@ def test_check_finds_all_well(world: World) -> None:
 
 
 def test_check_says_that_a_sink_goes_elsewhere_and_stops_nothing(world: World) -> None:
-    """`run` would stop the ledger for every process then, to be adopted."""
+    """The ledger goes on for whoever goes to the account of before."""
     world.use("cus_1", 5, 60)
     world.once()
     world.sandbox.set_connected("acct_2")
     world.sink["stripe_account"] = "acct_2"
     _, wrong = check(world)
-    assert any("goes to the account acct_2" in text for text in wrong), wrong
+    assert any("goes to acct_2" in text for text in wrong), wrong
     del world.sink["stripe_account"]
     assert check(world)[1] == []
     assert world.once().code == 0
+
+
+def test_a_run_with_the_wrong_account_sends_nothing_and_hinders_nobody(world: World) -> None:
+    """Set back, everything goes on: a slip of the configuration is no reason to wait for an adoption."""
+    world.use("cus_1", 5, 60)
+    world.once()
+    world.sandbox.set_connected("acct_2")
+    world.use("cus_1", 3, 61)
+    world.sink["stripe_account"] = "acct_2"
+    said = only_complaint(world.once(), 1)
+    assert "goes to acct_2" in said
+    assert "Set the sink back" in said
+    assert world.sandbox.stats()["accepted"] == 1
+    del world.sink["stripe_account"]
+    assert world.once().code == 0
+    assert world.billed() == world.used()
 
 
 def test_check_names_everything_that_is_wrong_at_once(world: World) -> None:

@@ -129,6 +129,14 @@ def test_only_the_named_meters_are_compared(world: World) -> None:
     assert "There is no meter nothing" in ran.err
 
 
+def test_meters_in_accounts_of_customers_are_made_elsewhere(world: World) -> None:
+    """Which accounts there are, the configuration does not say."""
+    world.sink["accounts"] = "by_customer"
+    ran = diff(world)
+    assert ran.code == 2
+    assert "by a configuration that names it as `stripe_account`" in ran.err
+
+
 def test_an_account_that_does_not_answer_is_1(world: World) -> None:
     """And keeps no other from being compared."""
     world.config["sinks"]["away"] = {**world.sink, "api_base": "http://127.0.0.1:1"}

@@ -104,7 +104,10 @@ class Checked:
         if meter not in self._found:
             return self._failure or Judgement(Answer.BUSY, f"{self._office.name} was not looked at yet")
         said = self._found[meter]
-        return Judgement(Answer.REFUSED, f"{self._office.account}: {' '.join(said)}") if said else None
+        if not said:
+            return None
+        there = f"`aggregator meters` acts there by a configuration with `stripe_account: {self._office.account}`."
+        return Judgement(Answer.REFUSED, f"{self._office.account}: {' '.join(said)} {there}")
 
     def _is_due(self) -> bool:
         if self._looked_at is None:
