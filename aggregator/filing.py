@@ -2,6 +2,8 @@
 
 Rules
 - Which events a file holds is committed before a byte of it is written; no ledger transaction is open while it is written.
+- A file that was begun belongs to its place for ever. So none is begun where none can be: a misspelt place would keep what
+  was begun for it.
 - What somebody began and left is taken over, whole, before anything new is begun: the same events make the same file.
 - Whether a member may be written is judged as of when the file was claimed. What may not is settled by name, and the rest
   goes on; whoever takes the file over judges the same.
@@ -10,6 +12,7 @@ Rules
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from aggregator import retry
@@ -99,7 +102,12 @@ class Filing:
     def run_once(self, now: dt.datetime) -> Delivered:
         """Write one file, if one was left or is to be closed by `now`."""
         result = Delivered()
-        claim = self._files.take_over(self._sink_id, self._sink.place, now) or self._close(now)
+        try:
+            claim = self._files.take_over(self._sink_id, self._sink.place, now) or self._close(now)
+        except SinkHalted as halted:
+            result.halted = str(halted)
+            self._told(result.halted)
+            return result
         if claim is not None:
             result.claimed = claim.events
             _Writing(self._files, self._sink, claim, self._clock, self._elapsed, result).work(self._told)
@@ -110,13 +118,19 @@ class Filing:
         self._sink.stop()
 
     def _close(self, now: dt.datetime) -> Whole | None:
-        """Claim the first file that is to be closed. Looks from time to time, not whenever it is asked."""
+        """Claim the first file that is to be closed. Looks from time to time, not whenever it is asked.
+
+        Raises SinkHalted if no file can be made at the place, as far as it says; then nothing is claimed.
+        """
         if self._pause is not None and self._look_at is not None and now < self._look_at:
             return None
         due = {each.meter: each for each in self._files.due(self._sink_id, now)}
         for bundle in self._sink.bundles():
             waiting = [due[meter] for meter in bundle if meter in due and self._meter in (None, meter)]
             if waiting and self._is_closed(waiting, bundle, now):
+                if not self._known_to_take:
+                    with suppress(SinkUnreachable):  # it may be there by the time the file is written
+                        self._sink.preflight(bundle)
                 around = {each.feed: bundle[each.meter] for each in waiting}
                 claim = self._files.claim_whole(
                     self._sink_id,

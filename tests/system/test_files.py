@@ -436,6 +436,20 @@ def test_a_directory_for_the_import_takes_every_format(world: World) -> None:
         assert by_customer(in_directory(world.directory / kind)) == world.used()
 
 
+def test_a_directory_that_cannot_be_written_can_be_corrected(world: World) -> None:
+    """Nothing is begun where no file can be made: it would wait for that place, however wrong it is."""
+    world.use_much(3, 2)
+    writes_csv(world, directory="aggregator.yaml/upload")
+    ran = world.once()
+    assert ran.code == 4
+    assert "Correct `directory`" in ran.err
+    assert "is halted" in world.run("status").out
+    right = writes_csv(world)
+    assert world.once().code == 0
+    assert by_customer(in_directory(right, dashboard=True)) == world.used()
+    assert "is halted" not in world.run("status").out
+
+
 def test_a_sink_does_not_become_one_of_another_kind(world: World, store: Store) -> None:
     """A name that stood for a directory cannot stand for a bucket: what was written there would be missing here."""
     world.use_much(3, 2)

@@ -168,7 +168,9 @@ class Bucket:
             with self._asked("s3:ListBucket"):
                 said = self.client.head_bucket(Bucket=self._bucket)
         except _NotThere:
-            raise SinkHalted(f"Sink {self._sink}: there is no bucket {self._bucket}. {AGAIN}") from None
+            raise SinkHalted(
+                f"Sink {self._sink}: there is no bucket {self._bucket}: correct `bucket`. {AGAIN}"
+            ) from None
         region: str | None = said.get("BucketRegion")
         return region
 

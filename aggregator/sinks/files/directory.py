@@ -73,12 +73,7 @@ class DirectorySink(SinkOfFiles):
         try:
             return self._made(batch, may_go_on)
         except OSError as error:
-            trouble = f"Sink {self.name} cannot write to {self._directory}: {error.strerror}."
-            if error.errno in PASSES:
-                raise SinkUnreachable(f"{trouble} It is tried again.") from error
-            raise SinkHalted(
-                f"{trouble} Let this user write there, on a file system that has hard links, then restart or send SIGHUP."
-            ) from error
+            raise self._unwritable(error) from error
 
     def _made(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -109,7 +104,7 @@ class DirectorySink(SinkOfFiles):
         _sync(self._directory)
 
     def preflight(self, meters: Iterable[str]) -> list[str]:
-        """Try whether a file can be made there. Raises SinkError."""
+        """Try whether a file can be made there. Raises SinkHalted if not, SinkUnreachable if it may be later."""
         if not list(meters):
             return []
         try:
@@ -117,9 +112,16 @@ class DirectorySink(SinkOfFiles):
             with unfinished(self._directory):
                 return []
         except OSError as error:
-            raise SinkError(
-                f"Sink {self.name} cannot write to {self._directory}: {error.strerror}. Let this user write there."
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> SinkError:
+        trouble = f"Sink {self.name} cannot write to {self._directory}: {error.strerror}."
+        if error.errno in PASSES:
+            return SinkUnreachable(f"{trouble} It is tried again.")
+        return SinkHalted(
+            f"{trouble} Correct `directory`, or let this user write there, on a file system that has hard links, then "
+            "restart or send SIGHUP."
+        )
 
 
 @contextmanager
