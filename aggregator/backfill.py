@@ -57,6 +57,18 @@ class Backfilled:
         self.set_aside_rows += piece.aside
 
 
+def refuse_parts_of_windows(meter: str, known: Sequence[Definition], span: Span) -> None:
+    """Raise UsageError if a range does not begin and end where windows do."""
+    for name, instant in (("--from", span.start), ("--to", span.end)):
+        length = definitions.at(known, instant).window
+        if not windows.is_boundary(instant, length):
+            near = windows.floor(instant, length)
+            raise UsageError(
+                f"{name} {instant:%Y-%m-%dT%H:%M:%SZ} is not a window boundary of {meter}; "
+                f"use {near:%Y-%m-%dT%H:%MZ} or {near + length:%Y-%m-%dT%H:%MZ}."
+            )
+
+
 def span_of(
     meter: Meter,
     known: Sequence[Definition],
@@ -71,14 +83,7 @@ def span_of(
     """
     ready = definitions.ready_until(known, min(start, now), now - meter.settle)
     span = Span(start, ready if end is None else end)
-    for name, instant in (("--from", span.start), ("--to", span.end)):
-        length = definitions.at(known, instant).window
-        if not windows.is_boundary(instant, length):
-            near = windows.floor(instant, length)
-            raise UsageError(
-                f"{name} {instant:%Y-%m-%dT%H:%M:%SZ} is not a window boundary of {meter.name}; "
-                f"use {near:%Y-%m-%dT%H:%MZ} or {near + length:%Y-%m-%dT%H:%MZ}."
-            )
+    refuse_parts_of_windows(meter.name, known, span)
     if end is None and span.start >= ready:
         raise UsageError(
             f"--from {start:%Y-%m-%dT%H:%MZ} lies behind the last window of {meter.name} that is ready, which ends at "

@@ -280,6 +280,7 @@ def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:
     from aggregator.clock import utcnow
     from aggregator.sinks import Tried
 
-    return (
-        {meter: sink.send_test_event(meter, utcnow()) for meter in meters} if isinstance(sink, Tried) else {}
-    )
+    if not isinstance(sink, Tried) or not meters:
+        return {}
+    click.echo(f"Sending a test event to {sink.name}; it may take two minutes until it is counted.", err=True)
+    return {meter: sink.send_test_event(meter, utcnow()) for meter in meters}

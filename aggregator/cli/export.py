@@ -60,6 +60,7 @@ def csv_files(
     record, as if the daemon had written it. Files that hold events of the range already are listed. Exit code 3: something
     could not be written now; run it again.
     """
+    from aggregator.backfill import refuse_parts_of_windows
     from aggregator.clock import utcnow
     from aggregator.delivery import drain
     from aggregator.model import Span
@@ -75,6 +76,7 @@ def csv_files(
     span = Span(start, end)
     own = file_places(config).items()
     with build(_with_directory(config, name, out), name="aggregator export", verify=True) as app:
+        refuse_parts_of_windows(meter, app.definitions(meter), span)
         for each in app.elsewhere():
             if (each.sink, each.begun_in) not in own:
                 click.echo(str(each), err=True)

@@ -76,12 +76,13 @@ def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
+    bare = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
-        done = ledger.uploads.confirm(list(dict.fromkeys(names)), utcnow())
+        done = ledger.uploads.confirm(bare, utcnow())
     if as_json:
-        write_json({"confirmed": sorted(set(names)), "events": done})
+        write_json({"confirmed": sorted(bare), "events": done})
     else:
-        click.echo(f"{len(set(names))} file(s) confirmed, with {done:,} event(s).")
+        click.echo(f"{len(bare)} file(s) confirmed, with {done:,} event(s).")
 
 
 @files.command()

@@ -40,10 +40,18 @@ update aggregator.pin
  where database_oid is null or (cluster is null and %(cluster)s::bigint is not null)
 """
 
-PIN_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s and account is null"
+# Where nothing was ever about to be sent, nothing can be missing: a key or a bucket that was misspelt is simply corrected.
+PIN_ACCOUNT = """
+update aggregator.sink set account = %(account)s
+ where name = %(sink)s
+   and (account is null or not exists (select from aggregator.claim where claim.sink_id = sink.id))
+"""
 FIND_ACCOUNT = "select account from aggregator.sink where name = %(sink)s"
 
-FIND_ACCOUNTS = "select name, account from aggregator.sink where account is not null"
+FIND_ACCOUNTS = """
+select name, account from aggregator.sink
+ where account is not null and exists (select from aggregator.claim where claim.sink_id = sink.id)
+"""
 
 STOPPED = "select generation, stopped_reason from aggregator.pin"
 
@@ -134,7 +142,7 @@ class Pin:
         return trouble
 
     def accounts(self) -> dict[str, str]:
-        """Return to which account each sink went that was used before."""
+        """Return to which account each sink went that something was claimed for."""
         with self._database.transaction() as connection:
             return dict(connection.execute(FIND_ACCOUNTS).fetchall())
 

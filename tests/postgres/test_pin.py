@@ -236,6 +236,8 @@ def test_a_sink_belongs_to_its_first_account(world: PinnedWorld) -> None:
     pin, now = world.pin, world.now
     assert pin.account("fake", None, now) is None
     assert pin.account("fake", "acct_1 test", now) is None
+    world.deliver()
+    owe(world, 2)
     assert pin.account("fake", "acct_1 test", now) is None
     assert pin.account("fake", None, now) is None
     assert "acct_1 live now" in (pin.account("fake", "acct_1 live", now) or "")
@@ -243,6 +245,17 @@ def test_a_sink_belongs_to_its_first_account(world: PinnedWorld) -> None:
     pin.account("fake", "acct_2 test", now, stops=True)
     with pytest.raises(LedgerStopped, match=r"acct_2 test now.*sent to acct_1 test"):
         world.deliver()
+
+
+def test_an_account_that_nothing_was_claimed_for_is_simply_corrected(world: PinnedWorld) -> None:
+    """A key or a bucket that was misspelt at the first run leaves nothing behind: nothing can be missing."""
+    pin, now = world.pin, world.now
+    for account in ("acct_0 live", "acct_1 test"):
+        assert pin.account("fake", account, now) is None
+        assert pin.accounts() == {}
+    world.deliver()
+    assert pin.accounts() == {"fake": "acct_1 test"}
+    assert "acct_0 live now" in (pin.account("fake", "acct_0 live", now) or "")
 
 
 def test_a_state_directory_that_cannot_be_kept_is_said(world: PinnedWorld, tmp_path: Path) -> None:
