@@ -26,7 +26,7 @@ KEEPS = LOOK_BACK + TALKS
 """For how long after the last event that went there an account can have anything left to say: then it is left in peace, even
 if it never let itself be asked. Those that were closed would take up ever more turns."""
 
-PIECE = dt.timedelta(days=1)
+PIECE = dt.timedelta(hours=3)
 """How much time of claims is looked through in one transaction."""
 
 ADD_SINK = "insert into aggregator.sink (name) values (%(name)s) on conflict do nothing"

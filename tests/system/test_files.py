@@ -400,7 +400,7 @@ def test_an_export_of_what_goes_elsewhere_is_refused(world: World) -> None:
     for arguments, told in (
         (("--sink", "stripe"), "feeds no sink of type csv named stripe"),
         (("--to", "2026-10-01"), "is empty"),
-        (("--from", "2026-11-01T00:30Z"), "use 2026-11-01T00:00Z or"),
+        (("--from", "2026-11-01T00:00:30Z"), "use 2026-11-01T00:00Z or"),
     ):
         ran = world.run("export", "csv", METER, "--from", "2026-11-01", "--to", "2026-11-02", *arguments)
         assert (ran.code, told in ran.err) == (2, True), ran.err
