@@ -56,9 +56,14 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def backfilling(demo: Process) -> None:
-    """Wait until a demo has all its servers up, and runs its first command."""
-    until(lambda: "aggregator backfill" in demo.out, "the demo backfills", seen=lambda: demo.out + demo.err)
+def backfilling(demo: Process, place: Path) -> None:
+    """Wait until a demo has all its servers up, and has begun its first command."""
+    noted = place / "backfill.pid"
+    until(
+        lambda: noted.exists() and noted.read_text() != "",
+        "the demo backfills",
+        seen=lambda: demo.out + demo.err,
+    )
 
 
 @pytest.mark.timeout(170)
@@ -80,7 +85,7 @@ def test_it_ends_by_itself_with_all_three_in_agreement(demo: Process, place: Pat
 
 def test_interrupted_it_leaves_nothing_running(demo: Process, place: Path) -> None:
     """Ctrl-C in the middle ends every process of it."""
-    backfilling(demo)
+    backfilling(demo, place)
     assert set(left_running(place)) >= {"sandbox", "postgres"}
 
     demo.stop(2)
@@ -92,7 +97,7 @@ def test_interrupted_it_leaves_nothing_running(demo: Process, place: Path) -> No
 
 def test_the_next_demo_clears_away_what_a_killed_one_left(demo: Process, place: Path) -> None:
     """A kill leaves servers running; whoever takes the directory next ends them, and nothing else."""
-    backfilling(demo)
+    backfilling(demo, place)
     demo.kill()
     assert set(left_running(place)) >= {"sandbox", "postgres"}
     pid = int(until((place / "sandbox.pid").read_text, "the sandbox's pid is on file"))

@@ -349,10 +349,13 @@ def test_check_says_what_the_key_may_do(world: World) -> None:
     [(verdict, text)] = findings(world, "key of stripe")
     assert (verdict, "full secret key" in text) == ("note", True)
     world.sink["api_key"] = RESTRICTED
-    enough = ["meter_events_write", "meters_read", "account_read"]
+    enough = ["meter_events_write", "meters_read", "account_read", "events_read"]
     world.sandbox.set_permissions(RESTRICTED, *enough)
     [(verdict, text)] = findings(world, "key of stripe")
     assert verdict == "ok"
+    world.sandbox.set_permissions(RESTRICTED, *enough[:-1])
+    [(verdict, text), (rest, _)] = findings(world, "key of stripe")
+    assert (verdict, rest, "`Events: read`" in text) == ("note", "ok", True)
     world.sandbox.set_permissions(RESTRICTED, *[*enough, "customers_read"])
     assert [verdict for verdict, _ in findings(world, "key of stripe")] == ["note", "ok"]
     world.sandbox.set_permissions(RESTRICTED, *enough[1:])

@@ -105,8 +105,8 @@ def test_a_key_of_another_account_stops_nobody_who_has_the_right_one(world: Worl
     world.sink.update(api_key="sk_live_sandbox", mode="live")
     world.write()
     daemon.tell(signal.SIGHUP)
-    assert "goes to the account" in daemon.logged("config_refused")["reason"]
-    assert "goes to the account" in world.once().err
+    assert "goes to acct_sandbox live now" in daemon.logged("config_refused")["reason"]
+    assert "goes to acct_sandbox live now" in world.once().err
     world.use("cus_a", 4, minute=6)
     world.quiet()
     assert daemon.stop() == -signal.SIGTERM

@@ -406,7 +406,7 @@ def test_an_invoice_is_a_draft_until_a_grace_is_over(
     sandbox.add_metric("api")
     customer = sandbox.add_customer("Acme", "acme")
     client.v1.usage.ingest(usage=[event(5)])
-    over = (NEXT_MONTH + DAY - NOW).total_seconds()
+    over = (NEXT_MONTH + DAY - utcnow()).total_seconds()
     server.set_clock(over - 60)
     client.v1.usage.ingest(usage=[event(7)])
     assert shown(client, customer) == [("DRAFT", 12)]
@@ -427,7 +427,7 @@ def test_a_finalized_invoice_is_voided_and_regenerated(
     client.v1.usage.ingest(usage=[event(5)])
     with pytest.raises(metronome.BadRequestError, match="Only a finalized invoice"):
         client.v1.invoices.void(id=sandbox.invoices(customer)[0]["id"])
-    server.set_clock((NEXT_MONTH + DAY - NOW).total_seconds() + 60)
+    server.set_clock((NEXT_MONTH + DAY - utcnow()).total_seconds() + 60)
     client.v1.usage.ingest(usage=[event(7)])
     old = sandbox.invoices(customer)[0]["id"]
     with pytest.raises(metronome.BadRequestError, match="Only an invoice that is void"):
@@ -448,7 +448,7 @@ def test_an_invoice_is_of_its_declared_type(
     client.v1.usage.ingest(usage=[event(5)])
     path = f"/v1/customers/{customer}/invoices"
     drafts = sandbox.call("GET", path)["data"]
-    server.set_clock((NEXT_MONTH + DAY - NOW).total_seconds() + 60)
+    server.set_clock((NEXT_MONTH + DAY - utcnow()).total_seconds() + 60)
     client.v1.invoices.void(id=drafts[0]["id"])
     client.v1.invoices.regenerate(id=drafts[0]["id"])
     rows = [*drafts, *sandbox.call("GET", path)["data"]]
