@@ -7,7 +7,6 @@ The store is moto's, on loopback in a process of its own: its share of the time 
 
 import datetime as dt
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from aggregator.sinks import FileSink
 from aggregator.sinks.files import DirectorySink, JsonFormat, Keys, S3Sink
 from aggregator.sinks.files.sink import LIMITS
 from aggregator.sinks.stripe import StripeMeter
+from bench.memory import peak_megabytes
 
 HOUR = dt.timedelta(hours=1)
 METER = "api_requests"
@@ -80,7 +80,7 @@ def measure(kind: str, events: int) -> Figures:
             assert result.accepted == result.claimed, result
             written += result.files
         done = time.monotonic()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_megabytes()
         paths = _fetched(directory / "files", url, written)
         call = [sys.executable, "-m", "tests.file_validator", *map(str, paths)]
         found = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)

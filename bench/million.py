@@ -4,7 +4,6 @@ Measures the ledger and the planner alone: the readings lie in a spool already, 
 """
 
 import datetime as dt
-import resource
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from aggregator.ledger.passes import Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.model import Change, Decision, Decreases, Limits, Meter, Reading, Span, WriteModel
 from aggregator.threads import short_turns
+from bench.memory import peak_megabytes
 
 HOUR = dt.timedelta(hours=1)
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -106,7 +106,7 @@ def _measure(database: Database, spool: Spool) -> Figures:
         )
         seconds.append(time.monotonic() - began)
         assert tally.rows == spool.rows
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_megabytes()
     return Figures(seconds[0], seconds[1], peak)
 
 

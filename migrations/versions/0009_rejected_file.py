@@ -1,7 +1,8 @@
 """A file that came to nothing: a person's word, and why. And indexes by time that keep up by themselves.
 
 Without `autosummarize` a BRIN index does not know what was added since the last vacuum, and all of that is read
-(postgresql.org/docs/current/brin.html). Nothing is rewritten. The previous version takes such a file for one that waits to be confirmed.
+(postgresql.org/docs/current/brin.html). Nothing is rewritten. The previous version takes such a file for one that waits
+to be confirmed.
 """
 
 from alembic import op

@@ -3,8 +3,9 @@
 Everything in here happens on one event loop, so that it needs no locks.
 
 Rules
-- One request in flight per key (account, customer and Stripe meter), however many batches and roads there are, and one event
-  of it per request: Stripe turns a second one away (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
+- One request in flight per key (account, customer and Stripe meter), however many batches and roads there are: Stripe
+  turns a second one away (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api). A request of many events
+  holds those of a key that follow each other, unless they have to go `alone`.
 - A key is remembered while it has events here, and no longer. Memory is bounded by the batches in hand.
 - An event either leaves or is given back as UNSENT, once. What has left is always waited for.
 - Right before an event leaves its batch is asked whether it still may: a process that was paused must not send what
@@ -29,13 +30,12 @@ from aggregator.sinks.judgement import Judgement
 class Job:
     """One event of a batch, on its way: `waiting` until it leaves or is given back."""
 
-    __slots__ = ("batch", "event", "key", "road", "waiting")
+    __slots__ = ("alone", "batch", "event", "key", "road", "waiting")
 
-    def __init__(self, batch: "Batch", event: Event, key: Hashable, road: "Road") -> None:
+    def __init__(self, batch: "Batch", event: Event, bound: "Bound") -> None:
         self.batch = batch
         self.event = event
-        self.key = key
-        self.road = road
+        self.road, self.key, self.alone = bound
         self.waiting = True
 
     def may_leave(self) -> bool:
@@ -103,6 +103,8 @@ class Bound(NamedTuple):
 
     road: Road
     key: Hashable
+    alone: bool = False
+    """Whether no other event of its key may be in the same request: it is not known in which order they would count."""
 
 
 class Dispatcher:
@@ -126,7 +128,7 @@ class Dispatcher:
         """Take a batch in; give it back at once if nothing may leave any more. Raise what broke us, if anything did."""
         if self._broken:
             raise self._broken
-        batch.jobs = [Job(batch, event, bound.key, bound.road) for event, bound in self._bound(batch.events)]
+        batch.jobs = [Job(batch, event, bound) for event, bound in self._bound(batch.events)]
         self._batches.add(batch)
         if self._stopped or self.halted:
             self.give_back(batch)
@@ -192,25 +194,36 @@ class Dispatcher:
             raise
 
     async def _next(self, road: Road) -> list[Job]:
-        """Return what makes up the next request: what is ready, none of it of the same key."""
+        """Return what makes up the next request: what is ready, and of each key what follows it."""
         jobs: list[Job] = []
         while not jobs or (len(jobs) < road.at_once and not road.ready.empty()):
-            job = await road.ready.get()
-            if job.waiting:
-                jobs.append(job)
-            else:
-                self._advance(job.key)
+            jobs += self._together(await road.ready.get(), road.at_once - len(jobs))
+        return jobs
+
+    def _together(self, first: Job, most: int) -> list[Job]:
+        """Return a job with those behind it that may go in the same request; none, if all of them were given back."""
+        jobs, chain = [first] if first.waiting else [], self._chains[first.key]
+        while (
+            chain and len(jobs) < most and chain[0].road is first.road and not (chain[0].alone or first.alone)
+        ):
+            following = chain.popleft()
+            if following.waiting:
+                jobs.append(following)
+        if not jobs:
+            self._advance(first.key)
         return jobs
 
     def _still(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return which of them may still leave. One that was given back meanwhile makes room for its successor."""
+        """Return which of them may still leave. A key of which all were given back meanwhile goes on with what follows."""
         for batch in {job.batch for job in jobs}:
             if not batch.closed and not batch.may_leave():
                 self.give_back(batch)
-        for job in jobs:
-            if not job.waiting:
-                self._advance(job.key)
-        return [job for job in jobs if job.waiting]
+        leaving = [job for job in jobs if job.waiting]
+        kept = {job.key for job in leaving}
+        for key in dict.fromkeys(job.key for job in jobs):
+            if key not in kept:
+                self._advance(key)
+        return leaving
 
     def _line_up(self, job: Job) -> None:
         chain = self._chains.get(job.key)
@@ -247,8 +260,8 @@ class Dispatcher:
             for job, judgement in zip(jobs, call.result(), strict=True):
                 self._heed(job.road, judgement)
                 self._say(job.batch, _verdict(job.event, judgement))
-        for job in jobs:
-            self._advance(job.key)
+        for key in dict.fromkeys(job.key for job in jobs):
+            self._advance(key)
 
     def _heed(self, road: Road, judgement: Judgement) -> None:
         if judgement.throttled:

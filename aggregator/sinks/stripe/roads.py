@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from aggregator.model import Event
+from aggregator.model import Event, WriteModel
 from aggregator.pace import Pace
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
@@ -56,7 +56,9 @@ class Roads:
         assert address is not None, "who names no account is refused before"
         meter = self._meters.get(event.meter)
         key = (address.account, address.customer, meter.event_name if meter else None)
-        return Bound(self._road(way, address.account), key)
+        # Of a `last` meter, the order within one request is not documented.
+        alone = meter is None or meter.write_model is WriteModel.LAST
+        return Bound(self._road(way, address.account), key, alone)
 
     @property
     def configured(self) -> Account:
