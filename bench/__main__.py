@@ -44,28 +44,18 @@ def main() -> None:
         "events/s",
         [f.events / f.deliver_seconds for f in slow],
     )
-    streamed = [
-        end_to_end.measure(
-            200_000 // scale, 10_000 // scale, 20, latency_seconds=0.05, rate=100_000, transport="stream"
+    for transport, far in (("stream", "the stream"), ("metronome", "Metronome")):
+        bulk = [
+            end_to_end.measure(
+                200_000 // scale, 10_000 // scale, 20, latency_seconds=0.05, rate=100_000, transport=transport
+            )
+            for _ in range(given.runs)
+        ]
+        _line(
+            f"{far} at 50 ms latency, {bulk[0].events:,} events, ledger included",
+            "events/s",
+            [f.events / f.deliver_seconds for f in bulk],
         )
-        for _ in range(given.runs)
-    ]
-    _line(
-        f"the stream at 50 ms latency, {streamed[0].events:,} events, ledger included",
-        "events/s",
-        [f.events / f.deliver_seconds for f in streamed],
-    )
-    metronome = [
-        end_to_end.measure(
-            200_000 // scale, 10_000 // scale, 20, latency_seconds=0.05, rate=100_000, transport="metronome"
-        )
-        for _ in range(given.runs)
-    ]
-    _line(
-        f"Metronome at 50 ms latency, {metronome[0].events:,} events, ledger included",
-        "events/s",
-        [f.events / f.deliver_seconds for f in metronome],
-    )
     passes = [_million(1_000_000 // scale) for _ in range(given.runs)]
     customers = f"{1_000_000 // scale:,} customers"
     _line(f"{customers}, one window: stage, plan, commit", "s", [first for first, _, _ in passes])

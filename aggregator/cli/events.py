@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Callable
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,18 +148,19 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
         while True:
             now = utcnow()
             fitting, others = _fitting(parked, choice, DECIDABLE)
-            stuck = [each for each in fitting if _why_not_anew(config, each, now)]
-            part = set(ledger.outbox.release([each.event for each in fitting if each not in stuck], now))
+            stuck = {each.event: why for each in fitting if (why := _why_not_anew(config, each, now))}
+            part = set(
+                ledger.outbox.release([each.event for each in fitting if each.event not in stuck], now)
+            )
             replanned += sorted(each.event for each in fitting if each.was_accepted and each.event in part)
             done |= part
             if choice.file is None or not part or len(fitting) < MOST_AT_ONCE:  # a file may hold a million
                 break
     released = sorted(done - set(replanned))
     if as_json:
-        not_anew = {each.event: _why_not_anew(config, each, now) for each in stuck}
-        missing = _missing(choice, done | not_anew.keys())
+        missing = _missing(choice, done | stuck.keys())
         write_json(
-            {"released": released, "planned_anew": replanned, "not_waiting": missing, "not_anew": not_anew}
+            {"released": released, "planned_anew": replanned, "not_waiting": missing, "not_anew": stuck}
         )
     else:
         if released or not (replanned or stuck):
@@ -168,8 +170,8 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
             click.echo(
                 f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."
             )
-        for each in stuck[:MOST_SAID]:
-            click.echo(f"Not released: {each.event}. {_why_not_anew(config, each, now)}", err=True)
+        for event, why in islice(stuck.items(), MOST_SAID):
+            click.echo(f"Not released: {event}. {why}", err=True)
     _tell_rest(fitting)
     if stuck:
         raise UsageError(f"{len(stuck)} event(s) were not released, since no pass would plan them anew.")
