@@ -25,7 +25,7 @@ from aggregator.errors import InvariantBroken, LedgerError, LedgerOutdated, Ledg
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-REVISION = "0009"
+REVISION = "0010"
 """The newest migration: what this version of the code works with."""
 
 OLDEST_SERVER = 140_000

@@ -17,12 +17,10 @@ MODULES = sorted((ROOT / "aggregator").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "migrations").rglob("*.py")), *sorted((ROOT / "bench").rglob("*.py"))]
 
-MOST_LINES = 400
+MOST_LINES = 600
 MOST_LINES_OF_A_FUNCTION = 70
 
-LONG_MODULES: dict[str, str] = {
-    "aggregator/ledger/adopting.py": "one transaction from its first statement to its last, to be read in one go",
-}
+LONG_MODULES: dict[str, str] = {}
 """Modules that may be longer, each with its reason."""
 
 LONG_FUNCTIONS: dict[str, str] = {
@@ -114,7 +112,7 @@ def test_ci_calls_make_only() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_fits_a_head(path: Path) -> None:
-    """No module is longer than 400 lines, unless it has a reason."""
+    """No module is longer than 600 lines, unless it has a reason."""
     lines = len(path.read_text().splitlines())
     may = name_of(path) in LONG_MODULES
     assert may == (lines > MOST_LINES), f"{name_of(path)} has {lines} lines; split it by what it is about"
