@@ -5,7 +5,8 @@ Rules
   is set, and several missed ones count as one.
 - Each loop body is `run_once(now)` of some other module; here it is repeated, and its result is logged in one line.
 - SIGTERM and SIGINT: begin nothing new, wait for what is in the air, hand back what is held, and end by the same signal.
-- SIGHUP: build everything anew from the files. If that fails, the old configuration goes on.
+- SIGHUP: build everything anew from the files, threads and alarms included. If that fails, however, the old configuration
+  goes on.
 - One meter's trouble stops that meter, one sink's trouble that sink. Only a ledger that is not what it was stops everything.
 """
 
@@ -14,12 +15,15 @@ import queue
 import signal
 import threading
 import types
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -27,7 +31,7 @@ from aggregator import log
 from aggregator.clock import Clock, monotonic
 from aggregator.collected import Collected
 from aggregator.collection import Collection
-from aggregator.config import Meter
+from aggregator.config import Meter, cron
 from aggregator.delivery import Delivered
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.listening import SINKS, Listening
@@ -71,6 +75,34 @@ def period(meter: Meter) -> timedelta:
     return meter.every or min(max(meter.window / 4, SHORTEST_PERIOD), LONGEST_PERIOD)
 
 
+def alarm(meter: Meter) -> BaseTrigger:
+    """Return what wakes a meter.
+
+    APScheduler counts Monday as 0, and takes the two kinds of day together where cron takes either; so it is given lists, and
+    weekdays by name.
+    """
+    if meter.cron is None:
+        return IntervalTrigger(seconds=period(meter).total_seconds(), timezone=UTC)
+    line = cron.parse(meter.cron)
+    return OrTrigger(
+        [
+            CronTrigger(
+                minute=_listed(line.minutes),
+                hour=_listed(line.hours),
+                day=_listed(days.days),
+                month=_listed(days.months),
+                day_of_week=",".join(cron.WEEKDAYS[day] for day in sorted(days.weekdays)),
+                timezone=UTC,
+            )
+            for days in line.days
+        ]
+    )
+
+
+def _listed(values: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(values)))
+
+
 class Daemon:
     """Runs until it is told to stop. `build` gives a fresh App from the files as they are then.
 
@@ -87,36 +119,49 @@ class Daemon:
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the signal. Raises what building the first App raises."""
         with self._listening():
-            building = self._build()
-            app = building.__enter__()
-            while True:
-                with building_closed(building):
-                    work = Work(app, self._clock, self._address)
-                    work.start()
-                    told, replacement = self._wait()
-                    work.stop()
-                if replacement is None:
-                    self._log.info(log.DAEMON_STOPPED, signal=signal.Signals(told).name)
-                    return told
-                building, app = replacement
-
-    def _wait(self) -> tuple[int, tuple[AbstractContextManager[App], App] | None]:
-        """Wait for a signal to stop, or for one to reload that can be obeyed."""
-        while True:
-            told = self._next_signal()
-            if told != signal.SIGHUP:
-                self._log.info(log.DAEMON_STOPPING, signal=signal.Signals(told).name)
-                return told, None
+            running = self._prepared()
             try:
-                building = self._build()
-                app = building.__enter__()
-            except AggregatorError as error:
-                self._log.error(
-                    log.CONFIG_REFUSED, reason=str(error), kept="the configuration that was running"
-                )
-                continue
-            self._log.info(log.CONFIG_RELOADED, meters=sorted(app.collections))
-            return told, (building, app)
+                running.work.start()
+                while (told := self._next_signal()) == signal.SIGHUP:
+                    running = self._reloaded(running)
+                self._log.info(log.DAEMON_STOPPING, signal=signal.Signals(told).name)
+                running.work.stop()
+            finally:
+                running.parts.close()
+            self._log.info(log.DAEMON_STOPPED, signal=signal.Signals(told).name)
+            return told
+
+    def _prepared(self) -> "Running":
+        """Build everything from the files as they are, up to where nothing is left that could fail."""
+        with ExitStack() as parts:
+            app = parts.enter_context(self._build())
+            work = Work(app, self._clock, self._address)
+            try:
+                tell_start(self._log, app, self._clock())
+                work.prepare()
+            except BaseException:
+                work.stop()
+                raise
+            return Running(app, work, parts.pop_all())
+
+    def _reloaded(self, running: "Running") -> "Running":
+        """Return what works from now on: what the files say, or what worked before if that cannot be built."""
+        try:
+            replacement = self._prepared()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one works
+            if not isinstance(error, AggregatorError):
+                self._log.exception(log.UNEXPECTED, part="reload")
+            reason = str(error) or type(error).__name__
+            self._log.error(log.CONFIG_REFUSED, reason=reason, kept="the configuration that was running")
+            return running
+        try:
+            running.work.stop()
+            running.parts.close()
+        except Exception:  # noqa: BLE001 - what is given back badly must not keep the new one from working
+            self._log.exception(log.UNEXPECTED, part="reload")
+        self._log.info(log.CONFIG_RELOADED, meters=sorted(replacement.app.collections))
+        replacement.work.start()
+        return replacement
 
     def _next_signal(self) -> int:
         """Wait for the next signal.
@@ -147,13 +192,12 @@ class Daemon:
                 signal.signal(number, handler)
 
 
-@contextmanager
-def building_closed(building: AbstractContextManager[App]) -> Iterator[None]:
-    """Close what was built at the end, however it ends."""
-    try:
-        yield
-    finally:
-        building.__exit__(None, None, None)
+class Running(NamedTuple):
+    """What works: an App, its work, and how its parts are given back."""
+
+    app: App
+    work: "Work"
+    parts: ExitStack
 
 
 class Work:
@@ -164,6 +208,7 @@ class Work:
         self._listening = Listening(app, clock, address)
         self._clock = clock
         self._stopping = threading.Event()
+        self._begun = threading.Event()
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
         self._reconciliations = {sink: app.reconciliation(sink) for sink in app.sink_ids}
         self._collecting: set[str] = set()
@@ -184,17 +229,12 @@ class Work:
             for number in range(LANES)
         ]
 
-    def start(self) -> None:
-        """Begin: every meter at once, then by its clock; every sink at once, then whenever something is due."""
+    def prepare(self) -> None:
+        """Make everything ready, its threads included, and begin nothing yet. What can fail fails here."""
         for name, collection in self._app.collections.items():
             meter = self._app.config.meters[name]
-            trigger = (
-                CronTrigger.from_crontab(meter.cron, timezone=UTC)
-                if meter.cron
-                else IntervalTrigger(seconds=period(meter).total_seconds(), timezone=UTC)
-            )
             self._scheduler.add_job(
-                self._collect, trigger, args=[collection], id=name, next_run_time=self._clock()
+                self._collect, alarm(meter), args=[collection], id=name, next_run_time=self._clock()
             )
         for sink, reconciliation in self._reconciliations.items():
             self._scheduler.add_job(
@@ -206,10 +246,14 @@ class Work:
                 next_run_time=self._clock(),
             )
         self._listening.start(self._scheduler)
-        self._scheduler.start()
+        self._scheduler.start(paused=True)
         for lane in self._lanes:
             lane.start()
-        tell_start(self._log, self._app, self._clock())
+
+    def start(self) -> None:
+        """Begin: every meter at once, then by its clock; every sink at once, then whenever something is due."""
+        self._scheduler.resume()
+        self._begun.set()
         self._log.info(
             log.DAEMON_STARTED,
             pid=os.getpid(),
@@ -221,6 +265,7 @@ class Work:
         """Begin nothing new, wait for what is in the air, and come back."""
         until = monotonic() + STOP_SECONDS
         self._stopping.set()
+        self._begun.set()
         for collection in self._app.collections.values():
             collection.stop()
         for sink in self._app.sinks.values():
@@ -231,9 +276,11 @@ class Work:
             with condition:
                 condition.notify_all()
         for lane in self._lanes:
-            lane.join(max(0.0, until - monotonic()))
+            if lane.ident is not None:
+                lane.join(max(0.0, until - monotonic()))
         self._listening.stop(until)
-        self._scheduler.shutdown(wait=False)
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
         with self._idle:
             self._idle.wait_for(lambda: not self._collecting, max(0.0, until - monotonic()))
 
@@ -307,6 +354,7 @@ class Work:
 
     def _lane(self, sink: str) -> None:
         """Deliver to a sink for as long as it takes events and nobody says stop."""
+        self._begun.wait()
         delivery = self._app.delivery(sink, self._clock)
         outage = False
         while not self._stopping.is_set():

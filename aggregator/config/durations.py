@@ -8,7 +8,10 @@ import re
 
 SECONDS_PER_UNIT = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
-# Seven digits are 27,000 years in days: more than anybody means, and less than `timedelta` can hold.
+LONGEST = dt.timedelta(days=36_500)
+"""A hundred years: more than anybody means, and no instant from which a calendar could not count so far."""
+
+# Seven digits are less than `timedelta` can hold.
 DURATION_PATTERN = "".join(rf"(?:(\d{{1,7}}){unit})?" for unit in SECONDS_PER_UNIT)
 _DURATION = re.compile(DURATION_PATTERN, re.ASCII)
 
@@ -21,7 +24,10 @@ def parse_duration(text: str) -> dt.timedelta:
             "is not a duration: write a number and s, m, h or d, such as `30s`, `5m`, `1h30m` or `3d`"
         )
     amounts = zip(match.groups(default="0"), SECONDS_PER_UNIT.values(), strict=True)
-    return dt.timedelta(seconds=sum(int(amount) * seconds for amount, seconds in amounts))
+    duration = dt.timedelta(seconds=sum(int(amount) * seconds for amount, seconds in amounts))
+    if duration > LONGEST:
+        raise ValueError("is longer than a hundred years: write a shorter one")
+    return duration
 
 
 def format_duration(duration: dt.timedelta) -> str:

@@ -333,7 +333,10 @@ class Meter(Block):
     )
     cron: Annotated[Cron, AfterValidator(_not_with_every)] | None = Field(
         default=None,
-        description="When to look for windows that are due, as five cron fields in UTC. Not with `every`.",
+        description=(
+            "When to look for windows that are due, in UTC: five cron fields as in a crontab (weekday 0 and 7 are Sunday), "
+            "or a macro such as `@hourly`. Not with `every`."
+        ),
         examples=["*/5 * * * *"],
     )
     decimals: int = Field(

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from aggregator.config import cron
 from aggregator.config.durations import DURATION_PATTERN, format_duration, parse_duration
 from aggregator.config.query import final_query
 
@@ -275,12 +276,11 @@ ZoneOfColumns = BeforeValidator(_utc_only)
 
 
 def _cron(value: str) -> str:
-    if len(value.split()) != 5 or not re.fullmatch(r"[0-9A-Za-z*/,\- \t]+", value):
-        raise refuse(
-            "must be five fields (minute, hour, day, month, weekday) of digits, names and * / , -, "
-            "such as `*/5 * * * *`"
-        )
-    return " ".join(value.split())
+    try:
+        cron.parse(value)
+        return cron.normalised(value)
+    except ValueError as error:
+        raise refuse(str(error)) from None
 
 
 Cron = Annotated[str, AfterValidator(_cron)]

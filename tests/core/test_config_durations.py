@@ -37,6 +37,13 @@ def test_a_text_that_is_no_duration(text: str) -> None:
     assert len(text) < 2 or text not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["36501d", "9999999d", "1000000h"])
+def test_a_duration_beyond_any_calendar(text: str) -> None:
+    """What no instant could be counted on or back by is refused: the scheduler would fall over it."""
+    with pytest.raises(ValueError, match="longer than a hundred years"):
+        parse_duration(text)
+
+
 @given(st.integers(min_value=0, max_value=10**9).map(lambda seconds: dt.timedelta(seconds=seconds)))
 def test_what_is_written_reads_the_same(duration: dt.timedelta) -> None:
     """Every duration of whole seconds survives being written and read."""

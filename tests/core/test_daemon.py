@@ -2,12 +2,16 @@
 
 import datetime as dt
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
+
+import pytest
 
 from aggregator.clock import utcnow
 from aggregator.collected import Collected
-from aggregator.daemon import MOST_COLLECTIONS, Work
+from aggregator.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.intake import Taken
 from aggregator.reconciliation import Reconciled
 from aggregator.wiring import App
@@ -67,27 +71,41 @@ class Counting:
         """Read nothing more."""
 
 
+def app_with(meter: object, **parts: object) -> App:
+    """Return an App of one meter, with nothing behind it but what is given."""
+    its = {
+        "config": SimpleNamespace(meters={"m": meter}, polls=lambda _: dt.timedelta(hours=1)),
+        "ledger": SimpleNamespace(notices=None),
+        "sinks": {},
+        "sink_ids": {},
+        "hears": {},
+        "reconciliation": lambda _: Quiet(),
+        "collections": {"m": Counting()},
+        "strangers": lambda _: [],
+        "unsafe_sources": dict,
+        "unverified": {},
+        "elsewhere": list,
+        "unpromised": {},
+    }
+    return cast("App", SimpleNamespace(**(its | parts)))
+
+
+OFTEN = SimpleNamespace(cron=None, every=dt.timedelta(milliseconds=100))
+
+
 def test_sinks_that_do_not_answer_keep_no_meter_and_no_other_sink_waiting() -> None:
     """As many as there are threads for meters are asked, and one more: each is asked, and the meter is read meanwhile."""
     answered, counting = threading.Event(), Counting()
     slow = {sink: Slow(answered) for sink in SINKS}
-    meter = SimpleNamespace(cron=None, every=dt.timedelta(milliseconds=100))
-    app = SimpleNamespace(
-        config=SimpleNamespace(meters={"m": meter}, polls=lambda _: dt.timedelta(hours=1)),
-        ledger=SimpleNamespace(notices=None),
+    app = app_with(
+        OFTEN,
         sinks=slow,
-        sink_ids={},
         hears=dict.fromkeys(SINKS, 1),
         intake=slow.__getitem__,
-        reconciliation=lambda _: Quiet(),
         collections={"m": counting},
-        strangers=lambda _: [],
-        unsafe_sources=dict,
-        unverified={},
-        elsewhere=list,
-        unpromised={},
     )
-    work = Work(cast("App", app), utcnow)
+    work = Work(app, utcnow)
+    work.prepare()
     work.start()
     try:
         assert all(each.asked.wait(SOON_SECONDS) for each in slow.values())
@@ -97,3 +115,44 @@ def test_sinks_that_do_not_answer_keep_no_meter_and_no_other_sink_waiting() -> N
     finally:
         answered.set()
         work.stop()
+
+
+def broken(*_: object) -> NoReturn:
+    """Fail as nobody expects."""
+    raise RuntimeError("nobody thought of that")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(broken, id="reading the files"),
+        pytest.param(lambda: app_with(OFTEN, strangers=broken), id="asking the ledger"),
+        pytest.param(lambda: app_with(SimpleNamespace(cron="0 0 * * 9", every=None)), id="making an alarm"),
+        pytest.param(
+            lambda: app_with(OFTEN, sink_ids={"s": 1}, reconciliation=broken), id="making the parts"
+        ),
+    ],
+)
+def test_a_reload_that_fails_in_any_way_leaves_what_worked(wrong: Callable[[], App]) -> None:
+    """Whatever is raised, and wherever: the meters that were read go on being read, and the next reload can succeed."""
+    counting = Counting()
+    good = app_with(OFTEN, collections={"m": counting})
+    apps: list[Callable[[], App]] = [lambda: good, wrong, lambda: app_with(OFTEN)]
+
+    @contextmanager
+    def build() -> Iterator[App]:
+        yield apps.pop(0)()
+
+    daemon = Daemon(build, utcnow)
+    running = daemon._prepared()
+    running.work.start()
+    same = daemon._reloaded(running)
+    try:
+        assert same is running
+        while counting.read.acquire(blocking=False):
+            pass
+        assert counting.read.acquire(timeout=SOON_SECONDS)
+    finally:
+        after = daemon._reloaded(same)
+        after.work.stop()
+    assert after.app is not good

@@ -96,6 +96,25 @@ def test_a_reload_with_a_bad_configuration_keeps_the_old_one_running(world: Worl
     assert daemon.stop() == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("cron", ["0 0 * * 8", "*/90 * * * *", "0 0 30 2 *", "5/15 * * * *"])
+def test_a_reload_with_a_cron_line_of_which_no_alarm_can_be_made(world: World, cron: str) -> None:
+    """It is refused before anything stops, and what ran goes on (SIGHUP)."""
+    world.use("cus_a", 5, minute=5)
+    daemon = world.daemon()
+    world.quiet()
+    every = world.meter.pop("every", None)
+    world.meter["cron"] = cron
+    world.write()
+    daemon.tell(signal.SIGHUP)
+    assert "cron" in daemon.logged("config_refused")["reason"]
+    del world.meter["cron"]
+    world.meter.update({"every": every} if every else {})
+    world.write()
+    world.use("cus_a", 4, minute=6)
+    world.quiet()
+    assert daemon.stop() == -signal.SIGTERM
+
+
 def test_a_key_of_another_account_stops_nobody_who_has_the_right_one(world: World) -> None:
     """Nothing was sent with it. The daemon goes on with its own (SIGHUP), and with the key set back everything does."""
     world.use("cus_a", 5, minute=5)
