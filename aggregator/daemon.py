@@ -78,8 +78,8 @@ def period(meter: Meter) -> timedelta:
 def alarm(meter: Meter) -> BaseTrigger:
     """Return what wakes a meter.
 
-    APScheduler counts Monday as 0, and takes the two kinds of day together where cron takes either; so it is given lists, and
-    weekdays by name.
+    APScheduler counts Monday as 0, and takes the two kinds of day together where cron takes either; so it is given lists,
+    and weekdays by name.
     """
     if meter.cron is None:
         return IntervalTrigger(seconds=period(meter).total_seconds(), timezone=UTC)

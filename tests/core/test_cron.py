@@ -136,10 +136,9 @@ def test_whatever_line_is_taken_wakes_somebody(line: str) -> None:
     """No line is taken out of which no alarm can be made, or none that ever rings."""
     try:
         cron.parse(line)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert wakes(line, 2)
+    except ValueError:
+        return
+    assert wakes(line, 2)
 
 
 @pytest.mark.parametrize(("macro", "line"), [(macro.upper(), line) for macro, line in cron.MACROS.items()])
