@@ -129,9 +129,9 @@ def parse(line: str) -> Cron:
     weekdays = frozenset(each % SUNDAY for each in WEEKDAY.read(weekday))
     every_day, every_weekday = DAY.all, frozenset(range(SUNDAY))
     if day.startswith("*") or weekday.startswith("*"):
-        either = (Days(months, days, weekdays),)
+        either = [Days(months, days, weekdays)]
     else:
-        either = (Days(months, days, every_weekday), Days(months, every_day, weekdays))
+        either = [Days(months, days, every_weekday), Days(months, every_day, weekdays)]
     come = tuple(each for each in either if _comes(each))
     if not come:
         raise ValueError("never comes: none of its months has such a day")

@@ -75,7 +75,7 @@ def fields(draw: st.DrawFn, kind: str) -> str:
 
     def word(value: int) -> str:
         index = value % 7 if kind == "weekday" else value - 1
-        if names and draw(st.booleans()):
+        if names and draw(st.sampled_from(["name", "number"])) == "name":
             return draw(st.sampled_from([names[index], names[index].upper(), names[index].title()]))
         return str(value)
 
