@@ -2,7 +2,7 @@
 
 A row has the instant at which it was used and becomes visible when its transaction commits: mostly at once, often late, and
 sometimes never. Rows are changed, deleted, and moved between windows afterwards. `most` remembers the most that was ever
-visible of each customer and window: no bill may be higher.
+visible, or shown by mistake, of each customer and window: no bill may be higher.
 """
 
 import datetime as dt
@@ -73,10 +73,19 @@ class Table:
     def _changed(self, start: dt.datetime) -> None:
         self._readings.pop(start, None)
         for customer, quantity in self.truth_of(start).items():
-            more = quantity - self.most[customer, start]
-            if more > 0:
-                self.most[customer, start] += more
-                self.most_of[customer] += more
+            self._said(customer, start, quantity)
+
+    def shown(self, span: Span, times: int) -> None:
+        """Note that every row of a span was shown so many times: that much the source has said."""
+        for window in tile(span, self.window):
+            for customer, quantity in self.truth_of(window.start).items():
+                self._said(customer, window.start, times * quantity)
+
+    def _said(self, customer: str, start: dt.datetime, quantity: Decimal) -> None:
+        more = quantity - self.most[customer, start]
+        if more > 0:
+            self.most[customer, start] += more
+            self.most_of[customer] += more
 
     def truth_of(self, start: dt.datetime) -> dict[str, Decimal]:
         """Return what each customer used in a window, without what nobody can be billed for."""

@@ -97,6 +97,8 @@ class Climate:
     """Share of its own totals that it cannot give."""
     person: float = 0.5
     """How likely a person lets parked events go out, each time they look."""
+    spells: int = 0
+    """How often the source shows nothing, part or double of what is there, or refuses, for a while."""
     backfills: int = 0
     restores: int = 0
     """How often the ledger is set back."""
@@ -179,6 +181,13 @@ def with_intake(climate: Climate, random: random.Random) -> Climate:
 def hearing(climate: Climate) -> Climate:
     """Let reports be messages, and some of them be about something."""
     climate.intake, climate.restores, climate.rejects = True, 0, max(climate.rejects, 0.02)
+    return climate
+
+
+def with_spells(climate: Climate, random: random.Random) -> Climate:
+    """Draw how often the source of a life shows something else than what is there. Only what is read again is put right."""
+    if climate.revisit:
+        climate.spells = random.choice([0] * 7 + [1, 2, 4])
     return climate
 
 
@@ -268,6 +277,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("files", with_files),
         ("cancelling", with_cancelling),
         ("intake", with_intake),
+        ("spells", with_spells),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

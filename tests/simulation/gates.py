@@ -26,6 +26,7 @@ from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
 from tests.simulation.hub import Aside, Hub, Killed, Process
 from tests.simulation.marks import Marks
 from tests.simulation.service import Service
+from tests.simulation.spells import Spells
 from tests.simulation.story import Story
 from tests.simulation.watch import Watch
 
@@ -118,9 +119,10 @@ class Shape:
 class SourceGate:
     """The application database. A read sees one instant of it, however long it takes."""
 
-    def __init__(self, gate: Gate, application: Application) -> None:
+    def __init__(self, gate: Gate, application: Application, spells: Spells) -> None:
         self._gate = gate
         self._application = application
+        self._spells = spells
 
     def read(
         self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
@@ -129,7 +131,9 @@ class SourceGate:
         gate, climate = self._gate, self._gate.climate
         gate.process.complete.discard(query)
         gate.step()
-        readings = self._application.tables[query].readings(span, raw=climate.raw, names_at=climate.names_at)
+        table = self._application.tables[query]
+        readings = table.readings(span, raw=climate.raw, names_at=climate.names_at)
+        readings = self._spells.show(table, readings, span, gate.hub.now)
         if gate.random.random() < climate.empty_read:
             gate.marks.saw("empty read")
             readings = []

@@ -1,6 +1,13 @@
 """Looks for bugs made on purpose: lives one life after the other with a bug in the code until one breaks a rule."""
 
-from tests.simulation import mutants, mutants_cancelling, mutants_files, mutants_intake, mutants_newest
+from tests.simulation import (
+    mutants,
+    mutants_cancelling,
+    mutants_files,
+    mutants_intake,
+    mutants_newest,
+    mutants_source,
+)
 from tests.simulation.life import live
 from tests.simulation.mutation import MUTANTS
 
@@ -12,6 +19,7 @@ __all__ = [
     "mutants_files",
     "mutants_intake",
     "mutants_newest",
+    "mutants_source",
 ]
 
 MOST_LIVES = 600

@@ -49,6 +49,7 @@ from tests.simulation.memory_pin import Disk, MemoryPin
 from tests.simulation.place import Place
 from tests.simulation.restoring import OneByOne, Restoring
 from tests.simulation.service import Service
+from tests.simulation.spells import Spells
 from tests.simulation.story import Story
 from tests.simulation.watch import Violation, Watch
 
@@ -152,6 +153,9 @@ class Life:
         self.story = Story(lambda: self.hub.now, kept)
         names = [f"meter_{number}" for number in range(1, self.climate.meters + 1)]
         self.application = Application(self.hub, self.climate, self.random, names)
+        whole = Span(START, START + self.climate.days * DAY)
+        chance = random.Random(f"{seed}: what is shown")
+        self.spells = Spells(self.climate, chance, self.marks, whole, self.application.customers())
         self.ledger = ledger(self.hub)
         self.watch = Watch(self.hub, self.climate, self.application, self.marks, self.ledger.tables)
         self.service = Service(self.hub, self.climate, self.random, self.marks.saw, self.watch.booked)
@@ -238,6 +242,7 @@ class Life:
         self.resting = True
         self.climate.calm()
         self.application.rest()
+        self.spells.end()
         self.service.black_holes.clear()
         self.service.gone.clear()
         self.service.halt(halted=False)
@@ -494,7 +499,7 @@ class Daemon:
     def _collection(self, meter: Meter) -> Collection:
         return Collection(
             self._registered[meter.name],
-            SourceGate(self._gate, self._life.application),
+            SourceGate(self._gate, self._life.application, self._life.spells),
             cast("Any", self._meters),
             cast("Any", self._passes),
             ledger_name=self._pin.name,

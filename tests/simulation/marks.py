@@ -72,6 +72,10 @@ RARE = (
     "a list in pieces",
     "a message is delivered first",
     "the service does not let itself be asked",
+    "a source shows nothing",
+    "a source shows part",
+    "a source shows doubled",
+    "a source shows refused",
 )
 """Every mark that a large run must reach."""
 

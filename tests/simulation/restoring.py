@@ -158,7 +158,7 @@ class Restoring:
             cast("Any", MemoryPin(self._ledger, self._disk)),
             meters,
             registered,
-            {"application": cast("Any", SourceGate(gate, life.application))},
+            {"application": cast("Any", SourceGate(gate, life.application, life.spells))},
             {"service": sink},
         )
         adoption.ready(hub.now)

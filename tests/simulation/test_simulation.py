@@ -31,6 +31,8 @@ QUICK = {
     "newer_not_said_again": 60,
     "file_named_anew": 60,
     "earlier_try_forgotten": 200,
+    "shrinking_believed": 15,
+    "believed_at_once": 15,
 }
 """Some of the mutants, with the number of lives in which each must be found."""
 

@@ -25,6 +25,7 @@ from tests.simulation.memory import EventRow, MeterRow, SlotRow, Tables
 from tests.simulation.memory_passes import readings_of
 from tests.simulation.service import Service
 from tests.simulation.watch_files import Filed
+from tests.simulation.watch_guard import Guarded
 from tests.simulation.watch_newest import Newest
 
 UNSETTLED = frozenset({State.DUE, State.SENDING, State.IN_DOUBT})
@@ -83,6 +84,7 @@ class Watch:
         self.latest = ""
         """The verb that was used last."""
         self.filed = Filed(self.leaving, require)
+        self._guarded = Guarded(require)
         self._content: dict[str, tuple[object, ...]] = {}
         self._first_left: dict[str, dt.datetime] = {}
         self._epochs: dict[int, int] = defaultdict(int)
@@ -124,11 +126,13 @@ class Watch:
         self._covered = defaultdict(set)
         self._epochs = defaultdict(int, {row.id: row.epoch for row in tables.meters.values()})
         self._unsure &= tables.events.keys()
+        self._guarded.restored(tables)
 
     def adopted(self, tables: Tables) -> None:
         """Hold the ledger against the service's books, day by day, right after an adoption."""
         self.wound_back = False
         self._in_hand.clear()
+        self._guarded.restored(tables)
         self._adopted_at = self._hub.now
         self._epochs.update({row.id: row.epoch for row in tables.meters.values()})
         names = {feed.id: tables.meters[feed.meter_id].name for feed in tables.feeds.values()}
@@ -341,6 +345,8 @@ class Watch:
             covered.add(start)
             start += window
         self._compare(tables, row.id, row.reread_from, spool, this)
+        if self._adds:
+            self._guarded.committed(tables, row.id, this.span)
         if tables.carries:
             marks.saw("carried")
 
@@ -418,8 +424,10 @@ class Watch:
                 begins = {State.CONFIRMED}
             require(event.state in begins, "states go forward", "event", event.id, "begins", event.state)
             self._by_slot[event.slot_id].append(event)
+            if self.latest == "commit":
+                self._guarded.planned(event)
         elif before is not event.state:
-            self._mark(before, event.state)
+            self._mark(event, before, event.state)
             if self.wound_back and event.state is State.VOID:
                 self._unsure.add(event.id)
             withdrawn = before is State.SENDING and event.reason == WITHDRAWN
@@ -437,9 +445,10 @@ class Watch:
             self._marks.saw("takeover during a send")
         self._states[event.id] = event.state
 
-    def _mark(self, before: State, now: State) -> None:
+    def _mark(self, event: EventRow, before: State, now: State) -> None:
         if (before, now) == (State.HELD, State.DUE) and self.latest == "commit":
             self._marks.saw("shrink guard confirmed")
+            self._guarded.believed(event, self._hub.now)
         if now is State.REFUSED and self.latest in {"take_report", "take"}:
             answered = before in {State.ACCEPTED, State.CONFIRMED}
             self._marks.saw("rejected after its answer" if answered else "rejected before its answer")

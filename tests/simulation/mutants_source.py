@@ -1,0 +1,34 @@
+"""Bugs on purpose in what is believed of a source."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from tests.simulation import memory_passes
+from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.mutation import mutant
+
+
+@mutant("a window that loses everything is believed at the first reading")
+def shrinking_believed() -> Sequence[tuple[object, str, object]]:
+    return [(MemoryPasses, "_shrunk", lambda self, registered, feed, tally: [])]
+
+
+@mutant("only a window that loses everything is held, not one that loses much")
+def only_nothing_is_suspicious() -> Sequence[tuple[object, str, object]]:
+    real = MemoryPasses._shrunk
+
+    def shrunk(self: MemoryPasses, registered: Any, feed: Any, tally: Any) -> list[dt.datetime]:
+        moved, slots = dict(tally.moved), self._ledger.tables.slots[feed.id]
+        return [
+            start
+            for start in real(self, registered, feed, tally)
+            if not sum(slot.quantity for slot in slots.get(start, {}).values()) + moved[start]
+        ]
+
+    return [(MemoryPasses, "_shrunk", shrunk)]
+
+
+@mutant("what is held for a second reading is believed at the next one, however soon")
+def believed_at_once() -> Sequence[tuple[object, str, object]]:
+    return [(memory_passes, "BELIEVED_AFTER", dt.timedelta(0))]
