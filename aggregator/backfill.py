@@ -9,12 +9,13 @@ Rules
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from aggregator import definitions, windows
 from aggregator.collected import Collected
 from aggregator.collection import Collection
 from aggregator.errors import UsageError
+from aggregator.forecast import Forecast
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.tally import Tally
@@ -44,6 +45,14 @@ class Backfilled:
     deferred: int = 0
     set_aside_rows: int = 0
     """Rows that can be billed to nobody."""
+    forecast: Forecast = field(default_factory=Forecast)
+    """Whom it would move, if it is only looked at."""
+
+    def figures(self) -> dict[str, object]:
+        """Return all but the forecast, for programs."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "forecast"} | {
+            "span": list(self.span)
+        }
 
     def add(self, piece: Collected | Tally) -> None:
         """Take one piece into account, be it committed or only looked at."""
@@ -67,6 +76,22 @@ def refuse_parts_of_windows(meter: str, known: Sequence[Definition], span: Span)
                 f"{name} {instant:%Y-%m-%dT%H:%M:%SZ} is not a window boundary of {meter}; "
                 f"use {near:%Y-%m-%dT%H:%MZ} or {near + length:%Y-%m-%dT%H:%MZ}."
             )
+
+
+def read_by_older(known: Sequence[Definition], span: Span) -> list[Span]:
+    """Return the parts of a range whose windows are read by an older query than the present one."""
+    present = known[-1].fingerprint
+    return [piece for held, piece in definitions.pieces(known, span) if held.fingerprint != present]
+
+
+def tell_older(meter: str, older: Sequence[Span]) -> str:
+    """Say which windows are read by an older query, and by which command the present one can read them."""
+    first, last = older[0].start, older[-1].end
+    return (
+        f"{meter}: the windows from {first:%Y-%m-%dT%H:%MZ} to {last:%Y-%m-%dT%H:%MZ} belong to an older query, and are "
+        f"read by that. To see what the present query would change there: `aggregator restate {meter} --from "
+        f"{first:%Y-%m-%dT%H:%MZ} --to {last:%Y-%m-%dT%H:%MZ}`."
+    )
 
 
 def span_of(
@@ -191,7 +216,7 @@ class Backfill:
         result = Backfilled(self.meter.name, self.span)
         for piece in self.pieces(self.span.start):
             tally = Tally()
-            for _ in self._collection.preview(piece, now, tally, self._known):
+            for _ in self._collection.preview(piece, now, tally, self._known, result.forecast):
                 pass
             result.add(tally)
             progress(self.windows_in(piece))

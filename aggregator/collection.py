@@ -27,6 +27,7 @@ from aggregator.errors import (
     LedgerUnreachable,
     QueryTimedOut,
 )
+from aggregator.forecast import Forecast
 from aggregator.ledger.meters import Feed, Lease, Meters, Registered
 from aggregator.ledger.passes import Decide, Pass, Passes
 from aggregator.ledger.spool import Spool
@@ -131,17 +132,24 @@ class Collection:
                     self._meters.release(lease)
 
     def preview(
-        self, span: Span, now: dt.datetime, tally: Tally, known: Sequence[Definition]
+        self, span: Span, now: dt.datetime, tally: Tally, known: Sequence[Definition], forecast: Forecast
     ) -> Iterator[tuple[Feed, Decision]]:
-        """Yield what a pass over the span by these definitions would decide, counted in `tally`; nothing is written."""
+        """Yield what a pass over the span by these definitions would decide; nothing is written.
+
+        It is counted in `tally` and `forecast`, which may know of pieces before this one.
+        """
         for held, piece in definitions.pieces(known, span):
             with Spool() as spool:
                 for batch in self._source.read(held.query, piece, held.window):
                     spool.add(batch)
                 tally.rows += spool.rows
                 tally.aside += spool.aside
-                decided = self._passes.preview(self._registered, spool, piece, self._decide(now, held.window))
-                yield from tally.counting_pairs(decided)
+                tally.unmapped += spool.unmapped
+                decide = self._decide(now, held.window, forecast)
+                decided = self._passes.preview(self._registered, spool, piece, decide)
+                for feed, decision in tally.counting_pairs(decided):
+                    forecast.count(feed.sink, decision)
+                    yield feed, decision
 
     def restate(self, span: Span, definition: Definition, now: dt.datetime) -> bool:
         """Let another definition hold for a span that was read, and read it again by that; False if the meter is busy.
@@ -305,9 +313,10 @@ class Collection:
                 f"Another process took meter {self.meter.name} during a long read; nothing was written."
             )
 
-    def _decide(self, now: dt.datetime, window: dt.timedelta) -> Decide:
+    def _decide(self, now: dt.datetime, window: dt.timedelta, forecast: Forecast | None = None) -> Decide:
         def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
-            return planner.plan(changes, self._policy(feed, now, window, guarded=guarded))
+            coming = changes if forecast is None else forecast.carrying(feed.sink, changes)
+            return planner.plan(coming, self._policy(feed, now, window, guarded=guarded))
 
         return decide
 

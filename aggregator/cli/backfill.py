@@ -1,7 +1,6 @@
 """`aggregator backfill`: bill a range; doing it again changes nothing."""
 
 import datetime as dt
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 WORK_LEFT = 3
 """The exit code when a sink did not take everything yet; `run --once` has the same."""
+
+MOST_MOVERS = 20
+"""Customers that are named where a range is only looked at."""
 
 WAIT_SECONDS = 0.2
 """How long to wait before asking again for a meter that the daemon is just reading."""
@@ -59,7 +61,8 @@ def backfill(
     once. An interrupted backfill of the same range goes on where it stopped. Exit code 3: events still wait for a busy
     sink; run it again, or leave them to the daemon.
     """
-    from aggregator.backfill import Backfill, span_of
+    from aggregator.backfill import Backfill, read_by_older, span_of, tell_older
+    from aggregator.cli.movers import forecast_json
     from aggregator.clock import utcnow
     from aggregator.wiring import build
 
@@ -69,7 +72,7 @@ def backfill(
         now = utcnow()
         for each in app.elsewhere():
             click.echo(str(each), err=True)
-        jobs = []
+        jobs, older = [], {}
         for name in names:
             collection = app.collections[name]
             limits = {
@@ -77,6 +80,7 @@ def backfill(
             }
             known = app.definitions(name)
             span = span_of(collection.meter, known, limits, start, end, now)
+            older[name] = read_by_older(known, span)
             jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, known, span))
         results, delivered = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
@@ -86,7 +90,14 @@ def backfill(
         write_json(
             {
                 "dry_run": dry_run,
-                "meters": [{**asdict(result), "span": list(result.span)} for result in results],
+                "meters": [
+                    {
+                        **result.figures(),
+                        "read_by_an_older_query": [list(each) for each in older[result.meter]],
+                    }
+                    | (forecast_json(result.forecast, MOST_MOVERS) if dry_run else {})
+                    for result in results
+                ],
                 "sinks": {
                     sink: {**what.figures(), "waiting": waiting[sink]} for sink, what in delivered.items()
                 },
@@ -94,6 +105,9 @@ def backfill(
         )
     else:
         show_results(results, delivered, dry_run=dry_run)
+        for name, parts in older.items():
+            if parts:
+                click.echo(tell_older(name, parts))
     for sink, count in waiting.items():
         if count and not as_json:
             click.echo(
@@ -177,8 +191,16 @@ def progress_bar(*, quiet: bool) -> Any:
     )
 
 
-def show_results(results: list["Backfilled"], delivered: dict[str, "Delivered"], *, dry_run: bool) -> None:
-    """Print what it came to."""
+def show_results(
+    results: list["Backfilled"],
+    delivered: dict[str, "Delivered"],
+    *,
+    dry_run: bool,
+    movers: int | None = MOST_MOVERS,
+) -> None:
+    """Print what it came to, or would come to; of the latter so many customers are named."""
+    from aggregator.cli.movers import show_movers, tell_sinks
+
     show_table(
         "would be planned" if dry_run else "planned",
         {
@@ -216,6 +238,10 @@ def show_results(results: list["Backfilled"], delivered: dict[str, "Delivered"],
             )
         if result.shadow:
             click.echo(f"{result.meter}: {result.shadow:,} of these events are in shadow, and never sent.")
+        if dry_run:
+            show_movers(result.forecast, movers)
+            for line in tell_sinks(result.meter, result.forecast):
+                click.echo(line)
     for sink, what in delivered.items():
         line = f"{sink}: {what.accepted:,} accepted"
         for name in ("duplicates", "refused", "again", "in_doubt"):

@@ -3,6 +3,7 @@
 import datetime as dt
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,13 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.cli.common import shown as quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aggregator.ledger.meters import Feed
+    from aggregator.model import Decision
 
 
 @click.command()
@@ -25,15 +33,19 @@ from aggregator.cli.common import (
 @click.option(
     "--to", "end", type=Instant(), help="End of the last window; left out: the last one that is ready."
 )
-@click.option("--limit", default=50, show_default=True, help="How many events to show; 0 for all.")
+@click.option(
+    "--limit", default=50, show_default=True, help="How many events and customers to show; 0 for all."
+)
 @config_option
 @json_option
 def preview(
     config_path: Path, *, meter: str, start: dt.datetime, end: dt.datetime | None, limit: int, as_json: bool
 ) -> None:
     """Show the events that a range would give for METER; nothing is written or sent."""
-    from aggregator.backfill import span_of
+    from aggregator.backfill import read_by_older, span_of, tell_older
+    from aggregator.cli.movers import forecast_json, show_movers, tell_sinks
     from aggregator.clock import utcnow
+    from aggregator.forecast import Forecast
     from aggregator.ledger.tally import Tally
     from aggregator.wiring import build
 
@@ -45,29 +57,8 @@ def preview(
         now = utcnow()
         known = app.definitions(name)
         span = span_of(collection.meter, known, limits, start, end, now)
-        tally = Tally()
-        events = (
-            (feed.sink, decision.change.customer, decision.change.window_start, decision.event)
-            for feed, decision in collection.preview(span, now, tally, known)
-            if decision.event is not None
-        )
-        shown = [
-            {
-                "sink": sink,
-                "customer": customer,
-                "window_start": window_start,
-                "revision": event.revision,
-                "delta": event.delta,
-                "total": event.total,
-                "at": event.at,
-                "state": event.state.value,
-                "reason": event.reason,
-                "identifier": event.identifier,
-            }
-            for sink, customer, window_start, event in itertools.islice(events, limit or None)
-        ]
-        for _ in events:
-            pass
+        tally, forecast, older = Tally(), Forecast(), read_by_older(known, span)
+        shown = _events(collection.preview(span, now, tally, known, forecast), limit)
     if as_json:
         write_json(
             {
@@ -76,20 +67,59 @@ def preview(
                 "to": span.end,
                 "planned": tally.planned,
                 "set_aside_rows": tally.aside,
+                "unmapped_quantity": tally.unmapped,
+                "read_by_an_older_query": [list(each) for each in older],
+                **forecast_json(forecast, limit or None),
                 "events": shown,
             }
         )
         return
-    columns = ("customer", "window_start", "revision", "delta", "total", "at", "state", "reason")
-    right = {"revision", "delta", "total"}
-    show_table(
-        f"{name} {span}",
-        {column.replace("_start", ""): "right" if column in right else "left" for column in columns},
-        ([event[column] for column in columns] for event in shown),
-    )
+    _show_events(f"{name} {span}", shown)
+    show_movers(forecast, limit or None)
+    for line in tell_sinks(name, forecast):
+        click.echo(line)
     click.echo(
         f"{tally.planned:,} event(s) would be planned ({len(shown):,} shown): {tally.planned - tally.corrections:,} new, "
         f"{tally.corrections:,} correction(s), {tally.held:,} held, {tally.refused:,} refused. Nothing was written."
     )
     if tally.aside:
-        click.echo(f"{tally.aside:,} row(s) can be billed to nobody: no customer, or no usable number.")
+        click.echo(
+            f"{tally.aside:,} row(s) with a quantity of {quantity(tally.unmapped)} can be billed to nobody: no customer, or "
+            "no usable number. `aggregator status` names them once they are read."
+        )
+    if older:
+        click.echo(tell_older(name, older))
+
+
+def _events(decided: "Iterator[tuple[Feed, Decision]]", limit: int) -> list[dict[str, object]]:
+    """Return the first events that are decided, and let all of them go by."""
+    events = ((feed.sink, decision) for feed, decision in decided if decision.event is not None)
+    shown: list[dict[str, object]] = [
+        {
+            "sink": sink,
+            "customer": decision.change.customer,
+            "window_start": decision.change.window_start,
+            "revision": decision.event.revision,
+            "delta": decision.event.delta,
+            "total": decision.event.total,
+            "at": decision.event.at,
+            "state": decision.event.state.value,
+            "reason": decision.event.reason,
+            "identifier": decision.event.identifier,
+        }
+        for sink, decision in itertools.islice(events, limit or None)
+        if decision.event is not None
+    ]
+    for _ in events:
+        pass
+    return shown
+
+
+def _show_events(title: str, events: "list[dict[str, object]]") -> None:
+    columns = ("sink", "customer", "window_start", "revision", "delta", "total", "at", "state", "reason")
+    right = {"revision", "delta", "total"}
+    show_table(
+        title,
+        {column.replace("_start", ""): "right" if column in right else "left" for column in columns},
+        ([event[column] for column in columns] for event in events),
+    )

@@ -7,11 +7,25 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.backfill import WAIT_SECONDS, carry_out, show_results
-from aggregator.cli.common import Instant, config_option, json_option, known_meters, load_config, write_json
+from aggregator.cli.common import (
+    Instant,
+    config_option,
+    json_option,
+    known_meters,
+    load_config,
+    shown,
+    write_json,
+)
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
-    from aggregator.model import Definition
+    from decimal import Decimal
+
+    from aggregator.model import Definition, Span
+    from aggregator.wiring import App
+
+DIFFERS = 3
+"""The exit code when the present query gives something else; `parity` and others have the same for a difference."""
 
 
 @click.command()
@@ -21,21 +35,31 @@ if TYPE_CHECKING:
     "--to", "end", type=Instant(), default=None, help="End of the last one; all that was read if left out."
 )
 @click.option("--yes", is_flag=True, help="Do it, after having looked at what it would change.")
+@click.option("--limit", default=20, show_default=True, help="How many customers to name; 0 for all.")
 @config_option
 @json_option
 def restate(
-    config_path: Path, *, meter: str, start: dt.datetime, end: dt.datetime | None, yes: bool, as_json: bool
+    config_path: Path,
+    *,
+    meter: str,
+    start: dt.datetime,
+    end: dt.datetime | None,
+    yes: bool,
+    limit: int,
+    as_json: bool,
 ) -> None:
     """Read windows of METER that were billed by an older query again, by the present one.
 
     A query that is changed holds for the windows after it; nothing that was billed moves. This moves it: without --yes it
     shows what would change, with --yes it plans the corrections. Decreases follow the meter's `decreases`.
+
+    Exit code 3 without --yes: the present query gives something else there. So a pull request can be held up by it.
     """
     import threading
-    from dataclasses import asdict
 
     from aggregator import windows
     from aggregator.backfill import Backfill, span_of
+    from aggregator.cli.movers import forecast_json
     from aggregator.clock import utcnow
     from aggregator.wiring import build
 
@@ -55,16 +79,51 @@ def restate(
             pause = threading.Event()
             while not collection.restate(span, present, now):
                 pause.wait(WAIT_SECONDS)
-        results, _ = carry_out(app, [new], now, dry_run=not yes, send=False, quiet=as_json)
+        old = _quantities(app, name, span)
+        [result], _ = carry_out(app, [new], now, dry_run=not yes, send=False, quiet=as_json)
+        forecast = result.forecast
+        after = (
+            _quantities(app, name, span) if yes else {sink: old[sink] + forecast.moved(sink) for sink in old}
+        )
+    differs = after != old or (forecast.differs and not yes)
     if as_json:
-        write_json({"done": yes, "meters": [{**asdict(each), "span": list(each.span)} for each in results]})
-        return
-    show_results(results, {}, dry_run=not yes)
-    click.echo(
-        "The daemon or `aggregator run --once` sends the corrections."
-        if yes
-        else f"{windows.count(span, present.window):,} window(s) would be read by the present query; --yes does it."
-    )
+        write_json(
+            {
+                "done": yes,
+                "differs": differs,
+                "quantities": {sink: {"old": old[sink], "new": after[sink]} for sink in old},
+                "meters": [result.figures() | ({} if yes else forecast_json(forecast, limit or None))],
+            }
+        )
+    else:
+        show_results([result], {}, dry_run=not yes, movers=limit or None)
+        _show_quantities(name, span, old, after)
+        click.echo(
+            "The daemon or `aggregator run --once` sends the corrections."
+            if yes
+            else f"{windows.count(span, present.window):,} window(s) would be read by the present query; --yes does it."
+        )
+    if differs and not yes:
+        raise click.exceptions.Exit(DIFFERS)
+
+
+def _show_quantities(name: str, span: "Span", old: "dict[str, Decimal]", new: "dict[str, Decimal]") -> None:
+    for sink, before in old.items():
+        change = new[sink] - before
+        click.echo(
+            f"{name} at {sink} over {span}: {shown(before)} as it was billed, {shown(new[sink])} by the present query "
+            f"({'+' if change > 0 else ''}{shown(change)})."
+        )
+
+
+def _quantities(app: "App", meter: str, span: "Span") -> "dict[str, Decimal]":
+    """Return what the ledger holds of a meter over a range, for each of its sinks."""
+    from aggregator.model import ZERO
+
+    return {
+        sink: sum((each.quantity for each in app.ledger.reports.totals(meter, sink, span)), ZERO)
+        for sink in app.collections[meter].meter.sinks
+    }
 
 
 def _check(name: str, known: "tuple[Definition, ...]", start: dt.datetime, end: dt.datetime) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Self
 
 from aggregator.ledger.copytext import instant, number, text
-from aggregator.model import Reading
+from aggregator.model import ZERO, Reading
 
 IN_MEMORY_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 18
@@ -26,6 +26,8 @@ class Spool:
         self.rows = 0
         self.aside = 0
         """How many of the rows can be billed to nobody."""
+        self.unmapped = ZERO
+        """What those come to, as far as they have a usable number."""
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +40,9 @@ class Spool:
         starts: dict[dt.datetime, str] = {}
         lines = []
         for start, customer, quantity, at, reason in readings:
-            self.aside += reason is not None
+            if reason is not None:
+                self.aside += 1
+                self.unmapped += quantity or ZERO
             begins = starts.get(start) or starts.setdefault(start, start.isoformat())
             lines.append(f"{begins}\t{text(customer)}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n")
         self._file.write("".join(lines).encode())

@@ -18,6 +18,8 @@ class Tally:
 
     rows: int = 0
     aside: int = 0
+    unmapped: Decimal = ZERO
+    """What those rows come to, as far as they have a usable number; only a preview counts it."""
     changed: int = 0
     planned: int = 0
     corrections: int = 0

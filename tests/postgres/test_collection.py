@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from aggregator.errors import QueryRejected, SourceUnreachable
+from aggregator.forecast import Forecast
 from aggregator.ledger.database import Database
 from aggregator.ledger.tally import Tally
 from aggregator.model import Decreases, Span
@@ -297,7 +298,11 @@ def test_preview_writes_nothing(world: World) -> None:
     world.at(1, 5)
     [(feed, decision)] = list(
         world.collection.preview(
-            Span(START, START + HOUR), world.now, Tally(), world.meters.definitions(world.registered)
+            Span(START, START + HOUR),
+            world.now,
+            Tally(),
+            world.meters.definitions(world.registered),
+            Forecast(),
         )
     )
     assert decision.event is not None

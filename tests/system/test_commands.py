@@ -5,6 +5,7 @@ That none of them ever shows a traceback is asserted by `World.run`.
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,7 @@ def test_preview_shows_what_would_be_sent_and_writes_nothing(world: World) -> No
     assert ran.code == 0
     [event] = ran.json["events"]
     assert (event["customer"], event["delta"], event["state"]) == ("cus_a", "7", "due")
+    assert ran.json["sinks"]["stripe"]["to_be_sent"] == "7"
     assert "cus_a" in world.run("preview", METER, *bounds).out
     assert world.one("select count(*) from aggregator.event") == 0
     assert world.sent() == 0
@@ -183,6 +185,27 @@ def test_preview_shows_what_would_be_sent_and_writes_nothing(world: World) -> No
     )
     world.write()
     assert "customer" in only_complaint(world.run("preview", METER, *bounds), 1)
+
+
+def test_preview_says_what_stays_a_fraction_and_what_belongs_to_nobody(world: World) -> None:
+    """Per customer and sink: what would be sent, what would be carried, and what nobody would pay."""
+    for minute in range(3):
+        world.use("cus_a", Decimal("0.4"), minute=minute)
+    world.use("cus_b", Decimal("0.5"), minute=1)
+    world.use(None, 9, minute=1)
+    world.write()
+    bounds = ("--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+    ran = world.run("preview", METER, *bounds, "--json")
+    figures = ran.json["sinks"]["stripe"]
+    assert (figures["source"], figures["to_be_sent"], figures["carried"]) == ("1.7", "1", "0.7"), ran.said
+    assert {(each["customer"], each["carried"]) for each in ran.json["customers"]} == {
+        ("cus_a", "0.2"),
+        ("cus_b", "0.5"),
+    }
+    assert (ran.json["set_aside_rows"], ran.json["unmapped_quantity"]) == (1, "9")
+    said = world.run("preview", METER, *bounds).out
+    assert "1 event(s) now, 1 units to be sent, 0.7 units carried" in said
+    assert "1 row(s) with a quantity of 9 can be billed to nobody" in said
 
 
 def test_init_writes_a_starter_once(world: World) -> None:

@@ -20,9 +20,13 @@ def test_a_changed_query_moves_nothing_that_was_billed(world: World) -> None:
     assert world.once().code == 0
     changed(world)
     assert world.once().code == 0
-    ran = world.run("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}", "--json")
+    bounds = ("--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
+    ran = world.run("backfill", *bounds, "--json")
     assert (ran.code, ran.json["meters"][0]["corrections"]) == (0, 0), ran.said
     assert world.billed() == {"cus_a": 5}
+    assert ran.json["meters"][0]["read_by_an_older_query"], "and it says so"
+    for command in (("backfill", *bounds), ("preview", METER, *bounds)):
+        assert f"`aggregator restate {METER} --from {bounds[1]}" in world.run(*command).out
 
 
 def test_a_restatement_shows_its_difference_first(world: World) -> None:
@@ -35,9 +39,14 @@ def test_a_restatement_shows_its_difference_first(world: World) -> None:
     changed(world)
     bounds = ("--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
     shown = world.run("restate", METER, *bounds, "--json")
-    assert (shown.code, shown.json["done"], shown.json["meters"][0]["corrections"]) == (0, False, 2), (
+    assert (shown.code, shown.json["done"], shown.json["meters"][0]["corrections"]) == (3, False, 2), (
         shown.said
     )
+    assert shown.json["quantities"] == {"stripe": {"old": "7", "new": "14"}}
+    [first, second] = shown.json["meters"][0]["customers"]
+    assert (first["customer"], first["difference"], second["customer"]) == ("cus_a", "5", "cus_b")
+    said = world.run("restate", METER, *bounds)
+    assert (said.code, "7 as it was billed, 14 by the present query (+7)" in said.out) == (3, True), said.said
     assert world.once().code == 0
     assert world.billed() == {"cus_a": 5, "cus_b": 2}
     done = world.run("restate", METER, *bounds, "--yes")

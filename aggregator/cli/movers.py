@@ -1,0 +1,91 @@
+"""How a range that is only looked at is shown: what it would come to per sink, and whom it would move most."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from aggregator.cli.common import show_table, shown
+
+if TYPE_CHECKING:
+    from aggregator.forecast import Figures, Forecast
+
+COLUMNS = {
+    "sink": "left",
+    "customer": "left",
+    "ledger": "right",
+    "source": "right",
+    "difference": "right",
+    "events": "right",
+    "to be sent": "right",
+    "held": "right",
+    "refused": "right",
+    "carried": "right",
+}
+
+
+def show_movers(forecast: "Forecast", limit: int | None) -> None:
+    """Print the customers whose usage differs most, in the windows in which it does."""
+    movers = forecast.movers(limit)
+    if not movers:
+        return
+    more = f", the {len(movers):,} that differ most of {forecast.customers:,}"
+    show_table(
+        f"customers whose usage differs{more if forecast.customers > len(movers) else ''} (windows that differ only)",
+        COLUMNS,
+        (
+            (
+                mover.sink,
+                mover.customer,
+                its.old,
+                its.new,
+                its.new - its.old,
+                its.events,
+                its.sent,
+                its.held,
+                its.refused,
+                its.carried,
+            )
+            for mover in movers
+            for its in [mover.figures]
+        ),
+    )
+
+
+def tell_sinks(meter: str, forecast: "Forecast") -> Iterator[str]:
+    """Say in a line per sink what a meter would come to there."""
+    for sink, its in sorted(forecast.sinks.items()):
+        other = {"held": its.held, "refused": its.refused, "in shadow": its.shadow, "carried": its.carried}
+        parts = [
+            f"{its.events:,} event(s) now",
+            f"{shown(its.sent)} units to be sent",
+            *(f"{shown(units)} units {what}" for what, units in other.items() if units),
+        ]
+        if its.deferred:
+            parts.append(f"{its.deferred:,} window(s) wait for an event that is under way")
+        yield f"{meter} to {sink}: {', '.join(parts)}."
+
+
+def forecast_json(forecast: "Forecast", limit: int | None) -> dict[str, object]:
+    """Return what it would come to for programs."""
+    return {
+        "sinks": {sink: _figures(its) for sink, its in sorted(forecast.sinks.items())},
+        "customers_differ": forecast.customers,
+        "customers": [
+            {"sink": mover.sink, "customer": mover.customer, **_figures(mover.figures)}
+            for mover in forecast.movers(limit)
+        ],
+    }
+
+
+def _figures(its: "Figures") -> dict[str, object]:
+    return {
+        "ledger": its.old,
+        "source": its.new,
+        "difference": its.new - its.old,
+        "events": its.events,
+        "to_be_sent": its.sent,
+        "held": its.held,
+        "refused": its.refused,
+        "shadow": its.shadow,
+        "carried": its.carried,
+        "deferred_windows": its.deferred,
+    }
