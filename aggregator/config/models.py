@@ -32,6 +32,7 @@ from aggregator.config.values import (
     ZoneOfColumns,
     at_least,
     at_most,
+    on_this_machine,
     refuse,
 )
 from aggregator.errors import UsageError
@@ -46,6 +47,10 @@ STREAM_EVENTS_PER_SECOND = 10_000
 # Calls for connected accounts count against the ordinary limit.
 # https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api
 CONNECT_CALLS_PER_SECOND = {"live": 100, "test": 25}
+
+
+# Nobody's limit: whatever answers on this machine, as the sandbox does, takes what it can.
+LOOPBACK_PER_SECOND = 10_000
 
 
 class Ledger(Block):
@@ -207,7 +212,8 @@ class StripeSink(Block):
     rate_limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description=(
-            "Calls per second at most, per account; of the stream, events per second. Left out: what Stripe allows."
+            "Calls per second at most, per account; of the stream, events per second. Left out: what Stripe allows; at an "
+            "`api_base` on this machine, as many as it takes."
         ),
         examples=[100],
     )
@@ -237,21 +243,30 @@ class StripeSink(Block):
 
     @property
     def calls_per_second(self) -> int:
-        """The rate of calls that applies: the one given, or what Stripe allows in this mode, for this kind of account."""
+        """The rate of calls that applies: the one given, or what Stripe allows in this mode, for this kind of account.
+
+        On this machine nobody sets a limit, whatever the mode of the key.
+        """
+        if self.rate_limit is None and self._local:
+            return LOOPBACK_PER_SECOND
         allowed = CONNECT_CALLS_PER_SECOND if self._connected else CALLS_PER_SECOND
         return self.rate_limit or allowed[self.mode]
 
     @property
     def stream_by_event(self) -> bool:
         """Whether events count for the stream's rate, rather than requests."""
-        return self.rate_limit is not None or (self.mode == "live" and not self._connected)
+        return self.rate_limit is not None or self._local or (self.mode == "live" and not self._connected)
 
     @property
     def stream_per_second(self) -> int:
         """The rate of the stream that applies, in events or in requests."""
-        if self.rate_limit is None and self.stream_by_event:
+        if self.rate_limit is None and self.stream_by_event and not self._local:
             return STREAM_EVENTS_PER_SECOND
         return self.calls_per_second
+
+    @property
+    def _local(self) -> bool:
+        return self.api_base is not None and on_this_machine(self.api_base)
 
     @property
     def _connected(self) -> bool:

@@ -10,7 +10,13 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from aggregator.config.block import Block, SecretFile
 from aggregator.config.durations import parse_duration
-from aggregator.config.values import Duration, WebAddress, at_least, refuse
+from aggregator.config.values import Duration, WebAddress, at_least, on_this_machine, refuse
+
+# docs.metronome.com, "High-volume ingestion": what an account may send unless Metronome raised it.
+EVENTS_PER_SECOND = 5_000
+
+# Nobody's limit: a hundred events go in one request.
+LOOPBACK_EVENTS_PER_SECOND = 100_000
 
 
 def _token(token: SecretStr) -> SecretStr:
@@ -50,10 +56,12 @@ class MetronomeSink(Block):
         description="Where the API is, when it is not Metronome's own address, for example the sandbox.",
         examples=["http://127.0.0.1:12111/metronome"],
     )
-    rate_limit: int = Field(
-        default=5_000,
-        ge=1,
-        description="Events per second at most. Metronome raises what an account may send on request.",
+    rate_limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description=(
+            "Events per second at most. Left out: 5,000, which Metronome raises on request; at an `api_base` on this "
+            "machine, as many as it takes."
+        ),
         examples=[5000],
     )
     timeout: Annotated[Duration, at_least("1s")] = Field(
@@ -67,6 +75,14 @@ class MetronomeSink(Block):
         description="How many requests, of up to 100 events each, may wait for their answer at once.",
         examples=[16],
     )
+
+    @property
+    def events_per_second(self) -> int:
+        """The rate that applies: the one given, or what Metronome allows; on this machine nobody sets a limit."""
+        if self.rate_limit is not None:
+            return self.rate_limit
+        local = self.api_base is not None and on_this_machine(self.api_base)
+        return LOOPBACK_EVENTS_PER_SECOND if local else EVENTS_PER_SECOND
 
     def api_key_revealed(self) -> str:
         """Return the token in clear."""

@@ -251,6 +251,11 @@ def _web_address(value: str) -> str:
     return value.rstrip("/")
 
 
+def on_this_machine(address: str) -> bool:
+    """Tell whether an address that was taken leads to this machine and no further."""
+    return _is_loopback(urlsplit(address).hostname or "")
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

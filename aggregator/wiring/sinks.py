@@ -51,7 +51,7 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
                 api_key=sink.api_key_revealed(),
                 api_base=sink.api_base,
                 encoding=Encoding(sink.quantity_encoding),
-                events_per_second=sink.rate_limit,
+                events_per_second=sink.events_per_second,
                 timeout=sink.timeout,
                 max_in_flight=sink.max_in_flight,
                 meters={

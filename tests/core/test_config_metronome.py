@@ -59,10 +59,25 @@ def test_the_least_that_is_right(tmp_path: Path) -> None:
     assert sink.api_key_revealed() == "tok_secret"
     assert "tok_secret" not in repr(sink) + sink.model_dump_json()
     assert (sink.quantity_encoding, sink.self_test_customer, sink.api_base) == ("text", None, None)
-    assert (sink.rate_limit, sink.timeout, sink.max_in_flight) == (5_000, dt.timedelta(seconds=10), 16)
+    assert (sink.rate_limit, sink.timeout, sink.max_in_flight) == (None, dt.timedelta(seconds=10), 16)
+    assert sink.events_per_second == 5_000
     event = load(tmp_path / "aggregator.yaml", ENV).meter("calls").metronome
     assert (event.event_type, event.quantity_property, event.properties) == ("calls", "quantity", {})
     assert event.metric_id is None
+
+
+@pytest.mark.parametrize(
+    ("more", "rate"),
+    [
+        ("api_base: http://127.0.0.1:12111/metronome", 100_000),
+        ("api_base: http://localhost:1\n    rate_limit: 70", 70),
+        ("api_base: https://metronome.example.com", 5_000),
+        ("rate_limit: 20000", 20_000),
+    ],
+)
+def test_on_this_machine_there_is_no_limit(tmp_path: Path, more: str, rate: int) -> None:
+    """What answers on loopback takes what it can, unless a limit is set."""
+    assert loaded(tmp_path, RIGHT.replace("type:", f"{more}\n    type:", 1)).events_per_second == rate
 
 
 def test_the_token_may_stand_in_a_file(tmp_path: Path) -> None:
