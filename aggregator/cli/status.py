@@ -16,6 +16,7 @@ from aggregator.cli.common import (
     shown,
     write_json,
 )
+from aggregator.cli.configuration import ConfigurationShown
 from aggregator.cli.terms import tell_feeds
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         wanted = ledger.cancellations.wanted(limit=limit)
         uploads = ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_UPLOADS)
         elsewhere = ledger.places.elsewhere(file_places(config))
+        in_force, before = ledger.configurations.latest()
+        defined = ledger.configurations.defined_since()
+    configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
     notes = list(tell_feeds(config, standings, now))
     if as_json:
@@ -89,6 +93,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "cancellations": [row._asdict() for row in wanted],
                 "to_be_uploaded": [row.name for row in uploads if row.name],
                 "begun_elsewhere": [row.told() for row in elsewhere],
+                "configuration": configuration.figures(),
                 "stopped": stopped,
                 "unguarded": unguarded,
             }
@@ -115,6 +120,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *_uploads(uploads),
         *map(str, elsewhere),
         *suggestions,
+        *configuration.lines(),
     ):
         click.echo(line)
     if unread:

@@ -17,6 +17,7 @@ from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection import Collection
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
+from aggregator.config.changes import settings_of
 from aggregator.delivery import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SourceError
@@ -24,6 +25,7 @@ from aggregator.filing import Filing
 from aggregator.heartbeat import Heartbeat
 from aggregator.intake import Intake
 from aggregator.ledger.cancelling import Cancellations
+from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.elsewhere import Elsewhere, Places
@@ -105,6 +107,7 @@ class Ledger:
     uploads: Uploads
     places: Places
     reports: Reports
+    configurations: Configurations
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +241,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Uploads(database),
         Places(database),
         Reports(database),
+        Configurations(database),
     )
 
 
@@ -275,6 +279,7 @@ def build(
             registered, looked = ledger.meters.look(meters)
         else:
             registered, looked = dict(ledger.meters.register(meters)), {}
+            ledger.configurations.note(settings_of(config.meters))
             if config.imports:
                 listeners = {key: ledger.voices.listener(key) for key in sorted(tellers)}
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before

@@ -10,7 +10,18 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-SCHEMA: tuple[str, ...] = ()
+CONFIGURATIONS = """
+create table aggregator.configuration (
+    id        bigint generated always as identity primary key,
+    loaded_at timestamptz not null default clock_timestamp(),
+    host      text not null,
+    process   integer not null,
+    meters    jsonb not null
+);
+comment on table aggregator.configuration is 'Each configuration of the meters that a process took over, if it differs.';
+"""
+
+SCHEMA: tuple[str, ...] = (CONFIGURATIONS,)
 """One statement or several in each, in the order in which they are made."""
 
 

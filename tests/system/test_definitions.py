@@ -2,6 +2,7 @@
 
 import psycopg
 
+from aggregator.clock import utcnow
 from tests.system.harness import METER, MINUTE, QUERY, World, as_reader, until
 
 DOUBLED = QUERY.replace("sum(quantity)", "sum(2 * quantity)")
@@ -56,6 +57,29 @@ def test_a_restatement_shows_its_difference_first(world: World) -> None:
     assert world.billed() == {"cus_a": 10, "cus_b": 4}
     assert world.once().code == 0
     assert world.billed() == {"cus_a": 10, "cus_b": 4}
+
+
+def test_status_says_which_configuration_is_in_force(world: World) -> None:
+    """Since when, what it changed and from which window that holds; and what the files say beyond it."""
+    world.use("cus_a", 5, minute=80)
+    assert world.once().code == 0
+    said = world.run("status").out
+    assert "Configuration: in force since" in said
+    assert "The files here say something else" not in said
+    world.meter["settle"] = "7s"
+    changed(world)
+    said = world.run("status").out
+    assert "The files here say something else" in said
+    assert f"{METER}: another query." in said
+    assert world.once().code == 0
+    said = world.run("status").out
+    assert f"{METER}: another query; holds from the window {utcnow():%Y-%m-%d}"[:-2] in said
+    assert f"{METER}: settle 7s (was 0s); holds at once." in said
+    assert "The files here say something else" not in said
+    found = world.run("status", "--json").json["configuration"]
+    assert [each["key"] for each in found["changed"]] == ["query", "settle"]
+    assert found["changed"][0]["holds_from"] is not None
+    assert found["not_in_force"] == []
 
 
 def test_a_meter_that_is_taken_away_is_reported(world: World) -> None:

@@ -1,0 +1,101 @@
+"""What a configuration says of its meters, in words that can be kept, and in what two of them differ. Pure.
+
+Rules
+- A setting is its key and its value as the file would have it, so that a person knows it again. Nothing here is secret.
+- What decides a meter's numbers, its query and its windows, holds from a window on; everything else holds at once.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from aggregator.config.block import Block
+from aggregator.config.durations import format_duration
+from aggregator.config.meter import Meter
+from aggregator.config.query import normalised_query
+
+Settings = Mapping[str, str]
+"""The settings of one meter, by key."""
+
+HOLDS_FROM_A_WINDOW = frozenset({"query", "window", "decimals"})
+"""What belongs to a meter's definition. The others are how it is worked at."""
+
+LEFT_OUT = frozenset({"name", "query_file"})
+
+
+class ChangedSetting(NamedTuple):
+    """One setting of a meter that differs; of a meter that was added or removed, that alone (`key` is empty)."""
+
+    meter: str
+    key: str
+    old: str | None
+    new: str | None
+
+    @property
+    def from_a_window(self) -> bool:
+        """Whether it holds from a window on, and not at once."""
+        return self.key in HOLDS_FROM_A_WINDOW
+
+    def __str__(self) -> str:
+        if not self.key:
+            return f"{self.meter} was {'added' if self.old is None else 'removed'}"
+        if self.key == "query":
+            return f"{self.meter}: another query"
+        return f"{self.meter}: {self.key} {self.new or 'left out'} (was {self.old or 'left out'})"
+
+
+def settings_of(meters: Mapping[str, Meter]) -> dict[str, dict[str, str]]:
+    """Return the settings of every meter, as they can be kept and compared."""
+    return {name: _settings(meter) for name, meter in sorted(meters.items())}
+
+
+def changed_settings(old: Mapping[str, Settings], new: Mapping[str, Settings]) -> Iterator[ChangedSetting]:
+    """Yield in what two configurations differ, meter by meter."""
+    for meter in sorted({*old, *new}):
+        if meter not in old or meter not in new:
+            yield ChangedSetting(
+                meter, "", None if meter not in old else meter, None if meter not in new else meter
+            )
+            continue
+        before, after = old[meter], new[meter]
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield ChangedSetting(meter, key, before.get(key), after.get(key))
+
+
+def _settings(meter: Meter) -> dict[str, str]:
+    values = {
+        field.alias or name: getattr(meter, name)
+        for name, field in Meter.model_fields.items()
+        if name not in LEFT_OUT
+    }
+    said = {key: _said(value) for key, value in values.items() if value is not None}
+    return {**said, "query": normalised_query(meter.query_text)}
+
+
+def _said(value: object) -> str:
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case dt.timedelta():
+            return format_duration(value)
+        case dt.datetime():
+            return f"{value:%Y-%m-%dT%H:%MZ}"
+        case Block():
+            given = {name: getattr(value, name) for name in type(value).model_fields}
+            return {key: _plain(each) for key, each in given.items() if each is not None}
+        case tuple() | list():
+            return [_plain(each) for each in value]
+        case dict():
+            return {str(key): _plain(each) for key, each in value.items()}
+        case bool() | int():
+            return value
+        case Path():
+            return value.name
+        case _:
+            return str(value)

@@ -1,0 +1,63 @@
+"""Which configuration of the meters is in force, since when, and what it was before."""
+
+import datetime as dt
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from aggregator.ledger.database import Database
+
+Meters = Mapping[str, Mapping[str, str]]
+
+# Two processes that load the same thing at the same time may both write it down: it is the same thing.
+NOTE = """
+insert into aggregator.configuration (host, process, meters)
+select %(host)s, %(process)s, %(meters)s::jsonb
+ where (select meters from aggregator.configuration order by id desc limit 1) is distinct from %(meters)s::jsonb
+"""
+
+LATEST = "select loaded_at, host, process, meters from aggregator.configuration order by id desc limit 2"
+
+DEFINED_SINCE = """
+select meter.name, max(definition.since)
+  from aggregator.definition join aggregator.meter on meter.id = definition.meter_id
+ group by 1 having max(definition.since) > %(beginning)s
+"""
+
+BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+"""From when a meter's first definition holds: for ever."""
+
+
+class Configuration(NamedTuple):
+    """One configuration of the meters, as a process took it over: the settings of each by key."""
+
+    loaded_at: dt.datetime
+    host: str
+    process: int
+    meters: Meters
+
+
+class Configurations:
+    """The verbs about configurations."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def note(self, meters: Meters) -> None:
+        """Write down that this process works by these settings, unless the last one that was written down said the same."""
+        values = {"host": socket.gethostname(), "process": os.getpid(), "meters": json.dumps(meters)}
+        with self._database.transaction() as connection:
+            connection.execute(NOTE, values)
+
+    def latest(self) -> tuple[Configuration | None, Configuration | None]:
+        """Return the one that is in force, and the one before it; None where there is none."""
+        with self._database.transaction() as connection:
+            found = [Configuration._make(row) for row in connection.execute(LATEST)]
+        return (found[0] if found else None), (found[1] if len(found) > 1 else None)
+
+    def defined_since(self) -> dict[str, dt.datetime]:
+        """Return from which window on each meter's newest definition holds, of those that have had another before."""
+        with self._database.transaction() as connection:
+            return dict(connection.execute(DEFINED_SINCE, {"beginning": BEGINNING}).fetchall())
