@@ -33,6 +33,7 @@ from aggregator.ledger.passes import Decide, Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
 from aggregator.model import Change, Decision, Definition, Fence, Limits, Meter, Reading, Span
+from aggregator.redact import named, storable
 from aggregator.terms import sealed, tell_lost
 
 PIECES_OF_A_WINDOW = 4
@@ -270,7 +271,10 @@ class Collection:
     def _noting_failure(
         self, lease: Lease, this: Pass, but: type[AggregatorError] = LeaseLost
     ) -> Iterator[None]:
-        """Record in the ledger, for `status` to show, that a pass failed and why; `but` is dealt with otherwise."""
+        """Record in the ledger, for `status` to show, that a pass failed and why; `but` is dealt with otherwise.
+
+        That holds for what nobody foresaw, too: a meter that stands still for it says so.
+        """
         began = self._elapsed()
         try:
             yield
@@ -278,6 +282,10 @@ class Collection:
             raise
         except AggregatorError as error:
             self._passes.record_failure(lease, this, self._elapsed() - began, str(error))
+            raise
+        except Exception as error:
+            with suppress(AggregatorError):  # the error itself is what counts
+                self._passes.record_failure(lease, this, self._elapsed() - began, storable(named(error)))
             raise
 
     @contextmanager

@@ -5,6 +5,7 @@ Rules
 - Verdicts are settled in small batches as they arrive, so that a crash leaves few events in question.
 - What a claim left unsaid, because the sink broke off, is not guessed at: the rows stay claimed, and go out again as the
   same bytes when the claim runs out.
+- A library that breaks over a batch in a way nobody foresaw has said nothing of what it was sent: that is unknown.
 """
 
 import datetime as dt
@@ -16,8 +17,9 @@ from typing import Protocol
 
 from aggregator import points, retry
 from aggregator.clock import Clock, boottime
-from aggregator.errors import SinkHalted
+from aggregator.errors import AggregatorError, SinkHalted
 from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict, Written
+from aggregator.redact import named, redacted
 from aggregator.sinks import Sink
 
 SETTLE_AT_ONCE = 200
@@ -157,7 +159,8 @@ class Delivery:
 
         try:
             at_once = max(SETTLE_AT_ONCE, len(hold.claim.events) // SETTLES_PER_CLAIM)
-            for verdicts in _batches(self._sink.send(events, may_leave), at_once, self._elapsed):
+            said = _all_said(self._sink.send(events, may_leave), events)
+            for verdicts in _batches(said, at_once, self._elapsed):
                 points.passing("answer_read")
                 now = self._clock()
                 outcomes = [self._judge(verdict, by_id[verdict.event], now, began) for verdict in verdicts]
@@ -197,6 +200,20 @@ class _Hold:
     def __init__(self, claim: Claimed, began: float) -> None:
         self.claim = claim
         self.until = began + claim.leave_seconds
+
+
+def _all_said(verdicts: Iterator[Verdict], events: Sequence[Event]) -> Iterator[Verdict]:
+    """Yield what a sink says; if its library breaks meanwhile, the rest of the events is unknown."""
+    open_ids = {event.id: None for event in events}
+    try:
+        for verdict in verdicts:
+            open_ids.pop(verdict.event, None)
+            yield verdict
+    except (AggregatorError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever broke: what left may have arrived
+        reason = f"the sink's library failed ({redacted(named(error), ())})"
+        yield from (Verdict(event, Answer.UNKNOWN, reason) for event in open_ids)
 
 
 def _batches(

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -15,6 +15,7 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
     from aggregator.backfill import Backfill, Backfilled
@@ -58,8 +59,9 @@ def backfill(
     """Read a range of each METER (all of them if none is named) and send what the ledger does not have yet.
 
     The same code as live: what is billed already is not billed again, so running it three times has the effect of
-    once. An interrupted backfill of the same range goes on where it stopped. Exit code 3: events still wait for a busy
-    sink; run it again, or leave them to the daemon.
+    once. An interrupted backfill of the same range goes on where it stopped. A meter whose source fails does not keep
+    the others. Exit code 1: a source failed; 3: events still wait for a busy sink. Run it again, or leave them to the
+    daemon.
     """
     from aggregator.backfill import Backfill, read_by_older, span_of, tell_older
     from aggregator.cli.movers import forecast_json
@@ -82,7 +84,7 @@ def backfill(
             span = span_of(collection.meter, known, limits, start, end, now)
             older[name] = read_by_older(known, span)
             jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, known, span))
-        results, delivered = carry_out(
+        results, delivered, failed = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
         )
         waiting = {sink: app.ledger.outbox.waiting(app.sink_ids[sink])[1] for sink in delivered}
@@ -113,13 +115,23 @@ def backfill(
             click.echo(
                 f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again."
             )
+    if failed:
+        raise SourceError("\n".join(failed))
     if any(waiting.values()):
         raise click.exceptions.Exit(WORK_LEFT)
 
 
+class CarriedOut(NamedTuple):
+    """What backfills came to, by meter and by sink; and what sources failed at, which is no other meter's trouble."""
+
+    results: list["Backfilled"]
+    delivered: dict[str, "Delivered"]
+    failed: list[str]
+
+
 def carry_out(
     app: "App", jobs: list["Backfill"], now: dt.datetime, *, dry_run: bool, send: bool, quiet: bool
-) -> tuple[list["Backfilled"], dict[str, "Delivered"]]:
+) -> CarriedOut:
     """Run every job, then deliver, under a progress bar each; return what it came to."""
     import threading
     from functools import partial
@@ -129,7 +141,7 @@ def carry_out(
     from aggregator.delivery import drain
 
     pause = threading.Event()
-    results = []
+    results, failed = [], []
     delivered: dict[str, Delivered] = {}
     with progress_bar(quiet=quiet) as bar:
         for job in jobs:
@@ -141,7 +153,11 @@ def carry_out(
 
             known = app.ledger.reports.known_events(name, job.span)
             wait = partial(pause.wait, WAIT_SECONDS)
-            result = job.dry_run(now, advance) if dry_run else job.run(now, wait, advance)
+            try:
+                result = job.dry_run(now, advance) if dry_run else job.run(now, wait, advance)
+            except SourceError as error:
+                failed.append(f"{name} was not read to the end: {error}")
+                continue
             result.unchanged = known
             bar.update(task, completed=job.windows_in(job.span))
             results.append(result)
@@ -154,7 +170,7 @@ def carry_out(
 
             lanes = [app.delivery(sink, utcnow, at_once=True) for _ in range(LANES)]
             delivered[sink] = drain(lanes, utcnow, sent)
-    return results, delivered
+    return CarriedOut(results, delivered, failed)
 
 
 def progress_bar(*, quiet: bool) -> Any:

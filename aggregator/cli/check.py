@@ -94,14 +94,18 @@ def _sources(config: "Config") -> Iterator[Finding]:
     from aggregator.source import Source
 
     for name, configured in config.sources.items():
-        source = Source(
-            name,
-            configured.url_revealed(),
-            statement_timeout=configured.statement_timeout,
-            timezone=configured.timezone,
-            freshness=configured.freshness,
-            application_name="aggregator check",
-        )
+        try:
+            source = Source(
+                name,
+                configured.url_revealed(),
+                statement_timeout=configured.statement_timeout,
+                timezone=configured.timezone,
+                freshness=configured.freshness,
+                application_name="aggregator check",
+            )
+        except SourceError as error:
+            yield Finding(f"source {name}", "wrong", str(error))
+            continue
         try:
             source.ping()
             yield from _role(source)

@@ -16,7 +16,7 @@ from aggregator.cli.common import (
     shown,
     write_json,
 )
-from aggregator.errors import UsageError
+from aggregator.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -80,7 +80,10 @@ def restate(
             while not collection.restate(span, present, now):
                 pause.wait(WAIT_SECONDS)
         old = _quantities(app, name, span)
-        [result], _ = carry_out(app, [new], now, dry_run=not yes, send=False, quiet=as_json)
+        results, _, failed = carry_out(app, [new], now, dry_run=not yes, send=False, quiet=as_json)
+        if failed:
+            raise SourceError("\n".join(failed))
+        [result] = results
         forecast = result.forecast
         after = (
             _quantities(app, name, span) if yes else {sink: old[sink] + forecast.moved(sink) for sink in old}

@@ -84,6 +84,7 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
     from aggregator.clock import utcnow
     from aggregator.daemon import tell_warnings
     from aggregator.errors import AggregatorError
+    from aggregator.redact import named
 
     logger = log.logger()
     try:
@@ -92,6 +93,10 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
         logger.error(log.PASS_FAILED, meter=name, reason=str(error))
         outcomes.append(Once.FAILED)
         return {"error": str(error)}
+    except Exception as error:
+        logger.exception(log.UNEXPECTED, meter=name)
+        outcomes.append(Once.FAILED)
+        return {"error": named(error)}
     tell_warnings(logger, result)
     if result.busy:
         logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
@@ -109,6 +114,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     from aggregator.daemon import LANES, tell_files, tell_reconciled
     from aggregator.delivery import drain
     from aggregator.errors import AggregatorError
+    from aggregator.redact import named
 
     logger = log.logger()
     try:
@@ -117,12 +123,19 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
         outcomes += [Once.PERSON_NEEDED] * bool(reconciled.unclear)
     except AggregatorError as error:
         logger.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
+    except Exception:
+        logger.exception(log.UNEXPECTED, sink=sink)
+        outcomes.append(Once.FAILED)
     try:
         delivered = drain([app.delivery(sink, utcnow, at_once=True) for _ in range(LANES)], utcnow)
     except AggregatorError as error:
         logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
         outcomes.append(Once.FAILED)
         return {"error": str(error)}
+    except Exception as error:
+        logger.exception(log.UNEXPECTED, sink=sink)
+        outcomes.append(Once.FAILED)
+        return {"error": named(error)}
     tell_files(logger, sink, delivered)
     for event, reason in delivered.refusals.items():
         logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
@@ -159,3 +172,6 @@ def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
         outcomes += [Once.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)
     except AggregatorError as error:
         logger.error(log.REPORTS_FAILED, sink=sink, reason=str(error))
+    except Exception:
+        logger.exception(log.UNEXPECTED, sink=sink)
+        outcomes.append(Once.FAILED)

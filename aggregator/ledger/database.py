@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
-from urllib.parse import unquote
 
 import psycopg
 from psycopg import errors as pg
@@ -22,6 +21,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 import aggregator
 from aggregator.errors import InvariantBroken, LedgerError, LedgerOutdated, LedgerUnreachable
+from aggregator.redact import redacted
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -130,11 +130,8 @@ def one_line(error: Exception) -> str:
 
 def told(error: Exception, url: str) -> str:
     """Return an error's text on one line without the secrets of our URL, in case the server repeats them."""
-    text = one_line(error)
-    found = (secret for pair in PASSWORDS.findall(url) for secret in pair if secret)
-    for secret in (url, *found):
-        text = text.replace(secret, "***").replace(unquote(secret), "***")
-    return text
+    found = (secret for pair in PASSWORDS.findall(url) for secret in pair)
+    return redacted(one_line(error), (url, *found))
 
 
 class Identity(NamedTuple):

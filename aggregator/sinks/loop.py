@@ -5,6 +5,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
+from aggregator.errors import AggregatorError, SinkUnreachable
+from aggregator.redact import named, redacted
+
 Line = TypeVar("Line")
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -43,6 +46,7 @@ class Lazily(Generic[Line]):
     """Something that is open on a loop of its own, from its first use until `close`.
 
     `connect` opens it and `shut` closes it, both on the loop. If `connect` raises, nothing is open and no thread is left.
+    What a library raises that nobody foresaw comes out as SinkUnreachable: it stays with the sink, which is asked again.
     """
 
     def __init__(
@@ -69,7 +73,12 @@ class Lazily(Generic[Line]):
     def ask(self, question: Callable[[Line], Coroutine[Any, Any, Result]]) -> Result:
         """Run what a question makes of it on the loop; return the result, or raise its error."""
         thread, line = self._opened()
-        return thread.call(question(line))
+        try:
+            return thread.call(question(line))
+        except (AggregatorError, MemoryError):
+            raise
+        except Exception as error:
+            raise self._broken(error) from error
 
     def tell(self, message: Callable[[Line], object]) -> None:
         """Have something done to it on the loop soon, if it is open, without waiting for it."""
@@ -94,7 +103,15 @@ class Lazily(Generic[Line]):
                 thread = LoopThread(self._name)
                 try:
                     self._open = thread, thread.call(self._connect())
-                except BaseException:
+                except BaseException as error:
                     thread.close()
+                    if isinstance(error, Exception) and not isinstance(error, AggregatorError | MemoryError):
+                        raise self._broken(error) from error
                     raise
             return self._open
+
+    def _broken(self, error: Exception) -> SinkUnreachable:
+        told = redacted(named(error), ())
+        return SinkUnreachable(
+            f"The library of {self._name.replace('-', ' ', 1)} failed ({told}); it is asked again later."
+        )

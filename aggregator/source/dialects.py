@@ -25,6 +25,7 @@ class Fault(Enum):
     TIMED_OUT = auto()  # the statement timeout
     NOT_A_READ = auto()  # it was asked for something else than a read
     REFUSED = auto()  # the query or its data must change
+    UNEXPECTED = auto()  # no error of the database: its driver, or something below it, gave up
 
 
 Renew = Callable[[], None]

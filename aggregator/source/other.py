@@ -30,4 +30,7 @@ def other(name: str) -> Dialect:
 def _unknown_fault(error: BaseException) -> Fault:
     """Go by the names that every driver shares (PEP 249)."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return Fault.TRANSIENT if names & {"OperationalError", "InterfaceError"} else Fault.REFUSED
+    if names & {"OperationalError", "InterfaceError"}:
+        return Fault.TRANSIENT
+    told = names & {"Error", "Warning", "SQLAlchemyError", "UnicodeError"}
+    return Fault.REFUSED if told else Fault.UNEXPECTED

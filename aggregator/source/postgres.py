@@ -16,7 +16,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.adapt import Buffer, Loader
 from psycopg.pq import Format
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
 from aggregator.source import roles, transactions
 from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Renew, first_line, not_idle
@@ -75,8 +75,8 @@ def _tolerant(plain: Callable[..., Any]) -> type[Loader]:
         def load(self, data: Buffer) -> Any:
             try:
                 return self._plain(data)
-            except psycopg.DataError:
-                return OutOfRange(bytes(data).decode())
+            except (psycopg.DataError, ValueError, OverflowError):
+                return OutOfRange(bytes(data).decode(errors="replace"))
 
     return Tolerant
 
@@ -109,7 +109,10 @@ def _postgres_fault(error: BaseException) -> Fault:
     if state is None:
         # A session that dies behind a pooler leaves more answers than psycopg expects: an InternalError of its own.
         broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError)
-        return Fault.TRANSIENT if broken else Fault.REFUSED
+        if broken:
+            return Fault.TRANSIENT
+        told = isinstance(error, psycopg.Error | SQLAlchemyError | UnicodeError)
+        return Fault.REFUSED if told else Fault.UNEXPECTED
     if state == "57014":
         return Fault.TIMED_OUT
     if state in POSTGRES_NOT_A_READ:

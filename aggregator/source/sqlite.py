@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from aggregator import clock
 from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Renew, first_line
@@ -103,6 +104,8 @@ def _sqlite_fault(error: BaseException) -> Fault:
     # Python 3.11 warns of several statements; later versions raise ProgrammingError.
     if isinstance(error, sqlite3.Warning) or "one statement at a time" in str(error):
         return Fault.NOT_A_READ
+    if not isinstance(error, sqlite3.Error | SQLAlchemyError | UnicodeError):
+        return Fault.UNEXPECTED
     # The low byte is the code, the rest says more (sqlite.org/rescode.html).
     match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
         case sqlite3.SQLITE_INTERRUPT:

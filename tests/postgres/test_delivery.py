@@ -65,6 +65,28 @@ def test_a_lost_answer_is_asked_for_again_and_booked_once(owing: World) -> None:
     assert owing.one("select count(*) from aggregator.attempt") == 2
 
 
+def test_a_library_that_breaks_leaves_unknown_what_it_did_not_answer(owing: World) -> None:
+    """Whatever it raises, what left may have arrived: the same bytes go out again, and nothing is lost or booked twice."""
+    told = owing.sink.lost_after_booking
+
+    def breaks(event: Event) -> bool:
+        if event.customer == "cus_4":
+            owing.sink.lost_after_booking = told
+            raise TypeError("a string pattern on bytes, Bearer abc")
+        return False
+
+    owing.sink.lost_after_booking = breaks
+    first = owing.deliver()
+    assert first.claimed == 10
+    assert first.accepted + first.again == 10
+    assert first.again >= 1
+    assert first.waits_for == "the sink's library failed (TypeError: a string pattern on bytes, Bearer ***)"
+    owing.now += 10 * MINUTE
+    owing.deliver()
+    assert states(owing) == {"accepted": 10}
+    assert [owing.booked(f"cus_{n}") for n in range(10)] == list(range(1, 11))
+
+
 def test_a_process_that_dies_leaves_its_events_to_the_next(owing: World) -> None:
     """A claim without verdicts runs out; its events go out again as the same bytes under the same identifiers (B1, B3)."""
     claim = owing.outbox.claim(owing.registered.feeds[0].sink_id, 100, owing.now)

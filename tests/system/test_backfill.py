@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.system.harness import HOUR, METER, SLOW_QUERY, Process, Ran, World, until
+from tests.system.harness import HOUR, METER, OTHER_METER, SLOW_QUERY, Process, Ran, World, until
 
 MINUTES = 60
 
@@ -153,6 +153,19 @@ def test_a_range_that_cannot_be_billed_is_refused_with_the_reason(world: World) 
     for ran in (old, off_grid, early, unknown):
         assert len(ran.err.splitlines()) == 1, ran.err
     assert world.one("select count(*) from aggregator.run") == 0
+
+
+def test_a_source_that_is_away_keeps_no_other_meter(world: World) -> None:
+    """The others are read and sent; what failed is said at the end, and by exit code 1."""
+    world.use_much(customers=3, minutes=30)
+    world.config["sources"]["away"] = {"url": "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"}
+    world.config["meters"] = {OTHER_METER: {**world.meter, "source": "away"}, **world.config["meters"]}
+    world.write()
+    ran = backfill(world)
+    assert ran.code == 1
+    assert f"{OTHER_METER} was not read to the end: Source away cannot be read" in ran.err
+    assert [meter["meter"] for meter in ran.json["meters"]] == [METER]
+    assert world.billed() == world.used()
 
 
 def test_what_a_busy_sink_did_not_take_is_said(world: World) -> None:

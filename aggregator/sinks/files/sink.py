@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from aggregator.errors import SinkError
+from aggregator.errors import AggregatorError, SinkError, SinkUnreachable
 from aggregator.model import Bounds, Encoding, Event, Limits, Span, WriteModel, Written
+from aggregator.redact import named, redacted
 from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.stripe.meter import StripeMeter
@@ -73,8 +74,19 @@ class SinkOfFiles:
         return self._form.misfit(event)
 
     def write(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:
-        """Make the file, unless it is there already."""
-        return self._write(batch, lambda: not self._stopping.is_set() and may_go_on())
+        """Make the file, unless it is there already.
+
+        What a library raises that nobody foresaw is SinkUnreachable: the same file is made again.
+        """
+        try:
+            return self._write(batch, lambda: not self._stopping.is_set() and may_go_on())
+        except (AggregatorError, MemoryError):
+            raise
+        except Exception as error:
+            told = redacted(named(error), ())
+            raise SinkUnreachable(
+                f"Sink {self.name} could not write a file ({told}); it is tried again."
+            ) from error
 
     def _write(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:
         raise NotImplementedError
