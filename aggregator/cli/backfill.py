@@ -110,8 +110,13 @@ def backfill(
         for name, parts in older.items():
             if parts:
                 click.echo(tell_older(name, parts))
+    _end(failed, waiting, quiet=as_json)
+
+
+def _end(failed: list[str], waiting: dict[str, int], *, quiet: bool) -> None:
+    """Say what is left to be done, also by the exit code."""
     for sink, count in waiting.items():
-        if count and not as_json:
+        if count and not quiet:
             click.echo(
                 f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again."
             )
