@@ -8,6 +8,8 @@ Laws for every migration
 from alembic import context
 from sqlalchemy import Connection, text
 
+from aggregator.ledger.database import BEGIN
+
 SCHEMA = "aggregator"
 
 LOCK_KEY = 0x61676772_65676174
@@ -16,7 +18,7 @@ LOCK_KEY = 0x61676772_65676174
 
 def migrate(connection: Connection) -> None:
     """Bring the ledger to the newest revision, alone: whoever comes second finds nothing left to do."""
-    connection.execute(text("select set_config('statement_timeout', '300s', true)"))
+    connection.exec_driver_sql(BEGIN)
     connection.execute(text("select set_config('lock_timeout', '60s', true)"))
     connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
     connection.execute(text("select set_config('lock_timeout', '5s', true)"))

@@ -60,6 +60,7 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     """Look at the ledger, and fill `pinned` with the account that each sink went to."""
     from aggregator.clock import utcnow
     from aggregator.errors import LedgerError
+    from aggregator.ledger.database import remarks
     from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
 
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
@@ -74,6 +75,8 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
             )
             if ledger.pin.unguarded:
                 text = f"a ledger that is set back would not be noticed: {ledger.pin.unguarded}"
+                yield Finding("ledger", "note", text)
+            for text in remarks(ledger.database):
                 yield Finding("ledger", "note", text)
             for stranger in ledger.reports.strangers(config.meters, utcnow() - STILL_BILLABLE):
                 text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"

@@ -4,22 +4,27 @@ Rules
 - No session state: settings are local to the transaction, locks are row locks or transaction locks, statements are not
   prepared. So a pooler in transaction mode between us and Postgres changes nothing
   (pgbouncer.org/features.html, "SQL feature map for pooling modes").
+- What we rely on is set with every transaction: a server, a database and a role each have defaults of their own
+  (postgresql.org/docs/current/sql-alterrole.html).
 - `synchronous_commit` is on in every transaction: a committed intent must survive a crash, or it is sent twice.
 - A transaction that stands idle for a minute is ended by the server: a paused process must not hold a meter for ever.
+- A connection whose other end is gone without a word is given up within a minute or so.
 """
 
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 import aggregator
+from aggregator.clock import monotonic
 from aggregator.errors import InvariantBroken, LedgerError, LedgerOutdated, LedgerUnreachable
 from aggregator.redact import redacted
 
@@ -38,13 +43,47 @@ CONNECT_TIMEOUT_SECONDS = 10
 POOL_SIZE = 16
 POOL_WAIT_SECONDS = 30.0
 
+KEEP_ALIVE = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""How soon we notice that the other end is gone (postgresql.org/docs/current/libpq-connect.html). By default the system
+takes two hours where we wait for an answer, and a quarter of an hour where we wait for bytes to be taken."""
+
+# With `row_security` off a row-level policy is an error and never a row that is missing. `array_nulls` off would make words
+# of the nulls in our arrays. `transaction_timeout` came with Postgres 17; naming it before would be an error.
 BEGIN = """
 select set_config('TimeZone', 'UTC', true),
+       set_config('DateStyle', 'ISO, MDY', true),
+       set_config('IntervalStyle', 'postgres', true),
+       set_config('client_encoding', 'UTF8', true),
+       set_config('extra_float_digits', '1', true),
+       set_config('bytea_output', 'hex', true),
+       set_config('standard_conforming_strings', 'on', true),
+       set_config('array_nulls', 'on', true),
+       set_config('search_path', 'pg_catalog, pg_temp', true),
+       set_config('row_security', 'off', true),
        set_config('synchronous_commit', 'on', true),
        set_config('statement_timeout', '300s', true),
        set_config('lock_timeout', '30s', true),
-       set_config('idle_in_transaction_session_timeout', '60s', true)
+       set_config('idle_in_transaction_session_timeout', '60s', true),
+       case when current_setting('transaction_timeout', true) is not null
+            then set_config('transaction_timeout', '0', true) end
 """
+
+ENDED = {
+    "25P03": "the server ended our transaction because it stood idle for too long, as when this process was paused",
+    "25P04": "the server ended our transaction because of a `transaction_timeout`",
+    "57P05": "the server ended our session because of an `idle_session_timeout`",
+}
+"""What a server says that has ended a session or a transaction by a time limit: none of it has to do with what we asked."""
+
+READ_ONLY_BY_DEFAULT = (
+    "`default_transaction_read_only` is on for this database or role, and aggregator writes all the same. If somebody froze "
+    "the database on purpose, as before a move, stop aggregator; else set it off."
+)
 
 SETTINGS = """
 select current_setting('server_version_num')::int,
@@ -70,14 +109,10 @@ class Database:
             name=name,
             reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
             check=ConnectionPool.check_connection,
-            kwargs={
-                "prepare_threshold": None,
-                "application_name": name,
-                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-                "autocommit": True,
-                "client_encoding": "utf8",
-            },
+            configure=configure,
+            kwargs={"autocommit": True, **_options(url, name)},
         )
+        self._begun: dict[int, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +132,7 @@ class Database:
         asked because it would break an invariant, LedgerError for the rest.
         """
         try:
-            with self._pool.connection() as connection, connection.transaction():
+            with self._pool.connection() as connection, self._busy(connection), connection.transaction():
                 connection.execute(BEGIN)
                 yield connection
         except PoolTimeout as error:
@@ -110,22 +145,78 @@ class Database:
             ) from error
         except (psycopg.OperationalError, psycopg.InternalError) as error:
             # Internal is what psycopg calls it when a session dies behind a pooler: more answers come than it expects.
-            raise LedgerUnreachable(f"The ledger did not answer: {told(error, self.url)}") from error
+            raise LedgerUnreachable(f"The ledger did not answer: {said(error, self.url)}") from error
         except psycopg.Error as error:
-            raise LedgerError(f"The ledger refused a statement: {one_line(error)}") from error
+            raise LedgerError(f"The ledger refused a statement: {one_line(error)}{_hint(error)}") from error
+
+    @contextmanager
+    def _busy(self, connection: Connection) -> Iterator[None]:
+        """Remember since when a connection is in use."""
+        self._begun[id(connection)] = monotonic()
+        try:
+            yield
+        finally:
+            del self._begun[id(connection)]
 
     def _reason(self) -> str:
         """Say why no connection could be had, by trying once outside of the pool."""
         try:
-            psycopg.connect(self.url, connect_timeout=CONNECT_TIMEOUT_SECONDS).close()
+            psycopg.connect(self.url, **_options(self.url, "aggregator")).close()
         except psycopg.Error as error:
             return told(error, self.url) + "; check `ledger.url` and that Postgres is up."
-        return f"all {self._pool.max_size} connections are in use."
+        begun = sorted(self._begun.values())
+        if len(begun) < self._pool.max_size:
+            return "a new connection works, but those we had were lost and are still being replaced; it is tried again."
+        return (
+            f"all {len(begun)} connections are in use, the oldest for {monotonic() - begun[0]:.0f} s. Either the ledger is "
+            "slow, or the network to it was cut: what does not answer is then given up within two minutes."
+        )
+
+
+def _options(url: str, name: str) -> dict[str, Any]:
+    """Return how we connect; what the URL says of keeping a connection alive holds."""
+    known: dict[str, Any] = {}
+    with suppress(psycopg.ProgrammingError):  # a URL that cannot be read is said when it is used
+        known = conninfo_to_dict(url)
+    return {
+        "prepare_threshold": None,
+        "application_name": name,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "client_encoding": "utf8",
+        **{key: value for key, value in KEEP_ALIVE.items() if key not in known},
+    }
+
+
+def configure(connection: Connection) -> None:
+    """Let every transaction of a connection begin as one that reads what is committed, and writes.
+
+    A server, database or role that defaults to another isolation level, or to reading only, would have two processes that
+    do what they should fail for each other's sake.
+    """
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.read_only = False
+    connection.deferrable = False
+
+
+def _hint(error: psycopg.Error) -> str:
+    """Say what to do about a refusal that the server's words alone leave open."""
+    if error.diag.source_function == "check_enable_rls":
+        return (
+            ". Row-level security must not hide rows of the ledger from its role: let the role own the tables, or give it "
+            "`bypassrls`."
+        )
+    return ""
 
 
 def one_line(error: Exception) -> str:
     """Return an error's text on one line, without the caret and context lines that drivers add."""
     return " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__
+
+
+def said(error: psycopg.Error, url: str) -> str:
+    """Return an error's text as `told` does, in clear words where the server ended the session by a time limit."""
+    meant = ENDED.get(error.sqlstate or "")
+    return f"{meant}; nothing of it was written ({told(error, url)})" if meant else told(error, url)
 
 
 def told(error: Exception, url: str) -> str:
@@ -176,6 +267,13 @@ def unfit(database: Database) -> list[str]:
     return faults
 
 
+def remarks(database: Database) -> list[str]:
+    """Say what is worth knowing of the server, although it is fit to keep a ledger: one sentence each."""
+    with database.transaction() as connection:
+        row = connection.execute("select current_setting('default_transaction_read_only')").fetchone()
+    return [READ_ONLY_BY_DEFAULT] if row == ("on",) else []
+
+
 def migrate(url: str) -> None:
     """Bring the ledger to the newest revision; nothing happens if it is there. Safe to run from many processes at once.
 
@@ -190,9 +288,7 @@ def migrate(url: str) -> None:
 
     settings = Config()
     settings.set_main_option("script_location", str(_scripts()))
-    engine = sa.create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url, connect_timeout=10)
-    )
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: _connect(url), poolclass=sa.NullPool)
     try:
         with engine.begin() as connection:
             settings.attributes["connection"] = connection
@@ -208,13 +304,20 @@ def migrate(url: str) -> None:
 def _is_current(url: str) -> bool:
     """Tell whether nothing is to be done; what looks for migrations takes most of a second to load."""
     try:
-        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+        with _connect(url) as connection:
+            connection.execute(BEGIN)
             if connection.execute("select to_regclass('aggregator.alembic_version')").fetchone() == (None,):
                 return False
             rows = connection.execute("select version_num from aggregator.alembic_version").fetchall()
     except psycopg.Error:
         return False  # what is wrong is said by the migration itself
     return rows == [(REVISION,)]
+
+
+def _connect(url: str) -> Connection:
+    connection = psycopg.connect(url, **_options(url, "aggregator migrate"))
+    configure(connection)
+    return connection
 
 
 def _scripts() -> Path:

@@ -32,6 +32,9 @@ select set_config('TimeZone', 'UTC', true),
        set_config('statement_timeout', :statement_timeout, true),
        set_config('lock_timeout', :lock_timeout, true),
        set_config('idle_in_transaction_session_timeout', :idle_timeout, true),
+       -- Servers have this since version 17. A reading is bounded by the time of each statement.
+       case when current_setting('transaction_timeout', true) is not null
+            then set_config('transaction_timeout', '0', true) end,
        -- A cursor is planned for its first tenth only, unless the server is told that all of it will be fetched.
        set_config('cursor_tuple_fraction', '1.0', true),
        -- A query whose client is gone stops within 2 s. Servers have this since version 14, and not on every platform.
@@ -100,6 +103,9 @@ POSTGRES_TRANSIENT = {"08", "28", "3D", "40", "53", "55", "57", "58", "72", "F0"
 """Classes of SQLSTATE that no change of the query would cure: connection, login, conflict with recovery or with others,
 resources, locks, shutdown, disk (postgresql.org/docs/current/errcodes-appendix.html)."""
 
+POSTGRES_ENDED = {"25P03", "25P04"}
+"""The server ended a transaction that stood idle, or lasted, too long: the query is not to blame."""
+
 POSTGRES_NOT_A_READ = {"0A000", "25001", "25006", "42601"}
 """Refused by DECLARE CURSOR, by READ ONLY, or by the grammar: a write, several statements, or no SELECT at all."""
 
@@ -117,7 +123,8 @@ def _postgres_fault(error: BaseException) -> Fault:
         return Fault.TIMED_OUT
     if state in POSTGRES_NOT_A_READ:
         return Fault.NOT_A_READ
-    return Fault.TRANSIENT if state[:2] in POSTGRES_TRANSIENT else Fault.REFUSED
+    transient = state[:2] in POSTGRES_TRANSIENT or state in POSTGRES_ENDED
+    return Fault.TRANSIENT if transient else Fault.REFUSED
 
 
 def _postgres_said(error: BaseException) -> str:
