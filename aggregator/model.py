@@ -172,6 +172,11 @@ class Meter:
     terms: tuple[Terms, ...] = ()
     """Of those sinks that have terms of their own."""
 
+    @property
+    def unit(self) -> Decimal:
+        """Return the least that is billed: one of the last of its decimals."""
+        return Decimal(1).scaleb(-self.decimals)
+
     def terms_of(self, sink: str) -> Terms:
         """Return on what terms a sink is fed."""
         return next((each for each in self.terms if each.sink == sink), Terms(sink))
@@ -221,6 +226,8 @@ class Reading(NamedTuple):
     quantity: Decimal | None
     at: dt.datetime | None
     reason: str | None = None
+    noise: Decimal = ZERO
+    """Of a floating-point number: by what share of it the same rows may come out differently; of an exact one, none."""
 
 
 class Tail(StrEnum):

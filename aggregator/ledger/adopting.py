@@ -300,7 +300,7 @@ class Adopting:
     def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
         """Yield every slot of a line that the ledger or the source knows, by customer; the sink was not asked yet."""
         with self._database.transaction() as connection:
-            stage(connection, readings)
+            stage(connection, readings, line.unit)
             connection.execute(CREATE_COUNTED)
             yield from _stands(connection, line)
 
@@ -319,8 +319,9 @@ class Adopting:
         """
         with self._database.transaction() as connection:
             connection.execute(HOLD_METERS)
-            for readings, lines in groupby(rebased, attrgetter("readings")):
-                stage(connection, readings)
+            for readings, of_a_meter in groupby(rebased, attrgetter("readings")):
+                lines = list(of_a_meter)
+                stage(connection, readings, lines[0].line.unit)
                 for each in lines:
                     _rebase(connection, each, name, now)
                 connection.execute("drop table reading")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from decimal import Decimal
 from typing import Any
 
 from aggregator.ledger.database import Connection
@@ -32,10 +33,33 @@ create temporary table reading (
 
 COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
 
+# A sum of floats depends on the order of the rows: one number comes out as many, all within `noise` of it. Of those the one
+# with the fewest decimals is meant, the meter's own to begin with: 7.99999999999998 is 8, and is not to be floored to 7.
+MEANT = """
+with noisy as (
+    delete from reading
+     where customer is not null
+       and not exists (select from reading as flawed where flawed.reason is not null
+                          and flawed.window_start = reading.window_start and flawed.customer = reading.customer)
+    returning window_start, customer, quantity, at
+), summed as (
+    select window_start, customer, sum(quantity) as quantity, max(at) as at from noisy group by window_start, customer
+)
+insert into reading (window_start, customer, quantity, at)
+select window_start, customer,
+       coalesce((select round(quantity, places) from generate_series(%(decimals)s, %(decimals)s + 12) as places
+                  where abs(round(quantity, places) - quantity)
+                        <= least(%(unit)s / 100, greatest(%(unit)s / 1e9, abs(quantity) * %(noise)s))
+                  order by places limit 1), quantity), at
+  from summed
+"""
+
 # What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
 # stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
 # What is billed by its last number is billed by a zero too, so a new slot at zero is a change there.
 # A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
+# A float that differs by no more than the order of its rows can make is what it was: it is compared with what is booked, and
+# not with the reading before, so that no usage is lost little by little.
 # Only windows that the feed bills are looked at, and only where it was in shadow once, whether a slot's latest event is.
 CHANGED = """
 select found.slot_id,
@@ -67,8 +91,11 @@ select found.slot_id,
                  where feed_id = %(feed_id)s
                    and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
                ) as slot using (window_start, customer)
-         where (coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0) or slot.replan
-                or (%(zeros)s and slot.id is null))
+         where ((coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0)
+                 and (%(exact)s or abs(coalesce(seen.quantity, 0) - coalesce(slot.quantity, 0))
+                                   > least(%(unit)s / 2, greatest(%(unit)s / 1e9, 2 * %(noise)s
+                                           * greatest(abs(seen.quantity), abs(slot.quantity))))))
+                or slot.replan or (%(zeros)s and slot.id is null))
            and not coalesce(seen.spoilt, false)
        ) as found
   left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
@@ -109,19 +136,31 @@ select %(meter_id)s, window_start, 'withheld: another row of this customer and w
 """
 
 
-def stage(connection: Connection, spool: Spool) -> None:
-    """Bring the readings into the transaction, and sum them per slot."""
+def stage(connection: Connection, spool: Spool, unit: Decimal) -> None:
+    """Bring the readings into the transaction; floats as the numbers they mean, where `unit` is the least that is billed."""
     connection.execute(WORK_MEMORY)
     connection.execute(CREATE_STAGING)
     with connection.cursor().copy(COPY_READINGS) as copy:
         for block in spool.blocks():
             copy.write(block)
+    if spool.noise:
+        values = {"unit": unit, "decimals": -unit.adjusted(), "noise": spool.noise}
+        connection.execute(MEANT, values)
     connection.execute("analyze reading")
 
 
-def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Iterator[Change]:
+def changes(
+    connection: Connection,
+    io: Executor,
+    feed: Feed,
+    span: Span,
+    *,
+    noise: Decimal = ZERO,
+    unit: Decimal = Decimal(1),
+) -> Iterator[Change]:
     """Yield the slots of a feed that differ from what was read, customer by customer.
 
+    `noise` is by what share the same rows may come out differently, and `unit` the least that is billed.
     `io` fetches a batch ahead, between whatever else it has to do on the connection.
     """
     values = {
@@ -132,6 +171,9 @@ def changes(connection: Connection, io: Executor, feed: Feed, span: Span) -> Ite
         "zeros": feed.model is WriteModel.LAST,
         "until": feed.until or span.end,
         "shadowed": feed.shadowed,
+        "exact": not noise,
+        "noise": noise,
+        "unit": unit,
     }
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:

@@ -135,14 +135,16 @@ class Passes:
         with self._database.transaction() as connection:
             mark, reread_from = self._hold(connection, lease)
             tally = Tally(rows=spool.rows, aside=spool.aside, mark=mark, guarded=len(fallen))
-            stage(connection, spool)
+            unit = registered.meter.unit
+            stage(connection, spool, unit)
             points.passing("readings_staged")
             run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed, reach in zip(registered.feeds, lease.reaches, strict=True):
                     again.take_up(connection, feed, this.span, this.now)
                     tally.mark = min(mark, reach.read_until)
-                    decisions = decide(feed, changes(connection, io, feed, this.span), guarded=bool(fallen))
+                    found = changes(connection, io, feed, this.span, noise=spool.noise, unit=unit)
+                    decisions = decide(feed, found, guarded=bool(fallen))
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
                     again.note_newer(connection, feed, run_id, this.now)
                     again.note_close(connection, feed, run_id, this.now)
@@ -218,9 +220,11 @@ class Passes:
     ) -> Iterator[tuple[Feed, Decision]]:
         """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early."""
         with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
-            stage(connection, spool)
+            unit = registered.meter.unit
+            stage(connection, spool, unit)
             for feed in registered.feeds:
-                for decision in decide(feed, changes(connection, io, feed, span), guarded=False):
+                found = changes(connection, io, feed, span, noise=spool.noise, unit=unit)
+                for decision in decide(feed, found, guarded=False):
                     yield feed, decision
 
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:

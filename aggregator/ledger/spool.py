@@ -28,6 +28,8 @@ class Spool:
         """How many of the rows can be billed to nobody."""
         self.unmapped = ZERO
         """What those come to, as far as they have a usable number."""
+        self.noise = ZERO
+        """By what share of it any quantity may come out differently from the same rows: not at all, but for floats."""
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +41,8 @@ class Spool:
         """Take in readings, in any order and number."""
         starts: dict[dt.datetime, str] = {}
         lines = []
-        for start, customer, quantity, at, reason in readings:
+        for start, customer, quantity, at, reason, noise in readings:
+            self.noise = max(self.noise, noise)
             if reason is not None:
                 self.aside += 1
                 self.unmapped += quantity or ZERO

@@ -53,6 +53,8 @@ class Dialect:
     naive_is_utc: bool
     from_number: str
     """The SQL that makes an instant of epoch seconds."""
+    kind: Callable[[object], str | None]
+    """The database's name for the type of a column, of what its driver says of the column; None if it does not say."""
     fence: Callable[[sa.Connection, Freshness | None], Fence] | None = None
     """What its transactions have come to; None where that cannot be asked."""
     unsafe: Callable[[sa.Connection], list[str]] | None = None

@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from decimal import Decimal
 from functools import partial
 from typing import Any, NamedTuple, assert_never
 
@@ -25,7 +26,15 @@ from aggregator.redact import named, redacted
 from aggregator.source.dialects import Dialect, Fault, Renew
 from aggregator.source.other import other
 from aggregator.source.postgres import POSTGRES
-from aggregator.source.rows import Instants, OutOfRange, Places, Rows, places
+from aggregator.source.rows import (
+    DOUBLE_NOISE,
+    SINGLE_NOISE,
+    Instants,
+    OutOfRange,
+    Places,
+    Rows,
+    places,
+)
 from aggregator.source.sqlite import SQLITE
 from aggregator.windows import tile
 
@@ -40,6 +49,9 @@ OTHER_COLON = re.compile(r"(?<![:\w\\]):(?!(?:start|end)\b)(?=\w)")
 
 SHORTEST_STEP = dt.timedelta(minutes=1)
 """Events have their instants by the minute; what is asked for in shorter pieces would cost more than it could save."""
+
+SINGLE_FLOATS = {"float4", "float32", "real"}
+"""What databases call a floating-point number of four bytes."""
 
 SECRET_OPTIONS = ("password", "sslpassword")
 
@@ -159,7 +171,9 @@ class Source:
         with self._snapshot() as snapshot:
             for asked in self._questions(snapshot, statement, span, window, step):
                 with closing(snapshot.ask(statement, asked)) as result:
-                    rows = Rows(self._places(result), self._instants, asked, window, self._refusal)
+                    found = self._places(result)
+                    noise = self._noise(result, found)
+                    rows = Rows(found, self._instants, asked, window, self._refusal, noise)
                     for batch in snapshot.batches(result):
                         yield rows.readings(batch)
 
@@ -263,6 +277,15 @@ class Source:
         if not result.returns_rows:
             raise self._refusal("a usage query may only read, and must return rows: write one `select`")
         return places(list(result.keys()), self._refusal)
+
+    def _noise(self, result: sa.CursorResult[Any], found: Places) -> Decimal:
+        """Return by what share a floating-point quantity may come out differently from the same rows."""
+        kind = self._kinds(result)[found.quantity]
+        return SINGLE_NOISE if kind in SINGLE_FLOATS else DOUBLE_NOISE
+
+    def _kinds(self, result: sa.CursorResult[Any]) -> list[str | None]:
+        """Return the database's name for the type of each column; None where it does not say."""
+        return [self._dialect.kind(column[1]) for column in result.cursor.description]
 
     def _try_instants(self, found: Places, row: sa.Row[Any]) -> None:
         for column, place in (("at", found.at), ("window", found.window)):

@@ -16,6 +16,7 @@ def other(name: str) -> Dialect:
         said=first_line,
         naive_is_utc=False,
         from_number="a conversion to a timestamp with time zone",
+        kind=lambda code: code.lower() if isinstance(code, str) else None,
         cannot_promise=(
             f"{name}: the queries of one span may see different states; return `window`, so that it is one query.",
             f"{name}: no statement timeout is set; set one for the role.",

@@ -134,6 +134,12 @@ def _postgres_said(error: BaseException) -> str:
     return first_line(error) + line
 
 
+def _postgres_kind(code: object) -> str | None:
+    """Return the name of a type by its oid; one that is not built in goes by its number."""
+    known = psycopg.adapters.types.get(code) if isinstance(code, int) else None
+    return None if known is None else known.name
+
+
 POSTGRES = Dialect(
     name="postgresql",
     engine=_postgres_engine,
@@ -143,6 +149,7 @@ POSTGRES = Dialect(
     said=_postgres_said,
     naive_is_utc=False,
     from_number="to_timestamp(column)",
+    kind=_postgres_kind,
     fence=transactions.fence,
     unsafe=roles.unsafe,
 )

@@ -5,8 +5,9 @@ Rules
   with the query (a column's name, type or time zone, a row outside the span) refuses the query.
 - A batch is converted column by column. The types found in a column choose how: the common case runs at the speed of
   `map`, and a type that turns up late is still seen.
-- A quantity becomes a Decimal. A float becomes the shortest decimal that stands for it, `Decimal(repr(value))`: SQLite has
-  no other fractions; elsewhere an exact type (numeric, decimal) is the one to return.
+- A quantity becomes a Decimal. A float is rounded to the 15 digits that it surely has, and carries along how much of it may
+  be noise: a sum of floats depends on the order in which rows are read. SQLite has no other fractions; elsewhere an exact
+  type (numeric, decimal) is the one to return.
 """
 
 import datetime as dt
@@ -21,7 +22,7 @@ from types import NoneType
 from typing import NamedTuple, cast
 
 from aggregator.errors import QueryRejected
-from aggregator.model import Reading, Span
+from aggregator.model import ZERO, Reading, Span
 from aggregator.windows import floor
 
 KNOWN = ("customer", "quantity", "at", "window")
@@ -34,6 +35,19 @@ DIGITS = 60
 
 EXACT = Context(prec=DIGITS, Emax=DIGITS, Emin=-DIGITS, traps=[Inexact, Overflow, Rounded, Subnormal])
 """Refuses to round: its `create_decimal` raises where a number does not fit."""
+
+FLOAT_DIGITS = 15
+"""What every double can hold of a decimal (DBL_DIG); the digits behind them are not the number's own."""
+
+EXACT_INTEGERS = 2**53
+"""Below it a double counts without a gap: such an integer is what it says."""
+
+DOUBLE_NOISE = Decimal("1e-11")
+"""By what share a sum of doubles may move with the order of its rows: a million additions, each half a unit of the 16th
+digit off, and all in one direction."""
+
+SINGLE_NOISE = Decimal("1e-5")
+"""The same of four-byte floats, which have seven digits: a hundred additions in one direction, or a great many in both."""
 
 CACHED_WINDOWS = 10_000
 """A query may return any instant as `window`; the cache from those to windows is emptied once it holds this many."""
@@ -146,17 +160,24 @@ class Rows:
     """Converts the rows of one result.
 
     `asked` is the span the query was given, whole windows or a piece of one; where it returns no `window` column, every row
-    belongs to the window that holds that span.
+    belongs to the window that holds that span. `noise` is what a float of the column `quantity` may be off by.
     """
 
     def __init__(
-        self, found: Places, instants: Instants, asked: Span, length: dt.timedelta, refuse: Refuse
+        self,
+        found: Places,
+        instants: Instants,
+        asked: Span,
+        length: dt.timedelta,
+        refuse: Refuse,
+        noise: Decimal = DOUBLE_NOISE,
     ) -> None:
         self._places = found
         self._instants = instants
         self._asked = asked
         self._length = length
         self._refuse = refuse
+        self._noise = noise
         self._windows: dict[object, Span] = {}
 
     def readings(self, rows: Sequence[Sequence[object]]) -> list[Reading]:
@@ -167,13 +188,20 @@ class Rows:
         flaws: Flaws = {}
         customers = _customers(columns[self._places.customer], flaws, self._refuse)
         quantities = _quantities(columns[self._places.quantity], flaws, self._refuse)
+        noise = self._noise if float in set(map(type, columns[self._places.quantity])) else ZERO
         windows = self._windows_of(columns, len(rows))
         ats: Sequence[dt.datetime | None] = [None] * len(rows)
         if self._places.at is not None:
             ats = self._ats(columns[self._places.at], quantities, flaws)
             self._check_inside(ats, windows, customers)
         values = zip(
-            [window[0] for window in windows], customers, quantities, ats, repeat(None), strict=False
+            [window[0] for window in windows],
+            customers,
+            quantities,
+            ats,
+            repeat(None),
+            repeat(noise),
+            strict=False,
         )
         readings = list(map(NEW_READING, repeat(Reading), values))
         for index, reasons in flaws.items():
@@ -298,7 +326,7 @@ def _quantity(index: int, value: object, flaws: Flaws, refuse: Refuse) -> Decima
     if value is None:
         flaw = "quantity is NULL"
     else:
-        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        number = _decimal(value) if isinstance(value, float) else Decimal(value)
         try:
             if number.is_finite():
                 return EXACT.create_decimal(number)
@@ -307,6 +335,13 @@ def _quantity(index: int, value: object, flaws: Flaws, refuse: Refuse) -> Decima
             flaw = f"quantity has more than {DIGITS} digits"
     flaws.setdefault(index, []).append(flaw)
     return None
+
+
+def _decimal(value: float) -> Decimal:
+    """Return the decimal that a float stands for: ten times 0.1 is added up to 0.9999999999999999, and was 1."""
+    if value.is_integer() and abs(value) < EXACT_INTEGERS:
+        return Decimal(int(value))
+    return Decimal(f"{value:.{FLOAT_DIGITS}g}")
 
 
 def _word(kind: type) -> str:

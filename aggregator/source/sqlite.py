@@ -129,4 +129,5 @@ SQLITE = Dialect(
     said=first_line,
     naive_is_utc=True,
     from_number="datetime(column, 'unixepoch')",
+    kind=lambda _: None,  # each value has a type of its own
 )

@@ -316,7 +316,7 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
     tables = ledger.tables
     seen: dict[tuple[str, dt.datetime], tuple[Decimal, dt.datetime | None]] = {}
     spoilt: set[tuple[str, dt.datetime]] = set()
-    for start, customer, quantity, at, reason in readings:
+    for start, customer, quantity, at, reason, _ in readings:
         if customer is None or start < feed.since or (feed.until is not None and start >= feed.until):
             continue
         key = (customer, start)
