@@ -35,42 +35,27 @@ from aggregator.cli import (
     selftest,
     status,
 )
+from aggregator.cli.help import Commands
 from aggregator.errors import AggregatorError, ConfigError, UsageError
 
 FAILED = 1
 WRONG_CALL = 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="aggregator")
 def cli() -> None:
-    """Usage from your databases to your billing system: read by SQL, summed per window, sent once."""
+    """Read usage from your databases by SQL, sum it per window, and send it to your billing system once."""
 
 
-for command in (
-    demo.demo,
-    init.init,
-    check.check,
-    preview.preview,
-    backfill.backfill,
-    restate.restate,
-    run.run,
-    status.status,
-    events.events,
-    files.files,
-    export.export,
-    lateness.lateness,
-    meters.meters,
-    parity.parity,
-    adopt.adopt,
-    migrate.migrate,
-    sandbox.sandbox,
-    schema.schema,
-    selftest.selftest,
-):
-    cli.add_command(command)
-
-
+# By what somebody wants to do, in the order in which it is first needed.
+cli.add_sections(
+    ("Begin", (demo.demo, init.init, check.check, preview.preview)),
+    ("Bill", (run.run, backfill.backfill, restate.restate, export.export)),
+    ("Look", (status.status, lateness.lateness, parity.parity)),
+    ("Decide", (events.events, files.files, meters.meters, adopt.adopt)),
+    ("Set up and try out", (migrate.migrate, schema.schema, sandbox.sandbox, selftest.selftest)),
+)
 events.events.add_command(cancel.cancel)
 
 

@@ -63,7 +63,7 @@ def adopt(
     leave: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Let a ledger go on that is not what it was: restored, failed over, copied, or new.
+    """Resume with a ledger that was restored, failed over, copied or replaced, from what the sinks have counted.
 
     Every window that can still be billed is compared with what the sink itself has counted. With --yes the ledger takes
     that over, and sends what is missing under new names. Stop every other daemon first.

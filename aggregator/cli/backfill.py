@@ -15,6 +15,7 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.cli.completion import MeterName
 from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ WAIT_SECONDS = 0.2
 
 
 @click.command()
-@click.argument("meters", nargs=-1, metavar="[METER]...")
+@click.argument("meters", nargs=-1, type=MeterName(), metavar="[METER]...")
 @click.option(
     "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
 )
@@ -56,7 +57,7 @@ def backfill(
     no_send: bool,
     as_json: bool,
 ) -> None:
-    """Read a range of each METER (all of them if none is named) and send what the ledger does not have yet.
+    """Bill a range of each METER, or of all of them: what the ledger has already is not sent again.
 
     The same code as live: what is billed already is not billed again, so running it three times has the effect of
     once. An interrupted backfill of the same range goes on where it stopped. A meter whose source fails does not keep

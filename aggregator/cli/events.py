@@ -18,6 +18,7 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
     return chosen
 
 
-@click.group()
+@click.group(cls=Commands)
 def events() -> None:
     """Look at events that wait for a person, and decide about them."""
 
@@ -183,7 +184,7 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
 @config_option
 @json_option
 def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
-    """Leave held or refused events at that: nothing of them is billed, and they are no longer listed.
+    """Dismiss held or refused events: nothing of them is billed, and they are no longer listed.
 
     A change of the same window replaces them all the same, and `release` with their ID takes it back.
     """

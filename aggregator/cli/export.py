@@ -15,7 +15,9 @@ from aggregator.cli.common import (
     shown,
     write_json,
 )
+from aggregator.cli.completion import MeterName
 from aggregator.cli.files import raw_meters, show_files
+from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
 WORK_LEFT = 3
 
 
-@click.group()
+@click.group(cls=Commands)
 def export() -> None:
     """Write what a range holds to files, for a person to upload."""
 
 
 @export.command("csv")
-@click.argument("meter", metavar="METER")
+@click.argument("meter", type=MeterName(), metavar="METER")
 @click.option(
     "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
+from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ COLUMNS = {
 }
 
 
-@click.group()
+@click.group(cls=Commands)
 def files() -> None:
     """Look at the files that were written, and say which are uploaded."""
 

@@ -13,15 +13,16 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.cli.completion import MeterName
 
 
 @click.command()
-@click.argument("meters", nargs=-1, metavar="[METER]...")
+@click.argument("meters", nargs=-1, type=MeterName(), metavar="[METER]...")
 @click.option("--days", default=14, show_default=True, help="How many days back to look.")
 @config_option
 @json_option
 def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: bool) -> None:
-    """Show how long after its window's end usage was found; all meters if none is named.
+    """Show how late usage is found after its window's end; all meters if none is named.
 
     Late usage is billed by corrections, so nothing is lost by it; a longer `settle` makes fewer of them.
     """

@@ -36,6 +36,8 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.cli.completion import MeterName
+from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do it without a question.
 sink_option = click.option("--sink", help="At this sink. Needed if the meter feeds several Stripe sinks.")
 
 
-@click.group()
+@click.group(cls=Commands)
 def meters() -> None:
     """Compare meters with those in the Stripe accounts, and create, rename, deactivate or reactivate them there."""
 
@@ -132,7 +134,7 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
 
 
 @meters.command()
-@click.argument("meter")
+@click.argument("meter", type=MeterName(), metavar="METER")
 @sink_option
 @yes_option
 @config_option
@@ -169,7 +171,7 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
 
 
 @meters.command()
-@click.argument("meter")
+@click.argument("meter", type=MeterName(), metavar="METER")
 @sink_option
 @yes_option
 @config_option

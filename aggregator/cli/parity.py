@@ -18,6 +18,7 @@ from aggregator.cli.common import (
     show_table,
     shown,
 )
+from aggregator.cli.completion import MeterName
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ COLUMNS = {
 
 
 @click.command()
-@click.argument("meter")
+@click.argument("meter", type=MeterName(), metavar="METER")
 @click.option("--between", metavar="A,B", help="The two sinks; left out: those of the meter, if it has two.")
 @click.option(
     "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
@@ -80,7 +81,7 @@ def parity(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Compare what was planned for two sinks of METER, per customer and day; show what differs. Writes nothing.
+    """Compare what was planned for two sinks of METER, per customer and day, and show what differs. Writes nothing.
 
     What is held, refused or in shadow counts as planned. Exit code 3: something differs.
     """

@@ -17,6 +17,7 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.common import shown as quantity
+from aggregator.cli.completion import MeterName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("meter")
+@click.argument("meter", type=MeterName(), metavar="METER")
 @click.option(
     "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
 )

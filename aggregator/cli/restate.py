@@ -16,6 +16,7 @@ from aggregator.cli.common import (
     shown,
     write_json,
 )
+from aggregator.cli.completion import MeterName
 from aggregator.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ DIFFERS = 3
 
 
 @click.command()
-@click.argument("meter")
+@click.argument("meter", type=MeterName(), metavar="METER")
 @click.option("--from", "start", type=Instant(), required=True, help="Start of the first window, UTC.")
 @click.option(
     "--to", "end", type=Instant(), default=None, help="End of the last one; all that was read if left out."
@@ -48,7 +49,7 @@ def restate(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Read windows of METER that were billed by an older query again, by the present one.
+    """Show what the present query makes of windows of METER that an older one billed; with --yes, correct them.
 
     A query that is changed holds for the windows after it; nothing that was billed moves. This moves it: without --yes it
     shows what would change, with --yes it plans the corrections. Decreases follow the meter's `decreases`.

@@ -31,7 +31,7 @@ class Once(IntEnum):
 @click.option("--web", metavar="HOST:PORT", help="Take what Stripe delivers there, and answer /healthz.")
 @json_option
 def run(config_path: Path, *, once: bool, verbose: bool, web: str | None, as_json: bool) -> None:
-    """Collect and deliver: as a daemon until stopped, or --once.
+    """Run the daemon, which reads every meter by its clock and sends what is due; or one pass, with --once.
 
     SIGTERM and SIGINT finish or release what is held; SIGHUP reloads the configuration. The daemon logs to standard
     error, as JSON unless that is a terminal.

@@ -16,6 +16,9 @@ from aggregator.config.values import NAME_PATTERN
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+ID = "urn:usage-aggregator:configuration"
+"""Names the schema without saying where it lies: editors find it beside the file, or by `aggregator schema`."""
+
 # A JSON Schema is data of any shape, so its values are `Any` in this module.
 Schema = dict[str, Any]
 
@@ -52,7 +55,7 @@ def json_schema() -> dict[str, object]:
     _not_both(blocks["Ledger"], ("url", "url_file"))
     _loosen_meter(blocks)
     _name_the_blocks(schema)
-    return {"$schema": DIALECT, **_tidy(schema), "title": "aggregator configuration"}
+    return {"$schema": DIALECT, "$id": ID, **_tidy(schema), "title": "aggregator configuration"}
 
 
 def _choose_one(block: Schema, *keys: str) -> None:

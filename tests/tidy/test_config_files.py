@@ -95,6 +95,7 @@ CHECKS: dict[str, Any] = {
             "$schema",
             "$defs",
             "title",
+            "$id",
             "description",
             "examples",
             "default",
