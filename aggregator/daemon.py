@@ -7,6 +7,7 @@ Rules
 - SIGTERM and SIGINT: begin nothing new, wait for what is in the air, hand back what is held, and end by the same signal.
 - SIGHUP: build everything anew from the files, threads and alarms included. If that fails, however, the old configuration
   goes on.
+- A sink that refuses us as a whole is asked from time to time, and comes back by itself.
 - One meter's trouble stops that meter, one sink's trouble that sink. Only a ledger that is not what it was stops everything.
 """
 
@@ -18,6 +19,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -33,7 +35,8 @@ from aggregator.collected import Collected
 from aggregator.collection import Collection
 from aggregator.config import Meter, cron
 from aggregator.delivery import Delivered
-from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerError, LedgerStopped
+from aggregator.halting import Halt
 from aggregator.listening import SINKS, Listening
 from aggregator.reconciliation import Reconciled, Reconciliation
 from aggregator.webhook import Address
@@ -211,6 +214,16 @@ class Work:
         self._begun = threading.Event()
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
         self._reconciliations = {sink: app.reconciliation(sink) for sink in app.sink_ids}
+        self._halts = {
+            sink: Halt(
+                sink,
+                self,
+                partial(app.resume, sink),
+                partial(self._waits, sink),
+                self._stopping,
+            )
+            for sink in app.sink_ids
+        }
         self._collecting: set[str] = set()
         self._told_stopped: str | None = None
         self._idle = threading.Condition()
@@ -275,6 +288,8 @@ class Work:
         for condition in self._wake.values():
             with condition:
                 condition.notify_all()
+        for halt in self._halts.values():
+            halt.wake()
         for lane in self._lanes:
             if lane.ident is not None:
                 lane.join(max(0.0, until - monotonic()))
@@ -353,10 +368,12 @@ class Work:
                 self._wake[sink].notify_all()
 
     def _lane(self, sink: str) -> None:
-        """Deliver to a sink for as long as it takes events and nobody says stop."""
+        """Deliver to a sink for as long as nobody says stop; while it refuses us as a whole, wait until it does not."""
         self._begun.wait()
-        delivery = self._app.delivery(sink, self._clock)
+        delivery, halt = self._app.delivery(sink, self._clock), self._halts[sink]
         outage = False
+        if sink in self._app.refused:
+            halt.wait_out(self._app.refused[sink])
         while not self._stopping.is_set():
             try:
                 result = delivery.run_once(self._clock())
@@ -375,7 +392,10 @@ class Work:
             self._tell(sink, result)
             outage = self._tell_outage(sink, result, outage=outage)
             if result.halted:
-                return
+                halt.wait_out(result.halted)
+                continue
+            if result.accepted:
+                halt.took()
             if result.claimed and result.again == result.claimed:
                 self._stopping.wait(RETRY_SECONDS)
             elif not result.claimed:
@@ -398,8 +418,22 @@ class Work:
         tell_files(self._log, sink, result)
         for event, reason in result.refusals.items():
             self._log.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
-        if result.halted:
-            self._log.critical(log.SINK_HALTED, sink=sink, reason=result.halted)
+
+    def halted(self, sink: str, reason: str) -> None:
+        """Say that a sink refuses us as a whole."""
+        self._log.critical(log.SINK_HALTED, sink=sink, reason=reason)
+        with suppress(LedgerError):
+            self._app.ledger.outbox.halt(self._app.sink_ids[sink], reason, self._clock())
+
+    def resumed(self, sink: str) -> None:
+        """Say that it does not any more."""
+        self._log.info(log.SINK_RESUMED, sink=sink)
+        with suppress(LedgerError):
+            self._app.ledger.outbox.resume(self._app.sink_ids[sink])
+
+    def _waits(self, sink: str) -> bool:
+        """Tell whether anything is to be sent to a sink."""
+        return self._app.ledger.outbox.waiting(self._app.sink_ids[sink])[1] > 0
 
 
 def tell_start(logger: log.Log, app: App, now: datetime) -> None:
@@ -409,6 +443,8 @@ def tell_start(logger: log.Log, app: App, now: datetime) -> None:
     for source, faults in app.unsafe_sources().items():
         logger.warning(log.SOURCE_UNSAFE, source=source, reason=" ".join(faults))
     for sink, reason in app.unverified.items():
+        if sink in app.refused:
+            continue  # it is said by whoever sends to it
         logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
     for each in app.elsewhere():
         logger.error(log.FILES_ELSEWHERE, **each.told())

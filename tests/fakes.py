@@ -74,6 +74,11 @@ class FakeSink:
             return Verdict(event.id, Answer.UNKNOWN, "the answer was lost")
         return Verdict(event.id, Answer.ACCEPTED, request_id=f"req_{len(self.received)}")
 
+    def resume(self) -> None:
+        """Take events again, unless still told not to."""
+        if self.halted:
+            raise SinkHalted(self.halted)
+
     def preflight(self, meters: Iterable[str]) -> list[str]:
         """Fit every meter."""
         return []

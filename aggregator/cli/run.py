@@ -117,6 +117,10 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     from aggregator.redact import named
 
     logger = log.logger()
+    if sink in app.refused:
+        logger.critical(log.SINK_HALTED, sink=sink, reason=app.refused[sink])
+        outcomes.append(Once.PERSON_NEEDED)
+        return {"halted": app.refused[sink], "waiting": app.ledger.outbox.waiting(app.sink_ids[sink])[1]}
     try:
         reconciled = app.reconciliation(sink).run_once(utcnow())
         tell_reconciled(logger, sink, reconciled)

@@ -58,6 +58,13 @@ class Destination(Protocol):
         """Return the same for each hour or day of the span in which anything was counted, by its start."""
         ...
 
+    def resume(self) -> None:
+        """Take events again after having been halted, if the far side lets us in by now: it is asked, and books nothing.
+
+        Raises SinkHalted or SinkUnreachable as long as it does not; the sink stays halted then.
+        """
+        ...
+
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""
         ...

@@ -20,7 +20,7 @@ from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.delivery import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
-from aggregator.errors import LedgerError, LedgerStopped, SinkError, SourceError
+from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
 from aggregator.filing import Filing
 from aggregator.heartbeat import Heartbeat
 from aggregator.intake import Intake
@@ -123,6 +123,8 @@ class App:
     sink_ids: dict[str, int]
     unverified: dict[str, str]
     """Sinks that could not be asked whether they fit, and why."""
+    refused: dict[str, str]
+    """Those among them that refuse us as a whole, and why."""
     unpromised: dict[str, list[str]]
     """What sinks cannot do of what they should, although they can be sent to."""
     looked: dict[str, tuple[Definition, ...]]
@@ -152,6 +154,24 @@ class App:
     def reconciliation(self, sink: str) -> Reconciliation:
         """Return what reads a sink back; one at a time per sink is enough."""
         return Reconciliation(self.ledger.doubts, self.sinks[sink], self.sink_ids[sink])
+
+    def resume(self, sink: str) -> None:
+        """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.
+
+        Nothing is booked by asking. Raises SinkError as long as it does not.
+        """
+        its = self.sinks[sink]
+        trouble = self.ledger.pin.account(sink, its.account(), utcnow())
+        if trouble is not None:
+            raise SinkHalted(trouble)
+        misfits: list[str] = []
+        with suppress(SinkError):  # a key may be kept from looking, and yet send
+            misfits = its.preflight(
+                [meter.name for meter in self.config.meters.values() if sink in meter.sinks]
+            )
+        if misfits:
+            raise SinkHalted("\n".join(misfits))
+        its.resume()
 
     def intake(self, sink: str) -> Intake:
         """Return what takes in what a sink tells by itself, for one of `tellers`."""
@@ -270,6 +290,7 @@ def build(
         if verify:
             _stop_if(ledger.pin.check(utcnow(), stops=True))
         unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
+        refused = {name: str(why) for name, why in unverified.items() if _refuses(sinks[name], why)}
         meters = [meter_of(meter) for meter in config.meters.values()]
         tellers = {
             key: teller for key in sinks if (teller := build_teller(config, key, sinks[key])) is not None
@@ -286,6 +307,8 @@ def build(
                 _stop_if(ledger.pin.account(key, account, utcnow()))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
+        if verify:
+            _note_halts(ledger.outbox, sink_ids, unverified, refused)
         yield App(
             config,
             ledger,
@@ -294,7 +317,8 @@ def build(
             registered,
             {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
             sink_ids,
-            unverified,
+            {name: str(why) for name, why in unverified.items()},
+            refused,
             unpromised,
             looked,
             {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
@@ -320,12 +344,14 @@ def _stop_if(trouble: str | None) -> None:
 
 def _verify(
     config: Config, ledger: Ledger, sinks: Mapping[str, Destination]
-) -> tuple[dict[str, str], dict[str, list[str]], dict[str, str | None]]:
+) -> tuple[dict[str, SinkError], dict[str, list[str]], dict[str, str | None]]:
     """Return which sinks could not be asked, and why; what others cannot promise; and to which account each of them goes.
 
     Whoever would send to another account than before sends nothing. It is nobody else's trouble: the ledger is what it was.
     """
-    unverified, misfits, unpromised = {}, [], {}
+    misfits: list[str] = []
+    unverified: dict[str, SinkError] = {}
+    unpromised: dict[str, list[str]] = {}
     accounts: dict[str, str | None] = {}
     for name, sink in sinks.items():
         try:
@@ -334,11 +360,38 @@ def _verify(
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
             unpromised[name] = sink.cannot_promise() if isinstance(sink, Candid) else []
         except SinkError as error:
-            unverified[name] = str(error)
+            unverified[name] = error
     misfits += counted_twice(config, accounts)
     if misfits:
         raise SinkError("\n".join(misfits))
     return unverified, unpromised, accounts
+
+
+def _refuses(sink: Destination, why: SinkError) -> bool:
+    """Tell whether a sink that could not be asked refuses us as a whole: a key may be kept from looking, and yet send."""
+    if not isinstance(why, SinkHalted):
+        return False
+    try:
+        sink.resume()
+    except SinkHalted:
+        return True
+    except SinkError:
+        return False
+    return False
+
+
+def _note_halts(
+    outbox: Outbox,
+    sink_ids: Mapping[str, int],
+    unverified: Mapping[str, SinkError],
+    refused: Mapping[str, str],
+) -> None:
+    """Note for `status` which sinks refuse us now, and which do not any more, whether anything is due or not."""
+    for sink, sink_id in sink_ids.items():
+        if sink in refused:
+            outbox.halt(sink_id, refused[sink], utcnow())
+        elif sink not in unverified:
+            outbox.resume(sink_id)
 
 
 def meter_of(meter: ConfiguredMeter) -> Meter:

@@ -609,6 +609,19 @@ def test_a_withdrawn_token_halts(
     assert verdicts[0].answer is Answer.UNSENT
 
 
+def test_a_halted_sink_comes_back_when_it_is_asked_to(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
+    """As long as the token is refused it stays as it is; then it sends again."""
+    sandbox.set_keys(revoked=[TOKEN])
+    sink, event = make_sink(sandbox.url), usage()
+    until_halted(sink, [event])
+    with pytest.raises(SinkHalted):
+        sink.resume()
+    assert answers(until_halted(sink, [event])[0], [event]) == [Answer.UNSENT]
+    sandbox.set_keys()
+    sink.resume()
+    assert [verdict.answer for verdict in sink.send([event], lambda: True)] == [Answer.ACCEPTED]
+
+
 def test_without_the_library_it_halts_and_says_what_to_install(
     make_sink: MakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -559,8 +559,22 @@ def test_a_refused_key_halts_the_sink(
     assert all(KEY not in (verdict.reason or "") for verdict in verdicts)
 
 
+def test_a_halted_sink_comes_back_when_it_is_asked_to(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
+    """As long as the key is refused it stays as it is, and asking books nothing; then it sends again."""
+    sandbox.set_keys(revoked=[KEY])
+    sink, event = make_sink(sandbox.url), usage()
+    until_halted(sink, [event])
+    with pytest.raises(SinkHalted):
+        sink.resume()
+    assert answers(until_halted(sink, [event])[0], [event]) == [Answer.UNSENT]
+    sandbox.set_keys()
+    sink.resume()
+    assert send(sink, event) == [Answer.ACCEPTED]
+    assert sandbox.stats()["accepted"] == 1
+
+
 def test_a_halted_sink_stays_halted(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
-    """Even after the cause has gone, this sink sends nothing; a new one does."""
+    """Even after the cause has gone, this sink sends nothing unless it is asked to; a new one does."""
     sandbox.set_keys(revoked=[KEY])
     sink, event = make_sink(sandbox.url), usage()
     _, first = until_halted(sink, [event])

@@ -188,6 +188,9 @@ class SinkGate:
         """Say the same for every meter."""
         return self.limits
 
+    def resume(self) -> None:
+        """Nothing is kept of having been halted."""
+
     def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events one by one."""
         gate, service = self._gate, self._service

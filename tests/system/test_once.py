@@ -80,6 +80,21 @@ def test_a_key_that_was_revoked_is_4_and_burns_nothing(world: World) -> None:
     assert "is halted" not in world.run("status").out
 
 
+def test_a_key_that_was_revoked_is_4_with_nothing_to_send_too(world: World) -> None:
+    """Whoever scheduled it hears of it before usage waits for it, and `status` shows it until the key is good again."""
+    world.use_much(customers=2, minutes=2)
+    assert world.once().code == 0
+    world.sandbox.set_keys(revoked=[KEY])
+    ran = world.once()
+    assert (ran.code, ran.json["outcome"]) == (4, "person_needed")
+    [halted] = logged(ran, "sink_halted")
+    assert "does not accept the API key of sink stripe" in str(halted["reason"])
+    assert "is halted" in world.run("status").out
+    world.sandbox.set_keys()
+    assert world.once().code == 0
+    assert "is halted" not in world.run("status").out
+
+
 def test_a_configuration_that_cannot_be_used_is_2(world: World) -> None:
     """Every mistake at once, with file and line, and nothing was begun."""
     world.meter["windw"] = "1h"

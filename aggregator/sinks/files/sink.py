@@ -2,7 +2,7 @@
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -104,6 +104,14 @@ class SinkOfFiles:
     def _mute(self, meter: str, customer: str, span: Span, by: str = "") -> SinkError:
         asked = f"{meter} for {customer} in {span}{by}"
         return SinkError(f"Sink {self.name} writes files, which do not say what was counted of {asked}.")
+
+    def preflight(self, meters: Iterable[str]) -> list[str]:
+        """Say in what the place does not fit these meters. Raises SinkError."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Look whether files can be made there again; nothing is kept of having been halted. Raises SinkError if not."""
+        self.preflight(self._meters)
 
     def stop(self) -> None:
         """Begin nothing new: what is not under its name yet is left, and made again by whoever comes next."""

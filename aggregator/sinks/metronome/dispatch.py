@@ -108,6 +108,10 @@ class Dispatcher:
             if parcel.waiting:
                 self._give_back(parcel)
 
+    def resume(self) -> None:
+        """Let events leave again after having been halted."""
+        self.halted = None
+
     def stop(self) -> None:
         """Let nothing more leave."""
         self._stopped = True

@@ -3,7 +3,7 @@
 Rules
 - Nothing is imported, opened or started before the first use.
 - A send lasts no longer than an event may wait for its turn, and a few requests' timeouts.
-- Once halted, a sink stays halted: whoever has corrected the cause makes a new one.
+- Once halted, a sink stays halted until `resume` finds that the token is taken.
 """
 
 import datetime as dt
@@ -181,6 +181,12 @@ class MetronomeSink:
                 self._monotonic,
             )
         )
+
+    def resume(self) -> None:
+        """Send again, if Metronome takes the token by now; it is asked for our meters. Raises SinkError."""
+        self.preflight(self._meters)
+        self._line.tell(lambda line: line.dispatcher.resume())
+        self._halted = None
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is given back from now on, what has left is waited for."""

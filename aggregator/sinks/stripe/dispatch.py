@@ -146,6 +146,10 @@ class Dispatcher:
                 job.waiting = False
                 self._say(batch, Verdict(job.event.id, Answer.UNSENT, self.halted))
 
+    def resume(self) -> None:
+        """Let events leave again after having been halted."""
+        self.halted = None
+
     def stop(self) -> None:
         """Let nothing more leave."""
         self._stopped = True

@@ -3,7 +3,8 @@
 Rules
 - Nothing is imported, opened or started before the first use: the library alone takes most of a second.
 - A send lasts no longer than an event may wait for its turn, and one call's timeout.
-- Once halted, a sink stays halted: whoever has corrected the cause makes a new one.
+- Once halted, a sink stays halted until `resume` finds that the key is taken. One that leads to another mode never comes
+  back: whoever has corrected that makes a new one.
 """
 
 import datetime as dt
@@ -22,6 +23,7 @@ from aggregator.sinks.stripe.dispatch import Batch, Bound, Dispatcher
 from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.roads import Roads
+from aggregator.sinks.stripe.verdicts import wrong_mode
 
 Answered = TypeVar("Answered")
 
@@ -165,6 +167,14 @@ class StripeSink:
                 line.client, line.roads.account(account) if account else line.roads.configured
             )
         )
+
+    def resume(self) -> None:
+        """Send again, if Stripe takes the key by now; it is asked whose key that is. Raises SinkError."""
+        if self._halted == wrong_mode(self.name, live=not self._livemode):
+            raise SinkHalted(self._halted)
+        self.account()
+        self._line.tell(lambda line: line.dispatcher.resume())
+        self._halted = None
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""

@@ -1,0 +1,98 @@
+"""A sink that refuses us as a whole: one thread asks it from time to time, the others wait, until it comes back.
+
+Rules
+- What it is asked books nothing. Only when it lets us in, to the same account as before, is anything sent again.
+- The pauses between two questions double, up to a bound, until it has taken something.
+- Both ends are said once. It is back once it took something, or once it lets us in and nothing waits for it.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from aggregator.errors import AggregatorError, SinkHalted
+
+FIRST_PAUSE_SECONDS = 5.0
+"""A key that is being rolled, or an incident at the sink, is often over after a few seconds."""
+
+LONGEST_PAUSE_SECONDS = 300.0
+"""A sink that was away for a day is noticed within five minutes of its return."""
+
+
+class Told(Protocol):
+    """Who is told of both ends: the log, and the ledger for `status`."""
+
+    def halted(self, sink: str, reason: str) -> None: ...  # noqa: D102
+    def resumed(self, sink: str) -> None: ...  # noqa: D102
+
+
+class Halt:
+    """One sink's. `ask` raises SinkHalted as long as the sink refuses us; `waits` tells whether anything is to be sent."""
+
+    def __init__(
+        self,
+        sink: str,
+        told: Told,
+        ask: Callable[[], None],
+        waits: Callable[[], bool],
+        stopping: threading.Event,
+    ) -> None:
+        self._sink = sink
+        self._told = told
+        self._ask = ask
+        self._waits = waits
+        self._stopping = stopping
+        self._over = threading.Condition()
+        self._asking = False
+        self._said: str | None = None
+        self._pause = FIRST_PAUSE_SECONDS
+
+    def wait_out(self, reason: str) -> None:
+        """Come back once the sink may be sent to again, or the daemon stops."""
+        with self._over:
+            if self._asking:
+                self._over.wait_for(lambda: not self._asking or self._stopping.is_set())
+                return
+            self._asking = True
+        try:
+            self._say(reason)
+            self._keep_asking()
+        finally:
+            with self._over:
+                self._asking = False
+                self._over.notify_all()
+
+    def took(self) -> None:
+        """Note that the sink has taken something."""
+        self._pause = FIRST_PAUSE_SECONDS
+        if self._said is not None:
+            with self._over:
+                said, self._said = self._said, None
+            if said is not None:
+                self._told.resumed(self._sink)
+
+    def wake(self) -> None:
+        """Let those who wait see that the daemon stops."""
+        with self._over:
+            self._over.notify_all()
+
+    def _keep_asking(self) -> None:
+        while not self._stopping.wait(self._pause):
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            try:
+                self._ask()
+                idle = not self._waits()
+            except SinkHalted as halted:
+                self._say(str(halted))
+            except AggregatorError:
+                continue  # nobody can tell just now
+            else:
+                if idle:
+                    self.took()
+                return
+
+    def _say(self, reason: str) -> None:
+        with self._over:
+            said, self._said = self._said, reason
+        if said != reason:
+            self._told.halted(self._sink, reason)
