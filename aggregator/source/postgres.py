@@ -1,8 +1,9 @@
 """Postgres: how a read-only snapshot is opened, and what its errors mean. transactions.py and roles.py ask it the rest.
 
 Rules
-- Nothing is set for a session, and statements are not prepared. So a pooler in transaction mode between us and Postgres
-  changes nothing (pgbouncer.org/features.html, "SQL feature map for pooling modes").
+- Nothing is set for a session, and statements are not prepared: what a read relies on is set within its transaction. So a
+  pooler in transaction mode between us and Postgres changes nothing (pgbouncer.org/features.html, "SQL
+  feature map for pooling modes").
 - A query runs as `DECLARE ... CURSOR FOR` with bound values, which the server takes as one statement and as a SELECT
   only. READ ONLY alone is no fence: `select 1; commit; delete ...` leaves it.
 """
@@ -27,19 +28,40 @@ CONNECT_SECONDS = 10
 IDLE_SECONDS = 60
 """How long a transaction may stand idle: a paused process must not keep a snapshot open in somebody's database."""
 
+SETTINGS = {
+    "TimeZone": "UTC",
+    # The driver reads instants and intervals in these styles only. Whether 01/02 in a query's text is in January stays as
+    # it is set for the role.
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    # A query means what SQL says: `= null` is never true, and an index gives all it finds.
+    "transform_null_equals": "off",
+    "gin_fuzzy_search_limit": "0",
+    "lock_timeout": f"{LOCK_SECONDS}s",
+    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+    # A long read is bounded statement by statement; this would end it in the middle each time (servers from 17 on).
+    "transaction_timeout": "0",
+    # A cursor is planned for its first tenth only, unless the server is told that all of it will be fetched.
+    "cursor_tuple_fraction": "1.0",
+    # A query whose client is gone stops within 2 s. Servers have this since version 14, and not on every platform.
+    "client_connection_check_interval": "2s",
+}
+"""What a read relies on, whatever is set for the role, the database or the server
+(postgresql.org/docs/current/runtime-config-client.html). `search_path` is not among it: the role's own tells which tables a
+query means."""
+
+ENCODING = "UTF8"
+"""What we speak with every server, unless the URL names another `client_encoding`: a server without one (SQL_ASCII) gives
+its bytes unchanged, and refuses in words what is not of the encoding."""
+
 OPENING = sa.text("""
-select set_config('TimeZone', 'UTC', true),
-       set_config('statement_timeout', :statement_timeout, true),
-       set_config('lock_timeout', :lock_timeout, true),
-       set_config('idle_in_transaction_session_timeout', :idle_timeout, true),
-       -- Servers have this since version 17. A reading is bounded by the time of each statement.
-       case when current_setting('transaction_timeout', true) is not null
-            then set_config('transaction_timeout', '0', true) end,
-       -- A cursor is planned for its first tenth only, unless the server is told that all of it will be fetched.
-       set_config('cursor_tuple_fraction', '1.0', true),
-       -- A query whose client is gone stops within 2 s. Servers have this since version 14, and not on every platform.
-       (select set_config(name, '2s', true) from pg_settings
-         where name = 'client_connection_check_interval' and version() ~ 'linux'),
+select (select count(set_config(name, wanted.setting, true))
+          from unnest(cast(:names as text[]), cast(:settings as text[])) as wanted (name, setting)
+          join (select name from pg_settings) as known using (name)
+         where name <> 'client_connection_check_interval' or version() ~ 'linux'),
        current_setting('transaction_isolation') in ('repeatable read', 'serializable')
          and current_setting('transaction_read_only')::boolean as one_read_only_snapshot
 """)
@@ -47,7 +69,11 @@ select set_config('TimeZone', 'UTC', true),
 
 def _postgres_engine(url: sa.URL, application_name: str) -> sa.Engine:
     """Whatever driver the URL names, psycopg 3 is used: the rules above are its behaviour."""
-    settings: dict[str, object] = {"application_name": application_name, "connect_timeout": CONNECT_SECONDS}
+    settings: dict[str, object] = {
+        "application_name": application_name,
+        "connect_timeout": CONNECT_SECONDS,
+        "client_encoding": ENCODING,
+    }
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         poolclass=sa.NullPool,
@@ -86,14 +112,12 @@ def _tolerant(plain: Callable[..., Any]) -> type[Loader]:
 
 def _begin_postgres(connection: sa.Connection, statement_timeout: dt.timedelta) -> Renew:
     connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    opened = connection.execute(
-        OPENING,
-        {
-            "statement_timeout": f"{max(1, statement_timeout // dt.timedelta(milliseconds=1))}ms",
-            "lock_timeout": f"{LOCK_SECONDS}s",
-            "idle_timeout": f"{IDLE_SECONDS}s",
-        },
-    ).one()
+    wanted = {
+        **SETTINGS,
+        "client_encoding": str(connection.engine.url.query.get("client_encoding", ENCODING)),
+        "statement_timeout": f"{max(1, statement_timeout // dt.timedelta(milliseconds=1))}ms",
+    }
+    opened = connection.execute(OPENING, {"names": list(wanted), "settings": list(wanted.values())}).one()
     if not opened.one_read_only_snapshot:
         raise InvalidRequestError("the server gives no read-only snapshot; connect to it without a proxy")
     return not_idle
