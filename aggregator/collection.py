@@ -117,7 +117,8 @@ class Collection:
             if lease is not None:
                 self._check_clock(lease, now)
                 for definition, piece in definitions.pieces(lease.definitions, span):
-                    self._pass(lease, Pass("backfill", piece, goal, now, definition, lease.swept), result)
+                    this = Pass("backfill", piece, goal, now, definition, lease.swept)
+                    self._pass(lease, this._replace(more=piece.end < goal.end), result)
         return result
 
     @contextmanager
@@ -239,7 +240,9 @@ class Collection:
                 middle = windows.floor(span.start + (span.end - span.start) / 2, window)
                 first, second = Span(span.start, middle), Span(middle, span.end)
                 self._pass(
-                    lease, this._replace(span=first, hourly=False, daily=False, rest_read=False), result
+                    lease,
+                    this._replace(span=first, hourly=False, daily=False, rest_read=False, more=True),
+                    result,
                 )
                 self._pass(lease, this._replace(span=second), result)
             elif not self._read_split(lease, this, result):

@@ -1,7 +1,8 @@
 """What a round of collection is to read: which spans, in which order, by which definition. No I/O.
 
 Rules
-- What is new is read first, then the old windows whose turn it is. So a long look back delays nothing.
+- What is new is read first, then the old windows whose turn it is. So a long look back delays nothing. Where a customer is
+  billed for the newest window, all is read in the order of time: what is said of an old one must not come last.
 - Nothing before `start_at` is read, nor before where the source still has its rows.
 - A change that waits for an unsettled event is read again: in every round if it is younger than two days, else every hour.
 - Windows that the source could not give are left out until their time has come.
@@ -48,12 +49,12 @@ def passes(
     plan = windows.reads(
         mark=mark,
         ready=ready,
-        horizon=near if at_once else max(min(deep, mark - meter.revisit), first),
+        horizon=_horizon(meter, near, deep, first, mark, at_once=at_once),
         length=newest.window,
         at_once=at_once,
         swept=lease.swept,
     )
-    newest_first = at_once and deep < near
+    newest_first = at_once and deep < near and not meter.latest
     spans = [*plan.spans, Span(deep, near)] if newest_first else plan.spans
     cut = [*_once_more(lease, first, spans), *_pieces(lease, spans)]
     for number, (definition, piece) in enumerate(cut, 1):
@@ -63,7 +64,23 @@ def passes(
             hourly=done and rungs.hourly,
             daily=done and rungs.daily,
             rest_read=done and newest_first,
+            more=not done and meter.latest,
         )
+
+
+def _horizon(
+    meter: Meter,
+    near: dt.datetime,
+    deep: dt.datetime,
+    first: dt.datetime,
+    mark: dt.datetime,
+    *,
+    at_once: bool,
+) -> dt.datetime:
+    """Return from where on old windows are read together with what is new."""
+    if not at_once:
+        return max(min(deep, mark - meter.revisit), first)
+    return min(deep, near) if meter.latest else near
 
 
 def _once_more(lease: Lease, first: dt.datetime, spans: Iterable[Span]) -> Iterator[tuple[Definition, Span]]:

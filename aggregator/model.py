@@ -266,6 +266,8 @@ class Change(NamedTuple):
     """Whether its latest event came to nothing, or may have been undone: where it stands is to be said once more."""
     shadow: bool = False
     """Whether the slot's latest event was planned in shadow: the sink has nothing for a correction to correct."""
+    newer: bool = False
+    """Whether it has not changed, and is here because an older window of the customer has: it may have to follow that."""
 
 
 class Planned(NamedTuple):

@@ -9,7 +9,7 @@ Rules
 - A slot has at most one unsettled event. While it has one, a change waits: the slot stays as it is and is read again.
 - Where a sink keeps the newest number, where a slot stands can be said again, by an event that changes nothing; before a
   decrease that is held, too. Where it bills the last number of a customer, each window is floored for itself, and each is
-  said, zero too.
+  said, zero too; whatever is said of an older window is followed by all newer ones, in their order.
 - A decrease is held for a person, or for a cancellation, unless the meter says `decreases: apply`; one that is suspiciously
   large is held anyway.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
@@ -90,13 +90,16 @@ class Policy:
 def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
     """Decide about each changed slot, in the order given: all slots of one customer stand together.
 
-    The carry of a customer flows from each of its slots to the next; `Change.carry` is its value before the pass.
+    The carry of a customer flows from each of its slots to the next; `Change.carry` is its value before the pass. A slot
+    that is only `newer` than one that changed is passed over unless something older is said, and while its event is owed.
     """
     unit = Decimal(1).scaleb(-policy.decimals)
     customer, carry, older_said = None, ZERO, False
     for change in changes:
         if change.customer != customer:
             customer, carry, older_said = change.customer, change.carry, False
+        if change.newer and (not older_said or change.shadow or change.tail is Tail.UNSETTLED):
+            continue
         if older_said and change.revision:
             change = change._replace(again=True)  # noqa: PLW2901 - it is to be said behind the older one
         decision = decide(change, carry, unit, policy)

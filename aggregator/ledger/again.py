@@ -4,7 +4,9 @@ Rules
 - A late number must not stay. An event that was given up after it had left may still arrive behind the one that replaced it;
   so the slot is said again, later than any request is still on its way.
 - Where a customer's last number is billed, and the sink may go by arrival, a correction of an old window would stand behind
-  the newer ones: they are said again, in their order.
+  the newer ones: they are said again, in their order and by the same pass. All of them, not just the newest: where a billing
+  period ends the ledger does not know, and each has a newest window. One whose event is still owed cannot be said yet; it is
+  noted, and said with all that is newer than it.
 - Of two files that lie in a folder, the older may be taken last. A total that follows another so soon is said once more.
 - It is noted in the transaction of the pass that causes it, and done by the pass that next reads the window; once it is due
   that is one of the next, however old the window is.
@@ -53,6 +55,14 @@ select feed_id, window_start, customer, %(due_at)s from aggregator.event
  where id = any(%(events)s) and exposed_at is not null and feed_id = any(%(feeds)s)
    and not exists (select from aggregator.parked where parked.event_id = event.id and parked.was_accepted)
     on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
+"""
+
+# What the pass has said itself, in its order, was noted for nothing.
+SAID = """
+delete from aggregator.reassertion using aggregator.event
+ where event.planned_at = %(now)s and event.run_id = %(run_id)s and event.feed_id = %(feed_id)s and event.state = 'due'
+   and reassertion.feed_id = event.feed_id and reassertion.window_start = event.window_start
+   and reassertion.customer = event.customer and reassertion.due_at <= %(now)s
 """
 
 # What is held, or is refused at once, says nothing to the sink: no newer window is said again for it, before it is released.
@@ -143,9 +153,11 @@ def note_given_up(
 
 
 def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:
-    """Note the windows that are newer than what a pass has just said."""
+    """Note the windows that are newer than what a pass has just said, as far as it has not said them again itself."""
     if feed.model is WriteModel.LAST:
-        connection.execute(NOTE_NEWER, {"feed_id": feed.id, "run_id": run_id, "now": now})
+        values = {"feed_id": feed.id, "run_id": run_id, "now": now}
+        connection.execute(SAID, values)
+        connection.execute(NOTE_NEWER, values)
 
 
 def note_close(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:

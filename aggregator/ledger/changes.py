@@ -17,6 +17,9 @@ UNBOOKED = (ZERO, 0, None)
 UNTROUBLED = (Tail.CLEAR, None, ZERO)
 """What stands in the way of a slot that nothing stands in the way of."""
 
+UNKNOWN = (False, False, False, False)
+"""What there is to tell of a slot that the ledger does not have."""
+
 # The sorts and hashes over a million readings stay in memory with this; a transaction has a handful of them at most.
 # Compiling the query would cost more than it saves.
 WORK_MEMORY = "select set_config('work_mem', '128MB', true), set_config('jit', 'off', true)"
@@ -55,30 +58,13 @@ select window_start, customer,
 """
 
 # What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
-# stands at zero. Ordered by customer, because the carry flows through a customer's slots one after the other.
-# What is billed by its last number is billed by a zero too, so a new slot at zero is a change there.
-# A slot with an unusable row is `spoilt`: it stays as it is. What a new slot does not have is null, and costs nothing.
+# stands at zero. What is billed by its last number is billed by a zero too, so a new slot at zero is a change there.
+# A slot with an unusable row is `spoilt`: it stays as it is. Only windows that the feed bills are looked at.
 # A float that differs by no more than the order of its rows can make is what it was: it is compared with what is booked, and
 # not with the reading before, so that no usage is lost little by little.
-# Only windows that the feed bills are looked at, and only where it was in shadow once, whether a slot's latest event is.
-CHANGED = """
-select found.slot_id,
-       nextval('aggregator.event_id'),
-       found.customer, found.window_start, found.before, found.now, found.at,
-       found.total, found.revision, found.stamped_at,
-       carry.amount,
-       case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
-            when parked.guarded then 'guarded'
-            when parked.event_id is not null then 'parked' end,
-       case when parked.state <> 'in_doubt' then parked.event_id end,
-       case when parked.state <> 'in_doubt' then waiting.delta end,
-       case when found.slot_id is null then nextval('aggregator.slot_id') end,
-       found.replan,
-       case when %(shadowed)s and found.tail is not null
-            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end
-  from (
+DIFFERING = """
         select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
-               slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail, slot.replan
+               slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail, slot.replan, false as newer
           from (
                 select window_start, customer, sum(quantity) as quantity, max(at) as at,
                        bool_or(reason is not null) as spoilt
@@ -97,7 +83,46 @@ select found.slot_id,
                                            * greatest(abs(seen.quantity), abs(slot.quantity))))))
                 or slot.replan or (%(zeros)s and slot.id is null))
            and not coalesce(seen.spoilt, false)
-       ) as found
+"""
+
+# Where a customer is billed by the newest window, all that is newer than one that differs goes along, whether it was read or
+# not: it is said again behind that, in the order of the windows and in the same pass. One after the other they would wait
+# for each other, pass after pass. What was rejected, or left at that by a person, is not said without a word.
+AND_NEWER = """
+        select slot.window_start, slot.customer, slot.quantity, slot.quantity, null, slot.id, slot.total, slot.revision,
+               slot.stamped_at, slot.tail, slot.replan, true
+          from (select customer, min(window_start) as since from differing group by customer) as oldest
+          join aggregator.slot on slot.feed_id = %(feed_id)s and slot.customer = oldest.customer
+                              and slot.window_start > oldest.since and slot.revision > 0
+         where slot.window_start >= %(since)s
+           and (%(newer_until)s::timestamptz is null or slot.window_start < %(newer_until)s)
+           and not exists (select from differing where differing.slot_id = slot.id)
+           and not exists (select from aggregator.parked
+                            where parked.event_id = slot.tail and parked.state = 'refused'
+                              and (parked.was_accepted or parked.dismissed_at is not null))
+"""
+
+# Ordered by customer, because the carry flows through a customer's slots one after the other. What a new slot does not have
+# is null, and costs nothing. Only where a feed was in shadow once, it is looked whether a slot's latest event is.
+WHAT_IS_KNOWN = """
+select found.slot_id,
+       nextval('aggregator.event_id'),
+       found.customer, found.window_start, found.before, found.now, found.at,
+       found.total, found.revision, found.stamped_at,
+       carry.amount,
+       case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
+            when parked.guarded then 'guarded'
+            when parked.event_id is not null then 'parked' end,
+       case when parked.state <> 'in_doubt' then parked.event_id end,
+       case when parked.state <> 'in_doubt' then waiting.delta end,
+       case when found.slot_id is null then nextval('aggregator.slot_id') end,
+       found.replan,
+       case when %(shadowed)s and found.tail is not null
+            then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end,
+       found.newer
+"""
+
+OF_EACH = """
   left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
   left join aggregator.outbox on outbox.event_id = found.tail
   left join aggregator.parked as last on last.event_id = found.tail
@@ -110,6 +135,15 @@ select found.slot_id,
   left join aggregator.event as waiting on waiting.id = parked.event_id
  order by found.customer, found.window_start
 """
+
+CHANGED = "\n".join((WHAT_IS_KNOWN, "from (", DIFFERING, ") as found", OF_EACH))
+
+CHANGED_AND_NEWER = "\n".join(
+    (
+        *("with differing as materialized (", DIFFERING, ")", WHAT_IS_KNOWN),
+        *("from (select * from differing union all", AND_NEWER, ") as found", OF_EACH),
+    )
+)
 
 FORGET_ASIDE = """
 delete from aggregator.aside
@@ -157,11 +191,13 @@ def changes(
     *,
     noise: Decimal = ZERO,
     unit: Decimal = Decimal(1),
+    more: bool = False,
 ) -> Iterator[Change]:
-    """Yield the slots of a feed that differ from what was read, customer by customer.
+    """Yield the slots of a feed that differ from what was read, and what is newer where that counts, customer by customer.
 
     `noise` is by what share the same rows may come out differently, and `unit` the least that is billed.
-    `io` fetches a batch ahead, between whatever else it has to do on the connection.
+    `io` fetches a batch ahead, between whatever else it has to do on the connection. With `more`, another pass takes up what
+    is newer than the span.
     """
     values = {
         "feed_id": feed.id,
@@ -170,14 +206,16 @@ def changes(
         "since": feed.since,
         "zeros": feed.model is WriteModel.LAST,
         "until": feed.until or span.end,
+        "newer_until": span.end if more else feed.until,
         "shadowed": feed.shadowed,
         "exact": not noise,
         "noise": noise,
         "unit": unit,
     }
+    statement = CHANGED_AND_NEWER if feed.model is WriteModel.LAST else CHANGED
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:
-        io.submit(cursor.execute, CHANGED, values, binary=True).result()
+        io.submit(cursor.execute, statement, values, binary=True).result()
         upcoming = io.submit(cursor.fetchmany, BATCH)
         while rows := upcoming.result():
             upcoming = io.submit(cursor.fetchmany, BATCH)
@@ -189,17 +227,32 @@ def changes(
 
 def _change(row: tuple[Any, ...]) -> Change:
     """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
-    slot, event, customer, start, before, now, at, *booked, carry, tail, parked, delta, new, again, shadow = (
-        row
-    )
+    (
+        slot,
+        event,
+        customer,
+        start,
+        before,
+        now,
+        at,
+        *booked,
+        carry,
+        tail,
+        parked,
+        delta,
+        new,
+        again,
+        shadow,
+        newer,
+    ) = row
     carry = carry or ZERO
     if slot is None:
         return Change._make(
-            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, False, False, False)
+            (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, *UNKNOWN)
         )
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
     return Change._make(
-        (slot, event, customer, start, before, now, at, *booked, carry, *trouble, True, again, shadow)
+        (slot, event, customer, start, before, now, at, *booked, carry, *trouble, True, again, shadow, newer)
     )
 
 

@@ -143,7 +143,9 @@ class Passes:
                 for feed, reach in zip(registered.feeds, lease.reaches, strict=True):
                     again.take_up(connection, feed, this.span, this.now)
                     tally.mark = min(mark, reach.read_until)
-                    found = changes(connection, io, feed, this.span, noise=spool.noise, unit=unit)
+                    found = changes(
+                        connection, io, feed, this.span, noise=spool.noise, unit=unit, more=this.more
+                    )
                     decisions = decide(feed, found, guarded=bool(fallen))
                     Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
                     again.note_newer(connection, feed, run_id, this.now)

@@ -1,10 +1,15 @@
 """Planning for sinks that keep the newest number: per slot, or of all that a customer has."""
 
 from dataclasses import replace
+from decimal import Decimal
+from typing import NamedTuple
 
-from aggregator.model import Decreases, WriteModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregator.model import ZERO, Change, Decreases, EventId, SlotId, State, Tail, WriteModel
 from aggregator.planner import plan
-from tests.core.usage import APPLY, LIMITS, changes, decided, expect, shown
+from tests.core.usage import APPLY, HOUR, LIMITS, TODAY, changes, decided, expect, shown
 
 OVERWRITE = replace(APPLY, limits=replace(LIMITS, write_model=WriteModel.OVERWRITE))
 LAST = replace(APPLY, limits=replace(LIMITS, write_model=WriteModel.LAST))
@@ -127,3 +132,68 @@ def test_a_zero_that_a_sink_does_not_take_is_refused_by_name() -> None:
     expect(decided(fell, strict), "event | reason \n refused | stripe takes no quantity of zero")
     adding = replace(APPLY, limits=replace(LIMITS, negatives=False))
     expect(decided(fell, adding), "event | reason \n refused | stripe takes no quantity below zero")
+
+
+class Window(NamedTuple):
+    """A window of one customer: by how much it has changed, if at all, and whether its latest event is still owed."""
+
+    moved: int
+    owed: bool = False
+    new: bool = False
+
+
+def as_changes(windows: list[Window]) -> list[Change]:
+    """Make of a customer's windows what the ledger hands on: those that differ, and all that is newer than the oldest."""
+    given, differs = [], False
+    for number, window in enumerate(windows):
+        differs = differs or bool(window.moved) or window.new
+        if not differs:
+            continue
+        start, before = TODAY + number % 24 * HOUR, ZERO if window.new else Decimal(50)
+        given.append(
+            Change(
+                SlotId(number),
+                EventId(number + 100),
+                "acme",
+                start,
+                before,
+                before + (abs(window.moved) if window.new else window.moved),
+                None,
+                before,
+                0 if window.new else 1,
+                None if window.new else start,
+                ZERO,
+                Tail.UNSETTLED if window.owed and not window.new else Tail.CLEAR,
+                None,
+                ZERO,
+                not window.new,
+                newer=not window.moved and not window.new,
+            )
+        )
+    return given
+
+
+WINDOWS = st.lists(
+    st.builds(Window, st.integers(-3, 3), st.booleans(), st.booleans()), min_size=1, max_size=24
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(WINDOWS, st.sampled_from([Decreases.HOLD, Decreases.APPLY]))
+def test_whatever_is_said_is_followed_by_all_that_is_newer(
+    windows: list[Window], decreases: Decreases
+) -> None:
+    """In the order of the windows and in one pass, so that the newest stands last of each billing period, wherever it ends.
+
+    Only what is still owed is left out; and where nothing older is said, nothing that stands as it was is touched.
+    """
+    given = as_changes(windows)
+    decisions = list(plan(given, replace(LAST, decreases=decreases)))
+    said = [each.change.window_start for each in decisions if each.event and each.event.state is State.DUE]
+    assert said == sorted(said)
+    first = min(said, default=TODAY + 24 * HOUR)
+    assert [
+        each.window_start for each in given if each.window_start >= first and each.tail is Tail.CLEAR
+    ] == said
+    assert not [each for each in decisions if each.change.newer and each.change.window_start < first]
+    assert all(each.total == each.change.now for each in decisions if each.event)

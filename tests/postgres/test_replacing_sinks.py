@@ -413,6 +413,63 @@ def test_the_last_number_is_what_the_newest_window_says(seats: Replacing) -> Non
     assert len(seats.told.told) == said, "what is newer was said again once"
 
 
+@pytest.mark.parametrize("windows", [20, 40])
+def test_many_corrections_come_to_rest_at_once(seats: Replacing, windows: int) -> None:
+    """Every second window has changed: each is said, with all that is newer than the oldest, in one pass and in order."""
+    for hour in range(windows):
+        seats.source.use("cus_a", START + hour * HOUR, 100 + hour)
+    seats.round(windows)
+    for hour in range(0, windows - 1, 2):
+        seats.source.use("cus_a", START + hour * HOUR, 5)
+    seats.round(windows + 1, 12)
+    said = [event.window_start for event in seats.told.told[windows:]]
+    assert said == [START + hour * HOUR for hour in range(windows)]
+    for minutes in (18, 24, 80):
+        seats.round(windows + 1, minutes)
+    assert [event.total for event in seats.told.told[2 * windows :]] == []
+    assert seats.one("select count(*) from aggregator.reassertion") == 0
+    seats.check_balance()
+
+
+def test_what_is_newer_is_said_again_though_the_pass_did_not_read_it(seats: Replacing) -> None:
+    """A backfill of one old window has the newer ones said behind it by the same pass, and nothing is left to say."""
+    for hour in range(4):
+        seats.source.use("cus_a", START + hour * HOUR, 10 + hour)
+        seats.source.use("cus_b", START + hour * HOUR, 1)
+    seats.round(4)
+    before = len(seats.told.told)
+    seats.source.use("cus_a", START + HOUR, 1)
+    seats.at(4, 12)
+    seats.backfill(Span(START + HOUR, START + 2 * HOUR))
+    seats.deliver()
+    again = [(event.customer, event.window_start, event.total) for event in seats.told.told[before:]]
+    assert again == [("cus_a", START + hour * HOUR, total) for hour, total in ((1, 12), (2, 12), (3, 13))]
+    assert seats.one("select count(*) from aggregator.reassertion") == 0
+    for minutes in (20, 30):
+        seats.round(4, minutes)
+    assert len(seats.told.told) == before + 3
+    seats.check_balance()
+
+
+def test_what_is_still_owed_is_said_again_once_it_is_settled(seats: Replacing) -> None:
+    """Newer windows whose events wait while an older one is corrected: each is said behind it once, all by one pass."""
+    seats.source.use("cus_a", START, 10)
+    seats.round(1)
+    for hour in (1, 2, 3):
+        seats.source.use("cus_a", START + hour * HOUR, 10 + hour)
+    seats.at(4, 6)
+    seats.collect()
+    seats.source.use("cus_a", START, 5)
+    seats.backfill(Span(START, START + HOUR))
+    seats.deliver()
+    assert seats.told.last("cus_a", by_arrival=True) == 15
+    for minutes in (18, 24, 30):
+        seats.round(4, minutes)
+    assert [event.total for event in seats.told.told] == [10, 11, 12, 13, 15, 11, 12, 13]
+    assert seats.one("select count(*) from aggregator.reassertion") == 0
+    seats.check_balance()
+
+
 def test_a_release_in_the_middle_of_a_round_is_followed_up(database: Database) -> None:
     """What is released after a round began, and before it commits, is said again by the next one, though nothing is due."""
     seats = Replacing(database, WriteModel.LAST, revisit=dt.timedelta(0), decreases=Decreases.HOLD)

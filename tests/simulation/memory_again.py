@@ -58,7 +58,7 @@ def note_given_up(
 
 
 def note_newer(ledger: MemoryLedger, feed: Feed, decisions: list[Decision], now: dt.datetime) -> None:
-    """Note the windows that are newer than what a pass has just said."""
+    """Note the windows that are newer than what a pass has just said, as far as it has not said them again itself."""
     if feed.model is not WriteModel.LAST:
         return
     said: dict[str, dt.datetime] = {}
@@ -67,6 +67,9 @@ def note_newer(ledger: MemoryLedger, feed: Feed, decisions: list[Decision], now:
         if event is not None:
             with_it.add(event.id)
         if event is not None and event.state is State.DUE:
+            key = (feed.id, change.window_start, change.customer)
+            if ledger.tables.reassertions.get(key, now) <= now:
+                ledger.tables.reassertions.pop(key, None)
             said[change.customer] = min(change.window_start, said.get(change.customer, change.window_start))
     for start, customers in ledger.tables.slots[feed.id].items():
         for customer, slot in customers.items():

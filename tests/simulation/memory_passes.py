@@ -105,7 +105,7 @@ class MemoryPasses:
         decided: list[tuple[Feed, list[Decision]]] = []
         for feed, reach in zip(lease.registered.feeds, lease.reaches, strict=True):
             tally.mark = min(meter.mark, reach.read_until)
-            changes = _changes(self._ledger, feed, this.span, readings)
+            changes = _changes(self._ledger, feed, this.span, readings, more=this.more)
             decisions = list(tally.counting(decide(feed, changes, guarded=bool(guarded))))
             decided.append((feed, decisions))
             shrunk = [] if guarded else self._shrunk(lease.registered, feed, tally)
@@ -311,7 +311,9 @@ def _check(ledger: MemoryLedger, feed: Feed, decisions: list[Decision]) -> None:
             raise InvariantBroken("an event says something, inside its window, under a name")
 
 
-def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Reading]) -> Iterator[Change]:
+def _changes(
+    ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Reading], *, more: bool
+) -> Iterator[Change]:
     """Yield what differs between what was read and what the ledger holds, customer by customer."""
     tables = ledger.tables
     seen: dict[tuple[str, dt.datetime], tuple[Decimal, dt.datetime | None]] = {}
@@ -339,6 +341,12 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
                 for customer, slot in customers.items()
                 if (slot.quantity or slot.replan) and (customer, start) not in seen
             )
+    until = span.end if more else feed.until
+    newer = set(_newer(tables, feed, found, until)) if says_zero else set()
+    found.extend(
+        (customer, start, slots[start][customer].quantity, None, slots[start][customer])
+        for customer, start in newer
+    )
     found.sort(key=lambda each: each[:2])
     for customer, start, quantity, at, slot in found:
         event = EventId(next(ledger.event_ids))
@@ -352,8 +360,30 @@ def _changes(ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Readin
         tail, parked, delta = _tail(tables, slot)
         yield Change(
             slot.id, event, customer, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
-            carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot),
+            carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot), (customer, start) in newer,
         )  # fmt: skip
+
+
+def _newer(
+    tables: Tables,
+    feed: Feed,
+    found: list[tuple[str, dt.datetime, Decimal, dt.datetime | None, SlotRow | None]],
+    until: dt.datetime | None,
+) -> Iterator[tuple[str, dt.datetime]]:
+    """Yield what is newer than the oldest window of its customer that differs, and does not differ itself."""
+    oldest: dict[str, dt.datetime] = {}
+    for customer, start, *_ in found:
+        oldest[customer] = min(start, oldest.get(customer, start))
+    differing = {each[:2] for each in found}
+    for start, customers in tables.slots[feed.id].items():
+        if start < feed.since or (until is not None and start >= until):
+            continue
+        for customer in customers.keys() & oldest.keys():
+            slot = customers[customer]
+            tail = tables.parked.get(slot.tail) if slot.tail is not None else None
+            left = tail is not None and tail.state is State.REFUSED and tail.was_accepted
+            if start > oldest[customer] and slot.revision and (customer, start) not in differing and not left:
+                yield customer, start
 
 
 def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]:

@@ -21,7 +21,7 @@ from tests.simulation.application import Application
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.hub import Hub, Process
 from tests.simulation.marks import Marks
-from tests.simulation.memory import EventRow, MeterRow, SlotRow, Tables
+from tests.simulation.memory import CancellationRow, EventRow, MeterRow, SlotRow, Tables
 from tests.simulation.memory_passes import readings_of
 from tests.simulation.service import Service
 from tests.simulation.watch_files import Filed
@@ -42,6 +42,9 @@ NEXT = {
     State.VOID: set[State](),
 }
 """Which state may follow which."""
+
+CANCELLED = "cancelled:"
+"""How the reason of a refusal begins that a cancellation has brought about."""
 
 LEAVES_WITHIN = MINUTE
 """An attempt may leave this long after it was judged fit to."""
@@ -520,9 +523,14 @@ class Watch:
             require(parked is None or parked.state is event.state, "what is parked is listed", event, parked)
 
     def _corrects_nothing_cancelled(self, tables: Tables) -> None:
-        """A held correction was not planned for what has been cancelled since."""
+        """A held correction was not planned for what has been cancelled since.
+
+        What the sink itself had rejected by then was owed again from that moment on: what was held since accounts for it.
+        """
         done = [
-            row for row in tables.cancellations.values() if row.state == "done" and row.settled_at is not None
+            row
+            for row in tables.cancellations.values()
+            if row.state == "done" and row.settled_at is not None and _took_it_back(tables, row)
         ]
         for row in done:
             for event in self._by_slot[tables.events[row.event_id].slot_id]:
@@ -730,6 +738,13 @@ def _is_overtaken(event: EventRow, earlier: list[EventRow]) -> bool:
         each.state is State.VOID and each.settled_at is not None and each.settled_at > event.planned_at
         for each in earlier
     )
+
+
+def _took_it_back(tables: Tables, row: CancellationRow) -> bool:
+    """Tell whether it is by the cancellation that the event counts as refused, and not by a report that came before."""
+    event = tables.events[row.event_id]
+    reason = tables.rejections.get((event.sink_id, event.identifier), CANCELLED)
+    return reason.startswith(CANCELLED)
 
 
 def being_cancelled(tables: Tables) -> set[EventId]:
