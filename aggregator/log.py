@@ -4,12 +4,15 @@ The names are the interface for whoever searches or alerts on them. docs/log.md 
 keeps the list complete.
 """
 
+import io
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
+
+from aggregator.terminal import coloured, printable
 
 Log = structlog.typing.FilteringBoundLogger
 
@@ -64,8 +67,7 @@ def configure(*, verbose: bool = False, stream: Any = None) -> None:
     out = stream if stream is not None else sys.stderr
     readable = out.isatty()
     renderer: Any = (
-        # Tracebacks without variables: among those are keys and passwords.
-        structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(colors=coloured(out), exception_formatter=_traceback)
         if readable
         else structlog.processors.JSONRenderer(default=str)
     )
@@ -75,7 +77,9 @@ def configure(*, verbose: bool = False, stream: Any = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    if not readable:
+    if readable:
+        renderer = _Printable(renderer)
+    else:
         processors.append(structlog.processors.format_exc_info)
     _take_in_libraries(out, processors, renderer)
     structlog.configure(
@@ -84,6 +88,24 @@ def configure(*, verbose: bool = False, stream: Any = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=False,
     )
+
+
+class _Printable:
+    """Renders lines for people, with whatever in them a terminal would obey shown instead."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: Any, name: str, fields: MutableMapping[str, Any]) -> Any:
+        shown = {key: printable(value) if isinstance(value, str) else value for key, value in fields.items()}
+        return self._renderer(logger, name, shown)
+
+
+def _traceback(out: TextIO, exc_info: Any) -> None:
+    """Write a traceback without variables, among which are keys and passwords; set back, so that it forges no line."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write("\n".join(f"  {printable(line)}" for line in text.getvalue().splitlines()))
 
 
 def _take_in_libraries(out: Any, processors: list[Any], renderer: Any) -> None:

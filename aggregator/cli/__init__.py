@@ -7,6 +7,7 @@ Rules
 - Bad input gets one message that names the thing and the remedy, and no traceback.
 """
 
+import io
 import signal
 import sys
 
@@ -35,6 +36,7 @@ from aggregator.cli import (
     selftest,
     status,
 )
+from aggregator.cli.common import say, say_error
 from aggregator.cli.help import Commands
 from aggregator.errors import AggregatorError, ConfigError, UsageError
 
@@ -67,14 +69,17 @@ def main() -> None:
         # Without `standalone_mode` an Exit is not raised but returned as its code.
         sys.exit(cli.main(prog_name="aggregator", standalone_mode=False))
     except click.exceptions.Abort:
-        click.echo("Stopped.", err=True)
+        say("Stopped.", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(file=text)
+        for line in text.getvalue().splitlines():
+            say(line, err=True)
         sys.exit(WRONG_CALL)
     except (ConfigError, UsageError) as error:
-        click.echo(f"aggregator: {error}", err=True)
+        say_error(error)
         sys.exit(WRONG_CALL)
     except AggregatorError as error:
-        click.echo(f"aggregator: {error}", err=True)
+        say_error(error)
         sys.exit(FAILED)

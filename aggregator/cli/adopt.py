@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
+from aggregator.cli.common import (
+    config_option,
+    json_option,
+    load_config,
+    say,
+    show_table,
+    shown,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from aggregator.adoption import Adoption, Situation
@@ -130,20 +138,20 @@ def _work(adoption: "Adoption", *, yes: bool) -> "tuple[list[Compared], list[Lef
 def _explain(situation: "Situation") -> None:
     """Say what was found, and what follows."""
     if situation.reason is None:
-        click.echo(
+        say(
             "The ledger is what it was: there is nothing to adopt. If it was set back all the same, say --stop, and adopt "
             "it once it was quiet."
         )
         return
-    click.echo(situation.reason)
+    say(situation.reason)
     if situation.quiet_until is not None:
-        click.echo(f"It can be adopted from {shown(situation.quiet_until)} UTC on.")
+        say(f"It can be adopted from {shown(situation.quiet_until)} UTC on.")
     for sink in situation.by_hand:
-        click.echo(
+        say(
             f"Sink {sink} cannot be read back: look there what has arrived, then say --without-readback {sink}."
         )
     for meter, sink in situation.unknown:
-        click.echo(
+        say(
             f"Meter {meter} with sink {sink} is in the ledger and not in the configuration, and is left as it is."
         )
 
@@ -152,10 +160,10 @@ def _tell(compared: "list[Compared]", left: "list[Left]", *, adopted: bool) -> N
     """Say what was compared, and what is to be done."""
     show_table("compared with the sinks", COLUMNS, [list(_figures(each).values()) for each in compared])
     for each in left:
-        click.echo(f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}")
+        say(f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}")
     scattered = _name_scattered(compared)
     words = "--yes, and --leave with the name of each customer that is left," if left else "--yes"
-    click.echo(
+    say(
         "Adopted: the daemon goes on."
         if adopted
         else f"Nothing was changed. {'Then say' if scattered else 'Say'} {words} to adopt the ledger."
@@ -166,12 +174,12 @@ def _name_scattered(compared: "list[Compared]") -> bool:
     """Name the windows that a person must put right first, and say whether there are any."""
     scattered = [window for each in compared for window in each.scattered]
     if scattered:
-        click.echo(
+        say(
             f"{len(scattered):,} window(s) have numbers in several hours, and a total overwrites only the one in its own. "
             "Overwrite all but one of each with 0 at the sink, by hand:"
         )
     for window in scattered:
-        click.echo(f"  {window}")
+        say(f"  {window}")
     return bool(scattered)
 
 

@@ -12,6 +12,7 @@ from aggregator.cli.common import (
     json_option,
     known_meters,
     load_config,
+    say,
     show_table,
     write_json,
 )
@@ -74,7 +75,7 @@ def backfill(
     with build(config, name="aggregator backfill", verify=not dry_run, looks=dry_run) as app:
         now = utcnow()
         for each in app.elsewhere():
-            click.echo(str(each), err=True)
+            say(str(each), err=True)
         jobs, older = [], {}
         for name in names:
             collection = app.collections[name]
@@ -110,7 +111,7 @@ def backfill(
         show_results(results, delivered, dry_run=dry_run)
         for name, parts in older.items():
             if parts:
-                click.echo(tell_older(name, parts))
+                say(tell_older(name, parts))
     _end(failed, waiting, quiet=as_json)
 
 
@@ -118,9 +119,7 @@ def _end(failed: list[str], waiting: dict[str, int], *, quiet: bool) -> None:
     """Say what is left to be done, also by the exit code."""
     for sink, count in waiting.items():
         if count and not quiet:
-            click.echo(
-                f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again."
-            )
+            say(f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again.")
     if failed:
         raise SourceError("\n".join(failed))
     if any(waiting.values()):
@@ -181,9 +180,6 @@ def carry_out(
 
 def progress_bar(*, quiet: bool) -> Any:
     """Return a progress display with rate and time left; silent where nobody watches."""
-    import sys
-
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -193,6 +189,8 @@ def progress_bar(*, quiet: bool) -> Any:
         TimeRemainingColumn,
     )
     from rich.text import Text
+
+    from aggregator.terminal import console
 
     class Rate(ProgressColumn):
         """How many units a second."""
@@ -208,7 +206,7 @@ def progress_bar(*, quiet: bool) -> Any:
         Rate(),
         TextColumn("time left"),
         TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
+        console=console(stderr=True),
         disable=quiet,
     )
 
@@ -255,19 +253,19 @@ def show_results(
     )
     for result in results:
         if result.resumed_at is not None:
-            click.echo(
+            say(
                 f"{result.meter}: went on from {result.resumed_at:%Y-%m-%dT%H:%MZ}, where it was interrupted."
             )
         if result.shadow:
-            click.echo(f"{result.meter}: {result.shadow:,} of these events are in shadow, and never sent.")
+            say(f"{result.meter}: {result.shadow:,} of these events are in shadow, and never sent.")
         if dry_run:
             show_movers(result.forecast, movers)
             for line in tell_sinks(result.meter, result.forecast):
-                click.echo(line)
+                say(line)
     for sink, what in delivered.items():
         line = f"{sink}: {what.accepted:,} accepted"
         for name in ("duplicates", "refused", "again", "in_doubt"):
             line += f", {getattr(what, name):,} {name.replace('_', ' ')}" if getattr(what, name) else ""
-        click.echo(line + (f"; halted: {what.halted}" if what.halted else "."))
+        say(line + (f"; halted: {what.halted}" if what.halted else "."))
     if dry_run:
-        click.echo("Nothing was written or sent.")
+        say("Nothing was written or sent.")

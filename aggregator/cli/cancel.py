@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, show_table, write_json
+from aggregator.cli.common import (
+    config_option,
+    json_option,
+    load_config,
+    say,
+    show_table,
+    write_json,
+)
 from aggregator.cli.events import some_ids_argument
 from aggregator.errors import UsageError
 
@@ -70,7 +77,7 @@ def cancel(
         chosen = _chosen(app, sink, ids)
         if not as_json:
             show_table(f"to be cancelled at {sink}", COLUMNS, [_row(each) for each in chosen])
-            click.echo(
+            say(
                 "The sink is asked to take these back. Then each is refused, and what the source says of its window is owed."
             )
         if not yes:
@@ -103,13 +110,11 @@ def _tell(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: 
         going_on = {each.event: each.answer for each in left}
         write_json({"asked": asked, **result.figures(), "going_on": going_on, "troubles": result.troubles})
     else:
-        click.echo(f"{result.done} event(s) cancelled, and owed as the source says.")
+        say(f"{result.done} event(s) cancelled, and owed as the source says.")
         for each in left:
-            click.echo(
-                f"{each.event}: not known to be done yet ({each.answer}); `aggregator run` goes on with it."
-            )
+            say(f"{each.event}: not known to be done yet ({each.answer}); `aggregator run` goes on with it.")
         for trouble in result.troubles:
-            click.echo(trouble, err=True)
+            say(trouble, err=True)
     if result.refused:
         raise click.exceptions.Exit(1)
 
@@ -152,7 +157,7 @@ def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_js
     if as_json:
         write_json({"gone" if gone else "still_there": done, "not_open": sorted(set(ids) - set(done))})
     else:
-        click.echo(f"{len(done)} event(s) {'cancelled' if gone else 'stay as they are'}.")
+        say(f"{len(done)} event(s) {'cancelled' if gone else 'stay as they are'}.")
     if left := sorted(set(ids) - set(done)):
         raise UsageError(
             f"Not waiting for a person's word: {', '.join(map(str, left))}; see `aggregator status`."

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, show_table, write_json
+from aggregator.cli.common import (
+    config_option,
+    json_option,
+    load_config,
+    say,
+    show_table,
+    write_json,
+)
 from aggregator.cli.terms import findings_of
 
 if TYPE_CHECKING:
@@ -51,7 +58,7 @@ def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
         write_json({"ok": not wrong, "findings": [finding._asdict() for finding in findings]})
     else:
         show_table("check", {"what": "left", "": "left", "finding": "left"}, findings)
-        click.echo(f"{len(wrong)} thing(s) to put right." if wrong else "All is well.")
+        say(f"{len(wrong)} thing(s) to put right." if wrong else "All is well.")
     if wrong:
         raise click.exceptions.Exit(1)
 
@@ -289,5 +296,5 @@ def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:
 
     if not isinstance(sink, Tried) or not meters:
         return {}
-    click.echo(f"Sending a test event to {sink.name}; it may take two minutes until it is counted.", err=True)
+    say(f"Sending a test event to {sink.name}; it may take two minutes until it is counted.", err=True)
     return {meter: sink.send_test_event(meter, utcnow()) for meter in meters}

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.errors import UsageError
+from aggregator.errors import ConfigError, UsageError
+from aggregator.terminal import console, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -73,9 +74,37 @@ def known_meters(config: "Config", names: Sequence[str]) -> list[str]:
     return list(names) or sorted(config.meters)
 
 
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print one line for people. Whatever is in it that a terminal would obey is shown instead, line ends included."""
+    click.echo(printable(text), err=err)
+
+
+def say_error(error: Exception) -> None:
+    """Print why a command failed; what goes on in another line is set back, so that it cannot pass for a line of ours."""
+    if isinstance(error, ConfigError):
+        first, *others = map(str, error.problems)
+        between = ""
+    else:
+        first, *others = str(error).split("\n")
+        between = "  "
+    say(f"aggregator: {first}", err=True)
+    for line in others:
+        say(between + line, err=True)
+
+
 def write_json(value: object) -> None:
     """Print JSON: exact numbers as texts, instants in ISO 8601, durations in seconds."""
-    click.echo(json.dumps(value, default=plain_value, indent=2))
+    write_raw(json_text(value, indent=2) + "\n")
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return JSON in printable ASCII; json itself escapes all control characters but one."""
+    return json.dumps(value, default=plain_value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def write_raw(text: str) -> None:
+    """Print what programs read, as it is."""
+    click.echo(text, nl=False)
 
 
 def plain_value(value: object) -> object:
@@ -95,18 +124,17 @@ def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[o
     """Print a table. `columns` maps each heading to how it is aligned: left or right.
 
     A cut number would be a wrong number, and a line that a terminal breaks is read in the wrong column. So where one is too
-    narrow, prose gets narrower first, and then each column of a row has a line of its own.
+    narrow, prose gets narrower first, and then each column of a row has a line of its own. What a terminal would obey is
+    shown instead.
     """
     import sys
 
-    from rich.console import Console
-
-    lines = [[shown(value) for value in row] for row in rows]
-    width = Console().width if sys.stdout.isatty() else WIDE
-    ruler = Console(width=max(width, WIDE))
+    lines = [[printable(shown(value)) for value in row] for row in rows]
+    width = console().width if sys.stdout.isatty() else WIDE
+    ruler = console(width=max(width, WIDE))
     tables = (_table(title, columns, lines, prose) for prose in PROSE_WIDTHS)
     fitting = (table for table in tables if ruler.measure(table).maximum <= width)
-    Console(width=width).print(next(fitting, None) or _records(title, columns, lines))
+    console(width=width).print(next(fitting, None) or _records(title, columns, lines))
 
 
 def _table(
@@ -117,12 +145,15 @@ def _table(
     from rich.text import Text
 
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=Text(printable(title), "bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for heading, justify in columns.items():
         prose = heading in PROSE
         table.add_column(
-            heading,
+            Text(printable(heading)),
             justify=justify,  # type: ignore[arg-type]
             overflow="fold",
             no_wrap=not prose,
@@ -144,8 +175,8 @@ def _records(title: str, columns: Mapping[str, str], lines: Sequence[Sequence[st
     for line in lines:
         table.add_row("")
         for heading, value in zip(columns, line, strict=True):
-            table.add_row(Text(heading), Text(value))
-    return Group(Text(title, "bold"), table, "")
+            table.add_row(Text(printable(heading)), Text(value))
+    return Group(Text(printable(title), "bold"), table, "")
 
 
 def shown(value: object) -> str:

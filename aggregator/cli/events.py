@@ -15,6 +15,7 @@ from aggregator.cli.common import (
     duration,
     json_option,
     load_config,
+    say,
     show_table,
     write_json,
 )
@@ -122,9 +123,9 @@ def list_events(
     elif shown:
         show_table("events that wait", COLUMNS, [_row(each) for each in shown])
         if more:
-            click.echo(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
+            say(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
     else:
-        click.echo("No event waits for anybody.")
+        say("No event waits for anybody.")
 
 
 @events.command()
@@ -166,13 +167,13 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     else:
         if released or not (replanned or stuck):
             then = "; the daemon or `aggregator run --once` sends them" if released else ""
-            click.echo(f"{len(released)} event(s) released{then}.")
+            say(f"{len(released)} event(s) released{then}.")
         if replanned:
-            click.echo(
+            say(
                 f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."
             )
         for event, why in islice(stuck.items(), MOST_SAID):
-            click.echo(f"Not released: {event}. {why}", err=True)
+            say(f"Not released: {event}. {why}", err=True)
     _tell_rest(fitting)
     if stuck:
         raise UsageError(f"{len(stuck)} event(s) were not released, since no pass would plan them anew.")
@@ -199,7 +200,7 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     if as_json:
         write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
-        click.echo(f"{len(done)} event(s) dismissed; they stay on record, and nothing of them is billed.")
+        say(f"{len(done)} event(s) dismissed; they stay on record, and nothing of them is billed.")
     _tell_rest(fitting)
     _refuse_others(choice, done, others, "Not held or refused")
 
@@ -253,12 +254,10 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
         )
     else:
         for each in chosen:
-            click.echo(
-                f"{each.event}: {each.delta} for {each.customer}, stamped {each.at:%Y-%m-%d %H:%M:%S}Z"
-            )
-            click.echo(f"   {each.reason}")
+            say(f"{each.event}: {each.delta} for {each.customer}, stamped {each.at:%Y-%m-%d %H:%M:%S}Z")
+            say(f"   {each.reason}")
         end = "accepted." if booked else "due again; the daemon or `aggregator run --once` sends them."
-        click.echo(f"{len(done)} event(s) {end}")
+        say(f"{len(done)} event(s) {end}")
     if early:
         first = max(_countable_at(config, each) for each in early)
         raise UsageError(
@@ -369,9 +368,7 @@ def _refuse_others(choice: "Choice", done: set[int], others: list["Waiting"], wh
 
 def _tell_rest(fitting: list["Waiting"]) -> None:
     if len(fitting) == MOST_AT_ONCE:
-        click.echo(
-            f"One call decides about {MOST_AT_ONCE} events at most: call it again for the rest.", err=True
-        )
+        say(f"One call decides about {MOST_AT_ONCE} events at most: call it again for the rest.", err=True)
 
 
 def _listed(found: list["Waiting"]) -> str:

@@ -12,6 +12,7 @@ from aggregator.cli.common import (
     json_option,
     known_meters,
     load_config,
+    say,
     shown,
     write_json,
 )
@@ -43,6 +44,7 @@ def export() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write to this directory, instead of the sink's own.",
 )
+@click.option("--exact", is_flag=True, help="Write customers that begin like a formula as they are.")
 @click.option("--sink", help="Which sink of type csv, if the meter feeds several.")
 @config_option
 @json_option
@@ -53,13 +55,15 @@ def csv_files(
     start: dt.datetime,
     end: dt.datetime,
     out: Path | None,
+    exact: bool,
     sink: str | None,
     as_json: bool,
 ) -> None:
     """Write what METER owes its sink of type csv, of the windows in a range, to files for the Dashboard.
 
     Only events that are in no file yet: none is ever in two, and what another sink gets is not in them. Each file is on
-    record, as if the daemon had written it. Files that hold events of the range already are listed. Exit code 3: something
+    record, as if the daemon had written it. A customer that a spreadsheet would take for a formula gets an apostrophe before
+    it, unless you say --exact. Files that hold events of the range already are listed. Exit code 3: something
     could not be written now; run it again.
     """
     from aggregator.backfill import refuse_parts_of_windows
@@ -77,11 +81,11 @@ def csv_files(
     name = _sink(config, meter, sink)
     span = Span(start, end)
     own = file_places(config).items()
-    with build(_with_directory(config, name, out), name="aggregator export", verify=True) as app:
+    with build(_changed(config, name, out, exact=exact), name="aggregator export", verify=True) as app:
         refuse_parts_of_windows(meter, app.definitions(meter), span)
         for each in app.elsewhere():
             if (each.sink, each.begun_in) not in own:
-                click.echo(str(each), err=True)
+                say(str(each), err=True)
         sink_id = app.sink_ids[name]
         before = app.ledger.uploads.of_range(sink_id, meter, span)
         delivered = drain([app.delivery(name, utcnow, only=(meter, span))], utcnow)
@@ -104,13 +108,13 @@ def csv_files(
         if written:
             show_files("written now", written)
         else:
-            click.echo("Nothing was written: no event of the range was owed and in no file yet.")
+            say("Nothing was written: no event of the range was owed and in no file yet.")
         if before:
             show_files("written before, and not again", before)
         for state, count in left_out.items():
-            click.echo(f"Not in a file: {count:,} event(s) that are {state.replace('_', ' ')}.")
+            say(f"Not in a file: {count:,} event(s) that are {state.replace('_', ' ')}.")
         if delivered.halted or delivered.waits_for:
-            click.echo(f"Not written: {delivered.halted or delivered.waits_for}", err=True)
+            say(f"Not written: {delivered.halted or delivered.waits_for}", err=True)
     if delivered.halted or delivered.again:
         raise click.exceptions.Exit(WORK_LEFT)
 
@@ -121,14 +125,12 @@ IN_FILES = {"accepted", "confirmed", "void"}
 def _tell(config: "Config", meter: str, sink: str, span: "Span") -> None:
     """Say what is in the files and what is not, and what must not be done with them."""
     others = [each for each in config.meters[meter].sinks if each != sink]
-    click.echo(f"What meter {meter} owes sink {sink} of the windows in {span}, as far as they are read.")
+    say(f"What meter {meter} owes sink {sink} of the windows in {span}, as far as they are read.")
     if others:
-        click.echo(
-            f"What {', '.join(others)} gets of it goes there by itself, and besides: both would be billed."
-        )
+        say(f"What {', '.join(others)} gets of it goes there by itself, and besides: both would be billed.")
     for line in raw_meters(config):
         if line.startswith(f"Meter {meter} "):
-            click.echo(line)
+            say(line)
 
 
 def _sink(config: "Config", meter: str, sink: str | None) -> str:
@@ -149,8 +151,11 @@ def _sink(config: "Config", meter: str, sink: str | None) -> str:
     return sink or kinds[0]
 
 
-def _with_directory(config: "Config", sink: str, out: Path | None) -> "Config":
-    if out is None:
-        return config
-    elsewhere = config.sinks[sink].model_copy(update={"directory": out.resolve()})
-    return config.model_copy(update={"sinks": {**config.sinks, sink: elsewhere}})
+def _changed(config: "Config", sink: str, out: Path | None, *, exact: bool) -> "Config":
+    """Return the configuration with the sink as this call wants it."""
+    its = config.sinks[sink]
+    if out is not None:
+        its = its.model_copy(update={"directory": out.resolve()})
+    if exact:
+        its = its.model_copy(update={"exact": True})
+    return config.model_copy(update={"sinks": {**config.sinks, sink: its}})

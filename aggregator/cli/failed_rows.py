@@ -11,6 +11,7 @@ from typing import Any
 
 from aggregator.errors import UsageError
 from aggregator.ledger.uploads import Row
+from aggregator.sinks.files.formats import as_given
 
 
 def failed_rows(path: Path, customer_keys: Collection[str]) -> list[Row]:
@@ -44,7 +45,7 @@ def _row(record: Any, number: int, path: Path, customer_keys: Collection[str]) -
             f"Row {number} of {path} has neither an `identifier` nor a customer and a `timestamp`: leave the columns as "
             "they were in the file."
         )
-    return Row(None, customer, int(timestamp))
+    return Row(None, as_given(customer), int(timestamp))
 
 
 def _flat(record: Mapping[Any, Any]) -> dict[str, str]:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, show_table, shown, write_json
+from aggregator.cli.common import (
+    config_option,
+    json_option,
+    load_config,
+    say,
+    show_table,
+    shown,
+    write_json,
+)
 from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
 
@@ -58,9 +66,9 @@ def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit:
         return
     show_files("files", rows)
     if more:
-        click.echo(f"There are more than {limit}; see --limit, --sink and --unconfirmed.")
+        say(f"There are more than {limit}; see --limit, --sink and --unconfirmed.")
     for line in warnings:
-        click.echo(line)
+        say(line)
 
 
 @files.command()
@@ -83,7 +91,7 @@ def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None
     if as_json:
         write_json({"confirmed": sorted(bare), "events": done})
     else:
-        click.echo(f"{len(bare)} file(s) confirmed, with {done:,} event(s).")
+        say(f"{len(bare)} file(s) confirmed, with {done:,} event(s).")
 
 
 @files.command()
@@ -121,15 +129,13 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
 
 def _tell_rejected(name: str, done: "Rejected", *, whole: bool) -> None:
     if done.already_at is not None:
-        click.echo(f"{name} was rejected at {shown(done.already_at)} already; nothing was changed.")
+        say(f"{name} was rejected at {shown(done.already_at)} already; nothing was changed.")
         return
-    click.echo(f"{'' if whole else 'Rows of '}{name} rejected: {done.events:,} event(s) are refused.")
+    say(f"{'' if whole else 'Rows of '}{name} rejected: {done.events:,} event(s) are refused.")
     if done.events:
-        click.echo(
-            f"Put right what the reason says, then `aggregator events release --file {name}` lets them go."
-        )
+        say(f"Put right what the reason says, then `aggregator events release --file {name}` lets them go.")
     if done.by_hand and whole:
-        click.echo("Move the file away, so that nobody uploads it again.")
+        say("Move the file away, so that nobody uploads it again.")
 
 
 @files.command()
@@ -163,7 +169,7 @@ def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
     if as_json:
         write_json({"files": moved, "events": events})
     else:
-        click.echo(
+        say(
             f"{moved} file(s) given up, with {events:,} event(s); the daemon or `aggregator run --once` writes them anew."
         )
 
@@ -180,13 +186,13 @@ def show_files(title: str, rows: "Iterable[FileRow]") -> None:
     if written:
         show_table(title, COLUMNS, [_row(row) for row in written])
         for place in sorted({row.place for row in written}):
-            click.echo(f"They are in {place}.")
+            say(f"They are in {place}.")
     elif not rows:
-        click.echo("No file was written yet.")
+        say("No file was written yet.")
     for row in rows:
         if row.name is None:
             why = f": {row.reason}" if row.reason else " by somebody, or was left and will be taken over."
-            click.echo(f"A file of {row.events:,} event(s) for {row.place} is being written{why}")
+            say(f"A file of {row.events:,} event(s) for {row.place} is being written{why}")
 
 
 def _row(row: "FileRow") -> tuple[object, ...]:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import config_option
+from aggregator.cli.common import (
+    config_option,
+    say,
+)
 from aggregator.errors import UsageError
 
 
@@ -17,4 +20,4 @@ def init(config_path: Path) -> None:
     if config_path.exists():
         raise UsageError(f"{config_path} exists already; remove it, or name another file with --config.")
     config_path.write_text(starter())
-    click.echo(f"Wrote {config_path}. Edit it, then run `aggregator check`.")
+    say(f"Wrote {config_path}. Edit it, then run `aggregator check`.")

@@ -10,6 +10,7 @@ from aggregator.cli.common import (
     json_option,
     known_meters,
     load_config,
+    say,
     show_table,
     write_json,
 )
@@ -55,7 +56,7 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
         )
         return
     if not rows:
-        click.echo("Nothing was read in that time.")
+        say("Nothing was read in that time.")
         return
     show_table(
         f"when usage was found, last {days} days",
@@ -67,7 +68,7 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
     )
     for name, longer in suggested.items():
         if longer:
-            click.echo(
+            say(
                 f"{name}: `settle: {format_duration(longer)}` would have waited for nearly all; it is "
                 f"{format_duration(config.meters[name].settle)} now."
             )

@@ -33,12 +33,14 @@ from aggregator.cli.common import (
     json_option,
     known_meters,
     load_config,
+    say,
     show_table,
     write_json,
 )
 from aggregator.cli.completion import MeterName
 from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
+from aggregator.terminal import printable
 
 if TYPE_CHECKING:
     from aggregator.sinks.stripe import Desk
@@ -90,7 +92,7 @@ def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
         write_json({"outcome": outcome.name.lower(), "meters": [plain_line(line, now) for line in lines]})
     else:
         _show("meters and Stripe", lines, now)
-        click.echo(_summary(lines))
+        say(_summary(lines))
     raise click.exceptions.Exit(outcome)
 
 
@@ -128,8 +130,8 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
         write_json({"outcome": outcome.name.lower(), "done": done, "meters": found})
     else:
         for step in steps:
-            click.echo(f"{step.line.desk.sink}: {step.line.meter}: {step.text}")
-        click.echo(_closing(lines, plan, steps, dry_run=dry_run))
+            say(f"{step.line.desk.sink}: {step.line.meter}: {step.text}")
+        say(_closing(lines, plan, steps, dry_run=dry_run))
     raise click.exceptions.Exit(outcome)
 
 
@@ -148,7 +150,7 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
     with desks_of(config) as desks:
         desk, known = one_meter(config, desks, meter, sink)
         if not known.active:
-            click.echo(f"The Stripe meter {known.event_name} is inactive already.")
+            say(f"The Stripe meter {known.event_name} is inactive already.")
             return
         waiting = unsent(config, meter, desk.sink)
         if waiting and not yes:
@@ -157,17 +159,17 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
                 "`aggregator run --once` send them first, or say --yes."
             )
         if waiting:
-            click.echo(
+            say(
                 f"{waiting} event(s) of {meter} are due or being sent to {desk.sink}; Stripe will refuse them."
             )
-        click.echo(
+        say(
             f"From then on Stripe takes no event of {known.event_name} (meter {meter}, sink {desk.sink}): events of ours "
             "are refused and wait for a person, the daemon does not start with this meter in its configuration, and no "
             "price can use the Stripe meter. What it has counted stays. `aggregator meters reactivate` takes it back."
         )
         _ask(f"Deactivate the Stripe meter {known.event_name} {_in_mode(desk)}?", yes=yes)
         desk.deactivate(known)
-        click.echo(f"The Stripe meter {known.event_name} is inactive.")
+        say(f"The Stripe meter {known.event_name} is inactive.")
 
 
 @meters.command()
@@ -184,11 +186,11 @@ def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
     with desks_of(config) as desks:
         desk, known = one_meter(config, desks, meter, sink)
         if known.active:
-            click.echo(f"The Stripe meter {known.event_name} is active already.")
+            say(f"The Stripe meter {known.event_name} is active already.")
             return
         _ask(f"Reactivate the Stripe meter {known.event_name} {_in_mode(desk)}?", yes=yes)
         desk.reactivate(known)
-        click.echo(
+        say(
             f"The Stripe meter {known.event_name} is active. Events that were refused meanwhile wait in "
             "`aggregator events list`."
         )
@@ -204,13 +206,13 @@ def _agreed(question: str) -> bool:
     """Ask at a terminal. Raises UsageError where there is nobody to ask."""
     if not sys.stdin.isatty():
         raise UsageError(f"{question} There is nobody to ask here: say --yes.")
-    return click.confirm(question)
+    return click.confirm(printable(question))
 
 
 def _ask(question: str, *, yes: bool) -> None:
     """Go on only with a yes."""
     if not yes and not _agreed(question):
-        click.echo("Nothing was changed.")
+        say("Nothing was changed.")
         raise click.exceptions.Exit(Outcome.TO_APPLY)
 
 

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import config_option, load_config
+from aggregator.cli.common import (
+    config_option,
+    load_config,
+    say,
+)
 
 
 @click.command()
@@ -20,4 +24,4 @@ def migrate(config_path: Path) -> None:
         bring_up(url)
         with Database(url) as database:
             found = identity(database)
-    click.echo(f"Ledger {found.ledger_id} is at revision {found.revision}.")
+    say(f"Ledger {found.ledger_id} is at revision {found.revision}.")

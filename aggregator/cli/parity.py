@@ -1,7 +1,6 @@
 """`aggregator parity`: whether two sinks of a meter were given the same."""
 
 import datetime as dt
-import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,10 +12,12 @@ from aggregator.cli.common import (
     Instant,
     config_option,
     json_option,
+    json_text,
     load_config,
-    plain_value,
+    say,
     show_table,
     shown,
+    write_raw,
 )
 from aggregator.cli.completion import MeterName
 from aggregator.errors import UsageError
@@ -109,7 +110,7 @@ def parity(
         if ask and not as_json:
             for name, sink in zip(names, sinks, strict=True):
                 if sink is None:
-                    click.echo(f"{name} cannot be read back, so it was not asked.")
+                    say(f"{name} cannot be read back, so it was not asked.")
     if result.different:
         raise click.exceptions.Exit(DIFFERENT)
 
@@ -189,7 +190,7 @@ def _tell(
     for _ in differences:
         pass
     if result.different > told:
-        click.echo(f"{result.different - told:,} more differ; see --limit.")
+        say(f"{result.different - told:,} more differ; see --limit.")
     for name, side, said in zip(names, result.sums, result.says, strict=True):
         parts = [
             f"{shown(much)} {what}" for what, much in zip(side._fields[:4], side[:4], strict=True) if much
@@ -199,8 +200,8 @@ def _tell(
         )
         if side.turned_away:
             line += f"; {side.turned_away:,} event(s) of its shadow would have been held or refused"
-        click.echo(line + (f"; it says {shown(said)} itself." if said is not None else "."))
-    click.echo(
+        say(line + (f"; it says {shown(said)} itself." if said is not None else "."))
+    say(
         f"{result.places:,} customer(s) and time(s) compared, {result.different:,} differ."
         if result.different
         else f"Equal: {result.places:,} customer(s) and time(s) compared, none differs."
@@ -211,7 +212,7 @@ def _tell_json(
     found: "Iterable[Compared]", result: "Parity", names: tuple[str, str], title: str, limit: int
 ) -> None:
     """Write one object piece by piece, so that a long list never stands in memory."""
-    click.echo(f'{{"compared": {json.dumps(title)}, "differences": [', nl=False)
+    write_raw(f'{{"compared": {json_text(title)}, "differences": [')
     for number, each in enumerate(found):
         if limit and number >= limit:
             continue
@@ -223,7 +224,7 @@ def _tell_json(
                 for sink, side, said in _rows(each, names)
             },
         }
-        click.echo((",\n" if number else "\n") + json.dumps(entry, default=plain_value), nl=False)
+        write_raw((",\n" if number else "\n") + json_text(entry))
     sums = {
         name: {"planned": side.planned, **side._asdict(), "says": said}
         for name, side, said in zip(names, result.sums, result.says, strict=True)
@@ -234,4 +235,4 @@ def _tell_json(
         "equal": not result.different,
         "sinks": sums,
     }
-    click.echo("], " + json.dumps(rest, default=plain_value)[1:])
+    write_raw("], " + json_text(rest)[1:] + "\n")

@@ -13,6 +13,7 @@ from aggregator.cli.common import (
     json_option,
     known_meters,
     load_config,
+    say,
     show_table,
     write_json,
 )
@@ -78,18 +79,18 @@ def preview(
     _show_events(f"{name} {span}", shown)
     show_movers(forecast, limit or None)
     for line in tell_sinks(name, forecast):
-        click.echo(line)
-    click.echo(
+        say(line)
+    say(
         f"{tally.planned:,} event(s) would be planned ({len(shown):,} shown): {tally.planned - tally.corrections:,} new, "
         f"{tally.corrections:,} correction(s), {tally.held:,} held, {tally.refused:,} refused. Nothing was written."
     )
     if tally.aside:
-        click.echo(
+        say(
             f"{tally.aside:,} row(s) with a quantity of {quantity(tally.unmapped)} can be billed to nobody: no customer, or "
             "no usable number. `aggregator status` names them once they are read."
         )
     if older:
-        click.echo(tell_older(name, older))
+        say(tell_older(name, older))
 
 
 def _events(decided: "Iterator[tuple[Feed, Decision]]", limit: int) -> list[dict[str, object]]:

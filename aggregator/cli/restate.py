@@ -13,6 +13,7 @@ from aggregator.cli.common import (
     json_option,
     known_meters,
     load_config,
+    say,
     shown,
     write_json,
 )
@@ -102,7 +103,7 @@ def restate(
     else:
         show_results([result], {}, dry_run=not yes, movers=limit or None)
         _show_quantities(name, span, old, after)
-        click.echo(
+        say(
             "The daemon or `aggregator run --once` sends the corrections."
             if yes
             else f"{windows.count(span, present.window):,} window(s) would be read by the present query; --yes does it."
@@ -114,7 +115,7 @@ def restate(
 def _show_quantities(name: str, span: "Span", old: "dict[str, Decimal]", new: "dict[str, Decimal]") -> None:
     for sink, before in old.items():
         change = new[sink] - before
-        click.echo(
+        say(
             f"{name} at {sink} over {span}: {shown(before)} as it was billed, {shown(new[sink])} by the present query "
             f"({'+' if change > 0 else ''}{shown(change)})."
         )

@@ -1,8 +1,8 @@
 """`aggregator schema`: the JSON Schema of the configuration, for editors."""
 
-import json
-
 import click
+
+from aggregator.cli.common import write_json
 
 
 @click.command()
@@ -10,4 +10,4 @@ def schema() -> None:
     """Print the JSON Schema of the configuration file, by which editors complete and check it."""
     from aggregator.config import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    write_json(json_schema())

@@ -12,6 +12,7 @@ from aggregator.cli.common import (
     duration,
     json_option,
     load_config,
+    say,
     show_table,
     shown,
     write_json,
@@ -100,17 +101,19 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         )
         return
     if not standings:
-        click.echo("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
+        say("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
         return
     if stopped:
-        click.echo(f"STOPPED: {stopped}\n")
+        say(f"STOPPED: {stopped}")
+        say()
     if unguarded:
-        click.echo(f"A ledger that is set back would not be noticed here: {unguarded}\n")
+        say(f"A ledger that is set back would not be noticed here: {unguarded}")
+        say()
     show_table("meters", COLUMNS, (_row(row, now) for row in standings))
     for row in {row.meter: row for row in standings if row.error}.values():
-        click.echo(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
+        say(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in standings if row.halted}.values():
-        click.echo(f"Sink {row.sink} is halted: {row.halted}")
+        say(f"Sink {row.sink} is halted: {row.halted}")
     for line in (
         *_waiting(standings, now),
         *notes,
@@ -122,7 +125,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *suggestions,
         *configuration.lines(),
     ):
-        click.echo(line)
+        say(line)
     if unread:
         show_table(
             "windows that the source could not give (they are asked for again by themselves)",

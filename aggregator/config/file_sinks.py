@@ -45,6 +45,14 @@ class CsvSink(Block):
         description="How long the oldest event waits, in the daemon, for a file to fill. `run --once` does not wait.",
         examples=["1d"],
     )
+    exact: bool = Field(
+        default=False,
+        description=(
+            "Write every customer as it is. Left out: one that a spreadsheet would take for a formula gets an apostrophe "
+            "before it, since people open these files."
+        ),
+        examples=[True],
+    )
 
 
 class _ImportFiles(Block):

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 
-from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from aggregator.clock import monotonic
 from aggregator.demo.proof import NAMES, Line, Proof, summed
+from aggregator.terminal import console
 
 PLAIN_WIDTH = 110
 """How wide to write where there is no terminal to fit into."""
@@ -29,8 +29,8 @@ class Story:
     """Tells on standard output."""
 
     def __init__(self) -> None:
-        console = Console(highlight=False)
-        self._console = console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+        found = console()
+        self._console = found if found.is_terminal else console(width=PLAIN_WIDTH)
         self._moving: Status | None = None
         self._told_at = 0.0
 

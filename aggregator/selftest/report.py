@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -20,6 +19,7 @@ from aggregator.points import POINTS
 from aggregator.selftest.killing import Struck
 from aggregator.selftest.schedule import STARTED_WITHIN_SECONDS
 from aggregator.selftest.verdict import Difference, Outcome
+from aggregator.terminal import console
 
 PLAIN_WIDTH = 110
 PLAIN_SECONDS = 10.0
@@ -33,12 +33,8 @@ class Report:
     """Tells on standard output, or on standard error if that is for JSON."""
 
     def __init__(self, kills: int, seed: int, *, as_json: bool, verbose: bool) -> None:
-        console = Console(highlight=False, stderr=as_json)
-        self._console = (
-            console
-            if console.is_terminal
-            else Console(highlight=False, stderr=as_json, width=PLAIN_WIDTH, force_terminal=False)
-        )
+        found = console(stderr=as_json)
+        self._console = found if found.is_terminal else console(stderr=as_json, width=PLAIN_WIDTH, plain=True)
         self._kills = kills
         self._seed = seed
         self._as_json = as_json

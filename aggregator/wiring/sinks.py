@@ -183,7 +183,7 @@ def _file_sink(name: str, sink: FileSink, meters: "dict[str, StripeMeter]") -> S
             kind="files for the Dashboard",
             by_hand=True,
             bounds=Bounds(DASHBOARD_ROWS, sink.max_bytes, sink.close_after),
-            form=files.CsvFormat(meters, identified=False, alone=True),
+            form=files.CsvFormat(meters, identified=False, alone=True, guarded=not sink.exact),
             meters=meters,
         )
     encoding = Encoding(sink.quantity_encoding)

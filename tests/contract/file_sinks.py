@@ -75,6 +75,7 @@ def forms() -> dict[str, Format]:
         "text": JsonFormat(METERS, lines=True, encoding=Encoding.TEXT),
         "csv": CsvFormat(METERS, identified=True, alone=False),
         "dashboard": CsvFormat(METERS, identified=False, alone=True),
+        "guarded": CsvFormat(METERS, identified=False, alone=True, guarded=True),
     }
 
 

@@ -1,19 +1,20 @@
 """Sinks of files, one contract for all: whole files under names of their own, never two for the same events."""
 
+import csv
 import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aggregator.errors import SinkError, SinkHalted
 from aggregator.model import Span
 from aggregator.planner import plain
 from aggregator.sinks import Batch
-from aggregator.sinks.files.formats import LONGEST_CUSTOMER
+from aggregator.sinks.files.formats import LONGEST_CUSTOMER, as_given, unformulated
 from tests.contract.file_sinks import (
     HOUR,
     METERS,
@@ -192,6 +193,30 @@ def test_a_json_record_is_stripe_s_sample() -> None:
     assert said["text"]["payload"]["value"] == "0.5"
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.from_regex(r"'*[=+@-].*"))
+@example("=HYPERLINK(1)")
+@example("'=1")
+@example("cus_1")
+@example("\uff1d1")
+def test_what_people_open_holds_no_formula(customer: str) -> None:
+    """A customer that a spreadsheet would compute is text there, and reads back as what it was; nobody else is touched."""
+    guarded = unformulated(customer)
+    assert as_given(guarded) == customer
+    assert not guarded.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20"))
+    assert guarded in {customer, f"'{customer}"}
+    assert unformulated("cus_NffrFeUfNV2Hib") == "cus_NffrFeUfNV2Hib"
+
+
+def test_a_quantity_is_a_number_and_files_for_the_import_are_exact() -> None:
+    """Only text that people open is guarded: a negative number stays one, and the import gets what there is."""
+    one = event(3, customer='=cmd|"/c calc"!A1', delta=Decimal(-5))
+    row = next(csv.reader([forms()["guarded"].record(one).decode()]))
+    assert row[2:] == [f"'{one.customer}", "-5"]
+    for kind, column in (("dashboard", 2), ("csv", 3)):
+        assert next(csv.reader([forms()[kind].record(one).decode()]))[column] == one.customer
+    assert json.loads(forms()["jsonl"].record(one))["payload"]["stripe_customer_id"] == one.customer
+
+
 @pytest.mark.parametrize("kind", ["csv", "dashboard"])
 @pytest.mark.parametrize("customer", ["a\nb", "a\r", "a\x00", "\x7f"])
 def test_what_would_break_a_row_is_refused_by_name(kind: str, customer: str) -> None:
@@ -219,7 +244,7 @@ def test_a_meter_that_left_is_named(place: Place) -> None:
     ),
     delta=st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**9), max_value=10**9),
     meter=st.sampled_from(sorted(METERS)),
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from([*KINDS, "guarded"]),
 )
 def test_a_record_is_never_larger_than_was_reckoned(
     customer: str, delta: Decimal, meter: str, kind: str

@@ -388,6 +388,24 @@ def test_an_export_writes_what_is_in_no_file_yet(world: World) -> None:
     assert by_customer(found) == world.used()
 
 
+def test_an_export_is_safe_to_open(world: World) -> None:
+    """A customer that a spreadsheet would compute is text in the file; with --exact it is as it is."""
+    world.use("=1+1", 5, minute=0)
+    world.use("@SUM(A1)", 7, minute=2)
+    writes_csv(world)
+    world.write()
+    start, middle, end = (f"{world.start + n * MINUTE:%Y-%m-%dT%H:%MZ}" for n in (0, 2, 4))
+    assert world.run("backfill", "--from", start, "--no-send").code == 0
+    assert world.run("export", "csv", METER, "--from", start, "--to", middle, "--out", "hand").code == 0
+    assert (
+        world.run("export", "csv", METER, "--from", middle, "--to", end, "--out", "exact", "--exact").code
+        == 0
+    )
+    [safe], [exact] = (list((world.directory / name).iterdir()) for name in ("hand", "exact"))
+    assert ",'=1+1,5" in safe.read_text()
+    assert ",@SUM(A1),7" in exact.read_text()
+
+
 def test_an_export_of_what_goes_elsewhere_is_refused(world: World) -> None:
     """A meter without a sink of type csv owes nothing to a file: what it sends to Stripe would be billed twice."""
     world.write()

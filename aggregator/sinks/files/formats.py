@@ -10,6 +10,7 @@ which knows no identifier, and docs.stripe.com/billing/subscriptions/usage-based
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -97,14 +98,20 @@ class JsonFormat:
 
 
 class CsvFormat:
-    """Rows under a header. With `identified` the identifier comes first; with `alone` a file holds one meter."""
+    """Rows under a header. With `identified` the identifier comes first; with `alone` a file holds one meter.
+
+    With `guarded`, as for files that people open, no customer is one that a spreadsheet would take for a formula.
+    """
 
     extension = "csv"
     between = b"\n"
     end = b"\n"
 
-    def __init__(self, meters: Mapping[str, StripeMeter], *, identified: bool, alone: bool) -> None:
+    def __init__(
+        self, meters: Mapping[str, StripeMeter], *, identified: bool, alone: bool, guarded: bool = False
+    ) -> None:
         self._meters = meters
+        self._customer = unformulated if guarded else str
         self._identified = identified
         self._alone = alone
         self._names = {name: _cell(meter.event_name) for name, meter in meters.items()}
@@ -129,7 +136,9 @@ class CsvFormat:
     def record(self, event: Event) -> bytes:
         """Return one row, without its end."""
         quantity = plain(self._meters[event.meter].quantity(event))
-        row = f"{_seconds(event)},{self._names[event.meter]},{_cell(event.customer)},{quantity}"
+        row = (
+            f"{_seconds(event)},{self._names[event.meter]},{_cell(self._customer(event.customer))},{quantity}"
+        )
         return (f"{_cell(event.identifier)},{row}" if self._identified else row).encode()
 
     def misfit(self, event: Event) -> str | None:
@@ -137,6 +146,20 @@ class CsvFormat:
         if any(ord(sign) < 32 or ord(sign) == 127 for sign in event.customer):
             return "the customer holds a line break or another control character, which a row of a CSV file cannot"
         return _misfit(event.customer)
+
+
+FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+"""How a cell begins that spreadsheets compute (owasp.org/www-community/attacks/CSV_Injection), or one that we guarded."""
+
+
+def unformulated(text: str) -> str:
+    """Put an apostrophe before what a spreadsheet would take for a formula: there it is read as text."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def as_given(cell: str) -> str:
+    """Return what `unformulated` made a cell of."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def _misfit(customer: str) -> str | None:
