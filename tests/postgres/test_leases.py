@@ -76,6 +76,21 @@ def test_a_former_holder_commits_nothing(world: World) -> None:
     assert not world.meters.release(slept)
 
 
+def test_a_process_that_took_its_meter_twice_commits_under_the_later_lease_only(world: World) -> None:
+    """One thread of it slept past its lease and another took the meter anew: they have one owner, and two epochs."""
+    world.at(1, 5)
+    slept = world.hold()
+    assert slept is not None
+    run_out(world)
+    fresh = world.hold()
+    assert fresh is not None
+    assert (slept.owner, slept.epoch + 1) == (fresh.owner, fresh.epoch)
+    commit(world, fresh, 10)
+    with pytest.raises(LeaseLost):
+        commit(world, slept, 99)
+    assert world.rows("select quantity from aggregator.slot") == [(10,)]
+
+
 def test_a_lease_that_ran_out_but_was_not_taken_still_commits(world: World) -> None:
     """Nobody else came: the work of a slow pass is not thrown away."""
     world.at(1, 5)
