@@ -32,4 +32,34 @@ MISTAKES: tuple[Mistake, ...] = (
         " where id = %(meter_id)s and lease_owner = %(owner)s\n   for update",
         ("tests/postgres/test_leases.py",),
     ),
+    Mistake(
+        "a pass is committed into a stopped ledger",
+        "aggregator/ledger/passes.py",
+        "        if stopped is not None:\n            raise LedgerStopped(stopped)\n",
+        "",
+        ("tests/postgres/test_pin.py::test_a_pass_into_a_stopped_ledger_writes_nothing",),
+    ),
+    Mistake(
+        "delivery goes on although a settlement lost rows",
+        "aggregator/delivery.py",
+        "in_time = began < hold.until and settled == len(outcomes)",
+        "in_time = began < hold.until",
+        (
+            "tests/postgres/test_delivery.py::test_a_claim_that_lost_rows_to_another_process_sends_nothing_more",
+        ),
+    ),
+    Mistake(
+        "a stretch counts as heard although stopping cut it short",
+        "aggregator/intake.py",
+        "            if self._stopping.is_set():\n                break  # it may not have been taken whole\n",
+        "",
+        ("tests/postgres/test_intake.py::test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard",),
+    ),
+    Mistake(
+        "a figure of zero proves a cancellation at once",
+        "aggregator/cancelling.py",
+        "wanted.seen_at is not None and had_time and figure == ZERO",
+        "wanted.seen_at is not None and figure == ZERO",
+        ("tests/postgres/test_cancelling.py::test_a_figure_of_zero_proves_nothing_right_after_the_try",),
+    ),
 )

@@ -647,3 +647,21 @@ def test_a_decrease_that_is_gone_before_its_event_is_leaves_all_of_it_billed(
     assert sink.holds("cus_a") == then
     assert owing.one("select count(*) from aggregator.parked") == 0
     owing.check_balance()
+
+
+def test_a_figure_of_zero_proves_nothing_right_after_the_try(owing: World, sink: Sink) -> None:
+    """The sink may take the event back and show it no more for a moment, or only answer from a copy that lags."""
+    sink.says_complete = False
+    ask(owing, event_of(owing))
+    go_on(owing, sink)
+    assert owing.one("select seen_at is not null from aggregator.cancellation"), (
+        "its totals had shown the event"
+    )
+    owing.execute("update aggregator.cancellation set next_at = %s", owing.now)
+    later(owing, LOOK_AGAIN - MINUTE)
+    assert sink.total(METER.name, "cus_a", Span(START, START + HOUR)) == 0
+    go_on(owing, sink)
+    assert standing(owing) == ("taken", "accepted")
+    later(owing, LOOK_AGAIN)
+    go_on(owing, sink)
+    assert standing(owing)[0] == "done"

@@ -334,3 +334,25 @@ def test_after_a_long_pause_nothing_of_an_old_claim_leaves(owing: World) -> None
     result = delivery.run_once(owing.now)
     assert len(sent) == 3
     assert (result.accepted, result.unsent) == (3, 7)
+
+
+def test_a_claim_that_lost_rows_to_another_process_sends_nothing_more(owing: World) -> None:
+    """Its clock says that there is time, and the ledger says that the rows are another's by now: the ledger is right."""
+    seconds = [0.0]
+    delivery = Delivery(
+        owing.outbox, owing.sink, owing.registered.feeds[0].sink_id, lambda: owing.now, lambda: seconds[0]
+    )
+    other = owing.beside()
+    sent = owing.sink.received
+
+    def taken_over(event: Event) -> Answer | None:
+        if len(sent) == 3:
+            owing.execute("update aggregator.outbox set due_at = %s", owing.now)
+            assert other.outbox.claim(other.registered.feeds[0].sink_id, 100, owing.now, "") is not None
+            seconds[0] += 2.5
+        return None
+
+    owing.sink.fault = taken_over
+    result = delivery.run_once(owing.now)
+    assert len(sent) == 3
+    assert (result.accepted, result.stale) == (3, 10)

@@ -333,3 +333,18 @@ def test_old_messages_are_forgotten(owing: World, teller: Teller) -> None:
     owing.now += KEPT + SECOND
     hear(owing, teller)
     assert owing.one("select count(*) from aggregator.notice") == 0
+
+
+def test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard(owing: World, teller: Teller) -> None:
+    """What was listed and not taken any more is told again after the restart."""
+    for number, customer in enumerate(("cus_0", "cus_1", "cus_2")):
+        teller.tell(f"evt_{number}", report(owing, customer, name=f"evt_{number}"))
+    owing.now += SECOND
+    ears = intake(owing, teller)
+    teller.during_fetch = ears.stop
+    ears.run_once(owing.now)
+    assert states(owing) == ["refused", "accepted", "accepted"]
+    assert Notices(owing.database).heard_until(sink_id(owing)) is None
+    teller.during_fetch = lambda: None
+    hear(owing, teller)
+    assert states(owing) == ["refused", "refused", "refused"]

@@ -1,5 +1,6 @@
 """The pin on a real ledger: a ledger that was wound back, copied or lost claims nothing, and says why."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from aggregator.errors import LedgerError, LedgerStopped
 from aggregator.heartbeat import FILE, Heartbeat
 from aggregator.ledger.database import Database
+from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin, named
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.world import HOUR, MINUTE, START
@@ -285,3 +287,17 @@ def test_a_running_process_learns_the_generation(world: PinnedWorld) -> None:
     with world.database.transaction() as connection:
         assert world.pin.stopped(connection) is None
     assert world.pin.name() == before + "/3"
+
+
+def test_a_pass_into_a_stopped_ledger_writes_nothing(world: PinnedWorld) -> None:
+    """It was stopped while the source was being read: neither events nor the mark are written."""
+    mark = world.one("select mark from aggregator.meter")
+    before = world.one("select count(*) from aggregator.event")
+    world.pin.stop("it was wound back", world.now)
+    world.source.use("cus_0", START + HOUR, 7)
+    world.at(2, 5)
+    world.collection._passes = Passes(world.database, world.lease, itertools.count().__next__, world.pin)
+    with pytest.raises(LedgerStopped, match="wound back"):
+        world.collection.run_once(world.now)
+    assert world.one("select count(*) from aggregator.event") == before
+    assert world.one("select mark from aggregator.meter") == mark
