@@ -142,9 +142,7 @@ def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_js
     from aggregator.clock import utcnow
 
     now, ledger = utcnow(), app.ledger.cancellations
-    open_ones = [
-        each for each in ledger.wanted(app.sink_ids[sink], events=ids, limit=MOST) if each.state == "lapsed"
-    ]
+    open_ones = ledger.undecided(app.sink_ids[sink], ids, limit=MOST)
     done = []
     for each in open_ones:
         reason = f"{'gone' if gone else 'still there'} on a person's word; {each.answer}"

@@ -7,6 +7,8 @@ Rules
   it is refused, like one that the sink rejected later, and its quantity is owed as the source says.
 - A correction of the same slot that is held meanwhile was made for what the sink held before. It goes with the event, and
   the slot is read again.
+- A row is known by its number and by when it was asked for: a ledger that was set back gives out numbers again, and an
+  answer that comes late must not settle what another event is asked for under the same number.
 - Rows are locked in one order everywhere: meter, outbox, parked, event, feed; a cancellation comes after them.
 """
 
@@ -88,7 +90,7 @@ select cancellation.id, event.id, feed.id, meter.name, event.customer, event.del
 BEGIN = """
 update aggregator.cancellation
    set tries = tries + 1, tried_at = %(now)s, next_at = %(until)s, unsure = true
- where id = %(id)s and state = 'asked' and tries = %(tries)s and next_at <= %(now)s
+ where id = %(id)s and asked_at = %(asked_at)s and state = 'asked' and tries = %(tries)s and next_at <= %(now)s
    and not exists (select from aggregator.pin where stopped_at is not null)
 returning id
 """
@@ -98,7 +100,7 @@ ANSWERED = """
 update aggregator.cancellation
    set state = %(state)s, answer = %(answer)s, next_at = %(next_at)s, unsure = %(unsure)s,
        settled_at = case when %(state)s in ('done', 'refused') then %(now)s::timestamptz end
- where id = %(id)s and settled_at is null and state = %(was)s and tries = %(tries)s
+ where id = %(id)s and asked_at = %(asked_at)s and settled_at is null and state = %(was)s and tries = %(tries)s
 returning event_id
 """
 
@@ -113,7 +115,12 @@ update aggregator.cancellation set state = 'lapsed', settled_at = null, answer =
 returning id
 """
 
-SEEN = "update aggregator.cancellation set seen_at = %(now)s where id = %(id)s and settled_at is null"
+SEEN = """
+update aggregator.cancellation set seen_at = %(now)s
+ where id = %(id)s and asked_at = %(asked_at)s and settled_at is null
+"""
+
+STOPPED = "select true from aggregator.pin where stopped_at is not null"
 
 HOLD_METER = """
 select meter.id from aggregator.meter
@@ -223,9 +230,24 @@ class Cancellations:
         with self._database.transaction() as connection:
             return [Wanted._make(row) for row in connection.execute(OPEN, values)]
 
+    def undecided(self, sink_id: int, events: Sequence[int], *, limit: int) -> list[Wanted]:
+        """Return those of these that wait for a person's word: nobody can tell, or nobody asks as the ledger is stopped."""
+        values = {"sink_id": sink_id, "now": None, "events": list(events), "limit": limit}
+        with self._database.transaction() as connection:
+            stopped = connection.execute(STOPPED).fetchone() is not None
+            found = [Wanted._make(row) for row in connection.execute(OPEN, values)]
+        begun = (each for each in found if each.unsure or each.state == "taken") if stopped else ()
+        return sorted({*begun, *(each for each in found if each.state == "lapsed")})
+
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
         """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
-        values = {"id": wanted.id, "tries": wanted.tries, "now": now, "until": until}
+        values = {
+            "id": wanted.id,
+            "asked_at": wanted.asked_at,
+            "tries": wanted.tries,
+            "now": now,
+            "until": until,
+        }
         with self._database.transaction() as connection:
             begun = connection.execute(BEGIN, values).fetchone()
         return wanted._replace(tries=wanted.tries + 1, tried_at=now) if begun else None
@@ -242,7 +264,7 @@ class Cancellations:
     def seen(self, wanted: Wanted, now: dt.datetime) -> None:
         """Note that the sink's totals show the event."""
         with self._database.transaction() as connection:
-            connection.execute(SEEN, {"id": wanted.id, "now": now})
+            connection.execute(SEEN, {"id": wanted.id, "asked_at": wanted.asked_at, "now": now})
 
     def look(self, wanted: Wanted) -> Excerpt:
         """Return all events of the customer in the event's minute, the event itself in question."""
@@ -283,6 +305,7 @@ def _values(
 ) -> dict[str, object]:
     return {
         "id": wanted.id,
+        "asked_at": wanted.asked_at,
         "was": wanted.state,
         "tries": wanted.tries,
         "state": state,

@@ -474,6 +474,36 @@ def test_an_answer_that_comes_late_changes_nothing(owing: World, sink: Sink) -> 
     assert standing(owing) == ("asked", "accepted")
 
 
+def test_an_answer_from_before_a_restore_settles_nothing_of_the_same_number(owing: World, sink: Sink) -> None:
+    """A ledger that was set back gives out numbers again: the row is another one, as when it was asked for tells."""
+    ledger = Cancellations(owing.database)
+    ask(owing, event_of(owing))
+    [wanted] = ledger.wanted(sink_id(owing), now=owing.now, limit=9)
+    forgotten = ledger.begin(wanted, owing.now, owing.now + TRY_HOLD)
+    assert forgotten is not None
+    later(owing, TRY_HOLD)
+    owing.execute("update aggregator.cancellation set asked_at = %s", owing.now)
+    assert not ledger.answered(forgotten, "refused", "no", owing.now, owing.now, unsure=False)
+    assert not ledger.settle(forgotten, "done", owing.now)
+    assert ledger.begin(forgotten, owing.now, owing.now + TRY_HOLD) is None
+    ledger.seen(forgotten, owing.now)
+    assert owing.one("select seen_at from aggregator.cancellation") is None
+    assert standing(owing) == ("asked", "accepted")
+
+
+def test_a_stopped_ledger_takes_a_person_s_word_for_what_was_begun(owing: World, sink: Sink) -> None:
+    """Nobody asks the sink then, so what an adoption waits for would never become known."""
+    ledger, event = Cancellations(owing.database), event_of(owing)
+    ask(owing, event)
+    [wanted] = ledger.wanted(sink_id(owing), now=owing.now, limit=9)
+    assert ledger.begin(wanted, owing.now, owing.now + TRY_HOLD) is not None
+    assert ledger.undecided(sink_id(owing), [event], limit=9) == []
+    owing.execute("update aggregator.pin set stopped_at = %s, stopped_reason = 'wound back'", owing.now)
+    [undecided] = ledger.undecided(sink_id(owing), [event], limit=9)
+    assert ledger.answered(undecided, "refused", "still there", owing.now, owing.now, unsure=False)
+    assert standing(owing) == ("refused", "accepted")
+
+
 def test_only_what_is_booked_is_asked_for_and_once(owing: World, sink: Sink) -> None:
     """An event that is not accepted, or is being cancelled already, is not asked for."""
     event, other = event_of(owing), event_of(owing, "cus_b")

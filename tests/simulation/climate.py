@@ -191,6 +191,20 @@ def with_spells(climate: Climate, random: random.Random) -> Climate:
     return climate
 
 
+def with_more_restores(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether the ledger of a life with messages or cancellations is set back, too."""
+    special = climate.intake or climate.decreases is Decreases.CANCEL
+    if special and random.random() < 0.35 and climate.write_model is not WriteModel.LAST:
+        restored(climate)
+    return climate
+
+
+def restored(climate: Climate) -> Climate:
+    """Let the ledger be set back; an adoption waits longer than a request's way and the sink's lag take together."""
+    climate.restores, climate.lag = 1, min(climate.lag, HOUR)
+    return climate
+
+
 def short(random: random.Random) -> Climate:
     """Draw a life with few steps: for a ledger that takes its time."""
     climate = draw(random)
@@ -278,6 +292,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("cancelling", with_cancelling),
         ("intake", with_intake),
         ("spells", with_spells),
+        ("restores", with_more_restores),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

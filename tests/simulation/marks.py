@@ -72,6 +72,8 @@ RARE = (
     "a list in pieces",
     "a message is delivered first",
     "the service does not let itself be asked",
+    "messages forgotten by a restore",
+    "cancellations forgotten by a restore",
     "a source shows nothing",
     "a source shows part",
     "a source shows doubled",

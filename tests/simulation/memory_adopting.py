@@ -27,8 +27,12 @@ class MemoryAdopting:
         self._ledger = ledger
 
     def being_cancelled(self) -> list[int]:
-        """Return nothing: nobody cancels in these lives."""
-        return []
+        """Return events of which it is not known whether a sink has taken them back."""
+        rows = self._ledger.tables.cancellations.values()
+        open_ones = [row for row in rows if row.settled_at is None]
+        return sorted(
+            int(row.event_id) for row in open_ones if row.unsure or row.state in {"taken", "lapsed"}
+        )[:20]
 
     def last_claim(self) -> dt.datetime | None:
         """Return when the ledger last claimed events, as far as it knows."""

@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Collection, Sequence
 
-from aggregator.ledger.cancelling import MINUTE, Wanted
+from aggregator.ledger.cancelling import MINUTE, TAKEN_OVER_SINCE, Wanted
 from aggregator.model import EventId, Span, State
 from aggregator.proof import Excerpt
 from aggregator.windows import floor
@@ -24,6 +24,8 @@ class MemoryCancelling:
     def lowered(self, sink_id: int, meters: Collection[str], since: dt.datetime, limit: int) -> list[int]:
         """Return events of these meters, received since then, behind which a decrease is held that would lower them."""
         tables, found = self._ledger.tables, []
+        if tables.pin.stopped_at is not None:
+            return []
         known = {row.event_id for row in tables.cancellations.values()}
         for event_id, parked in tables.parked.items():
             held = tables.events[event_id]
@@ -83,8 +85,8 @@ class MemoryCancelling:
 
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
         """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
-        row = self._ledger.tables.cancellations[wanted.id]
-        if (row.state, row.tries) != ("asked", wanted.tries) or row.next_at > now:
+        row, stopped = self._row(wanted), self._ledger.tables.pin.stopped_at is not None
+        if row is None or (row.state, row.tries) != ("asked", wanted.tries) or row.next_at > now or stopped:
             return None
         row.tries, row.tried_at, row.next_at, row.unsure = row.tries + 1, now, until, True
         return wanted._replace(tries=wanted.tries + 1, tried_at=now)
@@ -93,8 +95,12 @@ class MemoryCancelling:
         self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
     ) -> bool:
         """Record how a cancellation stands now, if it stands as `wanted` has it."""
-        row = self._ledger.tables.cancellations[wanted.id]
-        if row.settled_at is not None or (row.state, row.tries) != (wanted.state, wanted.tries):
+        row = self._row(wanted)
+        if (
+            row is None
+            or row.settled_at is not None
+            or (row.state, row.tries) != (wanted.state, wanted.tries)
+        ):
             return False
         row.state, row.answer, row.next_at, row.unsure = state, answer, next_at, unsure
         row.settled_at = now if state in ("done", "refused") else None
@@ -102,8 +108,9 @@ class MemoryCancelling:
 
     def seen(self, wanted: Wanted, now: dt.datetime) -> None:
         """Note that the sink's totals show the event."""
-        row = self._ledger.tables.cancellations[wanted.id]
-        row.seen_at = now if row.settled_at is None else row.seen_at
+        row = self._row(wanted)
+        if row is not None and row.settled_at is None:
+            row.seen_at = now
 
     def look(self, wanted: Wanted) -> Excerpt:
         """Return all events of the customer in the event's minute, the event itself in question."""
@@ -122,13 +129,26 @@ class MemoryCancelling:
             return False
         event = self._ledger.tables.events[wanted.event]
         if not self._doubts.refuse_known(event, f"cancelled: {answer}", now):
-            return True
+            return not self._lapse(wanted, f"{answer}; {TAKEN_OVER_SINCE}")
         take_back_held(self._ledger, event, "it corrected an event that is cancelled", now)
         if self._changed_since(event, wanted.asked_at):
             self._ledger.slot_of(event).replan = True
         meter = self._ledger.tables.meters[self._ledger.tables.feeds[event.feed_id].meter_id]
         meter.reread_from = min(meter.reread_from or event.window_start, event.window_start)
         return True
+
+    def _lapse(self, wanted: Wanted, answer: str) -> bool:
+        """Let a person decide about an event that counts as booked all the same."""
+        if self._ledger.tables.events[wanted.event].state not in BOOKED:
+            return False
+        row = self._ledger.tables.cancellations[wanted.id]
+        row.state, row.settled_at, row.answer = "lapsed", None, answer
+        return True
+
+    def _row(self, wanted: Wanted) -> CancellationRow | None:
+        """Return the row, unless a restore has given its number to another one."""
+        row = self._ledger.tables.cancellations.get(wanted.id)
+        return row if row is not None and row.asked_at == wanted.asked_at else None
 
     def _changed_since(self, gone: EventRow, asked_at: dt.datetime) -> bool:
         """Tell whether the source has said something else of the slot since an event was asked back."""

@@ -25,12 +25,16 @@ class Backup(NamedTuple):
     sequences: list[int]
     beat: int
     at: dt.datetime
+    notices: int
+    cancellations: int
 
 
 def back_up(ledger: MemoryLedger) -> Backup:
     """Copy everything out."""
     sequences = [each.latest for each in ledger.sequences()]
-    return Backup(pickle.dumps(ledger.tables), sequences, ledger.tables.pin.beat, ledger.clock())
+    tables = ledger.tables
+    counts = len(tables.notices), len(tables.cancellations)
+    return Backup(pickle.dumps(tables), sequences, tables.pin.beat, ledger.clock(), *counts)
 
 
 def restore(ledger: MemoryLedger, backup: Backup) -> None:

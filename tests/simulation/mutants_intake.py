@@ -3,9 +3,13 @@
 import datetime as dt
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from aggregator import intake
 from aggregator.errors import SinkUnreachable
+from aggregator.ledger.intake import Taking
+from aggregator.told import Told
+from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.mutation import mutant
 
 
@@ -23,3 +27,17 @@ def heard_without_taking() -> list[tuple[object, str, object]]:
             real(self, *values)
 
     return [(intake.Intake, "_take_all", take_all)]
+
+
+@mutant("which messages were taken is remembered outside of the ledger, where a restore does not reach")
+def taken_beside_the_ledger() -> list[tuple[object, str, object]]:
+    real, beside = MemoryIntake.take, WeakKeyDictionary[Any, set[str]]()
+
+    def take(self: MemoryIntake, sink_id: int, told: Told, *rest: Any) -> Taking:
+        taken = beside.setdefault(self._ledger, set())
+        if told.notice.id in taken:
+            return Taking(fresh=False)
+        taken.add(told.notice.id)
+        return real(self, sink_id, told, *rest)
+
+    return [(MemoryIntake, "take", take)]

@@ -109,6 +109,8 @@ class Restoring:
             life.marks.saw("restored with requests in flight")
         life.story.tell("the ledger is restored as it was at", backup.at)
         life.marks.saw("ledger wound back")
+        life.marks["messages forgotten by a restore"] += len(tables.notices) > backup.notices
+        life.marks["cancellations forgotten by a restore"] += len(tables.cancellations) > backup.cancellations
         restore(self._ledger, backup)
         self._set_back_at = now
         life.watch.restored(tables, self._ledger.tables)
@@ -161,12 +163,33 @@ class Restoring:
             {"application": cast("Any", SourceGate(gate, life.application, life.spells))},
             {"service": sink},
         )
+        if self._quiet(adoption, hub.now):
+            self._decide_cancellations()
         adoption.ready(hub.now)
         with adoption.survey(hub.now) as survey:
             for compared in survey.compared:
                 life.story.tell("compared:", compared)
                 life.marks["taken over"] += bool(compared.taken_over or compared.missing)
             adoption.adopt(survey, hub.now)
+
+    @staticmethod
+    def _quiet(adoption: Adoption, now: dt.datetime) -> bool:
+        until = adoption.situation(now).quiet_until
+        return until is not None and until <= now
+
+    def _decide_cancellations(self) -> None:
+        """Look at the service what it has taken back, as a person does whom the adoption asks."""
+        life = self._life
+        *_, cancelling, _ = life.ledger.verbs(uuid.UUID(int=0))
+        for wanted in cancelling.wanted(events=MemoryAdopting(self._ledger).being_cancelled(), limit=100):
+            gone = wanted.identifier in life.service.cancelled
+            life.marks.saw("cancellation decided by a person")
+            if gone:
+                cancelling.settle(wanted, "gone, on a person's word", life.hub.now)
+            else:
+                now, word = life.hub.now, "still there, on a person's word"
+                cancelling.answered(wanted, "refused", word, now, now, unsure=False)
+            life.looked()
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
         if name == "adopt":

@@ -58,7 +58,8 @@ class Service:
         """Where the newest number of each hour is billed: that number."""
         self.times: dict[str, int] = defaultdict(int)
         """How often each identifier was booked."""
-        self.cancelled: set[str] = set()
+        self.cancelled: dict[str, dt.datetime] = {}
+        """What was taken back, and when."""
         self.rejected: dict[str, Event] = {}
         self.tell: Callable[[Report], None] = lambda report: None
         """Where reports go."""
@@ -136,7 +137,7 @@ class Service:
             return
         booked = next(each for each in self.booked if each.event.identifier == identifier)
         event, now = booked.event, self._hub.now
-        self.cancelled.add(identifier)
+        self.cancelled[identifier] = now
         self.times[identifier] -= 1
         self.by_slot[event.meter, event.customer, event.window_start] -= booked.amount
         self.by_customer[event.meter, event.customer] -= booked.amount

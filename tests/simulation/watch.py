@@ -551,7 +551,7 @@ class Watch:
             if self.wound_back or event.reason == WITHDRAWN or event.id in self._unsure:
                 continue
             if event.state in {State.ACCEPTED, State.CONFIRMED} and event.identifier in service.cancelled:
-                known = event.id in being_cancelled(tables)
+                known = event.id in being_cancelled(tables) or self._was_compared(event)
                 require(known, "what is cancelled is known to be wanted back", event)
                 continue
             times = self._times(event.identifier)
@@ -570,6 +570,10 @@ class Watch:
                 and (self._adds or not exposed)
             ):
                 require(times == 0, "refused means not booked", event, "is booked", times, "times")
+
+    def _was_compared(self, event: EventRow) -> bool:
+        """Tell whether an adoption has found that an event was taken back, of which the ledger knew nothing any more."""
+        return self._adopted_at is not None and self.service.cancelled[event.identifier] <= self._adopted_at
 
     def _times(self, identifier: str) -> int:
         """Return how often an event was booked, or lies in a file, which is imported once."""
