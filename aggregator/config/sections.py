@@ -90,6 +90,8 @@ class Section:
             content = self._content(key, data[filed], limit)
             if content is not None:
                 data[key] = content
+                # As it is found from anywhere: it is read again when a login fails.
+                data[filed] = str((self.document.path.parent / str(data[filed])).absolute())
         elif needed and key not in data:
             self.problem(
                 (key,), f"is missing: give `{key}`, or `{filed}` with the path of a file that holds it"

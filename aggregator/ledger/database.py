@@ -13,7 +13,7 @@ Rules
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -95,12 +95,23 @@ select current_setting('server_version_num')::int,
 
 
 class Database:
-    """A pool of connections to the ledger. Close it, or use it as a context manager."""
+    """A pool of connections to the ledger. Close it, or use it as a context manager.
 
-    def __init__(self, url: str, *, name: str = "aggregator", size: int = POOL_SIZE) -> None:
+    `url_now` gives the URL as it is by now, if it stands in a file; it is asked for each new connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str = "aggregator",
+        size: int = POOL_SIZE,
+        url_now: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.url = url
+        self._url_now = url_now
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            url,
+            self._current,
             min_size=0,
             max_size=size,
             timeout=POOL_WAIT_SECONDS,
@@ -119,6 +130,11 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _current(self) -> str:
+        """Return the URL as it is by now, if it stands in a file: a password may have been rotated."""
+        self.url = self._url_now() or self.url
+        return self.url
 
     def close(self) -> None:
         """Give every connection back to the server."""

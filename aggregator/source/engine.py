@@ -11,7 +11,7 @@ Rules
 import datetime as dt
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from functools import partial
@@ -36,6 +36,7 @@ from aggregator.source.rows import (
     places,
 )
 from aggregator.source.sqlite import SQLITE
+from aggregator.source.urls import parsed, secrets_of
 from aggregator.windows import tile
 
 BATCH = 5_000
@@ -52,8 +53,6 @@ SHORTEST_STEP = dt.timedelta(minutes=1)
 
 SINGLE_FLOATS = {"float4", "float32", "real"}
 """What databases call a floating-point number of four bytes."""
-
-SECRET_OPTIONS = ("password", "sslpassword")
 
 OURS = (AggregatorError, MemoryError)
 """What goes on as it is: our own words, and what says nothing about the source. All else is the driver's."""
@@ -93,6 +92,7 @@ class Source:
     `statement_timeout` bounds every statement and every fetch of a batch. `timezone="UTC"` declares that timestamps without
     a time zone are UTC; SQLite's are by its own convention. Any `postgresql://` or `postgres://` URL is served by psycopg 3.
     `freshness` is a SELECT of one instant that a standby has surely got to, such as the last heartbeat of its primary.
+    `url_now` gives the URL as it is by now, if it stands in a file: it is asked when no connection can be had.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Source:
         timezone: str | None = None,
         freshness: str | None = None,
         application_name: str = "aggregator",
+        url_now: Callable[[], str | None] = lambda: None,
     ) -> None:
         assert statement_timeout > dt.timedelta(0), "zero would mean no timeout"
         if timezone not in {None, "UTC"}:
@@ -111,17 +112,19 @@ class Source:
                 f"Source {name}: `timezone` can only be UTC; convert other columns in the query."
             )
         self.name = name
-        self._url = _parsed(name, url)
+        self._url = parsed(name, url)
         self._dialect = _dialect(self._url)
         self._statement_timeout = statement_timeout
         self._freshness = freshness
         self._application_name = application_name
+        self._url_now = url_now
         self._instants = Instants(
             self._dialect.naive_is_utc or timezone == "UTC", self._dialect.from_number, self._refusal
         )
-        self._secrets = _secrets(self._url, url)
+        self._secrets = secrets_of(self._url, url)
         self._lock = threading.Lock()
         self._engine: sa.Engine | None = None
+        self._engine_url: sa.URL | None = None
 
     def __repr__(self) -> str:
         return f"Source({self.name!r}, {self._dialect.name})"
@@ -253,17 +256,45 @@ class Source:
             raise self._explained(error) from None
 
     def _connect(self) -> sa.Connection:
+        url = self._url
+        try:
+            return self._engine_of(url).connect()
+        except OURS:
+            raise
+        except Exception:
+            if not self._renewed(url):
+                raise
+        return self._engine_of(self._url).connect()
+
+    def _engine_of(self, url: sa.URL) -> sa.Engine:
+        """Return the engine that connects by a URL; it is kept until the next one."""
         with self._lock:
-            if self._engine is None:
+            if self._engine is None or self._engine_url != url:
                 try:
-                    self._engine = self._dialect.engine(self._url, self._application_name)
+                    self._engine = self._dialect.engine(url, self._application_name)
                 except (ArgumentError, ImportError) as error:
                     raise SourceUnreachable(
                         f"Source {self.name}: the driver for {self._dialect.name} is not installed "
                         f"({self._clean(str(error))})"
                     ) from None
-            engine = self._engine
-        return engine.connect()
+                self._engine_url = url
+            return self._engine
+
+    def _renewed(self, tried: sa.URL) -> bool:
+        """Take up the URL that stands in the file by now; False if it is the one that was tried, or cannot be used."""
+        text = self._url_now()
+        if text is None:
+            return False
+        try:
+            now = parsed(self.name, text)
+        except SourceError:
+            return False
+        if now == tried or now.get_backend_name() != tried.get_backend_name():
+            return False
+        with self._lock:
+            self._url = now
+            self._secrets = sorted({*self._secrets, *secrets_of(now, text)}, key=len, reverse=True)
+        return True
 
     def _statement(self, query: str) -> sa.TextClause:
         """Return the text with `:start` and `:end` as its only parameters."""
@@ -347,19 +378,3 @@ def _dialect(url: sa.URL) -> Dialect:
             return SQLITE
         case name:
             return other(name)
-
-
-def _parsed(name: str, url: str) -> sa.URL:
-    try:
-        return sa.make_url(url)
-    except (ArgumentError, ValueError):
-        raise SourceError(
-            f"Source {name}: its URL cannot be understood; write kind://user:password@host/database"
-        ) from None
-
-
-def _secrets(parsed: sa.URL, url: str) -> list[str]:
-    """Return what may not appear in any message, the longest first."""
-    options = [parsed.query.get(option) for option in SECRET_OPTIONS]
-    found = {url, parsed.password, *(value for value in options if isinstance(value, str))}
-    return sorted((secret for secret in found if secret), key=len, reverse=True)

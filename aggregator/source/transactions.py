@@ -8,10 +8,14 @@ Rules
   (postgresql.org/docs/current/functions-info.html: pg_snapshot_xmax, age).
 - Reading ids takes no privileges. When others began may be read by members of pg_read_all_stats only, and a standby
   does not know it of the primary's transactions.
+- A transaction of another database cannot write into this one, so nobody waits for it: that of a ledger on the same server
+  least of all. Whose an id is, is asked after the snapshot; one that is found nowhere may be anybody's.
 - Nothing that anybody typed is repeated but the names of applications, databases and prepared transactions.
 """
 
 import datetime as dt
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import sqlalchemy as sa
 
@@ -28,6 +32,8 @@ LONGEST_NAME = 63
 ENDED = sa.text("""
 select clock_timestamp() as at,
        pg_snapshot_xmin(pg_current_snapshot())::text::bigint as xmin,
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint as seen_until,
+       array(select id::text::bigint from pg_snapshot_xip(pg_current_snapshot()) as id order by 1) as running,
        pg_is_in_recovery() as standby,
        pg_last_xact_replay_timestamp() as replayed_at
 """)
@@ -49,6 +55,14 @@ select pg_snapshot_xmax(snapshot)::text::bigint + age(pg_snapshot_xmax(snapshot)
            and backend_type not in ('autovacuum worker', 'walsender')
            and pid not in (select pid from own)) as oldest_start
   from pg_current_snapshot() as snapshot
+""")
+
+ELSEWHERE = sa.text("""
+-- Ids of transactions of other databases, as the 32 bits by which sessions and prepared transactions are listed.
+select backend_xid::text::bigint from pg_stat_activity
+ where backend_xid is not null and datname <> current_database()
+union all
+select transaction::text::bigint from pg_prepared_xacts where database <> current_database()
 """)
 
 HOLDERS = sa.text("""
@@ -73,17 +87,42 @@ def fence(connection: sa.Connection, freshness: Freshness | None) -> Fence:
     ended = connection.execute(ENDED).one()
     fresh_until = _fresh_until(ended, freshness) if ended.standby else None
     begun = connection.execute(BEGUN).one()
+    xmin = _ended_until(connection, ended, begun.xmax)
     oldest_start = begun.oldest_start if begun.sees_starts else None
     return Fence(
         at=ended.at,
-        xmin=ended.xmin,
+        xmin=xmin,
         xmax=begun.xmax,
         oldest_start=oldest_start,
         sees_starts=begun.sees_starts,
         standby=ended.standby,
         fresh_until=fresh_until,
-        holder=_holder(connection, ended, begun.xmax, oldest_start),
+        holder=_holder(connection, ended, xmin, begun.xmax, oldest_start),
     )
+
+
+def _ended_until(connection: sa.Connection, ended: sa.Row[tuple[object, ...]], xmax: int) -> int:
+    """Return below which id every transaction that may have written here has ended, as the snapshot shows it.
+
+    A standby lists neither what runs on its primary nor whose it is.
+    """
+    xmin: int = ended.xmin
+    if ended.standby or xmin == xmax:
+        return xmin
+    elsewhere = set(connection.scalars(ELSEWHERE))
+    return ended_until(ended.running, ended.seen_until, xmax, {xid % 2**32 for xid in elsewhere})
+
+
+def ended_until(running: Sequence[int], seen_until: int, xmax: int, elsewhere: AbstractSet[int]) -> int:
+    """Return the lowest id that may still write here, or `xmax` if none may.
+
+    `running` are the ids below `seen_until` that the snapshot shows as open; from `seen_until` on all are open to it, also
+    those that have committed since. `elsewhere` are the ids of transactions that are open in other databases.
+    """
+    for xid in running:
+        if xid % 2**32 not in elsewhere:
+            return xid
+    return next((xid for xid in range(seen_until, xmax) if xid % 2**32 not in elsewhere), xmax)
 
 
 def _fresh_until(ended: sa.Row[tuple[object, ...]], freshness: Freshness | None) -> dt.datetime | None:
@@ -101,13 +140,14 @@ def _fresh_until(ended: sa.Row[tuple[object, ...]], freshness: Freshness | None)
 def _holder(
     connection: sa.Connection,
     ended: sa.Row[tuple[object, ...]],
+    xmin: int,
     xmax: int,
     oldest_start: dt.datetime | None,
 ) -> str | None:
     """Name who holds back the ids, and who began first, in one line; None if nobody does."""
-    if ended.xmin == xmax and oldest_start is None:
+    if xmin == xmax and oldest_start is None:
         return None
-    xid = ended.xmin if ended.xmin < xmax else 0
+    xid = xmin if xmin < xmax else 0
     found = connection.execute(HOLDERS, {"xmin": _short(xid), "oldest_start": oldest_start}).all()
     named = [_named(each, ended.at) for each in found]
     if not any(each.writes for each in found) and xid and connection.scalar(IS_OPEN, {"xmin": str(xid)}):

@@ -18,6 +18,7 @@ from aggregator.collection import Collection
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
+from aggregator.config.rotated import url_now
 from aggregator.delivery import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
@@ -231,7 +232,7 @@ def open_ledger(config: Config, *, may_migrate: bool, name: str = "aggregator") 
     with ledger_url(config) as url:
         if may_migrate and config.ledger.migrate:
             migrate(url)
-        with Database(url, name=name) as database:
+        with Database(url, name=name, url_now=lambda: url_now(config.ledger)) as database:
             yield _verbs(config, database)
 
 
@@ -425,6 +426,7 @@ def _source(config: Config, name: str, application_name: str) -> Source:
         timezone=source.timezone,
         freshness=source.freshness,
         application_name=application_name,
+        url_now=lambda: url_now(source),
     )
 
 

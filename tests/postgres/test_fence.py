@@ -14,7 +14,7 @@ from psycopg import sql
 
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.model import Fence, Span
-from aggregator.source import Source
+from aggregator.source import Source, transactions
 from tests.pooler import missing, pgbouncer
 from tests.postgres.servers import as_role, home, server
 
@@ -159,19 +159,48 @@ def test_no_writer_slips_in_while_the_fence_is_asked(url: str, session: Callable
     assert all(found.xmin <= xid for _, xid in writers)
 
 
-def test_a_writer_in_another_database_holds_back_and_is_named(
+def test_a_writer_in_another_database_holds_nothing_back(
     own_server: EmbeddedPostgres, session: Callable[..., Connection], url: str
 ) -> None:
-    """Ids are the whole server's; only its name helps whoever has to end it."""
-    other = session(own_server.url(), name="nightly load")
+    """Ids are the whole server's, but its rows cannot land in this database: a ledger beside it is not waited for."""
+    other = session(own_server.url(), name="aggregator")
     other.execute("select pg_current_xact_id()")
     found = fence(url)
-    assert found.xmin < found.xmax
-    assert found.oldest_start is None, "its rows cannot land in this database"
-    assert found.holder is not None
-    assert "'nightly load'" in found.holder
-    assert "database postgres" in found.holder
-    assert f"pid {other.info.backend_pid} " in found.holder
+    assert found.xmin == found.xmax
+    assert (found.oldest_start, found.holder) == (None, None)
+    writer = session()
+    xid = write(writer)
+    found = fence(url)
+    assert (found.xmin, found.xmax) == (xid, xid + 1), "behind it, who writes here is waited for as ever"
+    other.commit()
+    beside = session(own_server.url(), name="aggregator")
+    beside.execute("select pg_current_xact_id()")
+    assert fence(url).xmin == xid
+    writer.commit()
+    found = fence(url)
+    assert found.xmin == found.xmax
+
+
+@pytest.mark.parametrize(
+    ("running", "seen_until", "xmax", "elsewhere", "until"),
+    [
+        ([], 10, 10, set(), 10),
+        ([7], 10, 10, set(), 7),
+        ([7], 10, 10, {7}, 10),
+        ([7, 8], 10, 10, {7}, 8),
+        ([7, 8], 10, 10, {8}, 7),
+        ([], 10, 12, set(), 10),
+        ([], 10, 12, {10}, 11),
+        ([], 10, 12, {11}, 10),
+        ([7], 10, 12, {7, 10, 11}, 12),
+        ([2**32 + 5], 2**32 + 6, 2**32 + 6, {5}, 2**32 + 6),
+    ],
+)
+def test_only_who_is_known_to_be_elsewhere_is_left_out(
+    running: list[int], seen_until: int, xmax: int, elsewhere: set[int], until: int
+) -> None:
+    """An id that is found nowhere may have ended just now, behind the snapshot: it is waited for."""
+    assert transactions.ended_until(running, seen_until, xmax, elsewhere) == until
 
 
 def test_an_orphaned_prepared_transaction_holds_back_and_is_named(
