@@ -121,6 +121,8 @@ def _take_in_libraries(out: Any, processors: list[Any], renderer: Any) -> None:
     logging.captureWarnings(capture=True)
     # It warns whenever a meter takes longer than its period. That is no trouble: the next pass does it all.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    # It adds a traceback to each try at new credentials that failed. The sink says so itself, once.
+    logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
 
 
 def _library_warned(_: object, __: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
