@@ -19,6 +19,8 @@ from tests.simulation.gates import MILLISECOND, Behind, Gate, SinkGate, SourceGa
 from tests.simulation.hub import Process
 from tests.simulation.memory import MemoryLedger
 from tests.simulation.memory_adopting import MemoryAdopting
+from tests.simulation.memory_cancelling import MemoryCancelling
+from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_pin import Backup, Disk, MemoryPin, back_up, restore
 
 if TYPE_CHECKING:
@@ -180,7 +182,7 @@ class Restoring:
     def _decide_cancellations(self) -> None:
         """Look at the service what it has taken back, as a person does whom the adoption asks."""
         life = self._life
-        *_, cancelling, _ = life.ledger.verbs(uuid.UUID(int=0))
+        cancelling = MemoryCancelling(self._ledger, MemoryDoubts(self._ledger))
         for wanted in cancelling.wanted(events=MemoryAdopting(self._ledger).being_cancelled(), limit=100):
             gone = wanted.identifier in life.service.cancelled
             life.marks.saw("cancellation decided by a person")
