@@ -22,7 +22,6 @@ from aggregator.errors import (
     AggregatorError,
     InvariantBroken,
     LeaseLost,
-    LedgerError,
     LedgerStopped,
     LedgerUnreachable,
     QueryTimedOut,
@@ -71,6 +70,7 @@ class Source(Protocol):
 class Collection:
     """Collects one meter. `limits` holds what each of its sinks can take, `ledger_name` is part of every identifier.
 
+    `check_clock` raises while this host's clock differs from the ledger's: it might take open windows for closed ones.
     `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
     """
 
@@ -84,7 +84,7 @@ class Collection:
         ledger_name: Callable[[], str],
         limits: dict[str, Limits],
         elapsed: Callable[[], float],
-        skew: dt.timedelta | None = None,
+        check_clock: Callable[[], object] = lambda: None,
         patience: dt.timedelta = dt.timedelta(0),
     ) -> None:
         self.meter: Meter = registered.meter
@@ -95,7 +95,7 @@ class Collection:
         self._ledger_name = ledger_name
         self._limits = limits
         self._elapsed = elapsed
-        self._skew = skew
+        self._check_clock = check_clock
         self._patience = patience
         self._at_once: dict[str, bool] = {}
         self._stopping = False
@@ -115,7 +115,7 @@ class Collection:
         """Read one piece of a backfill towards `goal`, and commit it."""
         with self._round() as (lease, result):
             if lease is not None:
-                self._check_clock(lease, now)
+                self._check_clock()
                 for definition, piece in definitions.pieces(lease.definitions, span):
                     this = Pass("backfill", piece, goal, now, definition, lease.swept)
                     self._pass(lease, this._replace(more=piece.end < goal.end), result)
@@ -153,19 +153,19 @@ class Collection:
                     forecast.count(feed.sink, decision)
                     yield feed, decision
 
-    def restate(self, span: Span, definition: Definition, now: dt.datetime) -> bool:
+    def restate(self, span: Span, definition: Definition) -> bool:
         """Let another definition hold for a span that was read, and read it again by that; False if the meter is busy.
 
         What differs is booked by the next passes and by the caller's backfill of the span, like any correction.
         """
         with self._round() as (lease, _):
             if lease is not None:
-                self._check_clock(lease, now)
+                self._check_clock()
                 self._meters.redefine(lease, definitions.restated(lease.definitions, span, definition))
         return lease is not None
 
     def _read_due(self, lease: Lease, now: dt.datetime, result: Collected) -> None:
-        self._check_clock(lease, now)
+        self._check_clock()
         mark = lease.mark
         held = definitions.at(lease.definitions, mark)
         with self._noting_failure(lease, due.live(Span(mark, mark), now, held)):
@@ -220,15 +220,6 @@ class Collection:
             known = self._source.columns(definition.query, span).returns_window
             self._at_once[definition.fingerprint] = known
         return known
-
-    def _check_clock(self, lease: Lease, now: dt.datetime) -> None:
-        """Raise LedgerError if this host's clock is far from the ledger's: it would read windows that are still open."""
-        apart = abs(lease.given_at - now)
-        if self._skew is not None and apart > self._skew:
-            raise LedgerError(
-                f"The clocks of this host and of the ledger are {apart.total_seconds():.0f} s apart; nothing of "
-                f"{self.meter.name} was read. Set the clock right (NTP)."
-            )
 
     def _pass(self, lease: Lease, this: Pass, result: Collected) -> None:
         """Read a span and commit it; in halves, if it takes the source too long as a whole."""

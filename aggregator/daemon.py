@@ -23,6 +23,7 @@ from functools import partial
 from typing import NamedTuple
 
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.combining import OrTrigger
@@ -35,10 +36,18 @@ from aggregator.collected import Collected
 from aggregator.collection import Collection
 from aggregator.config import Meter, cron
 from aggregator.delivery import Delivered
-from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerError, LedgerStopped
+from aggregator.errors import (
+    AggregatorError,
+    ClocksApart,
+    InvariantBroken,
+    LeaseLost,
+    LedgerError,
+    LedgerStopped,
+)
 from aggregator.halting import Halt
 from aggregator.listening import SINKS, Listening
 from aggregator.reconciliation import Reconciled, Reconciliation
+from aggregator.watching import Watching, tell_set_back
 from aggregator.webhook import Address
 from aggregator.wiring import App
 
@@ -109,7 +118,8 @@ def _listed(values: Iterable[int]) -> str:
 class Daemon:
     """Runs until it is told to stop. `build` gives a fresh App from the files as they are then.
 
-    `address` is where sinks' messages are delivered to, None for nowhere.
+    `clock` is this host's wall clock, by which alarms are set; everything else goes by the ledger's. `address` is where
+    sinks' messages are delivered to, None for nowhere.
     """
 
     def __init__(self, build: Build, clock: Clock, address: Address | None = None) -> None:
@@ -140,7 +150,7 @@ class Daemon:
             app = parts.enter_context(self._build())
             work = Work(app, self._clock, self._address)
             try:
-                tell_start(self._log, app, self._clock())
+                tell_start(self._log, app, app.ledger.instant())
                 work.prepare()
             except BaseException:
                 work.stop()
@@ -226,6 +236,8 @@ class Work:
         }
         self._collecting: set[str] = set()
         self._told_stopped: str | None = None
+        self._apart: set[str] = set()
+        self._watching = Watching(app.ledger.database, app.ledger.outbox, self._ring, clock)
         self._idle = threading.Condition()
         self._log = log.logger()
         self._scheduler = BackgroundScheduler(
@@ -258,6 +270,7 @@ class Work:
                 executor=SINKS,
                 next_run_time=self._clock(),
             )
+        tell_set_back(self._log, self._app.ledger.outbox, self._app.ledger.instant())
         self._listening.start(self._scheduler)
         self._scheduler.start(paused=True)
         for lane in self._lanes:
@@ -267,6 +280,7 @@ class Work:
         """Begin: every meter at once, then by its clock; every sink at once, then whenever something is due."""
         self._scheduler.resume()
         self._begun.set()
+        self._watching.start()
         self._log.info(
             log.DAEMON_STARTED,
             pid=os.getpid(),
@@ -279,6 +293,7 @@ class Work:
         until = monotonic() + STOP_SECONDS
         self._stopping.set()
         self._begun.set()
+        self._watching.stop()
         for collection in self._app.collections.values():
             collection.stop()
         for sink in self._app.sinks.values():
@@ -314,9 +329,12 @@ class Work:
     def _round(self, name: str, collection: Collection) -> None:
         """Run one round of a meter and say in one line what it did."""
         try:
-            result = collection.run_once(self._clock())
+            result = collection.run_once(self._app.ledger.now())
         except LeaseLost as error:
             self._log.warning(log.PASS_SKIPPED, meter=name, reason=str(error))
+        except ClocksApart as error:
+            if self._is_news(name):
+                self._log.error(log.PASS_FAILED, meter=name, reason=str(error))
         except InvariantBroken as error:
             self._log.critical(log.METER_STOPPED, meter=name, reason=str(error))
             self._scheduler.remove_job(name)
@@ -327,6 +345,7 @@ class Work:
         except Exception:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
             self._log.exception(log.UNEXPECTED, meter=name)
         else:
+            self._apart.discard(name)
             self._report(result)
             if result.planned:
                 self._rouse(collection)
@@ -335,7 +354,9 @@ class Work:
         """Read a sink back for what is in doubt, and say what came of it."""
         while not self._stopping.is_set():
             try:
-                result = reconciliation.run_once(self._clock())
+                result = reconciliation.run_once(self._app.ledger.now())
+            except ClocksApart:
+                return  # it is said, and nothing of this is urgent
             except AggregatorError as error:
                 self._log.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
                 return
@@ -362,6 +383,19 @@ class Work:
         if told != str(error):
             self._log.critical(log.LEDGER_STOPPED, reason=str(error))
 
+    def _is_news(self, name: str) -> bool:
+        """Tell whether it was not said yet of a meter that it is not read while the clocks differ."""
+        with self._idle:
+            told = name in self._apart
+            self._apart.add(name)
+        return not told
+
+    def _ring(self) -> None:
+        """Let every alarm ring now, and count the next ones from here: this host's clock is not what they were set by."""
+        for job in self._scheduler.get_jobs():
+            with suppress(JobLookupError):  # it is stopped for good
+                self._scheduler.modify_job(job.id, next_run_time=self._clock())
+
     def _rouse(self, collection: Collection) -> None:
         for sink in collection.meter.sinks:
             with self._wake[sink]:
@@ -370,16 +404,19 @@ class Work:
     def _lane(self, sink: str) -> None:
         """Deliver to a sink for as long as nobody says stop; while it refuses us as a whole, wait until it does not."""
         self._begun.wait()
-        delivery, halt = self._app.delivery(sink, self._clock), self._halts[sink]
+        delivery, halt = self._app.delivery(sink), self._halts[sink]
         outage = False
         if sink in self._app.refused:
             halt.wait_out(self._app.refused[sink])
         while not self._stopping.is_set():
             try:
-                result = delivery.run_once(self._clock())
+                result = delivery.run_once(self._app.ledger.now())
             except LedgerStopped as error:
                 self._tell_stopped(error)
                 self._stopping.wait(RETRY_SECONDS)
+                continue
+            except ClocksApart:  # it is said once, of all of them
+                self._stopping.wait(IDLE_SECONDS)
                 continue
             except AggregatorError as error:
                 self._log.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
@@ -423,7 +460,7 @@ class Work:
         """Say that a sink refuses us as a whole."""
         self._log.critical(log.SINK_HALTED, sink=sink, reason=reason)
         with suppress(LedgerError):
-            self._app.ledger.outbox.halt(self._app.sink_ids[sink], reason, self._clock())
+            self._app.ledger.outbox.halt(self._app.sink_ids[sink], reason, self._app.ledger.instant())
 
     def resumed(self, sink: str) -> None:
         """Say that it does not any more."""

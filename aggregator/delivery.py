@@ -2,6 +2,8 @@
 
 Rules
 - The claim is committed before the first byte leaves, and no ledger transaction is open while a sink is talked to.
+- Every judgement is made by the ledger's clock: as of the claim, and as of each answer. What this host's wall clock shows
+  changes nothing.
 - Verdicts are settled in small batches as they arrive, so that a crash leaves few events in question.
 - What a claim left unsaid, because the sink broke off, is not guessed at: the rows stay claimed, and go out again as the
   same bytes when the claim runs out.
@@ -44,6 +46,8 @@ class Claimed(Protocol):
     def events(self) -> tuple[Event, ...]: ...  # noqa: D102
     @property
     def leave_seconds(self) -> float: ...  # noqa: D102
+    @property
+    def at(self) -> dt.datetime: ...  # noqa: D102
 
 
 class Outbox(Protocol):
@@ -108,7 +112,10 @@ class Delivered:
 
 
 class Delivery:
-    """Sends what one sink is owed. Several may run beside each other on one sink: a claim belongs to one of them."""
+    """Sends what one sink is owed. Several may run beside each other on one sink: a claim belongs to one of them.
+
+    `clock` is the ledger's, `elapsed` one that nobody sets.
+    """
 
     def __init__(
         self, outbox: Outbox, sink: Sink, sink_id: int, clock: Clock, elapsed: Callable[[], float] = boottime
@@ -129,15 +136,16 @@ class Delivery:
             return result
         result.claimed = len(claim.events)
         held_back = [
-            retry.before_sending(event, now, self._sink.limits_for(event.meter)) for event in claim.events
+            retry.before_sending(event, claim.at, self._sink.limits_for(event.meter))
+            for event in claim.events
         ]
         unfit = [outcome for outcome in held_back if outcome is not None]
         for outcome in unfit:
             result.count(outcome, None)
         hold = _Hold(claim, began)
-        self._settle(hold, unfit, now, result)
+        self._settle(hold, unfit, claim.at, result)
         fit = [event for event, outcome in zip(claim.events, held_back, strict=True) if outcome is None]
-        self._send(hold, fit, now, result)
+        self._send(hold, fit, result)
         return result
 
     def _claim(self, now: dt.datetime) -> Claimed | None:
@@ -151,7 +159,7 @@ class Delivery:
         """Let nothing more leave: what has not left is handed back, what has is waited for."""
         self._sink.stop()
 
-    def _send(self, hold: "_Hold", events: list[Event], began: dt.datetime, result: Delivered) -> None:
+    def _send(self, hold: "_Hold", events: list[Event], result: Delivered) -> None:
         by_id = {event.id: event for event in events}
 
         def may_leave() -> bool:
@@ -163,7 +171,9 @@ class Delivery:
             for verdicts in _batches(said, at_once, self._elapsed):
                 points.passing("answer_read")
                 now = self._clock()
-                outcomes = [self._judge(verdict, by_id[verdict.event], now, began) for verdict in verdicts]
+                outcomes = [
+                    self._judge(verdict, by_id[verdict.event], now, hold.claim.at) for verdict in verdicts
+                ]
                 for verdict, outcome in zip(verdicts, outcomes, strict=True):
                     result.count(outcome, verdict.answer)
                 self._settle(hold, outcomes, now, result)

@@ -10,6 +10,7 @@
     ├── LedgerError                 our own database
     │   ├── LedgerUnreachable       it may pass by itself: try again later
     │   ├── LedgerOutdated          its schema is not ours: migrate
+    │   ├── ClocksApart             this host's clock or the ledger's is wrong: set it right, and all goes on by itself
     │   ├── LedgerStopped           it was wound back or copied, or a sink changed its account: adopt
     │   └── LeaseLost               another process holds the meter now: nothing was written
     ├── SinkError                   where events go
@@ -85,6 +86,10 @@ class LedgerUnreachable(LedgerError):
 
 class LedgerOutdated(LedgerError):
     """The ledger's schema is not the one this version works with; run `aggregator migrate`."""
+
+
+class ClocksApart(LedgerError):
+    """This host's clock differs from the ledger's, so nothing is read or sent from here; set the wrong one right."""
 
 
 class LedgerStopped(LedgerError):

@@ -15,7 +15,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 from aggregator import log
 from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic
-from aggregator.errors import AggregatorError
+from aggregator.errors import AggregatorError, ClocksApart
 from aggregator.intake import Intake
 from aggregator.telling import tell_refused, tell_round, tell_taken
 from aggregator.webhook import Address, Web
@@ -28,7 +28,10 @@ SINKS = "sinks"
 
 
 class Listening:
-    """One App's ears. `address` is where deliveries come in, None if nothing is to reach us."""
+    """One App's ears. `clock` is this host's wall clock, by which alarms are set.
+
+    `address` is where deliveries come in, None if nothing is to reach us.
+    """
 
     def __init__(self, app: App, clock: Clock, address: Address | None) -> None:
         self._app = app
@@ -40,7 +43,11 @@ class Listening:
         self._stopping = threading.Event()
         self._idle = threading.Condition()
         self._at_work = 0
-        self._web = Web(address, self._intakes, app.ledger.notices, clock) if address else None
+        self._web = (
+            Web(address, self._intakes, app.ledger.notices, app.ledger.instant, app.ledger.database.slow)
+            if address
+            else None
+        )
 
     def start(self, scheduler: BackgroundScheduler) -> None:
         """Begin, by the daemon's clock."""
@@ -90,6 +97,8 @@ class Listening:
         try:
             if not self._stopping.is_set():
                 work(sink, *arguments)
+        except ClocksApart:
+            return  # it is said once, of everything
         except AggregatorError as error:
             self._log.error(log.REPORTS_FAILED, sink=sink, reason=str(error))
         except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
@@ -102,7 +111,7 @@ class Listening:
     def _hear(self, sink: str, intake: Intake) -> None:
         """Ask a sink what it tells, and say what came of it."""
         while not self._stopping.is_set():
-            taken = intake.run_once(self._clock())
+            taken = intake.run_once(self._app.ledger.instant())
             tell_taken(self._log, sink, taken)
             tell_refused(self._log, sink, taken, self._refused[sink])
             if not taken.more:
@@ -110,4 +119,4 @@ class Listening:
 
     def _cancel(self, sink: str, cancelling: Cancelling) -> None:
         """Look after a sink's cancellations, and say what came of it."""
-        tell_round(self._log, sink, cancelling.run_once(self._clock()))
+        tell_round(self._log, sink, cancelling.run_once(self._app.ledger.now()))

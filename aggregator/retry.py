@@ -21,6 +21,10 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 300.0
 """A sink that was away for hours is noticed within five minutes of its return."""
 
+CLOCK_TURNED = dt.timedelta(minutes=10)
+"""An attempt that is stamped so much later than now was stamped by a clock that has been set back since. Longer than a claim
+takes to be committed, and far less than what lies between our memory of identifiers and a sink's."""
+
 LONGEST_WISH_SECONDS = 3600.0
 """What a sink asks for is granted up to an hour: a nonsensical `Retry-After` does not put an event off for ever."""
 
@@ -32,16 +36,16 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
     One that has become too old for the sink would only be turned away; it is set down as what cannot be billed.
     """
     adds = limits.write_model is WriteModel.DELTA
-    if adds and event.exposed_at is not None and now - event.exposed_at > limits.memory:
-        hours = limits.memory // dt.timedelta(hours=1)
-        reason = f"no answer, and {hours} h after the first attempt a resend might be booked twice"
+    exposed = _longer_ago_than_remembered(event.exposed_at, now, limits.memory) if adds else None
+    if exposed is not None:
+        latest = event.attempted_at
         return Outcome(
             event.id,
             State.IN_DOUBT,
-            reason=reason,
+            reason=exposed,
             exposed_at=event.exposed_at,
             counts=False,
-            attempted_at=event.attempted_at,
+            attempted_at=min(latest, now) if latest is not None else None,
         )
     if event.at - now > limits.future:
         return Outcome(
@@ -56,6 +60,23 @@ def before_sending(event: Event, now: dt.datetime, limits: Limits) -> Outcome | 
     if event.exposed_at is None and now - event.at > limits.past:
         reason = f"became older than the {limits.past_days} days that the sink takes"
         return Outcome(event.id, State.REFUSED, reason=reason, counts=False, attempted_at=event.attempted_at)
+    return None
+
+
+def _longer_ago_than_remembered(
+    exposed_at: dt.datetime | None, now: dt.datetime, memory: dt.timedelta
+) -> str | None:
+    """Say why the sink may not recognise an event any more that was first exposed then; None if it surely does."""
+    if exposed_at is None:
+        return None
+    if exposed_at - now > CLOCK_TURNED:
+        return (
+            f"no answer, and the first attempt is stamped {exposed_at:%Y-%m-%d %H:%M}Z, which is still to come: the "
+            "ledger's clock was set back, and how long ago the attempt was, nobody can tell"
+        )
+    if now - exposed_at > memory:
+        hours = memory // dt.timedelta(hours=1)
+        return f"no answer, and {hours} h after the first attempt a resend might be booked twice"
     return None
 
 

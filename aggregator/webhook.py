@@ -1,7 +1,7 @@
 """What is delivered to us over HTTP: a sink's messages, signed; and whether we are alive.
 
     POST /webhooks/stripe/{sink}    200 taken, or nothing to us; 400 not signed by one of the sink's secrets; 503 come again
-    GET  /healthz                   200 if the ledger answers, 503 otherwise
+    GET  /healthz                   200 if the ledger answers in time, 503 otherwise
 
 Rules
 - 200 is said once what was delivered is committed in the ledger. What could not be fetched or written is 503, and the sender
@@ -110,11 +110,19 @@ class Address:
 class Web:
     """The server, on a thread of its own."""
 
-    def __init__(self, address: Address, takers: Mapping[str, Taker], life: Life, clock: Clock) -> None:
+    def __init__(
+        self,
+        address: Address,
+        takers: Mapping[str, Taker],
+        life: Life,
+        clock: Clock,
+        slow: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`clock` is the ledger's; `slow` says what takes too long there, and asks nobody."""
         import uvicorn
 
         self._address = address
-        self._application = Application(takers, life, clock)
+        self._application = Application(takers, life, clock, slow)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._application,
@@ -152,7 +160,10 @@ class Web:
 class Application:
     """Answers HTTP calls. Deliveries are worked on in threads, since the ledger and the sinks are waited for there."""
 
-    def __init__(self, takers: Mapping[str, Taker], life: Life, clock: Clock) -> None:
+    def __init__(
+        self, takers: Mapping[str, Taker], life: Life, clock: Clock, slow: Callable[[], str | None]
+    ) -> None:
+        self._slow = slow
         self._takers = takers
         self._life = life
         self._clock = clock
@@ -213,6 +224,9 @@ class Application:
         return Reply(200, {"taken": taken.messages})
 
     def _health(self) -> Reply:
+        slow = self._slow()
+        if slow is not None:
+            return Reply(503, {"ledger": "does not answer in time", "reason": slow})
         try:
             last = self._life.last_pass_at()
         except LedgerError:

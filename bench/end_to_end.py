@@ -28,7 +28,7 @@ def measure(
         began = time.monotonic()
         planned = app.collections["api_requests"].run_once(utcnow()).planned
         collected = time.monotonic()
-        delivered = drain([app.delivery("far", utcnow) for _ in range(LANES)], utcnow)
+        delivered = drain([app.delivery("far") for _ in range(LANES)], utcnow)
         done = time.monotonic()
     assert delivered.accepted == planned, delivered
     return Figures(planned, collected - began, done - collected)

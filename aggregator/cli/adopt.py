@@ -19,6 +19,7 @@ from aggregator.cli.common import (
 
 if TYPE_CHECKING:
     from aggregator.adoption import Adoption, Situation
+    from aggregator.clock import Clock
     from aggregator.survey import Compared, Left, Scattered
 
 COLUMNS = {
@@ -79,7 +80,6 @@ def adopt(
     import threading
 
     from aggregator.adoption import Adoption
-    from aggregator.clock import utcnow
     from aggregator.config.durations import parse_duration
     from aggregator.errors import UsageError
     from aggregator.ledger.adopting import Adopting
@@ -104,11 +104,13 @@ def adopt(
             wait=threading.Event().wait,
         )
         if stops:
-            adoption.stop(utcnow())
-        situation = adoption.situation(utcnow())
+            adoption.stop(app.ledger.instant())
+        situation = adoption.situation(app.ledger.instant())
         if not as_json:
             _explain(situation)
-        compared, left = _work(adoption, yes=yes) if situation.reason is not None else ([], [])
+        compared, left = (
+            _work(adoption, app.ledger.now, yes=yes) if situation.reason is not None else ([], [])
+        )
     if as_json:
         write_json(
             {
@@ -124,14 +126,12 @@ def adopt(
         _tell(compared, left, adopted=yes)
 
 
-def _work(adoption: "Adoption", *, yes: bool) -> "tuple[list[Compared], list[Left]]":
-    from aggregator.clock import utcnow
-
+def _work(adoption: "Adoption", clock: "Clock", *, yes: bool) -> "tuple[list[Compared], list[Left]]":
     if yes:
-        adoption.ready(utcnow())
-    with adoption.survey(utcnow()) as survey:
+        adoption.ready(clock())
+    with adoption.survey(clock()) as survey:
         if yes:
-            adoption.adopt(survey, utcnow())
+            adoption.adopt(survey, clock())
         return survey.compared, survey.left
 
 

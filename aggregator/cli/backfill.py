@@ -67,13 +67,12 @@ def backfill(
     """
     from aggregator.backfill import Backfill, read_by_older, span_of, tell_older
     from aggregator.cli.movers import forecast_json
-    from aggregator.clock import utcnow
     from aggregator.wiring import build
 
     config = load_config(config_path)
     names = known_meters(config, meters)
     with build(config, name="aggregator backfill", verify=not dry_run, looks=dry_run) as app:
-        now = utcnow()
+        now = app.ledger.instant() if dry_run else app.ledger.now()
         for each in app.elsewhere():
             say(str(each), err=True)
         jobs, older = [], {}
@@ -141,7 +140,6 @@ def carry_out(
     import threading
     from functools import partial
 
-    from aggregator.clock import utcnow
     from aggregator.daemon import LANES
     from aggregator.delivery import drain
 
@@ -173,8 +171,8 @@ def carry_out(
             def sent(part: "Delivered", task: Any = task) -> None:
                 bar.advance(task, part.accepted + part.refused + part.in_doubt)
 
-            lanes = [app.delivery(sink, utcnow, at_once=True) for _ in range(LANES)]
-            delivered[sink] = drain(lanes, utcnow, sent)
+            lanes = [app.delivery(sink, at_once=True) for _ in range(LANES)]
+            delivered[sink] = drain(lanes, app.ledger.now, sent)
     return CarriedOut(results, delivered, failed)
 
 

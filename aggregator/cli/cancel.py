@@ -60,7 +60,6 @@ def cancel(
     source says: a change of its window is planned anew, and `events release ID` plans the same again. Until then nothing
     of it is planned, so that the sink holds less for a while, and never more.
     """
-    from aggregator.clock import utcnow
     from aggregator.wiring import build
 
     if len(ids) > MOST:
@@ -85,8 +84,8 @@ def cancel(
                 raise UsageError("With --json nobody can be asked: give --yes.")
             click.confirm("Cancel them?", abort=True)
         events = [each.event for each in chosen]
-        asked = app.ledger.cancellations.ask(app.sink_ids[sink], events, utcnow())
-        _tell(app, sink, asked, _work(app.cancelling(sink), asked, utcnow()), as_json=as_json)
+        asked = app.ledger.cancellations.ask(app.sink_ids[sink], events, app.ledger.now())
+        _tell(app, sink, asked, _work(app.cancelling(sink), asked, app.ledger.now()), as_json=as_json)
 
 
 def _work(cancelling: "Cancelling", asked: list[int], now: dt.datetime) -> "Round":
@@ -122,9 +121,8 @@ def _tell(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: 
 def _chosen(app: "App", sink: str, ids: tuple[int, ...]) -> "list[Candidate]":
     """Return the events that are meant. Raises UsageError, and does nothing, if one of them cannot be cancelled."""
     from aggregator.cancelling import hindrance
-    from aggregator.clock import utcnow
 
-    now, teller = utcnow(), app.tellers[sink]
+    now, teller = app.ledger.now(), app.tellers[sink]
     found = {each.event: each for each in app.ledger.cancellations.candidates(app.sink_ids[sink], ids)}
     wrong = [f"{each}: no such event of sink {sink}" for each in sorted(set(ids) - found.keys())]
     wrong += [
@@ -139,9 +137,8 @@ def _chosen(app: "App", sink: str, ids: tuple[int, ...]) -> "list[Candidate]":
 
 def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_json: bool) -> None:
     """Settle cancellations of which nobody can tell whether they are done, on a person's word."""
-    from aggregator.clock import utcnow
 
-    now, ledger = utcnow(), app.ledger.cancellations
+    now, ledger = app.ledger.now(), app.ledger.cancellations
     open_ones = ledger.undecided(app.sink_ids[sink], ids, limit=MOST)
     done = []
     for each in open_ones:

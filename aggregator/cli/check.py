@@ -65,7 +65,6 @@ def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
 
 def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     """Look at the ledger, and fill `pinned` with the account that each sink went to."""
-    from aggregator.clock import utcnow
     from aggregator.errors import LedgerError
     from aggregator.ledger.database import remarks
     from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
@@ -74,23 +73,27 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     try:
         with open_ledger(config, may_migrate=True, name="aggregator check") as ledger:
             pinned |= ledger.pin.accounts()
-            trouble = ledger.pin.check(utcnow())
+            trouble = ledger.pin.check(ledger.instant())
             yield (
                 Finding("ledger", "wrong", trouble)
                 if trouble
                 else Finding("ledger", "ok", f"{where}, id {ledger.id}")
             )
+            if apart := ledger.database.clocks_apart():
+                yield Finding("clock", "wrong", apart)
+            for waiting in ledger.database.waiting():
+                yield Finding("ledger", "wrong", str(waiting))
             if ledger.pin.unguarded:
                 text = f"a ledger that is set back would not be noticed: {ledger.pin.unguarded}"
                 yield Finding("ledger", "note", text)
             for text in remarks(ledger.database):
                 yield Finding("ledger", "note", text)
-            for stranger in ledger.reports.strangers(config.meters, utcnow() - STILL_BILLABLE):
+            for stranger in ledger.reports.strangers(config.meters, ledger.instant() - STILL_BILLABLE):
                 text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
                 yield Finding(f"meter {stranger.meter}", "note", text)
             for each in ledger.places.elsewhere(file_places(config)):
                 yield Finding(f"sink {each.sink}", "wrong", str(each))
-            for meter, verdict, text in findings_of(config, ledger.reports.status(), utcnow()):
+            for meter, verdict, text in findings_of(config, ledger.reports.status(), ledger.instant()):
                 yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:
         yield Finding("ledger", "wrong", str(error))

@@ -138,7 +138,6 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     They go out as they were planned, under the same identifier. What the sink had accepted and rejected later cannot be sent
     under its identifier again: the meter's next pass plans it anew.
     """
-    from aggregator.clock import utcnow
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
@@ -148,7 +147,7 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         parked = _parked(ledger.database)
         while True:
-            now = utcnow()
+            now = ledger.now()
             fitting, others = _fitting(parked, choice, DECIDABLE)
             stuck = {each.event: why for each in fitting if (why := _why_not_anew(config, each, now))}
             part = set(
@@ -189,14 +188,13 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
 
     A change of the same window replaces them all the same, and `release` with their ID takes it back.
     """
-    from aggregator.clock import utcnow
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         parked = _parked(ledger.database)
         fitting, others = _fitting(parked, choice, DECIDABLE)
-        done = set(parked.dismiss([each.event for each in fitting], utcnow()))
+        done = set(parked.dismiss([each.event for each in fitting], ledger.now()))
     if as_json:
         write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
@@ -228,15 +226,14 @@ def absent(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
 
 def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: bool) -> None:
     """Take a person's word on events in doubt."""
-    from aggregator.clock import utcnow
     from aggregator.ledger.parked import Choice
     from aggregator.proof import Finding
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
-    now = utcnow()
     choice = Choice(ids=ids)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
+        now = ledger.now()
         parked = _parked(ledger.database)
         fitting, others = _fitting(parked, choice, ("in_doubt",))
         early = [] if booked else [each for each in fitting if _countable_at(config, each) > now]

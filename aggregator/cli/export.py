@@ -67,7 +67,6 @@ def csv_files(
     could not be written now; run it again.
     """
     from aggregator.backfill import refuse_parts_of_windows
-    from aggregator.clock import utcnow
     from aggregator.delivery import drain
     from aggregator.model import Span
     from aggregator.wiring import build, file_places
@@ -88,7 +87,7 @@ def csv_files(
                 say(str(each), err=True)
         sink_id = app.sink_ids[name]
         before = app.ledger.uploads.of_range(sink_id, meter, span)
-        delivered = drain([app.delivery(name, utcnow, only=(meter, span))], utcnow)
+        delivered = drain([app.delivery(name, only=(meter, span))], app.ledger.now)
         after = app.ledger.uploads.of_range(sink_id, meter, span)
         states = app.ledger.uploads.states(sink_id, meter, span)
     written = [row for row in after if row not in before]

@@ -81,13 +81,12 @@ def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None
     Look first whether the Dashboard took the whole file. What is confirmed once cannot be confirmed again, so that a file
     which somebody is about to upload a second time is noticed.
     """
-    from aggregator.clock import utcnow
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
     bare = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
-        done = ledger.uploads.confirm(bare, utcnow())
+        done = ledger.uploads.confirm(bare, ledger.now())
     if as_json:
         write_json({"confirmed": sorted(bare), "events": done})
     else:
@@ -112,7 +111,6 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
     billed beside it. What is confirmed cannot be rejected.
     """
     from aggregator.cli.failed_rows import failed_rows
-    from aggregator.clock import utcnow
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
@@ -120,7 +118,7 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
     keys = {meter.stripe.customer_key for meter in config.meters.values()}
     rows = None if rows_path is None else failed_rows(rows_path, keys)
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
-        done = ledger.uploads.reject(name, reason, utcnow(), rows)
+        done = ledger.uploads.reject(name, reason, ledger.now(), rows)
     if as_json:
         write_json({"rejected": name, "events": done.events, "already_at": done.already_at})
     else:
@@ -151,7 +149,6 @@ def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
     For files that were begun before the sink was given another directory, bucket or prefix. If one does lie there after all,
     what it holds is billed twice: look first.
     """
-    from aggregator.clock import utcnow
     from aggregator.wiring import file_places, lying_in, open_ledger
 
     config = load_config(config_path)
@@ -165,7 +162,7 @@ def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
                 f"Nothing was moved: {', '.join(there)} lies in {begun_in}. Set the place back until "
                 "`aggregator files list` shows none that waits."
             )
-        moved, events = ledger.places.move(sink, begun_in, utcnow())
+        moved, events = ledger.places.move(sink, begun_in, ledger.now())
     if as_json:
         write_json({"files": moved, "events": events})
     else:

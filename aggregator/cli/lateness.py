@@ -29,7 +29,6 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
     """
     import datetime as dt
 
-    from aggregator.clock import utcnow
     from aggregator.config import format_duration
     from aggregator.lateness import suggest
     from aggregator.wiring import open_ledger
@@ -37,7 +36,7 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
     config = load_config(config_path)
     names = known_meters(config, meters)
     with open_ledger(config, may_migrate=True, name="aggregator lateness") as ledger:
-        found = ledger.reports.lateness(utcnow() - dt.timedelta(days=days))
+        found = ledger.reports.lateness(ledger.instant() - dt.timedelta(days=days))
     rows = [
         (name, step, late.slots, late.quantity)
         for name in names

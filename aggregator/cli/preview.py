@@ -46,7 +46,6 @@ def preview(
     """Show the events that a range would give for METER; nothing is written or sent."""
     from aggregator.backfill import read_by_older, span_of, tell_older
     from aggregator.cli.movers import forecast_json, show_movers, tell_sinks
-    from aggregator.clock import utcnow
     from aggregator.forecast import Forecast
     from aggregator.ledger.tally import Tally
     from aggregator.wiring import build
@@ -56,7 +55,7 @@ def preview(
     with build(config, name="aggregator preview", looks=True) as app:
         collection = app.collections[name]
         limits = {sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks}
-        now = utcnow()
+        now = app.ledger.instant()
         known = app.definitions(name)
         span = span_of(collection.meter, known, limits, start, end, now)
         tally, forecast, older = Tally(), Forecast(), read_by_older(known, span)

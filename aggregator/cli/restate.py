@@ -62,13 +62,12 @@ def restate(
     from aggregator import windows
     from aggregator.backfill import Backfill, span_of
     from aggregator.cli.movers import forecast_json
-    from aggregator.clock import utcnow
     from aggregator.wiring import build
 
     config = load_config(config_path)
     [name] = known_meters(config, [meter])
     with build(config, name="aggregator restate", verify=yes, looks=not yes) as app:
-        now = utcnow()
+        now = app.ledger.now() if yes else app.ledger.instant()
         collection, registered = app.collections[name], app.registered[name]
         known = app.definitions(name)
         limits = {sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks}
@@ -79,7 +78,7 @@ def restate(
         new = Backfill(collection, registered, app.ledger.passes, known, span, restated_by=present)
         if yes:
             pause = threading.Event()
-            while not collection.restate(span, present, now):
+            while not collection.restate(span, present):
                 pause.wait(WAIT_SECONDS)
         old = _quantities(app, name, span)
         results, _, failed = carry_out(app, [new], now, dry_run=not yes, send=False, quiet=as_json)

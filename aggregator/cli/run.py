@@ -62,11 +62,18 @@ def run(config_path: Path, *, once: bool, verbose: bool, web: str | None, as_jso
 
 def run_once(app: "App", *, as_json: bool = False) -> Once:
     """Collect every meter once, then deliver until nothing is due; say how it went."""
-    from aggregator.clock import utcnow
+    from aggregator import log
     from aggregator.daemon import tell_start
-    from aggregator.log import logger
+    from aggregator.watching import tell_set_back
 
-    tell_start(logger(), app, utcnow())
+    logger, apart = log.logger(), app.ledger.database.clocks_apart()
+    if apart is not None:
+        logger.error(log.CLOCKS_APART, reason=apart)
+        if as_json:
+            write_json({"outcome": "failed", "error": apart, "meters": {}, "sinks": {}})
+        return Once.FAILED
+    tell_set_back(logger, app.ledger.outbox, app.ledger.instant())
+    tell_start(logger, app, app.ledger.instant())
     outcomes = [Once.PERSON_NEEDED if app.elsewhere() else Once.DONE]
     meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
     for name in sorted(app.hears):
@@ -81,14 +88,13 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
 def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
     """Collect a meter once; add how that ended, and return what is worth knowing."""
     from aggregator import log
-    from aggregator.clock import utcnow
     from aggregator.daemon import tell_warnings
     from aggregator.errors import AggregatorError
     from aggregator.redact import named
 
     logger = log.logger()
     try:
-        result = app.collections[name].run_once(utcnow())
+        result = app.collections[name].run_once(app.ledger.now())
     except AggregatorError as error:
         logger.error(log.PASS_FAILED, meter=name, reason=str(error))
         outcomes.append(Once.FAILED)
@@ -110,7 +116,6 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
 def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
     from aggregator import log
-    from aggregator.clock import utcnow
     from aggregator.daemon import LANES, tell_files, tell_reconciled
     from aggregator.delivery import drain
     from aggregator.errors import AggregatorError
@@ -122,7 +127,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
         outcomes.append(Once.PERSON_NEEDED)
         return {"halted": app.refused[sink], "waiting": app.ledger.outbox.waiting(app.sink_ids[sink])[1]}
     try:
-        reconciled = app.reconciliation(sink).run_once(utcnow())
+        reconciled = app.reconciliation(sink).run_once(app.ledger.now())
         tell_reconciled(logger, sink, reconciled)
         outcomes += [Once.PERSON_NEEDED] * bool(reconciled.unclear)
     except AggregatorError as error:
@@ -131,7 +136,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
         logger.exception(log.UNEXPECTED, sink=sink)
         outcomes.append(Once.FAILED)
     try:
-        delivered = drain([app.delivery(sink, utcnow, at_once=True) for _ in range(LANES)], utcnow)
+        delivered = drain([app.delivery(sink, at_once=True) for _ in range(LANES)], app.ledger.now)
     except AggregatorError as error:
         logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
         outcomes.append(Once.FAILED)
@@ -158,20 +163,19 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
 def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
     """Take in what a sink tells by itself, and look after cancellations there; add whether a person is needed."""
     from aggregator import log
-    from aggregator.clock import utcnow
     from aggregator.errors import AggregatorError
     from aggregator.telling import tell_refused, tell_round, tell_taken
 
     logger = log.logger()
     try:
         if app.config.polls(sink):
-            taken = app.intake(sink).run_once(utcnow())
+            taken = app.intake(sink).run_once(app.ledger.instant())
             tell_taken(logger, sink, taken)
             tell_refused(logger, sink, taken, {})
             outcomes += [Once.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
         if sink not in app.sink_ids:
             return
-        cancelled = app.cancelling(sink).run_once(utcnow())
+        cancelled = app.cancelling(sink).run_once(app.ledger.now())
         tell_round(logger, sink, cancelled)
         outcomes += [Once.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)
     except AggregatorError as error:

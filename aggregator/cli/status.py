@@ -56,12 +56,11 @@ COLUMNS = {
 )
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show each meter: how far it is read, what is due, and what waits for a person."""
-    from aggregator.clock import utcnow
     from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
 
     config = load_config(config_path)
-    now = utcnow()
     with open_ledger(config, may_migrate=True, name="aggregator status") as ledger:
+        now, apart, waits = ledger.instant(), ledger.database.clocks_apart(), ledger.database.waiting()
         stopped, unguarded = ledger.pin.check(now), ledger.pin.unguarded
         standings = ledger.reports.status()
         parked = ledger.reports.parked(limit)
@@ -97,9 +96,13 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "configuration": configuration.figures(),
                 "stopped": stopped,
                 "unguarded": unguarded,
+                "clocks_apart": apart,
+                "waits_in_ledger": [each._asdict() for each in waits],
             }
         )
         return
+    for trouble in filter(None, [apart, *map(str, waits)]):
+        say(f"{trouble}\n")
     if not standings:
         say("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
         return

@@ -9,8 +9,10 @@ Rules
 - `synchronous_commit` is on in every transaction: a committed intent must survive a crash, or it is sent twice.
 - A transaction that stands idle for a minute is ended by the server: a paused process must not hold a meter for ever.
 - A connection whose other end is gone without a word is given up within a minute or so.
+- What an instant is compared with counts by the ledger's own clock, which every transaction hears: see `clock`.
 """
 
+import datetime as dt
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,10 +27,19 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 import aggregator
 from aggregator.clock import monotonic
-from aggregator.errors import InvariantBroken, LedgerError, LedgerOutdated, LedgerUnreachable
+from aggregator.errors import ClocksApart, InvariantBroken, LedgerError, LedgerOutdated, LedgerUnreachable
+from aggregator.ledger import waits
+from aggregator.ledger.clock import LedgerClock
+from aggregator.ledger.waits import SLOW_SECONDS, Phase, Underway, Waiting
 from aggregator.redact import redacted
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A session of the ledger, within a transaction."""
+
+    at: dt.datetime
+    """When the transaction began, by the ledger's clock."""
+
 
 REVISION = "0010"
 """The newest migration: what this version of the code works with."""
@@ -70,7 +81,8 @@ select set_config('TimeZone', 'UTC', true),
        set_config('lock_timeout', '30s', true),
        set_config('idle_in_transaction_session_timeout', '60s', true),
        case when current_setting('transaction_timeout', true) is not null
-            then set_config('transaction_timeout', '0', true) end
+            then set_config('transaction_timeout', '0', true) end,
+       clock_timestamp()
 """
 
 ENDED = {
@@ -97,7 +109,8 @@ select current_setting('server_version_num')::int,
 class Database:
     """A pool of connections to the ledger. Close it, or use it as a context manager.
 
-    `url_now` gives the URL as it is by now, if it stands in a file; it is asked for each new connection.
+    `url_now` gives the URL as it is by now, if it stands in a file; it is asked for each new connection. `clock` is the
+    ledger's own; without it, the time is what the callers say it is.
     """
 
     def __init__(
@@ -107,11 +120,16 @@ class Database:
         name: str = "aggregator",
         size: int = POOL_SIZE,
         url_now: Callable[[], str | None] = lambda: None,
+        clock: LedgerClock | None = None,
     ) -> None:
         self.url = url
+        self.clock = clock
         self._url_now = url_now
+        self._name = name
+        self._underway = Underway()
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._current,
+            connection_class=Connection,
             min_size=0,
             max_size=size,
             timeout=POOL_WAIT_SECONDS,
@@ -141,16 +159,30 @@ class Database:
         self._pool.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(
+        self, now: dt.datetime | None = None, *, clocks_agree: bool = False
+    ) -> Iterator[Connection]:
         """Run one transaction under our settings; it commits at the end, or not at all.
 
+        Its connection knows when it began by the ledger's clock: `now`, where only the callers know the time. With
+        `clocks_agree`, nothing is done while this host's clock differs from that one.
+
         Raises LedgerUnreachable where another try may succeed, InvariantBroken where Postgres itself refused what we
-        asked because it would break an invariant, LedgerError for the rest.
+        asked because it would break an invariant, ClocksApart, and LedgerError for the rest.
         """
         try:
-            with self._pool.connection() as connection, self._busy(connection), connection.transaction():
-                connection.execute(BEGIN)
+            with (
+                self._underway.transaction() as stands,
+                self._pool.connection() as connection,
+                self._busy(connection),
+                connection.transaction(),
+            ):
+                self._begin(connection, now)
+                stands(Phase.WORKING)
+                if clocks_agree and self.clock is not None:
+                    self.clock.check()
                 yield connection
+                stands(Phase.COMMITTING)
         except PoolTimeout as error:
             raise LedgerUnreachable(f"The ledger cannot be reached: {self._reason()}") from error
         except pg.IntegrityError as error:
@@ -173,6 +205,67 @@ class Database:
             yield
         finally:
             del self._begun[id(connection)]
+
+    def _begin(self, connection: Connection, now: dt.datetime | None) -> None:
+        """Make our settings, and learn when it is."""
+        if self.clock is None:
+            connection.execute(BEGIN)
+            if now is not None:
+                connection.at = now
+            return
+        with self.clock.hearing() as heard:
+            row = connection.execute(BEGIN).fetchone()
+            assert row is not None, "a select of constants gives a row"
+            connection.at = row[-1].astimezone(dt.UTC)
+            heard(connection.at)
+
+    def instant(self) -> dt.datetime:
+        """Return the ledger's present instant, whatever this host's clock shows."""
+        assert self.clock is not None, "whoever asks for the time has opened the ledger with its clock"
+        return self.clock()
+
+    def now(self) -> dt.datetime:
+        """Return the ledger's present instant. Raises ClocksApart while this host's clock differs, and LedgerUnreachable."""
+        reason = self.clocks_apart()
+        if reason is not None:
+            raise ClocksApart(reason)
+        return self.instant()
+
+    def clocks_apart(self) -> str | None:
+        """Say by how much this host's clock differs from the ledger's; None if they agree. Raises LedgerUnreachable."""
+        if self.clock is None or self.clock.apart() is None:
+            return None
+        with self.transaction():
+            pass  # what was heard last may be old: a host whose machine stood still goes on with it
+        return self.clock.apart()
+
+    def slow(self) -> str | None:
+        """Say what of this process takes too long in the ledger; None if nothing does. It asks nobody, so it never waits."""
+        return self._underway.slow()
+
+    def look_for_waits(self) -> None:
+        """Ask the server what holds up our transactions, if any takes long: `slow` tells what it said."""
+        if not self._underway.overdue():
+            self._underway.found(None)
+            return
+        try:
+            found = self.waiting()
+        except LedgerUnreachable as error:
+            self._underway.found(str(error))
+        else:
+            self._underway.found(str(found[0]) if found else None)
+
+    def waiting(self) -> list[Waiting]:
+        """Return which sessions of ours, of whatever process, wait in the ledger's server. Raises LedgerUnreachable.
+
+        On a connection of its own: the pool's may all be waiting.
+        """
+        try:
+            name = f"{self._name} (looks for waits)"
+            with psycopg.connect(self._current(), autocommit=True, **_options(self.url, name)) as connection:
+                return waits.ask(connection, SLOW_SECONDS)
+        except psycopg.Error as error:
+            raise LedgerUnreachable(f"The ledger did not answer: {said(error, self.url)}") from error
 
     def _reason(self) -> str:
         """Say why no connection could be had, by trying once outside of the pool."""
@@ -331,7 +424,7 @@ def _is_current(url: str) -> bool:
 
 
 def _connect(url: str) -> Connection:
-    connection = psycopg.connect(url, **_options(url, "aggregator migrate"))
+    connection = Connection.connect(url, **_options(url, "aggregator migrate"))
     configure(connection)
     return connection
 

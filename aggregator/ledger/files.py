@@ -190,15 +190,15 @@ class Files:
     def take_over(self, sink_id: int, place: str, now: dt.datetime) -> Whole | None:
         """Take over the oldest file of a sink that was begun in this place and left; None if there is none.
 
-        Raises LedgerStopped, and takes nothing, if the ledger is not what it was.
+        Raises what claiming from the outbox raises; then nothing is taken.
         """
-        values = {"sink_id": sink_id, "place": place, "now": now}
         row = None
         with self._claiming(now) as connection:
-            row = connection.execute(TAKE_OVER, values).fetchone()
+            at = connection.at
+            row = connection.execute(TAKE_OVER, {"sink_id": sink_id, "place": place, "now": at}).fetchone()
             if row is None:
                 raise _NothingThere
-            connection.execute(OWN, {"claim": row[0], "owner": self._owner, "until": now + self.hold})
+            connection.execute(OWN, {"claim": row[0], "owner": self._owner, "until": at + self.hold})
         return Whole._make(row) if row else None
 
     def claim_whole(
@@ -215,7 +215,7 @@ class Files:
         """Choose the events of a new file, record the attempt, and commit; None unless a file is to be closed.
 
         `around` names the feeds that may share it, each with the bytes of a record besides what differs. With `span`, only
-        events of windows in it. Raises LedgerStopped, and takes nothing, if the ledger is not what it was.
+        events of windows in it. Raises what claiming from the outbox raises; then nothing is taken.
         """
         values: dict[str, object] = {
             "sink_id": sink_id,
@@ -226,15 +226,14 @@ class Files:
             "around": list(around.values()),
             "records": bounds.records,
             "bytes": bounds.bytes,
-            "closing": now - bounds.wait,
-            "now": now,
-            "until": now + self.hold,
             "never": NEVER,
             "start": span.start if span else None,
             "end": span.end if span else None,
         }
         row = None
         with self._claiming(now) as connection:
+            at = connection.at
+            values |= {"closing": at - bounds.wait, "now": at, "until": at + self.hold}
             connection.execute(HOLD_SINK, values)
             row = connection.execute(OPEN, values).fetchone()
             if row is None:
@@ -242,7 +241,7 @@ class Files:
             values["claim"] = row[0]
             for statement in (NOTE, TAKE_ROWS, TAKE_EVENTS):
                 connection.execute(statement, values)
-        return Whole(row[0], now, row[1], 1) if row else None
+        return Whole(row[0], at, row[1], 1) if row else None
 
     def members(self, claim: Whole) -> Iterator[list[Event]]:
         """Yield the events of a claim by their ids, some thousands at a time; no transaction is open between."""
@@ -254,8 +253,8 @@ class Files:
 
     def renew(self, claim: Whole, now: dt.datetime) -> bool:
         """Hold a claim for another while; False if it is somebody else's by now."""
-        values = {"claim": claim.id, "owner": self._owner, "until": now + self.hold}
-        with self._database.transaction() as connection:
+        with self._database.transaction(now) as connection:
+            values = {"claim": claim.id, "owner": self._owner, "until": connection.at + self.hold}
             return connection.execute(RENEW, values).fetchone() is not None
 
     def put_off(self, claim: Whole, until: dt.datetime, reason: str | None) -> None:
@@ -266,8 +265,8 @@ class Files:
 
     def settle_unfit(self, claim: Whole, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of members that are in no file; return how many that changed."""
-        values = {"claim": claim.id, "owner": self._owner, "now": now, **columns(outcomes)}
-        with self._database.transaction() as connection:
+        with self._database.transaction(now) as connection:
+            values = {"claim": claim.id, "owner": self._owner, "now": connection.at, **columns(outcomes)}
             row = connection.execute(SETTLE, values).fetchone()
         assert row is not None
         return int(row[0])
@@ -277,9 +276,9 @@ class Files:
 
         Return how many events were accepted: none if the claim is somebody else's by now.
         """
-        values: dict[str, object] = {"claim": claim.id, "owner": self._owner, "now": now}
         accepted = 0
-        with self._database.transaction() as connection:
+        with self._database.transaction(now) as connection:
+            values: dict[str, object] = {"claim": claim.id, "owner": self._owner, "now": connection.at}
             if connection.execute(HOLD, values).fetchone() is None:
                 return 0
             if written is None:
@@ -300,10 +299,10 @@ class Files:
         """Run a transaction that ends in a claim, and count it; what stops the ledger is known to every process."""
         beat = None
         try:
-            with self._database.transaction() as connection:
+            with self._database.transaction(now, clocks_agree=True) as connection:
                 yield connection
                 if self._pin is not None:
-                    beat = self._pin.beat(connection, now)
+                    beat = self._pin.beat(connection, connection.at)
                 points.passing("claim_written")
         except _NothingThere:
             return

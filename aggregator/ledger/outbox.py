@@ -4,6 +4,8 @@ Rules
 - A claim is committed before the first byte leaves: it names its events, and each of them counts an attempt.
 - A claimed row is due again when its claim runs out, and settling a part of a claim renews the rest. So a process that died
   leaves nothing behind but the question whether its events arrived; they go out again as the same bytes.
+- What is claimed and settled is stamped by the ledger's clock, within the transaction. A host whose clock differs claims
+  nothing, and settles what it has in the air all the same.
 - A claim is counted, in the ledger and beside it, before anything of it leaves: a ledger that was wound back claims nothing.
 - A claim settles only its own rows, by compare-and-set on the claim and its owner (a ledger that was wound back gives out
   numbers again): whoever comes late changes nothing.
@@ -15,13 +17,17 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aggregator import points
+from aggregator import points, retry
 from aggregator.errors import LedgerStopped
 from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.parked import take_back_held
 from aggregator.ledger.pin import Pin
 from aggregator.model import ClaimId, Event, Outcome
+
+PUT_OFF_AT_MOST = dt.timedelta(minutes=1)
+"""How long what was put off waits once the ledger's clock was set back: what another process has in the air is answered, or
+given up, by then."""
 
 # Rows that another claim is just taking are passed over. The oldest events come first. Of an ordered feed, each customer's
 # next event leaves once the one before it is settled; what that costs is spent only where there is such a feed.
@@ -177,6 +183,24 @@ select event_id from again
 """
 
 
+# The ledger's clock stands before a claim that it has stamped. What was put off by it as it was would wait for it to come
+# there again, and by then look as if it had been sent just now.
+SET_BACK = """
+with before as (
+    select claimed_at from aggregator.pin where claimed_at > %(now)s + %(turned)s for update
+), lowered as (
+    update aggregator.pin set claimed_at = %(now)s from before
+), due as (
+    update aggregator.outbox set due_at = %(until)s from before
+     where outbox.due_at > %(until)s and outbox.due_at < '9999-01-01'
+), given as (
+    update aggregator.file set held_until = %(until)s from before
+     where file.written_at is null and file.held_until > %(until)s
+)
+select claimed_at from before
+"""
+
+
 class Claim(NamedTuple):
     """Events that this process, and no other, is about to send."""
 
@@ -184,6 +208,8 @@ class Claim(NamedTuple):
     events: tuple[Event, ...]
     leave_seconds: float
     """How long after the claim was taken or renewed its events may leave: the rest of its time is for the answers."""
+    at: dt.datetime
+    """When it was taken, by the ledger's clock."""
 
 
 class Outbox:
@@ -209,8 +235,11 @@ class Outbox:
     def claim(self, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
         """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due.
 
-        `way` is how they are to go, but for those that may have gone another way before. Raises LedgerStopped, and takes
-        nothing, if the ledger is not what it was: every process knows it from then on.
+        `now` is what the caller takes for the ledger's time; the ledger's own clock has the say. `way` is how they are to
+        go, but for those that may have gone another way before.
+
+        Raises LedgerStopped if the ledger is not what it was, which every process knows from then on; ClocksApart if this
+        host's clock differs from the ledger's. Then nothing is taken.
         """
         try:
             return self._claim(sink_id, limit, now, way)
@@ -220,16 +249,17 @@ class Outbox:
             raise
 
     def _claim(self, sink_id: int, limit: int, now: dt.datetime, way: str) -> Claim | None:
-        with self._database.transaction() as connection:
-            picked = connection.execute(PICK, {"sink_id": sink_id, "now": now, "limit": limit}).fetchall()
+        with self._database.transaction(now, clocks_agree=True) as connection:
+            at = connection.at
+            picked = connection.execute(PICK, {"sink_id": sink_id, "now": at, "limit": limit}).fetchall()
             if not picked:
                 return None
             events = [row[0] for row in picked]
             values = {
                 "sink_id": sink_id,
                 "owner": self._owner,
-                "now": now,
-                "until": now + self._hold,
+                "now": at,
+                "until": at + self._hold,
                 "events": events,
                 "way": way,
             }
@@ -237,25 +267,29 @@ class Outbox:
             assert opened is not None
             connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
             rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
-            beat = self._pin.beat(connection, now) if self._pin is not None else None
+            beat = self._pin.beat(connection, at) if self._pin is not None else None
             points.passing("claim_written")
         points.passing("claim_committed")
         if self._pin is not None and beat is not None:
             self._pin.noted(beat)
         assert len(rows) == len(events), "every row of the outbox has its event"
         return Claim(
-            ClaimId(opened[0]), tuple(sorted(Event._make(row) for row in rows)), self._leave.total_seconds()
+            ClaimId(opened[0]),
+            tuple(sorted(Event._make(row) for row in rows)),
+            self._leave.total_seconds(),
+            at,
         )
 
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
         if not outcomes:
             return 0
-        with self._database.transaction() as connection:
-            values = {"claim": claim, "owner": self._owner, "now": now, **columns(outcomes)}
+        with self._database.transaction(now) as connection:
+            at = connection.at
+            values = {"claim": claim, "owner": self._owner, "now": at, **columns(outcomes)}
             row = connection.execute(SETTLE, values).fetchone()
-            connection.execute(RENEW_CLAIM, {"claim": claim, "until": now + self._hold})
-            connection.execute(CLOSE_CLAIM, {"claim": claim, "now": now})
+            connection.execute(RENEW_CLAIM, {"claim": claim, "until": at + self._hold})
+            connection.execute(CLOSE_CLAIM, {"claim": claim, "now": at})
             points.passing("settle_written")
         points.passing("settle_committed")
         assert row is not None
@@ -277,6 +311,24 @@ class Outbox:
         with self._database.transaction() as connection:
             row = connection.execute(MORE_DUE, values).fetchone()
         return row is not None and bool(row[0])
+
+    def clock_set_back(self, now: dt.datetime) -> str | None:
+        """Say that the ledger's clock was set back, if it was, and let all be due that was put off by it as it was.
+
+        What had left by then is in doubt once it is claimed: `retry` knows it by its stamp. Said once.
+        """
+        with self._database.transaction(now) as connection:
+            at = connection.at
+            values = {"now": at, "turned": retry.CLOCK_TURNED, "until": at + PUT_OFF_AT_MOST}
+            row = connection.execute(SET_BACK, values).fetchone()
+        if row is None:
+            return None
+        return (
+            f"The ledger's clock shows {at:%Y-%m-%d %H:%M:%S}Z, and has stamped a claim with {row[0]:%Y-%m-%d %H:%M:%S}Z: "
+            "it was set back, or another server took over whose clock is behind. Events that had left by then without an "
+            "answer are in doubt, and settled by the sinks' own figures; everything else goes on. See that the clock is "
+            "right (NTP)."
+        )
 
     def waiting(self, sink_id: int) -> tuple[dt.datetime | None, int]:
         """Return when the next event of a sink is due, and how many are in its outbox."""

@@ -29,7 +29,7 @@ select ledger_id::text, generation, beat, cluster, database_oid, stopped_at, sto
 """
 
 BEAT = """
-update aggregator.pin set beat = beat + 1
+update aggregator.pin set beat = beat + 1, claimed_at = greatest(claimed_at, %(now)s)
 returning ledger_id::text, generation, beat, cluster, database_oid, stopped_at, stopped_reason,
           (select oid::bigint from pg_database where datname = current_database())
 """
@@ -149,7 +149,7 @@ class Pin:
     def beat(self, connection: Connection, now: dt.datetime) -> Beat:
         """Count a claim, as the last thing in its transaction. Raises LedgerStopped: then nothing of it may be committed."""
         server = self._server(connection)
-        row = connection.execute(BEAT).fetchone()
+        row = connection.execute(BEAT, {"now": now}).fetchone()
         assert row is not None, "a ledger has its pin"
         found = Pinned._make((*row, server))
         self._generation = found.generation

@@ -26,6 +26,7 @@ from aggregator.filing import Filing
 from aggregator.heartbeat import Heartbeat
 from aggregator.intake import Intake
 from aggregator.ledger.cancelling import Cancellations
+from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.doubts import Doubts
@@ -75,7 +76,8 @@ __all__ = [
 ]
 
 CLOCK_SKEW = timedelta(seconds=60)
-"""A host whose clock is further from the ledger's reads nothing: it might take open windows for closed ones."""
+"""A host whose clock is further from the ledger's reads and sends nothing: far more than hosts that are kept in time differ,
+and far less than anything that is counted from an instant."""
 
 LEAVE_WITHIN = timedelta(seconds=30)
 """How long after a claim its events may leave. Every settled verdict renews it, so a slow sink keeps its claims."""
@@ -110,6 +112,14 @@ class Ledger:
     reports: Reports
     configurations: Configurations
 
+    def now(self) -> datetime:
+        """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""
+        return self.database.now()
+
+    def instant(self) -> datetime:
+        """Return the same, whatever this host's clock shows: for whoever only looks, or settles what is in the air."""
+        return self.database.instant()
+
 
 @dataclass(frozen=True, slots=True)
 class App:
@@ -139,14 +149,13 @@ class App:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
         return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
 
-    def delivery(
-        self, sink: str, clock: Clock, *, at_once: bool = False, only: tuple[str, Span] | None = None
-    ) -> Lane:
+    def delivery(self, sink: str, *, at_once: bool = False, only: tuple[str, Span] | None = None) -> Lane:
         """Return what delivers to a sink; several may work beside each other.
 
         With `at_once`, a sink that writes files waits for nothing to fill them. With `only`, they hold that meter and range.
         """
         its, sink_id, ledger = self.sinks[sink], self.sink_ids[sink], self.ledger
+        clock = ledger.instant
         if isinstance(self.config.sinks[sink], FileSink):
             writes = cast("SinkOfFiles", its)
             return Filing(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
@@ -162,7 +171,7 @@ class App:
         Nothing is booked by asking. Raises SinkError as long as it does not.
         """
         its = self.sinks[sink]
-        trouble = self.ledger.pin.account(sink, its.account(), utcnow())
+        trouble = self.ledger.pin.account(sink, its.account(), self.ledger.instant())
         if trouble is not None:
             raise SinkHalted(trouble)
         misfits: list[str] = []
@@ -224,15 +233,18 @@ def ledger_url(config: Config) -> Iterator[str]:
 
 
 @contextmanager
-def open_ledger(config: Config, *, may_migrate: bool, name: str = "aggregator") -> Iterator[Ledger]:
-    """Open the ledger, brought to the newest revision first if that is allowed.
+def open_ledger(
+    config: Config, *, may_migrate: bool, name: str = "aggregator", host: Clock = utcnow
+) -> Iterator[Ledger]:
+    """Open the ledger, brought to the newest revision first if that is allowed. `host` is this host's wall clock.
 
     Raises LedgerUnreachable, LedgerOutdated, or LedgerError when the server is not fit to keep a ledger.
     """
     with ledger_url(config) as url:
         if may_migrate and config.ledger.migrate:
             migrate(url)
-        with Database(url, name=name, url_now=lambda: url_now(config.ledger)) as database:
+        clock = LedgerClock(CLOCK_SKEW, host)
+        with Database(url, name=name, url_now=lambda: url_now(config.ledger), clock=clock) as database:
             yield _verbs(config, database)
 
 
@@ -268,7 +280,12 @@ def _verbs(config: Config, database: Database) -> Ledger:
 
 @contextmanager
 def build(
-    config: Config, *, name: str = "aggregator", verify: bool = False, looks: bool = False
+    config: Config,
+    *,
+    name: str = "aggregator",
+    verify: bool = False,
+    looks: bool = False,
+    host: Clock = utcnow,
 ) -> Iterator[App]:
     """Put everything together, and give it all back at the end.
 
@@ -281,7 +298,7 @@ def build(
     """
     with ExitStack() as stack:
         stack.enter_context(short_turns())
-        ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name))
+        ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name, host=host))
         sources = {key: _source(config, key, name) for key in config.sources}
         for source in sources.values():
             stack.callback(source.close)
@@ -289,7 +306,7 @@ def build(
         for sink in sinks.values():
             stack.callback(sink.close)
         if verify:
-            _stop_if(ledger.pin.check(utcnow(), stops=True))
+            _stop_if(ledger.pin.check(ledger.instant(), stops=True))
         unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
         refused = {name: str(why) for name, why in unverified.items() if _refuses(sinks[name], why)}
         meters = [meter_of(meter) for meter in config.meters.values()]
@@ -305,11 +322,11 @@ def build(
             if config.imports:
                 listeners = {key: ledger.voices.listener(key) for key in sorted(tellers)}
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before
-                _stop_if(ledger.pin.account(key, account, utcnow()))
+                _stop_if(ledger.pin.account(key, account, ledger.instant()))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
         if verify:
-            _note_halts(ledger.outbox, sink_ids, unverified, refused)
+            _note_halts(ledger, sink_ids, unverified, refused)
         yield App(
             config,
             ledger,
@@ -357,7 +374,7 @@ def _verify(
     for name, sink in sinks.items():
         try:
             accounts[name] = sink.account()
-            _stop_if(ledger.pin.account(name, accounts[name], utcnow()))
+            _stop_if(ledger.pin.account(name, accounts[name], ledger.instant()))
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
             unpromised[name] = sink.cannot_promise() if isinstance(sink, Candid) else []
         except SinkError as error:
@@ -382,7 +399,7 @@ def _refuses(sink: Destination, why: SinkError) -> bool:
 
 
 def _note_halts(
-    outbox: Outbox,
+    ledger: Ledger,
     sink_ids: Mapping[str, int],
     unverified: Mapping[str, SinkError],
     refused: Mapping[str, str],
@@ -390,9 +407,9 @@ def _note_halts(
     """Note for `status` which sinks refuse us now, and which do not any more, whether anything is due or not."""
     for sink, sink_id in sink_ids.items():
         if sink in refused:
-            outbox.halt(sink_id, refused[sink], utcnow())
+            ledger.outbox.halt(sink_id, refused[sink], ledger.instant())
         elif sink not in unverified:
-            outbox.resume(sink_id)
+            ledger.outbox.resume(sink_id)
 
 
 def meter_of(meter: ConfiguredMeter) -> Meter:
@@ -445,6 +462,6 @@ def _collection(
         ledger_name=ledger.pin.name,
         limits={feed.sink: sinks[feed.sink].limits_for(known.meter.name) for feed in known.feeds},
         elapsed=monotonic,
-        skew=CLOCK_SKEW,
+        check_clock=ledger.now,
         patience=config.sources[known.meter.source].wait_for_writers,
     )

@@ -21,7 +21,11 @@ create table aggregator.configuration (
 comment on table aggregator.configuration is 'Each configuration of the meters that a process took over, if it differs.';
 """
 
-SCHEMA: tuple[str, ...] = (CONFIGURATIONS,)
+SCHEMA: tuple[str, ...] = (
+    CONFIGURATIONS,
+    # The newest instant at which anything was claimed: a clock that stands before it was set back.
+    "alter table aggregator.pin add column claimed_at timestamptz",
+)
 """One statement or several in each, in the order in which they are made."""
 
 

@@ -1,6 +1,8 @@
 """The daemon's threads: a sink that does not answer keeps nobody else waiting."""
 
 import datetime as dt
+import io
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,9 +11,13 @@ from typing import NoReturn, cast
 
 import pytest
 
-from aggregator.clock import utcnow
+from aggregator import log
+from aggregator.cancelling import Round
+from aggregator.clock import Clock, utcnow
 from aggregator.collected import Collected
 from aggregator.daemon import MOST_COLLECTIONS, Daemon, Work
+from aggregator.delivery import Delivered
+from aggregator.errors import ClocksApart
 from aggregator.intake import Taken
 from aggregator.reconciliation import Reconciled
 from aggregator.wiring import App
@@ -71,11 +77,65 @@ class Counting:
         """Read nothing more."""
 
 
+class Rounds:
+    """A loop body that counts its rounds, and does nothing."""
+
+    def __init__(self, counting: Counting, result: Callable[[], object]) -> None:
+        self._counting = counting
+        self._result = result
+
+    def run_once(self, now: dt.datetime) -> object:
+        """Do nothing."""
+        self._counting.run_once(now)
+        return self._result()
+
+    def stop(self) -> None:
+        """Go on doing nothing."""
+
+
+class InTime:
+    """A ledger that answers at once, whose clock may differ from this host's."""
+
+    notices = None
+
+    def __init__(self) -> None:
+        self.apart: str | None = None
+        self.refused = threading.Semaphore(0)
+        self.database = self.outbox = self
+
+    def now(self) -> dt.datetime:
+        """Return the present instant, if the clocks agree."""
+        if self.apart is not None:
+            self.refused.release()
+            raise ClocksApart(self.apart)
+        return utcnow()
+
+    def instant(self) -> dt.datetime:
+        """Return the present instant."""
+        return utcnow()
+
+    def clocks_apart(self) -> str | None:
+        """Say whether the clocks agree."""
+        return self.apart
+
+    def look_for_waits(self) -> None:
+        """Find none."""
+
+    def slow(self) -> str | None:
+        """Take no time."""
+        return None
+
+    def clock_set_back(self, now: dt.datetime) -> str | None:
+        """Go forward."""
+        assert now.tzinfo is not None
+        return None
+
+
 def app_with(meter: object, **parts: object) -> App:
     """Return an App of one meter, with nothing behind it but what is given."""
     its = {
         "config": SimpleNamespace(meters={"m": meter}, polls=lambda _: dt.timedelta(hours=1)),
-        "ledger": SimpleNamespace(notices=None),
+        "ledger": InTime(),
         "sinks": {},
         "sink_ids": {},
         "hears": {},
@@ -91,6 +151,26 @@ def app_with(meter: object, **parts: object) -> App:
 
 
 OFTEN = SimpleNamespace(cron=None, every=dt.timedelta(milliseconds=100))
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    """What is logged."""
+    stream = io.StringIO()
+    log.configure(stream=stream)
+    return stream
+
+
+@contextmanager
+def at_work(app: App, clock: Clock = utcnow) -> Iterator[Work]:
+    """Let an App work, and stop it at the end."""
+    work = Work(app, clock)
+    work.prepare()
+    work.start()
+    try:
+        yield work
+    finally:
+        work.stop()
 
 
 def test_sinks_that_do_not_answer_keep_no_meter_and_no_other_sink_waiting() -> None:
@@ -156,3 +236,48 @@ def test_a_reload_that_fails_in_any_way_leaves_what_worked(wrong: Callable[[], A
         after = daemon._reloaded(same)
         after.work.stop()
     assert after.app is not good
+
+
+@pytest.mark.parametrize("ahead", [dt.timedelta(hours=-6), dt.timedelta(hours=6)])
+@pytest.mark.parametrize("cron", [None, "0 0 1 1 *"])
+def test_a_clock_that_is_set_stops_no_meter(ahead: dt.timedelta, cron: str | None, said: io.StringIO) -> None:
+    """Alarms were set by the clock as it was, hours from now: all of them ring at once, and one line says by how much."""
+    counting, by = Counting(), [dt.timedelta(0)]
+    meter = SimpleNamespace(cron=cron, every=dt.timedelta(hours=6))
+    with at_work(app_with(meter, collections={"m": counting}), lambda: utcnow() + by[0]):
+        assert counting.read.acquire(timeout=SOON_SECONDS)
+        by[0] = ahead
+        if ahead > dt.timedelta(0):
+            by[0] = ahead - dt.timedelta(hours=12)  # the alarm clock itself goes by the real time
+        assert counting.read.acquire(timeout=SOON_SECONDS)
+    lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    jumps = [line["seconds"] for line in lines if line["event"] == log.CLOCK_JUMPED]
+    assert [round(seconds) for seconds in jumps] == [round(by[0].total_seconds())]
+
+
+def test_while_the_clocks_differ_nothing_is_read_or_sent_and_that_is_said_once(said: io.StringIO) -> None:
+    """Nobody reads, delivers, reads back or cancels; what sinks tell is still heard; and all goes on once they agree."""
+    ledger, counting, heard = InTime(), Counting(), Slow(threading.Event())
+    heard._answered.set()
+    ledger.apart = "This host's clock is 30 h ahead of the ledger's."
+    delivered, read_back, cancelled = Counting(), Counting(), Counting()
+    parts = {
+        "sinks": {"stripe": heard},
+        "sink_ids": {"stripe": 1},
+        "hears": {"stripe": 1},
+        "intake": lambda _: heard,
+        "resume": lambda _: None,
+        "refused": {},
+        "delivery": lambda _: Rounds(delivered, Delivered),
+        "reconciliation": lambda _: Rounds(read_back, Reconciled),
+        "cancelling": lambda _: Rounds(cancelled, Round),
+    }
+    with at_work(app_with(OFTEN, collections={"m": counting}, ledger=ledger, **parts)):
+        assert heard.asked.wait(SOON_SECONDS)
+        assert all(ledger.refused.acquire(timeout=SOON_SECONDS) for _ in range(10))
+        works = (counting, delivered, read_back, cancelled)
+        assert [each.read.acquire(blocking=False) for each in works] == [False] * 4
+        ledger.apart = None
+        assert [each.read.acquire(timeout=SOON_SECONDS) for each in works] == [True] * 4
+    events = [json.loads(line)["event"] for line in said.getvalue().splitlines()]
+    assert [events.count(name) for name in (log.CLOCKS_APART, log.CLOCKS_AGREE, log.PASS_FAILED)] == [1, 1, 1]

@@ -447,7 +447,7 @@ meters:
 def call(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run `aggregator events` with some arguments, on the tests' own server, which is fast because it is not durable."""
     monkeypatch.setattr("aggregator.wiring.unfit", lambda database: [])
-    monkeypatch.setattr("aggregator.clock.utcnow", lambda: LATER)
+    monkeypatch.setattr(Database, "now", lambda self: LATER)
     path = tmp_path / "aggregator.yaml"
     path.write_text(CONFIG.format(url=ledger_url))
 

@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.backfill import Backfill
 from aggregator.delivery import Delivery
-from aggregator.errors import InvariantBroken, LedgerError, QueryRejected
+from aggregator.errors import InvariantBroken, QueryRejected
 from aggregator.ledger import changes, writer
 from aggregator.ledger.database import Database
 from aggregator.model import Answer, Decreases, Reading, Span
@@ -103,17 +103,6 @@ def test_a_backfill_that_was_interrupted_long_ago_begins_anew(world: World) -> N
     ).run(world.now, lambda: None)
     world.deliver()
     assert world.booked("cus_a") == 1
-
-
-def test_a_host_whose_clock_is_wrong_reads_nothing(world: World) -> None:
-    """A clock sixty days ahead would close windows that are open, and end the meter's billing without a word (H-17)."""
-    world.collection._skew = dt.timedelta(seconds=60)
-    world.at(24 * 1000)
-    with pytest.raises(LedgerError, match="clocks of this host and of the ledger"):
-        world.collect()
-    with pytest.raises(LedgerError, match="clocks of this host and of the ledger"):
-        world.backfill(Span(START, START + HOUR))
-    assert world.one("select mark from aggregator.meter") == START
 
 
 def test_what_is_withheld_with_an_unusable_row_has_a_name(world: World) -> None:

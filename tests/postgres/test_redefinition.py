@@ -85,7 +85,7 @@ def test_a_restatement_reads_old_windows_by_the_new_query(database: Database) ->
     after.at(4, 6)
     new = after.meters.definitions(after.registered)[-1]
     assert new.fingerprint == DOUBLE.fingerprint
-    assert after.collection.restate(Span(START + HOUR, START + 3 * HOUR), new, after.now)
+    assert after.collection.restate(Span(START + HOUR, START + 3 * HOUR), new)
     after.backfill(Span(START, START + 4 * HOUR))
     after.deliver()
     assert after.rows("select total from aggregator.slot order by window_start") == [

@@ -61,7 +61,6 @@ HOLD = MINUTE
 FILES_OF_A_BACKFILL = 50
 LEAVE, ANSWER = 40 * SECOND, 20 * SECOND
 SINK = "service"
-SKEW = 2 * MINUTE
 REST = 5 * DAY
 """How long a life goes on when nothing goes wrong any more: longer than any stretch is left unread, or any event put off."""
 
@@ -505,7 +504,6 @@ class Daemon:
             ledger_name=self._pin.name,
             limits={SINK: self._sink.limits},
             elapsed=self._elapsed,
-            skew=SKEW,
             patience=self._life.climate.patience,
         )
 

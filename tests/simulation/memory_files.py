@@ -38,7 +38,7 @@ class MemoryFiles:
 
     def take_over(self, sink_id: int, place: str, now: dt.datetime) -> Whole | None:
         """Take over the oldest file of a sink that was begun in this place and left. Raises LedgerStopped."""
-        tables = self._ledger.tables
+        tables, now = self._ledger.tables, self._ledger.clock()
         left = [
             claim
             for claim, row in tables.files.items()
@@ -67,7 +67,7 @@ class MemoryFiles:
         span: Span | None = None,
     ) -> Whole | None:
         """Choose the events of a new file, and record the attempt; None unless one is to be closed. Raises LedgerStopped."""
-        tables = self._ledger.tables
+        tables, now = self._ledger.tables, self._ledger.clock()
         picked = [event for event in sorted(tables.outbox) if self._fits(event, sink_id, around, now, span)]
         picked = picked[: bounds.records]
         chosen: list[EventId] = []
@@ -111,7 +111,7 @@ class MemoryFiles:
         """Hold a claim for another while; False if it is somebody else's by now."""
         row = self._mine(claim)
         if row is not None:
-            row.held_until = now + self.hold
+            row.held_until = self._ledger.clock() + self.hold
         return row is not None
 
     def put_off(self, claim: Whole, until: dt.datetime, reason: str | None) -> None:
@@ -122,11 +122,12 @@ class MemoryFiles:
 
     def settle_unfit(self, claim: Whole, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of members that are in no file; return how many that changed."""
-        return self._outbox.settle_members(claim.id, outcomes, now)
+        return self._outbox.settle_members(claim.id, outcomes, self._ledger.clock())
 
     def settle(self, claim: Whole, written: Written | None, now: dt.datetime) -> int:
         """Record that a claim's file is written, and what is in it accepted; return how many events that were."""
         tables, row, accepted = self._ledger.tables, self._mine(claim), 0
+        now = self._ledger.clock()
         if row is None:
             return 0
         if written is None:

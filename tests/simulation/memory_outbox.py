@@ -38,7 +38,7 @@ class MemoryOutbox:
 
     def claim(self, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
         """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due. Raises LedgerStopped."""
-        tables = self._ledger.tables
+        tables, now = self._ledger.tables, self._ledger.clock()
         behind = self._behind()
         due = sorted(
             event_id
@@ -62,7 +62,7 @@ class MemoryOutbox:
             row.attempts += 1
             events.append(row.as_event(before, latest))
         self._pin.noted(beat)
-        return Claim(claim, tuple(events), self._leave.total_seconds())
+        return Claim(claim, tuple(events), self._leave.total_seconds(), now)
 
     def _behind(self) -> set[EventId]:
         """Return the events for which an earlier one of the same customer must be settled first."""
@@ -82,6 +82,7 @@ class MemoryOutbox:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
         if not outcomes:
             return 0
+        now = self._ledger.clock()
         tables, settled = self._ledger.tables, self.settle_members(claim, outcomes, now)
         row_of_claim = tables.claims.get(claim)
         if row_of_claim is None:

@@ -1,7 +1,7 @@
 """The real ledger in a simulated world: the same lives over Postgres, and its tables as the watch wants to see them.
 
-The ledger times leases by its own clock. Here that clock is simulated time: a function of the same name stands before
-Postgres's own in the search path of the database, so that not a statement is changed.
+The ledger goes by its own clock. Here that clock is simulated time: a function of the same name stands before Postgres's
+own in the search path of each transaction, so that not a statement is changed.
 """
 
 import datetime as dt
@@ -15,7 +15,8 @@ import psycopg
 from psycopg import sql
 
 from aggregator.ledger.cancelling import Cancellations
-from aggregator.ledger.database import Database
+from aggregator.ledger.clock import LedgerClock
+from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files
 from aggregator.ledger.intake import Intake
@@ -53,6 +54,14 @@ create function simulated.clock_timestamp() returns timestamptz language sql vol
 SET_CLOCK = "update simulated.clock set at = %s"
 
 
+class SimulatedDatabase(Database):
+    """A ledger whose transactions find the simulated clock before Postgres's own."""
+
+    def _begin(self, connection: Connection, now: dt.datetime | None) -> None:
+        super()._begin(connection, now)
+        connection.execute("set local search_path = simulated, pg_catalog, pg_temp")
+
+
 class InPostgres:
     """A fresh ledger at a URL."""
 
@@ -64,7 +73,7 @@ class InPostgres:
             connection.execute(
                 sql.SQL("alter database {} set search_path = simulated, pg_catalog, public").format(name)
             )
-        self._database = Database(url)
+        self._database = SimulatedDatabase(url, clock=LedgerClock(LEAVE, lambda: hub.now, self._elapsed))
         self._connection = psycopg.connect(url, autocommit=True)
         self._known: Tables | None = None
 

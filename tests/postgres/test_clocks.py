@@ -1,0 +1,248 @@
+"""One clock: what is stamped and compared goes by the ledger's own, and a host whose clock is wrong sends nothing."""
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from aggregator.backfill import Backfill
+from aggregator.clock import utcnow
+from aggregator.delivery import Delivery
+from aggregator.errors import ClocksApart
+from aggregator.heartbeat import Heartbeat
+from aggregator.ledger.clock import LedgerClock
+from aggregator.ledger.database import Database
+from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.files import Files, Whole
+from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.pin import Pin
+from aggregator.model import Answer, Bounds, Event, Span, Written
+from aggregator.reconciliation import Reconciliation
+from aggregator.windows import floor
+from tests.postgres.world import HOUR, METER, MINUTE, World
+
+SKEW = MINUTE
+WRONG = [30 * HOUR, -30 * HOUR, 2 * MINUTE, -2 * MINUTE]
+BOUNDS = Bounds(1_000, 900_000, dt.timedelta(0))
+
+
+class Host:
+    """A host whose wall clock can be set."""
+
+    def __init__(self) -> None:
+        self.ahead = dt.timedelta(0)
+
+    def __call__(self) -> dt.datetime:
+        """Return what its clock shows."""
+        return utcnow() + self.ahead
+
+
+class Today(World):
+    """A daemon that lives now, by the ledger's clock, on a host of its own."""
+
+    def __init__(self, database: Database, host: Host, state: Path) -> None:
+        self.host = host
+        super().__init__(database, meter=replace(METER, start_at=floor(utcnow(), HOUR) - 4 * HOUR))
+        self.collection._check_clock = database.now
+        self.pin = Pin(database, Heartbeat(state))
+        self.outbox = Outbox(
+            database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.pin
+        )
+        self.files = Files(database, self.owner, MINUTE, self.pin)
+        self.sink_id = self.registered.feeds[0].sink_id
+        for number in range(1, 4):
+            self.source.use(f"cus_{number}", self.meter.start_at, number)
+
+    def lane(self) -> Delivery:
+        """Return what delivers, as the daemon builds it."""
+        return Delivery(self.outbox, self.sink, self.sink_id, self.database.instant)
+
+    def owe(self) -> None:
+        """Plan what was used, with the clock right."""
+        self.collection.run_once(self.database.now())
+
+    def stamps(self, column: str) -> list[dt.datetime]:
+        """Return what stands in a column of the events, each once."""
+        named = {
+            "exposed_at": "select distinct exposed_at from aggregator.event where exposed_at is not null",
+            "attempted_at": "select distinct attempted_at from aggregator.event where attempted_at is not null",
+            "settled_at": "select distinct settled_at from aggregator.event where settled_at is not null",
+            "due_at": "select distinct due_at from aggregator.outbox",
+        }
+        return [instant for (instant,) in self.rows(named[column])]
+
+    def claim_file(self, now: dt.datetime) -> Whole | None:
+        """Choose what a file is to hold."""
+        around = {self.registered.feeds[0].id: 20}
+        return self.files.claim_whole(self.sink_id, "here", around, BOUNDS, now, by_hand=False)
+
+
+def is_now(instants: list[dt.datetime]) -> bool:
+    """Tell whether there are some, and all are of the last minute or so of the real time."""
+    return bool(instants) and all(abs(instant - utcnow()) < 5 * MINUTE for instant in instants)
+
+
+@pytest.fixture
+def today(ledger_url: str, tmp_path: Path) -> Iterator[Today]:
+    """A ledger, and a host whose clock is right to begin with."""
+    host = Host()
+    with Database(ledger_url, clock=LedgerClock(SKEW, host)) as database:
+        yield Today(database, host, tmp_path)
+
+
+@pytest.mark.parametrize("ahead", WRONG)
+def test_a_host_whose_clock_is_wrong_claims_nothing(today: Today, ahead: dt.timedelta) -> None:
+    """Either way: no attempt is on record, nothing leaves, and all goes on by itself once the clock is right."""
+    today.owe()
+    today.host.ahead = ahead
+    with pytest.raises(
+        ClocksApart, match="behind the ledger's" if ahead < dt.timedelta(0) else "ahead of the ledger's"
+    ):
+        today.lane().run_once(today.host())
+    assert today.sink.received == []
+    assert today.rows("select distinct state::text, attempts, exposed_at from aggregator.event") == [
+        ("due", 0, None)
+    ]
+    assert today.one("select count(*) from aggregator.claim") == 0
+    today.host.ahead = dt.timedelta(0)
+    assert today.lane().run_once(today.host()).accepted == 3
+
+
+@pytest.mark.parametrize("ahead", WRONG)
+def test_a_host_whose_clock_is_wrong_reads_nothing(today: Today, ahead: dt.timedelta) -> None:
+    """A clock ahead would close windows that are open: neither live nor a backfill reads, and the mark stays (H-17)."""
+    today.host.ahead = ahead
+    span = Span(today.meter.start_at, today.meter.start_at + HOUR)
+    with pytest.raises(ClocksApart):
+        today.collection.run_once(today.host())
+    with pytest.raises(ClocksApart):
+        today.collection.backfill(span, span, today.host())
+    with pytest.raises(ClocksApart):
+        today.collection.restate(span, today.meters.definitions(today.registered)[0])
+    assert today.one("select mark from aggregator.meter") == today.meter.start_at
+
+
+def test_a_backfill_may_take_longer_than_clocks_may_differ(today: Today) -> None:
+    """How long ago it began says nothing about the clocks: a backfill of an hour goes on."""
+    start = today.meter.start_at
+    span = Span(start, start + 2 * HOUR)
+    backfill = Backfill(
+        today.collection, today.registered, today.passes, today.meters.definitions(today.registered), span
+    )
+    assert backfill.run(today.database.now() - 20 * MINUTE, lambda: None).new == 3
+
+
+@pytest.mark.parametrize("ahead", WRONG)
+@pytest.mark.parametrize("answer", [Answer.UNKNOWN, Answer.BUSY, Answer.REFUSED, None])
+def test_a_clock_that_is_set_while_events_are_in_the_air_changes_nothing(
+    today: Today, ahead: dt.timedelta, answer: Answer | None
+) -> None:
+    """What was claimed in time is settled, and every stamp is the ledger's, whatever this host's clock shows by then."""
+    today.owe()
+
+    def fault(event: Event) -> Answer | None:
+        today.host.ahead = ahead
+        return answer
+
+    today.sink.fault = fault
+    done = today.lane().run_once(today.database.now())
+    assert (done.claimed, done.stale) == (3, 0)
+    states = {
+        Answer.UNKNOWN: ["due_at", "exposed_at"],
+        Answer.BUSY: ["due_at"],
+        Answer.REFUSED: ["settled_at"],
+        None: ["settled_at"],
+    }
+    for column in (*states[answer], "attempted_at"):
+        assert is_now(today.stamps(column)), column
+    for instant in today.rows(
+        "select claimed_at from aggregator.claim union all select at from aggregator.attempt"
+    ):
+        assert is_now(list(instant))
+
+
+def test_what_a_caller_takes_for_the_time_has_no_say(today: Today) -> None:
+    """A process that stood still between looking at the clock and claiming has an old instant: the claim has its own."""
+    today.owe()
+    claim = today.outbox.claim(today.sink_id, 10, today.database.now() - 26 * HOUR)
+    assert claim is not None
+    assert is_now([claim.at, *today.stamps("exposed_at"), *today.stamps("attempted_at")])
+    assert today.outbox.claim(today.sink_id, 10, today.database.now() + 26 * HOUR) is None
+
+
+@pytest.mark.parametrize("ahead", WRONG)
+def test_a_file_is_neither_begun_nor_taken_over_by_a_wrong_clock(today: Today, ahead: dt.timedelta) -> None:
+    """And what was begun in time is settled with the ledger's own stamps."""
+    today.owe()
+    today.host.ahead = ahead
+    with pytest.raises(ClocksApart):
+        today.claim_file(today.host())
+    today.host.ahead = dt.timedelta(0)
+    claim = today.claim_file(today.host() - 26 * HOUR)
+    assert claim is not None
+    assert is_now([claim.claimed_at])
+    today.files.put_off(claim, today.database.instant() - MINUTE, "left")
+    today.host.ahead = ahead
+    with pytest.raises(ClocksApart):
+        today.files.take_over(today.sink_id, "here", today.host())
+    assert today.files.renew(claim, today.host())
+    assert today.one("select held_until < clock_timestamp() + interval '2 minutes' from aggregator.file")
+    start = today.meter.start_at
+    written = Written("file_1", (METER.name,), start, start, 3, 100, "0" * 64)
+    assert today.files.settle(claim, written, today.host()) == 3
+    assert is_now(today.stamps("settled_at"))
+    assert is_now([today.one("select written_at from aggregator.file")])
+
+
+def test_an_answer_of_long_ago_is_not_proven_by_a_wrong_clock(today: Today) -> None:
+    """A host 30 h ahead would read back at once what can be proven in a day: whoever asks it for the time is refused."""
+    today.owe()
+    today.sink.fault = lambda event: Answer.UNKNOWN
+    today.lane().run_once(today.database.now())
+    today.execute("update aggregator.event set exposed_at = exposed_at - interval '21 hours'")
+    today.execute("update aggregator.outbox set due_at = clock_timestamp()")
+    assert today.lane().run_once(today.database.now()).in_doubt == 3
+    today.host.ahead = 30 * HOUR
+    with pytest.raises(ClocksApart):
+        today.database.now()
+    reconciliation = Reconciliation(Doubts(today.database), today.sink, today.sink_id)
+    assert reconciliation.run_once(today.database.instant()).figures() == {}
+    assert today.rows("select distinct state::text from aggregator.event") == [("in_doubt",)]
+
+
+def test_a_ledger_whose_clock_is_set_back_bills_nothing_twice(today: Today) -> None:
+    """Attempts are stamped 30 h ahead, host and ledger both; set right, they are in doubt before the sink forgets them."""
+    today.owe()
+    today.sink.lost_after_booking = lambda event: True
+    assert today.lane().run_once(today.database.now()).again == 3
+    for statement in (
+        "update aggregator.event set exposed_at = exposed_at + interval '30 h'",
+        "update aggregator.event set attempted_at = attempted_at + interval '30 h'",
+        "update aggregator.outbox set due_at = due_at + interval '30 h'",
+        "update aggregator.pin set claimed_at = claimed_at + interval '30 h'",
+    ):
+        today.execute(statement)
+    assert today.lane().run_once(today.database.now()).claimed == 0
+    said = today.outbox.clock_set_back(today.database.now())
+    assert said is not None
+    assert "was set back" in said
+    assert today.outbox.clock_set_back(today.database.now()) is None
+    today.execute("update aggregator.outbox set due_at = due_at - interval '2 minutes'")
+    today.sink.identifiers.clear()  # by the time it would have been due, the sink has forgotten
+    assert today.lane().run_once(today.database.now()).in_doubt == 3
+    assert is_now(today.stamps("attempted_at"))
+    assert sorted(today.sink.booked.values()) == [Decimal(1), Decimal(2), Decimal(3)]
+
+
+def test_a_ledger_whose_clock_goes_on_is_not_called_set_back(today: Today) -> None:
+    """Claims of the last minutes, and what is put off for a while, stay as they are."""
+    assert today.outbox.clock_set_back(today.database.now()) is None
+    today.owe()
+    today.sink.fault = lambda event: Answer.BUSY
+    today.lane().run_once(today.database.now())
+    due = today.stamps("due_at")
+    assert today.outbox.clock_set_back(today.database.now()) is None
+    assert today.stamps("due_at") == due
