@@ -15,6 +15,7 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.cli.tables import table_notes
 from aggregator.cli.terms import findings_of
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def _sources(config: "Config") -> Iterator[Finding]:
                 statement_timeout=configured.statement_timeout,
                 timezone=configured.timezone,
                 freshness=configured.freshness,
+                filtered=configured.row_security == "allowed",
                 application_name="aggregator check",
             )
         except SourceError as error:
@@ -127,11 +129,16 @@ def _sources(config: "Config") -> Iterator[Finding]:
                     continue
                 end = windows.settled_until(utcnow(), meter.settle, meter.window)
                 try:
-                    shape = source.columns(meter.query_text, Span(end - meter.window, end))
+                    lately = Span(end - meter.window, end)
+                    shape = source.columns(meter.query_text, lately)
+                    fresh = configured.freshness is not None
+                    notes = list(table_notes(source, meter.query_text, lately, freshness=fresh))
                 except SourceError as error:
                     yield Finding(f"meter {meter.name}", "wrong", str(error))
                     continue
                 yield _query(meter.name, returns_window=shape.returns_window, returns_at=shape.returns_at)
+                for text in notes:
+                    yield Finding(f"meter {meter.name}", "note", text)
         except SourceError as error:
             yield Finding(f"source {name}", "wrong", str(error))
         finally:

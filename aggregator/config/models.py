@@ -115,6 +115,14 @@ class Source(Block):
         ),
         examples=["select max(beat_at) as fresh_until from heartbeat"],
     )
+    row_security: Literal["refused", "allowed"] = Field(
+        default="refused",
+        description=(
+            "Whether policies of Postgres may decide which rows the role sees. `refused`: such a query fails, as hidden rows "
+            "would not be billed; `allowed`: the policies show it all that is to be billed."
+        ),
+        examples=["allowed"],
+    )
     timezone: Annotated[Literal["UTC"], ZoneOfColumns] | None = Field(
         default=None,
         description="Says that columns without a time zone hold UTC. Convert anything else in the query.",

@@ -6,9 +6,10 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -36,6 +37,27 @@ Freshness = Callable[[], dt.datetime | None]
 """Asks a standby up to when it has surely seen what the primary committed."""
 
 
+class Table(NamedTuple):
+    """A table that a query reads, and what keeps its rows from being all there are just now."""
+
+    name: str
+    foreign: bool
+    subscribed: bool
+    """Rows come from another server, by logical replication."""
+    materialised: bool
+    """It is a view that shows what it held when it was last refreshed."""
+    filtered: bool
+    """Row-level security decides which rows the role sees."""
+
+
+class Reading(NamedTuple):
+    """How a transaction is to read."""
+
+    statement_timeout: dt.timedelta
+    filtered: bool = False
+    """Whether row-level security may hide rows from the role."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """One kind of database."""
@@ -43,8 +65,8 @@ class Dialect:
     name: str
     engine: Callable[[sa.URL, str], sa.Engine]
     """Make an engine from URL and application name. It connects when first used and keeps no idle connection."""
-    begin: Callable[[sa.Connection, dt.timedelta], Renew]
-    """Open the transaction in which everything is read, with the statement timeout."""
+    begin: Callable[[sa.Connection, "Reading"], Renew]
+    """Open the transaction in which everything is read."""
     bound: Callable[[dt.datetime], object]
     """The value that the driver compares correctly with an instant."""
     fault: Callable[[BaseException], Fault]
@@ -57,6 +79,8 @@ class Dialect:
     """The database's name for the type of a column, of what its driver says of the column; None if it does not say."""
     fence: Callable[[sa.Connection, Freshness | None], Fence] | None = None
     """What its transactions have come to; None where that cannot be asked."""
+    tables: Callable[[sa.Connection, str, Mapping[str, object]], list[Table]] | None = None
+    """Which tables a query reads, by its plan; None where that cannot be asked."""
     unsafe: Callable[[sa.Connection], list[str]] | None = None
     """What its role may do beyond reading; None where nothing but reading is possible, or it cannot be asked."""
     cannot_promise: tuple[str, ...] = ()

@@ -23,7 +23,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
 from aggregator.model import Fence, Reading, Span
 from aggregator.redact import named, redacted
-from aggregator.source.dialects import Dialect, Fault, Renew
+from aggregator.source.dialects import Dialect, Fault, Renew, Table
+from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.other import other
 from aggregator.source.postgres import POSTGRES
 from aggregator.source.rows import (
@@ -92,6 +93,7 @@ class Source:
     `statement_timeout` bounds every statement and every fetch of a batch. `timezone="UTC"` declares that timestamps without
     a time zone are UTC; SQLite's are by its own convention. Any `postgresql://` or `postgres://` URL is served by psycopg 3.
     `freshness` is a SELECT of one instant that a standby has surely got to, such as the last heartbeat of its primary.
+    `filtered` says that row-level security may hide rows from the role; else a query over such a table is refused.
     `url_now` gives the URL as it is by now, if it stands in a file: it is asked when no connection can be had.
     """
 
@@ -103,6 +105,7 @@ class Source:
         statement_timeout: dt.timedelta,
         timezone: str | None = None,
         freshness: str | None = None,
+        filtered: bool = False,
         application_name: str = "aggregator",
         url_now: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -114,7 +117,7 @@ class Source:
         self.name = name
         self._url = parsed(name, url)
         self._dialect = _dialect(self._url)
-        self._statement_timeout = statement_timeout
+        self._how = HowToRead(statement_timeout, filtered)
         self._freshness = freshness
         self._application_name = application_name
         self._url_now = url_now
@@ -190,6 +193,15 @@ class Source:
                 self._try_instants(found, row)
         return Shape(found.window is not None, found.at is not None)
 
+    def tables(self, query: str, span: Span) -> list[Table]:
+        """Return which tables a query reads, as its plan names them; none where that cannot be asked. Raises as `read` does."""
+        if self._dialect.tables is None:
+            return []
+        statement = self._statement(query)
+        with self._snapshot() as snapshot:
+            values = {"start": self._dialect.bound(span.start), "end": self._dialect.bound(span.end)}
+            return self._dialect.tables(snapshot.connection, statement.text, values)
+
     def ping(self) -> None:
         """Raise SourceUnreachable with the reason if the database cannot be read."""
         with self._snapshot() as snapshot:
@@ -246,9 +258,7 @@ class Source:
         """Hold one transaction open; whatever the driver raises meanwhile comes out as one of our errors."""
         try:
             with self._connect() as connection:
-                yield Snapshot(
-                    connection, self._dialect, self._dialect.begin(connection, self._statement_timeout)
-                )
+                yield Snapshot(connection, self._dialect, self._dialect.begin(connection, self._how))
         except OURS:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise more than they document: it stays with its meter
@@ -342,7 +352,7 @@ class Source:
             case Fault.TRANSIENT:
                 return SourceUnreachable(f"Source {self.name} cannot be read: {said}")
             case Fault.TIMED_OUT:
-                seconds = self._statement_timeout.total_seconds()
+                seconds = self._how.statement_timeout.total_seconds()
                 return QueryTimedOut(
                     f"Source {self.name}: {asked} was stopped, it may take {seconds:g} s ({said}): give its time column "
                     "an index, let it return `window`, or raise `statement_timeout`"

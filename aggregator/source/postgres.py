@@ -19,8 +19,8 @@ from psycopg.adapt import Buffer, Loader
 from psycopg.pq import Format
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
-from aggregator.source import roles, transactions
-from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Renew, first_line, not_idle
+from aggregator.source import roles, tables, transactions
+from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, first_line, not_idle
 from aggregator.source.rows import OutOfRange
 
 CONNECT_SECONDS = 10
@@ -110,12 +110,14 @@ def _tolerant(plain: Callable[..., Any]) -> type[Loader]:
     return Tolerant
 
 
-def _begin_postgres(connection: sa.Connection, statement_timeout: dt.timedelta) -> Renew:
+def _begin_postgres(connection: sa.Connection, reading: Reading) -> Renew:
     connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     wanted = {
         **SETTINGS,
+        # Off: where a policy would hide rows from the role, the server refuses the query instead.
+        "row_security": "on" if reading.filtered else "off",
         "client_encoding": str(connection.engine.url.query.get("client_encoding", ENCODING)),
-        "statement_timeout": f"{max(1, statement_timeout // dt.timedelta(milliseconds=1))}ms",
+        "statement_timeout": f"{max(1, reading.statement_timeout // dt.timedelta(milliseconds=1))}ms",
     }
     opened = connection.execute(OPENING, {"names": list(wanted), "settings": list(wanted.values())}).one()
     if not opened.one_read_only_snapshot:
@@ -155,7 +157,21 @@ def _postgres_said(error: BaseException) -> str:
     """Our DECLARE takes the first line of what is sent, so the query's own first line is the server's second."""
     where = re.search(r"^LINE (\d+): (.*)$", str(error), re.MULTILINE)
     line = f" (line {int(where[1]) - 1}: {where[2].strip()})" if where else ""
-    return first_line(error) + line
+    hidden = HIDDEN_ROWS if _hides_rows(error) else ""
+    return first_line(error) + line + hidden
+
+
+HIDDEN_ROWS = (
+    ". What a policy hides would be taken for no usage: `alter role ... bypassrls` for the role of the source, or for the "
+    "owner of the view that reads the table; or, where the policies show it all that is to be billed, `row_security: "
+    "allowed` on the source"
+)
+
+
+def _hides_rows(error: BaseException) -> bool:
+    """Tell whether the server would have to leave rows out (postgresql.org/docs/current/runtime-config-client.html,
+    row_security). It has no code of its own for that; where it is raised is the same in every language."""
+    return isinstance(error, psycopg.Error) and error.diag.source_function == "check_enable_rls"
 
 
 def _postgres_kind(code: object) -> str | None:
@@ -175,5 +191,6 @@ POSTGRES = Dialect(
     from_number="to_timestamp(column)",
     kind=_postgres_kind,
     fence=transactions.fence,
+    tables=tables.tables,
     unsafe=roles.unsafe,
 )

@@ -5,6 +5,7 @@ Rules
   its programs, ending others' sessions, or calling a function that reaches outside: only missing privileges do.
 - What counts is every role that the session's role is a member of: a query may become any of them
   (`set_config('role', ...)`), inherited or not.
+- That a role bypasses row-level security is no power too much: what is hidden from it would not be billed.
 - Objects of the system itself are left out: what everybody may do there is Postgres's own affair.
 """
 
@@ -21,7 +22,6 @@ SHOWN = 3
 ATTRIBUTES = sa.text("""
 select quote_ident(session_user) as me,
        array_agg(quote_ident(rolname) order by rolname) filter (where rolsuper) as superuser,
-       array_agg(quote_ident(rolname) order by rolname) filter (where rolbypassrls) as bypassrls,
        array_agg(quote_ident(rolname) order by rolname) filter (where rolcreaterole) as createrole,
        array_agg(quote_ident(rolname) order by rolname) filter (where rolreplication) as replication,
        array_agg(quote_ident(rolname) order by rolname) filter (where rolname = any(:powers)) as powers
@@ -83,7 +83,6 @@ def unsafe(connection: sa.Connection) -> list[str]:
 
 def _attributes(role: Any) -> Iterator[str]:
     for attribute, can in (
-        ("bypassrls", "reads rows that row security hides from others"),
         ("createrole", "may make and change roles"),
         ("replication", "may make replication slots, which fill the server's disk"),
     ):

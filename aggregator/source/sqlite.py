@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from aggregator import clock
-from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Renew, first_line
+from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, first_line
 
 STEPS_BETWEEN_CHECKS = 20_000
 """How many steps SQLite takes between two looks at the clock: about a millisecond."""
@@ -46,10 +46,10 @@ def _open_file(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _begin_sqlite(connection: sa.Connection, statement_timeout: dt.timedelta) -> Renew:
+def _begin_sqlite(connection: sa.Connection, reading: Reading) -> Renew:
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
-    deadline = _Deadline(statement_timeout.total_seconds())
+    deadline = _Deadline(reading.statement_timeout.total_seconds())
     driver.set_progress_handler(deadline.has_passed, STEPS_BETWEEN_CHECKS)
     connection.exec_driver_sql("begin")
     connection.exec_driver_sql(

@@ -442,6 +442,7 @@ def _source(config: Config, name: str, application_name: str) -> Source:
         statement_timeout=source.statement_timeout,
         timezone=source.timezone,
         freshness=source.freshness,
+        filtered=source.row_security == "allowed",
         application_name=application_name,
         url_now=lambda: url_now(source),
     )

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from aggregator.errors import SourceError, SourceUnreachable
 from aggregator.model import Span
 from aggregator.source import Source
-from aggregator.source.dialects import Dialect, Renew
+from aggregator.source.dialects import Dialect, Reading, Renew
 
 NOON = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -46,10 +46,10 @@ def source(tmp_path: Path) -> Source:
 def breaking(dialect: Dialect, error: BaseException, at: str) -> Dialect:
     """The same kind of database, whose driver raises this when a transaction begins, or at the first statement in it."""
 
-    def begin(connection: sa.Connection, timeout: dt.timedelta) -> Renew:
+    def begin(connection: sa.Connection, reading: Reading) -> Renew:
         if at == "begin":
             raise error
-        renew = dialect.begin(connection, timeout)
+        renew = dialect.begin(connection, reading)
 
         def now() -> None:
             renew()
