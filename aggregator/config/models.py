@@ -118,8 +118,8 @@ class Source(Block):
     row_security: Literal["refused", "allowed"] = Field(
         default="refused",
         description=(
-            "Whether policies of Postgres may decide which rows the role sees. `refused`: such a query fails, as hidden rows "
-            "would not be billed; `allowed`: the policies show it all that is to be billed."
+            "Whether policies of Postgres may decide which rows the role sees. `refused`: such a query fails, as hidden "
+            "rows would not be billed; `allowed`: the policies show it all that is to be billed."
         ),
         examples=["allowed"],
     )

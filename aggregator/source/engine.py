@@ -194,7 +194,7 @@ class Source:
         return Shape(found.window is not None, found.at is not None)
 
     def tables(self, query: str, span: Span) -> list[Table]:
-        """Return which tables a query reads, as its plan names them; none where that cannot be asked. Raises as `read` does."""
+        """Return which tables a query reads, by its plan; none where that cannot be asked. Raises as `read` does."""
         if self._dialect.tables is None:
             return []
         statement = self._statement(query)
