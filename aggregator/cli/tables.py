@@ -23,8 +23,8 @@ def table_notes(source: "Source", query: str, span: "Span", *, freshness: bool) 
     for what, found in behind.items():
         if found and not freshness:
             yield (
-                f"{_named(found)} {what}: rows may come there later than a window is read, and nothing tells. Give the source "
-                "`freshness`, a select of up to when they surely have all rows; see docs/queries.md"
+                f"{_named(found)} {what}: rows may come there later than a window is read, and nothing tells. Give the "
+                "source `freshness`, a select of up to when they surely have all rows; see docs/queries.md"
             )
     filtered = [each for each in tables if each.filtered]
     if filtered:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from aggregator.errors import QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
 from aggregator.model import Reading, Span
 from aggregator.source import Shape, Source, postgres
+from aggregator.source.dialects import Reading as HowToRead
 
 HOUR = dt.timedelta(hours=1)
 NOON = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
@@ -458,7 +459,7 @@ def test_nothing_outlives_the_transaction(source_url: str) -> None:
         before = connection.execute(settings).all()
         connection.rollback()
         for _ in range(8):
-            postgres.POSTGRES.begin(connection, HOUR)
+            postgres.POSTGRES.begin(connection, HowToRead(HOUR))
             assert connection.execute(settings).all() != before
             connection.commit()
         assert connection.execute(settings).all() == before
