@@ -296,6 +296,8 @@ class Work:
         self._watching.stop()
         for collection in self._app.collections.values():
             collection.stop()
+        for first_use in self._app.first_uses.values():
+            first_use.stop()
         for sink in self._app.sinks.values():
             sink.stop()
         for reconciliation in self._reconciliations.values():
@@ -453,6 +455,7 @@ class Work:
         if result.claimed:
             self._log.info(log.BATCH_DELIVERED, sink=sink, **result.figures())
         tell_files(self._log, sink, result)
+        tell_first_uses(self._log, sink, result)
         for event, reason in result.refusals.items():
             self._log.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
 
@@ -508,6 +511,18 @@ def tell_files(logger: log.Log, sink: str, result: Delivered) -> None:
     """Say which files were written."""
     for file in result.files:
         logger.info(log.FILE_WRITTEN, sink=sink, file=file.name, records=file.records, bytes=file.bytes)
+
+
+def tell_first_uses(logger: log.Log, sink: str, result: Delivered) -> None:
+    """Say which feeds may send from now on, and which may not."""
+    for told in result.first_uses:
+        match told.kind:
+            case "stopped":
+                logger.error(log.FEED_STOPPED, sink=sink, meter=told.meter, reason=told.text)
+            case "waiting":
+                logger.warning(log.FEED_WAITING, sink=sink, meter=told.meter, reason=told.text)
+            case _:
+                logger.info(log.FEED_CLEARED, sink=sink, meter=told.meter, reason=told.text)
 
 
 def tell_reconciled(logger: log.Log, sink: str, result: Reconciled) -> None:

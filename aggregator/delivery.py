@@ -20,6 +20,7 @@ from typing import Protocol
 from aggregator import points, retry
 from aggregator.clock import Clock, boottime
 from aggregator.errors import AggregatorError, SinkHalted
+from aggregator.first_use import Clear, Told
 from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict, Written
 from aggregator.redact import named, redacted
 from aggregator.sinks import Sink
@@ -80,6 +81,8 @@ class Delivered:
     refusals: dict[EventId, str] = field(default_factory=dict)
     files: list[Written] = field(default_factory=list)
     """What was written, where a sink writes files."""
+    first_uses: list[Told] = field(default_factory=list)
+    """What became of feeds that had not sent anything before."""
 
     def figures(self) -> dict[str, int]:
         """Return what is worth a line in the log."""
@@ -91,6 +94,7 @@ class Delivered:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.refusals |= other.refusals
         self.files += other.files
+        self.first_uses += other.first_uses
         self.halted = other.halted or self.halted
         self.waits_for = other.waits_for or self.waits_for
 
@@ -115,21 +119,29 @@ class Delivery:
     """Sends what one sink is owed. Several may run beside each other on one sink: a claim belongs to one of them.
 
     `clock` is the ledger's, `elapsed` one that nobody sets.
+    `clear` lets go what may leave; without it only what others let go is sent.
     """
 
     def __init__(
-        self, outbox: Outbox, sink: Sink, sink_id: int, clock: Clock, elapsed: Callable[[], float] = boottime
+        self,
+        outbox: Outbox,
+        sink: Sink,
+        sink_id: int,
+        clock: Clock,
+        elapsed: Callable[[], float] = boottime,
+        clear: Clear = lambda _: [],
     ) -> None:
         self._outbox = outbox
         self._sink = sink
         self._sink_id = sink_id
         self._clock = clock
         self._elapsed = elapsed
+        self._clear = clear
         self._known_to_take = False
 
     def run_once(self, now: dt.datetime) -> Delivered:
         """Claim one batch that is due by `now`, send it, and settle it."""
-        result = Delivered()
+        result = Delivered(first_uses=self._clear(now))
         began = self._elapsed()
         claim = self._claim(now)
         if claim is None:

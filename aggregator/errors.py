@@ -17,8 +17,10 @@
     │   ├── AccountRefused          one of the accounts that customers name does not let us in: its owner must act
     │   ├── SinkCrowded             it has more to say than fits one answer: ask for less at once
     │   ├── SinkHalted              the sink refuses us as a whole (key, permission, wrong address): a person must act
+    │   │   └── SinkUnreadable      the key may not read there what was counted
     │   ├── SinkUnreachable         it may pass by itself: try again later
-    │   └── CustomerUnknown         the sink has no figures of one customer; it has of the others
+    │   ├── CustomerUnknown         the sink has no figures of one customer; it has of the others
+    │   └── MeterMissing            the sink has no such meter, so it has counted nothing of it
     └── InvariantBroken             a bug in aggregator: stop rather than bill wrongly
 
 A class's docstring is its message when none is given.
@@ -116,12 +118,20 @@ class SinkHalted(SinkError):
     """A sink refuses us as a whole; correct its key or address, then restart or send SIGHUP."""
 
 
+class SinkUnreadable(SinkHalted):
+    """A sink does not let this key read what it has counted; grant the permission to read."""
+
+
 class SinkUnreachable(SinkError):
     """A sink cannot be reached; it is tried again later."""
 
 
 class CustomerUnknown(SinkError):
     """A sink does not know a customer, so it has no figures of it; make the customer known there."""
+
+
+class MeterMissing(SinkError):
+    """A sink has no such meter; create it there."""
 
 
 class InvariantBroken(AggregatorError):

@@ -21,6 +21,10 @@ from aggregator.errors import LedgerError
 
 FILE = "heartbeat.json"
 
+MOUNTS = Path("/proc/self/mounts")
+PASSING = {"overlay", "aufs", "tmpfs", "ramfs"}
+"""File systems that go with a container, or with the machine's memory (man7.org/linux/man-pages/man5/fstab.5.html)."""
+
 
 class Beat(NamedTuple):
     """One count of claims: of which ledger, in which generation, on which server, and when."""
@@ -121,3 +125,15 @@ class Heartbeat:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self.path)
+
+
+def passing_filesystem(directory: Path) -> str | None:
+    """Return of what kind the file system of a directory is, if it does not last; None if it does, or nobody can tell."""
+    try:
+        lines = [line.split() for line in MOUNTS.read_text().splitlines()]
+    except OSError:  # not Linux
+        return None
+    known = {fields[1].replace("\\040", " "): fields[2] for fields in lines if len(fields) > 2}
+    place = directory.resolve()
+    kind = next((known[str(each)] for each in (place, *place.parents) if str(each) in known), "")
+    return kind if kind in PASSING else None

@@ -9,11 +9,13 @@ import click
 from aggregator.cli.common import (
     Instant,
     config_option,
+    first_time_option,
     json_option,
     known_meters,
     load_config,
     say,
     show_table,
+    somebody,
     write_json,
 )
 from aggregator.cli.completion import MeterName
@@ -29,6 +31,9 @@ WORK_LEFT = 3
 
 MOST_MOVERS = 20
 """Customers that are named where a range is only looked at."""
+
+PERSON_NEEDED = 4
+"""The exit code when a sink holds usage that this ledger never sent; `run --once` has the same."""
 
 WAIT_SECONDS = 0.2
 """How long to wait before asking again for a meter that the daemon is just reading."""
@@ -46,6 +51,7 @@ WAIT_SECONDS = 0.2
 @click.option(
     "--no-send", is_flag=True, help="Plan only; a running daemon sends, or `aggregator run --once`."
 )
+@first_time_option
 @config_option
 @json_option
 def backfill(
@@ -56,14 +62,15 @@ def backfill(
     end: dt.datetime | None,
     dry_run: bool,
     no_send: bool,
+    first_time: bool,
     as_json: bool,
 ) -> None:
     """Bill a range of each METER, or of all of them: what the ledger has already is not sent again.
 
     The same code as live: what is billed already is not billed again, so running it three times has the effect of
     once. An interrupted backfill of the same range goes on where it stopped. A meter whose source fails does not keep
-    the others. Exit code 1: a source failed; 3: events still wait for a busy sink. Run it again, or leave them to the
-    daemon.
+    the others. Exit code 1: a source failed; 3: events still wait for a busy sink, run it again or leave them to the
+    daemon; 4: a sink holds usage that this ledger never sent.
     """
     from aggregator.backfill import Backfill, read_by_older, span_of, tell_older
     from aggregator.cli.movers import forecast_json
@@ -75,6 +82,8 @@ def backfill(
         now = app.ledger.instant() if dry_run else app.ledger.now()
         for each in app.elsewhere():
             say(str(each), err=True)
+        if first_time and not dry_run:
+            app.first_time(names, somebody(), now)
         jobs, older = [], {}
         for name in names:
             collection = app.collections[name]
@@ -111,16 +120,22 @@ def backfill(
         for name, parts in older.items():
             if parts:
                 say(tell_older(name, parts))
-    _end(failed, waiting, quiet=as_json)
+    stopped = [told for what in delivered.values() for told in what.first_uses if told.kind != "cleared"]
+    for told in stopped:
+        say(told.text, err=True)
+    person = any(told.kind == "stopped" for told in stopped)
+    _end(failed, waiting, quiet=as_json, person=person)
 
 
-def _end(failed: list[str], waiting: dict[str, int], *, quiet: bool) -> None:
+def _end(failed: list[str], waiting: dict[str, int], *, quiet: bool, person: bool) -> None:
     """Say what is left to be done, also by the exit code."""
     for sink, count in waiting.items():
         if count and not quiet:
             say(f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again.")
     if failed:
         raise SourceError("\n".join(failed))
+    if person:
+        raise click.exceptions.Exit(PERSON_NEEDED)
     if any(waiting.values()):
         raise click.exceptions.Exit(WORK_LEFT)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aggregator.model import Fence
     from aggregator.sinks import Destination
     from aggregator.source import Source
+    from aggregator.wiring import Ledger
 
 
 SHORT = dt.timedelta(minutes=1)
@@ -84,9 +85,7 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
                 yield Finding("clock", "wrong", apart)
             for waiting in ledger.database.waiting():
                 yield Finding("ledger", "wrong", str(waiting))
-            if ledger.pin.unguarded:
-                text = f"a ledger that is set back would not be noticed: {ledger.pin.unguarded}"
-                yield Finding("ledger", "note", text)
+            yield from _state(config, ledger)
             for text in remarks(ledger.database):
                 yield Finding("ledger", "note", text)
             for stranger in ledger.reports.strangers(config.meters, ledger.instant() - STILL_BILLABLE):
@@ -98,6 +97,32 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
                 yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:
         yield Finding("ledger", "wrong", str(error))
+
+
+def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
+    """Say what keeps a ledger that was set back from being noticed. An embedded one lies in the state directory itself."""
+    from aggregator.heartbeat import passing_filesystem
+
+    what = "state directory"
+    if ledger.pin.unguarded:
+        text = f"a ledger that is set back would not be noticed: {ledger.pin.unguarded}"
+        yield Finding(what, "note" if config.ledger.url is None else "wrong", text)
+        return
+    kind = passing_filesystem(config.state_dir)
+    if kind:
+        yield Finding(
+            what,
+            "note",
+            f"{config.state_dir} lies in a file system of the kind {kind}, which goes with its container or at a restart, "
+            "and then a ledger that is set back is not noticed: give `state_dir` a volume",
+        )
+    elif config.ledger.url is not None and ledger.pin.known() is None and ledger.pin.pinned().beat:
+        yield Finding(
+            what,
+            "note",
+            f"{config.state_dir} holds no record of what this ledger has sent: either nothing was sent from this host yet, "
+            "or the directory is not kept; give `state_dir` a volume",
+        )
 
 
 def _sources(config: "Config") -> Iterator[Finding]:
@@ -221,6 +246,12 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
             yield Finding(f"sink {name}", "ok", _fits(config.sinks[name], len(meters)))
+        if meters and sink.limits.proof is None:
+            yield Finding(
+                f"sink {name}",
+                "note",
+                "it cannot be asked what it holds: a ledger that begins anew sends it everything again since `start_at`",
+            )
         for meter, wrong in counted.items():
             ok = "a test event was counted as it was sent"
             yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)

@@ -49,6 +49,24 @@ def load_config(path: Path) -> "Config":
     return load(path, os.environ)
 
 
+first_time_option = click.option(
+    "--first-time",
+    is_flag=True,
+    help="Send although a sink holds usage that this ledger never sent: you know that it may stay beside it.",
+)
+
+
+def somebody() -> str:
+    """Name who runs this, for the record."""
+    import getpass
+    import socket
+
+    try:
+        return f"{getpass.getuser()} on {socket.gethostname()}"
+    except (KeyError, OSError):  # a container may know no name for its user
+        return f"user {os.getuid()} on {socket.gethostname()}"
+
+
 class Instant(click.ParamType[dt.datetime]):
     """An instant with its zone, or a date or time that is read as UTC."""
 

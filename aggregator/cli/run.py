@@ -2,13 +2,22 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, write_json
+from aggregator.cli.common import (
+    config_option,
+    first_time_option,
+    json_option,
+    load_config,
+    somebody,
+    write_json,
+)
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +30,9 @@ class Once(IntEnum):
     DONE = 0
     FAILED = 1  # a meter could not be read, or the ledger did not answer: run again
     WORK_LEFT = 3  # a sink was busy or away, or another process had a meter: run again
-    PERSON_NEEDED = 4  # a sink halted, or refused events; see `aggregator status`
+    PERSON_NEEDED = (
+        4  # a sink halted, refused events, or holds usage that is not ours; see `aggregator status`
+    )
 
 
 @click.command()
@@ -29,8 +40,11 @@ class Once(IntEnum):
 @click.option("--once", is_flag=True, help="Make one pass of every meter, send what is due, and exit.")
 @click.option("--verbose", is_flag=True, help="Log passes that changed nothing, too.")
 @click.option("--web", metavar="HOST:PORT", help="Take what Stripe delivers there, and answer /healthz.")
+@first_time_option
 @json_option
-def run(config_path: Path, *, once: bool, verbose: bool, web: str | None, as_json: bool) -> None:
+def run(
+    config_path: Path, *, once: bool, verbose: bool, web: str | None, first_time: bool, as_json: bool
+) -> None:
     """Run the daemon, which reads every meter by its clock and sends what is due; or one pass, with --once.
 
     SIGTERM and SIGINT finish or release what is held; SIGHUP reloads the configuration. The daemon logs to standard
@@ -49,13 +63,24 @@ def run(config_path: Path, *, once: bool, verbose: bool, web: str | None, as_jso
     config = load_config(config_path)
     if once:
         with build(config, verify=True) as app:
+            if first_time:
+                app.first_time(app.registered, somebody(), utcnow())
             outcome = run_once(app, as_json=as_json)
         raise click.exceptions.Exit(outcome)
     from aggregator.daemon import Daemon
     from aggregator.webhook import Address
 
     address = Address(web) if web else None
-    told = Daemon(lambda: build(load_config(config_path), verify=True), utcnow, address).run()
+    words = [somebody()] if first_time else []
+
+    @contextmanager
+    def building() -> Iterator["App"]:
+        with build(load_config(config_path), verify=True) as app:
+            while words:  # said once: of what is configured later nobody has said it
+                app.first_time(app.registered, words.pop(), utcnow())
+            yield app
+
+    told = Daemon(building, utcnow, address).run()
     signal.signal(told, signal.SIG_DFL)
     os.kill(os.getpid(), told)
 
@@ -116,7 +141,7 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
 def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
     from aggregator import log
-    from aggregator.daemon import LANES, tell_files, tell_reconciled
+    from aggregator.daemon import LANES, tell_files, tell_first_uses, tell_reconciled
     from aggregator.delivery import drain
     from aggregator.errors import AggregatorError
     from aggregator.redact import named
@@ -146,6 +171,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
         outcomes.append(Once.FAILED)
         return {"error": named(error)}
     tell_files(logger, sink, delivered)
+    tell_first_uses(logger, sink, delivered)
     for event, reason in delivered.refusals.items():
         logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
     if delivered.halted:
@@ -156,6 +182,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
         logger.warning(log.DELIVERY_WAITING, sink=sink, reason=why, waiting=waiting, next_at=str(next_at))
     logger.info(log.BATCH_DELIVERED, sink=sink, **delivered.figures())
     outcomes += [Once.WORK_LEFT] * bool(waiting)
+    outcomes += [Once.PERSON_NEEDED] * any(told.kind == "stopped" for told in delivered.first_uses)
     outcomes += [Once.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
     return {**delivered.figures(), "waiting": waiting}
 

@@ -118,6 +118,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     for row in {row.sink: row for row in standings if row.halted}.values():
         say(f"Sink {row.sink} is halted: {row.halted}")
     for line in (
+        *_stopped(standings),
         *_waiting(standings, now),
         *notes,
         *_removed(strangers),
@@ -176,6 +177,13 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 for a in aside
             ),
         )
+
+
+def _stopped(standings: "Iterable[Standing]") -> Iterator[str]:
+    """Say of which meters a sink gets nothing, because it holds usage that this ledger never sent."""
+    for row in standings:
+        if row.stopped:
+            yield f"{row.meter} sends nothing to {row.sink} since {shown(row.stopped_at)}: {row.stopped}"
 
 
 def _waiting(standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]:

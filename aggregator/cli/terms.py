@@ -52,6 +52,8 @@ def findings_of(config: "Config", standings: "Iterable[Standing]", now: dt.datet
         yield from _clashes(meter, rows)
         for fed in meter.feeds:
             row = rows.get((meter.name, fed.sink))
+            if row is not None and row.stopped:
+                yield Told(meter.name, "wrong", row.stopped)
             for text in (*_shadow(fed, row), *_end(meter, fed, row)):
                 yield Told(meter.name, "note", text)
             if row is not None and row.lost_from is not None:

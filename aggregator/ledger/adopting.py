@@ -219,6 +219,14 @@ select slot.customer from aggregator.slot
 
 PIN_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s"
 
+# What the sinks hold is known now, or a person has said that it may stay.
+CLEAR_FEEDS = """
+update aggregator.feed
+   set cleared_until = 9223372036854775807, cleared_at = %(now)s, cleared_by = 'an adoption', asked = '{}',
+       stopped_at = null, stopped_reason = null
+ where cleared_at is null
+"""
+
 # Counted from the higher of the two, so that no generation is ever used twice.
 ADOPT = """
 update aggregator.pin
@@ -326,6 +334,7 @@ class Adopting:
                     _rebase(connection, each, name, now)
                 connection.execute("drop table reading")
             connection.execute(CLOSE_CLAIMS, {"now": now})
+            connection.execute(CLEAR_FEEDS, {"now": now})
             for sink, account in accounts.items():
                 connection.execute(PIN_ACCOUNT, {"sink": sink, "account": account})
             values = {

@@ -13,17 +13,19 @@ from typing import Any, NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.ledger import first_use
 from aggregator.ledger.database import Connection
 from aggregator.model import Meter, Span, WriteModel
 from aggregator.terms import Reach, changed, joined
 
 FIND_FEED = """
-select id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed
+select id, since, until, shadow, shadow_until, read_until, lost, cleared_until > 0 from aggregator.feed
  where meter_id = %(meter_id)s and sink_id = %(sink_id)s
 """
 
 FIND_FEEDS = """
-select id, since, until, shadow, shadow_until, read_until, lost from aggregator.feed where id = any(%(feeds)s)
+select id, since, until, shadow, shadow_until, read_until, lost, cleared_until > 0 from aggregator.feed
+ where id = any(%(feeds)s)
 """
 
 ADD_FEED = """
@@ -90,7 +92,7 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
             connection.execute(READ_DEEP, key)
         row = connection.execute(FIND_FEED, key).fetchone()
         assert row is not None, "what was added is there"
-    feed_id, reach = row[0], _reach(row)
+    feed_id, reach, let_go = row[0], _reach(row), row[-1]
     connection.execute(ORDER_FEED, {"feed": feed_id, "ordered": meter.latest})
     if changed(reach, terms, reach.since, meter.start_at) != reach:
         mark = _mark(connection, LOCK_MARK, meter_id)
@@ -98,6 +100,11 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
         assert row is not None, "a feed stays"
         reach = changed(_reach(row), terms, mark, meter.start_at)
         change(connection, feed_id, reach)
+        connection.execute(READ_DEEP, key)
+        connection.execute(TAKE_AWAY, key)
+    if not let_go and first_use.planned_before(connection, feed_id, reach.since):
+        _mark(connection, LOCK_MARK, meter_id)
+        first_use.take_back(connection, feed_id, reach.since)
         connection.execute(READ_DEEP, key)
         connection.execute(TAKE_AWAY, key)
     return as_it_is(Feed(feed_id, sink, sink_id, reach.since), reach)
@@ -132,7 +139,7 @@ def fed_until(reaches: Iterable[Reach], mark: dt.datetime) -> dt.datetime:
 
 
 def _reach(row: tuple[Any, ...]) -> Reach:
-    _, since, until, shadow, shadow_until, read_until, lost = row
+    _, since, until, shadow, shadow_until, read_until, lost, _ = row
     span = None if lost is None else Span(lost.lower, lost.upper)
     return Reach(since, until, shadow, shadow_until, read_until, span)
 

@@ -29,11 +29,14 @@ PUT_OFF_AT_MOST = dt.timedelta(minutes=1)
 """How long what was put off waits once the ledger's clock was set back: what another process has in the air is answered, or
 given up, by then."""
 
-# Rows that another claim is just taking are passed over. The oldest events come first. Of an ordered feed, each customer's
+# Rows that another claim is just taking are passed over. The oldest events come first. Of a feed whose sink is still to be
+# asked what it holds, none leaves that was not let go. Of an ordered feed, each customer's
 # next event leaves once the one before it is settled; what that costs is spent only where there is such a feed.
 PICK = """
 select event_id from aggregator.outbox
  where sink_id = %(sink_id)s and due_at <= %(now)s
+   and (feed_id <> all(array(select id from aggregator.feed where cleared_at is null))
+        or event_id <= (select cleared_until from aggregator.feed where feed.id = outbox.feed_id))
    and (feed_id <> all(array(select id from aggregator.feed where ordered))
         or event_id = any(array(
             select min(waiting.event_id)

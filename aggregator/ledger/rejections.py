@@ -43,6 +43,7 @@ returning identifier, reason
 FIND_REJECTED = """
 select event.id, event.identifier from aggregator.event
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
+   and (event.state <> 'void' or event.exposed_at is not null)
    and event.feed_id in (
         select id from aggregator.feed
          where sink_id = %(sink_id)s

@@ -25,7 +25,8 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        feed.since, feed.until, feed.shadow, feed.shadow_until, lower(feed.lost), upper(feed.lost),
        case when feed.until is not null
             then (select max(window_start) from aggregator.slot
-                   where slot.feed_id = feed.id and window_start >= feed.until and tail is not null) end
+                   where slot.feed_id = feed.id and window_start >= feed.until and tail is not null) end,
+       feed.stopped_reason, feed.stopped_at, feed.cleared_at, feed.cleared_by
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
@@ -149,6 +150,12 @@ class Standing(NamedTuple):
     lost_until: dt.datetime | None
     last_beyond: dt.datetime | None
     """The last window at or after `until` that was planned before the feed had that end."""
+    stopped: str | None
+    """What the sink holds that this ledger never sent, so that nothing is sent to it; and since when."""
+    stopped_at: dt.datetime | None
+    cleared_at: dt.datetime | None
+    """Since when all of it may be sent, and who or what said so; None while the sink is still to be asked."""
+    cleared_by: str | None
 
 
 class Unread(NamedTuple):

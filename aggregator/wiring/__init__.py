@@ -6,7 +6,7 @@ Rules
 """
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from aggregator.delivery import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
 from aggregator.filing import Filing
+from aggregator.first_use import FirstUse
 from aggregator.heartbeat import Heartbeat
 from aggregator.intake import Intake
 from aggregator.ledger.cancelling import Cancellations
@@ -32,6 +33,7 @@ from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.elsewhere import Elsewhere, Places
 from aggregator.ledger.files import Files
+from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.intake import Intake as Notices
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.outbox import Outbox
@@ -111,6 +113,7 @@ class Ledger:
     places: Places
     reports: Reports
     configurations: Configurations
+    first_uses: FirstUses
 
     def now(self) -> datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""
@@ -144,6 +147,8 @@ class App:
     """Sinks that are heard: those that tell and that meters feed, and any that tells where there are imports to hear of."""
     tellers: "dict[str, StripeTeller]"
     """Sinks that tell what they find invalid later, and take events back on demand."""
+    first_uses: dict[str, FirstUse]
+    """What asks each sink, before the first events of a feed leave, what it holds already."""
 
     def definitions(self, meter: str) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
@@ -159,7 +164,15 @@ class App:
         if isinstance(self.config.sinks[sink], FileSink):
             writes = cast("SinkOfFiles", its)
             return Filing(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
-        return Delivery(ledger.outbox, cast("Sink", its), sink_id, clock)
+        return Delivery(
+            ledger.outbox, cast("Sink", its), sink_id, clock, clear=self.first_uses[sink].run_once
+        )
+
+    def first_time(self, meters: Iterable[str], who: str, now: datetime) -> list[str]:
+        """Let these meters send at once, on a person's word that what sinks hold of them may stay; return which waited."""
+        feeds = {feed.id: name for name in meters for feed in self.registered[name].feeds}
+        cleared = self.ledger.first_uses.clear_for_good(list(feeds), who, now)
+        return sorted({feeds[feed] for feed in cleared})
 
     def reconciliation(self, sink: str) -> Reconciliation:
         """Return what reads a sink back; one at a time per sink is enough."""
@@ -275,6 +288,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Places(database),
         Reports(database),
         Configurations(database),
+        FirstUses(database),
     )
 
 
@@ -324,6 +338,8 @@ def build(
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before
                 _stop_if(ledger.pin.account(key, account, ledger.instant()))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
+        if not looks:
+            _clear_unreadable(ledger, registered.values(), sinks)
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
         if verify:
             _note_halts(ledger, sink_ids, unverified, refused)
@@ -341,6 +357,7 @@ def build(
             looked,
             {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
             tellers,
+            {key: FirstUse(ledger.first_uses, sinks[key], sink_id) for key, sink_id in sink_ids.items()},
         )
 
 
@@ -353,6 +370,15 @@ def _knowing(known: Registered, sinks: Mapping[str, Destination]) -> Registered:
             for feed, its in ((feed, limits[feed.sink]) for feed in known.feeds)
         )
     )
+
+
+def _clear_unreadable(
+    ledger: Ledger, registered: Iterable[Registered], sinks: Mapping[str, Destination]
+) -> None:
+    """Let sinks be sent to that can never be asked what they hold."""
+    feeds = [feed.id for known in registered for feed in known.feeds if sinks[feed.sink].limits.proof is None]
+    if feeds:
+        ledger.first_uses.clear_for_good(feeds, "the sink cannot be asked what it holds", utcnow())
 
 
 def _stop_if(trouble: str | None) -> None:

@@ -21,8 +21,34 @@ create table aggregator.configuration (
 comment on table aggregator.configuration is 'Each configuration of the meters that a process took over, if it differs.';
 """
 
+# A feed's first events leave once its sink was asked what it holds. What has sent before needs no such proof.
+FIRST_USE = """
+alter table aggregator.feed
+    add column cleared_until bigint not null default 0,
+    add column cleared_at timestamptz,
+    add column cleared_by text,
+    add column asked text[] not null default '{}',
+    add column asked_at timestamptz,
+    add column stopped_at timestamptz,
+    add column stopped_reason text;
+comment on column aggregator.feed.cleared_until is
+    'Events up to this one may leave: whoever they are for, the sink was asked what it holds of them.';
+comment on column aggregator.feed.cleared_at is 'When every event of it, also a later one, was let go.';
+comment on column aggregator.feed.cleared_by is 'What showed that, or who said so.';
+comment on column aggregator.feed.asked is 'The customers that the sink was asked about, until the feed is cleared.';
+comment on column aggregator.feed.asked_at is 'When the sink was first asked.';
+comment on column aggregator.feed.stopped_at is
+    'Since when nothing is sent, because the sink holds usage that this ledger did not send; null: it holds none.';
+comment on column aggregator.feed.stopped_reason is 'What it holds, in words.';
+update aggregator.feed
+   set cleared_until = 9223372036854775807, cleared_at = now(), cleared_by = 'it had sent before'
+ where id in (select feed_id from aggregator.event
+               where exposed_at is not null or state in ('accepted', 'confirmed'));
+"""
+
 SCHEMA: tuple[str, ...] = (
     CONFIGURATIONS,
+    FIRST_USE,
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
 )

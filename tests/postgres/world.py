@@ -12,6 +12,7 @@ from aggregator.collected import Collected
 from aggregator.collection import Collection
 from aggregator.delivery import Delivered, Delivery
 from aggregator.ledger.database import Database, identity
+from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Lease, Meters, Registered
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
@@ -57,6 +58,8 @@ class World:
         self.passes = Passes(database, lease, itertools.count().__next__)
         self.outbox = Outbox(database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20))
         self.registered: Registered = self.meters.register([self.meter])[self.meter.name]
+        feeds = [feed.id for feed in self.registered.feeds]
+        FirstUses(database).clear_for_good(feeds, "a test that is about something else", START)
         ledger_id = str(identity(database).ledger_id)
         self.collection = Collection(
             self.registered,

@@ -10,12 +10,14 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aggregator import adoption as adoption_shell
 from aggregator import collection as collection_shell
+from aggregator import first_use as first_use_shell
 from aggregator.cancelling import Cancelling
 from aggregator.collected import Collected
 from aggregator.collection import Collection
 from aggregator.delivery import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.filing import Filing
+from aggregator.first_use import FirstUse
 from aggregator.intake import Intake
 from aggregator.ledger.files import Whole
 from aggregator.ledger.meters import Registered
@@ -42,6 +44,7 @@ from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
 from tests.simulation.memory_cancelling import MemoryCancelling
 from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_files import MemoryFiles
+from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
@@ -73,7 +76,7 @@ class Ledger(Protocol):
     """A ledger to live with: its verbs for a process, and a look at its tables."""
 
     def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
-        """Return meters, passes, outbox, doubts, the pin, files, cancellations and intake for a process."""
+        """Return meters, passes, outbox, doubts, the pin, files, cancellations, intake and first uses for a process."""
         ...
 
     def tables(self) -> Tables:
@@ -99,6 +102,7 @@ class InMemory:
         MemoryFiles,
         MemoryCancelling,
         MemoryIntake,
+        MemoryFirstUses,
     ]:
         """Return its verbs."""
         pin = MemoryPin(self.ledger, self.disk)
@@ -113,6 +117,7 @@ class InMemory:
             MemoryFiles(self.ledger, owner, HOLD, pin, outbox),
             MemoryCancelling(self.ledger, doubts),
             MemoryIntake(self.ledger, doubts),
+            MemoryFirstUses(self.ledger),
         )
 
     def tables(self) -> Tables:
@@ -350,6 +355,7 @@ class Daemon:
             self._files,
             self._cancelling,
             self._notices,
+            self._first_uses,
         ) = (Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts, files, *beside))
         self._registered: dict[str, Registered] = {
             name: _knowing(known, life.climate.write_model)
@@ -421,7 +427,14 @@ class Daemon:
         delivery: Lane = (
             self._filing()
             if self._life.climate.files
-            else Delivery(self._outbox, self._sink, self._sink_id, lambda: self._hub.now, self._elapsed)
+            else Delivery(
+                self._outbox,
+                self._sink,
+                self._sink_id,
+                lambda: self._hub.now,
+                self._elapsed,
+                FirstUse(cast("Any", self._first_uses), self._sink, self._sink_id).run_once,
+            )
         )
         while True:
             try:
@@ -567,13 +580,17 @@ def _short(values: tuple[object, ...]) -> str:
 @contextmanager
 def stepped_threads(hub: Hub) -> Iterator[None]:
     """Let the shells' signs of life have their turns in simulated time."""
-    shell, adopting = vars(collection_shell), vars(adoption_shell)
-    before, pool = shell["threading"], adopting["ThreadPoolExecutor"]
-    shell["threading"], adopting["ThreadPoolExecutor"] = SteppedThreads(hub), OneByOne
+    shell, asking = vars(collection_shell), (vars(adoption_shell), vars(first_use_shell))
+    before, pool = shell["threading"], asking[0]["ThreadPoolExecutor"]
+    shell["threading"] = SteppedThreads(hub)
+    for each in asking:
+        each["ThreadPoolExecutor"] = OneByOne
     try:
         yield
     finally:
-        shell["threading"], adopting["ThreadPoolExecutor"] = before, pool
+        shell["threading"] = before
+        for each in asking:
+            each["ThreadPoolExecutor"] = pool
 
 
 def live(seed: int, kept: int = 60) -> Lived:

@@ -16,6 +16,7 @@ from aggregator import definitions
 from aggregator.barrier import Noted
 from aggregator.errors import InvariantBroken, LeaseLost
 from aggregator.ledger.feeds import as_it_is, fed_until
+from aggregator.ledger.first_use import TAKEN_BACK
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.model import EPOCH, ClaimId, Definition, Event, EventId, Meter, Reading, SlotId, Span, State
 from aggregator.terms import Reach, changed, joined
@@ -80,11 +81,23 @@ class FeedRow:
     lost: Span | None = None
     ordered: bool = False
     """Whether a customer's events leave one after the other."""
+    cleared_until: int = 0
+    """Events up to this one may leave."""
+    asked: tuple[str, ...] = ()
+    asked_at: dt.datetime | None = None
+    cleared_at: dt.datetime | None = None
+    stopped: str | None = None
+    """What the sink holds that is not ours."""
 
     @property
     def reach(self) -> Reach:
         """What the feed bills, and how far it is."""
         return Reach(self.since, self.until, self.shadow, self.shadow_until, self.read_until, self.lost)
+
+    @reach.setter
+    def reach(self, reach: Reach) -> None:
+        for name, value in reach._asdict().items():
+            setattr(self, name, value)
 
 
 @dataclass(slots=True)
@@ -331,6 +344,24 @@ class MemoryLedger:
         event.state = state
         self.touched.append(event)
 
+    def take_back(self, feed: FeedRow) -> bool:
+        """Take back what was planned for a feed that was never let go, if some of it lies before its beginning."""
+        tables = self.tables
+        planned = tables.slots[feed.id]
+        if feed.cleared_until or not any(start < feed.since for start, slots in planned.items() if slots):
+            return False
+        for event in [event for event in tables.events.values() if event.feed_id == feed.id]:
+            tables.outbox.pop(event.id, None)
+            tables.parked.pop(event.id, None)
+            if event.state in {State.DUE, State.HELD, State.REFUSED}:
+                self.move(event, State.VOID)
+                event.settled_at, event.reason = self.clock(), TAKEN_BACK
+        planned.clear()
+        for key in [key for key in tables.carries if key[0] == feed.id]:
+            del tables.carries[key]
+        feed.read_until, feed.stopped = feed.since, None
+        return True
+
     def slot_of(self, event: EventRow) -> SlotRow:
         """Return the slot an event belongs to."""
         return self.tables.slots[event.feed_id][event.window_start][event.customer]
@@ -378,7 +409,11 @@ class MemoryMeters:
             feed.ordered = meter.latest
             reach = changed(feed.reach, meter.terms_of(sink), row.mark, meter.start_at)
             if reach != feed.reach:
-                feed = tables.feeds[feed.id] = FeedRow(feed.id, row.id, sink_id, *reach, meter.latest)
+                feed.reach = reach
+                row.hourly_at = row.swept = row.lease_owner = row.lease_until = None
+                row.epoch += 1
+            if self._ledger.take_back(feed):
+                reach = feed.reach
                 row.hourly_at = row.swept = row.lease_owner = row.lease_until = None
                 row.epoch += 1
             feeds.append(as_it_is(Feed(feed.id, sink, sink_id, feed.since), reach))
@@ -453,8 +488,7 @@ class MemoryMeters:
             raise LeaseLost
         feeds = self._ledger.tables.feeds
         for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
-            ordered = feeds[feed.id].ordered
-            feeds[feed.id] = FeedRow(feed.id, lease.registered.id, feed.sink_id, *reach, ordered)
+            feeds[feed.id].reach = reach
         return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
 
     def renew(self, lease: Lease) -> bool:

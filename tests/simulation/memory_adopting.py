@@ -14,6 +14,7 @@ from aggregator.ledger.spool import Spool
 from aggregator.model import ZERO, EventId, SlotId, Span, State
 from aggregator.rebase import Moved, Stand, rebase
 from tests.simulation.memory import EventRow, MemoryLedger, SlotRow
+from tests.simulation.memory_first_use import clear_for_good
 from tests.simulation.memory_passes import readings_of
 
 Place = tuple[str, dt.datetime]
@@ -85,6 +86,9 @@ class MemoryAdopting:
             held = (tables.outbox.get(event) for event in claim.events)
             if claim.settled_at is None and not any(row and row.claim_id == number for row in held):
                 claim.settled_at = now
+        for feed in tables.feeds.values():
+            if feed.cleared_at is None:
+                clear_for_good(feed, now)
         pin.generation, pin.stopped_at, pin.stopped_reason = generation, None, None
 
     def _rebase(self, rebased: Rebased, name: Naming, now: dt.datetime) -> None:

@@ -43,7 +43,10 @@ class MemoryOutbox:
         due = sorted(
             event_id
             for event_id, row in tables.outbox.items()
-            if row.sink_id == sink_id and row.due_at <= now and event_id not in behind
+            if row.sink_id == sink_id
+            and row.due_at <= now
+            and event_id not in behind
+            and event_id <= tables.feeds[tables.events[event_id].feed_id].cleared_until
         )
         if not due:
             return None

@@ -19,6 +19,7 @@ from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files
+from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.intake import Intake
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox import Outbox
@@ -91,7 +92,12 @@ class InPostgres:
             Outbox(database, owner, LEAVE, ANSWER),
             Doubts(database),
         )
-        beside = (Files(database, owner, HOLD), Cancellations(database), Intake(database))
+        beside = (
+            Files(database, owner, HOLD),
+            Cancellations(database),
+            Intake(database),
+            FirstUses(database),
+        )
         first, last = (
             tuple(_Clocked(part, self._about_to_write) for part in some) for some in (parts, beside)
         )
@@ -169,11 +175,12 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.meters[row[0]] = MeterRow(*row)
         tables.fences[row[0]] = {}
     for row in rows(
-        "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost, ordered"
-        " from aggregator.feed order by id"
+        "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost, ordered,"
+        " cleared_until, asked, asked_at, cleared_at, stopped_reason from aggregator.feed order by id"
     ):
         tables.feeds[row[0]] = FeedRow(*row)
         lost = row[-2]
+        tables.feeds[row[0]].asked = tuple(tables.feeds[row[0]].asked)
         tables.feeds[row[0]].lost = None if lost is None else Span(lost.lower, lost.upper)
         tables.slots[row[0]] = {}
     for row in rows(

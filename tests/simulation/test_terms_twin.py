@@ -13,7 +13,9 @@ import pytest
 
 from aggregator.collection import Collection
 from aggregator.delivery import Delivery
+from aggregator.first_use import FirstUse
 from aggregator.ledger.database import Database
+from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
@@ -22,6 +24,7 @@ from tests.conftest import TEMPLATE
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START
 from tests.simulation.memory import MemoryLedger, MemoryMeters
+from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.postgres import Unpinned, differences, read
@@ -34,8 +37,9 @@ LEASE, LEAVE, ANSWER = dt.timedelta(days=400), dt.timedelta(seconds=40), dt.time
 class Rounds:
     """Rounds of one process over a ledger, with its own sinks and the source of both."""
 
-    def __init__(self, source: FakeSource, meters: Any, passes: Any, outbox: Any) -> None:
+    def __init__(self, source: FakeSource, meters: Any, passes: Any, outbox: Any, first: Any) -> None:
         self.source, self.meters, self.passes, self.outbox = source, meters, passes, outbox
+        self.first = first
         self.sinks = {name: FakeSink(name) for name in SINKS}
 
     def round(self, meter: Meter, now: dt.datetime, backfill: Span | None) -> None:
@@ -54,7 +58,9 @@ class Rounds:
         if backfill is not None:
             collection.backfill(backfill, backfill, now)
         for feed in registered.feeds:
-            delivery = Delivery(self.outbox, self.sinks[feed.sink], feed.sink_id, lambda: now)
+            sink = self.sinks[feed.sink]
+            clear = FirstUse(self.first, sink, feed.sink_id).run_once
+            delivery = Delivery(self.outbox, sink, feed.sink_id, lambda: now, clear=clear)
             for _ in range(20):
                 if not delivery.run_once(now).claimed:
                     break
@@ -84,12 +90,14 @@ def test_the_ledger_in_memory_has_the_same_terms(
             Meters(database, OWNER, LEASE),
             Passes(database, LEASE, lambda: 0.0),
             Outbox(database, OWNER, LEAVE, ANSWER),
+            FirstUses(database),
         )
         twin = Rounds(
             source,
             MemoryMeters(memory, OWNER, LEASE),
             MemoryPasses(memory, LEASE, pin),
             MemoryOutbox(memory, OWNER, LEAVE, ANSWER, pin),
+            MemoryFirstUses(memory),
         )
         meter = replace(METER, sinks=SINKS)
         for number in range(1, 16):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 
-from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable, SinkUnreadable
 from aggregator.model import ZERO, Span
 from aggregator.sinks.judgement import Silence
 from aggregator.sinks.metronome import event as wire
@@ -312,6 +312,8 @@ class Account:
         )
         if told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
+        if told.status == FORBIDDEN:
+            raise SinkUnreadable(sentence) from error
         raise (SinkHalted if why_halt(told, self._sink) else SinkError)(sentence) from error
 
 

@@ -37,6 +37,8 @@ LIMITS = Limits(
     # Usage shows events at once (API reference, ingest events), without a bound. A day, and two hours for a request that
     # arrives late.
     proof=dt.timedelta(hours=26),
+    # Usage is counted by whole UTC hours (API reference, get batched usage data).
+    reads_by=HOUR,
     # Metronome names no bound (its pages speak of arbitrary precision); as many as our own sums carry.
     significant_digits=28,
     # docs.metronome.com, send usage events

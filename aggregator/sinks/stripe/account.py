@@ -12,12 +12,27 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import (
+    AccountRefused,
+    CustomerUnknown,
+    MeterMissing,
+    SinkError,
+    SinkHalted,
+    SinkUnreachable,
+    SinkUnreadable,
+)
 from aggregator.model import ZERO, Span
 from aggregator.sinks.judgement import Silence
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe
+from aggregator.sinks.stripe.verdicts import (
+    KEY_CODES,
+    WRONG_ACCOUNT,
+    Refusal,
+    describe,
+    is_missing_object,
+    is_wrong_account,
+)
 
 if TYPE_CHECKING:
     from stripe import RequestOptions
@@ -149,7 +164,7 @@ class Account:
             except SinkError:
                 raise
             except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-                self.fail(error)
+                self._fail_reading(error, params["customer"])
             for row in rows:
                 yield row
             if not more:
@@ -165,7 +180,7 @@ class Account:
         if event_name not in self._ids:
             found = await self._find({event_name})
             if event_name not in found:
-                raise SinkError(f"Stripe has no meter with event name {event_name}; create it there.")
+                raise MeterMissing(f"Stripe has no meter with event name {event_name}; create it there.")
             self._ids[event_name] = found[event_name].id
         return self._ids[event_name]
 
@@ -195,12 +210,23 @@ class Account:
             or f"Stripe did not say what {self.office.name} asked: {describe(told)}."
         )
 
+    def _fail_reading(self, error: Exception, customer: str) -> NoReturn:
+        """Raise what an error of a question about a customer means: that it is not there, or what any error means."""
+        told = self._client.describe(error)
+        if isinstance(told, Refusal) and is_missing_object(told) and "customer" in told.message.lower():
+            raise CustomerUnknown(f"Stripe does not know customer {customer}: {describe(told)}.") from error
+        self.fail(error)
+
     def fail(self, error: Exception) -> NoReturn:
-        """Raise what an error of a call means: SinkUnreachable, SinkHalted or SinkError."""
+        """Raise what an error of a call means: SinkUnreachable, SinkHalted, AccountRefused or SinkError."""
         told = self._client.describe(error)
         sentence = self._sentence(told)
         if isinstance(told, Silence) or told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
+        if self.office.of_customer and is_wrong_account(told):
+            raise AccountRefused(sentence) from error
+        if told.status == FORBIDDEN and told.readable and told.code not in KEY_CODES | {WRONG_ACCOUNT}:
+            raise SinkUnreadable(sentence) from error
         raise (SinkHalted if self.office.why_halt(told) else SinkError)(sentence) from error
 
 

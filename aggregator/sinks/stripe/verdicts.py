@@ -127,7 +127,7 @@ def why_halt(refusal: Refusal, sink: str) -> str | None:
         return f"Stripe does not accept the API key of sink {sink}: {told}. Correct `api_key`, {then}"
     if refusal.status == 403:
         return f"The API key of sink {sink} lacks a permission: {told}. Grant it or change `api_key`, {then}"
-    if refusal.status == 404 and not _is_missing_object(refusal):
+    if refusal.status == 404 and not is_missing_object(refusal):
         return f"Stripe's API is not at the address of sink {sink}: {told}. Correct `api_base`, {then}"
     return None
 
@@ -164,7 +164,7 @@ def _is_duplicate(refusal: Refusal) -> bool:
     )
 
 
-def _is_missing_object(refusal: Refusal) -> bool:
+def is_missing_object(refusal: Refusal) -> bool:
     """Tell a customer or meter that does not exist from an endpoint that does not."""
     return refusal.code == "resource_missing" or refusal.message.startswith("No such")
 

@@ -1,0 +1,252 @@
+"""The first use of a feed: before its first events leave, the sink is asked what it holds already of what they bill.
+
+A ledger that begins anew knows nothing of what another one, or another job, has billed, and would bill all of it again. So
+would a meter that begins where something else ended a little later than was thought.
+
+Rules
+- Every customer whose events are about to leave is asked about, until enough were (`ledger.first_use.ENOUGH`): by one call
+  each, over all that the feed may bill until now.
+- Usage that the sink holds and this ledger did not send stops that feed, and nothing else. It goes on once a person has
+  decided: by an adoption, by another beginning, or by saying that it may stay.
+- A sink that cannot be asked now is asked again, and nothing of the feed leaves meanwhile. One that never can be has nothing
+  to say.
+- The ledger is read, the sink is asked, the ledger is written: no ledger transaction is open while the sink is talked to.
+"""
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import NamedTuple, Protocol
+
+from aggregator import planner
+from aggregator.errors import (
+    AccountRefused,
+    CustomerUnknown,
+    MeterMissing,
+    SinkError,
+    SinkHalted,
+    SinkUnreachable,
+    SinkUnreadable,
+)
+from aggregator.ledger.first_use import Pending
+from aggregator.model import ZERO, Span, WriteModel
+from aggregator.sinks import Destination
+from aggregator.windows import floor
+
+ASKED_AT_ONCE = 4
+"""Customers that are asked about beside each other: at a sink's usual pace of answering less than the least of the limits,
+25 calls a second (docs.stripe.com/rate-limits)."""
+
+ENOUGH_FOUND = 5
+"""After so many customers with usage nobody needs more to see that it is not ours."""
+
+ASK_AGAIN = dt.timedelta(seconds=30)
+"""How soon a sink that could not be asked is asked again."""
+
+LOOK_AGAIN = dt.timedelta(minutes=10)
+"""How soon it is asked again about a feed that stands still: somebody may have put things right there."""
+
+LOOK_FOR_NEW = dt.timedelta(seconds=5)
+"""How soon it is looked for feeds that are to be cleared, after there were none."""
+
+NAMED = 3
+"""Customers that one sentence names."""
+
+NOTHING_OF_OTHERS = "the sink holds nothing that this ledger did not send"
+
+NOTHING_THERE = AccountRefused, CustomerUnknown, MeterMissing
+"""A sink that says so holds nothing that counts: what it does not know it has not billed."""
+
+
+class FirstUses(Protocol):
+    """What is asked of the ledger."""
+
+    def open(self, sink_id: int) -> bool: ...  # noqa: D102
+    def pending(self, sink_id: int, but: Collection[int] = ()) -> list[Pending]: ...  # noqa: D102
+    def clear(self, pending: Pending, now: dt.datetime) -> bool: ...  # noqa: D102
+    def clear_for_good(  # noqa: D102
+        self, feeds: Sequence[int], by: str, now: dt.datetime
+    ) -> list[int]: ...
+    def stop(  # noqa: D102
+        self, pending: Pending, customers: Sequence[str], reason: str, now: dt.datetime
+    ) -> bool: ...
+
+
+class Told(NamedTuple):
+    """What became of a feed: `cleared`, `stopped`, or `waiting` because its sink could not be asked."""
+
+    kind: str
+    meter: str
+    text: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What a sink said of the customers it was asked about."""
+
+    holds: dict[str, Decimal] = field(default_factory=dict)
+    """What it has counted of each, where that is something."""
+    silent: str | None = None
+    """Why it could not be asked, or not about anybody."""
+    unreadable: str | None = None
+    """Why it never lets itself be asked by this key."""
+    fault: str | None = None
+    """What it said of a customer that made no sense."""
+    answered: set[str] = field(default_factory=set)
+
+    @property
+    def enough(self) -> bool:
+        """Whether nothing more needs to be asked."""
+        return bool(self.unreadable or self.silent) or len(self.holds) >= ENOUGH_FOUND
+
+    def take(self, customer: str, said: Decimal | SinkError) -> None:
+        """Take what it said of a customer, or why it did not."""
+        match said:
+            case SinkUnreadable():
+                self.unreadable = str(said)
+            case SinkUnreachable() | SinkHalted():
+                self.silent = str(said)
+            case SinkError():
+                self.fault = str(said)
+            case _:
+                self.answered.add(customer)
+                if said:
+                    self.holds[customer] = said
+
+
+def asked_span(
+    since: dt.datetime, until: dt.datetime | None, oldest: dt.datetime, now: dt.datetime, step: dt.timedelta
+) -> Span | None:
+    """Return what a sink is asked for: all that a feed may bill until now, in whole steps; None if that is nothing."""
+    start = floor(max(since, oldest), step)
+    end = now if until is None else min(now, until)
+    end = floor(end + step - dt.timedelta(microseconds=1), step)
+    return Span(start, end) if start < end else None
+
+
+def holds(
+    figures: Mapping[str, Decimal], asked: int, meter: str, sink: str, span: Span, *, adds_up: bool
+) -> str:
+    """Say what a sink holds that this ledger did not send, and what a person can do about it."""
+    named = ", ".join(f"{planner.plain(much)} of {who}" for who, much in list(figures.items())[:NAMED])
+    more = f" and of {len(figures) - NAMED} more" if len(figures) > NAMED else ""
+    total = f": {planner.plain(sum(figures.values(), ZERO))} in all" if adds_up and len(figures) > 1 else ""
+    return (
+        f"Sink {sink} holds usage of {meter} in {span} that this ledger never sent: {named}{more}{total} ({asked} customers "
+        f"were asked about). The same usage might be billed twice, so nothing of {meter} is sent there. If another ledger "
+        "or job billed it, take it over: `aggregator adopt --stop`, then `aggregator adopt --yes`; or let this sink begin "
+        "where that ended, with `bill_from`. If it may stay beside what this ledger sends: `aggregator run --first-time`."
+    )
+
+
+class FirstUse:
+    """Clears the feeds of one sink. Shared by all that deliver to it: while one asks, the others wait."""
+
+    def __init__(self, ledger: FirstUses, sink: Destination, sink_id: int) -> None:
+        self._ledger = ledger
+        self._sink = sink
+        self._sink_id = sink_id
+        self._lock = threading.Lock()
+        self._look_at: dt.datetime | None = None
+        self._again_at: dict[int, dt.datetime] = {}
+        self._answered: dict[int, set[str]] = {}
+        self._said: dict[int, str] = {}
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        self._stopping = True
+
+    def run_once(self, now: dt.datetime) -> list[Told]:
+        """Let go what may leave, and return what is worth a word: each thing once."""
+        with self._lock:
+            if self._stopping or (self._look_at is not None and now < self._look_at):
+                return []
+            but = [feed for feed, at in self._again_at.items() if now < at]
+            pending = self._ledger.pending(self._sink_id, but)
+            if not pending and not but and not self._ledger.open(self._sink_id):
+                self._look_at = now + LOOK_FOR_NEW
+            return [told for each in pending if (told := self._decide(each, now)) is not None]
+
+    def _decide(self, pending: Pending, now: dt.datetime) -> Told | None:
+        """Ask the sink about the customers of some events; let them go, or stop the feed."""
+        limits = self._sink.limits_for(pending.meter)
+        span = asked_span(pending.since, pending.until, now - limits.past, now, limits.reads_by)
+        if limits.proof is None:
+            return self._for_good(pending, f"sink {self._sink.name} cannot be asked what it holds", now)
+        found = Found() if span is None else self._ask(pending, span)
+        if span is None:
+            pending = pending._replace(customers=())
+        elif found.holds:
+            return self._stop(pending, found, span, now)
+        if found.unreadable is not None:
+            return self._for_good(pending, f"sink {self._sink.name} cannot be asked: {found.unreadable}", now)
+        if found.silent is not None:
+            self._again_at[pending.feed] = now + ASK_AGAIN
+            told = f"nothing of {pending.meter} leaves before sink {self._sink.name} has said what it holds: {found.silent}"
+            return self._once(pending, Told("waiting", pending.meter, told))
+        if self._ledger.clear(pending, now):
+            return self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
+        self._again_at.pop(pending.feed, None)
+        if self._said.pop(pending.feed, None) is not None:
+            return Told("cleared", pending.meter, NOTHING_OF_OTHERS)
+        return None
+
+    def _stop(self, pending: Pending, found: Found, span: Span, now: dt.datetime) -> Told | None:
+        adds_up = self._sink.limits_for(pending.meter).write_model is not WriteModel.LAST
+        asked = len(self._answered.pop(pending.feed))
+        told = holds(found.holds, asked, pending.meter, self._sink.name, span, adds_up=adds_up)
+        if not self._ledger.stop(pending, list(found.holds), told, now):
+            return self._for_good(pending, "it had sent before", now)
+        self._again_at[pending.feed] = now + LOOK_AGAIN
+        return self._once(pending, Told("stopped", pending.meter, told))
+
+    def _for_good(self, pending: Pending, by: str, now: dt.datetime) -> Told | None:
+        cleared = self._ledger.clear_for_good([pending.feed], by, now)
+        return self._forget(pending, Told("cleared", pending.meter, by)) if cleared else None
+
+    def _forget(self, pending: Pending, told: Told) -> Told:
+        for known in (self._again_at, self._answered, self._said):
+            known.pop(pending.feed, None)
+        return told
+
+    def _once(self, pending: Pending, told: Told) -> Told | None:
+        """Say how a feed stands, unless that has been said: its figures may be others each time."""
+        before = self._said.get(pending.feed)
+        self._said[pending.feed] = told.kind
+        return None if before == told.kind else told
+
+    def _ask(self, pending: Pending, span: Span) -> Found:
+        """Ask about every customer that has not been answered for yet, until enough is known."""
+        found = Found()
+        answered = self._answered.setdefault(pending.feed, set())
+        left = [each for each in pending.customers if each not in answered]
+
+        def ask(customer: str) -> Decimal | SinkError:
+            try:
+                return self._sink.total(pending.meter, customer, span)
+            except NOTHING_THERE:
+                return ZERO
+            except SinkError as error:
+                return error
+
+        with ThreadPoolExecutor(ASKED_AT_ONCE, "first-use") as pool:
+            for first in range(0, len(left), ASKED_AT_ONCE):
+                some = left[first : first + ASKED_AT_ONCE]
+                for customer, said in zip(some, pool.map(ask, some), strict=True):
+                    found.take(customer, said)
+                if self._stopping or found.enough:
+                    break
+        if self._stopping:
+            found.silent = found.silent or "told to stop"
+        answered |= found.answered
+        if found.fault and not answered:  # a sink that says something of others has nothing to say of these
+            found.silent = found.silent or found.fault
+        return found
+
+
+Clear = Callable[[dt.datetime], list[Told]]
+"""Lets go what may leave, before anything is claimed."""
