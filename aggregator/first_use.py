@@ -190,10 +190,9 @@ class FirstUse:
             return self._once(pending, Told("waiting", pending.meter, told))
         if self._ledger.clear(pending, now):
             return self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
-        self._again_at.pop(pending.feed, None)
-        if self._said.pop(pending.feed, None) is not None:
-            return Told("cleared", pending.meter, NOTHING_OF_OTHERS)
-        return None
+        said = pending.feed in self._said
+        told = self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
+        return told if said else None
 
     def _stop(self, pending: Pending, found: Found, span: Span, now: dt.datetime) -> Told | None:
         adds_up = self._sink.limits_for(pending.meter).write_model is not WriteModel.LAST

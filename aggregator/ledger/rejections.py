@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.ledger.database import Connection
+from aggregator.ledger.first_use import TAKEN_BACK
 from aggregator.ledger.parked import LOCK_PARKED
 from aggregator.model import EventId, Rejection, Report
 
@@ -43,7 +44,7 @@ returning identifier, reason
 FIND_REJECTED = """
 select event.id, event.identifier from aggregator.event
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
-   and (event.state <> 'void' or event.exposed_at is not null)
+   and event.reason is distinct from %(taken_back)s
    and event.feed_id in (
         select id from aggregator.feed
          where sink_id = %(sink_id)s
@@ -184,7 +185,13 @@ def reject(
     for age in (USUALLY_WITHIN, REPORTED_WITHIN):
         left = fresh.keys() - found.keys()
         if left:
-            values = {"sink_id": sink_id, "since": now - age, "identifiers": list(left), "whose": whose}
+            values = {
+                "sink_id": sink_id,
+                "since": now - age,
+                "identifiers": list(left),
+                "whose": whose,
+                "taken_back": TAKEN_BACK,
+            }
             found |= {name: event for event, name in connection.execute(FIND_REJECTED, values)}
     if whose:
         strange = list(fresh.keys() - found.keys())

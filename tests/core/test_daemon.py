@@ -136,6 +136,7 @@ def app_with(meter: object, **parts: object) -> App:
     its = {
         "config": SimpleNamespace(meters={"m": meter}, polls=lambda _: dt.timedelta(hours=1)),
         "ledger": InTime(),
+        "first_uses": {},
         "sinks": {},
         "sink_ids": {},
         "hears": {},

@@ -179,7 +179,7 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         " cleared_until, asked, asked_at, cleared_at, stopped_reason from aggregator.feed order by id"
     ):
         tables.feeds[row[0]] = FeedRow(*row)
-        lost = row[-2]
+        lost = row[8]
         tables.feeds[row[0]].asked = tuple(tables.feeds[row[0]].asked)
         tables.feeds[row[0]].lost = None if lost is None else Span(lost.lower, lost.upper)
         tables.slots[row[0]] = {}
