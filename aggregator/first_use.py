@@ -191,8 +191,8 @@ class FirstUse:
         if self._ledger.clear(pending, now):
             return self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
         said = pending.feed in self._said
-        told = self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
-        return told if said else None
+        cleared = self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
+        return cleared if said else None
 
     def _stop(self, pending: Pending, found: Found, span: Span, now: dt.datetime) -> Told | None:
         adds_up = self._sink.limits_for(pending.meter).write_model is not WriteModel.LAST

@@ -120,21 +120,22 @@ def backfill(
         for name, parts in older.items():
             if parts:
                 say(tell_older(name, parts))
-    stopped = [told for what in delivered.values() for told in what.first_uses if told.kind != "cleared"]
-    for told in stopped:
-        say(told.text, err=True)
-    person = any(told.kind == "stopped" for told in stopped)
-    _end(failed, waiting, quiet=as_json, person=person)
+    _end(failed, waiting, delivered, quiet=as_json)
 
 
-def _end(failed: list[str], waiting: dict[str, int], *, quiet: bool, person: bool) -> None:
+def _end(
+    failed: list[str], waiting: dict[str, int], delivered: dict[str, "Delivered"], *, quiet: bool
+) -> None:
     """Say what is left to be done, also by the exit code."""
+    untold = [told for what in delivered.values() for told in what.first_uses if told.kind != "cleared"]
+    for told in untold:
+        say(told.text, err=True)
     for sink, count in waiting.items():
         if count and not quiet:
             say(f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again.")
     if failed:
         raise SourceError("\n".join(failed))
-    if person:
+    if any(told.kind == "stopped" for told in untold):
         raise click.exceptions.Exit(PERSON_NEEDED)
     if any(waiting.values()):
         raise click.exceptions.Exit(WORK_LEFT)
