@@ -64,7 +64,7 @@ def run(
     if once:
         with build(config, verify=True) as app:
             if first_time:
-                app.first_time(app.registered, somebody(), utcnow())
+                app.first_time(app.registered, somebody(), app.ledger.instant())
             outcome = run_once(app, as_json=as_json)
         raise click.exceptions.Exit(outcome)
     from aggregator.daemon import Daemon
@@ -77,7 +77,7 @@ def run(
     def building() -> Iterator["App"]:
         with build(load_config(config_path), verify=True) as app:
             while words:  # said once: of what is configured later nobody has said it
-                app.first_time(app.registered, words.pop(), utcnow())
+                app.first_time(app.registered, words.pop(), app.ledger.instant())
             yield app
 
     told = Daemon(building, utcnow, address).run()

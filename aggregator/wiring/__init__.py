@@ -378,7 +378,7 @@ def _clear_unreadable(
     """Let sinks be sent to that can never be asked what they hold."""
     feeds = [feed.id for known in registered for feed in known.feeds if sinks[feed.sink].limits.proof is None]
     if feeds:
-        ledger.first_uses.clear_for_good(feeds, "the sink cannot be asked what it holds", utcnow())
+        ledger.first_uses.clear_for_good(feeds, "the sink cannot be asked what it holds", ledger.instant())
 
 
 def _stop_if(trouble: str | None) -> None:
