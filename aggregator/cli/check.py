@@ -19,7 +19,7 @@ from aggregator.cli.tables import table_notes
 from aggregator.cli.terms import findings_of
 
 if TYPE_CHECKING:
-    from aggregator.config import Config
+    from aggregator.config import Config, Meter
     from aggregator.config import Sink as ConfiguredSink
     from aggregator.model import Fence
     from aggregator.sinks import Destination
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from aggregator.wiring import Ledger
 
 
+TRIAL_SECONDS = 30.0
+"""How long a query is tried out, if nobody says otherwise: enough for some fifty questions of half a second."""
+
 SHORT = dt.timedelta(minutes=1)
 """Enough to see whether a sink lets itself be asked."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at: `ok`, `note` (worth knowing) or `wrong`, and what to do."""
+    """One thing that was looked at: `ok`, `note` (worth knowing), `warning` (perhaps not meant) or `wrong`; what to do."""
 
     what: str
     verdict: str
@@ -48,12 +51,28 @@ class Finding(NamedTuple):
     is_flag=True,
     help="Send one event per meter to each sink's self_test_customer, and see that it is counted.",
 )
-def check(config_path: Path, *, as_json: bool, send_test_event: bool) -> None:
-    """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong."""
+@click.option(
+    "--trial-seconds",
+    type=click.FloatRange(min=1),
+    default=TRIAL_SECONDS,
+    show_default=True,
+    help="How long each meter's query may be tried out on closed windows.",
+)
+@click.option(
+    "--no-trial", is_flag=True, help="Look at the columns of each query only, and do not try it out."
+)
+def check(
+    config_path: Path, *, as_json: bool, send_test_event: bool, trial_seconds: float, no_trial: bool
+) -> None:
+    """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong.
+
+    Each query is tried out on closed windows: whether it heeds its bounds, gives the same again, adds up, and means what it
+    says.
+    """
     config = load_config(config_path)
     findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
     pinned: dict[str, str] = {}
-    findings += [*_ledger(config, pinned), *_sources(config)]
+    findings += [*_ledger(config, pinned), *_sources(config, None if no_trial else trial_seconds)]
     findings += _sinks(config, pinned, trying=send_test_event)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     if as_json:
@@ -125,7 +144,7 @@ def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
         )
 
 
-def _sources(config: "Config") -> Iterator[Finding]:
+def _sources(config: "Config", trial_seconds: float | None) -> Iterator[Finding]:
     from aggregator import windows
     from aggregator.clock import utcnow
     from aggregator.errors import SourceError
@@ -161,13 +180,29 @@ def _sources(config: "Config") -> Iterator[Finding]:
                 except SourceError as error:
                     yield Finding(f"meter {meter.name}", "wrong", str(error))
                     continue
-                yield _query(meter.name, returns_window=shape.returns_window, returns_at=shape.returns_at)
+                tried = [] if trial_seconds is None else list(_trial(config, meter, source, trial_seconds))
+                if not any(each.verdict == "wrong" for each in tried):
+                    yield _query(meter.name, returns_window=shape.returns_window, returns_at=shape.returns_at)
+                yield from tried
                 for text in notes:
                     yield Finding(f"meter {meter.name}", "note", text)
         except SourceError as error:
             yield Finding(f"source {name}", "wrong", str(error))
         finally:
             source.close()
+
+
+def _trial(config: "Config", meter: "Meter", source: "Source", seconds: float) -> Iterator[Finding]:
+    """Try a meter's query out on closed windows."""
+    from aggregator.clock import monotonic, utcnow
+    from aggregator.config import StripeSink
+    from aggregator.trial import Trial
+    from aggregator.wiring import meter_of
+
+    stripe = next((name for name in meter.sinks if isinstance(config.sinks[name], StripeSink)), None)
+    trial = Trial(meter_of(meter), source, seconds=seconds, elapsed=monotonic, stripe=stripe)
+    for each in trial.run(utcnow()):
+        yield Finding(f"meter {meter.name}", each.severity.value, each.text)
 
 
 def _role(source: "Source") -> Iterator[Finding]:

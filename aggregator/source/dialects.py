@@ -77,6 +77,10 @@ class Dialect:
     """The SQL that makes an instant of epoch seconds."""
     kind: Callable[[object], str | None]
     """The database's name for the type of a column, of what its driver says of the column; None if it does not say."""
+    least: dt.timedelta = dt.timedelta(seconds=1)
+    """The shortest time by which two bounds differ for the database."""
+    reads_whole: Callable[[sa.Connection, sa.TextClause, dict[str, object]], str | None] | None = None
+    """Name a table of which all would be read for a query between bounds, as no index serves; None if that is not known."""
     fence: Callable[[sa.Connection, Freshness | None], Fence] | None = None
     """What its transactions have come to; None where that cannot be asked."""
     tables: Callable[[sa.Connection, str, Mapping[str, object]], list[Table]] | None = None

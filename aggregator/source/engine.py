@@ -37,6 +37,7 @@ from aggregator.source.rows import (
     places,
 )
 from aggregator.source.sqlite import SQLITE
+from aggregator.source.trying import Trying
 from aggregator.source.urls import parsed, secrets_of
 from aggregator.windows import tile
 
@@ -202,6 +203,16 @@ class Source:
             values = {"start": self._dialect.bound(span.start), "end": self._dialect.bound(span.end)}
             return self._dialect.tables(snapshot.connection, statement.text, values)
 
+    @contextmanager
+    def trying(self, query: str, timeout: dt.timedelta) -> Iterator[Trying]:
+        """Open a snapshot in which the query can be asked for any stretch of time, each for as long as `timeout` at most.
+
+        Raises, from within as well, as `read` does.
+        """
+        statement = self._statement(query)
+        with self._snapshot(min(timeout, self._how.statement_timeout)) as snapshot:
+            yield Trying(snapshot, statement, self._places, self._kinds, self._instants)
+
     def ping(self) -> None:
         """Raise SourceUnreachable with the reason if the database cannot be read."""
         with self._snapshot() as snapshot:
@@ -254,11 +265,15 @@ class Source:
         return instant
 
     @contextmanager
-    def _snapshot(self) -> Iterator[Snapshot]:
-        """Hold one transaction open; whatever the driver raises meanwhile comes out as one of our errors."""
+    def _snapshot(self, timeout: dt.timedelta | None = None) -> Iterator[Snapshot]:
+        """Hold one transaction open; whatever the driver raises meanwhile comes out as one of our errors.
+
+        `timeout` is how long each statement may take, if not as long as ever.
+        """
         try:
             with self._connect() as connection:
-                yield Snapshot(connection, self._dialect, self._dialect.begin(connection, self._how))
+                how = self._how if timeout is None else self._how._replace(statement_timeout=timeout)
+                yield Snapshot(connection, self._dialect, self._dialect.begin(connection, how))
         except OURS:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise more than they document: it stays with its meter

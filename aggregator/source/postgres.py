@@ -180,6 +180,24 @@ def _postgres_kind(code: object) -> str | None:
     return None if known is None else known.name
 
 
+NO_WHOLE_TABLES = sa.text("select set_config('enable_seqscan', 'off', true)")
+
+
+def _postgres_reads_whole(
+    connection: sa.Connection, statement: sa.TextClause, bounds: dict[str, object]
+) -> str | None:
+    """Ask for the plan that avoids reading whole tables: one that does so still, by a filter, has no index to use."""
+    connection.execute(NO_WHOLE_TABLES)
+    [[plan]] = connection.execute(sa.text(f"explain (format json) {statement.text}"), bounds).all()
+    steps = [plan[0]["Plan"]]
+    while steps:
+        step = steps.pop()
+        if step["Node Type"] == "Seq Scan" and "Filter" in step:
+            return str(step["Relation Name"])
+        steps += step.get("Plans", ())
+    return None
+
+
 POSTGRES = Dialect(
     name="postgresql",
     engine=_postgres_engine,
@@ -190,6 +208,8 @@ POSTGRES = Dialect(
     naive_is_utc=False,
     from_number="to_timestamp(column)",
     kind=_postgres_kind,
+    least=dt.timedelta(microseconds=1),
+    reads_whole=_postgres_reads_whole,
     fence=transactions.fence,
     tables=tables.tables,
     unsafe=roles.unsafe,

@@ -118,6 +118,17 @@ def _sqlite_fault(error: BaseException) -> Fault:
             return Fault.REFUSED
 
 
+def _sqlite_reads_whole(
+    connection: sa.Connection, statement: sa.TextClause, bounds: dict[str, object]
+) -> str | None:
+    """Look for a table that is gone through, and not searched (sqlite.org/eqp.html)."""
+    for *_, step in connection.execute(sa.text(f"explain query plan {statement.text}"), bounds):
+        words = str(step).split()
+        if words[0] == "SCAN" and "USING" not in words and not words[1].startswith("("):
+            return words[1]
+    return None
+
+
 SQLITE = Dialect(
     name="sqlite",
     engine=_sqlite_engine,
@@ -130,4 +141,5 @@ SQLITE = Dialect(
     naive_is_utc=True,
     from_number="datetime(column, 'unixepoch')",
     kind=lambda _: None,  # each value has a type of its own
+    reads_whole=_sqlite_reads_whole,
 )

@@ -1,0 +1,11 @@
+"""The trial of a query: what it means is found out on closed windows before it bills.
+
+text.py        what the text of a query says
+judgement.py   answers in, findings out
+trier.py       asks the source, within a time that it is given
+"""
+
+from aggregator.trial.judgement import Finding, Kind, Severity
+from aggregator.trial.trier import Trial
+
+__all__ = ["Finding", "Kind", "Severity", "Trial"]

@@ -1,0 +1,182 @@
+"""What the text of a query says, as far as a glance can tell: where a clause stands, and which it has. Pure.
+
+What is found here is never proof by itself, but for what can have one meaning only: it names the line to change.
+"""
+
+import re
+from typing import NamedTuple
+
+_SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
+"""Comments, and text in quotes."""
+
+_ROUNDED = re.compile(
+    r"\b(?:date|date_trunc|trunc|to_char|strftime|to_date|todate|tostartofday|dateadd)\s*\([^()]*:(?:start|end)\b"
+    r"|:(?:start|end)\s*::\s*date\b|\bcast\s*\(\s*:(?:start|end)\s+as\s+date\s*\)",
+    re.IGNORECASE,
+)
+_CAST = re.compile(
+    r"\bcast\s*\(\s*:(?:start|end)\s+as\s+(?!text\b|varchar\b|char\b|nvarchar\b)[\w ]+\)|:(?:start|end)\s*::\s*\w+",
+    re.IGNORECASE,
+)
+_INCLUSIVE = re.compile(
+    r"\bbetween\s+\S*:start\b|<=\s*\(?\s*:end\b|(?<![<>=])>\s*\(?\s*:start\b", re.IGNORECASE
+)
+_LIMIT = re.compile(
+    r"\b(?:limit\s+(\d+)|fetch\s+(?:first|next)\s+(\d+)\s+rows?|top\s*\(?\s*(\d+))[^()]*$", re.IGNORECASE
+)
+_NEIGHBOURS = re.compile(
+    r"\bover\b|\blag\s*\(|\blead\s*\(|\bmax\s*\([^)]*\)\s*-\s*(?:coalesce\s*\(\s*)?min\s*\(", re.IGNORECASE
+)
+_NOT_A_SUM = re.compile(
+    r"\bdistinct\b|\b(?:max|min|avg|median|mode|last_value|first_value|uniq\w*|approx\w*|percentile\w*|quantile\w*|hll\w*)\s*\("
+    r"|\bhaving\b|\bover\b|\bgreatest\s*\(|\bleast\s*\(|\bceil\w*\s*\(|\bround\s*\(|\bfloor\s*\(|\bcase\b",
+    re.IGNORECASE,
+)
+_AT_RANDOM = re.compile(r"\b(?:random|rand|gen_random_uuid|clock_timestamp|tablesample)\b", re.IGNORECASE)
+_BOUND_COLUMN = re.compile(r"\b((?:\w+\.)?\w+)\s*(?:>=?|between)\s*\(?\s*:start\b", re.IGNORECASE)
+_END_COLUMN = re.compile(r"\b((?:\w+\.)?\w+)\s*<=?\s*\(?\s*:end\b", re.IGNORECASE)
+_FROM = re.compile(r"\b(?:from|join)\s+((?:\w+\.)?\w+)(?:\s+(?:as\s+)?(?!on\b|where\b|join\b|left\b|right\b|inner\b|full\b|"
+                   r"cross\b|using\b|group\b|order\b|natural\b|window\b|limit\b|union\b)(\w+))?", re.IGNORECASE)  # fmt: skip
+_JOIN_ON = re.compile(
+    r"\bon\s*\(?\s*(\w+)\.(\w+)\s*=\s*(\w+)\.(\w+)\s*\)?(?=\s*(?:where|left|right|inner|full|join|cross|group|order|$))",
+    re.IGNORECASE,
+)
+
+
+class Line(NamedTuple):
+    """A clause of a query, by the line that it stands on."""
+
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.number}: `{self.text}`"
+
+
+class Join(NamedTuple):
+    """A join by one column on either side: tables as they are named, or None where that cannot be told."""
+
+    line: Line
+    left: tuple[str, str]
+    right: tuple[str, str]
+    bounded: str | None
+    """Which of the two tables is the one that `:start` bounds."""
+
+
+def bare(query: str) -> str:
+    """Return the query without comments and quoted text; every character stays in its place."""
+    return _SKIPPED.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), query)
+
+
+def _line(query: str, pattern: re.Pattern[str]) -> Line | None:
+    found = pattern.search(bare(query))
+    if found is None:
+        return None
+    number = query.count("\n", 0, found.start()) + 1
+    return Line(number, query.splitlines()[number - 1].strip())
+
+
+def rounded(query: str) -> Line | None:
+    """Return where a bound is cut to a day, or made a text."""
+    return _line(_quotes_kept(query), _ROUNDED)
+
+
+def cast_of_bound(query: str) -> Line | None:
+    """Return where a bound is cast to something that is no text."""
+    return _line(query, _CAST)
+
+
+def inclusive(query: str) -> Line | None:
+    """Return where a bound takes in its end, or leaves out its start."""
+    return _line(query, _INCLUSIVE)
+
+
+def bounds(query: str) -> Line | None:
+    """Return where the bounds stand."""
+    return _line(query, re.compile(r":start\b"))
+
+
+def limit(query: str) -> tuple[Line, int] | None:
+    """Return how many rows the whole query returns at most, by its own word."""
+    found = _LIMIT.search(bare(query))
+    line = _line(query, _LIMIT)
+    if found is None or line is None:
+        return None
+    return line, int(next(filter(None, found.groups())))
+
+
+def looks_at_neighbours(query: str) -> Line | None:
+    """Return where a row is compared with the rows before it."""
+    return _line(query, _NEIGHBOURS)
+
+
+def may_not_add_up(query: str) -> bool:
+    """Tell whether the query may be one whose windows need not add up: a maximum, or a count of different ones."""
+    return _NOT_A_SUM.search(bare(query)) is not None
+
+
+def at_random(query: str) -> Line | None:
+    """Return where chance comes in."""
+    return _line(query, _AT_RANDOM)
+
+
+def is_grouped(query: str) -> bool:
+    """Tell whether rows are summed by the query."""
+    return re.search(r"\bgroup\s+by\b", bare(query), re.IGNORECASE) is not None
+
+
+def names_what_is_gone(query: str) -> bool:
+    """Tell whether the query asks for what is not over yet, as of an instant: `ended_at is null or ended_at > :start`."""
+    return (
+        re.search(
+            r"\bis\s+null\b[^()]*\bor\b|\bor\b[^()]*\bis\s+null\b|\bcoalesce\s*\(", bare(query), re.IGNORECASE
+        )
+        is not None
+    )
+
+
+def tables(query: str) -> dict[str, str]:
+    """Return the tables that are named, by their aliases in lower case; a query within brackets has none."""
+    named: dict[str, str] = {}
+    for table, alias in _FROM.findall(bare(query)):
+        named[(alias or table.rpartition(".")[2]).lower()] = table
+    return named
+
+
+def bound_column(query: str) -> tuple[str, str] | None:
+    """Return the table and the column that are compared with `:start`, if that can be told."""
+    text = bare(query)
+    found = _BOUND_COLUMN.search(text) or _END_COLUMN.search(text)
+    if found is None:
+        return None
+    alias, _, column = found[1].rpartition(".")
+    named = tables(query)
+    table = named.get(alias.lower()) if alias else next(iter(named.values())) if len(named) == 1 else None
+    return None if table is None else (table, column)
+
+
+def joins(query: str) -> list[Join]:
+    """Return the joins by one column whose rows nothing else chooses from."""
+    text, named = bare(query), tables(query)
+    bounded = bound_column(query)
+    found = []
+    for match in _JOIN_ON.finditer(text):
+        left_alias, left, right_alias, right = (each.lower() for each in match.groups())
+        left_table, right_table = named.get(left_alias), named.get(right_alias)
+        if left_table is None or right_table is None or left_table == right_table:
+            continue
+        where = re.search(r"\bwhere\b.*?(?=\bgroup\s+by\b|\border\s+by\b|$)", text, re.IGNORECASE | re.DOTALL)
+        conditions = where[0] if where else ""
+        aliases = {left_alias: left_table, right_alias: right_table}
+        chosen = {aliases[a] for a in aliases if re.search(rf"\b{a}\.", conditions, re.IGNORECASE)}
+        if bounded is None or chosen - {bounded[0]}:
+            continue
+        number = text.count("\n", 0, match.start()) + 1
+        line = Line(number, query.splitlines()[number - 1].strip())
+        found.append(Join(line, (left_table, left), (right_table, right), bounded[0]))
+    return found
+
+
+def _quotes_kept(query: str) -> str:
+    """Return the query as it is: `date_trunc('day', :start)` is looked for with its quotes."""
+    return query

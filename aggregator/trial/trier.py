@@ -1,0 +1,341 @@
+"""Tries a query out: asks the source for stretches of closed windows, and has the answers judged.
+
+Rules
+- Everything that is compared comes from one snapshot, so that rows which come meanwhile make no difference.
+- The trial has so many seconds, and says what it did not come to. No statement may take more than a third of them.
+- A stretch without usage proves nothing: closed windows with usage are looked for, further and further back.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from typing import Protocol
+
+from aggregator import windows
+from aggregator.errors import QueryRejected, QueryTimedOut
+from aggregator.model import Meter, Reading, Span
+from aggregator.source.trying import Answer, Trying
+from aggregator.trial import judgement, text
+from aggregator.trial.judgement import Column, Edge, Finding, Kind, Outside, Row, Severity, Sums
+
+LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+"""Before any usage that is still billed."""
+
+FURTHEST_BACK = dt.timedelta(days=400)
+FURTHEST_AHEAD = dt.timedelta(days=40)
+GROWTH = 4
+"""How much further back each next look goes."""
+
+SIDE_BY_SIDE = 8
+"""How many windows are read at once and one by one."""
+
+HALVINGS = 48
+"""More than it takes to find an instant in a day, to the microsecond."""
+
+QUARTERS_OF_STEADY_USAGE = 12
+
+SHARE_OF_A_STATEMENT = 3
+
+
+class Source(Protocol):
+    """What a trial asks of an application database."""
+
+    def trying(self, query: str, timeout: dt.timedelta) -> AbstractContextManager[Trying]:
+        """Open a snapshot in which the query can be asked for any stretch."""
+        ...
+
+
+class OutOfTime(Exception):
+    """The seconds of the trial have run out."""
+
+
+class Trial:
+    """Tries one meter's query. `stripe` names a sink that knows customers as Stripe does; `elapsed` tells seconds."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        source: Source,
+        *,
+        seconds: float,
+        elapsed: Callable[[], float],
+        stripe: str | None = None,
+    ) -> None:
+        self._meter = meter
+        self._query = meter.query
+        self._length = meter.window
+        self._source = source
+        self._seconds = seconds
+        self._elapsed = elapsed
+        self._stripe = stripe
+        self._until = 0.0
+        self._counts: list[int] = []
+        self._slowest = 0.0
+        self._tried = ""
+
+    def run(self, now: dt.datetime) -> list[Finding]:
+        """Return what is found, the gravest first. Raises SourceError where the source cannot be asked at all."""
+        self._until = self._elapsed() + self._seconds
+        found: list[Finding] = []
+        timeout = dt.timedelta(seconds=max(1.0, self._seconds / SHARE_OF_A_STATEMENT))
+        self._tried = "nothing"
+        try:
+            with self._source.trying(self._query, timeout) as trying:
+                for each in self._found(trying, now):
+                    found.append(each)  # noqa: PERF402 - what was found before a step fails is kept
+        except QueryTimedOut:
+            said = f"a statement took more than {timeout.total_seconds():g} s; tried before: {self._tried}. Give it longer "
+            found.append(judgement.note(f"{said}with `--trial-seconds`, and its time column an index"))
+        except QueryRejected as error:
+            found.append(judgement.error(Kind.REFUSED, str(error)))
+        order = list(Severity)
+        return sorted(found, key=lambda each: order.index(each.severity))
+
+    def _found(self, trying: Trying, now: dt.datetime) -> Iterator[Finding]:
+        """Yield what the steps find, until one explains all that would follow or the time has run out."""
+        try:
+            for doing, step in self._steps(trying, now):
+                self._tried = doing
+                yield from step
+                if any(each.kind in ENDS for each in step):
+                    return
+        except OutOfTime:
+            yield judgement.note(f"the {self._seconds:g} s of the trial ran out; tried before: {self._tried}")
+
+    def _steps(self, trying: Trying, now: dt.datetime) -> Iterator[tuple[str, list[Finding]]]:
+        """Yield what was tried and what came of it, step by step."""
+        query, meter = self._query, self._meter
+        end = windows.settled_until(now, meter.settle, self._length)
+        first = self._ask(trying, Span(end, end))
+        columns = [Column(*each) for each in zip(first.names, first.kinds, strict=True)]
+        yield "types", judgement.types(columns, naive_is_utc=trying.naive_is_utc)
+        yield "words", judgement.words(query, dialect=trying.dialect)
+        if trying.dialect == "sqlite":
+            yield "the column of times", self._times(trying)
+        newest = self._newest(trying, end)
+        if newest is None:
+            yield "whether there is usage", judgement.nothing(end - FURTHEST_BACK, query)
+            return
+        yield "whether there is usage", judgement.stale(newest, end, self._length)
+        began = self._elapsed()
+        answer = self._ask(trying, newest)
+        self._slowest = self._elapsed() - began
+        yield "bounds", self._outside(trying, newest, answer)
+        yield "rows", self._rows(trying, newest, answer)
+        yield from self._stretch(trying, newest, by_window=first.places.window is not None)
+        yield "edges", self._edges(trying, newest, answer)
+        if not meter.latest:
+            yield "times of today", self._today(trying, now, columns)
+        if self._slowest >= judgement.SLOW_SECONDS:
+            yield "indexes", judgement.slow(self._slowest, trying.read_whole(newest), query)
+        yield "limit", judgement.limited(self._counts, query)
+        yield "joins", self._joins(trying)
+
+    # What there is
+
+    def _ask(self, trying: Trying, span: Span) -> Answer:
+        if self._elapsed() > self._until:
+            raise OutOfTime
+        answer = trying.ask(span)
+        self._counts.append(len(answer.rows))
+        return answer
+
+    def _used(self, trying: Trying, span: Span) -> Sums:
+        """Return what was used in any stretch, by customer."""
+        return _sums(trying.amounts(self._ask(trying, span), span, self._length), by_window=False)
+
+    def _any(self, trying: Trying, span: Span) -> bool:
+        return bool(judgement.total(self._used(trying, span)))
+
+    def _newest(self, trying: Trying, end: dt.datetime) -> Span | None:
+        """Return the newest closed window with usage, or None if none is found."""
+        until, step = end, self._length
+        while end - until < FURTHEST_BACK:
+            span = Span(until - step, until)
+            if self._any(trying, span):
+                return self._narrowed(trying, span)
+            until, step = span.start, min(step * GROWTH, FURTHEST_BACK // self._length * self._length)
+        return None
+
+    def _narrowed(self, trying: Trying, span: Span) -> Span:
+        """Return the last window with usage of a span with usage."""
+        while windows.count(span, self._length) > 1:
+            middle = windows.floor(span.start + (span.end - span.start) / 2, self._length)
+            later = Span(middle, span.end)
+            span = later if self._any(trying, later) else Span(span.start, middle)
+        return span
+
+    # One step each
+
+    def _times(self, trying: Trying) -> list[Finding]:
+        bound = text.bound_column(self._query)
+        if bound is None:
+            return []
+        return judgement.column_of_times(trying.sample(*bound), *bound)
+
+    def _outside(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
+        middle = windows.floor(window.start + self._length / 2, dt.timedelta(minutes=1))
+        outside = Outside(
+            window,
+            _sums(trying.amounts(answer, window, self._length), by_window=False),
+            self._used(trying, Span(window.end, window.end)),
+            self._used(trying, Span(middle, middle)),
+            self._used(trying, Span(LONG_AGO, LONG_AGO + self._length)),
+            LONG_AGO,
+        )
+        if judgement.total(outside.empty) or judgement.total(outside.within):
+            outside = outside._replace(history=self._used(trying, Span(LONG_AGO, window.end)))
+        return judgement.outside(outside, self._query, latest=self._meter.latest)
+
+    def _rows(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
+        """Judge the rows of one window, each by itself."""
+        readings = trying.readings(answer, window, self._length)
+        rows = [Row(each.customer, each.window_start, each.quantity, each.at) for each in readings]
+        found = judgement.repeated(rows, self._query)
+        if self._stripe is not None:
+            found += judgement.customers((row.customer for row in rows), self._stripe)
+        return found
+
+    def _stretch(
+        self, trying: Trying, newest: Span, *, by_window: bool
+    ) -> Iterator[tuple[str, list[Finding]]]:
+        """Judge a stretch of windows, read again, and one by one."""
+        span = Span(newest.end - SIDE_BY_SIDE * self._length, newest.end)
+        whole = self._windowed(trying, span, by_window=by_window)
+        again = [self._windowed(trying, span, by_window=by_window) for _ in range(2)]
+        yield "reading twice", judgement.rereadings([whole, *again], span, self._query)
+        if self._meter.latest and not by_window:
+            return
+        parts = [
+            (each, self._windowed(trying, each, by_window=by_window))
+            for each in windows.tile(span, self._length)
+        ]
+        yield "cutting into windows", judgement.cut(whole, parts, span, self._query, by_window=by_window)
+        if not by_window:
+            yield "windows beside each other", judgement.alike_everywhere(parts, whole, self._query)
+        if self._length < windows.DAY:
+            start = windows.floor(newest.start, windows.DAY)
+            day = Span(start, start + windows.DAY)
+            last = self._used(trying, Span(day.end - trying.least, day.end))
+            if judgement.total(last):
+                whole_day = self._used(trying, day)
+                yield (
+                    "the last instant of a day",
+                    judgement.last_instant(day, whole_day, last, self._query, dialect=trying.dialect),
+                )
+
+    def _windowed(self, trying: Trying, span: Span, *, by_window: bool) -> Sums:
+        answer = self._ask(trying, span)
+        if by_window:
+            return _sums(trying.readings(answer, span, self._length), by_window=True)
+        return _sums(trying.amounts(answer, span, self._length), by_window=False)
+
+    def _edges(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
+        """Judge what becomes of a row that lies on a boundary, by making its own instant one."""
+        if text.looks_at_neighbours(self._query) is not None:
+            return []
+        at = self._instant(trying, window, answer)
+        if at is None:
+            return []
+        least = trying.least
+        twice = any(self._any(trying, Span(each, each)) for each in (at, at + least))
+        begins = self._any(trying, Span(at, at + least))
+        before = not begins and self._any(trying, Span(at - least, at))
+        return judgement.edge(Edge(at, twice, begins, before), self._query)
+
+    def _instant(self, trying: Trying, window: Span, answer: Answer) -> dt.datetime | None:
+        """Return an instant at which there is a row: as the query says, or found by halving."""
+        whole = [each for each in trying.instants(answer) if not (each - LONG_AGO) % trying.least]
+        for each in sorted(whole)[-1:]:
+            around = Span(each - trying.least, each + trying.least)
+            return each if self._any(trying, around) else None
+        if text.may_not_add_up(self._query):
+            return None
+        start, end = window
+        for _ in range(HALVINGS):
+            if end - start <= trying.least:
+                return start
+            middle = start + (end - start) / 2 // trying.least * trying.least
+            if self._any(trying, Span(start, middle)):
+                end = middle
+            elif self._any(trying, Span(middle, end)):
+                start = middle
+            else:
+                return middle
+        return None
+
+    def _today(self, trying: Trying, now: dt.datetime, columns: Sequence[Column]) -> list[Finding]:
+        """Judge the newest usage against the present instant."""
+        kinds = {column.kind for column in columns if column.name.lower() in {"at", "window"}}
+        naive = trying.naive_is_utc and (kinds <= {"timestamp", "date", None})
+        minute = dt.timedelta(minutes=1)
+        present = windows.floor(now, minute) + minute
+        furthest = judgement.FURTHEST_ZONE + windows.HOUR
+        newest = self._last(trying, Span(present, present + furthest))
+        if newest is not None:
+            beyond = Span(present + furthest, present + furthest + FURTHEST_AHEAD)
+            hours = [Span(present + n * windows.HOUR, present + (n + 1) * windows.HOUR) for n in range(15)]
+            steady = all(self._any(trying, each) for each in hours if each.end <= newest)
+            steady = steady and not self._any(trying, beyond)
+            return judgement.ahead(newest, now, naive=naive, steady=steady)
+        if not naive or not kinds:
+            return []
+        newest = self._last(trying, Span(present - furthest, present))
+        if newest is None or not judgement.behind(newest, now, steady=True):
+            return []
+        quarter = judgement.QUARTER
+        quarters = [
+            Span(newest - n * quarter, newest - (n - 1) * quarter) for n in range(1, QUARTERS_OF_STEADY_USAGE)
+        ]
+        return judgement.behind(newest, now, steady=all(self._any(trying, each) for each in quarters))
+
+    def _last(self, trying: Trying, span: Span) -> dt.datetime | None:
+        """Return the last minute of a stretch that has usage; None if none has."""
+        if not self._any(trying, span):
+            return None
+        minute = dt.timedelta(minutes=1)
+        while span.end - span.start > minute:
+            middle = windows.floor(span.start + (span.end - span.start) / 2, minute)
+            span = (
+                Span(middle, span.end)
+                if self._any(trying, Span(middle, span.end))
+                else Span(span.start, middle)
+            )
+        return span.end
+
+    def _joins(self, trying: Trying) -> list[Finding]:
+        """Judge joins whose other side has a key more than once."""
+        found: list[Finding] = []
+        for join in text.joins(self._query):
+            others = [side for side in (join.left, join.right) if side[0] != join.bounded]
+            repeated = [
+                (table, column, *trying.keys_more_than_once(table, column)) for table, column in others
+            ]
+            if repeated and all(many for _, _, many, _ in repeated):
+                table, column, many, example = repeated[0]
+                found += judgement.multiplied(join, table, column, many, example)
+        return found
+
+
+ENDS = {
+    Kind.TYPE,
+    Kind.CAST,
+    Kind.TEXT_TIMES,
+    Kind.BOUNDS_IGNORED,
+    Kind.START_IGNORED,
+    Kind.ROUNDED,
+    Kind.STATE,
+    Kind.RANDOM,
+    Kind.DEPENDS,
+}
+"""What explains whatever else would be found."""
+
+
+def _sums(readings: Sequence[Reading], *, by_window: bool) -> Sums:
+    found: dict[tuple[str | None, dt.datetime | None], Decimal] = {}
+    for each in readings:
+        if each.quantity:
+            key = (each.customer, each.window_start if by_window else None)
+            found[key] = found.get(key, Decimal(0)) + each.quantity
+    return {key: much for key, much in found.items() if much}
