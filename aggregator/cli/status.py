@@ -102,7 +102,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         )
         return
     for trouble in filter(None, [apart, *map(str, waits)]):
-        say(f"{trouble}\n")
+        say(trouble)
     if not standings:
         say("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
         return

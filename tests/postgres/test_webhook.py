@@ -42,6 +42,7 @@ class Site:
     """Our side, listening, with its ledger behind it and the sandbox as Stripe."""
 
     def __init__(self, database: Database, sandbox: RunningSandbox, url: str) -> None:
+        self.slow: str | None = None
         self.database = database
         self.sandbox = sandbox
         self.url = url
@@ -108,9 +109,10 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
 
     intake, deaf = ears(SECRET, OTHER_SECRET), ears()
     address = Address("127.0.0.1:0")
-    web = Web(address, {"fake": intake, "deaf": deaf}, Notices(database), utcnow)
+    made = Site(database, shared_sandbox, address.url)
+    web = Web(address, {"fake": intake, "deaf": deaf}, Notices(database), utcnow, lambda: made.slow)
     web.start()
-    yield Site(database, shared_sandbox, address.url)
+    yield made
     web.stop()
     address.close()
     sink.close()
@@ -264,6 +266,15 @@ def test_there_is_nothing_else(site: Site, method: str, path: str, status: int) 
 def test_health(site: Site) -> None:
     """The ledger answers; nothing was read yet."""
     assert site.call("GET", "/healthz") == Reply(200, {"ledger": "answers", "last_pass_seconds_ago": None})
+
+
+def test_a_ledger_that_does_not_commit_in_time_is_not_healthy(site: Site) -> None:
+    """It answers who only reads, and what was written waits: that is said with its reason, for as long as it lasts."""
+    site.slow = "A transaction of the ledger has waited for 12 s to be committed."
+    unready = Reply(503, {"ledger": "does not answer in time", "reason": site.slow})
+    assert site.call("GET", "/healthz") == unready
+    site.slow = None
+    assert site.call("GET", "/healthz").status == 200
 
 
 def test_a_ledger_that_does_not_answer_is_not_healthy(site: Site) -> None:
