@@ -97,6 +97,8 @@ class Climate:
     """Share of its own totals that it cannot give."""
     person: float = 0.5
     """How likely a person lets parked events go out, each time they look."""
+    held_before: bool = False
+    """The service holds usage of another ledger when this one begins."""
     spells: int = 0
     """How often the source shows nothing, part or double of what is there, or refuses, for a while."""
     backfills: int = 0
@@ -188,6 +190,21 @@ def with_spells(climate: Climate, random: random.Random) -> Climate:
     """Draw how often the source of a life shows something else than what is there. Only what is read again is put right."""
     if climate.revisit:
         climate.spells = random.choice([0] * 7 + [1, 2, 4])
+    return climate
+
+
+def with_usage_held(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether the service holds usage of another ledger when that of this life begins."""
+    if random.random() < 0.15 and climate.write_model is WriteModel.DELTA and not climate.files:
+        holding(climate)
+    return climate
+
+
+def holding(climate: Climate) -> Climate:
+    """Let the service hold usage beforehand. Whoever is first asked about is read at once there: nothing hides anybody."""
+    climate.held_before, climate.restores, climate.spells, climate.no_figure = True, 0, 0, 0.0
+    climate.lag = min(climate.lag, HOUR)
+    climate.days = max(climate.days, 3)
     return climate
 
 
@@ -293,6 +310,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("intake", with_intake),
         ("spells", with_spells),
         ("restores", with_more_restores),
+        ("beforehand", with_usage_held),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

@@ -26,6 +26,7 @@ from aggregator.model import Decreases, Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
 from tests.simulation.application import Application
+from tests.simulation.beforehand import Beforehand
 from tests.simulation.cancel_gate import CancelGate
 from tests.simulation.climate import (
     DAY,
@@ -177,6 +178,7 @@ class Life:
         self._draw_service()
         self.resting = False
         self.ended = False
+        self.beforehand = Beforehand(self, random.Random(f"{seed}: what is held beforehand"))
         self.restoring = (
             Restoring(self, self.ledger.ledger, self.ledger.disk, dice)
             if isinstance(self.ledger, InMemory)
@@ -219,9 +221,13 @@ class Life:
         """Live: some days of faults, then rest, then the end. Raises Violation."""
         with stepped_threads(self.hub):
             try:
+                end = START + self.climate.days * DAY
+                if self.climate.held_before:
+                    self.hub.run(START + self.beforehand.begins_after)
+                    self.beforehand.book()
+                    self.beforehand.look()
                 for number in range(self.climate.daemons):
                     self._start(f"daemon {number + 1}")
-                end = START + self.climate.days * DAY
                 self._plan_people(end)
                 if self.restoring is not None:
                     self.restoring.plan(START, end)

@@ -72,6 +72,8 @@ RARE = (
     "a list in pieces",
     "a message is delivered first",
     "the service does not let itself be asked",
+    "a sink holds usage that is not ours",
+    "a feed stands still for what its sink holds",
     "messages forgotten by a restore",
     "cancellations forgotten by a restore",
     "a source shows nothing",

@@ -118,6 +118,18 @@ class Restoring:
         life.watch.restored(tables, self._ledger.tables)
         life.hub.after(10 * MINUTE, self._person)
 
+    def stop_by_hand(self) -> None:
+        """Stop a ledger in which a feed stands still for what its sink holds, to adopt that."""
+        if self._set_back_at is not None:
+            return
+        life, tables = self._life, self._ledger.tables
+        life.looked()
+        MemoryPin(self._ledger, self._disk).stop("Stopped by a person, to be adopted.", life.hub.now)
+        life.story.tell("a person stops the ledger")
+        self._set_back_at = life.hub.now
+        life.watch.restored(tables, tables)
+        life.hub.after(10 * MINUTE, self._person)
+
     # The cure.
 
     def _person(self) -> None:

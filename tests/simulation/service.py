@@ -124,6 +124,11 @@ class Service:
         self._events[event.meter, event.customer].append(booked)
         self._watch(event, amount)
 
+    def hold(self, event: Event) -> None:
+        """Count an event that somebody else sent long ago: its totals show it."""
+        self.book(event)
+        self.booked[-1].visible_at = self._hub.now
+
     def cannot_cancel(self, identifier: str) -> str | None:
         """Say why an event is not taken back; None if it is."""
         if identifier in self.cancelled or not self.times[identifier]:
