@@ -99,6 +99,9 @@ class Climate:
     """How likely a person lets parked events go out, each time they look."""
     held_before: bool = False
     """The service holds usage of another ledger when this one begins."""
+    hosts: int = 1
+    clock_jumps: int = 0
+    """How often the clock of a host jumps by minutes or hours, until it is set right."""
     spells: int = 0
     """How often the source shows nothing, part or double of what is there, or refuses, for a while."""
     backfills: int = 0
@@ -208,6 +211,14 @@ def holding(climate: Climate) -> Climate:
     return climate
 
 
+def with_hosts(climate: Climate, random: random.Random) -> Climate:
+    """Draw on how many hosts the processes of a life run, and what their clocks do."""
+    if random.random() < 0.35:
+        climate.clock_jumps = random.choice([1, 2, 5])
+        climate.hosts = 1 if climate.restores else random.choice([1, 2])
+    return climate
+
+
 def with_more_restores(climate: Climate, random: random.Random) -> Climate:
     """Draw whether the ledger of a life with messages or cancellations is set back, too."""
     special = climate.intake or climate.decreases is Decreases.CANCEL
@@ -311,6 +322,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("spells", with_spells),
         ("restores", with_more_restores),
         ("beforehand", with_usage_held),
+        ("hosts", with_hosts),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

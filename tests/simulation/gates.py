@@ -20,6 +20,7 @@ from aggregator.errors import (
     SinkUnreachable,
     SourceUnreachable,
 )
+from aggregator.ledger.clock import LedgerClock
 from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
 from tests.simulation.application import Application
 from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
@@ -37,6 +38,10 @@ SIGN_OF_LIFE = 20 * SECOND
 """How often what runs beside a long read has its turn: a third of a lease."""
 
 
+CLOCKS_AGREE = frozenset({"claim", "claim_whole", "take_over"})
+"""Transactions that are not made while a host's clock differs from the ledger's."""
+
+
 @dataclass(slots=True)
 class Gate:
     """The way out of one process."""
@@ -47,6 +52,7 @@ class Gate:
     random: random.Random
     marks: Marks
     story: Story
+    clock: LedgerClock
 
     def step(self, takes: dt.timedelta = MILLISECOND) -> None:
         """Let time pass; the process may die here, or stand still for a while. Raises Killed."""
@@ -67,6 +73,20 @@ class Gate:
         if not self.process.alive:
             raise Killed
 
+    def hear(self) -> None:
+        """Learn the ledger's time, as with every transaction."""
+        with self.clock.hearing() as heard:
+            heard(self.hub.now)
+
+    def now(self) -> dt.datetime:
+        """Return the ledger's time, as `Database.now` does. Raises ClocksApart while this host's clock is another."""
+        if self.clock.apart() is not None:
+            self.marks.saw("a host stands back for its clock")
+            self.step()
+            self.hear()
+            self.clock.check()
+        return self.clock()
+
     def ledger(self, name: str, verb: Callable[[], T]) -> T:
         """Use a verb of the ledger: one transaction. Raises LedgerUnreachable before it, or after it was committed."""
         self.step()
@@ -75,6 +95,9 @@ class Gate:
             self.story.tell(self.process.name, name, "fails: the ledger is away")
             self.marks.saw("ledger away")
             raise LedgerUnreachable
+        self.hear()
+        if name in CLOCKS_AGREE:
+            self.clock.check()
         done = verb()
         if dice > 1 - climate.ledger_ack_lost:
             self.story.tell(self.process.name, name, "is committed, and the answer is lost")

@@ -3,6 +3,7 @@
 from tests.simulation import (
     mutants,
     mutants_cancelling,
+    mutants_clocks,
     mutants_files,
     mutants_first_use,
     mutants_intake,
@@ -17,6 +18,7 @@ __all__ = [
     "hunt",
     "mutants",
     "mutants_cancelling",
+    "mutants_clocks",
     "mutants_files",
     "mutants_first_use",
     "mutants_intake",

@@ -19,6 +19,7 @@ from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, Ledge
 from aggregator.filing import Filing
 from aggregator.first_use import FirstUse
 from aggregator.intake import Intake
+from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.files import Whole
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
@@ -37,7 +38,8 @@ from tests.simulation.climate import (
     drawn,
 )
 from tests.simulation.file_gate import FileGate
-from tests.simulation.gates import Behind, Gate, SinkGate, SourceGate, SteppedThreads
+from tests.simulation.gates import CLOCKS_AGREE, Behind, Gate, SinkGate, SourceGate, SteppedThreads
+from tests.simulation.hosts import SKEW, Host, Hosts
 from tests.simulation.hub import Hub, Process
 from tests.simulation.mail import Mail, MailGate
 from tests.simulation.marks import Marks
@@ -76,7 +78,7 @@ RESTS = 4
 class Ledger(Protocol):
     """A ledger to live with: its verbs for a process, and a look at its tables."""
 
-    def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
+    def verbs(self, owner: uuid.UUID, disk: Disk) -> tuple[Any, ...]:
         """Return meters, passes, outbox, doubts, the pin, files, cancellations, intake and first uses for a process."""
         ...
 
@@ -90,10 +92,9 @@ class InMemory:
 
     def __init__(self, hub: Hub) -> None:
         self.ledger = MemoryLedger(lambda: hub.now)
-        self.disk = Disk()
 
     def verbs(
-        self, owner: uuid.UUID
+        self, owner: uuid.UUID, disk: Disk
     ) -> tuple[
         MemoryMeters,
         MemoryPasses,
@@ -106,7 +107,7 @@ class InMemory:
         MemoryFirstUses,
     ]:
         """Return its verbs."""
-        pin = MemoryPin(self.ledger, self.disk)
+        pin = MemoryPin(self.ledger, disk)
         doubts = MemoryDoubts(self.ledger)
         outbox = MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin)
         return (
@@ -171,6 +172,8 @@ class Life:
         self.place = self.watch.filed.place = Place(self.hub, self.random, self.service.book)
         if self.climate.files:
             self.hub.after(HOUR, self.place.open)
+        chance = random.Random(f"{seed}: hosts of the life")
+        self.hosts = Hosts(self.hub, self.climate, chance, self.marks, self.story)
         self.daemons: list[Daemon] = []
         self.taken: set[str] = set()
         """Reports that a daemon has taken."""
@@ -180,7 +183,7 @@ class Life:
         self.ended = False
         self.beforehand = Beforehand(self, random.Random(f"{seed}: what is held beforehand"))
         self.restoring = (
-            Restoring(self, self.ledger.ledger, self.ledger.disk, dice)
+            Restoring(self, self.ledger.ledger, self.hosts, dice)
             if isinstance(self.ledger, InMemory)
             else None
         )
@@ -229,6 +232,7 @@ class Life:
                 for number in range(self.climate.daemons):
                     self._start(f"daemon {number + 1}")
                 self._plan_people(end)
+                self.hosts.plan(START, end, self.climate.clock_jumps)
                 if self.restoring is not None:
                     self.restoring.plan(START, end)
                 while self.hub.now < end:
@@ -258,6 +262,10 @@ class Life:
         self.service.halt(halted=False)
         self.story.tell("from here on, nothing goes wrong")
 
+    def elapsed(self) -> float:
+        """Return the seconds since the life began, on a clock that nobody sets."""
+        return (self.hub.now - START).total_seconds()
+
     # Processes.
 
     def _start(self, name: str) -> None:
@@ -265,7 +273,7 @@ class Life:
         if self.ended:
             return
         process = Process(name, uuid.UUID(int=self.random.getrandbits(128)))
-        daemon = Daemon(self, process)
+        daemon = Daemon(self, process, self.hosts.of(name))
         self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
         self.hub.spawn(process, f"{name} reconciling", daemon.reconcile)
         if self.climate.intake:
@@ -318,7 +326,7 @@ class Life:
         tables = self.ledger.tables()
         parked = [event for event, row in sorted(tables.parked.items()) if row.state is not State.IN_DOUBT]
         chosen = [event for event in parked if self.random.random() < 0.5]
-        _, _, outbox, *_ = self.ledger.verbs(uuid.UUID(int=0))
+        _, _, outbox, *_ = self.ledger.verbs(uuid.UUID(int=0), self.hosts.all[0].disk)
         released = outbox.release(chosen, self.hub.now)
         self.watch.released()
         self.marks["released by a person"] += len(released)
@@ -328,7 +336,7 @@ class Life:
     def _backfill(self) -> None:
         """Let a person read a stretch again, with a process of its own."""
         process = Process("backfill", uuid.UUID(int=self.random.getrandbits(128)))
-        daemon = Daemon(self, process)
+        daemon = Daemon(self, process, self.hosts.of("backfill"))
         meter = self.random.choice(self.meters)
         start = floor(START + (self.hub.now - START) * self.random.random(), meter.window)
         end = floor(self.hub.now - meter.settle, meter.window)
@@ -346,13 +354,18 @@ class Life:
 class Daemon:
     """The loops of one process, as the daemon runs them."""
 
-    def __init__(self, life: Life, process: Process) -> None:
+    def __init__(self, life: Life, process: Process, host: Host) -> None:
         self.process = process
         self._life = life
         self._hub = life.hub
         self._random = life.random
-        self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story)
-        meters, passes, outbox, doubts, self._pin, files, *beside = life.ledger.verbs(process.owner)
+        clock = LedgerClock(SKEW, lambda: life.hub.now + host.ahead, self._life.elapsed)
+        self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story, clock)
+        self._gate.hear()
+        self._host = host
+        meters, passes, outbox, doubts, self._pin, files, *beside = life.ledger.verbs(
+            process.owner, host.disk
+        )
         (
             self._meters,
             self._passes,
@@ -377,17 +390,17 @@ class Daemon:
         """Collect for ever."""
         shell = self._collection(meter)
         while True:
-            self._round(lambda: shell.run_once(self._hub.now))
+            self._round(lambda: shell.run_once(self._gate.now()))
             pace = max(meter.window, 5 * HOUR) if self._life.resting else meter.window
             self._hub.wait(pace * (0.3 + 0.7 * self._random.random()))
 
     def backfill(self, meter: Meter, span: Span) -> None:
         """Read a stretch again, once."""
         shell = self._collection(meter)
-        self._round(lambda: shell.backfill(span, span, self._hub.now))
+        self._round(lambda: shell.backfill(span, span, self._gate.now()))
         lane = self._filing((meter.name, span))
         for _ in range(FILES_OF_A_BACKFILL if self._life.climate.files else 0):
-            result = self._round(lambda: lane.run_once(self._hub.now))
+            result = self._round(lambda: lane.run_once(self._gate.now()))
             if result is not None and not result.claimed:
                 return
             self._life.marks.saw("a backfill writes a file")
@@ -399,9 +412,9 @@ class Daemon:
             cast("Any", self._outbox),
             self._writes,
             self._sink_id,
-            lambda: self._hub.now,
+            self._gate.clock,
             only=only,
-            elapsed=self._elapsed,
+            elapsed=self._life.elapsed,
         )
 
     def _round(self, work: Callable[[], T]) -> T | None:
@@ -437,14 +450,14 @@ class Daemon:
                 self._outbox,
                 self._sink,
                 self._sink_id,
-                lambda: self._hub.now,
-                self._elapsed,
+                self._gate.clock,
+                self._life.elapsed,
                 FirstUse(cast("Any", self._first_uses), self._sink, self._sink_id).run_once,
             )
         )
         while True:
             try:
-                result = delivery.run_once(self._hub.now)
+                result = delivery.run_once(self._gate.now())
             except InvariantBroken:
                 raise
             except AggregatorError as error:
@@ -466,7 +479,7 @@ class Daemon:
         """Read the service back, for ever."""
         shell = self._reconciliation()
         while True:
-            self._round(lambda: shell.run_once(self._hub.now))
+            self._round(lambda: shell.run_once(self._gate.now()))
             self._hub.wait((1 + 2 * self._random.random()) * HOUR)
 
     def cancel(self) -> None:
@@ -474,7 +487,7 @@ class Daemon:
         teller, lowering = CancelGate(self._gate, self._life.service), list(self._registered)
         shell = Cancelling(cast("Any", self._cancelling), teller, self._sink, self._sink_id, lowering)
         while True:
-            self._round(lambda: shell.run_once(self._hub.now))
+            self._round(lambda: shell.run_once(self._gate.now()))
             pace = 6 if self._life.resting else 1
             self._hub.wait(pace * (5 + 30 * self._random.random()) * MINUTE)
 
@@ -482,7 +495,7 @@ class Daemon:
         """Ask for messages, for ever."""
         shell = self._intake()
         while True:
-            self._round(lambda: shell.run_once(self._hub.now))
+            self._round(lambda: shell.run_once(self._gate.now()))
             self._hub.wait((0.2 + 2 * self._random.random()) * HOUR)
 
     def be_told(self, body: bytes) -> None:
@@ -522,12 +535,10 @@ class Daemon:
             cast("Any", self._passes),
             ledger_name=self._pin.name,
             limits={SINK: self._sink.limits},
-            elapsed=self._elapsed,
+            elapsed=self._life.elapsed,
+            check_clock=self._gate.now,
             patience=self._life.climate.patience,
         )
-
-    def _elapsed(self) -> float:
-        return (self._hub.now - START).total_seconds()
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
         """Look on after each verb."""
@@ -535,6 +546,8 @@ class Daemon:
         if not _is_dull(name, done):
             life.story.tell(process.name, name, _short(values), "->", _short((done,)))
         life.watch.verb(process, name, values, done)
+        if name in CLOCKS_AGREE and done is not None:
+            life.watch.claimed(self._host, done)
         life.looked()
         if name == "claim" and done is not None and life.restoring is not None:
             life.restoring.claimed()

@@ -74,6 +74,8 @@ RARE = (
     "the service does not let itself be asked",
     "a sink holds usage that is not ours",
     "a feed stands still for what its sink holds",
+    "a host's clock jumps",
+    "a host stands back for its clock",
     "messages forgotten by a restore",
     "cancellations forgotten by a restore",
     "a source shows nothing",

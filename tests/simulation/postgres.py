@@ -43,7 +43,7 @@ from tests.simulation.memory import (
     Tables,
     UnreadRow,
 )
-from tests.simulation.memory_pin import LEDGER_ID
+from tests.simulation.memory_pin import LEDGER_ID, Disk
 
 SIMULATED_CLOCK = """
 create schema simulated;
@@ -83,7 +83,7 @@ class InPostgres:
         self._connection.close()
         self._database.close()
 
-    def verbs(self, owner: uuid.UUID) -> tuple[Any, ...]:
+    def verbs(self, owner: uuid.UUID, disk: Disk) -> tuple[Any, ...]:
         """Return the real verbs; each finds the ledger's clock set, and makes what is known of the tables stale."""
         database, elapsed = self._database, self._elapsed
         parts = (

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from aggregator.adoption import Adoption
 from aggregator.errors import AggregatorError, InvariantBroken
+from aggregator.ledger.clock import LedgerClock
 from tests.simulation.climate import DAY, HOUR, MINUTE
 from tests.simulation.gates import MILLISECOND, Behind, Gate, SinkGate, SourceGate
+from tests.simulation.hosts import SKEW, Host, Hosts
 from tests.simulation.hub import Process
 from tests.simulation.memory import MemoryLedger
 from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_cancelling import MemoryCancelling
 from tests.simulation.memory_doubts import MemoryDoubts
-from tests.simulation.memory_pin import Backup, Disk, MemoryPin, back_up, restore
+from tests.simulation.memory_pin import Backup, MemoryPin, back_up, restore
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -56,16 +58,21 @@ class OneByOne:
 class Restoring:
     """Sets the ledger of a life back, and has it adopted."""
 
-    def __init__(self, life: "Life", ledger: MemoryLedger, disk: Disk, random: random.Random) -> None:
+    def __init__(self, life: "Life", ledger: MemoryLedger, hosts: Hosts, random: random.Random) -> None:
         self._life = life
         self._ledger = ledger
-        self._disk = disk
+        self._hosts = hosts
         self._random = random
         self._backups: list[Backup] = []
         self._armed = False
         self._set_back_at: dt.datetime | None = None
         self._stops_daemons = random.random() < 0.5
         """Whether people stop every daemon before they adopt, as they are told to."""
+
+    @property
+    def _host(self) -> Host:
+        """Return the host on which a person adopts."""
+        return self._hosts.all[0]
 
     def plan(self, start: dt.datetime, end: dt.datetime) -> None:
         """Draw when backups are taken, and when one is restored."""
@@ -98,7 +105,7 @@ class Restoring:
             self._set_back()
 
     def _set_back(self) -> None:
-        life, tables, known = self._life, self._ledger.tables, self._disk.beat
+        life, tables, known = self._life, self._ledger.tables, self._host.disk.beat
         if self._set_back_at is not None or life.resting or known is None:
             return
         fit = [each for each in self._backups if each.beat < tables.pin.beat]
@@ -124,7 +131,7 @@ class Restoring:
             return
         life, tables = self._life, self._ledger.tables
         life.looked()
-        MemoryPin(self._ledger, self._disk).stop("Stopped by a person, to be adopted.", life.hub.now)
+        MemoryPin(self._ledger, self._host.disk).stop("Stopped by a person, to be adopted.", life.hub.now)
         life.story.tell("a person stops the ledger")
         self._set_back_at = life.hub.now
         life.watch.restored(tables, tables)
@@ -165,13 +172,14 @@ class Restoring:
 
     def _try(self, process: Process) -> None:
         life, hub = self._life, self._life.hub
-        gate = Gate(hub, process, life.climate, life.random, life.marks, life.story)
-        meters, *_ = life.ledger.verbs(process.owner)
+        clock = LedgerClock(SKEW, lambda: hub.now, life.elapsed)
+        gate = Gate(hub, process, life.climate, life.random, life.marks, life.story, clock)
+        meters, *_ = life.ledger.verbs(process.owner, self._host.disk)
         registered = list(meters.register(life.meters).values())
         sink = SinkGate(gate, life.service, life.watch, "service")
         adoption = Adoption(
             cast("Any", Behind(gate, MemoryAdopting(self._ledger), self._did)),
-            cast("Any", MemoryPin(self._ledger, self._disk)),
+            cast("Any", MemoryPin(self._ledger, self._host.disk)),
             meters,
             registered,
             {"application": cast("Any", SourceGate(gate, life.application, life.spells))},

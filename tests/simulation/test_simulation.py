@@ -33,6 +33,8 @@ QUICK = {
     "earlier_try_forgotten": 200,
     "shrinking_believed": 15,
     "believed_at_once": 15,
+    "wrong_clock_goes_on": 40,
+    "taken_beside_the_ledger": 100,
 }
 """Some of the mutants, with the number of lives in which each must be found."""
 

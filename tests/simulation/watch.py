@@ -19,6 +19,7 @@ from aggregator.model import ZERO, Answer, Event, EventId, SlotId, State, WriteM
 from aggregator.proof import Excerpt, Finding
 from tests.simulation.application import Application
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
+from tests.simulation.hosts import Host
 from tests.simulation.hub import Hub, Process
 from tests.simulation.marks import Marks
 from tests.simulation.memory import CancellationRow, EventRow, MeterRow, SlotRow, Tables
@@ -299,6 +300,15 @@ class Watch:
         if name in {"acquire", "commit", "set_unread"}:
             for row in self._tables().meters.values():
                 self._marks_forward(row)
+
+    def claimed(self, host: Host, claim: object) -> None:
+        """Look at a claim that was just committed: by the ledger's clock, and from a host whose clock agrees with it."""
+        number = getattr(claim, "id", None)
+        assert number is not None
+        row = self._tables().claims[number]
+        require(host.is_right, "nothing is claimed by a wrong clock", host.name, "is ahead by", host.ahead)
+        stamped = row.claimed_at <= self._hub.now
+        require(stamped, "claims go by the ledger's clock", number, "is stamped", row.claimed_at)
 
     def released(self) -> None:
         """Look at the ledger right after a person let events go."""
