@@ -38,6 +38,8 @@ class Collected:
     """Windows were read without waiting any longer."""
     lost: list[str] = field(default_factory=list)
     """What sinks lack that the source no longer has, in words, if that is news."""
+    unstable: list[str] = field(default_factory=list)
+    """By what queries are proven to change by themselves, in words, if that is news."""
     moved: bool = False
     """The mark moved."""
     busy: bool = False

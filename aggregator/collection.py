@@ -7,6 +7,8 @@ Rules
 - What is due is computed from the ledger and `now`. A failed pass is recorded, and its span is due again.
 - A window is first read once it has settled and the source's commit barrier has passed it, or kept it for too long.
 - Every stretch of time is read by the definition that holds for it, in the windows of that definition.
+- A window that changes again and again is read twice in one snapshot. If that differs, the query changes by itself, and its
+  corrections wait for a person.
 - A span that takes the source too long is read in halves, down to single windows; a window that still does is set aside.
 """
 
@@ -25,13 +27,14 @@ from aggregator.errors import (
     LedgerStopped,
     LedgerUnreachable,
     QueryTimedOut,
+    SourceError,
 )
 from aggregator.forecast import Forecast
 from aggregator.ledger.meters import Feed, Lease, Meters, Registered
 from aggregator.ledger.passes import Decide, Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
-from aggregator.model import Change, Decision, Definition, Fence, Limits, Meter, Reading, Span
+from aggregator.model import Change, Decision, Definition, Differing, Fence, Limits, Meter, Reading, Span
 from aggregator.redact import named, storable
 from aggregator.terms import sealed, tell_lost
 
@@ -56,6 +59,10 @@ class Source(Protocol):
         self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
     ) -> Iterator[list[Reading]]:
         """Yield all readings of the span in batches, from one snapshot; asked for in pieces of `step`, if given."""
+        ...
+
+    def read_twice(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+        """Read a window twice in one snapshot, and return what differs; None if nothing does or that cannot be told."""
         ...
 
     def fence(self) -> Fence | None:
@@ -98,6 +105,7 @@ class Collection:
         self._check_clock = check_clock
         self._patience = patience
         self._at_once: dict[str, bool] = {}
+        self._unstable: frozenset[str] = frozenset()
         self._stopping = False
 
     def stop(self) -> None:
@@ -126,6 +134,8 @@ class Collection:
         """Hold the meter for a round, unless another process has it; give it back at the end."""
         lease = self._meters.acquire(self._registered)
         points.passing("lease_taken")
+        if lease is not None:
+            self._unstable = lease.unstable
         try:
             yield lease, Collected(self.meter.name, lease.mark if lease else None, busy=lease is None)
         finally:
@@ -147,7 +157,7 @@ class Collection:
                 tally.rows += spool.rows
                 tally.aside += spool.aside
                 tally.unmapped += spool.unmapped
-                decide = self._decide(now, held.window, forecast)
+                decide = self._decide(now, held, forecast)
                 decided = self._passes.preview(self._registered, spool, piece, decide)
                 for feed, decision in tally.counting_pairs(decided):
                     forecast.count(feed.sink, decision)
@@ -258,8 +268,23 @@ class Collection:
                     spool.add(batch)
                     self._go_on(lost)
             points.passing("readings_taken")
-            tally = self._passes.commit(lease, spool, this, self._decide(this.now, definition.window))
+            tally = self._passes.commit(lease, spool, this, self._decide(this.now, definition))
         result.add(this.span, tally)
+        if tally.restless is not None and definition.fingerprint not in self._unstable:
+            self._prove(lease, definition, tally.restless, result)
+
+    def _prove(self, lease: Lease, definition: Definition, start: dt.datetime, result: Collected) -> None:
+        """Find out whether a window that keeps changing does so by its query alone; what cannot be told now, can later."""
+        window = Span(start, start + definition.window)
+        with suppress(SourceError), self._alive(lease):
+            differing = self._source.read_twice(definition.query, window, definition.window)
+            if differing is not None:
+                self._meters.note_unstable(lease, definition.fingerprint, start, differing)
+                self._unstable |= {definition.fingerprint}
+                result.unstable.append(
+                    f"customer {differing.customer!r} had {differing.first:f} in {window}, and {differing.second:f} when it "
+                    "was read again in one snapshot"
+                )
 
     @contextmanager
     def _noting_failure(
@@ -315,25 +340,28 @@ class Collection:
                 f"Another process took meter {self.meter.name} during a long read; nothing was written."
             )
 
-    def _decide(self, now: dt.datetime, window: dt.timedelta, forecast: Forecast | None = None) -> Decide:
+    def _decide(self, now: dt.datetime, definition: Definition, forecast: Forecast | None = None) -> Decide:
         def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
             coming = changes if forecast is None else forecast.carrying(feed.sink, changes)
-            return planner.plan(coming, self._policy(feed, now, window, guarded=guarded))
+            return planner.plan(coming, self._policy(feed, now, definition, guarded=guarded))
 
         return decide
 
-    def _policy(self, feed: Feed, now: dt.datetime, window: dt.timedelta, *, guarded: bool) -> planner.Policy:
+    def _policy(
+        self, feed: Feed, now: dt.datetime, definition: Definition, *, guarded: bool
+    ) -> planner.Policy:
         return planner.Policy(
             ledger=self._ledger_name(),
             sink=feed.sink,
             meter=self.meter.name,
-            window=window,
+            window=definition.window,
             decimals=self.meter.decimals,
             decreases=self.meter.decreases,
             limits=self._limits[feed.sink],
             now=now,
             guarded=guarded,
             shadow=feed.shadow,
+            unstable=definition.fingerprint in self._unstable,
         )
 
 

@@ -232,6 +232,14 @@ class Reading(NamedTuple):
     """Of a floating-point number: by what share of it the same rows may come out differently; of an exact one, none."""
 
 
+class Differing(NamedTuple):
+    """What two readings of one window, in one snapshot of its source, said of a customer."""
+
+    customer: str | None
+    first: Decimal
+    second: Decimal
+
+
 class Tail(StrEnum):
     """What stands in the way of planning another event for a slot: the state of its latest one."""
 

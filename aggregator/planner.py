@@ -14,6 +14,7 @@ Rules
   large is held anyway.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
   sink has nothing that a correction could correct.
+- Where a query is proven to change by itself, five events of a slot go; then a person is asked, and the slot stands still.
 - An event's identifier is a function of what it names, so that planning the same thing again gives the same one.
 - Its instant lies inside its window and is frozen here. Stripe bills by it, so the window's end or the time of sending
   would move usage into the next period (docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api).
@@ -39,11 +40,17 @@ FLOOR = Context(prec=200, rounding=ROUND_FLOOR)
 # tuple's own constructor twice as much as this one.
 add, subtract, floor = EXACT.add, EXACT.subtract, FLOOR.quantize
 CLEAR, DUE = Tail.CLEAR, State.DUE
+PARKED = frozenset({Tail.PARKED, Tail.GUARDED})
 build = tuple.__new__
 
 LOWERS = "lowers what was planned before"
 GUARDED = "a window shrank too much at once: held until a second read confirms it"
 """Why events are held. The second says that nobody is needed, if the source says the same again."""
+
+UNSTABLE = "its query gives another number each time it is read: mend it, or release this to let it go on"
+FREE_REVISIONS = 5
+"""So many events of a slot go out before its query is looked at, and between two that wait for a person once it is proven to
+change by itself. Usage that comes late makes more than these, and is never held for it."""
 
 IDENTIFIER_LENGTH = 44
 """`agg_` and 160 bits in hexadecimal: far below the 100 characters that Stripe allows, far above any collision."""
@@ -65,6 +72,8 @@ class Policy:
     """Whether every decrease is held, whatever the meter says, because windows shrank too much at once."""
     shadow: bool = False
     """Whether nothing of what is planned is ever sent."""
+    unstable: bool = False
+    """Whether the query is proven to give another number each time it is read."""
     oldest: dt.datetime = field(init=False, repr=False)
     """The earliest instant that the sink takes. It and what follows serve a million events, and are made once."""
     sends_total: bool = field(init=False, repr=False)
@@ -96,6 +105,8 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
     unit = Decimal(1).scaleb(-policy.decimals)
     customer, carry, older_said = None, ZERO, False
     for change in changes:
+        if policy.unstable and change.revision > FREE_REVISIONS and change.tail in PARKED:
+            continue  # a newer number is worth no more than the one that waits
         if change.customer != customer:
             customer, carry, older_said = change.customer, change.carry, False
         if change.newer and (not older_said or change.shadow or change.tail is Tail.UNSETTLED):
@@ -168,6 +179,8 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     at = stamp(change, policy.window, policy.limits.write_model)
     guarded = policy.guarded or change.tail is Tail.GUARDED
     state, reason = _standing(delta, total, at, policy, guarded=guarded)
+    if state is DUE and delta and policy.unstable and asks_a_person(change.revision):
+        state, reason = State.HELD, UNSTABLE
     if policy.shadow or change.shadow:
         state, reason = State.SHADOW, reason and f"would be {state.value}: {reason}"
     name = identifier(policy, change.customer, change.window_start, change.revision)
@@ -191,6 +204,16 @@ def _standing(
     if delta < 0 and policy.decreases is not Decreases.APPLY:
         return State.HELD, LOWERS
     return DUE, None
+
+
+def asks_a_person(revision: int) -> bool:
+    """Tell whether an event of a slot is to wait, if its query changes by itself; a person's word lets as many go again."""
+    return revision >= FREE_REVISIONS and revision % FREE_REVISIONS == 0
+
+
+def is_restless(revision: int) -> bool:
+    """Tell whether a slot has had so many events that its query is to be looked at: at the 5th, and ever less often."""
+    return revision >= FREE_REVISIONS - 1 and revision & (revision - 1) == 0
 
 
 def _fits(value: Decimal, digits: int) -> bool:

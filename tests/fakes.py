@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
+from aggregator.model import Answer, Differing, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
 from aggregator.windows import floor
 
 LIMITS = Limits(
@@ -125,6 +125,8 @@ class FakeSource:
     reads: list[Span] = field(default_factory=list)
     failure: Exception | None = None
     transactions: Fence | None = None
+    differing: Differing | None = None
+    twice: list[Span] = field(default_factory=list)
 
     def use(self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1) -> None:
         """Let a customer use something."""
@@ -147,6 +149,11 @@ class FakeSource:
     def columns(self, query: str, span: Span) -> FakeShape:
         """Say whether it tells windows apart by itself."""
         return FakeShape(self.returns_window)
+
+    def read_twice(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+        """Say what differs by itself, if a test has set it."""
+        self.twice.append(span)
+        return self.differing
 
     def fence(self) -> Fence | None:
         """Tell of the transactions, if a test has set them."""

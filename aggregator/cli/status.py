@@ -202,6 +202,11 @@ def _waiting(standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]
                 f"{row.meter}: {row.guarded} window(s) shrank by more than `shrink_guard`; decreases are held until another "
                 "read, an hour later, confirms them."
             )
+        if row.unstable:
+            yield (
+                f"{row.meter}: its query gives another number each time it is read, in one snapshot too; corrections wait "
+                "for a person. Mend the query (`aggregator check` tries it), or release them."
+            )
 
 
 def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:

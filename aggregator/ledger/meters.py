@@ -19,7 +19,7 @@ from aggregator.errors import LeaseLost
 from aggregator.ledger import feeds as lines
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
-from aggregator.model import EPOCH, Definition, Meter
+from aggregator.model import EPOCH, Definition, Differing, Meter
 from aggregator.terms import Reach
 
 __all__ = ["Feed", "Lease", "Meters", "Registered"]
@@ -136,6 +136,15 @@ update aggregator.meter set lease_owner = null, lease_until = null
 """
 
 
+FIND_UNSTABLE = "select fingerprint from aggregator.unstable where meter_id = %(meter_id)s"
+
+NOTE_UNSTABLE = """
+insert into aggregator.unstable (meter_id, fingerprint, window_start, customer, first, second)
+values (%(meter_id)s, %(fingerprint)s, %(start)s, %(customer)s, %(first)s, %(second)s)
+    on conflict (meter_id, fingerprint) do nothing
+"""
+
+
 class Registered(NamedTuple):
     """A configured meter, as the ledger knows it."""
 
@@ -170,6 +179,8 @@ class Lease(NamedTuple):
     """Starts of those that are to be asked for again, however old."""
     reaches: tuple[Reach, ...] = ()
     """What each of the feeds bills, and how far it is, in their order."""
+    unstable: frozenset[str] = frozenset()
+    """Fingerprints of definitions that are proven to give another number each time they are read."""
 
 
 class Meters:
@@ -231,12 +242,26 @@ class Meters:
                 unread=tuple(start for start, due in unread if not due),
                 unread_due=tuple(start for start, due in unread if due),
                 reaches=tuple(reaches),
+                unstable=frozenset(each for (each,) in connection.execute(FIND_UNSTABLE, values)),
             )
 
     def definitions(self, registered: Registered) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, the meter is read, in the order of time."""
         with self._database.transaction() as connection:
             return _definitions(connection, registered.id)
+
+    def note_unstable(
+        self, lease: Lease, fingerprint: str, window_start: dt.datetime, differing: Differing
+    ) -> None:
+        """Remember that a definition gives another number each time it is read, and by what that was proven."""
+        values = {
+            "meter_id": lease.registered.id,
+            "fingerprint": fingerprint,
+            "start": window_start,
+            **differing._asdict(),
+        }
+        with self._database.transaction() as connection:
+            connection.execute(NOTE_UNSTABLE, values)
 
     def redefine(self, lease: Lease, changed: Iterable[Definition]) -> None:
         """Let other definitions hold from now on, as a restatement wants it. Raises LeaseLost."""

@@ -22,6 +22,8 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        meter.waits_for, meter.waits_since, meter.unfenced_at,
        (select count(*) from aggregator.unread where unread.meter_id = meter.id),
        (select count(*) from aggregator.guarded where guarded.meter_id = meter.id),
+       exists (select from aggregator.unstable
+                where unstable.meter_id = meter.id and unstable.fingerprint = meter.fingerprint),
        feed.since, feed.until, feed.shadow, feed.shadow_until, lower(feed.lost), upper(feed.lost),
        case when feed.until is not null
             then (select max(window_start) from aggregator.slot
@@ -139,6 +141,8 @@ class Standing(NamedTuple):
     """Windows that the source could not give."""
     guarded: int
     """Windows that shrank so much that a second reading must confirm it."""
+    unstable: bool
+    """Whether its query is proven to give another number each time it is read."""
     since: dt.datetime
     """Only windows from here on go through this feed, and only those before `until`."""
     until: dt.datetime | None

@@ -8,6 +8,7 @@ from decimal import Decimal
 from aggregator.lateness import Late, step_of
 from aggregator.ledger.meters import Feed
 from aggregator.model import ZERO, Change, Decision, EventId, State
+from aggregator.planner import is_restless
 
 BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
 
@@ -38,6 +39,8 @@ class Tally:
     on_time: int = 0
     on_time_quantity: Decimal = ZERO
     oldest_deferred: dt.datetime | None = None
+    restless: dt.datetime | None = None
+    """The newest window that changed so often that its query is to be looked at."""
     voided: list[EventId] = field(default_factory=list)
 
     def counting(self, decisions: Iterable[Decision]) -> Iterator[Decision]:
@@ -66,6 +69,8 @@ class Tally:
             if not decision.event.delta:
                 self._read_again(decision)  # a decrease may be left for later by it, and has to be found anew
             self.planned += 1
+            if is_restless(decision.change.revision):
+                self.restless = max(decision.change.window_start, self.restless or BEGINNING)
             self.corrections += decision.event.revision > 0
             self.held += decision.event.state is State.HELD
             self.refused += decision.event.state is State.REFUSED

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
-from aggregator.model import Fence, Reading, Span
+from aggregator.model import Differing, Fence, Reading, Span
 from aggregator.redact import named, redacted
 from aggregator.source.dialects import Dialect, Fault, Renew, Table
 from aggregator.source.dialects import Reading as HowToRead
@@ -212,6 +212,16 @@ class Source:
         statement = self._statement(query)
         with self._snapshot(min(timeout, self._how.statement_timeout)) as snapshot:
             yield Trying(snapshot, statement, self._places, self._kinds, self._instants)
+
+    def read_twice(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+        """Read a window twice in one snapshot; return what differs, which is the query's own doing, or None.
+
+        None as well where there is no such snapshot, or the window is too large to tell. Raises as `read` does.
+        """
+        if self._dialect.cannot_promise:
+            return None
+        with self.trying(query, self._how.statement_timeout) as trying:
+            return trying.differs(span, window)
 
     def ping(self) -> None:
         """Raise SourceUnreachable with the reason if the database cannot be read."""

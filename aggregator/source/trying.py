@@ -7,12 +7,13 @@ and which keys a table has more than once, is asked here, too.
 import datetime as dt
 from collections.abc import Callable
 from contextlib import closing
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from aggregator.model import Reading, Span
+from aggregator.model import ZERO, Differing, Reading, Span
 from aggregator.source.rows import Instants, Places, Rows
 
 if TYPE_CHECKING:
@@ -75,6 +76,20 @@ class Trying:
         bare = answer.places._replace(at=None, window=None)
         return Rows(bare, self._instants, span, length, self._instants.refuse).readings(answer.rows)
 
+    def differs(self, span: Span, length: dt.timedelta) -> Differing | None:
+        """Ask for a window twice; return the first customer of whom that says two things, noise apart."""
+        answers = [self.ask(span), self.ask(span)]
+        if not all(answer.whole for answer in answers):
+            return None
+        first, second = ([*self.amounts(answer, span, length)] for answer in answers)
+        noise = max((each.noise for each in (*first, *second)), default=ZERO)
+        before, after = _by_customer(first), _by_customer(second)
+        for customer in sorted(before.keys() | after.keys(), key=str):
+            one, other = before.get(customer, ZERO), after.get(customer, ZERO)
+            if abs(one - other) > noise * max(abs(one), abs(other)):
+                return Differing(customer, one, other)
+        return None
+
     def instants(self, answer: Answer) -> list[dt.datetime]:
         """Return the instants of the column `at`, as far as they are such."""
         place = answer.places.at
@@ -120,6 +135,13 @@ class Trying:
         except SQLAlchemyError:
             return 0, None
         return many, example
+
+
+def _by_customer(readings: list[Reading]) -> dict[str | None, Decimal]:
+    found: dict[str | None, Decimal] = {}
+    for each in readings:
+        found[each.customer] = found.get(each.customer, ZERO) + (each.quantity or ZERO)
+    return found
 
 
 def _table(name: str, column: str) -> sa.TableClause:

@@ -46,11 +46,26 @@ update aggregator.feed
                where exposed_at is not null or state in ('accepted', 'confirmed'));
 """
 
+UNSTABLE = """
+create table aggregator.unstable (
+    meter_id     integer not null references aggregator.meter,
+    fingerprint  text not null,
+    window_start timestamptz not null,
+    customer     text,
+    first        numeric not null,
+    second       numeric not null,
+    since        timestamptz not null default clock_timestamp(),
+    primary key (meter_id, fingerprint)
+);
+comment on table aggregator.unstable is 'Definitions that gave two numbers for one window in one snapshot of the source.';
+"""
+
 SCHEMA: tuple[str, ...] = (
     CONFIGURATIONS,
     FIRST_USE,
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
+    UNSTABLE,
 )
 """One statement or several in each, in the order in which they are made."""
 

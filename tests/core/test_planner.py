@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aggregator.model import Change, Decreases, WriteModel
-from aggregator.planner import Policy, identifier, plain, plan, significant_digits, stamp
+from aggregator.planner import Policy, identifier, is_restless, plain, plan, significant_digits, stamp
 from tests.core.usage import (
     APPLY,
     HOUR,
@@ -23,6 +23,7 @@ from tests.core.usage import (
     decided,
     expect,
     floored,
+    shown,
 )
 
 CENTS = replace(POLICY, decimals=2)
@@ -464,3 +465,26 @@ def test_sum_of_a_plan(quantities: list[Decimal], decimals: int) -> None:
         billed += decision.event.delta if decision.event else 0
         assert billed == floored(used, decimals)
         assert billed + decision.carry == used
+
+
+def test_a_query_that_changes_by_itself_waits_for_a_person_every_fifth_time() -> None:
+    """The sixth event of a slot is held, and while anything of it waits nothing more is planned; other slots go on."""
+    given = """
+    customer | window | before | now | billed | revisions | waits
+    acme     | 10:00  | 10     | 12  | 10     | 5         |
+    acme     | 11:00  | 10     | 12  | 10     | 6         |
+    beta     | 10:00  | 10     | 12  | 10     | 7         | 3
+    beta     | 11:00  | 10     | 12  | 10     | 1         |
+    """
+    unstable = decided(given, replace(POLICY, unstable=True))
+    assert [(each.change.customer, shown(each)["event"]) for each in unstable] == [
+        ("acme", "held"),
+        ("acme", "due"),
+        ("beta", "due"),
+    ]
+    assert [shown(each)["event"] for each in decided(given)] == ["due"] * 4
+
+
+def test_a_slot_is_looked_at_ever_less_often() -> None:
+    """With its fifth event, its ninth, its seventeenth: a window that grows for a day costs a handful of readings."""
+    assert [revision for revision in range(100) if is_restless(revision)] == [4, 8, 16, 32, 64]

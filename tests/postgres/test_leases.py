@@ -25,7 +25,7 @@ def commit(world: World, lease: Lease | None, quantity: int = 10) -> None:
             lease,
             spool,
             Pass("live", SPAN, SPAN, world.now, lease.definitions[0]),
-            world.collection._decide(world.now, HOUR),
+            world.collection._decide(world.now, lease.definitions[0]),
         )
 
 

@@ -371,7 +371,7 @@ def test_a_pass_under_way_is_lost_when_the_terms_change(database: Database) -> N
             lease,
             spool,
             Pass("live", span, span, before.now, definition),
-            before.collection._decide(before.now, HOUR),
+            before.collection._decide(before.now, definition),
         )
     assert two.world.collect().busy is False
 
