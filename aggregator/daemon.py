@@ -46,6 +46,7 @@ from aggregator.errors import (
 )
 from aggregator.halting import Halt
 from aggregator.listening import SINKS, Listening
+from aggregator.readiness import Readiness
 from aggregator.reconciliation import Reconciled, Reconciliation
 from aggregator.watching import Watching, tell_set_back
 from aggregator.webhook import Address
@@ -109,6 +110,12 @@ def alarm(meter: Meter) -> BaseTrigger:
             for days in line.days
         ]
     )
+
+
+def _next(trigger: BaseTrigger, after: datetime) -> datetime | None:
+    """Return when a meter that was read at a time is to be read again."""
+    due: datetime | None = trigger.get_next_fire_time(after, after)
+    return due
 
 
 def _listed(values: Iterable[int]) -> str:
@@ -218,7 +225,8 @@ class Work:
 
     def __init__(self, app: App, clock: Clock, address: Address | None = None) -> None:
         self._app = app
-        self._listening = Listening(app, clock, address)
+        self._readiness = Readiness()
+        self._listening = Listening(app, clock, address, self._readiness)
         self._clock = clock
         self._stopping = threading.Event()
         self._begun = threading.Event()
@@ -258,9 +266,9 @@ class Work:
         """Make everything ready, its threads included, and begin nothing yet. What can fail fails here."""
         for name, collection in self._app.collections.items():
             meter = self._app.config.meters[name]
-            self._scheduler.add_job(
-                self._collect, alarm(meter), args=[collection], id=name, next_run_time=self._clock()
-            )
+            trigger, now = alarm(meter), self._clock()
+            self._readiness.expect(name, self._app.ledger.instant(), partial(_next, trigger))
+            self._scheduler.add_job(self._collect, trigger, args=[collection], id=name, next_run_time=now)
         for sink, reconciliation in self._reconciliations.items():
             self._scheduler.add_job(
                 self._reconcile,
@@ -321,6 +329,7 @@ class Work:
         name = collection.meter.name
         with self._idle:
             self._collecting.add(name)
+        self._readiness.began(name, self._app.ledger.instant())
         try:
             self._round(name, collection)
         finally:
@@ -330,27 +339,35 @@ class Work:
 
     def _round(self, name: str, collection: Collection) -> None:
         """Run one round of a meter and say in one line what it did."""
+        failed, stopped = None, False
         try:
             result = collection.run_once(self._app.ledger.now())
         except LeaseLost as error:
-            self._log.warning(log.PASS_SKIPPED, meter=name, reason=str(error))
+            failed = str(error)
+            self._log.warning(log.PASS_SKIPPED, meter=name, reason=failed)
         except ClocksApart as error:
+            failed = str(error)
             if self._is_news(name):
-                self._log.error(log.PASS_FAILED, meter=name, reason=str(error))
+                self._log.error(log.PASS_FAILED, meter=name, reason=failed)
         except InvariantBroken as error:
-            self._log.critical(log.METER_STOPPED, meter=name, reason=str(error))
+            failed, stopped = str(error), True
+            self._log.critical(log.METER_STOPPED, meter=name, reason=failed)
             self._scheduler.remove_job(name)
         except LedgerStopped as error:
+            failed = str(error)
             self._tell_stopped(error)
         except AggregatorError as error:
-            self._log.error(log.PASS_FAILED, meter=name, reason=str(error))
-        except Exception:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
+            failed = str(error)
+            self._log.error(log.PASS_FAILED, meter=name, reason=failed)
+        except Exception as error:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
+            failed = type(error).__name__
             self._log.exception(log.UNEXPECTED, meter=name)
         else:
             self._apart.discard(name)
             self._report(result)
             if result.planned:
                 self._rouse(collection)
+        self._readiness.ended(name, self._app.ledger.instant(), failed, stopped=stopped)
 
     def _reconcile(self, sink: str, reconciliation: Reconciliation) -> None:
         """Read a sink back for what is in doubt, and say what came of it."""
@@ -380,6 +397,7 @@ class Work:
 
     def _tell_stopped(self, error: LedgerStopped) -> None:
         """Say once why the ledger is stopped; everything goes on by itself once it is adopted."""
+        self._readiness.ledger_stopped(str(error))
         with self._idle:
             told, self._told_stopped = self._told_stopped, str(error)
         if told != str(error):
@@ -461,12 +479,14 @@ class Work:
 
     def halted(self, sink: str, reason: str) -> None:
         """Say that a sink refuses us as a whole."""
+        self._readiness.halted(sink, reason)
         self._log.critical(log.SINK_HALTED, sink=sink, reason=reason)
         with suppress(LedgerError):
             self._app.ledger.outbox.halt(self._app.sink_ids[sink], reason, self._app.ledger.instant())
 
     def resumed(self, sink: str) -> None:
         """Say that it does not any more."""
+        self._readiness.resumed(sink)
         self._log.info(log.SINK_RESUMED, sink=sink)
         with suppress(LedgerError):
             self._app.ledger.outbox.resume(self._app.sink_ids[sink])

@@ -17,6 +17,7 @@ from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic
 from aggregator.errors import AggregatorError, ClocksApart
 from aggregator.intake import Intake
+from aggregator.readiness import Readiness
 from aggregator.telling import tell_refused, tell_round, tell_taken
 from aggregator.webhook import Address, Web
 from aggregator.wiring import App
@@ -33,7 +34,9 @@ class Listening:
     `address` is where deliveries come in, None if nothing is to reach us.
     """
 
-    def __init__(self, app: App, clock: Clock, address: Address | None) -> None:
+    def __init__(
+        self, app: App, clock: Clock, address: Address | None, readiness: Readiness | None = None
+    ) -> None:
         self._app = app
         self._clock = clock
         self._intakes = {sink: app.intake(sink) for sink in app.hears}
@@ -44,7 +47,14 @@ class Listening:
         self._idle = threading.Condition()
         self._at_work = 0
         self._web = (
-            Web(address, self._intakes, app.ledger.notices, app.ledger.instant, app.ledger.database.slow)
+            Web(
+                address,
+                self._intakes,
+                app.ledger.notices,
+                app.ledger.instant,
+                app.ledger.database.slow,
+                readiness,
+            )
             if address
             else None
         )

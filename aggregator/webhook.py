@@ -1,14 +1,15 @@
 """What is delivered to us over HTTP: a sink's messages, signed; and whether we are alive.
 
     POST /webhooks/stripe/{sink}    200 taken, or nothing to us; 400 not signed by one of the sink's secrets; 503 come again
-    GET  /healthz                   200 if the ledger answers in time, 503 otherwise
+    GET  /readyz, /healthz          200 if the ledger answers, meters are read in time and sinks take; else 503, with reasons
+    GET  /livez                     200 while the process answers at all
 
 Rules
 - 200 is said once what was delivered is committed in the ledger. What could not be fetched or written is 503, and the sender
   delivers it again.
 - Nothing is believed, nor looked at, before its signature is. Why one is not is not said.
-- Everything has a bound: the body, the time it takes to come, the connections, and how many are worked on at once. Whoever
-  is one too many is told to come again.
+- Everything has a bound: head and body, the time each takes to come, the connections (`connections`), and how many
+  deliveries are worked on at once. Whoever is one too many is told to come again. Probes have a thread of their own.
 - The socket is bound once, before anything else, and lasts over a reload: whoever calls meanwhile waits in its backlog.
 """
 
@@ -25,19 +26,24 @@ from aggregator import log
 from aggregator.clock import Clock
 from aggregator.errors import AggregatorError, LedgerError, UsageError
 from aggregator.intake import NotSigned, Taken
+from aggregator.readiness import Readiness, Reason
 from aggregator.telling import tell_taken
 
 PREFIX = "/webhooks/stripe/"
+PROBES = {"/healthz", "/livez", "/readyz"}
 
 LARGEST_BODY = 256 * 1024
 """A notification has a few hundred bytes, an import set's a few thousand."""
 
 BODY_SECONDS = 10.0
+MOST_HEADERS = 100
 MOST_AT_WORK = 4
 """Deliveries worked on at once: each may hold a connection to the ledger, of which collection needs its share."""
 
 MOST_WAITING = 32
-MOST_CONNECTIONS = 128
+READY_SECONDS = 3.0
+"""How long a probe waits for the ledger: less than most probes wait for us."""
+
 BACKLOG = 128
 STOP_SECONDS = 5
 """How long stopping waits for deliveries that are being worked on. What is cut off is delivered again."""
@@ -117,21 +123,25 @@ class Web:
         life: Life,
         clock: Clock,
         slow: Callable[[], str | None] = lambda: None,
+        readiness: Readiness | None = None,
     ) -> None:
         """`clock` is the ledger's; `slow` says what takes too long there, and asks nobody."""
         import uvicorn
 
+        from aggregator.connections import LONGEST_HEAD, protocol
+
         self._address = address
-        self._application = Application(takers, life, clock, slow)
+        self._application = Application(takers, life, clock, slow, readiness or Readiness())
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._application,
+                http=protocol(),
+                h11_max_incomplete_event_size=LONGEST_HEAD,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=MOST_CONNECTIONS,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=STOP_SECONDS,
             )
@@ -161,19 +171,28 @@ class Application:
     """Answers HTTP calls. Deliveries are worked on in threads, since the ledger and the sinks are waited for there."""
 
     def __init__(
-        self, takers: Mapping[str, Taker], life: Life, clock: Clock, slow: Callable[[], str | None]
+        self,
+        takers: Mapping[str, Taker],
+        life: Life,
+        clock: Clock,
+        slow: Callable[[], str | None],
+        readiness: Readiness,
     ) -> None:
         self._slow = slow
         self._takers = takers
         self._life = life
         self._clock = clock
+        self._readiness = readiness
         self._workers = ThreadPoolExecutor(MOST_AT_WORK, "web")
+        self._prober = ThreadPoolExecutor(1, "web-ready")
+        self._probing: asyncio.Future[Reply] | None = None
         self._waiting = 0
         self._log = log.logger()
 
     def close(self) -> None:
         """Give the threads back."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self._prober.shutdown(wait=False, cancel_futures=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
@@ -190,9 +209,11 @@ class Application:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Reply:
         path, method = scope["path"], scope["method"]
-        if path == "/healthz":
+        if len(scope["headers"]) > MOST_HEADERS:
+            raise _Refused(431, "too many headers")
+        if path in PROBES:
             _only(method, "GET", "HEAD")
-            return await self._at_work(self._health)
+            return Reply(200, {"alive": True}) if path == "/livez" else await self._ready()
         sink = path.removeprefix(PREFIX)
         taker = self._takers.get(sink) if path.startswith(PREFIX) else None
         if taker is None or not taker.takes_deliveries:
@@ -223,16 +244,30 @@ class Application:
         tell_taken(self._log, sink, taken)
         return Reply(200, {"taken": taken.messages})
 
-    def _health(self) -> Reply:
-        slow = self._slow()
-        if slow is not None:
-            return Reply(503, {"ledger": "does not answer in time", "reason": slow})
+    async def _ready(self) -> Reply:
+        """Answer a probe. Those that come at once share one look, which outlasts a probe that gives up."""
+        if (slow := self._slow()) is not None:
+            return self._unready("does not answer in time", slow)
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.get_running_loop().run_in_executor(self._prober, self._look)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._probing), READY_SECONDS)
+        except TimeoutError:
+            return self._unready(f"does not answer within {READY_SECONDS:g} seconds", None)
+
+    def _look(self) -> Reply:
         try:
             last = self._life.last_pass_at()
-        except LedgerError:
-            return Reply(503, {"ledger": "does not answer"})
-        age = (self._clock() - last).total_seconds() if last else None
-        return Reply(200, {"ledger": "answers", "last_pass_seconds_ago": age})
+            age = (self._clock() - last).total_seconds() if last else None
+            reasons = self._readiness.reasons(self._clock())
+        except LedgerError as error:
+            return self._unready("does not answer", str(error))
+        said = {"ledger": "answers", "last_pass_seconds_ago": age}
+        return Reply(503 if reasons else 200, {**said, "reasons": [each._asdict() for each in reasons]})
+
+    def _unready(self, ledger: str, why: str | None) -> Reply:
+        reason = Reason("ledger", None, why or f"the ledger {ledger}")
+        return Reply(503, {"ledger": ledger, "reasons": [reason._asdict()]})
 
 
 def _only(method: str, *allowed: str) -> None:
@@ -268,5 +303,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
 async def _send(send: Send, reply: Reply) -> None:
     body = json.dumps(reply.words).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if reply.status >= 400:
+        headers.append((b"connection", b"close"))  # what of a body has not come is not waited for
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

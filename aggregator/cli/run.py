@@ -39,7 +39,9 @@ class Once(IntEnum):
 @config_option
 @click.option("--once", is_flag=True, help="Make one pass of every meter, send what is due, and exit.")
 @click.option("--verbose", is_flag=True, help="Log passes that changed nothing, too.")
-@click.option("--web", metavar="HOST:PORT", help="Take what Stripe delivers there, and answer /healthz.")
+@click.option(
+    "--web", metavar="HOST:PORT", help="Take what Stripe delivers there, and answer /livez and /readyz."
+)
 @first_time_option
 @json_option
 def run(

@@ -2,22 +2,29 @@
 
 import datetime as dt
 import json
+import resource
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPConnection
+from itertools import cycle, repeat
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import h11
 import pytest
 import stripe
 
+from aggregator import connections
 from aggregator.clock import utcnow
 from aggregator.errors import UsageError
 from aggregator.intake import Intake
 from aggregator.ledger.database import Database
 from aggregator.ledger.intake import Intake as Notices
+from aggregator.readiness import Readiness, Reason
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.limits import Rates
@@ -41,9 +48,13 @@ class Reply(NamedTuple):
 class Site:
     """Our side, listening, with its ledger behind it and the sandbox as Stripe."""
 
-    def __init__(self, database: Database, sandbox: RunningSandbox, url: str) -> None:
+    def __init__(
+        self, database: Database, sandbox: RunningSandbox, url: str, readiness: Readiness, noted: list[Reason]
+    ) -> None:
         self.slow: str | None = None
         self.database = database
+        self.readiness = readiness
+        self.noted = noted
         self.sandbox = sandbox
         self.url = url
 
@@ -109,8 +120,12 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
 
     intake, deaf = ears(SECRET, OTHER_SECRET), ears()
     address = Address("127.0.0.1:0")
-    made = Site(database, shared_sandbox, address.url)
-    web = Web(address, {"fake": intake, "deaf": deaf}, Notices(database), utcnow, lambda: made.slow)
+    noted: list[Reason] = []
+    readiness = Readiness(lambda _: noted)
+    made = Site(database, shared_sandbox, address.url, readiness, noted)
+    web = Web(
+        address, {"fake": intake, "deaf": deaf}, Notices(database), utcnow, lambda: made.slow, readiness
+    )
     web.start()
     yield made
     web.stop()
@@ -263,26 +278,48 @@ def test_there_is_nothing_else(site: Site, method: str, path: str, status: int) 
     assert site.call(method, path, b"").status == status
 
 
-def test_health(site: Site) -> None:
-    """The ledger answers; nothing was read yet."""
-    assert site.call("GET", "/healthz") == Reply(200, {"ledger": "answers", "last_pass_seconds_ago": None})
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_it_is_ready(site: Site, path: str) -> None:
+    """The ledger answers, and nobody has a reason against it; nothing was read yet."""
+    ready: dict[str, Any] = {"ledger": "answers", "last_pass_seconds_ago": None, "reasons": []}
+    assert site.call("GET", path) == Reply(200, ready)
 
 
 def test_a_ledger_that_does_not_commit_in_time_is_not_healthy(site: Site) -> None:
     """It answers who only reads, and what was written waits: that is said with its reason, for as long as it lasts."""
     site.slow = "A transaction of the ledger has waited for 12 s to be committed."
-    unready = Reply(503, {"ledger": "does not answer in time", "reason": site.slow})
+    reason = {"what": "ledger", "of": None, "reason": site.slow}
+    unready = Reply(503, {"ledger": "does not answer in time", "reasons": [reason]})
     assert site.call("GET", "/healthz") == unready
     site.slow = None
     assert site.call("GET", "/healthz").status == 200
 
 
-def test_a_ledger_that_does_not_answer_is_not_healthy(site: Site) -> None:
-    """And a delivery is to come again."""
+def test_a_ledger_that_does_not_answer_is_not_ready(site: Site) -> None:
+    """And a delivery is to come again; the process lives all the same."""
     message = told(site)
     site.database.close()
-    assert site.call("GET", "/healthz").status == 503
+    for path in ("/healthz", "/readyz"):
+        status, words = site.call("GET", path)
+        assert (status, words["ledger"]) == (503, "does not answer")
+        assert [reason["what"] for reason in words["reasons"]] == ["ledger"]
+    assert site.call("GET", "/livez") == Reply(200, {"alive": True})
     assert site.deliver(message).status == 503
+
+
+def test_what_was_noted_is_a_reason(site: Site) -> None:
+    """A sink that refuses us, a meter that is late, and whatever else is looked at: 503, and each is named."""
+    site.noted.append(Reason("ledger", None, "a statement waits"))
+    site.readiness.halted("stripe", "the key was refused")
+    site.readiness.expect("api_requests", utcnow() - dt.timedelta(hours=1), lambda at: at)
+    status, words = site.call("GET", "/readyz")
+    assert status == 503
+    assert [(each["what"], each["of"]) for each in words["reasons"]] == [
+        ("halted", "stripe"),
+        ("late", "api_requests"),
+        ("ledger", None),
+    ]
+    assert words["reasons"][0]["reason"] == "the key was refused"
 
 
 def test_slow_callers_keep_nobody_out(site: Site) -> None:
@@ -296,6 +333,108 @@ def test_slow_callers_keep_nobody_out(site: Site) -> None:
     finally:
         for each in idle:
             each.close()
+
+
+def opened(site: Site) -> socket.socket:
+    """Return a connection that has said nothing yet."""
+    parts = urlsplit(site.url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=20)
+
+
+def resident() -> int:
+    """Return how many MiB this process holds, in which the listener is, too."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() >> 20
+
+
+def fed_up(connection: socket.socket, sent: Iterator[bytes], most: int) -> int:
+    """Send until the other side has had enough; return how many bytes it took to say so, at most so many."""
+    count = 0
+    with suppress(ConnectionError):
+        for part in sent:
+            connection.sendall(part)
+            count += len(part)
+            if count >= most:
+                break
+    return count
+
+
+@pytest.mark.parametrize(
+    ("begin", "part"),
+    [
+        pytest.param(b"GET /healthz HTTP/1.1\r\nX: ", b"x" * 65_536, id="a header that never ends"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\n", b"X: y\r\n" * 8_192, id="headers that never end"),
+        pytest.param(b"GET /", b"x" * 65_536, id="a request line that never ends"),
+        pytest.param(b"", b"\r\n" * 32_768, id="nothing but line ends"),
+        pytest.param(
+            f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode(),
+            b"1;" + b"x" * 65_534,
+            id="a chunk's extension that never ends",
+        ),
+    ],
+)
+def test_a_head_that_never_ends_is_cut_off(site: Site, begin: bytes, part: bytes) -> None:
+    """After little more than a head may have: neither memory nor time is spent on hundreds of megabytes."""
+    before = resident()
+    with opened(site) as connection:
+        connection.sendall(begin)
+        sent = fed_up(connection, repeat(part), most=256 << 20)
+    assert sent < 64 << 20
+    assert resident() - before < 32
+    assert site.call("GET", "/healthz").status == 200
+
+
+def test_a_head_with_too_many_headers_is_refused(site: Site) -> None:
+    """Also where they are short enough together."""
+    many = {f"X-{number}": "y" for number in range(101)}
+    assert site.call("GET", "/healthz", headers=many).status == 431
+
+
+HALVES = {
+    "nothing": b"",
+    "half a request line": b"POST /webh",
+    "half a head": f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode(),
+    "half a body": f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf".encode(),
+}
+
+
+@pytest.mark.parametrize("said", HALVES.values(), ids=HALVES)
+def test_a_crowd_of_slow_callers_keeps_nobody_out(site: Site, said: bytes) -> None:
+    """Three hundred that never finish: signed deliveries and probes come through, and the crowd is thinned out."""
+    crowd = [opened(site) for _ in range(300)]
+    try:
+        for each in crowd:
+            with suppress(ConnectionError):
+                each.sendall(said)
+        for _ in range(3):
+            assert site.deliver(told(site)).status == 200
+            assert site.call("GET", "/healthz").status == 200
+            assert site.call("GET", "/livez").status == 200
+        crowd[0].settimeout(20)
+        with suppress(ConnectionError):
+            assert crowd[0].recv(1) == b"", "the oldest made room"
+    finally:
+        for each in crowd:
+            each.close()
+
+
+def test_who_is_slow_is_let_go(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head has a deadline of its own, however steadily its bytes come, and so has a second one on the same connection."""
+    monkeypatch.setitem(connections.PATIENCE, h11.IDLE, 0.2)
+    for first in (b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"):
+        with opened(site) as slow:
+            slow.sendall(first)
+            dripped = fed_up(slow, dripping(), most=1_000)
+            assert dripped < 1_000
+    assert site.call("GET", "/livez").status == 200
+
+
+def dripping() -> Iterator[bytes]:
+    """One byte every now and then, as long as somebody waits for them."""
+    pause = threading.Event()
+    for byte in cycle(b"GET / HTTP/1.1 "):
+        pause.wait(0.02)
+        yield bytes([byte])
 
 
 class Stuck:
