@@ -45,6 +45,9 @@ class Backfilled:
     deferred: int = 0
     set_aside_rows: int = 0
     """Rows that can be billed to nobody."""
+    left_from: dt.datetime | None = None
+    """From where on the source has not proven to show everything, so that nothing was read; and why."""
+    left_why: str | None = None
     forecast: Forecast = field(default_factory=Forecast)
     """Whom it would move, if it is only looked at."""
 
@@ -64,6 +67,8 @@ class Backfilled:
         self.shadow += piece.shadow
         self.deferred += piece.deferred
         self.set_aside_rows += piece.aside
+        if piece.left_from is not None:
+            self.left_from, self.left_why = piece.left_from, piece.left_why
 
 
 def refuse_parts_of_windows(meter: str, known: Sequence[Definition], span: Span) -> None:
@@ -199,9 +204,12 @@ class Backfill:
         result.resumed_at = self._passes.resume_backfill(self._registered, self.span, self._known, now)
         start = result.resumed_at or self.span.start
         for piece in self.pieces(start):
-            result.add(self._piece(piece, now, wait))
+            done = self._piece(piece, now, wait)
+            result.add(done)
             progress(self.windows_in(piece))
-        result.windows = self.windows_in(Span(start, self.span.end))
+            if done.left_from is not None:
+                break
+        result.windows = self.windows_in(Span(start, result.left_from or self.span.end))
         return result
 
     def _piece(self, piece: Span, now: dt.datetime, wait: Callable[[], object]) -> Collected:
@@ -220,5 +228,7 @@ class Backfill:
                 pass
             result.add(tally)
             progress(self.windows_in(piece))
-        result.windows = self.windows_in(self.span)
+            if tally.left_from is not None:
+                break
+        result.windows = self.windows_in(Span(self.span.start, result.left_from or self.span.end))
         return result

@@ -10,9 +10,10 @@ Rules
 - A row stamped with `now()` carries its transaction's start, which may lie before its id: where the role may see when
   transactions began, the oldest of them holds windows back as well.
 - Ids that run backwards are another server's (a failover, a restore): what was noted before means nothing there.
-- On a standby nothing is ready without proof that it has seen what the primary committed by then.
+- On a standby, and wherever `freshness` is configured, nothing is ready without proof that all rows have arrived by then.
 - Waiting is bounded by a declared time, since a forgotten transaction elsewhere holds the ids back for ever. What comes
-  after that is found by reading again. On a standby it is not bounded: there, what is missing may be anything.
+  after that is found by reading again. On a standby it is not bounded: there, what is missing may be anything. Nor does any
+  patience replace a proof of freshness.
 """
 
 import datetime as dt
@@ -42,6 +43,30 @@ class Passed(NamedTuple):
     """Windows that end by then are complete, as far as the database can tell."""
     noted: tuple[Noted, ...]
     holder: str | None
+    proven_until: dt.datetime | None = None
+    """Up to when the source has proven to have all rows; None where that need not be proven."""
+
+
+def trusted(fence: Fence, seen_until: dt.datetime | None) -> Fence:
+    """Return what a source says, without its proof if that falls behind what was read from it before.
+
+    Another standby may answer by the same address: what the one before had shown is not gone because this one lacks it.
+    """
+    if fence.must_prove and seen_until is not None and (fence.fresh_until or NEVER) < seen_until:
+        return fence._replace(fresh_until=None)
+    return fence
+
+
+def proven_until(fence: Fence) -> dt.datetime | None:
+    """Return up to when a source has proven to have all rows; None where that need not be proven."""
+    return (fence.fresh_until or NEVER) if fence.must_prove else None
+
+
+def unproven(fence: Fence) -> str:
+    """Say what is lacking."""
+    if fence.standby:
+        return "the standby has not shown that it has seen what the primary committed"
+    return "the source has not shown, by `freshness`, that all rows have arrived"
 
 
 def judge(fence: Fence, noted: Sequence[Noted], boundary: dt.datetime) -> Passed:
@@ -52,7 +77,8 @@ def judge(fence: Fence, noted: Sequence[Noted], boundary: dt.datetime) -> Passed
     assert boundary <= fence.at, "a fence is noted after the window's end"
     known = [each for each in noted if each.xid <= fence.xmax]
     # On a standby, who wrote after what it has replayed may have any id.
-    fresh = min(boundary, fence.fresh_until or NEVER) if fence.standby else boundary
+    proven = proven_until(fence)
+    fresh = boundary if proven is None else min(boundary, proven)
     if fresh > NEVER and (not known or known[-1].until < fresh) and len(known) < MOST_NOTED:
         known.append(Noted(fresh, fence.xmax))
     ended = max((each.until for each in known if each.xid <= fence.xmin), default=NEVER)
@@ -61,8 +87,8 @@ def judge(fence: Fence, noted: Sequence[Noted], boundary: dt.datetime) -> Passed
         until = min(until, fence.oldest_start)
     if fresh < boundary and fresh <= until:
         until = fresh
-        holder = "the standby has not shown that it has seen what the primary committed"
-    return Passed(until, tuple(each for each in known if each.until >= ended), holder)
+        holder = unproven(fence)
+    return Passed(until, tuple(each for each in known if each.until >= ended), holder, proven)
 
 
 class Ready(NamedTuple):
@@ -77,4 +103,5 @@ def ready(settled: dt.datetime, passed: Passed | None, patience: dt.timedelta, *
     if passed is None:
         return Ready(settled, settled)
     fenced_until = min(settled, passed.until)
-    return Ready(max(fenced_until, settled - patience) if bounded else fenced_until, fenced_until)
+    until = max(fenced_until, settled - patience) if bounded else fenced_until
+    return Ready(until if passed.proven_until is None else min(until, passed.proven_until), fenced_until)

@@ -36,6 +36,9 @@ class Collected:
     """They began to wait with this round."""
     unfenced: bool = False
     """Windows were read without waiting any longer."""
+    left_from: dt.datetime | None = None
+    """From where on something was left that the source has not proven to show; and why."""
+    left_why: str | None = None
     lost: list[str] = field(default_factory=list)
     """What sinks lack that the source no longer has, in words, if that is news."""
     unstable: list[str] = field(default_factory=list)
@@ -53,6 +56,7 @@ class Collected:
             "rows": self.rows,
             "changed": self.changed,
             "planned": self.planned,
+            **({"left_from": self.left_from.isoformat()} if self.left_from else {}),
             **{
                 name: count
                 for name in ("held", "refused", "shadow", "deferred", "guarded", "unread")
@@ -77,6 +81,11 @@ class Collected:
         self.oldest_deferred = min(waiting, default=None)
         if not tally.guarded:
             self.move(span)
+
+    def leave(self, since: dt.datetime, why: str | None) -> None:
+        """Note that a reading left what lies behind an instant."""
+        if self.left_from is None or since < self.left_from:
+            self.left_from, self.left_why = since, why
 
     def move(self, span: Span) -> None:
         """Take into account that the mark went on behind a span, if it stood in it."""

@@ -9,6 +9,7 @@ Rules
 - Every stretch of time is read by the definition that holds for it, in the windows of that definition.
 - A window that changes again and again is read twice in one snapshot. If that differs, the query changes by itself, and its
   corrections wait for a person.
+- Each reading is judged by what its own transaction proves; what it has not proven to see is left for later.
 - A span that takes the source too long is read in halves, down to single windows; a window that still does is set aside.
 """
 
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from aggregator import barrier, definitions, due, planner, points, windows
+from aggregator.admission import Admission
 from aggregator.collected import Collected
 from aggregator.errors import (
     AggregatorError,
@@ -56,9 +58,18 @@ class Source(Protocol):
     """What collection asks of an application database."""
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
-        """Yield all readings of the span in batches, from one snapshot; asked for in pieces of `step`, if given."""
+        """Yield all readings of the span in batches, from one snapshot; asked for in pieces of `step`, if given.
+
+        `allow` is told what that snapshot proves, and says up to when it is read.
+        """
         ...
 
     def read_twice(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
@@ -152,8 +163,14 @@ class Collection:
         """
         for held, piece in definitions.pieces(known, span):
             with Spool() as spool:
-                for batch in self._source.read(held.query, piece, held.window):
+                allow = self._admission(piece, held, now, known)
+                for batch in self._source.read(held.query, piece, held.window, allow=allow):
                     spool.add(batch)
+                if allow.is_cut:
+                    tally.leave(allow.until, allow.reason)
+                    piece = Span(piece.start, allow.until)  # noqa: PLW2901 - the rest is not looked at
+                if piece.start == piece.end:
+                    return
                 tally.rows += spool.rows
                 tally.aside += spool.aside
                 tally.unmapped += spool.unmapped
@@ -181,12 +198,16 @@ class Collection:
         with self._noting_failure(lease, due.live(Span(mark, mark), now, held)):
             first = due.earliest(self.meter, lease, now)
             lease = self._seal(lease, first, result)
-            ready = self._ready(lease, now, result)
+            ready, lease = self._ready(lease, now, result)
             with self._alive(lease):
                 at_once = self.at_once(held, Span(mark, mark))
         for this in due.passes(self.meter, lease, now, first, ready, at_once=at_once):
             if self._stopping:
                 return
+            if result.left_from is not None:
+                # What was left is read in a later round: what this one was to complete, it does not.
+                daily = this.daily and mark - result.left_from <= windows.HOURLY
+                this = this._replace(hourly=False, daily=daily, rest_read=False)  # noqa: PLW2901 - see above
             self._pass(lease, this._replace(rest_waits=result.oldest_deferred), result)
 
     def _seal(self, lease: Lease, first: dt.datetime, result: Collected) -> Lease:
@@ -199,15 +220,14 @@ class Collection:
                 result.lost.append(tell_lost(self.meter.name, feed.sink, reach.lost, reach.until))
         return self._meters.seal(lease, reaches)
 
-    def _ready(self, lease: Lease, now: dt.datetime, result: Collected) -> dt.datetime:
-        """Return up to when windows may be read for the first time, and note what the barrier is to wait for."""
+    def _ready(self, lease: Lease, now: dt.datetime, result: Collected) -> tuple[dt.datetime, Lease]:
+        """Return up to when windows may be read for the first time; note what the barrier waits for, also in the lease."""
         known, mark = lease.definitions, lease.mark
         settled = definitions.ready_until(known, mark, now - self.meter.settle)
-        if not self._patience:
-            return settled
         fence = self._source.fence()
-        if fence is None:
-            return settled
+        if fence is None or not (self._patience or fence.must_prove):
+            return settled, lease
+        fence = barrier.trusted(fence, lease.seen_until)
         boundary = windows.floor(fence.at, definitions.grid(known, mark))
         passed = barrier.judge(fence, lease.noted, boundary)
         ready = barrier.ready(now - self.meter.settle, passed, self._patience, bounded=not fence.standby)
@@ -216,12 +236,12 @@ class Collection:
         if fenced_until < settled:
             result.waits_for = passed.holder or "a transaction that has just ended"
         result.waits_anew = result.waits_for is not None and lease.waits_for is None
-        result.unfenced = until > fenced_until
+        result.unfenced = until > fenced_until and bool(self._patience)
         if passed.noted != lease.noted or result.waits_for != lease.waits_for or result.unfenced:
             self._meters.note(
                 lease, passed.noted, waits_for=result.waits_for, given_up=result.unfenced, now=now
             )
-        return until
+        return until, lease._replace(noted=passed.noted)
 
     def at_once(self, definition: Definition, span: Span) -> bool:
         """Tell whether the query returns `window`, so that one query serves many windows; asked once."""
@@ -261,13 +281,22 @@ class Collection:
 
     def _read(self, lease: Lease, this: Pass, result: Collected, step: dt.timedelta | None = None) -> None:
         definition = this.definition
+        allow = self._admission(this.span, definition, this.now, lease.definitions, lease)
         with self._noting_failure(lease, this, but=QueryTimedOut), Spool() as spool:
             with self._alive(lease) as lost:
-                for batch in self._source.read(definition.query, this.span, definition.window, step=step):
+                for batch in self._source.read(
+                    definition.query, this.span, definition.window, step=step, allow=allow
+                ):
                     points.passing("reading_begun")
                     spool.add(batch)
                     self._go_on(lost)
             points.passing("readings_taken")
+            this = this._replace(seen=allow.seen)
+            if allow.is_cut:
+                result.leave(allow.until, allow.reason)
+                this = _shortened(this, lease, allow.until)
+                if this.span.start == this.span.end:
+                    return
             tally = self._passes.commit(lease, spool, this, self._decide(this.now, definition))
         result.add(this.span, tally)
         if tally.restless is not None and definition.fingerprint not in self._unstable:
@@ -285,6 +314,27 @@ class Collection:
                     f"customer {differing.customer!r} had {differing.first:f} in {window}, and {differing.second:f} when it "
                     "was read again in one snapshot"
                 )
+
+    def _admission(
+        self,
+        span: Span,
+        definition: Definition,
+        now: dt.datetime,
+        known: Sequence[Definition],
+        lease: Lease | None = None,
+    ) -> Admission:
+        """Return what judges one reading; without a lease it is only looked at."""
+        return Admission(
+            span,
+            definition.window,
+            known=known,
+            mark=lease.mark if lease else None,
+            noted=lease.noted if lease else (),
+            seen_until=lease.seen_until if lease else None,
+            settled=now - self.meter.settle,
+            patience=self._patience,
+            now=now,
+        )
 
     @contextmanager
     def _noting_failure(
@@ -363,6 +413,12 @@ class Collection:
             shadow=feed.shadow,
             unstable=definition.fingerprint in self._unstable,
         )
+
+
+def _shortened(this: Pass, lease: Lease, until: dt.datetime) -> Pass:
+    """Return a pass over the part of its span that could be read: it completes nothing of what it was to complete."""
+    span = Span(this.span.start, until)
+    return this._replace(span=span, swept=lease.swept, hourly=False, daily=False, rest_read=False, more=False)
 
 
 def _steps(window: dt.timedelta, shortest: dt.timedelta | None) -> Iterator[dt.timedelta]:

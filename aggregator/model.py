@@ -211,9 +211,16 @@ class Fence(NamedTuple):
     sees_starts: bool
     standby: bool
     fresh_until: dt.datetime | None
-    """On a standby, up to when it has surely seen what the primary committed; None without proof, and on a primary."""
+    """Up to when the source surely has all rows, where that must be proven; None without proof, and elsewhere."""
     holder: str | None
     """Who keeps `xmin` or `oldest_start` back, in words."""
+    declared: bool = False
+    """Whether `freshness` is configured: rows come from elsewhere, so that being a primary proves nothing."""
+
+    @property
+    def must_prove(self) -> bool:
+        """Whether nothing is believed beyond `fresh_until`."""
+        return self.standby or self.declared
 
 
 class Reading(NamedTuple):

@@ -133,12 +133,20 @@ class FakeSource:
         self.uses.append((customer, at, Decimal(quantity)))
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
-        """Yield the uses of the span as readings."""
+        """Yield the uses of the span as readings, as far as it may be read."""
         self.reads.append(span)
         if self.failure:
             raise self.failure
+        if allow is not None:
+            span = Span(span.start, allow(self.fence()))
         epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
         yield [
             Reading(at - (at - epoch) % window, customer, quantity, at, None if customer else "no customer")

@@ -69,8 +69,8 @@ def backfill(
 
     The same code as live: what is billed already is not billed again, so running it three times has the effect of
     once. An interrupted backfill of the same range goes on where it stopped. A meter whose source fails does not keep
-    the others. Exit code 1: a source failed; 3: events still wait for a busy sink, run it again or leave them to the
-    daemon; 4: a sink holds usage that this ledger never sent.
+    the others. Exit code 1: a source failed; 3: events still wait for a busy sink, or a source has not proven to show
+    all of the range, run it again or leave it to the daemon; 4: a sink holds usage that this ledger never sent.
     """
     from aggregator.backfill import Backfill, read_by_older, span_of, tell_older
     from aggregator.cli.movers import forecast_json
@@ -120,11 +120,17 @@ def backfill(
         for name, parts in older.items():
             if parts:
                 say(tell_older(name, parts))
-    _end(failed, waiting, delivered, quiet=as_json)
+    left = any(result.left_from is not None for result in results)
+    _end(failed, waiting, delivered, left=left, quiet=as_json)
 
 
 def _end(
-    failed: list[str], waiting: dict[str, int], delivered: dict[str, "Delivered"], *, quiet: bool
+    failed: list[str],
+    waiting: dict[str, int],
+    delivered: dict[str, "Delivered"],
+    *,
+    left: bool,
+    quiet: bool,
 ) -> None:
     """Say what is left to be done, also by the exit code."""
     untold = [told for what in delivered.values() for told in what.first_uses if told.kind != "cleared"]
@@ -137,8 +143,13 @@ def _end(
         raise SourceError("\n".join(failed))
     if any(told.kind == "stopped" for told in untold):
         raise click.exceptions.Exit(PERSON_NEEDED)
-    if any(waiting.values()):
+    if left or any(waiting.values()):
         raise click.exceptions.Exit(WORK_LEFT)
+
+
+def tell_left(meter: str, since: dt.datetime, why: str | None) -> str:
+    """Say from where on nothing was read, since the source has not proven to show everything there."""
+    return f"{meter}: nothing from {since:%Y-%m-%dT%H:%MZ} on was read: {why}. Run this again once it has."
 
 
 class CarriedOut(NamedTuple):
@@ -270,6 +281,8 @@ def show_results(
             say(
                 f"{result.meter}: went on from {result.resumed_at:%Y-%m-%dT%H:%MZ}, where it was interrupted."
             )
+        if result.left_from is not None:
+            say(tell_left(result.meter, result.left_from, result.left_why))
         if result.shadow:
             say(f"{result.meter}: {result.shadow:,} of these events are in shadow, and never sent.")
         if dry_run:

@@ -175,8 +175,10 @@ def _sources(config: "Config", trial_seconds: float | None) -> Iterator[Finding]
                 try:
                     lately = Span(end - meter.window, end)
                     shape = source.columns(meter.query_text, lately)
-                    fresh = configured.freshness is not None
-                    notes = list(table_notes(source, meter.query_text, lately, freshness=fresh))
+                    fresh, filtered = configured.freshness is not None, configured.row_security == "allowed"
+                    notes = list(
+                        table_notes(source, meter.query_text, lately, freshness=fresh, filtered=filtered)
+                    )
                 except SourceError as error:
                     yield Finding(f"meter {meter.name}", "wrong", str(error))
                     continue
@@ -218,8 +220,10 @@ def _role(source: "Source") -> Iterator[Finding]:
     fence = source.fence()
     if fence is None:
         return
-    if fence.standby:
-        yield Finding(what, "note", _standby(fence))
+    for sentence in source.unseen():
+        yield Finding(what, "note", sentence)
+    if fence.must_prove:
+        yield Finding(what, "note", _proof(fence))
     elif not fence.sees_starts:
         yield Finding(
             what,
@@ -229,11 +233,12 @@ def _role(source: "Source") -> Iterator[Finding]:
         )
 
 
-def _standby(fence: "Fence") -> str:
+def _proof(fence: "Fence") -> str:
+    kind = "it is a standby" if fence.standby else "it has to prove its `freshness`"
     if fence.fresh_until is None:
-        return "it is a standby that has proven nothing yet: no window is read before it does; see docs/queries.md"
+        return f"{kind}, and has proven nothing yet: no window is read before it does; see docs/queries.md"
     return (
-        f"it is a standby, surely fresh until {fence.fresh_until:%Y-%m-%dT%H:%M:%SZ}: no window is read before that has "
+        f"{kind}, surely fresh until {fence.fresh_until:%Y-%m-%dT%H:%M:%SZ}: no window is read before that has "
         "passed its end; see docs/queries.md"
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aggregator.cli.backfill import tell_left
 from aggregator.cli.common import (
     Instant,
     config_option,
@@ -68,6 +69,8 @@ def preview(
                 "to": span.end,
                 "planned": tally.planned,
                 "set_aside_rows": tally.aside,
+                "left_from": tally.left_from,
+                "left_why": tally.left_why,
                 "unmapped_quantity": tally.unmapped,
                 "read_by_an_older_query": [list(each) for each in older],
                 **forecast_json(forecast, limit or None),
@@ -83,6 +86,8 @@ def preview(
         f"{tally.planned:,} event(s) would be planned ({len(shown):,} shown): {tally.planned - tally.corrections:,} new, "
         f"{tally.corrections:,} correction(s), {tally.held:,} held, {tally.refused:,} refused. Nothing was written."
     )
+    if tally.left_from is not None:
+        say(tell_left(name, tally.left_from, tally.left_why))
     if tally.aside:
         say(
             f"{tally.aside:,} row(s) with a quantity of {quantity(tally.unmapped)} can be billed to nobody: no customer, or "

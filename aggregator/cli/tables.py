@@ -12,7 +12,9 @@ SHOWN = 3
 """Enough names to know what it is about."""
 
 
-def table_notes(source: "Source", query: str, span: "Span", *, freshness: bool) -> Iterator[str]:
+def table_notes(
+    source: "Source", query: str, span: "Span", *, freshness: bool, filtered: bool
+) -> Iterator[str]:
     """Say in sentences what is worth knowing of a query's tables. Raises SourceError as a reading does."""
     tables = source.tables(query, span)
     behind = {
@@ -26,9 +28,18 @@ def table_notes(source: "Source", query: str, span: "Span", *, freshness: bool) 
                 f"{_named(found)} {what}: rows may come there later than a window is read, and nothing tells. Give the "
                 "source `freshness`, a select of up to when they surely have all rows; see docs/queries.md"
             )
-    filtered = [each for each in tables if each.filtered]
-    if filtered:
-        yield f"row-level security decides which rows of {_named(filtered)} are billed (`row_security: allowed`)"
+    for each in tables:
+        for column in each.stamped:
+            yield (
+                f"{each.name}.{column} is stamped by default when a statement begins: in a procedure that commits, that may "
+                "be long before the transaction that writes the row, and no wait for open transactions covers it. Use "
+                "clock_timestamp()"
+            )
+    decided = [each for each in tables if each.filtered]
+    if decided:
+        yield f"row-level security decides which rows of {_named(decided)} are billed (`row_security: allowed`)"
+    if filtered and not tables:
+        yield "its plan reads no table at all: a table with row-level security and no policy for the role hides every row"
 
 
 def _named(tables: Sequence["Table"]) -> str:

@@ -111,7 +111,8 @@ class Source(Block):
     freshness: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
         description=(
-            "For a standby: a select of one timestamp up to which it surely has all rows, such as a heartbeat's."
+            "For rows that come from elsewhere (a standby, a subscriber, foreign tables, a warehouse): a select of one "
+            "timestamp up to which all of them have surely arrived, such as a heartbeat's. Nothing beyond it is read."
         ),
         examples=["select max(beat_at) as fresh_until from heartbeat"],
     )

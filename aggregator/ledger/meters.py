@@ -67,7 +67,7 @@ update aggregator.meter
               where id = %(meter_id)s
                 and (lease_until is null or lease_until <= clock_timestamp())
                 for update skip locked)
-returning epoch, mark, reread_from, swept, clock_timestamp(), hourly_at, daily_at, waits_for
+returning epoch, mark, reread_from, swept, seen_until, clock_timestamp(), hourly_at, daily_at, waits_for
 """
 
 FIND_DEFINITIONS = """
@@ -177,6 +177,8 @@ class Lease(NamedTuple):
     """Starts of windows that the source could not give, and that are not to be asked for yet."""
     unread_due: tuple[dt.datetime, ...] = ()
     """Starts of those that are to be asked for again, however old."""
+    seen_until: dt.datetime | None = None
+    """Up to when the source had surely shown everything when the meter was last read."""
     reaches: tuple[Reach, ...] = ()
     """What each of the feeds bills, and how far it is, in their order."""
     unstable: frozenset[str] = frozenset()
@@ -223,7 +225,7 @@ class Meters:
                 return None
             reaches = lines.reaches(connection, registered.feeds)
             feeds = tuple(map(as_it_is, registered.feeds, reaches))
-            epoch, mark, reread_from, swept, *rest = row
+            epoch, mark, reread_from, swept, seen_until, *rest = row
             lease = Lease(
                 registered._replace(feeds=feeds),
                 self._owner,
@@ -237,6 +239,7 @@ class Meters:
             values = {"meter_id": registered.id, "now": lease.given_at}
             unread = connection.execute(FIND_UNREAD, values).fetchall()
             return lease._replace(
+                seen_until=seen_until,
                 definitions=_definitions(connection, registered.id),
                 noted=tuple(Noted._make(each) for each in connection.execute(FIND_NOTED, values)),
                 unread=tuple(start for start, due in unread if not due),

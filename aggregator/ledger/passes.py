@@ -72,6 +72,7 @@ update aggregator.meter
        daily_at = case when %(daily)s then %(now)s else daily_at end,
        reread_from = %(reread_from)s,
        swept = %(swept)s,
+       seen_until = greatest(seen_until, %(seen)s),
        lease_until = greatest(lease_until, clock_timestamp() + %(length)s)
  where id = %(meter_id)s
 """
@@ -202,6 +203,7 @@ class Passes:
             "daily": this.daily and not stays,
             "reread_from": reread_from,
             "swept": this.swept,
+            "seen": this.seen,
             "length": self._lease,
         }
         connection.execute(MOVE_MARK, values)

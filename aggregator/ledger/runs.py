@@ -79,6 +79,8 @@ class Pass(NamedTuple):
     """Whether all from the span's end to the mark was read before in this round; `rest_waits`, the oldest change there that
     waits for an unsettled event."""
     rest_waits: dt.datetime | None = None
+    seen: dt.datetime | None = None
+    """Up to when the source surely showed everything at this reading, if it says so."""
     more: bool = False
     """Whether another pass of the round reads on where this one ends, and says again what is newer there."""
 

@@ -42,6 +42,14 @@ class Tally:
     restless: dt.datetime | None = None
     """The newest window that changed so often that its query is to be looked at."""
     voided: list[EventId] = field(default_factory=list)
+    left_from: dt.datetime | None = None
+    """For whoever only looks: from where on the source has not proven to show everything; and why."""
+    left_why: str | None = None
+
+    def leave(self, since: dt.datetime, why: str | None) -> None:
+        """Note that a look left what lies behind an instant."""
+        if self.left_from is None or since < self.left_from:
+            self.left_from, self.left_why = since, why
 
     def counting(self, decisions: Iterable[Decision]) -> Iterator[Decision]:
         """Pass decisions on, and take each into account."""

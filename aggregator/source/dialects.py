@@ -34,7 +34,7 @@ Renew = Callable[[], None]
 
 
 Freshness = Callable[[], dt.datetime | None]
-"""Asks a standby up to when it has surely seen what the primary committed."""
+"""Asks a source up to when it surely has all rows."""
 
 
 class Table(NamedTuple):
@@ -48,6 +48,8 @@ class Table(NamedTuple):
     """It is a view that shows what it held when it was last refreshed."""
     filtered: bool
     """Row-level security decides which rows the role sees."""
+    stamped: tuple[str, ...] = ()
+    """Columns whose default is the instant at which a statement began, maybe long before its transaction."""
 
 
 class Reading(NamedTuple):
@@ -81,8 +83,12 @@ class Dialect:
     """The shortest time by which two bounds differ for the database."""
     reads_whole: Callable[[sa.Connection, sa.TextClause, dict[str, object]], str | None] | None = None
     """Name a table of which all would be read for a query between bounds, as no index serves; None if that is not known."""
-    fence: Callable[[sa.Connection, Freshness | None], Fence] | None = None
-    """What its transactions have come to; None where that cannot be asked."""
+    before: Callable[[sa.Connection], object] | None = None
+    """What is to be asked before a snapshot that is to prove something, in a transaction of its own; for `fence`."""
+    fence: Callable[[sa.Connection, Freshness | None, object], Fence] | None = None
+    """What its transactions have come to, as the open snapshot shows it; None where that cannot be asked."""
+    unseen: Callable[[sa.Connection], list[str]] | None = None
+    """Whose transactions cannot be seen, a sentence each; None where that cannot be asked."""
     tables: Callable[[sa.Connection, str, Mapping[str, object]], list[Table]] | None = None
     """Which tables a query reads, by its plan; None where that cannot be asked."""
     unsafe: Callable[[sa.Connection], list[str]] | None = None

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, assert_never
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from aggregator import clock
 from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
 from aggregator.model import Differing, Fence, Reading, Span
 from aggregator.redact import named, redacted
@@ -73,6 +74,8 @@ class Snapshot(NamedTuple):
     connection: sa.Connection
     dialect: Dialect
     renew: Renew
+    asked: object = None
+    """What was asked before it began, if it is to prove something."""
 
     def ask(self, statement: sa.TextClause, span: Span, batch: int = BATCH) -> sa.CursorResult[Any]:
         """Run the query over a span; rows are fetched in batches as they are taken."""
@@ -93,7 +96,8 @@ class Source:
 
     `statement_timeout` bounds every statement and every fetch of a batch. `timezone="UTC"` declares that timestamps without
     a time zone are UTC; SQLite's are by its own convention. Any `postgresql://` or `postgres://` URL is served by psycopg 3.
-    `freshness` is a SELECT of one instant that a standby has surely got to, such as the last heartbeat of its primary.
+    `freshness` is a SELECT of one instant up to which the source surely has all rows, such as the last heartbeat of the
+    server they come from.
     `filtered` says that row-level security may hide rows from the role; else a query over such a table is refused.
     `url_now` gives the URL as it is by now, if it stands in a file: it is asked when no connection can be had.
     """
@@ -143,13 +147,38 @@ class Source:
 
         Takes no privileges, but sees more with some. Raises QueryRejected for a bad `freshness`, and as `read` does.
         """
-        if self._dialect.fence is None:
+        if self._dialect.fence is None and self._freshness is None:
             return None
+        with self._snapshot(proving=True) as snapshot:
+            return self._fence(snapshot)
+
+    def _fence(self, snapshot: Snapshot) -> Fence | None:
+        """Return what a snapshot proves of its own rows."""
+        query = self._freshness
+        freshness = None if query is None else partial(self._fresh_until, snapshot, query)
+        if self._dialect.fence is not None:
+            return self._dialect.fence(snapshot.connection, freshness, snapshot.asked)
+        if freshness is None:
+            return None
+        # Nothing is known of its transactions, nor of its clock; what it has is told by `freshness` alone.
+        return Fence(
+            at=clock.utcnow(),
+            xmin=0,
+            xmax=0,
+            oldest_start=None,
+            sees_starts=False,
+            standby=False,
+            fresh_until=freshness(),
+            holder=None,
+            declared=True,
+        )
+
+    def unseen(self) -> list[str]:
+        """Say whose transactions cannot be seen, so that they are not waited for; empty where that cannot be asked."""
+        if self._dialect.unseen is None:
+            return []
         with self._snapshot() as snapshot:
-            freshness = (
-                None if self._freshness is None else partial(self._fresh_until, snapshot, self._freshness)
-            )
-            return self._dialect.fence(snapshot.connection, freshness)
+            return self._dialect.unseen(snapshot.connection)
 
     def unsafe(self) -> list[str]:
         """Say what the role may do beyond reading, one sentence each with its remedy. Raises SourceUnreachable.
@@ -162,9 +191,18 @@ class Source:
             return self._dialect.unsafe(snapshot.connection)
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
         """Yield all readings of a span in batches, from one snapshot.
+
+        `allow` is told what that very snapshot proves, before anything is asked of it, and says up to when the span may be
+        read; what lies behind is left out.
 
         A query that returns `window` is asked once, any other once per window. With `step`, a minute or longer, it is asked
         for consecutive pieces no longer than that: what a window has in several of them is several readings, to be summed.
@@ -175,7 +213,11 @@ class Source:
         """
         assert step is None or step >= SHORTEST_STEP, "a piece is a minute long at least"
         statement = self._statement(query)
-        with self._snapshot() as snapshot:
+        with self._snapshot(proving=allow is not None) as snapshot:
+            if allow is not None:
+                span = Span(span.start, allow(self._fence(snapshot)))
+            if span.start >= span.end:
+                return
             for asked in self._questions(snapshot, statement, span, window, step):
                 with closing(snapshot.ask(statement, asked)) as result:
                     found = self._places(result)
@@ -275,15 +317,19 @@ class Source:
         return instant
 
     @contextmanager
-    def _snapshot(self, timeout: dt.timedelta | None = None) -> Iterator[Snapshot]:
+    def _snapshot(self, timeout: dt.timedelta | None = None, *, proving: bool = False) -> Iterator[Snapshot]:
         """Hold one transaction open; whatever the driver raises meanwhile comes out as one of our errors.
 
-        `timeout` is how long each statement may take, if not as long as ever.
+        `timeout` is how long each statement may take, if not as long as ever; `proving`, whether it is to be fenced.
         """
         try:
             with self._connect() as connection:
+                asked = None
+                if proving and self._dialect.before is not None:
+                    asked = self._dialect.before(connection)
+                    connection.rollback()
                 how = self._how if timeout is None else self._how._replace(statement_timeout=timeout)
-                yield Snapshot(connection, self._dialect, self._dialect.begin(connection, how))
+                yield Snapshot(connection, self._dialect, self._dialect.begin(connection, how), asked)
         except OURS:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise more than they document: it stays with its meter

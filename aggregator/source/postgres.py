@@ -210,6 +210,8 @@ POSTGRES = Dialect(
     kind=_postgres_kind,
     least=dt.timedelta(microseconds=1),
     reads_whole=_postgres_reads_whole,
+    before=transactions.before,
+    unseen=transactions.unseen,
     fence=transactions.fence,
     tables=tables.tables,
     unsafe=roles.unsafe,

@@ -27,7 +27,9 @@ select format('%I.%I', nspname, relname) as name,
        relkind = 'f' as foreign,
        exists (select from pg_subscription_rel where srrelid = relation.oid) as subscribed,
        relkind = 'm' as materialised,
-       relkind in ('r', 'p') and row_security_active(relation.oid) as filtered
+       relkind in ('r', 'p') and row_security_active(relation.oid) as filtered,
+       array(select attname::text from pg_attrdef join pg_attribute on attrelid = adrelid and attnum = adnum
+              where adrelid = relation.oid and pg_get_expr(adbin, adrelid) ~ 'statement_timestamp' order by 1) as stamped
   from whole join pg_class as relation using (oid) join pg_namespace on pg_namespace.oid = relnamespace
  where nspname !~ '^pg_' and nspname <> 'information_schema'
  order by 1
@@ -41,7 +43,10 @@ def tables(connection: sa.Connection, query: str, values: Mapping[str, object]) 
     found = connection.execute(
         FOUND, {"schemas": [each for each, _ in named], "names": [each for _, each in named]}
     )
-    return [Table(*row) for row in found]
+    return [
+        Table(each.name, each.foreign, each.subscribed, each.materialised, each.filtered, tuple(each.stamped))
+        for each in found
+    ]
 
 
 def _relations(plan: Any) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """What a Postgres says of its transactions: which have surely ended, which had begun, and which one is the oldest.
 
 Rules
-- The clock, and what had surely ended or been replayed, are asked first; what had begun is asked after them. A transaction
-  in between is then counted among those still to be waited for, and never among those that are over.
+- What had been replayed is asked before the snapshot, and of the same server. The clock and what had surely ended are asked
+  first, what had begun is asked after them. A transaction in between is then counted among those still to be waited for,
+  and never among those that are over.
 - No transaction that had written by `at` has an id of `xmax` or higher. The snapshot's own xmax is one past the highest id
   that has *ended*, and a writer that is open may have that id or a higher one; the next id to be given out bounds them all
   (postgresql.org/docs/current/functions-info.html: pg_snapshot_xmax, age).
@@ -16,10 +17,11 @@ Rules
 import datetime as dt
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from aggregator.model import Fence
+from aggregator.model import EPOCH, Fence
 from aggregator.source.dialects import Freshness
 
 REPLAY_MARGIN = dt.timedelta(seconds=1)
@@ -35,7 +37,15 @@ select clock_timestamp() as at,
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint as seen_until,
        array(select id::text::bigint from pg_snapshot_xip(pg_current_snapshot()) as id order by 1) as running,
        pg_is_in_recovery() as standby,
-       pg_last_xact_replay_timestamp() as replayed_at
+       (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as started_at,
+       inet_server_addr()::text as address, inet_server_port() as port
+""")
+
+BEFORE = sa.text("""
+-- As numbers and text: in this transaction nothing is set by us.
+select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as started_at,
+       inet_server_addr()::text as address, inet_server_port() as port,
+       (extract(epoch from pg_last_xact_replay_timestamp()) * 1000000)::bigint as replayed_at
 """)
 
 BEGUN = sa.text("""
@@ -82,10 +92,51 @@ select null, gid, database, prepared, true
 IS_OPEN = sa.text("select pg_xact_status(cast(cast(:xmin as text) as xid8)) = 'in progress'")
 
 
-def fence(connection: sa.Connection, freshness: Freshness | None) -> Fence:
-    """Ask, within the transaction that is open. `freshness` is asked on a standby only."""
+UNTRACKED = sa.text("""
+select quote_ident(rolname) as role, quote_ident(datname) as database
+  from pg_db_role_setting as kept
+  left join pg_roles on pg_roles.oid = setrole
+  left join pg_database on pg_database.oid = setdatabase
+ where exists (select from unnest(setconfig) as setting
+                where setting ~* '^track_activities=(of|f|n|0)')
+   and (setdatabase = 0 or datname = current_database())
+ order by 1, 2
+""")
+
+
+def unseen(connection: sa.Connection) -> list[str]:
+    """Say whose transactions do not show when they began: rows stamped with their start come unseen."""
+    sentences = []
+    for role, database in connection.execute(UNTRACKED):
+        whose = " ".join(
+            filter(None, [f"role {role}" if role else "", f"database {database}" if database else ""])
+        )
+        sentences.append(
+            f"`track_activities` is off for {whose}: when its transactions began is not seen, so long ones are not waited "
+            f"for; `alter {'role ' + role if role else 'database ' + str(database)} reset track_activities`"
+        )
+    return sentences
+
+
+class Before(NamedTuple):
+    """What a server said before the snapshot: which one it is, and what it had replayed, in microseconds since 1970."""
+
+    server: tuple[object, ...]
+    replayed_at: int | None
+
+
+def before(connection: sa.Connection) -> Before:
+    """Ask what a standby has replayed. That goes on while a snapshot stands, so it proves nothing of one taken earlier."""
+    row = connection.execute(BEFORE).one()
+    return Before(tuple(row[:3]), row.replayed_at)
+
+
+def fence(connection: sa.Connection, freshness: Freshness | None, asked: object) -> Fence:
+    """Ask, within the transaction that is open. `asked` is what `before` said of the server before that began."""
     ended = connection.execute(ENDED).one()
-    fresh_until = _fresh_until(ended, freshness) if ended.standby else None
+    fresh_until = (
+        freshness() if freshness is not None else _fresh_until(ended, asked) if ended.standby else None
+    )
     begun = connection.execute(BEGUN).one()
     xmin = _ended_until(connection, ended, begun.xmax)
     oldest_start = begun.oldest_start if begun.sees_starts else None
@@ -98,6 +149,7 @@ def fence(connection: sa.Connection, freshness: Freshness | None) -> Fence:
         standby=ended.standby,
         fresh_until=fresh_until,
         holder=_holder(connection, ended, xmin, begun.xmax, oldest_start),
+        declared=freshness is not None,
     )
 
 
@@ -125,16 +177,17 @@ def ended_until(running: Sequence[int], seen_until: int, xmax: int, elsewhere: A
     return next((xid for xid in range(seen_until, xmax) if xid % 2**32 not in elsewhere), xmax)
 
 
-def _fresh_until(ended: sa.Row[tuple[object, ...]], freshness: Freshness | None) -> dt.datetime | None:
-    """Return up to when a standby has surely replayed.
+def _fresh_until(ended: sa.Row[tuple[object, ...]], asked: object) -> dt.datetime | None:
+    """Return up to when a standby has surely replayed; None if another server was asked, by a pooler in between.
 
     A commit that was replayed proves those before it. How long ago that was proves nothing: it grows while the primary has
     nothing to say, and when the connection to it is lost.
     """
-    if freshness is not None:
-        return freshness()
-    replayed_at: dt.datetime | None = ended.replayed_at
-    return None if replayed_at is None else replayed_at - REPLAY_MARGIN
+    if not isinstance(asked, Before) or asked.replayed_at is None:
+        return None
+    if asked.server != (ended.started_at, ended.address, ended.port):
+        return None
+    return EPOCH + dt.timedelta(microseconds=asked.replayed_at) - REPLAY_MARGIN
 
 
 def _holder(

@@ -66,6 +66,8 @@ SCHEMA: tuple[str, ...] = (
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
     UNSTABLE,
+    # Up to when a source had surely shown everything: another that shows less by the same address is not believed.
+    "alter table aggregator.meter add column seen_until timestamptz",
 )
 """One statement or several in each, in the order in which they are made."""
 

@@ -220,9 +220,9 @@ class _Spoilt(FakeSource):
         super().__init__(source.uses)
         self.customer = customer
 
-    def read(self, query: str, span: Span, window: dt.timedelta, *, step: object = None):  # type: ignore[no-untyped-def]
+    def read(self, query: str, span: Span, window: dt.timedelta, **options: object):  # type: ignore[no-untyped-def]
         """Yield the readings, that customer's spoilt."""
-        for batch in super().read(query, span, window):
+        for batch in super().read(query, span, window, **options):  # type: ignore[arg-type]  # whatever is asked for
             yield [
                 reading._replace(quantity=None, reason="quantity is NaN")
                 if reading.customer == self.customer

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -24,13 +25,19 @@ class Spoiling(FakeSource):
     spoilt = False
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        **options: Any,
     ) -> Iterator[list[Reading]]:
         """Yield the readings, or rows without a number."""
         if self.spoilt and START in span:
             yield [Reading(START, customer, None, None, "quantity is NULL") for customer in CUSTOMERS]
         else:
-            yield from super().read(query, span, window)
+            yield from super().read(query, span, window, step=step, **options)
 
 
 @pytest.fixture

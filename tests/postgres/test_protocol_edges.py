@@ -108,7 +108,9 @@ def test_a_backfill_that_was_interrupted_long_ago_begins_anew(world: World) -> N
 def test_what_is_withheld_with_an_unusable_row_has_a_name(world: World) -> None:
     """The good rows of a slot with a bad one are not billed, and counted where one looks (invariant 1)."""
 
-    def read(query: str, span: Span, window: dt.timedelta, *, step: object = None) -> Iterator[list[Reading]]:
+    def read(
+        query: str, span: Span, window: dt.timedelta, *, step: object = None, allow: object = None
+    ) -> Iterator[list[Reading]]:
         if START in span:
             yield [
                 Reading(START, "cus_a", Decimal(1000), START),

@@ -20,9 +20,9 @@ QUARTER = replace(METER, window=15 * MINUTE, fingerprint="q" * 64)
 class Worded(FakeSource):
     """A source that understands two queries: as it is, and everything doubled."""
 
-    def read(self, query, span, window, *, step=None):  # type: ignore[no-untyped-def]
+    def read(self, query, span, window, **options):  # type: ignore[no-untyped-def]
         """Yield the readings of the query."""
-        for batch in super().read(query, span, window):
+        for batch in super().read(query, span, window, **options):
             yield [
                 Reading(
                     r.window_start,
@@ -146,9 +146,9 @@ class Meddling(FakeSource):
 
     meanwhile: Callable[[], object] | None = None
 
-    def read(self, query, span, window, *, step=None):  # type: ignore[no-untyped-def]
+    def read(self, query, span, window, **options):  # type: ignore[no-untyped-def]
         """Yield the readings, then let it happen."""
-        yield from super().read(query, span, window)
+        yield from super().read(query, span, window, **options)
         if self.meanwhile is not None:
             happens, self.meanwhile = self.meanwhile, None
             happens()

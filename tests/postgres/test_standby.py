@@ -236,12 +236,16 @@ def test_when_transactions_began_on_the_primary_is_not_seen(
     assert (found.sees_starts, found.oldest_start) == (False, None)
 
 
-def test_on_a_primary_freshness_is_not_asked(
+def test_freshness_is_heeded_on_a_primary(
     pair: tuple[EmbeddedPostgres, EmbeddedPostgres], primary: Connection
 ) -> None:
-    """After a failover the same configuration names a primary, which is as fresh as can be."""
-    found = fence(pair[0].url(), "select nothing at all")
-    assert (found.standby, found.fresh_until) == (False, None)
+    """Its rows may come from elsewhere, so whoever names `freshness` is taken at his word; without it, nothing is asked."""
+    assert fence(pair[0].url(), HEARTBEAT).fresh_until is None
+    beat_at = beat(primary)
+    found = fence(pair[0].url(), HEARTBEAT)
+    assert (found.standby, found.must_prove, found.fresh_until) == (False, True, beat_at)
+    found = fence(pair[0].url())
+    assert (found.standby, found.must_prove, found.fresh_until) == (False, False, None)
 
 
 def test_check_tells_of_a_standby(primary: Connection, follower: Connection, url: str) -> None:

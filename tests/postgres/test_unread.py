@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from aggregator.errors import QueryTimedOut
 from aggregator.ledger.database import Database
@@ -22,12 +23,18 @@ class Slow(FakeSource):
         self.slow = True
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        **options: Any,
     ) -> Iterator[list[Reading]]:
         """Yield the readings, or time out."""
         if self.slow and SLOW in span and not (step and self.fits(step)):
             raise QueryTimedOut
-        yield from super().read(query, span, window)
+        yield from super().read(query, span, window, step=step, **options)
 
 
 def filled(database: Database, source: FakeSource, **changes: object) -> World:

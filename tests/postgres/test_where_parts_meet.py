@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,9 +94,15 @@ class WithoutInstants(FakeSource):
     """A source whose query gives no `at`."""
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        **options: Any,
     ) -> Iterator[list[Reading]]:
-        for batch in super().read(query, span, window, step=step):
+        for batch in super().read(query, span, window, step=step, **options):
             yield [reading._replace(at=None) for reading in batch]
 
 

@@ -148,12 +148,20 @@ class SourceGate:
         self._spells = spells
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, step: dt.timedelta | None = None
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
         """Yield the readings of a span in two batches. Raises SourceUnreachable or QueryTimedOut at any point."""
         gate, climate = self._gate, self._gate.climate
         gate.process.complete.discard(query)
         gate.step()
+        if allow is not None:
+            span = Span(span.start, allow(self._application.fence()))
         table = self._application.tables[query]
         readings = table.readings(span, raw=climate.raw, names_at=climate.names_at)
         readings = self._spells.show(table, readings, span, gate.hub.now)

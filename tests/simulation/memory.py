@@ -64,6 +64,7 @@ class MeterRow:
     lease_owner: uuid.UUID | None = None
     lease_until: dt.datetime | None = None
     epoch: int = 0
+    seen_until: dt.datetime | None = None
 
 
 @dataclass(slots=True)
@@ -453,6 +454,7 @@ class MemoryMeters:
             row.hourly_at,
             row.daily_at,
             row.waits_for,
+            seen_until=row.seen_until,
             definitions=tuple(tables.definitions[row.id]),
             noted=tuple(Noted(until, xid) for until, xid in sorted(tables.fences[row.id].items())),
             unread=tuple(

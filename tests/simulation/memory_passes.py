@@ -271,6 +271,8 @@ class MemoryPasses:
         if moves and this.daily:
             meter.daily_at = this.now
         meter.swept = this.swept
+        if this.seen is not None:
+            meter.seen_until = max(meter.seen_until or this.seen, this.seen)
         until = self._ledger.clock() + self._lease
         meter.lease_until = max(meter.lease_until or until, until)
         for feed in lease.registered.feeds:

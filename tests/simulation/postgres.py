@@ -170,7 +170,7 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
     tables.halted = dict(rows("select id, halted_reason from aggregator.sink where halted_at is not null"))
     for row in rows(
         "select id, name, fingerprint, start_at, mark, reread_from, swept, hourly_at, daily_at, waits_for,"
-        " lease_owner, lease_until, epoch from aggregator.meter order by id"
+        " lease_owner, lease_until, epoch, seen_until from aggregator.meter order by id"
     ):
         tables.meters[row[0]] = MeterRow(*row)
         tables.fences[row[0]] = {}
