@@ -12,7 +12,7 @@ Rules
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -62,6 +62,9 @@ class Outbox(Protocol):
     ) -> Claimed | None: ...
     def more_due(self, sink_id: int, count: int, now: dt.datetime) -> bool: ...  # noqa: D102
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
+    def stop(self, event: EventId, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
+    @property
+    def stopped(self) -> bool: ...  # noqa: D102
     def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
     def resume(self, sink_id: int) -> None: ...  # noqa: D102
 
@@ -180,11 +183,11 @@ class Delivery:
         by_id = {event.id: event for event in events}
 
         def may_leave() -> bool:
-            return self._elapsed() < hold.until
+            return self._elapsed() < hold.until and not self._outbox.stopped
 
         try:
             at_once = max(SETTLE_AT_ONCE, len(hold.claim.events) // SETTLES_PER_CLAIM)
-            said = _all_said(self._sink.send(events, may_leave), events)
+            said = self._watched(_all_said(self._sink.send(events, may_leave), events), by_id)
             for verdicts in _batches(said, at_once, self._elapsed):
                 points.passing("answer_read")
                 now = self._clock()
@@ -202,6 +205,14 @@ class Delivery:
             if result.accepted and not self._known_to_take:
                 self._outbox.resume(self._sink_id)
                 self._known_to_take = True
+
+    def _watched(self, verdicts: Iterator[Verdict], by_id: Mapping[EventId, Event]) -> Iterator[Verdict]:
+        """Pass verdicts on; stop the ledger at once, for every process, if one shows that it has forgotten what it sent."""
+        for verdict in verdicts:
+            reason = retry.forgotten(verdict, by_id[verdict.event])
+            if reason is not None and not self._outbox.stopped:
+                self._outbox.stop(verdict.event, reason, self._clock())
+            yield verdict
 
     def _judge(self, verdict: Verdict, event: Event, now: dt.datetime, began: dt.datetime) -> Outcome:
         return retry.judge(verdict, event, now, began, self._sink.limits_for(event.meter).write_model)

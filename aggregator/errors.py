@@ -12,6 +12,7 @@
     │   ├── LedgerOutdated          its schema is not ours: migrate
     │   ├── ClocksApart             this host's clock or the ledger's is wrong: set it right, and all goes on by itself
     │   ├── LedgerStopped           it was wound back or copied, or a sink changed its account: adopt
+    │   │   └── LedgerFailedOver    its server may lack the latest commits: adopt, or say that nothing was lost
     │   └── LeaseLost               another process holds the meter now: nothing was written
     ├── SinkError                   where events go
     │   ├── AccountRefused          one of the accounts that customers name does not let us in: its owner must act
@@ -96,6 +97,10 @@ class ClocksApart(LedgerError):
 
 class LedgerStopped(LedgerError):
     """The ledger is not what it was, so nothing is read or sent; see `aggregator adopt --help`."""
+
+
+class LedgerFailedOver(LedgerStopped):
+    """The ledger's server may lack the latest commits, so nothing is read or sent; see `aggregator adopt --help`."""
 
 
 class LeaseLost(LedgerError):

@@ -1,6 +1,7 @@
 """The heartbeat beside the ledger: how many claims this host has seen, kept where a restore of the ledger does not reach.
 
 Rules
+- Beside the count stands which claim of this host was its last, and whose: counts of several hosts say little of one.
 - The file only ever counts up, except when a ledger is adopted. It may be behind the ledger, as after a crash between a
   commit and the writing of it; it is never ahead of one that is sound.
 - It is replaced in one step and is on disk before anything is sent. Any number of processes of a host share it.
@@ -12,6 +13,7 @@ import fcntl
 import json
 import os
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 from aggregator.errors import LedgerError
 
-FILE = "heartbeat.json"
+FILE, HOST = "heartbeat.json", "host_id"
 
 MOUNTS = Path("/proc/self/mounts")
 PASSING = {"overlay", "aufs", "tmpfs", "ramfs"}
@@ -34,6 +36,11 @@ class Beat(NamedTuple):
     beat: int
     cluster: int | None
     at: dt.datetime
+    claim_id: int | None = None
+    """The last claim of this host; None before the first, and after an adoption."""
+    owner: str | None = None
+    """Which of its processes made it; None where another may take it over."""
+    claimed_at: dt.datetime | None = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -48,6 +55,23 @@ class Heartbeat:
         self.path = directory / FILE
         self._seen: Beat | None = None
         self._lock = threading.Lock()
+
+    def host(self) -> str | None:
+        """Return by what name this host, as far as it keeps its state directory, is known; None if it keeps none.
+
+        Raises LedgerError if the file is damaged.
+        """
+        path = self.path.with_name(HOST)
+        if self.unusable() is not None:
+            return None
+        with self._held():
+            if not path.exists():
+                _replace(path, str(uuid.uuid4()))
+            text = path.read_text().strip()
+        try:
+            return str(uuid.UUID(text))
+        except ValueError as error:
+            raise LedgerError(f"{path} is damaged; remove it, and this host gets another name.") from error
 
     def known(self) -> Beat | None:
         """Return the highest count that this host knows of; None before the first. Raises LedgerError if unreadable."""
@@ -111,7 +135,18 @@ class Heartbeat:
         try:
             said = json.loads(text)
             at = dt.datetime.fromisoformat(said["at"])
-            return Beat(said["ledger_id"], int(said["generation"]), int(said["beat"]), said["cluster"], at)
+            ledger, generation, beat = said["ledger_id"], int(said["generation"]), int(said["beat"])
+            claimed_at = said.get("claimed_at")
+            return Beat(
+                ledger,
+                generation,
+                beat,
+                said["cluster"],
+                at,
+                said.get("claim_id"),
+                said.get("owner"),
+                claimed_at and dt.datetime.fromisoformat(claimed_at),
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise LedgerError(
                 f"{self.path} is damaged, so it cannot be told whether the ledger was set back. "
@@ -119,12 +154,17 @@ class Heartbeat:
             ) from error
 
     def _write(self, beat: Beat) -> None:
-        beside = self.path.with_suffix(".new")
-        with beside.open("w") as file:
-            json.dump({**beat._asdict(), "at": beat.at.isoformat()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
+        _replace(self.path, json.dumps(beat._asdict(), default=dt.datetime.isoformat))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in one step, on disk before anything else happens."""
+    beside = path.with_suffix(".new")
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
 
 
 def passing_filesystem(directory: Path) -> str | None:

@@ -3,8 +3,8 @@
 Rules
 - An answer that leaves open whether the event was booked is never a failure and never a success: the same bytes go out
   again under the same identifier while the sink surely remembers it, and not once after that.
-- "I have this identifier already" means accepted if an earlier attempt may have put it there. Without one, somebody else
-  used our identifier: that is refused, loudly.
+- "I have this identifier already" means accepted if an earlier attempt may have put it there. Without one, the ledger has
+  forgotten that it was sent, or a copy of it sends: that is refused, and nothing more is sent.
 - An attempt that never left this process, or that the sink turned away before doing anything, exposes nothing.
 - Where a sink books the total, sending it again changes nothing: there, nothing is ever in doubt.
 """
@@ -150,6 +150,22 @@ def judge(
             )
         case _:
             assert_never(verdict.answer)
+
+
+def forgotten(verdict: Verdict, event: Event) -> str | None:
+    """Say what a verdict shows that the ledger has forgotten; None if it shows nothing of the kind.
+
+    Identifiers are derived from the ledger's own, so nobody else has them. An event that was never tried and that the sink
+    knows was sent by this ledger, at a time that is not in it any more, or by a copy of it. A sink that takes one twice
+    without a word shows nothing.
+    """
+    if verdict.answer is not Answer.DUPLICATE or event.exposed_at is not None or event.attempts > 1:
+        return None
+    return (
+        f"The sink has event {event.id} already ({event.meter} of {event.customer}, window "
+        f"{event.window_start:%Y-%m-%dT%H:%MZ}, identifier {event.identifier}), and the ledger knows of no attempt to "
+        "send it. So the ledger was set back and has forgotten what it sent, or a copy of it sends the same."
+    )
 
 
 def _again(verdict: Verdict, event: Event, now: dt.datetime, exposed_at: dt.datetime | None) -> Outcome:

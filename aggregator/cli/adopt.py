@@ -20,6 +20,7 @@ from aggregator.cli.common import (
 if TYPE_CHECKING:
     from aggregator.adoption import Adoption, Situation
     from aggregator.clock import Clock
+    from aggregator.ledger.pin import Pin
     from aggregator.survey import Compared, Left, Scattered
 
 COLUMNS = {
@@ -41,6 +42,11 @@ COLUMNS = {
     "stops",
     is_flag=True,
     help="Stop the ledger: it was set back, and nothing but you knows. Adopt it once it was quiet.",
+)
+@click.option(
+    "--nothing-lost",
+    is_flag=True,
+    help="Go on after a failover that lost no commit, as after a planned switchover. Nothing is compared.",
 )
 @click.option(
     "--quiet",
@@ -67,6 +73,7 @@ def adopt(
     *,
     yes: bool,
     stops: bool,
+    nothing_lost: bool,
     quiet: str,
     without_readback: tuple[str, ...],
     leave: tuple[str, ...],
@@ -90,7 +97,12 @@ def adopt(
         silence = parse_duration(quiet)
     except ValueError as error:
         raise UsageError(f"--quiet {quiet} {error}") from error
+    if nothing_lost and (yes or stops):
+        raise UsageError("--nothing-lost is said alone: it takes nothing over, and stops nothing.")
     with build(config, name="aggregator adopt", looks=not yes) as app:
+        if nothing_lost:
+            _follow(app.ledger.pin, as_json=as_json)
+            return
         adoption = Adoption(
             Adopting(app.ledger.database),
             app.ledger.pin,
@@ -124,6 +136,19 @@ def adopt(
         )
     elif situation.reason is not None:
         _tell(compared, left, adopted=yes)
+
+
+def _follow(pin: "Pin", *, as_json: bool) -> None:
+    """Go on after a failover on a person's word; what this host knows of its own speaks all the same."""
+    from aggregator.errors import LedgerStopped
+
+    trouble = pin.follow()
+    if trouble is not None:
+        raise LedgerStopped(trouble)
+    if as_json:
+        write_json({"stopped": None, "adopted": False})
+    else:
+        say("The ledger goes on, on your word that no commit was lost.")
 
 
 def _work(adoption: "Adoption", clock: "Clock", *, yes: bool) -> "tuple[list[Compared], list[Left]]":

@@ -105,7 +105,7 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
             for waiting in ledger.database.waiting():
                 yield Finding("ledger", "wrong", str(waiting))
             yield from _state(config, ledger)
-            for text in remarks(ledger.database):
+            for text in (*remarks(ledger.database), *ledger.pin.remarks()):
                 yield Finding("ledger", "note", text)
             for stranger in ledger.reports.strangers(config.meters, ledger.instant() - STILL_BILLABLE):
                 text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"

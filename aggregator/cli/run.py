@@ -64,7 +64,7 @@ def run(
         raise UsageError("--web belongs to the daemon: leave out --once.")
     config = load_config(config_path)
     if once:
-        with build(config, verify=True) as app:
+        with _saying_why_stopped(), build(config, verify=True) as app:
             if first_time:
                 app.first_time(app.registered, somebody(), app.ledger.instant())
             outcome = run_once(app, as_json=as_json)
@@ -82,9 +82,23 @@ def run(
                 app.first_time(app.registered, words.pop(), app.ledger.instant())
             yield app
 
-    told = Daemon(building, utcnow, address).run()
+    with _saying_why_stopped():
+        told = Daemon(building, utcnow, address).run()
     signal.signal(told, signal.SIG_DFL)
     os.kill(os.getpid(), told)
+
+
+@contextmanager
+def _saying_why_stopped() -> Iterator[None]:
+    """Say it in the log, too, if the ledger is stopped: whoever watches that looks for it there."""
+    from aggregator import log
+    from aggregator.errors import LedgerStopped
+
+    try:
+        yield
+    except LedgerStopped as stopped:
+        log.logger().critical(log.LEDGER_STOPPED, reason=str(stopped))
+        raise
 
 
 def run_once(app: "App", *, as_json: bool = False) -> Once:

@@ -77,6 +77,15 @@ class Ledger(Block):
         examples=[True],
     )
 
+    failover: Literal["may_lose", "one_host", "lossless"] = Field(
+        default="may_lose",
+        description="What holds when a standby takes over as the ledger's server. `may_lose`: it may lack the latest"
+        " commits, so nothing is sent before `aggregator adopt`. `lossless`: it cannot, as with a synchronous standby"
+        " (`synchronous_standby_names`) or replicated storage. `one_host`: only one host ever sends from this ledger and"
+        " keeps its `state_dir`, so it can tell by its own last claim.",
+        examples=["lossless"],
+    )
+
     def url_revealed(self) -> str | None:
         """Return the URL in clear, None for the embedded ledger."""
         return self.url.get_secret_value() if self.url else None

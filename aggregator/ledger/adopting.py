@@ -230,7 +230,7 @@ update aggregator.feed
 # Counted from the higher of the two, so that no generation is ever used twice.
 ADOPT = """
 update aggregator.pin
-   set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s,
+   set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s, timeline = %(timeline)s,
        stopped_at = null, stopped_reason = null
  where stopped_at = %(stopped_at)s and generation = %(before)s and beat = %(beat)s
 """
@@ -341,6 +341,7 @@ class Adopting:
                 "generation": generation,
                 "cluster": pinned.lies_on,
                 "database_oid": pinned.lies_in,
+                "timeline": pinned.runs_on,
                 "stopped_at": pinned.stopped_at,
                 "before": pinned.generation,
                 "beat": pinned.beat,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from aggregator import points
-from aggregator.errors import LedgerStopped
+from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.outbox import SETTLE, columns
 from aggregator.ledger.pin import Pin
@@ -193,11 +193,12 @@ class Files:
         Raises what claiming from the outbox raises; then nothing is taken.
         """
         row = None
-        with self._claiming(now) as connection:
+        with self._claiming(now) as (connection, made):
             at = connection.at
             row = connection.execute(TAKE_OVER, {"sink_id": sink_id, "place": place, "now": at}).fetchone()
             if row is None:
                 raise _NothingThere
+            made.append(row[0])
             connection.execute(OWN, {"claim": row[0], "owner": self._owner, "until": at + self.hold})
         return Whole._make(row) if row else None
 
@@ -231,13 +232,14 @@ class Files:
             "end": span.end if span else None,
         }
         row = None
-        with self._claiming(now) as connection:
+        with self._claiming(now) as (connection, made):
             at = connection.at
             values |= {"closing": at - bounds.wait, "now": at, "until": at + self.hold}
             connection.execute(HOLD_SINK, values)
             row = connection.execute(OPEN, values).fetchone()
             if row is None:
                 raise _NothingThere
+            made.append(row[0])
             values["claim"] = row[0]
             for statement in (NOTE, TAKE_ROWS, TAKE_EVENTS):
                 connection.execute(statement, values)
@@ -295,17 +297,23 @@ class Files:
         return accepted
 
     @contextmanager
-    def _claiming(self, now: dt.datetime) -> Iterator[Connection]:
-        """Run a transaction that ends in a claim, and count it; what stops the ledger is known to every process."""
+    def _claiming(self, now: dt.datetime) -> Iterator[tuple[Connection, list[int]]]:
+        """Run a transaction that ends in a claim, and count it; what stops the ledger is known to every process.
+
+        What it yields besides takes the number of the claim.
+        """
         beat = None
+        made: list[int] = []
         try:
             with self._database.transaction(now, clocks_agree=True) as connection:
-                yield connection
+                yield connection, made
                 if self._pin is not None:
-                    beat = self._pin.beat(connection, connection.at)
+                    beat = self._pin.beat(connection, connection.at, made[0])
                 points.passing("claim_written")
         except _NothingThere:
             return
+        except LedgerFailedOver:
+            raise
         except LedgerStopped as stopped:
             if self._pin is not None:
                 self._pin.stop(str(stopped), now)

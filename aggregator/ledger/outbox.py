@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aggregator import points, retry
-from aggregator.errors import LedgerStopped
+from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.parked import take_back_held
-from aggregator.ledger.pin import Pin
-from aggregator.model import ClaimId, Event, Outcome
+from aggregator.ledger.pin import WHAT_TO_DO, Pin
+from aggregator.model import ClaimId, Event, EventId, Outcome
 
 PUT_OFF_AT_MOST = dt.timedelta(minutes=1)
 """How long what was put off waits once the ledger's clock was set back: what another process has in the air is answered, or
@@ -107,7 +107,7 @@ with given as (
     select id, %(claim)s, %(now)s, state::text, reason, request_id
       from settled where state <> 'accepted' and uncounted = 0
 )
-select count(*) from settled
+select count(*), (select stopped_at is not null from aggregator.pin) from settled
 """
 
 # Settling is a sign of life: what is still on its way stays claimed for another while.
@@ -123,6 +123,14 @@ update aggregator.claim set settled_at = %(now)s
  where id = %(claim)s
    and not exists (select from aggregator.outbox
                     where event_id = any(claim.events) and claim_id = %(claim)s)
+"""
+
+ADOPTED_SINCE = """
+select exists (select from aggregator.event
+                 join aggregator.run on run.id = event.run_id
+                 join aggregator.run as later
+                   on later.meter_id = run.meter_id and later.kind = 'adoption' and later.id > run.id
+                where event.id = %(event)s)
 """
 
 HALT = "update aggregator.sink set halted_at = %(now)s, halted_reason = %(reason)s where id = %(sink_id)s"
@@ -246,10 +254,29 @@ class Outbox:
         """
         try:
             return self._claim(sink_id, limit, now, way)
+        except LedgerFailedOver:
+            raise  # each host sees that for itself, and some may know that nothing is missing
         except LedgerStopped as stopped:
             if self._pin is not None:
                 self._pin.stop(str(stopped), now)
             raise
+
+    def stop(self, event: EventId, reason: str, now: dt.datetime) -> None:
+        """Mark the ledger as stopped: what a sink said of an event shows that the ledger has forgotten something.
+
+        Of what was planned before an adoption that is known, and was settled by it.
+        """
+        if self._pin is None:
+            return
+        with self._database.transaction() as connection:
+            adopted = connection.execute(ADOPTED_SINCE, {"event": event}).fetchone() == (True,)
+        if not adopted:
+            self._pin.stop(f"{reason} {WHAT_TO_DO}", now)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the ledger is known to be stopped: nothing more of a claim may leave then."""
+        return self._pin is not None and self._pin.stopped_seen
 
     def _claim(self, sink_id: int, limit: int, now: dt.datetime, way: str) -> Claim | None:
         with self._database.transaction(now, clocks_agree=True) as connection:
@@ -270,7 +297,9 @@ class Outbox:
             assert opened is not None
             connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
             rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
-            beat = self._pin.beat(connection, at) if self._pin is not None else None
+            beat = (
+                self._pin.beat(connection, at, opened[0], str(self._owner)) if self._pin is not None else None
+            )
             points.passing("claim_written")
         points.passing("claim_committed")
         if self._pin is not None and beat is not None:
@@ -296,6 +325,10 @@ class Outbox:
             points.passing("settle_written")
         points.passing("settle_committed")
         assert row is not None
+        if (
+            self._pin is not None and row[1]
+        ):  # by another process: what is on its way is settled, and no more leaves
+            self._pin.stopped_seen = True
         return int(row[0])
 
     def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None:

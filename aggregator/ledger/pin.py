@@ -5,40 +5,75 @@ Rules
 - Every claim counts. In a sound ledger the new count is higher than any that was ever seen; a lower one means that the
   ledger was wound back, and has forgotten what was sent since (a standby that takes over may lack the
   latest commits: postgresql.org/docs/current/warm-standby.html). Then nothing is claimed, read or sent until it is adopted.
+- Each host knows its own last claim by its number and its owner: with several hosts, what one of them counted says little of
+  what the others did.
+- A server on another timeline of its write-ahead log was promoted, or restored from a backup
+  (postgresql.org/docs/current/continuous-archiving.html, "Timelines"). It may lack what any host did last, and none of those
+  that go on can know: nothing is claimed, unless the user has said why nothing can be missing.
 - What cannot be known is not compared: a server whose identifier this role may not read, an account a sink does not name.
 - The generation is read again with every pass and claim, so that no process plans under the names of a past one.
 """
 
 import datetime as dt
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from aggregator.errors import LedgerStopped
+import psycopg
+
+from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.heartbeat import Beat, Heartbeat
 from aggregator.ledger.database import Connection, Database
+
+Failover = Literal["may_lose", "one_host", "lossless"]
 
 # Not every managed server lets a plain role read it (postgresql.org/docs/current/functions-info.html, "Control Data
 # Functions"); asking without the right would end the transaction.
 MAY_IDENTIFY = "select has_function_privilege('pg_catalog.pg_control_system()', 'execute')"
 
-IDENTIFY = "select system_identifier from pg_control_system()"
+IDENTIFY = "(select system_identifier from pg_control_system())"
+
+# The first eight digits of a segment's name are its timeline. A server that is not quite Postgres may not have it.
+TIMELINE = "('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint"
+
+# Whoever takes a file over becomes the owner of its claim.
+AROUND = """
+select {cluster}, {timeline},
+       %(claim_id)s::bigint is null
+       or exists (select from aggregator.claim
+                   where id = %(claim_id)s and claimed_at = %(claimed_at)s
+                     and (owner = %(owner)s or %(owner)s::uuid is null)),
+       not exists (select from aggregator.host where id is distinct from %(host)s),
+       (select claimed_at from aggregator.claim where id = %(made)s)
+"""
 
 LOOK = """
 select ledger_id::text, generation, beat, cluster, database_oid, stopped_at, stopped_reason,
-       (select oid::bigint from pg_database where datname = current_database())
+       (select oid::bigint from pg_database where datname = current_database()), timeline
   from aggregator.pin
 """
 
 BEAT = """
 update aggregator.pin set beat = beat + 1, claimed_at = greatest(claimed_at, %(now)s)
 returning ledger_id::text, generation, beat, cluster, database_oid, stopped_at, stopped_reason,
-          (select oid::bigint from pg_database where datname = current_database())
+          (select oid::bigint from pg_database where datname = current_database()), timeline
 """
 
 PIN_PLACE = """
 update aggregator.pin
-   set cluster = coalesce(cluster, %(cluster)s), database_oid = coalesce(database_oid, %(database_oid)s)
+   set cluster = coalesce(cluster, %(cluster)s), database_oid = coalesce(database_oid, %(database_oid)s),
+       timeline = coalesce(timeline, %(timeline)s)
  where database_oid is null or (cluster is null and %(cluster)s::bigint is not null)
+    or (timeline is null and %(timeline)s::bigint is not null)
 """
+
+MOVE_TIMELINE = """
+update aggregator.pin set timeline = %(timeline)s where timeline is distinct from %(timeline)s and stopped_at is null
+"""
+
+FOLLOW = "update aggregator.pin set timeline = %(timeline)s, stopped_at = null, stopped_reason = null"
+
+NOTE_HOST = "insert into aggregator.host (id) values (%(host)s) on conflict do nothing"
+
+SYNCHRONOUS = "select current_setting('synchronous_standby_names') <> ''"
 
 # Where nothing was ever about to be sent, nothing can be missing: a key or a bucket that was misspelt is simply corrected.
 PIN_ACCOUNT = """
@@ -53,13 +88,25 @@ select name, account from aggregator.sink
  where account is not null and exists (select from aggregator.claim where claim.sink_id = sink.id)
 """
 
-STOPPED = "select generation, stopped_reason from aggregator.pin"
-
 STOP = """
 update aggregator.pin set stopped_at = %(now)s, stopped_reason = %(reason)s where stopped_at is null
 """
 
 WHAT_TO_DO = "Nothing is read or sent until `aggregator adopt` has compared the ledger with what the sinks have counted."
+
+FAILED_OVER = "The ledger's server went from timeline"
+"""How the words about a failover begin: a stop for that reason is one that a person's word lifts."""
+
+UNSYNCHRONOUS = (
+    "`failover: lossless` is declared, and its server has no synchronous standby (`synchronous_standby_names` is empty): "
+    "unless the storage itself is replicated, a standby that takes over may lack the latest commits, and what they say was "
+    "sent is sent again"
+)
+
+SEVERAL_HOSTS = (
+    "`failover: one_host` is declared, and other hosts, or other state directories, have sent from this ledger: after a "
+    "failover nothing is sent before `aggregator adopt`"
+)
 
 SET_BACK = (
     "Nothing is read or sent like this. Set the sink back; if it is meant, let `aggregator adopt` compare the ledger with "
@@ -79,23 +126,45 @@ class Pinned(NamedTuple):
     stopped_reason: str | None
     lies_in: int
     """The object identifier of the database it lies in now."""
+    timeline: int | None = None
+    """The timeline of its server at the latest claim; None where nobody could tell."""
     lies_on: int | None = None
     """The system identifier of the server it lies on now; None where it may not be read."""
+    runs_on: int | None = None
+    """The timeline that server is on now; None where it does not say."""
+    mine: bool = True
+    """Whether the last claim of this host is there."""
+    alone: bool = False
+    """Whether no other host is known ever to have claimed anything."""
+    made_at: dt.datetime | None = None
+    """When the claim was made that is being counted."""
 
 
 class Pin:
-    """The verbs about the pin, for one process. `heartbeat` is the file beside the ledger."""
+    """The verbs about the pin, for one process. `heartbeat` is the file beside the ledger.
 
-    def __init__(self, database: Database, heartbeat: Heartbeat) -> None:
+    `failover` is what the user has said of a standby that takes over: `may_lose` commits, is `lossless`, or there is but
+    `one_host` whose own last claim tells.
+    """
+
+    def __init__(self, database: Database, heartbeat: Heartbeat, failover: Failover = "may_lose") -> None:
         self._database = database
         self._heartbeat = heartbeat
-        with database.transaction() as connection:
-            row = connection.execute(MAY_IDENTIFY).fetchone()
-            self._identifies = row == (True,)
-            found = self._look(connection)
-        self._ledger_id, self._generation = found.ledger_id, found.generation
+        self._failover: Failover = failover
         self.unguarded = heartbeat.unusable()
         """Why a ledger that is set back would not be noticed here; None if it would."""
+        self._host = heartbeat.host() if self.unguarded is None else None
+        self._host_noted = False
+        self.stopped_seen = False
+        """Whether the ledger was stopped when this process last looked: nothing more may leave then."""
+        with database.transaction() as connection:
+            row = connection.execute(MAY_IDENTIFY).fetchone()
+            self._around = AROUND.format(
+                cluster=IDENTIFY if row == (True,) else "null::bigint",
+                timeline=TIMELINE if _tells_timeline(connection) else "null::bigint",
+            )
+            found = self._look(connection)
+        self._ledger_id, self._generation = found.ledger_id, found.generation
 
     def name(self) -> str:
         """Return what the names of events begin with: this ledger, in its generation."""
@@ -109,18 +178,44 @@ class Pin:
     def check(self, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Return why nothing may be read or sent, None if all is well; a ledger without a pin is pinned.
 
-        With `stops`, as before anything is sent, a ledger that is not what it was is marked so for every process.
+        With `stops`, as before anything is sent, a ledger that is not what it was is marked so for every process. A failover
+        is not: each host sees that by itself, and those that know that nothing is missing go on.
         """
         with self._database.transaction() as connection:
             found = self._look(connection)
             self._generation = found.generation
             trouble = found.stopped_reason or _mismatch(found, self._known(), where=self._heartbeat)
-            if trouble is None:
-                place = {"cluster": found.lies_on, "database_oid": found.lies_in}
+            self.stopped_seen = trouble is not None
+            after = None if trouble else failed_over(found, self._failover)
+            if trouble is None and after is None:
+                place = {"cluster": found.lies_on, "database_oid": found.lies_in, "timeline": found.runs_on}
                 connection.execute(PIN_PLACE, place)
         if trouble is not None and stops:
             self.stop(trouble, now)
+        return trouble or after
+
+    def follow(self) -> str | None:
+        """Go on after a failover, on a person's word that it lost nothing; return what speaks against it all the same."""
+        with self._database.transaction() as connection:
+            found = self._look(connection)
+            stopped = found.stopped_reason
+            if stopped is not None and stopped.startswith(FAILED_OVER):
+                stopped = None
+            trouble = stopped or _mismatch(found, self._known(), where=self._heartbeat)
+            if trouble is None:
+                connection.execute(FOLLOW, {"timeline": found.runs_on})
         return trouble
+
+    def remarks(self) -> list[str]:
+        """Say what is worth knowing of what was declared: one sentence each."""
+        with self._database.transaction() as connection:
+            synchronous = connection.execute(SYNCHRONOUS).fetchone()
+            found = self._look(connection)
+        if self._failover == "lossless" and synchronous == (False,):
+            return [UNSYNCHRONOUS]
+        if self._failover == "one_host" and not found.alone:
+            return [SEVERAL_HOSTS]
+        return []
 
     def account(self, sink: str, account: str | None, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Pin a sink to its account at its first use; return why it may not be used, if it belonged to another one.
@@ -146,25 +241,38 @@ class Pin:
         with self._database.transaction() as connection:
             return dict(connection.execute(FIND_ACCOUNTS).fetchall())
 
-    def beat(self, connection: Connection, now: dt.datetime) -> Beat:
+    def beat(
+        self, connection: Connection, now: dt.datetime, claim_id: int | None = None, owner: str | None = None
+    ) -> Beat:
         """Count a claim, as the last thing in its transaction. Raises LedgerStopped: then nothing of it may be committed."""
-        server = self._server(connection)
         row = connection.execute(BEAT, {"now": now}).fetchone()
-        assert row is not None, "a ledger has its pin"
-        found = Pinned._make((*row, server))
+        known = self._known()
+        found = self._compared(connection, row, known, made=claim_id)
         self._generation = found.generation
-        trouble = found.stopped_reason or _mismatch(found, self._known(), where=self._heartbeat, counted=True)
+        trouble = found.stopped_reason or _mismatch(found, known, where=self._heartbeat, counted=True)
+        self.stopped_seen = trouble is not None
         if trouble is not None:
             raise LedgerStopped(trouble)
-        return Beat(found.ledger_id, found.generation, found.beat, found.lies_on, now)
+        after = failed_over(found, self._failover)
+        if after is not None:
+            raise LedgerFailedOver(after)
+        if found.runs_on is not None and found.runs_on != found.timeline:
+            connection.execute(MOVE_TIMELINE, {"timeline": found.runs_on})
+        if self._host is not None and not self._host_noted:
+            connection.execute(NOTE_HOST, {"host": self._host})
+        return Beat(
+            found.ledger_id, found.generation, found.beat, found.lies_on, now, claim_id, owner, found.made_at
+        )
 
     def noted(self, beat: Beat) -> None:
         """Write the count of a committed claim beside the ledger, before anything of it is sent. Raises LedgerError."""
+        self._host_noted = True
         if self.unguarded is None:
             self._heartbeat.note(beat)
 
     def stop(self, reason: str, now: dt.datetime) -> None:
         """Mark the ledger as stopped, for every process; the first reason stays."""
+        self.stopped_seen = True
         with self._database.transaction() as connection:
             connection.execute(STOP, {"reason": reason, "now": now})
 
@@ -173,10 +281,9 @@ class Pin:
 
         Inside the transaction of a pass, once it holds its meter: an adoption waits for that, so both stay as they are.
         """
-        row = connection.execute(STOPPED).fetchone()
-        assert row is not None, "a ledger has its pin"
-        self._generation = row[0]
-        return None if row[1] is None else str(row[1])
+        found = self._look(connection)
+        self._generation = found.generation
+        return found.stopped_reason or failed_over(found, self._failover)
 
     def known(self) -> Beat | None:
         """Return what the file beside the ledger says."""
@@ -194,13 +301,45 @@ class Pin:
         return self._heartbeat.known() if self.unguarded is None else None
 
     def _look(self, connection: Connection) -> Pinned:
-        row = connection.execute(LOOK).fetchone()
-        assert row is not None, "a ledger has its pin"
-        return Pinned._make((*row, self._server(connection)))
+        return self._compared(connection, connection.execute(LOOK).fetchone(), self._known())
 
-    def _server(self, connection: Connection) -> int | None:
-        row = connection.execute(IDENTIFY).fetchone() if self._identifies else None
-        return row[0] if row else None
+    def _compared(
+        self,
+        connection: Connection,
+        row: tuple[Any, ...] | None,
+        known: Beat | None,
+        made: int | None = None,
+    ) -> Pinned:
+        """Return what the pin says, and what can be known of the server and of the claims."""
+        assert row is not None, "a ledger has its pin"
+        found = Pinned(*row)
+        same = known is not None and known.ledger_id == found.ledger_id
+        values = {
+            "claim_id": known.claim_id if known is not None and same else None,
+            "claimed_at": known.claimed_at if known is not None else None,
+            "owner": known.owner if known is not None else None,
+            "host": self._host,
+            "made": made,
+        }
+        around = connection.execute(self._around, values).fetchone()
+        assert around is not None, "one row"
+        lies_on, runs_on, mine, alone, made_at = around
+        return found._replace(
+            lies_on=lies_on,
+            runs_on=runs_on,
+            mine=mine,
+            alone=alone and self._host is not None,
+            made_at=made_at,
+        )
+
+
+def _tells_timeline(connection: Connection) -> bool:
+    """Tell whether the server says on which timeline it is: not every service that speaks Postgres does, to every role."""
+    try:
+        with connection.transaction():
+            return connection.execute(f"select {TIMELINE}").fetchone() is not None
+    except psycopg.Error:
+        return False
 
 
 def named(ledger_id: str, generation: int) -> str:
@@ -236,6 +375,12 @@ def _mismatch(found: Pinned, known: Beat | None, *, where: Heartbeat, counted: b
             "new ledger knows nothing of what was sent, and would send all of it again since `start_at`. If the other "
             f"ledger goes on elsewhere, give this one a `state_dir` of its own. {WHAT_TO_DO}"
         )
+    if found.generation == known.generation and not found.mine:
+        return (
+            f"The ledger was wound back: the last claim of this host, number {known.claim_id} {seen}, is not in it any "
+            "more. It was restored from a backup, or failed over to a server that lacked the latest commits; it has "
+            f"forgotten what was sent since, and would send it again. {WHAT_TO_DO}"
+        )
     if (found.generation, found.beat - counted) >= known.order:
         return None
     return (
@@ -243,6 +388,23 @@ def _mismatch(found: Pinned, known: Beat | None, *, where: Heartbeat, counted: b
         f"host has seen {known.beat} in generation {known.generation}, the last one {seen}. It was restored from a backup, "
         "or failed over to a server that lacked the latest commits; it has forgotten what was sent since, and would send it "
         f"again. {WHAT_TO_DO}"
+    )
+
+
+def failed_over(found: Pinned, failover: Failover) -> str | None:
+    """Say that the ledger's server may lack commits, and what to do; None if it is as it was, or nothing can be missing.
+
+    What this host can see of its own is there by now. What others did last, nobody here can know.
+    """
+    if None in (found.timeline, found.runs_on) or found.timeline == found.runs_on:
+        return None
+    if failover == "lossless" or (failover == "one_host" and found.alone):
+        return None
+    return (
+        f"{FAILED_OVER} {found.timeline} to {found.runs_on}: a standby was promoted, or a backup "
+        "was restored. It may lack the latest commits, and with them the memory of what another host has sent, which would "
+        "be sent again. If nothing was lost, as after a planned switchover or with a synchronous standby, say `aggregator "
+        f"adopt --nothing-lost`, or `failover: lossless` under `ledger:`. If that is not certain: {WHAT_TO_DO}"
     )
 
 

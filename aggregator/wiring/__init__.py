@@ -271,7 +271,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
     answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
     uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
     longest = max(answers, default=timedelta(seconds=10))
-    pin = Pin(database, Heartbeat(config.state_dir))
+    pin = Pin(database, Heartbeat(config.state_dir), config.ledger.failover)
     return Ledger(
         ledger_id,
         database,

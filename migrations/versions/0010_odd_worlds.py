@@ -60,9 +60,21 @@ create table aggregator.unstable (
 comment on table aggregator.unstable is 'Definitions that gave two numbers for one window in one snapshot of the source.';
 """
 
+FAILOVERS = """
+alter table aggregator.pin add column timeline bigint;
+comment on column aggregator.pin.timeline is
+    'The timeline of the server''s write-ahead log at the latest claim: another one means a promoted standby or a restore.';
+create table aggregator.host (
+    id       uuid primary key,
+    since    timestamptz not null default clock_timestamp()
+);
+comment on table aggregator.host is 'Each host (state directory) that ever claimed anything from this ledger.';
+"""
+
 SCHEMA: tuple[str, ...] = (
     CONFIGURATIONS,
     FIRST_USE,
+    FAILOVERS,
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
     UNSTABLE,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.errors import LedgerError
-from aggregator.heartbeat import FILE, Beat, Heartbeat
+from aggregator.heartbeat import FILE, HOST, Beat, Heartbeat
 
 NOON = dt.datetime(2026, 11, 2, 12, tzinfo=dt.UTC)
 
@@ -26,6 +26,26 @@ def test_another_process_reads_what_was_noted(tmp_path: Path) -> None:
     """What one process notes the next one knows, with all that belongs to it."""
     Heartbeat(tmp_path).note(beat(5))
     assert Heartbeat(tmp_path).known() == beat(5)
+
+
+def test_the_last_claim_is_kept_with_the_count(tmp_path: Path) -> None:
+    """By its number, its owner and its instant; a file of a version that did not keep it has none."""
+    noted = beat(1)._replace(claim_id=7, owner="a", claimed_at=NOON)
+    Heartbeat(tmp_path).note(noted)
+    assert Heartbeat(tmp_path).known() == noted
+    said = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({key: said[key] for key in list(said)[:5]}))
+    assert Heartbeat(tmp_path).known() == beat(1)
+
+
+def test_a_host_keeps_its_name(tmp_path: Path) -> None:
+    """As long as it keeps its state directory; another directory is another host."""
+    name = Heartbeat(tmp_path / "one").host()
+    assert name == Heartbeat(tmp_path / "one").host() is not None
+    assert Heartbeat(tmp_path / "other").host() != name
+    (tmp_path / "one" / HOST).write_text("nonsense")
+    with pytest.raises(LedgerError, match="damaged"):
+        Heartbeat(tmp_path / "one").host()
 
 
 def test_a_lower_count_changes_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from aggregator.retry import (
     LONGEST_WISH_SECONDS,
     backoff_seconds,
     before_sending,
+    forgotten,
     judge,
 )
 from tests.core.usage import HOUR, LIMITS, TODAY, TOMORROW, table
@@ -151,6 +152,18 @@ def test_a_total_is_never_in_doubt(answer: Answer, exposed_at: dt.datetime | Non
         assert outcome.state is (State.ACCEPTED if exposed_at else State.REFUSED)
     if answer is Answer.REFUSED:
         assert outcome.exposed_at == exposed_at, "it may stand at the sink for all that"
+
+
+@pytest.mark.parametrize("answer", list(Answer))
+def test_only_a_duplicate_of_what_was_never_tried_shows_that_the_ledger_forgot(answer: Answer) -> None:
+    """It names the event; an earlier attempt, whether it may have arrived or not, explains it otherwise."""
+    said = forgotten(Verdict(EventId(1), answer), event())
+    assert (said is not None) == (answer is Answer.DUPLICATE)
+    if said is not None:
+        assert "event 1 already (api_requests of acme, window" in said
+        assert "identifier agg_1" in said
+    assert forgotten(Verdict(EventId(1), answer), event(exposed_at=EARLIER)) is None
+    assert forgotten(Verdict(EventId(1), answer), event(attempts=2)) is None
 
 
 def test_somebody_else_used_our_identifier() -> None:

@@ -17,7 +17,7 @@ from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.adopting import Adopting
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import Outbox
-from aggregator.ledger.pin import Pin
+from aggregator.ledger.pin import Failover, Pin
 from aggregator.model import Answer, Event, Limits, Meter, Span, Verdict
 from aggregator.survey import Compared
 from aggregator.windows import floor
@@ -140,12 +140,13 @@ class PinnedWorld(World):
         meter: Meter = METER,
         source: FakeSource | None = None,
         sinks: Sequence[FakeSink] | None = None,
+        failover: Failover = "may_lose",
     ) -> None:
         sinks = sinks or [StripeLike(lambda: self.now)]
         super().__init__(database, meter=meter, source=source, sinks=sinks)
         self.directory = directory
         self.heartbeat = Heartbeat(directory)
-        self.pin = Pin(database, self.heartbeat)
+        self.pin = Pin(database, self.heartbeat, failover)
         self.outbox = Outbox(
             database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.pin
         )
@@ -156,7 +157,9 @@ class PinnedWorld(World):
         assert isinstance(self.sink, StripeLike)
         return self.sink
 
-    def on(self, directory: Path, database: Database | None = None) -> "PinnedWorld":
+    def on(
+        self, directory: Path, database: Database | None = None, failover: Failover = "may_lose"
+    ) -> "PinnedWorld":
         """Return a daemon on another host, or on another copy of the ledger."""
         other = PinnedWorld(
             database or self.database,
@@ -164,6 +167,7 @@ class PinnedWorld(World):
             meter=self.meter,
             source=self.source,
             sinks=list(self.sinks.values()),
+            failover=failover,
         )
         other.now = self.now
         return other

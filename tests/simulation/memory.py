@@ -286,6 +286,8 @@ class Tables:
     meters: dict[int, MeterRow] = field(default_factory=dict)
     sinks: dict[str, int] = field(default_factory=dict)
     halted: dict[int, str] = field(default_factory=dict)
+    adopted: list[dt.datetime] = field(default_factory=list)
+    """When the ledger was adopted."""
     feeds: dict[int, FeedRow] = field(default_factory=dict)
     slots: dict[int, dict[dt.datetime, dict[str, SlotRow]]] = field(default_factory=dict)
     """By feed, window and customer."""

@@ -80,6 +80,7 @@ class MemoryAdopting:
             raise LedgerError("The ledger is not stopped.")
         for meter in tables.meters.values():
             meter.epoch, meter.lease_owner, meter.lease_until = meter.epoch + 1, None, None
+        tables.adopted.append(now)
         for each in rebased:
             self._rebase(each, name, now)
         for number, claim in tables.claims.items():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.outbox import Claim
+from aggregator.ledger.pin import WHAT_TO_DO
 from aggregator.model import ClaimId, EventId, Outcome, State
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_again import note_newer_than
@@ -66,6 +67,20 @@ class MemoryOutbox:
             events.append(row.as_event(before, latest))
         self._pin.noted(beat)
         return Claim(claim, tuple(events), self._leave.total_seconds(), now)
+
+    def stop(self, event: EventId, reason: str, now: dt.datetime) -> None:
+        """Mark the ledger as stopped: what a sink said of an event shows that the ledger has forgotten something.
+
+        Of what was planned before an adoption that is known, and was settled by it: it has a name of an earlier generation.
+        """
+        row = self._ledger.tables.events[event]
+        if all(row.planned_at > adopted for adopted in self._ledger.tables.adopted):
+            self._pin.stop(f"{reason} {WHAT_TO_DO}", now)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the ledger is known to be stopped."""
+        return self._pin.stopped_seen
 
     def _behind(self) -> set[EventId]:
         """Return the events for which an earlier one of the same customer must be settled first."""

@@ -81,6 +81,7 @@ class MemoryPin:
         self._ledger = ledger
         self._heartbeat = MemoryHeartbeat(disk)
         self._generation = ledger.tables.pin.generation
+        self.stopped_seen = False
 
     def name(self) -> str:
         """Return what the names of events begin with."""
@@ -98,7 +99,7 @@ class MemoryPin:
             row.stopped_at,
             row.stopped_reason,
             DATABASE,
-            SERVER,
+            lies_on=SERVER,
         )
 
     def check(self, now: dt.datetime, *, stops: bool = False) -> str | None:
@@ -122,6 +123,7 @@ class MemoryPin:
         trouble = found.stopped_reason or pin._mismatch(
             found, self.known(), where=self._heartbeat, counted=True
         )
+        self.stopped_seen = trouble is not None
         if trouble is not None:
             self.stop(trouble, now)
             raise LedgerStopped(trouble)
@@ -134,6 +136,7 @@ class MemoryPin:
 
     def stop(self, reason: str, now: dt.datetime) -> None:
         """Mark the ledger as stopped; the first reason stays."""
+        self.stopped_seen = True
         row = self._ledger.tables.pin
         if row.stopped_at is None:
             row.stopped_at, row.stopped_reason = now, reason

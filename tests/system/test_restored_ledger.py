@@ -49,6 +49,29 @@ def test_a_restored_ledger_stops_is_adopted_and_ends_equal(world: World) -> None
     assert world.billed() == world.used()
 
 
+def test_a_failover_stops_until_somebody_says_that_nothing_was_lost(world: World) -> None:
+    """Nothing is sent meanwhile, and the log says why; a person's word, or the configuration's, lets it go on."""
+    world.use("cus_1", 5, 60)
+    assert world.once().code == 0
+    for hour, said in ((59, "--nothing-lost"), (58, "lossless")):
+        world.ledger("update aggregator.pin set timeline = timeline + 1 returning timeline")
+        world.use("cus_1", 7, hour)
+        sent = world.sent()
+        stopped = world.run("run", "--once")
+        assert stopped.code == 1
+        assert '"event": "ledger_stopped"' in stopped.err
+        assert "went from timeline" in stopped.said
+        assert world.sent() == sent
+        if said == "lossless":
+            world.config["ledger"]["failover"] = said
+            continue
+        word = world.run("adopt", said)
+        assert (word.code, "goes on" in word.said) == (0, True), word.said
+        assert world.once().code == 0
+    assert world.once().code == 0
+    assert world.billed() == world.used()
+
+
 def test_a_window_of_several_hours_goes_on_where_stripe_has_its_number(world: World) -> None:
     """Of each hour Stripe keeps the newest number: what comes late replaces it, and is not billed beside it."""
     configure_wide(world)
