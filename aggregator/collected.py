@@ -45,6 +45,8 @@ class Collected:
     """By what queries are proven to change by themselves, in words, if that is news."""
     moved: bool = False
     """The mark moved."""
+    took_from: str | None = None
+    """Whose session had to be ended, in words: it held the meter in silence."""
     busy: bool = False
     """Another process has the meter."""
 

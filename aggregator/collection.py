@@ -148,7 +148,15 @@ class Collection:
         if lease is not None:
             self._unstable = lease.unstable
         try:
-            yield lease, Collected(self.meter.name, lease.mark if lease else None, busy=lease is None)
+            yield (
+                lease,
+                Collected(
+                    self.meter.name,
+                    lease.mark if lease else None,
+                    took_from=lease.took_from if lease else None,
+                    busy=lease is None,
+                ),
+            )
         finally:
             if lease:
                 with suppress(LedgerUnreachable):  # then it runs out by itself

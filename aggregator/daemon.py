@@ -515,6 +515,8 @@ def tell_start(logger: log.Log, app: App, now: datetime) -> None:
 
 def tell_warnings(logger: log.Log, result: Collected) -> None:
     """Say what a person should know of a round of collection: windows that wait, or shrank, or could not be had."""
+    if result.took_from:
+        logger.warning(log.SESSION_ENDED, meter=result.meter, session=result.took_from)
     if result.waits_anew:
         logger.info(log.BARRIER_WAITING, meter=result.meter, waits_for=result.waits_for)
     if result.unfenced:

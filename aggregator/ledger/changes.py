@@ -1,6 +1,6 @@
 """What differs between what was read and what the ledger holds: staged by COPY, found by SQL, handed on slot by slot."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from decimal import Decimal
 from typing import Any
@@ -170,13 +170,19 @@ select %(meter_id)s, window_start, 'withheld: another row of this customer and w
 """
 
 
-def stage(connection: Connection, spool: Spool, unit: Decimal) -> None:
-    """Bring the readings into the transaction; floats as the numbers they mean, where `unit` is the least that is billed."""
+def stage(
+    connection: Connection, spool: Spool, unit: Decimal, alive: Callable[[], None] = lambda: None
+) -> None:
+    """Bring the readings into the transaction; floats as the numbers they mean, where `unit` is the least that is billed.
+
+    `alive` is called between blocks: who has much to bring gives a sign of life meanwhile.
+    """
     connection.execute(WORK_MEMORY)
     connection.execute(CREATE_STAGING)
     with connection.cursor().copy(COPY_READINGS) as copy:
         for block in spool.blocks():
             copy.write(block)
+            alive()
     if spool.noise:
         values = {"unit": unit, "decimals": -unit.adjusted(), "noise": spool.noise}
         connection.execute(MEANT, values)

@@ -2,7 +2,10 @@
 
 Rules
 - SQL finds what changed, the planner decides, COPY writes. A slot that did not change costs no Python.
-- The meter's row is locked first, and the epoch compared: whoever lost the lease commits nothing.
+- The readings are brought over first, and then the meter's row is locked and the epoch compared: whoever lost the lease
+  commits nothing, and whoever is paused while bringing much over holds nobody up.
+- No time limit of the server ends a COPY whose client is silent. So a holder says by an advisory lock which session it is,
+  and whoever finds its lease run out, and that session waiting for its client, ends it (`meters.end_silent`).
 - Slots, events, carries, rows set aside, the mark and the record of the pass go together. Nothing is sent from here.
 - A window that loses too much at once is believed at the second reading: until then decreases are held, and the mark stays.
 - A window that the source cannot give is set aside by name, and the mark goes on behind it: the others do not wait for it.
@@ -13,16 +16,17 @@ Rules
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 from aggregator import points
-from aggregator.errors import LeaseLost, LedgerStopped
+from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger import again, guard, runs
 from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.guard import Fallen, Shrunk
-from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.runs import Pass
 from aggregator.ledger.spool import Spool
@@ -31,6 +35,12 @@ from aggregator.ledger.writer import Writer
 from aggregator.model import Change, Decision, Definition, EventId, Span
 
 __all__ = ["Decide", "Pass", "Passes"]
+
+SIGN_OF_LIFE_SECONDS = 1.0
+"""How often staging renews the lease: often enough for the shortest one."""
+
+# Nobody waits for it: it comes after the row's lock, and only says whose that is.
+SAY_WHO_HOLDS = "select pg_advisory_xact_lock(%(class)s, %(meter_id)s)"
 
 HOLD_METER = """
 select mark, reread_from from aggregator.meter
@@ -134,11 +144,11 @@ class Passes:
         began = self._elapsed()
         registered = lease.registered
         with self._database.transaction() as connection:
+            unit = registered.meter.unit
+            stage(connection, spool, unit, self._signs_of_life(lease))
+            points.passing("readings_staged")
             mark, reread_from = self._hold(connection, lease)
             tally = Tally(rows=spool.rows, aside=spool.aside, mark=mark, guarded=len(fallen))
-            unit = registered.meter.unit
-            stage(connection, spool, unit)
-            points.passing("readings_staged")
             run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed, reach in zip(registered.feeds, lease.reaches, strict=True):
@@ -209,11 +219,25 @@ class Passes:
         connection.execute(MOVE_MARK, values)
         connection.execute(MOVE_FEEDS, values)
 
+    def _signs_of_life(self, lease: Lease) -> Callable[[], None]:
+        """Return what renews the lease from time to time, on another connection; the epoch decides in any case."""
+        latest = self._elapsed()
+
+        def alive() -> None:
+            nonlocal latest
+            if self._elapsed() - latest >= SIGN_OF_LIFE_SECONDS:
+                latest = self._elapsed()
+                with suppress(LedgerUnreachable), self._database.transaction() as connection:
+                    connection.execute(RENEW, {**_whose(lease), "length": self._lease})
+
+        return alive
+
     def _hold(self, connection: Connection, lease: Lease) -> tuple[dt.datetime, dt.datetime | None]:
         """Hold the meter's row until the end of the transaction; return its mark, and from where it is to be read again."""
         held = connection.execute(HOLD_METER, _whose(lease)).fetchone()
         if held is None:
             raise LeaseLost
+        connection.execute(SAY_WHO_HOLDS, {"class": HOLDERS, "meter_id": lease.registered.id})
         stopped = self._pin.stopped(connection) if self._pin is not None else None
         if stopped is not None:
             raise LedgerStopped(stopped)

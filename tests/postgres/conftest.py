@@ -1,8 +1,11 @@
 from collections.abc import Iterator
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from aggregator.ledger.database import Database
+from tests.postgres.servers import as_role
 from tests.postgres.world import World
 
 
@@ -17,3 +20,20 @@ def database(ledger_url: str) -> Iterator[Database]:
 def world(database: Database) -> World:
     """One daemon on a fresh ledger."""
     return World(database)
+
+
+@pytest.fixture
+def plain_role_url(ledger_url: str) -> Iterator[str]:
+    """The ledger, as a role that may use it, does not own it, and sees no session but its own. For tests marked `direct`."""
+    with psycopg.connect(ledger_url, autocommit=True) as owner:
+        name = f"plain_{owner.info.dbname}"
+        role = sql.Identifier(name)
+        owner.execute(sql.SQL("create role {} login").format(role))
+        owner.execute(sql.SQL("grant usage on schema aggregator to {}").format(role))
+        for what in ("tables", "sequences"):
+            owner.execute(
+                sql.SQL("grant all on all {} in schema aggregator to {}").format(sql.SQL(what), role)
+            )
+        yield as_role(ledger_url, name)
+        owner.execute(sql.SQL("drop owned by {}").format(role))
+        owner.execute(sql.SQL("drop role {}").format(role))

@@ -1,0 +1,135 @@
+"""A process that is paused in the middle of writing a pass: it holds nobody up for long, and changes nothing later."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from aggregator.clock import monotonic
+from aggregator.errors import LeaseLost
+from aggregator.ledger.database import Database
+from tests.postgres.world import World
+
+SOON_SECONDS = 30.0
+
+SLEEPER = """
+import datetime as dt, os, signal, sys
+from aggregator.ledger import changes, copytext, writer
+from aggregator.ledger.database import Database
+from tests.postgres.world import World
+
+kind, url = sys.argv[1:]
+plain = writer.copy
+
+def slowly(blocks):
+    for block in blocks:
+        yield block[: len(block) // 2]
+        os.kill(os.getpid(), signal.SIGSTOP)
+        yield block[len(block) // 2 :]
+
+def copy(connection, table, columns, lines):
+    if table != "aggregator.event":
+        return plain(connection, table, columns, lines)
+    with connection.cursor().copy(f"copy {table} ({columns}) from stdin") as stream:
+        for part in slowly(["".join(lines).encode()]):
+            stream.write(part)
+
+with Database(url) as database:
+    world = World(database, lease=dt.timedelta(milliseconds=100))
+    for customer in range(500):
+        world.source.use(f"cus_{customer}", world.at(0.5), 1)
+    world.at(2)
+    if kind == "result":
+        writer.copy = copy
+    else:
+        from aggregator.ledger.spool import Spool
+        whole = Spool.blocks
+        Spool.blocks = lambda self: slowly(whole(self))
+    try:
+        world.collect()
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+    else:
+        print("committed", flush=True)
+"""
+
+
+@contextmanager
+def sleeping(kind: str, url: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that reads a meter, and stops in the middle of a COPY."""
+    told = [sys.executable, "-c", SLEEPER, kind, url]
+    with subprocess.Popen(told, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status), "it ended before it came so far"
+            yield process
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what is about to be so."""
+    pause, end = threading.Event(), monotonic() + SOON_SECONDS
+    while not condition():
+        assert monotonic() < end, "it did not come about"
+        pause.wait(0.05)
+
+
+def woken(process: subprocess.Popen[str]) -> str:
+    """Let it go on, and return how it ended."""
+    process.send_signal(signal.SIGCONT)
+    said, _ = process.communicate(timeout=SOON_SECONDS)
+    return said.strip()
+
+
+def test_who_sleeps_while_readings_are_brought_over_holds_nothing(ledger_url: str) -> None:
+    """The meter is read by another as soon as the lease has run out; the sleeper finds it lost."""
+    with sleeping("readings", ledger_url) as sleeper, Database(ledger_url) as database:
+        world = World(database)
+        world.source.use("cus_1", world.at(0.5), 3)
+        world.at(2)
+        until(lambda: not world.collect().busy)
+        assert world.deliver().accepted == 1
+        assert woken(sleeper) == "LeaseLost"
+        assert world.one("select count(*) from aggregator.event") == 1
+
+
+def test_who_sleeps_while_the_result_is_written_is_ended(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time limit of the server does it. Its client must have been silent for a while, and it is said whose it was."""
+    with sleeping("result", ledger_url) as sleeper, Database(ledger_url) as database:
+        world = World(database)
+        world.source.use("cus_1", world.at(0.5), 3)
+        world.at(2)
+        expired = "select lease_until < clock_timestamp() from aggregator.meter"
+        until(lambda: bool(world.one(expired)))
+        assert world.collect().busy, "it may be slow, and not silent"
+        monkeypatch.setattr("aggregator.ledger.meters.SILENT_SECONDS", 0.1)
+        result = world.collect()
+        assert not result.busy
+        assert "of role postgres" in (result.took_from or "")
+        assert world.deliver().accepted == 1
+        assert woken(sleeper) == "LedgerUnreachable"
+        assert world.one("select count(*) from aggregator.event") == 1
+
+
+@pytest.mark.direct
+def test_who_may_not_be_ended_is_named(
+    ledger_url: str, plain_role_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role that is no member of the sleeper's can neither see nor end it: a person is told which session it is."""
+    monkeypatch.setattr("aggregator.ledger.meters.SILENT_SECONDS", 0.1)
+    with sleeping("result", ledger_url), Database(plain_role_url) as database:
+        world = World(database)
+        until(lambda: bool(world.one("select lease_until < clock_timestamp() from aggregator.meter")))
+        with pytest.raises(
+            LeaseLost,
+            match=r"Meter api_requests is held by session \d+ of role postgres.*pg_terminate_backend",
+        ):
+            world.collect()
