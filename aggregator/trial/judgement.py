@@ -26,7 +26,9 @@ STRIPE_CUSTOMER = re.compile(r"(?:acct_\w+/)?(?:cus|acct)_\w+")
 """`cus_...`, behind its account where accounts are named; an account may be a customer itself."""
 
 ZONE_TOLERANCE = dt.timedelta(minutes=5)
-QUARTER = dt.timedelta(minutes=15)
+HOUR = dt.timedelta(hours=1)
+HALF_HOUR = HOUR / 2
+NEAREST_BEHIND = 3
 FURTHEST_ZONE = dt.timedelta(hours=14)
 """Local time is at most so far from UTC."""
 
@@ -451,16 +453,24 @@ def ahead(newest: dt.datetime, now: dt.datetime, *, naive: bool, steady: bool) -
     ]
 
 
-def behind(newest: dt.datetime, now: dt.datetime, *, steady: bool) -> list[Finding]:
-    """Judge usage without a time zone that ends a whole number of hours ago. `steady`: until then it came all the time."""
-    hours = _whole_hours(now - newest)
-    if hours is None or hours < 1 or not steady or now - newest > FURTHEST_ZONE:
+def behind(newest: dt.datetime, gap: dt.timedelta, now: dt.datetime) -> list[Finding]:
+    """Judge usage without a time zone that came all the time, `gap` apart at its end, and ends whole hours ago.
+
+    Where nearly all live who write local times behind UTC, those are three hours or more. One or two are what a load that
+    runs by the hour is late by.
+    """
+    by = now - newest
+    late = by % HOUR
+    if late > HOUR - ZONE_TOLERANCE:
+        late = dt.timedelta(0)
+    hours = round((by - late) / HOUR)
+    if not NEAREST_BEHIND <= hours <= FURTHEST_ZONE / HOUR or late > min(gap, HALF_HOUR) + ZONE_TOLERANCE:
         return []
-    said = f"its usage comes all the time, and ends at {newest:%Y-%m-%dT%H:%MZ}, {_lasting(now - newest)} ago, a number "
+    said = f"its usage comes all the time, and ends at {newest:%Y-%m-%dT%H:%MZ}, {_lasting(by)} ago: if these are "
     return [
         warning(
             Kind.BEHIND,
-            f"{said}of whole hours: if these are local times, they are taken for UTC. {_zone(naive=True)}",
+            f"{said}local times, {hours} h behind UTC, they are taken for UTC. {_zone(naive=True)}",
         )
     ]
 
@@ -473,12 +483,6 @@ def _zone(*, naive: bool) -> str:
             "as at`, with the zone they were written in (docs/queries.md)"
         )
     return "Look at how the rows are written: the application's session has another time zone than the times it writes"
-
-
-def _whole_hours(time: dt.timedelta) -> float | None:
-    """Return how many hours a time is, if it is a whole number of quarters of at least three."""
-    quarters = round(time / (2 * QUARTER))
-    return quarters / 2 if quarters >= 1 and abs(time - quarters * 2 * QUARTER) <= ZONE_TOLERANCE else None
 
 
 def _lasting(time: dt.timedelta) -> str:

@@ -42,6 +42,10 @@ _JOIN_ON = re.compile(
     re.IGNORECASE,
 )
 
+_JOIN_USING = re.compile(
+    r"\bjoin\s+((?:\w+\.)?\w+)(?:\s+(?:as\s+)?(\w+))?\s+using\s*\(\s*(\w+)\s*\)", re.IGNORECASE
+)
+
 
 class Line(NamedTuple):
     """A clause of a query, by the line that it stands on."""
@@ -72,13 +76,18 @@ def _line(query: str, pattern: re.Pattern[str]) -> Line | None:
     found = pattern.search(bare(query))
     if found is None:
         return None
-    number = query.count("\n", 0, found.start()) + 1
+    return _line_at(query, found.start())
+
+
+def _line_at(query: str, place: int) -> Line:
+    number = query.count("\n", 0, place) + 1
     return Line(number, query.splitlines()[number - 1].strip())
 
 
 def rounded(query: str) -> Line | None:
     """Return where a bound is cut to a day, or made a text."""
-    return _line(_quotes_kept(query), _ROUNDED)
+    found = _ROUNDED.search(query)  # with its quotes: `date_trunc('day', :start)`
+    return None if found is None else _line_at(query, found.start())
 
 
 def cast_of_bound(query: str) -> Line | None:
@@ -157,26 +166,26 @@ def bound_column(query: str) -> tuple[str, str] | None:
 
 def joins(query: str) -> list[Join]:
     """Return the joins by one column whose rows nothing else chooses from."""
-    text, named = bare(query), tables(query)
-    bounded = bound_column(query)
+    text, named, bounded = bare(query), tables(query), bound_column(query)
+    if bounded is None or _chosen(text, named) - {bounded[0]}:
+        return []
     found = []
     for match in _JOIN_ON.finditer(text):
         left_alias, left, right_alias, right = (each.lower() for each in match.groups())
         left_table, right_table = named.get(left_alias), named.get(right_alias)
-        if left_table is None or right_table is None or left_table == right_table:
-            continue
-        where = re.search(r"\bwhere\b.*?(?=\bgroup\s+by\b|\border\s+by\b|$)", text, re.IGNORECASE | re.DOTALL)
-        conditions = where[0] if where else ""
-        aliases = {left_alias: left_table, right_alias: right_table}
-        chosen = {aliases[a] for a in aliases if re.search(rf"\b{a}\.", conditions, re.IGNORECASE)}
-        if bounded is None or chosen - {bounded[0]}:
-            continue
-        number = text.count("\n", 0, match.start()) + 1
-        line = Line(number, query.splitlines()[number - 1].strip())
-        found.append(Join(line, (left_table, left), (right_table, right), bounded[0]))
+        if left_table is not None and right_table is not None and left_table != right_table:
+            line = _line_at(query, match.start())
+            found.append(Join(line, (left_table, left), (right_table, right), bounded[0]))
+    for match in _JOIN_USING.finditer(text):
+        table, column = match[1], match[3].lower()
+        if table != bounded[0] and len(set(named.values())) == 2:
+            line = _line_at(query, match.start())
+            found.append(Join(line, (bounded[0], column), (table, column), bounded[0]))
     return found
 
 
-def _quotes_kept(query: str) -> str:
-    """Return the query as it is: `date_trunc('day', :start)` is looked for with its quotes."""
-    return query
+def _chosen(text: str, named: dict[str, str]) -> set[str]:
+    """Return the tables of which conditions choose rows."""
+    where = re.search(r"\bwhere\b.*?(?=\bgroup\s+by\b|\border\s+by\b|$)", text, re.IGNORECASE | re.DOTALL)
+    conditions = where[0] if where else ""
+    return {table for alias, table in named.items() if re.search(rf"\b{alias}\.", conditions, re.IGNORECASE)}

@@ -33,7 +33,7 @@ SIDE_BY_SIDE = 8
 HALVINGS = 48
 """More than it takes to find an instant in a day, to the microsecond."""
 
-QUARTERS_OF_STEADY_USAGE = 12
+HALF_HOURS_OF_STEADY_USAGE = 8
 
 SHARE_OF_A_STATEMENT = 3
 
@@ -282,13 +282,15 @@ class Trial:
         if not naive or not kinds:
             return []
         newest = self._last(trying, Span(present - furthest, present))
-        if newest is None or not judgement.behind(newest, now, steady=True):
+        if newest is None or not judgement.behind(newest, judgement.HALF_HOUR, now):
             return []
-        quarter = judgement.QUARTER
-        quarters = [
-            Span(newest - n * quarter, newest - (n - 1) * quarter) for n in range(1, QUARTERS_OF_STEADY_USAGE)
-        ]
-        return judgement.behind(newest, now, steady=all(self._any(trying, each) for each in quarters))
+        half = judgement.HALF_HOUR
+        before = (Span(newest - (n + 1) * half, newest - n * half) for n in range(HALF_HOURS_OF_STEADY_USAGE))
+        if not all(self._any(trying, each) for each in before):
+            return []
+        last_but_one = self._last(trying, Span(newest - half, newest - minute))
+        gap = half if last_but_one is None else newest - last_but_one
+        return judgement.behind(newest, gap, now)
 
     def _last(self, trying: Trying, span: Span) -> dt.datetime | None:
         """Return the last minute of a stretch that has usage; None if none has."""

@@ -250,3 +250,17 @@ def test_wrong_arguments_are_2(world: World) -> None:
     assert world.run("backfil").code == 2
     assert world.run("run", "--onec").code == 2
     assert "is not a time" in world.run("backfill", "--from", "yesterday").err
+
+
+def test_check_tries_each_query_out(world: World) -> None:
+    """A query that takes both ends of a window passes a look at its columns, and not a trial."""
+    for minute in range(1, 40):
+        world.use("cus_a", 1, minute=minute)
+    assert check(world)[1] == []
+    world.meter["query"] = world.meter["query"].replace("used_at < :end", "used_at <= :end")
+    ran, wrong = check(world)
+    assert ran.code == 1
+    assert len(wrong) == 1
+    assert "is billed twice" in wrong[0]
+    assert "<= :end" in wrong[0]
+    assert world.run("check", "--no-trial").code == 0
