@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 from aggregator.model import ZERO, Fence, Reading, Span
 from aggregator.windows import floor, tile
@@ -42,6 +43,14 @@ class Transaction:
     changes: list[Callable[[], None]]
 
 
+class Change(NamedTuple):
+    """A row that was written, or the number of one that was dropped."""
+
+    at: dt.datetime
+    meter: str
+    row: Row | int
+
+
 @dataclass
 class Table:
     """The usage of one meter."""
@@ -52,6 +61,8 @@ class Table:
     most: dict[Key, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     most_of: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     """The sum of these by customer."""
+    told: Callable[[Row | int], None] = lambda _: None
+    """Hears of every change."""
     _readings: dict[dt.datetime, list[Reading]] = field(default_factory=dict)
 
     def put(self, row: Row) -> None:
@@ -60,6 +71,7 @@ class Table:
         start = floor(row.at, self.window)
         self.rows[row.id] = row
         self.by_window[start][row.id] = row
+        self.told(row)
         self._changed(start)
 
     def drop(self, number: int) -> None:
@@ -68,6 +80,7 @@ class Table:
         if row is not None:
             start = floor(row.at, self.window)
             del self.by_window[start][number]
+            self.told(number)
             self._changed(start)
 
     def _changed(self, start: dt.datetime) -> None:
@@ -144,6 +157,11 @@ class Application:
         self.start = hub.now
         self.tables = {meter: Table(climate.window) for meter in meters}
         self.resting = False
+        self.log: list[Change] = []
+        """What was committed, in its order, if somebody replays it."""
+        self.fences: list[Fence] = []
+        """What was open, whenever that changed."""
+        self._is_replicated = False
         self._hub = hub
         self._climate = climate
         self._random = random
@@ -164,6 +182,17 @@ class Application:
         self.resting = True
         for xid in list(self._open):
             self._commit(xid)
+
+    def replicate(self) -> None:
+        """Keep a log of what is committed from now on."""
+        self._is_replicated = True
+        self.fences.append(self.fence())
+        for name, table in self.tables.items():
+            table.told = lambda row, name=name: self.log.append(Change(self._hub.now, name, row))  # type: ignore[misc]
+
+    def _opened_or_ended(self) -> None:
+        if self._is_replicated:
+            self.fences.append(self.fence())
 
     def fence(self) -> Fence:
         """Say what is open just now, as Postgres says it."""
@@ -202,6 +231,7 @@ class Application:
         if random.random() < climate.aborted:
             return
         self._open[xid] = Transaction(xid, now, changes)
+        self._opened_or_ended()
         late = random.random() < climate.late
         delay = 6 * HOUR * random.random() ** 3 + MINUTE if late else SECOND * random.random()
         self._hub.after(delay, lambda: self._commit(xid))
@@ -211,6 +241,7 @@ class Application:
         if transaction is not None:
             for change in transaction.changes:
                 change()
+            self._opened_or_ended()
 
     def _insert(self, table: Table, now: dt.datetime) -> Callable[[], None]:
         random, climate = self._random, self._climate

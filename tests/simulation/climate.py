@@ -102,6 +102,8 @@ class Climate:
     hosts: int = 1
     clock_jumps: int = 0
     """How often the clock of a host jumps by minutes or hours, until it is set right."""
+    standbys: int = 0
+    """How many standbys answer in place of the application's primary; none: it answers itself."""
     spells: int = 0
     """How often the source shows nothing, part or double of what is there, or refuses, for a while."""
     backfills: int = 0
@@ -208,6 +210,19 @@ def holding(climate: Climate) -> Climate:
     climate.held_before, climate.restores, climate.spells, climate.no_figure = True, 0, 0, 0.0
     climate.lag = min(climate.lag, HOUR)
     climate.days = max(climate.days, 3)
+    return climate
+
+
+def with_standbys(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether standbys answer for the source of a life. Nobody adopts in these lives."""
+    if random.random() < 0.2 and not climate.restores and not climate.held_before:
+        behind(climate).standbys = random.choice([1, 2, 2, 3])
+    return climate
+
+
+def behind(climate: Climate) -> Climate:
+    """Let two standbys take turns in answering for the source."""
+    climate.standbys, climate.restores, climate.held_before = 2, 0, False
     return climate
 
 
@@ -323,6 +338,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("restores", with_more_restores),
         ("beforehand", with_usage_held),
         ("hosts", with_hosts),
+        ("standbys", with_standbys),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

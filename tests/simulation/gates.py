@@ -28,6 +28,7 @@ from tests.simulation.hub import Aside, Hub, Killed, Process
 from tests.simulation.marks import Marks
 from tests.simulation.service import Service
 from tests.simulation.spells import Spells
+from tests.simulation.standbys import Standby, Standbys
 from tests.simulation.story import Story
 from tests.simulation.watch import Watch
 
@@ -142,10 +143,11 @@ class Shape:
 class SourceGate:
     """The application database. A read sees one instant of it, however long it takes."""
 
-    def __init__(self, gate: Gate, application: Application, spells: Spells) -> None:
+    def __init__(self, gate: Gate, application: Application, spells: Spells, standbys: Standbys) -> None:
         self._gate = gate
         self._application = application
         self._spells = spells
+        self._standbys = standbys
 
     def read(
         self,
@@ -162,9 +164,13 @@ class SourceGate:
         gate.step()
         if allow is not None:
             span = Span(span.start, allow(self._application.fence()))
-        table = self._application.tables[query]
+        standby = self._standbys.any()
+        if allow is not None:
+            span = Span(span.start, allow(self._fence_of(standby)))
+        gate.process.shown[query] = standby.until if standby else gate.hub.now
+        table = (standby or self._application).tables[query]
         readings = table.readings(span, raw=climate.raw, names_at=climate.names_at)
-        readings = self._spells.show(table, readings, span, gate.hub.now)
+        readings = self._spells.show(self._application.tables[query], readings, span, gate.hub.now)
         if gate.random.random() < climate.empty_read:
             gate.marks.saw("empty read")
             readings = []
@@ -195,7 +201,11 @@ class SourceGate:
     def fence(self) -> Fence:
         """Say what is open."""
         self._gate.step()
-        return self._application.fence()
+        return self._fence_of(self._standbys.any())
+
+    def _fence_of(self, standby: Standby | None) -> Fence:
+        """Say what the connection says that is read from."""
+        return self._application.fence() if standby is None else self._standbys.fence(standby)
 
 
 class SinkGate:

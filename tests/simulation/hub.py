@@ -42,6 +42,8 @@ class Process:
         self.frozen_until: dt.datetime | None = None
         self.complete: set[str] = set()
         """The queries whose latest read gave all there was."""
+        self.shown: dict[str, dt.datetime] = {}
+        """Up to when the latest read of each query showed what the primary had committed."""
         self.aside: list[Aside] = []
         """What runs beside its tasks, and only while time passes in a long call."""
 

@@ -56,6 +56,7 @@ from tests.simulation.place import Place
 from tests.simulation.restoring import OneByOne, Restoring
 from tests.simulation.service import Service
 from tests.simulation.spells import Spells
+from tests.simulation.standbys import Standbys
 from tests.simulation.story import Story
 from tests.simulation.watch import Violation, Watch
 
@@ -162,6 +163,8 @@ class Life:
         whole = Span(START, START + self.climate.days * DAY)
         chance = random.Random(f"{seed}: what is shown")
         self.spells = Spells(self.climate, chance, self.marks, whole, self.application.customers())
+        chance = random.Random(f"{seed}: who answers")
+        self.standbys = Standbys(self.hub, self.climate, self.application, chance, self.marks, whole.end)
         self.ledger = ledger(self.hub)
         self.watch = Watch(self.hub, self.climate, self.application, self.marks, self.ledger.tables)
         self.service = Service(self.hub, self.climate, self.random, self.marks.saw, self.watch.booked)
@@ -257,6 +260,7 @@ class Life:
         self.climate.calm()
         self.application.rest()
         self.spells.end()
+        self.standbys.rest()
         self.service.black_holes.clear()
         self.service.gone.clear()
         self.service.halt(halted=False)
@@ -530,7 +534,7 @@ class Daemon:
     def _collection(self, meter: Meter) -> Collection:
         return Collection(
             self._registered[meter.name],
-            SourceGate(self._gate, self._life.application, self._life.spells),
+            SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys),
             cast("Any", self._meters),
             cast("Any", self._passes),
             ledger_name=self._pin.name,

@@ -76,6 +76,7 @@ RARE = (
     "a feed stands still for what its sink holds",
     "a host's clock jumps",
     "a host stands back for its clock",
+    "a standby is read that shows less than another",
     "messages forgotten by a restore",
     "cancellations forgotten by a restore",
     "a source shows nothing",

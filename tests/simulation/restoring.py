@@ -182,7 +182,7 @@ class Restoring:
             cast("Any", MemoryPin(self._ledger, self._host.disk)),
             meters,
             registered,
-            {"application": cast("Any", SourceGate(gate, life.application, life.spells))},
+            {"application": cast("Any", SourceGate(gate, life.application, life.spells, life.standbys))},
             {"service": sink},
         )
         if self._quiet(adoption, hub.now):

@@ -34,6 +34,7 @@ QUICK = {
     "shrinking_believed": 15,
     "believed_at_once": 15,
     "wrong_clock_goes_on": 40,
+    "back_in_time": 60,
     "taken_beside_the_ledger": 100,
 }
 """Some of the mutants, with the number of lives in which each must be found."""

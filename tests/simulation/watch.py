@@ -17,6 +17,7 @@ from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
 from aggregator.model import ZERO, Answer, Event, EventId, SlotId, State, WriteModel
 from aggregator.proof import Excerpt, Finding
+from aggregator.windows import tile
 from tests.simulation.application import Application
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.hosts import Host
@@ -97,6 +98,7 @@ class Watch:
         self._by_slot: dict[SlotId, list[EventRow]] = defaultdict(list)
         self._read: dict[tuple[int, str, dt.datetime], Decimal] = {}
         self._marked: dict[str, dt.datetime] = {}
+        self._shown_until: dict[tuple[str, dt.datetime], dt.datetime] = {}
         self._covered: dict[str, set[dt.datetime]] = defaultdict(set)
         self._allowance: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
         self.wound_back = False
@@ -131,6 +133,7 @@ class Watch:
         self._epochs = defaultdict(int, {row.id: row.epoch for row in tables.meters.values()})
         self._unsure &= tables.events.keys()
         self._guarded.restored(tables)
+        self._shown_until.clear()
 
     def adopted(self, tables: Tables) -> None:
         """Hold the ledger against the service's books, day by day, right after an adoption."""
@@ -296,6 +299,7 @@ class Watch:
             )
             require(query in process.complete, "only a complete read is committed", this.span)
             assert isinstance(done, Tally)
+            self._shown(lease.registered.meter.name, process.shown[query], this)
             self._committed(lease.registered.meter.name, spool, this, done)
         if name in {"acquire", "commit", "set_unread"}:
             for row in self._tables().meters.values():
@@ -323,7 +327,8 @@ class Watch:
         for ruling in rulings:
             event = self._tables().events[ruling.event]
             newer = self._by_slot[event.slot_id][event.revision + 1 :]
-            if self.wound_back or any(each.reason == TAKEN_OVER for each in newer):
+            compared = self._adopted_at is not None and event.planned_at <= self._adopted_at
+            if self.wound_back or compared or any(each.reason == TAKEN_OVER for each in newer):
                 self._unsure.add(event.id)  # an adoption puts right what is concluded wrongly, or has done so
                 continue
             there = self.service.times.get(event.identifier, 0)
@@ -362,6 +367,15 @@ class Watch:
             self._guarded.committed(tables, row.id, this.span)
         if tables.carries:
             marks.saw("carried")
+
+    def _shown(self, meter: str, until: dt.datetime, this: Pass) -> None:
+        """What was read had been shown by the very connection it was read from, and nothing less than before."""
+        told = (meter, this.span, "was read from a source that shows what there was at", until)
+        require(this.span.end <= until, "nothing unproven is believed", *told)
+        for window in tile(this.span, self._climate.window):
+            before = self._shown_until.get((meter, window.start), until)
+            require(until >= before, "no reading goes back in time", *told, ", and before at", before)
+            self._shown_until[meter, window.start] = min(until, this.now)
 
     def _marks_forward(self, row: MeterRow) -> None:
         before, covered, window = (
