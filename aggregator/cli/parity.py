@@ -130,7 +130,10 @@ def _span(start: dt.datetime, end: dt.datetime | None, *, by: str, ask: bool) ->
                 f"With --ask, {name} must be the begin of a UTC day, such as {floor(instant, DAY):%Y-%m-%d}."
             )
     if start >= until:
-        raise UsageError(f"The range {Span(start, until)} is empty; give --from a time before --to.")
+        before = (
+            "--to" if end is not None else f"{until:%Y-%m-%dT%H:%MZ}, up to which it is compared without --to"
+        )
+        raise UsageError(f"The range {Span(start, until)} is empty; give --from a time before {before}.")
     return Span(start, until)
 
 

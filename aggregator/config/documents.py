@@ -31,6 +31,11 @@ def harmless(text: str) -> bool:
     return _LOOKS_PLAIN.fullmatch(text) is not None and _LOOKS_SECRET.search(text) is None
 
 
+def is_plain(path: Path) -> bool:
+    """Tell whether this is a file that can be read as often as one likes, or nothing at all."""
+    return path.is_file() or not path.exists()
+
+
 def read_text(path: Path, limit: int) -> str:
     """Return a file's text; OSError if it cannot be read, ValueError says why it is not usable."""
     with path.open("rb") as file:
@@ -66,6 +71,11 @@ class Document:
     data: dict[str, object]
     root: Node
     problems: Problems
+
+    @property
+    def directory(self) -> Path:
+        """From where its paths lead: where the file lies, or where we are if it is a pipe, which lies nowhere."""
+        return self.path.parent if is_plain(self.path) else Path.cwd()
 
     def line(self, location: Location) -> int:
         """Return the line of a key, or of the nearest block around it that is there."""

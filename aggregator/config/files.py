@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aggregator.config.documents import LONGEST_FILE, Document, Location, Problems, harmless, read_text
+from aggregator.config.documents import (
+    LONGEST_FILE,
+    Document,
+    Location,
+    Problems,
+    harmless,
+    is_plain,
+    read_text,
+)
 from aggregator.config.parsing import parse
 from aggregator.errors import Problem
 
@@ -46,6 +54,10 @@ class Files:
             text = read_text(path, LONGEST_FILE)
         except ValueError as error:
             return self._unreadable(path, f"{error}: give a YAML file in UTF-8")
+        if not text and not is_plain(path):
+            return self._unreadable(
+                path, "is a pipe, which can be read only once: give a file to a daemon that is to reload"
+            )
         document = parse(path, text, self.env, self.problems)
         if document is None:
             self.complete = False
@@ -67,7 +79,7 @@ class Files:
     def _include_matches(
         self, document: Document, location: Location, pattern: object, above: tuple[Path, ...]
     ) -> None:
-        matches = _matches(document.path.parent, pattern) if isinstance(pattern, str) else []
+        matches = _matches(document.directory, pattern) if isinstance(pattern, str) else []
         if not matches:
             self.complete = False
             document.problem(location, _no_match(document.text(location)))

@@ -27,6 +27,8 @@ from aggregator.config.wording import keys, unknown_key, unknown_name
 from aggregator.errors import ConfigError
 
 TOP_ONLY = ("state_dir", "ledger")
+FREE = "x-"
+"""How keys begin at the top level that are the reader's own, as for anchors that several blocks share."""
 ONE_METER_ONLY = frozenset({"name", "query", "query_file"})
 
 
@@ -83,6 +85,8 @@ class _Assembly:
     def _check_top_level(self, document: Document) -> None:
         known = keys(File)
         for key in document.data:
+            if key.startswith(FREE):
+                continue
             if key not in known:
                 document.problem((key,), unknown_key(key, known))
             elif key in TOP_ONLY and document is not self.top:
@@ -126,7 +130,7 @@ class _Assembly:
         if not isinstance(written, str) or not written:
             self.top.problem(("state_dir",), "must be text, the path of a directory")
             return Path()
-        return (self.top.path.parent / written).resolve()
+        return (self.top.directory / written).resolve()
 
     def _source(self, section: Section) -> Source | None:
         return section.build(Source, section.resolved("url", LONGEST_SECRET, needed=True))
@@ -143,7 +147,7 @@ class _Assembly:
         for key, needed in SINK_SECRETS.get(kind, {}).items():
             data |= section.resolved(key, LONGEST_SECRET, needed=needed)
         if isinstance(data.get("directory"), str):
-            data["directory"] = str((section.document.path.parent / str(data["directory"])).resolve())
+            data["directory"] = str((section.document.directory / str(data["directory"])).resolve())
         return section.build(SINK_TYPES[kind], data)
 
     def _meter(self, section: Section) -> Meter | None:

@@ -31,6 +31,14 @@ from aggregator.errors import Problem
 LITERAL_KEYS = frozenset({"query"})
 """Keys whose text is never searched for variables."""
 
+DEEPEST = 40
+"""Levels of a file. A configuration has six."""
+
+MOST_VALUES = 200_000
+"""Values of a file, those behind an alias counted each time: far more than the longest file has."""
+
+TOO_DEEP = "is nested too deeply: a configuration is a few levels deep"
+
 _VARIABLE = re.compile(r"(\$)?\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -54,9 +62,7 @@ def parse(path: Path, text: str, env: Mapping[str, str], problems: Problems) -> 
         problems.add(Problem(str(path), unusable.line, "", unusable.reason))
         return None
     except RecursionError:
-        problems.add(
-            Problem(str(path), None, "", "is nested too deeply: a configuration is a few levels deep")
-        )
+        problems.add(Problem(str(path), None, "", TOO_DEEP))
         return None
     return document
 
@@ -68,6 +74,8 @@ def _root(text: str) -> MappingNode:
         root = _compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if "maximum depth" in str(error.problem):
+            raise _Unusable(mark.line + 1 if mark else None, TOO_DEEP) from None
         raise _Unusable(mark.line + 1 if mark else None, _syntax_hint(str(error.problem))) from None
     except YAMLError:
         raise _Unusable(None, "holds a character that YAML does not allow: remove it") from None
@@ -77,11 +85,35 @@ def _root(text: str) -> MappingNode:
         )
     if not isinstance(root, MappingNode):
         raise _Unusable(line_of(root), "must be a mapping of keys such as `sources:` and `meters:`")
+    _bounded(root)
     return root
+
+
+def _bounded(root: Node) -> None:
+    """Refuse aliases that stand for aliases that stand for aliases: a few lines of them unfold to more than any memory."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = (
+                0  # an alias that leads back to where it stands is another mistake, and is named as that
+            )
+            parts = node.value if not isinstance(node, ScalarNode) else ()
+            inner = (each for part in parts for each in (part if isinstance(part, tuple) else (part,)))
+            sizes[id(node)] = 1 + sum(map(size, inner))
+            if sizes[id(node)] > MOST_VALUES:
+                raise _Unusable(
+                    line_of(node),
+                    "holds aliases that unfold to more than anybody can have meant: write them out",
+                )
+        return sizes[id(node)]
+
+    size(root)
 
 
 def _compose(text: str) -> Node | None:
     yaml = YAML()
+    yaml.max_depth = DEEPEST
     yaml.composer.warn_double_anchors = False  # an anchor may be given anew; YAML says the last one counts
     root: Node | None = yaml.compose(text)
     return root

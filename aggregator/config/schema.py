@@ -88,6 +88,9 @@ def _loosen_meter(blocks: dict[str, Schema]) -> None:
 def _name_the_blocks(schema: Schema) -> None:
     """Say what names may look like, tell sinks apart by `type`, and require nothing: a file may be one of several."""
     del schema["required"]
+    schema["patternProperties"] = {
+        "^x-": {"description": "Your own, as for anchors that several blocks share."}
+    }
     top = schema["properties"]
     for key in ("sources", "sinks", "meters"):
         top[key]["propertyNames"] = {"pattern": f"^{NAME_PATTERN}$"}

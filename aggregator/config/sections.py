@@ -91,7 +91,7 @@ class Section:
             if content is not None:
                 data[key] = content
                 # As it is found from anywhere: it is read again when a login fails.
-                data[filed] = str((self.document.path.parent / str(data[filed])).absolute())
+                data[filed] = str((self.document.directory / str(data[filed])).absolute())
         elif needed and key not in data:
             self.problem(
                 (key,), f"is missing: give `{key}`, or `{filed}` with the path of a file that holds it"
@@ -104,7 +104,7 @@ class Section:
             self.problem((filed,), "must be text, the path of a file")
             return None
         try:
-            text = read_text(self.document.path.parent / path, limit)
+            text = read_text(self.document.directory / path, limit)
         except FileNotFoundError:
             shown = self.text((filed,))
             hint = (

@@ -192,3 +192,13 @@ def test_sigterm_in_the_middle_gives_back_what_is_held(world: World) -> None:
     world.sink["rate_limit"] = 1000
     assert world.once().code == 0
     assert world.billed() == world.used()
+
+
+@pytest.mark.parametrize("command", ["backfill", "preview"])
+def test_nobody_is_blamed_for_what_was_not_given(world: World, command: str) -> None:
+    """A range that begins in the future is `--from`'s fault, where no `--to` was given."""
+    world.write()
+    ran = world.run(command, METER, "--from", "2999-01-01")
+    assert ran.code == 2, ran.said
+    assert "--from 2999-01-01T00:00Z lies behind the last window" in ran.err
+    assert "--to" not in ran.err

@@ -413,3 +413,16 @@ def test_nothing_is_made_by_check(world: World) -> None:
     assert [verdict for verdict, _ in findings(world, "key of stripe")] == ["note", "ok"]
     assert world.sandbox.stats()["accepted"] == 0
     assert diff(world).code == 0
+
+
+def test_why_an_account_could_not_be_asked_is_said_once(world: World) -> None:
+    """The key's refusal stands at the first meter of the account, and the others point to it; programs get it at each."""
+    add_meter(world)
+    world.sink["api_key"] = RESTRICTED
+    world.sandbox.set_permissions(RESTRICTED, "meter_events_write")
+    world.write()
+    ran = world.run("meters", "diff")
+    world.sandbox.set_keys()
+    assert ran.code == 1, ran.said
+    assert ran.out.count("lacks a permission") == 1, ran.out
+    assert ran.out.count("as exports") == 1, ran.out
