@@ -39,6 +39,9 @@ class Collected:
     left_from: dt.datetime | None = None
     """From where on something was left that the source has not proven to show; and why."""
     left_why: str | None = None
+    silent_since: dt.datetime | None = None
+    """Since when there has been no usage, if there always was some before; `silent_anew` if that is news."""
+    silent_anew: bool = False
     lost: list[str] = field(default_factory=list)
     """What sinks lack that the source no longer has, in words, if that is news."""
     unstable: list[str] = field(default_factory=list)

@@ -217,6 +217,8 @@ class Collection:
                 daily = this.daily and mark - result.left_from <= windows.HOURLY
                 this = this._replace(hourly=False, daily=daily, rest_read=False)  # noqa: PLW2901 - see above
             self._pass(lease, this._replace(rest_waits=result.oldest_deferred), result)
+        silence = self._meters.silence(lease)
+        result.silent_since, result.silent_anew = silence
 
     def _seal(self, lease: Lease, first: dt.datetime, result: Collected) -> Lease:
         """Note, and tell once, which windows sinks lack that the source no longer has; return the lease as it is then."""

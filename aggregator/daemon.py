@@ -523,6 +523,8 @@ def tell_warnings(logger: log.Log, result: Collected) -> None:
         logger.warning(log.BARRIER_GIVEN_UP, meter=result.meter, waited_for=result.waits_for)
     if result.guarded:
         logger.warning(log.SHRINK_HELD, meter=result.meter, windows=result.guarded, held=result.held)
+    if result.silent_anew:
+        logger.warning(log.METER_SILENT, meter=result.meter, since=str(result.silent_since))
     for reason in result.unstable:
         logger.error(log.QUERY_UNSTABLE, meter=result.meter, reason=reason)
     if result.unread:

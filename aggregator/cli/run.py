@@ -150,7 +150,9 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
         outcomes.append(Once.WORK_LEFT)
     else:
         logger.info(log.PASS_COMMITTED, **result.figures())
-    outcomes += [Once.PERSON_NEEDED] * bool(result.held or result.refused or result.unread)
+    outcomes += [Once.PERSON_NEEDED] * bool(
+        result.held or result.refused or result.unread or result.silent_since
+    )
     return result.figures()
 
 

@@ -197,6 +197,11 @@ def _waiting(standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]
                 f"{row.meter} was read at {shown(row.unfenced_at)} without waiting any longer; what was written late is "
                 "found by reading again."
             )
+        if row.silent_since:
+            yield (
+                f"{row.meter} has had no usage since {shown(row.silent_since)}, and always had some before: look whether "
+                "its rows are hidden from the role, renamed, or no longer written."
+            )
         if row.guarded:
             yield (
                 f"{row.meter}: {row.guarded} window(s) shrank by more than `shrink_guard`; decreases are held until another "

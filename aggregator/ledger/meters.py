@@ -19,8 +19,10 @@ from aggregator import definitions
 from aggregator.barrier import Noted
 from aggregator.errors import LeaseLost
 from aggregator.ledger import feeds as lines
+from aggregator.ledger import silence
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
+from aggregator.ledger.silence import Silence
 from aggregator.model import EPOCH, Definition, Differing, Meter
 from aggregator.terms import Reach
 
@@ -158,6 +160,8 @@ HOLD = """
 select from aggregator.meter
  where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s for update
 """
+
+FIND_MARK = "select mark from aggregator.meter where id = %(meter_id)s"
 
 RENEW = """
 update aggregator.meter set lease_until = clock_timestamp() + %(length)s
@@ -339,6 +343,16 @@ class Meters:
                 raise LeaseLost
             connection.execute(FORGET_NOTED, values)
             connection.execute(NOTE, values)
+
+    def silence(self, lease: Lease) -> Silence:
+        """Find out whether the meter has fallen silent, as far as it is read by now, and note it."""
+        meter = lease.registered.meter
+        with self._database.transaction() as connection:
+            found = connection.execute(FIND_MARK, {"meter_id": lease.registered.id}).fetchone()
+            assert found is not None, "a meter that is held is there"
+            return silence.look(
+                connection, lease.registered.id, lease.epoch, meter.window, meter.start_at, found[0]
+            )
 
     def seal(self, lease: Lease, reaches: Sequence[Reach]) -> Lease:
         """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""

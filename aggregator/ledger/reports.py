@@ -19,7 +19,7 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        coalesce(parked.held, 0), coalesce(parked.refused, 0), coalesce(parked.in_doubt, 0),
        coalesce(aside.rows, 0)::bigint, coalesce(aside.quantity, 0),
        last.started_at, failed.error, failed.started_at, sink.halted_reason,
-       meter.waits_for, meter.waits_since, meter.unfenced_at,
+       meter.waits_for, meter.waits_since, meter.unfenced_at, meter.silent_since,
        (select count(*) from aggregator.unread where unread.meter_id = meter.id),
        (select count(*) from aggregator.guarded where guarded.meter_id = meter.id),
        exists (select from aggregator.unstable
@@ -137,6 +137,8 @@ class Standing(NamedTuple):
     """What in the source keeps windows waiting that have settled; since when; when one was last read in spite of it."""
     waits_since: dt.datetime | None
     unfenced_at: dt.datetime | None
+    silent_since: dt.datetime | None
+    """Since when it has had no usage, if it always had some before."""
     unread: int
     """Windows that the source could not give."""
     guarded: int

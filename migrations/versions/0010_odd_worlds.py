@@ -80,6 +80,8 @@ SCHEMA: tuple[str, ...] = (
     UNSTABLE,
     # Up to when a source had surely shown everything: another that shows less by the same address is not believed.
     "alter table aggregator.meter add column seen_until timestamptz",
+    # Since when a meter that always had usage has had none.
+    "alter table aggregator.meter add column silent_since timestamptz",
 )
 """One statement or several in each, in the order in which they are made."""
 

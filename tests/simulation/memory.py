@@ -18,6 +18,7 @@ from aggregator.errors import InvariantBroken, LeaseLost
 from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.first_use import TAKEN_BACK
 from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.silence import Silence
 from aggregator.model import EPOCH, ClaimId, Definition, Event, EventId, Meter, Reading, SlotId, Span, State
 from aggregator.terms import Reach, changed, joined
 
@@ -485,6 +486,10 @@ class MemoryMeters:
             raise LeaseLost
         row.waits_for = waits_for
         self._ledger.tables.fences[row.id] = {each.until: each.xid for each in noted}
+
+    def silence(self, lease: Lease) -> Silence:
+        """Say nothing: whether a meter is silent is told to a person, and changes no bill."""
+        return Silence(None, is_new=False)
 
     def seal(self, lease: Lease, reaches: Values[Reach]) -> Lease:
         """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
