@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from aggregator.clock import monotonic
+from aggregator.collected import Collected
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
 from tests.postgres.world import World
@@ -111,11 +112,18 @@ def test_who_sleeps_while_the_result_is_written_is_ended(
         until(lambda: bool(world.one(expired)))
         assert world.collect().busy, "it may be slow, and not silent"
         monkeypatch.setattr("aggregator.ledger.meters.SILENT_SECONDS", 0.1)
-        result = world.collect()
-        assert not result.busy
-        assert "of role postgres" in (result.took_from or "")
+        results: list[Collected] = []
+
+        def taken() -> bool:
+            results.append(world.collect())
+            return not results[-1].busy
+
+        until(taken)
+        assert "of role postgres" in (results[-1].took_from or "")
         assert world.deliver().accepted == 1
-        assert woken(sleeper) == "LedgerUnreachable"
+        assert woken(sleeper) in {"LedgerUnreachable", "LedgerError"}, (
+            "behind a pooler it has several words for it"
+        )
         assert world.one("select count(*) from aggregator.event") == 1
 
 
