@@ -298,7 +298,7 @@ class Adoption:
         policy = planner.Policy(
             ledger=ledger,
             sink=line.feed.sink,
-            meter=known.meter.name,
+            meter=known.identity,
             window=known.meter.window,
             decimals=known.meter.decimals,
             decreases=known.meter.decreases,

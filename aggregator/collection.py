@@ -413,7 +413,7 @@ class Collection:
         return planner.Policy(
             ledger=self._ledger_name(),
             sink=feed.sink,
-            meter=self.meter.name,
+            meter=self._registered.identity,
             window=definition.window,
             decimals=self.meter.decimals,
             decreases=self.meter.decreases,

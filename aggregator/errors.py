@@ -11,6 +11,7 @@
     │   ├── LedgerUnreachable       it may pass by itself: try again later
     │   ├── LedgerOutdated          its schema is not ours: migrate
     │   ├── ClocksApart             this host's clock or the ledger's is wrong: set it right, and all goes on by itself
+    │   ├── MeterRefused            a configured meter would bill again what this ledger billed: correct the configuration
     │   ├── LedgerStopped           it was wound back or copied, or a sink changed its account: adopt
     │   │   └── LedgerFailedOver    its server may lack the latest commits: adopt, or say that nothing was lost
     │   └── LeaseLost               another process holds the meter now: nothing was written
@@ -101,6 +102,10 @@ class LedgerStopped(LedgerError):
 
 class LedgerFailedOver(LedgerStopped):
     """The ledger's server may lack the latest commits, so nothing is read or sent; see `aggregator adopt --help`."""
+
+
+class MeterRefused(LedgerError):
+    """A meter would bill again what this ledger has billed by another name; see docs/operations.md."""
 
 
 class LeaseLost(LedgerError):

@@ -12,6 +12,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
+from aggregator.renaming import Outlet
+
 SlotId = NewType("SlotId", int)
 EventId = NewType("EventId", int)
 ClaimId = NewType("ClaimId", int)
@@ -173,6 +175,10 @@ class Meter:
     """How short a piece of a window the query may be asked for, if it only counts or sums; None: whole windows."""
     terms: tuple[Terms, ...] = ()
     """Of those sinks that have terms of their own."""
+    renamed_from: str | None = None
+    """What it was called before."""
+    outlets: tuple[Outlet, ...] = ()
+    """What it feeds at each of its sinks, as far as somebody who knows them has said so."""
 
     @property
     def unit(self) -> Decimal:
@@ -182,6 +188,10 @@ class Meter:
     def terms_of(self, sink: str) -> Terms:
         """Return on what terms a sink is fed."""
         return next((each for each in self.terms if each.sink == sink), Terms(sink))
+
+    def outlet_of(self, sink: str) -> Outlet | None:
+        """Return what it feeds at a sink, if that is known."""
+        return next((each for each in self.outlets if each.sink == sink), None)
 
     def sealed_until(self, now: dt.datetime) -> dt.datetime | None:
         """Return before when rows are gone from the source."""

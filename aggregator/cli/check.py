@@ -1,7 +1,7 @@
 """`aggregator check`: everything that can be known before the first event is sent."""
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,7 +107,10 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
             yield from _state(config, ledger)
             for text in (*remarks(ledger.database), *ledger.pin.remarks()):
                 yield Finding("ledger", "note", text)
-            for stranger in ledger.reports.strangers(config.meters, ledger.instant() - STILL_BILLABLE):
+            renamed = yield from _names(config, ledger, pinned)
+            for stranger in ledger.reports.strangers(
+                [*config.meters, *renamed], ledger.instant() - STILL_BILLABLE
+            ):
                 text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
                 yield Finding(f"meter {stranger.meter}", "note", text)
             for each in ledger.places.elsewhere(file_places(config)):
@@ -116,6 +119,39 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
                 yield Finding(f"meter {meter}", verdict, text)
     except LedgerError as error:
         yield Finding("ledger", "wrong", str(error))
+
+
+def _names(
+    config: "Config", ledger: "Ledger", pinned: Mapping[str, str]
+) -> Generator[Finding, None, list[str]]:
+    """Say which meters would bill again what was billed by another name; return the names that are given up."""
+    from contextlib import suppress
+
+    from aggregator.errors import SinkError
+    from aggregator.ledger.naming import wanted
+    from aggregator.renaming import follows, refusals, renames
+    from aggregator.wiring import build_sink, meter_of, outlets
+
+    memory = ledger.meters.memory()
+    known = {line.outlet.sink for line in memory.lines}
+    accounts: dict[str, str | None] = dict(pinned)
+    sinks = {name: build_sink(config, name) for name in config.sinks}
+    for name, sink in sinks.items():
+        if memory.lines and name not in known:  # it may be one that was called something else
+            with suppress(SinkError):  # what is wrong with it is said where sinks are looked at
+                accounts[name] = sink.account()
+        sink.close()
+    meters = wanted(
+        [meter_of(each, outlets(config, each, accounts, sinks)) for each in config.meters.values()]
+    )
+    for meter, text in refusals(meters, memory):
+        yield Finding(f"meter {meter}", "wrong", text)
+    for meter, text in follows(meters, memory):
+        yield Finding(f"meter {meter}", "note", text)
+    renamed = renames(meters, memory)
+    for old, new in renamed.items():
+        yield Finding(f"meter {new}", "note", f"it goes on where {old} is, under its new name")
+    return list(renamed)
 
 
 def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:

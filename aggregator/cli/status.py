@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aggregator.ledger.intake import Heard
     from aggregator.ledger.reports import Standing, Stranger
     from aggregator.ledger.uploads import FileRow
+    from aggregator.renaming import Memory
 
 LATENESS_WITHIN = dt.timedelta(days=14)
 """Lateness of longer ago says little about the present."""
@@ -63,6 +64,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         now, apart, waits = ledger.instant(), ledger.database.clocks_apart(), ledger.database.waiting()
         stopped, unguarded = ledger.pin.check(now), ledger.pin.unguarded
         standings = ledger.reports.status()
+        memory = ledger.meters.memory()
         parked = ledger.reports.parked(limit)
         aside = ledger.reports.aside(limit)
         unread = ledger.reports.unread(limit)
@@ -76,7 +78,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         defined = ledger.configurations.defined_since()
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
-    notes = list(tell_feeds(config, standings, now))
+    notes = [*_renamed(memory), *tell_feeds(config, standings, now)]
     if as_json:
         write_json(
             {
@@ -177,6 +179,14 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 for a in aside
             ),
         )
+
+
+def _renamed(memory: "Memory") -> Iterator[str]:
+    """Say what meters were called before."""
+    for meter in memory.meters.values():
+        if meter.formerly:
+            names = ", ".join(meter.formerly)
+            yield f"{meter.name} was called {names} before; its identifiers go on under {meter.formerly[0]}."
 
 
 def _stopped(standings: "Iterable[Standing]") -> Iterator[str]:

@@ -29,7 +29,7 @@ from aggregator.errors import ConfigError
 TOP_ONLY = ("state_dir", "ledger")
 FREE = "x-"
 """How keys begin at the top level that are the reader's own, as for anchors that several blocks share."""
-ONE_METER_ONLY = frozenset({"name", "query", "query_file"})
+ONE_METER_ONLY = frozenset({"name", "query", "query_file", "renamed_from"})
 
 
 def load(path: Path, env: Mapping[str, str]) -> Config:
@@ -165,6 +165,28 @@ class _Assembly:
         self._check_event_names()
         self._check_event_types()
         self._check_last()
+        self._check_former_names()
+
+    def _check_former_names(self) -> None:
+        """A meter that is still there was not renamed, and one meter cannot become two."""
+        first: dict[str, Section] = {}
+        for meter in self.meters.values():
+            former = meter.merged().get("renamed_from")
+            if not isinstance(former, str):
+                continue
+            if former in self.meters:
+                meter.problem(
+                    ("renamed_from",),
+                    f"is `{former}`, which is a meter of this configuration: one that was renamed is not there any more, so "
+                    "take one of the two away",
+                )
+            other = first.setdefault(former, meter)
+            if other is not meter:
+                meter.problem(
+                    ("renamed_from",),
+                    f"is `{former}`, and so is that of meter `{dotted((other.name,))}` ({other.place}): one meter goes on "
+                    "as one, so say it of one of them",
+                )
 
     def _check_names(self, meter: Section) -> None:
         data = meter.merged()

@@ -249,6 +249,15 @@ class Meter(Block):
         description="What is counted, in words for people.",
         examples=["Requests to the public API."],
     )
+    renamed_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "What this meter was called before: it goes on where that was, with its mark, its corrections and its "
+            "identifiers. It may stay here for good."
+        ),
+        examples=["requests"],
+    )
     source: str = Field(
         description="The source the query runs on, by its name under `sources:`.", examples=["app"]
     )

@@ -19,11 +19,12 @@ from aggregator import definitions
 from aggregator.barrier import Noted
 from aggregator.errors import LeaseLost
 from aggregator.ledger import feeds as lines
-from aggregator.ledger import silence
+from aggregator.ledger import naming, silence
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
 from aggregator.ledger.silence import Silence
 from aggregator.model import EPOCH, Definition, Differing, Meter
+from aggregator.renaming import Memory
 from aggregator.terms import Reach
 
 __all__ = ["Feed", "Lease", "Meters", "Registered"]
@@ -39,7 +40,11 @@ values (%(name)s, %(fingerprint)s, %(window_seconds)s, %(start_at)s, %(start_at)
     on conflict do nothing
 """
 
-FIND_METER = "select id, fingerprint, start_at from aggregator.meter where name = %(name)s"
+FIND_METER = """
+select id, coalesce(formerly[1], name), fingerprint, start_at from aggregator.meter where name = %(name)s
+"""
+
+FIND_NAME = "select name from aggregator.meter where id = %(meter_id)s"
 
 # A later start_at takes the mark with it: nothing before it is billed. So does an earlier one while nothing has been read;
 # afterwards the mark stays, and what lies before the old beginning is open to a backfill.
@@ -69,6 +74,7 @@ update aggregator.meter
    set lease_owner = %(owner)s, lease_until = clock_timestamp() + %(length)s, epoch = epoch + 1
  where id = (select id from aggregator.meter
               where id = %(meter_id)s
+                and name = %(name)s
                 and (lease_until is null or lease_until <= clock_timestamp())
                 for update skip locked)
 returning epoch, mark, reread_from, swept, seen_until, clock_timestamp(), hourly_at, daily_at, waits_for
@@ -221,6 +227,13 @@ class Registered(NamedTuple):
     id: int
     meter: Meter
     feeds: tuple[Feed, ...]
+    first_name: str = ""
+    """What it was called at first, if it has another name now."""
+
+    @property
+    def identity(self) -> str:
+        """What its events' identifiers name it: that never changes."""
+        return self.first_name or self.meter.name
 
 
 class Lease(NamedTuple):
@@ -286,15 +299,26 @@ class Meters:
             raise _Looked
         return found, known
 
-    def acquire(self, registered: Registered) -> Lease | None:
-        """Take the meter for this process; None while another one has it."""
+    def memory(self) -> Memory:
+        """Return what is known of all meters: their names, and what they feed."""
         with self._database.transaction() as connection:
-            mine = {"meter_id": registered.id, "owner": self._owner, "length": self._lease}
+            return naming.memory(connection)
+
+    def acquire(self, registered: Registered) -> Lease | None:
+        """Take the meter for this process; None while another one has it. Raises LeaseLost if it has another name now."""
+        with self._database.transaction() as connection:
+            mine = {
+                "meter_id": registered.id,
+                "name": registered.meter.name,
+                "owner": self._owner,
+                "length": self._lease,
+            }
             row, took_from = connection.execute(ACQUIRE, mine).fetchone(), None
             if row is None:
                 took_from = end_silent(connection, registered)
                 row = connection.execute(ACQUIRE, mine).fetchone() if took_from else None
             if row is None:
+                _check_name(connection, registered)
                 return None
             reaches = lines.reaches(connection, registered.feeds)
             feeds = tuple(map(as_it_is, registered.feeds, reaches))
@@ -442,6 +466,7 @@ class _Looked(Exception):
 def _register_all(connection: Connection, meters: Iterable[Meter]) -> dict[str, Registered]:
     # In the order of names, so that two processes that start together wait for each other and never in a ring.
     ordered = sorted(meters, key=lambda meter: meter.name)
+    naming.settle(connection, ordered)
     sinks = {name for meter in ordered for name in meter.sinks}
     sink_ids = {name: _known(connection, ADD_SINK, FIND_SINK, name=name)[0] for name in sorted(sinks)}
     return {meter.name: _register(connection, meter, sink_ids) for meter in ordered}
@@ -455,14 +480,26 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
         "window_seconds": int(meter.window.total_seconds()),
         "start_at": meter.start_at,
     }
-    meter_id, *defined = _known(connection, ADD_METER, FIND_METER, **values)
+    meter_id, identity, *defined = _known(connection, ADD_METER, FIND_METER, **values)
     if defined != [meter.fingerprint, meter.start_at]:
         connection.execute(REDEFINE_FEEDS, values)
         connection.execute(REDEFINE_METER, values)
     connection.execute(LEARN_QUERY, {**values, "meter_id": meter_id})
     _define(connection, meter_id, meter)
     feeds = tuple(lines.register(connection, meter_id, meter, sink, sink_ids[sink]) for sink in meter.sinks)
-    return Registered(meter_id, meter, feeds)
+    for feed in feeds:
+        naming.note(connection, feed.id, meter.outlet_of(feed.sink))
+    return Registered(meter_id, meter, feeds, "" if identity == meter.name else identity)
+
+
+def _check_name(connection: Connection, registered: Registered) -> None:
+    """Raise LeaseLost if a meter has got another name since it was registered."""
+    row = connection.execute(FIND_NAME, {"meter_id": registered.id}).fetchone()
+    if row is not None and row[0] != registered.meter.name:
+        raise LeaseLost(
+            f"Meter {registered.meter.name} is called {row[0]} now, by a newer configuration; nothing was written. Restart "
+            "with that one, or end this process."
+        )
 
 
 def _define(connection: Connection, meter_id: int, meter: Meter) -> None:

@@ -44,6 +44,7 @@ from aggregator.ledger.uploads import Uploads
 from aggregator.ledger.voices import Voices
 from aggregator.model import Decreases, Definition, Meter, Span, Terms
 from aggregator.reconciliation import Reconciliation
+from aggregator.renaming import Outlet
 from aggregator.sinks import Candid, Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source
@@ -55,6 +56,7 @@ from aggregator.wiring.sinks import (
     counted_twice,
     file_places,
     lying_in,
+    outlets,
     places_of,
 )
 
@@ -74,6 +76,7 @@ __all__ = [
     "lying_in",
     "meter_of",
     "open_ledger",
+    "outlets",
     "places_of",
 ]
 
@@ -323,7 +326,9 @@ def build(
             _stop_if(ledger.pin.check(ledger.instant(), stops=True))
         unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
         refused = {name: str(why) for name, why in unverified.items() if _refuses(sinks[name], why)}
-        meters = [meter_of(meter) for meter in config.meters.values()]
+        meters = [
+            meter_of(meter, outlets(config, meter, accounts, sinks)) for meter in config.meters.values()
+        ]
         tellers = {
             key: teller for key in sinks if (teller := build_teller(config, key, sinks[key])) is not None
         }
@@ -438,8 +443,8 @@ def _note_halts(
             ledger.outbox.resume(sink_id)
 
 
-def meter_of(meter: ConfiguredMeter) -> Meter:
-    """Return the core's view of a configured meter."""
+def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
+    """Return the core's view of a configured meter; `outlets` say what it feeds at its sinks."""
     return Meter(
         name=meter.name,
         source=meter.source,
@@ -457,6 +462,8 @@ def meter_of(meter: ConfiguredMeter) -> Meter:
         retained=meter.data_retained_from,
         split=meter.split,
         latest=meter.stripe.formula == "last",
+        renamed_from=meter.renamed_from,
+        outlets=outlets,
     )
 
 

@@ -3,16 +3,19 @@
 A sink of a new kind has its case in `build_sink`; the other functions are for what only some kinds can do.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
 from aggregator.model import Bounds, Encoding
+from aggregator.renaming import Outlet
 from aggregator.sinks import Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 
 if TYPE_CHECKING:
+    from aggregator.config import Meter
     from aggregator.sinks.files import Format
     from aggregator.sinks.stripe import Desk, StripeMeter, StripeTeller
 
@@ -145,6 +148,29 @@ def _stripe_meters(config: Config, sink: str) -> "dict[str, StripeMeter]":
         for meter in config.meters.values()
         if sink in meter.sinks
     }
+
+
+def outlets(
+    config: Config,
+    meter: "Meter",
+    accounts: Mapping[str, str | None],
+    sinks: Mapping[str, Destination],
+) -> tuple[Outlet, ...]:
+    """Return by what name each of its sinks counts a meter, and in which account or place as far as that is known."""
+    places = places_of(sinks)
+    found = []
+    for name in meter.sinks:
+        sink = config.sinks[name]
+        if isinstance(sink, MetronomeSink):
+            apart = (
+                json.dumps(meter.metronome.properties, sort_keys=True) if meter.metronome.properties else ""
+            )
+            called = meter.metronome.event_type + (f"\n{apart}" if apart else "")
+            found.append(Outlet(name, f"Metronome at {sink.api_base or 'its own address'}", called))
+        else:
+            account = places.get(name) or accounts.get(name)
+            found.append(Outlet(name, account, meter.stripe.event_name))
+    return tuple(found)
 
 
 def counted_twice(config: Config, accounts: Mapping[str, str | None]) -> list[str]:

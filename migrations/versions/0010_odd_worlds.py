@@ -71,10 +71,21 @@ create table aggregator.host (
 comment on table aggregator.host is 'Each host (state directory) that ever claimed anything from this ledger.';
 """
 
+# What each meter feeds at its sinks, and what it was called: one by another name must not bill the same again.
+NAMES = """
+alter table aggregator.meter add column formerly text[] not null default '{}';
+comment on column aggregator.meter.formerly is
+    'What it was called before, the oldest name first: its identifiers go on under that one.';
+alter table aggregator.feed add column account text, add column called text;
+comment on column aggregator.feed.account is 'The account, or the place, that it feeds; null: the sink does not say.';
+comment on column aggregator.feed.called is 'By what name the sink counts it; null: not recorded yet.';
+"""
+
 SCHEMA: tuple[str, ...] = (
     CONFIGURATIONS,
     FIRST_USE,
     FAILOVERS,
+    NAMES,
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
     UNSTABLE,

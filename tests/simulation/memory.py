@@ -66,6 +66,7 @@ class MeterRow:
     lease_until: dt.datetime | None = None
     epoch: int = 0
     seen_until: dt.datetime | None = None
+    formerly: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -390,6 +391,8 @@ class MemoryMeters:
     def _register(self, meter: Meter) -> Registered:
         tables = self._ledger.tables
         row = next((row for row in tables.meters.values() if row.name == meter.name), None)
+        if row is None and meter.renamed_from is not None:
+            row = self._rename(meter.renamed_from, meter.name)
         if row is None:
             meter_id = len(tables.meters) + 1
             row = MeterRow(meter_id, meter.name, meter.fingerprint, meter.start_at, meter.start_at)
@@ -421,7 +424,19 @@ class MemoryMeters:
                 row.hourly_at = row.swept = row.lease_owner = row.lease_until = None
                 row.epoch += 1
             feeds.append(as_it_is(Feed(feed.id, sink, sink_id, feed.since), reach))
-        return Registered(row.id, meter, tuple(feeds))
+        return Registered(row.id, meter, tuple(feeds), row.formerly[0] if row.formerly else "")
+
+    def _rename(self, old: str, new: str) -> MeterRow | None:
+        """Give a meter another name; whoever works under the old one loses it."""
+        tables = self._ledger.tables
+        row = next((row for row in tables.meters.values() if row.name == old), None)
+        if row is not None:
+            row.name, row.formerly = new, (*row.formerly, old)
+            row.epoch, row.lease_owner, row.lease_until = row.epoch + 1, None, None
+            for event in tables.events.values():
+                if event.meter == old:
+                    event.meter = new
+        return row
 
     def _define(self, row: MeterRow, meter: Meter) -> None:
         """Let the configured definition hold from the first window on that nobody has read; the first one, for ever."""
@@ -440,6 +455,8 @@ class MemoryMeters:
         """Take the meter for this process; None while another one has it."""
         now = self._ledger.clock()
         row = self._ledger.tables.meters[registered.id]
+        if row.name != registered.meter.name:
+            raise LeaseLost(f"Meter {registered.meter.name} is called {row.name} now.")
         if row.lease_until is not None and row.lease_until > now:
             return None
         row.lease_owner, row.lease_until, row.epoch = self._owner, now + self._lease, row.epoch + 1
