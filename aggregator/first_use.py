@@ -174,9 +174,9 @@ class FirstUse:
     def _decide(self, pending: Pending, now: dt.datetime) -> Told | None:
         """Ask the sink about the customers of some events; let them go, or stop the feed."""
         limits = self._sink.limits_for(pending.meter)
-        span = asked_span(pending.since, pending.until, now - limits.past, now, limits.reads_by)
-        if limits.proof is None:
+        if limits.reads_by is None:
             return self._for_good(pending, f"sink {self._sink.name} cannot be asked what it holds", now)
+        span = asked_span(pending.since, pending.until, now - limits.past, now, limits.reads_by)
         found = Found() if span is None else self._ask(pending, span)
         if span is None:
             pending = pending._replace(customers=())

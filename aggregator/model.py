@@ -119,8 +119,8 @@ class Limits:
     """How quantities are written."""
     answers: bool = True
     """Whether it says of each event what it made of it; else its totals must show that an event was counted."""
-    reads_by: dt.timedelta = dt.timedelta(minutes=1)
-    """In steps of what length its totals can be asked for."""
+    reads_by: dt.timedelta | None = dt.timedelta(minutes=1)
+    """In steps of what length its totals can be asked for; None if it has none to be asked for."""
     silent_way: str = ""
     """By which way it says nothing of single events, taken now or not: what went by it is to be read back all the same."""
     newest_of: dt.timedelta | None = None

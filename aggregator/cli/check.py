@@ -322,7 +322,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
             yield Finding(f"sink {name}", "wrong", problem)
         if not problems:
             yield Finding(f"sink {name}", "ok", _fits(config.sinks[name], len(meters)))
-        if meters and sink.limits.proof is None:
+        if meters and sink.limits.reads_by is None:
             yield Finding(
                 f"sink {name}",
                 "note",

@@ -381,7 +381,9 @@ def _clear_unreadable(
     ledger: Ledger, registered: Iterable[Registered], sinks: Mapping[str, Destination]
 ) -> None:
     """Let sinks be sent to that can never be asked what they hold."""
-    feeds = [feed.id for known in registered for feed in known.feeds if sinks[feed.sink].limits.proof is None]
+    feeds = [
+        feed.id for known in registered for feed in known.feeds if sinks[feed.sink].limits.reads_by is None
+    ]
     if feeds:
         ledger.first_uses.clear_for_good(feeds, "the sink cannot be asked what it holds", ledger.instant())
 

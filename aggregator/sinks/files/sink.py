@@ -20,6 +20,7 @@ LIMITS = Limits(
     memory=dt.timedelta(hours=20),
     # A file says nothing of what was counted. The account behind it can be asked, by a sink that goes there.
     proof=None,
+    reads_by=None,
     # 35 days, as for events that are sent one by one, less an hour on the way. A person who carries a file takes longer.
     past=dt.timedelta(days=35) - dt.timedelta(hours=1),
     # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api

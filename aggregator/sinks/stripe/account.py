@@ -223,7 +223,11 @@ class Account:
         sentence = self._sentence(told)
         if isinstance(told, Silence) or told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
-        if self.office.of_customer and is_wrong_account(told):
+        if (
+            self.office.of_customer
+            and (is_wrong_account(told) or told.status == FORBIDDEN)
+            and told.code not in KEY_CODES
+        ):
             raise AccountRefused(sentence) from error
         if told.status == FORBIDDEN and told.readable and told.code not in KEY_CODES | {WRONG_ACCOUNT}:
             raise SinkUnreadable(sentence) from error
