@@ -1,15 +1,24 @@
 """One clock: what is stamped and compared goes by the ledger's own, and a host whose clock is wrong sends nothing."""
 
 import datetime as dt
+import io
+import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from aggregator import log
 from aggregator.backfill import Backfill
+from aggregator.cli import cli
+from aggregator.cli.run import Once, run_once
 from aggregator.clock import utcnow
+from aggregator.config import load
 from aggregator.delivery import Delivery
 from aggregator.errors import ClocksApart
 from aggregator.heartbeat import Heartbeat
@@ -19,9 +28,10 @@ from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files, Whole
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.pin import Pin
-from aggregator.model import Answer, Bounds, Event, Span, Written
+from aggregator.model import Answer, Bounds, Event, Outcome, Span, State, Written
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
+from aggregator.wiring import build
 from tests.postgres.world import HOUR, METER, MINUTE, World
 
 SKEW = MINUTE
@@ -171,6 +181,9 @@ def test_what_a_caller_takes_for_the_time_has_no_say(today: Today) -> None:
     assert claim is not None
     assert is_now([claim.at, *today.stamps("exposed_at"), *today.stamps("attempted_at")])
     assert today.outbox.claim(today.sink_id, 10, today.database.now() + 26 * HOUR) is None
+    done = [Outcome(event.id, State.ACCEPTED) for event in claim.events[:1]]
+    assert today.outbox.settle(claim.id, done, today.database.now() - 26 * HOUR) == 1
+    assert is_now([*today.stamps("settled_at"), *today.stamps("due_at")])
 
 
 @pytest.mark.parametrize("ahead", WRONG)
@@ -246,3 +259,104 @@ def test_a_ledger_whose_clock_goes_on_is_not_called_set_back(today: Today) -> No
     due = today.stamps("due_at")
     assert today.outbox.clock_set_back(today.database.now()) is None
     assert today.stamps("due_at") == due
+
+
+CONFIG = """
+ledger: {{url: '{url}'}}
+state_dir: '{place}'
+sources: {{app: {{url: 'sqlite:///{place}/app.db'}}}}
+sinks: {{folder: {{type: directory, directory: '{place}/folder'}}}}
+meters:
+  api_requests:
+    source: app
+    sinks: [folder]
+    window: 1h
+    start_at: {start:%Y-%m-%dT%H:%MZ}
+    query: select customer, quantity, at from usage where at >= :start and at < :end
+"""
+
+
+@pytest.fixture
+def configured(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration with something to bill, on the tests' own server, which is fast because it is not durable."""
+    monkeypatch.setattr("aggregator.wiring.unfit", lambda database: [])
+    start = floor(utcnow(), HOUR) - 3 * HOUR
+    with closing(sqlite3.connect(tmp_path / "app.db")) as app:
+        app.execute("create table usage (customer text, quantity int, at text)")
+        app.execute("insert into usage values ('cus_1', 7, ?)", [f"{start + MINUTE:%Y-%m-%d %H:%M:%S}"])
+        app.commit()
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "aggregator.yaml"
+    path.write_text(CONFIG.format(url=ledger_url, place=tmp_path, start=start))
+    return path
+
+
+@pytest.mark.parametrize("ahead", WRONG)
+def test_one_pass_on_such_a_host_fails_says_so_once_and_touches_nothing(
+    configured: Path, ahead: dt.timedelta
+) -> None:
+    """Nothing is read or written; the next call, with the clock right, does it all."""
+    host, said = Host(), io.StringIO()
+    log.configure(stream=said)
+    config = load(configured, {})
+    for host.ahead, outcome, files in ((ahead, Once.FAILED, 0), (dt.timedelta(0), Once.DONE, 1)):
+        with build(config, verify=True, host=host) as app:
+            assert run_once(app) is outcome
+        assert len(list((configured.parent / "folder").iterdir())) == files
+    events = [json.loads(line)["event"] for line in said.getvalue().splitlines()]
+    assert events.count(log.CLOCKS_APART) == 1
+    assert events[0] == log.CLOCKS_APART
+    assert log.PASS_FAILED not in events
+
+
+@pytest.mark.parametrize("command", ["status", "check"])
+def test_whoever_looks_is_told_of_clocks_that_differ(
+    configured: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`status` and `check` on such a host say by how much; `check` fails."""
+    host = Host()
+    monkeypatch.setattr("aggregator.wiring.LedgerClock", lambda skew, _: LedgerClock(skew, host))
+    right = CliRunner().invoke(cli, [command, "--config", str(configured)])
+    assert "ahead of the ledger's" not in right.output
+    host.ahead = 30 * HOUR
+    wrong = CliRunner().invoke(cli, [command, "--config", str(configured)])
+    assert "ahead of the ledger's" in " ".join(wrong.output.split())
+    assert (wrong.exit_code == 1) is (command == "check")
+
+
+@pytest.mark.parametrize(
+    "command", [["backfill", "--from"], ["events", "release"], ["events", "dismiss"], ["events", "absent"]]
+)
+def test_no_command_that_changes_something_goes_by_a_wrong_clock(
+    configured: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is refused with the reason, before anything is done."""
+    host = Host()
+    host.ahead = -30 * HOUR
+    monkeypatch.setattr("aggregator.wiring.LedgerClock", lambda skew, _: LedgerClock(skew, host))
+    last = f"{floor(utcnow(), HOUR) - 3 * HOUR:%Y-%m-%dT%H:%MZ}" if command[0] == "backfill" else "1"
+    done = CliRunner().invoke(cli, [*command, last, "--config", str(configured)])
+    assert isinstance(done.exception, ClocksApart), done.output
+
+
+def test_whether_an_event_may_be_sent_again_is_judged_as_of_its_claim(today: Today) -> None:
+    """A caller that stood still has an old instant, by which the sink would still remember: nothing is sent again."""
+    today.owe()
+    today.sink.fault = lambda event: Answer.UNKNOWN
+    today.lane().run_once(today.database.now())
+    today.execute("update aggregator.event set exposed_at = exposed_at - interval '21 hours'")
+    today.execute("update aggregator.outbox set due_at = clock_timestamp()")
+    sent = len(today.sink.received)
+    assert today.lane().run_once(today.database.now() - 5 * HOUR).in_doubt == 3
+    assert len(today.sink.received) == sent
+
+
+def test_every_part_that_is_put_together_asks_the_same_clock(configured: Path) -> None:
+    """Whoever reads, or begins a file, on such a host is refused by the part itself, whatever it is told the time is."""
+    host = Host()
+    host.ahead = 30 * HOUR
+    with build(load(configured, {}), host=host) as app:
+        with pytest.raises(ClocksApart):
+            app.collections["api_requests"].run_once(app.ledger.instant())
+        with pytest.raises(ClocksApart):
+            app.delivery("folder", at_once=True).run_once(app.ledger.instant())
