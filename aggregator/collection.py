@@ -88,7 +88,8 @@ class Source(Protocol):
 class Collection:
     """Collects one meter. `limits` holds what each of its sinks can take, `ledger_name` is part of every identifier.
 
-    `check_clock` raises while this host's clock differs from the ledger's: it might take open windows for closed ones.
+    `check_clock` returns the ledger's present instant, if it knows it, and raises while this host's clock differs from that:
+    it might take open windows for closed ones.
     `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
     """
 
@@ -102,7 +103,7 @@ class Collection:
         ledger_name: Callable[[], str],
         limits: dict[str, Limits],
         elapsed: Callable[[], float],
-        check_clock: Callable[[], object] = lambda: None,
+        check_clock: Callable[[], dt.datetime | None] = lambda: None,
         patience: dt.timedelta = dt.timedelta(0),
     ) -> None:
         self.meter: Meter = registered.meter
@@ -134,11 +135,19 @@ class Collection:
         """Read one piece of a backfill towards `goal`, and commit it."""
         with self._round() as (lease, result):
             if lease is not None:
-                self._check_clock()
+                now = self._present(now)
                 for definition, piece in definitions.pieces(lease.definitions, span):
                     this = Pass("backfill", piece, goal, now, definition, lease.swept)
                     self._pass(lease, this._replace(more=piece.end < goal.end), result)
         return result
+
+    def _present(self, now: dt.datetime) -> dt.datetime:
+        """Return what is the present by now, once the meter is held: a process may have stood still before that.
+
+        Others may have read on meanwhile. With an instant from before, what is planned would seem older than what it rests on.
+        """
+        present = self._check_clock()
+        return now if present is None else max(now, present)
 
     @contextmanager
     def _round(self) -> Iterator[tuple[Lease | None, Collected]]:
@@ -200,7 +209,7 @@ class Collection:
         return lease is not None
 
     def _read_due(self, lease: Lease, now: dt.datetime, result: Collected) -> None:
-        self._check_clock()
+        now = self._present(now)
         mark = lease.mark
         held = definitions.at(lease.definitions, mark)
         with self._noting_failure(lease, due.live(Span(mark, mark), now, held)):

@@ -145,6 +145,12 @@ def test_a_backfill_may_take_longer_than_clocks_may_differ(today: Today) -> None
     assert backfill.run(today.database.now() - 20 * MINUTE, lambda: None).new == 3
 
 
+def test_what_is_planned_goes_by_when_the_meter_was_taken(today: Today) -> None:
+    """A process may stand still before it has the meter: what it plans then is not older than what it rests on."""
+    today.collection.run_once(today.database.now() - 26 * HOUR)
+    assert is_now([at for (at,) in today.rows("select distinct planned_at from aggregator.event")])
+
+
 @pytest.mark.parametrize("ahead", WRONG)
 @pytest.mark.parametrize("answer", [Answer.UNKNOWN, Answer.BUSY, Answer.REFUSED, None])
 def test_a_clock_that_is_set_while_events_are_in_the_air_changes_nothing(

@@ -52,8 +52,11 @@ LEAVES_WITHIN = MINUTE
 """An attempt may leave this long after it was judged fit to."""
 
 
-class Violation(AssertionError):
-    """Something was true that must never be. `rule` names what was broken."""
+class Violation(BaseException):
+    """Something was true that must never be. `rule` names what was broken.
+
+    No code that is watched can catch it and go on: some of that takes whatever a library raises for a lost answer.
+    """
 
     def __init__(self, rule: str, told: str) -> None:
         super().__init__(f"{rule}: {told}")
