@@ -100,6 +100,8 @@ class Climate:
     held_before: bool = False
     """The service holds usage of another ledger when this one begins."""
     hosts: int = 1
+    fails_over: bool = False
+    """A ledger that is set back is a standby that took over: it lacks the latest commits, and says that it was promoted."""
     clock_jumps: int = 0
     """How often the clock of a host jumps by minutes or hours, until it is set right."""
     standbys: int = 0
@@ -230,7 +232,26 @@ def with_hosts(climate: Climate, random: random.Random) -> Climate:
     """Draw on how many hosts the processes of a life run, and what their clocks do."""
     if random.random() < 0.35:
         climate.clock_jumps = random.choice([1, 2, 5])
-        climate.hosts = 1 if climate.restores else random.choice([1, 2])
+        climate.hosts = random.choice([1, 2, 3])
+    return climate
+
+
+def with_failovers(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether a ledger that is set back is one that failed over, and whether its server says so.
+
+    Where it does not, nobody but the host that sent last can know; so nobody else sends in these lives.
+    """
+    if climate.restores:
+        climate.fails_over = climate.hosts > 1 or random.random() < 0.4
+    elif random.random() < 0.1 and climate.write_model is not WriteModel.LAST and not climate.files:
+        failing_over(climate)
+    return climate
+
+
+def failing_over(climate: Climate) -> Climate:
+    """Let the ledger of several hosts fail over."""
+    restored(climate).fails_over = True
+    climate.held_before, climate.hosts, climate.daemons = False, max(climate.hosts, 2), 2
     return climate
 
 
@@ -338,6 +359,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("restores", with_more_restores),
         ("beforehand", with_usage_held),
         ("hosts", with_hosts),
+        ("failovers", with_failovers),
         ("standbys", with_standbys),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))

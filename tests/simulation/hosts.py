@@ -30,6 +30,7 @@ class Host:
         self.name = name
         self.ahead = ahead
         self.disk = Disk()
+        self.dead = False
 
     @property
     def is_right(self) -> bool:
@@ -54,6 +55,19 @@ class Hosts:
         """Return the host of a process: each daemon has always the same."""
         number = int(name.rpartition(" ")[2]) if name[-1].isdigit() else 1
         return self.all[(number - 1) % len(self.all)]
+
+    def kill(self, host: Host, back_after: dt.timedelta) -> None:
+        """Let a host die; what comes back in its place has its disk, or a new one."""
+        self._story.tell(host.name, "dies")
+        self._marks.saw("a host dies with the ledger's primary")
+        host.dead = True
+        if self._random.random() < 0.5:
+            host.disk = Disk()
+
+        def comes_back() -> None:
+            host.dead = False
+
+        self._hub.after(back_after, comes_back)
 
     def plan(self, start: dt.datetime, end: dt.datetime, jumps: int) -> None:
         """Draw when clocks jump, and for how long they are wrong."""

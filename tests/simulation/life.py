@@ -186,7 +186,7 @@ class Life:
         self.ended = False
         self.beforehand = Beforehand(self, random.Random(f"{seed}: what is held beforehand"))
         self.restoring = (
-            Restoring(self, self.ledger.ledger, self.hosts, dice)
+            Restoring(self, self.ledger.ledger, self.hosts, dice, random.Random(f"{seed}: failovers"))
             if isinstance(self.ledger, InMemory)
             else None
         )
@@ -276,6 +276,9 @@ class Life:
         """Start a daemon, and start another one whenever it dies."""
         if self.ended:
             return
+        if self.hosts.of(name).dead:
+            self._restart(name)
+            return
         process = Process(name, uuid.UUID(int=self.random.getrandbits(128)))
         daemon = Daemon(self, process, self.hosts.of(name))
         self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
@@ -360,13 +363,13 @@ class Daemon:
 
     def __init__(self, life: Life, process: Process, host: Host) -> None:
         self.process = process
+        self.host = host
         self._life = life
         self._hub = life.hub
         self._random = life.random
         clock = LedgerClock(SKEW, lambda: life.hub.now + host.ahead, self._life.elapsed)
         self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story, clock)
         self._gate.hear()
-        self._host = host
         meters, passes, outbox, doubts, self._pin, files, *beside = life.ledger.verbs(
             process.owner, host.disk
         )
@@ -551,7 +554,7 @@ class Daemon:
             life.story.tell(process.name, name, _short(values), "->", _short((done,)))
         life.watch.verb(process, name, values, done)
         if name in CLOCKS_AGREE and done is not None:
-            life.watch.claimed(self._host, done)
+            life.watch.claimed(self.host, done)
         life.looked()
         if name == "claim" and done is not None and life.restoring is not None:
             life.restoring.claimed()

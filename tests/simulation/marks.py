@@ -77,6 +77,7 @@ RARE = (
     "a host's clock jumps",
     "a host stands back for its clock",
     "a standby is read that shows less than another",
+    "a host dies with the ledger's primary",
     "messages forgotten by a restore",
     "cancellations forgotten by a restore",
     "a source shows nothing",

@@ -279,6 +279,7 @@ class PinRow:
     beat: int = 0
     stopped_at: dt.datetime | None = None
     stopped_reason: str | None = None
+    timeline: int | None = None
 
 
 @dataclass(slots=True)
@@ -331,6 +332,8 @@ class MemoryLedger:
     def __init__(self, clock: Callable[[], dt.datetime]) -> None:
         self.clock = clock
         self.tables = Tables()
+        self.timeline: int | None = None
+        """On which timeline its server is; None where it does not say."""
         self.touched: list[EventRow] = []
         self.slot_ids = Sequence()
         self.event_ids = Sequence()

@@ -91,6 +91,7 @@ class MemoryAdopting:
             if feed.cleared_at is None:
                 clear_for_good(feed, now)
         pin.generation, pin.stopped_at, pin.stopped_reason = generation, None, None
+        pin.timeline = pinned.runs_on
 
     def _rebase(self, rebased: Rebased, name: Naming, now: dt.datetime) -> None:
         line, carries = rebased.line, self._ledger.tables.carries

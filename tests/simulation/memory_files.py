@@ -48,8 +48,9 @@ class MemoryFiles:
         ]
         if not left:
             return None
-        beat, claim = self._pin.beat(now), min(left)
+        claim = min(left)
         row, held = tables.files[claim], tables.claims[claim]
+        beat = self._pin.beat(now, claim, made_at=held.claimed_at)
         held.owner = self._owner
         row.held_until, row.tries, row.reason = now + self.hold, row.tries + 1, None
         self._pin.noted(beat)
@@ -82,7 +83,8 @@ class MemoryFiles:
         old = min(tables.outbox[event].due_at for event in chosen) <= now - bounds.wait
         if not (len(chosen) >= bounds.records or len(chosen) < len(picked) or old):
             return None
-        beat, claim = self._pin.beat(now), ClaimId(next(self._ledger.claim_ids))
+        beat = self._pin.beat(now, ClaimId(self._ledger.claim_ids.latest + 1))
+        claim = ClaimId(next(self._ledger.claim_ids))
         tables.claims[claim] = ClaimRow(sink_id, self._owner, now, tuple(chosen))
         tables.files[claim] = FileRow(sink_id, place, by_hand, now + self.hold)
         for event in chosen:

@@ -51,7 +51,7 @@ class MemoryOutbox:
         )
         if not due:
             return None
-        beat = self._pin.beat(now)
+        beat = self._pin.beat(now, ClaimId(self._ledger.claim_ids.latest + 1), self._owner)
         picked = tuple(due[:limit])
         claim = ClaimId(next(self._ledger.claim_ids))
         tables.claims[claim] = ClaimRow(sink_id, self._owner, now, picked)

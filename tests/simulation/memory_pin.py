@@ -2,15 +2,17 @@
 
 import datetime as dt
 import pickle
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from aggregator.errors import LedgerStopped
+from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.heartbeat import Beat, Heartbeat
 from aggregator.ledger import pin
 from aggregator.ledger.pin import Pinned, named
+from aggregator.model import ClaimId
 from tests.simulation.memory import MemoryLedger
 
 LEDGER_ID = "simulated"
@@ -39,6 +41,7 @@ def back_up(ledger: MemoryLedger) -> Backup:
 
 def restore(ledger: MemoryLedger, backup: Backup) -> None:
     """Put everything back. What came after the backup is gone, and its numbers are given out again."""
+    ledger.timeline = None if ledger.timeline is None else ledger.timeline + 1
     ledger.tables = pickle.loads(backup.rows)
     ledger.touched = []
     for sequence, latest in zip(ledger.sequences(), backup.sequences, strict=True):
@@ -89,7 +92,7 @@ class MemoryPin:
 
     def pinned(self) -> Pinned:
         """Return what the ledger says of itself."""
-        row = self._ledger.tables.pin
+        row, known = self._ledger.tables.pin, self.known()
         return Pinned(
             LEDGER_ID,
             row.generation,
@@ -99,23 +102,38 @@ class MemoryPin:
             row.stopped_at,
             row.stopped_reason,
             DATABASE,
+            timeline=row.timeline,
             lies_on=SERVER,
+            runs_on=self._ledger.timeline,
+            mine=known is None or self._has(known),
         )
+
+    def _has(self, known: Beat) -> bool:
+        """Tell whether the last claim of this host is there."""
+        if known.claim_id is None:
+            return True
+        row = self._ledger.tables.claims.get(ClaimId(known.claim_id))
+        if row is None or row.claimed_at != known.claimed_at:
+            return False
+        return known.owner in (None, str(row.owner))
 
     def check(self, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Return why nothing may be read or sent, None if all is well."""
         found = self.pinned()
         self._generation = found.generation
         trouble = found.stopped_reason or pin._mismatch(found, self.known(), where=self._heartbeat)
+        self.stopped_seen = trouble is not None
         if trouble is not None and stops:
             self.stop(trouble, now)
-        return trouble
+        return trouble or pin.failed_over(found, "may_lose")
 
     def account(self, sink: str, account: str | None, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Find every sink at its account."""
         return None
 
-    def beat(self, now: dt.datetime) -> Beat:
+    def beat(
+        self, now: dt.datetime, claim: ClaimId, owner: uuid.UUID | None = None, made_at: dt.datetime | None = None
+    ) -> Beat:
         """Count a claim, before any of it is written. Raises LedgerStopped."""
         found = self.pinned()
         found = found._replace(beat=found.beat + 1)
@@ -127,8 +145,15 @@ class MemoryPin:
         if trouble is not None:
             self.stop(trouble, now)
             raise LedgerStopped(trouble)
-        self._ledger.tables.pin.beat = found.beat
-        return Beat(LEDGER_ID, found.generation, found.beat, SERVER, now)
+        after = pin.failed_over(found, "may_lose")
+        if after is not None:
+            raise LedgerFailedOver(after)
+        row = self._ledger.tables.pin
+        row.beat, row.timeline = found.beat, found.runs_on or found.timeline
+        made = made_at or now
+        return Beat(
+            LEDGER_ID, found.generation, found.beat, SERVER, now, claim, str(owner) if owner else None, made
+        )
 
     def noted(self, beat: Beat) -> None:
         """Write the count of a committed claim beside the ledger."""
@@ -143,9 +168,9 @@ class MemoryPin:
 
     def stopped(self) -> str | None:
         """Return why the ledger is stopped, None if it is not; and learn its generation."""
-        row = self._ledger.tables.pin
-        self._generation = row.generation
-        return row.stopped_reason
+        found = self.pinned()
+        self._generation = found.generation
+        return found.stopped_reason or pin.failed_over(found, "may_lose")
 
     def known(self) -> Beat | None:
         """Return what stands beside the ledger."""

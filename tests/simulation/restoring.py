@@ -58,10 +58,15 @@ class OneByOne:
 class Restoring:
     """Sets the ledger of a life back, and has it adopted."""
 
-    def __init__(self, life: "Life", ledger: MemoryLedger, hosts: Hosts, random: random.Random) -> None:
+    def __init__(
+        self, life: "Life", ledger: MemoryLedger, hosts: Hosts, random: random.Random, failovers: random.Random
+    ) -> None:
         self._life = life
         self._ledger = ledger
         self._hosts = hosts
+        self._failovers = failovers
+        if life.climate.fails_over:
+            ledger.timeline = ledger.tables.pin.timeline = 1
         self._random = random
         self._backups: list[Backup] = []
         self._armed = False
@@ -71,8 +76,8 @@ class Restoring:
 
     @property
     def _host(self) -> Host:
-        """Return the host on which a person adopts."""
-        return self._hosts.all[0]
+        """Return a host that lives: there a person adopts."""
+        return next(host for host in self._hosts.all if not host.dead)
 
     def plan(self, start: dt.datetime, end: dt.datetime) -> None:
         """Draw when backups are taken, and when one is restored."""
@@ -87,7 +92,10 @@ class Restoring:
 
     def _arm(self) -> None:
         """Restore now, or in the middle of the next batch that is sent."""
-        if self._random.random() < 0.5:
+        if self._life.climate.fails_over:
+            self._back_up()  # a standby has all but what was committed last
+            self._armed = True
+        elif self._random.random() < 0.5:
             self._set_back()
         else:
             self._armed = True
@@ -105,13 +113,13 @@ class Restoring:
             self._set_back()
 
     def _set_back(self) -> None:
-        life, tables, known = self._life, self._ledger.tables, self._host.disk.beat
-        if self._set_back_at is not None or life.resting or known is None:
+        life, tables = self._life, self._ledger.tables
+        if self._set_back_at is not None or life.resting or tables.pin.beat == 0:
             return
         fit = [each for each in self._backups if each.beat < tables.pin.beat]
         if not fit:
             return
-        backup = self._random.choice(fit)
+        backup = fit[-1] if life.climate.fails_over else self._random.choice(fit)
         now = life.hub.now
         life.looked()
         if any(row.settled_at is None and now - row.claimed_at < MINUTE for row in tables.claims.values()):
@@ -123,7 +131,20 @@ class Restoring:
         restore(self._ledger, backup)
         self._set_back_at = now
         life.watch.restored(tables, self._ledger.tables)
+        self._die_with_it()
         life.hub.after(10 * MINUTE, self._person)
+
+    def _die_with_it(self) -> None:
+        """Let a host die with the server that the ledger was on, unless it is the last one."""
+        life, dice = self._life, self._failovers
+        alive = [host for host in self._hosts.all if not host.dead]
+        if not life.climate.fails_over or len(alive) == 1 or dice.random() < 0.3:
+            return
+        dead = dice.choice(alive)
+        self._hosts.kill(dead, HOUR * dice.choice([1, 12, 48]))
+        for daemon in life.daemons:
+            if daemon.host is dead and daemon.process.alive:
+                life.hub.kill(daemon.process)
 
     def stop_by_hand(self) -> None:
         """Stop a ledger in which a feed stands still for what its sink holds, to adopt that."""
