@@ -144,7 +144,7 @@ class Collection:
     def _present(self, now: dt.datetime) -> dt.datetime:
         """Return what is the present by now, once the meter is held: a process may have stood still before that.
 
-        Others may have read on meanwhile. With an instant from before, what is planned would seem older than what it rests on.
+        Others may have read on meanwhile. Judged by an instant from before, a plan would seem older than what it rests on.
         """
         present = self._check_clock()
         return now if present is None else max(now, present)

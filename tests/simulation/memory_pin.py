@@ -132,7 +132,11 @@ class MemoryPin:
         return None
 
     def beat(
-        self, now: dt.datetime, claim: ClaimId, owner: uuid.UUID | None = None, made_at: dt.datetime | None = None
+        self,
+        now: dt.datetime,
+        claim: ClaimId,
+        owner: uuid.UUID | None = None,
+        made_at: dt.datetime | None = None,
     ) -> Beat:
         """Count a claim, before any of it is written. Raises LedgerStopped."""
         found = self.pinned()

@@ -59,7 +59,12 @@ class Restoring:
     """Sets the ledger of a life back, and has it adopted."""
 
     def __init__(
-        self, life: "Life", ledger: MemoryLedger, hosts: Hosts, random: random.Random, failovers: random.Random
+        self,
+        life: "Life",
+        ledger: MemoryLedger,
+        hosts: Hosts,
+        random: random.Random,
+        failovers: random.Random,
     ) -> None:
         self._life = life
         self._ledger = ledger

@@ -1,0 +1,33 @@
+"""Bugs on purpose in how a ledger is known that lost commits under several hosts."""
+
+from typing import Any
+
+from aggregator import retry
+from aggregator.ledger import pin
+from tests.simulation import life
+from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.mutation import mutant
+
+
+@mutant("hosts compare counts of claims only: the one that goes on has counted fewer than the one that died")
+def only_counts_compared() -> list[tuple[object, str, object]]:
+    return [
+        (MemoryPin, "_has", lambda self, known: True),
+        (pin, "failed_over", lambda found, failover: None),
+        (retry, "forgotten", lambda verdict, event: None),
+    ]
+
+
+@mutant("a server on another timeline is taken for the one it was")
+def timeline_not_compared() -> list[tuple[object, str, object]]:
+    return [(pin, "failed_over", lambda found, failover: None)]
+
+
+@mutant("nothing is kept beside the ledger, and its server does not say that it was promoted")
+def nothing_kept_beside() -> list[tuple[object, str, object]]:
+    real = life.InMemory.verbs
+
+    def verbs(self: Any, owner: Any, disk: Disk) -> Any:
+        return real(self, owner, Disk())
+
+    return [(life.InMemory, "verbs", verbs), (pin, "failed_over", lambda found, failover: None)]
