@@ -112,38 +112,6 @@ select pg_terminate_backend(pid, %(patience)s) from pg_stat_activity
    and query_start < clock_timestamp() - %(silent)s * interval '1 s'
 """
 
-HOLDERS = 0x61676772
-"""Which advisory locks say what session is committing a pass, by meter: `aggr` in ASCII."""
-
-SILENT_SECONDS = 60.0
-"""How long the server must have waited for a client in one statement. Each sends or fetches one batch: seconds at most."""
-
-END_SECONDS = 5.0
-"""How long a session is waited for that was told to end."""
-
-# What a session of another role does is hidden: then it is null.
-SILENT_HOLDERS = """
-select activity.pid, activity.usename::text, coalesce(activity.client_addr::text, 'this machine'), activity.xact_start,
-       case when activity.query_start is not null
-            then coalesce(activity.wait_event, '') in ('ClientRead', 'ClientWrite')
-                 and activity.query_start < clock_timestamp() - %(silent)s * interval '1 s' end,
-       pg_has_role(activity.usesysid, 'MEMBER')
-  from pg_locks as held
-  join pg_stat_activity as activity using (pid)
-  join aggregator.meter on meter.id = %(meter_id)s
- where held.locktype = 'advisory' and held.granted and held.objsubid = 2
-   and held.classid = %(class)s and held.objid = %(meter_id)s
-   and held.database = (select oid from pg_database where datname = current_database())
-   and meter.lease_until <= clock_timestamp()
-"""
-
-# The very transaction that was found: behind a pooler the session may serve somebody else by now.
-END_HOLDER = """
-select pg_terminate_backend(pid, %(patience)s) from pg_stat_activity
- where pid = %(pid)s and xact_start = %(xact_start)s and wait_event in ('ClientRead', 'ClientWrite')
-   and query_start < clock_timestamp() - %(silent)s * interval '1 s'
-"""
-
 FIND_DEFINITIONS = """
 select since, fingerprint, coalesce(query, ''), make_interval(secs => window_seconds) from aggregator.definition
  where meter_id = %(meter_id)s order by since
