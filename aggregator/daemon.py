@@ -50,7 +50,7 @@ from aggregator.readiness import Readiness
 from aggregator.reconciliation import Reconciled, Reconciliation
 from aggregator.watching import Watching, tell_set_back
 from aggregator.webhook import Address
-from aggregator.wiring import App
+from aggregator.wiring import App, not_sent
 
 LANES = 3
 """Batches of one sink in the air at once: while one is being claimed or settled, the others keep the sink busy."""
@@ -453,7 +453,7 @@ class Work:
                 continue
             if result.accepted:
                 halt.took()
-            if result.claimed and result.again == result.claimed:
+            if result.fruitless:
                 self._stopping.wait(RETRY_SECONDS)
             elif not result.claimed:
                 with self._wake[sink]:
@@ -461,7 +461,7 @@ class Work:
 
     def _tell_outage(self, sink: str, result: Delivered, *, outage: bool) -> bool:
         """Say once that a sink takes nothing, and once that it does again; return whether it takes nothing."""
-        if result.claimed and result.again == result.claimed and not outage:
+        if result.fruitless and not outage:
             self._log.warning(log.DELIVERY_WAITING, sink=sink, reason=result.waits_for)
             return True
         if result.accepted and outage:
@@ -493,13 +493,23 @@ class Work:
 
     def _waits(self, sink: str) -> bool:
         """Tell whether anything is to be sent to a sink."""
-        return self._app.ledger.outbox.waiting(self._app.sink_ids[sink])[1] > 0
+        return self._app.ledger.outbox.waiting(self._app.sink_ids[sink], self._app.feeds_of(sink))[1] > 0
 
 
 def tell_start(logger: log.Log, app: App, now: datetime) -> None:
     """Say what a person should know of a configuration that begins to work."""
     for stranger in app.strangers(now):
         logger.warning(log.METER_REMOVED, **stranger)
+    for waits in app.unconfigured():
+        logger.warning(
+            log.BACKLOG_UNCONFIGURED,
+            meter=waits.meter,
+            sink=waits.sink,
+            events=waits.events,
+            units=str(waits.units),
+            since=str(waits.since),
+            reason=not_sent(app.config, waits),
+        )
     for source, faults in app.unsafe_sources().items():
         logger.warning(log.SOURCE_UNSAFE, source=source, reason=" ".join(faults))
     for sink, reason in app.unverified.items():

@@ -38,6 +38,9 @@ SETTLE_WITHIN_SECONDS = 2.0
 CLEARING_SECONDS = 1.0
 """So late the instant may be that a claim goes by."""
 
+AWAY_SECONDS = 60.0
+"""A sink that has taken nothing for so long is away: who runs once, or sends a backfill, is told, and comes again."""
+
 COUNTS = ("claimed", "accepted", "duplicates", "refused", "again", "in_doubt", "unsent", "stale")
 
 
@@ -58,9 +61,11 @@ class Outbox(Protocol):
     """What delivery asks of the ledger."""
 
     def claim(  # noqa: D102
-        self, sink_id: int, limit: int, now: dt.datetime, way: str
+        self, sink_id: int, limit: int, now: dt.datetime, way: str, feeds: Sequence[int] | None
     ) -> Claimed | None: ...
-    def more_due(self, sink_id: int, count: int, now: dt.datetime) -> bool: ...  # noqa: D102
+    def more_due(  # noqa: D102
+        self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None
+    ) -> bool: ...
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
     def stop(self, event: EventId, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
     @property
@@ -89,6 +94,11 @@ class Delivered:
     """What was written, where a sink writes files."""
     first_uses: list[Told] = field(default_factory=list)
     """What became of feeds that had not sent anything before."""
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether all that was claimed was given back, and would be claimed again."""
+        return bool(self.claimed) and self.again + self.unsent == self.claimed
 
     def figures(self) -> dict[str, int]:
         """Return what is worth a line in the log."""
@@ -126,6 +136,7 @@ class Delivery:
 
     `clock` is the ledger's, `elapsed` one that nobody sets.
     `clear` lets go what may leave; without it only what others let go is sent.
+    `feeds` are those of the configuration: what is owed of others is nobody's here.
     """
 
     def __init__(
@@ -136,6 +147,8 @@ class Delivery:
         clock: Clock,
         elapsed: Callable[[], float] = boottime,
         clear: Clear = lambda _: [],
+        *,
+        feeds: Sequence[int] | None = None,
     ) -> None:
         self._outbox = outbox
         self._sink = sink
@@ -143,6 +156,7 @@ class Delivery:
         self._clock = clock
         self._elapsed = elapsed
         self._clear = clear
+        self._feeds = feeds
         self._known_to_take = False
 
     def run_once(self, now: dt.datetime) -> Delivered:
@@ -171,9 +185,9 @@ class Delivery:
     def _claim(self, now: dt.datetime) -> Claimed | None:
         """Claim as many events as the sink wants at once; it may want more, and another way for them, while many wait."""
         limits, bulk = self._sink.limits, self._sink.limits.bulk
-        if bulk is not None and self._outbox.more_due(self._sink_id, bulk.above, now):
-            return self._outbox.claim(self._sink_id, bulk.batch, now, bulk.way)
-        return self._outbox.claim(self._sink_id, limits.batch, now, limits.way)
+        if bulk is not None and self._outbox.more_due(self._sink_id, bulk.above, now, self._feeds):
+            return self._outbox.claim(self._sink_id, bulk.batch, now, bulk.way, self._feeds)
+        return self._outbox.claim(self._sink_id, limits.batch, now, limits.way, self._feeds)
 
     def stop(self) -> None:
         """Let nothing more leave: what has not left is handed back, what has is waited for."""
@@ -283,24 +297,33 @@ class Lane(Protocol):
 
 
 def drain(
-    lanes: Sequence[Lane], clock: Clock, progress: Callable[[Delivered], None] = lambda _: None
+    lanes: Sequence[Lane],
+    clock: Clock,
+    progress: Callable[[Delivered], None] = lambda _: None,
+    elapsed: Callable[[], float] = boottime,
 ) -> Delivered:
     """Deliver until nothing is due any more, with several lanes beside each other; return what it came to.
 
-    What a sink wants later stays in the outbox. Raises what a lane raises, or an interruption, after what has left was
-    answered and the rest was handed back.
+    What a sink wants later stays in the outbox. A lane ends as well once everything has been given back to it for a while,
+    or at once where nothing of it left: the same events would come again for ever. Raises what a lane raises, or an
+    interruption, after what has left was answered and the rest was handed back.
     """
     whole = Delivered()
     lock = threading.Lock()
     stopping = threading.Event()
 
     def work(lane: Lane) -> None:
+        useful = elapsed()
         while not stopping.is_set():
             part = lane.run_once(clock())
             with lock:
                 whole.add(part)
                 progress(part)
-            if part.halted or not part.claimed:
+            if part.halted or not part.claimed or part.unsent == part.claimed:
+                return
+            if not part.fruitless:
+                useful = elapsed()
+            elif elapsed() - useful > AWAY_SECONDS:
                 return
 
     with ThreadPoolExecutor(max(1, len(lanes)), "drain") as pool:

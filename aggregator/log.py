@@ -29,6 +29,7 @@ PASS_FAILED = "pass_failed"  # noqa: S105
 PASS_SKIPPED = "pass_skipped"  # noqa: S105
 METER_STOPPED = "meter_stopped"
 METER_REMOVED = "meter_removed"
+BACKLOG_UNCONFIGURED = "backlog_unconfigured"
 BARRIER_WAITING = "barrier_waiting"
 BARRIER_GIVEN_UP = "barrier_given_up"
 SHRINK_HELD = "shrink_held"

@@ -97,7 +97,9 @@ def backfill(
         results, delivered, failed = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
         )
-        waiting = {sink: app.ledger.outbox.waiting(app.sink_ids[sink])[1] for sink in delivered}
+        waiting = {
+            sink: app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))[1] for sink in delivered
+        }
     if as_json:
         write_json(
             {
@@ -192,7 +194,7 @@ def carry_out(
             bar.update(task, completed=job.windows_in(job.span))
             results.append(result)
         for sink in sorted({sink for job in jobs for sink in job.meter.sinks}) if send else []:
-            _, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
+            _, waiting = app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))
             task = bar.add_task(f"send to {sink}", total=waiting, unit="events")
 
             def sent(part: "Delivered", task: Any = task) -> None:

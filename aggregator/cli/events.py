@@ -203,6 +203,36 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     _refuse_others(choice, done, others, "Not held or refused")
 
 
+@events.command("give-up")
+@click.option("--meter", required=True, help="The meter whose events are given up.")
+@click.option("--sink", required=True, help="The sink to which they would have gone.")
+@config_option
+@json_option
+def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
+    """Give up what waits of a meter, or to a sink, that the configuration no longer has: nothing of it is billed.
+
+    The events stay on record as refused and dismissed. One that may have left before is in doubt.
+    """
+    from aggregator.clock import utcnow
+    from aggregator.wiring import feeding, open_ledger
+
+    config = load_config(config_path)
+    if (meter, sink) in feeding(config):
+        raise UsageError(
+            f"Meter {meter} feeds sink {sink}: what waits is sent. Take it out of the configuration first."
+        )
+    with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
+        waits = ledger.reports.unconfigured(feeding(config))
+        feeds = [each.feed for each in waits if (each.meter, each.sink) == (meter, sink)]
+        refused, in_doubt = ledger.outbox.give_up(feeds, utcnow()) if feeds else (0, 0)
+    if as_json:
+        write_json({"given_up": refused, "in_doubt": in_doubt})
+    else:
+        say(f"{refused} event(s) of {meter} to {sink} given up; nothing of them is billed.")
+        if in_doubt:
+            say(f"{in_doubt} event(s) may have left before, and are in doubt (`aggregator events list`).")
+
+
 @events.command()
 @some_ids_argument
 @config_option

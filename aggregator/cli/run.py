@@ -115,7 +115,7 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
         return Once.FAILED
     tell_set_back(logger, app.ledger.outbox, app.ledger.instant())
     tell_start(logger, app, app.ledger.instant())
-    outcomes = [Once.PERSON_NEEDED if app.elsewhere() else Once.DONE]
+    outcomes = [Once.PERSON_NEEDED if app.elsewhere() or app.unconfigured() else Once.DONE]
     meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
     for name in sorted(app.hears):
         _hear(app, name, outcomes)
@@ -168,7 +168,10 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     if sink in app.refused:
         logger.critical(log.SINK_HALTED, sink=sink, reason=app.refused[sink])
         outcomes.append(Once.PERSON_NEEDED)
-        return {"halted": app.refused[sink], "waiting": app.ledger.outbox.waiting(app.sink_ids[sink])[1]}
+        return {
+            "halted": app.refused[sink],
+            "waiting": app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))[1],
+        }
     try:
         reconciled = app.reconciliation(sink).run_once(app.ledger.now())
         tell_reconciled(logger, sink, reconciled)
@@ -194,7 +197,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
         logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
     if delivered.halted:
         logger.critical(log.SINK_HALTED, sink=sink, reason=delivered.halted)
-    next_at, waiting = app.ledger.outbox.waiting(app.sink_ids[sink])
+    next_at, waiting = app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))
     if waiting:
         why = delivered.waits_for
         logger.warning(log.DELIVERY_WAITING, sink=sink, reason=why, waiting=waiting, next_at=str(next_at))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aggregator.lateness import Late
     from aggregator.ledger.cancelling import Wanted
     from aggregator.ledger.intake import Heard
-    from aggregator.ledger.reports import Standing, Stranger
+    from aggregator.ledger.reports import Backlog, Standing, Stranger, Unconfigured
     from aggregator.ledger.uploads import FileRow
     from aggregator.renaming import Memory
 
@@ -33,6 +33,12 @@ LATENESS_WITHIN = dt.timedelta(days=14)
 """Lateness of longer ago says little about the present."""
 
 MOST_UPLOADS = 1_000
+
+PACE_WITHIN = dt.timedelta(minutes=10)
+"""How fast a sink was in this time tells how fast it goes on."""
+
+WORTH_A_WORD_SECONDS = 10.0
+"""What is sent within a moment needs no estimate."""
 
 COLUMNS = {
     "meter": "left",
@@ -57,7 +63,7 @@ COLUMNS = {
 )
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show each meter: how far it is read, what is due, and what waits for a person."""
-    from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
+    from aggregator.wiring import STILL_BILLABLE, feeding, file_places, not_sent, open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator status") as ledger:
@@ -74,6 +80,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         wanted = ledger.cancellations.wanted(limit=limit)
         uploads = ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_UPLOADS)
         elsewhere = ledger.places.elsewhere(file_places(config))
+        unconfigured = ledger.reports.unconfigured(feeding(config))
+        backlogs = ledger.reports.backlogs(now - PACE_WITHIN, now)
         in_force, before = ledger.configurations.latest()
         defined = ledger.configurations.defined_since()
     configuration = ConfigurationShown.of(config, in_force, before, defined)
@@ -94,6 +102,10 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "heard": [row._asdict() for row in heard],
                 "cancellations": [row._asdict() for row in wanted],
                 "to_be_uploaded": [row.name for row in uploads if row.name],
+                "unconfigured": [
+                    {**row._asdict(), "what_to_do": not_sent(config, row)} for row in unconfigured
+                ],
+                "backlogs": [{**row._asdict(), "seconds_left": _seconds_left(row)} for row in backlogs],
                 "begun_elsewhere": [row.told() for row in elsewhere],
                 "configuration": configuration.figures(),
                 "stopped": stopped,
@@ -124,6 +136,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *_waiting(standings, now),
         *notes,
         *_removed(strangers),
+        *_unconfigured(config, unconfigured, now),
+        *_backlogs(backlogs),
         *_deaf(heard),
         *_wanted(wanted),
         *_uploads(uploads),
@@ -230,6 +244,31 @@ def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:
             f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, {row.waiting} "
             f"event(s) to be sent, {row.parked} parked. Nobody reads its windows again; put it back, or let it run out."
         )
+
+
+def _unconfigured(config: "Config", waits: "Iterable[Unconfigured]", now: dt.datetime) -> Iterator[str]:
+    from aggregator.wiring import not_sent
+
+    for row in waits:
+        yield (
+            f"{row.events} event(s) of {row.meter} to sink {row.sink}, {row.units} units, wait since {shown(row.since)} "
+            f"({duration(now - row.since)}). {not_sent(config, row)}"
+        )
+
+
+def _seconds_left(row: "Backlog") -> float | None:
+    """Estimate how long a sink takes for what waits there, at the pace of late."""
+    return row.events / row.per_second if row.per_second else None
+
+
+def _backlogs(backlogs: "Iterable[Backlog]") -> Iterator[str]:
+    for row in backlogs:
+        seconds = _seconds_left(row)
+        if seconds is not None and row.per_second and seconds >= WORTH_A_WORD_SECONDS:
+            yield (
+                f"Sink {row.sink}: {row.events} event(s) wait, {row.backfill} of them from a backfill; at "
+                f"{row.per_second:,.0f} a second, as lately, that takes {duration(dt.timedelta(seconds=seconds))}."
+            )
 
 
 def _deaf(heard: "Iterable[Heard]") -> Iterator[str]:

@@ -9,10 +9,13 @@ Rules
 - A claim is counted, in the ledger and beside it, before anything of it leaves: a ledger that was wound back claims nothing.
 - A claim settles only its own rows, by compare-and-set on the claim and its owner (a ledger that was wound back gives out
   numbers again): whoever comes late changes nothing.
+- A process claims only what its configuration knows: events of a meter or a sink that was removed wait, and cost nothing.
+- Feeds take turns, and what is new goes before what a backfill planned: nobody waits behind another meter's month.
 - Nothing here decides; `retry` does.
 """
 
 import datetime as dt
+import itertools
 import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,24 +32,58 @@ PUT_OFF_AT_MOST = dt.timedelta(minutes=1)
 """How long what was put off waits once the ledger's clock was set back: what another process has in the air is answered, or
 given up, by then."""
 
-# Rows that another claim is just taking are passed over. The oldest events come first. Of a feed whose sink is still to be
-# asked what it holds, none leaves that was not let go. Of an ordered feed, each customer's
-# next event leaves once the one before it is settled; what that costs is spent only where there is such a feed.
+FEEDS = "select id from aggregator.feed where sink_id = %(sink_id)s order by id"
+
+# Of the feeds of which something is due each has an equal share, first of what is new, then of what a backfill planned; what
+# one does not need, the others have, in the same order. A limit stops the whole as soon as there is enough, so that hardly a
+# row is looked at that is not taken. Of a feed the oldest come first; rows that another claim is taking are passed over.
+# Of an ordered feed, each customer's next event leaves once the one before it is settled; what that costs is spent only
+# where there is such a feed. Of a feed whose sink is still to be asked what it holds, none leaves that was not let go.
+# Rows are compared as a whole, so that only `outbox_by_feed` has them in that order: by equal columns the planner would go
+# through all events, oldest first, for the few of one feed. The innermost limit is a number that it knows.
 PICK = """
-select event_id from aggregator.outbox
- where sink_id = %(sink_id)s and due_at <= %(now)s
-   and (feed_id <> all(array(select id from aggregator.feed where cleared_at is null))
-        or event_id <= (select cleared_until from aggregator.feed where feed.id = outbox.feed_id))
-   and (feed_id <> all(array(select id from aggregator.feed where ordered))
-        or event_id = any(array(
-            select min(waiting.event_id)
-              from aggregator.outbox as waiting
-              join aggregator.feed on feed.id = waiting.feed_id and feed.ordered
-              join aggregator.event on event.id = waiting.event_id
-             where waiting.sink_id = %(sink_id)s
-             group by waiting.feed_id, event.customer)))
- order by event_id limit %(limit)s
-   for update skip locked
+with ready as materialized (
+    select feed.id, feed.turn, feed.ordered, feed.until, kind.backfill,
+           ceil(%(limit)s::float / count(*) over (partition by kind.backfill))::int as share
+      from (
+            select feed.id, feed.ordered, given.turn,
+                   case when feed.cleared_at is null then feed.cleared_until else 9223372036854775807 end as until
+              from unnest(%(feeds)s::int[]) with ordinality as given (id, turn) join aggregator.feed on feed.id = given.id
+           ) as feed
+     cross join (values (false), (true)) as kind (backfill)
+     cross join lateral (
+            select from aggregator.outbox
+             where (outbox.feed_id, outbox.backfill) >= (feed.id, kind.backfill)
+               and (outbox.feed_id, outbox.backfill, outbox.event_id) <= (feed.id, kind.backfill, feed.until)
+               and outbox.due_at <= %(now)s
+             order by outbox.feed_id, outbox.backfill, outbox.event_id limit 1
+           ) as first
+), turns as materialized (
+    select ready.*, again.rest from ready cross join (values (0), (1)) as again (rest)
+     order by ready.backfill, again.rest, ready.turn
+)
+select mine.event_id
+  from turns cross join lateral (
+        select oldest.event_id
+          from (
+                select outbox.event_id from aggregator.outbox
+                 where (outbox.feed_id, outbox.backfill) >= (turns.id, turns.backfill)
+                   and (outbox.feed_id, outbox.backfill, outbox.event_id) <= (turns.id, turns.backfill, turns.until)
+                   and outbox.due_at <= %(now)s
+                   and (not turns.ordered or outbox.event_id = any(array(
+                        select min(waiting.event_id)
+                          from aggregator.outbox as waiting
+                          join aggregator.feed on feed.id = waiting.feed_id and feed.ordered
+                          join aggregator.event on event.id = waiting.event_id
+                         where waiting.feed_id = any(%(feeds)s)
+                         group by waiting.feed_id, event.customer)))
+                 order by outbox.feed_id, outbox.backfill, outbox.event_id limit %(most)s
+                   for update skip locked
+               ) as oldest
+        offset turns.rest * turns.share
+         limit case when turns.rest = 0 then turns.share else %(limit)s::int end
+       ) as mine
+ limit %(limit)s
 """
 
 OPEN_CLAIM = """
@@ -138,12 +175,33 @@ RESUME = "update aggregator.sink set halted_at = null, halted_reason = null wher
 
 # What a file is being made of is due to nobody else, however long that takes.
 NEXT_DUE = """
-select min(due_at) filter (where due_at < '9999-01-01'), count(*) from aggregator.outbox where sink_id = %(sink_id)s
+select min(due_at) filter (where due_at < '9999-01-01'), count(*)
+  from aggregator.outbox where sink_id = %(sink_id)s and feed_id = any(%(feeds)s)
 """
 
 MORE_DUE = """
-select exists (select from aggregator.outbox where sink_id = %(sink_id)s and due_at <= %(now)s offset %(count)s)
+select exists (select from aggregator.outbox where feed_id = any(%(feeds)s) and due_at <= %(now)s offset %(count)s)
 """
+
+# Nothing of it was sent, or nobody knows: what has left may have arrived. A claim that has run out is nobody's.
+GIVE_UP = """
+with gone as (
+    delete from aggregator.outbox
+     where feed_id = any(%(feeds)s) and (claim_id is null or due_at <= %(now)s) returning event_id, feed_id
+), settled as (
+    update aggregator.event
+       set state = case when event.exposed_at is null then 'refused' else 'in_doubt' end::aggregator.event_state,
+           reason = %(reason)s, settled_at = %(now)s
+      from gone where event.id = gone.event_id and event.state in ('due', 'sending')
+    returning event.id, event.feed_id, event.state
+), parked as (
+    insert into aggregator.parked (event_id, feed_id, state, reason, since, dismissed_at)
+    select id, feed_id, state, %(reason)s, %(now)s, case when state = 'refused' then %(now)s::timestamptz end from settled
+)
+select count(*) filter (where state = 'refused'), count(*) filter (where state = 'in_doubt') from settled
+"""
+
+GIVEN_UP = "given up by a person: nothing in the configuration sends it any more"
 
 RELEASE = """
 with gone as (
@@ -242,18 +300,22 @@ class Outbox:
         self._leave = leave
         self._hold = leave + answer
         self._pin = pin
+        self._turn = itertools.count()
 
-    def claim(self, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
+    def claim(
+        self, sink_id: int, limit: int, now: dt.datetime, way: str = "", feeds: Sequence[int] | None = None
+    ) -> Claim | None:
         """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due.
 
         `now` is what the caller takes for the ledger's time; the ledger's own clock has the say. `way` is how they are to
-        go, but for those that may have gone another way before.
+        go, but for those that may have gone another way before; `feeds`, of which feeds they may be: left out, of all that
+        the sink has.
 
         Raises LedgerStopped if the ledger is not what it was, which every process knows from then on; ClocksApart if this
         host's clock differs from the ledger's. Then nothing is taken.
         """
         try:
-            return self._claim(sink_id, limit, now, way)
+            return self._claim(sink_id, limit, now, way, feeds)
         except LedgerFailedOver:
             raise  # each host sees that for itself, and some may know that nothing is missing
         except LedgerStopped as stopped:
@@ -278,13 +340,14 @@ class Outbox:
         """Whether the ledger is known to be stopped: nothing more of a claim may leave then."""
         return self._pin is not None and self._pin.stopped_seen
 
-    def _claim(self, sink_id: int, limit: int, now: dt.datetime, way: str) -> Claim | None:
+    def _claim(
+        self, sink_id: int, limit: int, now: dt.datetime, way: str, feeds: Sequence[int] | None
+    ) -> Claim | None:
         with self._database.transaction(now, clocks_agree=True) as connection:
             at = connection.at
-            picked = connection.execute(PICK, {"sink_id": sink_id, "now": at, "limit": limit}).fetchall()
-            if not picked:
+            events = self._pick(connection, sink_id, limit, at, feeds)
+            if not events:
                 return None
-            events = [row[0] for row in picked]
             values = {
                 "sink_id": sink_id,
                 "owner": self._owner,
@@ -311,6 +374,23 @@ class Outbox:
             self._leave.total_seconds(),
             at,
         )
+
+    def _pick(
+        self,
+        connection: Connection,
+        sink_id: int,
+        limit: int,
+        now: dt.datetime,
+        feeds: Sequence[int] | None,
+    ) -> list[int]:
+        """Choose and lock what a claim takes. Which feed begins changes from claim to claim, for those with few events."""
+        those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
+        if not those:
+            return []
+        first = next(self._turn) % len(those)
+        values = {"feeds": [*those[first:], *those[:first]], "now": now, "limit": limit, "most": 2 * limit}
+        # Another claim may give a row back in the middle of the statement, which is then found twice.
+        return sorted({row[0] for row in connection.execute(PICK, values)})
 
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
@@ -341,11 +421,13 @@ class Outbox:
         with self._database.transaction() as connection:
             connection.execute(RESUME, {"sink_id": sink_id})
 
-    def more_due(self, sink_id: int, count: int, now: dt.datetime) -> bool:
-        """Tell whether more than `count` events of a sink are due."""
-        values = {"sink_id": sink_id, "count": count, "now": now}
+    def more_due(
+        self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None = None
+    ) -> bool:
+        """Tell whether more than `count` events of a sink are due, of some of its feeds or of all."""
         with self._database.transaction() as connection:
-            row = connection.execute(MORE_DUE, values).fetchone()
+            those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
+            row = connection.execute(MORE_DUE, {"feeds": those, "count": count, "now": now}).fetchone()
         return row is not None and bool(row[0])
 
     def clock_set_back(self, now: dt.datetime) -> str | None:
@@ -366,10 +448,22 @@ class Outbox:
             "right (NTP)."
         )
 
-    def waiting(self, sink_id: int) -> tuple[dt.datetime | None, int]:
-        """Return when the next event of a sink is due, and how many are in its outbox."""
+    def waiting(self, sink_id: int, feeds: Sequence[int] | None = None) -> tuple[dt.datetime | None, int]:
+        """Return when the next event of a sink is due, and how many are in its outbox, of some of its feeds or of all."""
         with self._database.transaction() as connection:
-            return _first(connection, NEXT_DUE, {"sink_id": sink_id})
+            those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
+            return _first(connection, NEXT_DUE, {"sink_id": sink_id, "feeds": those})
+
+    def give_up(self, feeds: Sequence[int], now: dt.datetime) -> tuple[int, int]:
+        """Take what waits of some feeds out of the outbox, on a person's word.
+
+        Return how many are refused and dismissed, since nothing of them has left, and how many are in doubt.
+        """
+        values = {"feeds": list(feeds), "now": now, "reason": GIVEN_UP}
+        with self._database.transaction() as connection:
+            row = connection.execute(GIVE_UP, values).fetchone()
+        assert row is not None
+        return row[0], row[1]
 
     def release(self, events: Sequence[int], now: dt.datetime) -> list[int]:
         """Let held or refused events go, on a person's word; return those that were.
@@ -385,6 +479,11 @@ class Outbox:
             take_back_held(connection, [row[0] for row in again], "planned anew with an event before it", now)
             note_newer_than(connection, [row[0] for row in due], now)
         return sorted(row[0] for row in [*due, *again])
+
+
+def feeds_of(connection: Connection, sink_id: int) -> list[int]:
+    """Return all feeds of a sink that the ledger knows."""
+    return [row[0] for row in connection.execute(FEEDS, {"sink_id": sink_id})]
 
 
 def _first(

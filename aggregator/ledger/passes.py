@@ -158,7 +158,9 @@ class Passes:
                         connection, io, feed, this.span, noise=spool.noise, unit=unit, more=this.more
                     )
                     decisions = decide(feed, found, guarded=bool(fallen))
-                    Writer(connection, io, feed, run_id, this.now).write(tally.counting(decisions))
+                    behind = this.kind == "backfill"
+                    writer = Writer(connection, io, feed, run_id, this.now, backfill=behind)
+                    writer.write(tally.counting(decisions))
                     again.note_newer(connection, feed, run_id, this.now)
                     again.note_close(connection, feed, run_id, this.now)
                     if not fallen:

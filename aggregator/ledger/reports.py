@@ -104,6 +104,35 @@ select meter.name, meter.mark,
  order by meter.name
 """
 
+# What nothing in a configuration would send: its feeds are looked up first, and are few.
+UNCONFIGURED = """
+select feed.id, meter.name, sink.name, count(*), sum(event.delta), min(event.planned_at), min(event.window_start)
+  from aggregator.feed
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+  join aggregator.outbox on outbox.feed_id = feed.id
+  join aggregator.event on event.id = outbox.event_id
+ where not exists (select from unnest(%(meters)s::text[], %(sinks)s::text[]) as known (meter, sink)
+                    where known.meter = meter.name and known.sink = sink.name)
+ group by 1, 2, 3 order by 2, 3
+"""
+
+# How fast a sink took events lately, by the claims that were answered in full.
+PACES = """
+select sink.name, waiting.events, waiting.backfill, lately.per_second
+  from aggregator.sink
+  join (select sink_id, count(*) as events, count(*) filter (where backfill) as backfill
+          from aggregator.outbox where due_at <= %(now)s or claim_id is not null group by sink_id
+       ) as waiting on waiting.sink_id = sink.id
+  left join lateral (
+        select sum(cardinality(claim.events))
+               / nullif(extract(epoch from max(claim.settled_at) - min(claim.claimed_at)), 0)::float as per_second
+          from aggregator.claim
+         where claim.sink_id = sink.id and claim.claimed_at > %(since)s and claim.settled_at is not null
+       ) as lately on true
+ order by sink.name
+"""
+
 KNOWN_EVENTS = """
 select count(*) from aggregator.event
   join aggregator.feed on feed.id = event.feed_id
@@ -184,6 +213,28 @@ class Stranger(NamedTuple):
     parked: int
 
 
+class Unconfigured(NamedTuple):
+    """What waits to be sent of a meter, or to a sink, that a configuration does not have."""
+
+    feed: int
+    meter: str
+    sink: str
+    events: int
+    units: Decimal
+    since: dt.datetime
+    """When the oldest of them was planned."""
+    first_window: dt.datetime
+
+
+class Backlog(NamedTuple):
+    """What waits at a sink, how much of it a backfill planned, and how many events a second it took lately, if any."""
+
+    sink: str
+    events: int
+    backfill: int
+    per_second: float | None
+
+
 class Aside(NamedTuple):
     """What the source said that can be billed to nobody."""
 
@@ -244,6 +295,18 @@ class Reports:
         values = {"names": list(names), "billable": billable}
         with self._database.transaction() as connection:
             return [Stranger._make(row) for row in connection.execute(STRANGERS, values)]
+
+    def unconfigured(self, feeding: Collection[tuple[str, str]]) -> list[Unconfigured]:
+        """Return what waits to be sent that is of none of these meters and sinks, by meter and sink."""
+        values = {"meters": [meter for meter, _ in feeding], "sinks": [sink for _, sink in feeding]}
+        with self._database.transaction() as connection:
+            return [Unconfigured._make(row) for row in connection.execute(UNCONFIGURED, values)]
+
+    def backlogs(self, since: dt.datetime, now: dt.datetime) -> list[Backlog]:
+        """Return what waits at each sink, and how fast it took events since an instant."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(PACES, {"since": since, "now": now})
+            return [Backlog._make(row) for row in rows]
 
     def totals(self, meter: str, sink: str, span: Span) -> Iterator[Total]:
         """Yield what the ledger holds per customer over a span of whole windows, in the order of customers."""

@@ -13,7 +13,7 @@ from decimal import Decimal
 from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
-from aggregator.model import Decision, State
+from aggregator.model import Decision, State, WriteModel
 from aggregator.planner import GUARDED
 
 BATCH = 10_000
@@ -55,7 +55,7 @@ EVENT = (
     "id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier,"
     " delta, total, reason"
 )
-OUTBOX = "event_id, sink_id, feed_id, due_at"
+OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
 PARKED = "event_id, feed_id, state, reason, since, guarded"
 CARRY = "feed_id, customer, amount"
 
@@ -78,17 +78,27 @@ class Lines:
 class Writer:
     """Takes the decisions about one feed in the order of customers; `write` is called once.
 
-    `io` is the one thread that talks to the server: while it copies one batch, the next is planned and formatted here.
+    `io` is the one thread that talks to the server: while it copies one batch, the next is planned and formatted here. What
+    a `backfill` plans goes out behind what is new.
     """
 
     def __init__(
-        self, connection: Connection, io: Executor, feed: Feed, run_id: int, now: dt.datetime
+        self,
+        connection: Connection,
+        io: Executor,
+        feed: Feed,
+        run_id: int,
+        now: dt.datetime,
+        *,
+        backfill: bool = False,
     ) -> None:
         self._connection = connection
         self._io = io
         self._feed = feed
         self._run_id = run_id
         self._now = instant(now)
+        # Where order counts, nothing overtakes what was planned before it.
+        self._waits_behind = "t" if backfill and feed.model is not WriteModel.LAST else "f"
         self._starts: dict[dt.datetime, str] = {}
         self._carries = _Carries()
 
@@ -141,6 +151,7 @@ class Writer:
         """Write the lines of a batch. A million decisions come through here: what is written twice is formatted once."""
         lines = Lines()
         feed, sink, run, planned_at = self._feed.id, self._feed.sink_id, self._run_id, self._now
+        behind = self._waits_behind
         for decision in batch:
             change, deferred, total, _, _, event = decision
             for moved in self._carries.take(decision):
@@ -158,7 +169,7 @@ class Writer:
                     f"\t{customer}\t{event.identifier}\t{event.delta!s}\t{event.total!s}\t{text(event.reason)}\n"
                 )
                 if event.state is State.DUE:
-                    lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\n")
+                    lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
                 elif event.state is not State.SHADOW:
                     guarded = "t" if event.reason == GUARDED else "f"
                     lines.parked.append(

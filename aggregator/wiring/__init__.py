@@ -39,7 +39,7 @@ from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin
-from aggregator.ledger.reports import Reports
+from aggregator.ledger.reports import Reports, Unconfigured
 from aggregator.ledger.uploads import Uploads
 from aggregator.ledger.voices import Voices
 from aggregator.model import Decreases, Definition, Meter, Span, Terms
@@ -71,10 +71,12 @@ __all__ = [
     "build_sink",
     "build_teller",
     "counted_twice",
+    "feeding",
     "file_places",
     "ledger_url",
     "lying_in",
     "meter_of",
+    "not_sent",
     "open_ledger",
     "outlets",
     "places_of",
@@ -168,7 +170,12 @@ class App:
             writes = cast("SinkOfFiles", its)
             return Filing(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
         return Delivery(
-            ledger.outbox, cast("Sink", its), sink_id, clock, clear=self.first_uses[sink].run_once
+            ledger.outbox,
+            cast("Sink", its),
+            sink_id,
+            clock,
+            clear=self.first_uses[sink].run_once,
+            feeds=self.feeds_of(sink),
         )
 
     def first_time(self, meters: Iterable[str], who: str, now: datetime) -> list[str]:
@@ -176,6 +183,10 @@ class App:
         feeds = {feed.id: name for name in meters for feed in self.registered[name].feeds}
         cleared = self.ledger.first_uses.clear_for_good(list(feeds), who, now)
         return sorted({feeds[feed] for feed in cleared})
+
+    def feeds_of(self, sink: str) -> list[int]:
+        """Return the feeds of a sink that are configured: only what is owed of those is sent from here."""
+        return [feed.id for known in self.registered.values() for feed in known.feeds if feed.sink == sink]
 
     def reconciliation(self, sink: str) -> Reconciliation:
         """Return what reads a sink back; one at a time per sink is enough."""
@@ -223,6 +234,10 @@ class App:
         found = self.ledger.reports.strangers(self.config.meters, now - STILL_BILLABLE)
         return [each._asdict() for each in found]
 
+    def unconfigured(self) -> list[Unconfigured]:
+        """Return what waits to be sent of meters, or to sinks, that the configuration does not have."""
+        return self.ledger.reports.unconfigured(feeding(self.config))
+
     def elsewhere(self) -> list[Elsewhere]:
         """Return the files that were begun in another place than their sink writes to now, and are not finished."""
         return self.ledger.places.elsewhere(places_of(self.sinks))
@@ -235,6 +250,25 @@ class App:
                 if faults := source.unsafe():
                     found[name] = faults
         return found
+
+
+def feeding(config: Config) -> list[tuple[str, str]]:
+    """Return which meter feeds which sink."""
+    return [(meter.name, sink) for meter in config.meters.values() for sink in meter.sinks]
+
+
+def not_sent(config: Config, waits: Unconfigured) -> str:
+    """Say why nothing sends what waits of a meter and a sink, and what to do."""
+    if waits.meter not in config.meters:
+        why = f"meter {waits.meter} is not in the configuration"
+    elif waits.sink not in config.sinks:
+        why = f"sink {waits.sink} is not in the configuration"
+    else:
+        why = f"meter {waits.meter} does not name sink {waits.sink} any more"
+    return (
+        f"Nothing is sent of it from here, since {why}. Put it back, or give the events up: "
+        f"`aggregator events give-up --meter {waits.meter} --sink {waits.sink}`."
+    )
 
 
 @contextmanager

@@ -81,11 +81,18 @@ comment on column aggregator.feed.account is 'The account, or the place, that it
 comment on column aggregator.feed.called is 'By what name the sink counts it; null: not recorded yet.';
 """
 
+TURNS = """
+alter table aggregator.outbox add column backfill boolean not null default false;
+comment on column aggregator.outbox.backfill is 'Whether a backfill planned it: what is new goes first.';
+create index outbox_by_feed on aggregator.outbox (feed_id, backfill, event_id);
+"""
+
 SCHEMA: tuple[str, ...] = (
     CONFIGURATIONS,
     FIRST_USE,
     FAILOVERS,
     NAMES,
+    TURNS,
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
     UNSTABLE,

@@ -143,6 +143,7 @@ def app_with(meter: object, **parts: object) -> App:
         "reconciliation": lambda _: Quiet(),
         "collections": {"m": Counting()},
         "strangers": lambda _: [],
+        "unconfigured": list,
         "unsafe_sources": dict,
         "unverified": {},
         "elsewhere": list,

@@ -171,6 +171,7 @@ class OutboxRow:
     sink_id: int
     due_at: dt.datetime
     claim_id: ClaimId | None = None
+    backfill: bool = False
 
 
 @dataclass(slots=True)

@@ -32,27 +32,51 @@ class MemoryOutbox:
         self._leave = leave
         self._hold = leave + answer
 
-    def more_due(self, sink_id: int, count: int, now: dt.datetime) -> bool:
-        """Tell whether more than `count` events of a sink are due."""
-        rows = self._ledger.tables.outbox.values()
-        return sum(row.sink_id == sink_id and row.due_at <= now for row in rows) > count
+    def more_due(
+        self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None = None
+    ) -> bool:
+        """Tell whether more than `count` events of a sink are due, of some of its feeds or of all."""
+        return sum(len(each) for each in self._due(sink_id, now, feeds).values()) > count
 
-    def claim(self, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
+    def _due(
+        self, sink_id: int, now: dt.datetime, feeds: Sequence[int] | None
+    ) -> dict[tuple[bool, int], list[EventId]]:
+        """Return what is due of some feeds of a sink, or of all: by feed, what is new and what a backfill planned."""
+        tables, found = self._ledger.tables, dict[tuple[bool, int], list[EventId]]()
+        for event_id, row in sorted(tables.outbox.items()):
+            feed = tables.events[event_id].feed_id
+            if row.sink_id == sink_id and row.due_at <= now and (feeds is None or feed in feeds):
+                found.setdefault((row.backfill, feed), []).append(event_id)
+        return found
+
+    def _let_go(self, event: EventId) -> bool:
+        """Tell whether an event may leave, by what its sink was asked."""
+        tables = self._ledger.tables
+        return event <= tables.feeds[tables.events[event].feed_id].cleared_until
+
+    def _pick(self, sink_id: int, limit: int, now: dt.datetime, feeds: Sequence[int] | None) -> list[EventId]:
+        """Choose what a claim takes: what is new goes first, and feeds have equal shares, as far as they need them."""
+        behind, ready = self._behind(), self._due(sink_id, now, feeds)
+        picked: list[EventId] = []
+        for backfill in (False, True):
+            turns = [each for (kind, _), each in sorted(ready.items()) if kind is backfill]
+            share = -(-limit // max(1, len(turns)))
+            free = [
+                [event for event in each if event not in behind and self._let_go(event)] for each in turns
+            ]
+            picked += [event for each in free for event in each[:share]]
+            picked += [event for each in free for event in each[share:]]
+        return sorted(picked[:limit])
+
+    def claim(
+        self, sink_id: int, limit: int, now: dt.datetime, way: str = "", feeds: Sequence[int] | None = None
+    ) -> Claim | None:
         """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due. Raises LedgerStopped."""
         tables, now = self._ledger.tables, self._ledger.clock()
-        behind = self._behind()
-        due = sorted(
-            event_id
-            for event_id, row in tables.outbox.items()
-            if row.sink_id == sink_id
-            and row.due_at <= now
-            and event_id not in behind
-            and event_id <= tables.feeds[tables.events[event_id].feed_id].cleared_until
-        )
-        if not due:
+        picked = tuple(self._pick(sink_id, limit, now, feeds))
+        if not picked:
             return None
         beat = self._pin.beat(now, ClaimId(self._ledger.claim_ids.latest + 1), self._owner)
-        picked = tuple(due[:limit])
         claim = ClaimId(next(self._ledger.claim_ids))
         tables.claims[claim] = ClaimRow(sink_id, self._owner, now, picked)
         events = []

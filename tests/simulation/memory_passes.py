@@ -70,7 +70,8 @@ class MemoryPasses:
         for feed, decisions in decided:
             _check(self._ledger, feed, decisions)
         for feed, decisions in decided:
-            self._write(feed, decisions, meter.name, this.now)
+            behind = this.kind == "backfill" and feed.model is not WriteModel.LAST
+            self._write(feed, decisions, meter.name, this.now, backfill=behind)
             note_newer(self._ledger, feed, decisions, this.now)
         note_given_up(self._ledger, lease.registered, tally.voided, this.now)
         once_more = self._void(tally.voided, this.now)
@@ -178,7 +179,9 @@ class MemoryPasses:
             raise LedgerStopped(stopped)
         return row
 
-    def _write(self, feed: Feed, decisions: list[Decision], meter: str, now: dt.datetime) -> None:
+    def _write(
+        self, feed: Feed, decisions: list[Decision], meter: str, now: dt.datetime, *, backfill: bool = False
+    ) -> None:
         ledger, tables = self._ledger, self._ledger.tables
         for change, deferred, total, carry, _, event in decisions:
             _carry(tables.carries, (feed.id, change.customer), carry)
@@ -206,7 +209,7 @@ class MemoryPasses:
                 tables.events[event.id] = row
                 ledger.touched.append(row)
                 if event.state is State.DUE:
-                    tables.outbox[event.id] = OutboxRow(feed.sink_id, now)
+                    tables.outbox[event.id] = OutboxRow(feed.sink_id, now, backfill=backfill)
                 elif event.state is not State.SHADOW:
                     tables.parked[event.id] = ParkedRow(
                         feed.id, event.state, event.reason or "", now, guarded=event.reason == GUARDED

@@ -99,16 +99,16 @@ def identifier_without_revision() -> list[tuple[object, str, object]]:
 def recomputed_payload() -> list[tuple[object, str, object]]:
     real = MemoryPasses._write
 
-    def write(self: MemoryPasses, feed: Any, decisions: Any, *rest: Any) -> None:
-        real(self, feed, decisions, *rest)
+    def write(self: MemoryPasses, feed: Any, decisions: Any, *rest: Any, **more: Any) -> None:
+        real(self, feed, decisions, *rest, **more)
         for change, deferred, *_ in decisions:
             slot = self._ledger.tables.slots[feed.id].get(change.window_start, {}).get(change.customer)
             if deferred and slot is not None and slot.tail in self._ledger.tables.outbox:
                 assert slot.tail is not None
-                row, more = self._ledger.tables.events[slot.tail], change.now - change.before
-                more -= more % 1
-                row.delta, row.total, slot.total = row.delta + more, row.total + more, slot.total + more
-                slot.quantity += more
+                row, extra = self._ledger.tables.events[slot.tail], change.now - change.before
+                extra -= extra % 1
+                row.delta, row.total, slot.total = row.delta + extra, row.total + extra, slot.total + extra
+                slot.quantity += extra
 
     return [(MemoryPasses, "_write", write)]
 
@@ -120,8 +120,8 @@ def recomputed_payload() -> list[tuple[object, str, object]]:
 def claim_after_send() -> list[tuple[object, str, object]]:
     claim_for_real, settle_for_real = MemoryOutbox.claim, MemoryOutbox.settle
 
-    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
-        claimed = claim_for_real(self, sink_id, limit, now, way)
+    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime, *rest: Any) -> Claim | None:
+        claimed = claim_for_real(self, sink_id, limit, now, *rest)
         for event in claimed.events if claimed else ():
             row = self._ledger.tables.events[event.id]
             row.state, row.attempts, row.exposed_at = State.DUE, row.attempts - 1, event.exposed_at
@@ -208,12 +208,12 @@ def renewed_too_late() -> list[tuple[object, str, object]]:
 def claim_forgotten_after_a_crash() -> list[tuple[object, str, object]]:
     real = MemoryOutbox.claim
 
-    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime, way: str = "") -> Claim | None:
+    def claim(self: MemoryOutbox, sink_id: int, limit: int, now: dt.datetime, *rest: Any) -> Claim | None:
         outbox = self._ledger.tables.outbox
         taken = {event: row for event, row in outbox.items() if row.claim_id is not None}
         for event in taken:
             del outbox[event]
-        claimed = real(self, sink_id, limit, now, way)
+        claimed = real(self, sink_id, limit, now, *rest)
         outbox.update(taken)
         return claimed
 
