@@ -28,7 +28,7 @@ QUICK = {
     "beat_not_compared": 15,
     "generation_not_raised": 15,
     "unsettled_not_withdrawn": 15,
-    "newer_not_said_again": 60,
+    "newer_not_said_again": 200,
     "file_named_anew": 60,
     "earlier_try_forgotten": 200,
     "shrinking_believed": 15,
