@@ -171,6 +171,12 @@ class StripeSink:
             )
         )
 
+    def use_key(self, api_key: str) -> None:
+        """Make every call from now on with another key of the same account and mode; who calls has asked whose it is."""
+        self._api_key = api_key
+        self._line.open()
+        self._line.tell(lambda line: line.client.use_key(api_key))
+
     def resume(self) -> None:
         """Send again, if Stripe takes the key by now; it is asked whose key that is. Raises SinkError."""
         if self._halted == wrong_mode(self.name, live=not self._livemode):
