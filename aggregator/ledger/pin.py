@@ -163,7 +163,7 @@ class Pin:
                 cluster=IDENTIFY if row == (True,) else "null::bigint",
                 timeline=TIMELINE if _tells_timeline(connection) else "null::bigint",
             )
-            found = self._look(connection)
+            found, _ = self._look(connection)
         self._ledger_id, self._generation = found.ledger_id, found.generation
 
     def name(self) -> str:
@@ -173,7 +173,7 @@ class Pin:
     def pinned(self) -> Pinned:
         """Return what the ledger says of itself."""
         with self._database.transaction() as connection:
-            return self._look(connection)
+            return self._look(connection)[0]
 
     def check(self, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Return why nothing may be read or sent, None if all is well; a ledger without a pin is pinned.
@@ -182,9 +182,9 @@ class Pin:
         is not: each host sees that by itself, and those that know that nothing is missing go on.
         """
         with self._database.transaction() as connection:
-            found = self._look(connection)
+            found, known = self._look(connection)
             self._generation = found.generation
-            trouble = found.stopped_reason or _mismatch(found, self._known(), where=self._heartbeat)
+            trouble = found.stopped_reason or _mismatch(found, known, where=self._heartbeat)
             self.stopped_seen = trouble is not None
             after = None if trouble else failed_over(found, self._failover)
             if trouble is None and after is None:
@@ -197,11 +197,11 @@ class Pin:
     def follow(self) -> str | None:
         """Go on after a failover, on a person's word that it lost nothing; return what speaks against it all the same."""
         with self._database.transaction() as connection:
-            found = self._look(connection)
+            found, known = self._look(connection)
             stopped = found.stopped_reason
             if stopped is not None and stopped.startswith(FAILED_OVER):
                 stopped = None
-            trouble = stopped or _mismatch(found, self._known(), where=self._heartbeat)
+            trouble = stopped or _mismatch(found, known, where=self._heartbeat)
             if trouble is None:
                 connection.execute(FOLLOW, {"timeline": found.runs_on})
         return trouble
@@ -210,7 +210,7 @@ class Pin:
         """Say what is worth knowing of what was declared: one sentence each."""
         with self._database.transaction() as connection:
             synchronous = connection.execute(SYNCHRONOUS).fetchone()
-            found = self._look(connection)
+            found, _ = self._look(connection)
         if self._failover == "lossless" and synchronous == (False,):
             return [UNSYNCHRONOUS]
         if self._failover == "one_host" and not found.alone:
@@ -281,7 +281,7 @@ class Pin:
 
         Inside the transaction of a pass, once it holds its meter: an adoption waits for that, so both stay as they are.
         """
-        found = self._look(connection)
+        found, _ = self._look(connection)
         self._generation = found.generation
         return found.stopped_reason or failed_over(found, self._failover)
 
@@ -300,8 +300,13 @@ class Pin:
     def _known(self) -> Beat | None:
         return self._heartbeat.known() if self.unguarded is None else None
 
-    def _look(self, connection: Connection) -> Pinned:
-        return self._compared(connection, connection.execute(LOOK).fetchone(), self._known())
+    def _look(self, connection: Connection) -> tuple[Pinned, Beat | None]:
+        """Return what the pin says, and what the file beside the ledger said before.
+
+        The file first: what another process commits in between is in the ledger by then, and would be missing in it else.
+        """
+        known = self._known()
+        return self._compared(connection, connection.execute(LOOK).fetchone(), known), known
 
     def _compared(
         self,

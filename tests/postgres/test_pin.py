@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from aggregator.errors import LedgerError, LedgerStopped
-from aggregator.heartbeat import FILE, Heartbeat
+from aggregator.heartbeat import FILE, Beat, Heartbeat
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.pin import Pin, named
@@ -102,6 +102,23 @@ def test_a_restored_ledger_is_found_out_at_the_start(world: PinnedWorld) -> None
     assert world.one("select stopped_at is null from aggregator.pin")
     assert "wound back" in (late.pin.check(world.now, stops=True) or "")
     assert world.one("select stopped_at is not null from aggregator.pin")
+
+
+def test_a_claim_in_the_middle_of_a_look_is_no_ledger_wound_back(world: PinnedWorld) -> None:
+    """A process that starts beside one that sends reads file and ledger at two moments; what is claimed between is no news."""
+    late = world.again()
+
+    class Beside(Heartbeat):
+        """The same file, read while the other process claims."""
+
+        def known(self) -> Beat | None:
+            if world.one("select count(*) from aggregator.claim") == 0:
+                world.deliver()
+            return super().known()
+
+    late.pin._heartbeat = Beside(world.directory)
+    assert late.pin.check(world.now, stops=True) is None
+    assert world.one("select beat from aggregator.pin") == counted(world) == 1
 
 
 def test_a_crash_between_commit_and_file_is_harmless(world: PinnedWorld) -> None:
