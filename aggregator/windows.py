@@ -127,7 +127,12 @@ def rungs(
 ) -> Rungs:
     """Decide how far back a pass reads, given when the longer stretches were last read in full."""
     near = mark - min(revisit, max(NEAR, 2 * length))
-    daily = daily_at is None or now - daily_at >= DAILY
-    hourly = daily or hourly_at is None or now - hourly_at >= HOUR
+    daily = _is_over(daily_at, now, DAILY)
+    hourly = daily or _is_over(hourly_at, now, HOUR)
     deep = mark - revisit if daily else mark - min(revisit, HOURLY) if hourly else near
     return Rungs(near, min(deep, near), hourly, daily)
+
+
+def _is_over(since: dt.datetime | None, now: dt.datetime, time: dt.timedelta) -> bool:
+    """Tell whether so much time is over, or nobody knows: what lies ahead was stamped by a clock that was set back since."""
+    return since is None or not dt.timedelta(0) <= now - since < time

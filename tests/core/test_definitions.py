@@ -122,6 +122,16 @@ def test_the_ladder_of_revisits() -> None:
     assert first == daily
 
 
+def test_the_ladder_after_a_clock_was_set_back() -> None:
+    """What was last read at a time that is still to come is read now, and not a day after that time."""
+    now = mark = START + 40 * DAY
+    every = {"mark": mark, "revisit": 35 * DAY, "length": HOUR}
+    hourly = rungs(now=now, hourly_at=now + 3 * DAY, daily_at=now - HOUR, **every)  # type: ignore[arg-type]
+    assert hourly == (mark - 2 * HOUR, mark - 2 * DAY, True, False)
+    daily = rungs(now=now, hourly_at=now - MINUTE, daily_at=now + 3 * DAY, **every)  # type: ignore[arg-type]
+    assert daily == (mark - 2 * HOUR, mark - 35 * DAY, True, True)
+
+
 def test_the_ladder_of_long_windows_and_short_revisits() -> None:
     """At least two windows are read again, and never more than the meter asks for."""
     now = mark = START
