@@ -179,8 +179,21 @@ select min(due_at) filter (where due_at < '9999-01-01'), count(*)
   from aggregator.outbox where sink_id = %(sink_id)s and feed_id = any(%(feeds)s)
 """
 
+# Only of what may leave: what waits for a person's word, however much, says nothing of how the rest is to go.
 MORE_DUE = """
-select exists (select from aggregator.outbox where feed_id = any(%(feeds)s) and due_at <= %(now)s offset %(count)s)
+select exists (
+    select from (
+            select id, case when cleared_at is null then cleared_until else 9223372036854775807 end as until
+              from aggregator.feed where id = any(%(feeds)s)
+           ) as feed
+     cross join (values (false), (true)) as kind (backfill)
+     cross join lateral (
+            select from aggregator.outbox
+             where (outbox.feed_id, outbox.backfill) >= (feed.id, kind.backfill)
+               and (outbox.feed_id, outbox.backfill, outbox.event_id) <= (feed.id, kind.backfill, feed.until)
+               and outbox.due_at <= %(now)s
+           ) as due
+    offset %(count)s)
 """
 
 # Nothing of it was sent, or nobody knows: what has left may have arrived. A claim that has run out is nobody's.
@@ -424,7 +437,7 @@ class Outbox:
     def more_due(
         self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None = None
     ) -> bool:
-        """Tell whether more than `count` events of a sink are due, of some of its feeds or of all."""
+        """Tell whether more than `count` events of a sink are due and may leave, of some of its feeds or of all."""
         with self._database.transaction() as connection:
             those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
             row = connection.execute(MORE_DUE, {"feeds": those, "count": count, "now": now}).fetchone()

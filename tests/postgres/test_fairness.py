@@ -165,6 +165,20 @@ def test_a_removed_meter_waits_by_name_and_costs_nothing(world: World) -> None:
     assert world.one("select count(*) from aggregator.parked where dismissed_at is null") == 0
 
 
+def test_what_may_not_leave_yet_does_not_change_the_way_of_the_rest(world: World) -> None:
+    """A sink goes another way while very much waits for it; what waits for a person's word is not waiting for the sink."""
+    cleared, stopped = add_feeds(world, 2)
+    world.execute(
+        "update aggregator.feed set cleared_at = null, cleared_until = 102 where id = %s", stopped
+    )
+    owe(world, cleared, range(1, 4))
+    owe(world, stopped, range(101, 201), backfill=True)
+    owe(world, stopped, range(201, 301))
+    sink_id = world.registered.feeds[0].sink_id
+    assert world.outbox.more_due(sink_id, 4, world.now)
+    assert not world.outbox.more_due(sink_id, 5, world.now)
+
+
 def test_what_may_have_left_is_not_given_up_unseen(world: World) -> None:
     """An event with an attempt of which nobody knows the end is in doubt."""
     [feed] = add_feeds(world, 1)

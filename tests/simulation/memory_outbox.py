@@ -35,8 +35,9 @@ class MemoryOutbox:
     def more_due(
         self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None = None
     ) -> bool:
-        """Tell whether more than `count` events of a sink are due, of some of its feeds or of all."""
-        return sum(len(each) for each in self._due(sink_id, now, feeds).values()) > count
+        """Tell whether more than `count` events of a sink are due and may leave, of some of its feeds or of all."""
+        due = self._due(sink_id, now, feeds).values()
+        return sum(self._let_go(event) for each in due for event in each) > count
 
     def _due(
         self, sink_id: int, now: dt.datetime, feeds: Sequence[int] | None
