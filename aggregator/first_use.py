@@ -64,8 +64,10 @@ NOTHING_THERE = AccountRefused, CustomerUnknown, MeterMissing
 class FirstUses(Protocol):
     """What is asked of the ledger."""
 
-    def open(self, sink_id: int) -> bool: ...  # noqa: D102
-    def pending(self, sink_id: int, but: Collection[int] = ()) -> list[Pending]: ...  # noqa: D102
+    def open(self, sink_id: int, feeds: Collection[int] | None = None) -> bool: ...  # noqa: D102
+    def pending(  # noqa: D102
+        self, sink_id: int, but: Collection[int] = (), feeds: Collection[int] | None = None
+    ) -> list[Pending]: ...
     def clear(self, pending: Pending, now: dt.datetime) -> bool: ...  # noqa: D102
     def clear_for_good(  # noqa: D102
         self, feeds: Sequence[int], by: str, now: dt.datetime
@@ -143,12 +145,19 @@ def holds(
 
 
 class FirstUse:
-    """Clears the feeds of one sink. Shared by all that deliver to it: while one asks, the others wait."""
+    """Clears the feeds of one sink. Shared by all that deliver to it: while one asks, the others wait.
 
-    def __init__(self, ledger: FirstUses, sink: Destination, sink_id: int) -> None:
+    `feeds` are those of the configuration, by what their meters are called there: of another meter, or one that has another
+    name by now, the sink cannot be asked from here. Left out, all are meant.
+    """
+
+    def __init__(
+        self, ledger: FirstUses, sink: Destination, sink_id: int, feeds: Mapping[int, str] | None = None
+    ) -> None:
         self._ledger = ledger
         self._sink = sink
         self._sink_id = sink_id
+        self._feeds = feeds
         self._lock = threading.Lock()
         self._look_at: dt.datetime | None = None
         self._again_at: dict[int, dt.datetime] = {}
@@ -166,10 +175,14 @@ class FirstUse:
             if self._stopping or (self._look_at is not None and now < self._look_at):
                 return []
             but = [feed for feed, at in self._again_at.items() if now < at]
-            pending = self._ledger.pending(self._sink_id, but)
-            if not pending and not but and not self._ledger.open(self._sink_id):
+            pending = self._ledger.pending(self._sink_id, but, self._feeds)
+            if not pending and not but and not self._ledger.open(self._sink_id, self._feeds):
                 self._look_at = now + LOOK_FOR_NEW
-            return [told for each in pending if (told := self._decide(each, now)) is not None]
+            known = [each for each in pending if self._knows(each)]
+            return [told for each in known if (told := self._decide(each, now)) is not None]
+
+    def _knows(self, pending: Pending) -> bool:
+        return self._feeds is None or self._feeds.get(pending.feed) == pending.meter
 
     def _decide(self, pending: Pending, now: dt.datetime) -> Told | None:
         """Ask the sink about the customers of some events; let them go, or stop the feed."""

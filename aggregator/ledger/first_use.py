@@ -31,6 +31,7 @@ FIND_FEEDS = """
 select feed.id, meter.name, feed.since, feed.until, feed.cleared_until, feed.asked, feed.asked_at
   from aggregator.feed join aggregator.meter on meter.id = feed.meter_id
  where feed.sink_id = %(sink_id)s and feed.cleared_at is null and not feed.shadow
+   and (%(feeds)s::int[] is null or feed.id = any(%(feeds)s))
  order by feed.id
 """
 
@@ -119,15 +120,20 @@ class FirstUses:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def open(self, sink_id: int) -> bool:
-        """Tell whether a feed of a sink is still to be cleared."""
+    def open(self, sink_id: int, feeds: Collection[int] | None = None) -> bool:
+        """Tell whether a feed of a sink is still to be cleared, of some of its feeds or of all."""
         with self._database.transaction() as connection:
-            return connection.execute(FIND_FEEDS, {"sink_id": sink_id}).fetchone() is not None
+            return connection.execute(FIND_FEEDS, _which(sink_id, feeds)).fetchone() is not None
 
-    def pending(self, sink_id: int, but: Collection[int] = ()) -> list[Pending]:
-        """Return, for each feed of a sink but those in `but`, the next of its events that may not leave yet."""
+    def pending(
+        self, sink_id: int, but: Collection[int] = (), feeds: Collection[int] | None = None
+    ) -> list[Pending]:
+        """Return, for each feed of a sink but those in `but`, the next of its events that may not leave yet.
+
+        With `feeds`, of these only.
+        """
         with self._database.transaction() as connection:
-            rows = connection.execute(FIND_FEEDS, {"sink_id": sink_id}).fetchall()
+            rows = connection.execute(FIND_FEEDS, _which(sink_id, feeds)).fetchall()
             found = (_next_of(connection, sink_id, row) for row in rows if row[0] not in but)
             return [each for each in found if each is not None]
 
@@ -171,6 +177,10 @@ class FirstUses:
             if row is not None and row[0]:
                 return False
             return connection.execute(STOP, values).rowcount == 1
+
+
+def _which(sink_id: int, feeds: Collection[int] | None) -> dict[str, object]:
+    return {"sink_id": sink_id, "feeds": None if feeds is None else list(feeds)}
 
 
 def planned_before(connection: Connection, feed_id: int, since: dt.datetime) -> bool:

@@ -188,7 +188,7 @@ class App:
 
     def feeds_of(self, sink: str) -> list[int]:
         """Return the feeds of a sink that are configured: only what is owed of those is sent from here."""
-        return [feed.id for known in self.registered.values() for feed in known.feeds if feed.sink == sink]
+        return list(_names(self.registered.values(), sink))
 
     def reconciliation(self, sink: str) -> Reconciliation:
         """Return what reads a sink back; one at a time per sink is enough."""
@@ -410,8 +410,16 @@ def build(
             looked,
             {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
             tellers,
-            {key: FirstUse(ledger.first_uses, sinks[key], sink_id) for key, sink_id in sink_ids.items()},
+            {
+                key: FirstUse(ledger.first_uses, sinks[key], sink_id, _names(registered.values(), key))
+                for key, sink_id in sink_ids.items()
+            },
         )
+
+
+def _names(registered: Iterable[Registered], sink: str) -> dict[int, str]:
+    """Return the feeds of a sink that are configured, by what their meters are called."""
+    return {feed.id: known.meter.name for known in registered for feed in known.feeds if feed.sink == sink}
 
 
 def _knowing(known: Registered, sinks: Mapping[str, Destination]) -> Registered:

@@ -168,9 +168,7 @@ def test_a_removed_meter_waits_by_name_and_costs_nothing(world: World) -> None:
 def test_what_may_not_leave_yet_does_not_change_the_way_of_the_rest(world: World) -> None:
     """A sink goes another way while very much waits for it; what waits for a person's word is not waiting for the sink."""
     cleared, stopped = add_feeds(world, 2)
-    world.execute(
-        "update aggregator.feed set cleared_at = null, cleared_until = 102 where id = %s", stopped
-    )
+    world.execute("update aggregator.feed set cleared_at = null, cleared_until = 102 where id = %s", stopped)
     owe(world, cleared, range(1, 4))
     owe(world, stopped, range(101, 201), backfill=True)
     owe(world, stopped, range(201, 301))

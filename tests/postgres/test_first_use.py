@@ -35,9 +35,13 @@ class Asked(FakeSink):
         self.asked: list[str] = []
         self.spans: set[Span] = set()
         self.trouble: Fault = lambda _: None
+        self.knows: set[str] | None = None
+        """What it was told of, as a real one looks each meter up in its configuration; None: everything."""
 
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Say what is there of a customer, whoever sent it."""
+        if self.knows is not None and meter not in self.knows:
+            raise KeyError(meter)
         self.asked.append(customer)
         self.spans.add(span)
         trouble = self.trouble(customer)
@@ -111,6 +115,37 @@ def test_each_customer_is_asked_about_once_and_then_sent(fresh: Fresh) -> None:
     fresh.collect()
     assert fresh.deliver().accepted == 1
     assert "cus_5" not in fresh.asked.asked
+
+
+def test_a_meter_that_is_not_configured_here_keeps_nobody(fresh: Fresh) -> None:
+    """A sink is asked about the meters it knows: not of one that was removed, or that has another name by now."""
+    removed = """
+        with meter as (
+            insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark)
+            values ('removed', 'f', 3600, %(at)s, %(at)s) returning id
+        ), feed as (
+            insert into aggregator.feed (meter_id, sink_id, since, read_until)
+            select meter.id, %(sink)s, %(at)s, %(at)s from meter returning id
+        ), event as (
+            insert into aggregator.event (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state,
+                                          customer, identifier, delta, total)
+            select 1000, 1000, 1, feed.id, 0, %(at)s, %(at)s, %(at)s, 'due', 'cus_1', 'agg_r', 1, 1 from feed
+            returning id, feed_id
+        )
+        insert into aggregator.outbox (event_id, sink_id, feed_id, due_at) select id, %(sink)s, feed_id, %(at)s from event
+        """
+    with fresh.database.transaction() as connection:
+        connection.execute(removed, {"at": START, "sink": fresh.registered.feeds[0].sink_id})
+    feed = fresh.registered.feeds[0]
+    fresh.asked.knows = {fresh.meter.name}
+    fresh.first_use = FirstUse(
+        FirstUses(fresh.database), fresh.asked, feed.sink_id, {feed.id: fresh.meter.name}
+    )
+    assert fresh.deliver().accepted == 2
+    other = fresh.one("select feed_id from aggregator.event where id = 1000")
+    renamed = FirstUse(FirstUses(fresh.database), fresh.asked, feed.sink_id, {other: "its old name"})
+    assert renamed.run_once(fresh.now) == []
+    assert fresh.rows("select id from aggregator.event where exposed_at is null") == [(1000,)]
 
 
 def test_usage_that_is_not_ours_stops_the_feed_until_a_person_decides(fresh: Fresh) -> None:

@@ -15,17 +15,20 @@ class MemoryFirstUses:
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
-    def _feeds(self, sink_id: int) -> list[FeedRow]:
+    def _feeds(self, sink_id: int, among: Collection[int] | None) -> list[FeedRow]:
         feeds = self._ledger.tables.feeds.values()
-        return [feed for feed in feeds if feed.sink_id == sink_id and not feed.cleared_at and not feed.shadow]
+        waiting = [feed for feed in feeds if not feed.cleared_at and not feed.shadow]
+        return [feed for feed in waiting if feed.sink_id == sink_id and (among is None or feed.id in among)]
 
-    def open(self, sink_id: int) -> bool:
-        """Tell whether a feed of a sink is still to be cleared."""
-        return bool(self._feeds(sink_id))
+    def open(self, sink_id: int, feeds: Collection[int] | None = None) -> bool:
+        """Tell whether a feed of a sink is still to be cleared, of some of its feeds or of all."""
+        return bool(self._feeds(sink_id, feeds))
 
-    def pending(self, sink_id: int, but: Collection[int] = ()) -> list[Pending]:
+    def pending(
+        self, sink_id: int, but: Collection[int] = (), feeds: Collection[int] | None = None
+    ) -> list[Pending]:
         """Return, for each feed of a sink but those in `but`, the next of its events that may not leave yet."""
-        found = (self._next_of(feed) for feed in self._feeds(sink_id) if feed.id not in but)
+        found = (self._next_of(feed) for feed in self._feeds(sink_id, feeds) if feed.id not in but)
         return [each for each in found if each is not None]
 
     def _next_of(self, feed: FeedRow) -> Pending | None:
