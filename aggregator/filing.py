@@ -22,6 +22,7 @@ from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.files import Due, Whole
 from aggregator.model import Bounds, Event, Outcome, Span, State, Written
 from aggregator.sinks import Batch, FileSink
+from aggregator.windows import is_ahead
 
 LOOKS = 10
 """How often it is looked whether a file is to be closed, while the oldest of its events waits."""
@@ -122,7 +123,11 @@ class Filing:
 
         Raises SinkHalted if no file can be made at the place, as far as it says; then nothing is claimed.
         """
-        if self._pause is not None and self._look_at is not None and now < self._look_at:
+        if (
+            self._pause is not None
+            and self._look_at is not None
+            and is_ahead(self._look_at, now, self._pause)
+        ):
             return None
         due = {each.meter: each for each in self._files.due(self._sink_id, now)}
         for bundle in self._sink.bundles():

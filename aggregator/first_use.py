@@ -34,7 +34,7 @@ from aggregator.errors import (
 from aggregator.ledger.first_use import Pending
 from aggregator.model import ZERO, Span, WriteModel
 from aggregator.sinks import Destination
-from aggregator.windows import floor
+from aggregator.windows import floor, is_ahead
 
 ASKED_AT_ONCE = 4
 """Customers that are asked about beside each other: at a sink's usual pace of answering less than the least of the limits,
@@ -172,9 +172,9 @@ class FirstUse:
     def run_once(self, now: dt.datetime) -> list[Told]:
         """Let go what may leave, and return what is worth a word: each thing once."""
         with self._lock:
-            if self._stopping or (self._look_at is not None and now < self._look_at):
+            if self._stopping or (self._look_at is not None and is_ahead(self._look_at, now, LOOK_FOR_NEW)):
                 return []
-            but = [feed for feed, at in self._again_at.items() if now < at]
+            but = [feed for feed, at in self._again_at.items() if is_ahead(at, now, LOOK_AGAIN)]
             pending = self._ledger.pending(self._sink_id, but, self._feeds)
             if not pending and not but and not self._ledger.open(self._sink_id, self._feeds):
                 self._look_at = now + LOOK_FOR_NEW

@@ -24,7 +24,7 @@ from aggregator.ledger.unanswered import Uncovered
 from aggregator.model import EventId, Report, Span, WriteModel
 from aggregator.proof import Excerpt, Finding, Ruling
 from aggregator.sinks import Destination
-from aggregator.windows import floor
+from aggregator.windows import floor, is_ahead
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
@@ -176,7 +176,8 @@ class Reconciliation:
 
         Looked for once, and then every hour for as long as an event whose answer was lost still goes the way it went.
         """
-        if not self._silent or (self._look_again_at is not None and now < self._look_again_at):
+        waits = self._look_again_at is not None and is_ahead(self._look_again_at, now, HOUR)
+        if waits or not self._silent:
             return
         found, self._silent = self._doubts.sent_silently(
             self._sink_id, self._sink.limits.silent_way, earliest

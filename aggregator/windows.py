@@ -136,3 +136,8 @@ def rungs(
 def _is_over(since: dt.datetime | None, now: dt.datetime, time: dt.timedelta) -> bool:
     """Tell whether so much time is over, or nobody knows: what lies ahead was stamped by a clock that was set back since."""
     return since is None or not dt.timedelta(0) <= now - since < time
+
+
+def is_ahead(at: dt.datetime, now: dt.datetime, most: dt.timedelta) -> bool:
+    """Tell whether an instant that lies so far ahead at most is to be waited for; not if a clock was set back since."""
+    return now < at <= now + most

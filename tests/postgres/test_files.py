@@ -156,6 +156,15 @@ def world(database: Database, tmp_path: Path) -> FileWorld:
     return world
 
 
+def test_a_clock_that_is_set_back_keeps_no_file_waiting(database: Database, tmp_path: Path) -> None:
+    """When a file is to be looked at next was put down by a clock that was ahead: that time is not waited for."""
+    world = FileWorld(database, tmp_path / "out", bounds=BOUNDS._replace(wait=HOUR))
+    filing = world.filing()
+    assert not filing.run_once(START + 30 * HOUR).claimed
+    world.owe("cus_1")
+    assert filing.run_once(world.at(3)).accepted == 1
+
+
 def test_a_file_is_written_settled_and_listed(world: FileWorld) -> None:
     """What was owed lies in one file, is accepted under its name, and the ledger says what the file is."""
     result = world.write()

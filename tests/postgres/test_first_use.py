@@ -148,6 +148,21 @@ def test_a_meter_that_is_not_configured_here_keeps_nobody(fresh: Fresh) -> None:
     assert fresh.rows("select id from aggregator.event where exposed_at is null") == [(1000,)]
 
 
+def test_a_clock_that_is_set_back_puts_no_look_off(fresh: Fresh) -> None:
+    """What was put off by a clock that was ahead, until a time that is far off by now, is looked at at once."""
+    fresh.asked.trouble = lambda _: SinkUnreachable("gone")
+    assert [told.kind for told in fresh.first_use.run_once(fresh.now + 30 * HOUR)] == ["waiting"]
+    fresh.asked.trouble = lambda _: None
+    assert fresh.deliver().accepted == 2
+    fresh.execute("update aggregator.feed set cleared_at = %s", fresh.now)
+    assert fresh.first_use.run_once(fresh.now + 30 * HOUR) == []
+    fresh.execute("update aggregator.feed set cleared_at = null")
+    fresh.source.use("cus_3", START + HOUR, 1)
+    fresh.at(2, 10)
+    fresh.collect()
+    assert fresh.deliver().accepted == 1
+
+
 def test_usage_that_is_not_ours_stops_the_feed_until_a_person_decides(fresh: Fresh) -> None:
     """Nothing is claimed, the figures are on record, and it is said once; on a person's word all of it leaves."""
     fresh.asked.others["cus_2"] = Decimal(7)

@@ -105,7 +105,7 @@ def test_a_restored_ledger_is_found_out_at_the_start(world: PinnedWorld) -> None
 
 
 def test_a_claim_in_the_middle_of_a_look_is_no_ledger_wound_back(world: PinnedWorld) -> None:
-    """A process that starts beside one that sends reads file and ledger at two moments; what is claimed between is no news."""
+    """Who starts beside one that sends reads file and ledger at two moments; what is claimed between is no news."""
     late = world.again()
 
     class Beside(Heartbeat):
