@@ -105,7 +105,7 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
     unit = Decimal(1).scaleb(-policy.decimals)
     customer, carry, older_said = None, ZERO, False
     for change in changes:
-        if policy.unstable and change.revision > FREE_REVISIONS and change.tail in PARKED:
+        if policy.unstable and _stands_still(change, policy):
             continue  # a newer number is worth no more than the one that waits
         if change.customer != customer:
             customer, carry, older_said = change.customer, change.carry, False
@@ -209,6 +209,12 @@ def _standing(
 def asks_a_person(revision: int) -> bool:
     """Tell whether an event of a slot is to wait, if its query changes by itself; a person's word lets as many go again."""
     return revision >= FREE_REVISIONS and revision % FREE_REVISIONS == 0
+
+
+def _stands_still(change: Change, policy: Policy) -> bool:
+    """Tell whether nothing more is planned of a slot while something of it waits. What a person released is planned anew."""
+    released = change.again and not policy.sends_total
+    return change.revision > FREE_REVISIONS and change.tail in PARKED and not released
 
 
 def is_restless(revision: int) -> bool:

@@ -213,7 +213,6 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
 
     The events stay on record as refused and dismissed. One that may have left before is in doubt.
     """
-    from aggregator.clock import utcnow
     from aggregator.wiring import feeding, open_ledger
 
     config = load_config(config_path)
@@ -222,9 +221,10 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
             f"Meter {meter} feeds sink {sink}: what waits is sent. Take it out of the configuration first."
         )
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
+        now = ledger.now()
         waits = ledger.reports.unconfigured(feeding(config))
         feeds = [each.feed for each in waits if (each.meter, each.sink) == (meter, sink)]
-        refused, in_doubt = ledger.outbox.give_up(feeds, utcnow()) if feeds else (0, 0)
+        refused, in_doubt = ledger.outbox.give_up(feeds, now) if feeds else (0, 0)
     if as_json:
         write_json({"given_up": refused, "in_doubt": in_doubt})
     else:

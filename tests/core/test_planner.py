@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import Change, Decreases, WriteModel
+from aggregator.model import Change, Decreases, EventId, State, Tail, WriteModel
 from aggregator.planner import Policy, identifier, is_restless, plain, plan, significant_digits, stamp
 from tests.core.usage import (
     APPLY,
@@ -483,6 +483,19 @@ def test_a_query_that_changes_by_itself_waits_for_a_person_every_fifth_time() ->
         ("beta", "due"),
     ]
     assert [shown(each)["event"] for each in decided(given)] == ["due"] * 4
+
+
+def test_what_was_rejected_and_released_is_planned_anew_though_its_query_changes_by_itself() -> None:
+    """A person's word counts there, too: else the event would wait for a next pass that never comes."""
+    rejected = CHANGE._replace(
+        known=True, before=Decimal(10), now=Decimal(10), total=Decimal(10), revision=7, again=True,
+        tail=Tail.PARKED, parked=EventId(6), parked_delta=Decimal(3), stamped_at=CHANGE.window_start,
+    )  # fmt: skip
+    [decision] = plan([rejected], replace(POLICY, unstable=True))
+    assert decision.voids == 6
+    assert decision.event is not None
+    assert (decision.event.delta, decision.event.state) == (Decimal(3), State.DUE)
+    assert list(plan([rejected._replace(again=False)], replace(POLICY, unstable=True))) == []
 
 
 def test_a_slot_is_looked_at_ever_less_often() -> None:
