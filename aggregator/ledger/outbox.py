@@ -17,7 +17,8 @@ Rules
 import datetime as dt
 import itertools
 import uuid
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from aggregator import points, retry
@@ -282,6 +283,24 @@ with before as (
 select claimed_at from before
 """
 
+# Whatever else was put off by more than it ever is. What is said again must follow any request that is still on its way.
+SET_BACK_ELSEWHERE = (
+    "update aggregator.unread set next_at = %(now)s where next_at > %(now)s + interval '1 day'",
+    """
+    update aggregator.reassertion set due_at = %(now)s + interval '6 hours' where due_at > %(now)s + interval '6 hours'
+    """,
+    "update aggregator.parked set look_at = %(now)s where look_at > %(now)s + interval '6 hours'",
+    """
+    update aggregator.event set attempted_at = %(now)s
+      from aggregator.parked
+     where event.id = parked.event_id and parked.state = 'in_doubt' and event.attempted_at > %(now)s
+    """,
+    """
+    update aggregator.cancellation set next_at = %(until)s
+     where settled_at is null and next_at > %(now)s + interval '15 minutes'
+    """,
+)
+
 
 class Claim(NamedTuple):
     """Events that this process, and no other, is about to send."""
@@ -313,7 +332,7 @@ class Outbox:
         self._leave = leave
         self._hold = leave + answer
         self._pin = pin
-        self._turn = itertools.count()
+        self._turns: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
 
     def claim(
         self, sink_id: int, limit: int, now: dt.datetime, way: str = "", feeds: Sequence[int] | None = None
@@ -400,7 +419,7 @@ class Outbox:
         those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
         if not those:
             return []
-        first = next(self._turn) % len(those)
+        first = next(self._turns[sink_id]) % len(those)
         values = {"feeds": [*those[first:], *those[:first]], "now": now, "limit": limit, "most": 2 * limit}
         # Another claim may give a row back in the middle of the statement, which is then found twice.
         return sorted({row[0] for row in connection.execute(PICK, values)})
@@ -452,8 +471,10 @@ class Outbox:
             at = connection.at
             values = {"now": at, "turned": retry.CLOCK_TURNED, "until": at + PUT_OFF_AT_MOST}
             row = connection.execute(SET_BACK, values).fetchone()
-        if row is None:
-            return None
+            if row is None:
+                return None
+            for statement in SET_BACK_ELSEWHERE:
+                connection.execute(statement, values)
         return (
             f"The ledger's clock shows {at:%Y-%m-%d %H:%M:%S}Z, and has stamped a claim with {row[0]:%Y-%m-%d %H:%M:%S}Z: "
             "it was set back, or another server took over whose clock is behind. Events that had left by then without an "

@@ -410,11 +410,20 @@ def build(
             looked,
             {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
             tellers,
-            {
-                key: FirstUse(ledger.first_uses, sinks[key], sink_id, _names(registered.values(), key))
-                for key, sink_id in sink_ids.items()
-            },
+            _first_uses(ledger, registered.values(), sinks, sink_ids),
         )
+
+
+def _first_uses(
+    ledger: Ledger,
+    registered: Iterable[Registered],
+    sinks: Mapping[str, Destination],
+    sink_ids: Mapping[str, int],
+) -> dict[str, FirstUse]:
+    return {
+        name: FirstUse(ledger.first_uses, sinks[name], sink_id, _names(registered, name))
+        for name, sink_id in sink_ids.items()
+    }
 
 
 def _names(registered: Iterable[Registered], sink: str) -> dict[int, str]:

@@ -256,6 +256,48 @@ def test_a_ledger_whose_clock_is_set_back_bills_nothing_twice(today: Today) -> N
     assert sorted(today.sink.booked.values()) == [Decimal(1), Decimal(2), Decimal(3)]
 
 
+def test_what_a_clock_that_is_set_back_had_put_off_is_not_waited_for(today: Today) -> None:
+    """What is in doubt, unread, to be said again or to be taken back comes to its turn as if it were put off just now."""
+    today.owe()
+    today.sink.lost_after_booking = lambda event: True
+    today.lane().run_once(today.database.now())
+    feed, meter = today.registered.feeds[0].id, today.registered.id
+    for statement in (
+        "update aggregator.event set exposed_at = exposed_at - interval '21 hours'",
+        "update aggregator.outbox set due_at = clock_timestamp()",
+    ):
+        today.execute(statement)
+    assert today.lane().run_once(today.database.now()).in_doubt == 3
+    for statement in (
+        "update aggregator.pin set claimed_at = clock_timestamp() + interval '30 days'",
+        "update aggregator.event set attempted_at = clock_timestamp() + interval '30 days'",
+        "update aggregator.parked set look_at = clock_timestamp() + interval '30 days'",
+        f"""
+        insert into aggregator.unread (meter_id, window_start, reason, since, next_at)
+        values ({meter}, '2026-01-01', 'slow', clock_timestamp(), clock_timestamp() + interval '30 days')
+        """,
+        f"""
+        insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
+        values ({feed}, '2026-01-01', 'cus_1', clock_timestamp() + interval '30 days')
+        """,
+        f"""
+        insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at)
+        select min(id), {today.sink_id}, 'asked', clock_timestamp(), clock_timestamp() + interval '30 days'
+          from aggregator.event
+        """,
+    ):
+        today.execute(statement)
+    assert today.outbox.clock_set_back(today.database.now()) is not None
+    latest = today.one(
+        """
+        select greatest((select max(attempted_at) from aggregator.event), (select max(look_at) from aggregator.parked),
+                        (select max(next_at) from aggregator.unread), (select max(due_at) from aggregator.reassertion),
+                        (select max(next_at) from aggregator.cancellation))
+        """
+    )
+    assert latest <= today.database.now() + 6 * HOUR
+
+
 def test_a_ledger_whose_clock_goes_on_is_not_called_set_back(today: Today) -> None:
     """Claims of the last minutes, and what is put off for a while, stay as they are."""
     assert today.outbox.clock_set_back(today.database.now()) is None
@@ -331,7 +373,14 @@ def test_whoever_looks_is_told_of_clocks_that_differ(
 
 
 @pytest.mark.parametrize(
-    "command", [["backfill", "--from"], ["events", "release"], ["events", "dismiss"], ["events", "absent"]]
+    "command",
+    [
+        ["backfill", "--from"],
+        ["events", "release"],
+        ["events", "dismiss"],
+        ["events", "absent"],
+        ["events", "give-up", "--meter", "removed", "--sink"],
+    ],
 )
 def test_no_command_that_changes_something_goes_by_a_wrong_clock(
     configured: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
