@@ -116,14 +116,23 @@ def list_events(
     config = load_config(config_path)
     choice = Choice(meter=meter, state=state, customer=customer, file=file, dismissed=dismissed)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
-        found = _parked(ledger.database).waiting(choice, limit + 1)
+        parked = _parked(ledger.database)
+        found, moved = parked.waiting(choice, limit + 1), parked.moved(limit, meter)
     shown, more = found[:limit], len(found) > limit
     if as_json:
-        write_json({"events": [each._asdict() for each in shown], "more": more})
+        write_json(
+            {
+                "events": [each._asdict() for each in shown],
+                "more": more,
+                "moves": [each._asdict() for each in moved],
+            }
+        )
     elif shown:
         show_table("events that wait", COLUMNS, [_row(each) for each in shown])
         if more:
             say(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
+        for each in moved:
+            say(each.told())
     else:
         say("No event waits for anybody.")
 
@@ -136,7 +145,8 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     """Let held or refused events go: by ID, or all of a meter or of a file.
 
     They go out as they were planned, under the same identifier. What the sink had accepted and rejected later cannot be sent
-    under its identifier again: the meter's next pass plans it anew.
+    under its identifier again: the meter's next pass plans it anew. Of usage that moved from one customer to another, both
+    sides go, in all windows.
     """
     from aggregator.wiring import open_ledger
 
@@ -167,6 +177,7 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
         if released or not (replanned or stuck):
             then = "; the daemon or `aggregator run --once` sends them" if released else ""
             say(f"{len(released)} event(s) released{then}.")
+            _tell_move(done, fitting)
         if replanned:
             say(
                 f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."
@@ -186,7 +197,8 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
 def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     """Dismiss held or refused events: nothing of them is billed, and they are no longer listed.
 
-    A change of the same window replaces them all the same, and `release` with their ID takes it back.
+    A change of the same window replaces them all the same, and `release` with their ID takes it back. Of usage that
+    moved from one customer to another, both sides are dismissed, in all windows.
     """
     from aggregator.wiring import open_ledger
 
@@ -199,6 +211,7 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
         write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
         say(f"{len(done)} event(s) dismissed; they stay on record, and nothing of them is billed.")
+        _tell_move(done, fitting)
     _tell_rest(fitting)
     _refuse_others(choice, done, others, "Not held or refused")
 
@@ -391,6 +404,13 @@ def _refuse_others(choice: "Choice", done: set[int], others: list["Waiting"], wh
     if unknown:
         told.append(f"{', '.join(map(str, unknown))}: see `aggregator events list`")
     raise UsageError(f"{what}: {'; '.join(told)}.")
+
+
+def _tell_move(done: set[int], fitting: list["Waiting"]) -> None:
+    """Say how many events went along, because they are of the same move from one customer to another."""
+    along = len(done - {each.event for each in fitting})
+    if along:
+        say(f"{along} of them were not named: they are of the same move from one customer to another.")
 
 
 def _tell_rest(fitting: list["Waiting"]) -> None:

@@ -72,6 +72,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         standings = ledger.reports.status()
         memory = ledger.meters.memory()
         parked = ledger.reports.parked(limit)
+        moved = ledger.reports.moved(limit)
         aside = ledger.reports.aside(limit)
         unread = ledger.reports.unread(limit)
         strangers = ledger.reports.strangers(config.meters, now - STILL_BILLABLE)
@@ -94,6 +95,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                     {**row._asdict(), "lag_seconds": (now - row.mark).total_seconds()} for row in standings
                 ],
                 "parked": [row._asdict() for row in parked],
+                "moves": [row._asdict() for row in moved],
                 "unmapped": [row._asdict() for row in aside],
                 "unread": [row._asdict() for row in unread],
                 "removed": [row._asdict() for row in strangers],
@@ -134,6 +136,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     for line in (
         *_stopped(standings),
         *_waiting(standings, now),
+        *(move.told() for move in moved),
         *notes,
         *_removed(strangers),
         *_unconfigured(config, unconfigured, now),

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from aggregator import points, retry
 from aggregator.errors import LedgerFailedOver, LedgerStopped
+from aggregator.ledger import moves
 from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.parked import take_back_held
@@ -503,9 +504,10 @@ class Outbox:
         """Let held or refused events go, on a person's word; return those that were.
 
         They are due as they were planned, but for what the sink took before and rejected later: that is planned anew.
+        With one event of a move, all of it goes.
         """
-        values = {"events": list(events), "now": now}
         with self._database.transaction() as connection:
+            values = {"events": moves.whole(connection, events), "now": now}
             connection.execute(HOLD_METERS, values)
             due = connection.execute(RELEASE, values).fetchall()
             again = connection.execute(REPLAN, values).fetchall()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.ledger import moves
 from aggregator.ledger.database import Connection, Database
 from aggregator.model import Span
 from aggregator.proof import Finding
@@ -181,9 +182,18 @@ class ParkedEvents:
             return [Waiting._make(row) for row in connection.execute(WAITING, values)]
 
     def dismiss(self, events: Sequence[int], now: dt.datetime) -> list[int]:
-        """Leave held or refused events at that, on a person's word; return those that were. A newer plan replaces them."""
+        """Leave held or refused events at that, on a person's word; return those that were. A newer plan replaces them.
+
+        With one event of a move, all of it is left at that.
+        """
         with self._database.transaction() as connection:
-            return [row[0] for row in connection.execute(DISMISS, {"events": list(events), "now": now})]
+            values = {"events": moves.whole(connection, events), "now": now}
+            return [row[0] for row in connection.execute(DISMISS, values)]
+
+    def moved(self, limit: int, meter: str | None = None) -> list[moves.Move]:
+        """Return the usage that moved from one customer to another and waits for a person."""
+        with self._database.transaction() as connection:
+            return moves.open_moves(connection, limit, meter)
 
     def settle_by_hand(self, events: Sequence[int], finding: Finding, now: dt.datetime) -> list[int]:
         """Settle events in doubt on a person's word, as present or absent; return those that were in doubt."""

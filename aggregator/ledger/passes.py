@@ -21,7 +21,7 @@ from typing import Protocol
 
 from aggregator import points
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
-from aggregator.ledger import again, guard, runs
+from aggregator.ledger import again, guard, moves, runs
 from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import MOVE_FEEDS
@@ -158,15 +158,26 @@ class Passes:
                         connection, io, feed, this.span, noise=spool.noise, unit=unit, more=this.more
                     )
                     decisions = decide(feed, found, guarded=bool(fallen))
-                    behind = this.kind == "backfill"
-                    writer = Writer(connection, io, feed, run_id, this.now, backfill=behind)
+                    writer = Writer(
+                        connection,
+                        io,
+                        feed,
+                        run_id,
+                        this.now,
+                        backfill=this.kind == "backfill",
+                        may_move=moves.may_move(registered, feed),
+                    )
                     writer.write(tally.counting(decisions))
+                    if writer.fell:
+                        tally.held += moves.hold(connection, feed, run_id, this.now)
                     again.note_newer(connection, feed, run_id, this.now)
                     again.note_close(connection, feed, run_id, this.now)
                     if not fallen:
                         guard.check(connection, registered, feed, tally)
             again.note_given_up(connection, registered.feeds, tally.voided, this.now)
+            moves.keep(connection, registered.feeds, run_id, tally.voided, this.now)
             once_more = _void(connection, tally.voided, this.now)
+            moves.part(connection, registered.feeds, this.now)
             set_aside(connection, registered, this.span)
             guard.note_or_believe(connection, registered, this.span, this.now, fallen)
             waiting = [

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from aggregator.lateness import Late
 from aggregator.ledger.database import Database
+from aggregator.ledger.moves import Move
 from aggregator.ledger.parked import Choice, ParkedEvents, Waiting
 from aggregator.model import ZERO, Span
 
@@ -271,6 +272,10 @@ class Reports:
     def parked(self, limit: int = 20) -> list[Waiting]:
         """Return the events that wait for a person, the newest first."""
         return ParkedEvents(self._database).waiting(Choice(), limit, newest_first=True)
+
+    def moved(self, limit: int = 20) -> list[Move]:
+        """Return the usage that moved from one customer to another and waits for a person."""
+        return ParkedEvents(self._database).moved(limit)
 
     def aside(self, limit: int = 20) -> list[Aside]:
         """Return what could be billed to nobody, the most rows first."""

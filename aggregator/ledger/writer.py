@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from aggregator.ledger import moves
 from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
@@ -79,7 +80,8 @@ class Writer:
     """Takes the decisions about one feed in the order of customers; `write` is called once.
 
     `io` is the one thread that talks to the server: while it copies one batch, the next is planned and formatted here. What
-    a `backfill` plans goes out behind what is new.
+    a `backfill` plans goes out behind what is new. Where usage `may_move` to another customer, `fell` tells whether a slot
+    fell to zero, and is held for it; which ones is noted.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Writer:
         now: dt.datetime,
         *,
         backfill: bool = False,
+        may_move: bool = False,
     ) -> None:
         self._connection = connection
         self._io = io
@@ -101,6 +104,8 @@ class Writer:
         self._waits_behind = "t" if backfill and feed.model is not WriteModel.LAST else "f"
         self._starts: dict[dt.datetime, str] = {}
         self._carries = _Carries()
+        self._may_move = may_move
+        self.fell = False
 
     def write(self, decisions: Iterable[Decision]) -> None:
         """Write every decision; a few batches of them are in memory at most."""
@@ -131,6 +136,8 @@ class Writer:
 
     def _finish(self) -> None:
         self._send(Lines(carries=[self._carry(*moved) for moved in self._carries.close()]))
+        if self.fell:
+            moves.note_fallen(self._connection)
         for statement in (UPDATE_SLOTS, UPSERT_CARRIES, DELETE_CARRIES):
             self._connection.execute(statement)
         self._connection.execute("truncate slot_change, carry_change")
@@ -158,6 +165,8 @@ class Writer:
                 lines.carries.append(self._carry(*moved))
             if deferred:
                 continue
+            if self._may_move and not change.now and (change.parked or (event and event.state is State.HELD)):
+                self.fell = True
             start, customer = self._start(change.window_start), text(change.customer)
             revision, stamped_at, tail = change.revision, change.stamped_at, ""
             at = None if stamped_at is None else instant(stamped_at)

@@ -87,12 +87,34 @@ comment on column aggregator.outbox.backfill is 'Whether a backfill planned it: 
 create index outbox_by_feed on aggregator.outbox (feed_id, backfill, event_id);
 """
 
+# What one customer lost and another one gained waits on both sides: an event that was never tried may be held for it.
+MOVES = """
+alter table aggregator.parked add column moved_with bigint;
+comment on column aggregator.parked.moved_with is
+    'The event of another customer and the same window by which it is seen that usage moved; both wait together.';
+create index parked_moved on aggregator.parked (feed_id) where moved_with is not null;
+create or replace trigger event_moves_forward
+    before update of state on aggregator.event for each row
+    when (not (
+        old.state = new.state
+        or (old.state = 'due' and new.state in ('sending', 'refused', 'in_doubt', 'void'))
+        or (old.state = 'due' and new.state = 'held' and old.attempts = 0 and old.exposed_at is null)
+        or (old.state = 'sending' and new.state in ('accepted', 'refused', 'due', 'in_doubt'))
+        or (old.state in ('held', 'refused') and new.state in ('due', 'void'))
+        or (old.state = 'in_doubt' and new.state in ('accepted', 'due', 'refused', 'void'))
+        or (old.state = 'accepted' and new.state in ('confirmed', 'refused'))
+        or (old.state = 'confirmed' and new.state = 'refused')
+    ))
+    execute function aggregator.refuse('an event moves forward only');
+"""
+
 SCHEMA: tuple[str, ...] = (
     CONFIGURATIONS,
     FIRST_USE,
     FAILOVERS,
     NAMES,
     TURNS,
+    MOVES,
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
     UNSTABLE,

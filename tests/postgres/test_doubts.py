@@ -476,7 +476,11 @@ def test_the_list_shows_what_waits_and_why(owing: World, call: Callable[..., Res
     assert told["more"] is False
     [each] = told["events"]
     assert (each["event"], each["delta"], each["state"], each["identifier"]) == (event, "2", "refused", name)
-    assert json.loads(call("list", "--state", "in_doubt", "--json").output) == {"events": [], "more": False}
+    assert json.loads(call("list", "--state", "in_doubt", "--json").output) == {
+        "events": [],
+        "more": False,
+        "moves": [],
+    }
 
 
 def test_released_by_id_and_by_meter(owing: World, call: Callable[..., Result]) -> None:

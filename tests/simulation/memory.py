@@ -185,6 +185,7 @@ class ParkedRow:
     guarded: bool = False
     was_accepted: bool = False
     look_at: dt.datetime | None = None
+    moved_with: EventId | None = None
 
 
 @dataclass(slots=True)

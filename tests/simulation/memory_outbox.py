@@ -11,6 +11,7 @@ from aggregator.ledger.pin import WHAT_TO_DO
 from aggregator.model import ClaimId, EventId, Outcome, State
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_again import note_newer_than
+from tests.simulation.memory_moves import whole
 from tests.simulation.memory_parked import take_back_held
 from tests.simulation.memory_pin import MemoryPin
 
@@ -190,7 +191,7 @@ class MemoryOutbox:
         What the sink took before and rejected later is planned anew; everything else is due as it was planned.
         """
         tables, released, due, again = self._ledger.tables, [], [], []
-        for event in map(EventId, events):
+        for event in whole(tables, map(EventId, events)):
             parked = tables.parked.get(event)
             if parked is None or parked.state is State.IN_DOUBT:
                 continue

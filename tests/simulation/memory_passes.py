@@ -8,6 +8,7 @@ from functools import lru_cache
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.guard import BELIEVED_AFTER
 from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.moves import may_move
 from aggregator.ledger.passes import Decide, Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
@@ -25,6 +26,7 @@ from aggregator.model import (
     WriteModel,
 )
 from aggregator.planner import GUARDED, LOWERS
+from tests.simulation import memory_moves as moves
 from tests.simulation.climate import HOUR
 from tests.simulation.memory import (
     EventRow,
@@ -71,10 +73,15 @@ class MemoryPasses:
             _check(self._ledger, feed, decisions)
         for feed, decisions in decided:
             behind = this.kind == "backfill" and feed.model is not WriteModel.LAST
+            fell = moves.fallen(tables, feed, decisions) if may_move(lease.registered, feed) else []
             self._write(feed, decisions, meter.name, this.now, backfill=behind)
+            planned = [decision.event.id for decision in decisions if decision.event is not None]
+            tally.held += moves.hold(self._ledger, feed, fell, planned, this.now)
             note_newer(self._ledger, feed, decisions, this.now)
         note_given_up(self._ledger, lease.registered, tally.voided, this.now)
+        moves.keep(self._ledger, lease.registered, tally.voided, this.now)
         once_more = self._void(tally.voided, this.now)
+        moves.part(self._ledger, lease.registered, this.now)
         self._set_aside(meter.id, this.span, readings)
         since = meter.reread_from
         self._guard(lease.registered, this, shrunk, readings)

@@ -247,7 +247,7 @@ def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
     for row in rows("select event_id, sink_id, due_at, claim_id from aggregator.outbox order by event_id"):
         tables.outbox[EventId(row[0])] = OutboxRow(*row[1:])
     for row in rows(
-        "select event_id, feed_id, state::text, reason, since, guarded, was_accepted, look_at"
+        "select event_id, feed_id, state::text, reason, since, guarded, was_accepted, look_at, moved_with"
         " from aggregator.parked order by 1"
     ):
         parked = ParkedRow(*row[1:])

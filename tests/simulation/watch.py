@@ -476,7 +476,7 @@ class Watch:
         self._states[event.id] = event.state
 
     def _mark(self, event: EventRow, before: State, now: State) -> None:
-        if (before, now) == (State.HELD, State.DUE) and self.latest == "commit":
+        if (before, now) == (State.HELD, State.DUE) and self.latest == "commit" and event.delta < 0:
             self._marks.saw("shrink guard confirmed")
             self._guarded.believed(event, self._hub.now)
         if now is State.REFUSED and self.latest in {"take_report", "take"}:

@@ -94,3 +94,26 @@ def test_usage_that_belongs_to_nobody_is_listed_and_stops_nobody(world: World) -
     assert sum(int(each["rows"]) for each in shown["unmapped"]) == 2
     assert sum(Decimal(each["quantity"]) for each in shown["unmapped"]) == 8
     assert METER in world.run("status").out
+
+
+def test_a_changed_id_waits_on_both_sides_and_goes_in_one_step(world: World) -> None:
+    """Named as a move by `status` and `events list`; one event released lets all of it go."""
+    for minute, quantity in ((3, 4), (5, 10), (6, 7)):
+        world.use("cus_a", quantity, minute=minute)
+    world.once()
+    world.source("update usage set customer = 'cus_b' where customer = 'cus_a'")
+    assert world.once().code == 4
+    assert world.billed() == {"cus_a": 21}
+    for command in (["status"], ["events", "list"]):
+        told = " ".join(world.run(*command).out.split())
+        assert (
+            f"cus_a -> cus_b: 3 windows, 21 units of {METER} to stripe moved (a customer's id changed?)"
+            in told
+        )
+        [move] = world.run(*command, "--json").json["moves"]
+        assert (move["from_customer"], move["to_customer"], move["windows"]) == ("cus_a", "cus_b", 3)
+    released = world.run("events", "release", str(move["event"]))
+    assert (released.code, "6 event(s) released" in released.out) == (0, True)
+    assert "5 of them were not named" in released.out
+    assert world.once().code == 0
+    assert world.billed() == world.used() | {"cus_a": 0}

@@ -1,0 +1,275 @@
+"""Usage that moved from one customer to another: a decrease that is held, and the increase that belongs to it.
+
+When a customer's id changes at the source, all that was billed to the old id is to be lowered, which waits for a person, and
+all of it is owed for the new id. Sent at once, the sink would hold both until then. So the two wait together.
+
+Rules
+- A pair is two slots of one window: one fell to zero in this pass and is held for it, the other began in this pass, at
+  exactly the quantity that the first one had.
+- Many customers may have the same number in a window. Two customers are believed if some window, or all of their windows
+  together, fit these two and nobody else, if neither fits a third, and if most of what one lost is what the other gained.
+- `parked.moved_with` of each names the other's event. All pairs of the same two customers are one move: a person decides
+  about it as a whole.
+- A pair stays one while what is planned anew for a side still lowers or raises. If not, it is none any more: an increase
+  goes out as any other, a decrease stays held.
+- Only where decreases wait for a person; not where a customer's last number is billed, since there the windows that follow
+  bill the new id in any case.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.ledger.database import Connection
+from aggregator.ledger.meters import Feed, Registered
+from aggregator.model import Decreases, EventId, WriteModel
+
+MOVED = "what another customer had here before it lost it: it waits with that decrease"
+"""Why an increase is held."""
+
+CREATE_FALLEN = """
+create temporary table if not exists fallen (
+    window_start timestamptz, customer text collate "C", quantity numeric, event_id bigint
+) on commit drop
+"""
+
+# Before the slots are changed: what held usage, holds none now, and waits for a person because of that. Usage that moves on
+# from one that waits itself is still lacking where it came from.
+NOTE_FALLEN = """
+insert into fallen (window_start, customer, quantity, event_id)
+select slot.window_start, slot.customer, slot.quantity, new.tail
+  from slot_change as new
+  join aggregator.parked on parked.event_id = new.tail and parked.state = 'held'
+  join aggregator.slot on slot.feed_id = new.feed_id and slot.window_start = new.window_start
+                      and slot.customer = new.customer
+ where new.quantity = 0 and slot.quantity > 0
+ union all
+select slot.window_start, event.customer, slot.quantity, parked.event_id
+  from slot_change as new
+  join aggregator.slot on slot.feed_id = new.feed_id and slot.window_start = new.window_start
+                      and slot.customer = new.customer
+  join aggregator.parked on parked.feed_id = new.feed_id and parked.moved_with = slot.tail
+  join aggregator.event on event.id = parked.event_id and event.delta < 0
+ where new.quantity = 0 and slot.quantity > 0
+"""
+
+# Each step is linear in what fell and what began: who has the same number as a thousand others is never compared with them
+# one by one. An increase behind another event of its slot may be said again where totals are sent, and would leave by that.
+HOLD = """
+with begun as materialized (
+    select slot.window_start, slot.customer, slot.quantity, event.id as event_id
+      from aggregator.slot
+      join aggregator.event on event.id = slot.tail and event.run_id = %(run_id)s and event.state = 'due'
+                           and event.delta > 0 and event.total = event.delta and (%(adds)s or event.revision = 0)
+     where slot.feed_id = %(feed_id)s and slot.quantity > 0
+       and slot.window_start in (select window_start from fallen)
+), in_one_window as (
+    select lost.customer as lost, gained.customer as gained
+      from (select window_start, quantity, min(customer) as customer from fallen
+             group by 1, 2 having count(*) = 1) as lost
+      join (select window_start, quantity, min(customer) as customer from begun
+             group by 1, 2 having count(*) = 1) as gained using (window_start, quantity)
+), all_lost as (
+    select customer, array_agg(row (window_start, quantity) order by window_start) as all_of_it, count(*) as windows
+      from fallen group by 1
+), all_gained as (
+    select customer, array_agg(row (window_start, quantity) order by window_start) as all_of_it
+      from begun group by 1
+), in_all_windows as (
+    select lost.customer as lost, gained.customer as gained
+      from (select all_of_it, min(customer) as customer from all_lost group by 1 having count(*) = 1) as lost
+      join (select all_of_it, min(customer) as customer from all_gained group by 1 having count(*) = 1) as gained
+           using (all_of_it)
+), alone as (
+    select lost, gained
+      from (select lost, gained, count(*) over (partition by lost) as ways, count(*) over (partition by gained) as ways_back
+              from (select * from in_one_window union select * from in_all_windows) as found) as counted
+     where ways = 1 and ways_back = 1
+), pair as (
+    select lost, fallen.event_id as lowers, begun.event_id as raises, count(*) over (partition by lost) as windows
+      from alone
+      join fallen on fallen.customer = lost
+      join begun on begun.customer = gained and begun.window_start = fallen.window_start
+                and begun.quantity = fallen.quantity
+), believed as materialized (
+    select lowers, raises from pair join all_lost on all_lost.customer = pair.lost
+     where 2 * pair.windows > all_lost.windows
+), gone as (
+    delete from aggregator.outbox using believed where event_id = raises
+), waits as (
+    update aggregator.event set state = 'held', reason = %(reason)s from believed where id = raises
+), named as (
+    update aggregator.parked set moved_with = raises from believed where event_id = lowers
+), parked as (
+    insert into aggregator.parked (event_id, feed_id, state, reason, since, moved_with)
+    select raises, %(feed_id)s, 'held', %(reason)s, %(now)s, lowers from believed
+)
+select count(*) from believed
+"""
+
+# What replaces one side, or both, waits in its place: in a window that moved, more usage of the new id waits along.
+KEEP = """
+with pair as materialized (
+    select lost.id as lowers, gained.id as raises, gained.feed_id, gained.state = 'due' as begins
+      from aggregator.parked
+      join aggregator.event as lowered on lowered.id = parked.event_id and lowered.delta < 0
+      join aggregator.event as raised on raised.id = parked.moved_with
+      join aggregator.slot as one on one.feed_id = lowered.feed_id and one.window_start = lowered.window_start
+                                 and one.customer = lowered.customer
+      join aggregator.slot as other on other.feed_id = raised.feed_id and other.window_start = raised.window_start
+                                   and other.customer = raised.customer
+      join aggregator.event as lost on lost.id = one.tail and lost.state = 'held' and lost.delta < 0
+      join aggregator.event as gained on gained.id = other.tail and gained.delta > 0
+                                     and (gained.state = 'held' or (gained.state = 'due' and gained.run_id = %(run_id)s))
+     where parked.feed_id = any(%(feeds)s) and parked.moved_with is not null
+       and (lowered.id = any(%(voided)s) or raised.id = any(%(voided)s))
+       and lost.id <> all(%(voided)s) and gained.id <> all(%(voided)s)
+), gone as (
+    delete from aggregator.outbox using pair where event_id = raises
+), waits as (
+    update aggregator.event set state = 'held', reason = %(reason)s from pair where id = raises and begins
+), named as (
+    update aggregator.parked
+       set moved_with = case when event_id = lowers then raises else lowers end, dismissed_at = null
+      from pair where event_id in (lowers, raises)
+)
+insert into aggregator.parked (event_id, feed_id, state, reason, since, moved_with)
+select raises, feed_id, 'held', %(reason)s, %(now)s, lowers from pair where begins
+"""
+
+# Whatever became of the other side, a pair is one only while both sides wait.
+PART = """
+with alone as (
+    select parked.event_id, parked.feed_id, event.delta > 0 and parked.dismissed_at is null as leaves
+      from aggregator.parked join aggregator.event on event.id = parked.event_id
+     where parked.feed_id = any(%(feeds)s) and parked.moved_with is not null
+       and not exists (select from aggregator.parked as other
+                        where other.event_id = parked.moved_with and other.moved_with = parked.event_id)
+), stays as (
+    update aggregator.parked set moved_with = null
+      from alone where parked.event_id = alone.event_id and not alone.leaves
+), gone as (
+    delete from aggregator.parked using alone where parked.event_id = alone.event_id and alone.leaves
+    returning parked.event_id, parked.feed_id
+), due as (
+    insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
+    select gone.event_id, feed.sink_id, feed.id, %(now)s from gone join aggregator.feed on feed.id = gone.feed_id
+)
+update aggregator.event set state = 'due', reason = null from gone where event.id = gone.event_id
+"""
+
+WHOLE = """
+with meant as (
+    select distinct parked.feed_id, least(event.customer, other.customer) as one,
+           greatest(event.customer, other.customer) as another
+      from aggregator.parked
+      join aggregator.event on event.id = parked.event_id
+      join aggregator.event as other on other.id = parked.moved_with
+     where parked.event_id = any(%(events)s)
+)
+select parked.event_id
+  from meant
+  join aggregator.parked on parked.feed_id = meant.feed_id and parked.moved_with is not null
+  join aggregator.event on event.id = parked.event_id
+  join aggregator.event as other on other.id = parked.moved_with
+ where least(event.customer, other.customer) = meant.one and greatest(event.customer, other.customer) = meant.another
+ order by 1
+"""
+
+OPEN = """
+select meter.name, sink.name, lowers.customer, raises.customer, count(*), sum(raises.delta),
+       min(raises.window_start), max(raises.window_start), min(parked.since), min(lowers.id)
+  from aggregator.parked
+  join aggregator.event as lowers on lowers.id = parked.event_id and lowers.delta < 0
+  join aggregator.event as raises on raises.id = parked.moved_with
+  join aggregator.feed on feed.id = parked.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+ where parked.moved_with is not null and parked.dismissed_at is null and (%(meter)s::text is null or meter.name = %(meter)s)
+ group by 1, 2, 3, 4 order by min(lowers.id) limit %(limit)s
+"""
+
+
+class Move(NamedTuple):
+    """Usage that one customer lost and another one gained, waiting for a person on both sides."""
+
+    meter: str
+    sink: str
+    from_customer: str
+    to_customer: str
+    windows: int
+    quantity: Decimal
+    """What the new customer is to be billed for it."""
+    first_window: dt.datetime
+    last_window: dt.datetime
+    since: dt.datetime
+    event: int
+    """One of its events: a word about this one is a word about all of them."""
+
+    def told(self) -> str:
+        """Say what moved, and what to do about it."""
+        windows = "1 window" if self.windows == 1 else f"{self.windows} windows"
+        return (
+            f"{self.from_customer} -> {self.to_customer}: {windows}, {self.quantity.normalize():f} units of {self.meter} to "
+            f"{self.sink} moved (a customer's id changed?). Both sides wait: `aggregator events release {self.event}` lets "
+            "all of it go in one step."
+        )
+
+
+def may_move(registered: Registered, feed: Feed) -> bool:
+    """Tell whether decreases of a feed wait for a person, and an increase can wait with them."""
+    return registered.meter.decreases is Decreases.HOLD and feed.model is not WriteModel.LAST
+
+
+def note_fallen(connection: Connection) -> None:
+    """Note which slots a pass is about to set to zero and holds a decrease for; called before they change."""
+    connection.execute(CREATE_FALLEN)
+    connection.execute(NOTE_FALLEN)
+    connection.execute("analyze fallen")
+
+
+def hold(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> int:
+    """Have increases wait with the decreases that they belong to; return how many. What fell has been noted."""
+    values = {
+        "feed_id": feed.id,
+        "run_id": run_id,
+        "adds": feed.model is WriteModel.DELTA,
+        "reason": MOVED,
+        "now": now,
+    }
+    row = connection.execute(HOLD, values).fetchone()
+    connection.execute("truncate fallen")
+    assert row is not None
+    return int(row[0])
+
+
+def keep(
+    connection: Connection, feeds: Sequence[Feed], run_id: int, voided: Sequence[EventId], now: dt.datetime
+) -> None:
+    """Let what was planned anew for a side of a pair take its place; `voided` is what it replaces, and is still parked."""
+    values = {
+        "feeds": [feed.id for feed in feeds],
+        "run_id": run_id,
+        "voided": list(voided),
+        "reason": MOVED,
+        "now": now,
+    }
+    if voided:
+        connection.execute(KEEP, values)
+
+
+def part(connection: Connection, feeds: Sequence[Feed], now: dt.datetime) -> None:
+    """Let go what waits for a decrease that does not wait any more."""
+    connection.execute(PART, {"feeds": [feed.id for feed in feeds], "now": now})
+
+
+def whole(connection: Connection, events: Sequence[int]) -> list[int]:
+    """Return these events, and all others of the moves that they belong to."""
+    rows = connection.execute(WHOLE, {"events": list(events)}).fetchall()
+    return sorted({*events, *(row[0] for row in rows)})
+
+
+def open_moves(connection: Connection, limit: int, meter: str | None = None) -> list[Move]:
+    """Return the moves that wait for a person, those first that were planned first."""
+    return [Move._make(row) for row in connection.execute(OPEN, {"limit": limit, "meter": meter})]
