@@ -88,10 +88,10 @@ class Table:
         for customer, quantity in self.truth_of(start).items():
             self._said(customer, start, quantity)
 
-    def shown(self, span: Span, times: int) -> None:
-        """Note that every row of a span was shown so many times: that much the source has said."""
+    def shown(self, span: Span, times: int, by: "Table") -> None:
+        """Note that every row of a span was shown so many times, as this table or a copy has them: so much was said."""
         for window in tile(span, self.window):
-            for customer, quantity in self.truth_of(window.start).items():
+            for customer, quantity in by.truth_of(window.start).items():
                 self._said(customer, window.start, times * quantity)
 
     def _said(self, customer: str, start: dt.datetime, quantity: Decimal) -> None:

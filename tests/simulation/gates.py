@@ -170,7 +170,7 @@ class SourceGate:
         gate.process.shown[query] = standby.until if standby else gate.hub.now
         table = (standby or self._application).tables[query]
         readings = table.readings(span, raw=climate.raw, names_at=climate.names_at)
-        readings = self._spells.show(self._application.tables[query], readings, span, gate.hub.now)
+        readings = self._spells.show(self._application.tables[query], table, readings, span, gate.hub.now)
         if gate.random.random() < climate.empty_read:
             gate.marks.saw("empty read")
             readings = []

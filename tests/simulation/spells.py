@@ -49,23 +49,25 @@ class Spells:
         """Let the source be right from now on."""
         self._spells.clear()
 
-    def show(self, table: Table, readings: list[Reading], span: Span, now: dt.datetime) -> list[Reading]:
-        """Return what a query over a span gives just now. Raises QueryRejected where it is refused."""
+    def show(
+        self, table: Table, read: Table, readings: list[Reading], span: Span, now: dt.datetime
+    ) -> list[Reading]:
+        """Return what a query over a span gives just now; it may `read` a copy. Raises QueryRejected where it is refused."""
         for spell in self._spells:
             if now in spell.span:
                 self._marks.saw(f"a source shows {spell.shown.value}")
-                return _shown(spell, table, readings, span)
+                return _shown(spell, table, read, readings, span)
         return readings
 
 
-def _shown(spell: Spell, table: Table, readings: list[Reading], span: Span) -> list[Reading]:
+def _shown(spell: Spell, table: Table, read: Table, readings: list[Reading], span: Span) -> list[Reading]:
     match spell.shown:
         case Shown.NOTHING:
             return []
         case Shown.PART:
             return [each for each in readings if each.customer != spell.hidden]
         case Shown.DOUBLED:
-            table.shown(span, 2)
+            table.shown(span, 2, read)
             return [*readings, *readings]
         case Shown.REFUSED:
             raise QueryRejected("permission denied for table usage")
