@@ -277,6 +277,10 @@ class Watch:
         self.latest = name
         if self._newest:
             self._newest.verb(name, self._tables())
+        if name == "settle" and not isinstance(values[0], Excerpt):
+            for each in values[1] if isinstance(values[1], list) else ():
+                broke = (getattr(each, "reason", None) or "").startswith("the sink's library failed")
+                require(not broke, "no simulated library breaks", each)
         if name == "acquire" and isinstance(done, Lease):
             self._epochs[done.registered.id] = max(done.epoch, self._epochs[done.registered.id])
         if name == "set_unread":

@@ -39,7 +39,8 @@ class Newest:
         self._require = require
 
     def verb(self, name: str, tables: Tables) -> None:
-        """Count what is rare, right after a transaction of the ledger."""
+        """Look at what is to be said again, and count what is rare, right after a transaction of the ledger."""
+        self._is_read_again(tables)
         noted = set(tables.reassertions)
         if name in {"commit", "release"} and noted - self._noted:
             self._marks.saw(
@@ -52,6 +53,19 @@ class Newest:
             and any(_is_behind(tables, event, self._hub.now) for event in tables.outbox)
         ):
             self._marks.saw(AHEAD)
+
+    def _is_read_again(self, tables: Tables) -> None:
+        """What is to be said again is not left to chance: its meter is read again from there."""
+        for start, meter in {
+            (start, feed.meter_id)
+            for feed_id, start, _ in tables.reassertions
+            if (feed := tables.feeds[feed_id]).ordered
+        }:
+            since = tables.meters[meter].reread_from
+            known = since is not None and since <= start
+            self._require(
+                known, "what is to be said again is read again", meter, start, "and not from", since
+            )
 
     def leaving(self, event: Event) -> None:
         """Look at an event that is about to leave."""
