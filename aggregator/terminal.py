@@ -17,12 +17,26 @@ DUMB = {"dumb", "unknown"}
 """What terminals that know no colours call themselves in TERM."""
 
 
+JOINERS = "\u200c\u200d"
+"""What Persian and Indic words and composed emoji are spelled with. Beside any other sign they would hide in a name."""
+
+
 def printable(text: str) -> str:
     """Return a text in one line and without anything that a terminal would obey."""
     if text.isprintable():
         return text
     return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text
+        sign
+        if sign.isprintable()
+        or (sign in JOINERS and _joined(text[place - 1 : place] + text[place + 1 : place + 2]))
+        else sign.encode("unicode_escape").decode("ascii")
+        for place, sign in enumerate(text)
+    )
+
+
+def _joined(neighbours: str) -> bool:
+    return (
+        len(neighbours) == 2 and neighbours.isprintable() and all(not sign.isascii() for sign in neighbours)
     )
 
 

@@ -63,6 +63,11 @@ def _check_parameters(found: set[str]) -> None:
         raise ValueError(
             f"does not use {' and '.join(missing)}: bound the rows with "
             "`where created_at >= :start and created_at < :end`, outside quotes"
+            + (
+                " (for what stands as of `:end`, as seats do: `and :start < :end`)"
+                if missing == ["`:start`"]
+                else ""
+            )
         )
     unknown = sorted(found - PARAMETERS)
     if unknown:

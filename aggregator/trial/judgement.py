@@ -342,7 +342,7 @@ def outside(found: Outside, query: str, *, latest: bool) -> list[Finding]:
         if latest or text.names_what_is_gone(query):
             said += (
                 "and as much since ever: it counts what is there now. Windows that are read again will lose what has ended "
-                "since. Count as of `:end`: `begun_at < :end and (ended_at is null or ended_at >= :end)`"
+                "since. Count as of `:end`: `begun_at < :end and (ended_at is null or ended_at >= :end) and :start < :end`"
             )
             return [] if latest and text.names_what_is_gone(query) else [warning(Kind.STATE, said)]
         said += f"and as much since ever: `:start` makes no difference, and each window bills all before it again. {line}"
@@ -496,7 +496,7 @@ def customers(keys: Iterable[str | None], sink: str) -> list[Finding]:
     strange = [key for key in named if not STRIPE_CUSTOMER.fullmatch(key)]
     if not strange:
         return []
-    shown = ", ".join(ascii(key[:40]) for key in strange[:3])
+    shown = ", ".join(repr(key[:40]) for key in strange[:3])
     said = (
         f"{len(strange)} of {len(named)} customers are no customers of Stripe ({shown}), and {sink} refuses "
         "their usage: return "
@@ -540,14 +540,24 @@ def repeated(rows: Iterable[Row], query: str) -> list[Finding]:
     return [error(Kind.REPEATED, said)]
 
 
-def multiplied(join: text.Join, table: str, column: str, keys: int, example: object) -> list[Finding]:
-    """Judge a join whose other side has a key more than once."""
-    said = (
-        f"{join.line} joins with {table} by {column}, and {table} has {keys} key(s) more than once, as "
-        f"{example!r}: each such row "
-        f"counts the same usage again. Make {table}.{column} unique, or join with `(select distinct ...)`"
-    )
-    return [error(Kind.MULTIPLIED, said)]
+def multiplied(
+    join: text.Join, table: str, column: str, keys: int, example: object, query: str
+) -> list[Finding]:
+    """Judge a join whose other side has a key more than once.
+
+    That is how the lines of an order are summed, and wrong where the lines are not what is summed.
+    """
+    quantity = text.column(query, "quantity") or ""
+    counted = text.tables_of(query, quantity)
+    if counted == {table} or re.search(r"\bdistinct\b|\b(?:max|min)\s*\(", quantity, re.IGNORECASE):
+        return []
+    said = f"{join.line} joins with {table} by {column}, and {table} has {keys} key(s) more than once, as {example!r}: "
+    names_customer = text.tables_of(query, text.column(query, "customer") or "") == {table}
+    if counted == {join.bounded} or (not counted and names_customer):
+        said += f"each such row counts the same usage again. Make {table}.{column} unique, or join with "
+        return [error(Kind.MULTIPLIED, f"{said}`(select distinct ...)`")]
+    said += "each such row counts. If that is meant, name its column in the quantity: `sum(line.pieces)`"
+    return [warning(Kind.MULTIPLIED, said)]
 
 
 def slow(seconds: float, table: str | None, query: str) -> list[Finding]:

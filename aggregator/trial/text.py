@@ -184,6 +184,30 @@ def joins(query: str) -> list[Join]:
     return found
 
 
+def column(query: str, name: str) -> str | None:
+    """Return the expression that is selected under a name; None where that cannot be told, as if there are several."""
+    text = bare(query)
+    found = list(re.finditer(rf'(?<=[\s)."])"?{name}"?(?=\s*(?:,|\bfrom\b))', text, re.IGNORECASE))
+    if len(found) != 1:
+        return None
+    depth, place = 0, found[0].start()
+    while place > 0:
+        place -= 1
+        depth += {")": 1, "(": -1}.get(text[place], 0)
+        if depth < 0 or (depth == 0 and (text[place] == "," or re.match(r"(?i)select\b", text[place:]))):
+            break
+    return text[place : found[0].end()]
+
+
+def tables_of(query: str, expression: str) -> set[str]:
+    """Return the tables whose columns an expression names by the table or its alias."""
+    return {
+        table
+        for alias, table in tables(query).items()
+        if re.search(rf"\b{alias}\.", expression, re.IGNORECASE)
+    }
+
+
 def _chosen(text: str, named: dict[str, str]) -> set[str]:
     """Return the tables of which conditions choose rows."""
     where = re.search(r"\bwhere\b.*?(?=\bgroup\s+by\b|\border\s+by\b|$)", text, re.IGNORECASE | re.DOTALL)

@@ -124,9 +124,10 @@ class Trial:
         yield "bounds", self._outside(trying, newest, answer)
         yield "rows", self._rows(trying, newest, answer)
         yield from self._stretch(trying, newest, by_window=first.places.window is not None)
-        yield "edges", self._edges(trying, newest, answer)
-        if not meter.latest:
-            yield "times of today", self._today(trying, now, columns)
+        if not self._whole_windows_only(trying, newest):
+            yield "edges", self._edges(trying, newest, answer)
+            if not meter.latest:
+                yield "times of today", self._today(trying, now, columns)
         if self._slowest >= judgement.SLOW_SECONDS:
             yield "indexes", judgement.slow(self._slowest, trying.read_whole(newest), query)
         yield "limit", judgement.limited(self._counts, query)
@@ -231,6 +232,14 @@ class Trial:
             return _sums(trying.readings(answer, span, self._length), by_window=True)
         return _sums(trying.amounts(answer, span, self._length), by_window=False)
 
+    def _whole_windows_only(self, trying: Trying, window: Span) -> bool:
+        """Tell whether the bounds are rounded to windows, as of a table that has one row per day. That is right as long as
+        whole windows are asked for, and then nothing can be asked of shorter stretches."""
+        if text.rounded(self._query) is None:
+            return False
+        last = self._used(trying, Span(window.end - trying.least, window.end))
+        return bool(last) and judgement.alike(last, self._used(trying, window))
+
     def _edges(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
         """Judge what becomes of a row that lies on a boundary, by making its own instant one."""
         if text.looks_at_neighbours(self._query) is not None:
@@ -261,8 +270,10 @@ class Trial:
                 end = middle
             elif self._any(trying, Span(middle, end)):
                 start = middle
-            else:
+            elif self._any(trying, Span(middle - trying.least, middle + trying.least)):
                 return middle
+            else:
+                return None  # no row at all: only whole windows have any, such as those that `generate_series` makes
         return None
 
     def _today(self, trying: Trying, now: dt.datetime, columns: Sequence[Column]) -> list[Finding]:
@@ -275,6 +286,9 @@ class Trial:
         newest = self._last(trying, Span(present, present + furthest))
         if newest is not None:
             beyond = Span(present + furthest, present + furthest + FURTHEST_AHEAD)
+            open_ended = self._any(trying, Span(beyond.end - windows.HOUR, beyond.end))
+            if open_ended and newest == present + furthest:
+                return []  # what has no end yet lasts up to any `:end` that is asked for
             hours = [Span(present + n * windows.HOUR, present + (n + 1) * windows.HOUR) for n in range(15)]
             steady = all(self._any(trying, each) for each in hours if each.end <= newest)
             steady = steady and not self._any(trying, beyond)
@@ -310,13 +324,15 @@ class Trial:
         """Judge joins whose other side has a key more than once."""
         found: list[Finding] = []
         for join in text.joins(self._query):
+            if self._elapsed() > self._until:
+                raise OutOfTime
             others = [side for side in (join.left, join.right) if side[0] != join.bounded]
             repeated = [
                 (table, column, *trying.keys_more_than_once(table, column)) for table, column in others
             ]
             if repeated and all(many for _, _, many, _ in repeated):
                 table, column, many, example = repeated[0]
-                found += judgement.multiplied(join, table, column, many, example)
+                found += judgement.multiplied(join, table, column, many, example, self._query)
         return found
 
 

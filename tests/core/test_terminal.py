@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from aggregator import log
 from aggregator.cli.common import json_text, say, say_error, show_table
 from aggregator.errors import ConfigError, Problem, SinkError
-from aggregator.terminal import printable
+from aggregator.terminal import JOINERS, printable
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,9 +29,33 @@ SHOWN = r"\x1b]0;owned\x07\x1b[2J[red]cus\u202e\r\nAll is well.\x7f\x9b1m\u2028"
 def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
     """Whatever it holds comes out in one line of printable characters; what was printable stays as it was."""
     shown = printable(text)
-    assert shown.isprintable()
+    assert all(sign.isprintable() or sign in JOINERS for sign in shown)
     assert printable(shown) == shown
     assert shown == text or not text.isprintable()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Müller & Söhne",
+        "客户",
+        "\u05d7\u05d1\u05e8\u05d4",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\U0001f469\u200d\U0001f4bb",
+    ],
+)
+def test_an_honest_name_stays_readable(name: str) -> None:
+    """Letters of any script, and the joiners that some are spelled with, come out as they are."""
+    assert printable(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["cus_\u200d1", "\u200dcus", "cus\u200c", "\u00fc\u200d", "\u202e\u200d\u202e"]
+)
+def test_a_joiner_that_joins_nothing_is_shown(name: str) -> None:
+    """Two customers that look alike would be taken for one."""
+    assert printable(name).isascii() or "\\u200" in printable(name)
+    assert printable(name).isprintable()
 
 
 @pytest.mark.parametrize("columns", [200, 20])

@@ -51,6 +51,14 @@ insert into seat select 'cus_' || s % 4, timestamptz '2026-10-01Z' + s * interva
 create table idle (customer text, used_at timestamptz, quantity integer);
 insert into idle
 select 'cus_1', timestamptz '2026-11-12 05:00Z' + n * interval '10 minutes', 1 from generate_series(1, 50) n;
+create table line (usage_id bigint, pieces integer);
+insert into line select id, 1 + n from usage, generate_series(1, 2) n;
+create table by_day (customer text, day date, n integer);
+insert into by_day select 'cus_' || customer_id, (used_at at time zone 'UTC')::date, count(*) from usage group by 1, 2;
+create table login (customer text, began_at timestamptz, ended_at timestamptz);
+insert into login
+select 'cus_' || n % 4, at, nullif(least(at + interval '3 hours', '2026-11-20 12:33Z'), '2026-11-20 12:33Z')
+  from generate_series(1, 200) n, lateral (select timestamptz '2026-11-20 12:31Z' - n * interval '17 minutes') each (at);
 create table nobody (customer text, used_at timestamptz, quantity integer);
 """
 
@@ -191,6 +199,16 @@ BAD: dict[str, tuple[str, Kind, Severity]] = {
         Kind.MULTIPLIED,
         Severity.ERROR,
     ),
+    "a sum beside lines": (
+        PLAIN.replace("join customer", "join line l on l.usage_id = u.id join customer"),
+        Kind.MULTIPLIED,
+        Severity.ERROR,
+    ),
+    "lines or usage": (
+        of("count(*)").replace("join customer", "join line l on l.usage_id = u.id join customer"),
+        Kind.MULTIPLIED,
+        Severity.WARNING,
+    ),
     "grouped by more": (
         SUM.replace("group by 1, 4", "group by 1, 4, r.n").replace(
             "join customer", "join generate_series(1, 2) r (n) on true join customer"
@@ -245,6 +263,19 @@ select c.stripe as customer, count(u.id) as quantity from customer c
     "several sums of a customer": SUM.replace("group by 1, 4", "group by 1, 4, u.ip"),
     "cast floats": of("sum(u.amount::numeric)", SUM),
     "words in text": PLAIN.replace("where", "where u.label <> 'limit 3 random() between' and"),
+    "the lines of an order": of("sum(l.pieces)", SUM).replace(
+        "join customer", "join line l on l.usage_id = u.id join customer"
+    ),
+    "different ones that have lines": of("count(distinct u.id)").replace(
+        "join customer", "join line l on l.usage_id = u.id join customer"
+    ),
+    "windows made by the query": """
+select 'cus_' || c as customer, count(u.id) as quantity, w as "window"
+  from generate_series(:start, :end::timestamptz - interval '1 hour', interval '1 hour') w cross join generate_series(1, 6) c
+  left join usage u on u.customer_id = c and u.used_at >= w and u.used_at < w + interval '1 hour' group by 1, 3""",
+    "the share of what is still open": """
+select customer, sum(extract(epoch from least(coalesce(ended_at, :end), :end) - greatest(began_at, :start))) as quantity
+  from login where began_at < :end and coalesce(ended_at, :end) > :start group by 1""",
     "gone customers": SUM.replace("join", "left join"),
 }  # fmt: skip
 
@@ -313,6 +344,17 @@ def test_other_windows_come_through_silent(shop_url: str, window: dt.timedelta) 
     assert tried(shop_url, PLAIN, window=window) == []
     unit = "day" if window > HOUR else "minute"
     assert tried(shop_url, SUM.replace("'hour'", f"'{unit}'"), window=window) == []
+
+
+def test_a_table_of_days_has_bounds_of_days(shop_url: str) -> None:
+    """Bounds of whole days are right where the windows are days; where they are hours, they overlap."""
+    query = (
+        "select customer, n as quantity, day::timestamp at time zone 'UTC' as at from by_day"
+        " where day >= :start::date and day < :end::date"
+    )
+    assert tried(shop_url, query, window=dt.timedelta(days=1)) == []
+    by_hours = query.replace(", day::timestamp at time zone 'UTC' as at", "")
+    assert [each.kind for each in tried(shop_url, by_hours)] == [Kind.ROUNDED]
 
 
 def test_seats_of_which_the_last_number_is_billed_are_no_usage(shop_url: str) -> None:
