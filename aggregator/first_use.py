@@ -255,8 +255,10 @@ class FirstUse:
         if self._stopping:
             found.silent = found.silent or "told to stop"
         answered |= found.answered
-        if found.fault and not answered:  # a sink that says something of others has nothing to say of these
-            found.silent = found.silent or found.fault
+        if found.fault:  # what it answers of others says nothing about this one
+            found.silent = (
+                found.silent or f"{found.fault}. If it may leave all the same: `aggregator run --first-time`"
+            )
         return found
 
 

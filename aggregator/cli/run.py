@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -90,14 +91,18 @@ def run(
 
 @contextmanager
 def _saying_why_stopped() -> Iterator[None]:
-    """Say it in the log, too, if the ledger is stopped: whoever watches that looks for it there."""
+    """Say it in the log, too, if the ledger is stopped: whoever watches that looks for it there.
+
+    At a terminal the log is for the same person as the complaint, who is told once.
+    """
     from aggregator import log
     from aggregator.errors import LedgerStopped
 
     try:
         yield
     except LedgerStopped as stopped:
-        log.logger().critical(log.LEDGER_STOPPED, reason=str(stopped))
+        if not sys.stderr.isatty():
+            log.logger().critical(log.LEDGER_STOPPED, reason=str(stopped))
         raise
 
 

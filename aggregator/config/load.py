@@ -145,7 +145,8 @@ class _Assembly:
             return None
         data = section.merged()
         for key, needed in SINK_SECRETS.get(kind, {}).items():
-            data |= section.resolved(key, LONGEST_SECRET, needed=needed)
+            found = section.resolved(key, LONGEST_SECRET, needed=needed)
+            data |= {name: found[name] for name in (key, f"{key}_file") if name in found}
         if isinstance(data.get("directory"), str):
             data["directory"] = str((section.document.directory / str(data["directory"])).resolve())
         return section.build(SINK_TYPES[kind], data)

@@ -2,10 +2,17 @@
 
 import re
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from aggregator.config.documents import read_text
-from aggregator.config.models import Ledger, Source
+from aggregator.config.documents import LONGEST_SECRET, read_text
+from aggregator.config.file_sinks import S3Sink
+from aggregator.config.models import Ledger, Source, StripeSink
+from aggregator.config.sinks import MetronomeSink
+
+Keyed = StripeSink | MetronomeSink | S3Sink
+
+KEYS = ("api_key", "access_key_id", "secret_access_key")
+"""What lets a sink in, each of which may stand in a file of its own."""
 
 LONGEST_URL = 10_000
 """More than any URL; what is longer is another file."""
@@ -20,3 +27,31 @@ def url_now(block: Source | Ledger) -> str | None:
         return type(block).model_validate({"url": text}).url_revealed()
     except (OSError, ValueError, ValidationError):
         return None
+
+
+def keys_now(block: Keyed) -> Keyed:
+    """Return a sink as configured, with the keys that its files hold now.
+
+    Raises OSError if one of them cannot be read, and ValueError, in words, if what they hold does not fit the sink: a key of
+    the other mode above all.
+    """
+    files = {key: path for key in KEYS if (path := getattr(block, f"{key}_file", None)) is not None}
+    if not files:
+        return block
+    needed = {
+        name: getattr(block, name) for name, key in type(block).model_fields.items() if key.is_required()
+    }
+    held = {key: secret for key in KEYS if (secret := getattr(block, key, None)) is not None}
+    fresh = {
+        key: re.sub(r"\r?\n\Z", "", read_text(files[key], LONGEST_SECRET))
+        if key in files
+        else secret.get_secret_value()
+        for key, secret in held.items()
+    }
+    try:
+        type(block).model_validate(needed | fresh)
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, wrong["loc"]))
+        raise ValueError(f"`{place}` {wrong['msg']}") from None
+    return block.model_copy(update={key: SecretStr(text) for key, text in fresh.items()})

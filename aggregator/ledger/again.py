@@ -48,12 +48,14 @@ select min(reassertion.window_start) from aggregator.reassertion join aggregator
 """
 
 # What the sink took and rejected has arrived already, and its identifier is used up: nothing of it comes late. To say the
-# slot again would be to have it rejected again, every few hours, before a person has put right what the reason says.
+# slot again would be to have it rejected again, every few hours, before a person has put right what the reason says. But of
+# an event that may have arrived before its last attempt, the sink may have rejected one copy and counted another.
 NOTE_GIVEN_UP = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select feed_id, window_start, customer, %(due_at)s from aggregator.event
  where id = any(%(events)s) and exposed_at is not null and feed_id = any(%(feeds)s)
-   and not exists (select from aggregator.parked where parked.event_id = event.id and parked.was_accepted)
+   and (exposed_at < attempted_at
+        or not exists (select from aggregator.parked where parked.event_id = event.id and parked.was_accepted))
     on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
 """
 

@@ -7,7 +7,7 @@ Rules
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
@@ -58,6 +58,8 @@ from aggregator.wiring.sinks import (
     lying_in,
     outlets,
     places_of,
+    take_keys,
+    with_keys_now,
 )
 
 if TYPE_CHECKING:
@@ -195,9 +197,22 @@ class App:
     def resume(self, sink: str) -> None:
         """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.
 
-        Nothing is booked by asking. Raises SinkError as long as it does not.
+        Keys that stand in files are read again, and tried out before they are used: those of another account or mode never
+        are. Nothing is booked by asking. Raises SinkError as long as it does not let us in.
         """
         its = self.sinks[sink]
+        rotated = with_keys_now(self.config, sink)
+        if rotated is None:
+            self._ask_in(its)
+        else:
+            with closing(build_sink(rotated, sink)) as tried:
+                self._ask_in(tried)
+            take_keys(its, rotated)
+        its.resume()
+
+    def _ask_in(self, its: Sink | SinkOfFiles) -> None:
+        """Raise SinkError unless a sink lets us in, to the same account as before and to fitting meters."""
+        sink = its.name
         trouble = self.ledger.pin.account(sink, its.account(), self.ledger.instant())
         if trouble is not None:
             raise SinkHalted(trouble)
@@ -208,7 +223,6 @@ class App:
             )
         if misfits:
             raise SinkHalted("\n".join(misfits))
-        its.resume()
 
     def intake(self, sink: str) -> Intake:
         """Return what takes in what a sink tells by itself, for one of `tellers`."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
+from aggregator.config.rotated import keys_now
+from aggregator.errors import SinkHalted
 from aggregator.model import Bounds, Encoding
 from aggregator.renaming import Outlet
 from aggregator.sinks import Destination, Sink
@@ -66,6 +68,45 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
             )
         case CsvSink() | DirectorySink() | S3Sink():
             return _file_sink(name, sink, _stripe_meters(config, name))
+
+
+def with_keys_now(config: Config, name: str) -> Config | None:
+    """Return the configuration with the keys of a sink as its files hold them now; None if they cannot have changed.
+
+    An S3 sink may always have new ones: the library keeps what it once found. Raises SinkHalted if the files hold none that
+    can be used.
+    """
+    sink = config.sinks[name]
+    if not isinstance(sink, StripeSink | MetronomeSink | S3Sink):
+        return None
+    try:
+        fresh = keys_now(sink)
+    except OSError as error:
+        raise SinkHalted(
+            f"Sink {name} cannot read the file of its key now ({error.strerror}): correct it."
+        ) from error
+    except ValueError as error:
+        raise SinkHalted(f"Sink {name} cannot use what the file of its key holds now: {error}.") from error
+    if fresh is sink and not isinstance(sink, S3Sink):
+        return None
+    return config.model_copy(update={"sinks": {**config.sinks, name: fresh}})
+
+
+def take_keys(its: Destination, config: Config) -> None:
+    """Let a sink that is in use go on with the keys of this configuration."""
+    from aggregator.sinks.files import Keys
+    from aggregator.sinks.files import S3Sink as Bucket
+    from aggregator.sinks.metronome import MetronomeSink as Metronome
+    from aggregator.sinks.stripe import StripeSink as Stripe
+
+    match its, config.sinks[its.name]:
+        case Stripe(), StripeSink() as stripe:
+            its.use_key(stripe.api_key_revealed())
+        case Metronome(), MetronomeSink() as metronome:
+            its.use_token(metronome.api_key_revealed())
+        case Bucket(), S3Sink() as s3:
+            pair = s3.keys_revealed()
+            its.use_keys(Keys(*pair) if pair else None)
 
 
 def places_of(sinks: Mapping[str, Destination]) -> dict[str, str]:

@@ -204,6 +204,19 @@ def test_nothing_leaves_before_the_sink_has_said_it(fresh: Fresh, error: type[Si
     assert len(fresh.asked.asked) == asked + 2
 
 
+def test_a_figure_that_is_missing_for_one_customer_is_waited_for(fresh: Fresh) -> None:
+    """What the sink says of others says nothing of this one, who may have been billed: it is asked again."""
+    fresh.asked.others["cus_2"] = Decimal(7)
+    fresh.asked.trouble = lambda who: SinkError("makes no sense") if who == "cus_2" else None
+    waiting = fresh.deliver()
+    assert ([told.kind for told in waiting.first_uses], waiting.claimed) == (["waiting"], 0)
+    assert "makes no sense" in waiting.first_uses[0].text
+    fresh.asked.trouble = lambda who: None
+    fresh.now += ASK_AGAIN
+    assert [told.kind for told in fresh.deliver().first_uses] == ["stopped"]
+    assert not fresh.asked.received
+
+
 def test_who_was_answered_for_is_not_asked_about_again(fresh: Fresh) -> None:
     """A sink that goes away in the middle is asked about the others only."""
     fresh.asked.trouble = lambda who: SinkUnreachable("away") if who == "cus_2" else None

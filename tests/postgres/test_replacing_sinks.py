@@ -173,6 +173,23 @@ def test_what_the_sink_rejected_is_not_said_again_by_itself(overwriting: Replaci
     overwriting.check_balance()
 
 
+def test_a_total_of_which_one_copy_was_rejected_does_not_stay_by_another(overwriting: Replacing) -> None:
+    """The sink counted a first copy whose answer was lost, and rejected a later one: what is gone is said to be gone."""
+    sink = overwriting.told
+    overwriting.source.use("cus_a", START, 5)
+    sink.lost_after_booking = lambda event: len(sink.received) == 1
+    overwriting.round(1)
+    overwriting.deliver_later()
+    [(identifier,)] = overwriting.rows("select identifier from aggregator.event where state = 'accepted'")
+    sink_id = overwriting.registered.feeds[0].sink_id
+    Doubts(overwriting.database).reject(sink_id, [Rejection(identifier, "no such customer")], overwriting.now)
+    overwriting.source.uses.clear()
+    for hours in range(2, 12):
+        overwriting.round(hours)
+    assert sink.kept("cus_a") == {START: 0}
+    overwriting.check_balance()
+
+
 def test_decreases_that_are_held_have_nothing_said_again_for_them(seats: Replacing) -> None:
     """A correction behind which several are held has each newer window said once more, and each decrease held once more."""
     hold_decreases(seats)

@@ -209,7 +209,7 @@ def with_usage_held(climate: Climate, random: random.Random) -> Climate:
 
 def holding(climate: Climate) -> Climate:
     """Let the service hold usage beforehand. Whoever is first asked about is read at once there: nothing hides anybody."""
-    climate.held_before, climate.restores, climate.spells, climate.no_figure = True, 0, 0, 0.0
+    climate.held_before, climate.restores, climate.spells = True, 0, 0
     climate.lag = min(climate.lag, HOUR)
     climate.days = max(climate.days, 3)
     return climate

@@ -51,8 +51,10 @@ def note_given_up(
     replacing = {feed.id for feed in registered.feeds if feed.model is not WriteModel.DELTA}
     for event_id in voided:
         event = ledger.tables.events[event_id]
-        rejected = ledger.tables.parked[event_id].was_accepted
-        if event.feed_id in replacing and event.exposed_at is not None and not rejected:
+        if event.feed_id not in replacing or event.exposed_at is None:
+            continue
+        copies = event.attempted_at is not None and event.exposed_at < event.attempted_at
+        if copies or not ledger.tables.parked[event_id].was_accepted:
             key = (event.feed_id, event.window_start, event.customer)
             ledger.tables.reassertions[key] = now + LATEST_ARRIVAL
 

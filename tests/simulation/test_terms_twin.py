@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -27,6 +27,7 @@ from tests.simulation.memory import MemoryLedger, MemoryMeters
 from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.memory_pin import Disk, MemoryPin
 from tests.simulation.postgres import Unpinned, differences, read
 
 SINKS = ("one", "two")
@@ -83,7 +84,7 @@ def test_the_ledger_in_memory_has_the_same_terms(
     now = START
     url = create_database(TEMPLATE)
     memory = MemoryLedger(lambda: now)
-    pin = cast("Any", _NoPin())
+    pin = MemoryPin(memory, Disk())
     with Database(url) as database:
         real = Rounds(
             source,
@@ -127,20 +128,7 @@ def test_the_ledger_in_memory_has_the_same_terms(
         for row in one.meters.values():
             row.lease_until = None
     found = differences(tables, memory.tables)
-    assert found == []
+    assert found == [], "\n".join(map(str, found))
     assert {name: dict(sink.slots) for name, sink in real.sinks.items()} == {
         name: dict(sink.slots) for name, sink in twin.sinks.items()
     }
-
-
-class _NoPin:
-    """A ledger that is never set back."""
-
-    def stopped(self, *_: object) -> None:
-        """Never."""
-
-    def beat(self, now: dt.datetime) -> None:
-        """Count nothing."""
-
-    def noted(self, beat: object) -> None:
-        """Keep nothing."""

@@ -4,6 +4,10 @@ That none of them ever shows a traceback is asserted by `World.run`.
 """
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import METER, Ran, Sandbox, World, sandbox_process
+from tests.system.harness import COMMAND_SECONDS, METER, Ran, Sandbox, World, environment, sandbox_process
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"
 
@@ -35,6 +39,26 @@ def only_complaint(ran: Ran, code: int) -> str:
     assert (ran.code, ran.out) == (code, ""), ran.said
     [line] = ran.err.splitlines()
     return line
+
+
+def watched(world: World, *arguments: str) -> tuple[int, str]:
+    """Run a command whose standard error is a terminal; return its code and what is seen there."""
+    keeper, terminal = pty.openpty()
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "aggregator", *arguments],
+            cwd=world.directory,
+            env=environment(world.directory),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        return ran.returncode, os.read(keeper, 64_000).decode()
+    finally:
+        os.close(keeper)
+        os.close(terminal)
 
 
 def test_check_finds_all_well(world: World) -> None:
@@ -68,9 +92,15 @@ def test_a_run_with_the_wrong_account_sends_nothing_and_hinders_nobody(world: Wo
     world.sandbox.set_connected("acct_2")
     world.use("cus_1", 3, 61)
     world.sink["stripe_account"] = "acct_2"
-    said = only_complaint(world.once(), 1)
+    stopped = world.once()
+    [logged, said] = stopped.err.splitlines()
+    assert (stopped.code, json.loads(logged)["event"]) == (1, "ledger_stopped"), (
+        "whoever watches the log sees it"
+    )
     assert "goes to acct_2" in said
     assert "Set the sink back" in said
+    code, seen = watched(world, "run", "--once")
+    assert (code, seen.splitlines()) == (1, [said]), "whoever sits at a terminal is told once"
     assert world.sandbox.stats()["accepted"] == 1
     del world.sink["stripe_account"]
     assert world.once().code == 0

@@ -114,10 +114,14 @@ def test_a_window_with_numbers_in_several_hours_is_named(world: World) -> None:
 
 
 def configure_wide(world: World) -> None:
-    """Let the meter have windows of six hours at a Stripe meter that keeps the newest number of each hour."""
+    """Let the meter have windows of six hours at a Stripe meter that keeps the newest number of each hour.
+
+    Whatever the time of day, and if a day ends meanwhile, the windows of its first day are read again.
+    """
     world.start = floor(utcnow(), DAY) - DAY
     world.meter.update(
         window="6h",
+        revisit="3d",
         start_at=f"{world.start:%Y-%m-%dT%H:%MZ}",
         query=WIDE_QUERY,
         stripe={"event_name": "wide", "event_time_window": "hour"},

@@ -190,6 +190,11 @@ class Bucket:
             self._client = self._make()
         return self._client
 
+    def use_keys(self, keys: Keys | None) -> None:
+        """Look for credentials anew, and take this key pair if there is one."""
+        self._keys = keys
+        self._forget()
+
     def close(self) -> None:
         """Give back connections."""
         if self._client is not None:

@@ -80,6 +80,10 @@ class S3Sink(SinkOfFiles):
             ]
         return []
 
+    def use_keys(self, keys: Keys | None) -> None:
+        """Make every call from now on with this key pair; without one, with the credentials that the library finds now."""
+        self._bucket.use_keys(keys)
+
     def close(self) -> None:
         """Give back connections."""
         self._bucket.close()

@@ -30,17 +30,20 @@ KEEP_ALIVE_SECONDS = 15.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid")
 """Which of them Metronome sends is not documented; it is kept for whoever asks its support."""
 
+TOKENS_HIDDEN = 2
+"""The token, and the one before it: an answer may still repeat that."""
+
 
 class Client:
     """One pool of connections. Made, used and closed on one event loop."""
 
     def __init__(self, token: str, *, api_base: str | None, timeout_seconds: float, connections: int) -> None:
         import httpx
-        import metronome
 
         for name in ("httpx", "httpcore", "metronome"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._secret = token
+        self._secrets: tuple[str, ...] = ()
+        self._api_base = api_base
         self.timeout_seconds = timeout_seconds
         self._http = httpx.AsyncClient(
             limits=httpx.Limits(
@@ -51,10 +54,18 @@ class Client:
             trust_env=False,
             follow_redirects=False,
         )
+        self.use_token(token)
+
+    def use_token(self, token: str) -> None:
+        """Make every call from now on with this token; those that are under way end with the one they began with."""
+        import httpx
+        import metronome
+
+        self._secrets = tuple(dict.fromkeys([token, *self._secrets]))[:TOKENS_HIDDEN]
         self.api = metronome.AsyncMetronome(
             bearer_token=token,
-            base_url=api_base or API_BASE,
-            timeout=httpx.Timeout(timeout_seconds, connect=timeout_seconds * CONNECT_SHARE),
+            base_url=self._api_base or API_BASE,
+            timeout=httpx.Timeout(self.timeout_seconds, connect=self.timeout_seconds * CONNECT_SHARE),
             max_retries=0,
             default_headers={"Authorization": f"Bearer {token}"},  # or the environment could replace it
             http_client=self._http,
@@ -96,7 +107,9 @@ class Client:
 
     def hide(self, text: str) -> str:
         """Return what somebody else wrote without our token: who answers may repeat what was sent."""
-        return text.replace(self._secret, "[key]")
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
 
 def _words(body: object) -> str:

@@ -184,6 +184,12 @@ class MetronomeSink:
             )
         )
 
+    def use_token(self, token: str) -> None:
+        """Make every call from now on with another token."""
+        self._api_key = token
+        self._line.open()
+        self._line.tell(lambda line: line.client.use_token(token))
+
     def resume(self) -> None:
         """Send again, if Metronome takes the token by now; it is asked for our meters. Raises SinkError."""
         self.preflight(self._meters)

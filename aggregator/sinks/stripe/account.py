@@ -138,7 +138,6 @@ class Account:
 
         `step` is one hour or one day, and the span lies on such. Raises SinkUnreachable, SinkHalted or SinkError.
         """
-        assert step in GROUPINGS, f"Stripe breaks nothing down by {step}"
         params = _range(self.office.customer(customer), span, step)
         params["value_grouping_window"] = GROUPINGS[step]
         found: dict[dt.datetime, Decimal] = {}
@@ -234,12 +233,17 @@ class Account:
         raise (SinkHalted if self.office.why_halt(told) else SinkError)(sentence) from error
 
 
-def _range(customer: str, span: Span, unit: dt.timedelta) -> "MeterEventSummaryListParams":
-    """Return what asks for a span of a customer; its bounds lie on whole units, since Stripe refuses any other."""
+def assert_whole(span: Span, unit: dt.timedelta) -> None:
+    """See to it that the bounds of a span lie on whole units: Stripe refuses any other, which would be a mistake of ours."""
     seconds = int(unit.total_seconds())
+    whole = all(bound.timestamp() % seconds == 0 for bound in span)
+    assert whole, f"{span} does not lie on whole steps of {unit}"
+
+
+def _range(customer: str, span: Span, unit: dt.timedelta) -> "MeterEventSummaryListParams":
+    """Return what asks for a span of a customer."""
+    assert_whole(span, unit)
     start, end = (int(bound.timestamp()) for bound in span)
-    assert start % seconds == 0 == end % seconds, f"{span} does not lie on whole steps of {unit}"
-    assert not any(bound.microsecond for bound in span), f"{span} does not lie on whole steps of {unit}"
     return {"customer": customer, "start_time": start, "end_time": end, "limit": PAGE}
 
 

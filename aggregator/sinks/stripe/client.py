@@ -33,6 +33,9 @@ Below 1, so that a call which never left can be told from one that did.
 KEEP_ALIVE_SECONDS = 15.0
 """An idle connection is closed by us before Stripe closes it, which would leave a call on it without an answer."""
 
+KEYS_HIDDEN = 2
+"""The key, and the one before it: an answer may still repeat that."""
+
 
 class Client:
     """One pool of connections. Made, used and closed on one event loop."""
@@ -58,15 +61,24 @@ class Client:
             keepalive_timeout=KEEP_ALIVE_SECONDS,
         )
         self._http = stripe.AIOHTTPClient(timeout=timeout, connector=connector)
-        self._secret = api_key
+        self._secrets: tuple[str, ...] = ()
+        self._api_base = api_base
+        self._account = account
         self.timeout_seconds = timeout_seconds
+        self.use_key(api_key)
+
+    def use_key(self, api_key: str) -> None:
+        """Make every call from now on with this key; those that are under way end with the one they began with."""
+        import stripe
+
+        self._secrets = tuple(dict.fromkeys([api_key, *self._secrets]))[:KEYS_HIDDEN]
         self.api = stripe.StripeClient(
             api_key,
             http_client=self._http,
             stripe_version=API_VERSION,
             max_network_retries=0,
-            stripe_account=account,
-            base_addresses=_addresses(api_base.rstrip("/")) if api_base else None,
+            stripe_account=self._account,
+            base_addresses=_addresses(self._api_base.rstrip("/")) if self._api_base else None,
         )
 
     async def close(self) -> None:
@@ -91,7 +103,9 @@ class Client:
         """Return what somebody else wrote without our key, or a session's: who answers may repeat what was sent."""
         if text is None:
             return None
-        hidden = str(text).replace(self._secret, "[key]")
+        hidden = str(text)
+        for secret in self._secrets:
+            hidden = hidden.replace(secret, "[key]")
         return hidden.replace(token, "[session]") if token else hidden
 
 

@@ -16,7 +16,7 @@ from aggregator import clock
 from aggregator.errors import SinkHalted
 from aggregator.model import ZERO, Answer, Event, Limits, Span, Verdict
 from aggregator.sinks.loop import Lazily
-from aggregator.sinks.stripe.account import Account
+from aggregator.sinks.stripe.account import GROUPINGS, MINUTE, Account, assert_whole
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
 from aggregator.sinks.stripe.dispatch import Batch, Bound, Dispatcher
@@ -123,6 +123,7 @@ class StripeSink:
 
         Stripe counts with some delay. Raises SinkUnreachable, SinkHalted or SinkError if it gives no number.
         """
+        assert_whole(span, MINUTE)
         account = self._account(customer)
         return ZERO if account is None else self._line.ask(lambda _: account.total(meter, customer, span))
 
@@ -133,6 +134,8 @@ class StripeSink:
 
         `step` is one hour or one day, and the span lies on such. Raises as `total` does.
         """
+        assert step in GROUPINGS, f"Stripe breaks nothing down by {step}"
+        assert_whole(span, step)
         account = self._account(customer)
         if account is None:
             return {}
@@ -167,6 +170,12 @@ class StripeSink:
                 line.client, line.roads.account(account) if account else line.roads.configured
             )
         )
+
+    def use_key(self, api_key: str) -> None:
+        """Make every call from now on with another key of the same account and mode; who calls has asked whose it is."""
+        self._api_key = api_key
+        self._line.open()
+        self._line.tell(lambda line: line.client.use_key(api_key))
 
     def resume(self) -> None:
         """Send again, if Stripe takes the key by now; it is asked whose key that is. Raises SinkError."""
