@@ -9,6 +9,7 @@ Rules
 """
 
 import datetime as dt
+import errno
 import fcntl
 import json
 import os
@@ -165,6 +166,19 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Bring a directory to disk, and with it which file bears a name (man7.org/linux/man-pages/man2/fsync.2.html)."""
+    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # not every file system has something to do here
+            raise
+    finally:
+        os.close(number)
 
 
 def passing_filesystem(directory: Path) -> str | None:

@@ -229,7 +229,11 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.source", "apq", "there is no `apq` under `sources:`: did you mean `app`?"),
     ("meters.calls.source", "billing_2", "add it, or name one that is there (there are app)"),
     ("meters.calls.sink", "stripe", "is not a known key: did you mean `sinks`?"),
-    ("meters.calls.colour", "red", "is not a known key: remove it; the keys here are description, source"),
+    (
+        "meters.calls.colour",
+        "red",
+        "is not a known key: remove it; the keys here are description, renamed_from, source",
+    ),
     ("meters.calls.name", "calls", "is not a known key"),
     ("meters.calls.stripe.event", "calls", "is not a known key: did you mean `event_name`?"),
     ("metres", "{}", "is not a known key: did you mean `meters`?"),

@@ -2,8 +2,11 @@
 
 import datetime as dt
 import json
+import os
+import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -74,6 +77,40 @@ def test_a_file_that_vanishes_is_written_again(tmp_path: Path) -> None:
     assert heartbeat.known() == beat(5)
     heartbeat.note(beat(6))
     assert Heartbeat(tmp_path).known() == beat(6)
+
+
+def test_a_file_that_was_put_back_does_not_lower_the_count(tmp_path: Path) -> None:
+    """While a process runs, its own higher count wins over a file of before, and is written down again."""
+    heartbeat = Heartbeat(tmp_path)
+    heartbeat.note(beat(5))
+    before = (tmp_path / FILE).read_bytes()
+    heartbeat.note(beat(9))
+    (tmp_path / FILE).write_bytes(before)
+    assert heartbeat.known() == beat(9)
+    heartbeat.note(beat(7))
+    assert heartbeat.known() == beat(9)
+    assert Heartbeat(tmp_path).known() == beat(9)
+
+
+def test_the_count_is_on_disk_before_anybody_goes_on(tmp_path: Path) -> None:
+    """Its content is before it gets its name, and its name before `note` comes back: power may fail at any moment."""
+    heartbeat = Heartbeat(tmp_path)
+    heartbeat.note(beat(1))
+    steps: list[tuple[str, str | None]] = []
+
+    def watch(_: FrameType, event: str, called: object) -> None:
+        if event == "c_call" and called in (os.fsync, os.replace):
+            beside = tmp_path / "heartbeat.new"
+            steps.append((called.__name__, beside.read_text() if beside.exists() else None))
+
+    sys.setprofile(watch)
+    try:
+        heartbeat.note(beat(2))
+    finally:
+        sys.setprofile(None)
+    whole = (tmp_path / FILE).read_text()
+    assert steps == [("fsync", whole), ("replace", whole), ("fsync", None)]
+    assert json.loads(whole)["beat"] == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"beat": 5}', '{"ledger_id": 1, "generation": "x"}'])

@@ -4,17 +4,21 @@ python -m tests.mutations                 every mistake, one after the other
 python -m tests.mutations settle epoch    those whose names hold one of these words
 python -m tests.mutations --list          only name them
 
-A mistake that no test notices has survived: the command says so and exits with 1.
+A mistake that no test notices has survived: the command says so and exits with 1. All runs share one Postgres, since to
+start one takes longer than most of these tests; so no mistake is made in a migration.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.conftest import UNSAFE_AND_FAST, shared_postgres
 from tests.mutations.catalogue import MISTAKES, Mistake
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +35,12 @@ COPIED = (
 LONGEST_SECONDS = 300
 """A mistake that makes a test hang is noticed, too."""
 
+LONGEST_AT_FIRST = 1200
+"""How long all the tests together may take without a mistake."""
+
+RUN = "PYTEST_XDIST_TESTRUNUID"
+"""By what processes of one run of the tests know each other, and share a Postgres."""
+
 FAILED = 1
 """What pytest exits with when a test failed; anything else says that the tests were not run as they are meant."""
 
@@ -41,12 +51,12 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-def run(directory: Path, tests: Iterable[str]) -> int:
+def run(directory: Path, tests: Iterable[str], longest: float = LONGEST_SECONDS) -> int:
     """Run tests on the copy; return pytest's exit code, FAILED too where they take too long."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-n", "0", *tests]
     try:
         return subprocess.run(
-            command, cwd=directory, capture_output=True, timeout=LONGEST_SECONDS, check=False
+            command, cwd=directory, capture_output=True, timeout=longest, check=False
         ).returncode
     except subprocess.TimeoutExpired:
         return FAILED
@@ -81,14 +91,18 @@ def main() -> int:
         for mistake in chosen:
             say(f"{mistake.name:<48}{mistake.file}")
         return 0
-    with tempfile.TemporaryDirectory(prefix="mutations-") as name:
+    os.environ[RUN] = uuid.uuid4().hex
+    with (
+        shared_postgres("fast", UNSAFE_AND_FAST),
+        tempfile.TemporaryDirectory(prefix="mutations-") as name,
+    ):
         directory = Path(name)
         for part in COPIED:
             source = ROOT / part
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, directory / part)
         tests = sorted({test for mistake in chosen for test in mistake.tests})
-        if run(directory, tests):
+        if run(directory, tests, LONGEST_AT_FIRST):
             say("The tests fail without any mistake: mend that first.")
             return 1
         survived = []

@@ -406,10 +406,11 @@ def test_whether_an_event_may_be_sent_again_is_judged_as_of_its_claim(today: Tod
     assert len(today.sink.received) == sent
 
 
-def test_every_part_that_is_put_together_asks_the_same_clock(configured: Path) -> None:
+@pytest.mark.parametrize("ahead", [30 * HOUR, -30 * HOUR, 10 * MINUTE, -10 * MINUTE])
+def test_every_part_that_is_put_together_asks_the_same_clock(configured: Path, ahead: dt.timedelta) -> None:
     """Whoever reads, or begins a file, on such a host is refused by the part itself, whatever it is told the time is."""
     host = Host()
-    host.ahead = 30 * HOUR
+    host.ahead = ahead
     with build(load(configured, {}), host=host) as app:
         with pytest.raises(ClocksApart):
             app.collections["api_requests"].run_once(app.ledger.instant())

@@ -11,6 +11,8 @@ from aggregator.model import Answer, Event, Outcome, State
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, MINUTE, START, World
 
+SECOND = MINUTE / 60
+
 
 @pytest.fixture
 def owing(world: World) -> World:
@@ -98,6 +100,20 @@ def test_a_process_that_dies_leaves_its_events_to_the_next(owing: World) -> None
     done = other.deliver()
     assert (done.accepted, done.duplicates) == (10, 10)
     assert [owing.booked(f"cus_{n}") for n in range(10)] == list(range(1, 11))
+
+
+def test_settling_a_part_of_a_claim_renews_the_rest(owing: World) -> None:
+    """It is a sign of life: what is still in the air is nobody else's until a whole claim's time after that (B12)."""
+    sink_id = owing.registered.feeds[0].sink_id
+    claim = owing.outbox.claim(sink_id, 100, owing.now)
+    assert claim is not None
+    owing.now += 50 * SECOND
+    first, *rest = claim.events
+    assert owing.outbox.settle(claim.id, [Outcome(first.id, State.ACCEPTED)], owing.now) == 1
+    other = owing.beside()
+    assert other.outbox.claim(sink_id, 100, owing.now + 50 * SECOND) is None
+    accepted = [Outcome(event.id, State.ACCEPTED) for event in rest]
+    assert owing.outbox.settle(claim.id, accepted, owing.now + 55 * SECOND) == 9
 
 
 def test_a_late_settlement_changes_nothing(owing: World) -> None:
