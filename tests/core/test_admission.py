@@ -68,6 +68,14 @@ def test_nothing_beyond_the_proof_is_read_first_again_or_looked_at(
 
 
 @pytest.mark.parametrize("kind", [standby, declared])
+def test_nobody_has_shown_what_is_still_to_come(kind: Any) -> None:
+    """A proof may be ahead of us, as after a load of tomorrow's rows: it would make the next one seem to fall behind."""
+    allow = admission(OLD)
+    assert allow(kind(NOON + 6 * HOUR)) == OLD.end
+    assert allow.seen == NOON + 10 * MINUTE
+
+
+@pytest.mark.parametrize("kind", [standby, declared])
 def test_a_source_that_shows_less_than_before_is_not_believed(kind: Any) -> None:
     """Another standby may answer now: what the one before had shown would seem to be taken back."""
     allow = admission(OLD, seen_until=NOON)

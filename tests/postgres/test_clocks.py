@@ -298,6 +298,16 @@ def test_what_a_clock_that_is_set_back_had_put_off_is_not_waited_for(today: Toda
     assert latest <= today.database.now() + 6 * HOUR
 
 
+def test_a_file_that_was_held_by_a_clock_of_before_is_taken_over_soon(today: Today) -> None:
+    """It was begun while the ledger's clock was 30 h ahead: nobody waits for that time to come again."""
+    today.owe()
+    assert today.claim_file(today.database.now()) is not None
+    today.execute("update aggregator.file set held_until = held_until + interval '30 h'")
+    today.execute("update aggregator.pin set claimed_at = claimed_at + interval '30 h'")
+    assert today.outbox.clock_set_back(today.database.now()) is not None
+    assert is_now([held for (held,) in today.rows("select held_until from aggregator.file")])
+
+
 def test_a_ledger_whose_clock_goes_on_is_not_called_set_back(today: Today) -> None:
     """Claims of the last minutes, and what is put off for a while, stay as they are."""
     assert today.outbox.clock_set_back(today.database.now()) is None

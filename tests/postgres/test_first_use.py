@@ -291,6 +291,15 @@ def test_a_feed_that_sent_keeps_what_it_planned(fresh: Fresh) -> None:
     assert fresh.one("select count(*) from aggregator.slot") == 2
 
 
+def test_what_was_let_go_meanwhile_is_not_taken_back(fresh: Fresh) -> None:
+    """Another process may have let it go after terms that begin later were looked at: what was sent stays planned."""
+    assert fresh.deliver().accepted == 2
+    with fresh.database.transaction() as connection:
+        verbs.take_back(connection, fresh.registered.feeds[0].id, START + 2 * HOUR)
+    assert fresh.one("select count(*) from aggregator.slot") == 2
+    assert fresh.one("select count(*) from aggregator.event where state = 'accepted'") == 2
+
+
 def test_a_refused_customer_is_not_taken_for_usage(fresh: Fresh) -> None:
     """An event that is refused after it was let go stays refused, and its feed is let go all the same."""
     fresh.sink.fault = lambda event: Answer.REFUSED if event.customer == "cus_1" else None

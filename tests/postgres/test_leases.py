@@ -1,6 +1,7 @@
 """Who may write for a meter: leases for efficiency, epochs for safety."""
 
 import datetime as dt
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_former_holder_commits_nothing(world: World) -> None:
     assert world.one("select count(*) from aggregator.event") == 1
     assert not world.meters.renew(slept)
     assert not world.meters.release(slept)
+
+
+def test_who_knows_a_meter_by_a_former_name_has_lost_it(world: World) -> None:
+    """Also in the middle of a pass: under both names the same windows would be planned by two configurations."""
+    world.at(1, 5)
+    lease = world.hold()
+    world.meters.register([replace(world.meter, name="calls", renamed_from=world.meter.name)])
+    with pytest.raises(LeaseLost):
+        commit(world, lease)
+    with pytest.raises(LeaseLost):
+        world.hold()
+    assert world.one("select count(*) from aggregator.slot") == 0
 
 
 def test_a_process_that_took_its_meter_twice_commits_under_the_later_lease_only(world: World) -> None:

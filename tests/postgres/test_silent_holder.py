@@ -24,7 +24,7 @@ from aggregator.ledger import changes, copytext, writer
 from aggregator.ledger.database import Database
 from tests.postgres.world import World
 
-kind, url = sys.argv[1:]
+kind, url, lease = sys.argv[1:]
 plain = writer.copy
 
 def slowly(blocks):
@@ -41,7 +41,7 @@ def copy(connection, table, columns, lines):
             stream.write(part)
 
 with Database(url) as database:
-    world = World(database, lease=dt.timedelta(milliseconds=100))
+    world = World(database, lease=dt.timedelta(seconds=float(lease)))
     for customer in range(500):
         world.source.use(f"cus_{customer}", world.at(0.5), 1)
     world.at(2)
@@ -61,9 +61,9 @@ with Database(url) as database:
 
 
 @contextmanager
-def sleeping(kind: str, url: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that reads a meter, and stops in the middle of a COPY."""
-    told = [sys.executable, "-c", SLEEPER, kind, url]
+def sleeping(kind: str, url: str, lease: float = 0.1) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that reads a meter, under a lease of so many seconds, and stops in the middle of a COPY."""
+    told = [sys.executable, "-c", SLEEPER, kind, url, str(lease)]
     with subprocess.Popen(told, stdout=subprocess.PIPE, text=True) as process:
         try:
             _, status = os.waitpid(process.pid, os.WUNTRACED)
@@ -125,6 +125,23 @@ def test_who_sleeps_while_the_result_is_written_is_ended(
             "behind a pooler it has several words for it"
         )
         assert world.one("select count(*) from aggregator.event") == 1
+
+
+def test_who_has_its_lease_is_not_ended_however_silent(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause that is shorter than the lease costs nothing: it commits once it wakes."""
+    with sleeping("result", ledger_url, lease=3_600) as sleeper, Database(ledger_url) as database:
+        world = World(database)
+        world.at(2)
+        monkeypatch.setattr("aggregator.ledger.meters.SILENT_SECONDS", 0.0)
+        silent = (
+            "select exists (select from pg_stat_activity where wait_event = 'ClientRead' and query ~ '^copy')"
+        )
+        until(lambda: bool(world.one(silent)))
+        assert world.collect().busy
+        assert woken(sleeper) == "committed"
+        assert world.one("select count(*) from aggregator.event") == 500
 
 
 @pytest.mark.direct
