@@ -22,16 +22,23 @@ from tests.object_store import KEY_ID, REGION, SECRET
 
 
 class Answer(NamedTuple):
-    """What the store says: a status, an error's code, and headers."""
+    """What the store says: a status, an error's code or a body, and headers."""
 
     status: int
     code: str = ""
     headers: dict[str, str] = {}  # noqa: RUF012 - never changed
     more: str = ""
+    body: str = ""
 
 
 NOTHING = Answer(404, "NoSuchKey")
 THERE = Answer(200, headers={"ETag": '"0123"'})
+BEGUN = Answer(
+    200, body="<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+)
+COMPLETED = Answer(
+    200, body="<CompleteMultipartUploadResult><ETag>0123-1</ETag></CompleteMultipartUploadResult>"
+)
 
 
 @dataclass
@@ -56,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         store: Scripted = self.server.scripted  # type: ignore[attr-defined]  # put there by the fixture
         said = store.answer(self.command, self.path)
-        body = b""
+        body = said.body.encode()
         if said.code and self.command != "HEAD":
             body = f"<Error><Code>{said.code}</Code><Message>m</Message>{said.more}</Error>".encode()
         elif self.command == "GET":
@@ -242,15 +249,23 @@ def test_only_an_etag_says_that_it_is_written(scripted: Scripted, sink: S3Sink, 
     assert write(sink)
 
 
-@pytest.mark.parametrize("method", ["PUT", "POST"])
+@pytest.mark.parametrize("lacking", ["upload", "part", "whole"])
 def test_the_same_of_an_upload_in_parts(
-    scripted: Scripted, sink: S3Sink, method: str, monkeypatch: pytest.MonkeyPatch
+    scripted: Scripted, sink: S3Sink, lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither its beginning nor a part counts without what a store says of it, and none is left as written."""
+    """Neither its beginning, nor a part, nor its end counts without what a store says of it."""
     monkeypatch.setattr("aggregator.sinks.files.s3.PART_BYTES", 1)
-    scripted.said["POST"] = [Answer(200)]
-    with pytest.raises(SinkUnreachable, match="has no UploadId"):
+    nothing = Answer(200, body="<Result/>")
+    scripted.said["POST"] = [
+        nothing if lacking == "upload" else BEGUN,
+        nothing if lacking == "whole" else COMPLETED,
+    ]
+    scripted.said["PUT"] = [nothing if lacking == "part" else THERE]
+    scripted.said["DELETE"] = [Answer(204)]
+    with pytest.raises(SinkUnreachable, match="has no UploadId" if lacking == "upload" else "has no ETag"):
         write(sink)
+    scripted.said |= {"POST": [BEGUN, COMPLETED], "PUT": [THERE]}
+    assert write(sink)
 
 
 @pytest.mark.parametrize(

@@ -491,6 +491,16 @@ def test_an_answer_from_before_a_restore_settles_nothing_of_the_same_number(owin
     assert standing(owing) == ("asked", "accepted")
 
 
+def test_a_stopped_ledger_asks_a_sink_for_nothing(owing: World, sink: Sink) -> None:
+    """Not even for what a person wanted before: it may have forgotten what became of that."""
+    ledger, event = Cancellations(owing.database), event_of(owing)
+    ask(owing, event)
+    [wanted] = ledger.wanted(sink_id(owing), now=owing.now, limit=9)
+    owing.execute("update aggregator.pin set stopped_at = %s, stopped_reason = 'wound back'", owing.now)
+    assert ledger.begin(wanted, owing.now, owing.now + TRY_HOLD) is None
+    assert owing.one("select tries from aggregator.cancellation") == 0
+
+
 def test_a_stopped_ledger_takes_a_person_s_word_for_what_was_begun(owing: World, sink: Sink) -> None:
     """Nobody asks the sink then, so what an adoption waits for would never become known."""
     ledger, event = Cancellations(owing.database), event_of(owing)

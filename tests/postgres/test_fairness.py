@@ -94,6 +94,9 @@ def test_what_is_new_goes_before_a_backfill(world: World) -> None:
     assert claimed(world, 15) == [*range(501, 509), *range(511, 518)]
     assert claimed(world, 10) == [*range(1, 6), *range(509, 511), *range(518, 521)]
     assert claimed(world, 10) == [*range(6, 16)]
+    owe(world, first, range(521, 523))
+    owe(world, second, range(523, 543))
+    assert claimed(world, 10) == [*range(521, 531)], "what one meter leaves is for what is new of the other"
 
 
 def test_a_backfill_says_that_it_is_one(world: World) -> None:
