@@ -237,6 +237,12 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
         now = ledger.now()
         waits = ledger.reports.unconfigured(feeding(config))
         feeds = [each.feed for each in waits if (each.meter, each.sink) == (meter, sink)]
+        here = {each.feed for each in ledger.reports.unconfigured(feeding(config), now)}
+        if not here.issuperset(feeds):
+            raise UsageError(
+                f"Another process reads meter {meter}, and sends what waits. Take the meter out of its configuration, too; "
+                "an hour later (or four windows, if that is longer) its events can be given up."
+            )
         refused, in_doubt = ledger.outbox.give_up(feeds, now) if feeds else (0, 0)
     if as_json:
         write_json({"given_up": refused, "in_doubt": in_doubt})

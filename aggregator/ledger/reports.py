@@ -94,19 +94,30 @@ select meter.name, window_start, reason, since, tries, next_at
  order by since limit %(limit)s
 """
 
-STRANGERS = """
+# Another process works by another configuration: what it reads is not removed. It was read lately, and since one without it
+# was taken over; right after a meter is taken away, none was.
+READ_ELSEWHERE = """
+exists (select from aggregator.run as last
+         where last.id = (select max(id) from aggregator.run where meter_id = meter.id)
+           and last.started_at > %(now)s::timestamptz
+                                 - greatest(interval '1 hour', 4 * meter.window_seconds * interval '1 second')
+           and exists (select from aggregator.configuration
+                        where not configuration.meters ? meter.name and configuration.loaded_at < last.started_at))
+"""
+
+STRANGERS = f"""
 select meter.name, meter.mark,
        (select count(*) from aggregator.outbox join aggregator.feed on feed.id = outbox.feed_id
          where feed.meter_id = meter.id),
        (select count(*) from aggregator.parked join aggregator.feed on feed.id = parked.feed_id
          where feed.meter_id = meter.id and parked.dismissed_at is null)
   from aggregator.meter
- where not (meter.name = any(%(names)s)) and meter.mark > %(billable)s
+ where not (meter.name = any(%(names)s)) and meter.mark > %(billable)s and not {READ_ELSEWHERE}
  order by meter.name
-"""
+"""  # noqa: S608 - our own text
 
 # What nothing in a configuration would send: its feeds are looked up first, and are few.
-UNCONFIGURED = """
+UNCONFIGURED = f"""
 select feed.id, meter.name, sink.name, count(*), sum(event.delta), min(event.planned_at), min(event.window_start)
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
@@ -115,8 +126,9 @@ select feed.id, meter.name, sink.name, count(*), sum(event.delta), min(event.pla
   join aggregator.event on event.id = outbox.event_id
  where not exists (select from unnest(%(meters)s::text[], %(sinks)s::text[]) as known (meter, sink)
                     where known.meter = meter.name and known.sink = sink.name)
+   and not (meter.name <> all(%(meters)s) and {READ_ELSEWHERE})
  group by 1, 2, 3 order by 2, 3
-"""
+"""  # noqa: S608 - the same
 
 # How fast a sink took events lately, by the claims that were answered in full.
 PACES = """
@@ -295,15 +307,26 @@ class Reports:
         with self._database.transaction() as connection:
             return [Unread._make(row) for row in connection.execute(UNREAD, {"limit": limit})]
 
-    def strangers(self, names: Collection[str], billable: dt.datetime) -> list[Stranger]:
-        """Return the meters that are not among these names and were read beyond `billable`: they had windows since."""
-        values = {"names": list(names), "billable": billable}
+    def strangers(
+        self, names: Collection[str], billable: dt.datetime, now: dt.datetime | None = None
+    ) -> list[Stranger]:
+        """Return the meters that are not among these names and were read beyond `billable`: they had windows since.
+
+        With `now`, those that another process reads are left out.
+        """
+        values = {"names": list(names), "billable": billable, "now": now}
         with self._database.transaction() as connection:
             return [Stranger._make(row) for row in connection.execute(STRANGERS, values)]
 
-    def unconfigured(self, feeding: Collection[tuple[str, str]]) -> list[Unconfigured]:
-        """Return what waits to be sent that is of none of these meters and sinks, by meter and sink."""
-        values = {"meters": [meter for meter, _ in feeding], "sinks": [sink for _, sink in feeding]}
+    def unconfigured(
+        self, feeding: Collection[tuple[str, str]], now: dt.datetime | None = None
+    ) -> list[Unconfigured]:
+        """Return what waits to be sent that is of none of these meters and sinks, by meter and sink.
+
+        With `now`, what is of a meter that another process reads is left out: that sends it.
+        """
+        meters, sinks = [meter for meter, _ in feeding], [sink for _, sink in feeding]
+        values = {"meters": meters, "sinks": sinks, "now": now}
         with self._database.transaction() as connection:
             return [Unconfigured._make(row) for row in connection.execute(UNCONFIGURED, values)]
 

@@ -245,12 +245,12 @@ class App:
 
     def strangers(self, now: datetime) -> list[dict[str, object]]:
         """Return the meters that the ledger knows and the configuration does not, as far as they can still be billed."""
-        found = self.ledger.reports.strangers(self.config.meters, now - STILL_BILLABLE)
+        found = self.ledger.reports.strangers(self.config.meters, now - STILL_BILLABLE, now)
         return [each._asdict() for each in found]
 
     def unconfigured(self) -> list[Unconfigured]:
-        """Return what waits to be sent of meters, or to sinks, that the configuration does not have."""
-        return self.ledger.reports.unconfigured(feeding(self.config))
+        """Return what waits to be sent of meters, or to sinks, that the configuration does not have, nor another process."""
+        return self.ledger.reports.unconfigured(feeding(self.config), self.ledger.instant())
 
     def elsewhere(self) -> list[Elsewhere]:
         """Return the files that were begun in another place than their sink writes to now, and are not finished."""

@@ -2,7 +2,9 @@
 
 import json
 
-from tests.system.harness import KEY, METER, OTHER_METER, Ran, World
+from aggregator.clock import utcnow
+from aggregator.windows import floor
+from tests.system.harness import HOUR, KEY, METER, OTHER_METER, Ran, World
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"
 
@@ -123,3 +125,21 @@ def test_without_json_it_prints_nothing_but_its_log(world: World) -> None:
     ran = world.run("run", "--once")
     assert (ran.code, ran.out) == (0, "")
     assert world.billed() == world.used()
+
+
+def test_a_meter_that_falls_silent_is_said(world: World) -> None:
+    """No error says that rows are hidden or no longer written: `run --once` wants a person, and `status` says since when."""
+    world.start = floor(utcnow(), HOUR) - 9 * HOUR
+    world.meter["start_at"] = f"{world.start:%Y-%m-%dT%H:%MZ}"
+    for hour in range(7):
+        world.use("cus_a", 1, minute=60 * hour + 59)
+    ran = world.once()
+    assert ran.code == 4, ran.said
+    silent = world.start + 7 * HOUR
+    assert "has had no usage since" not in ran.out
+    assert ran.json["outcome"] == "person_needed"
+    said = world.run("status").out
+    assert f"{METER} has had no usage since {silent:%Y-%m-%d %H:%M}" in said
+    world.use("cus_a", 1, minute=60 * 9 - 1)
+    assert world.once().code == 0
+    assert "has had no usage since" not in world.run("status").out
