@@ -187,15 +187,16 @@ class Adoption:
         """
         situation = self.ready(now)
         survey.approve(self._leave)
-        known = self._pin.known()
+        beat = self._pin.known()
         pinned = situation.pinned
-        generation = max(pinned.generation, known.generation if known else 0) + 1
+        generation = max(pinned.generation, beat.generation if beat else 0) + 1
         accounts = {name: account for name in sorted(self._fed) if (account := self._sinks[name].account())}
 
         def name(line: Line, stand: Stand) -> str:
             return self._name(line, stand, named(pinned.ledger_id, generation), now)
 
-        self._adopting.adopt(survey.rebased, pinned, generation, accounts, name, now)
+        feeds = [feed.id for known in self._registered for feed in known.feeds]
+        self._adopting.adopt(survey.rebased, pinned, generation, accounts, feeds, name, now)
         self._pin.adopted(pinned._replace(generation=generation, cluster=pinned.lies_on), now)
 
     def _survey_meter(

@@ -9,7 +9,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
@@ -219,12 +219,12 @@ select slot.customer from aggregator.slot
 
 PIN_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s"
 
-# What the sinks hold is known now, or a person has said that it may stay.
+# What the sinks hold is known now, or a person has said that it may stay; of what is not configured, neither is so.
 CLEAR_FEEDS = """
 update aggregator.feed
    set cleared_until = 9223372036854775807, cleared_at = %(now)s, cleared_by = 'an adoption', asked = '{}',
        stopped_at = null, stopped_reason = null
- where cleared_at is null
+ where id = any(%(feeds)s) and cleared_at is null
 """
 
 # Counted from the higher of the two, so that no generation is ever used twice.
@@ -318,11 +318,13 @@ class Adopting:
         pinned: Pinned,
         generation: int,
         accounts: Mapping[str, str],
+        feeds: Collection[int],
         name: Naming,
         now: dt.datetime,
     ) -> None:
         """Re-base every line on what its sink has counted, and let the ledger go on under a new generation.
 
+        `feeds` may send from now on, without their sinks being asked what they hold.
         Raises LedgerError, and changes nothing, if the ledger is not as `pinned` says any more.
         """
         with self._database.transaction() as connection:
@@ -334,7 +336,7 @@ class Adopting:
                     _rebase(connection, each, name, now)
                 connection.execute("drop table reading")
             connection.execute(CLOSE_CLAIMS, {"now": now})
-            connection.execute(CLEAR_FEEDS, {"now": now})
+            connection.execute(CLEAR_FEEDS, {"feeds": list(feeds), "now": now})
             for sink, account in accounts.items():
                 connection.execute(PIN_ACCOUNT, {"sink": sink, "account": account})
             values = {

@@ -85,6 +85,35 @@ def windows_equal(world: PinnedWorld) -> None:
     assert {(key[1], key[2]): much for key, much in world.like.slots.items() if much} == slots
 
 
+def test_an_adoption_lets_nothing_go_that_it_has_not_compared(world: PinnedWorld) -> None:
+    """A meter that is not configured just now may have usage at its sink, too: that is asked once it is back."""
+    use(world, 0, 5)
+    cycle(world, 1)
+    world.execute(
+        """
+        with meter as (
+            insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark)
+            values ('elsewhere', 'f', 3600, %s, %s) returning id
+        )
+        insert into aggregator.feed (meter_id, sink_id, since, read_until)
+        select id, %s, %s, %s from meter
+        """,
+        START,
+        START,
+        world.registered.feeds[0].sink_id,
+        START,
+        START,
+    )
+    backup = back_up(world.database)
+    use(world, 2, 10)
+    cycle(world, 3)
+    lose(world, backup)
+    world.execute("update aggregator.feed set cleared_at = null, cleared_until = 0")
+    world.adopt()
+    cleared = "select meter.name, cleared_by from aggregator.feed join aggregator.meter on meter.id = meter_id order by 1"
+    assert world.rows(cleared) == [(world.meter.name, "an adoption"), ("elsewhere", None)]
+
+
 def test_what_a_lost_future_sent_is_taken_over(world: PinnedWorld) -> None:
     """A ledger restored from three hours ago stops, adopts, sends what is missing, and nothing twice."""
     use(world, 0, 5)
@@ -577,7 +606,7 @@ def test_a_ledger_that_changed_meanwhile_is_not_written(world: PinnedWorld) -> N
         # As if the first one had read the pin before the second one was done.
         stale = adoption.situation(world.now).pinned._replace(generation=0)
         with pytest.raises(LedgerError, match="by somebody else"):
-            adoption._adopting.adopt(survey.rebased, stale, 9, {}, lambda line, stand: "x", world.now)
+            adoption._adopting.adopt(survey.rebased, stale, 9, {}, [], lambda line, stand: "x", world.now)
     assert everything(world) == before
 
 

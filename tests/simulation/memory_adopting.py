@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
@@ -68,6 +68,7 @@ class MemoryAdopting:
         pinned: Pinned,
         generation: int,
         accounts: Mapping[str, str],
+        feeds: Collection[int],
         name: Naming,
         now: dt.datetime,
     ) -> None:
@@ -87,7 +88,7 @@ class MemoryAdopting:
             held = (tables.outbox.get(event) for event in claim.events)
             if claim.settled_at is None and not any(row and row.claim_id == number for row in held):
                 claim.settled_at = now
-        for feed in tables.feeds.values():
+        for feed in (tables.feeds[each] for each in feeds):
             if feed.cleared_at is None:
                 clear_for_good(feed, now)
         pin.generation, pin.stopped_at, pin.stopped_reason = generation, None, None
