@@ -850,6 +850,15 @@ def test_a_metric_with_filters_that_we_pass_fits(
     assert sink.total("api", "cus_1", WHOLE) == 5
 
 
+def test_a_meter_that_was_removed_cannot_be_asked_about(
+    sandbox: MetronomeControl, make_sink: MakeSink
+) -> None:
+    """That is said, and breaks nothing: others are asked about as before."""
+    sandbox.add_customer("one", "cus_1")
+    with pytest.raises(SinkError, match=r"removed no longer feeds sink .*: put it back"):
+        make_sink(sandbox.url).total("removed", "cus_1", WHOLE)
+
+
 def test_one_fitting_metric_among_others_is_enough(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
     """Others may count the same events for other ends; which one to read is to be named only if two sum."""
     sandbox.add_metric("api_requests", aggregation="MAX")

@@ -1054,6 +1054,14 @@ def test_a_list_without_an_end_is_given_up(script: Script, make_sink: MakeSink) 
     assert len(script.calls) == 1 + 100
 
 
+def test_totals_of_a_meter_that_was_removed(script: Script, make_sink: MakeSink) -> None:
+    """It cannot be asked about, which is no word on Stripe: others are asked about as before."""
+    with pytest.raises(SinkError, match="removed no longer feeds sink stripe") as told:
+        make_sink(script.url).total("removed", "cus_1", SPAN)
+    assert type(told.value) is SinkError
+    assert script.calls == []
+
+
 def test_totals_of_what_is_not_there(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
     """A meter that Stripe does not have is an error that says so."""
     sink = make_sink(sandbox.url, meters=meter("nothing"))

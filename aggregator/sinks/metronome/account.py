@@ -233,8 +233,12 @@ class Account:
         )
 
     async def _metric_of(self, name: str) -> str:
-        """Return the id of the metric that sums one of our meters."""
-        meter = self._meters[name]
+        """Return the id of the metric that sums one of our meters. Raises SinkError if it is none of ours any more."""
+        meter = self._meters.get(name)
+        if meter is None:
+            raise SinkError(
+                f"Meter {name} no longer feeds sink {self._sink}, so it cannot be looked up there: put it back."
+            )
         if meter.metric_id:
             return meter.metric_id
         if name not in self._metrics:

@@ -154,6 +154,10 @@ class Account:
         self, name: str, params: "MeterEventSummaryListParams"
     ) -> "AsyncIterator[MeterEventSummary]":
         """Yield the rows of all pages. Raises SinkUnreachable, SinkHalted or SinkError."""
+        if name not in self._meters:  # which is no trouble of Stripe's, nor of the other meters
+            raise SinkError(
+                f"Meter {name} no longer feeds sink {self._sink}, so it cannot be looked up there: put it back."
+            )
         meters = self._client.api.v1.billing.meters
         for _ in range(MOST_PAGES):
             try:
