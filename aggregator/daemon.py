@@ -80,6 +80,9 @@ answer keeps neither meters nor other sinks waiting."""
 SHORTEST_PERIOD = timedelta(seconds=5)
 LONGEST_PERIOD = timedelta(minutes=5)
 
+EVER = datetime.max.replace(tzinfo=UTC)
+"""By then all is due that is owed."""
+
 Build = Callable[[], AbstractContextManager[App]]
 
 
@@ -492,8 +495,8 @@ class Work:
             self._app.ledger.outbox.resume(self._app.sink_ids[sink])
 
     def _waits(self, sink: str) -> bool:
-        """Tell whether anything is to be sent to a sink."""
-        return self._app.ledger.outbox.waiting(self._app.sink_ids[sink], self._app.feeds_of(sink))[1] > 0
+        """Tell whether anything is to be sent to a sink, now or later: what may not leave shows nothing of it."""
+        return self._app.ledger.outbox.more_due(self._app.sink_ids[sink], 0, EVER, self._app.feeds_of(sink))
 
 
 def tell_start(logger: log.Log, app: App, now: datetime) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aggregator.daemon import EVER
 from aggregator.delivery import Delivered, Delivery, drain
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import PICK
@@ -178,6 +179,11 @@ def test_what_may_not_leave_yet_does_not_change_the_way_of_the_rest(world: World
     sink_id = world.registered.feeds[0].sink_id
     assert world.outbox.more_due(sink_id, 4, world.now)
     assert not world.outbox.more_due(sink_id, 5, world.now)
+    assert claimed(world, 10) == [1, 2, 3, 101, 102]
+    assert not world.outbox.more_due(sink_id, 0, world.now)
+    assert world.outbox.more_due(sink_id, 4, EVER, [cleared, stopped])
+    world.execute("delete from aggregator.outbox where claim_id is not null")
+    assert not world.outbox.more_due(sink_id, 0, EVER, [cleared, stopped])
 
 
 def test_what_may_have_left_is_not_given_up_unseen(world: World) -> None:
