@@ -33,11 +33,11 @@ Found = TypeVar("Found")
 Totals = dict[str, Decimal]
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-PATIENCE_SECONDS = 30.0
-"""Longer than anything here takes on a busy machine of two cores."""
+PATIENCE_SECONDS = 120.0
+"""Longer than anything here takes on two cores that ten others use as well: a wait that comes true costs none of it."""
 
 POLL_SECONDS = 0.1
-COMMAND_SECONDS = 90.0
+COMMAND_SECONDS = 240.0
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)

@@ -127,7 +127,7 @@ def test_interrupted_while_it_sends_it_ends_at_once_and_hands_back_the_rest(worl
     process = world.start_process("backfill", *bounds(world))
     until(lambda: world.sandbox.stats()["accepted"] > 20, "some events are sent", seen=lambda: process.err)
     process.tell(signal.SIGINT)
-    assert process.ended(seconds=5) == 130, process.err
+    assert process.ended() == 130, process.err
     assert world.one("select count(*) from aggregator.outbox where claim_id is not null") == 0
     assert world.one("select count(*) from aggregator.event where state = 'due' and attempts > 0") == 0
     world.sandbox.set_faults()

@@ -51,7 +51,6 @@ def billed(world: World) -> None:
     until(lambda: world.billed() == world.used(), "what is billed is what was used", seen=world.billed)
 
 
-@pytest.mark.timeout(120)
 def test_everything_works_in_the_state_directory_and_nothing_is_left_running(world: World) -> None:
     """Daemon, `status` beside it, a killed daemon, the next one; a clean end stops the server and loses nothing."""
     world.use_much(customers=5, minutes=5)
@@ -81,7 +80,6 @@ def test_everything_works_in_the_state_directory_and_nothing_is_left_running(wor
     assert world.sandbox.stats()["double_counted"] == 0
 
 
-@pytest.mark.timeout(120)
 def test_ctrl_c_in_a_terminal_ends_the_daemon_before_its_server(world: World) -> None:
     """A terminal signals the whole group; the server must not go before what is in the air is settled."""
     world.use_much(customers=20, minutes=5)
@@ -107,7 +105,6 @@ def test_ctrl_c_in_a_terminal_ends_the_daemon_before_its_server(world: World) ->
     assert world.sandbox.stats()["duplicates_refused"] == 0
 
 
-@pytest.mark.timeout(60)
 def test_a_server_that_died_while_it_started_does_not_keep_the_next_from_starting(world: World) -> None:
     """It leaves a postmaster.pid without its last lines, as a machine that lost its power then may."""
     world.use("cus_a", 1, minute=1)

@@ -56,7 +56,7 @@ def settled(world: World, metronome: MetronomeControl) -> Callable[[], bool]:
 
 def quiet(world: World, metronome: MetronomeControl) -> None:
     """Pass after pass, until nothing is left to be sent; then everything must agree."""
-    until(lambda: world.once().code == 0, "a pass leaves nothing to be sent", seconds=80)
+    until(lambda: world.once().code == 0, "a pass leaves nothing to be sent", seconds=300)
     assert settled(world, metronome)(), differing(world.used(), metronome.totals(METER))
 
 

@@ -21,7 +21,7 @@ def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> Non
         daemons = [world.daemon(started=False), world.daemon(started=False)]
         with load:
             for daemon in daemons:
-                daemon.logged("batch_delivered", seconds=90)
+                daemon.logged("batch_delivered")
             wait(5)
         world.quiet()
         watch.look()
@@ -37,7 +37,7 @@ def test_two_daemons_share_the_work_and_do_none_of_it_twice(world: World) -> Non
 def test_one_that_slept_past_its_lease_changes_nothing_when_it_wakes(world: World) -> None:
     """It is stopped while it reads; another takes the meter and bills; its own commit is refused (B12, invariant 9)."""
     world.use_much(customers=10, minutes=30)
-    world.meter["query"] = SLOW_QUERY.format(seconds=1)
+    world.meter["query"] = SLOW_QUERY.format(seconds=3)
     sleeper = world.daemon()
     held = "select epoch from aggregator.meter where lease_owner is not null"
     [(stale,)] = until(lambda: world.ledger(held), "it holds the meter")
