@@ -26,6 +26,7 @@ create table seat_use (account_id int, user_id int, used_at timestamptz);
 create table data_export (stripe_customer_id text, created_at timestamptz);
 create table storage_sample (stripe_customer_id text, stored_bytes numeric, sampled_at timestamptz);
 create table pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
+create table heartbeat (beat_at timestamptz);
 """
 
 USAGE = """
@@ -37,6 +38,7 @@ insert into seat_use values (1, 10, %(at)s), (1, 11, %(at)s), (1, 10, %(at)s);
 insert into data_export values ('cus_a', %(at)s), ('cus_a', %(at)s), ('cus_a', %(at)s);
 insert into storage_sample values ('cus_a', 1.5 * 1024 ^ 3, %(at)s), ('cus_a', 0.25 * 1024 ^ 3, %(at)s);
 insert into pgbench_history values (1, 7, 70, -40, %(at)s at time zone 'UTC', '');
+insert into heartbeat values (now());
 insert into pgbench_history values (1, 7, 71, 2, %(at)s at time zone 'UTC', '');
 """
 
