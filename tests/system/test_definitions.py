@@ -4,7 +4,7 @@ import re
 
 import psycopg
 
-from tests.system.harness import METER, MINUTE, QUERY, World, as_reader, until
+from tests.system.harness import METER, MINUTE, OTHER_METER, QUERY, World, as_reader, until
 
 DOUBLED = QUERY.replace("sum(quantity)", "sum(2 * quantity)")
 
@@ -87,7 +87,10 @@ def test_a_meter_that_is_taken_away_is_reported(world: World) -> None:
     """Its windows could still be billed: the log, `status` and `check` say that nobody reads them (B21)."""
     world.use("cus_a", 5, minute=80)
     world.once()
-    world.config["meters"]["renamed"] = {**world.config["meters"].pop(METER), "stripe": {"event_name": METER}}
+    world.config["meters"]["renamed"] = {
+        **world.config["meters"].pop(METER),
+        "stripe": {"event_name": OTHER_METER},
+    }
     ran = world.once()
     assert f'"meter": "{METER}"' in ran.err
     assert "meter_removed" in ran.err

@@ -460,6 +460,9 @@ def test_an_answer_that_repeats_the_key_is_not_passed_on(listener: Listener) -> 
         world.write()
         for name in ("check", "run", "status"):
             listener.run(*COMMANDS[name])
+        listener.run(
+            *COMMANDS["run"], "--first-time"
+        )  # else nothing leaves: the sink does not say what it holds
         daemon = listener.daemon()
         hears(daemon, "daemon_started")
         daemon.stop()
