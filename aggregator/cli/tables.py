@@ -36,7 +36,9 @@ def table_notes(
                 "clock_timestamp()"
             )
     decided = [each for each in tables if each.filtered]
-    if decided:
+    if (
+        decided and filtered
+    ):  # otherwise the server would have refused the query: it reads by a view, with its owner's rights
         yield f"row-level security decides which rows of {_named(decided)} are billed (`row_security: allowed`)"
     if filtered and not tables:
         yield "its plan reads no table at all: a table with row-level security and no policy for the role hides every row"

@@ -164,3 +164,10 @@ def test_policies_that_are_meant_are_named(run: Run, notes: Notes) -> None:
     finally:
         run("drop owned by keeper cascade")
         run("drop role keeper")
+
+
+def test_a_policy_that_does_not_reach_the_reader_is_no_matter(run: Run, notes: Notes) -> None:
+    """A view reads by the rights of its owner, who sees all here; else the query would have been refused."""
+    run("alter table usage enable row level security")
+    run("create policy large on usage using (quantity > 5)")
+    assert of(notes(), "row-level security") == []
