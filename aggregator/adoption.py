@@ -6,6 +6,8 @@ Rules
 - Every window that can still be billed is compared, of every customer that the ledger or the source knows: days first, and
   hours and windows where a day does not fit.
 - Sources and sinks are asked first, then the ledger is written in one transaction. Until then nothing has changed.
+- A source that must prove what it shows, such as a standby, has to show all that may have been sent: whom it hides nobody
+  would ask about.
 - A sink that cannot be read back is left as the ledger has it, and only if a person says so. So is a customer that a sink
   does not know: what it was sent since the backup is sent again under new names, and might be billed twice.
 - Nothing is re-based while a sink has several numbers of one window where a total overwrites one of them alone: the next
@@ -20,15 +22,15 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from aggregator import definitions, planner
+from aggregator import barrier, definitions, planner
 from aggregator.comparison import Comparison, Found
-from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, UsageError
+from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.kept import Kept
 from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
 from aggregator.ledger.meters import Feed, Meters, Registered
 from aggregator.ledger.pin import Pin, Pinned, named
 from aggregator.ledger.spool import Spool
-from aggregator.model import Definition, Meter, Reading, Span
+from aggregator.model import Definition, Fence, Meter, Reading, Span
 from aggregator.rebase import Stand
 from aggregator.sinks import Destination
 from aggregator.survey import Compared, Left, Scattered, Survey
@@ -55,8 +57,15 @@ TRIES = 3
 class Source(Protocol):
     """What an adoption asks of an application database."""
 
-    def read(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
-        """Yield all readings of the span in batches, from one snapshot."""
+    def read(
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        allow: Callable[[Fence | None], dt.datetime] | None = None,
+    ) -> Iterator[list[Reading]]:
+        """Yield all readings of the span in batches, from one snapshot; `allow` hears first what that proves."""
         ...
 
 
@@ -215,7 +224,9 @@ class Adoption:
             readable = definitions.ceiling(sealed, definitions.at(holding, sealed).window)
         readings = survey.stack.enter_context(Spool())
         for definition, span in _to_read(holding, Span(min(readable, whole.end), whole.end), unread):
-            for batch in self._sources[meter.source].read(definition.query, span, definition.window):
+            allow = _shows(meter, span, now - self._quiet)
+            source = self._sources[meter.source]
+            for batch in source.read(definition.query, span, definition.window, allow=allow):
                 readings.add(batch)
         for feed in feeds:
             unit = Decimal(1).scaleb(-meter.decimals)
@@ -307,6 +318,21 @@ class Adoption:
             now=now,
         )
         return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
+
+
+def _shows(meter: Meter, span: Span, sent_until: dt.datetime) -> Callable[[Fence | None], dt.datetime]:
+    """Let a span be read if its source proves to show what may have been sent. It raises SourceError if it does not."""
+
+    def allow(fence: Fence | None) -> dt.datetime:
+        proven = None if fence is None else barrier.proven_until(fence)
+        if fence is not None and proven is not None and proven < min(span.end, sent_until):
+            raise SourceError(
+                f"Source {meter.source}: {barrier.unproven(fence)}, and {meter.name} needs it up to "
+                f"{min(span.end, sent_until):%Y-%m-%dT%H:%MZ}. Nothing was adopted; try again once it has caught up."
+            )
+        return span.end
+
+    return allow
 
 
 def _to_read(

@@ -10,9 +10,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from aggregator.errors import CustomerUnknown, LedgerError, LedgerStopped, SinkUnreachable, UsageError
+from aggregator.errors import (
+    CustomerUnknown,
+    LedgerError,
+    LedgerStopped,
+    SinkUnreachable,
+    SourceError,
+    UsageError,
+)
 from aggregator.ledger.database import Database
-from aggregator.model import Decreases, Meter, Span, Terms
+from aggregator.model import Decreases, Fence, Meter, Span, Terms
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.restore import DAY, Backup, PinnedWorld, StripeLike, back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START
@@ -793,3 +800,21 @@ def test_what_terms_have_shut_out_since_is_adopted_too(database: Database, tmp_p
     ended.deliver()
     assert ended.booked("cus_a") == 5, "only what is billed there is planned again"
     ended.check_balance()
+
+
+def test_a_standby_that_lags_hides_nobody_from_an_adoption(world: PinnedWorld) -> None:
+    """Who was sent what it does not show yet would not be asked about, and be billed again: nothing is adopted so."""
+    cycle(world, 1)
+    backup = back_up(world.database)
+    use(world, 1, 5, "cus_2")
+    cycle(world, 2)
+    lose(world, backup)
+    fence = Fence(world.now, 5, 5, None, True, standby=True, fresh_until=START + HOUR, holder=None)
+    world.source.transactions = fence
+    with pytest.raises(SourceError, match=r"the standby has not shown .* try again once"):
+        world.adopt()
+    assert world.one("select stopped_at is not null from aggregator.pin")
+    world.source.transactions = fence._replace(fresh_until=START + DAY)
+    world.adopt()
+    quiet_down(world)
+    assert world.like.booked[METER.name, "cus_2"] == 5
