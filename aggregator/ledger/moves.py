@@ -56,15 +56,19 @@ select slot.window_start, event.customer, slot.quantity, parked.event_id
 
 # Each step is linear in what fell and what began: who has the same number as a thousand others is never compared with them
 # one by one. An increase behind another event of its slot may be said again where totals are sent, and would leave by that.
-HOLD = """
-with begun as materialized (
+NOTE_BEGUN = """
+create temporary table begun on commit drop as
     select slot.window_start, slot.customer, slot.quantity, event.id as event_id
       from aggregator.slot
       join aggregator.event on event.id = slot.tail and event.run_id = %(run_id)s and event.state = 'due'
                            and event.delta > 0 and event.total = event.delta and (%(adds)s or event.revision = 0)
      where slot.feed_id = %(feed_id)s and slot.quantity > 0
        and slot.window_start in (select window_start from fallen)
-), in_one_window as (
+"""
+
+FIND_PAIRS = """
+create temporary table believed on commit drop as
+with in_one_window as (
     select lost.customer as lost, gained.customer as gained
       from (select window_start, quantity, min(customer) as customer from fallen
              group by 1, 2 having count(*) = 1) as lost
@@ -92,10 +96,13 @@ with begun as materialized (
       join fallen on fallen.customer = lost
       join begun on begun.customer = gained and begun.window_start = fallen.window_start
                 and begun.quantity = fallen.quantity
-), believed as materialized (
-    select lowers, raises from pair join all_lost on all_lost.customer = pair.lost
-     where 2 * pair.windows > all_lost.windows
-), gone as (
+)
+select lowers, raises from pair join all_lost on all_lost.customer = pair.lost
+ where 2 * pair.windows > all_lost.windows
+"""
+
+HOLD = """
+with gone as (
     delete from aggregator.outbox using believed where event_id = raises
 ), waits as (
     update aggregator.event set state = 'held', reason = %(reason)s from believed where id = raises
@@ -238,8 +245,16 @@ def hold(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> i
         "reason": MOVED,
         "now": now,
     }
+    connection.execute(NOTE_BEGUN, values)
+    connection.execute("analyze begun")
+    # Only what was noted is read here, and how many rows each step gives is beyond guessing: after one wrong guess a planner
+    # would compare row by row, for minutes instead of a second.
+    connection.execute("set local enable_nestloop = off")
+    connection.execute(FIND_PAIRS)
+    connection.execute("set local enable_nestloop = default")
+    connection.execute("analyze believed")
     row = connection.execute(HOLD, values).fetchone()
-    connection.execute("truncate fallen")
+    connection.execute("drop table fallen, begun, believed")
     assert row is not None
     return int(row[0])
 
