@@ -405,4 +405,11 @@ MISTAKES: tuple[Mistake, ...] = (
             "tests/core/test_terms.py::test_what_the_source_no_longer_has_is_lost_until_it_is_back_or_given_up",
         ),
     ),
+    Mistake(
+        "usage is moved to one of two customers that it fits",
+        "aggregator/ledger/moves.py",
+        "     where ways = 1 and ways_back = 1\n",
+        "     where ways >= 1 and ways_back = 1\n",
+        ("tests/postgres/test_moves.py::test_usage_that_fits_two_others_is_no_move",),
+    ),
 )

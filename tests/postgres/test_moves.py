@@ -300,3 +300,15 @@ def test_sinks_that_keep_a_total(database: Database, model: WriteModel) -> None:
     again(world)
     assert world.one(waits) == (6 if model is WriteModel.OVERWRITE else 0)
     assert world.booked("cus_new") == (0 if model is WriteModel.OVERWRITE else 21)
+
+
+def test_usage_that_fits_two_others_is_no_move(world: World, parked: ParkedEvents) -> None:
+    """What one lost is found with two new ids, window by window: neither is believed, though one has most of it."""
+    world.source.uses = [
+        (who if who != "cus_old" else "cus_x" if at < START + 2 * HOUR else "cus_y", at, much)
+        for who, at, much in world.source.uses
+    ]
+    again(world)
+    assert held(world) == {"cus_old": -21}
+    assert (world.booked("cus_x"), world.booked("cus_y")) == (12, 9)
+    assert parked.moved(10) == []
