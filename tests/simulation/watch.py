@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import ROUND_FLOOR, Decimal
 
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
+from aggregator.ledger.cancelling import Wanted
 from aggregator.ledger.doubts import Settled
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes import Pass
@@ -277,6 +278,8 @@ class Watch:
         self.latest = name
         if self._newest:
             self._newest.verb(name, self._tables())
+        if name == "settle" and isinstance(values[0], Wanted) and done:
+            self._corrects_nothing_cancelled(self._tables(), values[0])
         if name == "settle" and not isinstance(values[0], Excerpt):
             for each in values[1] if isinstance(values[1], list) else ():
                 broke = (getattr(each, "reason", None) or "").startswith("the sink's library failed")
@@ -540,7 +543,6 @@ class Watch:
             "an identifier occurs twice",
         )
         self._filed(tables)
-        self._corrects_nothing_cancelled(tables)
         self._agrees(tables)
 
     def _filed(self, tables: Tables) -> None:
@@ -553,27 +555,22 @@ class Watch:
             require(stands == (parked is not None), "what is parked is listed", event, parked)
             require(parked is None or parked.state is event.state, "what is parked is listed", event, parked)
 
-    def _corrects_nothing_cancelled(self, tables: Tables) -> None:
-        """A held correction was not planned for what has been cancelled since.
+    def _corrects_nothing_cancelled(self, tables: Tables, wanted: Wanted) -> None:
+        """Nothing is held of a slot at the moment at which an event of it is known to be cancelled: it was made for that.
 
-        What the sink itself had rejected by then was owed again from that moment on: what was held since accounts for it.
+        It is that moment that counts. A pass that began earlier, and comes to compare the slot only after it, knows of the
+        cancellation, though the time of what it plans says otherwise. What the sink itself had rejected by then was owed
+        again from that moment on: what was held since accounts for it.
         """
-        done = [
-            row
-            for row in tables.cancellations.values()
-            if row.state == "done" and row.settled_at is not None and _took_it_back(tables, row)
-        ]
-        for row in done:
-            for event in self._by_slot[tables.events[row.event_id].slot_id]:
-                assert row.settled_at is not None
-                held = event.state is State.HELD and event.planned_at < row.settled_at
-                require(
-                    not held,
-                    "what is held corrects what stands",
-                    event,
-                    "corrects what was cancelled by",
-                    row,
-                )
+        row = tables.cancellations.get(wanted.id)
+        if row is None or row.state != "done" or not _took_it_back(tables, row):
+            return
+        slot = tables.events[row.event_id].slot_id
+        for event in tables.events.values():
+            held = event.slot_id == slot and event.state is State.HELD
+            require(
+                not held, "what is held corrects what stands", event, "corrects what was cancelled by", row
+            )
 
     def _agrees(self, tables: Tables) -> None:
         """The service booked what is accepted, once, and nothing of what never left."""
