@@ -49,7 +49,7 @@ class Beforehand:
     def look(self) -> None:
         """Let a person look whether a feed stands still, and come again."""
         life = self._life
-        if life.ended or life.resting or not life.climate.held_before:
+        if life.ended or not life.climate.held_before:
             return
         stands_still = any(feed.stopped for feed in life.ledger.tables().feeds.values())
         if stands_still and life.restoring is not None:
