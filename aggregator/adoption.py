@@ -50,6 +50,8 @@ ASKED_AT_ONCE = 8
 CUSTOMERS_AT_ONCE = 256
 """How many customers are in memory at once."""
 
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
 TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
 
@@ -198,7 +200,7 @@ class Adoption:
         survey.approve(self._leave)
         beat = self._pin.known()
         pinned = situation.pinned
-        generation = max(pinned.generation, beat.generation if beat else 0) + 1
+        generation = _generation(pinned.generation, beat.generation if beat else 0, now)
         accounts = {name: account for name in sorted(self._fed) if (account := self._sinks[name].account())}
 
         def name(line: Line, stand: Stand) -> str:
@@ -318,6 +320,17 @@ class Adoption:
             now=now,
         )
         return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
+
+
+def _generation(ledger: int, host: int, now: dt.datetime) -> int:
+    """Return a generation that no adoption was given before: neither one that is known here, nor one that is forgotten.
+
+    A ledger can be restored to before an adoption, and adopted again where nobody remembers that: on another host, or on one
+    whose disk is new. A number counted from what is known would be given twice, and a name of it could be sent with another
+    quantity, which a sink takes for a duplicate. Minutes, since seconds exceed an integer in 2038; an adoption waits longer
+    than one for the quiet time.
+    """
+    return max(ledger + 1, host + 1, int((now - EPOCH) / dt.timedelta(minutes=1)))
 
 
 def _shows(meter: Meter, span: Span, sent_until: dt.datetime) -> Callable[[Fence | None], dt.datetime]:

@@ -227,7 +227,7 @@ update aggregator.feed
  where id = any(%(feeds)s) and cleared_at is null
 """
 
-# Counted from the higher of the two, so that no generation is ever used twice.
+# No generation is ever used twice: see `Adoption.adopt`.
 ADOPT = """
 update aggregator.pin
    set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s, timeline = %(timeline)s,

@@ -122,6 +122,12 @@ SCHEMA: tuple[str, ...] = (
     "alter table aggregator.meter add column seen_until timestamptz",
     # Since when a meter that always had usage has had none.
     "alter table aggregator.meter add column silent_since timestamptz",
+    # It counts no longer: two adoptions of which nobody knows both would have been given the same one.
+    """
+    comment on column aggregator.pin.generation is
+        'New with each adoption, made from its time. Part of every identifier: what a lost future sent is never sent again '
+        'under the same name.'
+    """,
 )
 """One statement or several in each, in the order in which they are made."""
 
