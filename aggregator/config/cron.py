@@ -1,6 +1,6 @@
 """Cron lines: five fields or a macro to the minutes they mean, which is what they mean in a crontab.
 
-Rules (crontab(5), manpages.debian.org/bookworm/cron/crontab.5.en.html)
+Rules (crontab(5), man7.org/linux/man-pages/man5/crontab.5.html)
 - 0 and 7 are Sunday, 1 is Monday. Names of weekdays and months have three letters, in any case.
 - If both the day of the month and the weekday are restricted, which is to say that neither begins with `*`, a day that fits
   either of them will do. Otherwise it has to fit both.
