@@ -23,11 +23,19 @@ from typing import Any, NamedTuple, Self
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 import aggregator
 from aggregator.clock import monotonic
-from aggregator.errors import ClocksApart, InvariantBroken, LedgerError, LedgerOutdated, LedgerUnreachable
+from aggregator.errors import (
+    AggregatorError,
+    ClocksApart,
+    InvariantBroken,
+    LedgerError,
+    LedgerOutdated,
+    LedgerUnreachable,
+)
 from aggregator.ledger import waits
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.waits import SLOW_SECONDS, Phase, Underway, Waiting
@@ -175,6 +183,7 @@ class Database:
                 self._underway.transaction() as stands,
                 self._pool.connection() as connection,
                 self._busy(connection),
+                self._ending(connection),
                 connection.transaction(),
             ):
                 self._begin(connection, now)
@@ -205,6 +214,25 @@ class Database:
             yield
         finally:
             del self._begun[id(connection)]
+
+    @contextmanager
+    def _ending(self, connection: Connection) -> Iterator[None]:
+        """Say that a session was lost while it was worked on, whatever the library made of that.
+
+        What ends a session between two messages of a protocol may surface as anything, a ValueError of psycopg's included.
+        A session that lives is idle once its transaction has ended, well or not; so what is raised on one is our own, and
+        so is each of our errors.
+        """
+        try:
+            yield
+        except (AggregatorError, psycopg.OperationalError, psycopg.InternalError, psycopg.IntegrityError):
+            raise  # these have a meaning of their own
+        except Exception as error:
+            if connection.info.transaction_status == TransactionStatus.IDLE:
+                raise
+            raise LedgerUnreachable(
+                f"The ledger's session ended while it was used: {type(error).__name__}: {told(error, self.url)}"
+            ) from error
 
     def _begin(self, connection: Connection, now: dt.datetime | None) -> None:
         """Make our settings, and learn when it is."""
