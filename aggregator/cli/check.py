@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from aggregator.model import Fence
     from aggregator.sinks import Destination
     from aggregator.source import Source
+    from aggregator.trial import Register
     from aggregator.wiring import Ledger
 
 
@@ -72,7 +74,9 @@ def check(
     config = load_config(config_path)
     findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
     pinned: dict[str, str] = {}
-    findings += [*_ledger(config, pinned), *_sources(config, None if no_trial else trial_seconds)]
+    findings += _ledger(config, pinned)
+    with _registers(config) as registers:
+        findings += _sources(config, None if no_trial else trial_seconds, registers)
     findings += _sinks(config, pinned, trying=send_test_event)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     if as_json:
@@ -180,7 +184,24 @@ def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
         )
 
 
-def _sources(config: "Config", trial_seconds: float | None) -> Iterator[Finding]:
+@contextmanager
+def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
+    """Yield what looks up customers, for each sink that knows them; they connect when they are first asked."""
+    from aggregator.sinks import KnowsCustomers
+    from aggregator.trial import Register
+    from aggregator.wiring import build_sink
+
+    sinks = {name: build_sink(config, name) for name in config.sinks}
+    try:
+        yield {name: Register(sink) for name, sink in sinks.items() if isinstance(sink, KnowsCustomers)}
+    finally:
+        for sink in sinks.values():
+            sink.close()
+
+
+def _sources(
+    config: "Config", trial_seconds: float | None, registers: Mapping[str, "Register"]
+) -> Iterator[Finding]:
     from aggregator import windows
     from aggregator.clock import utcnow
     from aggregator.errors import SourceError
@@ -218,7 +239,11 @@ def _sources(config: "Config", trial_seconds: float | None) -> Iterator[Finding]
                 except SourceError as error:
                     yield Finding(f"meter {meter.name}", "wrong", str(error))
                     continue
-                tried = [] if trial_seconds is None else list(_trial(config, meter, source, trial_seconds))
+                tried = (
+                    []
+                    if trial_seconds is None
+                    else list(_trial(config, meter, source, trial_seconds, registers))
+                )
                 if not any(each.verdict == "wrong" for each in tried):
                     yield _query(meter.name, returns_window=shape.returns_window, returns_at=shape.returns_at)
                 yield from tried
@@ -230,7 +255,9 @@ def _sources(config: "Config", trial_seconds: float | None) -> Iterator[Finding]
             source.close()
 
 
-def _trial(config: "Config", meter: "Meter", source: "Source", seconds: float) -> Iterator[Finding]:
+def _trial(
+    config: "Config", meter: "Meter", source: "Source", seconds: float, registers: Mapping[str, "Register"]
+) -> Iterator[Finding]:
     """Try a meter's query out on closed windows."""
     from aggregator.clock import monotonic, utcnow
     from aggregator.config import StripeSink
@@ -238,7 +265,14 @@ def _trial(config: "Config", meter: "Meter", source: "Source", seconds: float) -
     from aggregator.wiring import meter_of
 
     stripe = next((name for name in meter.sinks if isinstance(config.sinks[name], StripeSink)), None)
-    trial = Trial(meter_of(meter), source, seconds=seconds, elapsed=monotonic, stripe=stripe)
+    trial = Trial(
+        meter_of(meter),
+        source,
+        seconds=seconds,
+        elapsed=monotonic,
+        stripe=stripe,
+        registers=[registers[name] for name in meter.sinks if name in registers],
+    )
     for each in trial.run(utcnow()):
         yield Finding(f"meter {meter.name}", each.severity.value, each.text)
 

@@ -125,6 +125,25 @@ class Candid(Protocol):
 
 
 @runtime_checkable
+class KnowsCustomers(Protocol):
+    """A sink that can be asked whether a customer is there. Nothing is made or changed by asking."""
+
+    name: str
+
+    def knows_by_name(self, customer: str) -> bool:
+        """Say whether the far side can be asked about what is so called: of another form it would give no answer."""
+        ...
+
+    def why_unknown(self, customer: str) -> str | None:
+        """Say in a sentence why nobody there is so called, or no longer; None if somebody is.
+
+        Raises SinkUnreadable if the key may not ask, AccountRefused if an account that the customer names does not let us
+        ask, and any other SinkError if there is no answer.
+        """
+        ...
+
+
+@runtime_checkable
 class Tried(Protocol):
     """A sink that can be tried out by an event to a customer who is never billed. Done only when a person asks for it."""
 

@@ -2,10 +2,12 @@
 
 text.py        what the text of a query says
 judgement.py   answers in, findings out
+lookup.py      looks up customers at the sinks that know them
 trier.py       asks the source, within a time that it is given
 """
 
 from aggregator.trial.judgement import Finding, Kind, Severity
+from aggregator.trial.lookup import Register
 from aggregator.trial.trier import Trial
 
-__all__ = ["Finding", "Kind", "Severity", "Trial"]
+__all__ = ["Finding", "Kind", "Register", "Severity", "Trial"]

@@ -106,6 +106,7 @@ class Kind(StrEnum):
     AHEAD = "ahead of now"
     BEHIND = "hours behind"
     CUSTOMER_FORM = "no customers of the sink"
+    CUSTOMER_UNKNOWN = "customers not found at the sink"
     MULTIPLIED = "multiplied rows"
     REPEATED = "repeated rows"
     SLOW = "no index"

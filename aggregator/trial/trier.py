@@ -4,6 +4,8 @@ Rules
 - Everything that is compared comes from one snapshot, so that rows which come meanwhile make no difference.
 - The trial has so many seconds, and says what it did not come to. No statement may take more than a third of them.
 - A stretch without usage proves nothing: closed windows with usage are looked for, further and further back.
+- No sink is talked to while the snapshot is open. What is left of the time then is for looking up customers, and one call
+  may be under way when it ends.
 """
 
 import datetime as dt
@@ -13,11 +15,12 @@ from decimal import Decimal
 from typing import Protocol
 
 from aggregator import windows
-from aggregator.errors import QueryRejected, QueryTimedOut
+from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
 from aggregator.model import Meter, Reading, Span
 from aggregator.source.trying import Answer, Trying
-from aggregator.trial import judgement, text
+from aggregator.trial import judgement, lookup, text
 from aggregator.trial.judgement import Column, Edge, Finding, Kind, Outside, Row, Severity, Sums
+from aggregator.trial.lookup import Register
 
 LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 """Before any usage that is still billed."""
@@ -51,7 +54,10 @@ class OutOfTime(Exception):
 
 
 class Trial:
-    """Tries one meter's query. `stripe` names a sink that knows customers as Stripe does; `elapsed` tells seconds."""
+    """Tries one meter's query. `elapsed` tells seconds.
+
+    `stripe` names a sink that knows customers as Stripe does, `registers` are of the meter's sinks that can look them up.
+    """
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class Trial:
         seconds: float,
         elapsed: Callable[[], float],
         stripe: str | None = None,
+        registers: Sequence[Register] = (),
     ) -> None:
         self._meter = meter
         self._query = meter.query
@@ -69,6 +76,8 @@ class Trial:
         self._seconds = seconds
         self._elapsed = elapsed
         self._stripe = stripe
+        self._registers = registers
+        self._customers: list[str | None] = []
         self._until = 0.0
         self._counts: list[int] = []
         self._slowest = 0.0
@@ -89,6 +98,7 @@ class Trial:
             found.append(judgement.note(f"{said}with `--trial-seconds`, and its time column an index"))
         except QueryRejected as error:
             found.append(judgement.error(Kind.REFUSED, str(error)))
+        found += self._lookups()
         order = list(Severity)
         return sorted(found, key=lambda each: order.index(each.severity))
 
@@ -193,10 +203,26 @@ class Trial:
         """Judge the rows of one window, each by itself."""
         readings = trying.readings(answer, window, self._length)
         rows = [Row(each.customer, each.window_start, each.quantity, each.at) for each in readings]
+        self._customers = [row.customer for row in rows]
         found = judgement.repeated(rows, self._query)
         if self._stripe is not None:
-            found += judgement.customers((row.customer for row in rows), self._stripe)
+            found += judgement.customers(self._customers, self._stripe)
         return found
+
+    def _lookups(self) -> Iterator[Finding]:
+        """Look up a few of the customers of one window at each sink that knows customers."""
+        for register in self._registers:
+            reasons: list[str | None] = []
+            for customer in register.sample(self._customers):
+                if self._elapsed() > self._until:
+                    yield lookup.out_of_time(self._seconds, register.name)
+                    break
+                try:
+                    reasons.append(register.why_unknown(customer))
+                except SinkError as error:
+                    yield lookup.silent(error, register.name)
+                    break
+            yield from lookup.unknown([each for each in reasons if each], len(reasons), register.name)
 
     def _stretch(
         self, trying: Trying, newest: Span, *, by_window: bool

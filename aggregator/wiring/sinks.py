@@ -152,7 +152,7 @@ def build_desk(config: Config, name: str) -> "Desk | None":
                 timeout=sink.timeout,
                 account=sink.stripe_account,
                 meters=_stripe_meters(config, name),
-                uses=EVERYDAY | {Use.APPLY} | {use for use, wanted in uses.items() if wanted},
+                uses=EVERYDAY | {Use.APPLY, Use.LOOK_UP} | {use for use, wanted in uses.items() if wanted},
             )
         case _:
             return None

@@ -19,6 +19,7 @@ from aggregator.sinks.stripe import Desk, StripeMeter
 from aggregator.sinks.stripe.administration import REPEATS, creation, idempotency_key
 from aggregator.sinks.stripe.differences import Standing
 from aggregator.sinks.stripe.permissions import EVERYDAY, NEEDED, Answer, Use, named
+from tests.contract.scripted import Told, serving
 
 KEY = "sk_test_0123456789abcdefghij"
 RESTRICTED = "rk_test_0123456789abcdefghij"
@@ -381,12 +382,25 @@ def test_writing_includes_reading(sandbox: RunningSandbox, make_desk: MakeDesk) 
     ] == ["ok"]
 
 
-def test_what_is_not_needed_is_noticed(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
-    """A key that reads customers is more than meters need."""
-    sandbox.set_permissions(RESTRICTED, *[*ENOUGH, "customers_read"])
-    [(verdict, text), (fine, _)] = reported(make_desk(sandbox.url, api_key=RESTRICTED))
+def test_what_is_not_needed_is_noticed(make_desk: MakeDesk) -> None:
+    """A key that reads charges and payouts is more than meters need."""
+    with serving() as everything:
+        everything.answer = lambda _: Told(200, {})
+        [(verdict, text), (fine, _)] = reported(make_desk(everything.url, api_key=RESTRICTED))
     assert (verdict, fine) == ("note", "ok")
-    assert "also read customers" in text
+    assert "also read charges, payouts" in text
+    assert "leave it only `Meter events: write`, `Meters: read`, `Account: read`" in text
+
+
+def test_looking_customers_up_is_optional(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
+    """Without it there is a note with what does not work; with it nothing is said, and it is not called useless."""
+    desk, uses = make_desk(sandbox.url, api_key=RESTRICTED), EVERYDAY | {Use.LOOK_UP}
+    sandbox.set_permissions(RESTRICTED, *ENOUGH)
+    [(verdict, text), (fine, _)] = reported(desk, uses)
+    assert (verdict, fine) == ("note", "ok")
+    assert "it lacks `Customers: read` (Stripe calls it rak_customer_read): `aggregator check`" in text
+    sandbox.set_permissions(RESTRICTED, *[*ENOUGH, "customers_read"])
+    assert [verdict for verdict, _ in reported(desk, uses)] == ["ok"]
 
 
 def test_a_full_key_is_more_than_needed_and_is_not_tried(

@@ -63,7 +63,7 @@ def notes(tmp_path: Path, source_url: str, reader: str) -> Callable[..., list[st
     def look(more: str = "") -> list[str]:
         path = tmp_path / "config.yaml"
         path.write_text(CONFIG.format(url=as_role(source_url, reader), more=more))
-        found: list[Finding] = list(_sources(load(path, {}), None))
+        found: list[Finding] = list(_sources(load(path, {}), None, {}))
         assert [each for each in found if each.verdict == "wrong"] == []
         return [each.text for each in found if each.verdict == "note"]
 

@@ -210,7 +210,7 @@ def test_what_everybody_may_do_to_the_system_is_left_out(
 def findings(directory: Path, url: str) -> list[Finding]:
     path = directory / "config.yaml"
     path.write_text(CONFIG.format(url=url))
-    return list(_sources(load(path, {}), None))
+    return list(_sources(load(path, {}), None, {}))
 
 
 def test_check_refuses_a_role_that_may_write(tmp_path: Path, source_url: str, run: Run, reader: str) -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from aggregator.config import starter
 from aggregator.embedded import EmbeddedPostgres
+from aggregator.errors import SinkError, SinkUnreachable, SinkUnreadable
 from aggregator.source import Source
-from aggregator.trial import Finding, Kind, Severity, Trial
+from aggregator.trial import Finding, Kind, Register, Severity, Trial
 from tests.postgres.world import HOUR, METER
 
 NOW = dt.datetime(2026, 11, 20, 12, 34, 20, tzinfo=dt.UTC)
@@ -591,3 +592,88 @@ def test_a_whole_table_is_named_where_it_takes_long(shop_url: str) -> None:
     assert "(utc_at)" in found[0].text
     indexed = replace(METER, query=slow.replace("u.utc_at", "u.used_at"))
     assert Trial(indexed, source, seconds=PLENTY, elapsed=lambda: next(ticks), stripe="stripe").run(NOW) == []
+
+
+class Crowd:
+    """A sink that knows the first three customers."""
+
+    name = "stripe"
+
+    def __init__(self, trouble: SinkError | None = None) -> None:
+        self.asked: list[str] = []
+        self._trouble = trouble
+
+    def knows_by_name(self, customer: str) -> bool:
+        """All of them."""
+        return customer.startswith("cus_")
+
+    def why_unknown(self, customer: str) -> str | None:
+        """Say who is not there."""
+        self.asked.append(customer)
+        if self._trouble:
+            raise self._trouble
+        return None if customer in {"cus_1", "cus_2", "cus_3"} else f"There is no {customer}."
+
+
+def looked_up(
+    url: str, query: str, crowd: Crowd, *, seconds: float = PLENTY, tick: float = 0.001
+) -> list[Finding]:
+    """Try a query out at a sink that knows customers."""
+    source = Source("app", url, statement_timeout=dt.timedelta(seconds=60), timezone="UTC")
+    ticks = itertools.count(0, tick)
+    meter = replace(METER, query=query)
+    trial = Trial(
+        meter,
+        source,
+        seconds=seconds,
+        elapsed=lambda: next(ticks),
+        stripe="stripe",
+        registers=[Register(crowd)],
+    )
+    return trial.run(NOW)
+
+
+def test_customers_are_looked_up_at_a_sink_that_knows_them(shop_url: str) -> None:
+    """Five of the six, once each; who is not there is named."""
+    crowd = Crowd()
+    [found] = looked_up(shop_url, SUM, crowd)
+    assert (found.kind, found.severity) == (Kind.CUSTOMER_UNKNOWN, Severity.WARNING)
+    assert len(crowd.asked) == len(set(crowd.asked)) == 5
+    assert [each for each in ("cus_4", "cus_5", "cus_6") if each in found.text] == [
+        each for each in ("cus_4", "cus_5", "cus_6") if each in crowd.asked
+    ]
+    few = Crowd()
+    assert looked_up(shop_url, SUM.replace("where", "where c.id <= 3 and"), few) == []
+    assert sorted(few.asked) == ["cus_1", "cus_2", "cus_3"]
+
+
+def test_a_sink_that_does_not_say_is_a_note_and_asked_once(shop_url: str) -> None:
+    """Whatever the reason; the query is as good as it was."""
+    for trouble in (SinkUnreadable("Not you."), SinkUnreachable("Nobody there.")):
+        crowd = Crowd(trouble)
+        [found] = looked_up(shop_url, SUM, crowd)
+        assert (found.severity, str(trouble) in found.text) == (Severity.NOTE, True)
+        assert len(crowd.asked) == 1
+
+
+def test_customers_are_looked_up_within_the_time_of_the_trial(shop_url: str) -> None:
+    """What ran out of time asks for nobody, and says so."""
+    counted = itertools.count(0)
+    source = Source("app", shop_url, statement_timeout=dt.timedelta(seconds=60), timezone="UTC")
+    meter, whole = replace(METER, query=SUM), Crowd()
+    Trial(
+        meter, source, seconds=PLENTY, elapsed=lambda: float(next(counted)), registers=[Register(whole)]
+    ).run(NOW)
+    looks = next(counted) - 1
+    counted, late = itertools.count(0), Crowd()
+    trial = Trial(
+        meter,
+        source,
+        seconds=looks - 3.0,
+        elapsed=lambda: float(next(counted)),
+        registers=[Register(late)],
+    )
+    found = trial.run(NOW)
+    assert late.asked == whole.asked[: len(late.asked)]
+    assert len(late.asked) < len(whole.asked)
+    assert any("ran out before its customers were looked up at stripe" in each.text for each in found)

@@ -128,13 +128,16 @@ class Account:
             found[start] = value
         return {start: value for start, value in found.items() if start in span and value}
 
-    async def customer_exists(self, customer: str) -> bool:
-        """Say whether Metronome knows a customer, by an ingest alias or an id."""
+    async def why_unknown(self, customer: str) -> str | None:
+        """Say why Metronome knows no customer by this ingest alias or id; None if it knows one.
+
+        Raises SinkUnreadable if the token may not ask, SinkUnreachable, SinkHalted or SinkError if there is no answer.
+        """
         try:
             await self._customer(customer)
-        except CustomerUnknown:
-            return False
-        return True
+        except CustomerUnknown as unknown:
+            return str(unknown)
+        return None
 
     async def invoices(self, customer: str) -> list[Invoice]:
         """Return the usage invoices of a customer; those that do not say what they cover are left out.

@@ -163,6 +163,14 @@ class MetronomeSink:
         """
         return self._line.ask(lambda line: line.account.breakdown(meter, customer, span, step))
 
+    def knows_by_name(self, customer: str) -> bool:  # noqa: ARG002 - an alias may be anything
+        """Say whether a customer can be looked up."""
+        return True
+
+    def why_unknown(self, customer: str) -> str | None:
+        """Say why Metronome has no customer of this ingest alias or id; None if it has. Raises as `total` does."""
+        return self._line.ask(lambda line: line.account.why_unknown(customer))
+
     def send_test_event(self, meter: str, now: dt.datetime) -> str | None:
         """Send one event of a meter to the test customer, and say what is wrong if its quantity is not counted.
 

@@ -35,7 +35,7 @@ async def attempt(
 
     Raises SinkUnreachable, SinkHalted or SinkError if Metronome does not say.
     """
-    if not await account.customer_exists(customer):
+    if await account.why_unknown(customer):
         return f"Metronome has no customer {customer}: create one with this ingest alias for `self_test_customer`."
     day = Span(now.replace(hour=0, minute=0, second=0, microsecond=0), now)
     day = Span(day.start, day.start + DAY)

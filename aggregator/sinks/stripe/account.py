@@ -53,7 +53,7 @@ GROUPINGS: Mapping[dt.timedelta, Literal["hour", "day"]] = {
 
 MINUTE = dt.timedelta(minutes=1)
 
-FORBIDDEN = 403
+FORBIDDEN, NOT_FOUND = 403, 404
 
 
 class Account:
@@ -117,6 +117,26 @@ class Account:
         if not isinstance(name, str) or not name.startswith("acct_"):
             raise SinkError(f"Stripe's answer to sink {self._sink} does not name an account.")
         return f"{name} {'live' if self._livemode else 'test'}"
+
+    async def why_unknown(self, customer: str) -> str | None:
+        """Say why there is no such customer, or no longer; None if there is (docs.stripe.com/api/customers/retrieve).
+
+        Of the other mode it has none either, and then Stripe's own words say so. A deleted one is still found, and says that
+        it is deleted. Raises SinkUnreadable, AccountRefused or another SinkError when there is no answer that says so.
+        """
+        named = self.office.customer(customer)
+        try:
+            found = await self._client.api.v1.customers.retrieve_async(named, None, self._options)
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            told = self._client.describe(error)
+            if isinstance(told, Refusal) and told.status == NOT_FOUND and is_missing_object(told):
+                return f"Stripe does not know customer {customer}: {describe(told)}."
+            if isinstance(told, Refusal) and self.office.of_customer and is_wrong_account(told):
+                return f"Stripe does not let us into the account of {customer}: {describe(told)}."
+            self.fail(error)
+        if getattr(found, "id", None) != named:
+            raise SinkError(f"Stripe's answer to sink {self._sink} is not about customer {customer}.")
+        return f"Customer {customer} was deleted at Stripe." if getattr(found, "deleted", False) else None
 
     async def total(self, name: str, customer: str, span: Span) -> Decimal:
         """Return what Stripe has counted of one of our meters for a customer; the span lies on whole minutes.

@@ -34,6 +34,7 @@ class Use(StrEnum):
     READ_BACK = "read_back"
     ACCOUNT = "account"
     APPLY = "apply"
+    LOOK_UP = "look_up"
     REPORTS = "reports"
     IMPORTS = "imports"
     CANCEL = "cancel"
@@ -102,6 +103,16 @@ NEEDED = (
         optional=True,
     ),
     Permission(
+        "Customers",
+        "read",
+        Use.LOOK_UP,
+        "`aggregator check` cannot look up whether customers that a query returns are there; nothing else needs it",
+        "get",
+        "/v1/customers",
+        {"limit": 1},
+        optional=True,
+    ),
+    Permission(
         "Events",
         "read",
         Use.REPORTS,
@@ -136,8 +147,10 @@ NEEDED = (
 EVERYDAY = frozenset({Use.SEND, Use.READ_BACK, Use.ACCOUNT})
 """What the daemon does with a key, whatever is configured."""
 
+COMMANDS = frozenset({Use.APPLY, Use.LOOK_UP})
+"""What only commands make use of: a key of the daemon need not have it."""
+
 USELESS: Mapping[str, str] = {
-    "customers": "/v1/customers",
     "charges": "/v1/charges",
     "payouts": "/v1/payouts",
 }
@@ -174,7 +187,7 @@ class KeyReport(NamedTuple):
     def sentences(self, *, to_apply: bool) -> Iterator[tuple[Literal["ok", "note", "wrong"], str]]:
         """Say what of it is right, worth knowing or wrong. `to_apply`: meters are missing that `apply` would make."""
         if self.unrestricted:
-            enough = _listed(each for each in NEEDED if each.use in self.uses - {Use.APPLY})
+            enough = _listed(each for each in NEEDED if each.use in self.uses - COMMANDS)
             yield (
                 "note",
                 f"it is a full secret key, far more than is needed: make a restricted key with only {enough}",
@@ -193,7 +206,7 @@ class KeyReport(NamedTuple):
             elif each.answer is Answer.UNCLEAR:
                 yield "note", f"whether it has `{permission}` could not be found out: {each.told}"
         if self.useless:
-            enough = _listed(each.permission for each in self.held if each.permission.use is not Use.APPLY)
+            enough = _listed(each.permission for each in self.held if each.permission.use not in COMMANDS)
             yield (
                 "note",
                 f"it may also read {', '.join(self.useless)}, of no use here: leave it only {enough}",

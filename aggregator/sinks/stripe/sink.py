@@ -8,6 +8,7 @@ Rules
 """
 
 import datetime as dt
+import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -29,6 +30,10 @@ Answered = TypeVar("Answered")
 
 PATIENCE = dt.timedelta(minutes=1)
 """How long an event may wait for its turn before it is given back: far less than a claim in the ledger lasts."""
+
+
+LOOKED_UP = re.compile(r"(?:acct_\w+/)?cus_\w+")
+"""A customer, behind its account where accounts are named (docs.stripe.com/api/customers)."""
 
 
 class _Line(NamedTuple):
@@ -140,6 +145,21 @@ class StripeSink:
         if account is None:
             return {}
         return self._line.ask(lambda _: account.breakdown(meter, customer, span, step))
+
+    def knows_by_name(self, customer: str) -> bool:
+        """Say whether a customer can be looked up: an account that is a customer itself is found elsewhere."""
+        return LOOKED_UP.fullmatch(customer) is not None
+
+    def why_unknown(self, customer: str) -> str | None:
+        """Say why Stripe has no such customer, or no longer; None if it has.
+
+        Raises SinkUnreadable if the key may not look, AccountRefused if an account does not let it, or another SinkError.
+        """
+        address = self._addresses.of(customer)
+        if address is None:
+            fault = self._addresses.fault(customer)
+            return f"{fault[0].upper()}{fault[1:]}."
+        return self._line.ask(lambda line: line.roads.account(address.account).why_unknown(customer))
 
     @property
     def by_customer(self) -> bool:
