@@ -59,8 +59,8 @@ class Teller(Protocol):
 class Ledger(Protocol):
     """What cancelling asks of the ledger."""
 
-    def lowered(  # noqa: D102
-        self, sink_id: int, meters: Collection[str], since: dt.datetime, limit: int
+    def ask_lowered(  # noqa: D102
+        self, sink_id: int, meters: Collection[str], since: dt.datetime, now: dt.datetime, limit: int
     ) -> list[int]: ...
     def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]: ...  # noqa: D102
     def wanted(  # noqa: D102
@@ -136,9 +136,7 @@ class Cancelling:
         """Look after what is due by `now`; with `events`, after these only."""
         result = Round()
         if self._lowering and events is None:
-            lowered = self._ledger.lowered(self._sink_id, self._lowering, now - CANCELS_WITHIN, AT_ONCE)
-            if lowered:
-                self._ledger.ask(self._sink_id, lowered, now)
+            self._ledger.ask_lowered(self._sink_id, self._lowering, now - CANCELS_WITHIN, now, AT_ONCE)
         for wanted in self._ledger.wanted(self._sink_id, now=now, events=events, limit=AT_ONCE):
             if self._stopping.is_set():
                 break

@@ -38,8 +38,23 @@ select event.id, meter.name, event.customer, event.window_start, event.delta, ev
  order by event.id
 """
 
+# How far the other events of the slot are, by a number that only grows: one for each that is planned, one more for each that
+# came to nothing. No time can tell: a pass that began before it was asked may be committed after it, as of when it began.
+ASK = """
+insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at, others)
+select event.id, %(sink_id)s, 'asked', %(now)s, %(now)s,
+       (select count(*) + count(*) filter (where other.state = 'void') from aggregator.event as other
+         where other.slot_id = event.slot_id and other.id <> event.id)
+  from aggregator.event
+ where event.id = any(%(events)s) and event.state in ('accepted', 'confirmed') and event.attempted_at is not null
+ order by event.id
+    on conflict (event_id) where settled_at is null do nothing
+returning event_id
+"""
+
 # What is held because it lowers a bill, where the event before it may be taken back instead. What the sink would not take
-# back once, or a person has decided about, is left alone.
+# back once, or a person has decided about, is left alone. It is looked up and asked for in one: in between, what is held
+# might be withdrawn.
 LOWERED = """
 select earlier.id
   from aggregator.parked
@@ -59,15 +74,7 @@ select earlier.id
  order by earlier.id limit %(limit)s
 """
 
-ASK = """
-insert into aggregator.cancellation (event_id, sink_id, state, asked_at, next_at)
-select event.id, %(sink_id)s, 'asked', %(now)s, %(now)s
-  from aggregator.event
- where event.id = any(%(events)s) and event.state in ('accepted', 'confirmed') and event.attempted_at is not null
- order by event.id
-    on conflict (event_id) where settled_at is null do nothing
-returning event_id
-"""
+ASK_LOWERED = ASK.replace("%(events)s", "".join(("array(", LOWERED, ")")))
 
 OPEN = """
 select cancellation.id, event.id, feed.id, meter.name, event.customer, event.delta, event.at, event.identifier,
@@ -133,9 +140,9 @@ update aggregator.slot set replan = true
   from aggregator.event as gone
  where gone.id = %(event)s
    and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start and slot.customer = gone.customer
-   and exists (select from aggregator.event as other
-                where other.slot_id = gone.slot_id and other.id <> gone.id
-                  and (other.planned_at >= %(asked_at)s or (other.state = 'void' and other.settled_at >= %(asked_at)s)))
+   and (select others from aggregator.cancellation where id = %(id)s)
+       <> (select count(*) + count(*) filter (where other.state = 'void') from aggregator.event as other
+            where other.slot_id = gone.slot_id and other.id <> gone.id)
 """
 
 READ_AGAIN = """
@@ -206,11 +213,16 @@ class Cancellations:
             rows = connection.execute(ASK, {"sink_id": sink_id, "events": list(events), "now": now})
             return [row[0] for row in rows]
 
-    def lowered(self, sink_id: int, meters: Collection[str], since: dt.datetime, limit: int) -> list[int]:
-        """Return events of these meters, received since then, behind which a decrease is held that would lower them."""
-        values = {"sink_id": sink_id, "meters": list(meters), "since": since, "limit": limit}
+    def ask_lowered(
+        self, sink_id: int, meters: Collection[str], since: dt.datetime, now: dt.datetime, limit: int
+    ) -> list[int]:
+        """Put on record that events of these meters, received since then, are wanted back where a held decrease lowers them.
+
+        Return which those are.
+        """
+        values = {"sink_id": sink_id, "meters": list(meters), "since": since, "now": now, "limit": limit}
         with self._database.transaction() as connection:
-            return [row[0] for row in connection.execute(LOWERED, values)]
+            return [row[0] for row in connection.execute(ASK_LOWERED, values)]
 
     def wanted(
         self,
@@ -296,7 +308,7 @@ class Cancellations:
 
 def _owe_again(connection: Connection, wanted: Wanted, now: dt.datetime) -> None:
     take_back_held(connection, [wanted.event], "it corrected an event that is cancelled", now)
-    connection.execute(CHANGED_SINCE, {"event": wanted.event, "asked_at": wanted.asked_at})
+    connection.execute(CHANGED_SINCE, {"event": wanted.event, "id": wanted.id})
     connection.execute(READ_AGAIN, {"event": wanted.event})
 
 

@@ -108,6 +108,20 @@ create or replace trigger event_moves_forward
     execute function aggregator.refuse('an event moves forward only');
 """
 
+# Of what is asked for already, the times of what the slot's other events did have to tell.
+OTHERS = """
+alter table aggregator.cancellation add column others bigint;
+comment on column aggregator.cancellation.others is
+    'How far the other events of the slot were when it was asked: one for each, one more for each that had come to nothing. '
+    'If they have moved since, the slot is planned anew without a person.';
+update aggregator.cancellation
+   set others = (select count(*) filter (where other.planned_at < asked_at)
+                        + count(*) filter (where other.state = 'void' and other.settled_at < asked_at)
+                   from aggregator.event join aggregator.event as other on other.slot_id = event.slot_id
+                  where event.id = event_id and other.id <> event.id)
+ where settled_at is null;
+"""
+
 SCHEMA: tuple[str, ...] = (
     CONFIGURATIONS,
     FIRST_USE,
@@ -118,6 +132,7 @@ SCHEMA: tuple[str, ...] = (
     # The newest instant at which anything was claimed: a clock that stands before it was set back.
     "alter table aggregator.pin add column claimed_at timestamptz",
     UNSTABLE,
+    OTHERS,
     # Up to when a source had surely shown everything: another that shows less by the same address is not believed.
     "alter table aggregator.meter add column seen_until timestamptz",
     # Since when a meter that always had usage has had none.

@@ -689,6 +689,30 @@ def test_a_decrease_that_is_gone_before_its_event_is_leaves_all_of_it_billed(
     owing.check_balance()
 
 
+def test_a_pass_that_began_before_it_was_asked_and_ended_after_it_counts(owing: World, sink: Sink) -> None:
+    """It writes as of when it began, and withdraws the decrease: nobody was asked, so nobody has to release the event."""
+    sink.says_complete = False
+    owing.source.uses[0] = ("cus_a", START, Decimal(7))
+    owing.now += 10 * MINUTE
+    owing.collect()
+    began, asked_at = owing.now + MINUTE, owing.now + 2 * MINUTE
+    owing.now = asked_at
+    lowering(owing, sink)
+    assert len(sink.calls) == 1
+    owing.source.uses[0] = ("cus_a", START, Decimal(10))
+    owing.now = began
+    owing.collect()
+    assert owing.rows(
+        "select delta, state::text, settled_at < %s from aggregator.event where revision > 0", asked_at
+    ) == [(-3, "void", True)]
+    owing.now = asked_at
+    for _ in range(6):
+        settle_down(owing, sink)
+    assert sink.holds("cus_a") == 10
+    assert owing.one("select count(*) from aggregator.parked") == 0
+    owing.check_balance()
+
+
 def test_a_figure_of_zero_proves_nothing_right_after_the_try(owing: World, sink: Sink) -> None:
     """The sink may take the event back and show it no more for a moment, or only answer from a copy that lags."""
     sink.says_complete = False

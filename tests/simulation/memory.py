@@ -230,6 +230,7 @@ class CancellationRow:
     state: str
     asked_at: dt.datetime
     next_at: dt.datetime
+    others: int
     tries: int = 0
     tried_at: dt.datetime | None = None
     unsure: bool = False

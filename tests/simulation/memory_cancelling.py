@@ -21,8 +21,10 @@ class MemoryCancelling:
         self._ledger = ledger
         self._doubts = doubts
 
-    def lowered(self, sink_id: int, meters: Collection[str], since: dt.datetime, limit: int) -> list[int]:
-        """Return events of these meters, received since then, behind which a decrease is held that would lower them."""
+    def ask_lowered(
+        self, sink_id: int, meters: Collection[str], since: dt.datetime, now: dt.datetime, limit: int
+    ) -> list[int]:
+        """Put on record that events are wanted back behind which a decrease is held that would lower them."""
         tables, found = self._ledger.tables, []
         if tables.pin.stopped_at is not None:
             return []
@@ -42,7 +44,7 @@ class MemoryCancelling:
                 and earlier.id not in known
             ):
                 found.append(int(earlier.id))
-        return sorted(found)[:limit]
+        return self.ask(sink_id, sorted(found)[:limit], now)
 
     def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]:
         """Put on record that these are wanted back; return those that count as booked and were not wanted already."""
@@ -51,7 +53,7 @@ class MemoryCancelling:
             event = tables.events[EventId(event_id)]
             if event.state in BOOKED and event.attempted_at is not None and not self._is_open(event.id):
                 number = next(self._ledger.cancellation_ids)
-                row = CancellationRow(number, event.id, sink_id, "asked", now, now)
+                row = CancellationRow(number, event.id, sink_id, "asked", now, now, self._others(event))
                 tables.cancellations[number] = row
                 asked.append(event_id)
         return asked
@@ -131,7 +133,7 @@ class MemoryCancelling:
         if not self._doubts.refuse_known(event, f"cancelled: {answer}", now):
             return not self._lapse(wanted, f"{answer}; {TAKEN_OVER_SINCE}")
         take_back_held(self._ledger, event, "it corrected an event that is cancelled", now)
-        if self._changed_since(event, wanted.asked_at):
+        if self._others(event) != self._ledger.tables.cancellations[wanted.id].others:
             self._ledger.slot_of(event).replan = True
         meter = self._ledger.tables.meters[self._ledger.tables.feeds[event.feed_id].meter_id]
         meter.reread_from = min(meter.reread_from or event.window_start, event.window_start)
@@ -150,13 +152,12 @@ class MemoryCancelling:
         row = self._ledger.tables.cancellations.get(wanted.id)
         return row if row is not None and row.asked_at == wanted.asked_at else None
 
-    def _changed_since(self, gone: EventRow, asked_at: dt.datetime) -> bool:
-        """Tell whether the source has said something else of the slot since an event was asked back."""
-        return any(
-            other.planned_at >= asked_at
-            or (other.state is State.VOID and other.settled_at is not None and other.settled_at >= asked_at)
+    def _others(self, event: EventRow) -> int:
+        """Return how far the other events of a slot are: one for each, one more for each that came to nothing."""
+        return sum(
+            2 if other.state is State.VOID else 1
             for other in self._ledger.tables.events.values()
-            if other.slot_id == gone.slot_id and other.id != gone.id
+            if other.slot_id == event.slot_id and other.id != event.id
         )
 
     def _is_open(self, event: EventId) -> bool:

@@ -216,8 +216,8 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
     ):
         tables.files[ClaimId(row[0])] = FileRow(*row[1:])
     for row in rows(
-        "select id, event_id, sink_id, state, asked_at, next_at, tries, tried_at, unsure, seen_at, answer, settled_at"
-        " from aggregator.cancellation order by id"
+        "select id, event_id, sink_id, state, asked_at, next_at, others, tries, tried_at, unsure, seen_at, answer,"
+        " settled_at from aggregator.cancellation order by id"
     ):
         tables.cancellations[row[0]] = CancellationRow(*row)
     for sink, name, *notice in rows(
