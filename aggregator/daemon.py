@@ -182,7 +182,9 @@ class Daemon:
             running.parts.close()
         except Exception:  # noqa: BLE001 - what is given back badly must not keep the new one from working
             self._log.exception(log.UNEXPECTED, part="reload")
-        self._log.info(log.CONFIG_RELOADED, meters=sorted(replacement.app.collections))
+        same = replacement.app.config == running.app.config
+        told = log.CONFIG_UNCHANGED if same else log.CONFIG_RELOADED
+        self._log.info(told, meters=sorted(replacement.app.collections))
         replacement.work.start()
         return replacement
 

@@ -22,6 +22,7 @@ DAEMON_STARTED = "daemon_started"
 DAEMON_STOPPING = "daemon_stopping"
 DAEMON_STOPPED = "daemon_stopped"
 CONFIG_RELOADED = "config_reloaded"
+CONFIG_UNCHANGED = "config_unchanged"
 CONFIG_REFUSED = "config_refused"
 PASS_COMMITTED = "pass_committed"  # noqa: S105 - a pass, not a password
 PASS_UNCHANGED = "pass_unchanged"  # noqa: S105

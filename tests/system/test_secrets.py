@@ -352,7 +352,7 @@ def test_nothing_is_said_where_all_is_well(listener: Listener) -> None:
         daemon = listener.daemon()
         hears(daemon, "daemon_started")
         daemon.tell(signal.SIGHUP)
-        hears(daemon, "config_reloaded")
+        hears(daemon, "config_unchanged")
         daemon.tell(number)
         daemon.ended()
     assert "Thread 0x" in daemon_said(listener.world), "nobody dumped a thread"

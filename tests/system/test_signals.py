@@ -24,7 +24,7 @@ def threads(process: Process) -> int:
 
 def reloaded_since(daemon: Process, count: int) -> bool:
     """Say whether it has read its configuration again since it had done so `count` times."""
-    return len(daemon.log("config_reloaded")) > count
+    return len(daemon.log("config_unchanged")) > count
 
 
 def in_the_air(world: World, *, latency: float = LATENCY_SECONDS) -> Process:
@@ -93,6 +93,24 @@ def test_a_reload_with_a_bad_configuration_keeps_the_old_one_running(world: Worl
     daemon.logged("pass_committed", meter=OTHER_METER)
     world.use("cus_a", 3, minute=7)
     until(lambda: world.billed() == world.used(), "the old meter goes on")
+    assert daemon.stop() == -signal.SIGTERM
+
+
+def test_a_reload_that_changes_nothing_says_so(world: World) -> None:
+    """Whoever waits for a change to take effect must not be told that it has; a rotated secret is a change (SIGHUP)."""
+    secret = world.directory / "webhook_secret"
+    secret.write_text("whsec_one\n")
+    world.sink["webhook_secret_file"] = str(secret)
+    daemon = world.daemon()
+    daemon.logged("daemon_started")
+    path = world.write()
+    path.write_text(f"{path.read_text()}\n# in other words\n")
+    daemon.tell(signal.SIGHUP)
+    assert daemon.logged("config_unchanged")["meters"] == [METER]
+    assert not daemon.log("config_reloaded")
+    secret.write_text("whsec_two\n")
+    daemon.tell(signal.SIGHUP)
+    assert daemon.logged("config_reloaded")["meters"] == [METER]
     assert daemon.stop() == -signal.SIGTERM
 
 
