@@ -2,6 +2,7 @@
 
 from tests.simulation import (
     mutants,
+    mutants_backfill,
     mutants_cancelling,
     mutants_clocks,
     mutants_failover,
@@ -18,6 +19,7 @@ __all__ = [
     "MUTANTS",
     "hunt",
     "mutants",
+    "mutants_backfill",
     "mutants_cancelling",
     "mutants_clocks",
     "mutants_failover",

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 from aggregator import adoption as adoption_shell
 from aggregator import collection as collection_shell
 from aggregator import first_use as first_use_shell
+from aggregator.backfill import Backfill, Backfilled, span_of
 from aggregator.cancelling import Cancelling
 from aggregator.collected import Collected
 from aggregator.collection import Collection
@@ -25,8 +26,8 @@ from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
 from aggregator.model import Decreases, Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
-from aggregator.windows import floor
 from tests.simulation.application import Application
+from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
 from tests.simulation.cancel_gate import CancelGate
 from tests.simulation.climate import (
@@ -65,7 +66,7 @@ T = TypeVar("T")
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 LEASE = MINUTE
 HOLD = MINUTE
-FILES_OF_A_BACKFILL = 50
+ROUNDS_OF_A_BACKFILL = 50
 LEAVE, ANSWER = 40 * SECOND, 20 * SECOND
 SINK = "service"
 REST = 5 * DAY
@@ -184,6 +185,7 @@ class Life:
         self._draw_service()
         self.resting = False
         self.ended = False
+        self.backfilling = Backfilling(self, random.Random(f"{seed}: backfills"))
         self.beforehand = Beforehand(self, random.Random(f"{seed}: what is held beforehand"))
         self.restoring = (
             Restoring(self, self.ledger.ledger, self.hosts, dice, random.Random(f"{seed}: failovers"))
@@ -323,8 +325,7 @@ class Life:
     def _plan_people(self, end: dt.datetime) -> None:
         for _ in range(self.climate.days * 2):
             self.hub.at(START + (end - START) * self.random.random(), self._look)
-        for _ in range(self.climate.backfills):
-            self.hub.at(START + (end - START) * self.random.random(), self._backfill)
+        self.backfilling.plan(START, end)
 
     def _look(self) -> None:
         """Let a person look at what is parked."""
@@ -340,15 +341,9 @@ class Life:
         self.story.tell("a person releases", released)
         self.looked()
 
-    def _backfill(self) -> None:
-        """Let a person read a stretch again, with a process of its own."""
-        process = Process("backfill", uuid.UUID(int=self.random.getrandbits(128)))
-        daemon = Daemon(self, process, self.hosts.of("backfill"))
-        meter = self.random.choice(self.meters)
-        start = floor(START + (self.hub.now - START) * self.random.random(), meter.window)
-        end = floor(self.hub.now - meter.settle, meter.window)
-        if start < end:
-            self.hub.spawn(process, "backfill", lambda: daemon.backfill(meter, Span(start, end)))
+    def process(self, process: Process, name: str) -> "Daemon":
+        """Return the parts of a process that a person has started."""
+        return Daemon(self, process, self.hosts.of(name))
 
     def looked(self) -> None:
         """Let the watch look at what has just changed, if the ledger tells."""
@@ -401,17 +396,31 @@ class Daemon:
             pace = max(meter.window, 5 * HOUR) if self._life.resting else meter.window
             self._hub.wait(pace * (0.3 + 0.7 * self._random.random()))
 
-    def backfill(self, meter: Meter, span: Span) -> None:
-        """Read a stretch again, once."""
+    def backfill(self, meter: Meter, start: dt.datetime, end: dt.datetime | None) -> Backfilled:
+        """Read a range, as `aggregator backfill` does. Raises UsageError if it cannot be billed."""
+        known, registered = (
+            self._meters.definitions(self._registered[meter.name]),
+            self._registered[meter.name],
+        )
+        span = span_of(meter, known, {SINK: self._sink.limits}, start, end, self._gate.now())
         shell = self._collection(meter)
-        self._round(lambda: shell.backfill(span, span, self._gate.now()))
-        lane = self._filing((meter.name, span))
-        for _ in range(FILES_OF_A_BACKFILL if self._life.climate.files else 0):
+        job = Backfill(shell, registered, cast("Any", self._passes), known, span)
+        return job.run(self._gate.now(), self._wait_for_the_meter)
+
+    def _wait_for_the_meter(self) -> None:
+        self._life.marks.saw("a backfill waits for the meter")
+        self._hub.wait(20 * SECOND)
+
+    def send_what_was_backfilled(self, meter: Meter, span: Span) -> None:
+        """Send what is due, until nothing is or nothing of it leaves."""
+        files = self._life.climate.files
+        lane: Lane = self._filing((meter.name, span)) if files else self._delivery()
+        for _ in range(ROUNDS_OF_A_BACKFILL):
             result = self._round(lambda: lane.run_once(self._gate.now()))
-            if result is not None and not result.claimed:
+            if result is None or result.halted or not result.claimed or result.unsent == result.claimed:
                 return
-            self._life.marks.saw("a backfill writes a file")
-            self._hub.wait(MINUTE)
+            self._life.marks[f"a backfill {'writes a file' if files else 'sends'}"] += 1
+            self._hub.wait(MINUTE if files else SECOND)
 
     def _filing(self, only: tuple[str, Span] | None = None) -> Filing:
         return Filing(
@@ -450,18 +459,7 @@ class Daemon:
 
     def deliver(self) -> None:
         """Deliver for ever."""
-        delivery: Lane = (
-            self._filing()
-            if self._life.climate.files
-            else Delivery(
-                self._outbox,
-                self._sink,
-                self._sink_id,
-                self._gate.clock,
-                self._life.elapsed,
-                FirstUse(cast("Any", self._first_uses), self._sink, self._sink_id).run_once,
-            )
-        )
+        delivery: Lane = self._filing() if self._life.climate.files else self._delivery()
         while True:
             try:
                 result = delivery.run_once(self._gate.now())
@@ -481,6 +479,16 @@ class Daemon:
             elif not result.claimed:
                 pace = 3 * HOUR if self._life.resting else 40 * MINUTE
                 self._hub.wait(pace * (0.1 + 0.9 * self._random.random()))
+
+    def _delivery(self) -> Delivery:
+        return Delivery(
+            self._outbox,
+            self._sink,
+            self._sink_id,
+            self._gate.clock,
+            self._life.elapsed,
+            FirstUse(cast("Any", self._first_uses), self._sink, self._sink_id).run_once,
+        )
 
     def reconcile(self) -> None:
         """Read the service back, for ever."""

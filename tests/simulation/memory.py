@@ -275,6 +275,15 @@ class FileRow:
 
 
 @dataclass(slots=True)
+class PieceRow:
+    """The newest row of `run` about a piece of a backfill that was read."""
+
+    span: Span
+    started_at: dt.datetime
+    fingerprint: str
+
+
+@dataclass(slots=True)
 class PinRow:
     """The row of `pin`."""
 
@@ -315,6 +324,8 @@ class Tables:
     aside: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
     """Of feed, window and customer: from when on the slot is to be said again."""
+    pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)
+    """By meter and goal of a backfill."""
     pin: PinRow = field(default_factory=PinRow)
 
 

@@ -1,15 +1,17 @@
 """The ledger in memory: passes, with the shrink guard and what is set aside."""
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
 
+from aggregator import definitions
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.guard import BELIEVED_AFTER
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.moves import may_move
 from aggregator.ledger.passes import Decide, Pass
+from aggregator.ledger.runs import RESUME_WITHIN
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
 from aggregator.model import (
@@ -17,6 +19,7 @@ from aggregator.model import (
     Change,
     Decision,
     Decreases,
+    Definition,
     EventId,
     Reading,
     SlotId,
@@ -34,6 +37,7 @@ from tests.simulation.memory import (
     MeterRow,
     OutboxRow,
     ParkedRow,
+    PieceRow,
     SlotRow,
     Tables,
     UnreadRow,
@@ -102,7 +106,20 @@ class MemoryPasses:
         ]
         meter.reread_from = min((each for each in oldest if each is not None), default=None)
         self._move_mark(meter, lease, this, moves=not shrunk)
+        if this.kind == "backfill":
+            fingerprint = this.definition.fingerprint
+            tables.pieces[meter.id, this.goal] = PieceRow(this.span, this.now, fingerprint)
         return tally
+
+    def resume_backfill(
+        self, registered: Registered, goal: Span, known: Sequence[Definition], now: dt.datetime
+    ) -> dt.datetime | None:
+        """Return how far a backfill of exactly this range came that was interrupted just now, or None."""
+        piece = self._ledger.tables.pieces.get((registered.id, goal))
+        if piece is None or piece.started_at <= now - RESUME_WITHIN or piece.span.end >= goal.end:
+            return None
+        held = definitions.at(known, piece.span.start)
+        return piece.span.end if held.fingerprint == piece.fingerprint else None
 
     def _plan(
         self, lease: Lease, spool: Spool, this: Pass, decide: Decide, readings: list[Reading], *, guarded: int

@@ -30,6 +30,7 @@ from tests.simulation.service import Service
 from tests.simulation.watch_files import Filed
 from tests.simulation.watch_guard import Guarded
 from tests.simulation.watch_newest import Newest
+from tests.simulation.watch_ranges import Ranges
 
 UNSETTLED = frozenset({State.DUE, State.SENDING, State.IN_DOUBT})
 PARKED = frozenset({State.HELD, State.REFUSED, State.IN_DOUBT})
@@ -94,6 +95,7 @@ class Watch:
         """The verb that was used last."""
         self.filed = Filed(self.leaving, require)
         self._guarded = Guarded(require)
+        self.ranges = Ranges(climate.window, require)
         self._content: dict[str, tuple[object, ...]] = {}
         self._first_left: dict[str, dt.datetime] = {}
         self._epochs: dict[int, int] = defaultdict(int)
@@ -137,6 +139,7 @@ class Watch:
         self._epochs = defaultdict(int, {row.id: row.epoch for row in tables.meters.values()})
         self._unsure &= tables.events.keys()
         self._guarded.restored(tables)
+        self.ranges.restored(self._hub.now)
         self._shown_until.clear()
 
     def adopted(self, tables: Tables) -> None:
@@ -291,6 +294,7 @@ class Watch:
             assert isinstance(lease, Lease)
             assert isinstance(this, Pass)
             self._covered[lease.registered.meter.name].add(this.span.start)
+            self.ranges.committed(lease.registered.meter.name, this, self._hub.now)
         if (
             name == "settle"
             and isinstance(values[0], Excerpt)
@@ -311,6 +315,7 @@ class Watch:
             assert isinstance(done, Tally)
             self._shown(lease.registered.meter.name, process.shown[query], this)
             self._committed(lease.registered.meter.name, spool, this, done)
+            self.ranges.committed(lease.registered.meter.name, this, self._hub.now)
         if name in {"acquire", "commit", "set_unread"}:
             for row in self._tables().meters.values():
                 self._marks_forward(row)
