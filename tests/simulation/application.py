@@ -10,7 +10,7 @@ import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -169,13 +169,29 @@ class Application:
         self._xids = itertools.count(1_000)
         self._next_xid = 1_000
         self._open: dict[int, Transaction] = {}
+        self._called: dict[str, str] = {}
+        """The ids that customers have now, by those that they had at first or later."""
         self._pace = climate.window / 3
         for meter in meters:
             hub.after(self._pace * random.random(), lambda meter=meter: self._work(meter))  # type: ignore[misc]
 
     def customers(self) -> list[str]:
         """Name the customers."""
-        return [f"cus_{number}" for number in range(1, self._climate.customers + 1)]
+        return [self._now_called(f"cus_{number}") for number in range(1, self._climate.customers + 1)]
+
+    def rename(self, customer: str) -> str:
+        """Give a customer another id; all that they used is shown under it from now on. Return it."""
+        first, _, number = customer.partition("_again_")
+        after = self._called[customer] = f"{first}_again_{int(number or 0) + 1}"
+        for table in self.tables.values():
+            for row in [row for row in table.rows.values() if row.customer == customer]:
+                table.put(replace(row, customer=after))
+        return after
+
+    def _now_called(self, customer: str) -> str:
+        while customer in self._called:
+            customer = self._called[customer]
+        return customer
 
     def rest(self) -> None:
         """End all traffic; what is open commits."""
@@ -252,7 +268,9 @@ class Application:
         flaw = "quantity is not a number" if random.random() < climate.poison else None
         unmapped = random.random() < climate.unmapped
         row = Row(next(self._ids), None if unmapped else customer, at, self._quantity(), flaw)
-        return lambda: table.put(row)
+        return lambda: table.put(
+            row if row.customer is None else replace(row, customer=self._now_called(row.customer))
+        )
 
     def _quantity(self) -> Decimal:
         places = self._climate.decimals + (2 if self._climate.fractions else 0)

@@ -109,6 +109,8 @@ class Climate:
     spells: int = 0
     """How often the source shows nothing, part or double of what is there, or refuses, for a while."""
     backfills: int = 0
+    new_ids: int = 0
+    """How often a customer gets another id."""
     restores: int = 0
     """How often the ledger is set back."""
 
@@ -269,6 +271,22 @@ def restored(climate: Climate) -> Climate:
     return climate
 
 
+def with_new_ids(climate: Climate, random: random.Random) -> Climate:
+    """Draw whether customers of a life get another id. Nobody adopts in these lives."""
+    if random.random() < 0.15 and climate.revisit:
+        changing_ids(climate, random).new_ids = random.choice([1, 1, 2, 3])
+    return climate
+
+
+def changing_ids(climate: Climate, random: random.Random) -> Climate:
+    """Let a customer get another id, mostly where decreases are held."""
+    climate.new_ids, climate.restores, climate.held_before = 1, 0, False
+    climate.customers = max(climate.customers, 2)
+    if climate.decreases is Decreases.APPLY and random.random() < 0.8:
+        climate.decreases = Decreases.HOLD
+    return climate
+
+
 def short(random: random.Random) -> Climate:
     """Draw a life with few steps: for a ledger that takes its time."""
     climate = draw(random)
@@ -361,6 +379,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("hosts", with_hosts),
         ("failovers", with_failovers),
         ("standbys", with_standbys),
+        ("new ids", with_new_ids),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

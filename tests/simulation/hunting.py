@@ -9,6 +9,7 @@ from tests.simulation import (
     mutants_files,
     mutants_first_use,
     mutants_intake,
+    mutants_moves,
     mutants_newest,
     mutants_source,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "mutants_files",
     "mutants_first_use",
     "mutants_intake",
+    "mutants_moves",
     "mutants_newest",
     "mutants_source",
 ]

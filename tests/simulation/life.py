@@ -53,6 +53,7 @@ from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.new_ids import NewIds
 from tests.simulation.place import Place
 from tests.simulation.restoring import OneByOne, Restoring
 from tests.simulation.service import Service
@@ -185,6 +186,8 @@ class Life:
         self._draw_service()
         self.resting = False
         self.ended = False
+        memory = self.ledger.ledger if isinstance(self.ledger, InMemory) else None
+        self.new_ids = NewIds(self, memory, random.Random(f"{seed}: new ids"))
         self.backfilling = Backfilling(self, random.Random(f"{seed}: backfills"))
         self.beforehand = Beforehand(self, random.Random(f"{seed}: what is held beforehand"))
         self.restoring = (
@@ -326,6 +329,7 @@ class Life:
         for _ in range(self.climate.days * 2):
             self.hub.at(START + (end - START) * self.random.random(), self._look)
         self.backfilling.plan(START, end)
+        self.new_ids.plan(START, end)
 
     def _look(self) -> None:
         """Let a person look at what is parked."""
@@ -336,7 +340,7 @@ class Life:
         chosen = [event for event in parked if self.random.random() < 0.5]
         _, _, outbox, *_ = self.ledger.verbs(uuid.UUID(int=0), self.hosts.all[0].disk)
         released = outbox.release(chosen, self.hub.now)
-        self.watch.released()
+        self.watch.released(released)
         self.marks["released by a person"] += len(released)
         self.story.tell("a person releases", released)
         self.looked()

@@ -186,6 +186,7 @@ class ParkedRow:
     was_accepted: bool = False
     look_at: dt.datetime | None = None
     moved_with: EventId | None = None
+    dismissed_at: dt.datetime | None = None
 
 
 @dataclass(slots=True)

@@ -1,9 +1,28 @@
-"""The ledger in memory: what is held behind an event that came to nothing."""
+"""The ledger in memory: what waits for a person, and what is held behind an event that came to nothing."""
 
 import datetime as dt
+from collections.abc import Sequence
 
-from aggregator.model import State
+from aggregator.model import EventId, State
 from tests.simulation.memory import EventRow, MemoryLedger
+from tests.simulation.memory_moves import whole
+
+
+class MemoryParked:
+    """The verbs of a person about what waits."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+
+    def dismiss(self, events: Sequence[int], now: dt.datetime) -> list[int]:
+        """Leave held or refused events at that; with one event of a move, all of it."""
+        parked, done = self._ledger.tables.parked, []
+        for event in whole(self._ledger.tables, map(EventId, events)):
+            row = parked.get(event)
+            if row is not None and row.state is not State.IN_DOUBT:
+                row.dismissed_at = now
+                done.append(int(event))
+        return done
 
 
 def take_back_held(ledger: MemoryLedger, gone: EventRow, reason: str, now: dt.datetime) -> None:

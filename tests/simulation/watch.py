@@ -29,6 +29,7 @@ from tests.simulation.memory_passes import readings_of
 from tests.simulation.service import Service
 from tests.simulation.watch_files import Filed
 from tests.simulation.watch_guard import Guarded
+from tests.simulation.watch_moved import Moved
 from tests.simulation.watch_newest import Newest
 from tests.simulation.watch_ranges import Ranges
 
@@ -96,6 +97,7 @@ class Watch:
         self.filed = Filed(self.leaving, require)
         self._guarded = Guarded(require)
         self.ranges = Ranges(climate.window, require)
+        self.moved = Moved(climate, marks, require)
         self._content: dict[str, tuple[object, ...]] = {}
         self._first_left: dict[str, dt.datetime] = {}
         self._epochs: dict[int, int] = defaultdict(int)
@@ -139,6 +141,7 @@ class Watch:
         self._epochs = defaultdict(int, {row.id: row.epoch for row in tables.meters.values()})
         self._unsure &= tables.events.keys()
         self._guarded.restored(tables)
+        self.moved.restored(tables)
         self.ranges.restored(self._hub.now)
         self._shown_until.clear()
 
@@ -147,6 +150,7 @@ class Watch:
         self.wound_back = False
         self._in_hand.clear()
         self._guarded.restored(tables)
+        self.moved.restored(tables)
         self._adopted_at = self._hub.now
         self._epochs.update({row.id: row.epoch for row in tables.meters.values()})
         names = {feed.id: tables.meters[feed.meter_id].name for feed in tables.feeds.values()}
@@ -329,9 +333,10 @@ class Watch:
         stamped = row.claimed_at <= self._hub.now
         require(stamped, "claims go by the ledger's clock", number, "is stamped", row.claimed_at)
 
-    def released(self) -> None:
+    def released(self, events: Iterable[int]) -> None:
         """Look at the ledger right after a person let events go."""
         self.latest = "release"
+        self.moved.decided(set(map(EventId, events)), self._tables())
         if self._newest:
             self._newest.verb("release", self._tables())
 
@@ -380,6 +385,7 @@ class Watch:
         self._compare(tables, row.id, row.reread_from, spool, this)
         if self._adds:
             self._guarded.committed(tables, row.id, this.span)
+        self.moved.committed(tables, row.id, this)
         if tables.carries:
             marks.saw("carried")
 
