@@ -109,9 +109,10 @@ select feed.sink_id, event.identifier, %(reason)s, %(now)s, event.id
     on conflict (sink_id, identifier) do nothing
 """
 
+# A process that was started before a meter got another name tells of it under the one it knows; that is nobody else's.
 FIND_FEED = """
 select feed.id from aggregator.feed join aggregator.meter on meter.id = feed.meter_id
- where feed.sink_id = %(sink_id)s and meter.name = %(meter)s
+ where feed.sink_id = %(sink_id)s and (meter.name = %(meter)s or %(meter)s = any(meter.formerly))
    for no key update of feed
 """
 

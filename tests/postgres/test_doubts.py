@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,15 @@ def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, d
 
 
 PROOF = 26 * HOUR
+
+
+def test_a_report_under_a_former_name_is_followed_up(owing: World, doubts: Doubts) -> None:
+    """A process that knows a meter under the name it had takes a report of it: what it does not name is looked for (B5)."""
+    owing.deliver()
+    owing.meters.register([replace(METER, name="calls", renamed_from=METER.name)])
+    told = Report("evt_1", METER.name, Span(owing.now - 10 * SECOND, owing.now), 1, ())
+    assert doubts.take_report(sink_id(owing), told, owing.now, PROOF) == ([], True)
+    assert doubts.take_report(sink_id(owing), told._replace(meter="calls"), owing.now, PROOF) == ([], False)
 
 
 @pytest.mark.parametrize(

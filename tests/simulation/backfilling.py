@@ -17,11 +17,12 @@ from aggregator.model import Meter
 from aggregator.windows import floor
 from tests.simulation.climate import HOUR, MINUTE, SECOND
 from tests.simulation.hub import Process
+from tests.simulation.names import called
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
 
-RUNS = 4
+RUNS = 5
 """How often a backfill is started at most, until it is done."""
 
 
@@ -68,8 +69,10 @@ class Backfilling:
     def _begin(self, meter: Meter, start: dt.datetime, end: dt.datetime | None, runs: int) -> None:
         """Start a process for it; one that dies is started again."""
         life, dice = self._life, self._random
-        if life.ended or not runs:
+        known = next((each for each in life.meters if each.query == meter.query), None)
+        if life.ended or not runs or known is None:
             return
+        meter = known
         again = dice.choice([SECOND, 20 * MINUTE, 3 * HOUR])
         process = Process("backfill", uuid.UUID(int=dice.getrandbits(128)))
 
@@ -88,8 +91,8 @@ class Backfilling:
         once_more: Callable[[], None],
     ) -> None:
         life, began = self._life, self._life.hub.now
-        daemon = life.process(process, "backfill")
         try:
+            daemon = life.process(process, "backfill", life.meters)
             done = daemon.backfill(meter, start, end)
         except InvariantBroken:
             raise
@@ -110,4 +113,4 @@ class Backfilling:
         life.story.tell("backfill of", done.span, "done; it went on at", done.resumed_at)
         life.marks["a backfill goes on where it stopped"] += done.resumed_at is not None
         life.marks["a backfill finds nothing new"] += bool(done.rows) and not done.new + done.corrections
-        life.watch.ranges.done(meter.name, done, began)
+        life.watch.ranges.done(called(meter.name), done, began)

@@ -109,6 +109,10 @@ class Climate:
     spells: int = 0
     """How often the source shows nothing, part or double of what is there, or refuses, for a while."""
     backfills: int = 0
+    renames: int = 0
+    """How often a meter gets another name in the configuration."""
+    removals: int = 0
+    """How often a meter is taken out of it."""
     new_ids: int = 0
     """How often a customer gets another id."""
     restores: int = 0
@@ -287,6 +291,27 @@ def changing_ids(climate: Climate, random: random.Random) -> Climate:
     return climate
 
 
+def with_renames(climate: Climate, random: random.Random) -> Climate:
+    """Draw how often meters of a life get another name."""
+    climate.renames = random.choice([0] * 7 + [1, 2])
+    return climate
+
+
+def with_removals(climate: Climate, random: random.Random) -> Climate:
+    """Draw how often meters of a life are removed. Nothing else waits for a meter in these lives, and nobody adopts."""
+    waits = climate.files or climate.decreases is Decreases.CANCEL or climate.write_model is WriteModel.LAST
+    if random.random() < 0.15 and not waits:
+        removing(climate).removals = random.choice([1, 1, 2])
+    return climate
+
+
+def removing(climate: Climate) -> Climate:
+    """Let one of two meters be removed."""
+    climate.removals, climate.restores, climate.held_before, climate.meters = 1, 0, False, 2
+    climate.named = 1.0  # what a report of a removed meter only counts is looked for by nobody
+    return climate
+
+
 def short(random: random.Random) -> Climate:
     """Draw a life with few steps: for a ledger that takes its time."""
     climate = draw(random)
@@ -380,6 +405,8 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("failovers", with_failovers),
         ("standbys", with_standbys),
         ("new ids", with_new_ids),
+        ("renames", with_renames),
+        ("removals", with_removals),
     ):
         kind(climate, random.Random(f"{seed}: {name}"))
     return climate

@@ -13,6 +13,7 @@ from aggregator.sinks.files.sink import SinkOfFiles, there_already
 from aggregator.sinks.stripe.meter import StripeMeter
 from tests.simulation.climate import MINUTE, Climate
 from tests.simulation.gates import MILLISECOND, Gate
+from tests.simulation.names import called
 from tests.simulation.place import Place
 from tests.simulation.service import Service
 from tests.simulation.watch_files import Filed
@@ -26,7 +27,7 @@ class FileGate(SinkOfFiles):
     def __init__(
         self, gate: Gate, service: Service, place: Place, watch: Filed, name: str, meters: list[str]
     ) -> None:
-        known = {meter: StripeMeter(event_name=meter) for meter in meters}
+        known = {meter: StripeMeter(event_name=called(meter)) for meter in meters}
         super().__init__(
             name,
             place="simulated",

@@ -6,7 +6,7 @@ without having done anything, or do its work and seem to have failed. Time passe
 
 import datetime as dt
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from tests.simulation.application import Application
 from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
 from tests.simulation.hub import Aside, Hub, Killed, Process
 from tests.simulation.marks import Marks
+from tests.simulation.names import called, outward
 from tests.simulation.service import Service
 from tests.simulation.spells import Spells
 from tests.simulation.standbys import Standby, Standbys
@@ -211,8 +212,10 @@ class SourceGate:
 class SinkGate:
     """The service, over a network that loses, delays and doubles."""
 
-    def __init__(self, gate: Gate, service: Service, watch: Watch, name: str) -> None:
-        climate = gate.climate
+    def __init__(
+        self, gate: Gate, service: Service, watch: Watch, name: str, meters: Collection[str] | None = None
+    ) -> None:
+        climate, self._meters = gate.climate, meters
         self.name = name
         self.limits = Limits(
             write_model=climate.write_model,
@@ -243,6 +246,14 @@ class SinkGate:
             gate.step()
             if service.halted:
                 raise SinkHalted
+            if self._meters is not None and event.meter not in self._meters:
+                gate.marks.saw("a name that this process does not know")
+                yield Verdict(
+                    event.id,
+                    Answer.BUSY,
+                    f"meter {event.meter} no longer feeds sink {self.name}: put it back",
+                )
+                continue
             if not may_leave():
                 gate.marks.saw("never left: the claim may have run out")
                 yield Verdict(event.id, Answer.UNSENT)
@@ -264,7 +275,7 @@ class SinkGate:
         if service.in_black_hole():
             gate.marks.saw("black hole")
             if dice() < climate.swallows:
-                service.process(event)
+                service.process(outward(event))
             return lost
         if dice() < climate.lost_before:
             return lost
@@ -272,14 +283,14 @@ class SinkGate:
             gate.marks.saw("request delivered late")
             gate.hub.after(30 * MINUTE * dice(), lambda: self._arrive(event))
             return lost
-        answer = service.process(event)
+        answer = service.process(outward(event))
         if answer[0] is not Answer.REFUSED and dice() < climate.doubled:
             gate.marks.saw("request delivered twice")
             gate.hub.after(30 * MINUTE * dice(), lambda: self._arrive(event))
         return lost if dice() < climate.lost_after else answer
 
     def _arrive(self, event: Event) -> None:
-        self._service.process(event)
+        self._service.process(outward(event))
 
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Read the service's own total. Raises SinkUnreachable."""
@@ -289,14 +300,23 @@ class SinkGate:
             raise SinkUnreachable
         if gate.random.random() < gate.climate.no_figure:
             raise SinkError
-        return self._service.total(meter, customer, span)
+        return self._service.total(self._called(meter), customer, span)
+
+    def _called(self, meter: str) -> str:
+        """Return what the service calls a meter. Raises SinkError for one that is not in the configuration."""
+        if self._meters is not None and meter not in self._meters:
+            self._gate.marks.saw("a removed meter cannot be looked up")
+            raise SinkError(
+                f"Meter {meter} no longer feeds sink {self.name}, so it cannot be looked up there: put it back."
+            )
+        return called(meter)
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
     ) -> Mapping[dt.datetime, Decimal]:
         """Read it step by step."""
         self._gate.step()
-        return self._service.breakdown(meter, customer, span, step)
+        return self._service.breakdown(self._called(meter), customer, span, step)
 
     def preflight(self, meters: object) -> list[str]:
         """Fit every meter."""

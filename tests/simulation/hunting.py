@@ -11,6 +11,7 @@ from tests.simulation import (
     mutants_intake,
     mutants_moves,
     mutants_newest,
+    mutants_renaming,
     mutants_source,
 )
 from tests.simulation.life import live
@@ -29,6 +30,7 @@ __all__ = [
     "mutants_intake",
     "mutants_moves",
     "mutants_newest",
+    "mutants_renaming",
     "mutants_source",
 ]
 

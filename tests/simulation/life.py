@@ -3,7 +3,7 @@
 import datetime as dt
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
@@ -16,7 +16,7 @@ from aggregator.cancelling import Cancelling
 from aggregator.collected import Collected
 from aggregator.collection import Collection
 from aggregator.delivery import Delivered, Delivery, Lane
-from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
 from aggregator.filing import Filing
 from aggregator.first_use import FirstUse
 from aggregator.intake import Intake
@@ -26,6 +26,7 @@ from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
 from aggregator.model import Decreases, Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
+from aggregator.renaming import Outlet
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
@@ -38,6 +39,7 @@ from tests.simulation.climate import (
     Climate,
     drawn,
 )
+from tests.simulation.configuring import Configuring
 from tests.simulation.file_gate import FileGate
 from tests.simulation.gates import CLOCKS_AGREE, Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hosts import SKEW, Host, Hosts
@@ -53,6 +55,7 @@ from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.names import called
 from tests.simulation.new_ids import NewIds
 from tests.simulation.place import Place
 from tests.simulation.restoring import OneByOne, Restoring
@@ -182,7 +185,9 @@ class Life:
         self.daemons: list[Daemon] = []
         self.taken: set[str] = set()
         """Reports that a daemon has taken."""
-        self.meters = [self._meter(name) for name in names]
+        meters = [self._meter(name) for name in names]
+        self.configuring = Configuring(self, meters, random.Random(f"{seed}: configuration"))
+        self.watch.unconfigured = self.configuring.unconfigured
         self._draw_service()
         self.resting = False
         self.ended = False
@@ -195,6 +200,11 @@ class Life:
             if isinstance(self.ledger, InMemory)
             else None
         )
+
+    @property
+    def meters(self) -> list[Meter]:
+        """The meters of the newest configuration."""
+        return self.configuring.meters
 
     def _meter(self, name: str) -> Meter:
         climate = self.climate
@@ -211,6 +221,7 @@ class Life:
             decimals=climate.decimals,
             decreases=climate.decreases,
             latest=climate.write_model is WriteModel.LAST,
+            outlets=(Outlet(SINK, None, name),),
         )
 
     def _draw_service(self) -> None:
@@ -285,7 +296,13 @@ class Life:
             self._restart(name)
             return
         process = Process(name, uuid.UUID(int=self.random.getrandbits(128)))
-        daemon = Daemon(self, process, self.hosts.of(name))
+        try:
+            daemon = Daemon(self, process, self.hosts.of(name), self.configuring.of(name))
+        except MeterRefused as error:
+            self.story.tell(name, "does not start:", error)
+            self.marks.saw("a configuration of before is refused")
+            self._restart(name)
+            return
         self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
         self.hub.spawn(process, f"{name} reconciling", daemon.reconcile)
         if self.climate.intake:
@@ -293,7 +310,7 @@ class Life:
         if self.climate.decreases is Decreases.CANCEL:
             self.hub.spawn(process, f"{name} cancelling", daemon.cancel)
         process.died = lambda: self._restart(name)
-        for meter in self.meters:
+        for meter in self.configuring.of(name):
             self.hub.spawn(process, f"{name} {meter.name}", lambda meter=meter: daemon.collect(meter))  # type: ignore[misc]
         for lane in range(self.climate.lanes):
             self.hub.spawn(process, f"{name} lane {lane}", daemon.deliver)
@@ -330,6 +347,7 @@ class Life:
             self.hub.at(START + (end - START) * self.random.random(), self._look)
         self.backfilling.plan(START, end)
         self.new_ids.plan(START, end)
+        self.configuring.plan(START, end)
 
     def _look(self) -> None:
         """Let a person look at what is parked."""
@@ -345,9 +363,9 @@ class Life:
         self.story.tell("a person releases", released)
         self.looked()
 
-    def process(self, process: Process, name: str) -> "Daemon":
+    def process(self, process: Process, name: str, meters: Sequence[Meter]) -> "Daemon":
         """Return the parts of a process that a person has started."""
-        return Daemon(self, process, self.hosts.of(name))
+        return Daemon(self, process, self.hosts.of(name), meters)
 
     def looked(self) -> None:
         """Let the watch look at what has just changed, if the ledger tells."""
@@ -360,7 +378,7 @@ class Life:
 class Daemon:
     """The loops of one process, as the daemon runs them."""
 
-    def __init__(self, life: Life, process: Process, host: Host) -> None:
+    def __init__(self, life: Life, process: Process, host: Host, configured: Sequence[Meter]) -> None:
         self.process = process
         self.host = host
         self._life = life
@@ -384,13 +402,15 @@ class Daemon:
         ) = (Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts, files, *beside))
         self._registered: dict[str, Registered] = {
             name: _knowing(known, life.climate.write_model)
-            for name, known in meters.register(life.meters).items()
+            for name, known in meters.register(configured).items()
         }
-        self._sink = SinkGate(self._gate, life.service, life.watch, SINK)
+        self._sink = SinkGate(self._gate, life.service, life.watch, SINK, set(self._registered))
         self._writes = FileGate(
-            self._gate, life.service, life.place, life.watch.filed, SINK, list(life.application.tables)
+            self._gate, life.service, life.place, life.watch.filed, SINK, list(self._registered)
         )
         self._sink_id = next(iter(self._registered.values())).feeds[0].sink_id
+        names = {feed.id: known.meter.name for known in self._registered.values() for feed in known.feeds}
+        self._names: dict[int, str] = names
 
     def collect(self, meter: Meter) -> None:
         """Collect for ever."""
@@ -491,7 +511,8 @@ class Daemon:
             self._sink_id,
             self._gate.clock,
             self._life.elapsed,
-            FirstUse(cast("Any", self._first_uses), self._sink, self._sink_id).run_once,
+            FirstUse(cast("Any", self._first_uses), self._sink, self._sink_id, self._names).run_once,
+            feeds=list(self._names),
         )
 
     def reconcile(self) -> None:
@@ -523,12 +544,20 @@ class Daemon:
         self._life.marks["a message is delivered first"] += result is not None and result.messages
 
     def _intake(self) -> Intake:
-        teller = MailGate(self._gate, self._life.service, self._life.mail)
+        teller = MailGate(self._gate, self._life.service, self._life.mail, self._knowing_it)
         return Intake(cast("Any", self._notices), teller, self._sink, self._sink_id)
+
+    def _knowing_it(self, report: Report) -> Report:
+        """Return a report by what its meter is called in this process; by nothing, if it was removed."""
+        mine = next((name for name in self._registered if called(name) == report.meter), "")
+        rows = self._life.ledger.tables().meters.values()
+        self._life.marks["a report under a former name"] += any(mine in row.formerly for row in rows)
+        return report._replace(meter=mine)
 
     def take(self, report: Report) -> None:
         """Take one report."""
-        result = self._round(lambda: self._reconciliation().take(report, self._hub.now))
+        mine = self._knowing_it(report)
+        result = self._round(lambda: self._reconciliation().take(mine, self._hub.now))
         if result is not None:
             self._life.taken.add(report.id)
             self._life.marks["read back without a name"] += result.readbacks
@@ -566,7 +595,7 @@ class Daemon:
             life.story.tell(process.name, name, _short(values), "->", _short((done,)))
         life.watch.verb(process, name, values, done)
         if name in CLOCKS_AGREE and done is not None:
-            life.watch.claimed(self.host, done)
+            life.watch.claimed(self.host, done, set(self._names))
         life.looked()
         if name == "claim" and done is not None and life.restoring is not None:
             life.restoring.claimed()

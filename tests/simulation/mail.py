@@ -49,8 +49,11 @@ class MailGate:
 
     takes_deliveries = True
 
-    def __init__(self, gate: Gate, service: Service, mail: Mail) -> None:
+    def __init__(
+        self, gate: Gate, service: Service, mail: Mail, known_as: Callable[[Report], Report]
+    ) -> None:
         self._gate = gate
+        self._known_as = known_as
         self._service = service
         self._mail = mail
 
@@ -79,12 +82,17 @@ class MailGate:
     def fetched(self, name: str, account: str | None = None) -> Told | None:
         """Read one."""
         self._ask()
-        return self._mail.messages[name].told
+        return self._read(name)
+
+    def _read(self, name: str) -> Told:
+        """Return a message, with the meters it is about by the names that this process knows."""
+        told = self._mail.messages[name].told
+        return told._replace(reports=tuple(map(self._known_as, told.reports)))
 
     def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
         """Read what was delivered: the message itself, or only its name."""
         self._gate.step()
-        told = self._mail.messages[body.decode()].told
+        told = self._read(body.decode())
         return told if self._gate.random.random() < 0.5 else told.notice
 
     def _ask(self) -> None:

@@ -12,14 +12,16 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from aggregator import definitions
+from aggregator import definitions, renaming
 from aggregator.barrier import Noted
-from aggregator.errors import InvariantBroken, LeaseLost
+from aggregator.errors import InvariantBroken, LeaseLost, MeterRefused
+from aggregator.ledger import naming
 from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.first_use import TAKEN_BACK
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.silence import Silence
 from aggregator.model import EPOCH, ClaimId, Definition, Event, EventId, Meter, Reading, SlotId, Span, State
+from aggregator.renaming import KnownLine, KnownMeter, Memory, Outlet
 from aggregator.terms import Reach, changed, joined
 
 FORWARD = frozenset(
@@ -91,6 +93,8 @@ class FeedRow:
     cleared_at: dt.datetime | None = None
     stopped: str | None = None
     """What the sink holds that is not ours."""
+    called: str = ""
+    """By what name the sink counts it."""
 
     @property
     def reach(self) -> Reach:
@@ -402,6 +406,7 @@ class MemoryMeters:
         """Make meters, sinks and feeds known; what is known already stays as it is."""
         tables = self._ledger.tables
         ordered = sorted(meters, key=lambda meter: meter.name)
+        self._settle_names(ordered)
         for name in sorted({sink for meter in ordered for sink in meter.sinks}):
             tables.sinks.setdefault(name, len(tables.sinks) + 1)
         return {meter.name: self._register(meter) for meter in ordered}
@@ -409,8 +414,6 @@ class MemoryMeters:
     def _register(self, meter: Meter) -> Registered:
         tables = self._ledger.tables
         row = next((row for row in tables.meters.values() if row.name == meter.name), None)
-        if row is None and meter.renamed_from is not None:
-            row = self._rename(meter.renamed_from, meter.name)
         if row is None:
             meter_id = len(tables.meters) + 1
             row = MeterRow(meter_id, meter.name, meter.fingerprint, meter.start_at, meter.start_at)
@@ -432,6 +435,8 @@ class MemoryMeters:
                 if reach.read_until < row.mark:
                     row.hourly_at = row.swept = None
             feed.ordered = meter.latest
+            outlet = meter.outlet_of(sink)
+            feed.called = outlet.called if outlet is not None else feed.called
             reach = changed(feed.reach, meter.terms_of(sink), row.mark, meter.start_at)
             if reach != feed.reach:
                 feed.reach = reach
@@ -444,17 +449,41 @@ class MemoryMeters:
             feeds.append(as_it_is(Feed(feed.id, sink, sink_id, feed.since), reach))
         return Registered(row.id, meter, tuple(feeds), row.formerly[0] if row.formerly else "")
 
-    def _rename(self, old: str, new: str) -> MeterRow | None:
+    def _settle_names(self, meters: Values[Meter]) -> None:
+        """Give meters the names that they have now. Raises MeterRefused if one would bill again what was billed already."""
+        known, configured = self._memory(), naming.wanted(meters)
+        refused = [said for _, said in renaming.refusals(configured, known)]
+        if refused:
+            raise MeterRefused("\n".join(refused))
+        for old, new in renaming.renames(configured, known).items():
+            self._rename(old, new)
+
+    def _memory(self) -> Memory:
+        """Return what is known of all meters."""
+        tables, lines = self._ledger.tables, list[KnownLine]()
+        for feed in tables.feeds.values():
+            sink = next(name for name, number in tables.sinks.items() if number == feed.sink_id)
+            planned = any(
+                slot.tail for customers in tables.slots[feed.id].values() for slot in customers.values()
+            )
+            sent = feed.cleared_until > 0 and any(
+                claim.sink_id == feed.sink_id for claim in tables.claims.values()
+            )
+            until = feed.read_until if planned and not feed.shadow else None
+            outlet = Outlet(sink, None, feed.called)
+            lines.append(KnownLine(tables.meters[feed.meter_id].name, outlet, until, sent))
+        meters = {row.name: KnownMeter(row.name, row.mark, row.formerly) for row in tables.meters.values()}
+        return Memory(meters, lines)
+
+    def _rename(self, old: str, new: str) -> None:
         """Give a meter another name; whoever works under the old one loses it."""
         tables = self._ledger.tables
-        row = next((row for row in tables.meters.values() if row.name == old), None)
-        if row is not None:
-            row.name, row.formerly = new, (*row.formerly, old)
-            row.epoch, row.lease_owner, row.lease_until = row.epoch + 1, None, None
-            for event in tables.events.values():
-                if event.meter == old:
-                    event.meter = new
-        return row
+        row = next(row for row in tables.meters.values() if row.name == old)
+        row.name, row.formerly = new, (*row.formerly, old)
+        row.epoch, row.lease_owner, row.lease_until = row.epoch + 1, None, None
+        for event in tables.events.values():
+            if event.meter == old:
+                event.meter = new
 
     def _define(self, row: MeterRow, meter: Meter) -> None:
         """Let the configured definition hold from the first window on that nobody has read; the first one, for ever."""

@@ -146,11 +146,9 @@ class MemoryDoubts:
         refused = self.reject(sink_id, report.named, now)
         named = len({each.identifier for each in report.named})
         tables = self._ledger.tables
-        feed = next(
-            feed.id
-            for feed in tables.feeds.values()
-            if feed.sink_id == sink_id and tables.meters[feed.meter_id].name == report.meter
-        )
+        feed = self._feed_called(sink_id, report.meter)
+        if feed is None:
+            return refused, False
         reason = f"report {report.id} counts {report.rejected} rejected events and names {named}"
         known = any((row.feed_id, row.reason) == (feed, reason) for row in tables.readbacks.values())
         if proof is None or report.rejected <= named or known:
@@ -158,6 +156,14 @@ class MemoryDoubts:
         number = next(self._ledger.readback_ids)
         tables.readbacks[number] = ReadbackRow(number, feed, report.span, reason, report.span.end + proof)
         return refused, True
+
+    def _feed_called(self, sink_id: int, meter: str) -> int | None:
+        """Return the feed of a meter, by the name it has or had; None if there is none."""
+        for feed in self._ledger.tables.feeds.values():
+            row = self._ledger.tables.meters[feed.meter_id]
+            if feed.sink_id == sink_id and meter in (row.name, *row.formerly):
+                return feed.id
+        return None
 
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None:
         """Return the read-back that is due for longest, or None."""

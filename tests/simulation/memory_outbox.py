@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aggregator.errors import InvariantBroken
-from aggregator.ledger.outbox import Claim
+from aggregator.ledger.outbox import GIVEN_UP, Claim
 from aggregator.ledger.pin import WHAT_TO_DO
 from aggregator.model import ClaimId, EventId, Outcome, State
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
@@ -184,6 +184,21 @@ class MemoryOutbox:
     def resume(self, sink_id: int) -> None:
         """Note that a sink takes events (again)."""
         self._ledger.tables.halted.pop(sink_id, None)
+
+    def give_up(self, feeds: Sequence[int], now: dt.datetime) -> tuple[int, int]:
+        """Take what waits of some feeds out of the outbox; return how many are refused, and how many are in doubt."""
+        tables, figures = self._ledger.tables, {State.REFUSED: 0, State.IN_DOUBT: 0}
+        for event_id, row in list(tables.outbox.items()):
+            event = tables.events[event_id]
+            if event.feed_id in feeds and (row.claim_id is None or row.due_at <= now):
+                del tables.outbox[event_id]
+                state = State.REFUSED if event.exposed_at is None else State.IN_DOUBT
+                self._ledger.move(event, state)
+                event.reason, event.settled_at = GIVEN_UP, now
+                parked = tables.parked[event_id] = ParkedRow(event.feed_id, state, GIVEN_UP, now)
+                parked.dismissed_at = now if state is State.REFUSED else None
+                figures[state] += 1
+        return figures[State.REFUSED], figures[State.IN_DOUBT]
 
     def release(self, events: Sequence[int], now: dt.datetime) -> list[int]:
         """Let held or refused events go, on a person's word; return those that were.

@@ -177,7 +177,7 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.fences[row[0]] = {}
     for row in rows(
         "select id, meter_id, sink_id, since, until, shadow, shadow_until, read_until, lost, ordered,"
-        " cleared_until, asked, asked_at, cleared_at, stopped_reason from aggregator.feed order by id"
+        " cleared_until, asked, asked_at, cleared_at, stopped_reason, coalesce(called, '') from aggregator.feed order by id"
     ):
         tables.feeds[row[0]] = FeedRow(*row)
         lost = row[8]
@@ -247,7 +247,7 @@ def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
     for row in rows("select event_id, sink_id, due_at, claim_id from aggregator.outbox order by event_id"):
         tables.outbox[EventId(row[0])] = OutboxRow(*row[1:])
     for row in rows(
-        "select event_id, feed_id, state::text, reason, since, guarded, was_accepted, look_at, moved_with"
+        "select event_id, feed_id, state::text, reason, since, guarded, was_accepted, look_at, moved_with, dismissed_at"
         " from aggregator.parked order by 1"
     ):
         parked = ParkedRow(*row[1:])

@@ -12,11 +12,11 @@ from decimal import ROUND_FLOOR, Decimal
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
 from aggregator.ledger.cancelling import Wanted
 from aggregator.ledger.doubts import Settled
-from aggregator.ledger.meters import Lease
+from aggregator.ledger.meters import Lease, Registered
 from aggregator.ledger.passes import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
-from aggregator.model import ZERO, Answer, Event, EventId, SlotId, State, WriteModel
+from aggregator.model import ZERO, Answer, Event, EventId, SlotId, Span, State, WriteModel
 from aggregator.proof import Excerpt, Finding
 from aggregator.windows import tile
 from tests.simulation.application import Application
@@ -26,6 +26,7 @@ from tests.simulation.hub import Hub, Process
 from tests.simulation.marks import Marks
 from tests.simulation.memory import CancellationRow, EventRow, MeterRow, SlotRow, Tables
 from tests.simulation.memory_passes import readings_of
+from tests.simulation.names import called, outward
 from tests.simulation.service import Service
 from tests.simulation.watch_files import Filed
 from tests.simulation.watch_guard import Guarded
@@ -92,6 +93,8 @@ class Watch:
         self._unit = Decimal(1).scaleb(-climate.decimals)
         latest = climate.write_model is WriteModel.LAST
         self._newest = Newest(hub, application, self._unit, marks, require) if latest else None
+        self.unconfigured: Callable[[], set[str]] = set
+        """Names the meters that were removed."""
         self.latest = ""
         """The verb that was used last."""
         self.filed = Filed(self.leaving, require)
@@ -136,7 +139,7 @@ class Watch:
         self._by_slot = defaultdict(list)
         for event in sorted(tables.events.values(), key=lambda event: event.id):
             self._by_slot[event.slot_id].append(event)
-        self._marked = {row.name: row.mark for row in tables.meters.values()}
+        self._marked = {called(row.name): row.mark for row in tables.meters.values()}
         self._covered = defaultdict(set)
         self._epochs = defaultdict(int, {row.id: row.epoch for row in tables.meters.values()})
         self._unsure &= tables.events.keys()
@@ -153,7 +156,7 @@ class Watch:
         self.moved.restored(tables)
         self._adopted_at = self._hub.now
         self._epochs.update({row.id: row.epoch for row in tables.meters.values()})
-        names = {feed.id: tables.meters[feed.meter_id].name for feed in tables.feeds.values()}
+        names = {feed.id: called(tables.meters[feed.meter_id].name) for feed in tables.feeds.values()}
         stands: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
         for slot in slots_of(tables):
             stands[names[slot.feed_id], slot.customer, slot.window_start.date()] += slot.total
@@ -192,10 +195,12 @@ class Watch:
         if not event.delta:
             self._marks.saw("said again")
         if self._newest:
-            self._newest.leaving(event)
+            self._newest.leaving(outward(event))
         if event.identifier in self._in_hand:
-            first = self._content.setdefault(event.identifier, event[:9])
-            require(first == event[:9], "one identifier, one content", event, "went out before as", first)
+            first = self._content.setdefault(event.identifier, outward(event)[:9])
+            require(
+                first == outward(event)[:9], "one identifier, one content", event, "went out before as", first
+            )
             return
         require(not self.wound_back, "nothing leaves a ledger that was wound back", event)
         require(row is not None, "write ahead", event, "is not in the ledger")
@@ -204,9 +209,17 @@ class Watch:
             row.attempts >= 1 and row.exposed_at is not None, "write ahead", event, "leaves without a claim"
         )
         require(row.state is not State.HELD, "write ahead", event, "is held")
-        require(event[:9] == row.as_event(None)[:9], "one identifier, one content", event, "is not", row)
-        first = self._content.setdefault(event.identifier, event[:9])
-        require(first == event[:9], "one identifier, one content", event, "went out before as", first)
+        require(
+            outward(event)[:9] == outward(row.as_event(None))[:9],
+            "one identifier, one content",
+            event,
+            "is not",
+            row,
+        )
+        first = self._content.setdefault(event.identifier, outward(event)[:9])
+        require(
+            first == outward(event)[:9], "one identifier, one content", event, "went out before as", first
+        )
         end = event.window_start + self._climate.window
         require(event.window_start <= event.at < end, "inside its window", event, "is stamped", event.at)
         settled = end + self._climate.settle
@@ -271,7 +284,7 @@ class Watch:
             row.delta
             for row in self._tables().events.values()
             if row.delta < 0
-            and (row.meter, row.customer) == (event.meter, event.customer)
+            and (called(row.meter), row.customer) == (event.meter, event.customer)
             and row.state is not State.VOID
             and row.reason != TAKEN_OVER
             and not self.service.times.get(row.identifier)
@@ -292,13 +305,22 @@ class Watch:
                 broke = (getattr(each, "reason", None) or "").startswith("the sink's library failed")
                 require(not broke, "no simulated library breaks", each)
         if name == "acquire" and isinstance(done, Lease):
+            row = self._tables().meters[done.registered.id]
+            known = row.name == done.registered.meter.name
+            require(known, "who knows a former name stands back", process.name, "takes", row.name, "as", done)
             self._epochs[done.registered.id] = max(done.epoch, self._epochs[done.registered.id])
+        if name == "resume_backfill" and done is not None:
+            registered, goal, _, now = values
+            assert isinstance(registered, Registered)
+            assert isinstance(goal, Span)
+            assert isinstance(now, dt.datetime)
+            self.ranges.resumed(called(registered.meter.name), goal, now)
         if name == "set_unread":
             lease, this, _ = values
             assert isinstance(lease, Lease)
             assert isinstance(this, Pass)
-            self._covered[lease.registered.meter.name].add(this.span.start)
-            self.ranges.committed(lease.registered.meter.name, this, self._hub.now)
+            self._covered[called(lease.registered.meter.name)].add(this.span.start)
+            self.ranges.committed(called(lease.registered.meter.name), this, self._hub.now)
         if (
             name == "settle"
             and isinstance(values[0], Excerpt)
@@ -317,19 +339,26 @@ class Watch:
             )
             require(query in process.complete, "only a complete read is committed", this.span)
             assert isinstance(done, Tally)
-            self._shown(lease.registered.meter.name, process.shown[query], this)
-            self._committed(lease.registered.meter.name, spool, this, done)
-            self.ranges.committed(lease.registered.meter.name, this, self._hub.now)
+            self._shown(called(lease.registered.meter.name), process.shown[query], this)
+            self._committed(called(lease.registered.meter.name), spool, this, done)
+            self.ranges.committed(called(lease.registered.meter.name), this, self._hub.now)
         if name in {"acquire", "commit", "set_unread"}:
             for row in self._tables().meters.values():
                 self._marks_forward(row)
 
-    def claimed(self, host: Host, claim: object) -> None:
-        """Look at a claim that was just committed: by the ledger's clock, and from a host whose clock agrees with it."""
+    def claimed(self, host: Host, claim: object, configured: set[int]) -> None:
+        """Look at a claim that was just committed: by the ledger's clock, from a host whose clock agrees with it.
+
+        It holds only what is owed of the feeds that its process has in its configuration.
+        """
         number = getattr(claim, "id", None)
         assert number is not None
         row = self._tables().claims[number]
         require(host.is_right, "nothing is claimed by a wrong clock", host.name, "is ahead by", host.ahead)
+        feeds = {self._tables().events[event].feed_id for event in row.events}
+        require(
+            feeds <= configured, "what was removed waits", number, "takes of the feeds", feeds - configured
+        )
         stamped = row.claimed_at <= self._hub.now
         require(stamped, "claims go by the ledger's clock", number, "is stamped", row.claimed_at)
 
@@ -376,7 +405,7 @@ class Watch:
             if count:
                 marks[name] += int(count)
         tables, window = self._tables(), self._climate.window
-        row = next(row for row in tables.meters.values() if row.name == meter)
+        row = next(row for row in tables.meters.values() if called(row.name) == meter)
         covered = self._covered[meter]
         start = this.span.start
         while start < this.span.end:
@@ -400,8 +429,8 @@ class Watch:
 
     def _marks_forward(self, row: MeterRow) -> None:
         before, covered, window = (
-            self._marked.get(row.name, row.start_at),
-            self._covered[row.name],
+            self._marked.get(called(row.name), row.start_at),
+            self._covered[called(row.name)],
             self._climate.window,
         )
         require(row.mark >= before, "the mark goes forward", row.name, "from", before, "to", row.mark)
@@ -410,7 +439,7 @@ class Watch:
                 before in covered, "the mark jumps no gap", row.name, before, "was not read; it is", row.mark
             )
             before += window
-        self._marked[row.name] = row.mark
+        self._marked[called(row.name)] = row.mark
 
     def _compare(
         self, tables: Tables, meter_id: int, reread_from: dt.datetime | None, spool: Spool, this: Pass
@@ -627,14 +656,14 @@ class Watch:
         parked: dict[tuple[str, str, dt.datetime], Decimal] = defaultdict(Decimal)
         last: dict[tuple[str, str, dt.datetime], Decimal] = {}
         for event in tables.events.values():
-            named = (event.meter, event.customer, event.window_start)
+            named = (called(event.meter), event.customer, event.window_start)
             if event.state in PARKED and not self.service.times.get(event.identifier):
                 parked[named] += event.delta
             if event.state in {State.ACCEPTED, State.CONFIRMED} or (
-                event.state is State.REFUSED and self.service.times.get(event.identifier)
+                event.state in {State.REFUSED, State.IN_DOUBT} and self.service.times.get(event.identifier)
             ):
                 last[named] = event.total
-        names = {feed.id: tables.meters[feed.meter_id].name for feed in tables.feeds.values()}
+        names = {feed.id: called(tables.meters[feed.meter_id].name) for feed in tables.feeds.values()}
         slots = {(names[slot.feed_id], slot.customer, slot.window_start) for slot in slots_of(tables)}
         for key, much in self.service.by_slot.items():
             shifted = (*key[:2], key[2].date()) in self._shifted
@@ -658,7 +687,8 @@ class Watch:
             require(held == owed, "the service holds what the ledger says", key, ":", held, ", not", owed)
         self._days_agree(tables, names, parked)
         for meter, table in self._application.tables.items():
-            self._settled(tables, meter, table.truth(), table.spoilt())
+            if meter not in {called(each) for each in self.unconfigured()}:
+                self._settled(tables, meter, table.truth(), table.spoilt())
 
     def _rests(self, tables: Tables) -> None:
         """Nothing is owed, begun or asked for any more."""
@@ -700,10 +730,12 @@ class Watch:
 
     def _is_on_record(self, tables: Tables, meter: str, customer: str) -> bool:
         """Tell whether a read-back has said of a customer, with the figures, that nobody can tell what is missing."""
+        row = next(row for row in tables.meters.values() if called(row.name) == meter)
+        words = [f"{name} of {customer} in" for name in (row.name, *row.formerly)]
         said = [
             row.found
             for row in tables.readbacks.values()
-            if row.found and f"{meter} of {customer} in" in row.found
+            if row.found and any(each in row.found for each in words)
         ]
         why = ("no figure", "explain", "took over")
         return any(word in found for found in said for word in why)
@@ -715,7 +747,7 @@ class Watch:
         truth: dict[tuple[str, dt.datetime], Decimal],
         spoilt: set[tuple[str, dt.datetime]],
     ) -> None:
-        row = next(row for row in tables.meters.values() if row.name == meter)
+        row = next(row for row in tables.meters.values() if called(row.name) == meter)
         feeds = [feed for feed in tables.feeds.values() if feed.meter_id == row.id]
         require(
             self._hub.now - row.mark < 2 * self._climate.window + self._climate.settle + 6 * HOUR,

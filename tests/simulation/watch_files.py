@@ -6,6 +6,7 @@ from hashlib import sha256
 
 from aggregator.model import Event
 from tests.simulation.memory import Tables
+from tests.simulation.names import outward
 from tests.simulation.place import Place
 
 Require = Callable[..., None]
@@ -26,7 +27,7 @@ class Filed:
     def written(self, event: Event) -> None:
         """Look at an event that is about to be written down."""
         self._leaving(event)
-        self.place.told.setdefault(event.identifier, event)
+        self.place.told.setdefault(event.identifier, outward(event))
 
     def published(self, name: str, content: bytes) -> None:
         """Look at a file that has just been given its name, or was to be."""

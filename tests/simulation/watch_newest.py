@@ -14,6 +14,7 @@ from tests.simulation.climate import HOUR
 from tests.simulation.hub import Hub
 from tests.simulation.marks import Marks
 from tests.simulation.memory import FeedRow, SlotRow, Tables
+from tests.simulation.names import called
 from tests.simulation.service import Service
 
 ON_ITS_WAY = HOUR
@@ -74,7 +75,7 @@ class Newest:
 
     def booked(self, service: Service, event: Event) -> None:
         """Look at what the service has just booked."""
-        place = (event.meter, event.customer)
+        place = (called(event.meter), event.customer)
         if (
             not self._marks[OLDER]
             and service.last[place] is event
@@ -125,7 +126,7 @@ class Newest:
                     slot.customer: slot for slot in tables.slots[feed.id][start].values() if slot.revision
                 }
             for slot in newest.values():
-                yield feed, tables.meters[feed.meter_id].name, slot
+                yield feed, called(tables.meters[feed.meter_id].name), slot
 
     def _is_quiet(self, tables: Tables, feed: FeedRow, slot: SlotRow) -> bool:
         customer = (feed.id, slot.customer)

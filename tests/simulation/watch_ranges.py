@@ -38,15 +38,18 @@ class Ranges:
             self._times[key].append(now)
             self._read[key].update((window.start, now) for window in tile(this.span, self._window))
 
+    def resumed(self, meter: str, goal: Span, now: dt.datetime) -> None:
+        """Look at a backfill that goes on where an earlier run of it stopped."""
+        recent = any(at >= now - GOES_ON_WITHIN for at in self._times[meter, goal])
+        told = (meter, goal, "at", now)
+        self._require(recent, "a backfill goes on only where it just stopped", *told)
+
     def done(self, meter: str, what: Backfilled, began: dt.datetime) -> None:
         """Look at a backfill that is done, or has said where it ended."""
         if self._since is not None and began - self._since < DAY:
             return
         told = (meter, what.span, "went on at", what.resumed_at)
         key = meter, what.span
-        if what.resumed_at is not None:
-            recent = any(at >= began - GOES_ON_WITHIN for at in self._times[key])
-            self._require(recent, "a backfill goes on only where it just stopped", *told, "at", began)
         for window in tile(Span(what.span.start, what.left_from or what.span.end), self._window):
             at, before = (
                 self._read[key].get(window.start),
