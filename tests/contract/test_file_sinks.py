@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from aggregator.errors import SinkError, SinkHalted
 from aggregator.model import Span
 from aggregator.planner import plain
 from aggregator.sinks import Batch
-from aggregator.sinks.files.formats import LONGEST_CUSTOMER, as_given, unformulated
+from aggregator.sinks.files import making
+from aggregator.sinks.files.formats import LONGEST_CUSTOMER, CsvFormat, JsonFormat, as_given, unformulated
 from tests.contract.file_sinks import (
     HOUR,
     METERS,
@@ -79,6 +81,23 @@ def test_other_events_make_another_file(place: Place) -> None:
     names = {getattr(place.write(batch), "name", None) for batch in batches}
     assert len(names) == 4
     assert names == place.contents().keys()
+
+
+def test_a_file_keeps_its_name_when_its_meter_gets_another() -> None:
+    """What was begun before a meter was renamed is the same file afterwards, so that it is not imported twice."""
+    now = {"requests": METERS["api_requests"]}
+    for before, after in (
+        (JsonFormat(METERS, lines=True), JsonFormat(now, lines=True)),
+        (CsvFormat(METERS, identified=True, alone=False), CsvFormat(now, identified=True, alone=False)),
+    ):
+        first = making.make(BytesIO(), some(5), before, lambda: True)
+        second = making.make(
+            BytesIO(), [each._replace(meter="requests") for each in some(5)], after, lambda: True
+        )
+        assert first is not None
+        assert second is not None
+        assert "-api_requests-" in first.name
+        assert (second.name, second.sha256) == (first.name, first.sha256)
 
 
 def test_names_sort_by_the_time_of_planning(place: Place) -> None:

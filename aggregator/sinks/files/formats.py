@@ -37,6 +37,10 @@ class Format(Protocol):
         """Return which meters may share a file, each with the bytes of a record besides what differs."""
         ...
 
+    def called(self, meter: str) -> str:
+        """Return by what name a meter is counted, as it may stand in the name of a file."""
+        ...
+
     def begin(self, meter: str) -> bytes:
         """Return what stands before the first record, which is one of this meter."""
         ...
@@ -78,6 +82,10 @@ class JsonFormat:
             name: fixed + sum(len(part.encode()) for part in parts) for name, parts in self._around.items()
         }
         return [sizes] if sizes else []
+
+    def called(self, meter: str) -> str:
+        """Return the meter's event name, as it may stand in the name of a file."""
+        return _in_a_name(self._meters[meter].event_name)
 
     def begin(self, meter: str) -> bytes:  # noqa: ARG002 - every record names its own keys
         """Return how the file begins."""
@@ -126,6 +134,10 @@ class CsvFormat:
             together.setdefault(columns, {})[name] = size
         return list(together.values())
 
+    def called(self, meter: str) -> str:
+        """Return the meter's event name, as it may stand in the name of a file."""
+        return _in_a_name(self._meters[meter].event_name)
+
     def begin(self, meter: str) -> bytes:
         """Return the header."""
         its = self._meters[meter]
@@ -160,6 +172,11 @@ def unformulated(text: str) -> str:
 def as_given(cell: str) -> str:
     """Return what `unformulated` made a cell of."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def _in_a_name(text: str) -> str:
+    """Return what of a text may stand in the name of a file anywhere."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", text)
 
 
 def _misfit(customer: str) -> str | None:

@@ -3,6 +3,8 @@
 Rules
 - The name is a function of the events: their lowest id, so that names sort by when they were planned; their first window;
   how many there are; and a hash of their identifiers, so that two files that hold different events never share a name.
+- A file that holds one meter says so by what the meter is counted by, which stays. By what it is called here, a file begun
+  before a meter got another name would be written once more under the new one, and imported twice.
 - Memory holds one chunk, whatever the number of events.
 """
 
@@ -56,7 +58,7 @@ def make(
     size += put(form.end)
     named = (
         f"usage-{first.id:0{DIGITS_OF_ID}d}-{earliest:%Y%m%dT%H%M}Z-{records}",
-        *(meters if len(meters) == 1 else ()),
+        *(map(form.called, meters) if len(meters) == 1 else ()),
         identifiers.hexdigest()[:HASH_LENGTH],
     )
     name = f"{'-'.join(named)}.{form.extension}"
