@@ -38,6 +38,10 @@ class Climate:
     write_model: WriteModel = WriteModel.DELTA
     files: bool = False
     """Usage goes out as files."""
+    by_hand: bool = False
+    """A person uploads the files, and says so; otherwise they are imported by themselves."""
+    place_moves: int = 0
+    """How often the sink of files changes its place."""
     by_arrival: bool = False
     """Where the last number is billed: the service goes by when it arrives, not by its instant, as it may."""
     revisit: dt.timedelta = 30 * DAY
@@ -164,10 +168,28 @@ def with_files(climate: Climate, random: random.Random) -> Climate:
 
 
 def in_files(climate: Climate) -> Climate:
-    """Let usage go out as files. Nobody answers for single events there, and nobody adopts in these lives."""
+    """Let usage go out as files. Nobody answers for single events there."""
     climate.files, climate.write_model, climate.batch = True, WriteModel.DELTA, max(climate.batch, 5)
     climate.restores = climate.refuses = climate.vanishes = 0
     climate.rejects = 0.0
+    return climate
+
+
+def with_more_files(climate: Climate, random: random.Random) -> Climate:
+    """Draw who uploads the files of a life, how often their place changes, and whether the ledger is set back."""
+    if climate.files:
+        climate.by_hand = random.random() < 0.5
+        climate.place_moves = random.choice([0, 0, 1, 2])
+        if climate.place_moves:
+            climate.delayed = random.choice([climate.delayed, 0.5])
+        if random.random() < 0.5:
+            restored(climate)
+    return climate
+
+
+def in_places(climate: Climate) -> Climate:
+    """Let usage go out as files that a person uploads, to a place that changes."""
+    in_files(climate).by_hand, climate.place_moves = True, 2
     return climate
 
 
@@ -401,6 +423,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("spells", with_spells),
         ("restores", with_more_restores),
         ("beforehand", with_usage_held),
+        ("places", with_more_files),
         ("hosts", with_hosts),
         ("failovers", with_failovers),
         ("standbys", with_standbys),

@@ -1,6 +1,6 @@
 """What a process of a simulated world has for a sink of files: the real bytes and names, and a store that fails."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from io import BytesIO
 
@@ -16,22 +16,29 @@ from tests.simulation.gates import MILLISECOND, Gate
 from tests.simulation.names import called
 from tests.simulation.place import Place
 from tests.simulation.service import Service
-from tests.simulation.watch_files import Filed
+from tests.simulation.watch_files import Filed, path_of
 
 WAIT = 30 * MINUTE
 
 
 class FileGate(SinkOfFiles):
-    """A sink of JSON Lines in a simulated place."""
+    """A sink of JSON Lines in a simulated place; `where` names it."""
 
     def __init__(
-        self, gate: Gate, service: Service, place: Place, watch: Filed, name: str, meters: list[str]
+        self,
+        gate: Gate,
+        service: Service,
+        place: Place,
+        watch: Filed,
+        name: str,
+        where: str,
+        meters: list[str],
     ) -> None:
         known = {meter: StripeMeter(event_name=called(meter)) for meter in meters}
         super().__init__(
             name,
-            place="simulated",
-            by_hand=False,
+            place=where,
+            by_hand=gate.climate.by_hand,
             bounds=bounds(gate.climate),
             form=JsonFormat(known, lines=True),
             encoding=Encoding.NUMBER,
@@ -43,15 +50,16 @@ class FileGate(SinkOfFiles):
         self._watch = watch
 
     def _write(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:
-        gate, file = self._gate, BytesIO()
+        gate, file, events = self._gate, BytesIO(), list[Event]()
         if self._service.halted:
             raise SinkHalted
-        written = making.make(file, self._one_by_one(batch), self._form, may_go_on)
+        written = making.make(file, self._one_by_one(batch, events), self._form, may_go_on)
         if written is None or not may_go_on():
             gate.marks.saw("a file is left unnamed")
             return None
-        gate.step()
-        self._publish(written, file.getvalue())
+        if not (gate.climate.restores or gate.climate.place_moves):
+            gate.step()  # who takes a file away, or gives it up, believes that nobody is so late
+        self._publish(written, file.getvalue(), events)
         gate.step()
         return written
 
@@ -63,25 +71,31 @@ class FileGate(SinkOfFiles):
         """Go nowhere that is known."""
         return None
 
-    def _one_by_one(self, batch: Batch) -> Iterator[Event]:
+    def _one_by_one(self, batch: Batch, seen: list[Event]) -> Iterator[Event]:
         if batch.again:
             self._gate.marks.saw("a file is taken over")
         for event in batch.events:
             self._gate.step(self._gate.random.randint(1, 100) * MILLISECOND)
-            self._watch.written(event)
+            seen.append(event)
             yield event
 
-    def _publish(self, written: Written, content: bytes) -> None:
-        gate, climate = self._gate, self._gate.climate
+    def _publish(self, written: Written, content: bytes, events: Sequence[Event]) -> None:
+        gate, climate, path = self._gate, self._gate.climate, path_of(self.place, written.name)
         dice = gate.random.random()
         if self._service.in_black_hole() or dice < climate.lost_before:
             gate.marks.saw("the store is away")
             raise SinkUnreachable
-        before = self._simulated.publish(written.name, content)
-        self._watch.published(written.name, content)
-        gate.story.tell(
-            gate.process.name, "writes", written.name, "(there already)" if before is not None else ""
-        )
+        self._watch.leaves(path, events)
+        if gate.random.random() < climate.delayed:
+            gate.marks.saw("an upload is completed late")
+
+            def appear() -> None:
+                self._appear(path, content, events)
+
+            gate.hub.after(30 * MINUTE * gate.random.random(), appear)
+            raise SinkUnreachable
+        before = self._appear(path, content, events)
+        gate.story.tell(gate.process.name, "writes", path, "(there already)" if before is not None else "")
         if before is not None:
             gate.marks.saw("a file is there already")
             if trouble := there_already(
@@ -91,6 +105,11 @@ class FileGate(SinkOfFiles):
         if dice > 1 - climate.lost_after:
             gate.marks.saw("a file is there, and the answer is lost")
             raise SinkUnreachable
+
+    def _appear(self, path: str, content: bytes, events: Sequence[Event]) -> bytes | None:
+        before = self._simulated.publish(path, content, events)
+        self._watch.published(path, content)
+        return before
 
 
 def bounds(climate: Climate) -> Bounds:

@@ -11,6 +11,7 @@ from tests.simulation import (
     mutants_intake,
     mutants_moves,
     mutants_newest,
+    mutants_places,
     mutants_renaming,
     mutants_source,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "mutants_intake",
     "mutants_moves",
     "mutants_newest",
+    "mutants_places",
     "mutants_renaming",
     "mutants_source",
 ]

@@ -31,6 +31,7 @@ from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
 from tests.simulation.cancel_gate import CancelGate
+from tests.simulation.carrying import Carrying
 from tests.simulation.climate import (
     DAY,
     HOUR,
@@ -40,7 +41,6 @@ from tests.simulation.climate import (
     drawn,
 )
 from tests.simulation.configuring import Configuring
-from tests.simulation.file_gate import FileGate
 from tests.simulation.gates import CLOCKS_AGREE, Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hosts import SKEW, Host, Hosts
 from tests.simulation.hub import Hub, Process
@@ -55,6 +55,7 @@ from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.memory_uploads import MemoryPlaces, MemoryUploads
 from tests.simulation.names import called
 from tests.simulation.new_ids import NewIds
 from tests.simulation.place import Place
@@ -86,6 +87,10 @@ class Ledger(Protocol):
 
     def verbs(self, owner: uuid.UUID, disk: Disk) -> tuple[Any, ...]:
         """Return meters, passes, outbox, doubts, the pin, files, cancellations, intake and first uses for a process."""
+        ...
+
+    def uploads(self) -> tuple[Any, Any]:
+        """Return the verbs about files that are written, and about files that were begun elsewhere, for a person."""
         ...
 
     def tables(self) -> Tables:
@@ -127,6 +132,10 @@ class InMemory:
             MemoryIntake(self.ledger, doubts),
             MemoryFirstUses(self.ledger),
         )
+
+    def uploads(self) -> tuple[MemoryUploads, MemoryPlaces]:
+        """Return the verbs of a person about files."""
+        return MemoryUploads(self.ledger), MemoryPlaces(self.ledger)
 
     def tables(self) -> Tables:
         """Return its tables themselves."""
@@ -177,9 +186,9 @@ class Life:
         self.mail = Mail(self.hub, self.random, self._deliver)
         self.watch.mail = self.mail.messages
         self.service.tell = self.mail.post if self.climate.intake else self._told
-        self.place = self.watch.filed.place = Place(self.hub, self.random, self.service.book)
-        if self.climate.files:
-            self.hub.after(HOUR, self.place.open)
+        self.place = self.watch.filed.place = Place(
+            self.hub, self.random, self.service.book, self.service.credit
+        )
         chance = random.Random(f"{seed}: hosts of the life")
         self.hosts = Hosts(self.hub, self.climate, chance, self.marks, self.story)
         self.daemons: list[Daemon] = []
@@ -194,9 +203,17 @@ class Life:
         memory = self.ledger.ledger if isinstance(self.ledger, InMemory) else None
         self.new_ids = NewIds(self, memory, random.Random(f"{seed}: new ids"))
         self.backfilling = Backfilling(self, random.Random(f"{seed}: backfills"))
+        self.carrying = Carrying(self, random.Random(f"{seed}: who carries files"))
         self.beforehand = Beforehand(self, random.Random(f"{seed}: what is held beforehand"))
         self.restoring = (
-            Restoring(self, self.ledger.ledger, self.hosts, dice, random.Random(f"{seed}: failovers"))
+            Restoring(
+                self,
+                self.ledger.ledger,
+                self.hosts,
+                dice,
+                random.Random(f"{seed}: failovers"),
+                random.Random(f"{seed}: backups of files"),
+            )
             if isinstance(self.ledger, InMemory)
             else None
         )
@@ -251,6 +268,7 @@ class Life:
                 for number in range(self.climate.daemons):
                     self._start(f"daemon {number + 1}")
                 self._plan_people(end)
+                self.carrying.plan(START, end)
                 self.hosts.plan(START, end, self.climate.clock_jumps)
                 if self.restoring is not None:
                     self.restoring.plan(START, end)
@@ -405,9 +423,7 @@ class Daemon:
             for name, known in meters.register(configured).items()
         }
         self._sink = SinkGate(self._gate, life.service, life.watch, SINK, set(self._registered))
-        self._writes = FileGate(
-            self._gate, life.service, life.place, life.watch.filed, SINK, list(self._registered)
-        )
+        self._writes = life.carrying.writer(self._gate, list(self._registered))
         self._sink_id = next(iter(self._registered.values())).feeds[0].sink_id
         names = {feed.id: known.meter.name for known in self._registered.values() for feed in known.feeds}
         self._names: dict[int, str] = names
@@ -597,8 +613,10 @@ class Daemon:
         if name in CLOCKS_AGREE and done is not None:
             life.watch.claimed(self.host, done, set(self._names))
         life.looked()
-        if name == "claim" and done is not None and life.restoring is not None:
-            life.restoring.claimed()
+        if name in CLOCKS_AGREE and done is not None:
+            life.carrying.claimed()
+            if life.restoring is not None:
+                life.restoring.claimed()
 
 
 def _knowing(known: Registered, model: WriteModel) -> Registered:

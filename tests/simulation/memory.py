@@ -277,6 +277,7 @@ class FileRow:
     name: str | None = None
     sha256: str | None = None
     written_at: dt.datetime | None = None
+    confirmed_at: dt.datetime | None = None
 
 
 @dataclass(slots=True)

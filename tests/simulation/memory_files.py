@@ -104,7 +104,8 @@ class MemoryFiles:
 
     def members(self, claim: Whole) -> Iterator[list[Event]]:
         """Yield the events of a claim by their ids, a page at a time."""
-        events = self._ledger.tables.claims[claim.id].events
+        held = self._ledger.tables.claims.get(claim.id)
+        events = held.events if held is not None else ()  # a restore may have forgotten it
         for first in range(0, claim.events, PAGE):
             page = (self._ledger.tables.events[event] for event in events[first : first + PAGE])
             yield [row.as_event(None)._replace(way="") for row in page]

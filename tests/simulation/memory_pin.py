@@ -29,6 +29,7 @@ class Backup(NamedTuple):
     at: dt.datetime
     notices: int
     cancellations: int
+    open_files: tuple[ClaimId, ...]
 
 
 def back_up(ledger: MemoryLedger) -> Backup:
@@ -36,7 +37,8 @@ def back_up(ledger: MemoryLedger) -> Backup:
     sequences = [each.latest for each in ledger.sequences()]
     tables = ledger.tables
     counts = len(tables.notices), len(tables.cancellations)
-    return Backup(pickle.dumps(tables), sequences, tables.pin.beat, ledger.clock(), *counts)
+    begun = tuple(claim for claim, row in tables.files.items() if row.written_at is None)
+    return Backup(pickle.dumps(tables), sequences, tables.pin.beat, ledger.clock(), *counts, begun)
 
 
 def restore(ledger: MemoryLedger, backup: Backup) -> None:

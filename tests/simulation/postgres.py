@@ -18,12 +18,14 @@ from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.elsewhere import Places
 from aggregator.ledger.files import Files
 from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.intake import Intake
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
+from aggregator.ledger.uploads import Uploads
 from aggregator.model import ClaimId, Definition, EventId, SlotId, Span, State
 from tests.simulation.hub import Hub
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
@@ -102,6 +104,13 @@ class InPostgres:
             tuple(_Clocked(part, self._about_to_write) for part in some) for some in (parts, beside)
         )
         return *first, Unpinned(), *last
+
+    def uploads(self) -> tuple[Any, Any]:
+        """Return the real verbs of a person about files."""
+        return (
+            _Clocked(Uploads(self._database), self._about_to_write),
+            _Clocked(Places(self._database), self._about_to_write),
+        )
 
     def _elapsed(self) -> float:
         return self._hub.now.timestamp()
@@ -212,7 +221,8 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
     for sink, identifier, reason in rows("select sink_id, identifier, reason from aggregator.rejection"):
         tables.rejections[sink, identifier] = reason
     for row in rows(
-        "select claim_id, sink_id, place, by_hand, held_until, tries, reason, name, sha256, written_at from aggregator.file"
+        "select claim_id, sink_id, place, by_hand, held_until, tries, reason, name, sha256, written_at, confirmed_at"
+        " from aggregator.file"
     ):
         tables.files[ClaimId(row[0])] = FileRow(*row[1:])
     for row in rows(

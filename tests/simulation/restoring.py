@@ -65,6 +65,7 @@ class Restoring:
         hosts: Hosts,
         random: random.Random,
         failovers: random.Random,
+        files: random.Random,
     ) -> None:
         self._life = life
         self._ledger = ledger
@@ -73,11 +74,17 @@ class Restoring:
         if life.climate.fails_over:
             ledger.timeline = ledger.tables.pin.timeline = 1
         self._random = random
+        self._of_files = files
         self._backups: list[Backup] = []
         self._armed = False
         self._set_back_at: dt.datetime | None = None
         self._stops_daemons = random.random() < 0.5
         """Whether people stop every daemon before they adopt, as they are told to."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the ledger was set back, and is not adopted yet."""
+        return self._set_back_at is not None
 
     @property
     def _host(self) -> Host:
@@ -108,6 +115,8 @@ class Restoring:
 
     def claimed(self) -> None:
         """Take note that events were just claimed."""
+        if self._life.climate.files and self._of_files.random() < 0.1:
+            self._life.hub.after(self._of_files.randint(1, 200) * MILLISECOND, self._back_up)
         if self._armed:
             self._armed = False
             self._life.hub.after(self._random.randint(1, 500) * MILLISECOND, self._set_back)
@@ -130,6 +139,7 @@ class Restoring:
         if any(row.settled_at is None and now - row.claimed_at < MINUTE for row in tables.claims.values()):
             life.marks.saw("restored with requests in flight")
         life.story.tell("the ledger is restored as it was at", backup.at)
+        life.carrying.restored(tables, backup)
         life.marks.saw("ledger wound back")
         life.marks["messages forgotten by a restore"] += len(tables.notices) > backup.notices
         life.marks["cancellations forgotten by a restore"] += len(tables.cancellations) > backup.cancellations
@@ -202,7 +212,10 @@ class Restoring:
         gate = Gate(hub, process, life.climate, life.random, life.marks, life.story, clock)
         meters, *_ = life.ledger.verbs(process.owner, self._host.disk)
         registered = list(meters.register(life.meters).values())
-        sink = SinkGate(gate, life.service, life.watch, "service")
+        without = ["service"] if life.climate.files else []
+        sink: Any = SinkGate(gate, life.service, life.watch, "service")
+        if without:
+            sink = life.carrying.writer(gate, [known.meter.name for known in registered])
         adoption = Adoption(
             cast("Any", Behind(gate, MemoryAdopting(self._ledger), self._did)),
             cast("Any", MemoryPin(self._ledger, self._host.disk)),
@@ -210,9 +223,11 @@ class Restoring:
             registered,
             {"application": cast("Any", SourceGate(gate, life.application, life.spells, life.standbys))},
             {"service": sink},
+            without_readback=without,
         )
         if self._quiet(adoption, hub.now):
             self._decide_cancellations()
+            life.carrying.put_away_what_was_forgotten()
         adoption.ready(hub.now)
         with adoption.survey(hub.now) as survey:
             for compared in survey.compared:

@@ -129,6 +129,19 @@ class Service:
         self.book(event)
         self.booked[-1].visible_at = self._hub.now
 
+    def credit(self, identifier: str) -> None:
+        """Undo what was billed of an event, on a person's word."""
+        [booked] = [each for each in self.booked if each.event.identifier == identifier]
+        self.booked.remove(booked)
+        self._undo(booked)
+
+    def _undo(self, booked: Booked) -> None:
+        event = booked.event
+        self.times[event.identifier] -= 1
+        self.by_slot[event.meter, event.customer, event.window_start] -= booked.amount
+        self.by_customer[event.meter, event.customer] -= booked.amount
+        self._kept[_place(event)] -= booked.amount
+
     def cannot_cancel(self, identifier: str) -> str | None:
         """Say why an event is not taken back; None if it is."""
         if identifier in self.cancelled or not self.times[identifier]:
@@ -143,10 +156,7 @@ class Service:
         booked = next(each for each in self.booked if each.event.identifier == identifier)
         event, now = booked.event, self._hub.now
         self.cancelled[identifier] = now
-        self.times[identifier] -= 1
-        self.by_slot[event.meter, event.customer, event.window_start] -= booked.amount
-        self.by_customer[event.meter, event.customer] -= booked.amount
-        self._kept[_place(event)] -= booked.amount
+        self._undo(booked)
         visible_at = max(booked.visible_at, now + self._climate.lag * self._random.random())
         self._events[event.meter, event.customer].append(Booked(event, now, visible_at, -booked.amount))
         self._saw("cancelled")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import TEMPLATE
-from tests.simulation.climate import Climate, cancelling, hearing, in_files, newest, short
+from tests.simulation.climate import Climate, cancelling, hearing, in_files, in_places, newest, short
 from tests.simulation.hunting import hunt
 from tests.simulation.life import Life, live, outcome
 from tests.simulation.postgres import differences, in_postgres
@@ -17,6 +17,7 @@ NEWEST_IN_POSTGRES = (12, 13)
 FILES_IN_POSTGRES = (22, 23)
 CANCELLING_IN_POSTGRES = (32, 39, 43)
 HEARING_IN_POSTGRES = (51, 57)
+PLACES_IN_POSTGRES = (61, 62)
 QUICK = {
     "claim_after_send": 5,
     "timeout_is_refused": 20,
@@ -68,6 +69,7 @@ def test_a_life_can_be_lived_again() -> None:
         *((seed, in_files) for seed in FILES_IN_POSTGRES),
         *((seed, cancelling) for seed in CANCELLING_IN_POSTGRES),
         *((seed, hearing) for seed in HEARING_IN_POSTGRES),
+        *((seed, in_places) for seed in PLACES_IN_POSTGRES),
     ],
 )
 def test_the_ledger_in_memory_is_the_real_one_s_twin(

@@ -6,7 +6,7 @@ service's own books, and what was used in the application's rows. A violation st
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import ROUND_FLOOR, Decimal
 
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
@@ -156,6 +156,9 @@ class Watch:
         self.moved.restored(tables)
         self._adopted_at = self._hub.now
         self._epochs.update({row.id: row.epoch for row in tables.meters.values()})
+        if self._climate.files:
+            self.filed.adopted(tables)
+            return
         names = {feed.id: called(tables.meters[feed.meter_id].name) for feed in tables.feeds.values()}
         stands: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
         for slot in slots_of(tables):
@@ -185,6 +188,12 @@ class Watch:
                 self._shifted.add((*place[:2], place[2].date()))
                 self._marks.saw("moved within a day, and back")
         require(not tables.outbox, "adopted as the service has it", "something is still owed")
+
+    def put_away(self, path: str, identifiers: Collection[str]) -> None:
+        """Forget a file that a person has taken away: what was in it was undone."""
+        self.filed.put_away(path, identifiers)
+        for each in identifiers:
+            self._content.pop(each, None)
 
     # What leaves, and what is booked.
 
@@ -364,10 +373,17 @@ class Watch:
 
     def released(self, events: Iterable[int]) -> None:
         """Look at the ledger right after a person let events go."""
-        self.latest = "release"
         self.moved.decided(set(map(EventId, events)), self._tables())
+        self._said("release")
+
+    def by_person(self, verb: str) -> None:
+        """Look at the ledger right after a person has said something of files."""
+        self._said(verb)
+
+    def _said(self, verb: str) -> None:
+        self.latest = verb
         if self._newest:
-            self._newest.verb("release", self._tables())
+            self._newest.verb(verb, self._tables())
 
     def _ruled(self, excerpt: Excerpt, rulings: object) -> None:
         """Look at what was concluded from the service's own figures."""
