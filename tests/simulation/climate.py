@@ -8,6 +8,7 @@ import datetime as dt
 import random
 from dataclasses import dataclass, fields
 
+from aggregator.ledger.pin import Failover
 from aggregator.model import Decreases, WriteModel
 
 SECOND = dt.timedelta(seconds=1)
@@ -106,6 +107,8 @@ class Climate:
     hosts: int = 1
     fails_over: bool = False
     """A ledger that is set back is a standby that took over: it lacks the latest commits, and says that it was promoted."""
+    failover: Failover = "may_lose"
+    """What is declared of a standby that takes over: a lossless one lacks nothing."""
     clock_jumps: int = 0
     """How often the clock of a host jumps by minutes or hours, until it is set right."""
     standbys: int = 0
@@ -283,6 +286,17 @@ def failing_over(climate: Climate) -> Climate:
     return climate
 
 
+def with_declarations(climate: Climate, random: random.Random) -> Climate:
+    """Draw what is declared of a ledger that fails over. That there is one host is often true, and believed only then."""
+    if climate.fails_over:
+        climate.failover = random.choice(["may_lose", "may_lose", "lossless", "one_host"])
+        if climate.failover == "one_host" and random.random() < 0.7:
+            climate.hosts = 1
+        if climate.failover == "lossless":
+            climate.restores = 2
+    return climate
+
+
 def with_more_restores(climate: Climate, random: random.Random) -> Climate:
     """Draw whether the ledger of a life with messages or cancellations is set back, too."""
     special = climate.intake or climate.decreases is Decreases.CANCEL
@@ -427,6 +441,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("hosts", with_hosts),
         ("failovers", with_failovers),
         ("standbys", with_standbys),
+        ("declarations", with_declarations),
         ("new ids", with_new_ids),
         ("renames", with_renames),
         ("removals", with_removals),

@@ -19,6 +19,7 @@ from aggregator.ledger import naming
 from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.first_use import TAKEN_BACK
 from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.pin import Failover
 from aggregator.ledger.silence import Silence
 from aggregator.model import EPOCH, ClaimId, Definition, Event, EventId, Meter, Reading, SlotId, Span, State
 from aggregator.renaming import KnownLine, KnownMeter, Memory, Outlet
@@ -333,6 +334,8 @@ class Tables:
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)
     """By meter and goal of a backfill."""
     pin: PinRow = field(default_factory=PinRow)
+    hosts: set[int] = field(default_factory=set)
+    """Who has ever claimed anything."""
 
 
 class Sequence:
@@ -354,6 +357,8 @@ class MemoryLedger:
         self.tables = Tables()
         self.timeline: int | None = None
         """On which timeline its server is; None where it does not say."""
+        self.failover: Failover = "may_lose"
+        """What is declared of a standby that takes over."""
         self.touched: list[EventRow] = []
         self.slot_ids = Sequence()
         self.event_ids = Sequence()

@@ -1,6 +1,7 @@
 """The ledger in memory: its pin, the heartbeat beside it, and backups of everything that a restore sets back."""
 
 import datetime as dt
+import itertools
 import pickle
 import uuid
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Backup(NamedTuple):
     notices: int
     cancellations: int
     open_files: tuple[ClaimId, ...]
+    hosts: int
 
 
 def back_up(ledger: MemoryLedger) -> Backup:
@@ -38,7 +40,9 @@ def back_up(ledger: MemoryLedger) -> Backup:
     tables = ledger.tables
     counts = len(tables.notices), len(tables.cancellations)
     begun = tuple(claim for claim, row in tables.files.items() if row.written_at is None)
-    return Backup(pickle.dumps(tables), sequences, tables.pin.beat, ledger.clock(), *counts, begun)
+    return Backup(
+        pickle.dumps(tables), sequences, tables.pin.beat, ledger.clock(), *counts, begun, len(tables.hosts)
+    )
 
 
 def restore(ledger: MemoryLedger, backup: Backup) -> None:
@@ -53,8 +57,12 @@ def restore(ledger: MemoryLedger, backup: Backup) -> None:
 class Disk:
     """The state directory of a host: no restore of a ledger reaches it."""
 
+    made = itertools.count()
+
     def __init__(self) -> None:
         self.beat: Beat | None = None
+        self.host = next(Disk.made)
+        """By what name the host is known, as long as it keeps the directory."""
 
 
 class MemoryHeartbeat(Heartbeat):
@@ -84,6 +92,7 @@ class MemoryPin:
 
     def __init__(self, ledger: MemoryLedger, disk: Disk) -> None:
         self._ledger = ledger
+        self._disk = disk
         self._heartbeat = MemoryHeartbeat(disk)
         self._generation = ledger.tables.pin.generation
         self.stopped_seen = False
@@ -108,6 +117,7 @@ class MemoryPin:
             lies_on=SERVER,
             runs_on=self._ledger.timeline,
             mine=known is None or self._has(known),
+            alone=self._ledger.tables.hosts <= {self._disk.host},
         )
 
     def _has(self, known: Beat) -> bool:
@@ -127,7 +137,7 @@ class MemoryPin:
         self.stopped_seen = trouble is not None
         if trouble is not None and stops:
             self.stop(trouble, now)
-        return trouble or pin.failed_over(found, "may_lose")
+        return trouble or pin.failed_over(found, self._ledger.failover)
 
     def account(self, sink: str, account: str | None, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Find every sink at its account."""
@@ -151,9 +161,10 @@ class MemoryPin:
         if trouble is not None:
             self.stop(trouble, now)
             raise LedgerStopped(trouble)
-        after = pin.failed_over(found, "may_lose")
+        after = pin.failed_over(found, self._ledger.failover)
         if after is not None:
             raise LedgerFailedOver(after)
+        self._ledger.tables.hosts.add(self._disk.host)
         row = self._ledger.tables.pin
         row.beat, row.timeline = found.beat, found.runs_on or found.timeline
         made = made_at or now
@@ -176,7 +187,7 @@ class MemoryPin:
         """Return why the ledger is stopped, None if it is not; and learn its generation."""
         found = self.pinned()
         self._generation = found.generation
-        return found.stopped_reason or pin.failed_over(found, "may_lose")
+        return found.stopped_reason or pin.failed_over(found, self._ledger.failover)
 
     def known(self) -> Beat | None:
         """Return what stands beside the ledger."""

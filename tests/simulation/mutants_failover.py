@@ -31,3 +31,28 @@ def nothing_kept_beside() -> list[tuple[object, str, object]]:
         return real(self, owner, Disk())
 
     return [(life.InMemory, "verbs", verbs), (pin, "failed_over", lambda found, failover: None)]
+
+
+@mutant("that there is one host is believed, whoever else has claimed anything")
+def one_host_believed() -> list[tuple[object, str, object]]:
+    real = MemoryPin.pinned
+    return [
+        (MemoryPin, "pinned", lambda self: real(self)._replace(alone=True)),
+        (retry, "forgotten", lambda verdict, event: None),
+    ]
+
+
+@mutant("where one host is declared, nothing is compared with what it keeps beside the ledger")
+def one_host_not_compared() -> list[tuple[object, str, object]]:
+    real = pin._mismatch
+
+    def mismatch(found: Any, known: Any, **named: Any) -> str | None:
+        return None if found.alone else real(found, known, **named)
+
+    return [(pin, "_mismatch", mismatch), (retry, "forgotten", lambda verdict, event: None)]
+
+
+@mutant("a failover stops everything, whatever was declared")
+def declaration_not_heard() -> list[tuple[object, str, object]]:
+    real = pin.failed_over
+    return [(pin, "failed_over", lambda found, failover: real(found, "may_lose"))]

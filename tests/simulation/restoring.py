@@ -73,6 +73,7 @@ class Restoring:
         self._failovers = failovers
         if life.climate.fails_over:
             ledger.timeline = ledger.tables.pin.timeline = 1
+            ledger.failover = life.climate.failover
         self._random = random
         self._of_files = files
         self._backups: list[Backup] = []
@@ -130,9 +131,19 @@ class Restoring:
         life, tables = self._life, self._ledger.tables
         if self._set_back_at is not None or life.resting or tables.pin.beat == 0:
             return
+        if life.climate.failover == "lossless":
+            self._lose_nothing()
+            return
         fit = [each for each in self._backups if each.beat < tables.pin.beat]
+        if life.climate.failover == "one_host":
+            several = len(tables.hosts) > 1
+            # Where it is not true, a ledger that has lost the first claim of another host cannot know of it.
+            fit = [each for each in fit if not several or each.hosts > 1]
         if not fit:
             return
+        if life.climate.failover == "one_host":
+            known = "several are known" if len(tables.hosts) > 1 else "there is one"
+            life.marks.saw(f"one host is declared, and {known}")
         backup = fit[-1] if life.climate.fails_over else self._random.choice(fit)
         now = life.hub.now
         life.looked()
@@ -148,6 +159,16 @@ class Restoring:
         life.watch.restored(tables, self._ledger.tables)
         self._die_with_it()
         life.hub.after(10 * MINUTE, self._person)
+
+    def _lose_nothing(self) -> None:
+        """Let a standby take over that has every commit, as was declared: nobody has to do anything."""
+        life, tables = self._life, self._ledger.tables
+        life.looked()
+        life.story.tell("the ledger fails over, and loses nothing")
+        life.marks.saw("a failover loses nothing, as declared")
+        restore(self._ledger, back_up(self._ledger))
+        life.watch.failed_over(tables, self._ledger.tables)
+        self._die_with_it()
 
     def _die_with_it(self) -> None:
         """Let a host die with the server that the ledger was on, unless it is the last one."""

@@ -148,6 +148,13 @@ class Watch:
         self.ranges.restored(self._hub.now)
         self._shown_until.clear()
 
+    def failed_over(self, before: Tables, tables: Tables) -> None:
+        """Look at a ledger that lies on another server now, and has lost nothing: everything holds on."""
+        covered = self._covered
+        self.restored(before, tables)
+        self._in_hand.clear()
+        self.wound_back, self._covered = False, covered
+
     def adopted(self, tables: Tables) -> None:
         """Hold the ledger against the service's books, day by day, right after an adoption."""
         self.wound_back = False
