@@ -98,6 +98,7 @@ class Filing:
         self._pause = min(max(self._bounds.wait / LOOKS, SOONEST), LATEST) if self._bounds.wait else None
         self._elapsed = elapsed
         self._look_at: dt.datetime | None = None
+        self._turn = 0
         self._known_to_take = False
 
     def run_once(self, now: dt.datetime) -> Delivered:
@@ -119,7 +120,9 @@ class Filing:
         self._sink.stop()
 
     def _close(self, now: dt.datetime) -> Whole | None:
-        """Claim the first file that is to be closed. Looks from time to time, not whenever it is asked.
+        """Claim the next file that is to be closed. Looks from time to time, not whenever it is asked.
+
+        Meters with files of their own take turns: a long backfill of one does not keep the others waiting.
 
         Raises SinkHalted if no file can be made at the place, as far as it says; then nothing is claimed.
         """
@@ -130,7 +133,9 @@ class Filing:
         ):
             return None
         due = {each.meter: each for each in self._files.due(self._sink_id, now)}
-        for bundle in self._sink.bundles():
+        bundles = list(self._sink.bundles())
+        for turn in range(self._turn, self._turn + len(bundles)):
+            bundle = bundles[turn % len(bundles)]
             waiting = [due[meter] for meter in bundle if meter in due and self._meter in (None, meter)]
             if waiting and self._is_closed(waiting, bundle, now):
                 if not self._known_to_take:
@@ -147,6 +152,7 @@ class Filing:
                     span=self._span,
                 )
                 if claim is not None:
+                    self._turn = (turn + 1) % len(bundles)
                     return claim
         self._look_at = now + self._pause if self._pause is not None else None
         return None
