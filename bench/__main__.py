@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 
-from bench import end_to_end
+from bench import claims, end_to_end
 
 
 def main() -> None:
@@ -66,6 +66,13 @@ def main() -> None:
         many = f"{1_000_000 // scale:,} events"
         _line(f"{many} to a file, {kind}: claim, write, settle", "s", [seconds for seconds, _ in written])
         _line("peak memory of the process", "MB", [peak for _, peak in written])
+    waiting = 1_000_000 // scale
+    with claims.worker(waiting) as worker:
+        for feeds in claims.FEEDS:
+            for batch in claims.BATCHES:
+                [used] = claims.compare([worker], feeds, batch, given.runs)
+                name = f"claim {batch:,} of {waiting:,} events that wait of {feeds} meter(s), settle them"
+                _line(name, "us/event", [each.whole for each in used])
 
 
 def _line(name: str, unit: str, figures: list[float]) -> None:

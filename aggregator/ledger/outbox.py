@@ -15,10 +15,8 @@ Rules
 """
 
 import datetime as dt
-import itertools
 import uuid
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from aggregator import points, retry
@@ -36,43 +34,57 @@ given up, by then."""
 
 FEEDS = "select id from aggregator.feed where sink_id = %(sink_id)s order by id"
 
-# Of the feeds of which something is due each has an equal share, first of what is new, then of what a backfill planned; what
-# one does not need, the others have, in the same order. A limit stops the whole as soon as there is enough, so that hardly a
-# row is looked at that is not taken. Of a feed the oldest come first; rows that another claim is taking are passed over.
+LEAST_SHARE = 8
+"""Of fewer events at once a feed costs more than they do: it is looked for in an index, and lies on pages of its own. Where
+very many feeds have something due, some have their turn with one claim and some with the next."""
+
+# First of what is new, then of what a backfill planned: each of so many feeds, in turns, of which something is due has an
+# equal share; what one of them does not need, the others have, and then the feeds whose turn is later. It is all looked up
+# as it is needed, and a limit stops the whole as soon as there is enough: a claim's cost grows neither with the events that
+# wait nor with the feeds that have some. Of a feed the oldest come first; rows that another claim is taking are passed over.
 # Of an ordered feed, each customer's next event leaves once the one before it is settled; what that costs is spent only
 # where there is such a feed. Of a feed whose sink is still to be asked what it holds, none leaves that was not let go.
 # Rows are compared as a whole, so that only `outbox_by_feed` has them in that order: by equal columns the planner would go
 # through all events, oldest first, for the few of one feed. The innermost limit is a number that it knows.
 PICK = """
-with ready as materialized (
-    select feed.id, feed.turn, feed.ordered, feed.until, kind.backfill,
-           ceil(%(limit)s::float / count(*) over (partition by kind.backfill))::int as share
-      from (
-            select feed.id, feed.ordered, given.turn,
-                   case when feed.cleared_at is null then feed.cleared_until else 9223372036854775807 end as until
-              from unnest(%(feeds)s::int[]) with ordinality as given (id, turn) join aggregator.feed on feed.id = given.id
-           ) as feed
-     cross join (values (false), (true)) as kind (backfill)
-     cross join lateral (
-            select from aggregator.outbox
-             where (outbox.feed_id, outbox.backfill) >= (feed.id, kind.backfill)
-               and (outbox.feed_id, outbox.backfill, outbox.event_id) <= (feed.id, kind.backfill, feed.until)
-               and outbox.due_at <= %(now)s
-             order by outbox.feed_id, outbox.backfill, outbox.event_id limit 1
-           ) as first
-), turns as materialized (
-    select ready.*, again.rest from ready cross join (values (0), (1)) as again (rest)
-     order by ready.backfill, again.rest, ready.turn
+with given as materialized (
+    select feed.id, feed.ordered, those.turn,
+           case when feed.cleared_at is null then feed.cleared_until else 9223372036854775807 end as until
+      from unnest(%(feeds)s::int[]) with ordinality as those (id, turn) join aggregator.feed on feed.id = those.id
+     order by those.turn
 )
-select mine.event_id
-  from turns cross join lateral (
+select mine.event_id, turn.id, kind.backfill
+  from (values (false), (true)) as kind (backfill)
+ cross join lateral (
+        with ready as materialized (
+            select given.* from given
+             cross join lateral (
+                    select from aggregator.outbox
+                     where (outbox.feed_id, outbox.backfill) >= (given.id, kind.backfill)
+                       and (outbox.feed_id, outbox.backfill, outbox.event_id) <= (given.id, kind.backfill, given.until)
+                       and outbox.due_at <= %(now)s
+                     order by outbox.feed_id, outbox.backfill, outbox.event_id limit 1
+                   ) as first
+             limit %(turns)s
+        ), among as materialized (
+            select count(*) as feeds, ceil(%(limit)s::float / nullif(count(*), 0))::int as share, max(turn) as last
+              from ready
+        )
+        select ready.id, ready.ordered, ready.until, 0 as taken, among.share as most from ready cross join among
+         union all
+        select ready.id, ready.ordered, ready.until, among.share, %(limit)s::int from ready cross join among
+         union all
+        select given.id, given.ordered, given.until, 0, %(limit)s::int
+          from given join among on among.feeds = %(turns)s and given.turn > among.last
+       ) as turn
+ cross join lateral (
         select oldest.event_id
           from (
                 select outbox.event_id from aggregator.outbox
-                 where (outbox.feed_id, outbox.backfill) >= (turns.id, turns.backfill)
-                   and (outbox.feed_id, outbox.backfill, outbox.event_id) <= (turns.id, turns.backfill, turns.until)
+                 where (outbox.feed_id, outbox.backfill) >= (turn.id, kind.backfill)
+                   and (outbox.feed_id, outbox.backfill, outbox.event_id) <= (turn.id, kind.backfill, turn.until)
                    and outbox.due_at <= %(now)s
-                   and (not turns.ordered or outbox.event_id = any(array(
+                   and (not turn.ordered or outbox.event_id = any(array(
                         select min(waiting.event_id)
                           from aggregator.outbox as waiting
                           join aggregator.feed on feed.id = waiting.feed_id and feed.ordered
@@ -82,8 +94,7 @@ select mine.event_id
                  order by outbox.feed_id, outbox.backfill, outbox.event_id limit %(most)s
                    for update skip locked
                ) as oldest
-        offset turns.rest * turns.share
-         limit case when turns.rest = 0 then turns.share else %(limit)s::int end
+        offset turn.taken limit turn.most
        ) as mine
  limit %(limit)s
 """
@@ -333,7 +344,7 @@ class Outbox:
         self._leave = leave
         self._hold = leave + answer
         self._pin = pin
-        self._turns: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
+        self._begins_with: dict[int, int] = {}
 
     def claim(
         self, sink_id: int, limit: int, now: dt.datetime, way: str = "", feeds: Sequence[int] | None = None
@@ -416,14 +427,21 @@ class Outbox:
         now: dt.datetime,
         feeds: Sequence[int] | None,
     ) -> list[int]:
-        """Choose and lock what a claim takes. Which feed begins changes from claim to claim, for those with few events."""
+        """Choose and lock what a claim takes. The next claim begins with another feed."""
         those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
         if not those:
             return []
-        first = next(self._turns[sink_id]) % len(those)
-        values = {"feeds": [*those[first:], *those[:first]], "now": now, "limit": limit, "most": 2 * limit}
+        first = self._begins_with.get(sink_id)
+        at = those.index(first) if first in those else 0
+        those = [*those[at:], *those[:at]]
+        turns = -(-limit // LEAST_SHARE)
+        values = {"feeds": those, "now": now, "limit": limit, "most": 2 * limit, "turns": turns}
+        rows = connection.execute(PICK, values).fetchall()
+        if rows:
+            taken = [feed for _, feed, backfill in rows if backfill == rows[-1][2]]
+            self._begins_with[sink_id] = _next_turn(those, taken, turns)
         # Another claim may give a row back in the middle of the statement, which is then found twice.
-        return sorted({row[0] for row in connection.execute(PICK, values)})
+        return sorted({row[0] for row in rows})
 
     def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
@@ -520,6 +538,16 @@ class Outbox:
 def feeds_of(connection: Connection, sink_id: int) -> list[int]:
     """Return all feeds of a sink that the ledger knows."""
     return [row[0] for row in connection.execute(FEEDS, {"sink_id": sink_id})]
+
+
+def _next_turn(those: Sequence[int], taken: Sequence[int], turns: int) -> int:
+    """Return the feed that the next claim begins with: of `taken`, which feed each event is of, in the order of their turns.
+
+    It is the one behind the last. If all that have something were among them, each begins once: the last has what is left.
+    """
+    feeds = list(dict.fromkeys(taken))
+    last = feeds[-1] if turns <= len(feeds) < len(those) else feeds[0]
+    return those[(those.index(last) + 1) % len(those)]
 
 
 def _first(

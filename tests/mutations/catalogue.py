@@ -362,10 +362,10 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/contract/test_metronome_sink.py::test_usage_that_makes_no_sense_is_no_total",),
     ),
     Mistake(
-        "a backfill goes beside what is new",
+        "a backfill goes before what is new",
         "aggregator/ledger/outbox.py",
-        "order by ready.backfill, again.rest, ready.turn",
-        "order by again.rest, ready.backfill, ready.turn",
+        "from (values (false), (true)) as kind (backfill)",
+        "from (values (true), (false)) as kind (backfill)",
         ("tests/postgres/test_fairness.py::test_what_is_new_goes_before_a_backfill",),
     ),
     Mistake(
@@ -378,8 +378,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what one meter leaves of a claim nobody gets",
         "aggregator/ledger/outbox.py",
-        "cross join (values (0), (1)) as again (rest)",
-        "cross join (values (0)) as again (rest)",
+        "ready.until, among.share, %(limit)s::int from ready cross join among",
+        "ready.until, among.share, %(limit)s::int from ready cross join among where false",
         ("tests/postgres/test_fairness.py::test_meters_take_turns",),
     ),
     Mistake(

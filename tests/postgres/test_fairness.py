@@ -9,7 +9,7 @@ import pytest
 from aggregator.daemon import EVER
 from aggregator.delivery import Delivered, Delivery, drain
 from aggregator.ledger.database import Database
-from aggregator.ledger.outbox import PICK
+from aggregator.ledger.outbox import LEAST_SHARE, PICK
 from aggregator.ledger.reports import Reports
 from aggregator.model import Answer, Event, Span, Verdict
 from tests.fakes import FakeSink
@@ -126,6 +126,21 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
+def scanned(world: World, feeds: Sequence[int], limit: int) -> list[dict[str, Any]]:
+    """Return how a claim that takes all of its events from these feeds reads the outbox, as Postgres tells it."""
+    turns = -(-limit // LEAST_SHARE)
+    values = {"feeds": feeds, "now": world.now, "limit": limit, "most": 2 * limit, "turns": turns}
+    with world.database.transaction() as connection:
+        row = connection.execute(f"explain (analyze, format json) {PICK}", values).fetchone()
+    assert row is not None
+    [explained] = row[0]
+    return [
+        node
+        for node in nodes(explained["Plan"])
+        if node.get("Relation Name") == "outbox" and node["Actual Loops"]
+    ]
+
+
 @pytest.mark.parametrize("limit", [100, 5_000])
 def test_a_claim_looks_at_what_it_takes(world: World, limit: int) -> None:
     """Among very many events that wait, of this meter, of others, and of one that is not configured: it passes over none."""
@@ -133,20 +148,41 @@ def test_a_claim_looks_at_what_it_takes(world: World, limit: int) -> None:
     owe(world, feeds[0], range(1, MANY + 1), backfill=True)
     owe(world, feeds[1], range(MANY + 1, 2 * MANY + 1))
     owe(world, feeds[2], range(2 * MANY + 1, 2 * MANY + 101))
-    values = {"feeds": feeds[1:], "now": world.now, "limit": limit, "most": 2 * limit}
-    with world.database.transaction() as connection:
-        row = connection.execute(f"explain (analyze, format json) {PICK}", values).fetchone()
-    assert row is not None
-    [explained] = row[0]
-    scans = [
-        node
-        for node in nodes(explained["Plan"])
-        if node.get("Relation Name") == "outbox" and node["Actual Loops"]
-    ]
+    scans = scanned(world, feeds[1:], limit)
     assert {node["Node Type"] for node in scans} == {"Index Scan"}
     assert {node["Index Name"] for node in scans} == {"outbox_by_feed"}
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) <= 2 * limit + 10
     assert not any(node.get("Rows Removed by Filter") for node in scans)
+
+
+def test_of_very_many_meters_some_have_their_turn_with_the_next_claim(world: World) -> None:
+    """A small batch is not looked for in as many places; all of them have had the same in the end."""
+    feeds = add_feeds(world, 30)
+    for number, feed in enumerate(feeds):
+        owe(world, feed, range(1 + 100 * number, 101 + 100 * number), backfill=number % 2 == 1)
+    limit = 3 * LEAST_SHARE
+    assert sum(node["Actual Loops"] for node in scanned(world, feeds, limit)) <= 10
+    for _ in range(5):
+        assert len(claimed(world, limit)) == limit
+    taken = "select feed_id, count(*)::int from aggregator.outbox where claim_id is not null group by 1 order by 1"
+    assert dict(world.rows(taken)) == dict.fromkeys(feeds[::2], LEAST_SHARE)
+    assert len(claimed(world, 15 * (100 - LEAST_SHARE))) == 15 * (100 - LEAST_SHARE)
+    for _ in range(10):
+        assert len(claimed(world, limit)) == limit
+    assert dict(world.rows(taken)) == {
+        **dict.fromkeys(feeds[::2], 100),
+        **dict.fromkeys(feeds[1::2], 2 * LEAST_SHARE),
+    }
+
+
+def test_a_batch_is_filled_from_meters_whose_turn_is_later(world: World) -> None:
+    """Where those whose turn it is have few events, what is new of all the others goes before a backfill."""
+    feeds = add_feeds(world, 30)
+    for number, feed in enumerate(feeds):
+        owe(world, feed, range(1 + number, 2 + number))
+    owe(world, feeds[0], range(101, 201), backfill=True)
+    assert claimed(world, 2 * LEAST_SHARE) == [*range(1, 2 * LEAST_SHARE + 1)]
+    assert claimed(world, 20) == [*range(2 * LEAST_SHARE + 1, 31), *range(101, 107)]
 
 
 def test_a_removed_meter_waits_by_name_and_costs_nothing(world: World) -> None:
