@@ -107,7 +107,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 "unconfigured": [
                     {**row._asdict(), "what_to_do": not_sent(config, row)} for row in unconfigured
                 ],
-                "backlogs": [{**row._asdict(), "seconds_left": _seconds_left(row)} for row in backlogs],
+                "backlogs": [_backlog(config, row) for row in backlogs],
                 "begun_elsewhere": [row.told() for row in elsewhere],
                 "configuration": configuration.figures(),
                 "stopped": stopped,
@@ -140,7 +140,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *notes,
         *_removed(strangers),
         *_unconfigured(config, unconfigured, now),
-        *_backlogs(backlogs),
+        *_backlogs(config, backlogs),
         *_deaf(heard),
         *_wanted(wanted),
         *_uploads(uploads),
@@ -259,19 +259,34 @@ def _unconfigured(config: "Config", waits: "Iterable[Unconfigured]", now: dt.dat
         )
 
 
-def _seconds_left(row: "Backlog") -> float | None:
-    """Estimate how long a sink takes for what waits there, at the pace of late."""
-    return row.events / row.per_second if row.per_second else None
+def _backlog(config: "Config", row: "Backlog") -> dict[str, object]:
+    """Estimate how long a sink takes for what waits there: at the pace of late, else, at least, at the declared rate."""
+    from aggregator.wiring import declared_rate
+
+    declared = None if row.per_second else declared_rate(config, row.sink, row.events)
+    pace = row.per_second or declared
+    return {
+        **row._asdict(),
+        "declared_per_second": declared,
+        "seconds_left": row.events / pace if pace else None,
+    }
 
 
-def _backlogs(backlogs: "Iterable[Backlog]") -> Iterator[str]:
+def _backlogs(config: "Config", backlogs: "Iterable[Backlog]") -> Iterator[str]:
     for row in backlogs:
-        seconds = _seconds_left(row)
-        if seconds is not None and row.per_second and seconds >= WORTH_A_WORD_SECONDS:
-            yield (
-                f"Sink {row.sink}: {row.events} event(s) wait, {row.backfill} of them from a backfill; at "
-                f"{row.per_second:,.0f} a second, as lately, that takes {duration(dt.timedelta(seconds=seconds))}."
+        figures = _backlog(config, row)
+        seconds, declared = figures["seconds_left"], figures["declared_per_second"]
+        if not isinstance(seconds, float) or seconds < WORTH_A_WORD_SECONDS:
+            continue
+        takes = duration(dt.timedelta(seconds=seconds))
+        yield (
+            f"Sink {row.sink}: {row.events} event(s) wait, {row.backfill} of them from a backfill; "
+            + (
+                f"at {row.per_second:,.0f} a second, as lately, that takes {takes}."
+                if row.per_second
+                else f"nothing was sent lately; at the declared rate of {declared:,.0f}/s that takes at least {takes}."
             )
+        )
 
 
 def _deaf(heard: "Iterable[Heard]") -> Iterator[str]:

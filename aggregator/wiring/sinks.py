@@ -70,6 +70,26 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
             return _file_sink(name, sink, _stripe_meters(config, name))
 
 
+def declared_rate(config: Config, name: str, waiting: int) -> float | None:
+    """Return how many events a second a sink is declared to take, at most, while so many wait for it.
+
+    None for a sink that is not configured, for files, which are written as a whole, and for accounts of each customer's own:
+    the rate is that of one.
+    """
+    sink = config.sinks.get(name)
+    match sink:
+        case StripeSink() if sink.accounts != "by_customer":
+            from aggregator.sinks.stripe.limits import Rates
+
+            rates = Rates(sink.calls_per_second, sink.stream_per_second, sink.stream_by_event)
+            streams = sink.transport == "stream" or (sink.transport == "auto" and waiting > sink.stream_above)
+            return rates.stream_events if streams else rates.calls
+        case MetronomeSink():
+            return sink.events_per_second
+        case _:
+            return None
+
+
 def with_keys_now(config: Config, name: str) -> Config | None:
     """Return the configuration with the keys of a sink as its files hold them now; None if they cannot have changed.
 

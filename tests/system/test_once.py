@@ -143,3 +143,20 @@ def test_a_meter_that_falls_silent_is_said(world: World) -> None:
     world.use("cus_a", 1, minute=60 * 9 - 1)
     assert world.once().code == 0
     assert "has had no usage since" not in world.run("status").out
+
+
+def test_a_first_backfill_has_an_estimate_by_the_declared_rate(world: World) -> None:
+    """Before anything was sent, `status` estimates by the sink's rate, and says so; afterwards by what it took lately."""
+    world.sink["rate_limit"] = 2
+    for number in range(30):
+        world.use(f"cus_{number}", 1, minute=80)
+    world.sandbox.set_keys(revoked=[KEY])
+    world.once()
+    world.sandbox.set_keys()
+    said = world.run("status").out
+    assert (
+        "30 event(s) wait, 0 of them from a backfill; nothing was sent lately; at the declared rate of 2/s that"
+        in said
+    )
+    [backlog] = world.run("status", "--json").json["backlogs"]
+    assert (backlog["per_second"], backlog["declared_per_second"], backlog["seconds_left"]) == (None, 2, 15)
