@@ -8,6 +8,8 @@ Rules
   hours without usage are a silence: uses an hour apart are not.
 - Every stretch of the last seven days had usage, nights and Sundays too. A younger meter is watched from its sixth stretch
   on: somebody looks at it then, and a word too many costs less than a day that is not billed.
+- What had usage once had usage, whatever the source says of it now: rows that are hidden vanish from what was read before
+  as well, and must not take the word back with them.
 - After as long a silence as was looked back, it is nothing unusual any more.
 """
 
@@ -20,22 +22,26 @@ STRETCH = dt.timedelta(hours=1)
 LOOKED_BACK = dt.timedelta(days=7)
 LEAST = 6
 
-LAST_USE = """
+# What was taken back to zero has had two events at least, and not all of them of nothing.
+HAD_USAGE = """(slot.quantity <> 0 or slot.revision > 1 and exists (
+                        select from aggregator.event where event.slot_id = slot.id and event.delta <> 0))"""
+
+LAST_USE = f"""
 select max(newest.window_start) from aggregator.feed
   join lateral (select window_start from aggregator.slot
-                 where feed_id = feed.id and window_start < %(mark)s and quantity <> 0
+                 where feed_id = feed.id and window_start < %(mark)s and {HAD_USAGE}
                  order by window_start desc limit 1) as newest on true
  where feed.meter_id = %(meter_id)s
-"""
+"""  # noqa: S608 - the condition is ours, and has no values in it
 
-NEVER_SILENT = """
+NEVER_SILENT = f"""
 select bool_and(exists (
          select from aggregator.feed join aggregator.slot on slot.feed_id = feed.id
-          where feed.meter_id = %(meter_id)s and slot.quantity <> 0
+          where feed.meter_id = %(meter_id)s and {HAD_USAGE}
             and slot.window_start >= %(until)s - (number + 1) * %(stretch)s::interval
             and slot.window_start < %(until)s - number * %(stretch)s::interval))
   from generate_series(0, %(count)s - 1) as number
-"""
+"""  # noqa: S608 - the same
 
 NOTE = """
 update aggregator.meter set silent_since = %(since)s

@@ -49,6 +49,23 @@ def test_what_was_quiet_before_is_nothing_unusual(database: Database) -> None:
     assert world.collect().silent_since is None
 
 
+def test_usage_that_vanishes_later_was_usage(database: Database) -> None:
+    """Rows that are hidden from us are taken back from the hours before, too: the silence is said all the same."""
+    world = World(database)
+    used(world, range(8))
+    world.at(8, 10)
+    world.collect()
+    world.deliver()
+    world.source.uses.clear()
+    for hour in range(9, 12):
+        world.at(hour, 10)
+        world.collect()
+        world.deliver()
+    world.at(12, 10)
+    assert world.collect().silent_since == START + 8 * HOUR
+    assert world.one("select max(quantity) from aggregator.slot") == 0
+
+
 def test_a_meter_too_young_to_tell_is_left_alone(database: Database) -> None:
     """Five stretches are no habit."""
     world = World(database)
