@@ -38,9 +38,7 @@ def keys_now(block: Keyed) -> Keyed:
     files = {key: path for key in KEYS if (path := getattr(block, f"{key}_file", None)) is not None}
     if not files:
         return block
-    needed = {
-        name: getattr(block, name) for name, key in type(block).model_fields.items() if key.is_required()
-    }
+    needed = _needed(block)
     held = {key: secret for key in KEYS if (secret := getattr(block, key, None)) is not None}
     fresh = {
         key: re.sub(r"\r?\n\Z", "", read_text(files[key], LONGEST_SECRET))
@@ -55,3 +53,20 @@ def keys_now(block: Keyed) -> Keyed:
         place = ".".join(map(str, wrong["loc"]))
         raise ValueError(f"`{place}` {wrong['msg']}") from None
     return block.model_copy(update={key: SecretStr(text) for key, text in fresh.items()})
+
+
+def webhook_secrets_now(block: StripeSink) -> tuple[str, ...] | None:
+    """Return the secrets that `webhook_secret_file` holds now; None without it, or if it holds none that can be used."""
+    if block.webhook_secret_file is None:
+        return None
+    try:
+        text = re.sub(r"\r?\n\Z", "", read_text(block.webhook_secret_file, LONGEST_SECRET))
+        fresh = type(block).model_validate(_needed(block) | {"webhook_secret": text})
+    except (OSError, ValueError):
+        return None
+    return fresh.webhook_secrets_revealed() or None
+
+
+def _needed(block: Keyed) -> dict[str, object]:
+    """Return what a block cannot be made without."""
+    return {name: getattr(block, name) for name, key in type(block).model_fields.items() if key.is_required()}

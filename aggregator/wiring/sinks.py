@@ -5,11 +5,12 @@ A sink of a new kind has its case in `build_sink`; the other functions are for w
 
 import json
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
-from aggregator.config.rotated import keys_now
+from aggregator.config.rotated import keys_now, webhook_secrets_now
 from aggregator.errors import SinkHalted
 from aggregator.model import Bounds, Encoding
 from aggregator.renaming import Outlet
@@ -191,6 +192,7 @@ def build_teller(config: Config, name: str, sink: Destination) -> "StripeTeller 
         _stripe_meters(config, name),
         secrets=configured.webhook_secrets_revealed(),
         livemode=configured.mode == "live",
+        secrets_now=partial(webhook_secrets_now, configured),
     )
 
 

@@ -176,7 +176,7 @@ def delivered(body: bytes, signature: str, secrets: Sequence[str], *, livemode: 
     None for any other kind, and for one of the other mode. Raises SinkError if it is not signed by one of the secrets, or
     cannot be read.
     """
-    if not any(_signed(body, signature, secret) for secret in secrets):
+    if not is_signed(body, signature, secrets):
         raise SinkError("not signed as it must be")
     try:
         message = json.loads(body)
@@ -189,6 +189,11 @@ def delivered(body: bytes, signature: str, secrets: Sequence[str], *, livemode: 
         )
     except (ValueError, RecursionError) as error:
         raise SinkError("it cannot be read") from error
+
+
+def is_signed(body: bytes, signature: str, secrets: Sequence[str]) -> bool:
+    """Tell whether what was delivered is signed by one of the secrets, not long ago."""
+    return any(_signed(body, signature, secret) for secret in secrets)
 
 
 def _signed(body: bytes, signature: str, secret: str) -> bool:

@@ -3,31 +3,53 @@
 Rules
 - What an account tells is asked in its own context, and says nothing of events that went to another.
 - What is delivered for an account that is not the sink's is nothing to us.
+- What is signed by none of the secrets may be signed by one that was rotated: they are read again, and it is looked at once
+  more. Anybody may deliver what is not signed, so that is done now and then only, however much of it comes.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
+from aggregator.clock import monotonic
 from aggregator.errors import SinkError
 from aggregator.model import Answer, Span, WriteModel
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.messages import Messages, NotThere, delivered
+from aggregator.sinks.stripe.messages import Messages, NotThere, delivered, is_signed
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.reports import WHOLE
 from aggregator.sinks.stripe.sink import StripeSink
 from aggregator.told import Cancelled, Notice, Told
 
+READ_AGAIN_SECONDS = 5.0
+"""How long secrets are not read again: what was refused meanwhile is delivered again, minutes and hours later."""
+
 
 class StripeTeller:
-    """Listens to one Stripe account, and cancels there. `secrets` are those that sign what is delivered to us."""
+    """Listens to one Stripe account, and cancels there.
+
+    `secrets` are those that sign what is delivered to us, and `secrets_now` gives them as they are by now; None means that
+    they are the same. `elapsed` tells seconds, to measure with.
+    """
 
     def __init__(
-        self, sink: StripeSink, meters: Mapping[str, StripeMeter], *, secrets: Sequence[str], livemode: bool
+        self,
+        sink: StripeSink,
+        meters: Mapping[str, StripeMeter],
+        *,
+        secrets: Sequence[str],
+        livemode: bool,
+        secrets_now: Callable[[], Sequence[str] | None] = lambda: None,
+        elapsed: Callable[[], float] = monotonic,
     ) -> None:
         self._sink = sink
         self._meters = meters
         self._secrets = tuple(secrets)
+        self._secrets_now = secrets_now
+        self._elapsed = elapsed
+        self._read_again_at: float | None = None
+        self._reading = threading.Lock()
         self._livemode = livemode
         self._messages: tuple[Client, dict[Account, Messages]] | None = None
 
@@ -73,9 +95,20 @@ class StripeTeller:
 
     def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
         """Return what was delivered, if it is signed, and concerns us. Raises SinkError if it is not signed."""
+        if not is_signed(body, signature, self._secrets):
+            self._read_secrets_again()
         found = delivered(body, signature, self._secrets, livemode=self._livemode)
         notice = found.notice if isinstance(found, Told) else found
         return found if notice and self._concerns(notice) else None
+
+    def _read_secrets_again(self) -> None:
+        """Take the secrets as they are by now, unless that was done just now."""
+        with self._reading:
+            now = self._elapsed()
+            if self._read_again_at is not None and now - self._read_again_at < READ_AGAIN_SECONDS:
+                return
+            self._read_again_at = now
+            self._secrets = tuple(self._secrets_now() or self._secrets)
 
     def _concerns(self, notice: Notice) -> bool:
         """Tell whether a delivery may be of an account of the sink's; where none is configured, fetching it will show."""
