@@ -275,6 +275,7 @@ class Work:
             self._readiness.expect(name, self._app.ledger.instant(), partial(_next, trigger))
             self._scheduler.add_job(self._collect, trigger, args=[collection], id=name, next_run_time=now)
         for sink, reconciliation in self._reconciliations.items():
+            self._readiness.expect_sink(sink)
             self._scheduler.add_job(
                 self._reconcile,
                 IntervalTrigger(seconds=RECONCILE_SECONDS, timezone=UTC),

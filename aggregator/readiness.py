@@ -1,6 +1,10 @@
-"""Whether the daemon does its work, as a list of reasons why not: what it noted of its meters and sinks, and further checks.
+"""Whether the daemon does its work, and what is amiss: what it noted of its meters and sinks, and further checks.
 
 Rules
+- What is amiss with one meter or one sink is told, and the daemon is ready all the same: the others go on, and whoever is
+  not ready is taken out of service as a whole, with what Stripe delivers to it.
+- It is not ready while the ledger does not serve, while no meter at all is read in time, or while no sink at all takes
+  anything: then nothing of it works.
 - A check looks and waits for nobody: whoever asks is a probe that soon asks again.
 - A meter is late once it was not read well for `LATE_AFTER` beyond when that was due. One that is being read is late after
   `LONG_PASS` only: a first look back may take long.
@@ -17,11 +21,18 @@ LONG_PASS = timedelta(hours=1)
 
 
 class Reason(NamedTuple):
-    """One reason why the daemon is not ready: `what` is a word for programs, `of` a meter or a sink, if it is about one."""
+    """One thing that is amiss: `what` is a word for programs, `of` a meter or a sink, if it is about one."""
 
     what: str
     of: str | None
     reason: str
+
+
+class State(NamedTuple):
+    """How the daemon is: `ready` may be true although there are reasons, of some meters or sinks."""
+
+    ready: bool
+    reasons: list[Reason]
 
 
 Check = Callable[[datetime], Iterable[Reason]]
@@ -43,13 +54,18 @@ class Readiness:
         self._checks = checks
         self._lock = threading.Lock()
         self._meters: dict[str, _Meter] = {}
-        self._halted: dict[str, str] = {}
+        self._sinks: dict[str, str | None] = {}
         self._ledger: str | None = None
 
     def expect(self, meter: str, now: datetime, due_after: Callable[[datetime], datetime | None]) -> None:
         """Expect a meter to be read: `due_after` says when next, after it was read at a time."""
         with self._lock:
             self._meters[meter] = _Meter(due_after, now)
+
+    def expect_sink(self, sink: str) -> None:
+        """Expect a sink to take what it is sent."""
+        with self._lock:
+            self._sinks.setdefault(sink, None)
 
     def began(self, meter: str, now: datetime) -> None:
         """Note that a meter is being read."""
@@ -67,27 +83,35 @@ class Readiness:
     def halted(self, sink: str, reason: str) -> None:
         """Note that a sink refuses us as a whole."""
         with self._lock:
-            self._halted[sink] = reason
+            self._sinks[sink] = reason
 
     def resumed(self, sink: str) -> None:
         """Note that it does not any more."""
         with self._lock:
-            self._halted.pop(sink, None)
+            self._sinks[sink] = None
 
     def ledger_stopped(self, reason: str) -> None:
         """Note that the ledger is not what it was; a meter that is read well says that it is again."""
         with self._lock:
             self._ledger = reason
 
-    def reasons(self, now: datetime) -> list[Reason]:
-        """Return why the daemon is not ready; none if it is."""
+    def state(self, now: datetime) -> State:
+        """Return whether the daemon is ready, and what is amiss."""
         with self._lock:
-            found = [Reason("ledger", None, self._ledger)] if self._ledger else []
-            found += [Reason("halted", sink, reason) for sink, reason in sorted(self._halted.items())]
-            for name, meter in sorted(self._meters.items()):
-                if why := _late(meter, now):
-                    found.append(Reason("stopped" if meter.stopped else "late", name, why))
-        return [*found, *(reason for check in self._checks for reason in check(now))]
+            of_ledger = [Reason("ledger", None, self._ledger)] if self._ledger else []
+            halted = [
+                Reason("halted", sink, reason) for sink, reason in sorted(self._sinks.items()) if reason
+            ]
+            late = [
+                Reason("stopped" if meter.stopped else "late", name, why)
+                for name, meter in sorted(self._meters.items())
+                if (why := _late(meter, now))
+            ]
+            none_takes = bool(halted) and len(halted) == len(self._sinks)
+            none_is_read = bool(late) and len(late) == len(self._meters)
+        checked = [reason for check in self._checks for reason in check(now)]
+        ready = not (of_ledger or none_takes or none_is_read or checked)
+        return State(ready, [*of_ledger, *halted, *late, *checked])
 
 
 def _late(meter: _Meter, now: datetime) -> str | None:

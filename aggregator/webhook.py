@@ -1,7 +1,7 @@
 """What is delivered to us over HTTP: a sink's messages, signed; and whether we are alive.
 
     POST /webhooks/stripe/{sink}    200 taken, or nothing to us; 400 not signed by one of the sink's secrets; 503 come again
-    GET  /readyz, /healthz          200 if the ledger answers, meters are read in time and sinks take; else 503, with reasons
+    GET  /readyz, /healthz          200 if the ledger answers, and some meter is read in time and some sink takes; else 503
     GET  /livez                     200 while the process answers at all
 
 Rules
@@ -259,15 +259,15 @@ class Application:
         try:
             last = self._life.last_pass_at()
             age = (self._clock() - last).total_seconds() if last else None
-            reasons = self._readiness.reasons(self._clock())
+            ready, reasons = self._readiness.state(self._clock())
         except LedgerError as error:
             return self._unready("does not answer", str(error))
-        said = {"ledger": "answers", "last_pass_seconds_ago": age}
-        return Reply(503 if reasons else 200, {**said, "reasons": [each._asdict() for each in reasons]})
+        said = {"ready": ready, "ledger": "answers", "last_pass_seconds_ago": age}
+        return Reply(200 if ready else 503, {**said, "reasons": [each._asdict() for each in reasons]})
 
     def _unready(self, ledger: str, why: str | None) -> Reply:
         reason = Reason("ledger", None, why or f"the ledger {ledger}")
-        return Reply(503, {"ledger": ledger, "reasons": [reason._asdict()]})
+        return Reply(503, {"ready": False, "ledger": ledger, "reasons": [reason._asdict()]})
 
 
 def _only(method: str, *allowed: str) -> None:

@@ -283,7 +283,12 @@ def test_there_is_nothing_else(site: Site, method: str, path: str, status: int) 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_it_is_ready(site: Site, path: str) -> None:
     """The ledger answers, and nobody has a reason against it; nothing was read yet."""
-    ready: dict[str, Any] = {"ledger": "answers", "last_pass_seconds_ago": None, "reasons": []}
+    ready: dict[str, Any] = {
+        "ready": True,
+        "ledger": "answers",
+        "last_pass_seconds_ago": None,
+        "reasons": [],
+    }
     assert site.call("GET", path) == Reply(200, ready)
 
 
@@ -291,7 +296,7 @@ def test_a_ledger_that_does_not_commit_in_time_is_not_healthy(site: Site) -> Non
     """It answers who only reads, and what was written waits: that is said with its reason, for as long as it lasts."""
     site.slow = "A transaction of the ledger has waited for 12 s to be committed."
     reason = {"what": "ledger", "of": None, "reason": site.slow}
-    unready = Reply(503, {"ledger": "does not answer in time", "reasons": [reason]})
+    unready = Reply(503, {"ready": False, "ledger": "does not answer in time", "reasons": [reason]})
     assert site.call("GET", "/healthz") == unready
     site.slow = None
     assert site.call("GET", "/healthz").status == 200
@@ -307,6 +312,18 @@ def test_a_ledger_that_does_not_answer_is_not_ready(site: Site) -> None:
         assert [reason["what"] for reason in words["reasons"]] == ["ledger"]
     assert site.call("GET", "/livez") == Reply(200, {"alive": True})
     assert site.deliver(message).status == 503
+
+
+def test_one_late_meter_is_named_with_a_200(site: Site) -> None:
+    """As long as another is read in time; when none is, it is a 503."""
+    site.readiness.expect("exports", utcnow() - dt.timedelta(hours=1), lambda at: at)
+    site.readiness.expect("api_requests", utcnow(), lambda at: at + dt.timedelta(hours=1))
+    status, words = site.call("GET", "/readyz")
+    assert (status, words["ready"]) == (200, True)
+    assert [(each["what"], each["of"]) for each in words["reasons"]] == [("late", "exports")]
+    site.readiness.ended("api_requests", utcnow(), "an invariant broke", stopped=True)
+    status, words = site.call("GET", "/readyz")
+    assert (status, words["ready"], len(words["reasons"])) == (503, False, 2)
 
 
 def test_what_was_noted_is_a_reason(site: Site) -> None:
