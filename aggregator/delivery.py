@@ -41,6 +41,9 @@ CLEARING_SECONDS = 1.0
 AWAY_SECONDS = 60.0
 """A sink that has taken nothing for so long is away: who runs once, or sends a backfill, is told, and comes again."""
 
+LOOK_SECONDS = 1.0
+"""How soon a lane that waits for what another one lets go looks by itself."""
+
 COUNTS = ("claimed", "accepted", "duplicates", "refused", "again", "in_doubt", "unsent", "stale")
 
 
@@ -94,6 +97,8 @@ class Delivered:
     """What was written, where a sink writes files."""
     first_uses: list[Told] = field(default_factory=list)
     """What became of feeds that had not sent anything before."""
+    more_to_come: bool = False
+    """Whether another one is asking a sink what it holds, and may let more go."""
 
     @property
     def fruitless(self) -> bool:
@@ -162,7 +167,8 @@ class Delivery:
     def run_once(self, now: dt.datetime) -> Delivered:
         """Claim one batch that is due by `now`, send it, and settle it."""
         began = self._elapsed()
-        result = Delivered(first_uses=self._clear(now))
+        told = self._clear(now)
+        result = Delivered(first_uses=told or [], more_to_come=told is None)
         if self._elapsed() - began > CLEARING_SECONDS:  # by now it is later, by as long as a sink was asked
             began, now = self._elapsed(), self._clock()
         claim = self._claim(now)
@@ -304,21 +310,26 @@ def drain(
 ) -> Delivered:
     """Deliver until nothing is due any more, with several lanes beside each other; return what it came to.
 
-    What a sink wants later stays in the outbox. A lane ends as well once everything has been given back to it for a while,
+    What a sink wants later stays in the outbox. A lane that finds nothing while another one asks the sink what it holds
+    waits until a round of another has ended. A lane ends as well once everything has been given back to it for a while,
     or at once where nothing of it left: the same events would come again for ever. Raises what a lane raises, or an
     interruption, after what has left was answered and the rest was handed back.
     """
     whole = Delivered()
-    lock = threading.Lock()
+    rounds = threading.Condition()
     stopping = threading.Event()
 
     def work(lane: Lane) -> None:
         useful = elapsed()
         while not stopping.is_set():
             part = lane.run_once(clock())
-            with lock:
+            with rounds:
                 whole.add(part)
                 progress(part)
+                rounds.notify_all()
+                if part.more_to_come and not part.claimed:
+                    rounds.wait(LOOK_SECONDS)
+                    continue
             if part.halted or not part.claimed or part.unsent == part.claimed:
                 return
             if not part.fruitless:

@@ -145,7 +145,7 @@ def holds(
 
 
 class FirstUse:
-    """Clears the feeds of one sink. Shared by all that deliver to it: while one asks, the others wait.
+    """Clears the feeds of one sink. Shared by all that deliver to it: while one asks, the others go on with what may leave.
 
     `feeds` are those of the configuration, by what their meters are called there: of another meter, or one that has another
     name by now, the sink cannot be asked from here. Left out, all are meant.
@@ -169,9 +169,15 @@ class FirstUse:
         """Ask nothing more."""
         self._stopping = True
 
-    def run_once(self, now: dt.datetime) -> list[Told]:
-        """Let go what may leave, and return what is worth a word: each thing once."""
-        with self._lock:
+    def run_once(self, now: dt.datetime) -> list[Told] | None:
+        """Let go what may leave, and return what is worth a word: each thing once. None: another one is about it.
+
+        Nobody waits for that: a slow sink takes minutes for the customers of many feeds, and what was let go before, or
+        never had to be, is to leave meanwhile.
+        """
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
             if self._stopping or (self._look_at is not None and is_ahead(self._look_at, now, LOOK_FOR_NEW)):
                 return []
             but = [feed for feed, at in self._again_at.items() if is_ahead(at, now, LOOK_AGAIN)]
@@ -180,6 +186,8 @@ class FirstUse:
                 self._look_at = now + LOOK_FOR_NEW
             known = [each for each in pending if self._knows(each)]
             return [told for each in known if (told := self._decide(each, now)) is not None]
+        finally:
+            self._lock.release()
 
     def _knows(self, pending: Pending) -> bool:
         return self._feeds is None or self._feeds.get(pending.feed) == pending.meter
@@ -262,5 +270,5 @@ class FirstUse:
         return found
 
 
-Clear = Callable[[dt.datetime], list[Told]]
-"""Lets go what may leave, before anything is claimed."""
+Clear = Callable[[dt.datetime], list[Told] | None]
+"""Lets go what may leave, before anything is claimed; None if another one is about it."""

@@ -1,13 +1,15 @@
 """Before the first events of a feed leave, its sink is asked what it holds: over real Postgres, with a sink in memory."""
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from aggregator.delivery import Delivered, Delivery
+from aggregator.delivery import Delivered, Delivery, drain
 from aggregator.errors import (
     CustomerUnknown,
     SinkError,
@@ -24,6 +26,9 @@ from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 Fault = Callable[[str], Exception | None]
+
+SECONDS = 60
+"""How long a test waits for something that happens at once, before it fails."""
 
 
 class Asked(FakeSink):
@@ -117,6 +122,75 @@ def test_each_customer_is_asked_about_once_and_then_sent(fresh: Fresh) -> None:
     assert "cus_5" not in fresh.asked.asked
 
 
+def test_a_sink_that_answers_slowly_keeps_no_other_feed(fresh: Fresh) -> None:
+    """While one lane asks it about a new feed, another one sends and settles what may leave of a feed that was let go."""
+    asking, answer = threading.Event(), threading.Event()
+
+    def slow(_: str) -> None:
+        asking.set()
+        assert answer.wait(SECONDS)
+
+    fresh.asked.trouble = slow
+    other = World(fresh.database, meter=replace(METER, name="other"), sinks=[fresh.asked])
+    other.source.use("cus_9", START + 10 * MINUTE, 7)
+    other.at(1, 10)
+    other.collect()
+    sink_id = fresh.registered.feeds[0].sink_id
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fresh.deliver)
+        assert asking.wait(SECONDS)
+        lane = Delivery(other.outbox, other.sink, sink_id, lambda: other.now, clear=fresh.first_use.run_once)
+        beside = pool.submit(lane.run_once, other.now)
+        try:
+            sent = beside.result(SECONDS)
+            assert (sent.accepted, sent.more_to_come) == (1, True)
+            assert not first.done()
+            assert lane.run_once(other.now).claimed == 0, (
+                "nothing of the new feed leaves before the sink has answered"
+            )
+        finally:
+            answer.set()
+        assert first.result(SECONDS).accepted == 2
+
+
+def test_lanes_wait_for_what_one_of_them_lets_go() -> None:
+    """Where everything due is sent once, a lane that finds nothing yet does not end while another one is asking."""
+    came, again = threading.Event(), threading.Event()
+
+    class Asking:
+        """It asks first, until the other has come; then it has something to send."""
+
+        rounds = 0
+
+        def run_once(self, now: dt.datetime) -> Delivered:
+            self.rounds += 1
+            if self.rounds == 1:
+                assert came.wait(SECONDS)
+                return Delivered(claimed=1, accepted=1)
+            assert again.wait(SECONDS)
+            return Delivered()
+
+        def stop(self) -> None:
+            """Nothing is under way."""
+
+    class Beside:
+        """It finds nothing while the other one asks, and something after that."""
+
+        rounds = 0
+
+        def run_once(self, now: dt.datetime) -> Delivered:
+            self.rounds += 1
+            came.set()
+            if self.rounds > 1:
+                again.set()
+            return Delivered(more_to_come=self.rounds == 1)
+
+        def stop(self) -> None:
+            """Nothing is under way."""
+
+    assert drain([Asking(), Beside()], lambda: START).accepted == 1
+
+
 def test_a_meter_that_is_not_configured_here_keeps_nobody(fresh: Fresh) -> None:
     """A sink is asked about the meters it knows: not of one that was removed, or that has another name by now."""
     removed = """
@@ -151,7 +225,7 @@ def test_a_meter_that_is_not_configured_here_keeps_nobody(fresh: Fresh) -> None:
 def test_a_clock_that_is_set_back_puts_no_look_off(fresh: Fresh) -> None:
     """What was put off by a clock that was ahead, until a time that is far off by now, is looked at at once."""
     fresh.asked.trouble = lambda _: SinkUnreachable("gone")
-    assert [told.kind for told in fresh.first_use.run_once(fresh.now + 30 * HOUR)] == ["waiting"]
+    assert [told.kind for told in fresh.first_use.run_once(fresh.now + 30 * HOUR) or []] == ["waiting"]
     fresh.asked.trouble = lambda _: None
     assert fresh.deliver().accepted == 2
     fresh.execute("update aggregator.feed set cleared_at = %s", fresh.now)
@@ -320,3 +394,10 @@ def test_what_is_asked_for(until: dt.datetime | None, step: dt.timedelta, span: 
     """Everything from the feed's beginning to its end or now, in steps that the sink counts by."""
     now = START + 90 * MINUTE - dt.timedelta(seconds=1)
     assert asked_span(START, until, START - 35 * dt.timedelta(days=1), now, step) == span
+
+
+def test_whole_steps_are_asked_for_around_what_begins_or_ends_within_one() -> None:
+    """A sink that counts by the hour is asked about the whole hour: what lies there beside the feed shows, too."""
+    half = HOUR / 2
+    asked = asked_span(START + half, START + 3 * HOUR + half, START - HOUR, START + 9 * HOUR, HOUR)
+    assert asked == Span(START, START + 4 * HOUR)
