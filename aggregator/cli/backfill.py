@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from aggregator.cli.common import (
-    Instant,
+    begin_option,
     config_option,
     first_time_option,
     json_option,
     known_meters,
     load_config,
+    ready_end_option,
     say,
     show_table,
     somebody,
@@ -41,12 +42,8 @@ WAIT_SECONDS = 0.2
 
 @click.command()
 @click.argument("meters", nargs=-1, type=MeterName(), metavar="[METER]...")
-@click.option(
-    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
-)
-@click.option(
-    "--to", "end", type=Instant(), help="End of the last window; left out: the last one that is ready."
-)
+@begin_option
+@ready_end_option
 @click.option("--dry-run", is_flag=True, help="Say what it would do; write and send nothing.")
 @click.option(
     "--no-send", is_flag=True, help="Plan only; a running daemon sends, or `aggregator run --once`."

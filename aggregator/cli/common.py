@@ -83,6 +83,14 @@ class Instant(click.ParamType[dt.datetime]):
         return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
 
 
+begin_option = click.option(
+    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
+)
+ready_end_option = click.option(
+    "--to", "end", type=Instant(), help="End of the last window; left out: the last one that is ready."
+)
+
+
 def known_meters(config: "Config", names: Sequence[str]) -> list[str]:
     """Return the named meters, or all if none is named. Raises UsageError for one that is not configured."""
     for name in names:

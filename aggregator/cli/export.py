@@ -8,6 +8,7 @@ import click
 
 from aggregator.cli.common import (
     Instant,
+    begin_option,
     config_option,
     json_option,
     known_meters,
@@ -35,9 +36,7 @@ def export() -> None:
 
 @export.command("csv")
 @click.argument("meter", type=MeterName(), metavar="METER")
-@click.option(
-    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
-)
+@begin_option
 @click.option("--to", "end", type=Instant(), required=True, help="End of the last window.")
 @click.option(
     "--out",

@@ -10,6 +10,7 @@ import click
 
 from aggregator.cli.common import (
     Instant,
+    begin_option,
     config_option,
     json_option,
     json_text,
@@ -53,9 +54,7 @@ COLUMNS = {
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="METER")
 @click.option("--between", metavar="A,B", help="The two sinks; left out: those of the meter, if it has two.")
-@click.option(
-    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
-)
+@begin_option
 @click.option(
     "--to", "end", type=Instant(), help="End of the last window; left out: now, or today's begin with --ask."
 )

@@ -9,11 +9,12 @@ import click
 
 from aggregator.cli.backfill import tell_left
 from aggregator.cli.common import (
-    Instant,
+    begin_option,
     config_option,
     json_option,
     known_meters,
     load_config,
+    ready_end_option,
     say,
     show_table,
     write_json,
@@ -30,12 +31,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="METER")
-@click.option(
-    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
-)
-@click.option(
-    "--to", "end", type=Instant(), help="End of the last window; left out: the last one that is ready."
-)
+@begin_option
+@ready_end_option
 @click.option(
     "--limit", default=50, show_default=True, help="How many events and customers to show; 0 for all."
 )

@@ -9,6 +9,7 @@ import click
 from aggregator.cli.backfill import WAIT_SECONDS, carry_out, show_results
 from aggregator.cli.common import (
     Instant,
+    begin_option,
     config_option,
     json_option,
     known_meters,
@@ -32,7 +33,7 @@ DIFFERS = 3
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="METER")
-@click.option("--from", "start", type=Instant(), required=True, help="Start of the first window, UTC.")
+@begin_option
 @click.option(
     "--to", "end", type=Instant(), default=None, help="End of the last one; all that was read if left out."
 )

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from aggregator.sandbox.errors import invalid, not_found
 from aggregator.sandbox.form import Params
 from aggregator.sandbox.journal import Note, Record
-from aggregator.sandbox.paging import Row
+from aggregator.sandbox.paging import Row, read_limit
 from aggregator.sandbox.reports import Findings
 from aggregator.sandbox.rules import Rules
 from aggregator.sandbox.times import instant, read_instant
@@ -21,7 +21,6 @@ from aggregator.sandbox.times import instant, read_instant
 KEEP_SECONDS = 30 * 86400
 MOST_TYPES = 20
 DEFAULT_LIMIT = 20
-MAX_LIMIT = 100
 BOUNDS = ("gt", "gte", "lt", "lte")
 PATH = "/v2/core/events"
 
@@ -92,7 +91,7 @@ class Notifications:
     def page(self, params: Params, now: float, rules: Rules) -> dict[str, object]:
         """Return the page of events that the parameters ask for."""
         params.only("types", "object_id", "created", "limit", "page")
-        wanted, limit = _filter(params), _limit(params)
+        wanted, limit = _filter(params), read_limit(params, DEFAULT_LIMIT)
         events = [event for event in reversed(self._kept(now, rules)) if wanted.wants(event)]
         first, backwards = _start(params, events)
         if backwards:
@@ -141,15 +140,6 @@ def _filter(params: Params) -> Filter:
 
 def _holds(name: str, at: float, bound: float) -> bool:
     return (at == bound and name in {"gte", "lte"}) or (at > bound if name[0] == "g" else at < bound)
-
-
-def _limit(params: Params) -> int:
-    limit = params.integer("limit")
-    if limit is None:
-        return DEFAULT_LIMIT
-    if not 1 <= limit <= MAX_LIMIT:
-        raise invalid(f"limit must be from 1 to {MAX_LIMIT}, but it is {limit}.", "limit")
-    return limit
 
 
 def _start(params: Params, events: Sequence[Row]) -> tuple[int, bool]:

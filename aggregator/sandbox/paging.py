@@ -19,7 +19,7 @@ MAX_LIMIT = 100
 
 def page(rows: Sequence[Row], params: Params, url: str) -> dict[str, object]:
     """Return the list object for the page that the parameters ask for."""
-    limit = _limit(params)
+    limit = read_limit(params, DEFAULT_LIMIT)
     after, before = params.text("starting_after"), params.text("ending_before")
     if after is not None and before is not None:
         raise invalid("Give starting_after or ending_before, not both.", "starting_after")
@@ -31,10 +31,11 @@ def page(rows: Sequence[Row], params: Params, url: str) -> dict[str, object]:
     return _listing(rows[first : first + limit], url, more=first + limit < len(rows))
 
 
-def _limit(params: Params) -> int:
+def read_limit(params: Params, default: int) -> int:
+    """Return how many rows a page may have. Raises a refusal for a `limit` that is out of bounds."""
     limit = params.integer("limit")
     if limit is None:
-        return DEFAULT_LIMIT
+        return default
     if not 1 <= limit <= MAX_LIMIT:
         raise invalid(f"limit must be from 1 to {MAX_LIMIT}, but it is {limit}.", "limit")
     return limit
