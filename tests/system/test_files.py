@@ -19,7 +19,7 @@ from aggregator.points import FILE_POINTS, POINTS, VARIABLE
 from aggregator.windows import floor
 from tests.file_validator import Found, validate
 from tests.object_store import KEY_ID, REGION, SECRET, Store
-from tests.system.harness import METER, MINUTE, World, until
+from tests.system.harness import COMMAND_SECONDS, METER, MINUTE, World, until
 
 KILLED = -9
 DAY = dt.timedelta(days=1)
@@ -114,7 +114,7 @@ def test_a_kill_leaves_one_file(world: World, store: Store, kind: str, point: st
         writes_objects(world, store)
     world.write()
     killed = world.start_process("run", "--once", **{VARIABLE: point})
-    assert killed.ended(60) == KILLED, killed.err
+    assert killed.ended(COMMAND_SECONDS) == KILLED, killed.err
     for number in range(5):
         world.use(f"cus_{number}", 3, 7)
     world.ledger(LET_GO)
@@ -153,13 +153,13 @@ def test_a_directory_that_is_changed_while_a_file_is_open(world: World, *, lies_
     world.write()
     point = "file_published" if lies_there else "file_made"
     killed = world.start_process("run", "--once", **{VARIABLE: point})
-    assert killed.ended(60) == KILLED, killed.err
+    assert killed.ended(COMMAND_SECONDS) == KILLED, killed.err
     new = writes_csv(world, directory="elsewhere").parent / "elsewhere"
     world.use("cus_1", 5, 4)
 
     world.write()
     once = world.start_process("run", "--once", "--json")
-    assert once.ended(60) == 4, "a person is needed"
+    assert once.ended(COMMAND_SECONDS) == 4, "a person is needed"
     said = once.logged("files_elsewhere", sink="upload", begun_in=str(old), place=str(new), files=1, events=6)
     move = ("files", "move", "upload", "--from", str(old))
     assert f"`aggregator {' '.join(move)}`" in said["reason"]
@@ -197,7 +197,7 @@ def test_a_place_that_is_changed_by_a_reload_is_said(world: World) -> None:
     old = writes_csv(world)
     world.write()
     killed = world.start_process("run", "--once", **{VARIABLE: "file_made"})
-    assert killed.ended(60) == KILLED, killed.err
+    assert killed.ended(COMMAND_SECONDS) == KILLED, killed.err
     daemon = world.daemon()
     told = world.run("files", "move", "upload", "--from", str(old))
     assert (told.code, "is finished by itself" in told.err) == (2, True), told.said
@@ -286,7 +286,7 @@ def test_a_kill_between_parts_leaves_one_object(world: World, store: Store) -> N
     writes_objects(world, store)
     world.write()
     killed = world.start_process("run", "--once", **{VARIABLE: "part_uploaded"})
-    assert killed.ended(90) == KILLED, killed.err
+    assert killed.ended(COMMAND_SECONDS) == KILLED, killed.err
     assert (store.objects(), len(store.uploads())) == ({}, 1)
     world.ledger(LET_GO)
     assert world.once().code == 0
