@@ -70,6 +70,10 @@ class Case(Protocol):
         """Have the sink refused as a whole."""
         ...
 
+    def relent(self) -> None:
+        """Have it refused no more."""
+        ...
+
 
 class Stage(NamedTuple):
     """What a case may use."""
@@ -109,6 +113,9 @@ class FakeCase:
 
     def halt(self, how: str) -> None:
         self.sink.halted = "told to halt"
+
+    def relent(self) -> None:
+        self.sink.halted = None
 
 
 class StripeCase:
@@ -169,6 +176,9 @@ class StripeCase:
             self._sandbox.set_keys(revoked=[KEY])
         else:
             self._sandbox.set_keys(restricted=[KEY])
+
+    def relent(self) -> None:
+        self._sandbox.set_keys()
 
 
 @contextmanager

@@ -62,3 +62,7 @@ class MetronomeCase:
     def refuse(self, customer: str) -> None:
         """Have a customer's events break a rule."""
         self._metronome.set_rules(refuse_customers=[customer])
+
+    def relent(self) -> None:
+        """Take its token again."""
+        self._metronome.set_keys()

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -23,11 +23,12 @@ import pytest
 
 from aggregator.clock import utcnow
 from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
-from aggregator.model import Answer, Encoding, Event, EventId, Span, Verdict
+from aggregator.model import Answer, Encoding, Event, Span, Verdict
 from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks import Sink
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
+from tests.contract.events import about_to_leave, always, answers, send, send_one, until_halted
 
 TOKEN = "token_0123456789abcdefghij"
 SECONDS = 20
@@ -86,61 +87,12 @@ def make_sink() -> Iterator[Callable[..., MetronomeSink]]:
 
 MakeSink = Callable[..., MetronomeSink]
 
-numbers = count(1)
-
-
-def always() -> bool:
-    """Nothing stands in the way of leaving."""
-    return True
-
-
-def usage(customer: str = "cus_1", delta: Decimal | int | str = 1, meter: str = "api") -> Event:
-    """An event that is about to be sent for the first time."""
-    number = next(numbers)
-    return Event(
-        id=EventId(number),
-        meter=meter,
-        customer=customer,
-        window_start=NOON,
-        revision=0,
-        delta=Decimal(delta),
-        total=Decimal(delta),
-        at=NOON + dt.timedelta(minutes=30),
-        identifier=f"agg_{number:040x}",
-        attempts=1,
-        exposed_at=None,
-    )
+usage = partial(about_to_leave, NOON)
 
 
 def several(size: int, bad: Sequence[int] = ()) -> list[Event]:
     """So many events; those at the places in `bad` are of a customer that the sandbox can be told to refuse."""
     return [usage("cus_bad" if place in bad else f"cus_{place}", place + 1) for place in range(size)]
-
-
-def answers(verdicts: Sequence[Verdict], events: Sequence[Event]) -> list[Answer]:
-    """The answers in the order of the events, after a look that there is exactly one for each."""
-    assert sorted(verdict.event for verdict in verdicts) == sorted(event.id for event in events)
-    by_event = {verdict.event: verdict.answer for verdict in verdicts}
-    return [by_event[event.id] for event in events]
-
-
-def send(sink: MetronomeSink, *events: Event) -> list[Answer]:
-    """Send events and return the answers in their order."""
-    return answers(list(sink.send(events, always)), events)
-
-
-def send_one(sink: MetronomeSink, event: Event) -> Verdict:
-    """Send one event and return its verdict."""
-    (verdict,) = sink.send([event], always)
-    return verdict
-
-
-def until_halted(sink: MetronomeSink, events: Sequence[Event]) -> tuple[list[Verdict], str]:
-    """Send events to a sink that must halt; return the verdicts and what it says."""
-    verdicts: list[Verdict] = []
-    with pytest.raises(SinkHalted) as halted:
-        verdicts.extend(sink.send(events, always))
-    return verdicts, str(halted.value)
 
 
 def sums(events: Sequence[Event]) -> dict[str, Decimal]:
@@ -607,19 +559,6 @@ def test_a_withdrawn_token_halts(
         sink.total("api", "cus_1", WHOLE)
     verdicts, _ = until_halted(sink, [usage()])
     assert verdicts[0].answer is Answer.UNSENT
-
-
-def test_a_halted_sink_comes_back_when_it_is_asked_to(sandbox: MetronomeControl, make_sink: MakeSink) -> None:
-    """As long as the token is refused it stays as it is; then it sends again."""
-    sandbox.set_keys(revoked=[TOKEN])
-    sink, event = make_sink(sandbox.url), usage()
-    until_halted(sink, [event])
-    with pytest.raises(SinkHalted):
-        sink.resume()
-    assert answers(until_halted(sink, [event])[0], [event]) == [Answer.UNSENT]
-    sandbox.set_keys()
-    sink.resume()
-    assert [verdict.answer for verdict in sink.send([event], lambda: True)] == [Answer.ACCEPTED]
 
 
 def test_without_the_library_it_halts_and_says_what_to_install(

@@ -3,19 +3,19 @@
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal
-from itertools import count
+from functools import partial
 from typing import Any
 
 import pytest
 
 from aggregator.clock import utcnow
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.model import Answer, Event, EventId, Span, Verdict
+from aggregator.model import Answer, Span
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Address, Addresses
 from aggregator.sinks.stripe.limits import Rates
+from tests.contract.events import about_to_leave, judged, send
 from tests.contract.scripted import EVENTS_V1, SESSION, Asked, Server, Told, refusal, serving
 
 KEY = "sk_test_0123456789abcdefghij"
@@ -23,9 +23,9 @@ HOUR = dt.timedelta(hours=1)
 HOUR_AGO = utcnow().replace(minute=0, second=0, microsecond=0) - HOUR
 WAYS = ("v1", "v2", "stream")
 
-numbers = count(1)
-
 MakeSink = Callable[..., StripeSink]
+
+usage = partial(about_to_leave, HOUR_AGO)
 
 
 @pytest.fixture(scope="module")
@@ -102,32 +102,6 @@ def a_meter(asked: Asked) -> Told | None:
     return listed(meter("api_requests"), meter("logins")) if asked.path == "/v1/billing/meters" else None
 
 
-def usage(customer: str, meter: str = "api", way: str = "") -> Event:
-    """An event that is about to be sent for the first time."""
-    number = next(numbers)
-    return Event(
-        id=EventId(number),
-        meter=meter,
-        customer=customer,
-        window_start=HOUR_AGO,
-        revision=0,
-        delta=Decimal(1),
-        total=Decimal(1),
-        at=HOUR_AGO + HOUR / 2,
-        identifier=f"agg_{number:040x}",
-        attempts=1,
-        exposed_at=None,
-        way=way,
-    )
-
-
-def send(sink: StripeSink, *events: Event) -> list[Verdict]:
-    """Send events and return the verdicts in their order."""
-    verdicts = {verdict.event: verdict for verdict in sink.send(events, lambda: True)}
-    assert verdicts.keys() == {event.id for event in events}
-    return [verdicts[event.id] for event in events]
-
-
 def accounts(asked: Sequence[Asked]) -> list[str | None]:
     """Which account each request names."""
     return [each.headers.get("stripe-account") for each in asked]
@@ -158,7 +132,7 @@ def test_one_account_is_named_by_every_call(server: Server, make_sink: MakeSink,
     assert sink.preflight(["api"]) == []
     with pytest.raises(SinkError):
         sink.total("api", "cus_1", Span(HOUR_AGO, HOUR_AGO + HOUR))  # the script knows no summaries
-    assert [verdict.answer for verdict in send(sink, usage("cus_1"), usage("cus_2"))] == [Answer.ACCEPTED] * 2
+    assert send(sink, usage("cus_1"), usage("cus_2")) == [Answer.ACCEPTED] * 2
     assert set(accounts(server.asked)) == {"acct_9"}
     assert len(server.asked) >= 5
 
@@ -167,7 +141,7 @@ def test_an_account_that_cannot_be_used_halts(sandbox: RunningSandbox, make_sink
     """It is the configuration's, so a person must correct that."""
     sink = make_sink(sandbox.url, addresses=Addresses("acct_gone"))
     with pytest.raises(SinkHalted, match="Correct `stripe_account`"):
-        send(sink, usage("cus_1"))
+        judged(sink, usage("cus_1"))
 
 
 # -- each customer its own ------------------------------------------------------------------------
@@ -179,7 +153,7 @@ def test_each_customer_is_billed_in_its_own_account(
 ) -> None:
     """The same customer name in two accounts is two customers; what comes back is read there, too."""
     sink = make_sink(sandbox.url, transport=way)
-    verdicts = send(sink, usage("acct_1/cus_a"), usage("acct_2/cus_a"), usage("acct_2/cus_a"))
+    verdicts = judged(sink, usage("acct_1/cus_a"), usage("acct_2/cus_a"), usage("acct_2/cus_a"))
     assert {verdict.answer for verdict in verdicts} == {Answer.ACCEPTED}
     assert sandbox.totals("api_requests", account="acct_1") == {"cus_a": 1}
     assert sandbox.totals("api_requests", account="acct_2") == {"cus_a": 2}
@@ -191,7 +165,7 @@ def test_each_customer_is_billed_in_its_own_account(
 
 def test_a_customer_without_an_account_is_refused(sandbox: RunningSandbox, make_sink: MakeSink) -> None:
     """It says what the query has to return; nobody else waits."""
-    lost, found = send(make_sink(sandbox.url), usage("cus_a"), usage("acct_1/cus_a"))
+    lost, found = judged(make_sink(sandbox.url), usage("cus_a"), usage("acct_1/cus_a"))
     assert (lost.answer, found.answer) == (Answer.REFUSED, Answer.ACCEPTED)
     assert "customer cus_a names no connected account: let the query return `acct_.../cus_...`" in (
         lost.reason or ""
@@ -204,7 +178,9 @@ def test_an_account_that_is_gone_refuses_its_own_events(
     sandbox: RunningSandbox, make_sink: MakeSink, way: str
 ) -> None:
     """The reason names the account and what to do; the others are billed."""
-    gone, good = send(make_sink(sandbox.url, transport=way), usage("acct_gone/cus_a"), usage("acct_1/cus_a"))
+    gone, good = judged(
+        make_sink(sandbox.url, transport=way), usage("acct_gone/cus_a"), usage("acct_1/cus_a")
+    )
     assert (gone.answer, good.answer) == (Answer.REFUSED, Answer.ACCEPTED)
     assert "acct_gone cannot be used" in (gone.reason or "")
     assert "Let its owner connect it again" in (gone.reason or "")
@@ -221,8 +197,8 @@ def test_an_account_is_looked_at_once_before_its_first_event(server: Server, mak
         "the key, which is all there is to look at"
     )
     server.asked.clear()
-    send(sink, *(usage(f"acct_{number % 2}/cus_{number}") for number in range(20)))
-    send(sink, usage("acct_0/cus_1", "in"))
+    judged(sink, *(usage(f"acct_{number % 2}/cus_{number}") for number in range(20)))
+    judged(sink, usage("acct_0/cus_1", meter="in"))
     looks = server.to("/v1/billing/meters")
     assert sorted(filter(None, accounts(looks))) == ["acct_0", "acct_1"]
     for account in ("acct_0", "acct_1"):
@@ -251,7 +227,7 @@ def test_who_may_no_longer_leave_after_the_look_does_not(
 def test_a_batch_of_lost_customers_leaves_nothing_behind(server: Server, make_sink: MakeSink) -> None:
     """Nothing of it is ever in hand."""
     sink = make_sink(server.url)
-    assert [verdict.answer for verdict in send(sink, usage("cus_a"), usage("cus_b"))] == [Answer.REFUSED] * 2
+    assert send(sink, usage("cus_a"), usage("cus_b")) == [Answer.REFUSED] * 2
     assert sink._line.now is not None
     assert sink._line.now.dispatcher._batches == set()
 
@@ -271,17 +247,17 @@ def test_a_meter_that_does_not_fit_refuses_its_own_events_in_its_account(
 
     server.answer = answer
     sink = make_sink(server.url, monotonic=lambda: now[0])
-    events = [usage("acct_1/cus_a"), usage("acct_2/cus_a"), usage("acct_2/cus_a", "in")]
-    fits, bad, other = send(sink, *events)
+    events = [usage("acct_1/cus_a"), usage("acct_2/cus_a"), usage("acct_2/cus_a", meter="in")]
+    fits, bad, other = judged(sink, *events)
     assert (fits.answer, bad.answer, other.answer) == (Answer.ACCEPTED, Answer.REFUSED, Answer.ACCEPTED)
     assert (bad.reason or "").startswith(
         "acct_2: Meter api: the Stripe meter with event name api_requests has"
     )
     assert "a configuration with `stripe_account: acct_2`" in (bad.reason or "")
     mended.append(True)
-    assert send(sink, events[1])[0].answer is Answer.REFUSED
+    assert send(sink, events[1]) == [Answer.REFUSED]
     now[0] = 61.0
-    assert send(sink, events[1])[0].answer is Answer.ACCEPTED
+    assert send(sink, events[1]) == [Answer.ACCEPTED]
 
 
 @pytest.mark.parametrize("told", [refusal(500), refusal(429), refusal(403, "Not allowed.")])
@@ -292,7 +268,7 @@ def test_an_account_that_cannot_be_looked_at_waits(server: Server, make_sink: Ma
         if asked.path == "/v1/billing/meters" and asked.headers.get("stripe-account") == "acct_2"
         else a_meter(asked)
     )
-    good, waits = send(make_sink(server.url), usage("acct_1/cus_a"), usage("acct_2/cus_a"))
+    good, waits = judged(make_sink(server.url), usage("acct_1/cus_a"), usage("acct_2/cus_a"))
     assert (good.answer, waits.answer) == (Answer.ACCEPTED, Answer.BUSY)
     assert accounts(server.to(EVENTS_V1)) == ["acct_1"]
 
@@ -315,9 +291,7 @@ def test_an_account_that_hangs_takes_no_place_from_others(
     waiting = threading.Thread(target=send, args=(sink, *hanging))
     waiting.start()
     try:
-        assert [v.answer for v in send(sink, *(usage(f"acct_1/cus_{n}") for n in range(20)))] == [
-            Answer.ACCEPTED
-        ] * 20
+        assert send(sink, *(usage(f"acct_1/cus_{n}") for n in range(20))) == [Answer.ACCEPTED] * 20
     finally:
         released.set()
         waiting.join()
@@ -332,7 +306,7 @@ def test_an_account_that_cannot_be_looked_at_is_asked_once_a_second(
     sink = make_sink(server.url, monotonic=lambda: now[0])
     for seconds, looks in ((0.0, 1), (0.5, 1), (1.5, 2)):
         now[0] = seconds
-        verdicts = send(sink, *(usage(f"acct_1/cus_{number}") for number in range(20)))
+        verdicts = judged(sink, *(usage(f"acct_1/cus_{number}") for number in range(20)))
         assert {verdict.answer for verdict in verdicts} == {Answer.BUSY}
         assert len(server.to("/v1/billing/meters")) == looks
 
@@ -344,7 +318,7 @@ def test_meters_that_make_no_sense_are_that_accounts_trouble(server: Server, mak
         if asked.path == "/v1/billing/meters" and asked.headers["stripe-account"] == "acct_2"
         else a_meter(asked)
     )
-    good, odd = send(make_sink(server.url), usage("acct_1/cus_a"), usage("acct_2/cus_a"))
+    good, odd = judged(make_sink(server.url), usage("acct_1/cus_a"), usage("acct_2/cus_a"))
     assert (good.answer, odd.answer) == (Answer.ACCEPTED, Answer.BUSY)
     assert "could not be read" in (odd.reason or "")
 
@@ -353,7 +327,7 @@ def test_a_key_that_is_refused_halts_whatever_account_was_named(server: Server, 
     """It is the platform's key."""
     server.answer = lambda asked: refusal(401, "Invalid API Key.")
     with pytest.raises(SinkHalted, match="does not accept the API key"):
-        send(make_sink(server.url), usage("acct_1/cus_a"))
+        judged(make_sink(server.url), usage("acct_1/cus_a"))
 
 
 def test_one_account_too_busy_slows_no_other_down(server: Server, make_sink: MakeSink) -> None:
@@ -364,7 +338,7 @@ def test_one_account_too_busy_slows_no_other_down(server: Server, make_sink: Mak
         else a_meter(asked)
     )
     sink = make_sink(server.url)
-    good, busy = send(sink, usage("acct_1/cus_a"), usage("acct_2/cus_a"))
+    good, busy = judged(sink, usage("acct_1/cus_a"), usage("acct_2/cus_a"))
     assert (good.answer, busy.answer) == (Answer.ACCEPTED, Answer.BUSY)
     assert sink._line.now is not None
     paces = sink._line.now.roads.paces()
@@ -376,7 +350,7 @@ def test_more_accounts_than_requests_in_flight(server: Server, make_sink: MakeSi
     """A road that has nothing to send keeps no other one from sending."""
     sink = make_sink(server.url, max_in_flight=2)
     for number in range(10):
-        assert send(sink, usage(f"acct_{number}/cus_a"))[0].answer is Answer.ACCEPTED
+        assert send(sink, usage(f"acct_{number}/cus_a")) == [Answer.ACCEPTED]
 
 
 @pytest.mark.parametrize(

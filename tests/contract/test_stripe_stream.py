@@ -2,18 +2,18 @@
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from decimal import Decimal
-from itertools import count
 from typing import Any
 
 import pytest
 
 from aggregator.clock import utcnow
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Event, EventId, Verdict, WriteModel
+from aggregator.model import Answer, Event, WriteModel
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.limits import Rates
+from tests.contract.events import about_to_leave, judged, send
 from tests.contract.scripted import (
     BROKEN,
     EVENTS_V1,
@@ -31,8 +31,6 @@ from tests.contract.scripted import (
 
 KEY = "sk_test_0123456789abcdefghij"
 AT = utcnow().replace(microsecond=0) - dt.timedelta(hours=1)
-
-numbers = count(1)
 
 EXPIRED = {"code": "billing_meter_event_session_expired", "type": "temporary_session_expired"}
 
@@ -71,38 +69,8 @@ def make_sink(server: Server) -> Iterator[MakeSink]:
 
 def usage(customer: str | None = None, **changed: Any) -> Event:
     """An event that is about to be sent for the first time, of a customer of its own unless told otherwise."""
-    number = next(numbers)
-    event = Event(
-        id=EventId(number),
-        meter="api",
-        customer=customer or f"cus_{number}",
-        window_start=AT.replace(minute=0, second=0),
-        revision=0,
-        delta=Decimal(1),
-        total=Decimal(1),
-        at=AT,
-        identifier=f"agg_{number:040x}",
-        attempts=1,
-        exposed_at=None,
-    )
-    return event._replace(**changed)
-
-
-def always() -> bool:
-    """Nothing stands in the way of leaving."""
-    return True
-
-
-def send(sink: StripeSink, events: Sequence[Event], may_leave: Callable[[], bool] = always) -> list[Verdict]:
-    """Send events and return the verdicts in their order."""
-    verdicts = {verdict.event: verdict for verdict in sink.send(events, may_leave)}
-    assert verdicts.keys() == {event.id for event in events}
-    return [verdicts[event.id] for event in events]
-
-
-def answers(sink: StripeSink, events: Sequence[Event]) -> list[Answer]:
-    """Send events and return the answers in their order."""
-    return [verdict.answer for verdict in send(sink, events)]
+    event = about_to_leave(AT.replace(minute=0, second=0))._replace(at=AT)
+    return event._replace(customer=customer or f"cus_{event.id}", **changed)
 
 
 # -- what goes over the wire ----------------------------------------------------------------------
@@ -111,7 +79,7 @@ def answers(sink: StripeSink, events: Sequence[Event]) -> list[Answer]:
 def test_version_2_over_the_wire(server: Server, make_sink: MakeSink) -> None:
     """Instants in RFC 3339 of whole seconds, every value a text."""
     event = usage("cus_7", delta=Decimal("1E+3"), at=AT.replace(microsecond=999_999))
-    assert answers(make_sink("v2"), [event]) == [Answer.ACCEPTED]
+    assert send(make_sink("v2"), event) == [Answer.ACCEPTED]
     (asked,) = server.asked
     assert asked.path == EVENTS_V2
     assert asked.body == {
@@ -126,7 +94,7 @@ def test_version_2_over_the_wire(server: Server, make_sink: MakeSink) -> None:
 def test_the_stream_over_the_wire(server: Server, make_sink: MakeSink) -> None:
     """A session by the key, then the events under the session's token; everything goes to `api_base`."""
     events = [usage(), usage()]
-    verdicts = send(make_sink(), events)
+    verdicts = judged(make_sink(), *events)
     assert [(each.answer, each.request_id) for each in verdicts] == [(Answer.ACCEPTED, "req_script")] * 2
     opening, stream = server.asked
     assert (opening.path, opening.headers["authorization"]) == (SESSION, f"Bearer {KEY}")
@@ -149,7 +117,7 @@ def test_where_events_replace_each_other_the_stream_says_the_total(
     sink = make_sink(meters={"api": meter})
     assert sink.limits_for("api").write_model is WriteModel.OVERWRITE
     assert not sink.limits_for("api").answers
-    send(sink, [usage(delta=Decimal(2), total=Decimal(9))])
+    judged(sink, usage(delta=Decimal(2), total=Decimal(9)))
     assert server.to(STREAM)[0].body["events"][0]["payload"]["value"] == "9"
 
 
@@ -171,7 +139,7 @@ def test_a_request_holds_a_hundred_and_no_customer_is_in_two(server: Server, mak
 
     server.answer = watch
     events = [usage(f"cus_{number % 150}") for number in range(450)]
-    assert answers(make_sink(), events) == [Answer.ACCEPTED] * 450
+    assert send(make_sink(), *events) == [Answer.ACCEPTED] * 450
     assert met == []
     sizes = [len(asked.identifiers) for asked in server.to(STREAM)]
     assert max(sizes) == 100
@@ -188,7 +156,7 @@ def test_a_customers_events_go_together_in_their_order(
     """Of one customer one request is in flight, with all that waits; where the last number counts, with one event of it."""
     sink = make_sink(meters={"api": StripeMeter(event_name="api_requests", formula=formula)})  # type: ignore[arg-type]
     theirs, others = [usage("cus_1") for _ in range(4)], [usage()]
-    assert answers(sink, [*theirs, *others]) == [Answer.ACCEPTED] * 5
+    assert send(sink, *theirs, *others) == [Answer.ACCEPTED] * 5
     asked = [each.identifiers for each in server.to(STREAM)]
     names = [event.identifier for event in theirs]
     assert [name for each in asked for name in each if name in names] == names
@@ -202,8 +170,8 @@ def test_a_customers_events_go_together_in_their_order(
 def test_one_session_serves_many_requests(server: Server, make_sink: MakeSink) -> None:
     """However many wait for the first one."""
     sink = make_sink()
-    answers(sink, [usage() for _ in range(1_000)])
-    answers(sink, [usage()])
+    send(sink, *(usage() for _ in range(1_000)))
+    send(sink, usage())
     assert len(server.to(SESSION)) == 1
 
 
@@ -213,7 +181,7 @@ def test_a_session_is_renewed_before_it_ends(server: Server, make_sink: MakeSink
     sink = make_sink(monotonic=lambda: now[0])
     for minutes, sessions in ((0, 1), (12, 1), (13.5, 2), (20, 2), (27, 3)):
         now[0] = minutes * 60.0
-        assert answers(sink, [usage()]) == [Answer.ACCEPTED]
+        assert send(sink, usage()) == [Answer.ACCEPTED]
         assert server.sessions == sessions
 
 
@@ -227,7 +195,7 @@ def test_a_short_session_is_used_all_the_same(server: Server, make_sink: MakeSin
     sink = make_sink(monotonic=lambda: now[0])
     for seconds, asked in ((0.0, 1), (40.0, 1), (50.0, 2)):
         now[0] = seconds
-        assert answers(sink, [usage()]) == [Answer.ACCEPTED]
+        assert send(sink, usage()) == [Answer.ACCEPTED]
         assert len(server.to(SESSION)) == asked
 
 
@@ -235,12 +203,12 @@ def test_the_old_session_does_while_a_new_one_cannot_be_had(server: Server, make
     """It is renewed early so that a hiccup costs nothing."""
     now = [0.0]
     sink = make_sink(monotonic=lambda: now[0])
-    answers(sink, [usage()])
+    send(sink, usage())
     server.answer = lambda asked: refusal(503) if asked.path == SESSION else None
     now[0] = 14 * 60.0
-    assert answers(sink, [usage()]) == [Answer.ACCEPTED]
+    assert send(sink, usage()) == [Answer.ACCEPTED]
     now[0] = 16 * 60.0
-    assert answers(sink, [usage()]) == [Answer.BUSY]
+    assert send(sink, usage()) == [Answer.BUSY]
     assert len(server.to(STREAM)) == 2
 
 
@@ -259,7 +227,7 @@ def test_an_expired_session_is_renewed_and_the_same_request_made_again(
 ) -> None:
     """In every form that is known of it: nothing was taken, so nothing is exposed, and the bytes are the same."""
     server.answer = lambda asked: told if asked.headers["authorization"] == "Bearer token_1" else None
-    assert answers(make_sink(), [usage() for _ in range(3)]) == [Answer.ACCEPTED] * 3
+    assert send(make_sink(), *(usage() for _ in range(3))) == [Answer.ACCEPTED] * 3
     first, second = server.to(STREAM)
     assert first.body == second.body
     assert second.headers["authorization"] == "Bearer token_2"
@@ -268,7 +236,7 @@ def test_an_expired_session_is_renewed_and_the_same_request_made_again(
 def test_a_session_that_expires_at_once_is_no_reason_to_go_on(server: Server, make_sink: MakeSink) -> None:
     """After one renewal the events come again later; the sink goes on."""
     server.answer = lambda asked: refusal(401, **EXPIRED) if asked.path == STREAM else None
-    assert answers(make_sink(), [usage(), usage()]) == [Answer.BUSY] * 2
+    assert send(make_sink(), usage(), usage()) == [Answer.BUSY] * 2
     assert len(server.to(STREAM)) == 2
 
 
@@ -276,7 +244,7 @@ def test_a_token_that_is_never_accepted_halts(server: Server, make_sink: MakeSin
     """Refused as a key is, even under a new session: a person must look."""
     server.answer = lambda asked: refusal(401, "Who are you?") if asked.path == STREAM else None
     with pytest.raises(SinkHalted):
-        send(make_sink(), [usage()])
+        judged(make_sink(), usage())
 
 
 def test_who_may_no_longer_leave_after_a_renewal_does_not(server: Server, make_sink: MakeSink) -> None:
@@ -292,7 +260,7 @@ def test_who_may_no_longer_leave_after_a_renewal_does_not(server: Server, make_s
         return None
 
     server.answer = answer
-    (verdict,) = send(make_sink(), [usage()], may.is_set)
+    (verdict,) = judged(make_sink(), usage(), may_leave=may.is_set)
     assert verdict.answer is Answer.UNSENT
     assert len(server.to(STREAM)) == 1
 
@@ -304,7 +272,7 @@ def test_who_may_no_longer_leave_once_the_session_is_there_does_not(
     may = threading.Event()
     may.set()
     server.answer = lambda asked: may.clear()
-    (verdict,) = send(make_sink(), [usage()], may.is_set)
+    (verdict,) = judged(make_sink(), usage(), may_leave=may.is_set)
     assert verdict.answer is Answer.UNSENT
     assert server.to(STREAM) == []
 
@@ -315,7 +283,7 @@ def test_who_was_given_back_while_the_session_was_opened_does_not_leave(
     """Told to stop meanwhile: nothing begins that has not begun."""
     sink = make_sink()
     server.answer = lambda asked: sink.stop()
-    assert answers(sink, [usage()]) == [Answer.UNSENT]
+    assert send(sink, usage()) == [Answer.UNSENT]
     assert server.to(STREAM) == []
 
 
@@ -325,7 +293,7 @@ def test_who_was_given_back_while_the_session_was_opened_does_not_leave(
 def test_without_a_session_nothing_leaves(server: Server, make_sink: MakeSink, told: Told) -> None:
     """Whatever keeps it from coming: the events come again, and none is exposed."""
     server.answer = lambda asked: told if asked.path == SESSION else None
-    (verdict,) = send(make_sink(), [usage()])
+    (verdict,) = judged(make_sink(), usage())
     assert verdict.answer is Answer.BUSY
     assert "no session for the stream" in (verdict.reason or "")
     assert server.to(STREAM) == []
@@ -338,7 +306,7 @@ def test_a_session_that_cannot_be_had_is_asked_for_once_a_second(server: Server,
     sink = make_sink(monotonic=lambda: now[0])
     for seconds, asked in ((0.0, 1), (0.5, 1), (1.5, 2)):
         now[0] = seconds
-        assert answers(sink, [usage() for _ in range(500)]) == [Answer.BUSY] * 500
+        assert send(sink, *(usage() for _ in range(500))) == [Answer.BUSY] * 500
         assert len(server.to(SESSION)) == asked
 
 
@@ -346,14 +314,14 @@ def test_a_key_that_may_not_open_sessions_halts(server: Server, make_sink: MakeS
     """As it does for any other call."""
     server.answer = lambda asked: refusal(401, "Invalid API Key.") if asked.path == SESSION else None
     with pytest.raises(SinkHalted, match="does not accept the API key"):
-        send(make_sink(), [usage()])
+        judged(make_sink(), usage())
 
 
 def test_a_session_of_the_other_mode_halts(server: Server, make_sink: MakeSink) -> None:
     """Before a single event has left."""
     server.answer = lambda asked: session("token", livemode=True) if asked.path == SESSION else None
     with pytest.raises(SinkHalted, match="is set to test mode, but Stripe records its events in live mode"):
-        send(make_sink(), [usage()])
+        judged(make_sink(), usage())
     assert server.to(STREAM) == []
 
 
@@ -378,7 +346,7 @@ def test_a_request_without_a_word_on_its_events(
 ) -> None:
     """What it is told holds for all of them, and it is made once."""
     server.answer = lambda asked: told if asked.path == STREAM else None
-    assert answers(make_sink(), [usage() for _ in range(5)]) == [answer] * 5
+    assert send(make_sink(), *(usage() for _ in range(5))) == [answer] * 5
     assert len(server.to(STREAM)) == 1
 
 
@@ -396,7 +364,7 @@ def test_only_the_one_to_blame_is_refused(server: Server, make_sink: MakeSink, p
         )
 
     server.answer = answer
-    verdicts = send(make_sink(), events)
+    verdicts = judged(make_sink(), *events)
     assert verdicts[place].answer is Answer.REFUSED
     assert "Bad value" in (verdicts[place].reason or "")
     assert {each.answer for n, each in enumerate(verdicts) if n != place} == {Answer.ACCEPTED}
@@ -419,13 +387,13 @@ def test_a_known_identifier_among_many_does_not_hold_up_the_rest(server: Server,
         if asked.path == STREAM and known in asked.identifiers
         else None
     )
-    assert answers(make_sink(), events) == [Answer.ACCEPTED] * 4
+    assert send(make_sink(), *events) == [Answer.ACCEPTED] * 4
 
 
 def test_a_known_identifier_alone_was_put_there_by_somebody_else(server: Server, make_sink: MakeSink) -> None:
     """No request before it can have brought it."""
     server.answer = lambda asked: refusal(400, code="duplicate_meter_event") if asked.path == STREAM else None
-    assert answers(make_sink(), [usage()]) == [Answer.DUPLICATE]
+    assert send(make_sink(), usage()) == [Answer.DUPLICATE]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
@@ -447,7 +415,7 @@ def test_a_refused_request_may_keep_its_other_events(server: Server, make_sink: 
     server.answer = answer
     expected = [Answer.ACCEPTED] * 4
     expected[place] = Answer.REFUSED
-    assert answers(make_sink(), events) == expected
+    assert send(make_sink(), *events) == expected
 
 
 def test_who_was_in_a_refused_request_and_not_sent_again_may_have_been_taken(
@@ -464,7 +432,7 @@ def test_who_was_in_a_refused_request_and_not_sent_again_may_have_been_taken(
         return refusal(429)
 
     server.answer = answer
-    assert answers(sink, [usage(), usage()]) == [Answer.UNKNOWN] * 2
+    assert send(sink, usage(), usage()) == [Answer.UNKNOWN] * 2
 
 
 def test_a_token_in_an_answer_is_not_repeated(server: Server, make_sink: MakeSink) -> None:
@@ -474,7 +442,7 @@ def test_a_token_in_an_answer_is_not_repeated(server: Server, make_sink: MakeSin
         if asked.path == STREAM
         else None
     )
-    (verdict,) = send(make_sink(), [usage()])
+    (verdict,) = judged(make_sink(), usage())
     assert verdict.answer is Answer.REFUSED
     assert "token_1" not in str(verdict)
 
@@ -497,7 +465,7 @@ def test_a_token_in_an_answer_is_not_repeated(server: Server, make_sink: MakeSin
 def test_the_errors_of_version_2(server: Server, make_sink: MakeSink, told: Told, answer: Answer) -> None:
     """Its table, though an error there may have a code and a message and nothing else."""
     server.answer = lambda asked: told
-    assert answers(make_sink("v2"), [usage()]) == [answer]
+    assert send(make_sink("v2"), usage()) == [answer]
 
 
 # -- which way ------------------------------------------------------------------------------------
@@ -510,7 +478,7 @@ def test_what_may_have_arrived_one_way_goes_the_same_way_again(
 ) -> None:
     """Whatever the sink is set to meanwhile: no two ways are known to remember an identifier together."""
     event = usage(exposed_at=utcnow(), attempts=2, way=way)
-    assert answers(make_sink(transport), [event]) == [Answer.ACCEPTED]
+    assert send(make_sink(transport), event) == [Answer.ACCEPTED]
     assert [asked.path for asked in server.asked if asked.path != SESSION] == [path]
 
 
@@ -518,7 +486,7 @@ def test_what_was_sent_before_ways_were_recorded_went_by_version_1(
     server: Server, make_sink: MakeSink
 ) -> None:
     """There was no other."""
-    answers(make_sink(), [usage(exposed_at=utcnow(), attempts=2)])
+    send(make_sink(), usage(exposed_at=utcnow(), attempts=2))
     assert [asked.path for asked in server.asked] == [EVENTS_V1]
 
 
@@ -535,10 +503,10 @@ def test_both_ways_at_once_keep_a_customers_events_apart(server: Server, make_si
     server.answer = answer
     sink = make_sink("auto")
     called, streamed = usage("cus_1", way="v1"), usage("cus_1", way="stream")
-    sending = threading.Thread(target=send, args=(sink, [called, streamed]))
+    sending = threading.Thread(target=send, args=(sink, called, streamed))
     sending.start()
     assert arrived.wait(SECONDS)
-    assert answers(sink, [usage(way="stream")]) == [Answer.ACCEPTED]
+    assert send(sink, usage(way="stream")) == [Answer.ACCEPTED]
     assert streamed.identifier not in [name for asked in server.to(STREAM) for name in asked.identifiers]
     first.set()
     sending.join()

@@ -32,6 +32,7 @@ from aggregator.model import Answer, Bounds, Event, Outcome, Span, State, Writte
 from aggregator.reconciliation import Reconciliation
 from aggregator.windows import floor
 from aggregator.wiring import build
+from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, World
 
 SKEW = MINUTE
@@ -319,21 +320,6 @@ def test_a_ledger_whose_clock_goes_on_is_not_called_set_back(today: Today) -> No
     assert today.stamps("due_at") == due
 
 
-CONFIG = """
-ledger: {{url: '{url}'}}
-state_dir: '{place}'
-sources: {{app: {{url: 'sqlite:///{place}/app.db'}}}}
-sinks: {{folder: {{type: directory, directory: '{place}/folder'}}}}
-meters:
-  api_requests:
-    source: app
-    sinks: [folder]
-    window: 1h
-    start_at: {start:%Y-%m-%dT%H:%MZ}
-    query: select customer, quantity, at from usage where at >= :start and at < :end
-"""
-
-
 @pytest.fixture
 def configured(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration with something to bill, on the tests' own server, which is fast because it is not durable."""
@@ -344,9 +330,15 @@ def configured(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         app.execute("insert into usage values ('cus_1', 7, ?)", [f"{start + MINUTE:%Y-%m-%d %H:%M:%S}"])
         app.commit()
     (tmp_path / "folder").mkdir()
-    path = tmp_path / "aggregator.yaml"
-    path.write_text(CONFIG.format(url=ledger_url, place=tmp_path, start=start))
-    return path
+    return written(
+        tmp_path,
+        ledger_url,
+        f"type: directory, directory: '{tmp_path}/folder'",
+        name="folder",
+        app=f"sqlite:///{tmp_path}/app.db",
+        start=f"{start:%Y-%m-%dT%H:%MZ}",
+        query="select customer, quantity, at from usage where at >= :start and at < :end",
+    )
 
 
 @pytest.mark.parametrize("ahead", WRONG)

@@ -18,6 +18,7 @@ from aggregator.ledger.parked import Choice, ParkedEvents
 from aggregator.ledger.rejections import refuse_missing
 from aggregator.model import Answer, ClaimId, EventId, Outcome, Rejection, Report, Span, State
 from aggregator.proof import Excerpt, Finding, Ruling, Standing
+from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 SECOND = dt.timedelta(seconds=1)
@@ -436,30 +437,13 @@ def test_a_claim_is_settled_by_its_owner_only(owing: World) -> None:
 LATER = START + 100 * HOUR
 """When the commands are called."""
 
-CONFIG = """
-ledger:
-  url: {url}
-sources:
-  app: {{url: "sqlite:////nowhere"}}
-sinks:
-  fake: {{type: stripe, api_key: rk_test_1, mode: test}}
-meters:
-  api_requests:
-    source: app
-    sinks: [fake]
-    window: 1h
-    start_at: 2026-11-01T00:00Z
-    query: select customer, 1 as quantity from use where at >= :start and at < :end
-"""
-
 
 @pytest.fixture
 def call(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run `aggregator events` with some arguments, on the tests' own server, which is fast because it is not durable."""
     monkeypatch.setattr("aggregator.wiring.unfit", lambda database: [])
     monkeypatch.setattr(Database, "now", lambda self: LATER)
-    path = tmp_path / "aggregator.yaml"
-    path.write_text(CONFIG.format(url=ledger_url))
+    path = written(tmp_path, ledger_url, "type: stripe, api_key: rk_test_1, mode: test", name="fake")
 
     def run(*arguments: object) -> Result:
         return CliRunner().invoke(events, [*map(str, arguments), "--config", str(path)])

@@ -201,15 +201,21 @@ def test_a_window_that_replaces_ends_at_its_newest_number(
     world.check_balance()
 
 
-def test_a_correction_held_behind_a_rejected_file_goes_with_it(database: Database, tmp_path: Path) -> None:
-    """It was made for what the file held: released, the window is planned as the source says, once and for good."""
+def lowered(database: Database, directory: Path) -> FileWorld:
+    """A world that has written 5 units to a file and holds a correction back to 3."""
     world = FileWorld(
-        database, tmp_path / "files", meter=replace(METER, decreases=Decreases.HOLD, shrink_guard=Decimal(1))
+        database, directory / "files", meter=replace(METER, decreases=Decreases.HOLD, shrink_guard=Decimal(1))
     )
     world.owe("cus_0", quantity=5)
     world.write()
     world.source.uses.pop()
     world.owe("cus_0", quantity=3)
+    return world
+
+
+def test_a_correction_held_behind_a_rejected_file_goes_with_it(database: Database, tmp_path: Path) -> None:
+    """It was made for what the file held: released, the window is planned as the source says, once and for good."""
+    world = lowered(database, tmp_path)
     assert world.states() == {"accepted": 1, "held": 1}
     first = newest(world)
     reject(world, first)
@@ -227,13 +233,7 @@ def test_a_correction_held_behind_a_rejected_file_goes_with_it(database: Databas
 
 def test_a_correction_that_changes_does_not_loop(database: Database, tmp_path: Path) -> None:
     """A held correction that is replaced, behind what was rejected and not released, is planned once, not in each pass."""
-    world = FileWorld(
-        database, tmp_path / "files", meter=replace(METER, decreases=Decreases.HOLD, shrink_guard=Decimal(1))
-    )
-    world.owe("cus_0", quantity=5)
-    world.write()
-    world.source.uses.pop()
-    world.owe("cus_0", quantity=3)
+    world = lowered(database, tmp_path)
     first = newest(world)
     reject(world, first)
     world.owe("cus_0", quantity=1)

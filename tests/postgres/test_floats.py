@@ -60,6 +60,15 @@ def table(kind: str, rows: str) -> str:
     """
 
 
+def begun(make: Make, run: Run, kind: str, rows: str, decimals: int = 0) -> World:
+    """A daemon that has read rows with amounts of a kind for the first time."""
+    run(table(kind, rows))
+    world = make(decimals=decimals)
+    world.at(2)
+    world.collect()
+    return world
+
+
 MIXED = """
 select 'cus_' || c, i * interval '1 second', (1 + (c * 7919 + i * 104729) % 1000) * 10.0 ^ ((c + i) % 9 - 6)
   from generate_series(1, 60) c, generate_series(0, 7000, 37) i
@@ -92,10 +101,7 @@ def test_the_order_of_rows_changes_no_bill(make: Make, run: Run, query: str, dec
 @pytest.mark.parametrize("kind", ["double precision", "real"])
 def test_tenths_add_up_to_wholes(make: Make, run: Run, kind: str) -> None:
     """Ten times 0.1 is one, twenty times is two, and so on, however the database comes to add them up."""
-    run(table(kind, TENTHS))
-    world = make()
-    world.at(2)
-    world.collect()
+    world = begun(make, run, kind, TENTHS)
     world.deliver()
     assert {c: world.booked(f"cus_{c}") for c in range(1, 201)} == {c: c // 10 for c in range(1, 201)}
     world.check_balance()
@@ -118,10 +124,7 @@ def test_tenths_add_up_over_windows(make: Make, run: Run) -> None:
 
 def test_little_usage_is_not_lost_in_noise(make: Make, run: Run) -> None:
     """A large sum that grows by less than noise with every pass is billed once it has grown by more."""
-    run(table("double precision", "select 'cus_a', interval '1 minute', 1e12::float8"))
-    world = make()
-    world.at(2)
-    world.collect()
+    world = begun(make, run, "double precision", "select 'cus_a', interval '1 minute', 1e12::float8")
     for step in range(1, 31):
         run("update usage set amount = amount + 0.1")
         world.deliver()
@@ -135,10 +138,7 @@ def test_little_usage_is_not_lost_in_noise(make: Make, run: Run) -> None:
 
 def test_what_is_seen_at_the_decimals_is_billed(make: Make, run: Run) -> None:
     """A change that the meter's decimals show is no noise, however small beside the sum."""
-    run(table("double precision", "select 'cus_a', interval '1 minute', 1234567.123456"))
-    world = make(decimals=6)
-    world.at(2)
-    world.collect()
+    world = begun(make, run, "double precision", "select 'cus_a', interval '1 minute', 1234567.123456", 6)
     world.deliver()
     run("update usage set amount = 1234567.123457")
     world.backfill(TWO)
@@ -148,10 +148,7 @@ def test_what_is_seen_at_the_decimals_is_billed(make: Make, run: Run) -> None:
 
 def test_noise_beside_the_last_digit_neither_corrects_nor_holds(make: Make, run: Run) -> None:
     """A unit up or down in the fifteenth digit is nothing that a meter of whole units, or of three decimals, bills."""
-    run(table("double precision", "select 'cus_a', interval '1 minute', 123456789.123457"))
-    world = make(decimals=3)
-    world.at(2)
-    world.collect()
+    world = begun(make, run, "double precision", "select 'cus_a', interval '1 minute', 123456789.123457", 3)
     for amount in ("123456789.123456", "123456789.123458", "123456789.1234571"):
         run(f"update usage set amount = {amount}")
         again = world.backfill(TWO)
@@ -201,10 +198,7 @@ def test_sqlite_sums_floats_as_well(make: Make, tmp_path: Path) -> None:
 
 def test_exact_numbers_are_compared_exactly(make: Make, run: Run) -> None:
     """A numeric differs by whatever it differs: tolerance is for floats."""
-    run(table("numeric", "select 'cus_a', interval '1 minute', 1000000000000"))
-    world = make(decimals=6)
-    world.at(2)
-    world.collect()
+    world = begun(make, run, "numeric", "select 'cus_a', interval '1 minute', 1000000000000", 6)
     world.deliver()
     run("update usage set amount = amount + 0.000001")
     assert world.backfill(TWO).changed == 1

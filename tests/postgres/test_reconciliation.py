@@ -124,6 +124,14 @@ def report(world: World, *identifiers: str, rejected: int | None = None, name: s
     return Report(name, METER.name, span, len(named) if rejected is None else rejected, named)
 
 
+def about_to_look(world: World) -> Reconciliation:
+    """Return what was told of one rejection that it does not know, when it is time to read the sink back for it."""
+    reading = reconciliation(world)
+    reading.take(report(world, rejected=1)._replace(span=Span(world.now, world.now + 10 * SECOND)), world.now)
+    world.now += 27 * HOUR
+    return reading
+
+
 def identifier_of(world: World, customer: str) -> str:
     """Return the identifier of a customer's first event."""
     name: str = world.rows(
@@ -601,9 +609,7 @@ def test_a_read_back_waits_for_what_is_on_its_way(database: Database, sink: Sink
     world.at(1)
     world.collect()
     world.deliver()
-    reading = reconciliation(world)
-    reading.take(report(world, rejected=1)._replace(span=Span(world.now, world.now + 10 * SECOND)), world.now)
-    world.now += 27 * HOUR
+    reading = about_to_look(world)
     world.source.use("cus_a", START, 2)
     world.collect()
     assert (reading.run_once(world.now).waiting, sink.asked) == (1, [])
@@ -616,9 +622,7 @@ def test_a_read_back_waits_for_what_is_on_its_way(database: Database, sink: Sink
 def test_a_read_back_survives_a_sink_that_does_not_answer(owing: World, sink: Sink) -> None:
     """What was looked at stays settled; the rest is looked at in a later round, or after a restart."""
     owing.deliver()
-    reading = reconciliation(owing)
-    reading.take(report(owing, rejected=1)._replace(span=Span(owing.now, owing.now + 10 * SECOND)), owing.now)
-    owing.now += 27 * HOUR
+    reading = about_to_look(owing)
 
     def fail(customer: str) -> None:
         if customer == "cus_1":
@@ -686,9 +690,7 @@ def test_a_read_back_is_not_taken_for_done_while_a_figure_is_missing(
     """A figure that cannot be had, or written down, is asked for again: an absent event must not stay accepted (B5)."""
     owing.deliver()
     sink.rejected.add(identifier_of(owing, "cus_1"))
-    reading = reconciliation(owing)
-    reading.take(report(owing, rejected=1)._replace(span=Span(owing.now, owing.now + 10 * SECOND)), owing.now)
-    owing.now += 27 * HOUR
+    reading = about_to_look(owing)
 
     def fail(customer: str) -> None:
         if customer == "cus_1":

@@ -18,21 +18,9 @@ from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, runnin
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks import Sink
 from aggregator.wiring import App, build
+from tests.postgres.configured import written
 
 OLD, NEW, LIVE = "sk_test_before", "sk_test_after", "sk_live_after"
-
-CONFIG = """
-ledger: {{url: '{url}'}}
-sources: {{app: {{url: 'sqlite:////nowhere'}}}}
-sinks: {{it: {{{sink}}}}}
-meters:
-  api_requests:
-    source: app
-    sinks: [it]
-    window: 1h
-    start_at: 2026-11-01T00:00Z
-    query: select customer, 1 as quantity from use where at >= :start and at < :end
-"""
 
 STRIPE = "type: stripe, api_key_file: key, mode: test, api_base: '{url}'"
 METRONOME = "type: metronome, api_key_file: key, quantity_encoding: text, api_base: '{url}'"
@@ -63,9 +51,7 @@ class Place:
 
     def app(self, sink: str) -> AbstractContextManager[App]:
         """Put everything together with this sink."""
-        path = self.directory / "aggregator.yaml"
-        path.write_text(CONFIG.format(url=self._ledger_url, sink=sink))
-        return build(load(path, {}))
+        return build(load(written(self.directory, self._ledger_url, sink), {}))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.waits import Phase, Underway
 from aggregator.watching import Watching
+from tests.postgres.configured import written
 from tests.postgres.servers import home, server, standby
 from tests.postgres.world import MINUTE
 
@@ -28,20 +29,6 @@ pytestmark = pytest.mark.xdist_group("slow_ledger")
 
 LONG_SECONDS = 60.0
 """Far longer than anything takes here that takes place at all."""
-
-CONFIG = """
-ledger: {{url: '{url}'}}
-state_dir: '{place}'
-sources: {{app: {{url: 'sqlite:////nowhere'}}}}
-sinks: {{folder: {{type: directory, directory: '{place}/folder'}}}}
-meters:
-  api_requests:
-    source: app
-    sinks: [folder]
-    window: 1h
-    start_at: 2026-11-01T00:00Z
-    query: select customer, 1 as quantity from use where at >= :start and at < :end
-"""
 
 
 class Pair(NamedTuple):
@@ -168,8 +155,7 @@ def test_another_process_shows_what_waits(
     """`status` and `check` see the sessions of ours that wait in the ledger, whoever's they are."""
     monkeypatch.setattr("aggregator.wiring.unfit", lambda opened: [])
     assert committing.is_alive()
-    path = tmp_path / "aggregator.yaml"
-    path.write_text(CONFIG.format(url=pair.primary.url(), place=tmp_path))
+    path = written(tmp_path, pair.primary.url(), f"type: directory, directory: '{tmp_path}/folder'")
     shown = CliRunner().invoke(cli, [command, "--config", str(path), "--json"])
     assert "SyncRep" in shown.output
     assert '"aggregator"' in shown.output or "aggregator has waited" in shown.output

@@ -2,59 +2,56 @@
 
 import datetime as dt
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import psycopg
 import pytest
 
 from aggregator import barrier
 from aggregator.cli.check import _role
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import QueryRejected
 from aggregator.model import Fence, Span
 from aggregator.source import Source
 from aggregator.source.transactions import REPLAY_MARGIN
-from tests.postgres.servers import as_role, home, server, standby
+from tests.postgres.replication import (
+    HEARTBEAT,
+    Connection,
+    Pair,
+    administered,
+    at_work,
+    caught_up,
+    paused,
+    replicated,
+)
+from tests.postgres.servers import as_role
 
 pytestmark = pytest.mark.xdist_group("transactions")
 
 HOUR = dt.timedelta(hours=1)
-HEARTBEAT = "select max(beat_at) from heartbeat"
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
+def pair() -> Iterator[Pair]:
     """A primary, and a standby that streams from it."""
-    with home() as directory, server(directory / "primary") as primary:
-        with psycopg.connect(primary.url(), autocommit=True) as connection:
-            connection.execute("create table heartbeat (beat_at timestamptz)")
-            connection.execute("create table usage (customer text, quantity int, used_at timestamptz)")
-            connection.execute("create role reader login")
-            connection.execute("grant select on usage, heartbeat to reader")
-        with standby(primary, directory / "standby") as follower:
-            yield primary, follower
+    with replicated() as pair:
+        yield pair
 
 
 @pytest.fixture
-def primary(pair: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> Iterator[Connection]:
-    """The application at work on the primary, with nothing left by another test."""
-    with psycopg.connect(pair[0].url(), autocommit=True) as connection:
-        connection.execute("truncate usage, heartbeat")
+def primary(pair: Pair) -> Iterator[Connection]:
+    """The application at work on the primary."""
+    with at_work(pair) as connection:
         yield connection
 
 
 @pytest.fixture
-def follower(pair: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> Iterator[Connection]:
-    """An administrator of the standby; replay goes on again when the test ends."""
-    with psycopg.connect(pair[1].url(), autocommit=True) as connection:
+def follower(pair: Pair) -> Iterator[Connection]:
+    """An administrator of the standby."""
+    with administered(pair) as connection:
         yield connection
-        connection.execute("select pg_wal_replay_resume()")
 
 
 @pytest.fixture
-def url(pair: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> str:
+def url(pair: Pair) -> str:
     """The standby, as the role we read with."""
     return as_role(pair[1].url(), "reader")
 
@@ -72,28 +69,6 @@ def beat(primary: Connection) -> dt.datetime:
     ).fetchall()
     assert isinstance(instant, dt.datetime)
     return instant
-
-
-def caught_up(primary: Connection, follower: Connection) -> None:
-    """Wait until the standby has replayed all that the primary has written so far."""
-    [(position,)] = primary.execute("select pg_current_wal_insert_lsn()").fetchall()
-    for _ in range(400):
-        if follower.execute("select pg_last_wal_replay_lsn() >= %s::pg_lsn", [position]).fetchall() == [
-            (True,)
-        ]:
-            return
-        follower.execute("select pg_sleep(0.05)")
-    raise AssertionError(f"the standby does not get to {position}")
-
-
-def paused(follower: Connection) -> None:
-    """Stop the replay, and wait until it stands."""
-    follower.execute("select pg_wal_replay_pause()")
-    for _ in range(400):
-        if follower.execute("select pg_get_wal_replay_pause_state()").fetchall() == [("paused",)]:
-            return
-        follower.execute("select pg_sleep(0.05)")
-    raise AssertionError("the replay does not pause")
 
 
 def use(primary: Connection, used_at: dt.datetime) -> None:
@@ -171,7 +146,7 @@ def test_without_a_heartbeat_yet_nothing_is_proven(
 
 
 def test_a_writer_on_the_primary_holds_back_on_the_standby(
-    pair: tuple[EmbeddedPostgres, EmbeddedPostgres], primary: Connection, follower: Connection, url: str
+    pair: Pair, primary: Connection, follower: Connection, url: str
 ) -> None:
     """Its id is known from the log, though it is the newest there is; who it is, only the primary knows (B6)."""
     with psycopg.connect(pair[0].url()) as writer:
@@ -189,7 +164,7 @@ def test_a_writer_on_the_primary_holds_back_on_the_standby(
 
 
 def test_the_newest_writer_on_the_primary_is_below_the_fence(
-    pair: tuple[EmbeddedPostgres, EmbeddedPostgres], primary: Connection, follower: Connection, url: str
+    pair: Pair, primary: Connection, follower: Connection, url: str
 ) -> None:
     """With nothing ended after it, the snapshot's xmax on the standby is its own id: that would be passed at once (B6)."""
     with psycopg.connect(pair[0].url()) as writer:
@@ -202,7 +177,7 @@ def test_the_newest_writer_on_the_primary_is_below_the_fence(
 
 
 def test_a_writer_that_the_standby_has_not_heard_of_is_waited_for(
-    pair: tuple[EmbeddedPostgres, EmbeddedPostgres], primary: Connection, follower: Connection, url: str
+    pair: Pair, primary: Connection, follower: Connection, url: str
 ) -> None:
     """A fence noted while the replay lags knows no id of what was written since: it counts for no later window (B6)."""
     beat(primary)
@@ -227,7 +202,7 @@ def test_a_writer_that_the_standby_has_not_heard_of_is_waited_for(
 
 
 def test_when_transactions_began_on_the_primary_is_not_seen(
-    pair: tuple[EmbeddedPostgres, EmbeddedPostgres], primary: Connection, follower: Connection
+    pair: Pair, primary: Connection, follower: Connection
 ) -> None:
     """Even a superuser sees the standby's own sessions only; that none is old there says nothing."""
     with psycopg.connect(pair[0].url()) as idle:
@@ -236,9 +211,7 @@ def test_when_transactions_began_on_the_primary_is_not_seen(
     assert (found.sees_starts, found.oldest_start) == (False, None)
 
 
-def test_freshness_is_heeded_on_a_primary(
-    pair: tuple[EmbeddedPostgres, EmbeddedPostgres], primary: Connection
-) -> None:
+def test_freshness_is_heeded_on_a_primary(pair: Pair, primary: Connection) -> None:
     """Its rows may come from elsewhere, so whoever names `freshness` is taken at his word; without it, nothing is asked."""
     assert fence(pair[0].url(), HEARTBEAT).fresh_until is None
     beat_at = beat(primary)

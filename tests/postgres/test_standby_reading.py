@@ -10,11 +10,21 @@ import psycopg
 import pytest
 
 from aggregator import windows
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database
 from aggregator.model import Decreases, Span
 from aggregator.source import Source
-from tests.postgres.servers import home, server, standby
+from tests.postgres.replication import (
+    HEARTBEAT,
+    Connection,
+    Pair,
+    administered,
+    at_work,
+    caught_up,
+    paused,
+    replicated,
+    until,
+)
+from tests.postgres.servers import home, server
 from tests.postgres.world import HOUR, METER, MINUTE, World
 
 pytestmark = [pytest.mark.xdist_group("transactions"), pytest.mark.direct]
@@ -23,51 +33,27 @@ QUERY = """
 select customer, sum(quantity) as quantity, max(used_at) as at, date_trunc('hour', used_at) as "window"
   from usage where used_at >= :start and used_at < :end group by 1, 4
 """
-HEARTBEAT = "select max(beat_at) from heartbeat"
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
+def pair() -> Iterator[Pair]:
     """A primary, and a standby that streams from it."""
-    with home() as directory, server(directory / "primary", wal_level="logical") as primary:
-        with psycopg.connect(primary.url(), autocommit=True) as connection:
-            connection.execute("create table heartbeat (beat_at timestamptz)")
-            connection.execute("create table usage (customer text, quantity int, used_at timestamptz)")
-        with standby(primary, directory / "standby") as follower:
-            yield primary, follower
+    with replicated(wal_level="logical") as pair:
+        yield pair
 
 
 @pytest.fixture
-def primary(servers: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> Iterator[Connection]:
-    """The application at work."""
-    with psycopg.connect(servers[0].url(), autocommit=True) as connection:
-        connection.execute("truncate usage, heartbeat")
+def primary(pair: Pair) -> Iterator[Connection]:
+    """The application at work on the primary."""
+    with at_work(pair) as connection:
         yield connection
 
 
 @pytest.fixture
-def follower(servers: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> Iterator[Connection]:
-    """An administrator of the standby; its replay goes on at the end."""
-    with psycopg.connect(servers[1].url(), autocommit=True) as connection:
+def follower(pair: Pair) -> Iterator[Connection]:
+    """An administrator of the standby."""
+    with administered(pair) as connection:
         yield connection
-        connection.execute("select pg_wal_replay_resume()")
-
-
-def until(connection: Connection, question: str, *values: object) -> None:
-    """Wait until the answer is yes."""
-    for _ in range(400):
-        if connection.execute(question, values).fetchone() == (True,):
-            return
-        connection.execute("select pg_sleep(0.05)")
-    raise AssertionError(question)
-
-
-def caught_up(primary: Connection, follower: Connection) -> None:
-    """Wait until the standby has replayed all that was written so far."""
-    [(position,)] = primary.execute("select pg_current_wal_insert_lsn()").fetchall()
-    until(follower, "select pg_last_wal_replay_lsn() >= %s::pg_lsn", position)
 
 
 def beat(primary: Connection) -> None:
@@ -99,7 +85,7 @@ def use(connection: Connection, world: World, hour: int, quantity: int) -> None:
 
 @pytest.mark.parametrize("freshness", [None, HEARTBEAT])
 def test_a_lagging_standby_lowers_no_bill_and_passes_no_window_over(
-    servers: tuple[EmbeddedPostgres, EmbeddedPostgres],
+    pair: Pair,
     primary: Connection,
     follower: Connection,
     database: Database,
@@ -108,9 +94,8 @@ def test_a_lagging_standby_lowers_no_bill_and_passes_no_window_over(
     """It answers in the primary's place: no revisit, no backfill and no first reading goes beyond what it has replayed."""
     beat(primary)
     caught_up(primary, follower)
-    follower.execute("select pg_wal_replay_pause()")
-    until(follower, "select pg_get_wal_replay_pause_state() = 'paused'")
-    before = world(database, servers[0].url(), None)
+    paused(follower)
+    before = world(database, pair[0].url(), None)
     for hour in range(3):
         use(primary, before, hour, 100)
     beat(primary)
@@ -118,7 +103,7 @@ def test_a_lagging_standby_lowers_no_bill_and_passes_no_window_over(
     before.deliver()
     assert before.booked("cus_a") == 300
 
-    after = world(database, servers[1].url(), freshness)
+    after = world(database, pair[1].url(), freshness)
     after.sinks = before.sinks
     span = Span(after.meter.start_at, after.meter.start_at + 3 * HOUR)
     for result in (after.collect(), after.backfill(span)):
@@ -138,7 +123,7 @@ def test_a_lagging_standby_lowers_no_bill_and_passes_no_window_over(
 
 
 def test_a_subscriber_is_read_up_to_its_heartbeat(
-    servers: tuple[EmbeddedPostgres, EmbeddedPostgres], primary: Connection, database: Database
+    pair: Pair, primary: Connection, database: Database
 ) -> None:
     """Logical replication shows nothing of a lag, and the subscriber is no standby: only `freshness` tells."""
     with (
@@ -149,7 +134,7 @@ def test_a_subscriber_is_read_up_to_its_heartbeat(
         copy.execute("create table heartbeat (beat_at timestamptz)")
         copy.execute("create table usage (customer text, quantity int, used_at timestamptz)")
         primary.execute("create publication app for table usage, heartbeat")
-        told = psycopg.conninfo.make_conninfo(servers[0].url())
+        told = psycopg.conninfo.make_conninfo(pair[0].url())
         copy.execute(f"create subscription app connection {psycopg.sql.quote(told)} publication app")
         try:
             until(copy, "select bool_and(srsubstate = 'r') from pg_subscription_rel")

@@ -419,8 +419,8 @@ def test_a_failing_sink_never_delays_the_other(database: Database, trouble: str)
     assert two.held(two.old) == two.held(two.new)
 
 
-def test_windows_that_a_sink_lacks_and_the_source_too_are_named(database: Database) -> None:
-    """A sink that is put back too late is told of, once in the log and always in the status, until they are given up."""
+def put_back_too_late(database: Database) -> Two:
+    """The old sink was away for the hours 2 to 8 and is back, when the source holds nothing from before the hour 6."""
     two = Two(database)
     for hour in range(10):
         two.source.use("cus_a", START + hour * HOUR, hour + 1)
@@ -429,6 +429,12 @@ def test_windows_that_a_sink_lacks_and_the_source_too_are_named(database: Databa
     two.round(8)
     two.meter = replace(METER, retained=START + 6 * HOUR)
     two.on()
+    return two
+
+
+def test_windows_that_a_sink_lacks_and_the_source_too_are_named(database: Database) -> None:
+    """A sink that is put back too late is told of, once in the log and always in the status, until they are given up."""
+    two = put_back_too_late(database)
     two.world.at(9, 5)
     [told] = two.world.collect().lost
     assert told == (
@@ -448,14 +454,7 @@ def test_windows_that_a_sink_lacks_and_the_source_too_are_named(database: Databa
 
 def test_windows_that_were_lost_are_billed_when_their_rows_are_back(database: Database) -> None:
     """The first remedy works too: with `data_retained_from` corrected, the next passes plan what was lacking."""
-    two = Two(database)
-    for hour in range(10):
-        two.source.use("cus_a", START + hour * HOUR, hour + 1)
-    two.round(2)
-    two.on(sinks=[two.new])
-    two.round(8)
-    two.meter = replace(METER, retained=START + 6 * HOUR)
-    two.on()
+    two = put_back_too_late(database)
     two.round(9)
     two.meter = METER
     two.on()

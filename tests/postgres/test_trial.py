@@ -324,13 +324,17 @@ def tried(
     return Trial(meter, source, seconds=seconds, elapsed=lambda: next(ticks), stripe=stripe).run(now)
 
 
+def named(url: str, query: str, kind: Kind, severity: Severity) -> None:
+    """Look that a trial has the finding that belongs to a query, of the right severity, and nothing graver beside it."""
+    found = tried(url, query)
+    assert [each.severity for each in found if each.kind is kind] == [severity], found
+    assert found[0].kind is kind, found
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_a_query_does_not_mean_is_named(shop_url: str, name: str) -> None:
     """Each has the finding that belongs to it, of the right severity, and nothing graver beside it."""
-    query, kind, severity = BAD[name]
-    found = tried(shop_url, query)
-    assert [each.severity for each in found if each.kind is kind] == [severity], found
-    assert found[0].kind is kind, found
+    named(shop_url, *BAD[name])
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -530,10 +534,7 @@ def lite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("name", LITE_BAD)
 def test_what_a_query_of_sqlite_does_not_mean_is_named(lite_url: str, name: str) -> None:
     """SQLite compares text, and takes a cast for a number: each has its finding."""
-    query, kind, severity = LITE_BAD[name]
-    found = tried(lite_url, query)
-    assert [each.severity for each in found if each.kind is kind] == [severity], found
-    assert found[0].kind is kind, found
+    named(lite_url, *LITE_BAD[name])
 
 
 @pytest.mark.parametrize("name", LITE_GOOD)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
@@ -417,20 +418,12 @@ def differing(used: Mapping[str, Decimal], billed: Mapping[str, Decimal]) -> str
     return f"{len(apart)} customer(s) differ: {dict(list(apart.items())[:5])}"
 
 
-class Load:
-    """Writes usage on a thread of its own: mostly into windows that were billed already, some into the newest.
+class Beside(ABC):
+    """Works on a thread of its own, beside what the `with` block does, until that ends or `stop` is called."""
 
-    Nothing lands in a minute that begins after `newest`, so that the last window can close while it still writes.
-    """
-
-    def __init__(self, world: World, *, customers: int, rows_per_second: int, newest: dt.datetime, seed: int):
-        self._world = world
-        self._customers = customers
-        self._rows_per_second = rows_per_second
-        self._newest = newest
-        self._random = Random(seed)
+    def __init__(self) -> None:
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="load", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=type(self).__name__.lower(), daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -440,9 +433,28 @@ class Load:
         self.stop()
 
     def stop(self) -> None:
-        """Write no more."""
+        """Do no more, and wait for what is being done."""
         self._stopping.set()
         self._thread.join()
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Do it, until `_stopping` is set."""
+
+
+class Load(Beside):
+    """Writes usage on a thread of its own: mostly into windows that were billed already, some into the newest.
+
+    Nothing lands in a minute that begins after `newest`, so that the last window can close while it still writes.
+    """
+
+    def __init__(self, world: World, *, customers: int, rows_per_second: int, newest: dt.datetime, seed: int):
+        super().__init__()
+        self._world = world
+        self._customers = customers
+        self._rows_per_second = rows_per_second
+        self._newest = newest
+        self._random = Random(seed)
 
     def _work(self) -> None:
         share = 0.1
@@ -465,13 +477,14 @@ class Load:
         return f"cus_{self._random.randrange(self._customers)}", self._random.randint(1, 9), at
 
 
-class Watch:
+class Watch(Beside):
     """Looks at the sandbox all the time: at no moment may it hold more than the source, which only grows, says afterwards.
 
     Keeps every accepted event, so that it also sees an identifier that comes with two contents.
     """
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self._world = world
         self.slots: dict[tuple[str, int], Decimal] = {}
         self.contents: dict[str, tuple[object, ...]] = {}
@@ -479,16 +492,6 @@ class Watch:
         self.looks = 0
         self.wrong: list[str] = []
         self._looking = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def look(self) -> None:
         """Take in the events that are new, and compare with the source as it is after that."""

@@ -12,17 +12,15 @@ prints what it came to, and exits 1 on any difference.
 import argparse
 import datetime as dt
 import sys
-import threading
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
-from typing import Self
 
 import psycopg
 
 from aggregator.clock import monotonic, utcnow
 from aggregator.windows import floor
-from tests.system.harness import METER, World, own_world, show, until, wait
+from tests.system.harness import METER, Beside, World, own_world, show, until, wait
 
 DAYS = 30
 HOUR = dt.timedelta(hours=1)
@@ -78,22 +76,13 @@ class Month:
         return self.rows > 0 and self.used == self.billed and not self.hours_that_differ
 
 
-class Application:
+class Application(Beside):
     """Writes, changes and deletes rows of the whole month on a thread of its own, for about so many rows."""
 
     def __init__(self, world: World, *, rows: int, seconds: float) -> None:
+        super().__init__()
         self._world = world
         self._each = max(1, round(rows / (seconds * BATCHES_PER_SECOND)))
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="application")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def _work(self) -> None:
         end = floor(utcnow(), HOUR)

@@ -21,7 +21,7 @@ import psycopg
 
 from aggregator.clock import monotonic, utcnow
 from aggregator.windows import floor
-from tests.system.harness import MINUTE, Process, Watch, World, own_world, show, wait
+from tests.system.harness import MINUTE, Beside, Process, Watch, World, own_world, show, wait
 
 CUSTOMERS = 100
 
@@ -156,22 +156,13 @@ class Writers:
             self._latest_start = max(self._latest_start, began)
 
 
-class Cursors:
+class Cursors(Beside):
     """What many jobs do: remember the greatest `id`, or the latest time, and ask for what is greater."""
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self._url = world.source_url
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="cursors")
         self.seen_by_id = self.seen_by_time = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def _work(self) -> None:
         by_id = "select count(*), coalesce(max(id), %s) from usage where id > %s"
