@@ -18,10 +18,10 @@ from aggregator.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from aggregator.adoption import Adoption, Situation
+    from aggregator.adoption.adopter import Adoption, Situation
+    from aggregator.adoption.survey import Compared, Left, Scattered
     from aggregator.clock import Clock
     from aggregator.ledger.pin import Pin
-    from aggregator.survey import Compared, Left, Scattered
 
 COLUMNS = {
     "meter": "left",
@@ -86,7 +86,7 @@ def adopt(
     """
     import threading
 
-    from aggregator.adoption import Adoption
+    from aggregator.adoption.adopter import Adoption
     from aggregator.config.durations import parse_duration
     from aggregator.errors import UsageError
     from aggregator.ledger.adopting import Adopting

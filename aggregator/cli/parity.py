@@ -26,10 +26,10 @@ from aggregator.errors import UsageError
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
+    from aggregator.adoption.parity import Compared, Parity
     from aggregator.config import Config
     from aggregator.ledger.beside import Side
     from aggregator.model import Span
-    from aggregator.parity import Compared, Parity
     from aggregator.sinks import Destination
 
 DIFFERENT = 3
@@ -87,9 +87,9 @@ def parity(
     """
     from contextlib import ExitStack
 
+    from aggregator.adoption.parity import Parity, compare
     from aggregator.kept import Kept
     from aggregator.ledger.beside import Beside, Place
-    from aggregator.parity import Parity, compare
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)

@@ -11,7 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aggregator.adoption import Adoption
+from aggregator.adoption.adopter import Adoption
+from aggregator.adoption.survey import Compared
 from aggregator.collected import Collected
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.adopting import Adopting
@@ -19,7 +20,6 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.pin import Failover, Pin
 from aggregator.model import Answer, Event, Limits, Meter, Span, Verdict
-from aggregator.survey import Compared
 from aggregator.windows import floor
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import METER, World

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from aggregator.adoption.parity import Compared, Parity, compare
 from aggregator.cli.parity import parity
 from aggregator.cli.status import status
 from aggregator.cli.terms import findings_of, tell_feeds
@@ -19,7 +20,6 @@ from aggregator.ledger.beside import Beside, Place, Side
 from aggregator.ledger.database import Database
 from aggregator.ledger.reports import Reports
 from aggregator.model import Answer, Event, Span, Terms
-from aggregator.parity import Compared, Parity, compare
 from tests.fakes import FakeSink
 from tests.postgres.test_terms import T, Two
 from tests.postgres.world import HOUR, METER, START

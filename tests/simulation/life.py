@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
-from aggregator import adoption as adoption_shell
 from aggregator import collection as collection_shell
 from aggregator import first_use as first_use_shell
+from aggregator.adoption import adopter as adoption_shell
 from aggregator.backfill import Backfill, Backfilled, span_of
 from aggregator.cancelling import Cancelling
 from aggregator.collected import Collected

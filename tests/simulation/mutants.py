@@ -11,9 +11,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 from aggregator import (
-    adoption,
     barrier,
-    comparison,
     definitions,
     delivery,
     planner,
@@ -23,6 +21,7 @@ from aggregator import (
     retry,
     windows,
 )
+from aggregator.adoption import adopter, comparison
 from aggregator.delivery import Delivery
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
 from aggregator.ledger import pin
@@ -488,18 +487,18 @@ def generation_not_raised() -> list[tuple[object, str, object]]:
     def named(ledger_id: str, generation: int) -> str:
         return ledger_id
 
-    return [(memory_pin, "named", named), (adoption, "named", named)]
+    return [(memory_pin, "named", named), (adopter, "named", named)]
 
 
 @mutant("a ledger is adopted while requests may still be on their way")
 def adopted_at_once() -> list[tuple[object, str, object]]:
-    real = adoption.Adoption.situation
+    real = adopter.Adoption.situation
 
-    def situation(self: adoption.Adoption, now: dt.datetime) -> adoption.Situation:
+    def situation(self: adopter.Adoption, now: dt.datetime) -> adopter.Situation:
         found = real(self, now)
         return found._replace(quiet_until=found.pinned.stopped_at)
 
-    return [(adoption.Adoption, "situation", situation)]
+    return [(adopter.Adoption, "situation", situation)]
 
 
 @mutant("what is not settled stays owed when a ledger is adopted")

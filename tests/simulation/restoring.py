@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from aggregator.adoption import Adoption
+from aggregator.adoption.adopter import Adoption
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.clock import LedgerClock
 from tests.simulation.climate import DAY, HOUR, MINUTE

@@ -23,7 +23,8 @@ from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from aggregator import barrier, definitions, planner
-from aggregator.comparison import Comparison, Found
+from aggregator.adoption.comparison import Comparison, Found
+from aggregator.adoption.survey import Compared, Left, Scattered, Survey
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.kept import Kept
 from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
@@ -33,7 +34,6 @@ from aggregator.ledger.spool import Spool
 from aggregator.model import Definition, Fence, Meter, Reading, Span
 from aggregator.rebase import Stand
 from aggregator.sinks import Destination
-from aggregator.survey import Compared, Left, Scattered, Survey
 from aggregator.windows import WINDOWS_PER_READ, cut, floor
 
 HOUR = dt.timedelta(hours=1)
