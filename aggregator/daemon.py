@@ -32,8 +32,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from aggregator import log
 from aggregator.clock import Clock, monotonic
-from aggregator.collected import Collected
-from aggregator.collection import Collection
+from aggregator.collection.collected import Collected
+from aggregator.collection.collector import Collection
 from aggregator.config import Meter, cron
 from aggregator.delivery import Delivered
 from aggregator.errors import (

@@ -23,7 +23,7 @@ from aggregator.cli.completion import MeterName
 from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
-    from aggregator.backfill import Backfill, Backfilled
+    from aggregator.collection.backfill import Backfill, Backfilled
     from aggregator.delivery import Delivered
     from aggregator.wiring import App
 
@@ -69,8 +69,8 @@ def backfill(
     the others. Exit code 1: a source failed; 3: events still wait for a busy sink, or a source has not proven to show
     all of the range, run it again or leave it to the daemon; 4: a sink holds usage that this ledger never sent.
     """
-    from aggregator.backfill import Backfill, read_by_older, span_of, tell_older
     from aggregator.cli.movers import forecast_json
+    from aggregator.collection.backfill import Backfill, read_by_older, span_of, tell_older
     from aggregator.wiring import build
 
     config = load_config(config_path)

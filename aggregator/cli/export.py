@@ -65,7 +65,7 @@ def csv_files(
     it, unless you say --exact. Files that hold events of the range already are listed. Exit code 3: something
     could not be written now; run it again.
     """
-    from aggregator.backfill import refuse_parts_of_windows
+    from aggregator.collection.backfill import refuse_parts_of_windows
     from aggregator.delivery import drain
     from aggregator.model import Span
     from aggregator.wiring import build, file_places

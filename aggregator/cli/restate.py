@@ -61,8 +61,8 @@ def restate(
     import threading
 
     from aggregator import windows
-    from aggregator.backfill import Backfill, span_of
     from aggregator.cli.movers import forecast_json
+    from aggregator.collection.backfill import Backfill, span_of
     from aggregator.wiring import build
 
     config = load_config(config_path)

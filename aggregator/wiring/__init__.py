@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic, utcnow
-from aggregator.collection import Collection
+from aggregator.collection.collector import Collection
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of

@@ -14,7 +14,7 @@ import pytest
 from aggregator import log
 from aggregator.cancelling import Round
 from aggregator.clock import Clock, utcnow
-from aggregator.collected import Collected
+from aggregator.collection.collected import Collected
 from aggregator.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.delivery import Delivered
 from aggregator.errors import ClocksApart

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aggregator.adoption.adopter import Adoption
 from aggregator.adoption.survey import Compared
-from aggregator.collected import Collected
+from aggregator.collection.collected import Collected
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.adopting import Adopting
 from aggregator.ledger.database import Database

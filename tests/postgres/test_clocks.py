@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from aggregator import log
-from aggregator.backfill import Backfill
 from aggregator.cli import cli
 from aggregator.cli.run import Once, run_once
 from aggregator.clock import utcnow
+from aggregator.collection.backfill import Backfill
 from aggregator.config import load
 from aggregator.delivery import Delivery
 from aggregator.errors import ClocksApart

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from aggregator.backfill import Backfill
+from aggregator.collection.backfill import Backfill
 from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, QueryRejected
 from aggregator.ledger import changes, writer

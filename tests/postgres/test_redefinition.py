@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from aggregator.backfill import Backfill
+from aggregator.collection.backfill import Backfill
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
 from aggregator.model import Reading, Span

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from aggregator.clock import monotonic
-from aggregator.collected import Collected
+from aggregator.collection.collected import Collected
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
 from tests.postgres.world import World

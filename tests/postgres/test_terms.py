@@ -9,7 +9,7 @@ from decimal import Decimal
 import psycopg
 import pytest
 
-from aggregator.backfill import span_of
+from aggregator.collection.backfill import span_of
 from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, LeaseLost, UsageError
 from aggregator.ledger.database import Database

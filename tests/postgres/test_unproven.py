@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from aggregator.backfill import Backfill
+from aggregator.collection.backfill import Backfill
 from aggregator.forecast import Forecast
 from aggregator.ledger.database import Database
 from aggregator.ledger.tally import Tally

@@ -8,8 +8,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from aggregator.collected import Collected
-from aggregator.collection import Collection
+from aggregator.collection.collected import Collected
+from aggregator.collection.collector import Collection
 from aggregator.delivery import Delivered, Delivery
 from aggregator.ledger.database import Database, identity
 from aggregator.ledger.first_use import FirstUses

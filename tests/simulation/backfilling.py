@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aggregator.backfill import Backfilled
+from aggregator.collection.backfill import Backfilled
 from aggregator.errors import AggregatorError, InvariantBroken, UsageError
 from aggregator.model import Meter
 from aggregator.windows import floor

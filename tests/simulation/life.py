@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
-from aggregator import collection as collection_shell
 from aggregator import first_use as first_use_shell
 from aggregator.adoption import adopter as adoption_shell
-from aggregator.backfill import Backfill, Backfilled, span_of
 from aggregator.cancelling import Cancelling
-from aggregator.collected import Collected
-from aggregator.collection import Collection
+from aggregator.collection import collector as collection_shell
+from aggregator.collection.backfill import Backfill, Backfilled, span_of
+from aggregator.collection.collected import Collected
+from aggregator.collection.collector import Collection
 from aggregator.delivery import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
 from aggregator.filing import Filing

@@ -4,8 +4,8 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aggregator.backfill import Backfill
-from aggregator.collected import Collected
+from aggregator.collection.backfill import Backfill
+from aggregator.collection.collected import Collected
 from aggregator.model import Span
 from tests.simulation import memory_passes
 from tests.simulation.memory import MeterRow

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from aggregator.collection import Collection
+from aggregator.collection.collector import Collection
 from aggregator.delivery import Delivery
 from aggregator.first_use import FirstUse
 from aggregator.ledger.database import Database

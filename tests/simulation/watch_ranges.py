@@ -4,7 +4,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable
 
-from aggregator.backfill import Backfilled
+from aggregator.collection.backfill import Backfilled
 from aggregator.ledger.passes import Pass
 from aggregator.model import Span
 from aggregator.windows import tile

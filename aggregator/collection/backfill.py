@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 from aggregator import definitions, windows
-from aggregator.collected import Collected
-from aggregator.collection import Collection
+from aggregator.collection.collected import Collected
+from aggregator.collection.collector import Collection
 from aggregator.errors import UsageError
 from aggregator.forecast import Forecast
 from aggregator.ledger.meters import Registered

@@ -19,9 +19,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from aggregator import barrier, definitions, due, planner, points, windows
+from aggregator import (
+    barrier,
+    definitions,
+    planner,
+    points,
+    windows,
+)
 from aggregator.admission import Admission
-from aggregator.collected import Collected
+from aggregator.collection import schedule
+from aggregator.collection.collected import Collected
 from aggregator.errors import (
     AggregatorError,
     InvariantBroken,
@@ -212,13 +219,13 @@ class Collection:
         now = self._present(now)
         mark = lease.mark
         held = definitions.at(lease.definitions, mark)
-        with self._noting_failure(lease, due.live(Span(mark, mark), now, held)):
-            first = due.earliest(self.meter, lease, now)
+        with self._noting_failure(lease, schedule.live(Span(mark, mark), now, held)):
+            first = schedule.earliest(self.meter, lease, now)
             lease = self._seal(lease, first, result)
             ready, lease = self._ready(lease, now, result)
             with self._alive(lease):
                 at_once = self.at_once(held, Span(mark, mark))
-        for this in due.passes(self.meter, lease, now, first, ready, at_once=at_once):
+        for this in schedule.passes(self.meter, lease, now, first, ready, at_once=at_once):
             if self._stopping:
                 return
             if result.left_from is not None:
