@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
-from aggregator import proof
+from aggregator.core import readbacks
+from aggregator.core.model import ZERO, Answer, Limits, Span
+from aggregator.core.notifications import Cancelled
+from aggregator.core.readbacks import Excerpt, Finding
 from aggregator.errors import SinkError
 from aggregator.ledger.cancelling import Candidate, Wanted
-from aggregator.model import ZERO, Answer, Limits, Span
-from aggregator.proof import Excerpt, Finding
-from aggregator.told import Cancelled
 
 CANCELS_WITHIN = dt.timedelta(hours=23)
 """Stripe cancels what it received within 24 hours (docs.stripe.com/billing/subscriptions/usage-based/meters/configure).
@@ -204,7 +204,7 @@ class Cancelling:
         """Note whether the sink's totals show the event, if that can be told. It costs a call, and saves a day's wait."""
         excerpt = self._ledger.look(wanted)
         figure = self._figure(excerpt) if len(excerpt.events) == 1 else None
-        if figure is not None and proof.agrees(excerpt, figure):
+        if figure is not None and readbacks.agrees(excerpt, figure):
             self._ledger.seen(wanted, now)
 
     def _look(self, wanted: Wanted, now: dt.datetime, result: Round) -> None:
@@ -218,10 +218,10 @@ class Cancelling:
         if self._gone(wanted, excerpt, figure, now, wait):
             result.done += self._ledger.settle(wanted, f"the sink has {figure} for {excerpt}", now)
             return
-        if len(excerpt.events) == 1 and proof.agrees(excerpt, figure):
+        if len(excerpt.events) == 1 and readbacks.agrees(excerpt, figure):
             self._ledger.seen(wanted, now)
         tried_at = wanted.tried_at or wanted.asked_at
-        if now < max(tried_at + wait, proof.proves_at(excerpt, now, wait)):
+        if now < max(tried_at + wait, readbacks.proves_at(excerpt, now, wait)):
             self._leave(wanted, wanted.state, wanted.answer or "", now, now + LOOK_AGAIN)
             return
         reason = f"the sink has {figure} for {excerpt}, and was asked to take {wanted.delta} back ({wanted.answer})"
@@ -233,8 +233,8 @@ class Cancelling:
         self, wanted: Wanted, excerpt: Excerpt, figure: Decimal, now: dt.datetime, wait: dt.timedelta
     ) -> bool:
         """Tell whether the sink's figure proves that the event does not count any more."""
-        if proof.proves_at(excerpt, now, wait) <= now:
-            rulings = {ruling.event: ruling.finding for ruling in proof.decide(excerpt, figure)}
+        if readbacks.proves_at(excerpt, now, wait) <= now:
+            rulings = {ruling.event: ruling.finding for ruling in readbacks.decide(excerpt, figure)}
             return rulings[wanted.event] is Finding.ABSENT
         had_time = wanted.tried_at is not None and now - wanted.tried_at >= LOOK_AGAIN
         return len(excerpt.events) == 1 and wanted.seen_at is not None and had_time and figure == ZERO

@@ -17,11 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aggregator import points, retry
+from aggregator import points
 from aggregator.clock import Clock, boottime
+from aggregator.core import retry
+from aggregator.core.model import (
+    Answer,
+    ClaimId,
+    Event,
+    EventId,
+    Outcome,
+    State,
+    Verdict,
+    Written,
+)
 from aggregator.errors import AggregatorError, SinkHalted
 from aggregator.first_use import Clear, Told
-from aggregator.model import Answer, ClaimId, Event, EventId, Outcome, State, Verdict, Written
 from aggregator.redact import named, redacted
 from aggregator.sinks import Sink
 

@@ -15,14 +15,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from aggregator import retry
 from aggregator.clock import Clock, boottime
+from aggregator.core import retry
+from aggregator.core.model import (
+    Bounds,
+    Event,
+    Outcome,
+    Span,
+    State,
+    Written,
+)
+from aggregator.core.windows import is_ahead
 from aggregator.delivery import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.files import Due, Whole
-from aggregator.model import Bounds, Event, Outcome, Span, State, Written
 from aggregator.sinks import Batch, FileSink
-from aggregator.windows import is_ahead
 
 LOOKS = 10
 """How often it is looked whether a file is to be closed, while the oldest of its events waits."""

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from aggregator import planner
+from aggregator.core import planner
+from aggregator.core.model import ZERO, Span, WriteModel
+from aggregator.core.windows import floor, is_ahead
 from aggregator.errors import (
     AccountRefused,
     CustomerUnknown,
@@ -32,9 +34,7 @@ from aggregator.errors import (
     SinkUnreadable,
 )
 from aggregator.ledger.first_use import Pending
-from aggregator.model import ZERO, Span, WriteModel
 from aggregator.sinks import Destination
-from aggregator.windows import floor, is_ahead
 
 ASKED_AT_ONCE = 4
 """Customers that are asked about beside each other: at a sink's usual pace of answering less than the least of the limits,

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aggregator.core.model import Limits, Span, WriteModel
+from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.intake import Taking
 from aggregator.ledger.voices import Voice
-from aggregator.model import Limits, Span, WriteModel
-from aggregator.told import Notice, Told, Unimported
 
 OVERLAP = dt.timedelta(hours=1)
 """How late a message may appear. Those that it asks for again cost one call as long as they fit a page."""

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
-from aggregator import newest, proof
+from aggregator.core import newest, readbacks
+from aggregator.core.model import EventId, Report, Span, WriteModel
+from aggregator.core.readbacks import Excerpt, Finding, Ruling
+from aggregator.core.windows import floor, is_ahead
 from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.doubts import MOST_PLACES, Readback, Settled
 from aggregator.ledger.unanswered import Uncovered
-from aggregator.model import EventId, Report, Span, WriteModel
-from aggregator.proof import Excerpt, Finding, Ruling
 from aggregator.sinks import Destination
-from aggregator.windows import floor, is_ahead
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
@@ -197,7 +197,7 @@ class Reconciliation:
         for excerpt in due:
             if self._stopping.is_set():
                 return
-            ready_at = proof.proves_at(excerpt, now, wait)
+            ready_at = readbacks.proves_at(excerpt, now, wait)
             if ready_at > now:
                 result.waiting += len(excerpt.asked)
                 self._doubts.put_off(excerpt, ready_at)
@@ -208,12 +208,12 @@ class Reconciliation:
     def _rulings(self, excerpt: Excerpt, now: dt.datetime) -> list[Ruling]:
         """Ask the sink for its figure, and rule by it. Raises SinkUnreachable or SinkHalted, with the excerpt put off."""
         try:
-            return proof.decide(excerpt, self._figure(excerpt))
+            return readbacks.decide(excerpt, self._figure(excerpt))
         except (SinkUnreachable, SinkHalted):
-            self._doubts.put_off(excerpt, now + proof.LOOK_SOON)
+            self._doubts.put_off(excerpt, now + readbacks.LOOK_SOON)
             raise
         except SinkError as error:
-            return proof.unclear(excerpt, f"the sink has no figure for {excerpt}: {error}")
+            return readbacks.unclear(excerpt, f"the sink has no figure for {excerpt}: {error}")
 
     def _figure(self, excerpt: Excerpt) -> Decimal:
         return self._sink.total(excerpt.meter, excerpt.customer, excerpt.span)
@@ -221,10 +221,10 @@ class Reconciliation:
     def _settle(
         self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, result: Reconciled
     ) -> Settled:
-        settled = self._doubts.settle(excerpt, rulings, now, now + proof.LOOK_AGAIN)
+        settled = self._doubts.settle(excerpt, rulings, now, now + readbacks.LOOK_AGAIN)
         result.add(settled)
         if settled.stale:
-            self._doubts.put_off(excerpt, now + proof.LOOK_SOON)
+            self._doubts.put_off(excerpt, now + readbacks.LOOK_SOON)
         elif any(ruling.finding is Finding.UNCLEAR for ruling in rulings):
             result.unsettled.append(rulings[0].reason)
         return settled
@@ -265,7 +265,7 @@ class Reconciliation:
     def _end(self, reading: _Reading, now: dt.datetime, result: Reconciled) -> None:
         self._reading = None
         if reading.again or not reading.whole:
-            self._doubts.put_off_readback(reading.readback, now + proof.LOOK_AGAIN)
+            self._doubts.put_off_readback(reading.readback, now + readbacks.LOOK_AGAIN)
             return
         found = f"{reading.confirmed} confirmed, {reading.rejected} rejected, {reading.unclear} unclear"
         self._doubts.close_readback(reading.readback, found, now)
@@ -288,16 +288,16 @@ class Reconciliation:
         whole = self._doubts.look(reading.readback, customer, stretch)
         if not whole.asked:
             return
-        if proof.proves_at(whole, now, wait) <= now:
+        if readbacks.proves_at(whole, now, wait) <= now:
             figure = self._figure_or_none(whole, reading)
             if figure is None:
                 return
-            if proof.agrees(whole, figure):
-                settled = self._settle(whole, proof.all_present(whole, figure), now, result)
+            if readbacks.agrees(whole, figure):
+                settled = self._settle(whole, readbacks.all_present(whole, figure), now, result)
                 self._count(reading, settled, 0)
                 return
         for start in sorted({floor(event.at, MINUTE) for event in whole.asked}):
-            self._look_at(reading, customer, Span(start, start + MINUTE), proof.decide, now, wait, result)
+            self._look_at(reading, customer, Span(start, start + MINUTE), readbacks.decide, now, wait, result)
 
     def _look_at(
         self,
@@ -313,7 +313,7 @@ class Reconciliation:
         excerpt = self._doubts.look(reading.readback, customer, span)
         if not excerpt.asked:
             return
-        if proof.proves_at(excerpt, now, wait) > now:
+        if readbacks.proves_at(excerpt, now, wait) > now:
             reading.again += 1
             result.waiting += len(excerpt.asked)
             return

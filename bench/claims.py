@@ -24,10 +24,10 @@ from typing import NamedTuple
 
 import psycopg
 
+from aggregator.core.model import Outcome, State
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.outbox import Outbox
-from aggregator.model import Outcome, State
 
 FEEDS = (1, 10, 100)
 BATCHES = (100, 1_000)

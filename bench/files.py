@@ -18,8 +18,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aggregator import planner
 from aggregator.clock import utcnow
+from aggregator.core import planner
+from aggregator.core.model import (
+    Bounds,
+    Change,
+    Decision,
+    Decreases,
+    Encoding,
+    Meter,
+    Reading,
+    Span,
+    Written,
+)
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.filing import Filing
 from aggregator.ledger.database import Database, identity, migrate
@@ -28,7 +39,6 @@ from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Pass, Passes
 from aggregator.ledger.spool import Spool
-from aggregator.model import Bounds, Change, Decision, Decreases, Encoding, Meter, Reading, Span, Written
 from aggregator.sinks import FileSink
 from aggregator.sinks.files import DirectorySink, JsonFormat, Keys, S3Sink
 from aggregator.sinks.files.sink import LIMITS

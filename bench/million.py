@@ -13,13 +13,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from aggregator import planner
+from aggregator.core import planner
+from aggregator.core.model import (
+    Change,
+    Decision,
+    Decreases,
+    Limits,
+    Meter,
+    Reading,
+    Span,
+    WriteModel,
+)
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, identity, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.passes import Pass, Passes
 from aggregator.ledger.spool import Spool
-from aggregator.model import Change, Decision, Decreases, Limits, Meter, Reading, Span, WriteModel
 from aggregator.threads import short_turns
 from bench.memory import peak_megabytes
 

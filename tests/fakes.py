@@ -6,9 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from aggregator.core.model import (
+    Answer,
+    Differing,
+    Event,
+    Fence,
+    Limits,
+    Reading,
+    Span,
+    Verdict,
+    WriteModel,
+)
+from aggregator.core.windows import floor
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Differing, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
-from aggregator.windows import floor
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,

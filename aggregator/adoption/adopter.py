@@ -22,19 +22,25 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import NamedTuple, Protocol
 
-from aggregator import barrier, definitions, planner
 from aggregator.adoption.comparison import Comparison, Found
 from aggregator.adoption.survey import Compared, Left, Scattered, Survey
+from aggregator.core import commit_barrier, definitions, planner
+from aggregator.core.model import (
+    Definition,
+    Fence,
+    Meter,
+    Reading,
+    Span,
+)
+from aggregator.core.rebase import Stand
+from aggregator.core.windows import WINDOWS_PER_READ, cut, floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.kept import Kept
 from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
 from aggregator.ledger.meters import Feed, Meters, Registered
 from aggregator.ledger.pin import Pin, Pinned, named
 from aggregator.ledger.spool import Spool
-from aggregator.model import Definition, Fence, Meter, Reading, Span
-from aggregator.rebase import Stand
 from aggregator.sinks import Destination
-from aggregator.windows import WINDOWS_PER_READ, cut, floor
 
 HOUR = dt.timedelta(hours=1)
 
@@ -337,10 +343,10 @@ def _shows(meter: Meter, span: Span, sent_until: dt.datetime) -> Callable[[Fence
     """Let a span be read if its source proves to show what may have been sent. It raises SourceError if it does not."""
 
     def allow(fence: Fence | None) -> dt.datetime:
-        proven = None if fence is None else barrier.proven_until(fence)
+        proven = None if fence is None else commit_barrier.proven_until(fence)
         if fence is not None and proven is not None and proven < min(span.end, sent_until):
             raise SourceError(
-                f"Source {meter.source}: {barrier.unproven(fence)}, and {meter.name} needs it up to "
+                f"Source {meter.source}: {commit_barrier.unproven(fence)}, and {meter.name} needs it up to "
                 f"{min(span.end, sent_until):%Y-%m-%dT%H:%MZ}. Nothing was adopted; try again once it has caught up."
             )
         return span.end

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator import definitions, planner
-from aggregator.model import ZERO, Span, WriteModel
-from aggregator.rebase import Stand, fits
+from aggregator.core import definitions, planner
+from aggregator.core.model import ZERO, Span, WriteModel
+from aggregator.core.rebase import Stand, fits
+from aggregator.core.windows import DAY, HOUR, floor
 from aggregator.sinks import Destination
-from aggregator.windows import DAY, HOUR, floor
 
 
 class Found(NamedTuple):

@@ -16,11 +16,11 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import NamedTuple
 
+from aggregator.core.model import ZERO, Span
+from aggregator.core.planner import add
+from aggregator.core.windows import DAY
 from aggregator.ledger.beside import Place, Side
-from aggregator.model import ZERO, Span
-from aggregator.planner import add
 from aggregator.sinks import Destination
-from aggregator.windows import DAY
 
 ASKED_AT_ONCE = 8
 """How many customers are asked for beside each other."""

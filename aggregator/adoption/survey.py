@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple, Self
 
-from aggregator import planner
+from aggregator.core import planner
+from aggregator.core.model import ZERO, Span
+from aggregator.core.rebase import Stand
 from aggregator.errors import LedgerError
 from aggregator.ledger.adopting import Rebased
-from aggregator.model import ZERO, Span
-from aggregator.rebase import Stand
 
 MOST_NAMED = 20
 """How many customers or windows one sentence names."""

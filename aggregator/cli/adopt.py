@@ -209,14 +209,14 @@ def _name_scattered(compared: "list[Compared]") -> bool:
 
 
 def _numbers(scattered: "Scattered") -> dict[str, object]:
-    from aggregator.planner import plain
+    from aggregator.core.planner import plain
 
     numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in scattered.numbers}
     return {**scattered._asdict(), "numbers": numbers}
 
 
 def _figures(compared: "Compared") -> dict[str, object]:
-    from aggregator.planner import plain
+    from aggregator.core.planner import plain
 
     start: dt.datetime = compared.span.start
     return {

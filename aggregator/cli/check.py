@@ -22,7 +22,7 @@ from aggregator.cli.terms import findings_of
 if TYPE_CHECKING:
     from aggregator.config import Config, Meter
     from aggregator.config import Sink as ConfiguredSink
-    from aggregator.model import Fence
+    from aggregator.core.model import Fence
     from aggregator.sinks import Destination
     from aggregator.source import Source
     from aggregator.trial import Register
@@ -131,9 +131,9 @@ def _names(
     """Say which meters would bill again what was billed by another name; return the names that are given up."""
     from contextlib import suppress
 
+    from aggregator.core.renaming import follows, refusals, renames
     from aggregator.errors import SinkError
     from aggregator.ledger.naming import wanted
-    from aggregator.renaming import follows, refusals, renames
     from aggregator.wiring import build_sink, meter_of, outlets
 
     memory = ledger.meters.memory()
@@ -202,10 +202,10 @@ def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
 def _sources(
     config: "Config", trial_seconds: float | None, registers: Mapping[str, "Register"]
 ) -> Iterator[Finding]:
-    from aggregator import windows
     from aggregator.clock import utcnow
+    from aggregator.core import windows
+    from aggregator.core.model import Span
     from aggregator.errors import SourceError
-    from aggregator.model import Span
     from aggregator.source import Source
 
     for name, configured in config.sources.items():
@@ -414,8 +414,8 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
     """Say why we would not hear of what a sink finds invalid later, or could not import; nothing if we do."""
     from aggregator.clock import utcnow
     from aggregator.config import StripeSink
+    from aggregator.core.model import Span
     from aggregator.errors import SinkError
-    from aggregator.model import Span
     from aggregator.wiring import build_teller
 
     teller, configured = build_teller(config, name, sink), config.sinks[name]

@@ -275,8 +275,8 @@ def absent(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
 
 def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: bool) -> None:
     """Take a person's word on events in doubt."""
+    from aggregator.core.readbacks import Finding
     from aggregator.ledger.parked import Choice
-    from aggregator.proof import Finding
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
@@ -365,8 +365,8 @@ def _choice(
     file: str | None,
 ) -> "Choice":
     """Return which events are meant: those named, or all of a meter or file. Raises UsageError for neither and for both."""
+    from aggregator.core.model import Span
     from aggregator.ledger.parked import Choice
-    from aggregator.model import Span
 
     narrowed = bool(meter or state or start or end or file)
     if ids and narrowed:

@@ -24,7 +24,7 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
-    from aggregator.model import Span
+    from aggregator.core.model import Span
 
 WORK_LEFT = 3
 
@@ -66,8 +66,8 @@ def csv_files(
     could not be written now; run it again.
     """
     from aggregator.collection.backfill import refuse_parts_of_windows
+    from aggregator.core.model import Span
     from aggregator.delivery import drain
-    from aggregator.model import Span
     from aggregator.wiring import build, file_places
 
     config = load_config(config_path)

@@ -30,7 +30,7 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
     import datetime as dt
 
     from aggregator.config import format_duration
-    from aggregator.lateness import suggest
+    from aggregator.core.lateness import suggest
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)

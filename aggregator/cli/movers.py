@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from aggregator.cli.common import show_table, shown
 
 if TYPE_CHECKING:
-    from aggregator.forecast import Figures, Forecast
+    from aggregator.core.forecast import Figures, Forecast
 
 COLUMNS = {
     "sink": "left",

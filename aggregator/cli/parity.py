@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from aggregator.adoption.parity import Compared, Parity
     from aggregator.config import Config
+    from aggregator.core.model import Span
     from aggregator.ledger.beside import Side
-    from aggregator.model import Span
     from aggregator.sinks import Destination
 
 DIFFERENT = 3
@@ -117,8 +117,8 @@ def parity(
 def _span(start: dt.datetime, end: dt.datetime | None, *, by: str, ask: bool) -> "Span":
     """Return the time that is meant. Raises UsageError."""
     from aggregator.clock import utcnow
-    from aggregator.model import Span
-    from aggregator.windows import DAY, floor, is_boundary
+    from aggregator.core.model import Span
+    from aggregator.core.windows import DAY, floor, is_boundary
 
     until = end or (floor(utcnow(), DAY) if ask else utcnow())
     if ask and by == "window":

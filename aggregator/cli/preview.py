@@ -25,8 +25,8 @@ from aggregator.cli.completion import MeterName
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aggregator.core.model import Decision
     from aggregator.ledger.meters import Feed
-    from aggregator.model import Decision
 
 
 @click.command()
@@ -44,7 +44,7 @@ def preview(
     """Show the events that a range would give for METER; nothing is written or sent."""
     from aggregator.cli.movers import forecast_json, show_movers, tell_sinks
     from aggregator.collection.backfill import read_by_older, span_of, tell_older
-    from aggregator.forecast import Forecast
+    from aggregator.core.forecast import Forecast
     from aggregator.ledger.tally import Tally
     from aggregator.wiring import build
 

@@ -24,7 +24,7 @@ from aggregator.errors import SourceError, UsageError
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from aggregator.model import Definition, Span
+    from aggregator.core.model import Definition, Span
     from aggregator.wiring import App
 
 DIFFERS = 3
@@ -60,9 +60,9 @@ def restate(
     """
     import threading
 
-    from aggregator import windows
     from aggregator.cli.movers import forecast_json
     from aggregator.collection.backfill import Backfill, span_of
+    from aggregator.core import windows
     from aggregator.wiring import build
 
     config = load_config(config_path)
@@ -123,7 +123,7 @@ def _show_quantities(name: str, span: "Span", old: "dict[str, Decimal]", new: "d
 
 def _quantities(app: "App", meter: str, span: "Span") -> "dict[str, Decimal]":
     """Return what the ledger holds of a meter over a range, for each of its sinks."""
-    from aggregator.model import ZERO
+    from aggregator.core.model import ZERO
 
     return {
         sink: sum((each.quantity for each in app.ledger.reports.totals(meter, sink, span)), ZERO)
@@ -133,8 +133,8 @@ def _quantities(app: "App", meter: str, span: "Span") -> "dict[str, Decimal]":
 
 def _check(name: str, known: "tuple[Definition, ...]", start: dt.datetime, end: dt.datetime) -> None:
     """Raise UsageError unless every window of the range has the length it has now."""
-    from aggregator import definitions
-    from aggregator.model import Span
+    from aggregator.core import definitions
+    from aggregator.core.model import Span
 
     present = known[-1]
     if {held.fingerprint for held, _ in definitions.pieces(known, Span(start, end))} <= {present.fingerprint}:

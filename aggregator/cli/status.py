@@ -22,12 +22,12 @@ from aggregator.cli.terms import tell_feeds
 
 if TYPE_CHECKING:
     from aggregator.config import Config
-    from aggregator.lateness import Late
+    from aggregator.core.lateness import Late
+    from aggregator.core.renaming import Memory
     from aggregator.ledger.cancelling import Wanted
     from aggregator.ledger.intake import Heard
     from aggregator.ledger.reports import Backlog, Standing, Stranger, Unconfigured
     from aggregator.ledger.uploads import FileRow
-    from aggregator.renaming import Memory
 
 LATENESS_WITHIN = dt.timedelta(days=14)
 """Lateness of longer ago says little about the present."""
@@ -323,7 +323,7 @@ def _uploads(rows: "Iterable[FileRow]") -> Iterator[str]:
 def _suggestions(config: "Config", lateness: "Mapping[str, Mapping[int, Late]]") -> list[str]:
     """Suggest a longer `settle` where much usage comes after it."""
     from aggregator.config import format_duration
-    from aggregator.lateness import in_time, suggest
+    from aggregator.core.lateness import in_time, suggest
 
     lines = []
     for name, histogram in lateness.items():

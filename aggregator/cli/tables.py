@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aggregator.model import Span
+    from aggregator.core.model import Span
     from aggregator.source import Source
     from aggregator.source.dialects import Table
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.config.meter import FedSink, Meter
+    from aggregator.core.feed_terms import Clash
     from aggregator.ledger.reports import Standing
-    from aggregator.terms import Clash
 
 Rows = Mapping[tuple[str, str], "Standing"]
 
@@ -26,8 +26,8 @@ class Told(NamedTuple):
 
 def tell_feeds(config: "Config", standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]:
     """Say of each feed that is configured what it lacks, that it is a shadow, and from when until when it bills."""
-    from aggregator.model import Span
-    from aggregator.terms import tell_lost
+    from aggregator.core.feed_terms import tell_lost
+    from aggregator.core.model import Span
 
     for row in standings:
         if row.meter not in config.meters or row.sink not in config.meters[row.meter].sinks:
@@ -64,7 +64,7 @@ def findings_of(config: "Config", standings: "Iterable[Standing]", now: dt.datet
 
 
 def _clashes(meter: "Meter", rows: Rows) -> Iterator[Told]:
-    from aggregator.terms import Stretch, clashes
+    from aggregator.core.feed_terms import Stretch, clashes
 
     billing = [fed for fed in meter.feeds if not fed.shadow]
     if not billing:

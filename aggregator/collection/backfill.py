@@ -11,15 +11,15 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
-from aggregator import definitions, windows
 from aggregator.collection.collected import Collected
 from aggregator.collection.collector import Collection
+from aggregator.core import definitions, windows
+from aggregator.core.forecast import Forecast
+from aggregator.core.model import Definition, Limits, Meter, Span
 from aggregator.errors import UsageError
-from aggregator.forecast import Forecast
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.tally import Tally
-from aggregator.model import Definition, Limits, Meter, Span
 
 PIECES = 40
 """A backfill is cut into about so many pieces: enough for a progress bar, and little to repeat after an interruption."""

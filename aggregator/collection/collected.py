@@ -3,8 +3,8 @@
 import datetime as dt
 from dataclasses import dataclass, field
 
+from aggregator.core.model import Span
 from aggregator.ledger.tally import Tally
-from aggregator.model import Span
 
 
 @dataclass(slots=True)

@@ -19,16 +19,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from aggregator import (
-    barrier,
-    definitions,
-    planner,
-    points,
-    windows,
-)
-from aggregator.admission import Admission
+from aggregator import points
 from aggregator.collection import schedule
 from aggregator.collection.collected import Collected
+from aggregator.core import commit_barrier, definitions, planner, windows
+from aggregator.core.feed_terms import sealed, tell_lost
+from aggregator.core.forecast import Forecast
+from aggregator.core.freshness import Admission
+from aggregator.core.model import (
+    Change,
+    Decision,
+    Definition,
+    Differing,
+    Fence,
+    Limits,
+    Meter,
+    Reading,
+    Span,
+)
 from aggregator.errors import (
     AggregatorError,
     InvariantBroken,
@@ -38,14 +46,11 @@ from aggregator.errors import (
     QueryTimedOut,
     SourceError,
 )
-from aggregator.forecast import Forecast
 from aggregator.ledger.meters import Feed, Lease, Meters, Registered
 from aggregator.ledger.passes import Decide, Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
-from aggregator.model import Change, Decision, Definition, Differing, Fence, Limits, Meter, Reading, Span
 from aggregator.redact import named, storable
-from aggregator.terms import sealed, tell_lost
 
 PIECES_OF_A_WINDOW = 4
 """A window that takes too long is asked for in so many pieces, each of those in so many again, down to `split`."""
@@ -253,10 +258,12 @@ class Collection:
         fence = self._source.fence()
         if fence is None or not (self._patience or fence.must_prove):
             return settled, lease
-        fence = barrier.trusted(fence, lease.seen_until)
+        fence = commit_barrier.trusted(fence, lease.seen_until)
         boundary = windows.floor(fence.at, definitions.grid(known, mark))
-        passed = barrier.judge(fence, lease.noted, boundary)
-        ready = barrier.ready(now - self.meter.settle, passed, self._patience, bounded=not fence.standby)
+        passed = commit_barrier.judge(fence, lease.noted, boundary)
+        ready = commit_barrier.ready(
+            now - self.meter.settle, passed, self._patience, bounded=not fence.standby
+        )
         until = definitions.ready_until(known, mark, ready.until)
         fenced_until = definitions.ready_until(known, mark, ready.fenced_until)
         if fenced_until < settled:

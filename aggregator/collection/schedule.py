@@ -11,11 +11,11 @@ Rules
 import datetime as dt
 from collections.abc import Iterable, Iterator
 
-from aggregator import definitions, windows
+from aggregator.core import definitions, windows
+from aggregator.core.model import Definition, Meter, Span
 from aggregator.errors import SourceError
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes import Pass
-from aggregator.model import Definition, Meter, Span
 
 
 def live(span: Span, now: dt.datetime, definition: Definition) -> Pass:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from aggregator.model import Span
+from aggregator.core.model import Span
 
 DATABASE = "product"
 

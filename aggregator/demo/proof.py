@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from typing import NamedTuple
 
+from aggregator.core.model import ZERO, Span
 from aggregator.demo.product import ACCOUNTS, Product
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.reports import Total as Booked
-from aggregator.model import ZERO, Span
 
 NAMES = {account.customer: account.name for account in ACCOUNTS}
 NOBODY = Booked("", ZERO, ZERO, ZERO)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from aggregator import windows
 from aggregator.clock import monotonic, utcnow
 from aggregator.config import Config, load
+from aggregator.core import windows
+from aggregator.core.model import Span
 from aggregator.demo.live import WINDOW, Live, closing_time
 from aggregator.demo.processes import Background, DemoFailed, fresh, one_signal_ends, run, wait_seconds
 from aggregator.demo.product import DATABASE, USED, Product
@@ -27,7 +28,6 @@ from aggregator.demo.proof import Proof, prove
 from aggregator.demo.story import Story
 from aggregator.demo.traffic import Traffic, straggler
 from aggregator.embedded import EmbeddedPostgres
-from aggregator.model import Span
 from aggregator.sandbox import ControlClient
 from aggregator.wiring import Ledger, build_sink, open_ledger
 

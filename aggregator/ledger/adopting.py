@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core.model import Span
+from aggregator.core.rebase import Moved, Stand, rebase
 from aggregator.errors import LedgerError
 from aggregator.ledger.changes import stage
 from aggregator.ledger.copytext import NULL, copy, instant, text
@@ -25,8 +27,6 @@ from aggregator.ledger.meters import Feed
 from aggregator.ledger.pin import Pinned
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.writer import BATCH
-from aggregator.model import Span
-from aggregator.rebase import Moved, Stand, rebase
 
 TAKEN_OVER = "taken over from the sink's own totals"
 WITHDRAWN = "withdrawn: the ledger was re-based on the sink's own totals"

@@ -15,9 +15,9 @@ Rules
 import datetime as dt
 from collections.abc import Sequence
 
+from aggregator.core.model import EventId, Span, WriteModel
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
-from aggregator.model import EventId, Span, WriteModel
 
 LATEST_ARRIVAL = dt.timedelta(hours=6)
 """No request arrives later than this after it left: it is a condition of the promise, in docs/promise.md."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.model import ZERO, Span
+from aggregator.core.planner import add
 from aggregator.ledger.database import Database
-from aggregator.model import ZERO, Span
-from aggregator.planner import add
 
 FED = """
 select sink.name, feed.id from aggregator.feed

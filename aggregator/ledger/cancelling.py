@@ -17,12 +17,12 @@ from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.model import EventId, Span, State
+from aggregator.core.readbacks import Excerpt
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.doubts import excerpt_of
 from aggregator.ledger.parked import LOCK_SLOTS, take_back_held
 from aggregator.ledger.rejections import refuse_known
-from aggregator.model import EventId, Span, State
-from aggregator.proof import Excerpt
 
 MINUTE = dt.timedelta(minutes=1)
 

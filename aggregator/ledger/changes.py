@@ -5,11 +5,17 @@ from concurrent.futures import Executor
 from decimal import Decimal
 from typing import Any
 
+from aggregator.core.model import (
+    ZERO,
+    Change,
+    Span,
+    Tail,
+    WriteModel,
+)
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.writer import BATCH
-from aggregator.model import ZERO, Change, Span, Tail, WriteModel
 
 UNBOOKED = (ZERO, 0, None)
 """Total, revision and first instant of a slot that has had no event."""

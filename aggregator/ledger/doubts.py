@@ -12,13 +12,19 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core.model import (
+    EventId,
+    Rejection,
+    Report,
+    Span,
+    State,
+)
+from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
 from aggregator.ledger import unanswered
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.parked import ABSENT, LOCK_PARKED, PRESENT
 from aggregator.ledger.rejections import REPORTED_WITHIN, refuse_missing, reject, take_report
 from aggregator.ledger.unanswered import Uncovered
-from aggregator.model import EventId, Rejection, Report, Span, State
-from aggregator.proof import Excerpt, Finding, Ruling, Standing
 
 CLOCKS_DIFFER = dt.timedelta(minutes=1)
 """By how much the sink's clock may differ from ours: so much wider is the span in which it may have received an event."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core.feed_terms import Reach, changed, joined
+from aggregator.core.model import Meter, Span, WriteModel
 from aggregator.ledger import first_use
 from aggregator.ledger.database import Connection
-from aggregator.model import Meter, Span, WriteModel
-from aggregator.terms import Reach, changed, joined
 
 FIND_FEED = """
 select id, since, until, shadow, shadow_until, read_until, lost, cleared_until > 0 from aggregator.feed

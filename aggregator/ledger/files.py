@@ -17,11 +17,18 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from aggregator import points
+from aggregator.core.model import (
+    Bounds,
+    ClaimId,
+    Event,
+    Outcome,
+    Span,
+    Written,
+)
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.outbox import SETTLE, columns
 from aggregator.ledger.pin import Pin
-from aggregator.model import Bounds, ClaimId, Event, Outcome, Span, Written
 
 PAGE = 10_000
 """Events in memory while a file is made."""

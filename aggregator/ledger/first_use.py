@@ -11,8 +11,8 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+from aggregator.core.model import EventId
 from aggregator.ledger.database import Connection, Database
-from aggregator.model import EventId
 
 ALL_EVENTS = 2**63 - 1
 """What lets every event go, also of those to come."""

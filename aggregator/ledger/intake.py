@@ -9,11 +9,11 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from aggregator.core.model import EventId, Report
+from aggregator.core.notifications import Told
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.rejections import reject, take_report
 from aggregator.ledger.voices import KEEPS, TALKS
-from aggregator.model import EventId, Report
-from aggregator.told import Told
 
 KEPT = dt.timedelta(days=60)
 """Twice as long as a sink can be asked for a message (Stripe: 30 days, docs.stripe.com/api/v2/core/events)."""

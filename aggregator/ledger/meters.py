@@ -15,17 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from aggregator import definitions
-from aggregator.barrier import Noted
+from aggregator.core import definitions
+from aggregator.core.commit_barrier import Noted
+from aggregator.core.feed_terms import Reach
+from aggregator.core.model import EPOCH, Definition, Differing, Meter
+from aggregator.core.renaming import Memory
 from aggregator.errors import LeaseLost
 from aggregator.ledger import feeds as lines
 from aggregator.ledger import naming, silence
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
 from aggregator.ledger.silence import Silence
-from aggregator.model import EPOCH, Definition, Differing, Meter
-from aggregator.renaming import Memory
-from aggregator.terms import Reach
 
 __all__ = ["Feed", "Lease", "Meters", "Registered"]
 

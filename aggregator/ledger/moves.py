@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.model import Decreases, EventId, WriteModel
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
-from aggregator.model import Decreases, EventId, WriteModel
 
 MOVED = "what another customer had here before it lost it: it waits with that decrease"
 """Why an increase is held."""

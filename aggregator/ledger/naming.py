@@ -8,10 +8,18 @@ Rules
 
 from collections.abc import Sequence
 
+from aggregator.core.model import Meter
+from aggregator.core.renaming import (
+    KnownLine,
+    KnownMeter,
+    Memory,
+    Outlet,
+    Wanted,
+    refusals,
+    renames,
+)
 from aggregator.errors import MeterRefused
 from aggregator.ledger.database import Connection
-from aggregator.model import Meter
-from aggregator.renaming import KnownLine, KnownMeter, Memory, Outlet, Wanted, refusals, renames
 
 FIND_METERS = "select name, mark, formerly from aggregator.meter order by name"
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.model import Span
+from aggregator.core.readbacks import Finding
 from aggregator.ledger import moves
 from aggregator.ledger.database import Connection, Database
-from aggregator.model import Span
-from aggregator.proof import Finding
 
 LOCK_PARKED = """
 select event_id from aggregator.parked where event_id = any(%(events)s) order by event_id for update

@@ -20,6 +20,13 @@ from contextlib import suppress
 from typing import Protocol
 
 from aggregator import points
+from aggregator.core.model import (
+    Change,
+    Decision,
+    Definition,
+    EventId,
+    Span,
+)
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger import again, guard, moves, runs
 from aggregator.ledger.changes import changes, set_aside, stage
@@ -32,7 +39,6 @@ from aggregator.ledger.runs import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
 from aggregator.ledger.writer import Writer
-from aggregator.model import Change, Decision, Definition, EventId, Span
 
 __all__ = ["Decide", "Pass", "Passes"]
 

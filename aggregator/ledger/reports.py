@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.lateness import Late
+from aggregator.core.lateness import Late
+from aggregator.core.model import ZERO, Span
 from aggregator.ledger.database import Database
 from aggregator.ledger.moves import Move
 from aggregator.ledger.parked import Choice, ParkedEvents, Waiting
-from aggregator.model import ZERO, Span
 
 STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
-from aggregator import definitions
+from aggregator.core import definitions
+from aggregator.core.model import Definition, Span
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Lease, Registered
 from aggregator.ledger.tally import Tally
-from aggregator.model import Definition, Span
 
 RECORD_RUN = """
 insert into aggregator.run

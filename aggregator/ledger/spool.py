@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Self
 
+from aggregator.core.model import ZERO, Reading
 from aggregator.ledger.copytext import instant, number, text
-from aggregator.model import ZERO, Reading
 
 IN_MEMORY_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 18

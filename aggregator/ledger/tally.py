@@ -5,10 +5,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from aggregator.lateness import Late, step_of
+from aggregator.core.lateness import Late, step_of
+from aggregator.core.model import (
+    ZERO,
+    Change,
+    Decision,
+    EventId,
+    State,
+)
+from aggregator.core.planner import is_restless
 from aggregator.ledger.meters import Feed
-from aggregator.model import ZERO, Change, Decision, EventId, State
-from aggregator.planner import is_restless
 
 BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
 

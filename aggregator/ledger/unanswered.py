@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
+from aggregator.core.model import Span
 from aggregator.ledger.database import Connection
-from aggregator.model import Span
 
 REASON = "no answer per event"
 """What such a read-back says of why it was asked for."""

@@ -12,10 +12,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from aggregator.core.model import EventId, Span
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.rejections import refuse_known
-from aggregator.model import EventId, Span
 
 MOST_NAMED = 10
 """As many rows that do not fit are named."""

@@ -10,12 +10,12 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from aggregator.core.model import Decision, State, WriteModel
+from aggregator.core.planner import GUARDED
 from aggregator.ledger import moves
 from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
-from aggregator.model import Decision, State, WriteModel
-from aggregator.planner import GUARDED
 
 BATCH = 10_000
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Self
 import psycopg
 from psycopg import sql
 
-from aggregator import windows
 from aggregator.config import Config, load
+from aggregator.core import windows
 from aggregator.demo.processes import Background, ending, start
 from aggregator.demo.scenes import address
 from aggregator.embedded import EmbeddedPostgres

@@ -7,7 +7,7 @@ Rules
 import math
 from typing import NamedTuple
 
-from aggregator.model import Answer
+from aggregator.core.model import Answer
 
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 """A sink's wish is honoured up to here; a slip in a header must not park usage for days."""

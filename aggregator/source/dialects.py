@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from aggregator.model import Fence
+from aggregator.core.model import Fence
 
 LOCK_SECONDS = 5
 """A reader waits for a lock only behind a schema change; better to come back than to queue up in front of writers."""

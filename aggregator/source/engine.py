@@ -21,8 +21,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from aggregator import clock
+from aggregator.core.model import Differing, Fence, Reading, Span
+from aggregator.core.windows import tile
 from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
-from aggregator.model import Differing, Fence, Reading, Span
 from aggregator.redact import named, redacted
 from aggregator.source.dialects import Dialect, Fault, Renew, Table
 from aggregator.source.dialects import Reading as HowToRead
@@ -40,7 +41,6 @@ from aggregator.source.rows import (
 from aggregator.source.sqlite import SQLITE
 from aggregator.source.trying import Trying
 from aggregator.source.urls import parsed, secrets_of
-from aggregator.windows import tile
 
 BATCH = 5_000
 """Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""

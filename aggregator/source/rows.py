@@ -21,9 +21,9 @@ from operator import attrgetter
 from types import NoneType
 from typing import NamedTuple, cast
 
+from aggregator.core.model import ZERO, Reading, Span
+from aggregator.core.windows import floor
 from aggregator.errors import QueryRejected
-from aggregator.model import ZERO, Reading, Span
-from aggregator.windows import floor
 
 KNOWN = ("customer", "quantity", "at", "window")
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from aggregator.model import EPOCH, Fence
+from aggregator.core.model import EPOCH, Fence
 from aggregator.source.dialects import Freshness
 
 REPLAY_MARGIN = dt.timedelta(seconds=1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from aggregator.model import ZERO, Differing, Reading, Span
+from aggregator.core.model import ZERO, Differing, Reading, Span
 from aggregator.source.rows import Instants, Places, Rows
 
 if TYPE_CHECKING:

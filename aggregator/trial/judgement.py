@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from aggregator.model import ZERO, Span
+from aggregator.core.model import ZERO, Span
 from aggregator.trial import text
 
 Sums = Mapping[tuple[str | None, dt.datetime | None], Decimal]

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Protocol
 
-from aggregator import windows
+from aggregator.core import windows
+from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
-from aggregator.model import Meter, Reading, Span
 from aggregator.source.trying import Answer, Trying
 from aggregator.trial import judgement, lookup, text
 from aggregator.trial.judgement import Column, Edge, Finding, Kind, Outside, Row, Severity, Sums

@@ -19,6 +19,14 @@ from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
+from aggregator.core.model import (
+    Decreases,
+    Definition,
+    Meter,
+    Span,
+    Terms,
+)
+from aggregator.core.renaming import Outlet
 from aggregator.delivery import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
@@ -42,9 +50,7 @@ from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports, Unconfigured
 from aggregator.ledger.uploads import Uploads
 from aggregator.ledger.voices import Voices
-from aggregator.model import Decreases, Definition, Meter, Span, Terms
 from aggregator.reconciliation import Reconciliation
-from aggregator.renaming import Outlet
 from aggregator.sinks import Candid, Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source

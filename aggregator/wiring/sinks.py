@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
 from aggregator.config.rotated import keys_now, webhook_secrets_now
+from aggregator.core.model import Bounds, Encoding
+from aggregator.core.renaming import Outlet
 from aggregator.errors import SinkHalted
-from aggregator.model import Bounds, Encoding
-from aggregator.renaming import Outlet
 from aggregator.sinks import Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from aggregator.clock import utcnow
-from aggregator.model import Answer, Encoding, Event, WriteModel
+from aggregator.core.model import Answer, Encoding, Event, WriteModel
 from aggregator.sandbox import MeterSpec, RunningSandbox
 from aggregator.sinks import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink

@@ -7,8 +7,8 @@ from itertools import count
 
 import pytest
 
+from aggregator.core.model import Answer, Event, EventId, Verdict
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Event, EventId, Verdict
 from aggregator.sinks import Sink
 
 numbers = count(1)

@@ -13,7 +13,13 @@ import pytest
 
 import aggregator.sinks.files.bucket as bucket_module
 import aggregator.sinks.files.s3 as s3_module
-from aggregator.model import Bounds, Encoding, Event, EventId, Written
+from aggregator.core.model import (
+    Bounds,
+    Encoding,
+    Event,
+    EventId,
+    Written,
+)
 from aggregator.sinks import Batch, FileSink
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat, Keys, S3Sink
 from aggregator.sinks.stripe import StripeMeter

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
 
-from aggregator.model import Encoding
+from aggregator.core.model import Encoding
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from aggregator.core.model import Encoding
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable, SinkUnreadable
-from aggregator.model import Encoding
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks import KnowsCustomers

@@ -11,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from aggregator import retry
 from aggregator.clock import utcnow
+from aggregator.core import retry
+from aggregator.core.model import (
+    Answer,
+    Event,
+    EventId,
+    State,
+    Verdict,
+)
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Event, EventId, State, Verdict
 from aggregator.sandbox import RunningSandbox, SandboxOptions, running
 from tests.contract.cases import CASES, HOUR_AGO, METERS, Case, Fault, Stage, replaces
 from tests.contract.events import about_to_leave, always, until_halted

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from aggregator.core.model import Event
 from aggregator.errors import SinkUnreachable
-from aggregator.model import Event
 from aggregator.points import FILE_POINTS, VARIABLE
 from aggregator.sinks import Batch
 from aggregator.sinks.files import directory as directory_module

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aggregator.core.model import Span
+from aggregator.core.planner import plain
 from aggregator.errors import SinkError, SinkHalted
-from aggregator.model import Span
-from aggregator.planner import plain
 from aggregator.sinks import Batch
 from aggregator.sinks.files import making
 from aggregator.sinks.files.formats import LONGEST_CUSTOMER, CsvFormat, JsonFormat, as_given, unformulated

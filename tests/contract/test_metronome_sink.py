@@ -22,8 +22,14 @@ from typing import Any, cast
 import pytest
 
 from aggregator.clock import utcnow
+from aggregator.core.model import (
+    Answer,
+    Encoding,
+    Event,
+    Span,
+    Verdict,
+)
 from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
-from aggregator.model import Answer, Encoding, Event, Span, Verdict
 from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks import Sink

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.core.model import Encoding
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.model import Encoding
 from aggregator.sinks import Batch
 from aggregator.sinks.files import Keys, S3Sink
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket

@@ -10,13 +10,13 @@ import pytest
 import stripe
 
 from aggregator.clock import utcnow
+from aggregator.core.model import Answer, Event, EventId, Span
+from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable
-from aggregator.model import Answer, Event, EventId, Span
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates
-from aggregator.told import Notice, Told, Unimported
 from tests.contract.scripted import Asked, serving
 from tests.contract.scripted import Told as Scripted
 

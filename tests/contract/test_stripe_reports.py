@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.model import Rejection, Report, Span
+from aggregator.core.model import Rejection, Report, Span
 from aggregator.sinks.stripe.courier import fresh_key
 from aggregator.sinks.stripe.reports import (
     ERROR_REPORT,

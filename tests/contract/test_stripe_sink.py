@@ -22,8 +22,14 @@ from urllib.request import Request, urlopen
 import pytest
 
 from aggregator.clock import utcnow
+from aggregator.core.model import (
+    Answer,
+    Event,
+    Span,
+    Verdict,
+    WriteModel,
+)
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.model import Answer, Event, Span, Verdict, WriteModel
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink

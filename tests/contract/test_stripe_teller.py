@@ -7,8 +7,8 @@ from decimal import Decimal
 import pytest
 
 from aggregator.clock import utcnow
+from aggregator.core.model import Answer, Event, EventId, Span
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.model import Answer, Event, EventId, Span
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.limits import Rates

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import count
 
-from aggregator import retry
-from aggregator.model import (
+from aggregator.core import retry
+from aggregator.core.model import (
     ZERO,
     Answer,
     Change,
@@ -26,7 +26,7 @@ from aggregator.model import (
     Tail,
     Verdict,
 )
-from aggregator.planner import Policy, plain, plan
+from aggregator.core.planner import Policy, plain, plan
 from tests.core.usage import MINUTE, POLICY, TOMORROW, floored, instant, table
 
 Key = tuple[str, dt.datetime]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from aggregator.admission import Admission
-from aggregator.barrier import Noted, judge, ready
-from aggregator.model import EPOCH, Definition, Fence, Span
+from aggregator.core.commit_barrier import Noted, judge, ready
+from aggregator.core.freshness import Admission
+from aggregator.core.model import EPOCH, Definition, Fence, Span
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
 HOUR, MINUTE = dt.timedelta(hours=1), dt.timedelta(minutes=1)

@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.barrier import NEVER, Noted, Passed, judge, ready
-from aggregator.model import Fence
-from aggregator.windows import floor
+from aggregator.core.commit_barrier import (
+    NEVER,
+    Noted,
+    Passed,
+    judge,
+    ready,
+)
+from aggregator.core.model import Fence
+from aggregator.core.windows import floor
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
 HOUR, MINUTE, SECOND = dt.timedelta(hours=1), dt.timedelta(minutes=1), dt.timedelta(seconds=1)

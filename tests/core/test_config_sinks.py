@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.config import load
+from aggregator.core.model import Terms
 from aggregator.errors import ConfigError
-from aggregator.model import Terms
 from aggregator.wiring import meter_of
 from tests.core.test_config import ENV, complaints, line_of, written
 

@@ -6,9 +6,17 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.definitions import at, begins, ceiling, grid, pieces, ready_until, restated
-from aggregator.model import EPOCH, Definition, Span
-from aggregator.windows import is_boundary, rungs
+from aggregator.core.definitions import (
+    at,
+    begins,
+    ceiling,
+    grid,
+    pieces,
+    ready_until,
+    restated,
+)
+from aggregator.core.model import EPOCH, Definition, Span
+from aggregator.core.windows import is_boundary, rungs
 
 MINUTE, HOUR, DAY = dt.timedelta(minutes=1), dt.timedelta(hours=1), dt.timedelta(days=1)
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)

@@ -3,9 +3,9 @@
 import datetime as dt
 from typing import Any, cast
 
+from aggregator.core.model import Bounds
 from aggregator.filing import Filing
 from aggregator.ledger.files import Due
-from aggregator.model import Bounds
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 MANY = 1_000_000

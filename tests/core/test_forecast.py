@@ -2,8 +2,8 @@
 
 from decimal import Decimal
 
-from aggregator import planner
-from aggregator.forecast import Forecast
+from aggregator.core import planner
+from aggregator.core.forecast import Forecast
 from tests.core.usage import APPLY, POLICY, changes
 
 

@@ -5,7 +5,13 @@ from decimal import Decimal
 
 import pytest
 
-from aggregator.lateness import STEPS, Late, in_time, step_of, suggest
+from aggregator.core.lateness import (
+    STEPS,
+    Late,
+    in_time,
+    step_of,
+    suggest,
+)
 
 MINUTE = dt.timedelta(minutes=1)
 

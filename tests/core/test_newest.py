@@ -5,9 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from aggregator import newest
-from aggregator.model import EventId, Span, State
-from aggregator.proof import MOST_UNITS, Excerpt, Finding, Standing
+from aggregator.core import newest
+from aggregator.core.model import EventId, Span, State
+from aggregator.core.readbacks import MOST_UNITS, Excerpt, Finding, Standing
 from tests.core.usage import HOUR, TODAY
 
 LONG_AGO = TODAY + HOUR

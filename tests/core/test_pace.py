@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.pace import LONGEST_PAUSE_SECONDS, RECOVERY_SECONDS, Pace
+from aggregator.core.rate_limit import LONGEST_PAUSE_SECONDS, RECOVERY_SECONDS, Pace
 
 A_HAIR = 1e-6
 

@@ -9,8 +9,23 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import Change, Decreases, EventId, State, Tail, WriteModel
-from aggregator.planner import Policy, identifier, is_restless, plain, plan, significant_digits, stamp
+from aggregator.core.model import (
+    Change,
+    Decreases,
+    EventId,
+    State,
+    Tail,
+    WriteModel,
+)
+from aggregator.core.planner import (
+    Policy,
+    identifier,
+    is_restless,
+    plain,
+    plan,
+    significant_digits,
+    stamp,
+)
 from tests.core.usage import (
     APPLY,
     HOUR,

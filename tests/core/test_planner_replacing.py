@@ -7,8 +7,17 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import ZERO, Change, Decreases, EventId, SlotId, State, Tail, WriteModel
-from aggregator.planner import plan
+from aggregator.core.model import (
+    ZERO,
+    Change,
+    Decreases,
+    EventId,
+    SlotId,
+    State,
+    Tail,
+    WriteModel,
+)
+from aggregator.core.planner import plan
 from tests.core.usage import APPLY, HOUR, LIMITS, TODAY, changes, decided, expect, shown
 
 OVERWRITE = replace(APPLY, limits=replace(LIMITS, write_model=WriteModel.OVERWRITE))

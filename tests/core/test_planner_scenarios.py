@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import Answer, Event, State
-from aggregator.planner import Policy
+from aggregator.core.model import Answer, Event, State
+from aggregator.core.planner import Policy
 from tests.core.life import (
     Book,
     Deliver,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import EventId, Span, State
-from aggregator.proof import (
+from aggregator.core.model import EventId, Span, State
+from aggregator.core.readbacks import (
     LOOK_SOON,
     MOST_IN_QUESTION,
     MOST_UNITS,

@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.model import SlotId
-from aggregator.rebase import Moved, Stand, fits, rebase, shares
+from aggregator.core.model import SlotId
+from aggregator.core.rebase import (
+    Moved,
+    Stand,
+    fits,
+    rebase,
+    shares,
+)
 
 START = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from aggregator.renaming import KnownLine, KnownMeter, Memory, Outlet, Wanted, follows, refusals, renames
+from aggregator.core.renaming import (
+    KnownLine,
+    KnownMeter,
+    Memory,
+    Outlet,
+    Wanted,
+    follows,
+    refusals,
+    renames,
+)
 
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)

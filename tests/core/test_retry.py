@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import Answer, Event, EventId, Outcome, State, Verdict, WriteModel
-from aggregator.retry import (
+from aggregator.core.model import (
+    Answer,
+    Event,
+    EventId,
+    Outcome,
+    State,
+    Verdict,
+    WriteModel,
+)
+from aggregator.core.retry import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
     LONGEST_WISH_SECONDS,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.model import Bounds, Encoding, Written
 from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import CsvFormat
 from aggregator.sinks.files.sink import SinkOfFiles

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from aggregator.core.model import Span
 from aggregator.errors import SourceError, SourceUnreachable
-from aggregator.model import Span
 from aggregator.source import Source
 from aggregator.source.dialects import Dialect, Reading, Renew
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SourceUnreachable
-from aggregator.model import Reading, Span
 from aggregator.source import Shape, Source, sqlite
 
 HOUR = dt.timedelta(hours=1)

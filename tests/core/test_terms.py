@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.model import Span, Terms
-from aggregator.terms import Clash, Reach, Stretch, changed, clashes, joined, sealed, tell_lost
+from aggregator.core.feed_terms import (
+    Clash,
+    Reach,
+    Stretch,
+    changed,
+    clashes,
+    joined,
+    sealed,
+    tell_lost,
+)
+from aggregator.core.model import Span, Terms
 
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from aggregator.model import EPOCH, Span
-from aggregator.windows import (
+from aggregator.core.model import EPOCH, Span
+from aggregator.core.windows import (
     DAY,
     WINDOWS_ASKED_SINGLY,
     WINDOWS_PER_READ,

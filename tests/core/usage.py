@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from decimal import ROUND_FLOOR, Decimal
 
-from aggregator.model import (
+from aggregator.core.model import (
     ZERO,
     Change,
     Decision,
@@ -19,7 +19,7 @@ from aggregator.model import (
     Tail,
     WriteModel,
 )
-from aggregator.planner import Policy, plain, plan
+from aggregator.core.planner import Policy, plain, plan
 
 TODAY = dt.datetime(2026, 11, 2, tzinfo=dt.UTC)
 TOMORROW = TODAY + dt.timedelta(days=1)

@@ -122,7 +122,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a window that shrank is lowered once its plan is replaced",
-        "aggregator/planner.py",
+        "aggregator/core/planner.py",
         "guarded = policy.guarded or change.tail is Tail.GUARDED",
         "guarded = policy.guarded",
         (
@@ -131,7 +131,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a duplicate after a failed attempt stops the ledger",
-        "aggregator/retry.py",
+        "aggregator/core/retry.py",
         "or event.exposed_at is not None or event.attempts > 1:",
         "or event.exposed_at is not None:",
         (
@@ -140,28 +140,28 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a proof that equals the last one is none",
-        "aggregator/barrier.py",
+        "aggregator/core/commit_barrier.py",
         "(fence.fresh_until or NEVER) < seen_until",
         "(fence.fresh_until or NEVER) <= seen_until",
         ("tests/core/test_admission.py::test_a_source_that_shows_less_than_before_is_not_believed",),
     ),
     Mistake(
         "a source has shown what is still to come",
-        "aggregator/admission.py",
+        "aggregator/core/freshness.py",
         "None if shown is None else min(shown, self._now)",
         "shown",
         ("tests/core/test_admission.py::test_nobody_has_shown_what_is_still_to_come",),
     ),
     Mistake(
         "patience replaces a proof",
-        "aggregator/barrier.py",
+        "aggregator/core/commit_barrier.py",
         "return Ready(until if passed.proven_until is None else min(until, passed.proven_until), fenced_until)",
         "return Ready(until, fenced_until)",
         ("tests/core/test_admission.py::test_patience_does_not_replace_a_proof",),
     ),
     Mistake(
         "a whole unit that differs still fits",
-        "aggregator/rebase.py",
+        "aggregator/core/rebase.py",
         "subtract(stand.truth, stand.booked).copy_abs() < unit",
         "subtract(stand.truth, stand.booked).copy_abs() <= unit",
         (
@@ -170,7 +170,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "what was given up cannot be in a figure",
-        "aggregator/proof.py",
+        "aggregator/core/readbacks.py",
         "if event.asked or event.perhaps]",
         "if event.asked]",
         ("tests/core/test_proof.py::test_what_a_figure_proves",),
@@ -254,7 +254,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a meter may begin an hour before the other one ended",
-        "aggregator/renaming.py",
+        "aggregator/core/renaming.py",
         "begin >= line.until or not line.feeds(outlet)",
         "begin > line.until - dt.timedelta(hours=1) or not line.feeds(outlet)",
         ("tests/core/test_renaming.py::test_it_may_begin_where_the_other_ended",),
@@ -398,7 +398,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a lost stretch is kept that is no longer billed",
-        "aggregator/terms.py",
+        "aggregator/core/feed_terms.py",
         "_cut(reach.lost, since, terms.bill_until)",
         "reach.lost",
         (

@@ -14,13 +14,20 @@ from typing import Any, NamedTuple
 from aggregator.adoption.adopter import Adoption
 from aggregator.adoption.survey import Compared
 from aggregator.collection.collected import Collected
+from aggregator.core.model import (
+    Answer,
+    Event,
+    Limits,
+    Meter,
+    Span,
+    Verdict,
+)
+from aggregator.core.windows import floor
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.adopting import Adopting
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.pin import Failover, Pin
-from aggregator.model import Answer, Event, Limits, Meter, Span, Verdict
-from aggregator.windows import floor
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import METER, World
 

@@ -3,9 +3,9 @@
 import datetime as dt
 from collections.abc import Callable
 
+from aggregator.core.model import Report, Span
+from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import SinkCrowded, SinkError
-from aggregator.model import Report, Span
-from aggregator.told import Notice, Told, Unimported
 from tests.postgres.world import World
 
 SIGNED = "signed"

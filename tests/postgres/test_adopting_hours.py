@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.core.model import (
+    Answer,
+    Decreases,
+    Event,
+    Span,
+    WriteModel,
+)
+from aggregator.core.windows import floor
 from aggregator.errors import LedgerError, LedgerStopped
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Decreases, Event, Span, WriteModel
-from aggregator.windows import floor
 from tests.fakes import LIMITS
 from tests.postgres.restore import Backup, PinnedWorld, StripeLike, back_up, restore
 from tests.postgres.test_adoption import everything, quiet_down, use

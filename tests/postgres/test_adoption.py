@@ -10,6 +10,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from aggregator.core.model import (
+    Decreases,
+    Fence,
+    Meter,
+    Span,
+    Terms,
+)
 from aggregator.errors import (
     CustomerUnknown,
     LedgerError,
@@ -19,7 +26,6 @@ from aggregator.errors import (
     UsageError,
 )
 from aggregator.ledger.database import Database
-from aggregator.model import Decreases, Fence, Meter, Span, Terms
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.restore import DAY, Backup, PinnedWorld, StripeLike, back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START

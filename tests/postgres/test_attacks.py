@@ -17,9 +17,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from aggregator.core.model import Reading, Span
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import SourceError
-from aggregator.model import Reading, Span
 from aggregator.source import Source
 from tests.postgres.servers import as_role
 

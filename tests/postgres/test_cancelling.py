@@ -16,14 +16,21 @@ from aggregator.cancelling import (
     Round,
     hindrance,
 )
+from aggregator.core.model import (
+    Answer,
+    Event,
+    Rejection,
+    Report,
+    Span,
+    Verdict,
+)
+from aggregator.core.notifications import Cancelled
 from aggregator.errors import LedgerUnreachable, SinkUnreachable
 from aggregator.ledger.cancelling import Cancellations, Wanted
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.outbox import Outbox
-from aggregator.model import Answer, Event, Rejection, Report, Span, Verdict
 from aggregator.reconciliation import Reconciliation
-from aggregator.told import Cancelled
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, METER, START, World
 

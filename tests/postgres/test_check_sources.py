@@ -11,7 +11,7 @@ import pytest
 from aggregator.cli.check import Finding, _sources
 from aggregator.cli.tables import table_notes
 from aggregator.config import load
-from aggregator.model import Span
+from aggregator.core.model import Span
 from aggregator.source.dialects import Table
 from tests.postgres.servers import as_role
 

@@ -19,6 +19,16 @@ from aggregator.cli.run import Once, run_once
 from aggregator.clock import utcnow
 from aggregator.collection.backfill import Backfill
 from aggregator.config import load
+from aggregator.core.model import (
+    Answer,
+    Bounds,
+    Event,
+    Outcome,
+    Span,
+    State,
+    Written,
+)
+from aggregator.core.windows import floor
 from aggregator.delivery import Delivery
 from aggregator.errors import ClocksApart
 from aggregator.heartbeat import Heartbeat
@@ -28,9 +38,7 @@ from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files, Whole
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.pin import Pin
-from aggregator.model import Answer, Bounds, Event, Outcome, Span, State, Written
 from aggregator.reconciliation import Reconciliation
-from aggregator.windows import floor
 from aggregator.wiring import build
 from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, World

@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 
+from aggregator.core.forecast import Forecast
+from aggregator.core.model import Decreases, Span
 from aggregator.errors import QueryRejected, SourceUnreachable
-from aggregator.forecast import Forecast
 from aggregator.ledger.database import Database
 from aggregator.ledger.tally import Tally
-from aggregator.model import Decreases, Span
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from aggregator.core.model import Answer, Event, Outcome, State
 from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, LedgerUnreachable
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Event, Outcome, State
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, MINUTE, START, World
 

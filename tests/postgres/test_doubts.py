@@ -11,13 +11,22 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aggregator.cli.events import events
+from aggregator.core.model import (
+    Answer,
+    ClaimId,
+    EventId,
+    Outcome,
+    Rejection,
+    Report,
+    Span,
+    State,
+)
+from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.parked import Choice, ParkedEvents
 from aggregator.ledger.rejections import refuse_missing
-from aggregator.model import Answer, ClaimId, EventId, Outcome, Rejection, Report, Span, State
-from aggregator.proof import Excerpt, Finding, Ruling, Standing
 from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

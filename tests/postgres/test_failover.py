@@ -7,11 +7,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from aggregator.core.model import Outcome, State
 from aggregator.delivery import Delivery
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.pin import Failover
-from aggregator.model import Outcome, State
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.servers import home, server, standby
 from tests.postgres.world import HOUR, START

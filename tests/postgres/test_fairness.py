@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from aggregator.core.model import Answer, Event, Span, Verdict
 from aggregator.daemon import EVER
 from aggregator.delivery import Delivered, Delivery, drain
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import LEAST_SHARE, PICK
 from aggregator.ledger.reports import Reports
-from aggregator.model import Answer, Event, Span, Verdict
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, START, World
 

@@ -10,6 +10,17 @@ from typing import Any, cast
 
 import pytest
 
+from aggregator.core.model import (
+    Bounds,
+    Decreases,
+    Event,
+    Meter,
+    Outcome,
+    Rejection,
+    Span,
+    State,
+    Written,
+)
 from aggregator.delivery import Delivered, drain
 from aggregator.errors import InvariantBroken, LedgerStopped, SinkHalted, SinkUnreachable, UsageError
 from aggregator.filing import Filing
@@ -19,7 +30,6 @@ from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files, Whole
 from aggregator.ledger.pin import Pin
 from aggregator.ledger.uploads import FileRow, Uploads
-from aggregator.model import Bounds, Decreases, Event, Meter, Outcome, Rejection, Span, State, Written
 from aggregator.sinks import Batch
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat
 from aggregator.sinks.stripe import StripeMeter

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from aggregator.core.model import Decreases, Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.parked import Choice, ParkedEvents
 from aggregator.ledger.uploads import Rejected, Row
-from aggregator.model import Decreases, Rejection
 from aggregator.sinks.files import CsvFormat, DirectorySink, JsonFormat
 from aggregator.sinks.stripe import StripeMeter
 from tests.file_validator import validate

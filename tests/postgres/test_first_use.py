@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.core.model import Answer, Span, Terms
 from aggregator.delivery import Delivered, Delivery, drain
 from aggregator.errors import (
     CustomerUnknown,
@@ -21,7 +22,6 @@ from aggregator.first_use import ASK_AGAIN, LOOK_AGAIN, FirstUse, asked_span
 from aggregator.ledger import first_use as verbs
 from aggregator.ledger.database import Database
 from aggregator.ledger.first_use import ALL_AFTER, FirstUses
-from aggregator.model import Answer, Span, Terms
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

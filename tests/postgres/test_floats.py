@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from aggregator.core.model import Span
 from aggregator.ledger.database import Database
-from aggregator.model import Span
 from aggregator.source import Source
 from tests.postgres.world import HOUR, METER, START, World
 

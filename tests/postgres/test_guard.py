@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.core.model import Decreases, Span
 from aggregator.errors import SourceError
 from aggregator.ledger.database import Database
-from aggregator.model import Decreases, Span
 from tests.postgres.world import HOUR, METER, START, World
 
 APPLY = replace(METER, decreases=Decreases.APPLY)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from aggregator.core.model import Decreases, Reading, Span
 from aggregator.ledger.database import Database
 from aggregator.ledger.parked import ParkedEvents
-from aggregator.model import Decreases, Reading, Span
 from tests.fakes import FakeSource
 from tests.postgres.test_unread import Slow
 from tests.postgres.world import HOUR, METER, START, World

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from aggregator.core.model import Rejection, Report, Span
+from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
 from aggregator.intake import AGAIN_AFTER, OVERLAP, REACH, Intake, NotSigned, Taken
 from aggregator.ledger.database import Database
 from aggregator.ledger.intake import KEPT, Heard, Taking
 from aggregator.ledger.intake import Intake as Notices
-from aggregator.model import Rejection, Report, Span
-from aggregator.told import Notice, Told, Unimported
 from tests.postgres.teller import SIGNED, Teller
 from tests.postgres.world import HOUR, METER, World
 

@@ -6,12 +6,12 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.core.model import Reading, Span
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
 from aggregator.ledger.meters import Lease
 from aggregator.ledger.passes import Pass
 from aggregator.ledger.spool import Spool
-from aggregator.model import Reading, Span
 from tests.postgres.world import HOUR, START, World
 
 SPAN = Span(START, START + HOUR)

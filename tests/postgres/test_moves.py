@@ -5,9 +5,9 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.core.model import Decreases, Span, WriteModel
 from aggregator.ledger.database import Database
 from aggregator.ledger.parked import ParkedEvents
-from aggregator.model import Decreases, Span, WriteModel
 from tests.postgres.test_replacing_sinks import Replacing
 from tests.postgres.world import HOUR, METER, START, World
 

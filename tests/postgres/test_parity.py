@@ -15,11 +15,11 @@ from aggregator.cli.parity import parity
 from aggregator.cli.status import status
 from aggregator.cli.terms import findings_of, tell_feeds
 from aggregator.config import load
+from aggregator.core.model import Answer, Event, Span, Terms
 from aggregator.errors import AggregatorError
 from aggregator.ledger.beside import Beside, Place, Side
 from aggregator.ledger.database import Database
 from aggregator.ledger.reports import Reports
-from aggregator.model import Answer, Event, Span, Terms
 from tests.fakes import FakeSink
 from tests.postgres.test_terms import T, Two
 from tests.postgres.world import HOUR, METER, START

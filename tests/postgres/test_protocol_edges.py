@@ -9,11 +9,11 @@ from decimal import Decimal
 import pytest
 
 from aggregator.collection.backfill import Backfill
+from aggregator.core.model import Answer, Decreases, Reading, Span
 from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, QueryRejected
 from aggregator.ledger import changes, writer
 from aggregator.ledger.database import Database
-from aggregator.model import Answer, Decreases, Reading, Span
 from aggregator.source.rows import Instants, Places, Rows
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World

@@ -8,12 +8,21 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.core.model import (
+    Answer,
+    Event,
+    EventId,
+    Rejection,
+    Report,
+    Span,
+    Verdict,
+    WriteModel,
+)
+from aggregator.core.readbacks import LOOK_AGAIN, Finding
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.parked import Choice, ParkedEvents
-from aggregator.model import Answer, Event, EventId, Rejection, Report, Span, Verdict, WriteModel
-from aggregator.proof import LOOK_AGAIN, Finding
 from aggregator.reconciliation import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World

@@ -7,9 +7,9 @@ from decimal import Decimal
 import pytest
 
 from aggregator.collection.backfill import Backfill
+from aggregator.core.model import Reading, Span
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
-from aggregator.model import Reading, Span
 from tests.fakes import FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

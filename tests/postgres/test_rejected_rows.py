@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.core.model import Rejection, Report, Span
+from aggregator.core.notifications import Notice, Told
 from aggregator.ledger.database import Database
 from aggregator.ledger.intake import Intake as Notices
 from aggregator.ledger.intake import Taking
-from aggregator.model import Rejection, Report, Span
-from aggregator.told import Notice, Told
 from tests.postgres.test_files import FileWorld
 from tests.postgres.world import METER
 

@@ -7,10 +7,18 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.core.model import (
+    Answer,
+    Decreases,
+    Event,
+    Rejection,
+    Span,
+    Verdict,
+    WriteModel,
+)
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.parked import ParkedEvents
-from aggregator.model import Answer, Decreases, Event, Rejection, Span, Verdict, WriteModel
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 
 from aggregator.config import load
+from aggregator.core.model import Answer, Event, EventId
 from aggregator.errors import SinkHalted
-from aggregator.model import Answer, Event, EventId
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks import Sink

@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from aggregator.core.model import Span
 from aggregator.errors import QueryRejected
-from aggregator.model import Span
 from aggregator.source import Source
 from tests.postgres.servers import as_role
 

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import pytest
 
+from aggregator.core.model import Decreases, Span
 from aggregator.errors import SourceUnreachable
 from aggregator.ledger.database import Database
 from aggregator.ledger.reports import Reports
-from aggregator.model import Decreases, Span
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
+from aggregator.core.model import Span
 from aggregator.errors import SourceError
-from aggregator.model import Span
 from aggregator.source import Source
 
 HOUR = dt.timedelta(hours=1)

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
-from aggregator.model import Reading, Span
 from aggregator.source import Shape, Source, postgres
 from aggregator.source.dialects import Reading as HowToRead
 
@@ -509,7 +509,7 @@ def test_a_killed_reader_leaves_no_query_running(source_url: str, run: Run) -> N
     """The server looks after its client every two seconds."""
     program = f"""
 import datetime as dt
-from aggregator.model import Span
+from aggregator.core.model import Span
 from aggregator.source import Source
 start = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 source = Source("app", {source_url!r}, statement_timeout=dt.timedelta(minutes=5))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from aggregator import barrier
 from aggregator.cli.check import _role
+from aggregator.core import commit_barrier
+from aggregator.core.model import Fence, Span
 from aggregator.errors import QueryRejected
-from aggregator.model import Fence, Span
 from aggregator.source import Source
 from aggregator.source.transactions import REPLAY_MARGIN
 from tests.postgres.replication import (
@@ -188,17 +188,17 @@ def test_a_writer_that_the_standby_has_not_heard_of_is_waited_for(
         boundary = beat(primary)
         lagging = fence(url, HEARTBEAT)
         assert lagging.at > boundary
-        noted = barrier.judge(lagging, (), boundary).noted
+        noted = commit_barrier.judge(lagging, (), boundary).noted
         follower.execute("select pg_wal_replay_resume()")
         beat(primary)
         caught_up(primary, follower)
         for _ in range(3):
-            passed = barrier.judge(fence(url, HEARTBEAT), noted, boundary)
+            passed = commit_barrier.judge(fence(url, HEARTBEAT), noted, boundary)
             noted = passed.noted
             assert passed.until < boundary
         writer.commit()
     caught_up(primary, follower)
-    assert barrier.judge(fence(url, HEARTBEAT), noted, boundary).until >= boundary
+    assert commit_barrier.judge(fence(url, HEARTBEAT), noted, boundary).until >= boundary
 
 
 def test_when_transactions_began_on_the_primary_is_not_seen(

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from aggregator import windows
+from aggregator.core import windows
+from aggregator.core.model import Decreases, Span
 from aggregator.ledger.database import Database
-from aggregator.model import Decreases, Span
 from aggregator.source import Source
 from tests.postgres.replication import (
     HEARTBEAT,

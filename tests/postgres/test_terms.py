@@ -10,13 +10,21 @@ import psycopg
 import pytest
 
 from aggregator.collection.backfill import span_of
+from aggregator.core.model import (
+    Answer,
+    Decreases,
+    Definition,
+    Event,
+    Meter,
+    Span,
+    Terms,
+)
 from aggregator.delivery import Delivery
 from aggregator.errors import InvariantBroken, LeaseLost, UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes import Pass
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.spool import Spool
-from aggregator.model import Answer, Decreases, Definition, Event, Meter, Span, Terms
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from aggregator.core.model import (
+    Answer,
+    Bulk,
+    Event,
+    Span,
+    WriteModel,
+)
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.unanswered import REASON, SENT_SILENTLY
-from aggregator.model import Answer, Bulk, Event, Span, WriteModel
 from aggregator.reconciliation import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, START, World

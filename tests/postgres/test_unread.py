@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryTimedOut
 from aggregator.ledger.database import Database
-from aggregator.model import Reading, Span
 from tests.fakes import FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

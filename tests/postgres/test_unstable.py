@@ -7,8 +7,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from aggregator.core.planner import FREE_REVISIONS
 from aggregator.ledger.database import Database
-from aggregator.planner import FREE_REVISIONS
 from aggregator.source import Source
 from tests.postgres.world import METER, START, World
 

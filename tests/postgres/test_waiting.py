@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from aggregator.model import Fence
+from aggregator.core.model import Fence
 from tests.postgres.world import HOUR, MINUTE, START, World
 
 PATIENCE = 15 * MINUTE

@@ -10,13 +10,21 @@ from typing import Any
 import pytest
 
 from aggregator.cancelling import Cancelling, hindrance
+from aggregator.core.model import (
+    Answer,
+    Decreases,
+    Event,
+    Reading,
+    Rejection,
+    Span,
+    WriteModel,
+)
+from aggregator.core.notifications import Cancelled
 from aggregator.errors import LedgerError
 from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
-from aggregator.model import Answer, Decreases, Event, Reading, Rejection, Span, WriteModel
 from aggregator.reconciliation import Reconciliation
-from aggregator.told import Cancelled
 from tests.fakes import FakeSource
 from tests.postgres.restore import PinnedWorld, back_up
 from tests.postgres.test_adoption import begin, cycle, lose, quiet_down, use

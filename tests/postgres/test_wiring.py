@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.config import load
-from aggregator.model import WriteModel
+from aggregator.core.model import WriteModel
 from aggregator.wiring import build
 
 CONFIG = """

@@ -10,13 +10,13 @@ from typing import Any
 
 from aggregator.collection.collected import Collected
 from aggregator.collection.collector import Collection
+from aggregator.core.model import Meter, Span
 from aggregator.delivery import Delivered, Delivery
 from aggregator.ledger.database import Database, identity
 from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Lease, Meters, Registered
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
-from aggregator.model import Meter, Span
 from tests.fakes import FakeSink, FakeSource
 
 MINUTE = dt.timedelta(minutes=1)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.model import ZERO, Fence, Reading, Span
-from aggregator.windows import floor, tile
+from aggregator.core.model import ZERO, Fence, Reading, Span
+from aggregator.core.windows import floor, tile
 from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate
 from tests.simulation.hub import Hub
 

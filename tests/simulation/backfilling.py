@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aggregator.collection.backfill import Backfilled
+from aggregator.core.model import Meter
+from aggregator.core.windows import floor
 from aggregator.errors import AggregatorError, InvariantBroken, UsageError
-from aggregator.model import Meter
-from aggregator.windows import floor
 from tests.simulation.climate import HOUR, MINUTE, SECOND
 from tests.simulation.hub import Process
 from tests.simulation.names import called

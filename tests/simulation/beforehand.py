@@ -10,7 +10,7 @@ import random
 from decimal import ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING
 
-from aggregator.model import Event, EventId
+from aggregator.core.model import Event, EventId
 from tests.simulation.climate import HOUR, SECOND
 
 if TYPE_CHECKING:

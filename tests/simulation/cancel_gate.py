@@ -1,7 +1,7 @@
 """What a process of a simulated world has to take events back from the service."""
 
-from aggregator.model import Answer
-from aggregator.told import Cancelled
+from aggregator.core.model import Answer
+from aggregator.core.notifications import Cancelled
 from tests.simulation.climate import HOUR, MINUTE
 from tests.simulation.gates import MILLISECOND, Gate
 from tests.simulation.service import Service

@@ -8,8 +8,8 @@ import datetime as dt
 import random
 from dataclasses import dataclass, fields
 
+from aggregator.core.model import Decreases, WriteModel
 from aggregator.ledger.pin import Failover
-from aggregator.model import Decreases, WriteModel
 
 SECOND = dt.timedelta(seconds=1)
 MINUTE = dt.timedelta(minutes=1)

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aggregator.model import Meter
+from aggregator.core.model import Meter
 from tests.simulation.climate import DAY, HOUR
 from tests.simulation.memory import EventRow
 from tests.simulation.names import renamed

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from io import BytesIO
 
+from aggregator.core.model import Bounds, Encoding, Event, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.model import Bounds, Encoding, Event, Written
 from aggregator.sinks import Batch
 from aggregator.sinks.files import making
 from aggregator.sinks.files.formats import JsonFormat

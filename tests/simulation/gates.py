@@ -12,6 +12,16 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from aggregator.core.model import (
+    Answer,
+    Event,
+    Fence,
+    Limits,
+    Reading,
+    Span,
+    Verdict,
+    WriteModel,
+)
 from aggregator.errors import (
     LedgerUnreachable,
     QueryTimedOut,
@@ -21,7 +31,6 @@ from aggregator.errors import (
     SourceUnreachable,
 )
 from aggregator.ledger.clock import LedgerClock
-from aggregator.model import Answer, Event, Fence, Limits, Reading, Span, Verdict, WriteModel
 from tests.simulation.application import Application
 from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
 from tests.simulation.hub import Aside, Hub, Killed, Process

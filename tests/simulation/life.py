@@ -15,6 +15,15 @@ from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
 from aggregator.collection.collected import Collected
 from aggregator.collection.collector import Collection
+from aggregator.core.model import (
+    Decreases,
+    Meter,
+    Report,
+    Span,
+    State,
+    WriteModel,
+)
+from aggregator.core.renaming import Outlet
 from aggregator.delivery import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
 from aggregator.filing import Filing
@@ -24,9 +33,7 @@ from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.files import Whole
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.tally import Tally
-from aggregator.model import Decreases, Meter, Report, Span, State, WriteModel
 from aggregator.reconciliation import Reconciliation
-from aggregator.renaming import Outlet
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand

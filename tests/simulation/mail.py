@@ -5,9 +5,9 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+from aggregator.core.model import Report, Span
+from aggregator.core.notifications import Notice, Told
 from aggregator.errors import SinkCrowded, SinkHalted, SinkUnreachable
-from aggregator.model import Report, Span
-from aggregator.told import Notice, Told
 from tests.simulation.climate import HOUR, MINUTE
 from tests.simulation.gates import Gate
 from tests.simulation.hub import Hub

@@ -12,8 +12,22 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from aggregator import definitions, renaming
-from aggregator.barrier import Noted
+from aggregator.core import definitions, renaming
+from aggregator.core.commit_barrier import Noted
+from aggregator.core.feed_terms import Reach, changed, joined
+from aggregator.core.model import (
+    EPOCH,
+    ClaimId,
+    Definition,
+    Event,
+    EventId,
+    Meter,
+    Reading,
+    SlotId,
+    Span,
+    State,
+)
+from aggregator.core.renaming import KnownLine, KnownMeter, Memory, Outlet
 from aggregator.errors import InvariantBroken, LeaseLost, MeterRefused
 from aggregator.ledger import naming
 from aggregator.ledger.feeds import as_it_is, fed_until
@@ -21,9 +35,6 @@ from aggregator.ledger.first_use import TAKEN_BACK
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.pin import Failover
 from aggregator.ledger.silence import Silence
-from aggregator.model import EPOCH, ClaimId, Definition, Event, EventId, Meter, Reading, SlotId, Span, State
-from aggregator.renaming import KnownLine, KnownMeter, Memory, Outlet
-from aggregator.terms import Reach, changed, joined
 
 FORWARD = frozenset(
     {

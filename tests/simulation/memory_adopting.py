@@ -7,12 +7,18 @@ from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
 
+from aggregator.core.model import (
+    ZERO,
+    EventId,
+    SlotId,
+    Span,
+    State,
+)
+from aggregator.core.rebase import Moved, Stand, rebase
 from aggregator.errors import LedgerError
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN, Counted, Line, Naming, Rebased
 from aggregator.ledger.pin import Pinned
 from aggregator.ledger.spool import Spool
-from aggregator.model import ZERO, EventId, SlotId, Span, State
-from aggregator.rebase import Moved, Stand, rebase
 from tests.simulation.memory import EventRow, MemoryLedger, SlotRow
 from tests.simulation.memory_first_use import clear_for_good
 from tests.simulation.memory_passes import readings_of

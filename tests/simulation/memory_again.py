@@ -4,10 +4,10 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from aggregator.core.model import Decision, EventId, State, WriteModel
 from aggregator.ledger.again import LATEST_ARRIVAL
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes import Pass
-from aggregator.model import Decision, EventId, State, WriteModel
 from tests.simulation.memory import MemoryLedger
 
 

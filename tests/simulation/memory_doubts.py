@@ -4,13 +4,19 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
 
+from aggregator.core.model import (
+    EventId,
+    Rejection,
+    Report,
+    Span,
+    State,
+)
+from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
+from aggregator.core.windows import floor
 from aggregator.ledger.adopting import TAKEN_OVER
 from aggregator.ledger.doubts import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.rejections import REPORTED_WITHIN
 from aggregator.ledger.unanswered import Uncovered
-from aggregator.model import EventId, Rejection, Report, Span, State
-from aggregator.proof import Excerpt, Finding, Ruling, Standing
-from aggregator.windows import floor
 from tests.simulation.climate import HOUR, MINUTE
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, ReadbackRow
 

@@ -4,8 +4,17 @@ import datetime as dt
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
+from aggregator.core.model import (
+    Bounds,
+    ClaimId,
+    Event,
+    EventId,
+    Outcome,
+    Span,
+    State,
+    Written,
+)
 from aggregator.ledger.files import NEVER, Due, Whole
-from aggregator.model import Bounds, ClaimId, Event, EventId, Outcome, Span, State, Written
 from tests.simulation.memory import ClaimRow, EventRow, FileRow, MemoryLedger
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_pin import MemoryPin

@@ -4,8 +4,8 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 from hashlib import md5
 
+from aggregator.core.model import EventId
 from aggregator.ledger.first_use import ALL_AFTER, ALL_EVENTS, BATCH, ENOUGH, Pending
-from aggregator.model import EventId
 from tests.simulation.memory import FeedRow, MemoryLedger
 
 

@@ -3,9 +3,9 @@
 import datetime as dt
 from collections.abc import Sequence
 
+from aggregator.core.model import EventId
+from aggregator.core.notifications import Told
 from aggregator.ledger.intake import KEPT, Taking
-from aggregator.model import EventId
-from aggregator.told import Told
 from tests.simulation.memory import HeardRow, MemoryLedger, NoticeRow
 from tests.simulation.memory_doubts import MemoryDoubts
 

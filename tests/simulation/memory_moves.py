@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.model import Decision, EventId, State, WriteModel
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.moves import MOVED
-from aggregator.model import Decision, EventId, State, WriteModel
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, Tables
 
 

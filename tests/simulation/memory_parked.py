@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Sequence
 
-from aggregator.model import EventId, State
+from aggregator.core.model import EventId, State
 from tests.simulation.memory import EventRow, MemoryLedger
 from tests.simulation.memory_moves import whole
 

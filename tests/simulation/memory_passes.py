@@ -5,16 +5,8 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache
 
-from aggregator import definitions
-from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
-from aggregator.ledger.guard import BELIEVED_AFTER
-from aggregator.ledger.meters import Feed, Lease, Registered
-from aggregator.ledger.moves import may_move
-from aggregator.ledger.passes import Decide, Pass
-from aggregator.ledger.runs import RESUME_WITHIN
-from aggregator.ledger.spool import Spool
-from aggregator.ledger.tally import Tally
-from aggregator.model import (
+from aggregator.core import definitions
+from aggregator.core.model import (
     ZERO,
     Change,
     Decision,
@@ -28,7 +20,15 @@ from aggregator.model import (
     Tail,
     WriteModel,
 )
-from aggregator.planner import GUARDED, LOWERS
+from aggregator.core.planner import GUARDED, LOWERS
+from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
+from aggregator.ledger.guard import BELIEVED_AFTER
+from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.moves import may_move
+from aggregator.ledger.passes import Decide, Pass
+from aggregator.ledger.runs import RESUME_WITHIN
+from aggregator.ledger.spool import Spool
+from aggregator.ledger.tally import Tally
 from tests.simulation import memory_moves as moves
 from tests.simulation.climate import HOUR
 from tests.simulation.memory import (

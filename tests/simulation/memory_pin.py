@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from aggregator.core.model import ClaimId
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.heartbeat import Beat, Heartbeat
 from aggregator.ledger import pin
 from aggregator.ledger.pin import Pinned, named
-from aggregator.model import ClaimId
 from tests.simulation.memory import MemoryLedger
 
 LEDGER_ID = "simulated"

@@ -3,9 +3,9 @@
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
+from aggregator.core.model import ClaimId, State
 from aggregator.errors import UsageError
 from aggregator.ledger.elsewhere import LATEST_WRITE, Elsewhere
-from aggregator.model import ClaimId, State
 from tests.simulation.memory import FileRow, MemoryLedger, OutboxRow
 
 

@@ -10,24 +10,18 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
-from aggregator import (
-    barrier,
+from aggregator import delivery, reconciliation
+from aggregator.adoption import adopter, comparison
+from aggregator.core import (
+    commit_barrier,
     definitions,
-    delivery,
     planner,
-    proof,
+    readbacks,
     rebase,
-    reconciliation,
     retry,
     windows,
 )
-from aggregator.adoption import adopter, comparison
-from aggregator.delivery import Delivery
-from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
-from aggregator.ledger import pin
-from aggregator.ledger.outbox import Claim
-from aggregator.ledger.tally import Tally
-from aggregator.model import (
+from aggregator.core.model import (
     ZERO,
     Answer,
     Change,
@@ -41,6 +35,11 @@ from aggregator.model import (
     Tail,
     Verdict,
 )
+from aggregator.delivery import Delivery
+from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
+from aggregator.ledger import pin
+from aggregator.ledger.outbox import Claim
+from aggregator.ledger.tally import Tally
 from tests.simulation import memory, memory_adopting, memory_pin
 from tests.simulation.gates import SourceGate
 from tests.simulation.memory import MeterRow, OutboxRow
@@ -334,20 +333,20 @@ def sweep_follows_the_mark() -> list[tuple[object, str, object]]:
 
 @mutant("windows are read without waiting for transactions that are open")
 def barrier_ignored() -> list[tuple[object, str, object]]:
-    def ready(settled: dt.datetime, passed: Any, patience: Any, *, bounded: bool) -> barrier.Ready:
-        return barrier.Ready(settled, settled)
+    def ready(settled: dt.datetime, passed: Any, patience: Any, *, bounded: bool) -> commit_barrier.Ready:
+        return commit_barrier.Ready(settled, settled)
 
-    return [(barrier, "ready", ready)]
+    return [(commit_barrier, "ready", ready)]
 
 
 @mutant("the barrier counts only transactions that have ended, not those that have begun since")
 def barrier_notes_too_little() -> list[tuple[object, str, object]]:
-    real = barrier.judge
+    real = commit_barrier.judge
 
     def judge(fence: Any, noted: Any, boundary: Any) -> Any:
         return real(fence._replace(xmax=fence.xmin, oldest_start=None), noted, boundary)
 
-    return [(barrier, "judge", judge)]
+    return [(commit_barrier, "judge", judge)]
 
 
 # What the sink reports, and what it counts.
@@ -395,9 +394,9 @@ def readback_loses_a_place() -> list[tuple[object, str, object]]:
 @mutant("what is in doubt counts as absent without asking")
 def doubt_is_absence() -> list[tuple[object, str, object]]:
     def decide(excerpt: Any, figure: Decimal) -> Any:
-        return [proof.Ruling(event.id, proof.Finding.ABSENT, "as we hope") for event in excerpt.asked]
+        return [readbacks.Ruling(event.id, readbacks.Finding.ABSENT, "as we hope") for event in excerpt.asked]
 
-    return [(proof, "decide", decide)]
+    return [(readbacks, "decide", decide)]
 
 
 # Arithmetic and instants.

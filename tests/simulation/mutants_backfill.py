@@ -6,7 +6,7 @@ from typing import Any
 
 from aggregator.collection.backfill import Backfill
 from aggregator.collection.collected import Collected
-from aggregator.model import Span
+from aggregator.core.model import Span
 from tests.simulation import memory_passes
 from tests.simulation.memory import MeterRow
 from tests.simulation.memory_passes import MemoryPasses

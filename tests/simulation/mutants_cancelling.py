@@ -4,9 +4,9 @@ import datetime as dt
 from typing import Any
 
 from aggregator.cancelling import Cancelling
+from aggregator.core.model import Answer
+from aggregator.core.notifications import Cancelled
 from aggregator.ledger.cancelling import Wanted
-from aggregator.model import Answer
-from aggregator.told import Cancelled
 from tests.simulation import memory_cancelling
 from tests.simulation.mutation import mutant
 

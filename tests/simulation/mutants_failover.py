@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aggregator import retry
+from aggregator.core import retry
 from aggregator.ledger import pin
 from tests.simulation import life
 from tests.simulation.memory_pin import Disk, MemoryPin

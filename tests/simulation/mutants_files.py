@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from aggregator import filing
+from aggregator.core.model import ClaimId, EventId, Outcome, State
 from aggregator.ledger.files import Whole
-from aggregator.model import ClaimId, EventId, Outcome, State
 from aggregator.sinks.files import making
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.mutation import mutant

@@ -6,9 +6,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from aggregator import intake
+from aggregator.core.notifications import Told
 from aggregator.errors import SinkUnreachable
 from aggregator.ledger.intake import Taking
-from aggregator.told import Told
 from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.mutation import mutant
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from aggregator import planner
-from aggregator.model import EventId, WriteModel
+from aggregator.core import planner
+from aggregator.core.model import EventId, WriteModel
 from tests.simulation import memory_outbox, memory_passes
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.mutation import mutant

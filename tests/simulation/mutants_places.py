@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from aggregator.model import State
+from aggregator.core.model import State
 from tests.simulation import memory_uploads
 from tests.simulation.carrying import Carrying
 from tests.simulation.memory_adopting import MemoryAdopting

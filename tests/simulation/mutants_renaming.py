@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aggregator import renaming
+from aggregator.core import renaming
+from aggregator.core.model import State
 from aggregator.delivery import Delivery
-from aggregator.model import State
 from aggregator.sinks.files.formats import JsonFormat
 from tests.simulation.memory import MemoryMeters
 from tests.simulation.memory_doubts import MemoryDoubts

@@ -4,9 +4,9 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from aggregator import barrier
-from aggregator.admission import Admission
-from aggregator.model import Fence
+from aggregator.core import commit_barrier
+from aggregator.core.freshness import Admission
+from aggregator.core.model import Fence
 from tests.simulation import memory_passes
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.mutation import mutant
@@ -64,4 +64,4 @@ def proof_of_another_connection() -> Sequence[tuple[object, str, object]]:
 
 @mutant("a standby that shows less than was read before is compared with that")
 def back_in_time() -> Sequence[tuple[object, str, object]]:
-    return [(barrier, "trusted", lambda fence, seen_until: fence)]
+    return [(commit_barrier, "trusted", lambda fence, seen_until: fence)]

@@ -1,6 +1,6 @@
 """What a meter is called outside: one that has another name here by now goes on under the first one for everybody else."""
 
-from aggregator.model import Event
+from aggregator.core.model import Event
 
 AS = "_known_as_"
 

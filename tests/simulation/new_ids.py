@@ -9,7 +9,7 @@ import datetime as dt
 import random
 from typing import TYPE_CHECKING
 
-from aggregator.model import EventId
+from aggregator.core.model import EventId
 from tests.simulation.memory import MemoryLedger
 from tests.simulation.memory_parked import MemoryParked
 

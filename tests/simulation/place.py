@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 
-from aggregator.model import Event
+from aggregator.core.model import Event
 from tests.simulation.climate import HOUR
 from tests.simulation.hub import Hub
 from tests.simulation.names import outward

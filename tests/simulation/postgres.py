@@ -14,6 +14,14 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from aggregator.core.model import (
+    ClaimId,
+    Definition,
+    EventId,
+    SlotId,
+    Span,
+    State,
+)
 from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
@@ -26,7 +34,6 @@ from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.uploads import Uploads
-from aggregator.model import ClaimId, Definition, EventId, SlotId, Span, State
 from tests.simulation.hub import Hub
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (

@@ -18,8 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from aggregator.model import ZERO, Answer, Event, Rejection, Report, Span, WriteModel
-from aggregator.windows import floor
+from aggregator.core.model import (
+    ZERO,
+    Answer,
+    Event,
+    Rejection,
+    Report,
+    Span,
+    WriteModel,
+)
+from aggregator.core.windows import floor
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.hub import Hub
 

@@ -7,8 +7,8 @@ import random
 from enum import Enum
 from typing import NamedTuple
 
+from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected
-from aggregator.model import Reading, Span
 from tests.simulation.application import Table
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.marks import Marks

@@ -9,7 +9,7 @@ Rules
 import datetime as dt
 import random
 
-from aggregator.model import Fence, Span
+from aggregator.core.model import Fence, Span
 from tests.simulation.application import Application, Table
 from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
 from tests.simulation.hub import Hub

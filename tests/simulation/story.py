@@ -4,7 +4,7 @@ import datetime as dt
 from collections import deque
 from collections.abc import Callable
 
-from aggregator.model import Event
+from aggregator.core.model import Event
 
 KEPT = 60
 

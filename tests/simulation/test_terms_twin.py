@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from aggregator.collection.collector import Collection
+from aggregator.core.model import Meter, Span, Terms
 from aggregator.delivery import Delivery
 from aggregator.first_use import FirstUse
 from aggregator.ledger.database import Database
@@ -19,7 +20,6 @@ from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
-from aggregator.model import Meter, Span, Terms
 from tests.conftest import TEMPLATE
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from aggregator.adoption import comparison
-from aggregator.model import WriteModel
+from aggregator.core.model import WriteModel
 from tests.simulation.climate import HOUR, Climate, draw, with_restores
 from tests.simulation.life import Life, Lived, outcome
 

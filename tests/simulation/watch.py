@@ -9,6 +9,18 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import ROUND_FLOOR, Decimal
 
+from aggregator.core.model import (
+    ZERO,
+    Answer,
+    Event,
+    EventId,
+    SlotId,
+    Span,
+    State,
+    WriteModel,
+)
+from aggregator.core.readbacks import Excerpt, Finding
+from aggregator.core.windows import tile
 from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
 from aggregator.ledger.cancelling import Wanted
 from aggregator.ledger.doubts import Settled
@@ -16,9 +28,6 @@ from aggregator.ledger.meters import Lease, Registered
 from aggregator.ledger.passes import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
-from aggregator.model import ZERO, Answer, Event, EventId, SlotId, Span, State, WriteModel
-from aggregator.proof import Excerpt, Finding
-from aggregator.windows import tile
 from tests.simulation.application import Application
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.hosts import Host

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 
-from aggregator.model import Event
+from aggregator.core.model import Event
 from tests.simulation.memory import Tables
 from tests.simulation.place import Place, identifiers_in
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from decimal import Decimal
 
-from aggregator.model import ZERO, Span, State
+from aggregator.core.model import ZERO, Span, State
 from tests.simulation.climate import HOUR
 from tests.simulation.memory import EventRow, Tables
 

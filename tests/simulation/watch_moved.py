@@ -6,8 +6,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.model import Decreases, EventId, State, WriteModel
 from aggregator.ledger.passes import Pass
-from aggregator.model import Decreases, EventId, State, WriteModel
 from tests.simulation.climate import Climate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import EventRow, SlotRow, Tables

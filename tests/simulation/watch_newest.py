@@ -8,7 +8,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from decimal import ROUND_FLOOR, Decimal
 
-from aggregator.model import ZERO, Event, EventId
+from aggregator.core.model import ZERO, Event, EventId
 from tests.simulation.application import Application
 from tests.simulation.climate import HOUR
 from tests.simulation.hub import Hub

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from aggregator.collection.backfill import Backfilled
+from aggregator.core.model import Span
+from aggregator.core.windows import tile
 from aggregator.ledger.passes import Pass
-from aggregator.model import Span
-from aggregator.windows import tile
 from tests.simulation.climate import DAY, HOUR
 
 Require = Callable[..., None]

@@ -26,9 +26,9 @@ import psycopg
 from sqlalchemy import make_url
 
 from aggregator.clock import monotonic, utcnow
+from aggregator.core.windows import floor
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
-from aggregator.windows import floor
 
 Found = TypeVar("Found")
 Totals = dict[str, Decimal]

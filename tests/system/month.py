@@ -19,7 +19,7 @@ from random import Random
 import psycopg
 
 from aggregator.clock import monotonic, utcnow
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import METER, Beside, World, own_world, show, until, wait
 
 DAYS = 30

@@ -17,7 +17,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from aggregator.clock import monotonic, utcnow
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import KEY, MINUTE, Totals, World, differing, environment, own_world, show, until
 
 SHIPPED = Path(__file__).parents[2] / "config" / "pgbench.yaml"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.config import load
+from aggregator.core.model import Span
 from aggregator.demo.live import LEAST_SECONDS, closing_time
 from aggregator.demo.processes import fresh
 from aggregator.demo.proof import Proof, compare, summed
@@ -15,7 +16,6 @@ from aggregator.demo.scenes import configuration, exit_code
 from aggregator.demo.story import number, shortened
 from aggregator.errors import UsageError
 from aggregator.ledger.reports import Total
-from aggregator.model import Span
 from tests.system.harness import Process, until
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import HOUR, World, as_reader, until
 from tests.tidy.test_docs import blocks, page
 

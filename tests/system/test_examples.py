@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from aggregator.clock import utcnow
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import Sandbox, World, sandbox_process
 
 EXAMPLES = Path(__file__).parents[2] / "config"

@@ -10,9 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from aggregator.clock import utcnow
+from aggregator.core.windows import DAY, HOUR, floor
 from aggregator.ledger.database import Database
 from aggregator.sandbox.metronome import MetronomeControl
-from aggregator.windows import DAY, HOUR, floor
 from tests.postgres.restore import back_up, restore
 from tests.system.harness import METER, World, differing, until
 

@@ -3,7 +3,7 @@
 import json
 
 from aggregator.clock import utcnow
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import HOUR, KEY, METER, OTHER_METER, Ran, World
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"

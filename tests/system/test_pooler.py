@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from aggregator.clock import utcnow
+from aggregator.core.windows import floor
 from aggregator.errors import LedgerUnreachable
 from aggregator.ledger.database import Database
-from aggregator.windows import floor
 from tests.pooler import SESSIONS, Pooler
 from tests.system.harness import METER, MINUTE, Load, Sandbox, Watch, World, until
 

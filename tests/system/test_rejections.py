@@ -5,7 +5,7 @@ from typing import Any
 
 from aggregator.clock import utcnow
 from aggregator.config import load
-from aggregator.model import Rejection, Report, Span
+from aggregator.core.model import Rejection, Report, Span
 from aggregator.wiring import build
 from tests.system.harness import METER, World
 

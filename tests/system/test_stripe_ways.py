@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from aggregator.clock import utcnow
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import Sandbox, World, sandbox_process
 
 PAGE = Path(__file__).parents[2] / "docs" / "stripe-meter-events.md"

@@ -3,7 +3,7 @@
 import signal
 
 from aggregator.clock import utcnow
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import METER, MINUTE, SLOW_QUERY, Load, Watch, World, until, wait
 
 LEASE_SECONDS = 5

@@ -20,7 +20,7 @@ from typing import Self
 import psycopg
 
 from aggregator.clock import monotonic, utcnow
-from aggregator.windows import floor
+from aggregator.core.windows import floor
 from tests.system.harness import MINUTE, Beside, Process, Watch, World, own_world, show, wait
 
 CUSTOMERS = 100

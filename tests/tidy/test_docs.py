@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from aggregator import errors, log
 from aggregator.cli import cli
 from aggregator.config import json_schema, load
-from aggregator.model import State
+from aggregator.core.model import State
 from aggregator.sandbox.__main__ import command as sandbox
 from aggregator.sandbox.control import PREFIX, ROUTES
 from aggregator.sandbox.metronome import MetronomeRules

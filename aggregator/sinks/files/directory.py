@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aggregator import points
+from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.model import Bounds, Encoding, Written
 from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make

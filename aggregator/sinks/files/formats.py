@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Protocol
 
-from aggregator.model import EPOCH, Encoding, Event
-from aggregator.planner import IDENTIFIER_LENGTH, plain
+from aggregator.core.model import EPOCH, Encoding, Event
+from aggregator.core.planner import IDENTIFIER_LENGTH, plain
 from aggregator.sinks.stripe.meter import StripeMeter
 
 LONGEST_CUSTOMER = 500

@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import islice
 from typing import BinaryIO
 
-from aggregator.model import Event, Written
+from aggregator.core.model import Event, Written
 from aggregator.sinks.files.formats import Format
 
 CHUNK = 5_000

@@ -15,8 +15,8 @@ from typing import BinaryIO, cast
 
 from aggregator import points
 from aggregator.clock import Clock, utcnow
+from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.model import Bounds, Encoding, Written
 from aggregator.sinks import Batch
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket, Keys
 from aggregator.sinks.files.formats import Format

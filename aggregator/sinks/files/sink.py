@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
+from aggregator.core.model import (
+    Bounds,
+    Encoding,
+    Event,
+    Limits,
+    Span,
+    WriteModel,
+    Written,
+)
 from aggregator.errors import AggregatorError, SinkError, SinkUnreachable
-from aggregator.model import Bounds, Encoding, Event, Limits, Span, WriteModel, Written
 from aggregator.redact import named, redacted
 from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import Format

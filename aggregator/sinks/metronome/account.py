@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 
+from aggregator.core.model import ZERO, Span
 from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable, SinkUnreadable
-from aggregator.model import ZERO, Span
 from aggregator.sinks.judgement import Silence
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome import fitting

@@ -6,7 +6,7 @@ Whatever breaks once the call has begun leaves open what arrived of it.
 from collections.abc import Mapping, Sequence
 
 from aggregator import points
-from aggregator.model import Encoding, Event
+from aggregator.core.model import Encoding, Event
 from aggregator.sinks.judgement import Judgement, Silence, judge_silence
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.client import Client

@@ -19,8 +19,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from aggregator.model import Answer, Event, Verdict
-from aggregator.pace import Pace
+from aggregator.core.model import Answer, Event, Verdict
+from aggregator.core.rate_limit import Pace
 from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.metronome.verdicts import after_refusal
 

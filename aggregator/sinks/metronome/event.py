@@ -11,8 +11,8 @@ import datetime as dt
 import json
 from collections.abc import Iterable
 
-from aggregator.model import Encoding, Event
-from aggregator.planner import plain
+from aggregator.core.model import Encoding, Event
+from aggregator.core.planner import plain
 from aggregator.sinks.metronome.meter import MetronomeMeter
 
 

@@ -16,8 +16,8 @@ Rules
 import asyncio
 from collections.abc import Callable, Sequence
 
+from aggregator.core.model import Answer, Event
 from aggregator.errors import SinkError, SinkUnreachable
-from aggregator.model import Answer, Event
 from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.metronome.account import Account, Invoice
 

@@ -13,9 +13,17 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator import clock
+from aggregator.core.model import (
+    Answer,
+    Encoding,
+    Event,
+    Limits,
+    Span,
+    Verdict,
+    WriteModel,
+)
+from aggregator.core.rate_limit import Pace
 from aggregator.errors import SinkError, SinkHalted
-from aggregator.model import Answer, Encoding, Event, Limits, Span, Verdict, WriteModel
-from aggregator.pace import Pace
 from aggregator.sinks.loop import Lazily
 from aggregator.sinks.metronome import trial
 from aggregator.sinks.metronome.account import HOUR, Account

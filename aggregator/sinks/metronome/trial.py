@@ -10,8 +10,14 @@ from collections.abc import Callable
 from decimal import Decimal
 from uuid import uuid4
 
+from aggregator.core.model import (
+    Answer,
+    Encoding,
+    Event,
+    EventId,
+    Span,
+)
 from aggregator.errors import SinkError
-from aggregator.model import Answer, Encoding, Event, EventId, Span
 from aggregator.sinks.metronome.account import DAY, Account
 from aggregator.sinks.metronome.courier import Courier
 

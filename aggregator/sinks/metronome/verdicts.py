@@ -13,7 +13,7 @@ nothing depends on it.
 
 from typing import NamedTuple
 
-from aggregator.model import Answer
+from aggregator.core.model import Answer
 from aggregator.sinks.judgement import Judgement, wished_seconds
 
 LONGEST_WORDS = 300

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NoReturn
 
+from aggregator.core.model import ZERO, Span
 from aggregator.errors import (
     AccountRefused,
     CustomerUnknown,
@@ -21,7 +22,6 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
-from aggregator.model import ZERO, Span
 from aggregator.sinks.judgement import Silence
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.office import Office

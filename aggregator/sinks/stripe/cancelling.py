@@ -9,14 +9,14 @@ Rules
 docs.stripe.com/api/billing/meter-event-adjustment
 """
 
-from aggregator.model import Answer
+from aggregator.core.model import Answer
+from aggregator.core.notifications import Cancelled
 from aggregator.sinks.judgement import Silence, judge_silence
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.courier import fresh_key
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.verdicts import judge_refusal
-from aggregator.told import Cancelled
 
 
 async def cancel(

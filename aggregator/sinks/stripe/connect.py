@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from aggregator.core.model import Answer
 from aggregator.errors import SinkError
-from aggregator.model import Answer
 from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.office import Office

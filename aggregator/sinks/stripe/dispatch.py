@@ -22,8 +22,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from aggregator.model import Answer, Event, Verdict
-from aggregator.pace import Pace
+from aggregator.core.model import Answer, Event, Verdict
+from aggregator.core.rate_limit import Pace
 from aggregator.sinks.judgement import Judgement
 
 

@@ -4,7 +4,7 @@ import datetime as dt
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from aggregator.model import Bulk, Limits, WriteModel
+from aggregator.core.model import Bulk, Limits, WriteModel
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.stream import AT_ONCE
 

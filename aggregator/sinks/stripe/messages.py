@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from aggregator.clock import utcnow
+from aggregator.core.model import Span
+from aggregator.core.notifications import Notice, Told
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError
-from aggregator.model import Span
 from aggregator.sinks.stripe import reports
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe, is_wrong_account
-from aggregator.told import Notice, Told
 
 if TYPE_CHECKING:
     from aggregator.sinks.stripe.account import Account

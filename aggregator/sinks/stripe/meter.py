@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from aggregator.model import Event, WriteModel
-from aggregator.planner import plain
+from aggregator.core.model import Event, WriteModel
+from aggregator.core.planner import plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aggregator.model import Answer
+from aggregator.core.model import Answer
 from aggregator.sinks.judgement import Judgement, Silence, judge_silence
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter

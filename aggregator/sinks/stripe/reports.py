@@ -20,8 +20,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from aggregator.model import Rejection, Report, Span
-from aggregator.told import Notice, Told, Unimported
+from aggregator.core.model import Rejection, Report, Span
+from aggregator.core.notifications import Notice, Told, Unimported
 
 ERROR_REPORT = "v1.billing.meter.error_report_triggered"
 NO_METER = "v1.billing.meter.no_meter_found"

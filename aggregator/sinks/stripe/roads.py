@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from aggregator.model import Event, WriteModel
-from aggregator.pace import Pace
+from aggregator.core.model import Event, WriteModel
+from aggregator.core.rate_limit import Pace
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses, Checked

@@ -13,7 +13,7 @@ import datetime as dt
 from collections.abc import Callable
 from typing import NamedTuple
 
-from aggregator.model import Answer
+from aggregator.core.model import Answer
 from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.verdicts import wrong_mode

@@ -14,8 +14,15 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from aggregator import clock
+from aggregator.core.model import (
+    ZERO,
+    Answer,
+    Event,
+    Limits,
+    Span,
+    Verdict,
+)
 from aggregator.errors import SinkHalted
-from aggregator.model import ZERO, Answer, Event, Limits, Span, Verdict
 from aggregator.sinks.loop import Lazily
 from aggregator.sinks.stripe.account import GROUPINGS, MINUTE, Account, assert_whole
 from aggregator.sinks.stripe.client import Client

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aggregator import points
-from aggregator.model import Answer, EventId
+from aggregator.core.model import Answer, EventId
 from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.courier import no_longer_fed, spoken

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from aggregator.clock import monotonic
+from aggregator.core.model import Answer, Span, WriteModel
+from aggregator.core.notifications import Cancelled, Notice, Told
 from aggregator.errors import SinkError
-from aggregator.model import Answer, Span, WriteModel
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.client import Client
@@ -20,7 +21,6 @@ from aggregator.sinks.stripe.messages import Messages, NotThere, delivered, is_s
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.reports import WHOLE
 from aggregator.sinks.stripe.sink import StripeSink
-from aggregator.told import Cancelled, Notice, Told
 
 READ_AGAIN_SECONDS = 5.0
 """How long secrets are not read again: what was refused meanwhile is delivered again, minutes and hours later."""

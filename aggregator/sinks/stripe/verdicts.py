@@ -14,7 +14,7 @@ version 2 may have no type: only its code and its message are sure.
 
 from typing import NamedTuple
 
-from aggregator.model import Answer
+from aggregator.core.model import Answer
 from aggregator.sinks.judgement import Judgement, wished_seconds
 
 KEY_CODES = frozenset(

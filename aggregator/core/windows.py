@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from aggregator.model import EPOCH, Span
+from aggregator.core.model import EPOCH, Span
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)

@@ -15,7 +15,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from aggregator.model import Span, Terms
+from aggregator.core.model import Span, Terms
 
 
 class Reach(NamedTuple):

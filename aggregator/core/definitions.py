@@ -11,8 +11,8 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 from math import gcd, lcm
 
-from aggregator.model import EPOCH, Definition, Span
-from aggregator.windows import floor
+from aggregator.core.model import EPOCH, Definition, Span
+from aggregator.core.windows import floor
 
 SECOND = dt.timedelta(seconds=1)
 

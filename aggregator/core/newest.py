@@ -10,8 +10,17 @@ Rules
 from collections.abc import Sequence
 from decimal import Decimal
 
-from aggregator.model import ZERO
-from aggregator.proof import BOOKED, Excerpt, Finding, Ruling, Standing, comparable, same, unclear
+from aggregator.core.model import ZERO
+from aggregator.core.readbacks import (
+    BOOKED,
+    Excerpt,
+    Finding,
+    Ruling,
+    Standing,
+    comparable,
+    same,
+    unclear,
+)
 
 
 def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from itertools import combinations
 from typing import NamedTuple
 
-from aggregator.model import ZERO, EventId, Span, State
+from aggregator.core.model import ZERO, EventId, Span, State
 
 MOST_IN_QUESTION = 12
 """4,096 selections are tried at once; with more, some selection has the right sum by accident."""

@@ -18,8 +18,8 @@ from decimal import Decimal
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
-from aggregator.model import ZERO, SlotId
-from aggregator.planner import EXACT, add, floor, subtract
+from aggregator.core.model import ZERO, SlotId
+from aggregator.core.planner import EXACT, add, floor, subtract
 
 
 class Stand(NamedTuple):

@@ -12,9 +12,9 @@ Rules
 import datetime as dt
 from collections.abc import Sequence
 
-from aggregator import barrier, definitions, windows
-from aggregator.barrier import Noted
-from aggregator.model import Definition, Fence, Span
+from aggregator.core import commit_barrier, definitions, windows
+from aggregator.core.commit_barrier import Noted
+from aggregator.core.model import Definition, Fence, Span
 
 
 class Admission:
@@ -63,11 +63,11 @@ class Admission:
         self.until, self.reason = self._span.end, None
         if fence is None:
             return self.until
-        fence = barrier.trusted(fence, self._seen_until)
-        proven = barrier.proven_until(fence)
+        fence = commit_barrier.trusted(fence, self._seen_until)
+        proven = commit_barrier.proven_until(fence)
         limit = self._span.end if proven is None else min(self._span.end, proven)
         if limit < self._span.end:
-            self.reason = barrier.unproven(fence)
+            self.reason = commit_barrier.unproven(fence)
         if self._mark is not None and self._span.end > self._mark and (self._patience or fence.must_prove):
             limit = min(limit, max(self._mark, self._first_read(fence, self._mark)))
         if limit < self._span.end:
@@ -80,5 +80,5 @@ class Admission:
     def _first_read(self, fence: Fence, mark: dt.datetime) -> dt.datetime:
         """Return up to when windows may be read for the first time."""
         boundary = windows.floor(fence.at, definitions.grid(self._known, mark))
-        passed = barrier.judge(fence, self._noted, boundary)
-        return barrier.ready(self._settled, passed, self._patience, bounded=not fence.standby).until
+        passed = commit_barrier.judge(fence, self._noted, boundary)
+        return commit_barrier.ready(self._settled, passed, self._patience, bounded=not fence.standby).until

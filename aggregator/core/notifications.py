@@ -8,7 +8,7 @@ Rules
 import datetime as dt
 from typing import NamedTuple
 
-from aggregator.model import Answer, Report
+from aggregator.core.model import Answer, Report
 
 
 class Notice(NamedTuple):

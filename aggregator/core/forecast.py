@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.model import ZERO, Change, Decision, State
+from aggregator.core.model import ZERO, Change, Decision, State
 
 MOST = 100_000
 """Customers that are told apart: some 40 MB. Whoever looks at more of them looks at sums."""

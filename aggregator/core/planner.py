@@ -26,7 +26,18 @@ from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context, Decimal, Inexact, InvalidOperation
 from hashlib import sha256
 
-from aggregator.model import ZERO, Change, Decision, Decreases, Limits, Planned, Span, State, Tail, WriteModel
+from aggregator.core.model import (
+    ZERO,
+    Change,
+    Decision,
+    Decreases,
+    Limits,
+    Planned,
+    Span,
+    State,
+    Tail,
+    WriteModel,
+)
 
 MINUTE = dt.timedelta(minutes=1)
 SECOND = dt.timedelta(seconds=1)

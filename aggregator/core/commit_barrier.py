@@ -20,7 +20,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aggregator.model import Fence
+from aggregator.core.model import Fence
 
 MOST_NOTED = 2_000
 """More windows than could be waited for at once; what is beyond is covered by the last one."""

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
-from aggregator.renaming import Outlet
+from aggregator.core.renaming import Outlet
 
 SlotId = NewType("SlotId", int)
 EventId = NewType("EventId", int)
