@@ -4,7 +4,7 @@ import time
 from typing import NamedTuple
 
 from aggregator.clock import utcnow
-from aggregator.daemon import LANES
+from aggregator.daemon.daemon import LANES
 from aggregator.delivery import drain
 from bench.stand import stand
 

@@ -166,7 +166,7 @@ def carry_out(
     import threading
     from functools import partial
 
-    from aggregator.daemon import LANES
+    from aggregator.daemon.daemon import LANES
     from aggregator.delivery import drain
 
     pause = threading.Event()

@@ -70,8 +70,8 @@ def run(
                 app.first_time(app.registered, somebody(), app.ledger.instant())
             outcome = run_once(app, as_json=as_json)
         raise click.exceptions.Exit(outcome)
-    from aggregator.daemon import Daemon
-    from aggregator.webhook import Address
+    from aggregator.daemon.daemon import Daemon
+    from aggregator.daemon.webhook import Address
 
     address = Address(web) if web else None
     words = [somebody()] if first_time else []
@@ -109,8 +109,8 @@ def _saying_why_stopped() -> Iterator[None]:
 def run_once(app: "App", *, as_json: bool = False) -> Once:
     """Collect every meter once, then deliver until nothing is due; say how it went."""
     from aggregator import log
-    from aggregator.daemon import tell_start
-    from aggregator.watching import tell_set_back
+    from aggregator.daemon.daemon import tell_start
+    from aggregator.daemon.watchdog import tell_set_back
 
     logger, apart = log.logger(), app.ledger.database.clocks_apart()
     if apart is not None:
@@ -134,7 +134,7 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
 def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
     """Collect a meter once; add how that ended, and return what is worth knowing."""
     from aggregator import log
-    from aggregator.daemon import tell_warnings
+    from aggregator.daemon.daemon import tell_warnings
     from aggregator.errors import AggregatorError
     from aggregator.redact import named
 
@@ -164,7 +164,7 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
 def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
     from aggregator import log
-    from aggregator.daemon import LANES, tell_files, tell_first_uses, tell_reconciled
+    from aggregator.daemon.daemon import LANES, tell_files, tell_first_uses, tell_reconciled
     from aggregator.delivery import drain
     from aggregator.errors import AggregatorError
     from aggregator.redact import named
@@ -216,8 +216,8 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
 def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
     """Take in what a sink tells by itself, and look after cancellations there; add whether a person is needed."""
     from aggregator import log
+    from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
     from aggregator.errors import AggregatorError
-    from aggregator.telling import tell_refused, tell_round, tell_taken
 
     logger = log.logger()
     try:

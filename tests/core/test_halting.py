@@ -4,8 +4,8 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
+from aggregator.daemon.halted_sink import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Halt
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkHalted, SinkUnreachable
-from aggregator.halting import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Halt
 
 SOON_SECONDS = 20.0
 

@@ -3,8 +3,8 @@
 from structlog.testing import capture_logs
 
 from aggregator import log
+from aggregator.daemon.reporting import MOST_SAID, tell_refused
 from aggregator.intake import IMPORTS, Taken
-from aggregator.telling import MOST_SAID, tell_refused
 
 
 def said(taken: Taken, told: dict[str, str]) -> list[str]:

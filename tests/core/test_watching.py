@@ -4,7 +4,14 @@ import datetime as dt
 
 import pytest
 
-from aggregator.watching import AT_ONE_MOMENT_SECONDS, JUMP, ClockWatch, Moment, Trouble, jumped
+from aggregator.daemon.watchdog import (
+    AT_ONE_MOMENT_SECONDS,
+    JUMP,
+    ClockWatch,
+    Moment,
+    Trouble,
+    jumped,
+)
 
 NOON = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)

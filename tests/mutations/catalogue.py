@@ -296,7 +296,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a sink is called back while it still has to take something",
-        "aggregator/halting.py",
+        "aggregator/daemon/halted_sink.py",
         "                if idle:\n                    self.took()",
         "                self.took()",
         (

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aggregator.core.model import Answer, Event, Span, Verdict
-from aggregator.daemon import EVER
+from aggregator.daemon.daemon import EVER
 from aggregator.delivery import Delivered, Delivery, drain
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import LEAST_SHARE, PICK

@@ -18,17 +18,17 @@ import h11
 import pytest
 import stripe
 
-from aggregator import connections
 from aggregator.clock import utcnow
+from aggregator.daemon import connections
+from aggregator.daemon.readiness import Readiness, Reason
+from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
 from aggregator.errors import UsageError
 from aggregator.intake import Intake
 from aggregator.ledger.database import Database
 from aggregator.ledger.intake import Intake as Notices
-from aggregator.readiness import Readiness, Reason
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.limits import Rates
-from aggregator.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
 from tests.fakes import FakeSink
 from tests.postgres.world import START, World
 

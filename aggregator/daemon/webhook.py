@@ -24,10 +24,10 @@ from typing import Any, NamedTuple, Protocol
 
 from aggregator import log
 from aggregator.clock import Clock
+from aggregator.daemon.readiness import Readiness, Reason
+from aggregator.daemon.reporting import tell_taken
 from aggregator.errors import AggregatorError, LedgerError, UsageError
 from aggregator.intake import NotSigned, Taken
-from aggregator.readiness import Readiness, Reason
-from aggregator.telling import tell_taken
 
 PREFIX = "/webhooks/stripe/"
 PROBES = {"/healthz", "/livez", "/readyz"}
@@ -128,7 +128,7 @@ class Web:
         """`clock` is the ledger's; `slow` says what takes too long there, and asks nobody."""
         import uvicorn
 
-        from aggregator.connections import LONGEST_HEAD, protocol
+        from aggregator.daemon.connections import LONGEST_HEAD, protocol
 
         self._address = address
         self._application = Application(takers, life, clock, slow, readiness or Readiness())

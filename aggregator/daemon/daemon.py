@@ -35,6 +35,11 @@ from aggregator.clock import Clock, monotonic
 from aggregator.collection.collected import Collected
 from aggregator.collection.collector import Collection
 from aggregator.config import Meter, cron
+from aggregator.daemon.halted_sink import Halt
+from aggregator.daemon.jobs import SINKS, Listening
+from aggregator.daemon.readiness import Readiness
+from aggregator.daemon.watchdog import Watching, tell_set_back
+from aggregator.daemon.webhook import Address
 from aggregator.delivery import Delivered
 from aggregator.errors import (
     AggregatorError,
@@ -44,12 +49,7 @@ from aggregator.errors import (
     LedgerError,
     LedgerStopped,
 )
-from aggregator.halting import Halt
-from aggregator.listening import SINKS, Listening
-from aggregator.readiness import Readiness
 from aggregator.reconciliation import Reconciled, Reconciliation
-from aggregator.watching import Watching, tell_set_back
-from aggregator.webhook import Address
 from aggregator.wiring import App, not_sent
 
 LANES = 3
