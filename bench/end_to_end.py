@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from aggregator.clock import utcnow
 from aggregator.daemon.daemon import LANES
-from aggregator.delivery import drain
+from aggregator.delivery.sender import drain
 from bench.stand import stand
 
 

@@ -31,8 +31,8 @@ from aggregator.core.model import (
     Span,
     Written,
 )
+from aggregator.delivery.file_writer import Filing
 from aggregator.embedded import EmbeddedPostgres
-from aggregator.filing import Filing
 from aggregator.ledger.database import Database, identity, migrate
 from aggregator.ledger.files import Files
 from aggregator.ledger.meters import Feed, Meters

@@ -24,7 +24,7 @@ from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
     from aggregator.collection.backfill import Backfill, Backfilled
-    from aggregator.delivery import Delivered
+    from aggregator.delivery.sender import Delivered
     from aggregator.wiring import App
 
 WORK_LEFT = 3
@@ -167,7 +167,7 @@ def carry_out(
     from functools import partial
 
     from aggregator.daemon.daemon import LANES
-    from aggregator.delivery import drain
+    from aggregator.delivery.sender import drain
 
     pause = threading.Event()
     results, failed = [], []

@@ -165,7 +165,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
     from aggregator import log
     from aggregator.daemon.daemon import LANES, tell_files, tell_first_uses, tell_reconciled
-    from aggregator.delivery import drain
+    from aggregator.delivery.sender import drain
     from aggregator.errors import AggregatorError
     from aggregator.redact import named
 

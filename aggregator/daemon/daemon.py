@@ -40,7 +40,7 @@ from aggregator.daemon.jobs import SINKS, Listening
 from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.watchdog import Watching, tell_set_back
 from aggregator.daemon.webhook import Address
-from aggregator.delivery import Delivered
+from aggregator.delivery.sender import Delivered
 from aggregator.errors import (
     AggregatorError,
     ClocksApart,

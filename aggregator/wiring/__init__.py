@@ -27,11 +27,11 @@ from aggregator.core.model import (
     Terms,
 )
 from aggregator.core.renaming import Outlet
-from aggregator.delivery import Delivery, Lane
+from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.first_use import FirstUse
+from aggregator.delivery.sender import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
-from aggregator.filing import Filing
-from aggregator.first_use import FirstUse
 from aggregator.heartbeat import Heartbeat
 from aggregator.intake import Intake
 from aggregator.ledger.cancelling import Cancellations

@@ -16,7 +16,7 @@ from aggregator.cancelling import Round
 from aggregator.clock import Clock, utcnow
 from aggregator.collection.collected import Collected
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
-from aggregator.delivery import Delivered
+from aggregator.delivery.sender import Delivered
 from aggregator.errors import ClocksApart
 from aggregator.intake import Taken
 from aggregator.reconciliation import Reconciled

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any, cast
 
 from aggregator.core.model import Bounds
-from aggregator.filing import Filing
+from aggregator.delivery.file_writer import Filing
 from aggregator.ledger.files import Due
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)

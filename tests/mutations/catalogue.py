@@ -41,7 +41,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "delivery goes on although a settlement lost rows",
-        "aggregator/delivery.py",
+        "aggregator/delivery/sender.py",
         "in_time = began < hold.until and settled == len(outcomes)",
         "in_time = began < hold.until",
         (
@@ -247,7 +247,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a sink is asked for more than a feed bills",
-        "aggregator/first_use.py",
+        "aggregator/delivery/first_use.py",
         "end = now if until is None else min(now, until)",
         "end = now",
         ("tests/postgres/test_first_use.py::test_what_is_asked_for",),

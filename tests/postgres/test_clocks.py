@@ -29,7 +29,7 @@ from aggregator.core.model import (
     Written,
 )
 from aggregator.core.windows import floor
-from aggregator.delivery import Delivery
+from aggregator.delivery.sender import Delivery
 from aggregator.errors import ClocksApart
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.clock import LedgerClock

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from aggregator.core.model import Answer, Event, Outcome, State
-from aggregator.delivery import Delivery
+from aggregator.delivery.sender import Delivery
 from aggregator.errors import InvariantBroken, LedgerUnreachable
 from aggregator.ledger.database import Database
 from tests.fakes import FakeSink

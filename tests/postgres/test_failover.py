@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from aggregator.core.model import Outcome, State
-from aggregator.delivery import Delivery
+from aggregator.delivery.sender import Delivery
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.pin import Failover

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.core.model import Answer, Event, Span, Verdict
 from aggregator.daemon.daemon import EVER
-from aggregator.delivery import Delivered, Delivery, drain
+from aggregator.delivery.sender import Delivered, Delivery, drain
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import LEAST_SHARE, PICK
 from aggregator.ledger.reports import Reports

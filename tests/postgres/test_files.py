@@ -21,9 +21,9 @@ from aggregator.core.model import (
     State,
     Written,
 )
-from aggregator.delivery import Delivered, drain
+from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.sender import Delivered, drain
 from aggregator.errors import InvariantBroken, LedgerStopped, SinkHalted, SinkUnreachable, UsageError
-from aggregator.filing import Filing
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts

@@ -10,7 +10,8 @@ from decimal import Decimal
 import pytest
 
 from aggregator.core.model import Answer, Span, Terms
-from aggregator.delivery import Delivered, Delivery, drain
+from aggregator.delivery.first_use import ASK_AGAIN, LOOK_AGAIN, FirstUse, asked_span
+from aggregator.delivery.sender import Delivered, Delivery, drain
 from aggregator.errors import (
     CustomerUnknown,
     SinkError,
@@ -18,7 +19,6 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
-from aggregator.first_use import ASK_AGAIN, LOOK_AGAIN, FirstUse, asked_span
 from aggregator.ledger import first_use as verbs
 from aggregator.ledger.database import Database
 from aggregator.ledger.first_use import ALL_AFTER, FirstUses

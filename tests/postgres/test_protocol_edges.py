@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.collection.backfill import Backfill
 from aggregator.core.model import Answer, Decreases, Reading, Span
-from aggregator.delivery import Delivery
+from aggregator.delivery.sender import Delivery
 from aggregator.errors import InvariantBroken, QueryRejected
 from aggregator.ledger import changes, writer
 from aggregator.ledger.database import Database

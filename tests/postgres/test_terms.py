@@ -19,7 +19,7 @@ from aggregator.core.model import (
     Span,
     Terms,
 )
-from aggregator.delivery import Delivery
+from aggregator.delivery.sender import Delivery
 from aggregator.errors import InvariantBroken, LeaseLost, UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes import Pass

@@ -11,7 +11,7 @@ from typing import Any
 from aggregator.collection.collected import Collected
 from aggregator.collection.collector import Collection
 from aggregator.core.model import Meter, Span
-from aggregator.delivery import Delivered, Delivery
+from aggregator.delivery.sender import Delivered, Delivery
 from aggregator.ledger.database import Database, identity
 from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Lease, Meters, Registered

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
-from aggregator import first_use as first_use_shell
 from aggregator.adoption import adopter as adoption_shell
 from aggregator.cancelling import Cancelling
 from aggregator.collection import collector as collection_shell
@@ -24,10 +23,11 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.renaming import Outlet
-from aggregator.delivery import Delivered, Delivery, Lane
+from aggregator.delivery import first_use as first_use_shell
+from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.first_use import FirstUse
+from aggregator.delivery.sender import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
-from aggregator.filing import Filing
-from aggregator.first_use import FirstUse
 from aggregator.intake import Intake
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.files import Whole

@@ -10,7 +10,7 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
-from aggregator import delivery, reconciliation
+from aggregator import reconciliation
 from aggregator.adoption import adopter, comparison
 from aggregator.core import (
     commit_barrier,
@@ -35,7 +35,8 @@ from aggregator.core.model import (
     Tail,
     Verdict,
 )
-from aggregator.delivery import Delivery
+from aggregator.delivery import sender
+from aggregator.delivery.sender import Delivery
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
 from aggregator.ledger import pin
 from aggregator.ledger.outbox import Claim
@@ -461,7 +462,7 @@ def open_window_read() -> list[tuple[object, str, object]]:
 
 @mutant("whatever a claim holds may leave, however long ago it was taken")
 def may_always_leave() -> list[tuple[object, str, object]]:
-    class Forever(delivery._Hold):
+    class Forever(sender._Hold):
         @property
         def until(self) -> float:
             return float("inf")
@@ -470,7 +471,7 @@ def may_always_leave() -> list[tuple[object, str, object]]:
         def until(self, value: float) -> None:
             pass
 
-    return [(delivery, "_Hold", Forever)]
+    return [(sender, "_Hold", Forever)]
 
 
 # A ledger that is set back.

@@ -5,8 +5,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from aggregator import filing
 from aggregator.core.model import ClaimId, EventId, Outcome, State
+from aggregator.delivery import file_writer
 from aggregator.ledger.files import Whole
 from aggregator.sinks.files import making
 from tests.simulation.memory_files import MemoryFiles
@@ -56,7 +56,7 @@ def file_given_up_when_unanswered() -> list[tuple[object, str, object]]:
             if row.claim_id == claim:
                 row.claim_id, row.due_at = None, self._clock()
 
-    return [(filing._Writing, "_leave", leave)]
+    return [(file_writer._Writing, "_leave", leave)]
 
 
 @mutant("a file that was left without a name is settled")

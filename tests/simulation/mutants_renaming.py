@@ -7,7 +7,7 @@ from typing import Any
 
 from aggregator.core import renaming
 from aggregator.core.model import State
-from aggregator.delivery import Delivery
+from aggregator.delivery.sender import Delivery
 from aggregator.sinks.files.formats import JsonFormat
 from tests.simulation.memory import MemoryMeters
 from tests.simulation.memory_doubts import MemoryDoubts

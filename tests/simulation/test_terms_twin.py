@@ -13,8 +13,8 @@ import pytest
 
 from aggregator.collection.collector import Collection
 from aggregator.core.model import Meter, Span, Terms
-from aggregator.delivery import Delivery
-from aggregator.first_use import FirstUse
+from aggregator.delivery.first_use import FirstUse
+from aggregator.delivery.sender import Delivery
 from aggregator.ledger.database import Database
 from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Meters

@@ -26,7 +26,7 @@ from aggregator.core.model import (
     Written,
 )
 from aggregator.core.windows import is_ahead
-from aggregator.delivery import Delivered
+from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.files import Due, Whole
 from aggregator.sinks import Batch, FileSink

@@ -30,8 +30,8 @@ from aggregator.core.model import (
     Verdict,
     Written,
 )
+from aggregator.delivery.first_use import Clear, Told
 from aggregator.errors import AggregatorError, SinkHalted
-from aggregator.first_use import Clear, Told
 from aggregator.redact import named, redacted
 from aggregator.sinks import Sink
 
