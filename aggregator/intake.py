@@ -21,7 +21,7 @@ from typing import Protocol
 from aggregator.core.model import Limits, Span, WriteModel
 from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.intake import Taking
+from aggregator.ledger.notifications import Taking
 from aggregator.ledger.voices import Voice
 
 OVERLAP = dt.timedelta(hours=1)

@@ -36,9 +36,9 @@ from aggregator.core.rebase import Stand
 from aggregator.core.windows import WINDOWS_PER_READ, cut, floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.kept import Kept
-from aggregator.ledger.adopting import Adopting, Counted, Line, Rebased
+from aggregator.ledger.adoption import Adopting, Counted, Line, Rebased
+from aggregator.ledger.identity import Pin, Pinned, named
 from aggregator.ledger.meters import Feed, Meters, Registered
-from aggregator.ledger.pin import Pin, Pinned, named
 from aggregator.ledger.spool import Spool
 from aggregator.sinks import Destination
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
 from aggregator.core.windows import DAY
-from aggregator.ledger.beside import Place, Side
+from aggregator.ledger.parity import Place, Side
 from aggregator.sinks import Destination
 
 ASKED_AT_ONCE = 8

@@ -11,7 +11,7 @@ from aggregator.core import planner
 from aggregator.core.model import ZERO, Span
 from aggregator.core.rebase import Stand
 from aggregator.errors import LedgerError
-from aggregator.ledger.adopting import Rebased
+from aggregator.ledger.adoption import Rebased
 
 MOST_NAMED = 20
 """How many customers or windows one sentence names."""

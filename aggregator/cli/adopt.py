@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aggregator.adoption.adopter import Adoption, Situation
     from aggregator.adoption.survey import Compared, Left, Scattered
     from aggregator.clock import Clock
-    from aggregator.ledger.pin import Pin
+    from aggregator.ledger.identity import Pin
 
 COLUMNS = {
     "meter": "left",
@@ -89,7 +89,7 @@ def adopt(
     from aggregator.adoption.adopter import Adoption
     from aggregator.config.durations import parse_duration
     from aggregator.errors import UsageError
-    from aggregator.ledger.adopting import Adopting
+    from aggregator.ledger.adoption import Adopting
     from aggregator.wiring import build
 
     config = load_config(config_path)

@@ -133,7 +133,7 @@ def _names(
 
     from aggregator.core.renaming import follows, refusals, renames
     from aggregator.errors import SinkError
-    from aggregator.ledger.naming import wanted
+    from aggregator.ledger.meter_names import wanted
     from aggregator.wiring import build_sink, meter_of, outlets
 
     memory = ledger.meters.memory()
@@ -329,7 +329,7 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iterator[Finding]:
     from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
-    from aggregator.ledger.pin import elsewhere
+    from aggregator.ledger.identity import elsewhere
     from aggregator.sinks import Candid
     from aggregator.wiring import build_sink, counted_twice
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aggregator.adoption.parity import Compared, Parity
     from aggregator.config import Config
     from aggregator.core.model import Span
-    from aggregator.ledger.beside import Side
+    from aggregator.ledger.parity import Side
     from aggregator.sinks import Destination
 
 DIFFERENT = 3
@@ -89,7 +89,7 @@ def parity(
 
     from aggregator.adoption.parity import Parity, compare
     from aggregator.kept import Kept
-    from aggregator.ledger.beside import Beside, Place
+    from aggregator.ledger.parity import Beside, Place
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)

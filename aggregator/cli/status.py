@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aggregator.core.lateness import Late
     from aggregator.core.renaming import Memory
     from aggregator.ledger.cancelling import Wanted
-    from aggregator.ledger.intake import Heard
+    from aggregator.ledger.notifications import Heard
     from aggregator.ledger.reports import Backlog, Standing, Stranger, Unconfigured
     from aggregator.ledger.uploads import FileRow
 

@@ -27,8 +27,8 @@ from aggregator.core.model import (
 )
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.identity import Pin
 from aggregator.ledger.outbox import SETTLE, columns
-from aggregator.ledger.pin import Pin
 
 PAGE = 10_000
 """Events in memory while a file is made."""

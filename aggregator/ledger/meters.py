@@ -22,7 +22,7 @@ from aggregator.core.model import EPOCH, Definition, Differing, Meter
 from aggregator.core.renaming import Memory
 from aggregator.errors import LeaseLost
 from aggregator.ledger import feeds as lines
-from aggregator.ledger import naming, silence
+from aggregator.ledger import meter_names, silence
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
 from aggregator.ledger.silence import Silence
@@ -270,7 +270,7 @@ class Meters:
     def memory(self) -> Memory:
         """Return what is known of all meters: their names, and what they feed."""
         with self._database.transaction() as connection:
-            return naming.memory(connection)
+            return meter_names.memory(connection)
 
     def acquire(self, registered: Registered) -> Lease | None:
         """Take the meter for this process; None while another one has it. Raises LeaseLost if it has another name now."""
@@ -434,7 +434,7 @@ class _Looked(Exception):
 def _register_all(connection: Connection, meters: Iterable[Meter]) -> dict[str, Registered]:
     # In the order of names, so that two processes that start together wait for each other and never in a ring.
     ordered = sorted(meters, key=lambda meter: meter.name)
-    naming.settle(connection, ordered)
+    meter_names.settle(connection, ordered)
     sinks = {name for meter in ordered for name in meter.sinks}
     sink_ids = {name: _known(connection, ADD_SINK, FIND_SINK, name=name)[0] for name in sorted(sinks)}
     return {meter.name: _register(connection, meter, sink_ids) for meter in ordered}
@@ -456,7 +456,7 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
     _define(connection, meter_id, meter)
     feeds = tuple(lines.register(connection, meter_id, meter, sink, sink_ids[sink]) for sink in meter.sinks)
     for feed in feeds:
-        naming.note(connection, feed.id, meter.outlet_of(feed.sink))
+        meter_names.note(connection, feed.id, meter.outlet_of(feed.sink))
     return Registered(meter_id, meter, feeds, "" if identity == meter.name else identity)
 
 

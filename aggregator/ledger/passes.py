@@ -33,8 +33,8 @@ from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.guard import Fallen, Shrunk
+from aggregator.ledger.identity import Pin
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
-from aggregator.ledger.pin import Pin
 from aggregator.ledger.runs import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally

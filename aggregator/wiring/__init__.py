@@ -42,11 +42,11 @@ from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.elsewhere import Elsewhere, Places
 from aggregator.ledger.files import Files
 from aggregator.ledger.first_use import FirstUses
-from aggregator.ledger.intake import Intake as Notices
+from aggregator.ledger.identity import Pin
 from aggregator.ledger.meters import Meters, Registered
+from aggregator.ledger.notifications import Intake as Notices
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
-from aggregator.ledger.pin import Pin
 from aggregator.ledger.reports import Reports, Unconfigured
 from aggregator.ledger.uploads import Uploads
 from aggregator.ledger.voices import Voices

@@ -24,10 +24,10 @@ from aggregator.core.model import (
 )
 from aggregator.core.windows import floor
 from aggregator.heartbeat import Heartbeat
-from aggregator.ledger.adopting import Adopting
+from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.database import Database
+from aggregator.ledger.identity import Failover, Pin
 from aggregator.ledger.outbox import Outbox
-from aggregator.ledger.pin import Failover, Pin
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import METER, World
 

@@ -36,8 +36,8 @@ from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files, Whole
+from aggregator.ledger.identity import Pin
 from aggregator.ledger.outbox import Outbox
-from aggregator.ledger.pin import Pin
 from aggregator.reconciliation import Reconciliation
 from aggregator.wiring import build
 from tests.postgres.configured import written

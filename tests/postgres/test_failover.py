@@ -11,7 +11,7 @@ from aggregator.core.model import Outcome, State
 from aggregator.delivery.sender import Delivery
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Database, migrate
-from aggregator.ledger.pin import Failover
+from aggregator.ledger.identity import Failover
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.servers import home, server, standby
 from tests.postgres.world import HOUR, START
@@ -210,7 +210,7 @@ def test_a_server_that_does_not_tell_its_timeline_is_not_compared(
     world: PinnedWorld, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not every service that speaks Postgres has one; the rest works, and in the same session."""
-    monkeypatch.setattr("aggregator.ledger.pin.TIMELINE", "no_such_function()")
+    monkeypatch.setattr("aggregator.ledger.identity.TIMELINE", "no_such_function()")
     fail_over(world)
     with Database(ledger_url) as database:
         host = world.on(world.directory, database)

@@ -28,7 +28,7 @@ from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.database import Database
 from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.files import Files, Whole
-from aggregator.ledger.pin import Pin
+from aggregator.ledger.identity import Pin
 from aggregator.ledger.uploads import FileRow, Uploads
 from aggregator.sinks import Batch
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat

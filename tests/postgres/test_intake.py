@@ -11,8 +11,8 @@ from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
 from aggregator.intake import AGAIN_AFTER, OVERLAP, REACH, Intake, NotSigned, Taken
 from aggregator.ledger.database import Database
-from aggregator.ledger.intake import KEPT, Heard, Taking
-from aggregator.ledger.intake import Intake as Notices
+from aggregator.ledger.notifications import KEPT, Heard, Taking
+from aggregator.ledger.notifications import Intake as Notices
 from tests.postgres.teller import SIGNED, Teller
 from tests.postgres.world import HOUR, METER, World
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from aggregator.adoption.parity import Parity, compare
 from aggregator.config import load
 from aggregator.core.model import Meter, Span
-from aggregator.ledger.beside import Beside
 from aggregator.ledger.database import Database
+from aggregator.ledger.parity import Beside
 from aggregator.wiring import meter_of
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import World

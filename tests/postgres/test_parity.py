@@ -17,8 +17,8 @@ from aggregator.cli.terms import findings_of, tell_feeds
 from aggregator.config import load
 from aggregator.core.model import Answer, Event, Span, Terms
 from aggregator.errors import AggregatorError
-from aggregator.ledger.beside import Beside, Place, Side
 from aggregator.ledger.database import Database
+from aggregator.ledger.parity import Beside, Place, Side
 from aggregator.ledger.reports import Reports
 from tests.fakes import FakeSink
 from tests.postgres.test_terms import T, Two

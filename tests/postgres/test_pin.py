@@ -11,8 +11,8 @@ import pytest
 from aggregator.errors import LedgerError, LedgerStopped
 from aggregator.heartbeat import FILE, Beat, Heartbeat
 from aggregator.ledger.database import Database
+from aggregator.ledger.identity import Pin, named
 from aggregator.ledger.passes import Passes
-from aggregator.ledger.pin import Pin, named
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.world import HOUR, MINUTE, START
 

@@ -8,8 +8,8 @@ import pytest
 from aggregator.core.model import Rejection, Report, Span
 from aggregator.core.notifications import Notice, Told
 from aggregator.ledger.database import Database
-from aggregator.ledger.intake import Intake as Notices
-from aggregator.ledger.intake import Taking
+from aggregator.ledger.notifications import Intake as Notices
+from aggregator.ledger.notifications import Taking
 from tests.postgres.test_files import FileWorld
 from tests.postgres.world import METER
 

@@ -19,7 +19,7 @@ from aggregator.embedded import EmbeddedPostgres
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database, migrate
-from aggregator.ledger.pin import Pin
+from aggregator.ledger.identity import Pin
 from aggregator.ledger.waits import Phase, Underway
 from tests.postgres.configured import written
 from tests.postgres.servers import home, server, standby

@@ -25,7 +25,7 @@ from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
 from aggregator.errors import UsageError
 from aggregator.intake import Intake
 from aggregator.ledger.database import Database
-from aggregator.ledger.intake import Intake as Notices
+from aggregator.ledger.notifications import Intake as Notices
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.limits import Rates

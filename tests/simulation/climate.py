@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, fields
 
 from aggregator.core.model import Decreases, WriteModel
-from aggregator.ledger.pin import Failover
+from aggregator.ledger.identity import Failover
 
 SECOND = dt.timedelta(seconds=1)
 MINUTE = dt.timedelta(minutes=1)

@@ -29,11 +29,11 @@ from aggregator.core.model import (
 )
 from aggregator.core.renaming import KnownLine, KnownMeter, Memory, Outlet
 from aggregator.errors import InvariantBroken, LeaseLost, MeterRefused
-from aggregator.ledger import naming
+from aggregator.ledger import meter_names
 from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.first_use import TAKEN_BACK
+from aggregator.ledger.identity import Failover
 from aggregator.ledger.meters import Feed, Lease, Registered
-from aggregator.ledger.pin import Failover
 from aggregator.ledger.silence import Silence
 
 FORWARD = frozenset(
@@ -468,7 +468,7 @@ class MemoryMeters:
 
     def _settle_names(self, meters: Values[Meter]) -> None:
         """Give meters the names that they have now. Raises MeterRefused if one would bill again what was billed already."""
-        known, configured = self._memory(), naming.wanted(meters)
+        known, configured = self._memory(), meter_names.wanted(meters)
         refused = [said for _, said in renaming.refusals(configured, known)]
         if refused:
             raise MeterRefused("\n".join(refused))

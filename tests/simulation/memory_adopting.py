@@ -16,8 +16,15 @@ from aggregator.core.model import (
 )
 from aggregator.core.rebase import Moved, Stand, rebase
 from aggregator.errors import LedgerError
-from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN, Counted, Line, Naming, Rebased
-from aggregator.ledger.pin import Pinned
+from aggregator.ledger.adoption import (
+    TAKEN_OVER,
+    WITHDRAWN,
+    Counted,
+    Line,
+    Naming,
+    Rebased,
+)
+from aggregator.ledger.identity import Pinned
 from aggregator.ledger.spool import Spool
 from tests.simulation.memory import EventRow, MemoryLedger, SlotRow
 from tests.simulation.memory_first_use import clear_for_good

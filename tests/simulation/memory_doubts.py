@@ -13,7 +13,7 @@ from aggregator.core.model import (
 )
 from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
 from aggregator.core.windows import floor
-from aggregator.ledger.adopting import TAKEN_OVER
+from aggregator.ledger.adoption import TAKEN_OVER
 from aggregator.ledger.doubts import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.rejections import REPORTED_WITHIN
 from aggregator.ledger.unanswered import Uncovered

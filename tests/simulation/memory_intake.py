@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from aggregator.core.model import EventId
 from aggregator.core.notifications import Told
-from aggregator.ledger.intake import KEPT, Taking
+from aggregator.ledger.notifications import KEPT, Taking
 from tests.simulation.memory import HeardRow, MemoryLedger, NoticeRow
 from tests.simulation.memory_doubts import MemoryDoubts
 

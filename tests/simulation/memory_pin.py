@@ -12,8 +12,8 @@ from typing import NamedTuple
 from aggregator.core.model import ClaimId
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.heartbeat import Beat, Heartbeat
-from aggregator.ledger import pin
-from aggregator.ledger.pin import Pinned, named
+from aggregator.ledger import identity
+from aggregator.ledger.identity import Pinned, named
 from tests.simulation.memory import MemoryLedger
 
 LEDGER_ID = "simulated"
@@ -133,11 +133,11 @@ class MemoryPin:
         """Return why nothing may be read or sent, None if all is well."""
         found = self.pinned()
         self._generation = found.generation
-        trouble = found.stopped_reason or pin._mismatch(found, self.known(), where=self._heartbeat)
+        trouble = found.stopped_reason or identity._mismatch(found, self.known(), where=self._heartbeat)
         self.stopped_seen = trouble is not None
         if trouble is not None and stops:
             self.stop(trouble, now)
-        return trouble or pin.failed_over(found, self._ledger.failover)
+        return trouble or identity.failed_over(found, self._ledger.failover)
 
     def account(self, sink: str, account: str | None, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Find every sink at its account."""
@@ -154,14 +154,14 @@ class MemoryPin:
         found = self.pinned()
         found = found._replace(beat=found.beat + 1)
         self._generation = found.generation
-        trouble = found.stopped_reason or pin._mismatch(
+        trouble = found.stopped_reason or identity._mismatch(
             found, self.known(), where=self._heartbeat, counted=True
         )
         self.stopped_seen = trouble is not None
         if trouble is not None:
             self.stop(trouble, now)
             raise LedgerStopped(trouble)
-        after = pin.failed_over(found, self._ledger.failover)
+        after = identity.failed_over(found, self._ledger.failover)
         if after is not None:
             raise LedgerFailedOver(after)
         self._ledger.tables.hosts.add(self._disk.host)
@@ -187,7 +187,7 @@ class MemoryPin:
         """Return why the ledger is stopped, None if it is not; and learn its generation."""
         found = self.pinned()
         self._generation = found.generation
-        return found.stopped_reason or pin.failed_over(found, self._ledger.failover)
+        return found.stopped_reason or identity.failed_over(found, self._ledger.failover)
 
     def known(self) -> Beat | None:
         """Return what stands beside the ledger."""

@@ -38,7 +38,7 @@ from aggregator.core.model import (
 from aggregator.delivery import sender
 from aggregator.delivery.sender import Delivery
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
-from aggregator.ledger import pin
+from aggregator.ledger import identity
 from aggregator.ledger.outbox import Claim
 from aggregator.ledger.tally import Tally
 from tests.simulation import memory, memory_adopting, memory_pin
@@ -479,7 +479,7 @@ def may_always_leave() -> list[tuple[object, str, object]]:
 
 @mutant("nobody compares how many claims were counted")
 def beat_not_compared() -> list[tuple[object, str, object]]:
-    return [(pin, "_mismatch", lambda *_, **__: None)]
+    return [(identity, "_mismatch", lambda *_, **__: None)]
 
 
 @mutant("an adopted ledger goes on under the names of before")

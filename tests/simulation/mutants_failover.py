@@ -3,7 +3,7 @@
 from typing import Any
 
 from aggregator.core import retry
-from aggregator.ledger import pin
+from aggregator.ledger import identity
 from tests.simulation import life
 from tests.simulation.memory_pin import Disk, MemoryPin
 from tests.simulation.mutation import mutant
@@ -13,14 +13,14 @@ from tests.simulation.mutation import mutant
 def only_counts_compared() -> list[tuple[object, str, object]]:
     return [
         (MemoryPin, "_has", lambda self, known: True),
-        (pin, "failed_over", lambda found, failover: None),
+        (identity, "failed_over", lambda found, failover: None),
         (retry, "forgotten", lambda verdict, event: None),
     ]
 
 
 @mutant("a server on another timeline is taken for the one it was")
 def timeline_not_compared() -> list[tuple[object, str, object]]:
-    return [(pin, "failed_over", lambda found, failover: None)]
+    return [(identity, "failed_over", lambda found, failover: None)]
 
 
 @mutant("nothing is kept beside the ledger, and its server does not say that it was promoted")
@@ -30,7 +30,7 @@ def nothing_kept_beside() -> list[tuple[object, str, object]]:
     def verbs(self: Any, owner: Any, disk: Disk) -> Any:
         return real(self, owner, Disk())
 
-    return [(life.InMemory, "verbs", verbs), (pin, "failed_over", lambda found, failover: None)]
+    return [(life.InMemory, "verbs", verbs), (identity, "failed_over", lambda found, failover: None)]
 
 
 @mutant("that there is one host is believed, whoever else has claimed anything")
@@ -44,15 +44,15 @@ def one_host_believed() -> list[tuple[object, str, object]]:
 
 @mutant("where one host is declared, nothing is compared with what it keeps beside the ledger")
 def one_host_not_compared() -> list[tuple[object, str, object]]:
-    real = pin._mismatch
+    real = identity._mismatch
 
     def mismatch(found: Any, known: Any, **named: Any) -> str | None:
         return None if found.alone else real(found, known, **named)
 
-    return [(pin, "_mismatch", mismatch), (retry, "forgotten", lambda verdict, event: None)]
+    return [(identity, "_mismatch", mismatch), (retry, "forgotten", lambda verdict, event: None)]
 
 
 @mutant("a failover stops everything, whatever was declared")
 def declaration_not_heard() -> list[tuple[object, str, object]]:
-    real = pin.failed_over
-    return [(pin, "failed_over", lambda found, failover: real(found, "may_lose"))]
+    real = identity.failed_over
+    return [(identity, "failed_over", lambda found, failover: real(found, "may_lose"))]

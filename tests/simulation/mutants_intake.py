@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from aggregator import intake
 from aggregator.core.notifications import Told
 from aggregator.errors import SinkUnreachable
-from aggregator.ledger.intake import Taking
+from aggregator.ledger.notifications import Taking
 from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.mutation import mutant
 

@@ -29,8 +29,8 @@ from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.elsewhere import Places
 from aggregator.ledger.files import Files
 from aggregator.ledger.first_use import FirstUses
-from aggregator.ledger.intake import Intake
 from aggregator.ledger.meters import Meters
+from aggregator.ledger.notifications import Intake
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.uploads import Uploads

@@ -21,7 +21,7 @@ from aggregator.core.model import (
 )
 from aggregator.core.readbacks import Excerpt, Finding
 from aggregator.core.windows import tile
-from aggregator.ledger.adopting import TAKEN_OVER, WITHDRAWN
+from aggregator.ledger.adoption import TAKEN_OVER, WITHDRAWN
 from aggregator.ledger.cancelling import Wanted
 from aggregator.ledger.doubts import Settled
 from aggregator.ledger.meters import Lease, Registered

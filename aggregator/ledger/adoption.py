@@ -23,8 +23,8 @@ from aggregator.errors import LedgerError
 from aggregator.ledger.changes import stage
 from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.identity import Pinned
 from aggregator.ledger.meters import Feed
-from aggregator.ledger.pin import Pinned
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.writer import BATCH
 
