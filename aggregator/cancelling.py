@@ -22,7 +22,7 @@ from aggregator.core.model import ZERO, Answer, Limits, Span
 from aggregator.core.notifications import Cancelled
 from aggregator.core.readbacks import Excerpt, Finding
 from aggregator.errors import SinkError
-from aggregator.ledger.cancelling import Candidate, Wanted
+from aggregator.ledger.review.cancellations import Candidate, Wanted
 
 CANCELS_WITHIN = dt.timedelta(hours=23)
 """Stripe cancels what it received within 24 hours (docs.stripe.com/billing/subscriptions/usage-based/meters/configure).

@@ -22,8 +22,8 @@ from aggregator.core.model import EventId, Report, Span, WriteModel
 from aggregator.core.readbacks import Excerpt, Finding, Ruling
 from aggregator.core.windows import floor, is_ahead
 from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.doubts import MOST_PLACES, Readback, Settled
-from aggregator.ledger.unanswered import Uncovered
+from aggregator.ledger.review.in_doubt import MOST_PLACES, Readback, Settled
+from aggregator.ledger.review.unacknowledged import Uncovered
 from aggregator.sinks import Destination
 
 MINUTE = dt.timedelta(minutes=1)

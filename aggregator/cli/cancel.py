@@ -19,7 +19,7 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.cancelling import Cancelling, Round
-    from aggregator.ledger.cancelling import Candidate
+    from aggregator.ledger.review.cancellations import Candidate
     from aggregator.wiring import App
 
 COLUMNS = {

@@ -24,7 +24,7 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
-    from aggregator.ledger.parked import Choice, ParkedEvents, Waiting
+    from aggregator.ledger.review.parked import Choice, ParkedEvents, Waiting
 
 STATES = ("held", "refused", "in_doubt")
 DECIDABLE = ("held", "refused")
@@ -110,7 +110,7 @@ def list_events(
     as_json: bool,
 ) -> None:
     """List events that are held, refused or in doubt, with the reason and the figures."""
-    from aggregator.ledger.parked import Choice
+    from aggregator.ledger.review.parked import Choice
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
@@ -276,7 +276,7 @@ def absent(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
 def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: bool) -> None:
     """Take a person's word on events in doubt."""
     from aggregator.core.readbacks import Finding
-    from aggregator.ledger.parked import Choice
+    from aggregator.ledger.review.parked import Choice
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
@@ -350,7 +350,7 @@ def _why_not_anew(config: "Config", event: "Waiting", now: dt.datetime) -> str |
 
 def _parked(database: object) -> "ParkedEvents":
     from aggregator.ledger.database import Database
-    from aggregator.ledger.parked import ParkedEvents
+    from aggregator.ledger.review.parked import ParkedEvents
 
     assert isinstance(database, Database)
     return ParkedEvents(database)
@@ -366,7 +366,7 @@ def _choice(
 ) -> "Choice":
     """Return which events are meant: those named, or all of a meter or file. Raises UsageError for neither and for both."""
     from aggregator.core.model import Span
-    from aggregator.ledger.parked import Choice
+    from aggregator.ledger.review.parked import Choice
 
     narrowed = bool(meter or state or start or end or file)
     if ids and narrowed:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.core.lateness import Late
     from aggregator.core.renaming import Memory
-    from aggregator.ledger.cancelling import Wanted
     from aggregator.ledger.notifications import Heard
     from aggregator.ledger.reports import Backlog, Standing, Stranger, Unconfigured
+    from aggregator.ledger.review.cancellations import Wanted
     from aggregator.ledger.uploads import FileRow
 
 LATENESS_WITHIN = dt.timedelta(days=14)

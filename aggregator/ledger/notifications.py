@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aggregator.core.model import EventId, Report
 from aggregator.core.notifications import Told
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.rejections import reject, take_report
+from aggregator.ledger.review.rejections import reject, take_report
 from aggregator.ledger.voices import KEEPS, TALKS
 
 KEPT = dt.timedelta(days=60)

@@ -23,11 +23,11 @@ from aggregator import points
 from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.ledger import moves
 from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.identity import WHAT_TO_DO, Pin
-from aggregator.ledger.parked import take_back_held
+from aggregator.ledger.review import moves
+from aggregator.ledger.review.parked import take_back_held
 
 PUT_OFF_AT_MOST = dt.timedelta(minutes=1)
 """How long what was put off waits once the ledger's clock was set back: what another process has in the air is answered, or

@@ -28,13 +28,14 @@ from aggregator.core.model import (
     Span,
 )
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
-from aggregator.ledger import again, guard, moves, runs
+from aggregator.ledger import again, guard, runs
 from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.guard import Fallen, Shrunk
 from aggregator.ledger.identity import Pin
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
+from aggregator.ledger.review import moves
 from aggregator.ledger.runs import Pass
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from aggregator.core.lateness import Late
 from aggregator.core.model import ZERO, Span
 from aggregator.ledger.database import Database
-from aggregator.ledger.moves import Move
-from aggregator.ledger.parked import Choice, ParkedEvents, Waiting
+from aggregator.ledger.review.moves import Move
+from aggregator.ledger.review.parked import Choice, ParkedEvents, Waiting
 
 STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,

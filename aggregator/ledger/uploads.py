@@ -15,7 +15,7 @@ from typing import NamedTuple
 from aggregator.core.model import EventId, Span
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.rejections import refuse_known
+from aggregator.ledger.review.rejections import refuse_known
 
 MOST_NAMED = 10
 """As many rows that do not fit are named."""

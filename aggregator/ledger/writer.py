@@ -12,10 +12,10 @@ from decimal import Decimal
 
 from aggregator.core.model import Decision, State, WriteModel
 from aggregator.core.planner import GUARDED
-from aggregator.ledger import moves
 from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
+from aggregator.ledger.review import moves
 
 BATCH = 10_000
 

@@ -34,11 +34,9 @@ from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
 from aggregator.heartbeat import Heartbeat
 from aggregator.intake import Intake
-from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, identity, migrate, unfit
-from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.elsewhere import Elsewhere, Places
 from aggregator.ledger.files import Files
 from aggregator.ledger.first_use import FirstUses
@@ -48,6 +46,8 @@ from aggregator.ledger.notifications import Intake as Notices
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.reports import Reports, Unconfigured
+from aggregator.ledger.review.cancellations import Cancellations
+from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.ledger.uploads import Uploads
 from aggregator.ledger.voices import Voices
 from aggregator.reconciliation import Reconciliation

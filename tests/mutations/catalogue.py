@@ -186,21 +186,21 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "an event in doubt is dismissed",
-        "aggregator/ledger/parked.py",
+        "aggregator/ledger/review/parked.py",
         " where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id\n\"\"\"\n\nLOCK_SLOTS",
         ' where event_id = any(%(events)s) returning event_id\n"""\n\nLOCK_SLOTS',
         ("tests/postgres/test_doubts.py::test_only_what_is_held_or_refused_is_released_or_dismissed",),
     ),
     Mistake(
         "a figure settles what has changed meanwhile",
-        "aggregator/ledger/doubts.py",
+        "aggregator/ledger/review/in_doubt.py",
         "            if _again(connection, excerpt) != excerpt:\n                return Settled(stale=True)\n",
         "",
         ("tests/postgres/test_doubts.py::test_nothing_is_concluded_from_what_has_changed",),
     ),
     Mistake(
         "a stretch without answers is asked for twice",
-        "aggregator/ledger/unanswered.py",
+        "aggregator/ledger/review/unacknowledged.py",
         'upper(span) > %(since)s)\nreturning id\n"""\n\n# What a sink',
         'upper(span) >= %(since)s)\nreturning id\n"""\n\n# What a sink',
         ("tests/postgres/test_unanswered.py::test_every_event_lies_in_one_stretch",),
@@ -370,7 +370,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a cancellation is tried while the ledger is stopped",
-        "aggregator/ledger/cancelling.py",
+        "aggregator/ledger/review/cancellations.py",
         "and next_at <= %(now)s\n   and not exists (select from aggregator.pin where stopped_at is not null)\nreturning",
         "and next_at <= %(now)s\nreturning",
         ("tests/postgres/test_cancelling.py::test_a_stopped_ledger_asks_a_sink_for_nothing",),
@@ -407,7 +407,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "usage is moved to one of two customers that it fits",
-        "aggregator/ledger/moves.py",
+        "aggregator/ledger/review/moves.py",
         "     where ways = 1 and ways_back = 1\n",
         "     where ways >= 1 and ways_back = 1\n",
         ("tests/postgres/test_moves.py::test_usage_that_fits_two_others_is_no_move",),

@@ -26,10 +26,10 @@ from aggregator.core.model import (
 )
 from aggregator.core.notifications import Cancelled
 from aggregator.errors import LedgerUnreachable, SinkUnreachable
-from aggregator.ledger.cancelling import Cancellations, Wanted
 from aggregator.ledger.database import Database
-from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.review.cancellations import Cancellations, Wanted
+from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.reconciliation import Reconciliation
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, METER, START, World

@@ -24,9 +24,9 @@ from aggregator.core.model import (
 from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.database import Database
-from aggregator.ledger.doubts import Doubts
-from aggregator.ledger.parked import Choice, ParkedEvents
-from aggregator.ledger.rejections import refuse_missing
+from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.parked import Choice, ParkedEvents
+from aggregator.ledger.review.rejections import refuse_missing
 from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -282,7 +282,7 @@ def test_an_event_that_was_given_up_may_be_there(owing: World, doubts: Doubts) -
 
 
 def _at_one_minute(world: World, doubts: Doubts, customer: str) -> tuple[Standing, ...]:
-    from aggregator.ledger.doubts import Readback
+    from aggregator.ledger.review.in_doubt import Readback
 
     span = Span(START, START + MINUTE)
     asked = Readback(1, world.registered.feeds[0].id, METER.name, span)

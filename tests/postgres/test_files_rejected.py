@@ -12,8 +12,8 @@ import pytest
 from aggregator.core.model import Decreases, Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
-from aggregator.ledger.doubts import Doubts
-from aggregator.ledger.parked import Choice, ParkedEvents
+from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.uploads import Rejected, Row
 from aggregator.sinks.files import CsvFormat, DirectorySink, JsonFormat
 from aggregator.sinks.stripe import StripeMeter

@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.core.model import Decreases, Reading, Span
 from aggregator.ledger.database import Database
-from aggregator.ledger.parked import ParkedEvents
+from aggregator.ledger.review.parked import ParkedEvents
 from tests.fakes import FakeSource
 from tests.postgres.test_unread import Slow
 from tests.postgres.world import HOUR, METER, START, World

@@ -7,7 +7,7 @@ import pytest
 
 from aggregator.core.model import Decreases, Span, WriteModel
 from aggregator.ledger.database import Database
-from aggregator.ledger.parked import ParkedEvents
+from aggregator.ledger.review.parked import ParkedEvents
 from tests.postgres.test_replacing_sinks import Replacing
 from tests.postgres.world import HOUR, METER, START, World
 

@@ -21,8 +21,8 @@ from aggregator.core.model import (
 from aggregator.core.readbacks import LOOK_AGAIN, Finding
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.doubts import Doubts
-from aggregator.ledger.parked import Choice, ParkedEvents
+from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.reconciliation import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World

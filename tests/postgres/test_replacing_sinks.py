@@ -17,8 +17,8 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.ledger.database import Database
-from aggregator.ledger.doubts import Doubts
-from aggregator.ledger.parked import ParkedEvents
+from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.parked import ParkedEvents
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

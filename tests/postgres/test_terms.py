@@ -476,7 +476,7 @@ def test_windows_that_were_lost_are_billed_when_their_rows_are_back(database: Da
 
 def test_what_a_person_dismissed_does_not_wait(world: World) -> None:
     """Status counts and lists what `events list` does: neither shows an event that was dismissed."""
-    from aggregator.ledger.parked import Choice, ParkedEvents
+    from aggregator.ledger.review.parked import Choice, ParkedEvents
 
     world.sink.refused |= {"cus_a", "cus_b"}
     world.source.use("cus_a", START)

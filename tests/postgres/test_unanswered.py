@@ -17,8 +17,8 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.ledger.database import Database
-from aggregator.ledger.doubts import Doubts
-from aggregator.ledger.unanswered import REASON, SENT_SILENTLY
+from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.unacknowledged import REASON, SENT_SILENTLY
 from aggregator.reconciliation import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, START, World

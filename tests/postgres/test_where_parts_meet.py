@@ -21,9 +21,9 @@ from aggregator.core.model import (
 )
 from aggregator.core.notifications import Cancelled
 from aggregator.errors import LedgerError
-from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.database import Database
-from aggregator.ledger.doubts import Doubts
+from aggregator.ledger.review.cancellations import Cancellations
+from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.reconciliation import Reconciliation
 from tests.fakes import FakeSource
 from tests.postgres.restore import PinnedWorld, back_up

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import Excerpt
 from aggregator.core.windows import floor
-from aggregator.ledger.cancelling import MINUTE, TAKEN_OVER_SINCE, Wanted
+from aggregator.ledger.review.cancellations import MINUTE, TAKEN_OVER_SINCE, Wanted
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
 from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_parked import event_before, take_back_held

@@ -14,9 +14,9 @@ from aggregator.core.model import (
 from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
 from aggregator.core.windows import floor
 from aggregator.ledger.adoption import TAKEN_OVER
-from aggregator.ledger.doubts import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
-from aggregator.ledger.rejections import REPORTED_WITHIN
-from aggregator.ledger.unanswered import Uncovered
+from aggregator.ledger.review.in_doubt import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
+from aggregator.ledger.review.rejections import REPORTED_WITHIN
+from aggregator.ledger.review.unacknowledged import Uncovered
 from tests.simulation.climate import HOUR, MINUTE
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, ReadbackRow
 

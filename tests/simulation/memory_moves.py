@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Decision, EventId, State, WriteModel
 from aggregator.ledger.meters import Feed, Registered
-from aggregator.ledger.moves import MOVED
+from aggregator.ledger.review.moves import MOVED
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, Tables
 
 

@@ -24,8 +24,8 @@ from aggregator.core.planner import GUARDED, LOWERS
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.guard import BELIEVED_AFTER
 from aggregator.ledger.meters import Feed, Lease, Registered
-from aggregator.ledger.moves import may_move
 from aggregator.ledger.passes import Decide, Pass
+from aggregator.ledger.review.moves import may_move
 from aggregator.ledger.runs import RESUME_WITHIN
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally

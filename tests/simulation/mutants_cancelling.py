@@ -6,7 +6,7 @@ from typing import Any
 from aggregator.cancelling import Cancelling
 from aggregator.core.model import Answer
 from aggregator.core.notifications import Cancelled
-from aggregator.ledger.cancelling import Wanted
+from aggregator.ledger.review.cancellations import Wanted
 from tests.simulation import memory_cancelling
 from tests.simulation.mutation import mutant
 

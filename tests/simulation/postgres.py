@@ -22,10 +22,8 @@ from aggregator.core.model import (
     Span,
     State,
 )
-from aggregator.ledger.cancelling import Cancellations
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.doubts import Doubts
 from aggregator.ledger.elsewhere import Places
 from aggregator.ledger.files import Files
 from aggregator.ledger.first_use import FirstUses
@@ -33,6 +31,8 @@ from aggregator.ledger.meters import Meters
 from aggregator.ledger.notifications import Intake
 from aggregator.ledger.outbox import Outbox
 from aggregator.ledger.passes import Passes
+from aggregator.ledger.review.cancellations import Cancellations
+from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.ledger.uploads import Uploads
 from tests.simulation.hub import Hub
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE

@@ -22,10 +22,10 @@ from aggregator.core.model import (
 from aggregator.core.readbacks import Excerpt, Finding
 from aggregator.core.windows import tile
 from aggregator.ledger.adoption import TAKEN_OVER, WITHDRAWN
-from aggregator.ledger.cancelling import Wanted
-from aggregator.ledger.doubts import Settled
 from aggregator.ledger.meters import Lease, Registered
 from aggregator.ledger.passes import Pass
+from aggregator.ledger.review.cancellations import Wanted
+from aggregator.ledger.review.in_doubt import Settled
 from aggregator.ledger.spool import Spool
 from aggregator.ledger.tally import Tally
 from tests.simulation.application import Application

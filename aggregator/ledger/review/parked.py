@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from aggregator.core.model import Span
 from aggregator.core.readbacks import Finding
-from aggregator.ledger import moves
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.review import moves
 
 LOCK_PARKED = """
 select event_id from aggregator.parked where event_id = any(%(events)s) order by event_id for update

@@ -20,11 +20,11 @@ from aggregator.core.model import (
     State,
 )
 from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
-from aggregator.ledger import unanswered
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.parked import ABSENT, LOCK_PARKED, PRESENT
-from aggregator.ledger.rejections import REPORTED_WITHIN, refuse_missing, reject, take_report
-from aggregator.ledger.unanswered import Uncovered
+from aggregator.ledger.review import unacknowledged
+from aggregator.ledger.review.parked import ABSENT, LOCK_PARKED, PRESENT
+from aggregator.ledger.review.rejections import REPORTED_WITHIN, refuse_missing, reject, take_report
+from aggregator.ledger.review.unacknowledged import Uncovered
 
 CLOCKS_DIFFER = dt.timedelta(minutes=1)
 """By how much the sink's clock may differ from ours: so much wider is the span in which it may have received an event."""
@@ -119,7 +119,7 @@ values (%(feed)s, %(span)s, %(asked)s, %(now)s, %(now)s, %(now)s, %(found)s)
 """
 
 DUE_READBACK = """
-select readback.id, readback.feed_id, meter.name, readback.span, readback.reason = %(unanswered)s
+select readback.id, readback.feed_id, meter.name, readback.span, readback.reason = %(unacknowledged)s
   from aggregator.readback
   join aggregator.feed on feed.id = readback.feed_id
   join aggregator.meter on meter.id = feed.meter_id
@@ -156,7 +156,7 @@ class Readback(NamedTuple):
     meter: str
     received: Span
     """When the sink received them, by its own clock."""
-    unanswered: bool = False
+    unacknowledged: bool = False
     """Whether it is about all that was sent then, by our clock: the sink had no word on each event."""
 
 
@@ -248,26 +248,26 @@ class Doubts:
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None:
         """Return the read-back that is due for longest, or None."""
         with self._database.transaction() as connection:
-            values = {"sink_id": sink_id, "now": now, "unanswered": unanswered.REASON}
+            values = {"sink_id": sink_id, "now": now, "unacknowledged": unacknowledged.REASON}
             row = connection.execute(DUE_READBACK, values).fetchone()
         return Readback(row[0], row[1], row[2], Span(row[3].lower, row[3].upper), row[4]) if row else None
 
     def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
         """Return up to when each feed of a sink that gives no answer per event has been read back."""
         with self._database.transaction() as connection:
-            return unanswered.uncovered(connection, sink_id, earliest)
+            return unacknowledged.uncovered(connection, sink_id, earliest)
 
     def sent_silently(
         self, sink_id: int, way: str, earliest: dt.datetime
     ) -> tuple[list[tuple[int, str, Span]], bool]:
         """Return which stretches of which feeds went by a way without answers, unread; and whether more may come."""
         with self._database.transaction() as connection:
-            return unanswered.silently(connection, sink_id, way, earliest)
+            return unacknowledged.silently(connection, sink_id, way, earliest)
 
     def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool:
         """Ask that all that was sent through a feed in a span is read back; False if somebody else has."""
         with self._database.transaction() as connection:
-            return unanswered.ask(connection, feed, span, now)
+            return unacknowledged.ask(connection, feed, span, now)
 
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]:
         """Return the customers and hours with accepted events that a read-back is about, `MOST_PLACES` at most."""
@@ -279,7 +279,7 @@ class Doubts:
             "since": received.start - REPORTED_WITHIN,
             "limit": MOST_PLACES,
         }
-        statement = unanswered.PLACES if readback.unanswered else PLACES
+        statement = unacknowledged.PLACES if readback.unacknowledged else PLACES
         with self._database.transaction() as connection:
             return [(row[0], row[1]) for row in connection.execute(statement, values)]
 

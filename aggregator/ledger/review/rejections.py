@@ -19,7 +19,7 @@ from psycopg.types.range import TimestamptzRange
 from aggregator.core.model import EventId, Rejection, Report
 from aggregator.ledger.database import Connection
 from aggregator.ledger.first_use import TAKEN_BACK
-from aggregator.ledger.parked import LOCK_PARKED
+from aggregator.ledger.review.parked import LOCK_PARKED
 
 REPORTED_WITHIN = dt.timedelta(days=60)
 """How old a plan may be that a rejection names: a sink takes events for 35 days, and reports within minutes or days."""

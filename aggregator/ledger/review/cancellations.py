@@ -20,9 +20,9 @@ from typing import NamedTuple
 from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import Excerpt
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.doubts import excerpt_of
-from aggregator.ledger.parked import LOCK_SLOTS, take_back_held
-from aggregator.ledger.rejections import refuse_known
+from aggregator.ledger.review.in_doubt import excerpt_of
+from aggregator.ledger.review.parked import LOCK_SLOTS, take_back_held
+from aggregator.ledger.review.rejections import refuse_known
 
 MINUTE = dt.timedelta(minutes=1)
 
