@@ -27,7 +27,7 @@ import psycopg
 from aggregator.core.model import Outcome, State
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, migrate
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.outbox import Outbox
 
 FEEDS = (1, 10, 100)
 BATCHES = (100, 1_000)

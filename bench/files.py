@@ -34,9 +34,9 @@ from aggregator.core.model import (
 from aggregator.delivery.file_writer import Filing
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, identity, migrate
-from aggregator.ledger.files import Files
 from aggregator.ledger.meters import Feed, Meters
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.files import Files
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.passes import Pass, Passes
 from aggregator.ledger.spool import Spool
 from aggregator.sinks import FileSink

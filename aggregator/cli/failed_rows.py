@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.errors import UsageError
-from aggregator.ledger.uploads import Row
+from aggregator.ledger.outbox.uploads import Row
 from aggregator.sinks.files.formats import as_given
 
 

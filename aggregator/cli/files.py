@@ -20,7 +20,7 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
-    from aggregator.ledger.uploads import FileRow, Rejected
+    from aggregator.ledger.outbox.uploads import FileRow, Rejected
 
 MOST = 10_000
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from aggregator.core.lateness import Late
     from aggregator.core.renaming import Memory
     from aggregator.ledger.notifications import Heard
+    from aggregator.ledger.outbox.uploads import FileRow
     from aggregator.ledger.reports import Backlog, Standing, Stranger, Unconfigured
     from aggregator.ledger.review.cancellations import Wanted
-    from aggregator.ledger.uploads import FileRow
 
 LATENESS_WITHIN = dt.timedelta(days=14)
 """Lateness of longer ago says little about the present."""

@@ -28,7 +28,7 @@ from aggregator.core.model import (
 from aggregator.core.windows import is_ahead
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.files import Due, Whole
+from aggregator.ledger.outbox.files import Due, Whole
 from aggregator.sinks import Batch, FileSink
 
 LOOKS = 10

@@ -33,7 +33,7 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
-from aggregator.ledger.first_use import Pending
+from aggregator.ledger.outbox.first_use import Pending
 from aggregator.sinks import Destination
 
 ASKED_AT_ONCE = 4

@@ -15,8 +15,8 @@ from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.feed_terms import Reach, changed, joined
 from aggregator.core.model import Meter, Span, WriteModel
-from aggregator.ledger import first_use
 from aggregator.ledger.database import Connection
+from aggregator.ledger.outbox import first_use
 
 FIND_FEED = """
 select id, since, until, shadow, shadow_until, read_until, lost, cleared_until > 0 from aggregator.feed

@@ -37,18 +37,18 @@ from aggregator.intake import Intake
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, identity, migrate, unfit
-from aggregator.ledger.elsewhere import Elsewhere, Places
-from aggregator.ledger.files import Files
-from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.identity import Pin
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.notifications import Intake as Notices
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.files import Files
+from aggregator.ledger.outbox.first_use import FirstUses
+from aggregator.ledger.outbox.moved_files import Elsewhere, Places
+from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.reports import Reports, Unconfigured
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.ledger.uploads import Uploads
 from aggregator.ledger.voices import Voices
 from aggregator.reconciliation import Reconciliation
 from aggregator.sinks import Candid, Destination, Sink

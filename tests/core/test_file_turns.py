@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from aggregator.core.model import Bounds
 from aggregator.delivery.file_writer import Filing
-from aggregator.ledger.files import Due
+from aggregator.ledger.outbox.files import Due
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 MANY = 1_000_000

@@ -87,7 +87,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "settling a part of a claim does not renew the rest",
-        "aggregator/ledger/outbox.py",
+        "aggregator/ledger/outbox/outbox.py",
         '            connection.execute(RENEW_CLAIM, {"claim": claim, "until": at + self._hold})\n',
         "",
         ("tests/postgres/test_delivery.py::test_settling_a_part_of_a_claim_renews_the_rest",),
@@ -115,7 +115,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a claim is not counted beside the ledger before it is sent",
-        "aggregator/ledger/outbox.py",
+        "aggregator/ledger/outbox/outbox.py",
         "            self._pin.noted(beat)\n",
         "            pass\n",
         ("tests/postgres/test_pin.py::test_a_claim_counts_before_anything_leaves",),
@@ -207,21 +207,21 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a file is settled by who lost it",
-        "aggregator/ledger/files.py",
+        "aggregator/ledger/outbox/files.py",
         " where claim.id = %(claim)s and claim.owner = %(owner)s and file.written_at is null for update",
         " where claim.id = %(claim)s and file.written_at is null for update",
         ("tests/postgres/test_files.py::test_only_the_owner_settles",),
     ),
     Mistake(
         "a file in the making is taken over",
-        "aggregator/ledger/files.py",
+        "aggregator/ledger/outbox/files.py",
         "and file.written_at is null and file.held_until <= %(now)s\n order by",
         "and file.written_at is null\n order by",
         ("tests/postgres/test_files.py::test_a_claim_that_runs_is_nobody_else_s",),
     ),
     Mistake(
         "a rejected file may be confirmed",
-        "aggregator/ledger/uploads.py",
+        "aggregator/ledger/outbox/uploads.py",
         "                elif rejected_at:",
         "                elif rejected_at and confirmed_at:",
         (
@@ -233,14 +233,14 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "what was let go is taken back",
-        "aggregator/ledger/first_use.py",
+        "aggregator/ledger/outbox/first_use.py",
         "where id = %(feed)s and cleared_until = 0 for update",
         "where id = %(feed)s for update",
         ("tests/postgres/test_first_use.py::test_what_was_let_go_meanwhile_is_not_taken_back",),
     ),
     Mistake(
         "a feed whose sink was not asked is claimed",
-        "aggregator/ledger/outbox.py",
+        "aggregator/ledger/outbox/outbox.py",
         "case when feed.cleared_at is null then feed.cleared_until else 9223372036854775807 end as until",
         "9223372036854775807 as until",
         ("tests/postgres/test_first_use.py::test_nothing_leaves_before_the_sink_has_said_it",),
@@ -289,7 +289,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a file that a clock of before had put off waits",
-        "aggregator/ledger/outbox.py",
+        "aggregator/ledger/outbox/outbox.py",
         "     where file.written_at is null and file.held_until > %(until)s\n",
         "     where file.written_at is not null and file.held_until > %(until)s\n",
         ("tests/postgres/test_clocks.py::test_a_file_that_was_held_by_a_clock_of_before_is_taken_over_soon",),
@@ -363,7 +363,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a backfill goes before what is new",
-        "aggregator/ledger/outbox.py",
+        "aggregator/ledger/outbox/outbox.py",
         "from (values (false), (true)) as kind (backfill)",
         "from (values (true), (false)) as kind (backfill)",
         ("tests/postgres/test_fairness.py::test_what_is_new_goes_before_a_backfill",),
@@ -377,7 +377,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "what one meter leaves of a claim nobody gets",
-        "aggregator/ledger/outbox.py",
+        "aggregator/ledger/outbox/outbox.py",
         "ready.until, among.share, %(limit)s::int from ready cross join among",
         "ready.until, among.share, %(limit)s::int from ready cross join among where false",
         ("tests/postgres/test_fairness.py::test_meters_take_turns",),

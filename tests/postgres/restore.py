@@ -27,7 +27,7 @@ from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.database import Database
 from aggregator.ledger.identity import Failover, Pin
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.outbox import Outbox
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import METER, World
 

@@ -27,7 +27,7 @@ from aggregator.core.model import (
 from aggregator.core.notifications import Cancelled
 from aggregator.errors import LedgerUnreachable, SinkUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.review.cancellations import Cancellations, Wanted
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.reconciliation import Reconciliation

@@ -34,9 +34,9 @@ from aggregator.errors import ClocksApart
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database
-from aggregator.ledger.files import Files, Whole
 from aggregator.ledger.identity import Pin
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.files import Files, Whole
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.reconciliation import Reconciliation
 from aggregator.wiring import build

@@ -26,10 +26,10 @@ from aggregator.delivery.sender import Delivered, drain
 from aggregator.errors import InvariantBroken, LedgerStopped, SinkHalted, SinkUnreachable, UsageError
 from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.database import Database
-from aggregator.ledger.files import Files, Whole
 from aggregator.ledger.identity import Pin
+from aggregator.ledger.outbox.files import Files, Whole
+from aggregator.ledger.outbox.uploads import FileRow, Uploads
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.ledger.uploads import FileRow, Uploads
 from aggregator.sinks import Batch
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat
 from aggregator.sinks.stripe import StripeMeter

@@ -9,7 +9,7 @@ import pytest
 from aggregator.core.model import Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
-from aggregator.ledger.elsewhere import LATEST_WRITE, Elsewhere, Places
+from aggregator.ledger.outbox.moved_files import LATEST_WRITE, Elsewhere, Places
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.sinks.files import DirectorySink
 from aggregator.sinks.files.directory import numbered

@@ -12,9 +12,9 @@ import pytest
 from aggregator.core.model import Decreases, Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
+from aggregator.ledger.outbox.uploads import Rejected, Row
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.ledger.review.parked import Choice, ParkedEvents
-from aggregator.ledger.uploads import Rejected, Row
 from aggregator.sinks.files import CsvFormat, DirectorySink, JsonFormat
 from aggregator.sinks.stripe import StripeMeter
 from tests.file_validator import validate

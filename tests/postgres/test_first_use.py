@@ -19,9 +19,9 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
-from aggregator.ledger import first_use as verbs
 from aggregator.ledger.database import Database
-from aggregator.ledger.first_use import ALL_AFTER, FirstUses
+from aggregator.ledger.outbox import first_use as verbs
+from aggregator.ledger.outbox.first_use import ALL_AFTER, FirstUses
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

@@ -13,9 +13,9 @@ from aggregator.collection.collector import Collection
 from aggregator.core.model import Meter, Span
 from aggregator.delivery.sender import Delivered, Delivery
 from aggregator.ledger.database import Database, identity
-from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Lease, Meters, Registered
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.first_use import FirstUses
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from tests.fakes import FakeSink, FakeSource
 

@@ -30,8 +30,8 @@ from aggregator.delivery.sender import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
 from aggregator.intake import Intake
 from aggregator.ledger.clock import LedgerClock
-from aggregator.ledger.files import Whole
 from aggregator.ledger.meters import Registered
+from aggregator.ledger.outbox.files import Whole
 from aggregator.ledger.tally import Tally
 from aggregator.reconciliation import Reconciliation
 from tests.simulation.application import Application

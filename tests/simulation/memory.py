@@ -31,9 +31,9 @@ from aggregator.core.renaming import KnownLine, KnownMeter, Memory, Outlet
 from aggregator.errors import InvariantBroken, LeaseLost, MeterRefused
 from aggregator.ledger import meter_names
 from aggregator.ledger.feeds import as_it_is, fed_until
-from aggregator.ledger.first_use import TAKEN_BACK
 from aggregator.ledger.identity import Failover
 from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.outbox.first_use import TAKEN_BACK
 from aggregator.ledger.silence import Silence
 
 FORWARD = frozenset(

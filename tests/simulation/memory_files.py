@@ -14,7 +14,7 @@ from aggregator.core.model import (
     State,
     Written,
 )
-from aggregator.ledger.files import NEVER, Due, Whole
+from aggregator.ledger.outbox.files import NEVER, Due, Whole
 from tests.simulation.memory import ClaimRow, EventRow, FileRow, MemoryLedger
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_pin import MemoryPin

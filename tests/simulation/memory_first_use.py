@@ -5,7 +5,13 @@ from collections.abc import Collection, Sequence
 from hashlib import md5
 
 from aggregator.core.model import EventId
-from aggregator.ledger.first_use import ALL_AFTER, ALL_EVENTS, BATCH, ENOUGH, Pending
+from aggregator.ledger.outbox.first_use import (
+    ALL_AFTER,
+    ALL_EVENTS,
+    BATCH,
+    ENOUGH,
+    Pending,
+)
 from tests.simulation.memory import FeedRow, MemoryLedger
 
 

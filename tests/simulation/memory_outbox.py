@@ -8,7 +8,7 @@ from dataclasses import replace
 from aggregator.core.model import ClaimId, EventId, Outcome, State
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.identity import WHAT_TO_DO
-from aggregator.ledger.outbox import GIVEN_UP, Claim
+from aggregator.ledger.outbox.outbox import GIVEN_UP, Claim
 from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_again import note_newer_than
 from tests.simulation.memory_moves import whole

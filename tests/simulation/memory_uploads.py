@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from aggregator.core.model import ClaimId, State
 from aggregator.errors import UsageError
-from aggregator.ledger.elsewhere import LATEST_WRITE, Elsewhere
+from aggregator.ledger.outbox.moved_files import LATEST_WRITE, Elsewhere
 from tests.simulation.memory import FileRow, MemoryLedger, OutboxRow
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aggregator.core.model import ClaimId, EventId, Outcome, State
 from aggregator.delivery import file_writer
-from aggregator.ledger.files import Whole
+from aggregator.ledger.outbox.files import Whole
 from aggregator.sinks.files import making
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.mutation import mutant

@@ -5,7 +5,7 @@ from typing import Any
 
 from aggregator.core.model import ZERO, Span
 from aggregator.delivery.first_use import FirstUse, Found
-from aggregator.ledger.first_use import Pending
+from aggregator.ledger.outbox.first_use import Pending
 from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.mutation import mutant
 

@@ -24,16 +24,16 @@ from aggregator.core.model import (
 )
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.elsewhere import Places
-from aggregator.ledger.files import Files
-from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.notifications import Intake
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.files import Files
+from aggregator.ledger.outbox.first_use import FirstUses
+from aggregator.ledger.outbox.moved_files import Places
+from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes import Passes
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.ledger.uploads import Uploads
 from tests.simulation.hub import Hub
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (

@@ -16,9 +16,9 @@ from aggregator.core.model import Meter, Span, Terms
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Delivery
 from aggregator.ledger.database import Database
-from aggregator.ledger.first_use import FirstUses
 from aggregator.ledger.meters import Meters
-from aggregator.ledger.outbox import Outbox
+from aggregator.ledger.outbox.first_use import FirstUses
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.passes import Passes
 from tests.conftest import TEMPLATE
 from tests.fakes import FakeSink, FakeSource

@@ -18,7 +18,7 @@ from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.model import EventId, Rejection, Report
 from aggregator.ledger.database import Connection
-from aggregator.ledger.first_use import TAKEN_BACK
+from aggregator.ledger.outbox.first_use import TAKEN_BACK
 from aggregator.ledger.review.parked import LOCK_PARKED
 
 REPORTED_WITHIN = dt.timedelta(days=60)

@@ -28,7 +28,7 @@ from aggregator.core.model import (
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.identity import Pin
-from aggregator.ledger.outbox import SETTLE, columns
+from aggregator.ledger.outbox.outbox import SETTLE, columns
 
 PAGE = 10_000
 """Events in memory while a file is made."""
