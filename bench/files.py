@@ -37,8 +37,8 @@ from aggregator.ledger.database import Database, identity, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.outbox import Outbox
-from aggregator.ledger.passes import Pass, Passes
-from aggregator.ledger.spool import Spool
+from aggregator.ledger.passes.passes import Pass, Passes
+from aggregator.ledger.passes.spool import Spool
 from aggregator.sinks import FileSink
 from aggregator.sinks.files import DirectorySink, JsonFormat, Keys, S3Sink
 from aggregator.sinks.files.sink import LIMITS

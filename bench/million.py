@@ -27,8 +27,8 @@ from aggregator.core.model import (
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, identity, migrate
 from aggregator.ledger.meters import Feed, Meters
-from aggregator.ledger.passes import Pass, Passes
-from aggregator.ledger.spool import Spool
+from aggregator.ledger.passes.passes import Pass, Passes
+from aggregator.ledger.passes.spool import Spool
 from aggregator.threads import short_turns
 from bench.memory import peak_megabytes
 

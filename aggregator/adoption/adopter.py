@@ -39,7 +39,7 @@ from aggregator.kept import Kept
 from aggregator.ledger.adoption import Adopting, Counted, Line, Rebased
 from aggregator.ledger.identity import Pin, Pinned, named
 from aggregator.ledger.meters import Feed, Meters, Registered
-from aggregator.ledger.spool import Spool
+from aggregator.ledger.passes.spool import Spool
 from aggregator.sinks import Destination
 
 HOUR = dt.timedelta(hours=1)

@@ -45,7 +45,7 @@ def preview(
     from aggregator.cli.movers import forecast_json, show_movers, tell_sinks
     from aggregator.collection.backfill import read_by_older, span_of, tell_older
     from aggregator.core.forecast import Forecast
-    from aggregator.ledger.tally import Tally
+    from aggregator.ledger.passes.stats import Tally
     from aggregator.wiring import build
 
     config = load_config(config_path)

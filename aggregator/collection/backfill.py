@@ -18,8 +18,8 @@ from aggregator.core.forecast import Forecast
 from aggregator.core.model import Definition, Limits, Meter, Span
 from aggregator.errors import UsageError
 from aggregator.ledger.meters import Registered
-from aggregator.ledger.passes import Passes
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.passes import Passes
+from aggregator.ledger.passes.stats import Tally
 
 PIECES = 40
 """A backfill is cut into about so many pieces: enough for a progress bar, and little to repeat after an interruption."""

@@ -4,7 +4,7 @@ import datetime as dt
 from dataclasses import dataclass, field
 
 from aggregator.core.model import Span
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.stats import Tally
 
 
 @dataclass(slots=True)

@@ -47,9 +47,9 @@ from aggregator.errors import (
     SourceError,
 )
 from aggregator.ledger.meters import Feed, Lease, Meters, Registered
-from aggregator.ledger.passes import Decide, Pass, Passes
-from aggregator.ledger.spool import Spool
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.passes import Decide, Pass, Passes
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.stats import Tally
 from aggregator.redact import named, storable
 
 PIECES_OF_A_WINDOW = 4

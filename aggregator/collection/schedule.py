@@ -15,7 +15,7 @@ from aggregator.core import definitions, windows
 from aggregator.core.model import Definition, Meter, Span
 from aggregator.errors import SourceError
 from aggregator.ledger.meters import Lease
-from aggregator.ledger.passes import Pass
+from aggregator.ledger.passes.passes import Pass
 
 
 def live(span: Span, now: dt.datetime, definition: Definition) -> Pass:

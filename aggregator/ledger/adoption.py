@@ -20,13 +20,13 @@ from psycopg.types.range import TimestamptzRange
 from aggregator.core.model import Span
 from aggregator.core.rebase import Moved, Stand, rebase
 from aggregator.errors import LedgerError
-from aggregator.ledger.changes import stage
-from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.identity import Pinned
 from aggregator.ledger.meters import Feed
-from aggregator.ledger.spool import Spool
-from aggregator.ledger.writer import BATCH
+from aggregator.ledger.passes.changes import stage
+from aggregator.ledger.passes.copy_format import NULL, copy, instant, text
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.writer import BATCH
 
 TAKEN_OVER = "taken over from the sink's own totals"
 WITHDRAWN = "withdrawn: the ledger was re-based on the sink's own totals"

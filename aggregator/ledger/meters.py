@@ -22,10 +22,11 @@ from aggregator.core.model import EPOCH, Definition, Differing, Meter
 from aggregator.core.renaming import Memory
 from aggregator.errors import LeaseLost
 from aggregator.ledger import feeds as lines
-from aggregator.ledger import meter_names, silence
+from aggregator.ledger import meter_names
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
-from aggregator.ledger.silence import Silence
+from aggregator.ledger.passes import silence
+from aggregator.ledger.passes.silence import Silence
 
 __all__ = ["Feed", "Lease", "Meters", "Registered"]
 

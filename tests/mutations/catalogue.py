@@ -27,14 +27,14 @@ class Mistake(NamedTuple):
 MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a pass commits under an epoch that is over",
-        "aggregator/ledger/passes.py",
+        "aggregator/ledger/passes/passes.py",
         " where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s\n   for update",
         " where id = %(meter_id)s and lease_owner = %(owner)s\n   for update",
         ("tests/postgres/test_leases.py",),
     ),
     Mistake(
         "a pass is committed into a stopped ledger",
-        "aggregator/ledger/passes.py",
+        "aggregator/ledger/passes/passes.py",
         "        if stopped is not None:\n            raise LedgerStopped(stopped)\n",
         "",
         ("tests/postgres/test_pin.py::test_a_pass_into_a_stopped_ledger_writes_nothing",),
@@ -177,7 +177,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "held windows have newer ones said again",
-        "aggregator/ledger/again.py",
+        "aggregator/ledger/passes/reassert.py",
         "and feed_id = %(feed_id)s and state = 'due'\n         group by customer",
         "and feed_id = %(feed_id)s\n         group by customer",
         (
@@ -384,7 +384,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "noise swallows a whole unit",
-        "aggregator/ledger/changes.py",
+        "aggregator/ledger/passes/changes.py",
         "> least(%(unit)s / 2, greatest(",
         "> greatest(%(unit)s / 2, greatest(",
         ("tests/postgres/test_floats.py::test_what_is_seen_at_the_decimals_is_billed",),

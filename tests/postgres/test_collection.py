@@ -11,7 +11,7 @@ from aggregator.core.forecast import Forecast
 from aggregator.core.model import Decreases, Span
 from aggregator.errors import QueryRejected, SourceUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.stats import Tally
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

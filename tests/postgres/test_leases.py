@@ -10,8 +10,8 @@ from aggregator.core.model import Reading, Span
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
 from aggregator.ledger.meters import Lease
-from aggregator.ledger.passes import Pass
-from aggregator.ledger.spool import Spool
+from aggregator.ledger.passes.passes import Pass
+from aggregator.ledger.passes.spool import Spool
 from tests.postgres.world import HOUR, START, World
 
 SPAN = Span(START, START + HOUR)

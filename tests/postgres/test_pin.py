@@ -12,7 +12,7 @@ from aggregator.errors import LedgerError, LedgerStopped
 from aggregator.heartbeat import FILE, Beat, Heartbeat
 from aggregator.ledger.database import Database
 from aggregator.ledger.identity import Pin, named
-from aggregator.ledger.passes import Passes
+from aggregator.ledger.passes.passes import Passes
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.world import HOUR, MINUTE, START
 

@@ -12,8 +12,8 @@ from aggregator.collection.backfill import Backfill
 from aggregator.core.model import Answer, Decreases, Reading, Span
 from aggregator.delivery.sender import Delivery
 from aggregator.errors import InvariantBroken, QueryRejected
-from aggregator.ledger import changes, writer
 from aggregator.ledger.database import Database
+from aggregator.ledger.passes import changes, writer
 from aggregator.source.rows import Instants, Places, Rows
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World

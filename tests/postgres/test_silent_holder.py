@@ -20,7 +20,7 @@ SOON_SECONDS = 30.0
 
 SLEEPER = """
 import datetime as dt, os, signal, sys
-from aggregator.ledger import changes, copytext, writer
+from aggregator.ledger.passes import changes, copy_format, writer
 from aggregator.ledger.database import Database
 from tests.postgres.world import World
 
@@ -48,7 +48,7 @@ with Database(url) as database:
     if kind == "result":
         writer.copy = copy
     else:
-        from aggregator.ledger.spool import Spool
+        from aggregator.ledger.passes.spool import Spool
         whole = Spool.blocks
         Spool.blocks = lambda self: slowly(whole(self))
     try:

@@ -22,9 +22,9 @@ from aggregator.core.model import (
 from aggregator.delivery.sender import Delivery
 from aggregator.errors import InvariantBroken, LeaseLost, UsageError
 from aggregator.ledger.database import Database
-from aggregator.ledger.passes import Pass
+from aggregator.ledger.passes.passes import Pass
+from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.reports import Reports
-from aggregator.ledger.spool import Spool
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

@@ -10,7 +10,7 @@ from aggregator.collection.backfill import Backfill
 from aggregator.core.forecast import Forecast
 from aggregator.core.model import Decreases, Fence, Span
 from aggregator.ledger.database import Database
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.stats import Tally
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 APPLY = replace(METER, decreases=Decreases.APPLY, shrink_guard=Decimal(1))

@@ -16,7 +16,7 @@ from aggregator.ledger.database import Database, identity
 from aggregator.ledger.meters import Lease, Meters, Registered
 from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.outbox import Outbox
-from aggregator.ledger.passes import Passes
+from aggregator.ledger.passes.passes import Passes
 from tests.fakes import FakeSink, FakeSource
 
 MINUTE = dt.timedelta(minutes=1)

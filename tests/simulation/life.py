@@ -32,7 +32,7 @@ from aggregator.intake import Intake
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.outbox.files import Whole
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.stats import Tally
 from aggregator.reconciliation import Reconciliation
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling

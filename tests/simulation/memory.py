@@ -34,7 +34,7 @@ from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.identity import Failover
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.outbox.first_use import TAKEN_BACK
-from aggregator.ledger.silence import Silence
+from aggregator.ledger.passes.silence import Silence
 
 FORWARD = frozenset(
     {

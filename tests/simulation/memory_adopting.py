@@ -25,7 +25,7 @@ from aggregator.ledger.adoption import (
     Rebased,
 )
 from aggregator.ledger.identity import Pinned
-from aggregator.ledger.spool import Spool
+from aggregator.ledger.passes.spool import Spool
 from tests.simulation.memory import EventRow, MemoryLedger, SlotRow
 from tests.simulation.memory_first_use import clear_for_good
 from tests.simulation.memory_passes import readings_of

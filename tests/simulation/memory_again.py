@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from aggregator.core.model import Decision, EventId, State, WriteModel
-from aggregator.ledger.again import LATEST_ARRIVAL
 from aggregator.ledger.meters import Feed, Registered
-from aggregator.ledger.passes import Pass
+from aggregator.ledger.passes.passes import Pass
+from aggregator.ledger.passes.reassert import LATEST_ARRIVAL
 from tests.simulation.memory import MemoryLedger
 
 

@@ -22,13 +22,13 @@ from aggregator.core.model import (
 )
 from aggregator.core.planner import GUARDED, LOWERS
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
-from aggregator.ledger.guard import BELIEVED_AFTER
 from aggregator.ledger.meters import Feed, Lease, Registered
-from aggregator.ledger.passes import Decide, Pass
+from aggregator.ledger.passes.passes import Decide, Pass
+from aggregator.ledger.passes.runs import RESUME_WITHIN
+from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.review.moves import may_move
-from aggregator.ledger.runs import RESUME_WITHIN
-from aggregator.ledger.spool import Spool
-from aggregator.ledger.tally import Tally
 from tests.simulation import memory_moves as moves
 from tests.simulation.climate import HOUR
 from tests.simulation.memory import (

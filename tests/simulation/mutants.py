@@ -40,7 +40,7 @@ from aggregator.delivery.sender import Delivery
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
 from aggregator.ledger import identity
 from aggregator.ledger.outbox.outbox import Claim
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.stats import Tally
 from tests.simulation import memory, memory_adopting, memory_pin
 from tests.simulation.gates import SourceGate
 from tests.simulation.memory import MeterRow, OutboxRow

@@ -31,7 +31,7 @@ from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.moved_files import Places
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.outbox.uploads import Uploads
-from aggregator.ledger.passes import Passes
+from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import Doubts
 from tests.simulation.hub import Hub

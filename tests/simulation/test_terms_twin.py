@@ -19,7 +19,7 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.outbox import Outbox
-from aggregator.ledger.passes import Passes
+from aggregator.ledger.passes.passes import Passes
 from tests.conftest import TEMPLATE
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START

@@ -23,11 +23,11 @@ from aggregator.core.readbacks import Excerpt, Finding
 from aggregator.core.windows import tile
 from aggregator.ledger.adoption import TAKEN_OVER, WITHDRAWN
 from aggregator.ledger.meters import Lease, Registered
-from aggregator.ledger.passes import Pass
+from aggregator.ledger.passes.passes import Pass
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.review.cancellations import Wanted
 from aggregator.ledger.review.in_doubt import Settled
-from aggregator.ledger.spool import Spool
-from aggregator.ledger.tally import Tally
 from tests.simulation.application import Application
 from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
 from tests.simulation.hosts import Host

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core.model import Decreases, EventId, State, WriteModel
-from aggregator.ledger.passes import Pass
+from aggregator.ledger.passes.passes import Pass
 from tests.simulation.climate import Climate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import EventRow, SlotRow, Tables

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from aggregator.collection.backfill import Backfilled
 from aggregator.core.model import Span
 from aggregator.core.windows import tile
-from aggregator.ledger.passes import Pass
+from aggregator.ledger.passes.passes import Pass
 from tests.simulation.climate import DAY, HOUR
 
 Require = Callable[..., None]

@@ -23,9 +23,9 @@ from aggregator import points
 from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.identity import WHAT_TO_DO, Pin
+from aggregator.ledger.passes.reassert import note_newer_than
 from aggregator.ledger.review import moves
 from aggregator.ledger.review.parked import take_back_held
 

@@ -28,18 +28,18 @@ from aggregator.core.model import (
     Span,
 )
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
-from aggregator.ledger import again, guard, runs
-from aggregator.ledger.changes import changes, set_aside, stage
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import MOVE_FEEDS
-from aggregator.ledger.guard import Fallen, Shrunk
 from aggregator.ledger.identity import Pin
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
+from aggregator.ledger.passes import reassert, runs, shrink_guard
+from aggregator.ledger.passes.changes import changes, set_aside, stage
+from aggregator.ledger.passes.runs import Pass
+from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.stats import Tally
+from aggregator.ledger.passes.writer import Writer
 from aggregator.ledger.review import moves
-from aggregator.ledger.runs import Pass
-from aggregator.ledger.spool import Spool
-from aggregator.ledger.tally import Tally
-from aggregator.ledger.writer import Writer
 
 __all__ = ["Decide", "Pass", "Passes"]
 
@@ -159,7 +159,7 @@ class Passes:
             run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed, reach in zip(registered.feeds, lease.reaches, strict=True):
-                    again.take_up(connection, feed, this.span, this.now)
+                    reassert.take_up(connection, feed, this.span, this.now)
                     tally.mark = min(mark, reach.read_until)
                     found = changes(
                         connection, io, feed, this.span, noise=spool.noise, unit=unit, more=this.more
@@ -177,22 +177,22 @@ class Passes:
                     writer.write(tally.counting(decisions))
                     if writer.fell:
                         tally.held += moves.hold(connection, feed, run_id, this.now)
-                    again.note_newer(connection, feed, run_id, this.now)
-                    again.note_close(connection, feed, run_id, this.now)
+                    reassert.note_newer(connection, feed, run_id, this.now)
+                    reassert.note_close(connection, feed, run_id, this.now)
                     if not fallen:
-                        guard.check(connection, registered, feed, tally)
-            again.note_given_up(connection, registered.feeds, tally.voided, this.now)
+                        shrink_guard.check(connection, registered, feed, tally)
+            reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
             moves.keep(connection, registered.feeds, run_id, tally.voided, this.now)
             once_more = _void(connection, tally.voided, this.now)
             moves.part(connection, registered.feeds, this.now)
             set_aside(connection, registered, this.span)
-            guard.note_or_believe(connection, registered, this.span, this.now, fallen)
+            shrink_guard.note_or_believe(connection, registered, this.span, this.now, fallen)
             waiting = [
                 _left_to_read(reread_from, this, mark),
                 tally.oldest_deferred,
                 once_more,
-                guard.waiting(connection, registered),
-                again.waiting(
+                shrink_guard.waiting(connection, registered),
+                reassert.waiting(
                     connection, registered.feeds, registered.meter.sealed_until(this.now), this.now
                 ),
             ]

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from aggregator.core.model import Decreases, Span
 from aggregator.core.planner import LOWERS
-from aggregator.ledger.again import note_newer_than
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.reassert import note_newer_than
+from aggregator.ledger.passes.stats import Tally
 
 BELIEVED_AFTER = dt.timedelta(hours=1)
 """How long after a window shrank suspiciously a second reading confirms it: longer than most loads and restores take."""

@@ -10,7 +10,7 @@ from aggregator.core import definitions
 from aggregator.core.model import Definition, Span
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Lease, Registered
-from aggregator.ledger.tally import Tally
+from aggregator.ledger.passes.stats import Tally
 
 RECORD_RUN = """
 insert into aggregator.run

@@ -12,9 +12,9 @@ from decimal import Decimal
 
 from aggregator.core.model import Decision, State, WriteModel
 from aggregator.core.planner import GUARDED
-from aggregator.ledger.copytext import NULL, copy, instant, text
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
+from aggregator.ledger.passes.copy_format import NULL, copy, instant, text
 from aggregator.ledger.review import moves
 
 BATCH = 10_000

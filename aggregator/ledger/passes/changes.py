@@ -14,8 +14,8 @@ from aggregator.core.model import (
 )
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
-from aggregator.ledger.spool import Spool
-from aggregator.ledger.writer import BATCH
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.writer import BATCH
 
 UNBOOKED = (ZERO, 0, None)
 """Total, revision and first instant of a slot that has had no event."""

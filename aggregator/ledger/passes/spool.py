@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Self
 
 from aggregator.core.model import ZERO, Reading
-from aggregator.ledger.copytext import instant, number, text
+from aggregator.ledger.passes.copy_format import instant, number, text
 
 IN_MEMORY_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 18
