@@ -18,8 +18,8 @@ from aggregator.cli.events import some_ids_argument
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
-    from aggregator.cancelling import Cancelling, Round
     from aggregator.ledger.review.cancellations import Candidate
+    from aggregator.reconciliation.canceller import Cancelling, Round
     from aggregator.wiring import App
 
 COLUMNS = {
@@ -90,7 +90,7 @@ def cancel(
 
 def _work(cancelling: "Cancelling", asked: list[int], now: dt.datetime) -> "Round":
     """Do what can be done now; the daemon, or `run --once`, goes on with the rest."""
-    from aggregator.cancelling import Round
+    from aggregator.reconciliation.canceller import Round
 
     whole = Round()
     for event in asked:
@@ -120,7 +120,7 @@ def _tell(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: 
 
 def _chosen(app: "App", sink: str, ids: tuple[int, ...]) -> "list[Candidate]":
     """Return the events that are meant. Raises UsageError, and does nothing, if one of them cannot be cancelled."""
-    from aggregator.cancelling import hindrance
+    from aggregator.reconciliation.canceller import hindrance
 
     now, teller = app.ledger.now(), app.tellers[sink]
     found = {each.event: each for each in app.ledger.cancellations.candidates(app.sink_ids[sink], ids)}

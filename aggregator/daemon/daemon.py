@@ -49,7 +49,7 @@ from aggregator.errors import (
     LedgerError,
     LedgerStopped,
 )
-from aggregator.reconciliation import Reconciled, Reconciliation
+from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
 from aggregator.wiring import App, not_sent
 
 LANES = 3

@@ -13,13 +13,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from aggregator import log
-from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic
 from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
 from aggregator.daemon.webhook import Address, Web
 from aggregator.errors import AggregatorError, ClocksApart
-from aggregator.intake import Intake
+from aggregator.reconciliation.canceller import Cancelling
+from aggregator.reconciliation.notification_poller import Intake
 from aggregator.wiring import App
 
 CANCEL_EVERY = timedelta(minutes=1)

@@ -27,7 +27,7 @@ from aggregator.clock import Clock
 from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.reporting import tell_taken
 from aggregator.errors import AggregatorError, LedgerError, UsageError
-from aggregator.intake import NotSigned, Taken
+from aggregator.reconciliation.notification_poller import NotSigned, Taken
 
 PREFIX = "/webhooks/stripe/"
 PROBES = {"/healthz", "/livez", "/readyz"}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
-from aggregator.cancelling import Cancelling
 from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection.collector import Collection
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
@@ -33,7 +32,6 @@ from aggregator.delivery.sender import Delivery, Lane
 from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
 from aggregator.heartbeat import Heartbeat
-from aggregator.intake import Intake
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, identity, migrate, unfit
@@ -50,7 +48,9 @@ from aggregator.ledger.reports import Reports, Unconfigured
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.ledger.voices import Voices
-from aggregator.reconciliation import Reconciliation
+from aggregator.reconciliation.canceller import Cancelling
+from aggregator.reconciliation.notification_poller import Intake
+from aggregator.reconciliation.reconciler import Reconciliation
 from aggregator.sinks import Candid, Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source

@@ -12,14 +12,14 @@ from typing import NoReturn, cast
 import pytest
 
 from aggregator import log
-from aggregator.cancelling import Round
 from aggregator.clock import Clock, utcnow
 from aggregator.collection.collected import Collected
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import ClocksApart
-from aggregator.intake import Taken
-from aggregator.reconciliation import Reconciled
+from aggregator.reconciliation.canceller import Round
+from aggregator.reconciliation.notification_poller import Taken
+from aggregator.reconciliation.reconciler import Reconciled
 from aggregator.wiring import App
 
 SOON_SECONDS = 20.0

@@ -4,7 +4,7 @@ from structlog.testing import capture_logs
 
 from aggregator import log
 from aggregator.daemon.reporting import MOST_SAID, tell_refused
-from aggregator.intake import IMPORTS, Taken
+from aggregator.reconciliation.notification_poller import IMPORTS, Taken
 
 
 def said(taken: Taken, told: dict[str, str]) -> list[str]:

@@ -50,14 +50,14 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a stretch counts as heard although stopping cut it short",
-        "aggregator/intake.py",
+        "aggregator/reconciliation/notification_poller.py",
         "            if self._stopping.is_set():\n                break  # it may not have been taken whole\n",
         "",
         ("tests/postgres/test_intake.py::test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard",),
     ),
     Mistake(
         "a figure of zero proves a cancellation at once",
-        "aggregator/cancelling.py",
+        "aggregator/reconciliation/canceller.py",
         "wanted.seen_at is not None and had_time and figure == ZERO",
         "wanted.seen_at is not None and figure == ZERO",
         ("tests/postgres/test_cancelling.py::test_a_figure_of_zero_proves_nothing_right_after_the_try",),

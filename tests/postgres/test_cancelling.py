@@ -7,15 +7,6 @@ from decimal import Decimal
 
 import pytest
 
-from aggregator.cancelling import (
-    CANCELS_WITHIN,
-    LOOK_AGAIN,
-    TRY_AGAIN,
-    TRY_HOLD,
-    Cancelling,
-    Round,
-    hindrance,
-)
 from aggregator.core.model import (
     Answer,
     Event,
@@ -30,7 +21,16 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.review.cancellations import Cancellations, Wanted
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.reconciliation import Reconciliation
+from aggregator.reconciliation.canceller import (
+    CANCELS_WITHIN,
+    LOOK_AGAIN,
+    TRY_AGAIN,
+    TRY_HOLD,
+    Cancelling,
+    Round,
+    hindrance,
+)
+from aggregator.reconciliation.reconciler import Reconciliation
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, METER, START, World
 

@@ -38,7 +38,7 @@ from aggregator.ledger.identity import Pin
 from aggregator.ledger.outbox.files import Files, Whole
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.reconciliation import Reconciliation
+from aggregator.reconciliation.reconciler import Reconciliation
 from aggregator.wiring import build
 from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, World

@@ -9,10 +9,17 @@ import pytest
 from aggregator.core.model import Rejection, Report, Span
 from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
-from aggregator.intake import AGAIN_AFTER, OVERLAP, REACH, Intake, NotSigned, Taken
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import KEPT, Heard, Taking
 from aggregator.ledger.notifications import Intake as Notices
+from aggregator.reconciliation.notification_poller import (
+    AGAIN_AFTER,
+    OVERLAP,
+    REACH,
+    Intake,
+    NotSigned,
+    Taken,
+)
 from tests.postgres.teller import SIGNED, Teller
 from tests.postgres.world import HOUR, METER, World
 

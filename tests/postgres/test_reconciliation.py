@@ -23,7 +23,7 @@ from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError, Sin
 from aggregator.ledger.database import Database
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.ledger.review.parked import Choice, ParkedEvents
-from aggregator.reconciliation import Reconciled, Reconciliation
+from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 

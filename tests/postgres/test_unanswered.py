@@ -19,7 +19,7 @@ from aggregator.core.model import (
 from aggregator.ledger.database import Database
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.ledger.review.unacknowledged import REASON, SENT_SILENTLY
-from aggregator.reconciliation import Reconciled, Reconciliation
+from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, START, World
 

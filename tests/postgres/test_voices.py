@@ -6,11 +6,19 @@ import pytest
 
 from aggregator.core.model import Rejection, Report, Span
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable
-from aggregator.intake import AGAIN_AFTER, IMPORTS, MOST_ACCOUNTS_ASKED, OVERLAP, REACH, Intake, Taken
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import Heard
 from aggregator.ledger.notifications import Intake as Notices
 from aggregator.ledger.voices import TALKS, Voice, Voices
+from aggregator.reconciliation.notification_poller import (
+    AGAIN_AFTER,
+    IMPORTS,
+    MOST_ACCOUNTS_ASKED,
+    OVERLAP,
+    REACH,
+    Intake,
+    Taken,
+)
 from tests.postgres.teller import SIGNED, Teller
 from tests.postgres.world import HOUR, METER, World
 

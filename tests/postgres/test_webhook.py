@@ -23,9 +23,9 @@ from aggregator.daemon import connections
 from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
 from aggregator.errors import UsageError
-from aggregator.intake import Intake
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import Intake as Notices
+from aggregator.reconciliation.notification_poller import Intake
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.limits import Rates

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from aggregator.cancelling import Cancelling, hindrance
 from aggregator.core.model import (
     Answer,
     Decreases,
@@ -24,7 +23,8 @@ from aggregator.errors import LedgerError
 from aggregator.ledger.database import Database
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.reconciliation import Reconciliation
+from aggregator.reconciliation.canceller import Cancelling, hindrance
+from aggregator.reconciliation.reconciler import Reconciliation
 from tests.fakes import FakeSource
 from tests.postgres.restore import PinnedWorld, back_up
 from tests.postgres.test_adoption import begin, cycle, lose, quiet_down, use

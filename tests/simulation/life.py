@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 from aggregator.adoption import adopter as adoption_shell
-from aggregator.cancelling import Cancelling
 from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
 from aggregator.collection.collected import Collected
@@ -28,12 +27,13 @@ from aggregator.delivery.file_writer import Filing
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Delivered, Delivery, Lane
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
-from aggregator.intake import Intake
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.outbox.files import Whole
 from aggregator.ledger.passes.stats import Tally
-from aggregator.reconciliation import Reconciliation
+from aggregator.reconciliation.canceller import Cancelling
+from aggregator.reconciliation.notification_poller import Intake
+from aggregator.reconciliation.reconciler import Reconciliation
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand

@@ -10,7 +10,6 @@ from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
-from aggregator import reconciliation
 from aggregator.adoption import adopter, comparison
 from aggregator.core import (
     commit_barrier,
@@ -41,6 +40,7 @@ from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
 from aggregator.ledger import identity
 from aggregator.ledger.outbox.outbox import Claim
 from aggregator.ledger.passes.stats import Tally
+from aggregator.reconciliation import reconciler
 from tests.simulation import memory, memory_adopting, memory_pin
 from tests.simulation.gates import SourceGate
 from tests.simulation.memory import MeterRow, OutboxRow
@@ -383,13 +383,13 @@ def late_answer_overrides_a_rejection() -> list[tuple[object, str, object]]:
 
 @mutant("a place that could not be looked at is left out of the read-back")
 def readback_loses_a_place() -> list[tuple[object, str, object]]:
-    real = reconciliation.Reconciliation._look
+    real = reconciler.Reconciliation._look
 
     def look(self: Any, *values: Any) -> None:
         with suppress(LedgerUnreachable, SinkError):
             real(self, *values)
 
-    return [(reconciliation.Reconciliation, "_look", look)]
+    return [(reconciler.Reconciliation, "_look", look)]
 
 
 @mutant("what is in doubt counts as absent without asking")

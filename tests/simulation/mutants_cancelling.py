@@ -3,10 +3,10 @@
 import datetime as dt
 from typing import Any
 
-from aggregator.cancelling import Cancelling
 from aggregator.core.model import Answer
 from aggregator.core.notifications import Cancelled
 from aggregator.ledger.review.cancellations import Wanted
+from aggregator.reconciliation.canceller import Cancelling
 from tests.simulation import memory_cancelling
 from tests.simulation.mutation import mutant
 

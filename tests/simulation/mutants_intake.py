@@ -5,28 +5,28 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from aggregator import intake
 from aggregator.core.notifications import Told
 from aggregator.errors import SinkUnreachable
 from aggregator.ledger.notifications import Taking
+from aggregator.reconciliation import notification_poller
 from tests.simulation.memory_intake import MemoryIntake
 from tests.simulation.mutation import mutant
 
 
 @mutant("what appears late in a list is never asked for again")
 def no_overlap() -> list[tuple[object, str, object]]:
-    return [(intake, "OVERLAP", dt.timedelta(0))]
+    return [(notification_poller, "OVERLAP", dt.timedelta(0))]
 
 
 @mutant("a message that could not be read just now counts as heard")
 def heard_without_taking() -> list[tuple[object, str, object]]:
-    real = intake.Intake._take_all
+    real = notification_poller.Intake._take_all
 
     def take_all(self: Any, *values: Any) -> None:
         with suppress(SinkUnreachable):
             real(self, *values)
 
-    return [(intake.Intake, "_take_all", take_all)]
+    return [(notification_poller.Intake, "_take_all", take_all)]
 
 
 @mutant("which messages were taken is remembered outside of the ledger, where a restore does not reach")
