@@ -25,9 +25,9 @@ from typing import NamedTuple
 import psycopg
 
 from aggregator.core.model import Outcome, State
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 
 FEEDS = (1, 10, 100)
 BATCHES = (100, 1_000)

@@ -3,9 +3,9 @@
 import time
 from typing import NamedTuple
 
-from aggregator.clock import utcnow
 from aggregator.daemon.daemon import LANES
 from aggregator.delivery.sender import drain
+from aggregator.runtime.clock import utcnow
 from bench.stand import stand
 
 

@@ -18,7 +18,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aggregator.clock import utcnow
 from aggregator.core import planner
 from aggregator.core.model import (
     Bounds,
@@ -32,13 +31,14 @@ from aggregator.core.model import (
     Written,
 )
 from aggregator.delivery.file_writer import Filing
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, identity, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
+from aggregator.runtime.clock import utcnow
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sinks import FileSink
 from aggregator.sinks.files import DirectorySink, JsonFormat, Keys, S3Sink
 from aggregator.sinks.files.sink import LIMITS

@@ -24,12 +24,12 @@ from aggregator.core.model import (
     Span,
     WriteModel,
 )
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import Database, identity, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
-from aggregator.threads import short_turns
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from aggregator.runtime.threads import short_turns
 from bench.memory import peak_megabytes
 
 HOUR = dt.timedelta(hours=1)

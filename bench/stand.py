@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psycopg
 
 from aggregator.config import load
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.wiring import App, build
 

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import migrate
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.object_store import Store, bucket_in, store_running
 from tests.pooler import Pooler, missing, pgbouncer
 

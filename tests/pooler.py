@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from aggregator.clock import monotonic
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.clock import monotonic
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 
 PROGRAM = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"]))
 

@@ -35,11 +35,11 @@ from aggregator.core.model import (
 from aggregator.core.rebase import Stand
 from aggregator.core.windows import WINDOWS_PER_READ, cut, floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
-from aggregator.kept import Kept
 from aggregator.ledger.adoption import Adopting, Counted, Line, Rebased
 from aggregator.ledger.identity import Pin, Pinned, named
 from aggregator.ledger.meters import Feed, Meters, Registered
 from aggregator.ledger.passes.spool import Spool
+from aggregator.runtime.disk_list import Kept
 from aggregator.sinks import Destination
 
 HOUR = dt.timedelta(hours=1)

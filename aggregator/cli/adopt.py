@@ -20,8 +20,8 @@ from aggregator.cli.common import (
 if TYPE_CHECKING:
     from aggregator.adoption.adopter import Adoption, Situation
     from aggregator.adoption.survey import Compared, Left, Scattered
-    from aggregator.clock import Clock
     from aggregator.ledger.identity import Pin
+    from aggregator.runtime.clock import Clock
 
 COLUMNS = {
     "meter": "left",

@@ -214,7 +214,7 @@ def progress_bar(*, quiet: bool) -> Any:
     )
     from rich.text import Text
 
-    from aggregator.terminal import console
+    from aggregator.runtime.terminal import console
 
     class Rate(ProgressColumn):
         """How many units a second."""

@@ -160,7 +160,7 @@ def _names(
 
 def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
     """Say what keeps a ledger that was set back from being noticed. An embedded one lies in the state directory itself."""
-    from aggregator.heartbeat import passing_filesystem
+    from aggregator.runtime.claim_counter import passing_filesystem
 
     what = "state directory"
     if ledger.pin.unguarded:
@@ -202,10 +202,10 @@ def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
 def _sources(
     config: "Config", trial_seconds: float | None, registers: Mapping[str, "Register"]
 ) -> Iterator[Finding]:
-    from aggregator.clock import utcnow
     from aggregator.core import windows
     from aggregator.core.model import Span
     from aggregator.errors import SourceError
+    from aggregator.runtime.clock import utcnow
     from aggregator.source import Source
 
     for name, configured in config.sources.items():
@@ -259,8 +259,8 @@ def _trial(
     config: "Config", meter: "Meter", source: "Source", seconds: float, registers: Mapping[str, "Register"]
 ) -> Iterator[Finding]:
     """Try a meter's query out on closed windows."""
-    from aggregator.clock import monotonic, utcnow
     from aggregator.config import StripeSink
+    from aggregator.runtime.clock import monotonic, utcnow
     from aggregator.trial import Trial
     from aggregator.wiring import meter_of
 
@@ -412,10 +412,10 @@ def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
 
 def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
     """Say why we would not hear of what a sink finds invalid later, or could not import; nothing if we do."""
-    from aggregator.clock import utcnow
     from aggregator.config import StripeSink
     from aggregator.core.model import Span
     from aggregator.errors import SinkError
+    from aggregator.runtime.clock import utcnow
     from aggregator.wiring import build_teller
 
     teller, configured = build_teller(config, name, sink), config.sinks[name]
@@ -442,7 +442,7 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
 
 def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:
     """Send a test event of each meter to a sink that can be tried out; say of each what is wrong. Raises SinkError."""
-    from aggregator.clock import utcnow
+    from aggregator.runtime.clock import utcnow
     from aggregator.sinks import Tried
 
     if not isinstance(sink, Tried) or not meters:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aggregator.errors import ConfigError, UsageError
-from aggregator.terminal import console, printable
+from aggregator.runtime.terminal import console, printable
 
 if TYPE_CHECKING:
     from rich.console import Group

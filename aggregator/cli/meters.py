@@ -40,7 +40,7 @@ from aggregator.cli.common import (
 from aggregator.cli.completion import MeterName
 from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
-from aggregator.terminal import printable
+from aggregator.runtime.terminal import printable
 
 if TYPE_CHECKING:
     from aggregator.sinks.stripe import Desk
@@ -81,7 +81,7 @@ def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
     Exit codes: 0 all are equal; 1 an account could not be asked; 3 `aggregator meters apply` puts it right; 4 a person is
     needed, since a Stripe meter cannot be changed in what differs.
     """
-    from aggregator.clock import utcnow
+    from aggregator.runtime.clock import utcnow
 
     config = load_config(config_path)
     with desks_of(config) as desks:
@@ -108,7 +108,7 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
     Doing it twice, or two people at once, does no harm: an event name has one meter at Stripe. Exit codes: 0 all are equal
     now; 1 something failed, run again; 3 something is still to apply; 4 a person is needed, see `aggregator meters diff`.
     """
-    from aggregator.clock import utcnow
+    from aggregator.runtime.clock import utcnow
 
     config = load_config(config_path)
     if as_json and not (yes or dry_run):

@@ -88,8 +88,8 @@ def parity(
     from contextlib import ExitStack
 
     from aggregator.adoption.parity import Parity, compare
-    from aggregator.kept import Kept
     from aggregator.ledger.parity import Beside, Place
+    from aggregator.runtime.disk_list import Kept
     from aggregator.wiring import open_ledger
 
     config = load_config(config_path)
@@ -116,9 +116,9 @@ def parity(
 
 def _span(start: dt.datetime, end: dt.datetime | None, *, by: str, ask: bool) -> "Span":
     """Return the time that is meant. Raises UsageError."""
-    from aggregator.clock import utcnow
     from aggregator.core.model import Span
     from aggregator.core.windows import DAY, floor, is_boundary
+    from aggregator.runtime.clock import utcnow
 
     until = end or (floor(utcnow(), DAY) if ask else utcnow())
     if ask and by == "window":

@@ -56,8 +56,8 @@ def run(
     Exit codes of --once: 0 done; 1 a pass failed, run again; 3 events wait for a busy sink, run again; 4 a person is
     needed, see `aggregator status`.
     """
-    from aggregator import log
-    from aggregator.clock import utcnow
+    from aggregator.runtime import log
+    from aggregator.runtime.clock import utcnow
     from aggregator.wiring import build
 
     log.configure(verbose=verbose)
@@ -95,8 +95,8 @@ def _saying_why_stopped() -> Iterator[None]:
 
     At a terminal the log is for the same person as the complaint, who is told once.
     """
-    from aggregator import log
     from aggregator.errors import LedgerStopped
+    from aggregator.runtime import log
 
     try:
         yield
@@ -108,9 +108,9 @@ def _saying_why_stopped() -> Iterator[None]:
 
 def run_once(app: "App", *, as_json: bool = False) -> Once:
     """Collect every meter once, then deliver until nothing is due; say how it went."""
-    from aggregator import log
     from aggregator.daemon.daemon import tell_start
     from aggregator.daemon.watchdog import tell_set_back
+    from aggregator.runtime import log
 
     logger, apart = log.logger(), app.ledger.database.clocks_apart()
     if apart is not None:
@@ -133,10 +133,10 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
 
 def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
     """Collect a meter once; add how that ended, and return what is worth knowing."""
-    from aggregator import log
     from aggregator.daemon.daemon import tell_warnings
     from aggregator.errors import AggregatorError
-    from aggregator.redact import named
+    from aggregator.runtime import log
+    from aggregator.runtime.redact import named
 
     logger = log.logger()
     try:
@@ -163,11 +163,11 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
 
 def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
-    from aggregator import log
     from aggregator.daemon.daemon import LANES, tell_files, tell_first_uses, tell_reconciled
     from aggregator.delivery.sender import drain
     from aggregator.errors import AggregatorError
-    from aggregator.redact import named
+    from aggregator.runtime import log
+    from aggregator.runtime.redact import named
 
     logger = log.logger()
     if sink in app.refused:
@@ -215,9 +215,9 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
 
 def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
     """Take in what a sink tells by itself, and look after cancellations there; add whether a person is needed."""
-    from aggregator import log
     from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
     from aggregator.errors import AggregatorError
+    from aggregator.runtime import log
 
     logger = log.logger()
     try:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from aggregator import points
 from aggregator.collection import schedule
 from aggregator.collection.collected import Collected
 from aggregator.core import commit_barrier, definitions, planner, windows
@@ -50,7 +49,8 @@ from aggregator.ledger.meters import Feed, Lease, Meters, Registered
 from aggregator.ledger.passes.passes import Decide, Pass, Passes
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
-from aggregator.redact import named, storable
+from aggregator.runtime import failpoints
+from aggregator.runtime.redact import named, storable
 
 PIECES_OF_A_WINDOW = 4
 """A window that takes too long is asked for in so many pieces, each of those in so many again, down to `split`."""
@@ -165,7 +165,7 @@ class Collection:
     def _round(self) -> Iterator[tuple[Lease | None, Collected]]:
         """Hold the meter for a round, unless another process has it; give it back at the end."""
         lease = self._meters.acquire(self._registered)
-        points.passing("lease_taken")
+        failpoints.passing("lease_taken")
         if lease is not None:
             self._unstable = lease.unstable
         try:
@@ -320,10 +320,10 @@ class Collection:
                 for batch in self._source.read(
                     definition.query, this.span, definition.window, step=step, allow=allow
                 ):
-                    points.passing("reading_begun")
+                    failpoints.passing("reading_begun")
                     spool.add(batch)
                     self._go_on(lost)
-            points.passing("readings_taken")
+            failpoints.passing("readings_taken")
             this = this._replace(seen=allow.seen)
             if allow.is_cut:
                 result.leave(allow.until, allow.reason)

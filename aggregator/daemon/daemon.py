@@ -30,8 +30,6 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from aggregator import log
-from aggregator.clock import Clock, monotonic
 from aggregator.collection.collected import Collected
 from aggregator.collection.collector import Collection
 from aggregator.config import Meter, cron
@@ -50,6 +48,8 @@ from aggregator.errors import (
     LedgerStopped,
 )
 from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
+from aggregator.runtime import log
+from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring import App, not_sent
 
 LANES = 3

@@ -12,14 +12,14 @@ from datetime import UTC, timedelta
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from aggregator import log
-from aggregator.clock import Clock, monotonic
 from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
 from aggregator.daemon.webhook import Address, Web
 from aggregator.errors import AggregatorError, ClocksApart
 from aggregator.reconciliation.canceller import Cancelling
 from aggregator.reconciliation.notification_poller import Intake
+from aggregator.runtime import log
+from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring import App
 
 CANCEL_EVERY = timedelta(minutes=1)

@@ -1,8 +1,8 @@
 """What is said of what sinks told and took back: the same lines from the daemon, from one pass, and from the web."""
 
-from aggregator import log
 from aggregator.reconciliation.canceller import Round
 from aggregator.reconciliation.notification_poller import IMPORTS, Taken
+from aggregator.runtime import log
 
 MOST_SAID = 3
 """Accounts that could not be asked in one round: beyond that they are counted, in one line."""

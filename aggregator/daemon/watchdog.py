@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from aggregator import log
-from aggregator.clock import Clock, boottime
 from aggregator.errors import AggregatorError
+from aggregator.runtime import log
+from aggregator.runtime.clock import Clock, boottime
 
 LOOK_SECONDS = 1.0
 """How often is looked: a clock that is set back stops everything until somebody notices."""

@@ -22,12 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from aggregator import log
-from aggregator.clock import Clock
 from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.reporting import tell_taken
 from aggregator.errors import AggregatorError, LedgerError, UsageError
 from aggregator.reconciliation.notification_poller import NotSigned, Taken
+from aggregator.runtime import log
+from aggregator.runtime.clock import Clock
 
 PREFIX = "/webhooks/stripe/"
 PROBES = {"/healthz", "/livez", "/readyz"}

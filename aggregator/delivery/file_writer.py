@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from aggregator.clock import Clock, boottime
 from aggregator.core import retry
 from aggregator.core.model import (
     Bounds,
@@ -29,6 +28,7 @@ from aggregator.core.windows import is_ahead
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.outbox.files import Due, Whole
+from aggregator.runtime.clock import Clock, boottime
 from aggregator.sinks import Batch, FileSink
 
 LOOKS = 10

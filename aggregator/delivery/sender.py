@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aggregator import points
-from aggregator.clock import Clock, boottime
 from aggregator.core import retry
 from aggregator.core.model import (
     Answer,
@@ -32,7 +30,9 @@ from aggregator.core.model import (
 )
 from aggregator.delivery.first_use import Clear, Told
 from aggregator.errors import AggregatorError, SinkHalted
-from aggregator.redact import named, redacted
+from aggregator.runtime import failpoints
+from aggregator.runtime.clock import Clock, boottime
+from aggregator.runtime.redact import named, redacted
 from aggregator.sinks import Sink
 
 SETTLE_AT_ONCE = 200
@@ -219,7 +219,7 @@ class Delivery:
             at_once = max(SETTLE_AT_ONCE, len(hold.claim.events) // SETTLES_PER_CLAIM)
             said = self._watched(_all_said(self._sink.send(events, may_leave), events), by_id)
             for verdicts in _batches(said, at_once, self._elapsed):
-                points.passing("answer_read")
+                failpoints.passing("answer_read")
                 now = self._clock()
                 outcomes = [
                     self._judge(verdict, by_id[verdict.event], now, hold.claim.at) for verdict in verdicts

@@ -9,13 +9,13 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aggregator.clock import monotonic, utcnow
 from aggregator.core import windows
 from aggregator.core.model import Span
 from aggregator.demo.processes import Background, DemoFailed, wait_seconds
 from aggregator.demo.story import Story
 from aggregator.demo.traffic import Traffic
 from aggregator.ledger.reports import Reports, Standing
+from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.sandbox import ControlClient
 
 WINDOW = dt.timedelta(minutes=1)

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
 
-from aggregator.clock import monotonic
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import AggregatorError, UsageError
+from aggregator.runtime.clock import monotonic
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 
 STOP_SECONDS = 25.0
 """How long a process may take to end after SIGTERM; the daemon allows itself 20 for what is in the air."""

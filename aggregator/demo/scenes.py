@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from aggregator.clock import monotonic, utcnow
 from aggregator.config import Config, load
 from aggregator.core import windows
 from aggregator.core.model import Span
@@ -27,7 +26,8 @@ from aggregator.demo.product import DATABASE, USED, Product
 from aggregator.demo.proof import Proof, prove
 from aggregator.demo.story import Story
 from aggregator.demo.traffic import Traffic, straggler
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.clock import monotonic, utcnow
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
 from aggregator.wiring import Ledger, build_sink, open_ledger
 

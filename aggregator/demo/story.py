@@ -11,9 +11,9 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from aggregator.clock import monotonic
 from aggregator.demo.proof import NAMES, Line, Proof, summed
-from aggregator.terminal import console
+from aggregator.runtime.clock import monotonic
+from aggregator.runtime.terminal import console
 
 PLAIN_WIDTH = 110
 """How wide to write where there is no terminal to fit into."""

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from aggregator.clock import Clock, boottime, utcnow
 from aggregator.errors import ClocksApart
+from aggregator.runtime.clock import Clock, boottime, utcnow
 
 ZERO = dt.timedelta(0)
 

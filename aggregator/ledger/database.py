@@ -27,7 +27,6 @@ from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 import aggregator
-from aggregator.clock import monotonic
 from aggregator.errors import (
     AggregatorError,
     ClocksApart,
@@ -39,7 +38,8 @@ from aggregator.errors import (
 from aggregator.ledger import waits
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.waits import SLOW_SECONDS, Phase, Underway, Waiting
-from aggregator.redact import redacted
+from aggregator.runtime.clock import monotonic
+from aggregator.runtime.redact import redacted
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):

@@ -20,8 +20,8 @@ from typing import Any, Literal, NamedTuple
 import psycopg
 
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.heartbeat import Beat, Heartbeat
 from aggregator.ledger.database import Connection, Database
+from aggregator.runtime.claim_counter import Beat, Heartbeat
 
 Failover = Literal["may_lose", "one_host", "lossless"]
 

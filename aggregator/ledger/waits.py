@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from aggregator.clock import monotonic
+from aggregator.runtime.clock import monotonic
 
 SLOW_SECONDS = 10.0
 """A commit takes milliseconds and a busy server's a second or two. A failover is over, or has failed, in less than the 30

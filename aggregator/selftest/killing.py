@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from aggregator import log
-from aggregator.clock import monotonic, utcnow
 from aggregator.core import windows
+from aggregator.runtime import log
+from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.selftest.load import Load
 from aggregator.selftest.schedule import AtPoint, AtRandom, Kill
 from aggregator.selftest.world import MINUTE, Connection, Daemon, World

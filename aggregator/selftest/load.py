@@ -16,7 +16,7 @@ from typing import Self
 
 import psycopg
 
-from aggregator.clock import utcnow
+from aggregator.runtime.clock import utcnow
 from aggregator.selftest.world import CUSTOMERS, METERS, MINUTE, PAST, Connection, World
 
 ROWS_PER_SECOND = 200

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import psycopg
 
-from aggregator.clock import monotonic, utcnow
 from aggregator.core import windows
 from aggregator.core.model import Span
 from aggregator.demo.processes import fresh, one_signal_ends
 from aggregator.errors import AggregatorError
 from aggregator.ledger.database import one_line
+from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.selftest.killing import FAULTS, FREEZE_BEFORE, Killing, faults_seen
 from aggregator.selftest.load import Load
 from aggregator.selftest.report import Report

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from aggregator.clock import monotonic
-from aggregator.points import POINTS
+from aggregator.runtime.clock import monotonic
+from aggregator.runtime.failpoints import POINTS
+from aggregator.runtime.terminal import console
 from aggregator.selftest.killing import Struck
 from aggregator.selftest.schedule import STARTED_WITHIN_SECONDS
 from aggregator.selftest.verdict import Difference, Outcome
-from aggregator.terminal import console
 
 PLAIN_WIDTH = 110
 PLAIN_SECONDS = 10.0

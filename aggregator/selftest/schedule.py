@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
-from aggregator.points import POINTS
+from aggregator.runtime.failpoints import POINTS
 
 SENDING = tuple(POINTS)[tuple(POINTS).index("claim_written") :]
 READING = tuple(name for name in POINTS if name not in SENDING)

@@ -24,9 +24,9 @@ from aggregator.config import Config, load
 from aggregator.core import windows
 from aggregator.demo.processes import Background, ending, start
 from aggregator.demo.scenes import address
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.ledger.database import migrate
-from aggregator.points import VARIABLE
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from aggregator.runtime.failpoints import VARIABLE
 from aggregator.sandbox import ControlClient
 
 Connection = psycopg.Connection[tuple[Any, ...]]

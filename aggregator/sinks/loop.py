@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from aggregator.errors import AggregatorError, SinkUnreachable
-from aggregator.redact import named, redacted
+from aggregator.runtime.redact import named, redacted
 
 Line = TypeVar("Line")
 Result = TypeVar("Result")

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple, assert_never
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from aggregator import clock
 from aggregator.core.model import Differing, Fence, Reading, Span
 from aggregator.core.windows import tile
 from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
-from aggregator.redact import named, redacted
+from aggregator.runtime import clock
+from aggregator.runtime.redact import named, redacted
 from aggregator.source.dialects import Dialect, Fault, Renew, Table
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.other import other

@@ -13,7 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from aggregator import clock
+from aggregator.runtime import clock
 from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, first_line
 
 STEPS_BETWEEN_CHECKS = 20_000

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
-from aggregator.clock import Clock, monotonic, utcnow
 from aggregator.collection.collector import Collection
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
@@ -29,9 +28,7 @@ from aggregator.core.renaming import Outlet
 from aggregator.delivery.file_writer import Filing
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Delivery, Lane
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
-from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, identity, migrate, unfit
@@ -51,10 +48,13 @@ from aggregator.ledger.voices import Voices
 from aggregator.reconciliation.canceller import Cancelling
 from aggregator.reconciliation.notification_poller import Intake
 from aggregator.reconciliation.reconciler import Reconciliation
+from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.runtime.clock import Clock, monotonic, utcnow
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from aggregator.runtime.threads import short_turns
 from aggregator.sinks import Candid, Destination, Sink
 from aggregator.sinks import FileSink as SinkOfFiles
 from aggregator.source import Source
-from aggregator.threads import short_turns
 from aggregator.wiring.sinks import (
     build_desk,
     build_sink,

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from aggregator.clock import utcnow
 from aggregator.core.model import Answer, Encoding, Event, WriteModel
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox
 from aggregator.sinks import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink

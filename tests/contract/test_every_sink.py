@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core import retry
 from aggregator.core.model import (
     Answer,
@@ -21,6 +20,7 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.errors import SinkHalted
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import RunningSandbox, SandboxOptions, running
 from tests.contract.cases import CASES, HOUR_AGO, METERS, Case, Fault, Stage, replaces
 from tests.contract.events import about_to_leave, always, until_halted

@@ -19,7 +19,7 @@ import pytest
 
 from aggregator.core.model import Event
 from aggregator.errors import SinkUnreachable
-from aggregator.points import FILE_POINTS, VARIABLE
+from aggregator.runtime.failpoints import FILE_POINTS, VARIABLE
 from aggregator.sinks import Batch
 from aggregator.sinks.files import directory as directory_module
 from tests.contract.file_sinks import PART, Place, put_up, some

@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core.model import (
     Answer,
     Encoding,
@@ -30,6 +29,7 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks import Sink

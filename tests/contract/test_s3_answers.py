@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from aggregator import log
 from aggregator.core.model import Encoding
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime import log
 from aggregator.sinks import Batch
 from aggregator.sinks.files import Keys, S3Sink
 from aggregator.sinks.files import bucket as bucket_module

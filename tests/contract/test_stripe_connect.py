@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core.model import Answer, Span
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Address, Addresses

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import stripe
 
-from aggregator.clock import utcnow
 from aggregator.core.model import Answer, Event, EventId, Span
 from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.connect import Addresses

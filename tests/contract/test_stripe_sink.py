@@ -21,7 +21,6 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core.model import (
     Answer,
     Event,
@@ -30,6 +29,7 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink

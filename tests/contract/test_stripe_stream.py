@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core.model import Answer, Event, WriteModel
 from aggregator.errors import SinkHalted
+from aggregator.runtime.clock import utcnow
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.limits import Rates
 from tests.contract.events import about_to_leave, judged, send

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core.model import Answer, Event, EventId, Span
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.limits import Rates

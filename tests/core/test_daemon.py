@@ -11,8 +11,6 @@ from typing import NoReturn, cast
 
 import pytest
 
-from aggregator import log
-from aggregator.clock import Clock, utcnow
 from aggregator.collection.collected import Collected
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.delivery.sender import Delivered
@@ -20,6 +18,8 @@ from aggregator.errors import ClocksApart
 from aggregator.reconciliation.canceller import Round
 from aggregator.reconciliation.notification_poller import Taken
 from aggregator.reconciliation.reconciler import Reconciled
+from aggregator.runtime import log
+from aggregator.runtime.clock import Clock, utcnow
 from aggregator.wiring import App
 
 SOON_SECONDS = 20.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.embedded import EmbeddedPostgres, _last_words
 from aggregator.errors import LedgerUnreachable
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres, _last_words
 
 NOBODY = 65534
 

@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 
 from aggregator.errors import LedgerError
-from aggregator.heartbeat import FILE, HOST, Beat, Heartbeat
+from aggregator.runtime.claim_counter import FILE, HOST, Beat, Heartbeat
 
 NOON = dt.datetime(2026, 11, 2, 12, tzinfo=dt.UTC)
 

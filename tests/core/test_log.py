@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from aggregator import log
+from aggregator.runtime import log
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aggregator.redact import LONGEST, named, redacted
+from aggregator.runtime.redact import LONGEST, named, redacted
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 from structlog.testing import capture_logs
 
-from aggregator import log
 from aggregator.daemon.reporting import MOST_SAID, tell_refused
 from aggregator.reconciliation.notification_poller import IMPORTS, Taken
+from aggregator.runtime import log
 
 
 def said(taken: Taken, told: dict[str, str]) -> list[str]:

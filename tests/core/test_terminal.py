@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator import log
 from aggregator.cli.common import json_text, say, say_error, show_table
 from aggregator.errors import ConfigError, Problem, SinkError
-from aggregator.terminal import JOINERS, printable
+from aggregator.runtime import log
+from aggregator.runtime.terminal import JOINERS, printable
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,7 +129,7 @@ def test_the_readable_log_shows_what_it_holds(watched: Terminal, monkeypatch: py
 
 SHOW = """
 import sys
-from aggregator import log
+from aggregator.runtime import log
 from aggregator.cli.common import show_table
 log.configure(stream=sys.stdout)
 show_table("title", {"a": "left"}, [["1"]])

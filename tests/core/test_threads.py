@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from aggregator.threads import TURN_SECONDS, short_turns
+from aggregator.runtime.threads import TURN_SECONDS, short_turns
 
 
 def test_turns_are_short_within_the_block_only() -> None:

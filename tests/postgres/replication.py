@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.postgres.servers import home, server, standby
 
 HEARTBEAT = "select max(beat_at) from heartbeat"

@@ -23,11 +23,11 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.core.windows import floor
-from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.database import Database
 from aggregator.ledger.identity import Failover, Pin
 from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.runtime.claim_counter import Heartbeat
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import METER, World
 

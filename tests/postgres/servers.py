@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 from psycopg import sql
 
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 
 IN_MEMORY = Path("/dev/shm")
 

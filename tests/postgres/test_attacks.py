@@ -18,8 +18,8 @@ import pytest
 from psycopg import sql
 
 from aggregator.core.model import Reading, Span
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import SourceError
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.source import Source
 from tests.postgres.servers import as_role
 

@@ -13,10 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from aggregator import log
 from aggregator.cli import cli
 from aggregator.cli.run import Once, run_once
-from aggregator.clock import utcnow
 from aggregator.collection.backfill import Backfill
 from aggregator.config import load
 from aggregator.core.model import (
@@ -31,7 +29,6 @@ from aggregator.core.model import (
 from aggregator.core.windows import floor
 from aggregator.delivery.sender import Delivery
 from aggregator.errors import ClocksApart
-from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database
 from aggregator.ledger.identity import Pin
@@ -39,6 +36,9 @@ from aggregator.ledger.outbox.files import Files, Whole
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.reconciliation.reconciler import Reconciliation
+from aggregator.runtime import log
+from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.runtime.clock import utcnow
 from aggregator.wiring import build
 from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, World

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from aggregator.core.model import Fence, Span
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.source import Source, transactions
 from tests.pooler import missing, pgbouncer
 from tests.postgres.servers import as_role, home, server

@@ -24,12 +24,12 @@ from aggregator.core.model import (
 from aggregator.delivery.file_writer import Filing
 from aggregator.delivery.sender import Delivered, drain
 from aggregator.errors import InvariantBroken, LedgerStopped, SinkHalted, SinkUnreachable, UsageError
-from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.database import Database
 from aggregator.ledger.identity import Pin
 from aggregator.ledger.outbox.files import Files, Whole
 from aggregator.ledger.outbox.uploads import FileRow, Uploads
 from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.runtime.claim_counter import Heartbeat
 from aggregator.sinks import Batch
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat
 from aggregator.sinks.stripe import StripeMeter

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from aggregator.errors import LedgerError, LedgerStopped
-from aggregator.heartbeat import FILE, Beat, Heartbeat
 from aggregator.ledger.database import Database
 from aggregator.ledger.identity import Pin, named
 from aggregator.ledger.passes.passes import Passes
+from aggregator.runtime.claim_counter import FILE, Beat, Heartbeat
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.world import HOUR, MINUTE, START
 

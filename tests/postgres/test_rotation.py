@@ -9,9 +9,9 @@ import pytest
 
 from aggregator.config import load
 from aggregator.config.rotated import url_now
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import LedgerUnreachable, SourceUnreachable
 from aggregator.ledger.database import Database
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.source import Source
 from tests.postgres.servers import home
 

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from aggregator.clock import monotonic
 from aggregator.collection.collected import Collected
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
+from aggregator.runtime.clock import monotonic
 from tests.postgres.world import World
 
 SOON_SECONDS = 30.0

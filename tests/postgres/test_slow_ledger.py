@@ -11,16 +11,16 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 
-from aggregator import log
 from aggregator.cli import cli
-from aggregator.clock import monotonic, utcnow
 from aggregator.daemon.watchdog import Watching
-from aggregator.embedded import EmbeddedPostgres
-from aggregator.heartbeat import Heartbeat
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.identity import Pin
 from aggregator.ledger.waits import Phase, Underway
+from aggregator.runtime import log
+from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.runtime.clock import monotonic, utcnow
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.postgres.configured import written
 from tests.postgres.servers import home, server, standby
 from tests.postgres.world import MINUTE

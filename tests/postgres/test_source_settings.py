@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from aggregator.core.model import Fence, Reading, Span
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import QueryRejected
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.source import Source
 from tests.pooler import Pooler
 from tests.postgres.servers import as_role

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 
 from aggregator.config import starter
-from aggregator.embedded import EmbeddedPostgres
 from aggregator.errors import SinkError, SinkUnreachable, SinkUnreadable
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.source import Source
 from aggregator.trial import Finding, Kind, Register, Severity, Trial
 from tests.postgres.world import HOUR, METER

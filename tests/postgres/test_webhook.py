@@ -18,7 +18,6 @@ import h11
 import pytest
 import stripe
 
-from aggregator.clock import utcnow
 from aggregator.daemon import connections
 from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
@@ -26,6 +25,7 @@ from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import Intake as Notices
 from aggregator.reconciliation.notification_poller import Intake
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
 from aggregator.sinks.stripe.limits import Rates

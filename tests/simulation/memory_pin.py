@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from aggregator.core.model import ClaimId
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.heartbeat import Beat, Heartbeat
 from aggregator.ledger import identity
 from aggregator.ledger.identity import Pinned, named
+from aggregator.runtime.claim_counter import Beat, Heartbeat
 from tests.simulation.memory import MemoryLedger
 
 LEDGER_ID = "simulated"

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.conftest import shared_postgres
 from tests.system.harness import METER, OTHER_METER, Sandbox, World, sandbox_process
 

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 import psycopg
 from sqlalchemy import make_url
 
-from aggregator.clock import monotonic, utcnow
 from aggregator.core.windows import floor
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.clock import monotonic, utcnow
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
 
 Found = TypeVar("Found")

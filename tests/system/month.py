@@ -18,8 +18,8 @@ from random import Random
 
 import psycopg
 
-from aggregator.clock import monotonic, utcnow
 from aggregator.core.windows import floor
+from aggregator.runtime.clock import monotonic, utcnow
 from tests.system.harness import METER, Beside, World, own_world, show, until, wait
 
 DAYS = 30

@@ -16,8 +16,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from aggregator.clock import monotonic, utcnow
 from aggregator.core.windows import floor
+from aggregator.runtime.clock import monotonic, utcnow
 from tests.system.harness import KEY, MINUTE, Totals, World, differing, environment, own_world, show, until
 
 SHIPPED = Path(__file__).parents[2] / "config" / "pgbench.yaml"

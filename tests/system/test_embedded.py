@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.system.harness import Sandbox, World, until
 
 STATE = ".aggregator"

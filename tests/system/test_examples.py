@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core.windows import floor
+from aggregator.runtime.clock import utcnow
 from tests.system.harness import Sandbox, World, sandbox_process
 
 EXAMPLES = Path(__file__).parents[2] / "config"

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from aggregator.cli import cli
-from aggregator.clock import utcnow
 from aggregator.core.windows import floor
-from aggregator.points import FILE_POINTS, POINTS, VARIABLE
+from aggregator.runtime.clock import utcnow
+from aggregator.runtime.failpoints import FILE_POINTS, POINTS, VARIABLE
 from tests.file_validator import Found, validate
 from tests.object_store import KEY_ID, REGION, SECRET, Store
 from tests.system.harness import COMMAND_SECONDS, METER, MINUTE, World, until

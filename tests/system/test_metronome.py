@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from aggregator.clock import utcnow
 from aggregator.core.windows import DAY, HOUR, floor
 from aggregator.ledger.database import Database
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox.metronome import MetronomeControl
 from tests.postgres.restore import back_up, restore
 from tests.system.harness import METER, World, differing, until

@@ -2,8 +2,8 @@
 
 import json
 
-from aggregator.clock import utcnow
 from aggregator.core.windows import floor
+from aggregator.runtime.clock import utcnow
 from tests.system.harness import HOUR, KEY, METER, OTHER_METER, Ran, World
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing?connect_timeout=2"

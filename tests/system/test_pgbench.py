@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aggregator.embedded import EmbeddedPostgres
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.system.harness import World, sandbox_process
 from tests.system.pgbench import METERS, bench
 

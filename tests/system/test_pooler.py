@@ -7,10 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from aggregator.clock import utcnow
 from aggregator.core.windows import floor
 from aggregator.errors import LedgerUnreachable
 from aggregator.ledger.database import Database
+from aggregator.runtime.clock import utcnow
 from tests.pooler import SESSIONS, Pooler
 from tests.system.harness import METER, MINUTE, Load, Sandbox, Watch, World, until
 

@@ -3,9 +3,9 @@
 import datetime as dt
 from typing import Any
 
-from aggregator.clock import utcnow
 from aggregator.config import load
 from aggregator.core.model import Rejection, Report, Span
+from aggregator.runtime.clock import utcnow
 from aggregator.wiring import build
 from tests.system.harness import METER, World
 

@@ -3,9 +3,9 @@
 from http.client import HTTPConnection
 from urllib.parse import urlencode, urlsplit
 
-from aggregator.clock import utcnow
 from aggregator.core.windows import DAY, floor
 from aggregator.ledger.database import Database
+from aggregator.runtime.clock import utcnow
 from tests.postgres.restore import back_up, restore
 from tests.system.harness import HOUR, KEY, World
 

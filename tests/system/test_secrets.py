@@ -27,10 +27,10 @@ from urllib.parse import quote
 import pytest
 from click.testing import CliRunner
 
-from aggregator import log
 from aggregator.cli import cli
 from aggregator.cli.common import load_config
 from aggregator.errors import AggregatorError, ConfigError
+from aggregator.runtime import log
 from aggregator.wiring import build
 from tests.system.harness import METER, Process, World, until
 

@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 import psycopg
 import pytest
 
-from aggregator.points import POINTS
+from aggregator.runtime.failpoints import POINTS
 from aggregator.sandbox import ControlClient
 from aggregator.selftest.killing import Rest
 from aggregator.selftest.schedule import READING, SENDING, AtPoint, AtRandom, schedule

@@ -2,8 +2,8 @@
 
 import signal
 
-from aggregator.clock import utcnow
 from aggregator.core.windows import floor
+from aggregator.runtime.clock import utcnow
 from tests.system.harness import METER, MINUTE, SLOW_QUERY, Load, Watch, World, until, wait
 
 LEASE_SECONDS = 5

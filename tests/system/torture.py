@@ -19,8 +19,8 @@ from typing import Self
 
 import psycopg
 
-from aggregator.clock import monotonic, utcnow
 from aggregator.core.windows import floor
+from aggregator.runtime.clock import monotonic, utcnow
 from tests.system.harness import MINUTE, Beside, Process, Watch, World, own_world, show, wait
 
 CUSTOMERS = 100

@@ -12,10 +12,11 @@ import psycopg
 import pytest
 from ruamel.yaml import YAML
 
-from aggregator import errors, log
+from aggregator import errors
 from aggregator.cli import cli
 from aggregator.config import json_schema, load
 from aggregator.core.model import State
+from aggregator.runtime import log
 from aggregator.sandbox.__main__ import command as sandbox
 from aggregator.sandbox.control import PREFIX, ROUTES
 from aggregator.sandbox.metronome import MetronomeRules

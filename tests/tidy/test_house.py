@@ -159,6 +159,6 @@ def test_what_commands_print_goes_through_one_place() -> None:
         for path in MODULES
         if not any(name_of(path).startswith(known) for known in PRINTING)
         for number, line in enumerate(path.read_text().splitlines(), 1)
-        if bare.search(line) and name_of(path) != "aggregator/terminal.py"
+        if bare.search(line) and name_of(path) != "aggregator/runtime/terminal.py"
     ]
     assert found == [], f"print by `say` or `show_table` of aggregator/cli/common.py: {found}"

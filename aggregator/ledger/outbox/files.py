@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from aggregator import points
 from aggregator.core.model import (
     Bounds,
     ClaimId,
@@ -29,6 +28,7 @@ from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.identity import Pin
 from aggregator.ledger.outbox.outbox import SETTLE, columns
+from aggregator.runtime import failpoints
 
 PAGE = 10_000
 """Events in memory while a file is made."""
@@ -302,8 +302,8 @@ class Files:
                 accepted = int(row[0])
                 connection.execute(WRITTEN, values)
             connection.execute(CLOSE_CLAIM, values)
-            points.passing("settle_written")
-        points.passing("settle_committed")
+            failpoints.passing("settle_written")
+        failpoints.passing("settle_committed")
         return accepted
 
     @contextmanager
@@ -319,7 +319,7 @@ class Files:
                 yield connection, made
                 if self._pin is not None:
                     beat = self._pin.beat(connection, connection.at, made[0])
-                points.passing("claim_written")
+                failpoints.passing("claim_written")
         except _NothingThere:
             return
         except LedgerFailedOver:
@@ -328,7 +328,7 @@ class Files:
             if self._pin is not None:
                 self._pin.stop(str(stopped), now)
             raise
-        points.passing("claim_committed")
+        failpoints.passing("claim_committed")
         if self._pin is not None and beat is not None:
             self._pin.noted(beat)
 

@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aggregator import points
 from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
@@ -28,6 +27,7 @@ from aggregator.ledger.identity import WHAT_TO_DO, Pin
 from aggregator.ledger.passes.reassert import note_newer_than
 from aggregator.ledger.review import moves
 from aggregator.ledger.review.parked import take_back_held
+from aggregator.runtime import failpoints
 
 PUT_OFF_AT_MOST = dt.timedelta(minutes=1)
 """How long what was put off waits once the ledger's clock was set back: what another process has in the air is answered, or
@@ -408,8 +408,8 @@ class Outbox:
             beat = (
                 self._pin.beat(connection, at, opened[0], str(self._owner)) if self._pin is not None else None
             )
-            points.passing("claim_written")
-        points.passing("claim_committed")
+            failpoints.passing("claim_written")
+        failpoints.passing("claim_committed")
         if self._pin is not None and beat is not None:
             self._pin.noted(beat)
         assert len(rows) == len(events), "every row of the outbox has its event"
@@ -454,8 +454,8 @@ class Outbox:
             row = connection.execute(SETTLE, values).fetchone()
             connection.execute(RENEW_CLAIM, {"claim": claim, "until": at + self._hold})
             connection.execute(CLOSE_CLAIM, {"claim": claim, "now": at})
-            points.passing("settle_written")
-        points.passing("settle_committed")
+            failpoints.passing("settle_written")
+        failpoints.passing("settle_committed")
         assert row is not None
         if (
             self._pin is not None and row[1]

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
-from aggregator import points
 from aggregator.core.model import (
     Change,
     Decision,
@@ -40,6 +39,7 @@ from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.passes.writer import Writer
 from aggregator.ledger.review import moves
+from aggregator.runtime import failpoints
 
 __all__ = ["Decide", "Pass", "Passes"]
 
@@ -153,7 +153,7 @@ class Passes:
         with self._database.transaction() as connection:
             unit = registered.meter.unit
             stage(connection, spool, unit, self._signs_of_life(lease))
-            points.passing("readings_staged")
+            failpoints.passing("readings_staged")
             mark, reread_from = self._hold(connection, lease)
             tally = Tally(rows=spool.rows, aside=spool.aside, mark=mark, guarded=len(fallen))
             run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
@@ -202,8 +202,8 @@ class Passes:
             if this.kind == "live":
                 runs.count_lateness(connection, registered, this, tally)
             runs.finish(connection, run_id, tally, self._elapsed() - began)
-            points.passing("pass_written")
-        points.passing("pass_committed")
+            failpoints.passing("pass_written")
+        failpoints.passing("pass_committed")
         return tally
 
     def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from aggregator import points
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime import failpoints
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -253,7 +253,7 @@ class Bucket:
                 with self._asked("s3:PutObject"):
                     answer = self.client.upload_part(**upload, PartNumber=number, Body=part)
                 parts.append({"PartNumber": number, "ETag": self._surely(answer, "ETag")})
-                points.passing("part_uploaded")
+                failpoints.passing("part_uploaded")
             if not may_go_on():
                 return None
             with suppress(_Taken), self._asked("s3:PutObject", taken=True):

@@ -16,9 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from aggregator import points
 from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
+from aggregator.runtime import failpoints
 from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
@@ -81,17 +81,17 @@ class DirectorySink(SinkOfFiles):
             clear(self._directory)
             self._cleared = True
         with unfinished(self._directory) as (path, file):
-            points.passing("file_begun")
+            failpoints.passing("file_begun")
             written = make(file, batch.events, self._form, may_go_on)
             if written is None:
                 return None
             file.flush()
             os.fsync(file.fileno())
-            points.passing("file_made")
+            failpoints.passing("file_made")
             if not may_go_on():
                 return None
             self._publish(path, written)
-            points.passing("file_published")
+            failpoints.passing("file_published")
         return written
 
     def _publish(self, path: Path, written: Written) -> None:

@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO, cast
 
-from aggregator import points
-from aggregator.clock import Clock, utcnow
 from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
+from aggregator.runtime import failpoints
+from aggregator.runtime.clock import Clock, utcnow
 from aggregator.sinks import Batch
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket, Keys
 from aggregator.sinks.files.formats import Format
@@ -92,15 +92,15 @@ class S3Sink(SinkOfFiles):
         self._clear()
         with tempfile.TemporaryFile() as temporary:
             file = cast("BinaryIO", temporary)
-            points.passing("file_begun")
+            failpoints.passing("file_begun")
             written = make(file, batch.events, self._form, may_go_on)
             if written is None:
                 return None
             file.flush()
-            points.passing("file_made")
+            failpoints.passing("file_made")
             if not self._publish(file, written, batch, may_go_on):
                 return None
-            points.passing("file_published")
+            failpoints.passing("file_published")
             return written
 
     def _publish(self, file: BinaryIO, written: Written, batch: Batch, may_go_on: Callable[[], bool]) -> bool:

@@ -16,7 +16,7 @@ from aggregator.core.model import (
     Written,
 )
 from aggregator.errors import AggregatorError, SinkError, SinkUnreachable
-from aggregator.redact import named, redacted
+from aggregator.runtime.redact import named, redacted
 from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.stripe.meter import StripeMeter

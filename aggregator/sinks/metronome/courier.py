@@ -5,8 +5,8 @@ Whatever breaks once the call has begun leaves open what arrived of it.
 
 from collections.abc import Mapping, Sequence
 
-from aggregator import points
 from aggregator.core.model import Encoding, Event
+from aggregator.runtime import failpoints
 from aggregator.sinks.judgement import Judgement, Silence, judge_silence
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.client import Client
@@ -28,11 +28,11 @@ class Courier:
     async def deliver(self, events: Sequence[Event]) -> Judgement:
         """Send events in one request and judge the answer."""
         body = wire.body(wire.written(each, self._meters[each.meter], self._encoding) for each in events)
-        points.passing("event_leaving")
+        failpoints.passing("event_leaving")
         try:
             response = await self._client.ingest(body)
         except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
             told = self._client.describe(error)
             return judge_silence(told) if isinstance(told, Silence) else judge_refusal(told, self._sink)
-        points.passing("answer_unread")
+        failpoints.passing("answer_unread")
         return judge_success(response.content, self._client.request_id(response))

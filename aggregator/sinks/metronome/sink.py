@@ -12,7 +12,6 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator import clock
 from aggregator.core.model import (
     Answer,
     Encoding,
@@ -24,6 +23,7 @@ from aggregator.core.model import (
 )
 from aggregator.core.rate_limit import Pace
 from aggregator.errors import SinkError, SinkHalted
+from aggregator.runtime import clock
 from aggregator.sinks.loop import Lazily
 from aggregator.sinks.metronome import trial
 from aggregator.sinks.metronome.account import HOUR, Account

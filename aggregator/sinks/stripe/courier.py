@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from aggregator import points
 from aggregator.core.model import Answer, Event
+from aggregator.runtime import failpoints
 from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.dispatch import Job
@@ -74,7 +74,7 @@ class Courier:
 
     async def _deliver(self, event: Event) -> Judgement:
         office = self._office
-        points.passing("event_leaving")
+        failpoints.passing("event_leaving")
         try:
             echo = _echo(await self._call(event))
         except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
@@ -104,7 +104,7 @@ class Courier:
 
 
 def _echo(answer: "MeterEvent | MeterEventV2") -> Echo:
-    points.passing("answer_unread")
+    failpoints.passing("answer_unread")
     response = answer.last_response
     return Echo(
         getattr(answer, "identifier", None),

@@ -18,10 +18,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from aggregator.clock import utcnow
 from aggregator.core.model import Span
 from aggregator.core.notifications import Notice, Told
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError
+from aggregator.runtime.clock import utcnow
 from aggregator.sinks.stripe import reports
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter

@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from aggregator import clock
 from aggregator.core.model import (
     ZERO,
     Answer,
@@ -23,6 +22,7 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.errors import SinkHalted
+from aggregator.runtime import clock
 from aggregator.sinks.loop import Lazily
 from aggregator.sinks.stripe.account import GROUPINGS, MINUTE, Account, assert_whole
 from aggregator.sinks.stripe.client import Client

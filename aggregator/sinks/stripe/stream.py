@@ -12,8 +12,8 @@ Rules
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from aggregator import points
 from aggregator.core.model import Answer, EventId
+from aggregator.runtime import failpoints
 from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.courier import no_longer_fed, spoken
@@ -99,7 +99,7 @@ class Streamer:
         """Make the request; return the refusal as it is where it is about the session, which took nothing."""
         office = self._office
         said: list[MeterEventStreamCreateParamsEvent] = [spoken(job.event, office) for job in jobs]
-        points.passing("event_leaving")
+        failpoints.passing("event_leaving")
         try:
             # By hand, where the library's own method drops the answer: a 200 that is not Stripe's must not pass for one.
             answer: StripeResponse = await office.client.api.raw_request_async(
@@ -110,7 +110,7 @@ class Streamer:
             if isinstance(told, Refusal) and is_expired_session(told):
                 return told
             return office.judge(error, opened.token)
-        points.passing("answer_unread")
+        failpoints.passing("answer_unread")
         request_id = office.client.hide(answer.request_id, opened.token)
         if not _says_taken(answer.data):
             return Judgement(Answer.UNKNOWN, "the answer is not that of the stream", request_id)

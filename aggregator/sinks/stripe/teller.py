@@ -10,10 +10,10 @@ Rules
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from aggregator.clock import monotonic
 from aggregator.core.model import Answer, Span, WriteModel
 from aggregator.core.notifications import Cancelled, Notice, Told
 from aggregator.errors import SinkError
+from aggregator.runtime.clock import monotonic
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.client import Client

@@ -9,7 +9,7 @@ import metronome
 import pytest
 from metronome.types.v1.customers import Invoice
 
-from aggregator.clock import utcnow
+from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import RunningSandbox, SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl, MetronomeRules
 

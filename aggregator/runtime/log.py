@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from aggregator.terminal import coloured, printable
+from aggregator.runtime.terminal import coloured, printable
 
 Log = structlog.typing.FilteringBoundLogger
 

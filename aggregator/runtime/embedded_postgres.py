@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
-from aggregator.clock import monotonic
 from aggregator.errors import LedgerUnreachable
+from aggregator.runtime.clock import monotonic
 
 MISSING = (
     "No `ledger.url` is configured and the embedded Postgres is not installed; "

@@ -1,0 +1,5 @@
+"""The process and its host: clocks, the log, the terminal, the embedded Postgres, and what is kept on the disk.
+
+Nothing here knows what usage is.
+It imports `errors` and itself; everything but the core may import it. Begin with `clock`.
+"""
