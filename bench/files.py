@@ -39,9 +39,9 @@ from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.clock import utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
-from aggregator.sinks import FileSink
 from aggregator.sinks.files import DirectorySink, JsonFormat, Keys, S3Sink
 from aggregator.sinks.files.sink import LIMITS
+from aggregator.sinks.protocol import FileSink
 from aggregator.sinks.stripe import StripeMeter
 from bench.memory import peak_megabytes
 

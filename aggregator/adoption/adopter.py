@@ -40,7 +40,7 @@ from aggregator.ledger.identity import Pin, Pinned, named
 from aggregator.ledger.meters import Feed, Meters, Registered
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.disk_list import Kept
-from aggregator.sinks import Destination
+from aggregator.sinks.protocol import Destination
 
 HOUR = dt.timedelta(hours=1)
 

@@ -15,7 +15,7 @@ from aggregator.core import definitions, planner
 from aggregator.core.model import ZERO, Span, WriteModel
 from aggregator.core.rebase import Stand, fits
 from aggregator.core.windows import DAY, HOUR, floor
-from aggregator.sinks import Destination
+from aggregator.sinks.protocol import Destination
 
 
 class Found(NamedTuple):

@@ -20,7 +20,7 @@ from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
 from aggregator.core.windows import DAY
 from aggregator.ledger.parity import Place, Side
-from aggregator.sinks import Destination
+from aggregator.sinks.protocol import Destination
 
 ASKED_AT_ONCE = 8
 """How many customers are asked for beside each other."""

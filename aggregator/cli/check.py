@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aggregator.config import Config, Meter
     from aggregator.config import Sink as ConfiguredSink
     from aggregator.core.model import Fence
-    from aggregator.sinks import Destination
+    from aggregator.sinks.protocol import Destination
     from aggregator.source import Source
     from aggregator.trial import Register
     from aggregator.wiring import Ledger
@@ -187,7 +187,7 @@ def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
 @contextmanager
 def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
     """Yield what looks up customers, for each sink that knows them; they connect when they are first asked."""
-    from aggregator.sinks import KnowsCustomers
+    from aggregator.sinks.protocol import KnowsCustomers
     from aggregator.trial import Register
     from aggregator.wiring import build_sink
 
@@ -330,7 +330,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
     from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
     from aggregator.ledger.identity import elsewhere
-    from aggregator.sinks import Candid
+    from aggregator.sinks.protocol import Candid
     from aggregator.wiring import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
@@ -443,7 +443,7 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
 def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:
     """Send a test event of each meter to a sink that can be tried out; say of each what is wrong. Raises SinkError."""
     from aggregator.runtime.clock import utcnow
-    from aggregator.sinks import Tried
+    from aggregator.sinks.protocol import Tried
 
     if not isinstance(sink, Tried) or not meters:
         return {}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.core.model import Span
     from aggregator.ledger.parity import Side
-    from aggregator.sinks import Destination
+    from aggregator.sinks.protocol import Destination
 
 DIFFERENT = 3
 """The exit code when the two are not equal."""

@@ -29,7 +29,7 @@ from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.outbox.files import Due, Whole
 from aggregator.runtime.clock import Clock, boottime
-from aggregator.sinks import Batch, FileSink
+from aggregator.sinks.protocol import Batch, FileSink
 
 LOOKS = 10
 """How often it is looked whether a file is to be closed, while the oldest of its events waits."""

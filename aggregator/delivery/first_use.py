@@ -34,7 +34,7 @@ from aggregator.errors import (
     SinkUnreadable,
 )
 from aggregator.ledger.outbox.first_use import Pending
-from aggregator.sinks import Destination
+from aggregator.sinks.protocol import Destination
 
 ASKED_AT_ONCE = 4
 """Customers that are asked about beside each other: at a sink's usual pace of answering less than the least of the limits,

@@ -33,7 +33,7 @@ from aggregator.errors import AggregatorError, SinkHalted
 from aggregator.runtime import failpoints
 from aggregator.runtime.clock import Clock, boottime
 from aggregator.runtime.redact import named, redacted
-from aggregator.sinks import Sink
+from aggregator.sinks.protocol import Sink
 
 SETTLE_AT_ONCE = 200
 """Outcomes per settling transaction: few enough that they are on disk within a fraction of a second of their arrival."""

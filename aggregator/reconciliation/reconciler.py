@@ -24,7 +24,7 @@ from aggregator.core.windows import floor, is_ahead
 from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.review.in_doubt import MOST_PLACES, Readback, Settled
 from aggregator.ledger.review.unacknowledged import Uncovered
-from aggregator.sinks import Destination
+from aggregator.sinks.protocol import Destination
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)

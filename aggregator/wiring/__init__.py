@@ -52,8 +52,8 @@ from aggregator.runtime.claim_counter import Heartbeat
 from aggregator.runtime.clock import Clock, monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
-from aggregator.sinks import Candid, Destination, Sink
-from aggregator.sinks import FileSink as SinkOfFiles
+from aggregator.sinks.protocol import Candid, Destination, Sink
+from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.source import Source
 from aggregator.wiring.sinks import (
     build_desk,

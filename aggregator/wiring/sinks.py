@@ -14,8 +14,8 @@ from aggregator.config.rotated import keys_now, webhook_secrets_now
 from aggregator.core.model import Bounds, Encoding
 from aggregator.core.renaming import Outlet
 from aggregator.errors import SinkHalted
-from aggregator.sinks import Destination, Sink
-from aggregator.sinks import FileSink as SinkOfFiles
+from aggregator.sinks.protocol import Destination, Sink
+from aggregator.sinks.protocol import FileSink as SinkOfFiles
 
 if TYPE_CHECKING:
     from aggregator.config import Meter

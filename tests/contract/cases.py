@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from aggregator.core.model import Answer, Encoding, Event, WriteModel
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox
-from aggregator.sinks import Sink
+from aggregator.sinks.protocol import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates, Transport

@@ -9,7 +9,7 @@ import pytest
 
 from aggregator.core.model import Answer, Event, EventId, Verdict
 from aggregator.errors import SinkHalted
-from aggregator.sinks import Sink
+from aggregator.sinks.protocol import Sink
 
 numbers = count(1)
 

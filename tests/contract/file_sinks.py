@@ -20,8 +20,8 @@ from aggregator.core.model import (
     EventId,
     Written,
 )
-from aggregator.sinks import Batch, FileSink
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat, Keys, S3Sink
+from aggregator.sinks.protocol import Batch, FileSink
 from aggregator.sinks.stripe import StripeMeter
 from tests.file_validator import Found, validate
 from tests.file_validator import Keys as PayloadKeys

@@ -11,8 +11,8 @@ from aggregator.core.model import Encoding
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable, SinkUnreadable
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
-from aggregator.sinks import KnowsCustomers
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
+from aggregator.sinks.protocol import KnowsCustomers
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates

@@ -20,8 +20,8 @@ import pytest
 from aggregator.core.model import Event
 from aggregator.errors import SinkUnreachable
 from aggregator.runtime.failpoints import FILE_POINTS, VARIABLE
-from aggregator.sinks import Batch
 from aggregator.sinks.files import directory as directory_module
+from aggregator.sinks.protocol import Batch
 from tests.contract.file_sinks import PART, Place, put_up, some
 
 CALLS = {"directory jsonl": 3, "directory dashboard": 3, "s3 jsonl": 3, "s3 jsonl in-parts": 9}

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from aggregator.core.model import Span
 from aggregator.core.planner import plain
 from aggregator.errors import SinkError, SinkHalted
-from aggregator.sinks import Batch
 from aggregator.sinks.files import making
 from aggregator.sinks.files.formats import LONGEST_CUSTOMER, CsvFormat, JsonFormat, as_given, unformulated
+from aggregator.sinks.protocol import Batch
 from tests.contract.file_sinks import (
     HOUR,
     METERS,

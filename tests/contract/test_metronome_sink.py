@@ -32,8 +32,8 @@ from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreac
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
-from aggregator.sinks import Sink
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
+from aggregator.sinks.protocol import Sink
 from tests.contract.events import about_to_leave, always, answers, send, send_one, until_halted
 
 TOKEN = "token_0123456789abcdefghij"

@@ -14,9 +14,9 @@ import pytest
 from aggregator.core.model import Encoding
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime import log
-from aggregator.sinks import Batch
 from aggregator.sinks.files import Keys, S3Sink
 from aggregator.sinks.files import bucket as bucket_module
+from aggregator.sinks.protocol import Batch
 from tests.contract.file_sinks import BOUNDS, METERS, forms, some
 from tests.object_store import KEY_ID, REGION, SECRET
 

@@ -13,9 +13,9 @@ import pytest
 
 from aggregator.core.model import Encoding
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.sinks import Batch
 from aggregator.sinks.files import Keys, S3Sink
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket
+from aggregator.sinks.protocol import Batch
 from tests.contract.file_sinks import BOUNDS, METERS, Interrupted, Place, forms, in_bucket, many, only, some
 from tests.file_validator import validate
 from tests.object_store import KEY_ID, REGION, SECRET, Store

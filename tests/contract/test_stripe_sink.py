@@ -31,7 +31,7 @@ from aggregator.core.model import (
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
-from aggregator.sinks import Sink
+from aggregator.sinks.protocol import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.client import API_VERSION
 from aggregator.sinks.stripe.limits import Rates

@@ -8,7 +8,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from aggregator.core.model import Answer
-from aggregator.sinks.judgement import Silence, judge_silence
+from aggregator.sinks.responses import Silence, judge_silence
 from aggregator.sinks.stripe.client import silence
 from aggregator.sinks.stripe.verdicts import Echo, Refusal, judge_echo, judge_refusal
 

@@ -7,10 +7,10 @@ import pytest
 
 from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.sinks import Batch
+from aggregator.sinks.event_loop import Lazily
 from aggregator.sinks.files.formats import CsvFormat
 from aggregator.sinks.files.sink import SinkOfFiles
-from aggregator.sinks.loop import Lazily
+from aggregator.sinks.protocol import Batch
 
 BOUNDS = Bounds(1, 1, dt.timedelta(0))
 

@@ -30,8 +30,8 @@ from aggregator.ledger.outbox.files import Files, Whole
 from aggregator.ledger.outbox.uploads import FileRow, Uploads
 from aggregator.ledger.review.in_doubt import Doubts
 from aggregator.runtime.claim_counter import Heartbeat
-from aggregator.sinks import Batch
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat
+from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe import StripeMeter
 from tests.fakes import FakeSink, FakeSource
 from tests.file_validator import Found, validate

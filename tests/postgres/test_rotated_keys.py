@@ -16,7 +16,7 @@ from aggregator.core.model import Answer, Event, EventId
 from aggregator.errors import SinkHalted
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
-from aggregator.sinks import Sink
+from aggregator.sinks.protocol import Sink
 from aggregator.wiring import App, build
 from tests.postgres.configured import written
 

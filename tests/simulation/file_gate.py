@@ -6,10 +6,10 @@ from io import BytesIO
 
 from aggregator.core.model import Bounds, Encoding, Event, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.sinks import Batch
 from aggregator.sinks.files import making
 from aggregator.sinks.files.formats import JsonFormat
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
+from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe.meter import StripeMeter
 from tests.simulation.climate import MINUTE, Climate
 from tests.simulation.gates import MILLISECOND, Gate

@@ -19,10 +19,10 @@ from typing import BinaryIO
 from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime import failpoints
-from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
+from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe.meter import StripeMeter
 
 UNFINISHED, SUFFIX = ".aggregator-", ".part"

@@ -17,11 +17,11 @@ from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.runtime import failpoints
 from aggregator.runtime.clock import Clock, utcnow
-from aggregator.sinks import Batch
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket, Keys
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
+from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe.meter import StripeMeter
 
 ABANDONED_AFTER = dt.timedelta(hours=6)

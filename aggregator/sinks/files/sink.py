@@ -17,8 +17,8 @@ from aggregator.core.model import (
 )
 from aggregator.errors import AggregatorError, SinkError, SinkUnreachable
 from aggregator.runtime.redact import named, redacted
-from aggregator.sinks import Batch
 from aggregator.sinks.files.formats import Format
+from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe.meter import StripeMeter
 
 LIMITS = Limits(

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 
 from aggregator.core.model import ZERO, Span
 from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable, SinkUnreadable
-from aggregator.sinks.judgement import Silence
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome import fitting
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.fitting import Metric
 from aggregator.sinks.metronome.meter import MetronomeMeter
 from aggregator.sinks.metronome.verdicts import Refusal, describe, why_halt
+from aggregator.sinks.responses import Silence
 
 if TYPE_CHECKING:
     import httpx

@@ -13,8 +13,8 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aggregator.sinks.judgement import Silence
 from aggregator.sinks.metronome.verdicts import Refusal
+from aggregator.sinks.responses import Silence
 
 if TYPE_CHECKING:
     import httpx

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from aggregator.core.model import Encoding, Event
 from aggregator.runtime import failpoints
-from aggregator.sinks.judgement import Judgement, Silence, judge_silence
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.meter import MetronomeMeter
 from aggregator.sinks.metronome.verdicts import judge_refusal, judge_success
+from aggregator.sinks.responses import Judgement, Silence, judge_silence
 
 
 class Courier:

@@ -21,8 +21,8 @@ from typing import Any
 
 from aggregator.core.model import Answer, Event, Verdict
 from aggregator.core.rate_limit import Pace
-from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.metronome.verdicts import after_refusal
+from aggregator.sinks.responses import Judgement
 
 MOST_EVENTS = 100
 """As many as one request takes (docs.metronome.com, send usage events)."""

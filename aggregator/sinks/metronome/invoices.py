@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from aggregator.core.model import Answer, Event
 from aggregator.errors import SinkError, SinkUnreachable
-from aggregator.sinks.judgement import Judgement
 from aggregator.sinks.metronome.account import Account, Invoice
+from aggregator.sinks.responses import Judgement
 
 KEPT_SECONDS = 30.0
 """So long after it was finalized an invoice may still be thought a draft. Finalizing a draft may take as long."""

@@ -24,7 +24,7 @@ from aggregator.core.model import (
 from aggregator.core.rate_limit import Pace
 from aggregator.errors import SinkError, SinkHalted
 from aggregator.runtime import clock
-from aggregator.sinks.loop import Lazily
+from aggregator.sinks.event_loop import Lazily
 from aggregator.sinks.metronome import trial
 from aggregator.sinks.metronome.account import HOUR, Account
 from aggregator.sinks.metronome.client import Client

@@ -14,7 +14,7 @@ nothing depends on it.
 from typing import NamedTuple
 
 from aggregator.core.model import Answer
-from aggregator.sinks.judgement import Judgement, wished_seconds
+from aggregator.sinks.responses import Judgement, wished_seconds
 
 LONGEST_WORDS = 300
 """So much of what somebody else wrote is worth keeping."""

@@ -22,7 +22,7 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
-from aggregator.sinks.judgement import Silence
+from aggregator.sinks.responses import Silence
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.verdicts import (

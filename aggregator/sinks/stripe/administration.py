@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.sinks.judgement import Silence
+from aggregator.sinks.responses import Silence
 from aggregator.sinks.stripe.account import Account, described
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known, compare

@@ -11,7 +11,7 @@ docs.stripe.com/api/billing/meter-event-adjustment
 
 from aggregator.core.model import Answer
 from aggregator.core.notifications import Cancelled
-from aggregator.sinks.judgement import Silence, judge_silence
+from aggregator.sinks.responses import Silence, judge_silence
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.courier import fresh_key

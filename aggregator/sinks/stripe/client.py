@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aggregator.sinks.judgement import Silence
+from aggregator.sinks.responses import Silence
 from aggregator.sinks.stripe.verdicts import Refusal
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Answer
 from aggregator.errors import SinkError
-from aggregator.sinks.judgement import Judgement
+from aggregator.sinks.responses import Judgement
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.office import Office
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from aggregator.core.model import Answer, Event
 from aggregator.runtime import failpoints
-from aggregator.sinks.judgement import Judgement
+from aggregator.sinks.responses import Judgement
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.dispatch import Job
 from aggregator.sinks.stripe.office import Office

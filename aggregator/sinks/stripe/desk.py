@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from aggregator.sinks.loop import Lazily
+from aggregator.sinks.event_loop import Lazily
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.administration import Administration, Made
 from aggregator.sinks.stripe.client import Client

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from aggregator.core.model import Answer, Event, Verdict
 from aggregator.core.rate_limit import Pace
-from aggregator.sinks.judgement import Judgement
+from aggregator.sinks.responses import Judgement
 
 
 class Job:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.core.model import Answer
-from aggregator.sinks.judgement import Judgement, Silence, judge_silence
+from aggregator.sinks.responses import Judgement, Silence, judge_silence
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.verdicts import Refusal, describe, is_wrong_account, judge_refusal, why_halt

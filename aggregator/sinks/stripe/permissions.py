@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.sinks.judgement import Silence
+from aggregator.sinks.responses import Silence
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe, why_halt
 

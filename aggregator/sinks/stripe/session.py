@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aggregator.core.model import Answer
-from aggregator.sinks.judgement import Judgement
+from aggregator.sinks.responses import Judgement
 from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.verdicts import wrong_mode
 

@@ -23,7 +23,7 @@ from aggregator.core.model import (
 )
 from aggregator.errors import SinkHalted
 from aggregator.runtime import clock
-from aggregator.sinks.loop import Lazily
+from aggregator.sinks.event_loop import Lazily
 from aggregator.sinks.stripe.account import GROUPINGS, MINUTE, Account, assert_whole
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses

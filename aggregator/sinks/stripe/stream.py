@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.core.model import Answer, EventId
 from aggregator.runtime import failpoints
-from aggregator.sinks.judgement import Judgement
+from aggregator.sinks.responses import Judgement
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.courier import no_longer_fed, spoken
 from aggregator.sinks.stripe.dispatch import Job, Turn

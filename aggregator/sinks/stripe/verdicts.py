@@ -15,7 +15,7 @@ version 2 may have no type: only its code and its message are sure.
 from typing import NamedTuple
 
 from aggregator.core.model import Answer
-from aggregator.sinks.judgement import Judgement, wished_seconds
+from aggregator.sinks.responses import Judgement, wished_seconds
 
 KEY_CODES = frozenset(
     {"api_key_expired", "platform_api_key_expired", "secret_key_required", "tls_version_unsupported"}
