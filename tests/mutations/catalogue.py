@@ -349,7 +349,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a part of a refused request counts as not arrived",
-        "aggregator/sinks/metronome/verdicts.py",
+        "aggregator/sinks/metronome/responses.py",
         "if judgement.answer in (Answer.UNSENT, Answer.BUSY):",
         "if judgement.answer is Answer.BUSY:",
         ("tests/contract/test_metronome_sink.py::test_a_half_that_may_not_leave_is_unknown",),

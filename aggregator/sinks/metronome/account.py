@@ -23,7 +23,7 @@ from aggregator.sinks.metronome import fitting
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.fitting import Metric
 from aggregator.sinks.metronome.meter import MetronomeMeter
-from aggregator.sinks.metronome.verdicts import Refusal, describe, why_halt
+from aggregator.sinks.metronome.responses import Refusal, describe, why_halt
 from aggregator.sinks.responses import Silence
 
 if TYPE_CHECKING:

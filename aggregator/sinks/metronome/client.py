@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aggregator.sinks.metronome.verdicts import Refusal
+from aggregator.sinks.metronome.responses import Refusal
 from aggregator.sinks.responses import Silence
 
 if TYPE_CHECKING:

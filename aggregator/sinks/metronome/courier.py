@@ -10,7 +10,7 @@ from aggregator.runtime import failpoints
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.meter import MetronomeMeter
-from aggregator.sinks.metronome.verdicts import judge_refusal, judge_success
+from aggregator.sinks.metronome.responses import judge_refusal, judge_success
 from aggregator.sinks.responses import Judgement, Silence, judge_silence
 
 

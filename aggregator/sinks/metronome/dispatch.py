@@ -21,7 +21,7 @@ from typing import Any
 
 from aggregator.core.model import Answer, Event, Verdict
 from aggregator.core.rate_limit import Pace
-from aggregator.sinks.metronome.verdicts import after_refusal
+from aggregator.sinks.metronome.responses import after_refusal
 from aggregator.sinks.responses import Judgement
 
 MOST_EVENTS = 100
