@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from aggregator.core.model import Rejection, Report, Span
-from aggregator.sinks.stripe.courier import fresh_key
-from aggregator.sinks.stripe.reports import (
+from aggregator.sinks.stripe.invalid_events import (
     ERROR_REPORT,
     IMPORT_FAILED,
     IMPORT_SUCCEEDED,
@@ -18,6 +17,7 @@ from aggregator.sinks.stripe.reports import (
     read_report,
     related_meter,
 )
+from aggregator.sinks.stripe.meter_events import fresh_key
 
 START = dt.datetime(2026, 11, 20, 15, 12, tzinfo=dt.UTC)
 SPAN = Span(START, START + dt.timedelta(seconds=10))

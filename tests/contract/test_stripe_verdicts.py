@@ -10,7 +10,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aggregator.core.model import Answer
 from aggregator.sinks.responses import Silence, judge_silence
 from aggregator.sinks.stripe.client import silence
-from aggregator.sinks.stripe.verdicts import Echo, Refusal, judge_echo, judge_refusal
+from aggregator.sinks.stripe.responses import Echo, Refusal, judge_echo, judge_refusal
 
 SENT = Echo("agg_1", "api_requests", livemode=False)
 

@@ -8,7 +8,7 @@ import stripe
 from aggregator.config import load
 from aggregator.errors import SinkError
 from aggregator.sinks.stripe import StripeTeller
-from aggregator.sinks.stripe.teller import READ_AGAIN_SECONDS
+from aggregator.sinks.stripe.notifications import READ_AGAIN_SECONDS
 from aggregator.wiring.sinks import build_sink, build_teller
 
 CONFIG = """

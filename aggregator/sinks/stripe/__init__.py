@@ -25,9 +25,9 @@ administration.py  what changes the account
 permissions.py     what the key may do
 """
 
-from aggregator.sinks.stripe.desk import Desk
+from aggregator.sinks.stripe.admin import Desk
 from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe.notifications import StripeTeller
 from aggregator.sinks.stripe.sink import StripeSink
-from aggregator.sinks.stripe.teller import StripeTeller
 
 __all__ = ["Desk", "StripeMeter", "StripeSink", "StripeTeller"]

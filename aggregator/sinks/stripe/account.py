@@ -23,9 +23,9 @@ from aggregator.errors import (
     SinkUnreadable,
 )
 from aggregator.sinks.responses import Silence
+from aggregator.sinks.stripe.account_context import Office
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
-from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import (
+from aggregator.sinks.stripe.responses import (
     KEY_CODES,
     WRONG_ACCOUNT,
     Refusal,

@@ -21,7 +21,7 @@ from aggregator.sinks.stripe.account import Account, described
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import describe, why_halt
+from aggregator.sinks.stripe.responses import describe, why_halt
 
 if TYPE_CHECKING:
     from stripe.params.billing import MeterCreateParams

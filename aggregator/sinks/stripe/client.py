@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aggregator.sinks.responses import Silence
-from aggregator.sinks.stripe.verdicts import Refusal
+from aggregator.sinks.stripe.responses import Refusal
 
 if TYPE_CHECKING:
     import stripe

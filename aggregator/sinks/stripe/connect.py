@@ -17,7 +17,7 @@ from aggregator.core.model import Answer
 from aggregator.errors import SinkError
 from aggregator.sinks.responses import Judgement
 from aggregator.sinks.stripe.account import Account
-from aggregator.sinks.stripe.office import Office
+from aggregator.sinks.stripe.account_context import Office
 
 NAMED = re.compile(r"(acct_[A-Za-z0-9]+)/(\S.*)")
 

@@ -22,10 +22,10 @@ from aggregator.core.model import Span
 from aggregator.core.notifications import Notice, Told
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError
 from aggregator.runtime.clock import utcnow
-from aggregator.sinks.stripe import reports
+from aggregator.sinks.stripe import invalid_events
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe, is_wrong_account
+from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, is_wrong_account
 
 if TYPE_CHECKING:
     from aggregator.sinks.stripe.account import Account
@@ -71,7 +71,7 @@ class Messages:
             async with asyncio.timeout(LIST_SECONDS):
                 page = await self._client.api.v2.core.events.list_async(
                     {
-                        "types": list(reports.FETCHED),
+                        "types": list(invalid_events.FETCHED),
                         "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
                         "limit": PAGE,
                     },
@@ -99,7 +99,7 @@ class Messages:
             async with asyncio.timeout(LIST_SECONDS):
                 page = await self._client.api.v1.events.list_async(
                     {
-                        "types": list(reports.WHOLE),
+                        "types": list(invalid_events.WHOLE),
                         "created": {
                             "gte": math.floor(span.start.timestamp()),
                             "lt": math.ceil(span.end.timestamp()),
@@ -133,9 +133,9 @@ class Messages:
                 raise NotThere(f"Stripe has no event {name} for {self._account.office.name}.") from error
             self._fail(error)
         try:
-            stripe_meter = reports.related_meter(message)
+            stripe_meter = invalid_events.related_meter(message)
             meter = await self._ours(stripe_meter) if stripe_meter else None
-            read = reports.read_report(message, meter, self._event_names)
+            read = invalid_events.read_report(message, meter, self._event_names)
         except ValueError as error:
             raise SinkError(f"Stripe's event {name} cannot be read: {error}.") from error
         if read.notice.id != name:
@@ -182,10 +182,14 @@ def delivered(body: bytes, signature: str, secrets: Sequence[str], *, livemode: 
         message = json.loads(body)
         if not isinstance(message, dict):
             raise SinkError("not an object")
-        if message.get("type") not in (*reports.FETCHED, *reports.WHOLE) or _other(message, livemode):
+        if message.get("type") not in (*invalid_events.FETCHED, *invalid_events.WHOLE) or _other(
+            message, livemode
+        ):
             return None
         return (
-            reports.notice_of(message) if message["type"] in reports.FETCHED else reports.read_import(message)
+            invalid_events.notice_of(message)
+            if message["type"] in invalid_events.FETCHED
+            else invalid_events.read_import(message)
         )
     except (ValueError, RecursionError) as error:
         raise SinkError("it cannot be read") from error
@@ -219,19 +223,19 @@ def _other(message: Mapping[str, object], livemode: bool) -> bool:  # noqa: FBT0
 def _heads(message: Mapping[str, object]) -> list[Notice]:
     """Return the message's name; nothing if it has none, or is of a kind that was not asked for."""
     try:
-        notice = reports.notice_of(message)
+        notice = invalid_events.notice_of(message)
     except ValueError:
         return []
-    return [notice] if notice.kind in reports.FETCHED else []
+    return [notice] if notice.kind in invalid_events.FETCHED else []
 
 
 def _imported(message: Mapping[str, object]) -> list[Told]:
     """Return what an import came to, if something was not imported; nothing if it cannot be read."""
     try:
-        told = reports.read_import(message)
+        told = invalid_events.read_import(message)
     except ValueError:
         return []
-    return [told] if told.unimported and told.notice.kind in reports.WHOLE else []
+    return [told] if told.unimported and told.notice.kind in invalid_events.WHOLE else []
 
 
 def _shown(instant: dt.datetime) -> str:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.sinks.responses import Silence
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.verdicts import KEY_CODES, Refusal, describe, why_halt
+from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, why_halt
 
 FORBIDDEN = 403
 BAD_REQUEST = 400

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from aggregator.core.model import Answer
 from aggregator.sinks.responses import Judgement
-from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import wrong_mode
+from aggregator.sinks.stripe.account_context import Office
+from aggregator.sinks.stripe.responses import wrong_mode
 
 LASTS = dt.timedelta(minutes=15)
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from aggregator.core.model import Answer, EventId
 from aggregator.runtime import failpoints
 from aggregator.sinks.responses import Judgement
+from aggregator.sinks.stripe.account_context import Office
 from aggregator.sinks.stripe.connect import Checked
-from aggregator.sinks.stripe.courier import no_longer_fed, spoken
 from aggregator.sinks.stripe.dispatch import Job, Turn
-from aggregator.sinks.stripe.office import Office
+from aggregator.sinks.stripe.meter_events import no_longer_fed, spoken
+from aggregator.sinks.stripe.responses import Refusal, is_expired_session
 from aggregator.sinks.stripe.session import Opened, Session
-from aggregator.sinks.stripe.verdicts import Refusal, is_expired_session
 
 if TYPE_CHECKING:
     from stripe import StripeResponse

@@ -17,9 +17,9 @@ from aggregator.runtime.clock import monotonic
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.invalid_events import WHOLE
 from aggregator.sinks.stripe.messages import Messages, NotThere, delivered, is_signed
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.reports import WHOLE
 from aggregator.sinks.stripe.sink import StripeSink
 
 READ_AGAIN_SECONDS = 5.0

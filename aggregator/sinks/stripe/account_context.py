@@ -14,7 +14,13 @@ from aggregator.core.model import Answer
 from aggregator.sinks.responses import Judgement, Silence, judge_silence
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.verdicts import Refusal, describe, is_wrong_account, judge_refusal, why_halt
+from aggregator.sinks.stripe.responses import (
+    Refusal,
+    describe,
+    is_wrong_account,
+    judge_refusal,
+    why_halt,
+)
 
 if TYPE_CHECKING:
     from stripe import RequestOptions

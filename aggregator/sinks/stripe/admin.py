@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple, Self
 
 from aggregator.sinks.event_loop import Lazily
 from aggregator.sinks.stripe.account import Account
+from aggregator.sinks.stripe.account_context import Office
 from aggregator.sinks.stripe.administration import Administration, Made
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.office import Office
 from aggregator.sinks.stripe.permissions import EVERYDAY, KeyReport, Keyring, Use
 
 

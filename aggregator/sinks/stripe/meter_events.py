@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal
 from aggregator.core.model import Answer, Event
 from aggregator.runtime import failpoints
 from aggregator.sinks.responses import Judgement
+from aggregator.sinks.stripe.account_context import Office
 from aggregator.sinks.stripe.connect import Checked
 from aggregator.sinks.stripe.dispatch import Job
-from aggregator.sinks.stripe.office import Office
-from aggregator.sinks.stripe.verdicts import Echo, judge_echo
+from aggregator.sinks.stripe.responses import Echo, judge_echo
 
 if TYPE_CHECKING:
     from stripe import RequestOptions

@@ -13,13 +13,13 @@ from typing import Literal
 from aggregator.core.model import Event, WriteModel
 from aggregator.core.rate_limit import Pace
 from aggregator.sinks.stripe.account import Account
+from aggregator.sinks.stripe.account_context import Office
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses, Checked
-from aggregator.sinks.stripe.courier import Courier
 from aggregator.sinks.stripe.dispatch import Bound, Road, Turn
 from aggregator.sinks.stripe.limits import Rates
 from aggregator.sinks.stripe.meter import StripeMeter
-from aggregator.sinks.stripe.office import Office
+from aggregator.sinks.stripe.meter_events import Courier
 from aggregator.sinks.stripe.session import Session
 from aggregator.sinks.stripe.stream import AT_ONCE, Streamer
 
