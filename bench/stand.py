@@ -13,7 +13,7 @@ import psycopg
 from aggregator.config import load
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox.metronome import MetronomeControl
-from aggregator.wiring import App, build
+from aggregator.wiring.app import App, build
 
 CONFIG = """
 ledger: {{url: '{ledger}', lease: 10m}}

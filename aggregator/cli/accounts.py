@@ -63,7 +63,7 @@ class Step(NamedTuple):
 @contextmanager
 def desks_of(config: "Config") -> "Iterator[dict[str, Desk]]":
     """Give a desk for each sink that keeps meters, and close them at the end."""
-    from aggregator.wiring import build_desk
+    from aggregator.wiring.app import build_desk
 
     with ExitStack() as stack:
         made = {name: build_desk(config, name) for name in config.sinks}
@@ -158,7 +158,7 @@ def one_meter(
 
 def unsent(config: "Config", meter: str, sink: str) -> int:
     """Return how many events of a meter are on their way to a sink, or about to be."""
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     with open_ledger(config, may_migrate=True, name="aggregator meters") as ledger:
         feeds = [each for each in ledger.reports.status() if (each.meter, each.sink) == (meter, sink)]

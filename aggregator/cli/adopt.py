@@ -90,7 +90,7 @@ def adopt(
     from aggregator.config.durations import parse_duration
     from aggregator.errors import UsageError
     from aggregator.ledger.adoption import Adopting
-    from aggregator.wiring import build
+    from aggregator.wiring.app import build
 
     config = load_config(config_path)
     try:

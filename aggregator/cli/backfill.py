@@ -25,7 +25,7 @@ from aggregator.errors import SourceError
 if TYPE_CHECKING:
     from aggregator.collection.backfill import Backfill, Backfilled
     from aggregator.delivery.sender import Delivered
-    from aggregator.wiring import App
+    from aggregator.wiring.app import App
 
 WORK_LEFT = 3
 """The exit code when a sink did not take everything yet; `run --once` has the same."""
@@ -71,7 +71,7 @@ def backfill(
     """
     from aggregator.cli.movers import forecast_json
     from aggregator.collection.backfill import Backfill, read_by_older, span_of, tell_older
-    from aggregator.wiring import build
+    from aggregator.wiring.app import build
 
     config = load_config(config_path)
     names = known_meters(config, meters)

@@ -20,7 +20,7 @@ from aggregator.errors import UsageError
 if TYPE_CHECKING:
     from aggregator.ledger.review.cancellations import Candidate
     from aggregator.reconciliation.canceller import Cancelling, Round
-    from aggregator.wiring import App
+    from aggregator.wiring.app import App
 
 COLUMNS = {
     "id": "right",
@@ -60,7 +60,7 @@ def cancel(
     source says: a change of its window is planned anew, and `events release ID` plans the same again. Until then nothing
     of it is planned, so that the sink holds less for a while, and never more.
     """
-    from aggregator.wiring import build
+    from aggregator.wiring.app import build
 
     if len(ids) > MOST:
         raise UsageError(f"One call cancels {MOST} events at most.")

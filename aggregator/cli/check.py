@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aggregator.sinks.protocol import Destination
     from aggregator.source import Source
     from aggregator.trial import Register
-    from aggregator.wiring import Ledger
+    from aggregator.wiring.app import Ledger
 
 
 TRIAL_SECONDS = 30.0
@@ -92,7 +92,7 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     """Look at the ledger, and fill `pinned` with the account that each sink went to."""
     from aggregator.errors import LedgerError
     from aggregator.ledger.database import remarks
-    from aggregator.wiring import STILL_BILLABLE, file_places, open_ledger
+    from aggregator.wiring.app import STILL_BILLABLE, file_places, open_ledger
 
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
     try:
@@ -134,7 +134,7 @@ def _names(
     from aggregator.core.renaming import follows, refusals, renames
     from aggregator.errors import SinkError
     from aggregator.ledger.meter_names import wanted
-    from aggregator.wiring import build_sink, meter_of, outlets
+    from aggregator.wiring.app import build_sink, meter_of, outlets
 
     memory = ledger.meters.memory()
     known = {line.outlet.sink for line in memory.lines}
@@ -189,7 +189,7 @@ def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
     """Yield what looks up customers, for each sink that knows them; they connect when they are first asked."""
     from aggregator.sinks.protocol import KnowsCustomers
     from aggregator.trial import Register
-    from aggregator.wiring import build_sink
+    from aggregator.wiring.app import build_sink
 
     sinks = {name: build_sink(config, name) for name in config.sinks}
     try:
@@ -262,7 +262,7 @@ def _trial(
     from aggregator.config import StripeSink
     from aggregator.runtime.clock import monotonic, utcnow
     from aggregator.trial import Trial
-    from aggregator.wiring import meter_of
+    from aggregator.wiring.app import meter_of
 
     stripe = next((name for name in meter.sinks if isinstance(config.sinks[name], StripeSink)), None)
     trial = Trial(
@@ -331,7 +331,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
     from aggregator.errors import SinkError
     from aggregator.ledger.identity import elsewhere
     from aggregator.sinks.protocol import Candid
-    from aggregator.wiring import build_sink, counted_twice
+    from aggregator.wiring.app import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
@@ -388,7 +388,7 @@ def _fits(sink: "ConfiguredSink", meters: int) -> str:
 def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
     """Say what the key of a sink may do, if it keeps meters: too little, or more than it needs."""
     from aggregator.errors import SinkError
-    from aggregator.wiring import build_desk
+    from aggregator.wiring.app import build_desk
 
     desk = build_desk(config, name)
     if desk is None:
@@ -416,7 +416,7 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
     from aggregator.core.model import Span
     from aggregator.errors import SinkError
     from aggregator.runtime.clock import utcnow
-    from aggregator.wiring import build_teller
+    from aggregator.wiring.app import build_teller
 
     teller, configured = build_teller(config, name, sink), config.sinks[name]
     if teller is None or not isinstance(configured, StripeSink):

@@ -111,7 +111,7 @@ def list_events(
 ) -> None:
     """List events that are held, refused or in doubt, with the reason and the figures."""
     from aggregator.ledger.review.parked import Choice
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     choice = Choice(meter=meter, state=state, customer=customer, file=file, dismissed=dismissed)
@@ -148,7 +148,7 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     under its identifier again: the meter's next pass plans it anew. Of usage that moved from one customer to another, both
     sides go, in all windows.
     """
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     choice = choice._replace(undecided=choice.file is not None)
@@ -200,7 +200,7 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     A change of the same window replaces them all the same, and `release` with their ID takes it back. Of usage that
     moved from one customer to another, both sides are dismissed, in all windows.
     """
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
@@ -226,7 +226,7 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
 
     The events stay on record as refused and dismissed. One that may have left before is in doubt.
     """
-    from aggregator.wiring import feeding, open_ledger
+    from aggregator.wiring.app import feeding, open_ledger
 
     config = load_config(config_path)
     if (meter, sink) in feeding(config):
@@ -277,7 +277,7 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
     """Take a person's word on events in doubt."""
     from aggregator.core.readbacks import Finding
     from aggregator.ledger.review.parked import Choice
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     choice = Choice(ids=ids)
@@ -315,7 +315,7 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
 
 def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
     """Return from when the sink's totals surely show the event, if it arrived."""
-    from aggregator.wiring import build_sink
+    from aggregator.wiring.app import build_sink
 
     known = (
         build_sink(config, event.sink).limits_for(event.meter).proof if event.sink in config.sinks else None
@@ -325,7 +325,7 @@ def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
 
 def _why_not_anew(config: "Config", event: "Waiting", now: dt.datetime) -> str | None:
     """Say why no pass would plan an event anew, and what to do; None if one does, or if it goes out as it is."""
-    from aggregator.wiring import meter_of
+    from aggregator.wiring.app import meter_of
 
     if not event.was_accepted:
         return None

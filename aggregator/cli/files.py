@@ -51,7 +51,7 @@ def files() -> None:
 @json_option
 def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit: int, as_json: bool) -> None:
     """List files, the newest first: what each holds, when it was written, and whether it is uploaded."""
-    from aggregator.wiring import file_places, open_ledger
+    from aggregator.wiring.app import file_places, open_ledger
 
     config = load_config(config_path)
     if sink is not None:
@@ -81,7 +81,7 @@ def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None
     Look first whether the Dashboard took the whole file. What is confirmed once cannot be confirmed again, so that a file
     which somebody is about to upload a second time is noticed.
     """
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     bare = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
@@ -111,7 +111,7 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
     billed beside it. What is confirmed cannot be rejected.
     """
     from aggregator.cli.failed_rows import failed_rows
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     name = name.rpartition("/")[2]
@@ -149,7 +149,7 @@ def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
     For files that were begun before the sink was given another directory, bucket or prefix. If one does lie there after all,
     what it holds is billed twice: look first.
     """
-    from aggregator.wiring import file_places, lying_in, open_ledger
+    from aggregator.wiring.app import file_places, lying_in, open_ledger
 
     config = load_config(config_path)
     _known(config, sink)

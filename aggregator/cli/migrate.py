@@ -17,7 +17,7 @@ def migrate(config_path: Path) -> None:
     """Create the ledger's tables, or bring them to this version. Safe to run at any time, from anywhere."""
     from aggregator.ledger.database import Database, identity
     from aggregator.ledger.database import migrate as bring_up
-    from aggregator.wiring import ledger_url
+    from aggregator.wiring.app import ledger_url
 
     config = load_config(config_path)
     with ledger_url(config) as url:

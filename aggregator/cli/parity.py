@@ -90,7 +90,7 @@ def parity(
     from aggregator.adoption.parity import Parity, compare
     from aggregator.ledger.parity import Beside, Place
     from aggregator.runtime.disk_list import Kept
-    from aggregator.wiring import open_ledger
+    from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     span = _span(start, end, by=by, ask=ask)
@@ -160,7 +160,7 @@ def _pair(config: "Config", meter: str, between: str | None, known: list[str]) -
 
 def _asked(config: "Config", name: str, stack: "ExitStack") -> "Destination | None":
     """Return a sink to be asked; None if it cannot be read back. Raises UsageError if it is not configured any more."""
-    from aggregator.wiring import build_sink
+    from aggregator.wiring.app import build_sink
 
     if name not in config.sinks:
         raise UsageError(

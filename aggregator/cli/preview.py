@@ -46,7 +46,7 @@ def preview(
     from aggregator.collection.backfill import read_by_older, span_of, tell_older
     from aggregator.core.forecast import Forecast
     from aggregator.ledger.passes.stats import Tally
-    from aggregator.wiring import build
+    from aggregator.wiring.app import build
 
     config = load_config(config_path)
     [name] = known_meters(config, [meter])

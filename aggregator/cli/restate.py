@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from aggregator.core.model import Definition, Span
-    from aggregator.wiring import App
+    from aggregator.wiring.app import App
 
 DIFFERS = 3
 """The exit code when the present query gives something else; `parity` and others have the same for a difference."""
@@ -63,7 +63,7 @@ def restate(
     from aggregator.cli.movers import forecast_json
     from aggregator.collection.backfill import Backfill, span_of
     from aggregator.core import windows
-    from aggregator.wiring import build
+    from aggregator.wiring.app import build
 
     config = load_config(config_path)
     [name] = known_meters(config, [meter])

@@ -22,7 +22,7 @@ from aggregator.cli.common import (
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
-    from aggregator.wiring import App
+    from aggregator.wiring.app import App
 
 
 class Once(IntEnum):
@@ -58,7 +58,7 @@ def run(
     """
     from aggregator.runtime import log
     from aggregator.runtime.clock import utcnow
-    from aggregator.wiring import build
+    from aggregator.wiring.app import build
 
     log.configure(verbose=verbose)
     if once and web:

@@ -63,7 +63,13 @@ COLUMNS = {
 )
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show each meter: how far it is read, what is due, and what waits for a person."""
-    from aggregator.wiring import STILL_BILLABLE, feeding, file_places, not_sent, open_ledger
+    from aggregator.wiring.app import (
+        STILL_BILLABLE,
+        feeding,
+        file_places,
+        not_sent,
+        open_ledger,
+    )
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator status") as ledger:
@@ -250,7 +256,7 @@ def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:
 
 
 def _unconfigured(config: "Config", waits: "Iterable[Unconfigured]", now: dt.datetime) -> Iterator[str]:
-    from aggregator.wiring import not_sent
+    from aggregator.wiring.app import not_sent
 
     for row in waits:
         yield (
@@ -261,7 +267,7 @@ def _unconfigured(config: "Config", waits: "Iterable[Unconfigured]", now: dt.dat
 
 def _backlog(config: "Config", row: "Backlog") -> dict[str, object]:
     """Estimate how long a sink takes for what waits there: at the pace of late, else, at least, at the declared rate."""
-    from aggregator.wiring import declared_rate
+    from aggregator.wiring.app import declared_rate
 
     declared = None if row.per_second else declared_rate(config, row.sink, row.events)
     pace = row.per_second or declared

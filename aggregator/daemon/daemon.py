@@ -50,7 +50,7 @@ from aggregator.errors import (
 from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
-from aggregator.wiring import App, not_sent
+from aggregator.wiring.app import App, not_sent
 
 LANES = 3
 """Batches of one sink in the air at once: while one is being claimed or settled, the others keep the sink busy."""

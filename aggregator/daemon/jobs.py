@@ -20,7 +20,7 @@ from aggregator.reconciliation.canceller import Cancelling
 from aggregator.reconciliation.notification_poller import Intake
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
-from aggregator.wiring import App
+from aggregator.wiring.app import App
 
 CANCEL_EVERY = timedelta(minutes=1)
 

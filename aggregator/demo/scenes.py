@@ -29,7 +29,7 @@ from aggregator.demo.traffic import Traffic, straggler
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
-from aggregator.wiring import Ledger, build_sink, open_ledger
+from aggregator.wiring.app import Ledger, build_sink, open_ledger
 
 DIRECTORY = Path(".aggregator/demo")
 

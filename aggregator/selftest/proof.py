@@ -30,7 +30,7 @@ from aggregator.selftest.schedule import Kill, schedule
 from aggregator.selftest.verdict import Booked, Outcome, Sent, Sides, judge
 from aggregator.selftest.watch import Content, Watch
 from aggregator.selftest.world import METERS, MINUTE, SINK, World, postgres_with_times, world
-from aggregator.wiring import open_ledger
+from aggregator.wiring.app import open_ledger
 
 LOOK_SECONDS = 0.25
 

@@ -8,7 +8,7 @@ import pytest
 from aggregator.config import load
 from aggregator.core.model import Terms
 from aggregator.errors import ConfigError
-from aggregator.wiring import meter_of
+from aggregator.wiring.app import meter_of
 from tests.core.test_config import ENV, complaints, line_of, written
 
 SINKS = "meters.calls.sinks"

@@ -20,7 +20,7 @@ from aggregator.reconciliation.notification_poller import Taken
 from aggregator.reconciliation.reconciler import Reconciled
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, utcnow
-from aggregator.wiring import App
+from aggregator.wiring.app import App
 
 SOON_SECONDS = 20.0
 """Far longer than anything takes here that takes place at all."""

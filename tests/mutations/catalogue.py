@@ -71,7 +71,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "the daemon lets a host's clock be an hour off",
-        "aggregator/wiring/__init__.py",
+        "aggregator/wiring/app.py",
         "CLOCK_SKEW = timedelta(seconds=60)",
         "CLOCK_SKEW = timedelta(seconds=3600)",
         ("tests/postgres/test_clocks.py::test_every_part_that_is_put_together_asks_the_same_clock",),

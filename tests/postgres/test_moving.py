@@ -10,7 +10,7 @@ from aggregator.config import load
 from aggregator.core.model import Meter, Span
 from aggregator.ledger.database import Database
 from aggregator.ledger.parity import Beside
-from aggregator.wiring import meter_of
+from aggregator.wiring.app import meter_of
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import World
 

@@ -17,7 +17,7 @@ from aggregator.errors import SinkHalted
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks.protocol import Sink
-from aggregator.wiring import App, build
+from aggregator.wiring.app import App, build
 from tests.postgres.configured import written
 
 OLD, NEW, LIVE = "sk_test_before", "sk_test_after", "sk_live_after"
@@ -57,7 +57,7 @@ class Place:
 @pytest.fixture
 def place(ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place for a configuration, with the old key in its file, on the tests' own server."""
-    monkeypatch.setattr("aggregator.wiring.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
     place = Place(tmp_path, ledger_url)
     place.key.write_text(f"{OLD}\n")
     return place

@@ -6,7 +6,7 @@ import pytest
 
 from aggregator.config import load
 from aggregator.core.model import WriteModel
-from aggregator.wiring import build
+from aggregator.wiring.app import build
 
 CONFIG = """
 ledger: {{url: '{url}'}}
@@ -33,7 +33,7 @@ def test_the_ledger_knows_what_each_sink_books(
     ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A meter's line into a sink says whether that adds up or replaces, and whether it keeps the order."""
-    monkeypatch.setattr("aggregator.wiring.unfit", lambda database: [])
+    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
     path = tmp_path / "aggregator.yaml"
     path.write_text(CONFIG.format(url=ledger_url, place=tmp_path))
     with build(load(path, {})) as app:

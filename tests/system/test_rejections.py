@@ -6,7 +6,7 @@ from typing import Any
 from aggregator.config import load
 from aggregator.core.model import Rejection, Report, Span
 from aggregator.runtime.clock import utcnow
-from aggregator.wiring import build
+from aggregator.wiring.app import build
 from tests.system.harness import METER, World
 
 

@@ -31,7 +31,7 @@ from aggregator.cli import cli
 from aggregator.cli.common import load_config
 from aggregator.errors import AggregatorError, ConfigError
 from aggregator.runtime import log
-from aggregator.wiring import build
+from aggregator.wiring.app import build
 from tests.system.harness import METER, Process, World, until
 
 LEDGER, SOURCE, OPTION = "Kanari1ledger", "Kanari2source", "Kanari3option"

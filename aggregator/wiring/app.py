@@ -1,0 +1,576 @@
+"""From a configuration to working parts. The only place that names concrete sources; `sinks` names the sinks.
+
+Rules
+- Building connects to the ledger and registers the meters; sources and sinks connect when they are first used.
+- Whoever builds closes: every part that holds a thread, a connection or a server is given back in the reverse order.
+"""
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, cast
+
+from aggregator.collection.collector import Collection
+from aggregator.config import Config, FileSink, S3Sink, fingerprint
+from aggregator.config import Meter as ConfiguredMeter
+from aggregator.config.changes import settings_of
+from aggregator.config.rotated import url_now
+from aggregator.core.model import (
+    Decreases,
+    Definition,
+    Meter,
+    Span,
+    Terms,
+)
+from aggregator.core.renaming import Outlet
+from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.first_use import FirstUse
+from aggregator.delivery.sender import Delivery, Lane
+from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
+from aggregator.ledger.clock import LedgerClock
+from aggregator.ledger.configurations import Configurations
+from aggregator.ledger.database import Database, identity, migrate, unfit
+from aggregator.ledger.identity import Pin
+from aggregator.ledger.meters import Meters, Registered
+from aggregator.ledger.notifications import Intake as Notices
+from aggregator.ledger.outbox.files import Files
+from aggregator.ledger.outbox.first_use import FirstUses
+from aggregator.ledger.outbox.moved_files import Elsewhere, Places
+from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.ledger.outbox.uploads import Uploads
+from aggregator.ledger.passes.passes import Passes
+from aggregator.ledger.reports import Reports, Unconfigured
+from aggregator.ledger.review.cancellations import Cancellations
+from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.voices import Voices
+from aggregator.reconciliation.canceller import Cancelling
+from aggregator.reconciliation.notification_poller import Intake
+from aggregator.reconciliation.reconciler import Reconciliation
+from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.runtime.clock import Clock, monotonic, utcnow
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from aggregator.runtime.threads import short_turns
+from aggregator.sinks.protocol import Candid, Destination, Sink
+from aggregator.sinks.protocol import FileSink as SinkOfFiles
+from aggregator.source import Source
+from aggregator.wiring.sinks import (
+    build_desk,
+    build_sink,
+    build_teller,
+    counted_twice,
+    declared_rate,
+    file_places,
+    lying_in,
+    outlets,
+    places_of,
+    take_keys,
+    with_keys_now,
+)
+
+if TYPE_CHECKING:
+    from aggregator.sinks.stripe import StripeTeller
+
+__all__ = [
+    "App",
+    "Ledger",
+    "build",
+    "build_desk",
+    "build_sink",
+    "build_teller",
+    "counted_twice",
+    "declared_rate",
+    "feeding",
+    "file_places",
+    "ledger_url",
+    "lying_in",
+    "meter_of",
+    "not_sent",
+    "open_ledger",
+    "outlets",
+    "places_of",
+]
+
+CLOCK_SKEW = timedelta(seconds=60)
+"""A host whose clock is further from the ledger's reads and sends nothing: far more than hosts that are kept in time differ,
+and far less than anything that is counted from an instant."""
+
+LEAVE_WITHIN = timedelta(seconds=30)
+"""How long after a claim its events may leave. Every settled verdict renews it, so a slow sink keeps its claims."""
+
+STILL_BILLABLE = timedelta(days=35)
+"""How long a window of a meter that was removed is worth a word."""
+
+ANSWER_MARGIN = timedelta(seconds=10)
+"""A claim outlasts the last answer by this much, so that it runs out only when its process is gone or stuck."""
+
+FILE_HELD, FILE_CALLS = timedelta(seconds=60), 6
+"""How long a file is its owner's without a sign of life: a minute, or as many calls to a store as may fail in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The verbs of one ledger, by what they are about."""
+
+    id: str
+    database: Database
+    pin: Pin
+    meters: Meters
+    passes: Passes
+    outbox: Outbox
+    files: Files
+    doubts: Doubts
+    notices: Notices
+    voices: Voices
+    cancellations: Cancellations
+    uploads: Uploads
+    places: Places
+    reports: Reports
+    configurations: Configurations
+    first_uses: FirstUses
+
+    def now(self) -> datetime:
+        """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""
+        return self.database.now()
+
+    def instant(self) -> datetime:
+        """Return the same, whatever this host's clock shows: for whoever only looks, or settles what is in the air."""
+        return self.database.instant()
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Every part, put together: collections by meter, deliveries by sink."""
+
+    config: Config
+    ledger: Ledger
+    sources: dict[str, Source]
+    sinks: dict[str, Sink | SinkOfFiles]
+    registered: dict[str, Registered]
+    collections: dict[str, Collection]
+    sink_ids: dict[str, int]
+    unverified: dict[str, str]
+    """Sinks that could not be asked whether they fit, and why."""
+    refused: dict[str, str]
+    """Those among them that refuse us as a whole, and why."""
+    unpromised: dict[str, list[str]]
+    """What sinks cannot do of what they should, although they can be sent to."""
+    looked: dict[str, tuple[Definition, ...]]
+    """For whoever only looks: how each meter would be read, which the ledger does not know."""
+    hears: dict[str, int]
+    """Sinks that are heard: those that tell and that meters feed, and any that tells where there are imports to hear of."""
+    tellers: "dict[str, StripeTeller]"
+    """Sinks that tell what they find invalid later, and take events back on demand."""
+    first_uses: dict[str, FirstUse]
+    """What asks each sink, before the first events of a feed leave, what it holds already."""
+
+    def definitions(self, meter: str) -> tuple[Definition, ...]:
+        """Return by which queries, and in which windows, a meter is read, in the order of time."""
+        return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
+
+    def delivery(self, sink: str, *, at_once: bool = False, only: tuple[str, Span] | None = None) -> Lane:
+        """Return what delivers to a sink; several may work beside each other.
+
+        With `at_once`, a sink that writes files waits for nothing to fill them. With `only`, they hold that meter and range.
+        """
+        its, sink_id, ledger = self.sinks[sink], self.sink_ids[sink], self.ledger
+        clock = ledger.instant
+        if isinstance(self.config.sinks[sink], FileSink):
+            writes = cast("SinkOfFiles", its)
+            return Filing(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
+        return Delivery(
+            ledger.outbox,
+            cast("Sink", its),
+            sink_id,
+            clock,
+            clear=self.first_uses[sink].run_once,
+            feeds=self.feeds_of(sink),
+        )
+
+    def first_time(self, meters: Iterable[str], who: str, now: datetime) -> list[str]:
+        """Let these meters send at once, on a person's word that what sinks hold of them may stay; return which waited."""
+        feeds = {feed.id: name for name in meters for feed in self.registered[name].feeds}
+        cleared = self.ledger.first_uses.clear_for_good(list(feeds), who, now)
+        return sorted({feeds[feed] for feed in cleared})
+
+    def feeds_of(self, sink: str) -> list[int]:
+        """Return the feeds of a sink that are configured: only what is owed of those is sent from here."""
+        return list(_names(self.registered.values(), sink))
+
+    def reconciliation(self, sink: str) -> Reconciliation:
+        """Return what reads a sink back; one at a time per sink is enough."""
+        return Reconciliation(self.ledger.doubts, self.sinks[sink], self.sink_ids[sink])
+
+    def resume(self, sink: str) -> None:
+        """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.
+
+        Keys that stand in files are read again, and tried out before they are used: those of another account or mode never
+        are. Nothing is booked by asking. Raises SinkError as long as it does not let us in.
+        """
+        its = self.sinks[sink]
+        rotated = with_keys_now(self.config, sink)
+        if rotated is None:
+            self._ask_in(its)
+        else:
+            with closing(build_sink(rotated, sink)) as tried:
+                self._ask_in(tried)
+            take_keys(its, rotated)
+        its.resume()
+
+    def _ask_in(self, its: Sink | SinkOfFiles) -> None:
+        """Raise SinkError unless a sink lets us in, to the same account as before and to fitting meters."""
+        sink = its.name
+        trouble = self.ledger.pin.account(sink, its.account(), self.ledger.instant())
+        if trouble is not None:
+            raise SinkHalted(trouble)
+        misfits: list[str] = []
+        with suppress(SinkError):  # a key may be kept from looking, and yet send
+            misfits = its.preflight(
+                [meter.name for meter in self.config.meters.values() if sink in meter.sinks]
+            )
+        if misfits:
+            raise SinkHalted("\n".join(misfits))
+
+    def intake(self, sink: str) -> Intake:
+        """Return what takes in what a sink tells by itself, for one of `tellers`."""
+        return Intake(
+            self.ledger.notices,
+            self.tellers[sink],
+            self.sinks[sink],
+            self.hears[sink],
+            self.ledger.voices,
+            by_customer=self.tellers[sink].by_customer,
+            imports=self.config.imports,
+        )
+
+    def cancelling(self, sink: str) -> Cancelling:
+        """Return what looks after cancellations at a sink, for one of `tellers`."""
+        lowering = [meter.name for meter in self.config.meters.values() if meter.decreases == "cancel"]
+        return Cancelling(
+            self.ledger.cancellations, self.tellers[sink], self.sinks[sink], self.sink_ids[sink], lowering
+        )
+
+    def strangers(self, now: datetime) -> list[dict[str, object]]:
+        """Return the meters that the ledger knows and the configuration does not, as far as they can still be billed."""
+        found = self.ledger.reports.strangers(self.config.meters, now - STILL_BILLABLE, now)
+        return [each._asdict() for each in found]
+
+    def unconfigured(self) -> list[Unconfigured]:
+        """Return what waits to be sent of meters, or to sinks, that the configuration does not have, nor another process."""
+        return self.ledger.reports.unconfigured(feeding(self.config), self.ledger.instant())
+
+    def elsewhere(self) -> list[Elsewhere]:
+        """Return the files that were begun in another place than their sink writes to now, and are not finished."""
+        return self.ledger.places.elsewhere(places_of(self.sinks))
+
+    def unsafe_sources(self) -> dict[str, list[str]]:
+        """Return, by source, what its role may do besides reading; a source that cannot be asked is left out."""
+        found = {}
+        for name, source in self.sources.items():
+            with suppress(SourceError):
+                if faults := source.unsafe():
+                    found[name] = faults
+        return found
+
+
+def feeding(config: Config) -> list[tuple[str, str]]:
+    """Return which meter feeds which sink."""
+    return [(meter.name, sink) for meter in config.meters.values() for sink in meter.sinks]
+
+
+def not_sent(config: Config, waits: Unconfigured) -> str:
+    """Say why nothing sends what waits of a meter and a sink, and what to do."""
+    if waits.meter not in config.meters:
+        why = f"meter {waits.meter} is not in the configuration"
+    elif waits.sink not in config.sinks:
+        why = f"sink {waits.sink} is not in the configuration"
+    else:
+        why = f"meter {waits.meter} does not name sink {waits.sink} any more"
+    return (
+        f"Nothing is sent of it from here, since {why}. Put it back, or give the events up: "
+        f"`aggregator events give-up --meter {waits.meter} --sink {waits.sink}`."
+    )
+
+
+@contextmanager
+def ledger_url(config: Config) -> Iterator[str]:
+    """Give the ledger's URL; without one in the configuration, run the embedded Postgres meanwhile."""
+    configured = config.ledger.url_revealed()
+    if configured is not None:
+        yield configured
+        return
+    with EmbeddedPostgres(config.state_dir / "postgres") as server:
+        yield server.url()
+
+
+@contextmanager
+def open_ledger(
+    config: Config, *, may_migrate: bool, name: str = "aggregator", host: Clock = utcnow
+) -> Iterator[Ledger]:
+    """Open the ledger, brought to the newest revision first if that is allowed. `host` is this host's wall clock.
+
+    Raises LedgerUnreachable, LedgerOutdated, or LedgerError when the server is not fit to keep a ledger.
+    """
+    with ledger_url(config) as url:
+        if may_migrate and config.ledger.migrate:
+            migrate(url)
+        clock = LedgerClock(CLOCK_SKEW, host)
+        with Database(url, name=name, url_now=lambda: url_now(config.ledger), clock=clock) as database:
+            yield _verbs(config, database)
+
+
+def _verbs(config: Config, database: Database) -> Ledger:
+    who = uuid.uuid4()
+    ledger_id = str(identity(database).ledger_id)
+    faults = unfit(database)
+    if faults:
+        raise LedgerError(" ".join(faults))
+    lease = config.ledger.lease
+    answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
+    uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
+    longest = max(answers, default=timedelta(seconds=10))
+    pin = Pin(database, Heartbeat(config.state_dir), config.ledger.failover)
+    return Ledger(
+        ledger_id,
+        database,
+        pin,
+        Meters(database, who, lease),
+        Passes(database, lease, monotonic, pin),
+        Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
+        Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
+        Doubts(database),
+        Notices(database),
+        Voices(database),
+        Cancellations(database),
+        Uploads(database),
+        Places(database),
+        Reports(database),
+        Configurations(database),
+        FirstUses(database),
+    )
+
+
+@contextmanager
+def build(
+    config: Config,
+    *,
+    name: str = "aggregator",
+    verify: bool = False,
+    looks: bool = False,
+    host: Clock = utcnow,
+) -> Iterator[App]:
+    """Put everything together, and give it all back at the end.
+
+    With `looks`, for whoever only wants to see what would be, nothing of the configuration becomes known to the ledger: a
+    daemon that runs goes on by the definitions it has.
+
+    With `verify`, as before anything is sent, the ledger must be the one it was, every sink must go to the account it went
+    to, and every sink is asked whether it fits its meters: a wrong one would bill wrong quantities without any error.
+    Raises LedgerStopped, or SinkError if one does not fit; one that cannot be asked is only noted.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(short_turns())
+        ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name, host=host))
+        sources = {key: _source(config, key, name) for key in config.sources}
+        for source in sources.values():
+            stack.callback(source.close)
+        sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
+        for sink in sinks.values():
+            stack.callback(sink.close)
+        if verify:
+            _stop_if(ledger.pin.check(ledger.instant(), stops=True))
+        unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
+        refused = {name: str(why) for name, why in unverified.items() if _refuses(sinks[name], why)}
+        meters = [
+            meter_of(meter, outlets(config, meter, accounts, sinks)) for meter in config.meters.values()
+        ]
+        tellers = {
+            key: teller for key in sinks if (teller := build_teller(config, key, sinks[key])) is not None
+        }
+        listeners = {}
+        if looks:
+            registered, looked = ledger.meters.look(meters)
+        else:
+            registered, looked = dict(ledger.meters.register(meters)), {}
+            ledger.configurations.note(settings_of(config.meters))
+            if config.imports:
+                listeners = {key: ledger.voices.listener(key) for key in sorted(tellers)}
+            for key, account in accounts.items():  # a sink that is new to the ledger was not known before
+                _stop_if(ledger.pin.account(key, account, ledger.instant()))
+        registered = {key: _knowing(known, sinks) for key, known in registered.items()}
+        if not looks:
+            _clear_unreadable(ledger, registered.values(), sinks)
+        sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
+        if verify:
+            _note_halts(ledger, sink_ids, unverified, refused)
+        yield App(
+            config,
+            ledger,
+            sources,
+            sinks,
+            registered,
+            {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
+            sink_ids,
+            {name: str(why) for name, why in unverified.items()},
+            refused,
+            unpromised,
+            looked,
+            {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
+            tellers,
+            _first_uses(ledger, registered.values(), sinks, sink_ids),
+        )
+
+
+def _first_uses(
+    ledger: Ledger,
+    registered: Iterable[Registered],
+    sinks: Mapping[str, Destination],
+    sink_ids: Mapping[str, int],
+) -> dict[str, FirstUse]:
+    return {
+        name: FirstUse(ledger.first_uses, sinks[name], sink_id, _names(registered, name))
+        for name, sink_id in sink_ids.items()
+    }
+
+
+def _names(registered: Iterable[Registered], sink: str) -> dict[int, str]:
+    """Return the feeds of a sink that are configured, by what their meters are called."""
+    return {feed.id: known.meter.name for known in registered for feed in known.feeds if feed.sink == sink}
+
+
+def _knowing(known: Registered, sinks: Mapping[str, Destination]) -> Registered:
+    """Return a meter with what each of its sinks books of its events."""
+    limits = {sink: sinks[sink].limits_for(known.meter.name) for sink in known.meter.sinks}
+    return known._replace(
+        feeds=tuple(
+            feed._replace(model=its.write_model, keeps_order=its.keeps_order)
+            for feed, its in ((feed, limits[feed.sink]) for feed in known.feeds)
+        )
+    )
+
+
+def _clear_unreadable(
+    ledger: Ledger, registered: Iterable[Registered], sinks: Mapping[str, Destination]
+) -> None:
+    """Let sinks be sent to that can never be asked what they hold."""
+    feeds = [
+        feed.id for known in registered for feed in known.feeds if sinks[feed.sink].limits.reads_by is None
+    ]
+    if feeds:
+        ledger.first_uses.clear_for_good(feeds, "the sink cannot be asked what it holds", ledger.instant())
+
+
+def _stop_if(trouble: str | None) -> None:
+    if trouble is not None:
+        raise LedgerStopped(trouble)
+
+
+def _verify(
+    config: Config, ledger: Ledger, sinks: Mapping[str, Destination]
+) -> tuple[dict[str, SinkError], dict[str, list[str]], dict[str, str | None]]:
+    """Return which sinks could not be asked, and why; what others cannot promise; and to which account each of them goes.
+
+    Whoever would send to another account than before sends nothing. It is nobody else's trouble: the ledger is what it was.
+    """
+    misfits: list[str] = []
+    unverified: dict[str, SinkError] = {}
+    unpromised: dict[str, list[str]] = {}
+    accounts: dict[str, str | None] = {}
+    for name, sink in sinks.items():
+        try:
+            accounts[name] = sink.account()
+            _stop_if(ledger.pin.account(name, accounts[name], ledger.instant()))
+            misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
+            unpromised[name] = sink.cannot_promise() if isinstance(sink, Candid) else []
+        except SinkError as error:
+            unverified[name] = error
+    misfits += counted_twice(config, accounts)
+    if misfits:
+        raise SinkError("\n".join(misfits))
+    return unverified, unpromised, accounts
+
+
+def _refuses(sink: Destination, why: SinkError) -> bool:
+    """Tell whether a sink that could not be asked refuses us as a whole: a key may be kept from looking, and yet send."""
+    if not isinstance(why, SinkHalted):
+        return False
+    try:
+        sink.resume()
+    except SinkHalted:
+        return True
+    except SinkError:
+        return False
+    return False
+
+
+def _note_halts(
+    ledger: Ledger,
+    sink_ids: Mapping[str, int],
+    unverified: Mapping[str, SinkError],
+    refused: Mapping[str, str],
+) -> None:
+    """Note for `status` which sinks refuse us now, and which do not any more, whether anything is due or not."""
+    for sink, sink_id in sink_ids.items():
+        if sink in refused:
+            ledger.outbox.halt(sink_id, refused[sink], ledger.instant())
+        elif sink not in unverified:
+            ledger.outbox.resume(sink_id)
+
+
+def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
+    """Return the core's view of a configured meter; `outlets` say what it feeds at its sinks."""
+    return Meter(
+        name=meter.name,
+        source=meter.source,
+        query=meter.query_text,
+        fingerprint=fingerprint(meter),
+        sinks=meter.sinks,
+        terms=tuple(Terms(fed.sink, fed.bill_from, fed.bill_until, fed.shadow) for fed in meter.feeds),
+        window=meter.window,
+        start_at=meter.start_at,
+        settle=meter.settle,
+        revisit=meter.revisit,
+        decimals=meter.decimals,
+        decreases=Decreases(meter.decreases),
+        shrink_guard=meter.shrink_guard,
+        retained=meter.data_retained_from,
+        split=meter.split,
+        latest=meter.stripe.formula == "last",
+        renamed_from=meter.renamed_from,
+        outlets=outlets,
+    )
+
+
+def _source(config: Config, name: str, application_name: str) -> Source:
+    source = config.sources[name]
+    return Source(
+        name,
+        source.url_revealed(),
+        statement_timeout=source.statement_timeout,
+        timezone=source.timezone,
+        freshness=source.freshness,
+        filtered=source.row_security == "allowed",
+        application_name=application_name,
+        url_now=lambda: url_now(source),
+    )
+
+
+def _collection(
+    config: Config,
+    known: Registered,
+    sources: dict[str, Source],
+    sinks: Mapping[str, Destination],
+    ledger: Ledger,
+) -> Collection:
+    return Collection(
+        known,
+        sources[known.meter.source],
+        ledger.meters,
+        ledger.passes,
+        ledger_name=ledger.pin.name,
+        limits={feed.sink: sinks[feed.sink].limits_for(known.meter.name) for feed in known.feeds},
+        elapsed=monotonic,
+        check_clock=ledger.now,
+        patience=config.sources[known.meter.source].wait_for_writers,
+    )
