@@ -10,7 +10,7 @@ from aggregator.sinks.files import making
 from aggregator.sinks.files.formats import JsonFormat
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
 from aggregator.sinks.protocol import Batch
-from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe_meter import StripeMeter
 from tests.simulation.climate import MINUTE, Climate
 from tests.simulation.gates import MILLISECOND, Gate
 from tests.simulation.names import called

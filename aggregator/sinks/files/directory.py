@@ -23,7 +23,7 @@ from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
 from aggregator.sinks.protocol import Batch
-from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe_meter import StripeMeter
 
 UNFINISHED, SUFFIX = ".aggregator-", ".part"
 

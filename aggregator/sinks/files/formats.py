@@ -16,7 +16,7 @@ from typing import Protocol
 
 from aggregator.core.model import EPOCH, Encoding, Event
 from aggregator.core.planner import IDENTIFIER_LENGTH, plain
-from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe_meter import StripeMeter
 
 LONGEST_CUSTOMER = 500
 """Characters. Stripe's ids have 18; what is longer than this is no id, and would make the size of a file a guess."""

@@ -22,7 +22,7 @@ from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
 from aggregator.sinks.protocol import Batch
-from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe_meter import StripeMeter
 
 ABANDONED_AFTER = dt.timedelta(hours=6)
 """A file of 1 GB takes minutes. An upload this old has nobody who goes on with it."""

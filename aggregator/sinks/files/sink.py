@@ -19,7 +19,7 @@ from aggregator.errors import AggregatorError, SinkError, SinkUnreachable
 from aggregator.runtime.redact import named, redacted
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.protocol import Batch
-from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe_meter import StripeMeter
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,

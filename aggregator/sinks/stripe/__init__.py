@@ -26,8 +26,8 @@ permissions.py     what the key may do
 """
 
 from aggregator.sinks.stripe.admin import Desk
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.notifications import StripeTeller
 from aggregator.sinks.stripe.sink import StripeSink
+from aggregator.sinks.stripe_meter import StripeMeter
 
 __all__ = ["Desk", "StripeMeter", "StripeSink", "StripeTeller"]

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from aggregator.core.model import Answer
 from aggregator.sinks.responses import Judgement, Silence, judge_silence
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.responses import (
     Refusal,
     describe,
@@ -21,6 +20,7 @@ from aggregator.sinks.stripe.responses import (
     judge_refusal,
     why_halt,
 )
+from aggregator.sinks.stripe_meter import StripeMeter
 
 if TYPE_CHECKING:
     from stripe import RequestOptions

@@ -16,8 +16,8 @@ from aggregator.sinks.stripe.account_context import Office
 from aggregator.sinks.stripe.administration import Administration, Made
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.permissions import EVERYDAY, KeyReport, Keyring, Use
+from aggregator.sinks.stripe_meter import StripeMeter
 
 
 class _Line(NamedTuple):

@@ -20,8 +20,8 @@ from aggregator.sinks.responses import Silence
 from aggregator.sinks.stripe.account import Account, described
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.responses import describe, why_halt
+from aggregator.sinks.stripe_meter import StripeMeter
 
 if TYPE_CHECKING:
     from stripe.params.billing import MeterCreateParams

@@ -14,9 +14,9 @@ from aggregator.core.notifications import Cancelled
 from aggregator.sinks.responses import Silence, judge_silence
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.meter_events import fresh_key
 from aggregator.sinks.stripe.responses import judge_refusal
+from aggregator.sinks.stripe_meter import StripeMeter
 
 
 async def cancel(

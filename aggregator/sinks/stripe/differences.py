@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from aggregator.sinks.stripe.meter import StripeMeter
+from aggregator.sinks.stripe_meter import StripeMeter
 
 DAY = dt.timedelta(days=1)
 

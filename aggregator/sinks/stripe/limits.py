@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from aggregator.core.model import Bulk, Limits, WriteModel
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.stream import AT_ONCE
+from aggregator.sinks.stripe_meter import StripeMeter
 
 Transport = Literal["v1", "v2", "stream", "auto"]
 

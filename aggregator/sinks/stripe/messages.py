@@ -24,8 +24,8 @@ from aggregator.errors import AccountRefused, SinkCrowded, SinkError
 from aggregator.runtime.clock import utcnow
 from aggregator.sinks.stripe import invalid_events
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, is_wrong_account
+from aggregator.sinks.stripe_meter import StripeMeter
 
 if TYPE_CHECKING:
     from aggregator.sinks.stripe.account import Account

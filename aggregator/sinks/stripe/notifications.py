@@ -19,8 +19,8 @@ from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.invalid_events import WHOLE
 from aggregator.sinks.stripe.messages import Messages, NotThere, delivered, is_signed
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.sink import StripeSink
+from aggregator.sinks.stripe_meter import StripeMeter
 
 READ_AGAIN_SECONDS = 5.0
 """How long secrets are not read again: what was refused meanwhile is delivered again, minutes and hours later."""

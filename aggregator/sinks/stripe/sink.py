@@ -29,9 +29,9 @@ from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
 from aggregator.sinks.stripe.dispatch import Batch, Bound, Dispatcher
 from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
-from aggregator.sinks.stripe.meter import StripeMeter
 from aggregator.sinks.stripe.responses import wrong_mode
 from aggregator.sinks.stripe.routes import Roads
+from aggregator.sinks.stripe_meter import StripeMeter
 
 Answered = TypeVar("Answered")
 
