@@ -11,8 +11,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
-from aggregator.collection.collected import Collected
-from aggregator.collection.collector import Collection
+from aggregator.collection.collector import Collected, Collection
 from aggregator.core import definitions, windows
 from aggregator.core.forecast import Forecast
 from aggregator.core.model import Definition, Limits, Meter, Span

@@ -24,7 +24,7 @@ from aggregator.core.readbacks import (
 
 
 def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
-    """Rule on each event in question by the sink's figure for the stretch, read when `proof.proves_at` allowed it."""
+    """Rule on each event in question by the sink's figure for the stretch, read when `readbacks.proves_at` allowed it."""
     booked = [event for event in excerpt.events if event.state in BOOKED]
     shown = booked[-1].total if booked else ZERO
     story = f"the sink has {figure} for {excerpt}, of which the newest event counts, and we have {shown}"

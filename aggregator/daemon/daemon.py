@@ -30,8 +30,7 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from aggregator.collection.collected import Collected
-from aggregator.collection.collector import Collection
+from aggregator.collection.collector import Collected, Collection
 from aggregator.config import Meter, cron
 from aggregator.daemon.halted_sink import Halt
 from aggregator.daemon.jobs import SINKS, Listening

@@ -21,8 +21,7 @@ from typing import Protocol
 from aggregator.core.model import Limits, Span, WriteModel
 from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.notifications import Taking
-from aggregator.ledger.voices import Voice
+from aggregator.ledger.notifications import Taking, Voice
 
 OVERLAP = dt.timedelta(hours=1)
 """How late a message may appear. Those that it asks for again cost one call as long as they fit a page."""

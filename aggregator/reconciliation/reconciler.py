@@ -3,7 +3,7 @@
 Rules
 - The ledger is read, the sink is asked, the ledger is written: three steps, and no ledger transaction is open while the sink
   is talked to. What changed meanwhile makes the figure worthless, and it is asked for again later.
-- Nothing here decides; `proof` does.
+- Nothing here decides; `readbacks` does.
 - A figure that cannot be had for one customer leaves that customer's events as they are. A sink that cannot be reached, or
   refuses us as a whole, ends the round: what was settled before stays settled.
 - It never sees a source, and it sends nothing: what is due again is delivery's.

@@ -35,6 +35,7 @@ from aggregator.ledger.database import Database, identity, migrate, unfit
 from aggregator.ledger.identity import Pin
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.notifications import Intake as Notices
+from aggregator.ledger.notifications import Voices
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.moved_files import Elsewhere, Places
@@ -44,7 +45,6 @@ from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.reports import Reports, Unconfigured
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.ledger.voices import Voices
 from aggregator.reconciliation.canceller import Cancelling
 from aggregator.reconciliation.notification_poller import Intake
 from aggregator.reconciliation.reconciler import Reconciliation

@@ -16,7 +16,7 @@ import stripe
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import Desk, StripeMeter
-from aggregator.sinks.stripe.administration import REPEATS, creation, idempotency_key
+from aggregator.sinks.stripe.admin import REPEATS, creation, idempotency_key
 from aggregator.sinks.stripe.differences import Standing
 from aggregator.sinks.stripe.permissions import EVERYDAY, NEEDED, Answer, Use, named
 from tests.contract.scripted import Told, serving

@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 import pytest
 
-from aggregator.collection.collected import Collected
+from aggregator.collection.collector import Collected
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import ClocksApart

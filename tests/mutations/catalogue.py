@@ -391,7 +391,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a delivery signed for tomorrow is taken",
-        "aggregator/sinks/stripe/messages.py",
+        "aggregator/sinks/stripe/notifications.py",
         "return signed_at - utcnow().timestamp() <= TOLERANCE_SECONDS",
         "return utcnow().timestamp() - signed_at <= TOLERANCE_SECONDS",
         ("tests/postgres/test_webhook.py::test_what_is_not_signed_is_not_believed",),

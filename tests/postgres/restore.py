@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aggregator.adoption.adopter import Adoption
 from aggregator.adoption.survey import Compared
-from aggregator.collection.collected import Collected
+from aggregator.collection.collector import Collected
 from aggregator.core.model import (
     Answer,
     Event,

@@ -7,9 +7,8 @@ import pytest
 from aggregator.core.model import Rejection, Report, Span
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.notifications import Heard
+from aggregator.ledger.notifications import TALKS, Heard, Voice, Voices
 from aggregator.ledger.notifications import Intake as Notices
-from aggregator.ledger.voices import TALKS, Voice, Voices
 from aggregator.reconciliation.notification_poller import (
     AGAIN_AFTER,
     IMPORTS,

@@ -8,8 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from aggregator.collection.collected import Collected
-from aggregator.collection.collector import Collection
+from aggregator.collection.collector import Collected, Collection
 from aggregator.core.model import Meter, Span
 from aggregator.delivery.sender import Delivered, Delivery
 from aggregator.ledger.database import Database, identity

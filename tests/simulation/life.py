@@ -11,8 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 from aggregator.adoption import adopter as adoption_shell
 from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
-from aggregator.collection.collected import Collected
-from aggregator.collection.collector import Collection
+from aggregator.collection.collector import Collected, Collection
 from aggregator.core.model import (
     Decreases,
     Meter,

@@ -1,19 +1,17 @@
 """Metronome's usage events: up to a hundred per request, `POST /v1/ingest`.
 
-sink.py      the sink as the rest knows it: threads in, verdicts out
-dispatch.py  which request goes next: pace, requests in flight, and halves of what was refused as a whole
-courier.py   one request, one judgement
-event.py     one event as the bytes that Metronome gets
-verdicts.py  what each answer means; pure
-account.py   what Metronome says: its metrics and totals, a customer's invoices
-invoices.py  whether the invoice of an event's moment can still be lowered
-fitting.py   whether a metric counts what we send; pure
-trial.py     one event to a test customer, read back
-client.py    the official library, set up our way
-meter.py     what one of our meters is there
+sink.py       the sink as the rest knows it: threads in, outcomes out
+dispatch.py   which request goes next: pace, requests in flight, and halves of what was refused as a whole
+event.py      what a meter of ours is there, and one event as the bytes that Metronome gets
+client.py     the official library, set up our way, and one request through it
+responses.py  what each answer means; pure
+account.py    what Metronome says: its metrics and totals, a customer's invoices
+invoices.py   whether the invoice of an event's moment can still be lowered
+fitting.py    whether a metric counts what we send; pure
+trial.py      one event to a test customer, read back
 """
 
-from aggregator.sinks.metronome.meter import MetronomeMeter
+from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.sink import MetronomeSink
 
 __all__ = ["MetronomeMeter", "MetronomeSink"]

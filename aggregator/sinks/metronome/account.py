@@ -21,8 +21,8 @@ from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreac
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome import fitting
 from aggregator.sinks.metronome.client import Client
+from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.fitting import Metric
-from aggregator.sinks.metronome.meter import MetronomeMeter
 from aggregator.sinks.metronome.responses import Refusal, describe, why_halt
 from aggregator.sinks.responses import Silence
 

@@ -1,7 +1,8 @@
-"""The official library, set up our way, and what its errors say.
+"""The official library, set up our way, and one request through it.
 
 Rules
-- It repeats nothing by itself: each attempt is ours, recorded beforehand.
+- It repeats nothing by itself: each attempt is ours, recorded beforehand. Whatever breaks once a call has begun leaves open
+  what arrived of it.
 - Nothing of it comes from the environment: neither the address, nor the token, nor a proxy.
 - It follows no redirect: events go to the address that is configured, or nowhere.
 - A call ends within its time as a whole; the library's own limits are for each read or write.
@@ -10,11 +11,15 @@ Rules
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from aggregator.sinks.metronome.responses import Refusal
-from aggregator.sinks.responses import Silence
+from aggregator.core.model import Encoding, Event
+from aggregator.runtime import failpoints
+from aggregator.sinks.metronome import event as wire
+from aggregator.sinks.metronome.event import MetronomeMeter
+from aggregator.sinks.metronome.responses import Refusal, judge_refusal, judge_success
+from aggregator.sinks.responses import Judgement, Silence, judge_silence
 
 if TYPE_CHECKING:
     import httpx
@@ -137,3 +142,27 @@ def silence(cause: BaseException, timeout_seconds: float) -> Silence:
             )
         case _:
             return Silence(left=True, what=f"the answer could not be read ({type(cause).__name__})")
+
+
+class Courier:
+    """Takes events to Metronome, many at a time. Each belongs to a meter that feeds the sink."""
+
+    def __init__(
+        self, client: Client, sink: str, meters: Mapping[str, MetronomeMeter], encoding: Encoding
+    ) -> None:
+        self._client = client
+        self._sink = sink
+        self._meters = meters
+        self._encoding = encoding
+
+    async def deliver(self, events: Sequence[Event]) -> Judgement:
+        """Send events in one request and judge the answer."""
+        body = wire.body(wire.written(each, self._meters[each.meter], self._encoding) for each in events)
+        failpoints.passing("event_leaving")
+        try:
+            response = await self._client.ingest(body)
+        except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
+            told = self._client.describe(error)
+            return judge_silence(told) if isinstance(told, Silence) else judge_refusal(told, self._sink)
+        failpoints.passing("answer_unread")
+        return judge_success(response.content, self._client.request_id(response))

@@ -1,4 +1,4 @@
-"""One event as the bytes that Metronome gets.
+"""What one of our meters is at Metronome, and one event of it as the bytes that Metronome gets.
 
 Rules
 - They are a function of the event and of its meter's settings: nothing else goes in, above all no clock, so that an event
@@ -9,11 +9,32 @@ Rules
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from aggregator.core.model import Encoding, Event
 from aggregator.core.planner import plain
-from aggregator.sinks.metronome.meter import MetronomeMeter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetronomeMeter:
+    """The type of its events, the property that holds the quantity, and properties that are the same on each event.
+
+    docs.metronome.com, design usage events.
+    """
+
+    event_type: str
+    quantity_property: str = "quantity"
+    properties: Mapping[str, str] = field(default_factory=dict)
+    metric_id: str | None = None
+    """The billable metric that sums it; None looks it up by event type and property."""
+    window: dt.timedelta = dt.timedelta(hours=1)
+    """How long its windows are: Metronome shows no less than an hour."""
+
+    @property
+    def sent(self) -> dict[str, str | None]:
+        """Return every property of its events; None stands for the quantity, which differs."""
+        return {self.quantity_property: None, **self.properties}
 
 
 def written(event: Event, meter: MetronomeMeter, encoding: Encoding) -> str:

@@ -6,7 +6,7 @@ LATEST and UNIQUE would make something else of them (docs.metronome.com, set up 
 
 from collections.abc import Iterator, Mapping
 
-from aggregator.sinks.metronome.meter import MetronomeMeter
+from aggregator.sinks.metronome.event import MetronomeMeter
 
 Metric = Mapping[str, object]
 """A billable metric as the API shows it."""

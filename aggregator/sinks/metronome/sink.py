@@ -27,11 +27,10 @@ from aggregator.runtime import clock
 from aggregator.sinks.event_loop import Lazily
 from aggregator.sinks.metronome import trial
 from aggregator.sinks.metronome.account import HOUR, Account
-from aggregator.sinks.metronome.client import Client
-from aggregator.sinks.metronome.courier import Courier
+from aggregator.sinks.metronome.client import Client, Courier
 from aggregator.sinks.metronome.dispatch import MOST_EVENTS, Batch, Dispatcher
+from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.invoices import ASKED_AT_ONCE, Invoices
-from aggregator.sinks.metronome.meter import MetronomeMeter
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,

@@ -19,7 +19,7 @@ from aggregator.core.model import (
 )
 from aggregator.errors import SinkError
 from aggregator.sinks.metronome.account import DAY, Account
-from aggregator.sinks.metronome.courier import Courier
+from aggregator.sinks.metronome.client import Courier
 
 QUANTITY = Decimal("1.25")
 """Not a whole number, so that one which is cut off shows; exact in every base that anybody counts in."""

@@ -1,23 +1,159 @@
-"""A Stripe account from a desk: compared, changed and asked about its key by a command, one call after the other.
+"""A Stripe account as a person works on it: compared, changed and asked about its key, one call after the other.
 
 Rules
-- It sends no usage; for that there is the sink.
+- It sends no usage; for that there is the sink. Everything else that writes to an account is in here.
 - Nothing is opened before the first use, and whoever opened it closes it.
+- A meter is made once, whoever asks, and however often. Its event name is its own at Stripe, and the Idempotency-Key is
+  derived from what is made, so that two who ask at once make one. Whatever went wrong, the account is read again and has
+  the last word.
+- Only what `apply` is for is changed: a meter that is missing, a display name. Naming has no such key: to give a name, take
+  it back and give it again within a day would be answered from memory, and change nothing.
 """
 
 import datetime as dt
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Self
 
+from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.sinks.event_loop import Lazily
-from aggregator.sinks.stripe.account import Account
+from aggregator.sinks.responses import Silence
+from aggregator.sinks.stripe.account import Account, described
 from aggregator.sinks.stripe.account_context import Office
-from aggregator.sinks.stripe.administration import Administration, Made
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.differences import Comparison, Known
+from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.permissions import EVERYDAY, KeyReport, Keyring, Use
+from aggregator.sinks.stripe.responses import describe, why_halt
 from aggregator.sinks.stripe_meter import StripeMeter
+
+if TYPE_CHECKING:
+    from stripe.params.billing import MeterCreateParams
+
+REPEATS = 2
+"""How often the library repeats a call of its own accord, under the same key, after a conflict or without an answer."""
+
+
+class Made(NamedTuple):
+    """How a meter stands after it was to be made, and whether it was this call that made it, as far as Stripe says."""
+
+    comparison: Comparison
+    by_us: bool
+
+
+class Administration:
+    """Changes the meters of the account that a key belongs to."""
+
+    def __init__(
+        self,
+        client: Client,
+        sink: str,
+        meters: Mapping[str, StripeMeter],
+        account: Account,
+        *,
+        livemode: bool,
+    ) -> None:
+        self._client = client
+        self._calls = client.api.v1.billing.meters
+        self._sink = sink
+        self._meters = meters
+        self._account = account
+        self._livemode = livemode
+
+    async def create(self, name: str, now: dt.datetime) -> Made:
+        """Make the Stripe meter of one of ours, or find that it is there.
+
+        Raises SinkHalted if the key may not, SinkUnreachable if it may have been made, SinkError if it was refused.
+        """
+        meter = self._meters[name]
+        params = creation(meter)
+        try:
+            made = await self._calls.create_async(
+                params,
+                {"idempotency_key": idempotency_key(params, now), "max_network_retries": REPEATS},
+            )
+            known = described(made)
+        except Exception as error:  # noqa: BLE001 - the account says what came of it; else it is turned into ours, and raised
+            found = await self._after(error, name)
+            if found is None:
+                self._raise(error, f"make the meter {meter.event_name}")
+            return Made(found, by_us=False)
+        return Made(compare(name, meter, known, livemode=self._livemode), by_us=True)
+
+    async def rename(self, name: str, known: Known) -> Comparison:
+        """Give a Stripe meter the display name that one of ours has. Raises SinkHalted, SinkUnreachable or SinkError."""
+        meter = self._meters[name]
+        assert meter.display_name is not None, f"meter {name} has no display name to give"
+        try:
+            renamed = described(
+                await self._calls.update_async(known.id, {"display_name": meter.display_name})
+            )
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._raise(error, f"rename the meter {known.event_name}")
+        return compare(name, meter, renamed, livemode=self._livemode)
+
+    async def deactivate(self, known: Known) -> Known:
+        """Let a meter take no more events. Raises SinkHalted, SinkUnreachable or SinkError."""
+        try:
+            return described(await self._calls.deactivate_async(known.id))
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._raise(error, f"deactivate the meter {known.event_name}")
+
+    async def reactivate(self, known: Known) -> Known:
+        """Let a meter take events again. Raises SinkHalted, SinkUnreachable or SinkError."""
+        try:
+            return described(await self._calls.reactivate_async(known.id))
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._raise(error, f"reactivate the meter {known.event_name}")
+
+    async def _after(self, error: Exception, name: str) -> Comparison | None:
+        """Return what the account has after a failure: somebody else's meter, or ours whose answer was lost."""
+        told = self._client.describe(error)
+        if not isinstance(told, Silence) and why_halt(told, self._sink):
+            return None
+        try:
+            [found] = await self._account.comparisons([name])
+        except SinkError:
+            return None  # the first failure is the one to tell
+        return found if found.known else None
+
+    def _raise(self, error: Exception, what: str) -> NoReturn:
+        told = self._client.describe(error)
+        if isinstance(told, Silence) or told.status >= 500 or told.status in (409, 429):
+            why = told.what if isinstance(told, Silence) else describe(told)
+            raise SinkUnreachable(
+                f"Stripe did not {what} for sink {self._sink}, or did not say so: {why}. "
+                "Run the command again; what is done already is not done twice."
+            ) from error
+        halt = why_halt(told, self._sink)
+        if halt:
+            raise SinkHalted(halt) from error
+        raise SinkError(f"Stripe refuses to {what} for sink {self._sink}: {describe(told)}.") from error
+
+
+def creation(meter: StripeMeter) -> "MeterCreateParams":
+    """Return everything that is said of a meter when it is made (docs.stripe.com/api/billing/meter/create)."""
+    params: MeterCreateParams = {
+        "display_name": meter.display_name or meter.event_name,
+        "event_name": meter.event_name,
+        "default_aggregation": {"formula": meter.formula},
+        "customer_mapping": {"type": "by_id", "event_payload_key": meter.customer_key},
+        "value_settings": {"event_payload_key": meter.value_key},
+    }
+    if meter.event_time_window is not None:
+        params["event_time_window"] = meter.event_time_window
+    return params
+
+
+def idempotency_key(params: "MeterCreateParams", now: dt.datetime) -> str:
+    """Return a key that is the same for all who make the same meter within an hour.
+
+    Stripe keeps an answer for a day, a 500 too (docs.stripe.com/api/idempotent_requests): for ever the same key would stand
+    in the way that long. In the next hour the event name still sees to it that there is one.
+    """
+    content = json.dumps([params, f"{now:%Y-%m-%dT%H}"], sort_keys=True)
+    return f"aggregator-meter-{hashlib.sha256(content.encode()).hexdigest()[:40]}"
 
 
 class _Line(NamedTuple):

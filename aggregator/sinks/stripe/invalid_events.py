@@ -4,7 +4,7 @@ Rules
 - A report counts more than it names: it has samples. What it names is refused by name, the rest is read back.
 - A sample names an event of ours by the event's identifier, or by the `Idempotency-Key` of the call that brought it: Stripe
   says "idempotency key", and calls it an identifier (docs.stripe.com/api/v2/core/events/event-types). So a key of ours
-  begins with the identifier of its event (`courier`), and either is recognised. Anything else is somebody else's.
+  begins with the identifier of its event (`meter_events`), and either is recognised. Anything else is somebody else's.
 - The list of codes is open. Each is a reason to refuse, but for one that says the event was there before: that one is
   booked, and to bill it again would bill it twice.
 - `no_meter_found` belongs to no meter. Event names of ours in its words say whose events it is about; what it leaves open is

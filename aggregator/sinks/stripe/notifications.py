@@ -1,26 +1,252 @@
-"""What Stripe tells by itself and takes back on demand, as the rest knows it: over the sink's connections.
+"""What Stripe tells by itself and takes back on demand: listed, fetched, or delivered to a webhook and signed.
 
 Rules
-- What an account tells is asked in its own context, and says nothing of events that went to another.
-- What is delivered for an account that is not the sink's is nothing to us.
+- What is delivered is believed only with a signature by a secret of ours that is not older than five minutes
+  (docs.stripe.com/webhooks/signature). Why one is not believed is nobody's business.
 - What is signed by none of the secrets may be signed by one that was rotated: they are read again, and it is looked at once
   more. Anybody may deliver what is not signed, so that is done now and then only, however much of it comes.
+- A delivered message on invalid events says no more than its id: it is fetched by that, so that it is Stripe that says it.
+- A list is read page by page, to a bound. Whoever asks gets all of a span or an error.
+- What an account tells is asked in its own context, and says nothing of events that went to another. What is delivered for
+  an account that is not the sink's is nothing to us.
+- An account that a customer names has its own trouble: it is never the key's, unless Stripe says so.
+
+docs.stripe.com/api/v2/core/events, and docs.stripe.com/api/events/list for imports
 """
 
+import asyncio
+import datetime as dt
+import json
+import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from aggregator.core.model import Answer, Span, WriteModel
 from aggregator.core.notifications import Cancelled, Notice, Told
-from aggregator.errors import SinkError
-from aggregator.runtime.clock import monotonic
+from aggregator.errors import AccountRefused, SinkCrowded, SinkError
+from aggregator.runtime.clock import monotonic, utcnow
+from aggregator.sinks.stripe import invalid_events
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.invalid_events import WHOLE
-from aggregator.sinks.stripe.messages import Messages, NotThere, delivered, is_signed
+from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, is_wrong_account
 from aggregator.sinks.stripe.sink import StripeSink
 from aggregator.sinks.stripe_meter import StripeMeter
+
+PAGE = 100
+MOST_LISTED = 5_000
+"""Of one span. A meter makes a report every ten seconds at most, so that an hour of one has 360."""
+
+LIST_SECONDS = 60.0
+"""For all pages of a list together, so that one without an end has one."""
+
+TOLERANCE_SECONDS = 300
+"""docs.stripe.com/webhooks/signature: how old a delivery may be. What is older may be somebody's who recorded it."""
+
+NOT_FOUND = 404
+FORBIDDEN = 403
+
+
+class NotThere(SinkError):
+    """Stripe has no event with this id in the account that was asked."""
+
+
+class Messages:
+    """Reads what Stripe tells one account by itself."""
+
+    def __init__(
+        self, client: Client, account: Account, sink: str, meters: Mapping[str, StripeMeter]
+    ) -> None:
+        self._client = client
+        self._account = account
+        self._sink = sink
+        self._event_names = {name: meter.event_name for name, meter in meters.items()}
+        self._by_id: dict[str, str | None] = {}
+
+    async def listed(self, span: Span) -> list[Notice]:
+        """Return the messages on invalid events that Stripe made within a span.
+
+        Raises SinkCrowded if there are more than can be read at once; AccountRefused, SinkUnreachable, SinkHalted or
+        SinkError.
+        """
+        found: list[Notice] = []
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                page = await self._client.api.v2.core.events.list_async(
+                    {
+                        "types": list(invalid_events.FETCHED),
+                        "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
+                        "limit": PAGE,
+                    },
+                    self._account.office.context,
+                )
+                async for message in page.auto_paging_iter():
+                    found += _heads(message.to_dict())
+                    if len(found) > MOST_LISTED:
+                        break
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._fail(error)
+        if len(found) > MOST_LISTED:
+            raise SinkCrowded(f"Stripe has more than {MOST_LISTED} reports for sink {self._sink} in {span}.")
+        return found
+
+    async def imports(self, span: Span) -> list[Told]:
+        """Return what Stripe said within a span of files, or rows of files, that it could not import.
+
+        Raises SinkCrowded if it said more than can be read at once, of what went well, too; SinkUnreachable, SinkHalted or
+        SinkError.
+        """
+        found: list[Told] = []
+        listed = 0
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                page = await self._client.api.v1.events.list_async(
+                    {
+                        "types": list(invalid_events.WHOLE),
+                        "created": {
+                            "gte": math.floor(span.start.timestamp()),
+                            "lt": math.ceil(span.end.timestamp()),
+                        },
+                        "limit": PAGE,
+                    },
+                    self._account.options,
+                )
+                async for event in page.auto_paging_iter():
+                    listed += 1
+                    found += _imported(event.to_dict())
+                    if listed > MOST_LISTED:
+                        break
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._fail(error)
+        if listed > MOST_LISTED:
+            raise SinkCrowded(f"Stripe has more than {MOST_LISTED} imports for sink {self._sink} in {span}.")
+        return found
+
+    async def fetched(self, name: str) -> Told:
+        """Return what the message with this id says.
+
+        Raises NotThere, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
+        """
+        try:
+            context = self._account.office.context
+            message = (await self._client.api.v2.core.events.retrieve_async(name, None, context)).to_dict()
+        except Exception as error:
+            told = self._client.describe(error)
+            if isinstance(told, Refusal) and told.status == NOT_FOUND:
+                raise NotThere(f"Stripe has no event {name} for {self._account.office.name}.") from error
+            self._fail(error)
+        try:
+            stripe_meter = invalid_events.related_meter(message)
+            meter = await self._ours(stripe_meter) if stripe_meter else None
+            read = invalid_events.read_report(message, meter, self._event_names)
+        except ValueError as error:
+            raise SinkError(f"Stripe's event {name} cannot be read: {error}.") from error
+        if read.notice.id != name:
+            raise SinkError(f"Stripe answered with another event than {name}.")
+        return read
+
+    async def _ours(self, stripe_meter: str) -> str | None:
+        """Return which meter of ours sends to a meter at Stripe; None if none does."""
+        if stripe_meter not in self._by_id:
+            try:
+                found = await self._client.api.v1.billing.meters.retrieve_async(
+                    stripe_meter, None, self._account.options
+                )
+            except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+                told = self._client.describe(error)
+                if isinstance(told, Refusal) and told.status == NOT_FOUND:
+                    return None
+                self._fail(error)
+            names = (name for name, event_name in self._event_names.items() if event_name == found.event_name)
+            self._by_id[stripe_meter] = next(names, None)
+        return self._by_id[stripe_meter]
+
+    def _fail(self, error: Exception) -> NoReturn:
+        """Raise what an error means: of an account that a customer names, no more than that account's trouble, if it is."""
+        told, office = self._client.describe(error), self._account.office
+        if office.of_customer and isinstance(told, Refusal) and told.code not in KEY_CODES:
+            if is_wrong_account(told):
+                sentence = f"Stripe account {office.account} cannot be used: {describe(told)}."
+                raise AccountRefused(f"{sentence} Let its owner connect it again.") from error
+            if told.status == FORBIDDEN:
+                raise SinkError(f"Stripe does not say what {office.name} asked: {describe(told)}.") from error
+        self._account.fail(error)
+
+
+def delivered(body: bytes, signature: str, secrets: Sequence[str], *, livemode: bool) -> Notice | Told | None:
+    """Return what was delivered to a webhook, if it is of a kind we know: a notice to be fetched, or all that it says.
+
+    None for any other kind, and for one of the other mode. Raises SinkError if it is not signed by one of the secrets, or
+    cannot be read.
+    """
+    if not is_signed(body, signature, secrets):
+        raise SinkError("not signed as it must be")
+    try:
+        message = json.loads(body)
+        if not isinstance(message, dict):
+            raise SinkError("not an object")
+        if message.get("type") not in (*invalid_events.FETCHED, *invalid_events.WHOLE) or _other(
+            message, livemode
+        ):
+            return None
+        return (
+            invalid_events.notice_of(message)
+            if message["type"] in invalid_events.FETCHED
+            else invalid_events.read_import(message)
+        )
+    except (ValueError, RecursionError) as error:
+        raise SinkError("it cannot be read") from error
+
+
+def is_signed(body: bytes, signature: str, secrets: Sequence[str]) -> bool:
+    """Tell whether what was delivered is signed by one of the secrets, not long ago."""
+    return any(_signed(body, signature, secret) for secret in secrets)
+
+
+def _signed(body: bytes, signature: str, secret: str) -> bool:
+    """Tell whether the official library takes the signature."""
+    import stripe
+
+    try:
+        stripe.WebhookSignature.verify_header(body, signature, secret, TOLERANCE_SECONDS)
+        signed_at = int(TIMESTAMP.findall(signature)[0])
+    except (stripe.SignatureVerificationError, ValueError, TypeError, OverflowError, IndexError):
+        return False
+    # The library looks only for what is too old. What is signed for tomorrow could be delivered again until then.
+    return signed_at - utcnow().timestamp() <= TOLERANCE_SECONDS
+
+
+TIMESTAMP = re.compile(r"(?:^|,)\s*t=(\d{1,12})(?=,|$)")
+
+
+def _other(message: Mapping[str, object], livemode: bool) -> bool:  # noqa: FBT001 - it is compared
+    return message.get("livemode") is not livemode
+
+
+def _heads(message: Mapping[str, object]) -> list[Notice]:
+    """Return the message's name; nothing if it has none, or is of a kind that was not asked for."""
+    try:
+        notice = invalid_events.notice_of(message)
+    except ValueError:
+        return []
+    return [notice] if notice.kind in invalid_events.FETCHED else []
+
+
+def _imported(message: Mapping[str, object]) -> list[Told]:
+    """Return what an import came to, if something was not imported; nothing if it cannot be read."""
+    try:
+        told = invalid_events.read_import(message)
+    except ValueError:
+        return []
+    return [told] if told.unimported and told.notice.kind in invalid_events.WHOLE else []
+
+
+def _shown(instant: dt.datetime) -> str:
+    return instant.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
 
 READ_AGAIN_SECONDS = 5.0
 """How long secrets are not read again: what was refused meanwhile is delivered again, minutes and hours later."""

@@ -19,8 +19,7 @@ from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses, Checked
 from aggregator.sinks.stripe.dispatch import Bound, Road, Turn
 from aggregator.sinks.stripe.limits import Rates
 from aggregator.sinks.stripe.meter_events import Courier
-from aggregator.sinks.stripe.session import Session
-from aggregator.sinks.stripe.stream import AT_ONCE, Streamer
+from aggregator.sinks.stripe.stream import AT_ONCE, Session, Streamer
 from aggregator.sinks.stripe_meter import StripeMeter
 
 
