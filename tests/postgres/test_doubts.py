@@ -516,7 +516,7 @@ def test_released_after_a_rejection(owing: World, doubts: Doubts, call: Callable
     ("away", "why"),
     [
         (("  api_requests:", "  another:"), "is not configured any more"),
-        (("  fake: ", "  other: "), "does not feed fake any more"),
+        (("{fake: ", "{other: "), "does not feed fake any more"),
         (("start_at:", "data_retained_from: 2026-11-20T00:00Z\n    start_at:"), "`data_retained_from`"),
         (None, "`bill_until`"),
     ],
