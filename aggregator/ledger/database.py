@@ -49,7 +49,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """When the transaction began, by the ledger's clock."""
 
 
-REVISION = "0010"
+REVISION = "0001"
 """The newest migration: what this version of the code works with."""
 
 OLDEST_SERVER = 140_000
@@ -414,13 +414,15 @@ def remarks(database: Database) -> list[str]:
 def migrate(url: str) -> None:
     """Bring the ledger to the newest revision; nothing happens if it is there. Safe to run from many processes at once.
 
-    Raises LedgerUnreachable or LedgerError with the reason.
+    Raises LedgerUnreachable, LedgerOutdated if the ledger is at a revision that this version does not know, or LedgerError
+    with the reason.
     """
     if _is_current(url):
         return
     import sqlalchemy as sa
     from alembic import command
     from alembic.config import Config
+    from alembic.script.revision import ResolutionError
     from alembic.util import CommandError
 
     settings = Config()
@@ -433,6 +435,11 @@ def migrate(url: str) -> None:
     except sa.exc.OperationalError as error:
         raise LedgerUnreachable(f"The ledger cannot be migrated: {told(error, url)}") from error
     except (sa.exc.SQLAlchemyError, CommandError) as error:
+        if isinstance(error.__cause__, ResolutionError):
+            raise LedgerOutdated(
+                f"The ledger is at revision {error.__cause__.argument}, which this version does not know: install the "
+                "version that made it, or, if that was never released, begin a new ledger in another database."
+            ) from error
         raise LedgerError(f"The ledger cannot be migrated: {told(error, url)}") from error
     finally:
         engine.dispose()

@@ -1,9 +1,11 @@
-"""The ledger: meters and their marks, slots, events, the outbox, carries, and what each pass did.
+"""The ledger: what it is, its meters and sinks, what was read, what is owed and sent, and what waits for a further look.
 
 The shape is chosen for cost as much as for meaning. Slots and events have narrow keys and are written in key order; no
 index names a column that changes, so that moving an event from state to state is a HOT update; what is due is found
 through the narrow `outbox`, whose rows leave when they are settled. Foreign keys stand where rows are few; between slots
 and events the writing transaction holds the meter and no key check is paid a million times.
+
+The tables come by subject, each after those that it names; the triggers come last, since they speak of several.
 """
 
 from alembic import op
@@ -13,62 +15,175 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-SCHEMA = """
+# Which ledger this is, and whether it is still the one it was: nothing of a copy, or of one that was wound back, is sent.
+IDENTITY = """
 create table aggregator.pin (
-    single      boolean primary key default true check (single),
-    ledger_id   uuid not null default gen_random_uuid(),
-    created_at  timestamptz not null default now()
+    single         boolean primary key default true check (single),
+    ledger_id      uuid not null default gen_random_uuid(),
+    created_at     timestamptz not null default now(),
+    generation     integer not null default 0 check (generation >= 0),
+    beat           bigint not null default 0,
+    claimed_at     timestamptz,
+    cluster        bigint,
+    database_oid   bigint,
+    timeline       bigint,
+    stopped_at     timestamptz,
+    stopped_reason text,
+    check ((stopped_at is null) = (stopped_reason is null))
 );
 comment on table aggregator.pin is 'What this ledger is. Its id is part of every identifier.';
+comment on column aggregator.pin.generation is
+    'New with each adoption, made from its time. Part of every identifier: what a lost future sent is never sent again '
+    'under the same name.';
+comment on column aggregator.pin.beat is
+    'Counts the claims. Kept beside the ledger too: a ledger that counts less than that was wound back.';
+comment on column aggregator.pin.cluster is 'The system identifier of the server, so that a copy is known for one.';
+comment on column aggregator.pin.timeline is
+    'The timeline of the server''s write-ahead log at the latest claim: another one means a promoted standby or a restore.';
+comment on column aggregator.pin.stopped_at is 'Since when nothing is read or sent, until somebody adopts the ledger.';
 insert into aggregator.pin default values;
 
+create table aggregator.host (
+    id    uuid primary key,
+    since timestamptz not null default clock_timestamp()
+);
+comment on table aggregator.host is 'Each host (state directory) that ever claimed anything from this ledger.';
+
+create table aggregator.configuration (
+    id        bigint generated always as identity primary key,
+    loaded_at timestamptz not null default clock_timestamp(),
+    host      text not null,
+    process   integer not null,
+    meters    jsonb not null
+);
+comment on table aggregator.configuration is 'Each configuration of the meters that a process took over, if it differs.';
+"""
+
+# How far each meter is, by which definition each stretch of time is read, and who reads it just now.
+METERS = """
 create table aggregator.meter (
     id             integer generated always as identity primary key,
     name           text not null unique check (name <> ''),
+    formerly       text[] not null default '{}',
     fingerprint    text not null,
     window_seconds integer not null check (window_seconds > 0 and mod(86400, window_seconds) = 0),
     start_at       timestamptz not null,
     mark           timestamptz not null,
     reread_from    timestamptz,
     swept          timestamptz,
+    hourly_at      timestamptz,
+    daily_at       timestamptz,
+    seen_until     timestamptz,
+    waits_for      text,
+    waits_since    timestamptz,
+    unfenced_at    timestamptz,
+    silent_since   timestamptz,
     lease_owner    uuid,
     lease_until    timestamptz,
-    epoch          bigint not null default 0,
-    check (mod(extract(epoch from mark)::bigint, window_seconds) = 0)
+    epoch          bigint not null default 0
 );
+comment on column aggregator.meter.formerly is
+    'What it was called before, the oldest name first: its identifiers go on under that one.';
 comment on column aggregator.meter.mark is
     'Up to where this meter has been read and committed: a contiguous prefix of windows.';
 comment on column aggregator.meter.reread_from is
     'The oldest slot whose change waits for an unsettled event; the next pass reads from here.';
-comment on column aggregator.meter.epoch is
-    'Counts the leases. A pass commits only under the epoch it was given.';
+comment on column aggregator.meter.hourly_at is 'When the last two days were last read again in full.';
+comment on column aggregator.meter.daily_at is 'When all that is still billable was last read again in full.';
+comment on column aggregator.meter.waits_for is 'What in the source keeps a window waiting that is old enough to be read.';
+comment on column aggregator.meter.unfenced_at is 'When a window was last read without waiting for it any longer.';
+comment on column aggregator.meter.epoch is 'Counts the leases. A pass commits only under the epoch it was given.';
 
+create table aggregator.definition (
+    meter_id       integer not null references aggregator.meter,
+    since          timestamptz not null,
+    fingerprint    text not null,
+    query          text,
+    window_seconds integer not null check (window_seconds > 0 and mod(86400, window_seconds) = 0),
+    stated_at      timestamptz not null default now(),
+    primary key (meter_id, since),
+    check (mod(extract(epoch from since)::bigint, window_seconds) = 0)
+);
+comment on table aggregator.definition is
+    'By which query, and in which windows, a meter is read from an instant on: a change holds for the windows after it.';
+
+create table aggregator.fence (
+    meter_id integer not null references aggregator.meter,
+    until    timestamptz not null,
+    xid      numeric(20) not null,
+    primary key (meter_id, until)
+);
+comment on table aggregator.fence is
+    'Once every transaction of the source below xid has ended, windows up to `until` are complete.';
+"""
+
+# Where events go, and on what terms each meter feeds each sink. A feed's first events leave once its sink was asked what it
+# holds; what a meter feeds is kept, so that one by another name does not bill the same again.
+FEEDS = """
 create table aggregator.sink (
     id            integer generated always as identity primary key,
     name          text not null unique check (name <> ''),
+    account       text,
     halted_at     timestamptz,
     halted_reason text
 );
 comment on table aggregator.sink is 'Where events go. A halted sink refuses us as a whole until a person acts.';
+comment on column aggregator.sink.account is 'The account and mode it belonged to when it was first used.';
 
 create table aggregator.feed (
-    id       integer generated always as identity primary key,
-    meter_id integer not null references aggregator.meter,
-    sink_id  integer not null references aggregator.sink,
-    since    timestamptz not null,
-    read_until timestamptz not null,
+    id             integer generated always as identity primary key,
+    meter_id       integer not null references aggregator.meter,
+    sink_id        integer not null references aggregator.sink,
+    since          timestamptz not null,
+    until          timestamptz,
+    read_until     timestamptz not null,
+    lost           tstzrange,
+    shadow         boolean not null default false,
+    shadow_until   timestamptz,
+    ordered        boolean not null default false,
+    account        text,
+    called         text,
+    cleared_until  bigint not null default 0,
+    cleared_at     timestamptz,
+    cleared_by     text,
+    asked          text[] not null default '{}',
+    asked_at       timestamptz,
+    stopped_at     timestamptz,
+    stopped_reason text,
     unique (meter_id, sink_id)
 );
-comment on column aggregator.feed.read_until is
-    'Up to where this feed was planned for. It lags behind the mark where a sink was taken off a meter for a while.';
 comment on table aggregator.feed is
     'One meter''s line into one sink: its own slots, events and carries, so that no sink waits for another.';
-comment on column aggregator.feed.since is 'Nothing before this reaches the sink through this feed.';
+comment on column aggregator.feed.since is 'Nothing before this reaches the sink through this feed; `bill_from`, if given.';
+comment on column aggregator.feed.until is 'Nothing from this on reaches the sink through this feed; null: without end.';
+comment on column aggregator.feed.read_until is
+    'Up to where this feed was planned for. It lags behind the mark where a sink was taken off a meter for a while.';
+comment on column aggregator.feed.lost is
+    'Windows that were never planned for this feed, and that the source no longer has.';
+comment on column aggregator.feed.shadow is 'Whether events are planned and recorded, and never sent.';
+comment on column aggregator.feed.shadow_until is
+    'Up to where the meter had been read when the shadow ended: what was planned in shadow stays unsent.';
+comment on column aggregator.feed.ordered is
+    'Each customer''s events leave in the order they were planned, since the last one is what is billed.';
+comment on column aggregator.feed.account is 'The account, or the place, that it feeds; null: the sink does not say.';
+comment on column aggregator.feed.called is 'By what name the sink counts it; null: not recorded yet.';
+comment on column aggregator.feed.cleared_until is
+    'Events up to this one may leave: whoever they are for, the sink was asked what it holds of them.';
+comment on column aggregator.feed.cleared_at is 'When every event of it, also a later one, was let go.';
+comment on column aggregator.feed.cleared_by is 'What showed that, or who said so.';
+comment on column aggregator.feed.asked is 'The customers that the sink was asked about, until the feed is cleared.';
+comment on column aggregator.feed.asked_at is 'When the sink was first asked.';
+comment on column aggregator.feed.stopped_at is
+    'Since when nothing is sent, because the sink holds usage that this ledger did not send; null: it holds none.';
+comment on column aggregator.feed.stopped_reason is 'What it holds, in words.';
+"""
 
+# What each pass did, and what the source said that is billed to nobody, or not yet.
+PASSES = """
 create table aggregator.run (
     id          bigint generated always as identity primary key,
     meter_id    integer not null references aggregator.meter,
-    kind        text not null check (kind in ('live', 'backfill')),
+    kind        text not null check (kind in ('live', 'backfill', 'adoption')),
     span        tstzrange not null,
     goal        tstzrange not null,
     started_at  timestamptz not null,
@@ -86,108 +201,6 @@ create table aggregator.run (
 create index run_by_meter on aggregator.run (meter_id, id);
 comment on table aggregator.run is 'What each pass did, or why it did nothing.';
 
-create sequence aggregator.slot_id;
-create table aggregator.slot (
-    id           bigint not null,
-    feed_id      integer not null,
-    revision     integer not null check (revision >= 0),
-    window_start timestamptz not null,
-    customer     text collate "C" not null check (customer <> ''),
-    quantity     numeric not null check (quantity not in ('NaN', 'Infinity', '-Infinity')),
-    total        numeric not null,
-    stamped_at   timestamptz,
-    tail         bigint,
-    primary key (feed_id, window_start, customer),
-    check ((revision = 0) = (tail is null))
-);
-comment on table aggregator.slot is
-    'Where readings of one customer of one meter in one window accumulate. Written only by the holder of the meter.';
-comment on column aggregator.slot.quantity is 'What the source said when it was last read.';
-comment on column aggregator.slot.total is 'Where the slot stands at the sink once every event of it is settled.';
-comment on column aggregator.slot.revision is 'How many events the slot has had.';
-comment on column aggregator.slot.stamped_at is 'The instant of its first event.';
-comment on column aggregator.slot.tail is 'Its latest event.';
-
-create type aggregator.event_state as enum
-    ('due', 'sending', 'accepted', 'confirmed', 'refused', 'in_doubt', 'held', 'void');
-
-create sequence aggregator.event_id;
-create table aggregator.event (
-    id           bigint primary key,
-    slot_id      bigint not null,
-    run_id       bigint not null,
-    feed_id      integer not null,
-    revision     integer not null check (revision >= 0),
-    window_start timestamptz not null,
-    at           timestamptz not null check (at >= window_start),
-    planned_at   timestamptz not null,
-    exposed_at   timestamptz,
-    settled_at   timestamptz,
-    state        aggregator.event_state not null,
-    attempts     integer not null default 0 check (attempts >= 0),
-    customer     text collate "C" not null,
-    identifier   text not null check (length(identifier) between 1 and 100),
-    delta        numeric not null check (delta <> 0),
-    total        numeric not null,
-    request_id   text,
-    reason       text,
-    unique (slot_id, revision)
-) with (fillfactor = 70);
-comment on table aggregator.event is
-    'Every message we ever owed a sink: the audit trail. Append-only but for the columns that say how it went.';
-comment on column aggregator.event.exposed_at is
-    'When the first attempt began that may have reached the sink; null while none has.';
-
-create table aggregator.outbox (
-    event_id bigint primary key,
-    sink_id  integer not null,
-    feed_id  integer not null,
-    due_at   timestamptz not null,
-    claim_id bigint
-) with (fillfactor = 70);
-comment on table aggregator.outbox is 'Events to be sent or being sent. A claimed row is due again when its claim runs out.';
-
-create table aggregator.parked (
-    event_id bigint primary key references aggregator.event,
-    feed_id  integer not null references aggregator.feed,
-    state    aggregator.event_state not null check (state in ('held', 'refused', 'in_doubt')),
-    reason   text not null,
-    since    timestamptz not null
-);
-comment on table aggregator.parked is 'Events that wait for a person, or for proof from the sink.';
-
-create table aggregator.claim (
-    id         bigint generated always as identity primary key,
-    sink_id    integer not null references aggregator.sink,
-    owner      uuid not null,
-    claimed_at timestamptz not null,
-    events     bigint[] not null,
-    settled_at timestamptz
-);
-comment on table aggregator.claim is
-    'The record of an attempt, committed before the first byte leaves. One without settled_at may have been sent in full.';
-create index claim_open on aggregator.claim (sink_id, id) where settled_at is null;
-
-create table aggregator.attempt (
-    id         bigint generated always as identity primary key,
-    event_id   bigint not null,
-    claim_id   bigint not null,
-    at         timestamptz not null,
-    answer     text not null,
-    reason     text,
-    request_id text
-);
-create index attempt_by_event on aggregator.attempt (event_id);
-comment on table aggregator.attempt is 'Every try that did not end well. The one that did is on the event itself.';
-
-create table aggregator.carry (
-    feed_id  integer not null references aggregator.feed,
-    customer text collate "C" not null,
-    amount   numeric not null check (amount > 0),
-    primary key (feed_id, customer)
-);
-comment on table aggregator.carry is 'What a customer is owed of a meter in parts too small to bill.';
-
 create table aggregator.aside (
     id           bigint generated always as identity primary key,
     meter_id     integer not null references aggregator.meter,
@@ -201,6 +214,336 @@ create index aside_by_window on aggregator.aside (meter_id, window_start);
 comment on table aggregator.aside is
     'What the source said that can be billed to nobody: rows without a customer, or without a usable number.';
 
+create table aggregator.unread (
+    meter_id     integer not null references aggregator.meter,
+    window_start timestamptz not null,
+    reason       text not null,
+    since        timestamptz not null,
+    tries        integer not null default 1,
+    next_at      timestamptz not null,
+    primary key (meter_id, window_start)
+);
+comment on table aggregator.unread is 'Windows the source could not give, one by one: set aside, so that the others go on.';
+
+create table aggregator.guarded (
+    meter_id     integer not null references aggregator.meter,
+    window_start timestamptz not null,
+    before       numeric not null,
+    now          numeric not null,
+    since        timestamptz not null,
+    primary key (meter_id, window_start)
+);
+comment on table aggregator.guarded is 'Windows that shrank so much that a second read must confirm it.';
+
+create table aggregator.unstable (
+    meter_id     integer not null references aggregator.meter,
+    fingerprint  text not null,
+    window_start timestamptz not null,
+    customer     text,
+    first        numeric not null,
+    second       numeric not null,
+    since        timestamptz not null default clock_timestamp(),
+    primary key (meter_id, fingerprint)
+);
+comment on table aggregator.unstable is 'Definitions that gave two numbers for one window in one snapshot of the source.';
+
+create table aggregator.lateness (
+    meter_id integer not null references aggregator.meter,
+    day      date not null,
+    seconds  integer not null,
+    slots    bigint not null,
+    quantity numeric not null,
+    primary key (meter_id, day, seconds)
+);
+comment on table aggregator.lateness is
+    'How long after their window''s end changes were found, in steps; 0 for what was there when a window was first read.';
+"""
+
+# Where readings accumulate, and what is owed for them. An event planned in shadow stays so for ever: no step leads to that
+# state, and none from it. A zero may be said where nothing was, and where an event follows another that it does not change.
+SLOTS_AND_EVENTS = """
+create sequence aggregator.slot_id;
+create table aggregator.slot (
+    id           bigint not null,
+    feed_id      integer not null,
+    revision     integer not null check (revision >= 0),
+    window_start timestamptz not null,
+    customer     text collate "C" not null check (customer <> ''),
+    quantity     numeric not null check (quantity not in ('NaN', 'Infinity', '-Infinity')),
+    total        numeric not null,
+    stamped_at   timestamptz,
+    tail         bigint,
+    replan       boolean not null default false,
+    primary key (feed_id, window_start, customer),
+    check ((revision = 0) = (tail is null))
+);
+comment on table aggregator.slot is
+    'Where readings of one customer of one meter in one window accumulate. Written only by the holder of the meter.';
+comment on column aggregator.slot.revision is 'How many events the slot has had.';
+comment on column aggregator.slot.quantity is 'What the source said when it was last read.';
+comment on column aggregator.slot.total is 'Where the slot stands at the sink once every event of it is settled.';
+comment on column aggregator.slot.stamped_at is 'The instant of its first event.';
+comment on column aggregator.slot.tail is 'Its latest event.';
+comment on column aggregator.slot.replan is 'Its latest event came to nothing at the sink, and is to be planned anew.';
+
+create table aggregator.carry (
+    feed_id  integer not null references aggregator.feed,
+    customer text collate "C" not null,
+    amount   numeric not null check (amount > 0),
+    primary key (feed_id, customer)
+);
+comment on table aggregator.carry is 'What a customer is owed of a meter in parts too small to bill.';
+
+create type aggregator.event_state as enum
+    ('due', 'sending', 'accepted', 'confirmed', 'refused', 'in_doubt', 'held', 'void', 'shadow');
+
+create sequence aggregator.event_id;
+create table aggregator.event (
+    id           bigint primary key,
+    slot_id      bigint not null,
+    run_id       bigint not null,
+    feed_id      integer not null,
+    revision     integer not null check (revision >= 0),
+    window_start timestamptz not null,
+    at           timestamptz not null check (at >= window_start),
+    planned_at   timestamptz not null,
+    exposed_at   timestamptz,
+    attempted_at timestamptz,
+    settled_at   timestamptz,
+    state        aggregator.event_state not null,
+    attempts     integer not null default 0 check (attempts >= 0),
+    customer     text collate "C" not null,
+    identifier   text not null check (length(identifier) between 1 and 100),
+    delta        numeric not null,
+    total        numeric not null,
+    way          text,
+    request_id   text,
+    reason       text,
+    unique (slot_id, revision),
+    constraint event_delta_check check (delta <> 0 or revision > 0 or total = 0)
+) with (fillfactor = 70);
+comment on table aggregator.event is
+    'Every message we ever owed a sink: the audit trail. Append-only but for the columns that say how it went.';
+comment on column aggregator.event.exposed_at is
+    'When the first attempt began that may have reached the sink; null while none has.';
+comment on column aggregator.event.attempted_at is 'When the latest attempt began.';
+comment on column aggregator.event.way is
+    'How the first attempt went that may have reached the sink, in the sink''s own word. Later ones go the same way.';
+"""
+
+# What is to be sent, and every attempt at it, recorded before its first byte leaves. A file is an attempt as a whole.
+OUTBOX = """
+create table aggregator.outbox (
+    event_id bigint primary key,
+    sink_id  integer not null,
+    feed_id  integer not null,
+    due_at   timestamptz not null,
+    claim_id bigint,
+    backfill boolean not null default false
+) with (fillfactor = 70);
+create index outbox_by_feed on aggregator.outbox (feed_id, backfill, event_id);
+comment on table aggregator.outbox is 'Events to be sent or being sent. A claimed row is due again when its claim runs out.';
+comment on column aggregator.outbox.backfill is 'Whether a backfill planned it: what is new goes first.';
+
+create table aggregator.claim (
+    id         bigint generated always as identity primary key,
+    sink_id    integer not null references aggregator.sink,
+    owner      uuid not null,
+    claimed_at timestamptz not null,
+    events     bigint[] not null,
+    settled_at timestamptz
+);
+create index claim_open on aggregator.claim (sink_id, id) where settled_at is null;
+comment on table aggregator.claim is
+    'The record of an attempt, committed before the first byte leaves. One without settled_at may have been sent in full.';
+
+create table aggregator.file (
+    claim_id        bigint primary key references aggregator.claim,
+    sink_id         integer not null references aggregator.sink,
+    place           text not null check (place <> ''),
+    by_hand         boolean not null,
+    held_until      timestamptz not null,
+    tries           integer not null default 1 check (tries > 0),
+    reason          text,
+    name            text unique check (name <> ''),
+    meters          text[],
+    first_window    timestamptz,
+    last_window     timestamptz,
+    records         bigint check (records > 0),
+    bytes           bigint check (bytes > 0),
+    sha256          text,
+    written_at      timestamptz,
+    confirmed_at    timestamptz,
+    rejected_at     timestamptz,
+    rejected_reason text,
+    check (num_nulls(name, meters, first_window, last_window, records, bytes, sha256, written_at) in (0, 8)),
+    check (confirmed_at is null or written_at is not null),
+    check ((rejected_at is null) = (rejected_reason is null)),
+    check (rejected_at is null or (written_at is not null and confirmed_at is null))
+);
+create index file_open on aggregator.file (sink_id, claim_id) where written_at is null;
+comment on table aggregator.file is
+    'A claim that becomes a file: its events never change, so that whoever takes it over writes the same file.';
+comment on column aggregator.file.by_hand is 'Whether a person uploads it, and confirms that.';
+comment on column aggregator.file.held_until is
+    'Until when the claim''s owner may go on with it; another takes it over whole then.';
+comment on column aggregator.file.rejected_at is
+    'When a person said that nothing of it was taken: its events are refused. One that is confirmed never is.';
+
+create table aggregator.attempt (
+    id         bigint generated always as identity primary key,
+    event_id   bigint not null,
+    claim_id   bigint not null,
+    at         timestamptz not null,
+    answer     text not null,
+    reason     text,
+    request_id text
+);
+create index attempt_by_event on aggregator.attempt (event_id);
+comment on table aggregator.attempt is 'Every try that did not end well. The one that did is on the event itself.';
+"""
+
+# Without `autosummarize` such an index does not know what was added since the last vacuum, and all of that is read
+# (postgresql.org/docs/current/brin.html).
+BY_TIME = """
+create index event_by_time on aggregator.event using brin (planned_at) with (autosummarize = on);
+create index claim_by_time on aggregator.claim using brin (claimed_at) with (autosummarize = on);
+"""
+
+# What waits for a person, for proof from the sink, or to be said again.
+REVIEW = """
+create table aggregator.parked (
+    event_id     bigint primary key references aggregator.event,
+    feed_id      integer not null references aggregator.feed,
+    state        aggregator.event_state not null check (state in ('held', 'refused', 'in_doubt')),
+    reason       text not null,
+    since        timestamptz not null,
+    look_at      timestamptz,
+    dismissed_at timestamptz,
+    guarded      boolean not null default false,
+    was_accepted boolean not null default false,
+    moved_with   bigint
+);
+create index parked_moved on aggregator.parked (feed_id) where moved_with is not null;
+comment on table aggregator.parked is 'Events that wait for a person, or for proof from the sink.';
+comment on column aggregator.parked.look_at is 'When the sink is to be read back for it again.';
+comment on column aggregator.parked.dismissed_at is 'When a person left it at that. A newer plan still replaces it.';
+comment on column aggregator.parked.guarded is 'Held by the shrink guard, until a second read confirms the decrease.';
+comment on column aggregator.parked.was_accepted is
+    'The sink took it and rejected it later: its identifier is used up, so it is planned anew and never sent again.';
+comment on column aggregator.parked.moved_with is
+    'The event of another customer and the same window by which it is seen that usage moved; both wait together.';
+
+create table aggregator.readback (
+    id       bigint generated always as identity primary key,
+    feed_id  integer not null references aggregator.feed,
+    span     tstzrange not null,
+    reason   text not null,
+    asked_at timestamptz not null,
+    due_at   timestamptz not null,
+    done_at  timestamptz,
+    found    text
+);
+create index readback_by_feed on aggregator.readback (feed_id, id);
+comment on table aggregator.readback is 'Spans of a feed whose events are to be compared with the sink''s own totals.';
+
+create table aggregator.reassertion (
+    feed_id      integer not null references aggregator.feed,
+    window_start timestamptz not null,
+    customer     text collate "C" not null,
+    due_at       timestamptz not null,
+    primary key (feed_id, window_start, customer)
+);
+comment on table aggregator.reassertion is
+    'Slots whose total is to be sent again, since a sink that keeps the newest number may have been told otherwise.';
+
+create table aggregator.cancellation (
+    id         bigint generated always as identity primary key,
+    event_id   bigint not null references aggregator.event,
+    sink_id    integer not null references aggregator.sink,
+    state      text not null check (state in ('asked', 'taken', 'done', 'refused', 'lapsed')),
+    asked_at   timestamptz not null,
+    others     bigint,
+    next_at    timestamptz not null,
+    tries      integer not null default 0 check (tries >= 0),
+    tried_at   timestamptz,
+    unsure     boolean not null default false,
+    seen_at    timestamptz,
+    settled_at timestamptz,
+    answer     text,
+    check ((settled_at is null) = (state in ('asked', 'taken', 'lapsed')))
+);
+create unique index cancellation_open on aggregator.cancellation (event_id) where settled_at is null;
+comment on table aggregator.cancellation is
+    'Events that a person wants back from a sink. Written before the sink is asked; the event stays what it is until the '
+    'sink is known to have done it.';
+comment on column aggregator.cancellation.others is
+    'How far the other events of the slot were when it was asked: one for each, one more for each that had come to nothing. '
+    'If they have moved since, the slot is planned anew without a person.';
+comment on column aggregator.cancellation.unsure is 'A try that brought no usable answer may have been carried out.';
+comment on column aggregator.cancellation.seen_at is 'When the sink''s own totals last showed the event.';
+"""
+
+# What sinks tell by themselves, each message once, and how far they were asked for it.
+NOTIFICATIONS = """
+create table aggregator.rejection (
+    id          bigint generated always as identity primary key,
+    sink_id     integer not null references aggregator.sink,
+    identifier  text not null,
+    reason      text not null,
+    received_at timestamptz not null,
+    event_id    bigint,
+    unique (sink_id, identifier)
+);
+comment on table aggregator.rejection is 'What a sink reported as invalid after it had accepted it.';
+
+create table aggregator.notice (
+    sink_id    integer not null references aggregator.sink,
+    id         text not null check (length(id) between 1 and 255),
+    kind       text not null,
+    created_at timestamptz not null,
+    came_by    text not null check (came_by in ('poll', 'webhook')),
+    taken_at   timestamptz not null,
+    said       text not null,
+    primary key (sink_id, id)
+);
+comment on table aggregator.notice is
+    'What a sink told of what it found invalid, once per message: whoever brings it again changes nothing.';
+
+create table aggregator.intake (
+    sink_id        integer primary key references aggregator.sink,
+    heard_until    timestamptz,
+    sent_until     timestamptz,
+    polled_at      timestamptz,
+    refused_at     timestamptz,
+    refused_reason text,
+    check ((refused_at is null) = (refused_reason is null))
+);
+comment on table aggregator.intake is 'How far each sink was asked for what it tells.';
+comment on column aggregator.intake.heard_until is
+    'What the sink made before this was asked for; some of it is asked for again, since it may appear late.';
+comment on column aggregator.intake.sent_until is
+    'Claims before this were looked through for the accounts that their events went to.';
+
+create table aggregator.voice (
+    sink_id        integer not null references aggregator.sink,
+    name           text collate "C" not null check (name <> ''),
+    sent_at        timestamptz,
+    heard_until    timestamptz,
+    asked_at       timestamptz,
+    refused_at     timestamptz,
+    refused_reason text,
+    primary key (sink_id, name),
+    check ((refused_at is null) = (refused_reason is null))
+);
+comment on table aggregator.voice is
+    'What of a sink is asked by itself: each account that its customers name, and how imports went.';
+comment on column aggregator.voice.sent_at is 'When events last went to the account; null for what is no account.';
+"""
+
+# Whatever the code does: what an event says and what a file holds never changes, neither is ever deleted, and an event
+# moves forward only. One that was never tried may still be held, for usage that moved from one customer to another.
+TRIGGERS = """
 create function aggregator.refuse() returns trigger language plpgsql as $$
 begin
     raise exception using message = 'aggregator: ' || tg_argv[0], errcode = 'integrity_constraint_violation';
@@ -221,6 +564,7 @@ create trigger event_moves_forward
     when (not (
         old.state = new.state
         or (old.state = 'due' and new.state in ('sending', 'refused', 'in_doubt', 'void'))
+        or (old.state = 'due' and new.state = 'held' and old.attempts = 0 and old.exposed_at is null)
         or (old.state = 'sending' and new.state in ('accepted', 'refused', 'due', 'in_doubt'))
         or (old.state in ('held', 'refused') and new.state in ('due', 'void'))
         or (old.state = 'in_doubt' and new.state in ('accepted', 'due', 'refused', 'void'))
@@ -228,9 +572,22 @@ create trigger event_moves_forward
         or (old.state = 'confirmed' and new.state = 'refused')
     ))
     execute function aggregator.refuse('an event moves forward only');
+
+create trigger file_stays
+    before delete on aggregator.file for each row when (old.written_at is not null)
+    execute function aggregator.refuse('a file that was written stays on record');
+
+create trigger file_is_frozen
+    before update of claim_id, sink_id, place, name, records, bytes, sha256, written_at on aggregator.file for each row
+    when (old.written_at is not null)
+    execute function aggregator.refuse('what a file holds never changes');
 """
+
+SCHEMA = (IDENTITY, METERS, FEEDS, PASSES, SLOTS_AND_EVENTS, OUTBOX, BY_TIME, REVIEW, NOTIFICATIONS, TRIGGERS)
+"""In the order in which they are made."""
 
 
 def upgrade() -> None:
     """Create everything. There is no previous release."""
-    op.get_bind().exec_driver_sql(SCHEMA)
+    for statements in SCHEMA:
+        op.get_bind().exec_driver_sql(statements)

@@ -2,17 +2,13 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import create_engine
 
-from aggregator.errors import AggregatorError, LeaseLost, LedgerUnreachable
+from aggregator.errors import AggregatorError, LeaseLost, LedgerOutdated, LedgerUnreachable
 from aggregator.ledger.database import (
     REVISION,
     Connection,
     Database,
     _is_current,
-    _scripts,
     identity,
     migrate,
     unfit,
@@ -28,29 +24,26 @@ def test_a_fresh_ledger_is_migrated_and_has_an_identity(ledger_url: str) -> None
         ]
 
 
-def test_a_ledger_of_the_first_release_is_brought_up_to_date(source_url: str) -> None:
-    """What it holds stays, meters keep the definition they had, and a second time there is nothing to do."""
-    settings = Config()
-    settings.set_main_option("script_location", str(_scripts()))
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(source_url))
-    with engine.begin() as connection:
-        settings.attributes["connection"] = connection
-        command.upgrade(settings, "0001")
-    engine.dispose()
-    with psycopg.connect(source_url) as connection:
-        connection.execute(
-            "insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark)"
-            " values ('m', 'f', 3600, '2026-11-01Z', '2026-11-02Z')"
-        )
+def test_a_ledger_is_made_once(source_url: str) -> None:
+    """An empty database gets its tables; a second time there is nothing to do."""
     assert not _is_current(source_url)
     migrate(source_url)
     assert _is_current(source_url)
     migrate(source_url)
-    with psycopg.connect(source_url) as connection:
-        rows = connection.execute(
-            "select since = 'epoch', fingerprint, query, window_seconds from aggregator.definition"
-        ).fetchall()
-    assert rows == [(True, "f", None, 3600)]
+
+
+@pytest.mark.parametrize("revision", ["0010", "a_later_one"])
+def test_a_ledger_at_an_unknown_revision_is_left_as_it_is(ledger_url: str, revision: str) -> None:
+    """Whoever made it knows more of it: it is named with what to do, and nothing of it is changed."""
+    said = f"The ledger is at revision {revision}, which this version does not know: install the version"
+    with psycopg.connect(ledger_url) as connection:
+        connection.execute("update aggregator.alembic_version set version_num = %s", [revision])
+    with pytest.raises(LedgerOutdated, match=said):
+        migrate(ledger_url)
+    with psycopg.connect(ledger_url) as connection:
+        assert connection.execute("select version_num from aggregator.alembic_version").fetchall() == [
+            (revision,)
+        ]
 
 
 def ends(connection: Connection, error: Exception) -> None:
