@@ -47,7 +47,7 @@ WRONG_CALL = 2
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="aggregator")
 def cli() -> None:
-    """Read usage from your databases by SQL, sum it per window, and send it to your billing system once."""
+    """Read usage from your databases with SQL, sum it per window, and send each sum to your billing system once."""
 
 
 # By what somebody wants to do, in the order in which it is first needed.

@@ -36,35 +36,35 @@ COLUMNS = {
 
 
 @click.command()
-@click.option("--yes", is_flag=True, help="Do it. Without this, only compare and explain.")
+@click.option("--yes", is_flag=True, help="Do it. Without this, the command only compares and explains.")
 @click.option(
     "--stop",
     "stops",
     is_flag=True,
-    help="Stop the ledger: it was set back, and nothing but you knows. Adopt it once it was quiet.",
+    help="Stop the ledger, because you know that it was set back. Adopt it once nothing was sent for a while.",
 )
 @click.option(
     "--nothing-lost",
     is_flag=True,
-    help="Go on after a failover that lost no commit, as after a planned switchover. Nothing is compared.",
+    help="Carry on after a failover that lost no commit, such as a planned switchover. Nothing is compared.",
 )
 @click.option(
     "--quiet",
     default="2h",
     show_default=True,
-    help="How long nothing must have been sent: requests may still be on their way.",
+    help="For how long nothing must have been sent, since requests may still be on their way.",
 )
 @click.option(
     "--without-readback",
     multiple=True,
     metavar="SINK",
-    help="Take the ledger's word for a sink that cannot be read back. Look there first what has arrived.",
+    help="Believe the ledger for a sink that cannot be read back. First look at the sink what has arrived.",
 )
 @click.option(
     "--leave",
     multiple=True,
     metavar="CUSTOMER",
-    help="Take the ledger's word for a customer that a sink does not know. What it was sent since is sent again.",
+    help="Believe the ledger for a customer whom a sink does not know. What was sent for that customer since is sent again.",
 )
 @config_option
 @json_option
@@ -79,10 +79,10 @@ def adopt(
     leave: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Resume with a ledger that was restored, failed over, copied or replaced, from what the sinks have counted.
+    """Carry on with a ledger that was restored, failed over, copied or replaced, from what the sinks have counted.
 
     Every window that can still be billed is compared with what the sink itself has counted. With --yes the ledger takes
-    that over, and sends what is missing under new names. Stop every other daemon first.
+    that over, and sends what is missing under new identifiers. Stop every other daemon first.
     """
     import threading
 

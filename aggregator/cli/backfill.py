@@ -44,9 +44,11 @@ WAIT_SECONDS = 0.2
 @click.argument("meters", nargs=-1, type=MeterName(), metavar="[METER]...")
 @begin_option
 @ready_end_option
-@click.option("--dry-run", is_flag=True, help="Say what it would do; write and send nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what it would do; write and send nothing.")
 @click.option(
-    "--no-send", is_flag=True, help="Plan only; a running daemon sends, or `aggregator run --once`."
+    "--no-send",
+    is_flag=True,
+    help="Only plan the events; let the daemon or `aggregator run --once` send them.",
 )
 @first_time_option
 @config_option
@@ -62,12 +64,11 @@ def backfill(
     first_time: bool,
     as_json: bool,
 ) -> None:
-    """Bill a range of each METER, or of all of them: what the ledger has already is not sent again.
+    """Bill a range of each METER, or of all meters; nothing is billed twice, however often you run it.
 
-    The same code as live: what is billed already is not billed again, so running it three times has the effect of
-    once. An interrupted backfill of the same range goes on where it stopped. A meter whose source fails does not keep
-    the others. Exit code 1: a source failed; 3: events still wait for a busy sink, or a source has not proven to show
-    all of the range, run it again or leave it to the daemon; 4: a sink holds usage that this ledger never sent.
+    If it is interrupted, call it again with the same range: it carries on where it stopped. A source that fails holds up its
+    own meters only. Exit codes: 1 a source failed; 3 events wait for a busy sink, or a source has not proven to show all of
+    the range: run it again, or leave the rest to the daemon; 4 a sink holds usage that this ledger never sent.
     """
     from aggregator.cli.movers import forecast_json
     from aggregator.collection.backfill import Backfill, read_by_older, span_of, tell_older

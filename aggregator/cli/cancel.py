@@ -38,16 +38,19 @@ MOST = 1_000
 
 @click.command()
 @some_ids_argument
-@click.option("--sink", required=True, help="The sink that is to take them back.")
-@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option("--sink", required=True, help="The sink that should take them back.")
+@click.option("--yes", is_flag=True, help="Do it without asking you first.")
 @click.option(
-    "--gone", "word", flag_value="gone", help="Say that the sink has taken them back, where nobody can tell."
+    "--gone",
+    "word",
+    flag_value="gone",
+    help="State that the sink has taken them back, if aggregator cannot find out.",
 )
 @click.option(
     "--still-there",
     "word",
     flag_value="still-there",
-    help="Say that the sink has them still, where nobody can tell.",
+    help="State that the sink still has them, if aggregator cannot find out.",
 )
 @config_option
 @json_option
@@ -56,9 +59,9 @@ def cancel(
 ) -> None:
     """Have a sink take back events that it accepted less than a day ago.
 
-    Correct the source first. Once the sink is known to have done it, the event is refused, and what is owed is what the
-    source says: a change of its window is planned anew, and `events release ID` plans the same again. Until then nothing
-    of it is planned, so that the sink holds less for a while, and never more.
+    Correct the source first. Once the sink is known to have taken an event back, the event is refused, and what the source
+    says is owed: if its window has changed, it is planned anew, and `events release ID` plans the same quantity again.
+    Until then nothing of that window is planned. So the sink may hold too little for a while, but never too much.
     """
     from aggregator.wiring.app import build
 

@@ -51,25 +51,22 @@ class Finding(NamedTuple):
     "--send-test-event",
     "send_test_event",
     is_flag=True,
-    help="Send one event per meter to each sink's self_test_customer, and see that it is counted.",
+    help="Send one event per meter to the self_test_customer of each sink, and check that it is counted.",
 )
 @click.option(
     "--trial-seconds",
     type=click.FloatRange(min=1),
     default=TRIAL_SECONDS,
     show_default=True,
-    help="How long each meter's query may be tried out on closed windows.",
+    help="For how long to try out each meter's query on closed windows.",
 )
-@click.option(
-    "--no-trial", is_flag=True, help="Look at the columns of each query only, and do not try it out."
-)
+@click.option("--no-trial", is_flag=True, help="Only look at the columns of each query; do not try it out.")
 def check(
     config_path: Path, *, as_json: bool, send_test_event: bool, trial_seconds: float, no_trial: bool
 ) -> None:
     """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong.
 
-    Each query is tried out on closed windows: whether it heeds its bounds, gives the same again, adds up, and means what it
-    says.
+    Each query is tried out on closed windows: does it heed its bounds, give the same twice, add up, and mean what it says?
     """
     config = load_config(config_path)
     findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]

@@ -52,7 +52,7 @@ def load_config(path: Path) -> "Config":
 first_time_option = click.option(
     "--first-time",
     is_flag=True,
-    help="Send although a sink holds usage that this ledger never sent: you know that it may stay beside it.",
+    help="Send even if a sink holds usage that this ledger never sent, because you know that both should be billed.",
 )
 
 
@@ -84,10 +84,14 @@ class Instant(click.ParamType[dt.datetime]):
 
 
 begin_option = click.option(
-    "--from", "start", type=Instant(), required=True, help="Begin of the first window (UTC if no zone)."
+    "--from",
+    "start",
+    type=Instant(),
+    required=True,
+    help="Start of the first window (UTC unless you give a zone).",
 )
 ready_end_option = click.option(
-    "--to", "end", type=Instant(), help="End of the last window; left out: the last one that is ready."
+    "--to", "end", type=Instant(), help="End of the last window. Without it: the last one that is ready."
 )
 
 

@@ -4,16 +4,16 @@ import click
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Leave everything running at the end, until you press Ctrl-C.")
 @click.option(
     "--seconds",
     type=click.IntRange(1, 3600),
     default=35,
     show_default=True,
-    help="How long rows keep arriving, about: they end with a minute.",
+    help="For about how long rows keep arriving; they stop at a full minute.",
 )
 def demo(*, keep: bool, seconds: int) -> None:
-    """Run the main job in under two minutes: a product's database, a sandbox, a backfill, the daemon, the proof."""
+    """Show the main job in under two minutes: a product's database, a sandbox, a backfill, the daemon, the proof."""
     from aggregator.demo import run_demo
 
     raise click.exceptions.Exit(run_demo(keep=keep, seconds=seconds))

@@ -53,7 +53,7 @@ some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, met
 meter_option = click.option("--meter", help="Only events of this meter.")
 customer_option = click.option("--customer", help="Only events of this customer.")
 decidable_option = click.option(
-    "--state", type=click.Choice(DECIDABLE), help="Only events in this state. Left out: both."
+    "--state", type=click.Choice(DECIDABLE), help="Only events in this state. Without it: both."
 )
 file_option = click.option("--file", "file", metavar="NAME", help="Only events that were in this file.")
 from_option = click.option("--from", "start", type=Instant(), help="Only windows from this time on.")
@@ -95,7 +95,7 @@ def events() -> None:
 @click.option(
     "--limit", type=click.IntRange(1, MOST_AT_ONCE), default=50, show_default=True, help="How many to show."
 )
-@click.option("--dismissed", is_flag=True, help="Also those that were dismissed.")
+@click.option("--dismissed", is_flag=True, help="Also list events that were dismissed.")
 @config_option
 @json_option
 def list_events(
@@ -142,11 +142,11 @@ def list_events(
 @config_option
 @json_option
 def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
-    """Let held or refused events go: by ID, or all of a meter or of a file.
+    """Send held or refused events: by ID, or all of a meter or of a file.
 
-    They go out as they were planned, under the same identifier. What the sink had accepted and rejected later cannot be sent
-    under its identifier again: the meter's next pass plans it anew. Of usage that moved from one customer to another, both
-    sides go, in all windows.
+    They go out as they were planned, under the same identifier. If the sink had accepted an event and rejected it later,
+    its identifier is used up: the meter's next pass plans it anew. If usage moved from one customer to another, both sides
+    are sent, in all windows.
     """
     from aggregator.wiring.app import open_ledger
 
@@ -197,8 +197,8 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
 def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     """Dismiss held or refused events: nothing of them is billed, and they are no longer listed.
 
-    A change of the same window replaces them all the same, and `release` with their ID takes it back. Of usage that
-    moved from one customer to another, both sides are dismissed, in all windows.
+    If the window changes, the new event replaces them all the same. To undo, `release` them by ID. If usage moved from one
+    customer to another, both sides are dismissed, in all windows.
     """
     from aggregator.wiring.app import open_ledger
 
@@ -217,14 +217,14 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
 
 
 @events.command("give-up")
-@click.option("--meter", required=True, help="The meter whose events are given up.")
-@click.option("--sink", required=True, help="The sink to which they would have gone.")
+@click.option("--meter", required=True, help="The meter whose events you give up.")
+@click.option("--sink", required=True, help="The sink that they were meant for.")
 @config_option
 @json_option
 def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
-    """Give up what waits of a meter, or to a sink, that the configuration no longer has: nothing of it is billed.
+    """Give up waiting events of a meter or sink that is no longer in the configuration: nothing of them is billed.
 
-    The events stay on record as refused and dismissed. One that may have left before is in doubt.
+    The events stay on record as refused and dismissed. An event that may have left before is in doubt.
     """
     from aggregator.wiring.app import feeding, open_ledger
 

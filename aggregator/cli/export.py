@@ -31,7 +31,7 @@ WORK_LEFT = 3
 
 @click.group(cls=Commands)
 def export() -> None:
-    """Write what a range holds to files, for a person to upload."""
+    """Write the events of a range to files that you upload."""
 
 
 @export.command("csv")
@@ -41,9 +41,9 @@ def export() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Write to this directory, instead of the sink's own.",
+    help="Write to this directory instead of the sink's own.",
 )
-@click.option("--exact", is_flag=True, help="Write customers that begin like a formula as they are.")
+@click.option("--exact", is_flag=True, help="Write customers as they are, even if they begin like a formula.")
 @click.option("--sink", help="Which sink of type csv, if the meter feeds several.")
 @config_option
 @json_option
@@ -58,12 +58,12 @@ def csv_files(
     sink: str | None,
     as_json: bool,
 ) -> None:
-    """Write what METER owes its sink of type csv, of the windows in a range, to files for the Dashboard.
+    """Write what METER owes its sink of type csv, for the windows of a range, to files for the Dashboard.
 
-    Only events that are in no file yet: none is ever in two, and what another sink gets is not in them. Each file is on
-    record, as if the daemon had written it. A customer that a spreadsheet would take for a formula gets an apostrophe before
-    it, unless you say --exact. Files that hold events of the range already are listed. Exit code 3: something
-    could not be written now; run it again.
+    Only events that are in no file yet are written: no event is ever in two files, and events for other sinks are not in
+    them. Each file is on record, as if the daemon had written it. Files that already hold events of the range are listed. A
+    customer that a spreadsheet would take for a formula gets an apostrophe in front, unless you say --exact. Exit code 3:
+    something could not be written now; run it again.
     """
     from aggregator.collection.backfill import refuse_parts_of_windows
     from aggregator.core.model import Span

@@ -38,12 +38,12 @@ COLUMNS = {
 
 @click.group(cls=Commands)
 def files() -> None:
-    """Look at the files that were written, and say which are uploaded."""
+    """Look at the files that were written, and record which ones you have uploaded."""
 
 
 @files.command("list")
 @click.option("--sink", help="Only files of this sink.")
-@click.option("--unconfirmed", is_flag=True, help="Only files that wait for a person to upload them.")
+@click.option("--unconfirmed", is_flag=True, help="Only files that you still have to upload.")
 @click.option(
     "--limit", type=click.IntRange(1, MOST), default=50, show_default=True, help="How many to show."
 )
@@ -76,10 +76,10 @@ def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit:
 @config_option
 @json_option
 def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
-    """Say that these files are uploaded: the events in them count as confirmed.
+    """Record that you have uploaded these files: the events in them count as confirmed.
 
-    Look first whether the Dashboard took the whole file. What is confirmed once cannot be confirmed again, so that a file
-    which somebody is about to upload a second time is noticed.
+    First look whether the Dashboard took the whole file. You can confirm a file only once, so that somebody who is about to
+    upload it a second time notices.
     """
     from aggregator.wiring.app import open_ledger
 
@@ -95,20 +95,20 @@ def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None
 
 @files.command()
 @click.argument("name")
-@click.option("--reason", required=True, help="Why, in your words or Stripe's. It stands with each event.")
+@click.option("--reason", required=True, help="Why, in your words or Stripe's. It is kept with each event.")
 @click.option(
     "--rows",
     "rows_path",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Only these rows of it: the file of failed records that Stripe offers, as CSV, JSON or JSON Lines.",
+    help="Reject only the rows in this file: the failed records that Stripe offers, as CSV, JSON or JSON Lines.",
 )
 @config_option
 @json_option
 def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None, as_json: bool) -> None:
-    """Say that Stripe took nothing of this file, or with --rows nothing of some rows: their events are refused.
+    """Record that Stripe took nothing of this file, or with --rows nothing of some rows: their events are refused.
 
-    Look first at Stripe what was taken: what is released afterwards is written to a new file under new identifiers, and
-    billed beside it. What is confirmed cannot be rejected.
+    First look at Stripe what was taken. If you release the events later, they are written to a new file under new
+    identifiers, and billed in addition. A confirmed file cannot be rejected.
     """
     from aggregator.cli.failed_rows import failed_rows
     from aggregator.wiring.app import open_ledger
@@ -139,15 +139,19 @@ def _tell_rejected(name: str, done: "Rejected", *, whole: bool) -> None:
 @files.command()
 @click.argument("sink")
 @click.option(
-    "--from", "begun_in", required=True, metavar="PLACE", help="Where they were begun, and where you looked."
+    "--from",
+    "begun_in",
+    required=True,
+    metavar="PLACE",
+    help="Where the files were begun, and where you have looked.",
 )
 @config_option
 @json_option
 def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
-    """Say that what SINK began to write to a place, and did not finish, is not there: it is written where SINK writes now.
+    """Record that files which SINK began in another place are not there, so that they are written where SINK writes now.
 
-    For files that were begun before the sink was given another directory, bucket or prefix. If one does lie there after all,
-    what it holds is billed twice: look first.
+    This is for files that were begun before you gave the sink another directory, bucket or prefix. Look there first: if one
+    of them is there after all, its contents are billed twice.
     """
     from aggregator.wiring.app import file_places, lying_in, open_ledger
 

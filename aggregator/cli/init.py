@@ -14,7 +14,7 @@ from aggregator.errors import UsageError
 @click.command()
 @config_option
 def init(config_path: Path) -> None:
-    """Write a commented starter configuration; never over an existing file."""
+    """Write a starter configuration with comments; never over an existing file."""
     from aggregator.config import starter
 
     if config_path.exists():

@@ -23,9 +23,9 @@ from aggregator.cli.completion import MeterName
 @config_option
 @json_option
 def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: bool) -> None:
-    """Show how late usage is found after its window's end; all meters if none is named.
+    """Show how late usage arrives after the end of its window, for each METER or for all.
 
-    Late usage is billed by corrections, so nothing is lost by it; a longer `settle` makes fewer of them.
+    Late usage is billed by corrections, so nothing is lost. With a longer `settle` there are fewer corrections.
     """
     import datetime as dt
 

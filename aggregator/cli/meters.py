@@ -62,8 +62,10 @@ STANDINGS = {
     "wrong_mode": "wrong mode",
 }
 
-yes_option = click.option("--yes", is_flag=True, help="Do it without a question.")
-sink_option = click.option("--sink", help="At this sink. Needed if the meter feeds several Stripe sinks.")
+yes_option = click.option("--yes", is_flag=True, help="Do it without asking you first.")
+sink_option = click.option(
+    "--sink", help="The sink whose Stripe meter you mean. Needed if the meter feeds several Stripe sinks."
+)
 
 
 @click.group(cls=Commands)
@@ -76,10 +78,14 @@ def meters() -> None:
 @config_option
 @json_option
 def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
-    """Say in what Stripe's meters differ from what the configuration says of them. Changes nothing.
+    """Show where Stripe's meters differ from the configuration. Changes nothing.
 
-    Exit codes: 0 all are equal; 1 an account could not be asked; 3 `aggregator meters apply` puts it right; 4 a person is
-    needed, since a Stripe meter cannot be changed in what differs.
+    \b
+    Exit codes:
+      0  all are equal
+      1  an account could not be asked
+      3  `aggregator meters apply` can fix it
+      4  a person is needed, since this part of a Stripe meter cannot be changed
     """
     from aggregator.runtime.clock import utcnow
 
@@ -105,8 +111,14 @@ def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
 def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool, as_json: bool) -> None:
     """Create the Stripe meters that are missing, and set display names. Touches nothing else.
 
-    Doing it twice, or two people at once, does no harm: an event name has one meter at Stripe. Exit codes: 0 all are equal
-    now; 1 something failed, run again; 3 something is still to apply; 4 a person is needed, see `aggregator meters diff`.
+    You can run it twice, or at the same time as somebody else: an event name has only one meter at Stripe.
+
+    \b
+    Exit codes:
+      0  all are equal now
+      1  something failed: run it again
+      3  something is still to apply
+      4  a person is needed: see `aggregator meters diff`
     """
     from aggregator.runtime.clock import utcnow
 
@@ -141,10 +153,10 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
 @yes_option
 @config_option
 def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) -> None:
-    """Let the Stripe meter of METER take no more events.
+    """Make the Stripe meter of METER take no more events.
 
-    From then on Stripe refuses its events, and no price can be attached to it. What it has counted stays. Refuses while
-    events of the meter are due or being sent, unless --yes says so. Exits 3 if the answer is no.
+    From then on Stripe refuses its events, and no price can be attached to it. What it has counted stays. While events of
+    the meter are due or being sent, this is refused unless you say --yes. Exits 3 if you answer no.
     """
     config = load_config(config_path)
     with desks_of(config) as desks:
@@ -178,9 +190,9 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
 @yes_option
 @config_option
 def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) -> None:
-    """Let the Stripe meter of METER take events again, and prices use it.
+    """Make the Stripe meter of METER take events again, so that prices can use it.
 
-    Events that were refused meanwhile still wait: see `aggregator events list`. Exits 3 if the answer is no.
+    Events that were refused meanwhile still wait: see `aggregator events list`. Exits 3 if you answer no.
     """
     config = load_config(config_path)
     with desks_of(config) as desks:

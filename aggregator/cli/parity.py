@@ -53,19 +53,32 @@ COLUMNS = {
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="METER")
-@click.option("--between", metavar="A,B", help="The two sinks; left out: those of the meter, if it has two.")
+@click.option(
+    "--between", metavar="A,B", help="The two sinks. Without it: those of the meter, if it has two."
+)
 @begin_option
 @click.option(
-    "--to", "end", type=Instant(), help="End of the last window; left out: now, or today's begin with --ask."
+    "--to",
+    "end",
+    type=Instant(),
+    help="End of the last window. Without it: now, or with --ask the start of today.",
 )
 @click.option(
-    "--by", type=click.Choice(["day", "window"]), default="day", show_default=True, help="What is compared."
+    "--by",
+    type=click.Choice(["day", "window"]),
+    default="day",
+    show_default=True,
+    help="Compare the sums of each day, or each window.",
 )
 @click.option(
-    "--ask", is_flag=True, help="Also ask the sinks themselves what they have counted, by whole UTC days."
+    "--ask", is_flag=True, help="Also ask the sinks themselves what they have counted, for whole UTC days."
 )
 @click.option(
-    "--limit", type=click.IntRange(0), default=50, show_default=True, help="Differences to show; 0 for all."
+    "--limit",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    help="How many differences to show; 0 for all.",
 )
 @config_option
 @json_option
@@ -81,9 +94,9 @@ def parity(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Compare what was planned for two sinks of METER, per customer and day, and show what differs. Writes nothing.
+    """Compare what was planned for two sinks of METER, per customer and day, and show where they differ. Writes nothing.
 
-    What is held, refused or in shadow counts as planned. Exit code 3: something differs.
+    Events that are held, refused or in shadow count as planned. Exit code 3: something differs.
     """
     from contextlib import ExitStack
 

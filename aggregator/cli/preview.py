@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def preview(
     config_path: Path, *, meter: str, start: dt.datetime, end: dt.datetime | None, limit: int, as_json: bool
 ) -> None:
-    """Show the events that a range would give for METER; nothing is written or sent."""
+    """Show the events that a range of METER would lead to; nothing is written or sent."""
     from aggregator.cli.movers import forecast_json, show_movers, tell_sinks
     from aggregator.collection.backfill import read_by_older, span_of, tell_older
     from aggregator.core.forecast import Forecast

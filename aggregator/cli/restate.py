@@ -35,9 +35,13 @@ DIFFERS = 3
 @click.argument("meter", type=MeterName(), metavar="METER")
 @begin_option
 @click.option(
-    "--to", "end", type=Instant(), default=None, help="End of the last one; all that was read if left out."
+    "--to",
+    "end",
+    type=Instant(),
+    default=None,
+    help="End of the last window. Without it: up to where the meter was read.",
 )
-@click.option("--yes", is_flag=True, help="Do it, after having looked at what it would change.")
+@click.option("--yes", is_flag=True, help="Plan the corrections. First look at what would change.")
 @click.option("--limit", default=20, show_default=True, help="How many customers to name; 0 for all.")
 @config_option
 @json_option
@@ -51,12 +55,13 @@ def restate(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show what the present query makes of windows of METER that an older one billed; with --yes, correct them.
+    """Show what the present query makes of windows of METER that an older query billed; with --yes, correct them.
 
-    A query that is changed holds for the windows after it; nothing that was billed moves. This moves it: without --yes it
-    shows what would change, with --yes it plans the corrections. Decreases follow the meter's `decreases`.
+    A changed query applies only to the windows after the change, and leaves what was billed alone. Use this command to
+    apply it to older windows: without --yes it shows what would change, with --yes it plans the corrections. Decreases
+    follow the meter's `decreases`.
 
-    Exit code 3 without --yes: the present query gives something else there. So a pull request can be held up by it.
+    Without --yes, the exit code is 3 if the present query gives something else. So you can use it to block a pull request.
     """
     import threading
 

@@ -38,23 +38,29 @@ class Once(IntEnum):
 
 @click.command()
 @config_option
-@click.option("--once", is_flag=True, help="Make one pass of every meter, send what is due, and exit.")
-@click.option("--verbose", is_flag=True, help="Log passes that changed nothing, too.")
+@click.option("--once", is_flag=True, help="Make one pass over every meter, send what is due, and exit.")
+@click.option("--verbose", is_flag=True, help="Also log passes that changed nothing.")
 @click.option(
-    "--web", metavar="HOST:PORT", help="Take what Stripe delivers there, and answer /livez and /readyz."
+    "--web",
+    metavar="HOST:PORT",
+    help="Listen on this address for what Stripe delivers, and answer /livez and /readyz.",
 )
 @first_time_option
 @json_option
 def run(
     config_path: Path, *, once: bool, verbose: bool, web: str | None, first_time: bool, as_json: bool
 ) -> None:
-    """Run the daemon, which reads every meter by its clock and sends what is due; or one pass, with --once.
+    """Run the daemon, which reads every meter on its schedule and sends what is due; or with --once, one pass.
 
-    SIGTERM and SIGINT finish or release what is held; SIGHUP reloads the configuration. The daemon logs to standard
-    error, as JSON unless that is a terminal.
+    SIGTERM and SIGINT end it: calls under way are finished, and other claimed events handed back. SIGHUP reloads the
+    configuration. The daemon logs to standard error: as JSON, unless that is a terminal.
 
-    Exit codes of --once: 0 done; 1 a pass failed, run again; 3 events wait for a busy sink, run again; 4 a person is
-    needed, see `aggregator status`.
+    \b
+    Exit codes of --once:
+      0  done
+      1  a pass failed: run it again
+      3  events wait for a busy sink: run it again
+      4  a person is needed: see `aggregator status`
     """
     from aggregator.runtime import log
     from aggregator.runtime.clock import utcnow

@@ -12,7 +12,7 @@ import click
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def sandbox(arguments: tuple[str, ...]) -> None:
-    """Run a local server that speaks Stripe's metering endpoints. Try --help."""
+    """Run a local server that speaks Stripe's metering endpoints. Its options: `aggregator sandbox --help`."""
     from aggregator.sandbox.__main__ import command
 
     command.main(list(arguments), prog_name="aggregator sandbox", standalone_mode=False)

@@ -7,7 +7,7 @@ from aggregator.cli.common import write_json
 
 @click.command()
 def schema() -> None:
-    """Print the JSON Schema of the configuration file, by which editors complete and check it."""
+    """Print the JSON Schema of the configuration file, so that your editor can complete and check it."""
     from aggregator.config import json_schema
 
     write_json(json_schema())

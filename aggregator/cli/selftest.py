@@ -13,31 +13,31 @@ from aggregator.cli.common import json_option
     type=click.IntRange(1, 100_000),
     default=40,
     show_default=True,
-    help="How often the daemon is killed.",
+    help="How often to kill the daemon.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="Which kills, faults and rows are drawn.",
+    help="Selects the kills, faults and rows.",
 )
 @click.option(
     "--worlds",
     type=click.IntRange(1, 16),
     default=1,
     show_default=True,
-    help="How many ledgers, daemons and sandboxes share the kills, side by side.",
+    help="How many ledgers, each with its daemons and sandbox, share the kills, side by side.",
 )
 @click.option(
     "--dir",
     "--keep",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Work in this directory, and leave it behind. Left out: a temporary one, kept if something is wrong.",
+    help="Work in this directory, and leave it behind. Without it: a temporary one, kept only if something is wrong.",
 )
 @click.option(
-    "--verbose", is_flag=True, help="Tell of every kill as it happens, and of everything that is wrong."
+    "--verbose", is_flag=True, help="Report every kill as it happens, and everything that is wrong."
 )
 @json_option
 def selftest(
@@ -45,8 +45,9 @@ def selftest(
 ) -> None:
     """Kill the daemon again and again, and compare what is billed with what was used, to the unit.
 
-    Runs on this machine only: an embedded Postgres, the sandbox, and the daemon as you run it. Takes about two minutes, and
-    --kills 1000 less than an hour. Exit codes: 0 nothing is lost, doubled, or ever too much; 1 something is.
+    Everything runs on this machine: an embedded Postgres, the sandbox, and the daemon as you run it. It takes about two
+    minutes, and with --kills 1000 less than an hour. Exit codes: 0 nothing was lost, doubled, or ever too much; 1 something
+    was.
     """
     from aggregator.selftest import run_selftest
 

@@ -62,7 +62,7 @@ COLUMNS = {
     "--limit", default=10, show_default=True, help="How many waiting events and unmapped customers to list."
 )
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
-    """Show each meter: how far it is read, what is due, and what waits for a person."""
+    """Show for each meter how far it is read, what is due, and what waits for a person."""
     from aggregator.wiring.app import (
         STILL_BILLABLE,
         feeding,
