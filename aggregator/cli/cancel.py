@@ -140,6 +140,7 @@ def _chosen(app: "App", sink: str, ids: tuple[int, ...]) -> "list[Candidate]":
 
 def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_json: bool) -> None:
     """Settle cancellations of which nobody can tell whether they are done, on a person's word."""
+    from aggregator.core.states import CancellationState
 
     now, ledger = app.ledger.now(), app.ledger.cancellations
     open_ones = ledger.undecided(app.sink_ids[sink], ids, limit=MOST)
@@ -149,7 +150,7 @@ def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_js
         settled = (
             ledger.settle(each, reason, now)
             if gone
-            else ledger.answered(each, "refused", reason, now, now, unsure=False)
+            else ledger.answered(each, CancellationState.REFUSED, reason, now, now, unsure=False)
         )
         done += [int(each.event)] * settled
     if as_json:

@@ -305,9 +305,11 @@ def _deaf(heard: "Iterable[Heard]") -> Iterator[str]:
 
 
 def _wanted(wanted: "Iterable[Wanted]") -> Iterator[str]:
+    from aggregator.core.states import CancellationState
+
     for row in wanted:
         whose = f"Event {row.event} ({row.delta} for {row.customer} of {row.meter})"
-        if row.state == "lapsed":
+        if row.state is CancellationState.LAPSED:
             yield (
                 f"{whose}: nobody can tell whether it is cancelled: {row.answer}. Look at the sink, then "
                 f"`aggregator events cancel {row.event} --gone` or `--still-there`."

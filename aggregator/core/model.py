@@ -63,15 +63,7 @@ class Encoding(StrEnum):
 
 
 class State(StrEnum):
-    """Where an event stands. The ledger's migrations draw the same diagram as constraints.
-
-    due ─> sending ─> accepted ─> confirmed
-     ^         ├────> refused ──> due | void      (a person decides)
-     └─────────┤
-               └────> in_doubt ─> accepted | due  (only after reading the sink back)
-    held ─> due | void                            (a person decides, or a newer plan replaces it)
-    shadow                                        (planned to be compared, and never sent)
-    """
+    """Where an event stands. `states` has every step from one to another, with what causes it."""
 
     DUE = "due"
     SENDING = "sending"

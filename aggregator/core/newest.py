@@ -12,7 +12,6 @@ from decimal import Decimal
 
 from aggregator.core.model import ZERO
 from aggregator.core.readbacks import (
-    BOOKED,
     Excerpt,
     Finding,
     Ruling,
@@ -21,6 +20,7 @@ from aggregator.core.readbacks import (
     same,
     unclear,
 )
+from aggregator.core.states import BOOKED
 
 
 def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:

@@ -18,6 +18,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from aggregator.core.model import ZERO, EventId, Span, State
+from aggregator.core.states import BOOKED, UNDER_WAY
 
 MOST_IN_QUESTION = 12
 """4,096 selections are tried at once; with more, some selection has the right sum by accident."""
@@ -30,9 +31,6 @@ LOOK_AGAIN = dt.timedelta(hours=6)
 
 LOOK_SOON = dt.timedelta(minutes=30)
 """What waits for an event that is on its way is looked at again by then: it may settle at any moment."""
-
-BOOKED = {State.ACCEPTED, State.CONFIRMED}
-UNDER_WAY = {State.DUE, State.SENDING}
 
 
 class Finding(StrEnum):

@@ -21,6 +21,7 @@ from aggregator.core import readbacks
 from aggregator.core.model import ZERO, Answer, Limits, Span
 from aggregator.core.notifications import Cancelled
 from aggregator.core.readbacks import Excerpt, Finding
+from aggregator.core.states import CancellationState
 from aggregator.errors import SinkError
 from aggregator.ledger.review.cancellations import Candidate, Wanted
 
@@ -73,7 +74,14 @@ class Ledger(Protocol):
     ) -> list[Wanted]: ...
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None: ...  # noqa: D102
     def answered(  # noqa: D102
-        self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+        self,
+        wanted: Wanted,
+        state: CancellationState,
+        answer: str,
+        now: dt.datetime,
+        next_at: dt.datetime,
+        *,
+        unsure: bool,
     ) -> bool: ...
     def seen(self, wanted: Wanted, now: dt.datetime) -> None: ...  # noqa: D102
     def look(self, wanted: Wanted) -> Excerpt: ...  # noqa: D102
@@ -140,7 +148,7 @@ class Cancelling:
         for wanted in self._ledger.wanted(self._sink_id, now=now, events=events, limit=AT_ONCE):
             if self._stopping.is_set():
                 break
-            if wanted.state == "asked":
+            if wanted.state is CancellationState.ASKED:
                 self._try(wanted, now, result)
             else:
                 self._look(wanted, now, result)
@@ -167,38 +175,46 @@ class Cancelling:
                 result.done += self._ledger.settle(wanted, said.reason, now)
             case Answer.ACCEPTED:
                 result.taken += 1
-                self._leave(wanted, "taken", said.reason, now, now + LOOK_AGAIN)
+                self._leave(wanted, CancellationState.TAKEN, said.reason, now, now + LOOK_AGAIN)
             case Answer.REFUSED if wanted.unsure:
                 # An earlier try may have been carried out, and this may be the sink's way to say so.
                 result.taken += 1
                 self._leave(
-                    wanted, "taken", f"an earlier try may be done: {said.reason}", now, now + LOOK_AGAIN
+                    wanted,
+                    CancellationState.TAKEN,
+                    f"an earlier try may be done: {said.reason}",
+                    now,
+                    now + LOOK_AGAIN,
                 )
             case Answer.REFUSED:
                 result.refused += 1
                 result.troubles.append(f"event {wanted.event} stays as it is: {said.reason}")
-                self._ledger.answered(wanted, "refused", said.reason, now, now, unsure=False)
+                self._ledger.answered(wanted, CancellationState.REFUSED, said.reason, now, now, unsure=False)
             case Answer.BUSY | Answer.UNSENT:
                 result.again += 1
                 result.troubles.append(f"event {wanted.event} is asked for again: {said.reason}")
-                self._leave(wanted, "asked", said.reason, now, now + TRY_AGAIN)
+                self._leave(wanted, CancellationState.ASKED, said.reason, now, now + TRY_AGAIN)
             case _:
                 result.again += 1
-                self._ledger.answered(wanted, "asked", said.reason, now, now + TRY_AGAIN, unsure=True)
+                self._ledger.answered(
+                    wanted, CancellationState.ASKED, said.reason, now, now + TRY_AGAIN, unsure=True
+                )
 
-    def _leave(self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime) -> None:
+    def _leave(
+        self, wanted: Wanted, state: CancellationState, answer: str, now: dt.datetime, next_at: dt.datetime
+    ) -> None:
         self._ledger.answered(wanted, state, answer, now, next_at, unsure=wanted.unsure)
 
     def _too_late(self, wanted: Wanted, now: dt.datetime, result: Round) -> None:
         if wanted.unsure:
             result.taken += 1
             reason = f"no usable answer while it could be cancelled: {wanted.answer}"
-            self._leave(wanted, "taken", reason, now, now)
+            self._leave(wanted, CancellationState.TAKEN, reason, now, now)
         else:
             result.refused += 1
             reason = f"it could not be asked for within a day: {wanted.answer or 'nobody did'}"
             result.troubles.append(f"event {wanted.event} stays as it is: {reason}")
-            self._ledger.answered(wanted, "refused", reason, now, now, unsure=False)
+            self._ledger.answered(wanted, CancellationState.REFUSED, reason, now, now, unsure=False)
 
     def _see(self, wanted: Wanted, now: dt.datetime) -> None:
         """Note whether the sink's totals show the event, if that can be told. It costs a call, and saves a day's wait."""
@@ -227,7 +243,7 @@ class Cancelling:
         reason = f"the sink has {figure} for {excerpt}, and was asked to take {wanted.delta} back ({wanted.answer})"
         result.lapsed += 1
         result.troubles.append(f"nobody can tell whether event {wanted.event} is cancelled: {reason}")
-        self._leave(wanted, "lapsed", reason, now, now)
+        self._leave(wanted, CancellationState.LAPSED, reason, now, now)
 
     def _gone(
         self, wanted: Wanted, excerpt: Excerpt, figure: Decimal, now: dt.datetime, wait: dt.timedelta

@@ -27,6 +27,7 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.core.planner import Policy, plain, plan
+from aggregator.core.states import PLANNED, UNDER_WAY, may_follow
 from tests.core.usage import MINUTE, POLICY, TOMORROW, floored, instant, table
 
 Key = tuple[str, dt.datetime]
@@ -68,8 +69,14 @@ class Row:
     exposed_at: dt.datetime | None = None
     due_at: dt.datetime | None = None
 
+    def move(self, state: State) -> None:
+        """Go one step, if there is one."""
+        untried = self.attempts == 0 and self.exposed_at is None
+        assert may_follow(self.state, state, untried=untried), f"no step from {self.state} to {state}"
+        self.state = state
 
-UNSETTLED = (State.DUE, State.SENDING, State.IN_DOUBT)
+
+UNSETTLED = UNDER_WAY | {State.IN_DOUBT}
 PARKED = frozenset({State.HELD, State.REFUSED})
 
 
@@ -138,9 +145,10 @@ class Book:
         self.carries[change.customer] = decision.carry
         if decision.voids is not None:
             assert self.events[decision.voids].state in PARKED
-            self.events[decision.voids].state = State.VOID
+            self.events[decision.voids].move(State.VOID)
         if event is not None:
             assert event.id not in self.events
+            assert event.state in PLANNED, f"no event begins as {event.state}"
             self.events[event.id] = Row(event, key, event.state, due_at=self.policy.now)
             slot.revision, slot.tail, slot.stamped_at = (
                 slot.revision + 1,
@@ -152,9 +160,10 @@ class Book:
         """Take what is due, and what a process that died had taken; the attempt is on record before anything is sent."""
         taken = []
         for id_, row in self.events.items():
-            if row.state in {State.DUE, State.SENDING} and row.due_at is not None and row.due_at <= now:
+            if row.state in UNDER_WAY and row.due_at is not None and row.due_at <= now:
                 taken.append(self._event(id_, row))
-                row.state, row.attempts = State.SENDING, row.attempts + 1
+                row.move(State.SENDING)
+                row.attempts += 1
                 row.exposed_at, row.due_at = row.exposed_at or now, now + 5 * MINUTE
         return taken
 
@@ -168,7 +177,8 @@ class Book:
         for outcome in outcomes:
             row = self.events[outcome.event]
             assert row.state is State.SENDING
-            row.state, row.due_at, row.exposed_at = outcome.state, outcome.due_at, outcome.exposed_at
+            row.move(outcome.state)
+            row.due_at, row.exposed_at = outcome.due_at, outcome.exposed_at
             row.attempts -= not outcome.counts
         self.check()
 
@@ -176,7 +186,8 @@ class Book:
         """Let everything held go out, on a person's word."""
         for row in self.events.values():
             if row.state is State.HELD:
-                row.state, row.due_at = State.DUE, now
+                row.move(State.DUE)
+                row.due_at = now
 
     def standing(self, *states: State) -> dict[str, Decimal]:
         """Return the sum of deltas per customer, of events in these states."""
@@ -396,7 +407,7 @@ def settle_down(world: World, *, released: bool = False) -> None:
         live(world, [Read(world.truth), Deliver()])
         if released:
             live(world, [Release(), Deliver()])
-        unsettled = [row for row in world.book.events.values() if row.state in {State.DUE, State.SENDING}]
+        unsettled = [row for row in world.book.events.values() if row.state in UNDER_WAY]
         if not unsettled and not world.book.changes(world.truth):
             return
     raise AssertionError("it does not come to rest")

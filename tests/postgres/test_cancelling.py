@@ -16,6 +16,7 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.core.notifications import Cancelled
+from aggregator.core.states import CancellationState
 from aggregator.errors import LedgerUnreachable, SinkUnreachable
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.outbox import Outbox
@@ -400,7 +401,9 @@ def test_a_person_says_that_it_is_still_there(owing: World, sink: Sink) -> None:
     """Then the event is what it was, and may be asked for again."""
     ledger = Cancellations(owing.database)
     wanted = lapsed(owing, sink)
-    assert ledger.answered(wanted, "refused", "still there", owing.now, owing.now, unsure=False)
+    assert ledger.answered(
+        wanted, CancellationState.REFUSED, "still there", owing.now, owing.now, unsure=False
+    )
     assert standing(owing) == ("refused", "accepted")
     assert ask(owing, event_of(owing)) == [event_of(owing)]
 
@@ -476,7 +479,7 @@ def test_an_answer_that_comes_late_changes_nothing(owing: World, sink: Sink) -> 
     later(owing, TRY_HOLD)
     sink.loses_answers = 1
     go_on(owing, sink)
-    assert not ledger.answered(sleeper, "refused", "no", owing.now, owing.now, unsure=False)
+    assert not ledger.answered(sleeper, CancellationState.REFUSED, "no", owing.now, owing.now, unsure=False)
     assert not ledger.settle(sleeper, "done", owing.now)
     assert standing(owing) == ("asked", "accepted")
 
@@ -490,7 +493,7 @@ def test_an_answer_from_before_a_restore_settles_nothing_of_the_same_number(owin
     assert forgotten is not None
     later(owing, TRY_HOLD)
     owing.execute("update aggregator.cancellation set asked_at = %s", owing.now)
-    assert not ledger.answered(forgotten, "refused", "no", owing.now, owing.now, unsure=False)
+    assert not ledger.answered(forgotten, CancellationState.REFUSED, "no", owing.now, owing.now, unsure=False)
     assert not ledger.settle(forgotten, "done", owing.now)
     assert ledger.begin(forgotten, owing.now, owing.now + TRY_HOLD) is None
     ledger.seen(forgotten, owing.now)
@@ -517,7 +520,9 @@ def test_a_stopped_ledger_takes_a_person_s_word_for_what_was_begun(owing: World,
     assert ledger.undecided(sink_id(owing), [event], limit=9) == []
     owing.execute("update aggregator.pin set stopped_at = %s, stopped_reason = 'wound back'", owing.now)
     [undecided] = ledger.undecided(sink_id(owing), [event], limit=9)
-    assert ledger.answered(undecided, "refused", "still there", owing.now, owing.now, unsure=False)
+    assert ledger.answered(
+        undecided, CancellationState.REFUSED, "still there", owing.now, owing.now, unsure=False
+    )
     assert standing(owing) == ("refused", "accepted")
 
 

@@ -28,6 +28,7 @@ from aggregator.core.model import (
     State,
 )
 from aggregator.core.renaming import KnownLine, KnownMeter, Memory, Outlet
+from aggregator.core.states import CancellationState, may_follow
 from aggregator.errors import InvariantBroken, LeaseLost, MeterRefused
 from aggregator.ledger import meter_names
 from aggregator.ledger.feeds import as_it_is, fed_until
@@ -35,31 +36,6 @@ from aggregator.ledger.identity import Failover
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.outbox.first_use import TAKEN_BACK
 from aggregator.ledger.passes.silence import Silence
-
-FORWARD = frozenset(
-    {
-        (State.DUE, State.SENDING),
-        (State.DUE, State.REFUSED),
-        (State.DUE, State.IN_DOUBT),
-        (State.DUE, State.VOID),
-        (State.SENDING, State.ACCEPTED),
-        (State.SENDING, State.REFUSED),
-        (State.SENDING, State.DUE),
-        (State.SENDING, State.IN_DOUBT),
-        (State.HELD, State.DUE),
-        (State.HELD, State.VOID),
-        (State.REFUSED, State.DUE),
-        (State.REFUSED, State.VOID),
-        (State.IN_DOUBT, State.ACCEPTED),
-        (State.IN_DOUBT, State.DUE),
-        (State.IN_DOUBT, State.REFUSED),
-        (State.IN_DOUBT, State.VOID),
-        (State.ACCEPTED, State.CONFIRMED),
-        (State.ACCEPTED, State.REFUSED),
-        (State.CONFIRMED, State.REFUSED),
-    }
-)
-"""The moves an event may make, as the migrations' trigger has them."""
 
 
 @dataclass(slots=True)
@@ -244,7 +220,7 @@ class CancellationRow:
     id: int
     event_id: EventId
     sink_id: int
-    state: str
+    state: CancellationState
     asked_at: dt.datetime
     next_at: dt.datetime
     others: int
@@ -383,7 +359,8 @@ class MemoryLedger:
 
     def move(self, event: EventRow, state: State) -> None:
         """Change an event's state, as far as the trigger lets it."""
-        if event.state is not state and (event.state, state) not in FORWARD:
+        untried = event.attempts == 0 and event.exposed_at is None
+        if not may_follow(event.state, state, untried=untried):
             raise InvariantBroken(f"an event moves forward only: {event.id} from {event.state} to {state}")
         event.state = state
         self.touched.append(event)

@@ -15,6 +15,7 @@ from aggregator.core.model import (
     State,
 )
 from aggregator.core.rebase import Moved, Stand, rebase
+from aggregator.core.states import CancellationState
 from aggregator.errors import LedgerError
 from aggregator.ledger.adoption import (
     TAKEN_OVER,
@@ -45,7 +46,9 @@ class MemoryAdopting:
         rows = self._ledger.tables.cancellations.values()
         open_ones = [row for row in rows if row.settled_at is None]
         return sorted(
-            int(row.event_id) for row in open_ones if row.unsure or row.state in {"taken", "lapsed"}
+            int(row.event_id)
+            for row in open_ones
+            if row.unsure or row.state in {CancellationState.TAKEN, CancellationState.LAPSED}
         )[:20]
 
     def last_claim(self) -> dt.datetime | None:

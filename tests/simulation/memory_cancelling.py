@@ -5,13 +5,13 @@ from collections.abc import Collection, Sequence
 
 from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import Excerpt
+from aggregator.core.states import BOOKED, CancellationState, is_settled, may_go_on
 from aggregator.core.windows import floor
+from aggregator.errors import InvariantBroken
 from aggregator.ledger.review.cancellations import MINUTE, TAKEN_OVER_SINCE, Wanted
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
 from tests.simulation.memory_doubts import MemoryDoubts
 from tests.simulation.memory_parked import event_before, take_back_held
-
-BOOKED = {State.ACCEPTED, State.CONFIRMED}
 
 
 class MemoryCancelling:
@@ -53,7 +53,9 @@ class MemoryCancelling:
             event = tables.events[EventId(event_id)]
             if event.state in BOOKED and event.attempted_at is not None and not self._is_open(event.id):
                 number = next(self._ledger.cancellation_ids)
-                row = CancellationRow(number, event.id, sink_id, "asked", now, now, self._others(event))
+                row = CancellationRow(
+                    number, event.id, sink_id, CancellationState.ASKED, now, now, self._others(event)
+                )
                 tables.cancellations[number] = row
                 asked.append(event_id)
         return asked
@@ -72,7 +74,7 @@ class MemoryCancelling:
             for row in self._ledger.tables.cancellations.values()
             if row.settled_at is None
             and sink_id in (None, row.sink_id)
-            and (now is None or (row.state != "lapsed" and row.next_at <= now))
+            and (now is None or (row.state is not CancellationState.LAPSED and row.next_at <= now))
             and (events is None or row.event_id in events)
         ]
         return [self._wanted(row) for row in sorted(rows, key=lambda row: (row.next_at, row.id))[:limit]]
@@ -88,13 +90,25 @@ class MemoryCancelling:
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
         """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
         row, stopped = self._row(wanted), self._ledger.tables.pin.stopped_at is not None
-        if row is None or (row.state, row.tries) != ("asked", wanted.tries) or row.next_at > now or stopped:
+        if (
+            row is None
+            or (row.state, row.tries) != (CancellationState.ASKED, wanted.tries)
+            or row.next_at > now
+            or stopped
+        ):
             return None
         row.tries, row.tried_at, row.next_at, row.unsure = row.tries + 1, now, until, True
         return wanted._replace(tries=wanted.tries + 1, tried_at=now)
 
     def answered(
-        self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+        self,
+        wanted: Wanted,
+        state: CancellationState,
+        answer: str,
+        now: dt.datetime,
+        next_at: dt.datetime,
+        *,
+        unsure: bool,
     ) -> bool:
         """Record how a cancellation stands now, if it stands as `wanted` has it."""
         row = self._row(wanted)
@@ -104,8 +118,10 @@ class MemoryCancelling:
             or (row.state, row.tries) != (wanted.state, wanted.tries)
         ):
             return False
+        if not may_go_on(row.state, state):
+            raise InvariantBroken(f"a cancellation goes on only: {row.id} from {row.state} to {state}")
         row.state, row.answer, row.next_at, row.unsure = state, answer, next_at, unsure
-        row.settled_at = now if state in ("done", "refused") else None
+        row.settled_at = now if is_settled(state) else None
         return True
 
     def seen(self, wanted: Wanted, now: dt.datetime) -> None:
@@ -127,7 +143,7 @@ class MemoryCancelling:
 
     def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool:
         """Record that the sink has taken an event back, with all that follows: it is refused, and owed."""
-        if not self.answered(wanted, "done", answer, now, now, unsure=False):
+        if not self.answered(wanted, CancellationState.DONE, answer, now, now, unsure=False):
             return False
         event = self._ledger.tables.events[wanted.event]
         if not self._doubts.refuse_known(event, f"cancelled: {answer}", now):
@@ -144,7 +160,7 @@ class MemoryCancelling:
         if self._ledger.tables.events[wanted.event].state not in BOOKED:
             return False
         row = self._ledger.tables.cancellations[wanted.id]
-        row.state, row.settled_at, row.answer = "lapsed", None, answer
+        row.state, row.settled_at, row.answer = CancellationState.LAPSED, None, answer
         return True
 
     def _row(self, wanted: Wanted) -> CancellationRow | None:

@@ -121,7 +121,8 @@ def _by_all(sides: list[Side]) -> dict[tuple[tuple[dt.datetime, Decimal], ...], 
 def _wait(ledger: MemoryLedger, raises: EventId, lowers: EventId, now: dt.datetime) -> None:
     """Have an increase that was planned just now wait: nobody has seen it due."""
     event = ledger.tables.events[raises]
-    event.state, event.reason = State.HELD, MOVED
+    ledger.move(event, State.HELD)
+    event.reason = MOVED
     del ledger.tables.outbox[raises]
     ledger.tables.parked[raises] = ParkedRow(event.feed_id, State.HELD, MOVED, now, moved_with=lowers)
 

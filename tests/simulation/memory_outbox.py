@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aggregator.core.model import ClaimId, EventId, Outcome, State
+from aggregator.core.states import following
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.identity import WHAT_TO_DO
 from aggregator.ledger.outbox.outbox import GIVEN_UP, Claim
-from tests.simulation.memory import FORWARD, ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
+from tests.simulation.memory import ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_again import note_newer_than
 from tests.simulation.memory_moves import whole
 from tests.simulation.memory_parked import take_back_held
@@ -146,7 +147,7 @@ class MemoryOutbox:
         """Record what became of events of a claim, and nothing about the claim; return how many were its own."""
         mine = [outcome for outcome in outcomes if self._is_mine(outcome.event, claim)]
         for outcome in mine:
-            if (State.SENDING, outcome.state) not in FORWARD:
+            if outcome.state not in following(State.SENDING):
                 raise InvariantBroken(f"an event moves forward only: {outcome.event} to {outcome.state}")
         for outcome in mine:
             self._settle(self._ledger.tables.events[outcome.event], outcome, now)

@@ -22,6 +22,7 @@ from aggregator.core.model import (
     Span,
     State,
 )
+from aggregator.core.states import CancellationState
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.meters import Meters
@@ -236,7 +237,9 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
         "select id, event_id, sink_id, state, asked_at, next_at, others, tries, tried_at, unsure, seen_at, answer,"
         " settled_at from aggregator.cancellation order by id"
     ):
-        tables.cancellations[row[0]] = CancellationRow(*row)
+        cancellation = CancellationRow(*row)
+        cancellation.state = CancellationState(cancellation.state)
+        tables.cancellations[row[0]] = cancellation
     for sink, name, *notice in rows(
         "select sink_id, id, kind, created_at, came_by, taken_at from aggregator.notice"
     ):

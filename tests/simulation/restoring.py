@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from aggregator.adoption.adopter import Adoption
+from aggregator.core.states import CancellationState
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.clock import LedgerClock
 from tests.simulation.climate import DAY, HOUR, MINUTE
@@ -272,7 +273,7 @@ class Restoring:
                 cancelling.settle(wanted, "gone, on a person's word", life.hub.now)
             else:
                 now, word = life.hub.now, "still there, on a person's word"
-                cancelling.answered(wanted, "refused", word, now, now, unsure=False)
+                cancelling.answered(wanted, CancellationState.REFUSED, word, now, now, unsure=False)
             life.looked()
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:

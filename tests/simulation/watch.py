@@ -20,6 +20,7 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.readbacks import Excerpt, Finding
+from aggregator.core.states import BOOKED, PARKED, PLANNED, UNDER_WAY, CancellationState, may_follow
 from aggregator.core.windows import tile
 from aggregator.ledger.adoption import TAKEN_OVER, WITHDRAWN
 from aggregator.ledger.meters import Lease, Registered
@@ -43,20 +44,7 @@ from tests.simulation.watch_moved import Moved
 from tests.simulation.watch_newest import Newest
 from tests.simulation.watch_ranges import Ranges
 
-UNSETTLED = frozenset({State.DUE, State.SENDING, State.IN_DOUBT})
-PARKED = frozenset({State.HELD, State.REFUSED, State.IN_DOUBT})
-
-NEXT = {
-    State.DUE: {State.SENDING, State.REFUSED, State.IN_DOUBT, State.VOID},
-    State.SENDING: {State.SENDING, State.ACCEPTED, State.REFUSED, State.DUE, State.IN_DOUBT},
-    State.HELD: {State.DUE, State.VOID},
-    State.REFUSED: {State.DUE, State.VOID},
-    State.IN_DOUBT: {State.ACCEPTED, State.DUE, State.REFUSED, State.VOID},
-    State.ACCEPTED: {State.CONFIRMED, State.REFUSED},
-    State.CONFIRMED: {State.REFUSED},
-    State.VOID: set[State](),
-}
-"""Which state may follow which."""
+UNSETTLED = UNDER_WAY | {State.IN_DOUBT}
 
 CANCELLED = "cancelled:"
 """How the reason of a refusal begins that a cancellation has brought about."""
@@ -528,9 +516,10 @@ class Watch:
     def _move(self, event: EventRow) -> None:
         before = self._states.get(event.id)
         if before is None:
-            begins = {State.DUE, State.HELD, State.REFUSED}
+            shadowed = self._tables().feeds[event.feed_id].shadow
+            begins = PLANNED if shadowed else PLANNED - {State.SHADOW}
             if event.reason == TAKEN_OVER:
-                begins = {State.CONFIRMED}
+                begins = frozenset({State.CONFIRMED})
             require(event.state in begins, "states go forward", "event", event.id, "begins", event.state)
             self._by_slot[event.slot_id].append(event)
             if self.latest == "commit":
@@ -540,8 +529,9 @@ class Watch:
             if self.wound_back and event.state is State.VOID:
                 self._unsure.add(event.id)
             withdrawn = before is State.SENDING and event.reason == WITHDRAWN
+            untried = event.attempts == 0 and event.exposed_at is None
             require(
-                event.state in NEXT[before] or withdrawn,
+                may_follow(before, event.state, untried=untried) or withdrawn,
                 "states go forward",
                 "event",
                 event.id,
@@ -559,7 +549,7 @@ class Watch:
             self._marks.saw("shrink guard confirmed")
             self._guarded.believed(event, self._hub.now)
         if now is State.REFUSED and self.latest in {"take_report", "take"}:
-            answered = before in {State.ACCEPTED, State.CONFIRMED}
+            answered = before in BOOKED
             self._marks.saw("rejected after its answer" if answered else "rejected before its answer")
 
     def _slot(self, slot: SlotRow, events: list[EventRow]) -> None:
@@ -620,7 +610,7 @@ class Watch:
     def _filed(self, tables: Tables) -> None:
         """The outbox and what is parked are what the events' states say."""
         for event in tables.events.values():
-            due = event.state in {State.DUE, State.SENDING}
+            due = event.state in UNDER_WAY
             require(due == (event.id in tables.outbox), "the outbox holds what is owed", event)
             parked = tables.parked.get(event.id)
             stands = event.state in PARKED
@@ -635,7 +625,7 @@ class Watch:
         again from that moment on: what was held since accounts for it.
         """
         row = tables.cancellations.get(wanted.id)
-        if row is None or row.state != "done" or not _took_it_back(tables, row):
+        if row is None or row.state is not CancellationState.DONE or not _took_it_back(tables, row):
             return
         slot = tables.events[row.event_id].slot_id
         for event in tables.events.values():
@@ -650,7 +640,7 @@ class Watch:
         for event in tables.events.values():
             if self.wound_back or event.reason == WITHDRAWN or event.id in self._unsure:
                 continue
-            if event.state in {State.ACCEPTED, State.CONFIRMED} and event.identifier in service.cancelled:
+            if event.state in BOOKED and event.identifier in service.cancelled:
                 known = event.id in being_cancelled(tables) or self._was_compared(event)
                 require(known, "what is cancelled is known to be wanted back", event)
                 continue
@@ -658,7 +648,7 @@ class Watch:
             if event.reason == TAKEN_OVER:
                 require(times == 0, "what is taken over is never sent", event)
                 continue
-            if event.state in {State.ACCEPTED, State.CONFIRMED} and event.identifier not in service.rejected:
+            if event.state in BOOKED and event.identifier not in service.rejected:
                 once = times == 1 if self._adds else times >= 1
                 require(once, "accepted means booked", event, "is booked", times, "times")
             if event.state is State.HELD or (event.state is State.VOID and event.exposed_at is None):
@@ -691,7 +681,7 @@ class Watch:
             named = (called(event.meter), event.customer, event.window_start)
             if event.state in PARKED and not self.service.times.get(event.identifier):
                 parked[named] += event.delta
-            if event.state in {State.ACCEPTED, State.CONFIRMED} or (
+            if event.state in BOOKED or (
                 event.state in {State.REFUSED, State.IN_DOUBT} and self.service.times.get(event.identifier)
             ):
                 last[named] = event.total
@@ -726,7 +716,11 @@ class Watch:
         """Nothing is owed, begun or asked for any more."""
         require(not self.wound_back, "it comes to rest", "the ledger was never adopted")
         require(not tables.outbox, "it comes to rest", len(tables.outbox), "events are still owed")
-        asked = [row for row in tables.cancellations.values() if row.state in {"asked", "taken"}]
+        asked = [
+            row
+            for row in tables.cancellations.values()
+            if row.state in {CancellationState.ASKED, CancellationState.TAKEN}
+        ]
         require(not asked, "it comes to rest", "cancellations are open:", asked)
         taken = {name for _, name in tables.notices}
         require(taken == set(self.mail), "every message is taken", taken ^ set(self.mail))

@@ -16,6 +16,7 @@ from aggregator import errors
 from aggregator.cli import cli
 from aggregator.config import json_schema, load
 from aggregator.core.model import State
+from aggregator.core.states import BEGINNINGS, CANCELLATION_STEPS, STEPS
 from aggregator.runtime import log
 from aggregator.sandbox.__main__ import command as sandbox
 from aggregator.sandbox.control import PREFIX, ROUTES
@@ -243,6 +244,32 @@ def test_every_state_is_documented() -> None:
     """docs/how-it-works.md says what each state of an event means."""
     told = code_in(section(page("how-it-works.md"), "## Events and their states"))
     assert [state.value for state in State if state.value not in told] == []
+
+
+def test_the_steps_between_states_are_drawn() -> None:
+    """docs/how-it-works.md draws the table of `core/states`: the beginnings, and one line for each state with steps."""
+    left = {state: [step.new for step in STEPS if step.old is state] for state in State}
+    drawn = {"begins": list(BEGINNINGS)} | {
+        state.value: following for state, following in left.items() if following
+    }
+    width = max(map(len, drawn))
+    lines = [f" {name:<{width}} ──> {' | '.join(following)}" for name, following in drawn.items()]
+    assert "\n".join(lines) in section(page("how-it-works.md"), "## Events and their states")
+
+
+def test_each_step_has_its_cause_in_the_docs() -> None:
+    """docs/ledger.md has each step of an event and of a cancellation, with its cause as the core has it, and no other."""
+    steps = [["(begins)", f"`{state}`", cause] for state, cause in BEGINNINGS.items()]
+    steps += [
+        [f"`{step.old}`", f"`{step.new}`", step.cause + "; only if it was never tried" * step.untried]
+        for step in STEPS
+    ]
+    steps += [
+        [f"`{old}`", f"`{new}`", cause]
+        for old, following in CANCELLATION_STEPS.items()
+        for new, cause in following.items()
+    ]
+    assert rows(page("ledger.md"), "from") == steps
 
 
 def test_every_word_is_explained() -> None:

@@ -15,10 +15,11 @@ Rules
 import datetime as dt
 from collections.abc import Collection, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import Excerpt
+from aggregator.core.states import CancellationState, is_settled, may_go_on
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.review.in_doubt import excerpt_of
 from aggregator.ledger.review.parked import LOCK_SLOTS, take_back_held
@@ -106,7 +107,7 @@ returning id
 ANSWERED = """
 update aggregator.cancellation
    set state = %(state)s, answer = %(answer)s, next_at = %(next_at)s, unsure = %(unsure)s,
-       settled_at = case when %(state)s in ('done', 'refused') then %(now)s::timestamptz end
+       settled_at = case when %(settled)s then %(now)s::timestamptz end
  where id = %(id)s and asked_at = %(asked_at)s and settled_at is null and state = %(was)s and tries = %(tries)s
 returning event_id
 """
@@ -182,7 +183,7 @@ class Wanted(NamedTuple):
     at: dt.datetime
     identifier: str
     received_at: dt.datetime
-    state: str
+    state: CancellationState
     tries: int
     tried_at: dt.datetime | None
     unsure: bool
@@ -240,16 +241,17 @@ class Cancellations:
             "limit": limit,
         }
         with self._database.transaction() as connection:
-            return [Wanted._make(row) for row in connection.execute(OPEN, values)]
+            return [_wanted(row) for row in connection.execute(OPEN, values)]
 
     def undecided(self, sink_id: int, events: Sequence[int], *, limit: int) -> list[Wanted]:
         """Return those of these that wait for a person's word: nobody can tell, or nobody asks as the ledger is stopped."""
         values = {"sink_id": sink_id, "now": None, "events": list(events), "limit": limit}
         with self._database.transaction() as connection:
             stopped = connection.execute(STOPPED).fetchone() is not None
-            found = [Wanted._make(row) for row in connection.execute(OPEN, values)]
-        begun = (each for each in found if each.unsure or each.state == "taken") if stopped else ()
-        return sorted({*begun, *(each for each in found if each.state == "lapsed")})
+            found = [_wanted(row) for row in connection.execute(OPEN, values)]
+        taken = CancellationState.TAKEN
+        begun = (each for each in found if each.unsure or each.state is taken) if stopped else ()
+        return sorted({*begun, *(each for each in found if each.state is CancellationState.LAPSED)})
 
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
         """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
@@ -265,10 +267,19 @@ class Cancellations:
         return wanted._replace(tries=wanted.tries + 1, tried_at=now) if begun else None
 
     def answered(
-        self, wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+        self,
+        wanted: Wanted,
+        state: CancellationState,
+        answer: str,
+        now: dt.datetime,
+        next_at: dt.datetime,
+        *,
+        unsure: bool,
     ) -> bool:
         """Record how a cancellation stands now, if it stands as `wanted` has it; `done` is for `settle`."""
-        assert state != "done", "a cancellation is done together with what follows from it"
+        assert state is not CancellationState.DONE, (
+            "a cancellation is done together with what follows from it"
+        )
         with self._database.transaction() as connection:
             values = _values(wanted, state, answer, now, next_at, unsure=unsure)
             return connection.execute(ANSWERED, values).fetchone() is not None
@@ -296,7 +307,7 @@ class Cancellations:
         with self._database.transaction() as connection:
             connection.execute(HOLD_METER, {"feed": wanted.feed})
             connection.execute(LOCK_SLOTS, {"events": [wanted.event]})
-            values = _values(wanted, "done", answer, now, now, unsure=False)
+            values = _values(wanted, CancellationState.DONE, answer, now, now, unsure=False)
             if connection.execute(ANSWERED, values).fetchone() is None:
                 return False
             if refuse_known(connection, [wanted.event], f"cancelled: {answer}", now):
@@ -306,6 +317,11 @@ class Cancellations:
             return connection.execute(LAPSE, lapse).fetchone() is None
 
 
+def _wanted(row: tuple[Any, ...]) -> Wanted:
+    wanted = Wanted._make(row)
+    return wanted._replace(state=CancellationState(wanted.state))
+
+
 def _owe_again(connection: Connection, wanted: Wanted, now: dt.datetime) -> None:
     take_back_held(connection, [wanted.event], "it corrected an event that is cancelled", now)
     connection.execute(CHANGED_SINCE, {"event": wanted.event, "id": wanted.id})
@@ -313,14 +329,22 @@ def _owe_again(connection: Connection, wanted: Wanted, now: dt.datetime) -> None
 
 
 def _values(
-    wanted: Wanted, state: str, answer: str, now: dt.datetime, next_at: dt.datetime, *, unsure: bool
+    wanted: Wanted,
+    state: CancellationState,
+    answer: str,
+    now: dt.datetime,
+    next_at: dt.datetime,
+    *,
+    unsure: bool,
 ) -> dict[str, object]:
+    assert may_go_on(wanted.state, state), f"a cancellation goes on only: from {wanted.state} to {state}"
     return {
         "id": wanted.id,
         "asked_at": wanted.asked_at,
         "was": wanted.state,
         "tries": wanted.tries,
         "state": state,
+        "settled": is_settled(state),
         "answer": answer,
         "now": now,
         "next_at": next_at,
