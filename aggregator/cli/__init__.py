@@ -5,6 +5,8 @@ Rules
 - Exit codes: 0 done, 1 something failed, 2 the call or the configuration is wrong. `run --once` and `meters` have more to
   tell: 3 work is left, 4 a person is needed.
 - Bad input gets one message that names the thing and the remedy, and no traceback.
+
+It stands on everything; only `__main__` imports it. Begin with the command that you type: `run` is in `run`.
 """
 
 import io

@@ -5,6 +5,9 @@ Rules
 - Every mistake of every file is reported at once, with its file, line and path, and what to do.
 - A secret appears in no message, no repr and no JSON; the methods that end in `revealed` give it in clear.
 - The environment is an argument.
+
+It imports `errors` and itself; the wiring, the daemon, the demo, the selftest and commands import it. No shell does: what it
+needs of the configuration, the wiring hands over. Begin with `models`, then `load`.
 """
 
 from aggregator.config.durations import format_duration, parse_duration

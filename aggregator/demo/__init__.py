@@ -8,6 +8,9 @@ proof.py       the same question put to source, ledger and sandbox
 story.py       how it is told
 scenes.py      all of it, in order
 aggregator.yaml   the configuration, with places for what differs from run to run
+
+It stands on everything below; the selftest, which has the same kind of processes, and the command import it. Begin with
+`scenes`.
 """
 
 from aggregator.demo.processes import DemoFailed

@@ -1,15 +1,18 @@
 """The ledger: our Postgres database, and the only place besides the source that speaks SQL.
 
-database       the pool, transactions, migrations, and whether a server is fit
-clock, waits   the clock that everything is stamped by, and transactions that take longer than they should
-identity       whether this is the ledger that it was
-meters, feeds  who a meter is, its mark, and who may write for it now; and on what terms it feeds each sink
-passes/        one pass over a span, as one transaction
-outbox/        what leaves: claimed, settled, released, one by one or as a file
-review/        what waits for a further look: held, in doubt, rejected, to be cancelled
-adoption       what a sink holds already, taken over
-notifications  what sinks tell by themselves, taken once
-reports        questions, for status and proofs
+database        the pool, transactions, migrations, and whether a server is fit
+clock, waits    the clock that everything is stamped by, and transactions that take longer than they should
+identity        whether this is the ledger that it was
+meters, feeds   who a meter is, its mark, and who may write for it now; and on what terms it feeds each sink
+meter_names     what each meter fed under which name
+configurations  which configuration of the meters is in force, and what it was before
+passes/         one pass over a span, as one transaction
+outbox/         what leaves: claimed, settled, released, one by one or as a file
+review/         what waits for a further look: held, in doubt, rejected, to be cancelled
+adoption        what a sink holds already, taken over
+notifications   what sinks tell by themselves, taken once
+parity          what was planned for two sinks of a meter, beside each other
+reports         questions, for status and proofs
 
-It imports the runtime and the core; shells, wiring and commands import it. Begin with `meters` and `passes/passes.py`.
+It imports the runtime and the core; shells, wiring and commands import it. Begin with `meters` and `passes/passes`.
 """

@@ -8,6 +8,8 @@ killing.py    the kills, and the quiet end
 verdict.py    what it came to
 report.py     how it is told
 proof.py      all of it, in order
+
+It stands on everything below, and runs the daemon as a process. Only the command imports it. Begin with `proof`.
 """
 
 from aggregator.selftest.proof import run_selftest

@@ -3,9 +3,16 @@
 engine.py         Source: one database, asked in one read-only snapshot per span
 urls.py           where it is, in the forms of SQLAlchemy and of libpq
 rows.py           rows of any driver become readings, or a plain refusal
-dialects.py       what differs between kinds of databases: postgres.py, sqlite.py, other.py
+dialects.py       what differs between kinds of databases, as a record of functions
+postgres.py       Postgres: sessions, settings, and what its errors mean
+sqlite.py         SQLite: the same
+other.py          every other dialect: the same, as far as it can be had
 transactions.py   Postgres: which transactions have ended, and which are open
 roles.py          Postgres: what a role may do beyond reading
+tables.py         Postgres: which tables a query reads, and what keeps their rows from being all there are
+trying.py         a query on trial, asked for any stretch of time in one snapshot
+
+It stands on the runtime and the core; the wiring, the trial and commands import it. Begin with `engine`.
 """
 
 from aggregator.source.engine import Shape, Source

@@ -4,6 +4,9 @@ text.py        what the text of a query says
 judgement.py   answers in, findings out
 lookup.py      looks up customers at the sinks that know them
 trier.py       asks the source, within a time that it is given
+
+It stands on sources and the core, and sees no sink: who knows customers is handed to it. Only commands import it. Begin with
+`trier`, then `judgement`.
 """
 
 from aggregator.trial.judgement import Finding, Kind, Severity

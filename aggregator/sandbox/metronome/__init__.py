@@ -8,9 +8,12 @@ metrics.py    billable metrics: which events match, and what they add up to
 usage.py      `POST /v1/usage`: windows between UTC midnights, in pages
 invoices.py   a draft for each customer and calendar month, finalized after a grace
 settings.py   the rules that may be changed while it runs
+wire.py       JSON with exact numbers, and instants as Metronome writes them
 client.py     the control calls as methods
 
 It shares the sandbox's clock and its machinery for faults. Its state is kept in memory only.
+
+It imports the sandbox and nothing else of ours; only the sandbox imports it. Begin with `service`, then `api`.
 """
 
 from aggregator.sandbox.metronome.client import MetronomeControl

@@ -11,6 +11,9 @@ Nobody answers for a file's records one by one. What Stripe could not take of a 
 by the events `data_management.import_set.failed` and `data_management.import_set.succeeded` with `status:
 succeeded_with_errors`. The rows of the error file name their identifiers: whoever reads it hands them to `Doubts.reject`
 of the sink, which refuses the events by identifier (`ledger.rejections`), whatever the state of their file.
+
+It imports what all sinks share, the runtime and the core; the wiring and commands import it. Begin with `sink`, then with
+`formats`.
 """
 
 from aggregator.sinks.files.bucket import Keys
