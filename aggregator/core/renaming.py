@@ -54,17 +54,13 @@ class KnownMeter(NamedTuple):
 
 
 class KnownLine(NamedTuple):
-    """A meter's line into a sink, as the ledger has it. `called` is empty where it was not recorded yet."""
+    """A meter's line into a sink, as the ledger has it."""
 
     meter: str
     outlet: Outlet
     until: dt.datetime | None
     """Up to where something was planned that is sent; None if nothing was."""
     has_sent: bool
-
-    def feeds(self, outlet: Outlet) -> bool:
-        """Tell whether it fed this; what was not recorded is taken to be called like the meter."""
-        return self.outlet._replace(called=self.outlet.called or self.meter).is_same(outlet)
 
 
 class Memory(NamedTuple):
@@ -127,7 +123,7 @@ def _outlet(each: Wanted, outlet: Outlet, memory: Memory, renamed: Mapping[str, 
     own = next(
         (line for line in memory.lines if (line.meter, line.outlet.sink) == (before, outlet.sink)), None
     )
-    if own is not None and (not own.outlet.called or own.outlet.called == outlet.called):
+    if own is not None and own.outlet.called == outlet.called:
         return None
     if own is not None and own.has_sent and own.outlet.kind != outlet.kind:
         return (
@@ -137,7 +133,7 @@ def _outlet(each: Wanted, outlet: Outlet, memory: Memory, renamed: Mapping[str, 
         )
     begin = _begin(each, outlet.sink, before, memory)
     for line in memory.lines:
-        if line is own or line.until is None or begin >= line.until or not line.feeds(outlet):
+        if line is own or line.until is None or begin >= line.until or not line.outlet.is_same(outlet):
             continue
         told = f"{outlet.kind} in {outlet.account or f'sink {outlet.sink}'}"
         if line.meter == before:
@@ -161,7 +157,7 @@ def follows(wanted: Sequence[Wanted], memory: Memory) -> Iterator[tuple[str, str
             continue
         for outlet in each.outlets:
             for line in memory.lines:
-                if line.until is not None and line.meter != each.renamed_from and line.feeds(outlet):
+                if line.until is not None and line.meter != each.renamed_from and line.outlet.is_same(outlet):
                     fed = f"which {line.meter} fed up to {_at(line.until)}"
                     yield each.name, f"it feeds {outlet.kind} from {_at(each.start_at)} on, {fed}"
 

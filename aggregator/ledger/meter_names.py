@@ -25,13 +25,14 @@ FIND_METERS = "select name, mark, formerly from aggregator.meter order by name"
 
 # What was planned to be sent, and how far: a line in shadow feeds nothing.
 FIND_LINES = """
-select meter.name, sink.name, coalesce(feed.account, sink.account), coalesce(feed.called, ''),
+select meter.name, sink.name, coalesce(feed.account, sink.account), feed.called,
        case when not feed.shadow and exists (select from aggregator.slot where slot.feed_id = feed.id and tail is not null)
             then feed.read_until end,
        feed.cleared_until > 0 and exists (select from aggregator.claim where claim.sink_id = sink.id)
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
+ where feed.called is not null
  order by feed.id
 """
 

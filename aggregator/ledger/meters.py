@@ -114,7 +114,7 @@ select pg_terminate_backend(pid, %(patience)s) from pg_stat_activity
 """
 
 FIND_DEFINITIONS = """
-select since, fingerprint, coalesce(query, ''), make_interval(secs => window_seconds) from aggregator.definition
+select since, fingerprint, query, make_interval(secs => window_seconds) from aggregator.definition
  where meter_id = %(meter_id)s order by since
 """
 
@@ -123,12 +123,6 @@ FORGET_DEFINITIONS = "delete from aggregator.definition where meter_id = %(meter
 ADD_DEFINITION = """
 insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds)
 values (%(meter_id)s, %(since)s, %(fingerprint)s, %(query)s, %(window_seconds)s)
-"""
-
-# A ledger of the first release did not keep the text; as long as the definition is the same, it is the one at hand.
-LEARN_QUERY = """
-update aggregator.definition set query = %(query)s
- where meter_id = %(meter_id)s and fingerprint = %(fingerprint)s and query is null
 """
 
 FIND_NOTED = "select until, xid::bigint from aggregator.fence where meter_id = %(meter_id)s order by until"
@@ -453,7 +447,6 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
     if defined != [meter.fingerprint, meter.start_at]:
         connection.execute(REDEFINE_FEEDS, values)
         connection.execute(REDEFINE_METER, values)
-    connection.execute(LEARN_QUERY, {**values, "meter_id": meter_id})
     _define(connection, meter_id, meter)
     feeds = tuple(lines.register(connection, meter_id, meter, sink, sink_ids[sink]) for sink in meter.sinks)
     for feed in feeds:

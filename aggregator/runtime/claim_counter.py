@@ -137,15 +137,15 @@ class Heartbeat:
             said = json.loads(text)
             at = dt.datetime.fromisoformat(said["at"])
             ledger, generation, beat = said["ledger_id"], int(said["generation"]), int(said["beat"])
-            claimed_at = said.get("claimed_at")
+            claimed_at = said["claimed_at"]
             return Beat(
                 ledger,
                 generation,
                 beat,
                 said["cluster"],
                 at,
-                said.get("claim_id"),
-                said.get("owner"),
+                said["claim_id"],
+                said["owner"],
                 claimed_at and dt.datetime.fromisoformat(claimed_at),
             )
         except (ValueError, KeyError, TypeError) as error:

@@ -98,7 +98,7 @@ create table aggregator.definition (
     meter_id       integer not null references aggregator.meter,
     since          timestamptz not null,
     fingerprint    text not null,
-    query          text,
+    query          text not null,
     window_seconds integer not null check (window_seconds > 0 and mod(86400, window_seconds) = 0),
     stated_at      timestamptz not null default now(),
     primary key (meter_id, since),
@@ -166,7 +166,7 @@ comment on column aggregator.feed.shadow_until is
 comment on column aggregator.feed.ordered is
     'Each customer''s events leave in the order they were planned, since the last one is what is billed.';
 comment on column aggregator.feed.account is 'The account, or the place, that it feeds; null: the sink does not say.';
-comment on column aggregator.feed.called is 'By what name the sink counts it; null: not recorded yet.';
+comment on column aggregator.feed.called is 'By what name the sink counts it.';
 comment on column aggregator.feed.cleared_until is
     'Events up to this one may leave: whoever they are for, the sink was asked what it holds of them.';
 comment on column aggregator.feed.cleared_at is 'When every event of it, also a later one, was let go.';

@@ -482,14 +482,6 @@ def test_what_may_have_arrived_one_way_goes_the_same_way_again(
     assert [asked.path for asked in server.asked if asked.path != SESSION] == [path]
 
 
-def test_what_was_sent_before_ways_were_recorded_went_by_version_1(
-    server: Server, make_sink: MakeSink
-) -> None:
-    """There was no other."""
-    send(make_sink(), usage(exposed_at=utcnow(), attempts=2))
-    assert [asked.path for asked in server.asked] == [EVENTS_V1]
-
-
 def test_both_ways_at_once_keep_a_customers_events_apart(server: Server, make_sink: MakeSink) -> None:
     """Of a customer and a meter one request is in flight, whichever way it goes."""
     first = threading.Event()

@@ -104,13 +104,6 @@ def test_without_an_account_a_sink_is_known_by_its_name() -> None:
     assert ledger.said(wants("api_calls", sink="other")) == []
 
 
-def test_what_was_not_recorded_is_called_like_its_meter() -> None:
-    """A ledger of an older version remembers no names."""
-    ledger = Ledger().fed("requests", called="")
-    assert ledger.said(wants("requests", "anything")) == []
-    assert ledger.said(wants("api_calls")) != []
-
-
 def test_a_renamed_meter_goes_on() -> None:
     """Under its new name, and so it does when that is said again, or renamed a second time."""
     ledger = Ledger().fed("requests")

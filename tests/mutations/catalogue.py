@@ -255,8 +255,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a meter may begin an hour before the other one ended",
         "aggregator/core/renaming.py",
-        "begin >= line.until or not line.feeds(outlet)",
-        "begin > line.until - dt.timedelta(hours=1) or not line.feeds(outlet)",
+        "begin >= line.until or not line.outlet.is_same(outlet)",
+        "begin > line.until - dt.timedelta(hours=1) or not line.outlet.is_same(outlet)",
         ("tests/core/test_renaming.py::test_it_may_begin_where_the_other_ended",),
     ),
     Mistake(

@@ -338,19 +338,3 @@ def test_what_may_have_arrived_goes_the_way_it_went(database: Database) -> None:
     world.deliver()
     assert ways(world) == [("cus_0", "stream"), ("cus_1", "v1")]
     assert [event.way for event in sink.received[2:]] == ["stream", "v1"]
-
-
-def test_what_was_exposed_before_ways_were_recorded_has_none(database: Database) -> None:
-    """An older version sent it: the sink is told so, and knows what it had then."""
-    sink = Silent(way="stream")
-    world = World(database, meter=METER, sinks=[sink])
-    world.source.use("cus_0", START, 1)
-    world.at(1, 5)
-    world.collect()
-    sink.fault = lambda event: Answer.UNKNOWN
-    world.deliver()
-    world.execute("update aggregator.event set way = null")
-    sink.fault = lambda event: None
-    world.now += HOUR
-    world.deliver()
-    assert [event.way for event in sink.received] == ["stream", ""]

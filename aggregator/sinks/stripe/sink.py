@@ -269,9 +269,7 @@ class StripeSink:
         )
 
         def bind(event: Event) -> Bound:
-            # What was exposed before the ledger recorded how went by version 1: there was no other way.
-            way = event.way or ("v1" if event.exposed_at else self.limits.way)
-            return roads.bind(event, way)
+            return roads.bind(event, event.way or self.limits.way)
 
         dispatcher = Dispatcher(
             bind, max_in_flight=self._max_in_flight, patience_seconds=self._patience.total_seconds()
