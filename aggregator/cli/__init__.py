@@ -2,8 +2,7 @@
 
 Rules
 - `aggregator --help` answers at once: whatever is heavy is imported inside the command that needs it.
-- Exit codes: 0 done, 1 something failed, 2 the call or the configuration is wrong. `run --once` and `meters` have more to
-  tell: 3 work is left, 4 a person is needed.
+- A command that has more to tell than that it was done or failed ends with another of `exit_codes`.
 - Bad input gets one message that names the thing and the remedy, and no traceback.
 
 It stands on everything; only `__main__` imports it. Begin with the command that you type: `run` is in `run`.
@@ -39,11 +38,9 @@ from aggregator.cli import (
     status,
 )
 from aggregator.cli.common import say, say_error
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.help import Commands
 from aggregator.errors import AggregatorError, ConfigError, UsageError
-
-FAILED = 1
-WRONG_CALL = 2
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -72,16 +69,16 @@ def main() -> None:
         sys.exit(cli.main(prog_name="aggregator", standalone_mode=False))
     except click.exceptions.Abort:
         say("Stopped.", err=True)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except click.ClickException as error:
         text = io.StringIO()
         error.show(file=text)
         for line in text.getvalue().splitlines():
             say(line, err=True)
-        sys.exit(WRONG_CALL)
+        sys.exit(ExitCode.WRONG_CALL)
     except (ConfigError, UsageError) as error:
         say_error(error)
-        sys.exit(WRONG_CALL)
+        sys.exit(ExitCode.WRONG_CALL)
     except AggregatorError as error:
         say_error(error)
-        sys.exit(FAILED)
+        sys.exit(ExitCode.FAILED)

@@ -8,25 +8,25 @@ Rules
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from aggregator.cli.common import known_meters
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.errors import SinkError, SinkHalted, UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.sinks.stripe import Desk
-    from aggregator.sinks.stripe.differences import Comparison, Known
+    from aggregator.sinks.stripe.differences import Comparison, Known, Standing
 
 
-class Outcome(IntEnum):
-    """How the accounts stand to the configuration. FAILED wins, then the highest."""
-
-    EQUAL = 0
-    FAILED = 1  # an account could not be asked, or something could not be done: run again
-    TO_APPLY = 3  # `aggregator meters apply` puts it right
-    PERSON_NEEDED = 4  # only a person can: what differs cannot be changed, or is not ours to change
+WORDS = {
+    ExitCode.DONE: "equal",
+    ExitCode.FAILED: "failed",
+    ExitCode.WORK_LEFT: "to_apply",
+    ExitCode.PERSON_NEEDED: "person_needed",
+}
+"""What each code means of meters, for programs."""
 
 
 class Line(NamedTuple):
@@ -38,13 +38,22 @@ class Line(NamedTuple):
     error: str | None = None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ExitCode:
         """Say what follows from it."""
-        if self.comparison is None:
-            return Outcome.FAILED
-        if self.comparison.standing == "equal":
-            return Outcome.EQUAL
-        return Outcome.TO_APPLY if self.comparison.standing.can_be_applied else Outcome.PERSON_NEEDED
+        return code_of(self.comparison and self.comparison.standing)
+
+
+def code_of(standing: "Standing | None") -> ExitCode:
+    """Return what follows from how a meter compares; None if that is not known.
+
+    Work is left where `aggregator meters apply` puts it right. Else only a person can: what differs cannot be changed, or is
+    not ours to change.
+    """
+    if standing is None:
+        return ExitCode.FAILED
+    if standing == "equal":
+        return ExitCode.DONE
+    return ExitCode.WORK_LEFT if standing.can_be_applied else ExitCode.PERSON_NEEDED
 
 
 class Step(NamedTuple):
@@ -113,7 +122,7 @@ def _apply(line: Line, now: dt.datetime) -> Step:
         after = Line(line.desk, line.meter, made.comparison)
         did = "created" if made.by_us else "there"
         text = f"created {planned.event_name}" if made.by_us else f"{planned.event_name} is there by now"
-        if after.outcome is not Outcome.EQUAL:
+        if after.outcome is not ExitCode.DONE:
             text += "; " + finding(after, now)
         return Step(after, did, text)
     after = Line(line.desk, line.meter, line.desk.rename(line.meter, planned.known))
@@ -121,18 +130,13 @@ def _apply(line: Line, now: dt.datetime) -> Step:
     return Step(after, "renamed", f"{planned.event_name} is displayed as {title!r} now")
 
 
-def outcome_after(line: Line, step: Step | None) -> Outcome:
+def outcome_after(line: Line, step: Step | None) -> ExitCode:
     """Say how a meter stands after what was done about it."""
     if step is None:
         return line.outcome
     if step.failed:
-        return Outcome.FAILED
+        return ExitCode.FAILED
     return step.line.outcome
-
-
-def gravest(outcomes: Sequence[Outcome]) -> Outcome:
-    """Say how all of it stands."""
-    return Outcome.FAILED if Outcome.FAILED in outcomes else max(outcomes, default=Outcome.EQUAL)
 
 
 def one_meter(
@@ -183,7 +187,7 @@ def plain_line(line: Line, now: dt.datetime) -> dict[str, object]:
         "mode": line.desk.mode,
         "event_name": line.desk.meters[line.meter].event_name,
         "standing": found.standing.value if found else None,
-        "outcome": line.outcome.name.lower(),
+        "outcome": WORDS[line.outcome],
         "stripe_id": found.known.id if found and found.known else None,
         "differences": [each._asdict() for each in found.differences] if found else [],
         "advice": found.advice(now) if found else None,

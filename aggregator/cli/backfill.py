@@ -20,6 +20,7 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.completion import MeterName
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
@@ -27,14 +28,8 @@ if TYPE_CHECKING:
     from aggregator.delivery.sender import Delivered
     from aggregator.wiring.app import App
 
-WORK_LEFT = 3
-"""The exit code when a sink did not take everything yet; `run --once` has the same."""
-
 MOST_MOVERS = 20
 """Customers that are named where a range is only looked at."""
-
-PERSON_NEEDED = 4
-"""The exit code when a sink holds usage that this ledger never sent; `run --once` has the same."""
 
 WAIT_SECONDS = 0.2
 """How long to wait before asking again for a meter that the daemon is just reading."""
@@ -142,9 +137,9 @@ def _end(
     if failed:
         raise SourceError("\n".join(failed))
     if any(told.kind == "stopped" for told in untold):
-        raise click.exceptions.Exit(PERSON_NEEDED)
+        raise click.exceptions.Exit(ExitCode.PERSON_NEEDED)
     if left or any(waiting.values()):
-        raise click.exceptions.Exit(WORK_LEFT)
+        raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
 def tell_left(meter: str, since: dt.datetime, why: str | None) -> str:

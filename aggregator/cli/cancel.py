@@ -15,6 +15,7 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.events import some_ids_argument
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _tell(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: 
         for trouble in result.troubles:
             say(trouble, err=True)
     if result.refused:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(ExitCode.FAILED)
 
 
 def _chosen(app: "App", sink: str, ids: tuple[int, ...]) -> "list[Candidate]":

@@ -16,6 +16,7 @@ from aggregator.cli.common import (
     show_table,
     write_json,
 )
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.tables import table_notes
 from aggregator.cli.terms import findings_of
 
@@ -82,7 +83,7 @@ def check(
         show_table("check", {"what": "left", "": "left", "finding": "left"}, findings)
         say(f"{len(wrong)} thing(s) to put right." if wrong else "All is well.")
     if wrong:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(ExitCode.FAILED)
 
 
 def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:

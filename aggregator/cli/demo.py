@@ -2,6 +2,8 @@
 
 import click
 
+from aggregator.cli.exit_codes import ExitCode
+
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until you press Ctrl-C.")
@@ -16,4 +18,4 @@ def demo(*, keep: bool, seconds: int) -> None:
     """Show the main job in under two minutes: a product's database, a sandbox, a backfill, the daemon, the proof."""
     from aggregator.demo import run_demo
 
-    raise click.exceptions.Exit(run_demo(keep=keep, seconds=seconds))
+    raise click.exceptions.Exit(ExitCode(run_demo(keep=keep, seconds=seconds)))

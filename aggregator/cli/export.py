@@ -18,6 +18,7 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.completion import MeterName
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.files import raw_meters, show_files
 from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
@@ -25,8 +26,6 @@ from aggregator.errors import UsageError
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.core.model import Span
-
-WORK_LEFT = 3
 
 
 @click.group(cls=Commands)
@@ -114,7 +113,7 @@ def csv_files(
         if delivered.halted or delivered.waits_for:
             say(f"Not written: {delivered.halted or delivered.waits_for}", err=True)
     if delivered.halted or delivered.again:
-        raise click.exceptions.Exit(WORK_LEFT)
+        raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
 IN_FILES = {"accepted", "confirmed", "void"}

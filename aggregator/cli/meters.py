@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.accounts import (
+    WORDS,
     Line,
-    Outcome,
     Step,
     carry_out,
     compare,
     desks_of,
     finding,
-    gravest,
     one_meter,
     outcome_after,
     plain_line,
@@ -38,6 +37,7 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.completion import MeterName
+from aggregator.cli.exit_codes import ExitCode, gravest
 from aggregator.cli.help import Commands
 from aggregator.errors import UsageError
 from aggregator.runtime.terminal import printable
@@ -93,9 +93,9 @@ def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
     with desks_of(config) as desks:
         lines = compare(desks, known_meters(config, names))
     now = utcnow()
-    outcome = gravest([line.outcome for line in lines])
+    outcome = gravest(line.outcome for line in lines)
     if as_json:
-        write_json({"outcome": outcome.name.lower(), "meters": [plain_line(line, now) for line in lines]})
+        write_json({"outcome": WORDS[outcome], "meters": [plain_line(line, now) for line in lines]})
     else:
         _show("meters and Stripe", lines, now)
         say(_summary(lines))
@@ -128,9 +128,9 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
     with desks_of(config) as desks:
         lines = compare(desks, known_meters(config, names))
         now = utcnow()
-        plan = [line for line in lines if line.outcome is Outcome.TO_APPLY]
+        plan = [line for line in lines if line.outcome is ExitCode.WORK_LEFT]
         if not as_json:
-            _show("meters and Stripe", [line for line in lines if line.outcome is not Outcome.EQUAL], now)
+            _show("meters and Stripe", [line for line in lines if line.outcome is not ExitCode.DONE], now)
         go = bool(plan) and not dry_run and (yes or _agreed(_question(plan)))
         steps = carry_out(plan, now) if go else []
     after = {(step.line.desk.sink, step.line.meter): step for step in steps}
@@ -139,7 +139,7 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
     if as_json:
         done = [plain_step(step) for step in steps]
         found = [plain_line(_after(line, after), now) for line in lines]
-        write_json({"outcome": outcome.name.lower(), "done": done, "meters": found})
+        write_json({"outcome": WORDS[outcome], "done": done, "meters": found})
     else:
         for step in steps:
             say(f"{step.line.desk.sink}: {step.line.meter}: {step.text}")
@@ -225,7 +225,7 @@ def _ask(question: str, *, yes: bool) -> None:
     """Go on only with a yes."""
     if not yes and not _agreed(question):
         say("Nothing was changed.")
-        raise click.exceptions.Exit(Outcome.TO_APPLY)
+        raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
 def _in_mode(desk: "Desk") -> str:
@@ -251,9 +251,9 @@ def _question(plan: Sequence[Line]) -> str:
 def _summary(lines: Sequence[Line]) -> str:
     by = [line.outcome for line in lines]
     told = [
-        f"{by.count(Outcome.TO_APPLY)} to apply: `aggregator meters apply`" * (Outcome.TO_APPLY in by),
-        f"{by.count(Outcome.PERSON_NEEDED)} for a person" * (Outcome.PERSON_NEEDED in by),
-        f"{by.count(Outcome.FAILED)} could not be asked" * (Outcome.FAILED in by),
+        f"{by.count(ExitCode.WORK_LEFT)} to apply: `aggregator meters apply`" * (ExitCode.WORK_LEFT in by),
+        f"{by.count(ExitCode.PERSON_NEEDED)} for a person" * (ExitCode.PERSON_NEEDED in by),
+        f"{by.count(ExitCode.FAILED)} could not be asked" * (ExitCode.FAILED in by),
     ]
     return "; ".join(filter(None, told)) + "." if any(told) else "All meters are equal."
 
@@ -263,7 +263,7 @@ def _closing(lines: Sequence[Line], plan: Sequence[Line], steps: Sequence[Step],
     if not plan:
         return (
             "Nothing to apply."
-            if any(line.outcome is not Outcome.EQUAL for line in lines)
+            if any(line.outcome is not ExitCode.DONE for line in lines)
             else _summary(lines)
         )
     if not steps:

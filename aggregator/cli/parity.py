@@ -21,6 +21,7 @@ from aggregator.cli.common import (
     write_raw,
 )
 from aggregator.cli.completion import MeterName
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from aggregator.core.model import Span
     from aggregator.ledger.parity import Side
     from aggregator.sinks.protocol import Destination
-
-DIFFERENT = 3
-"""The exit code when the two are not equal."""
 
 AT_ONCE = 500
 """How many differences stand in one table: a longer list goes on in the next one, so that memory stays bounded."""
@@ -124,7 +122,7 @@ def parity(
                 if sink is None:
                     say(f"{name} cannot be read back, so it was not asked.")
     if result.different:
-        raise click.exceptions.Exit(DIFFERENT)
+        raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
 def _span(start: dt.datetime, end: dt.datetime | None, *, by: str, ask: bool) -> "Span":

@@ -19,6 +19,7 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.completion import MeterName
+from aggregator.cli.exit_codes import ExitCode
 from aggregator.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
     from aggregator.core.model import Definition, Span
     from aggregator.wiring.app import App
-
-DIFFERS = 3
-"""The exit code when the present query gives something else; `parity` and others have the same for a difference."""
 
 
 @click.command()
@@ -114,7 +112,7 @@ def restate(
             else f"{windows.count(span, present.window):,} window(s) would be read by the present query; --yes does it."
         )
     if differs and not yes:
-        raise click.exceptions.Exit(DIFFERS)
+        raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
 def _show_quantities(name: str, span: "Span", old: "dict[str, Decimal]", new: "dict[str, Decimal]") -> None:

@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,21 +18,11 @@ from aggregator.cli.common import (
     somebody,
     write_json,
 )
+from aggregator.cli.exit_codes import ExitCode, gravest
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.wiring.app import App
-
-
-class Once(IntEnum):
-    """How one pass ended, for whoever scheduled it. The gravest that holds is the exit code."""
-
-    DONE = 0
-    FAILED = 1  # a meter could not be read, or the ledger did not answer: run again
-    WORK_LEFT = 3  # a sink was busy or away, or another process had a meter: run again
-    PERSON_NEEDED = (
-        4  # a sink halted, refused events, or holds usage that is not ours; see `aggregator status`
-    )
 
 
 @click.command()
@@ -112,7 +101,7 @@ def _saying_why_stopped() -> Iterator[None]:
         raise
 
 
-def run_once(app: "App", *, as_json: bool = False) -> Once:
+def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
     """Collect every meter once, then deliver until nothing is due; say how it went."""
     from aggregator.daemon.daemon import tell_start
     from aggregator.daemon.watchdog import tell_set_back
@@ -123,21 +112,21 @@ def run_once(app: "App", *, as_json: bool = False) -> Once:
         logger.error(log.CLOCKS_APART, reason=apart)
         if as_json:
             write_json({"outcome": "failed", "error": apart, "meters": {}, "sinks": {}})
-        return Once.FAILED
+        return ExitCode.FAILED
     tell_set_back(logger, app.ledger.outbox, app.ledger.instant())
     tell_start(logger, app, app.ledger.instant())
-    outcomes = [Once.PERSON_NEEDED if app.elsewhere() or app.unconfigured() else Once.DONE]
+    outcomes = [ExitCode.PERSON_NEEDED if app.elsewhere() or app.unconfigured() else ExitCode.DONE]
     meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
     for name in sorted(app.hears):
         _hear(app, name, outcomes)
     sinks = {name: _deliver(app, name, outcomes) for name in sorted(app.sink_ids)}
-    gravest = Once.FAILED if Once.FAILED in outcomes else max(outcomes)
+    outcome = gravest(outcomes)
     if as_json:
-        write_json({"outcome": gravest.name.lower(), "meters": meters, "sinks": sinks})
-    return gravest
+        write_json({"outcome": outcome.name.lower(), "meters": meters, "sinks": sinks})
+    return outcome
 
 
-def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
+def _collect(app: "App", name: str, outcomes: list[ExitCode]) -> dict[str, object]:
     """Collect a meter once; add how that ended, and return what is worth knowing."""
     from aggregator.daemon.daemon import tell_warnings
     from aggregator.errors import AggregatorError
@@ -149,25 +138,25 @@ def _collect(app: "App", name: str, outcomes: list[Once]) -> dict[str, object]:
         result = app.collections[name].run_once(app.ledger.now())
     except AggregatorError as error:
         logger.error(log.PASS_FAILED, meter=name, reason=str(error))
-        outcomes.append(Once.FAILED)
+        outcomes.append(ExitCode.FAILED)
         return {"error": str(error)}
     except Exception as error:
         logger.exception(log.UNEXPECTED, meter=name)
-        outcomes.append(Once.FAILED)
+        outcomes.append(ExitCode.FAILED)
         return {"error": named(error)}
     tell_warnings(logger, result)
     if result.busy:
         logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
-        outcomes.append(Once.WORK_LEFT)
+        outcomes.append(ExitCode.WORK_LEFT)
     else:
         logger.info(log.PASS_COMMITTED, **result.figures())
-    outcomes += [Once.PERSON_NEEDED] * bool(
+    outcomes += [ExitCode.PERSON_NEEDED] * bool(
         result.held or result.refused or result.unread or result.silent_since
     )
     return result.figures()
 
 
-def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
+def _deliver(app: "App", sink: str, outcomes: list[ExitCode]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
     from aggregator.daemon.daemon import LANES, tell_files, tell_first_uses, tell_reconciled
     from aggregator.delivery.sender import drain
@@ -178,7 +167,7 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     logger = log.logger()
     if sink in app.refused:
         logger.critical(log.SINK_HALTED, sink=sink, reason=app.refused[sink])
-        outcomes.append(Once.PERSON_NEEDED)
+        outcomes.append(ExitCode.PERSON_NEEDED)
         return {
             "halted": app.refused[sink],
             "waiting": app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))[1],
@@ -186,21 +175,21 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
     try:
         reconciled = app.reconciliation(sink).run_once(app.ledger.now())
         tell_reconciled(logger, sink, reconciled)
-        outcomes += [Once.PERSON_NEEDED] * bool(reconciled.unclear)
+        outcomes += [ExitCode.PERSON_NEEDED] * bool(reconciled.unclear)
     except AggregatorError as error:
         logger.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
     except Exception:
         logger.exception(log.UNEXPECTED, sink=sink)
-        outcomes.append(Once.FAILED)
+        outcomes.append(ExitCode.FAILED)
     try:
         delivered = drain([app.delivery(sink, at_once=True) for _ in range(LANES)], app.ledger.now)
     except AggregatorError as error:
         logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
-        outcomes.append(Once.FAILED)
+        outcomes.append(ExitCode.FAILED)
         return {"error": str(error)}
     except Exception as error:
         logger.exception(log.UNEXPECTED, sink=sink)
-        outcomes.append(Once.FAILED)
+        outcomes.append(ExitCode.FAILED)
         return {"error": named(error)}
     tell_files(logger, sink, delivered)
     tell_first_uses(logger, sink, delivered)
@@ -213,13 +202,13 @@ def _deliver(app: "App", sink: str, outcomes: list[Once]) -> dict[str, object]:
         why = delivered.waits_for
         logger.warning(log.DELIVERY_WAITING, sink=sink, reason=why, waiting=waiting, next_at=str(next_at))
     logger.info(log.BATCH_DELIVERED, sink=sink, **delivered.figures())
-    outcomes += [Once.WORK_LEFT] * bool(waiting)
-    outcomes += [Once.PERSON_NEEDED] * any(told.kind == "stopped" for told in delivered.first_uses)
-    outcomes += [Once.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
+    outcomes += [ExitCode.WORK_LEFT] * bool(waiting)
+    outcomes += [ExitCode.PERSON_NEEDED] * any(told.kind == "stopped" for told in delivered.first_uses)
+    outcomes += [ExitCode.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
     return {**delivered.figures(), "waiting": waiting}
 
 
-def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
+def _hear(app: "App", sink: str, outcomes: list[ExitCode]) -> None:
     """Take in what a sink tells by itself, and look after cancellations there; add whether a person is needed."""
     from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
     from aggregator.errors import AggregatorError
@@ -231,14 +220,14 @@ def _hear(app: "App", sink: str, outcomes: list[Once]) -> None:
             taken = app.intake(sink).run_once(app.ledger.instant())
             tell_taken(logger, sink, taken)
             tell_refused(logger, sink, taken, {})
-            outcomes += [Once.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
+            outcomes += [ExitCode.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
         if sink not in app.sink_ids:
             return
         cancelled = app.cancelling(sink).run_once(app.ledger.now())
         tell_round(logger, sink, cancelled)
-        outcomes += [Once.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)
+        outcomes += [ExitCode.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)
     except AggregatorError as error:
         logger.error(log.REPORTS_FAILED, sink=sink, reason=str(error))
     except Exception:
         logger.exception(log.UNEXPECTED, sink=sink)
-        outcomes.append(Once.FAILED)
+        outcomes.append(ExitCode.FAILED)

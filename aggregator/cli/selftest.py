@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from aggregator.cli.common import json_option
+from aggregator.cli.exit_codes import ExitCode
 
 
 @click.command()
@@ -54,4 +55,4 @@ def selftest(
     code = run_selftest(
         kills=kills, seed=seed, worlds=worlds, directory=directory, as_json=as_json, verbose=verbose
     )
-    raise click.exceptions.Exit(code)
+    raise click.exceptions.Exit(ExitCode(code))

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from aggregator.cli import cli
-from aggregator.cli.run import Once, run_once
+from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.run import run_once
 from aggregator.collection.backfill import Backfill
 from aggregator.config import load
 from aggregator.core.model import (
@@ -357,7 +358,7 @@ def test_one_pass_on_such_a_host_fails_says_so_once_and_touches_nothing(
     host, said = Host(), io.StringIO()
     log.configure(stream=said)
     config = load(configured, {})
-    for host.ahead, outcome, files in ((ahead, Once.FAILED, 0), (dt.timedelta(0), Once.DONE, 1)):
+    for host.ahead, outcome, files in ((ahead, ExitCode.FAILED, 0), (dt.timedelta(0), ExitCode.DONE, 1)):
         with build(config, verify=True, host=host) as app:
             assert run_once(app) is outcome
         assert len(list((configured.parent / "folder").iterdir())) == files
