@@ -138,9 +138,7 @@ class Adoption:
 
         Raises SinkError if a sink does not say to which account it goes.
         """
-        reason = self._pin.check(now, stops=True)
-        if reason is not None:
-            self._pin.stop(reason, now)
+        reason = self._pin.check(now, stops=True, adopting=True)
         for sink in sorted(self._fed):
             reason = reason or self._pin.account(sink, self._sinks[sink].account(), now, stops=True)
         pinned, known = self._pin.pinned(), self._pin.known()

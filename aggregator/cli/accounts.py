@@ -8,6 +8,7 @@ Rules
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from aggregator.cli.common import known_meters
@@ -56,17 +57,27 @@ def code_of(standing: "Standing | None") -> ExitCode:
     return ExitCode.WORK_LEFT if standing.can_be_applied else ExitCode.PERSON_NEEDED
 
 
+class Did(StrEnum):
+    """What came of what was to be done about a meter at a sink."""
+
+    CREATED = "created"
+    RENAMED = "renamed"
+    THERE = "there"
+    FAILED = "failed"
+    NOT_TRIED = "not_tried"
+
+
 class Step(NamedTuple):
-    """What was to be done about a meter at a sink, and what came of it: created, renamed, there, failed or not tried."""
+    """What was to be done about a meter at a sink, and what came of it."""
 
     line: Line
-    did: str
+    did: Did
     text: str
 
     @property
     def failed(self) -> bool:
         """Whether it is still to be done."""
-        return self.did in ("failed", "not tried")
+        return self.did in (Did.FAILED, Did.NOT_TRIED)
 
 
 @contextmanager
@@ -102,12 +113,12 @@ def carry_out(plan: Sequence[Line], now: dt.datetime) -> list[Step]:
     halted: set[str] = set()
     for line in plan:
         if line.desk.sink in halted:
-            steps.append(Step(line, "not tried", "not tried, for the same reason"))
+            steps.append(Step(line, Did.NOT_TRIED, "not tried, for the same reason"))
             continue
         try:
             steps.append(_apply(line, now))
         except SinkError as error:
-            steps.append(Step(line, "failed", str(error)))
+            steps.append(Step(line, Did.FAILED, str(error)))
             if isinstance(error, SinkHalted):
                 halted.add(line.desk.sink)
     return steps
@@ -120,14 +131,14 @@ def _apply(line: Line, now: dt.datetime) -> Step:
     if planned.known is None:
         made = line.desk.create(line.meter, now)
         after = Line(line.desk, line.meter, made.comparison)
-        did = "created" if made.by_us else "there"
+        did = Did.CREATED if made.by_us else Did.THERE
         text = f"created {planned.event_name}" if made.by_us else f"{planned.event_name} is there by now"
         if after.outcome is not ExitCode.DONE:
             text += "; " + finding(after, now)
         return Step(after, did, text)
     after = Line(line.desk, line.meter, line.desk.rename(line.meter, planned.known))
     title = line.desk.meters[line.meter].display_name
-    return Step(after, "renamed", f"{planned.event_name} is displayed as {title!r} now")
+    return Step(after, Did.RENAMED, f"{planned.event_name} is displayed as {title!r} now")
 
 
 def outcome_after(line: Line, step: Step | None) -> ExitCode:
@@ -200,6 +211,6 @@ def plain_step(step: Step) -> dict[str, object]:
     return {
         "meter": step.line.meter,
         "sink": step.line.desk.sink,
-        "did": step.did.replace(" ", "_"),
+        "did": step.did,
         "text": step.text,
     }

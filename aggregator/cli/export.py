@@ -125,9 +125,8 @@ def _tell(config: "Config", meter: str, sink: str, span: "Span") -> None:
     say(f"What meter {meter} owes sink {sink} of the windows in {span}, as far as they are read.")
     if others:
         say(f"What {', '.join(others)} gets of it goes there by itself, and besides: both would be billed.")
-    for line in raw_meters(config):
-        if line.startswith(f"Meter {meter} "):
-            say(line)
+    for line in raw_meters(config, meter):
+        say(line)
 
 
 def _sink(config: "Config", meter: str, sink: str | None) -> str:

@@ -209,7 +209,7 @@ def _row(row: "FileRow") -> tuple[object, ...]:
     )
 
 
-def raw_meters(config: "Config") -> list[str]:
+def raw_meters(config: "Config", only: str | None = None) -> list[str]:
     """Warn of every meter whose files, uploaded twice, would bill twice: rows for the Dashboard carry no identifier."""
     from aggregator.config import CsvSink
 
@@ -219,7 +219,8 @@ def raw_meters(config: "Config") -> list[str]:
         "(`stripe.event_time_window`) take it."
         for meter in config.meters.values()
         for sink in meter.sinks
-        if isinstance(config.sinks[sink], CsvSink)
+        if only in (None, meter.name)
+        and isinstance(config.sinks[sink], CsvSink)
         and meter.stripe.formula == "sum"
         and not meter.stripe.event_time_window
     ]

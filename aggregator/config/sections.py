@@ -55,9 +55,13 @@ class Section:
 
     def text(self, within: Location) -> str:
         """Return what the file says at a place in here, if it may be repeated; else a word that stands for it."""
+        written = self._harmless(within)
+        return "such name" if written is None else f"`{written}`"
+
+    def _harmless(self, within: Location) -> str | None:
         section = self.defaults if self.defaults and self._inherits(within) else self
         written = section.document.text((*section.location, *within))
-        return f"`{written}`" if written is not None and harmless(written) else "such name"
+        return written if written is not None and harmless(written) else None
 
     def problem(self, within: Location, message: str) -> None:
         """Note that something is wrong at a place in here, or in the defaults if it comes from there."""
@@ -106,10 +110,9 @@ class Section:
         try:
             text = read_text(self.document.directory / path, limit)
         except FileNotFoundError:
-            shown = self.text((filed,))
             hint = (
                 f"put it under `{key}` if it is no path"
-                if shown == "such name"
+                if self._harmless((filed,)) is None
                 else "create it, or correct the path"
             )
             self.problem((filed,), f"names a file that is not there: {hint}")

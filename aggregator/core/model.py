@@ -300,6 +300,8 @@ class Planned(NamedTuple):
     identifier: str
     state: State
     reason: str | None
+    guarded: bool = False
+    """Whether it is held by the shrink guard: until the window is read again."""
 
 
 class Decision(NamedTuple):

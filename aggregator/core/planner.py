@@ -190,12 +190,13 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     at = stamp(change, policy.window, policy.limits.write_model)
     guarded = policy.guarded or change.tail is Tail.GUARDED
     state, reason = _standing(delta, total, at, policy, guarded=guarded)
+    by_guard = guarded and state is State.HELD
     if state is DUE and delta and policy.unstable and asks_a_person(change.revision):
         state, reason = State.HELD, UNSTABLE
     if policy.shadow or change.shadow:
-        state, reason = State.SHADOW, reason and f"would be {state.value}: {reason}"
+        state, reason, by_guard = State.SHADOW, reason and f"would be {state.value}: {reason}", False
     name = identifier(policy, change.customer, change.window_start, change.revision)
-    return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason))
+    return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason, by_guard))
 
 
 def _standing(

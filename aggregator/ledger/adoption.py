@@ -231,7 +231,7 @@ update aggregator.feed
 ADOPT = """
 update aggregator.pin
    set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s, timeline = %(timeline)s,
-       stopped_at = null, stopped_reason = null
+       stopped_at = null, stopped_reason = null, stopped_by_failover = false
  where stopped_at = %(stopped_at)s and generation = %(before)s and beat = %(beat)s
 """
 

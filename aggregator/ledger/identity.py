@@ -47,14 +47,14 @@ select {cluster}, {timeline},
 
 LOOK = """
 select ledger_id::text, generation, beat, cluster, database_oid, stopped_at, stopped_reason,
-       (select oid::bigint from pg_database where datname = current_database()), timeline
+       (select oid::bigint from pg_database where datname = current_database()), timeline, stopped_by_failover
   from aggregator.pin
 """
 
 BEAT = """
 update aggregator.pin set beat = beat + 1, claimed_at = greatest(claimed_at, %(now)s)
 returning ledger_id::text, generation, beat, cluster, database_oid, stopped_at, stopped_reason,
-          (select oid::bigint from pg_database where datname = current_database()), timeline
+          (select oid::bigint from pg_database where datname = current_database()), timeline, stopped_by_failover
 """
 
 PIN_PLACE = """
@@ -69,7 +69,10 @@ MOVE_TIMELINE = """
 update aggregator.pin set timeline = %(timeline)s where timeline is distinct from %(timeline)s and stopped_at is null
 """
 
-FOLLOW = "update aggregator.pin set timeline = %(timeline)s, stopped_at = null, stopped_reason = null"
+FOLLOW = """
+update aggregator.pin
+   set timeline = %(timeline)s, stopped_at = null, stopped_reason = null, stopped_by_failover = false
+"""
 
 NOTE_HOST = "insert into aggregator.host (id) values (%(host)s) on conflict do nothing"
 
@@ -89,13 +92,12 @@ select name, account from aggregator.sink
 """
 
 STOP = """
-update aggregator.pin set stopped_at = %(now)s, stopped_reason = %(reason)s where stopped_at is null
+update aggregator.pin
+   set stopped_at = %(now)s, stopped_reason = %(reason)s, stopped_by_failover = %(failover)s
+ where stopped_at is null
 """
 
 WHAT_TO_DO = "Nothing is read or sent until `aggregator adopt` has compared the ledger with what the sinks have counted."
-
-FAILED_OVER = "The ledger's server went from timeline"
-"""How the words about a failover begin: a stop for that reason is one that a person's word lifts."""
 
 UNSYNCHRONOUS = (
     "`failover: lossless` is declared, and its server has no synchronous standby (`synchronous_standby_names` is empty): "
@@ -128,6 +130,8 @@ class Pinned(NamedTuple):
     """The object identifier of the database it lies in now."""
     timeline: int | None = None
     """The timeline of its server at the latest claim; None where nobody could tell."""
+    stopped_by_failover: bool = False
+    """Whether it was stopped because its server may lack commits: then a person's word that it lacks none lifts it."""
     lies_on: int | None = None
     """The system identifier of the server it lies on now; None where it may not be read."""
     runs_on: int | None = None
@@ -175,11 +179,12 @@ class Pin:
         with self._database.transaction() as connection:
             return self._look(connection)[0]
 
-    def check(self, now: dt.datetime, *, stops: bool = False) -> str | None:
+    def check(self, now: dt.datetime, *, stops: bool = False, adopting: bool = False) -> str | None:
         """Return why nothing may be read or sent, None if all is well; a ledger without a pin is pinned.
 
         With `stops`, as before anything is sent, a ledger that is not what it was is marked so for every process. A failover
-        is not: each host sees that by itself, and those that know that nothing is missing go on.
+        is not: each host sees that by itself, and those that know that nothing is missing go on, until somebody is
+        `adopting` the ledger.
         """
         with self._database.transaction() as connection:
             found, known = self._look(connection)
@@ -192,15 +197,15 @@ class Pin:
                 connection.execute(PIN_PLACE, place)
         if trouble is not None and stops:
             self.stop(trouble, now)
+        if after is not None and adopting:
+            self.stop(after, now, failover=True)
         return trouble or after
 
     def follow(self) -> str | None:
         """Go on after a failover, on a person's word that it lost nothing; return what speaks against it all the same."""
         with self._database.transaction() as connection:
             found, known = self._look(connection)
-            stopped = found.stopped_reason
-            if stopped is not None and stopped.startswith(FAILED_OVER):
-                stopped = None
+            stopped = None if found.stopped_by_failover else found.stopped_reason
             trouble = stopped or _mismatch(found, known, where=self._heartbeat)
             if trouble is None:
                 connection.execute(FOLLOW, {"timeline": found.runs_on})
@@ -270,11 +275,11 @@ class Pin:
         if self.unguarded is None:
             self._heartbeat.note(beat)
 
-    def stop(self, reason: str, now: dt.datetime) -> None:
+    def stop(self, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
         """Mark the ledger as stopped, for every process; the first reason stays."""
         self.stopped_seen = True
         with self._database.transaction() as connection:
-            connection.execute(STOP, {"reason": reason, "now": now})
+            connection.execute(STOP, {"reason": reason, "now": now, "failover": failover})
 
     def stopped(self, connection: Connection) -> str | None:
         """Return why the ledger is stopped, None if it is not; and learn its generation, for `name`.
@@ -406,7 +411,7 @@ def failed_over(found: Pinned, failover: Failover) -> str | None:
     if failover == "lossless" or (failover == "one_host" and found.alone):
         return None
     return (
-        f"{FAILED_OVER} {found.timeline} to {found.runs_on}: a standby was promoted, or a backup "
+        f"The ledger's server went from timeline {found.timeline} to {found.runs_on}: a standby was promoted, or a backup "
         "was restored. It may lack the latest commits, and with them the memory of what another host has sent, which would "
         "be sent again. If nothing was lost, as after a planned switchover or with a synchronous standby, say `aggregator "
         f"adopt --nothing-lost`, or `failover: lossless` under `ledger:`. If that is not certain: {WHAT_TO_DO}"

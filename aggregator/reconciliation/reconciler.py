@@ -68,7 +68,9 @@ class Doubts(Protocol):
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]: ...  # noqa: D102
     def look(self, readback: Readback, customer: str, span: Span) -> Excerpt: ...  # noqa: D102
     def note(self, readback: Readback, found: str) -> None: ...  # noqa: D102
-    def close_readback(self, readback: Readback, found: str, now: dt.datetime) -> None: ...  # noqa: D102
+    def close_readback(  # noqa: D102
+        self, readback: Readback, found: str, now: dt.datetime, *, nothing: bool
+    ) -> None: ...
     def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None: ...  # noqa: D102
 
 
@@ -268,7 +270,8 @@ class Reconciliation:
             self._doubts.put_off_readback(reading.readback, now + readbacks.LOOK_AGAIN)
             return
         found = f"{reading.confirmed} confirmed, {reading.rejected} rejected, {reading.unclear} unclear"
-        self._doubts.close_readback(reading.readback, found, now)
+        nothing = not (reading.confirmed or reading.rejected or reading.unclear)
+        self._doubts.close_readback(reading.readback, found, now, nothing=nothing)
         result.readbacks += 1
 
     def _look(

@@ -407,15 +407,16 @@ class Source:
     def _refusal(self, reason: str) -> QueryRejected:
         return QueryRejected(f"Source {self.name}: {reason}")
 
-    def _explained(self, error: Exception, asked: str = "the query") -> SourceError:
-        """Return our error for a driver's: what happened, to which source, what to do. `asked` is what it was doing."""
+    def _explained(self, error: Exception, asked: str | None = None) -> SourceError:
+        """Return our error for a driver's: what happened, to which source, what to do. `asked`: what, if not the query."""
         if isinstance(error, OSError):
             return SourceUnreachable(f"Source {self.name} cannot be read: {self._clean(str(error))}")
+        doing = asked or "the query"
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         fault = self._dialect.fault(cause)
         if fault is Fault.UNEXPECTED:
             return SourceError(
-                f"Source {self.name}: the database driver failed over {asked} ({self._clean(named(cause))}); it is "
+                f"Source {self.name}: the database driver failed over {doing} ({self._clean(named(cause))}); it is "
                 "tried again. Return text, numbers and instants only, and look at what is set for the role and the database."
             )
         said = self._clean(self._dialect.said(cause))
@@ -425,14 +426,13 @@ class Source:
             case Fault.TIMED_OUT:
                 seconds = self._how.statement_timeout.total_seconds()
                 return QueryTimedOut(
-                    f"Source {self.name}: {asked} was stopped, it may take {seconds:g} s ({said}): give its time column "
+                    f"Source {self.name}: {doing} was stopped, it may take {seconds:g} s ({said}): give its time column "
                     "an index, let it return `window`, or raise `statement_timeout`"
                 )
             case Fault.NOT_A_READ:
-                one = "a usage query" if asked == "the query" else asked
-                return self._refusal(f"{one} is one statement and may only read: {said}")
+                return self._refusal(f"{asked or 'a usage query'} is one statement and may only read: {said}")
             case Fault.REFUSED:
-                return self._refusal(f"{asked} is refused: {said}")
+                return self._refusal(f"{doing} is refused: {said}")
             case _:
                 assert_never(fault)
 

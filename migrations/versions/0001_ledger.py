@@ -29,7 +29,9 @@ create table aggregator.pin (
     timeline       bigint,
     stopped_at     timestamptz,
     stopped_reason text,
-    check ((stopped_at is null) = (stopped_reason is null))
+    stopped_by_failover boolean not null default false,
+    check ((stopped_at is null) = (stopped_reason is null)),
+    check (stopped_at is not null or not stopped_by_failover)
 );
 comment on table aggregator.pin is 'What this ledger is. Its id is part of every identifier.';
 comment on column aggregator.pin.generation is
@@ -41,6 +43,8 @@ comment on column aggregator.pin.cluster is 'The system identifier of the server
 comment on column aggregator.pin.timeline is
     'The timeline of the server''s write-ahead log at the latest claim: another one means a promoted standby or a restore.';
 comment on column aggregator.pin.stopped_at is 'Since when nothing is read or sent, until somebody adopts the ledger.';
+comment on column aggregator.pin.stopped_by_failover is
+    'Whether it was stopped because its server may lack commits; then a person''s word that it lacks none lifts it.';
 insert into aggregator.pin default values;
 
 create table aggregator.host (
@@ -439,13 +443,21 @@ create table aggregator.readback (
     feed_id  integer not null references aggregator.feed,
     span     tstzrange not null,
     reason   text not null,
+    report   text,
+    unacknowledged boolean not null default false,
     asked_at timestamptz not null,
     due_at   timestamptz not null,
     done_at  timestamptz,
-    found    text
+    found    text,
+    nothing_found boolean not null default false
 );
 create index readback_by_feed on aggregator.readback (feed_id, id);
 comment on table aggregator.readback is 'Spans of a feed whose events are to be compared with the sink''s own totals.';
+comment on column aggregator.readback.report is 'By which report of the sink it was asked for; each asks once.';
+comment on column aggregator.readback.unacknowledged is
+    'Whether it was asked for by itself: the sink has no word on each event.';
+comment on column aggregator.readback.nothing_found is
+    'Whether it is done and changed nothing, so that it may make room for the next one.';
 
 create table aggregator.reassertion (
     feed_id      integer not null references aggregator.feed,

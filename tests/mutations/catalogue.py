@@ -269,8 +269,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a person's word lifts any stop",
         "aggregator/ledger/identity.py",
-        "if stopped is not None and stopped.startswith(FAILED_OVER):",
-        "if stopped is not None:",
+        "stopped = None if found.stopped_by_failover else found.stopped_reason",
+        "stopped = None",
         ("tests/postgres/test_failover.py::test_a_person_may_say_that_nothing_was_lost",),
     ),
     Mistake(

@@ -132,9 +132,8 @@ def test_one_host_that_is_not_the_only_one_is_believed_no_more(world: PinnedWorl
 def test_a_person_may_say_that_nothing_was_lost(world: PinnedWorld) -> None:
     """Also after `aggregator adopt` has stopped the ledger for that; other reasons to stop stay."""
     fail_over(world)
-    reason = world.pin.check(world.now)
-    assert reason is not None
-    world.pin.stop(reason, world.now)
+    assert world.pin.check(world.now, stops=True, adopting=True) is not None
+    assert world.pin.pinned().stopped_at is not None
     assert world.pin.follow() is None
     assert world.deliver().accepted == 3
     world.pin.stop("Stopped by a person, to be adopted.", world.now)

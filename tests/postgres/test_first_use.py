@@ -22,6 +22,7 @@ from aggregator.errors import (
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox import first_use as verbs
 from aggregator.ledger.outbox.first_use import ALL_AFTER, FirstUses
+from aggregator.ledger.review.rejections import FIND_REJECTED
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -355,6 +356,12 @@ def test_a_later_beginning_takes_back_what_was_planned(fresh: Fresh) -> None:
     assert fresh.deliver().accepted == 1
     assert (fresh.booked("cus_1"), fresh.booked("cus_2")) == (3, 0)
     fresh.check_balance()
+    [(name, accepted)] = fresh.rows("select identifier, id from aggregator.event where state = 'accepted'")
+    assert fresh.one("select count(*) from aggregator.event where identifier = %s", name) == 2
+    whose = {"sink_id": fresh.registered.feeds[0].sink_id, "identifiers": [name], "since": START, "whose": ""}
+    with fresh.database.transaction() as connection:
+        found = connection.execute(FIND_REJECTED, whose).fetchall()
+    assert found == [(accepted, name)], "what a sink says of the name is about what it was sent"
 
 
 def test_a_feed_that_sent_keeps_what_it_planned(fresh: Fresh) -> None:

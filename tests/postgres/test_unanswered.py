@@ -18,7 +18,7 @@ from aggregator.core.model import (
 )
 from aggregator.ledger.database import Database
 from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.ledger.review.unacknowledged import REASON, SENT_SILENTLY
+from aggregator.ledger.review.unacknowledged import SENT_SILENTLY
 from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, START, World
@@ -75,8 +75,8 @@ def states(world: World) -> dict[str, str]:
 
 def spans(world: World) -> list[tuple[dt.datetime, dt.datetime]]:
     """The stretches that were asked for, in order."""
-    asked = "select lower(span), upper(span) from aggregator.readback where reason = %s order by id"
-    return [(start, end) for start, end in world.rows(asked, REASON)]
+    asked = "select lower(span), upper(span) from aggregator.readback where unacknowledged order by id"
+    return [(start, end) for start, end in world.rows(asked)]
 
 
 def test_what_is_in_the_totals_is_confirmed(database: Database) -> None:
@@ -157,7 +157,6 @@ def test_what_never_went_silently_is_not_looked_through(database: Database) -> N
         "sink_id": world.registered.feeds[0].sink_id,
         "way": "stream",
         "earliest": START,
-        "reason": REASON,
     }
     with database.transaction() as connection:
         for other in ("hashjoin", "mergejoin", "seqscan", "bitmapscan"):

@@ -136,6 +136,8 @@ class EventRow:
     settled_at: dt.datetime | None = None
     request_id: str | None = None
     way: str = ""
+    taken_over: bool = False
+    """Whether an adoption wrote it."""
 
     def as_event(self, exposed_at: dt.datetime | None, attempted_at: dt.datetime | None = None) -> Event:
         """Return what a claim gives of it."""
@@ -196,7 +198,8 @@ class ReadbackRow:
     id: int
     feed_id: int
     span: Span
-    reason: str
+    report: str
+    """By which report it was asked for."""
     due_at: dt.datetime
     done_at: dt.datetime | None = None
     found: str | None = None

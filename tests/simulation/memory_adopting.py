@@ -194,6 +194,7 @@ class MemoryAdopting:
             TAKEN_OVER,
             now,
             settled_at=now,
+            taken_over=True,
         )
         tables.events[event.id] = event
         ledger.touched.append(event)

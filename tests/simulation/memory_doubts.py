@@ -13,7 +13,6 @@ from aggregator.core.model import (
 )
 from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
 from aggregator.core.windows import floor
-from aggregator.ledger.adoption import TAKEN_OVER
 from aggregator.ledger.review.in_doubt import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.review.rejections import REPORTED_WITHIN
 from aggregator.ledger.review.unacknowledged import Uncovered
@@ -128,7 +127,7 @@ class MemoryDoubts:
     def _was_taken_over(self, event: EventRow) -> bool:
         """Tell whether an adoption has put right what this event left."""
         return any(
-            other.slot_id == event.slot_id and other.revision > event.revision and other.reason == TAKEN_OVER
+            other.slot_id == event.slot_id and other.revision > event.revision and other.taken_over
             for other in self._ledger.tables.events.values()
         )
 
@@ -155,12 +154,11 @@ class MemoryDoubts:
         feed = self._feed_called(sink_id, report.meter)
         if feed is None:
             return refused, False
-        reason = f"report {report.id} counts {report.rejected} rejected events and names {named}"
-        known = any((row.feed_id, row.reason) == (feed, reason) for row in tables.readbacks.values())
+        known = any((row.feed_id, row.report) == (feed, report.id) for row in tables.readbacks.values())
         if proof is None or report.rejected <= named or known:
             return refused, False
         number = next(self._ledger.readback_ids)
-        tables.readbacks[number] = ReadbackRow(number, feed, report.span, reason, report.span.end + proof)
+        tables.readbacks[number] = ReadbackRow(number, feed, report.span, report.id, report.span.end + proof)
         return refused, True
 
     def _feed_called(self, sink_id: int, meter: str) -> int | None:
@@ -213,7 +211,7 @@ class MemoryDoubts:
         if row is not None and row.done_at is None:
             row.found = found if row.found is None else f"{row.found}\n{found}"
 
-    def close_readback(self, readback: Readback, found: str, now: dt.datetime) -> None:
+    def close_readback(self, readback: Readback, found: str, now: dt.datetime, *, nothing: bool) -> None:
         """Note that everything a read-back is about has been looked at."""
         self.note(readback, found)
         row = self._ledger.tables.readbacks.get(readback.id)
@@ -250,7 +248,7 @@ class MemoryDoubts:
         tables = self._ledger.tables
         length = max(each.window for each in tables.definitions[tables.feeds[feed].meter_id])
         return any(
-            event.reason == TAKEN_OVER
+            event.taken_over
             and (event.feed_id, event.customer, event.state) == (feed, customer, State.CONFIRMED)
             and event.delta
             and event.window_start < span.end

@@ -20,7 +20,7 @@ from aggregator.core.model import (
     Tail,
     WriteModel,
 )
-from aggregator.core.planner import GUARDED, LOWERS
+from aggregator.core.planner import LOWERS
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes.passes import Decide, Pass
@@ -236,7 +236,7 @@ class MemoryPasses:
                     tables.outbox[event.id] = OutboxRow(feed.sink_id, now, backfill=backfill)
                 elif event.state is not State.SHADOW:
                     tables.parked[event.id] = ParkedRow(
-                        feed.id, event.state, event.reason or "", now, guarded=event.reason == GUARDED
+                        feed.id, event.state, event.reason or "", now, guarded=event.guarded
                     )
                 revision, at, tail = revision + 1, at or event.at, event.id
             customers = tables.slots[feed.id].setdefault(change.window_start, {})

@@ -129,7 +129,7 @@ class MemoryPin:
             return False
         return known.owner in (None, str(row.owner))
 
-    def check(self, now: dt.datetime, *, stops: bool = False) -> str | None:
+    def check(self, now: dt.datetime, *, stops: bool = False, adopting: bool = False) -> str | None:
         """Return why nothing may be read or sent, None if all is well."""
         found = self.pinned()
         self._generation = found.generation
@@ -137,7 +137,10 @@ class MemoryPin:
         self.stopped_seen = trouble is not None
         if trouble is not None and stops:
             self.stop(trouble, now)
-        return trouble or identity.failed_over(found, self._ledger.failover)
+        after = None if trouble else identity.failed_over(found, self._ledger.failover)
+        if after is not None and adopting:
+            self.stop(after, now)
+        return trouble or after
 
     def account(self, sink: str, account: str | None, now: dt.datetime, *, stops: bool = False) -> str | None:
         """Find every sink at its account."""

@@ -257,8 +257,9 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
 def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
     for row in rows(
         "select event.id, slot_id, feed_id, meter.name, feed.sink_id, customer, event.window_start, revision, delta, total,"
-        " at, identifier, state::text, reason, planned_at, attempts, exposed_at, attempted_at, settled_at, request_id"
-        " from aggregator.event join aggregator.feed on feed.id = event.feed_id"
+        " at, identifier, state::text, reason, planned_at, attempts, exposed_at, attempted_at, settled_at, request_id,"
+        " coalesce(event.way, ''), run.kind = 'adoption'"
+        " from aggregator.event join aggregator.run on run.id = event.run_id join aggregator.feed on feed.id = event.feed_id"
         " join aggregator.meter on meter.id = feed.meter_id order by event.id"
     ):
         event = EventRow(*row)
@@ -283,12 +284,12 @@ def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
         "select feed_id, customer, amount from aggregator.carry order by 1, 2"
     ):
         tables.carries[feed, customer] = Decimal(amount)
-    for number, feed, span, reason, due_at, done_at, found in rows(
-        "select id, feed_id, span, reason, due_at, done_at, found from aggregator.readback"
-        " where reason like 'report%' order by id"
+    for number, feed, span, report, due_at, done_at, found in rows(
+        "select id, feed_id, span, report, due_at, done_at, found from aggregator.readback"
+        " where report is not null order by id"
     ):
         tables.readbacks[number] = ReadbackRow(
-            number, feed, Span(span.lower, span.upper), reason, due_at, done_at, found
+            number, feed, Span(span.lower, span.upper), report, due_at, done_at, found
         )
 
 

@@ -22,7 +22,7 @@ from aggregator.core.model import (
 from aggregator.core.readbacks import Excerpt, Finding
 from aggregator.core.states import BOOKED, PARKED, PLANNED, UNDER_WAY, CancellationState, may_follow
 from aggregator.core.windows import tile
-from aggregator.ledger.adoption import TAKEN_OVER, WITHDRAWN
+from aggregator.ledger.adoption import WITHDRAWN
 from aggregator.ledger.meters import Lease, Registered
 from aggregator.ledger.passes.passes import Pass
 from aggregator.ledger.passes.spool import Spool
@@ -299,7 +299,7 @@ class Watch:
             if row.delta < 0
             and (called(row.meter), row.customer) == (event.meter, event.customer)
             and row.state is not State.VOID
-            and row.reason != TAKEN_OVER
+            and not row.taken_over
             and not self.service.times.get(row.identifier)
         )
         return -sum(waiting, ZERO)
@@ -397,7 +397,7 @@ class Watch:
             event = self._tables().events[ruling.event]
             newer = self._by_slot[event.slot_id][event.revision + 1 :]
             compared = self._adopted_at is not None and event.planned_at <= self._adopted_at
-            if self.wound_back or compared or any(each.reason == TAKEN_OVER for each in newer):
+            if self.wound_back or compared or any(each.taken_over for each in newer):
                 self._unsure.add(event.id)  # an adoption puts right what is concluded wrongly, or has done so
                 continue
             there = self.service.times.get(event.identifier, 0)
@@ -518,7 +518,7 @@ class Watch:
         if before is None:
             shadowed = self._tables().feeds[event.feed_id].shadow
             begins = PLANNED if shadowed else PLANNED - {State.SHADOW}
-            if event.reason == TAKEN_OVER:
+            if event.taken_over:
                 begins = frozenset({State.CONFIRMED})
             require(event.state in begins, "states go forward", "event", event.id, "begins", event.state)
             self._by_slot[event.slot_id].append(event)
@@ -645,7 +645,7 @@ class Watch:
                 require(known, "what is cancelled is known to be wanted back", event)
                 continue
             times = self._times(event.identifier)
-            if event.reason == TAKEN_OVER:
+            if event.taken_over:
                 require(times == 0, "what is taken over is never sent", event)
                 continue
             if event.state in BOOKED and event.identifier not in service.rejected:

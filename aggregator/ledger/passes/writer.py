@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from aggregator.core.model import Decision, State, WriteModel
-from aggregator.core.planner import GUARDED
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.copy_format import NULL, copy, instant, text
@@ -180,7 +179,7 @@ class Writer:
                 if event.state is State.DUE:
                     lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
                 elif event.state is not State.SHADOW:
-                    guarded = "t" if event.reason == GUARDED else "f"
+                    guarded = "t" if event.guarded else "f"
                     lines.parked.append(
                         f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guarded}\n"
                     )

@@ -119,7 +119,7 @@ values (%(feed)s, %(span)s, %(asked)s, %(now)s, %(now)s, %(now)s, %(found)s)
 """
 
 DUE_READBACK = """
-select readback.id, readback.feed_id, meter.name, readback.span, readback.reason = %(unacknowledged)s
+select readback.id, readback.feed_id, meter.name, readback.span, readback.unacknowledged
   from aggregator.readback
   join aggregator.feed on feed.id = readback.feed_id
   join aggregator.meter on meter.id = feed.meter_id
@@ -141,7 +141,8 @@ update aggregator.readback set found = concat_ws(E'\\n', found, %(found)s::text)
 """
 
 CLOSE_READBACK = """
-update aggregator.readback set done_at = %(now)s, found = concat_ws(E'\\n', found, %(found)s::text)
+update aggregator.readback
+   set done_at = %(now)s, found = concat_ws(E'\\n', found, %(found)s::text), nothing_found = %(nothing)s and found is null
  where id = %(id)s and done_at is null
 """
 
@@ -248,7 +249,7 @@ class Doubts:
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None:
         """Return the read-back that is due for longest, or None."""
         with self._database.transaction() as connection:
-            values = {"sink_id": sink_id, "now": now, "unacknowledged": unacknowledged.REASON}
+            values = {"sink_id": sink_id, "now": now}
             row = connection.execute(DUE_READBACK, values).fetchone()
         return Readback(row[0], row[1], row[2], Span(row[3].lower, row[3].upper), row[4]) if row else None
 
@@ -288,10 +289,12 @@ class Doubts:
         with self._database.transaction() as connection:
             connection.execute(NOTE_FOUND, {"id": readback.id, "found": found})
 
-    def close_readback(self, readback: Readback, found: str, now: dt.datetime) -> None:
+    def close_readback(self, readback: Readback, found: str, now: dt.datetime, *, nothing: bool) -> None:
         """Note that everything a read-back is about has been looked at."""
         with self._database.transaction() as connection:
-            connection.execute(CLOSE_READBACK, {"id": readback.id, "found": found, "now": now})
+            connection.execute(
+                CLOSE_READBACK, {"id": readback.id, "found": found, "now": now, "nothing": nothing}
+            )
 
     def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None:
         """Come back to a read-back later."""

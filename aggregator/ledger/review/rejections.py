@@ -18,7 +18,6 @@ from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.model import EventId, Rejection, Report
 from aggregator.ledger.database import Connection
-from aggregator.ledger.outbox.first_use import TAKEN_BACK
 from aggregator.ledger.review.parked import LOCK_PARKED
 
 REPORTED_WITHIN = dt.timedelta(days=60)
@@ -40,11 +39,16 @@ returning identifier, reason
 """
 
 # Identifiers have no index: one scan for all of them, of what was planned since a while. An adoption has taken over what the
-# sink had counted by then, rejections included: what it replaced is not owed again.
+# sink had counted by then, rejections included: what it replaced is not owed again. What was taken back before it was sent
+# has lost its slot, and what is planned in its place goes by the same identifier.
 FIND_REJECTED = """
 select event.id, event.identifier from aggregator.event
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
-   and event.reason is distinct from %(taken_back)s
+   and exists (
+        select from aggregator.slot
+         where (slot.feed_id, slot.window_start, slot.customer) = (event.feed_id, event.window_start, event.customer)
+           and slot.id = event.slot_id
+       )
    and event.feed_id in (
         select id from aggregator.feed
          where sink_id = %(sink_id)s
@@ -117,9 +121,9 @@ select feed.id from aggregator.feed join aggregator.meter on meter.id = feed.met
 """
 
 ASK_READBACK = """
-insert into aggregator.readback (feed_id, span, reason, asked_at, due_at)
-select %(feed)s, %(span)s, %(reason)s, %(now)s, %(due_at)s
- where not exists (select from aggregator.readback where feed_id = %(feed)s and reason = %(reason)s)
+insert into aggregator.readback (feed_id, span, reason, report, asked_at, due_at)
+select %(feed)s, %(span)s, %(reason)s, %(report)s, %(now)s, %(due_at)s
+ where not exists (select from aggregator.readback where feed_id = %(feed)s and report = %(report)s)
 returning id
 """
 
@@ -137,6 +141,7 @@ def take_report(
     values = {
         "feed": feed[0],
         "span": TimestamptzRange(*report.span),
+        "report": report.id,
         "reason": f"report {report.id} counts {report.rejected} rejected events and names {named}",
         "now": now,
         "due_at": report.span.end + proof,
@@ -191,7 +196,6 @@ def reject(
                 "since": now - age,
                 "identifiers": list(left),
                 "whose": whose,
-                "taken_back": TAKEN_BACK,
             }
             found |= {name: event for event, name in connection.execute(FIND_REJECTED, values)}
     if whose:

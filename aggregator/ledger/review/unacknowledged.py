@@ -17,14 +17,12 @@ from aggregator.ledger.database import Connection
 REASON = "no answer per event"
 """What such a read-back says of why it was asked for."""
 
-NOTHING_FOUND = "0 confirmed, 0 rejected, 0 unclear"
-
 # A feed that was never read back begins with the sink's first claim, if that was not too long ago.
 UNCOVERED = """
 select feed.id, meter.name,
        coalesce(
            (select max(upper(readback.span)) from aggregator.readback
-             where readback.feed_id = feed.id and readback.reason = %(reason)s),
+             where readback.feed_id = feed.id and readback.unacknowledged),
            (select greatest(%(earliest)s, date_trunc('hour', min(claim.claimed_at))) from aggregator.claim
              where claim.sink_id = feed.sink_id having count(*) > 0)
        )
@@ -36,17 +34,18 @@ select feed.id, meter.name,
 LOCK_FEED = "select id from aggregator.feed where id = %(feed)s for no key update"
 
 REPLACE = """
-update aggregator.readback set span = %(span)s, asked_at = %(now)s, due_at = %(now)s, done_at = null, found = null
- where id = (select id from aggregator.readback where feed_id = %(feed)s and reason = %(reason)s order by id desc limit 1)
-   and upper(span) = %(since)s and done_at is not null and found = %(nothing)s
+update aggregator.readback set span = %(span)s, asked_at = %(now)s, due_at = %(now)s, done_at = null, found = null,
+       nothing_found = false
+ where id = (select id from aggregator.readback where feed_id = %(feed)s and unacknowledged order by id desc limit 1)
+   and upper(span) = %(since)s and done_at is not null and nothing_found
 returning id
 """
 
 ASK = """
-insert into aggregator.readback (feed_id, span, reason, asked_at, due_at)
-select %(feed)s, %(span)s, %(reason)s, %(now)s, %(now)s
+insert into aggregator.readback (feed_id, span, reason, unacknowledged, asked_at, due_at)
+select %(feed)s, %(span)s, %(reason)s, true, %(now)s, %(now)s
  where not exists (select from aggregator.readback
-                    where feed_id = %(feed)s and reason = %(reason)s and upper(span) > %(since)s)
+                    where feed_id = %(feed)s and unacknowledged and upper(span) > %(since)s)
 returning id
 """
 
@@ -56,7 +55,7 @@ returning id
 SENT_SILENTLY = """
 with read as (
     select feed.id as feed_id, max(upper(readback.span)) as until
-      from aggregator.feed left join aggregator.readback on readback.feed_id = feed.id and readback.reason = %(reason)s
+      from aggregator.feed left join aggregator.readback on readback.feed_id = feed.id and readback.unacknowledged
      where feed.sink_id = %(sink_id)s group by 1
 ), silent as materialized (
     select claim.claimed_at, claim.events from aggregator.claim
@@ -105,7 +104,7 @@ class Uncovered(NamedTuple):
 
 def uncovered(connection: Connection, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
     """Return, within a transaction, the feeds of a sink through which anything may have been sent."""
-    values = {"sink_id": sink_id, "earliest": earliest, "reason": REASON}
+    values = {"sink_id": sink_id, "earliest": earliest}
     return [Uncovered._make(row) for row in connection.execute(UNCOVERED, values) if row[2] is not None]
 
 
@@ -113,7 +112,7 @@ def silently(
     connection: Connection, sink_id: int, way: str, earliest: dt.datetime
 ) -> tuple[list[tuple[int, str, Span]], bool]:
     """Return, within a transaction, which stretches went by a way without answers; and whether there may be more later."""
-    values = {"sink_id": sink_id, "way": way, "earliest": earliest, "reason": REASON}
+    values = {"sink_id": sink_id, "way": way, "earliest": earliest}
     more = connection.execute(UNDER_WAY, values).fetchone()
     rows = connection.execute(SENT_SILENTLY, values).fetchall()
     return [(feed, meter, Span(start, end)) for feed, meter, start, end in rows], more == (True,)
@@ -127,7 +126,6 @@ def ask(connection: Connection, feed: int, span: Span, now: dt.datetime) -> bool
         "since": span.start,
         "now": now,
         "reason": REASON,
-        "nothing": NOTHING_FOUND,
     }
     connection.execute(LOCK_FEED, values)
     if connection.execute(REPLACE, values).fetchone() is not None:
