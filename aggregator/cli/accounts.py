@@ -17,7 +17,7 @@ from aggregator.errors import SinkError, SinkHalted, UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
-    from aggregator.sinks.stripe import Desk
+    from aggregator.sinks.stripe import AdminClient
     from aggregator.sinks.stripe.differences import Comparison, Known, Standing
 
 
@@ -33,7 +33,7 @@ WORDS = {
 class Line(NamedTuple):
     """One meter at one sink: how it compares, or why that is not known."""
 
-    desk: "Desk"
+    desk: "AdminClient"
     meter: str
     comparison: "Comparison | None"
     error: str | None = None
@@ -81,7 +81,7 @@ class Step(NamedTuple):
 
 
 @contextmanager
-def desks_of(config: "Config") -> "Iterator[dict[str, Desk]]":
+def desks_of(config: "Config") -> "Iterator[dict[str, AdminClient]]":
     """Give a desk for each sink that keeps meters, and close them at the end."""
     from aggregator.wiring.app import build_desk
 
@@ -90,7 +90,7 @@ def desks_of(config: "Config") -> "Iterator[dict[str, Desk]]":
         yield {name: stack.enter_context(desk) for name, desk in made.items() if desk is not None}
 
 
-def compare(desks: "Mapping[str, Desk]", names: Sequence[str]) -> list[Line]:
+def compare(desks: "Mapping[str, AdminClient]", names: Sequence[str]) -> list[Line]:
     """Compare meters with every account they feed; one that does not answer keeps no other from it."""
     lines: list[Line] = []
     for desk in desks.values():
@@ -151,8 +151,8 @@ def outcome_after(line: Line, step: Step | None) -> ExitCode:
 
 
 def one_meter(
-    config: "Config", desks: "Mapping[str, Desk]", meter: str, sink: str | None
-) -> "tuple[Desk, Known]":
+    config: "Config", desks: "Mapping[str, AdminClient]", meter: str, sink: str | None
+) -> "tuple[AdminClient, Known]":
     """Return the desk and the Stripe meter that are meant. Raises UsageError, or SinkError if there is none."""
     [name] = known_meters(config, [meter])
     fed = {each: desk for each, desk in desks.items() if name in desk.meters}

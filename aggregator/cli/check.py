@@ -328,7 +328,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
     from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
     from aggregator.ledger.identity import elsewhere
-    from aggregator.sinks.protocol import Candid
+    from aggregator.sinks.protocol import HasCaveats
     from aggregator.wiring.app import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
@@ -344,7 +344,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
             accounts[name] = sink.account()
             problems += filter(None, [elsewhere(name, accounts[name], pinned.get(name))])
             deaf = list(_deaf(config, name, sink))
-            unpromised = list(sink.cannot_promise()) if isinstance(sink, Candid) else []
+            unpromised = list(sink.cannot_promise()) if isinstance(sink, HasCaveats) else []
             counted = _tried(sink, [] if problems else meters) if trying else {}
         except SinkError as error:
             problems.append(str(error))
@@ -441,9 +441,9 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
 def _tried(sink: "Destination", meters: list[str]) -> dict[str, str | None]:
     """Send a test event of each meter to a sink that can be tried out; say of each what is wrong. Raises SinkError."""
     from aggregator.runtime.clock import utcnow
-    from aggregator.sinks.protocol import Tried
+    from aggregator.sinks.protocol import Testable
 
-    if not isinstance(sink, Tried) or not meters:
+    if not isinstance(sink, Testable) or not meters:
         return {}
     say(f"Sending a test event to {sink.name}; it may take two minutes until it is counted.", err=True)
     return {meter: sink.send_test_event(meter, utcnow()) for meter in meters}

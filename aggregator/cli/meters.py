@@ -43,7 +43,7 @@ from aggregator.errors import UsageError
 from aggregator.runtime.terminal import printable
 
 if TYPE_CHECKING:
-    from aggregator.sinks.stripe import Desk
+    from aggregator.sinks.stripe import AdminClient
 
 COLUMNS = {
     "meter": "left",
@@ -228,7 +228,7 @@ def _ask(question: str, *, yes: bool) -> None:
         raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
-def _in_mode(desk: "Desk") -> str:
+def _in_mode(desk: "AdminClient") -> str:
     """Say where something is about to happen: in words, since the same command may be typed for either."""
     bills = "in LIVE mode, which bills real customers" if desk.mode == "live" else "in test mode"
     account = desk.account()

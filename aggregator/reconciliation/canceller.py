@@ -50,7 +50,7 @@ class Sink(Protocol):
     def total(self, meter: str, customer: str, span: Span) -> Decimal: ...  # noqa: D102
 
 
-class Teller(Protocol):
+class NotificationClient(Protocol):
     """What cancelling asks of a sink."""
 
     def cannot_cancel(self, meter: str) -> str | None: ...  # noqa: D102
@@ -105,7 +105,7 @@ class Round:
         return {name: count for name in COUNTS if (count := getattr(self, name))}
 
 
-def hindrance(candidate: Candidate, teller: Teller, now: dt.datetime) -> str | None:
+def hindrance(candidate: Candidate, teller: NotificationClient, now: dt.datetime) -> str | None:
     """Say why an event cannot be cancelled; None if it can."""
     if candidate.open:
         return "it is being cancelled already"
@@ -131,7 +131,12 @@ class Cancelling:
     """
 
     def __init__(
-        self, ledger: Ledger, teller: Teller, sink: Sink, sink_id: int, lowering: Collection[str] = ()
+        self,
+        ledger: Ledger,
+        teller: NotificationClient,
+        sink: Sink,
+        sink_id: int,
+        lowering: Collection[str] = (),
     ) -> None:
         self._lowering = [meter for meter in lowering if teller.cannot_cancel(meter) is None]
         self._ledger = ledger

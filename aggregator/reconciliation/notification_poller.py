@@ -51,7 +51,7 @@ AGAIN_AFTER = dt.timedelta(hours=1)
 COUNTS = ("messages", "rejected", "readbacks", "unreadable")
 
 
-class Teller(Protocol):
+class NotificationClient(Protocol):
     """What intake asks of a sink."""
 
     @property
@@ -129,7 +129,7 @@ class Intake:
     def __init__(
         self,
         ledger: Ledger,
-        teller: Teller,
+        teller: NotificationClient,
         sink: Sink,
         sink_id: int,
         voices: Voices | None = None,

@@ -42,7 +42,7 @@ class LoopThread:
             self._loop.close()
 
 
-class Lazily(Generic[Line]):
+class LazyLoop(Generic[Line]):
     """Something that is open on a loop of its own, from its first use until `close`.
 
     `connect` opens it and `shut` closes it, both on the loop. If `connect` raises, nothing is open and no thread is left.

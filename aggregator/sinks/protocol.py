@@ -123,7 +123,7 @@ class FileSink(Destination, Protocol):
 
 
 @runtime_checkable
-class Candid(Protocol):
+class HasCaveats(Protocol):
     """A sink that may be able to send, and yet not to do all that it should. What it says stops nothing."""
 
     def cannot_promise(self) -> list[str]:
@@ -151,7 +151,7 @@ class KnowsCustomers(Protocol):
 
 
 @runtime_checkable
-class Tried(Protocol):
+class Testable(Protocol):
     """A sink that can be tried out by an event to a customer who is never billed. Done only when a person asks for it."""
 
     def send_test_event(self, meter: str, now: datetime) -> str | None:

@@ -13,14 +13,14 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 """A sink's wish is honoured up to here; a slip in a header must not park usage for days."""
 
 
-class Silence(NamedTuple):
+class NoResponse(NamedTuple):
     """No answer at all. `left` says whether a byte of the request may have left."""
 
     left: bool
     what: str
 
 
-class Judgement(NamedTuple):
+class Response(NamedTuple):
     """A verdict on what was sent, and what it means beyond that: slow down, or halt the sink for the reason given."""
 
     answer: Answer
@@ -31,9 +31,9 @@ class Judgement(NamedTuple):
     halt: str | None = None
 
 
-def judge_silence(silence: Silence) -> Judgement:
+def judge_silence(silence: NoResponse) -> Response:
     """Judge a call that came back without an answer."""
-    return Judgement(Answer.UNKNOWN if silence.left else Answer.BUSY, silence.what)
+    return Response(Answer.UNKNOWN if silence.left else Answer.BUSY, silence.what)
 
 
 def wished_seconds(retry_after: str | None) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from aggregator.collection.collector import Collection
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
@@ -52,7 +52,7 @@ from aggregator.runtime.claim_counter import Heartbeat
 from aggregator.runtime.clock import Clock, monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
-from aggregator.sinks.protocol import Candid, Destination, Sink
+from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.source import Source
 from aggregator.wiring.sinks import (
@@ -68,9 +68,6 @@ from aggregator.wiring.sinks import (
     take_keys,
     with_keys_now,
 )
-
-if TYPE_CHECKING:
-    from aggregator.sinks.stripe import StripeTeller
 
 __all__ = [
     "App",
@@ -160,7 +157,7 @@ class App:
     """For whoever only looks: how each meter would be read, which the ledger does not know."""
     hears: dict[str, int]
     """Sinks that are heard: those that tell and that meters feed, and any that tells where there are imports to hear of."""
-    tellers: "dict[str, StripeTeller]"
+    tellers: "dict[str, StripeNotificationClient]"
     """Sinks that tell what they find invalid later, and take events back on demand."""
     first_uses: dict[str, FirstUse]
     """What asks each sink, before the first events of a feed leave, what it holds already."""
@@ -482,7 +479,7 @@ def _verify(
             accounts[name] = sink.account()
             _stop_if(ledger.pin.account(name, accounts[name], ledger.instant()))
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
-            unpromised[name] = sink.cannot_promise() if isinstance(sink, Candid) else []
+            unpromised[name] = sink.cannot_promise() if isinstance(sink, HasCaveats) else []
         except SinkError as error:
             unverified[name] = error
     misfits += counted_twice(config, accounts)

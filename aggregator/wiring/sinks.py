@@ -20,7 +20,7 @@ from aggregator.sinks.protocol import FileSink as SinkOfFiles
 if TYPE_CHECKING:
     from aggregator.config import Meter
     from aggregator.sinks.files import Format
-    from aggregator.sinks.stripe import Desk, StripeMeter, StripeTeller
+    from aggregator.sinks.stripe import AdminClient, StripeMeter, StripeNotificationClient
 
 DASHBOARD_ROWS = 1_000_000
 """No limit of rows is stated for the Dashboard: that of bytes comes first."""
@@ -155,17 +155,17 @@ def lying_in(config: Config, sink: str, place: str, events: Collection[int]) -> 
     return sorted(name for name, number in numbered(Path(place)) if number in events)
 
 
-def build_desk(config: Config, name: str) -> "Desk | None":
+def build_desk(config: Config, name: str) -> "AdminClient | None":
     """Return what changes the account of a sink by hand; None for a sink that has none, or one for each customer."""
     sink = config.sinks[name]
     match sink:
         case StripeSink() if sink.accounts != "by_customer":
-            from aggregator.sinks.stripe import Desk
+            from aggregator.sinks.stripe import AdminClient
             from aggregator.sinks.stripe.permissions import EVERYDAY, Use
 
             asks, told = sink.reports.poll is not None, bool(sink.webhook_secrets_revealed())
             uses = {Use.REPORTS: asks or told, Use.IMPORTS: asks and config.imports}
-            return Desk(
+            return AdminClient(
                 name,
                 api_key=sink.api_key_revealed(),
                 mode=sink.mode,
@@ -179,15 +179,15 @@ def build_desk(config: Config, name: str) -> "Desk | None":
             return None
 
 
-def build_teller(config: Config, name: str, sink: Destination) -> "StripeTeller | None":
+def build_teller(config: Config, name: str, sink: Destination) -> "StripeNotificationClient | None":
     """Return what listens to a sink, and cancels there, over its connections; None for one that tells nothing by itself."""
+    from aggregator.sinks.stripe import StripeNotificationClient
     from aggregator.sinks.stripe import StripeSink as Stripe
-    from aggregator.sinks.stripe import StripeTeller
 
     configured = config.sinks[name]
     if not isinstance(configured, StripeSink) or not isinstance(sink, Stripe):
         return None
-    return StripeTeller(
+    return StripeNotificationClient(
         sink,
         _stripe_meters(config, name),
         secrets=configured.webhook_secrets_revealed(),

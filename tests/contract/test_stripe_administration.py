@@ -15,7 +15,7 @@ import stripe
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
-from aggregator.sinks.stripe import Desk, StripeMeter
+from aggregator.sinks.stripe import AdminClient, StripeMeter
 from aggregator.sinks.stripe.admin import REPEATS, creation, idempotency_key
 from aggregator.sinks.stripe.differences import Standing
 from aggregator.sinks.stripe.permissions import EVERYDAY, NEEDED, Answer, Use, named
@@ -29,7 +29,7 @@ NOW = dt.datetime(2026, 11, 24, 17, 30, tzinfo=dt.UTC)
 FILLERS = tuple(MeterSpec(f"filler_{number:03}") for number in range(120))
 ENOUGH = ("meter_events_write", "meters_read", "account_read")
 
-MakeDesk = Callable[..., Desk]
+MakeDesk = Callable[..., AdminClient]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def sandbox(shared_sandbox: RunningSandbox) -> RunningSandbox:
 @pytest.fixture
 def make_desk() -> Iterator[MakeDesk]:
     """Make desks for the meter `api`, and close them when the test ends."""
-    made: list[Desk] = []
+    made: list[AdminClient] = []
 
-    def make(url: str, meter: StripeMeter | None = None, **settings: Any) -> Desk:
+    def make(url: str, meter: StripeMeter | None = None, **settings: Any) -> AdminClient:
         defaults: dict[str, Any] = {
             "api_key": KEY,
             "mode": "test",
@@ -59,7 +59,7 @@ def make_desk() -> Iterator[MakeDesk]:
             "timeout": dt.timedelta(seconds=SECONDS),
             "meters": {"api": meter or StripeMeter(event_name="api_requests")},
         }
-        made.append(Desk("stripe", **defaults | settings))
+        made.append(AdminClient("stripe", **defaults | settings))
         return made[-1]
 
     yield make
@@ -67,7 +67,7 @@ def make_desk() -> Iterator[MakeDesk]:
         desk.close()
 
 
-def meters_there(desk: Desk, *names: str) -> int:
+def meters_there(desk: AdminClient, *names: str) -> int:
     """Return how many of these meters of ours the account has."""
     return sum(each.known is not None for each in desk.compare(names or ("api",)))
 
@@ -129,7 +129,7 @@ def test_two_at_once_make_one(sandbox: RunningSandbox, make_desk: MakeDesk) -> N
     desks = [make_desk(sandbox.url) for _ in range(6)]
     ready = threading.Barrier(len(desks))
 
-    def create(desk: Desk) -> Any:
+    def create(desk: AdminClient) -> Any:
         ready.wait(SECONDS)
         return desk.create("api", NOW)
 
@@ -327,7 +327,7 @@ def test_a_desk_leaves_no_thread(sandbox: RunningSandbox, make_desk: MakeDesk) -
 
 
 def reported(
-    desk: Desk, uses: frozenset[Use] = EVERYDAY | {Use.APPLY}, *, to_apply: bool = False
+    desk: AdminClient, uses: frozenset[Use] = EVERYDAY | {Use.APPLY}, *, to_apply: bool = False
 ) -> list[tuple[str, str]]:
     """What `check` says of a key."""
     return list(desk.key_report(uses).sentences(to_apply=to_apply))

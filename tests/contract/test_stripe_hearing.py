@@ -14,7 +14,7 @@ from aggregator.core.notifications import Notice, Told, Unimported
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
-from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
+from aggregator.sinks.stripe import StripeMeter, StripeNotificationClient, StripeSink
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates
 from tests.contract.scripted import Asked, serving
@@ -30,7 +30,7 @@ EACH_ITS_OWN = Addresses(by_customer=True)
 ONE = Addresses("acct_1")
 OWN = Addresses()
 
-MakeTeller = Callable[..., tuple[StripeSink, StripeTeller]]
+MakeTeller = Callable[..., tuple[StripeSink, StripeNotificationClient]]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def hearing() -> Iterator[MakeTeller]:
     """Make sinks with what listens to them, and close them at the end."""
     made: list[StripeSink] = []
 
-    def make(url: str, addresses: Addresses) -> tuple[StripeSink, StripeTeller]:
+    def make(url: str, addresses: Addresses) -> tuple[StripeSink, StripeNotificationClient]:
         sink = StripeSink(
             "stripe",
             api_key=KEY,
@@ -68,7 +68,7 @@ def hearing() -> Iterator[MakeTeller]:
             addresses=addresses,
         )
         made.append(sink)
-        return sink, StripeTeller(sink, METERS, secrets=(SECRET,), livemode=False)
+        return sink, StripeNotificationClient(sink, METERS, secrets=(SECRET,), livemode=False)
 
     yield make
     for sink in made:

@@ -10,7 +10,7 @@ from aggregator.core.model import Answer, Event, EventId, Span
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
-from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
+from aggregator.sinks.stripe import StripeMeter, StripeNotificationClient, StripeSink
 from aggregator.sinks.stripe.limits import Rates
 
 KEY = "rk_test_0123456789abcdefghij"
@@ -58,9 +58,9 @@ def sink(sandbox: RunningSandbox) -> Iterator[StripeSink]:
 
 
 @pytest.fixture
-def teller(sink: StripeSink) -> StripeTeller:
+def teller(sink: StripeSink) -> StripeNotificationClient:
     """What listens to it."""
-    return StripeTeller(sink, METERS, secrets=("whsec_1",), livemode=False)
+    return StripeNotificationClient(sink, METERS, secrets=("whsec_1",), livemode=False)
 
 
 def send(sink: StripeSink, customer: str = "cus_a", name: str = NAME, number: int = 1) -> None:
@@ -75,7 +75,7 @@ def lately() -> Span:
 
 
 def test_a_report_is_listed_and_fetched(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
 ) -> None:
     """What Stripe found invalid comes back under the identifier under which it was sent, of the meter of ours."""
     sandbox.set_faults(reject_customers=["cus_a"], reject_after_seconds=0)
@@ -91,7 +91,7 @@ def test_a_report_is_listed_and_fetched(
 
 
 def test_a_list_is_read_to_its_last_page(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
 ) -> None:
     """More reports than a page holds, each once, and only those of the span."""
     sandbox.set_faults(reject_customers=["cus_a"], reject_after_seconds=0)
@@ -104,7 +104,7 @@ def test_a_list_is_read_to_its_last_page(
 
 
 def test_a_report_on_a_meter_that_is_not_ours(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
 ) -> None:
     """It belongs to none of our meters."""
     sandbox.set_faults(reject_customers=["cus_a"], reject_after_seconds=0)
@@ -127,7 +127,7 @@ def test_a_report_on_a_meter_that_is_not_ours(
 
 
 def test_a_key_that_may_not_read_events(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
 ) -> None:
     """It is refused as a whole when it asks, and sends events as ever."""
     everything_else = ["meters_read", "meter_events_write"]
@@ -140,7 +140,7 @@ def test_a_key_that_may_not_read_events(
     sandbox.set_keys()
 
 
-def test_an_event_that_is_not_there(teller: StripeTeller) -> None:
+def test_an_event_that_is_not_there(teller: StripeNotificationClient) -> None:
     """An id that Stripe does not know is an error about that event, not about the key."""
     with pytest.raises(SinkError) as raised:
         teller.fetched("evt_unknown")
@@ -149,7 +149,7 @@ def test_an_event_that_is_not_there(teller: StripeTeller) -> None:
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_an_event_is_cancelled(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller, complete: bool
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient, complete: bool
 ) -> None:
     """It counts no more; whether Stripe says `pending` or `complete` is passed on."""
     sandbox.set_rules(adjustment_complete_at_once=complete)
@@ -162,7 +162,7 @@ def test_an_event_is_cancelled(
 
 
 def test_what_stripe_refuses_to_cancel_is_said_in_its_words(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
 ) -> None:
     """An identifier that it does not know, one that is too old, and one that was cancelled before."""
     said = teller.cancel("api", "agg_" + "f" * 40, "v1")
@@ -179,7 +179,7 @@ def test_what_stripe_refuses_to_cancel_is_said_in_its_words(
 
 
 def test_a_cancellation_whose_answer_is_lost_may_be_done(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
 ) -> None:
     """It is UNKNOWN, never refused."""
     send(sink)
@@ -188,7 +188,9 @@ def test_a_cancellation_whose_answer_is_lost_may_be_done(
     assert sink.total("api", "cus_a", Span(AT, AT + MINUTE)) == 0
 
 
-def test_a_key_that_may_not_cancel(sandbox: RunningSandbox, sink: StripeSink, teller: StripeTeller) -> None:
+def test_a_key_that_may_not_cancel(
+    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+) -> None:
     """Nothing left, as far as the event is concerned: it may be asked for again once the key may."""
     send(sink)
     sandbox.set_permissions(KEY, "meters_read")
@@ -198,7 +200,7 @@ def test_a_key_that_may_not_cancel(sandbox: RunningSandbox, sink: StripeSink, te
     sandbox.set_keys()
 
 
-def test_events_that_replace_each_other_are_not_cancelled(teller: StripeTeller) -> None:
+def test_events_that_replace_each_other_are_not_cancelled(teller: StripeNotificationClient) -> None:
     """What a pre-aggregated meter falls back to is not documented; so it is refused, with the reason and a remedy."""
     assert teller.cannot_cancel("api") is None
     told = teller.cannot_cancel("stored")

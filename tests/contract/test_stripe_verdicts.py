@@ -8,7 +8,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from aggregator.core.model import Answer
-from aggregator.sinks.responses import Silence, judge_silence
+from aggregator.sinks.responses import NoResponse, judge_silence
 from aggregator.sinks.stripe.client import silence
 from aggregator.sinks.stripe.responses import Echo, Refusal, judge_echo, judge_refusal
 
@@ -247,4 +247,4 @@ def test_anything_else_leaves_it_open(error: BaseException) -> None:
 
 def test_silence_names_the_timeout() -> None:
     """The reason says how long was waited."""
-    assert silence(TimeoutError(), 10) == Silence(left=True, what="no answer within 10 s")
+    assert silence(TimeoutError(), 10) == NoResponse(left=True, what="no answer within 10 s")

@@ -7,7 +7,7 @@ import stripe
 
 from aggregator.config import load
 from aggregator.errors import SinkError
-from aggregator.sinks.stripe import StripeTeller
+from aggregator.sinks.stripe import StripeNotificationClient
 from aggregator.sinks.stripe.notifications import READ_AGAIN_SECONDS
 from aggregator.wiring.sinks import build_sink, build_teller
 
@@ -38,7 +38,7 @@ class Place:
         config = load(path, {})
         self.sink = build_sink(config, "it")
         built = build_teller(config, "it", self.sink)
-        assert isinstance(built, StripeTeller)
+        assert isinstance(built, StripeNotificationClient)
         self.teller = built
 
     def takes(self, secret: str) -> bool:
@@ -91,7 +91,7 @@ def test_whoever_knocks_has_nothing_read(place: Place) -> None:
         reads.append(seconds[0])
         return ["whsec_old"]
 
-    place.teller = StripeTeller(
+    place.teller = StripeNotificationClient(
         place.sink,  # type: ignore[arg-type]  # it is Stripe's, by the configuration
         {},
         secrets=["whsec_old"],

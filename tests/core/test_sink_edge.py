@@ -7,7 +7,7 @@ import pytest
 
 from aggregator.core.model import Bounds, Encoding, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.sinks.event_loop import Lazily
+from aggregator.sinks.event_loop import LazyLoop
 from aggregator.sinks.files.formats import CsvFormat
 from aggregator.sinks.files.sink import SinkOfFiles
 from aggregator.sinks.protocol import Batch
@@ -28,9 +28,9 @@ async def raising(error: BaseException) -> str:
 
 
 @pytest.fixture
-def line() -> Iterator[Lazily[str]]:
+def line() -> Iterator[LazyLoop[str]]:
     """Something that is open on a loop."""
-    line = Lazily("sink-stripe", nothing, shut)
+    line = LazyLoop("sink-stripe", nothing, shut)
     yield line
     line.close()
 
@@ -39,7 +39,7 @@ def line() -> Iterator[Lazily[str]]:
     "error", [TypeError("a bytes-like object"), KeyError("data"), RuntimeError("sk_test_abc")]
 )
 def test_what_a_library_raises_over_a_question_is_the_sinks_trouble(
-    line: Lazily[str], error: Exception
+    line: LazyLoop[str], error: Exception
 ) -> None:
     """It may pass by itself, names the kind of the error, and hides what looks like a key."""
     with pytest.raises(
@@ -50,7 +50,7 @@ def test_what_a_library_raises_over_a_question_is_the_sinks_trouble(
 
 
 @pytest.mark.parametrize("error", [SinkHalted("no"), MemoryError()])
-def test_our_own_word_goes_on_as_it_is(line: Lazily[str], error: Exception) -> None:
+def test_our_own_word_goes_on_as_it_is(line: LazyLoop[str], error: Exception) -> None:
     """What is said on purpose keeps its meaning; what says nothing about the sink is not its trouble."""
     with pytest.raises(type(error)):
         line.ask(lambda _: raising(error))
@@ -58,7 +58,7 @@ def test_our_own_word_goes_on_as_it_is(line: Lazily[str], error: Exception) -> N
 
 def test_a_library_that_cannot_be_opened_is_the_sinks_trouble() -> None:
     """Also at the first use."""
-    line: Lazily[str] = Lazily("sink-stripe", lambda: raising(AttributeError("ssl")), shut)
+    line: LazyLoop[str] = LazyLoop("sink-stripe", lambda: raising(AttributeError("ssl")), shut)
     with pytest.raises(SinkUnreachable, match="AttributeError: ssl"):
         line.open()
 

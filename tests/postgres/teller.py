@@ -13,7 +13,7 @@ KIND = "v1.billing.meter.error_report_triggered"
 IMPORT_KIND = "data_management.import_set.failed"
 
 
-class Teller:
+class NotificationClient:
     """A sink that keeps messages for 30 days, shows each from some moment on, and lists so many at once at most.
 
     Each message is of an account, None for the sink's own. `refuses` strikes every question, `refusing` those to an account

@@ -20,7 +20,7 @@ from aggregator.reconciliation.notification_poller import (
     NotSigned,
     Taken,
 )
-from tests.postgres.teller import SIGNED, Teller
+from tests.postgres.teller import SIGNED, NotificationClient
 from tests.postgres.world import HOUR, METER, World
 
 SECOND = dt.timedelta(seconds=1)
@@ -41,21 +41,21 @@ def owing(database: Database) -> World:
 
 
 @pytest.fixture
-def teller(owing: World) -> Teller:
+def teller(owing: World) -> NotificationClient:
     """A sink that tells."""
-    return Teller(owing)
+    return NotificationClient(owing)
 
 
 def sink_id(world: World) -> int:
     return world.registered.feeds[0].sink_id
 
 
-def intake(world: World, teller: Teller) -> Intake:
+def intake(world: World, teller: NotificationClient) -> Intake:
     """A fresh process's ears."""
     return Intake(Notices(world.database), teller, world.sink, sink_id(world))
 
 
-def hear(world: World, teller: Teller) -> Taken:
+def hear(world: World, teller: NotificationClient) -> Taken:
     return intake(world, teller).run_once(world.now)
 
 
@@ -79,7 +79,7 @@ def heard(world: World) -> Heard | None:
     return next(iter(Notices(world.database).standings()), None)
 
 
-def test_what_a_sink_reports_is_taken_once(owing: World, teller: Teller) -> None:
+def test_what_a_sink_reports_is_taken_once(owing: World, teller: NotificationClient) -> None:
     """The event it names is refused, the message is on record, and asking again changes nothing and fetches nothing."""
     teller.tell("evt_1", report(owing, "cus_1"))
     owing.now += SECOND
@@ -92,7 +92,9 @@ def test_what_a_sink_reports_is_taken_once(owing: World, teller: Teller) -> None
     owing.check_balance()
 
 
-def test_the_first_question_reaches_back_as_far_as_a_sink_remembers(owing: World, teller: Teller) -> None:
+def test_the_first_question_reaches_back_as_far_as_a_sink_remembers(
+    owing: World, teller: NotificationClient
+) -> None:
     """A ledger that never asked hears everything that there is; after that, the last hour again each time."""
     teller.tell("evt_old", report(owing, "cus_0"), made_at=owing.now - 28 * DAY)
     assert hear(owing, teller).messages == 1
@@ -107,7 +109,7 @@ def test_the_first_question_reaches_back_as_far_as_a_sink_remembers(owing: World
     assert teller.asked == [Span(before - OVERLAP, owing.now)]
 
 
-def test_a_message_that_appears_late_is_heard(owing: World, teller: Teller) -> None:
+def test_a_message_that_appears_late_is_heard(owing: World, teller: NotificationClient) -> None:
     """One that was made before the last question, and was not shown then, is found by asking for the last hour again."""
     teller.tell("evt_1", report(owing, "cus_1"), shown_at=owing.now + 50 * 60 * SECOND)
     for _ in range(10):
@@ -116,7 +118,7 @@ def test_a_message_that_appears_late_is_heard(owing: World, teller: Teller) -> N
     assert states(owing) == ["accepted", "refused", "accepted"]
 
 
-def test_a_daemon_that_was_off_catches_up(owing: World, teller: Teller) -> None:
+def test_a_daemon_that_was_off_catches_up(owing: World, teller: NotificationClient) -> None:
     """It asks from where it was, not from where it is."""
     hear(owing, teller)
     owing.now += 2 * DAY
@@ -125,7 +127,9 @@ def test_a_daemon_that_was_off_catches_up(owing: World, teller: Teller) -> None:
     assert hear(owing, teller).rejected == 1
 
 
-def test_more_than_can_be_listed_at_once_is_asked_for_in_pieces(owing: World, teller: Teller) -> None:
+def test_more_than_can_be_listed_at_once_is_asked_for_in_pieces(
+    owing: World, teller: NotificationClient
+) -> None:
     """A span with too much in it is cut until it fits; nothing of it is left out."""
     teller.most = 5
     for number in range(60):
@@ -140,7 +144,7 @@ def test_more_than_can_be_listed_at_once_is_asked_for_in_pieces(owing: World, te
     assert owing.one("select count(*) from aggregator.notice") == 60
 
 
-def test_a_sink_that_always_has_too_much_ends_in_an_error(owing: World, teller: Teller) -> None:
+def test_a_sink_that_always_has_too_much_ends_in_an_error(owing: World, teller: NotificationClient) -> None:
     """Cutting has an end: who cannot list ten seconds is not asked for ever."""
     teller.most = -1
     with pytest.raises(SinkError):
@@ -149,7 +153,7 @@ def test_a_sink_that_always_has_too_much_ends_in_an_error(owing: World, teller: 
 
 
 @pytest.mark.parametrize("told", [1, 2])
-def test_what_names_nobody_we_know_is_read_back(owing: World, teller: Teller, told: int) -> None:
+def test_what_names_nobody_we_know_is_read_back(owing: World, teller: NotificationClient, told: int) -> None:
     """A report about events that somebody else's names stand for is followed up by the sink's own totals."""
     span = Span(owing.now - 10 * SECOND, owing.now)
     stranger = Rejection("agg_" + "0" * 40, "no such customer")
@@ -162,7 +166,7 @@ def test_what_names_nobody_we_know_is_read_back(owing: World, teller: Teller, to
     assert states(owing) == ["accepted"] * 3
 
 
-def test_what_is_counted_and_not_named_is_read_back(owing: World, teller: Teller) -> None:
+def test_what_is_counted_and_not_named_is_read_back(owing: World, teller: NotificationClient) -> None:
     """A report that counts two and names one asks for the existing read-back, once."""
     teller.tell("evt_1", report(owing, "cus_1", rejected=2))
     owing.now += SECOND
@@ -170,7 +174,7 @@ def test_what_is_counted_and_not_named_is_read_back(owing: World, teller: Teller
     assert owing.one("select count(*) from aggregator.readback") == 1
 
 
-def test_what_cannot_be_read_does_not_hold_up_the_rest(owing: World, teller: Teller) -> None:
+def test_what_cannot_be_read_does_not_hold_up_the_rest(owing: World, teller: NotificationClient) -> None:
     """One message that cannot be had is put on record as such and said; the one after it counts."""
     teller.tell("evt_0", made_at=owing.now - SECOND)
     teller.tell("evt_1", report(owing, "cus_1"))
@@ -182,7 +186,9 @@ def test_what_cannot_be_read_does_not_hold_up_the_rest(owing: World, teller: Tel
     assert hear(owing, teller).figures() == {}
 
 
-def test_a_sink_that_is_away_is_asked_again_from_the_same_place(owing: World, teller: Teller) -> None:
+def test_a_sink_that_is_away_is_asked_again_from_the_same_place(
+    owing: World, teller: NotificationClient
+) -> None:
     """Nothing is taken for heard that was not; what was taken before it broke off stays taken."""
     hear(owing, teller)
     teller.tell("evt_1", report(owing, "cus_1"))
@@ -195,7 +201,7 @@ def test_a_sink_that_is_away_is_asked_again_from_the_same_place(owing: World, te
     assert hear(owing, teller).rejected == 1
 
 
-def test_a_key_that_may_not_ask_is_on_record_until_it_may(owing: World, teller: Teller) -> None:
+def test_a_key_that_may_not_ask_is_on_record_until_it_may(owing: World, teller: NotificationClient) -> None:
     """The reason stands in the ledger; the sink is asked again an hour later, and then nothing is missing."""
     ears = intake(owing, teller)
     teller.tell("evt_1", report(owing, "cus_1"))
@@ -214,7 +220,9 @@ def test_a_key_that_may_not_ask_is_on_record_until_it_may(owing: World, teller: 
     assert standing.refused_reason is None
 
 
-def test_a_delivery_is_in_the_ledger_when_it_is_acknowledged(owing: World, teller: Teller) -> None:
+def test_a_delivery_is_in_the_ledger_when_it_is_acknowledged(
+    owing: World, teller: NotificationClient
+) -> None:
     """It is fetched and committed; a second delivery, and a question, find it there."""
     teller.tell("evt_1", report(owing, "cus_1"))
     ears = intake(owing, teller)
@@ -226,7 +234,7 @@ def test_a_delivery_is_in_the_ledger_when_it_is_acknowledged(owing: World, telle
     assert owing.rows("select came_by from aggregator.notice") == [("webhook",)]
 
 
-def test_what_is_not_signed_is_not_looked_at(owing: World, teller: Teller) -> None:
+def test_what_is_not_signed_is_not_looked_at(owing: World, teller: NotificationClient) -> None:
     """Nothing is fetched or written for it."""
     teller.tell("evt_1", report(owing, "cus_1"))
     with pytest.raises(NotSigned):
@@ -234,7 +242,9 @@ def test_what_is_not_signed_is_not_looked_at(owing: World, teller: Teller) -> No
     assert (teller.fetches, states(owing)) == ([], ["accepted"] * 3)
 
 
-def test_a_delivery_that_cannot_be_fetched_is_not_acknowledged(owing: World, teller: Teller) -> None:
+def test_a_delivery_that_cannot_be_fetched_is_not_acknowledged(
+    owing: World, teller: NotificationClient
+) -> None:
     """The error reaches the sender, who delivers it again; then it counts."""
     teller.tell("evt_1", report(owing, "cus_1"))
     teller.refuses = SinkUnreachable("away")
@@ -244,7 +254,7 @@ def test_a_delivery_that_cannot_be_fetched_is_not_acknowledged(owing: World, tel
     assert intake(owing, teller).deliver(b"evt_1", SIGNED, owing.now).rejected == 1
 
 
-def test_a_kind_that_nobody_knows_is_acknowledged(owing: World, teller: Teller) -> None:
+def test_a_kind_that_nobody_knows_is_acknowledged(owing: World, teller: NotificationClient) -> None:
     """It is signed and concerns us in nothing: said yes to, and nothing else."""
     assert intake(owing, teller).deliver(b"evt_unknown", SIGNED, owing.now).figures() == {}
 
@@ -272,7 +282,7 @@ class Breaks(Notices):
 
 @pytest.mark.parametrize("place", ["before", "after", "cursor"])
 def test_a_crash_between_any_two_steps_loses_and_doubles_nothing(
-    owing: World, teller: Teller, place: str
+    owing: World, teller: NotificationClient, place: str
 ) -> None:
     """Whether it breaks off before a message is committed, after it, or before the cursor moves: the next round has it."""
     hear(owing, teller)
@@ -289,7 +299,7 @@ def test_a_crash_between_any_two_steps_loses_and_doubles_nothing(
     owing.check_balance()
 
 
-def test_two_who_bring_the_same_at_once_count_it_once(owing: World, teller: Teller) -> None:
+def test_two_who_bring_the_same_at_once_count_it_once(owing: World, teller: NotificationClient) -> None:
     """A delivery and a question at the same moment: one takes it, the other waits for that and finds it taken."""
     teller.tell("evt_1", report(owing, "cus_1", rejected=2))
     owing.now += SECOND
@@ -312,7 +322,7 @@ def test_a_message_and_what_follows_from_it_are_one(owing: World) -> None:
     assert owing.one("select count(*) from aggregator.notice") == 0
 
 
-def test_a_rejection_that_no_figure_can_show_is_said(owing: World, teller: Teller) -> None:
+def test_a_rejection_that_no_figure_can_show_is_said(owing: World, teller: NotificationClient) -> None:
     """Where totals prove nothing about single events, one that is counted and not named needs a person."""
     told = Told(Notice("evt_1", "kind", owing.now), (report(owing, "cus_1", rejected=2),))
     taking = Notices(owing.database).take(sink_id(owing), told, "poll", owing.now, [None])
@@ -320,7 +330,7 @@ def test_a_rejection_that_no_figure_can_show_is_said(owing: World, teller: Telle
     assert owing.one("select count(*) from aggregator.readback") == 0
 
 
-def test_what_was_not_imported_is_on_record(owing: World, teller: Teller) -> None:
+def test_what_was_not_imported_is_on_record(owing: World, teller: NotificationClient) -> None:
     """The file and the reason stand in the ledger and in what is said."""
     notice = Notice("evt_1", "data_management.import_set.failed", owing.now)
     teller.messages["evt_1"] = (
@@ -332,7 +342,7 @@ def test_what_was_not_imported_is_on_record(owing: World, teller: Teller) -> Non
     assert owing.one("select said from aggregator.notice") == "a.csv not imported: no column value"
 
 
-def test_old_messages_are_forgotten(owing: World, teller: Teller) -> None:
+def test_old_messages_are_forgotten(owing: World, teller: NotificationClient) -> None:
     """What the sink itself has forgotten for long is not kept."""
     teller.tell("evt_1")
     owing.now += SECOND
@@ -342,7 +352,9 @@ def test_old_messages_are_forgotten(owing: World, teller: Teller) -> None:
     assert owing.one("select count(*) from aggregator.notice") == 0
 
 
-def test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard(owing: World, teller: Teller) -> None:
+def test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard(
+    owing: World, teller: NotificationClient
+) -> None:
     """What was listed and not taken any more is told again after the restart."""
     for number, customer in enumerate(("cus_0", "cus_1", "cus_2")):
         teller.tell(f"evt_{number}", report(owing, customer, name=f"evt_{number}"))

@@ -18,7 +18,7 @@ from aggregator.reconciliation.notification_poller import (
     Intake,
     Taken,
 )
-from tests.postgres.teller import SIGNED, Teller
+from tests.postgres.teller import SIGNED, NotificationClient
 from tests.postgres.world import HOUR, METER, World
 
 SECOND = dt.timedelta(seconds=1)
@@ -41,16 +41,18 @@ def owing(database: Database) -> World:
 
 
 @pytest.fixture
-def teller(owing: World) -> Teller:
+def teller(owing: World) -> NotificationClient:
     """A sink whose customers name their accounts."""
-    return Teller(owing)
+    return NotificationClient(owing)
 
 
 def sink_id(world: World) -> int:
     return world.registered.feeds[0].sink_id
 
 
-def intake(world: World, teller: Teller, *, by_customer: bool = True, imports: bool = False) -> Intake:
+def intake(
+    world: World, teller: NotificationClient, *, by_customer: bool = True, imports: bool = False
+) -> Intake:
     """A fresh process's ears."""
     voices = Voices(world.database)
     whose = sink_id(world)
@@ -59,11 +61,11 @@ def intake(world: World, teller: Teller, *, by_customer: bool = True, imports: b
     )
 
 
-def hear(world: World, teller: Teller) -> Taken:
+def hear(world: World, teller: NotificationClient) -> Taken:
     return intake(world, teller).run_once(world.now)
 
 
-def hear_imports(world: World, teller: Teller) -> Taken:
+def hear_imports(world: World, teller: NotificationClient) -> Taken:
     """One round of a sink that is one account, beside which there are files."""
     return intake(world, teller, by_customer=False, imports=True).run_once(world.now)
 
@@ -96,7 +98,7 @@ def standings(world: World) -> list[Heard]:
 # -- accounts -------------------------------------------------------------------------------------
 
 
-def test_each_account_that_events_went_to_is_asked(owing: World, teller: Teller) -> None:
+def test_each_account_that_events_went_to_is_asked(owing: World, teller: NotificationClient) -> None:
     """In its own name, and nobody else: what one of them reports is refused there."""
     teller.tell("evt_1", report(owing, B), account=B)
     owing.now += SECOND
@@ -108,7 +110,9 @@ def test_each_account_that_events_went_to_is_asked(owing: World, teller: Teller)
     owing.check_balance()
 
 
-def test_a_report_of_one_account_never_refuses_an_event_of_another(owing: World, teller: Teller) -> None:
+def test_a_report_of_one_account_never_refuses_an_event_of_another(
+    owing: World, teller: NotificationClient
+) -> None:
     """Not even if it names it; and what its own account says of it later counts in full."""
     teller.tell("evt_1", report(owing, B), account=A)
     owing.now += SECOND
@@ -121,14 +125,14 @@ def test_a_report_of_one_account_never_refuses_an_event_of_another(owing: World,
     assert states(owing) == ["accepted", "refused", "accepted"]
 
 
-def test_who_names_an_event_of_another_is_read_back(owing: World, teller: Teller) -> None:
+def test_who_names_an_event_of_another_is_read_back(owing: World, teller: NotificationClient) -> None:
     """It names nobody that is its own, so that what it counts is looked for."""
     teller.tell("evt_1", report(owing, B), account=A)
     owing.now += SECOND
     assert hear(owing, teller).readbacks == 1
 
 
-def test_a_delivery_is_of_the_account_that_it_names(owing: World, teller: Teller) -> None:
+def test_a_delivery_is_of_the_account_that_it_names(owing: World, teller: NotificationClient) -> None:
     """It is fetched there, and counts once, however it came."""
     teller.tell("evt_1", report(owing, C), account=C)
     teller.tell("evt_2", report(owing, C, name="evt_2"), account=A)
@@ -141,7 +145,9 @@ def test_a_delivery_is_of_the_account_that_it_names(owing: World, teller: Teller
     assert states(owing) == ["accepted", "accepted", "refused"]
 
 
-def test_a_delivery_of_an_account_that_is_closed_is_acknowledged(owing: World, teller: Teller) -> None:
+def test_a_delivery_of_an_account_that_is_closed_is_acknowledged(
+    owing: World, teller: NotificationClient
+) -> None:
     """Else whoever delivers would give up on all of them. It is said, and asked for once the account is open again."""
     teller.tell("evt_1", report(owing, A), account=A)
     teller.refusing[A] = AccountRefused("no way in")
@@ -155,7 +161,9 @@ def test_a_delivery_of_an_account_that_is_closed_is_acknowledged(owing: World, t
 @pytest.mark.parametrize(
     "trouble", [AccountRefused("no way in"), SinkError("nonsense"), SinkUnreachable("away")]
 )
-def test_the_trouble_of_one_holds_up_nobody(owing: World, teller: Teller, trouble: SinkError) -> None:
+def test_the_trouble_of_one_holds_up_nobody(
+    owing: World, teller: NotificationClient, trouble: SinkError
+) -> None:
     """The others are heard in the same round; it is heard from where it was, once it lets itself be asked."""
     hear(owing, teller)
     owing.now += SECOND
@@ -171,7 +179,7 @@ def test_the_trouble_of_one_holds_up_nobody(owing: World, teller: Teller, troubl
     assert hear(owing, teller).rejected == 1
 
 
-def test_who_refuses_is_asked_again_an_hour_later(owing: World, teller: Teller) -> None:
+def test_who_refuses_is_asked_again_an_hour_later(owing: World, teller: NotificationClient) -> None:
     """By whichever process; meanwhile `status` has its reason, and afterwards no more."""
     teller.refusing[A] = AccountRefused("no way in")
     hear(owing, teller)
@@ -193,7 +201,7 @@ def test_who_refuses_is_asked_again_an_hour_later(owing: World, teller: Teller) 
     assert [row.whose for row in standings(owing)] == [""]
 
 
-def test_a_key_that_is_refused_is_everybodys_trouble(owing: World, teller: Teller) -> None:
+def test_a_key_that_is_refused_is_everybodys_trouble(owing: World, teller: NotificationClient) -> None:
     """It is said of the sink, and no account is asked any more in this round."""
     teller.refuses = SinkHalted("the key is no good")
     taken = hear(owing, teller)
@@ -211,7 +219,7 @@ def many(world: World, number: int) -> list[str]:
     return [A, B, C, *names]
 
 
-def test_a_sink_that_is_away_ends_the_round(owing: World, teller: Teller) -> None:
+def test_a_sink_that_is_away_ends_the_round(owing: World, teller: NotificationClient) -> None:
     """Three in a row without an answer are enough; the next round begins with others."""
     accounts = many(owing, 5)
     teller.refuses = SinkUnreachable("away")
@@ -230,7 +238,7 @@ def test_a_sink_that_is_away_ends_the_round(owing: World, teller: Teller) -> Non
     assert sorted(teller.asked_of, key=str) == sorted(accounts)
 
 
-def test_many_accounts_take_turns(owing: World, teller: Teller) -> None:
+def test_many_accounts_take_turns(owing: World, teller: NotificationClient) -> None:
     """A round has so many questions and no more; whoever waited longest comes first, in a fresh process as well."""
     accounts = many(owing, 2 * MOST_ACCOUNTS_ASKED)
     last = report(owing, C)
@@ -249,7 +257,7 @@ def test_many_accounts_take_turns(owing: World, teller: Teller) -> None:
     assert states(owing).count("refused") == 1
 
 
-def test_pieces_are_questions_too(owing: World, teller: Teller) -> None:
+def test_pieces_are_questions_too(owing: World, teller: NotificationClient) -> None:
     """An account with much to say has no more of a round than there is, and goes on in the next."""
     teller.most = 2
     for number in range(40):
@@ -263,7 +271,7 @@ def test_pieces_are_questions_too(owing: World, teller: Teller) -> None:
     assert owing.one("select count(*) from aggregator.notice") == 40
 
 
-def test_how_far_each_was_heard_is_remembered(owing: World, teller: Teller) -> None:
+def test_how_far_each_was_heard_is_remembered(owing: World, teller: NotificationClient) -> None:
     """The first question goes as far back as there is anything; the next one an hour before the last."""
     hear(owing, teller)
     assert {span.start for span in teller.asked} == {owing.now - REACH}
@@ -275,7 +283,9 @@ def test_how_far_each_was_heard_is_remembered(owing: World, teller: Teller) -> N
     assert teller.asked == [Span(before - OVERLAP, owing.now)] * 3
 
 
-def test_an_account_of_which_nothing_is_left_to_say_is_left_in_peace(owing: World, teller: Teller) -> None:
+def test_an_account_of_which_nothing_is_left_to_say_is_left_in_peace(
+    owing: World, teller: NotificationClient
+) -> None:
     """A week after its last event it is asked no more, and again once there is a new one."""
     hear(owing, teller)
     owing.now += TALKS - MINUTE
@@ -298,7 +308,7 @@ def test_an_account_of_which_nothing_is_left_to_say_is_left_in_peace(owing: Worl
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_an_account_that_was_closed_is_left_in_peace_at_last(
-    owing: World, teller: Teller, *, heard: bool
+    owing: World, teller: NotificationClient, *, heard: bool
 ) -> None:
     """Once a sink has nothing left of what it can have said; `status` names it no more, nor how far it was heard."""
     closed: dict[str | None, Exception] = {A: AccountRefused("no way in")}
@@ -322,21 +332,21 @@ def test_an_account_that_was_closed_is_left_in_peace_at_last(
     assert (row.whose, row.heard_until) == ("", owing.now)
 
 
-def test_a_daemon_that_was_off_asks_whom_it_sent_to(owing: World, teller: Teller) -> None:
+def test_a_daemon_that_was_off_asks_whom_it_sent_to(owing: World, teller: NotificationClient) -> None:
     """However long ago, as far as a sink remembers."""
     teller.tell("evt_1", report(owing, B), account=B)
     owing.now += 20 * DAY
     assert hear(owing, teller).rejected == 1
 
 
-def test_a_customer_that_names_no_account_makes_none(owing: World, teller: Teller) -> None:
+def test_a_customer_that_names_no_account_makes_none(owing: World, teller: NotificationClient) -> None:
     """The sink says what an account is."""
     teller.account_of = lambda customer: B if customer.startswith(f"{B}/") else None  # type: ignore[method-assign]
     hear(owing, teller)
     assert teller.asked_of == [B]
 
 
-def test_a_claim_that_shows_late_is_found(owing: World, teller: Teller) -> None:
+def test_a_claim_that_shows_late_is_found(owing: World, teller: NotificationClient) -> None:
     """One that was committed after the look that passed its time: the next look goes over the last minutes again."""
     hear(owing, teller)
     owing.execute("delete from aggregator.voice where name = %s", B)
@@ -348,7 +358,7 @@ def test_a_claim_that_shows_late_is_found(owing: World, teller: Teller) -> None:
 # -- imports --------------------------------------------------------------------------------------
 
 
-def test_imports_are_asked_for_where_there_are_files(owing: World, teller: Teller) -> None:
+def test_imports_are_asked_for_where_there_are_files(owing: World, teller: NotificationClient) -> None:
     """What failed is said once, whichever way it came; without files nobody asks."""
     teller.drop("evt_1", "usage-1.csv")
     teller.drop("evt_2", "usage-2.csv")
@@ -370,7 +380,7 @@ def test_imports_are_asked_for_where_there_are_files(owing: World, teller: Telle
 
 @pytest.mark.parametrize("trouble", [SinkHalted("no permission"), SinkError("no such type")])
 def test_imports_that_cannot_be_asked_for_hold_up_nothing(
-    owing: World, teller: Teller, trouble: SinkError
+    owing: World, teller: NotificationClient, trouble: SinkError
 ) -> None:
     """It is on record and asked again an hour later, by whichever process; then nothing is missing."""
     teller.refusing[IMPORTS] = trouble
@@ -389,7 +399,9 @@ def test_imports_that_cannot_be_asked_for_hold_up_nothing(
     assert [row.whose for row in standings(owing) if row.refused_reason] == []
 
 
-def test_reports_that_cannot_be_asked_for_hold_up_no_imports(owing: World, teller: Teller) -> None:
+def test_reports_that_cannot_be_asked_for_hold_up_no_imports(
+    owing: World, teller: NotificationClient
+) -> None:
     """Whether the sink halts, or nonsense comes."""
     teller.drop("evt_2", "usage-2.csv")
     teller.refusing[None] = SinkError("nonsense")
@@ -399,7 +411,7 @@ def test_reports_that_cannot_be_asked_for_hold_up_no_imports(owing: World, telle
     assert owing.rows("select id from aggregator.notice") == [("evt_2",)]
 
 
-def test_imports_of_accounts_of_customers_are_the_platforms(owing: World, teller: Teller) -> None:
+def test_imports_of_accounts_of_customers_are_the_platforms(owing: World, teller: NotificationClient) -> None:
     """They are asked for once, beside all accounts, and are no account themselves."""
     teller.drop("evt_2", "usage-2.csv")
     owing.now += SECOND
@@ -410,7 +422,9 @@ def test_imports_of_accounts_of_customers_are_the_platforms(owing: World, teller
     assert len(teller.asked_of) == 8
 
 
-def test_more_imports_than_can_be_listed_are_asked_for_in_pieces(owing: World, teller: Teller) -> None:
+def test_more_imports_than_can_be_listed_are_asked_for_in_pieces(
+    owing: World, teller: NotificationClient
+) -> None:
     """Until all are heard, round after round."""
     teller.most = 2
     for number in range(30):

@@ -27,7 +27,7 @@ from aggregator.ledger.notifications import Intake as Notices
 from aggregator.reconciliation.notification_poller import Intake
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
-from aggregator.sinks.stripe import StripeMeter, StripeSink, StripeTeller
+from aggregator.sinks.stripe import StripeMeter, StripeNotificationClient, StripeSink
 from aggregator.sinks.stripe.limits import Rates
 from tests.fakes import FakeSink
 from tests.postgres.world import START, World
@@ -115,7 +115,7 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
     sink_id = world.registered.feeds[0].sink_id
 
     def ears(*secrets: str) -> Intake:
-        teller = StripeTeller(sink, {}, secrets=secrets, livemode=False)
+        teller = StripeNotificationClient(sink, {}, secrets=secrets, livemode=False)
         return Intake(Notices(database), teller, FakeSink(), sink_id)
 
     intake, deaf = ears(SECRET, OTHER_SECRET), ears()

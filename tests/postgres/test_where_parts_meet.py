@@ -32,7 +32,7 @@ from tests.postgres.test_replacing_sinks import Replacing
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 
-class Teller:
+class NotificationClient:
     """Takes every wish for a cancellation on, and says no more than that."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def test_what_an_adoption_took_over_is_never_cancelled(database: Database, tmp_p
     [(event,)] = world.rows(
         "select id from aggregator.event where customer = 'cus_1' and state = 'confirmed'"
     )
-    cancellations, teller = Cancellations(world.database), Teller()
+    cancellations, teller = Cancellations(world.database), NotificationClient()
     [candidate] = cancellations.candidates(sink_id(world), [event])
     assert "never sent under its name" in (hindrance(candidate, teller, world.now) or "")
     assert cancellations.ask(sink_id(world), [event], world.now) == []
@@ -88,7 +88,7 @@ def test_a_stopped_ledger_cancels_nothing_and_is_adopted_only_once_that_is_known
     [(event,)] = world.rows(
         "select id from aggregator.event where customer = 'cus_1' and window_start = %s", START
     )
-    cancellations, teller = Cancellations(world.database), Teller()
+    cancellations, teller = Cancellations(world.database), NotificationClient()
     lose(world, backup)
     cancellations.ask(sink_id(world), [event], world.now)
     Cancelling(cancellations, teller, world.sink, sink_id(world)).run_once(world.now)

@@ -24,7 +24,7 @@ from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.fitting import Metric
 from aggregator.sinks.metronome.responses import Refusal, describe, why_halt
-from aggregator.sinks.responses import Silence
+from aggregator.sinks.responses import NoResponse
 
 if TYPE_CHECKING:
     import httpx
@@ -179,7 +179,7 @@ class Account:
             raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             told = self._client.describe(error)
-            if isinstance(told, Silence) or told.status != FORBIDDEN:
+            if isinstance(told, NoResponse) or told.status != FORBIDDEN:
                 self._raise(error)
             sentence = (
                 f"its token may not read customers and invoices ({describe(told)}), so a decrease is sent even when "
@@ -197,7 +197,7 @@ class Account:
             await self._client.ingest(b"[]")
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             told = self._client.describe(error)
-            if isinstance(told, Silence) or told.status not in (400, 422):
+            if isinstance(told, NoResponse) or told.status not in (400, 422):
                 self._raise(error)
 
     async def _usage(self, metric: str, customer: str, span: Span, step: dt.timedelta) -> list[Row]:
@@ -311,7 +311,7 @@ class Account:
 
     def _raise(self, error: Exception) -> NoReturn:
         told = self._client.describe(error)
-        if isinstance(told, Silence):
+        if isinstance(told, NoResponse):
             raise SinkUnreachable(f"Metronome gave no answer to sink {self._sink}: {told.what}.") from error
         sentence = (
             why_halt(told, self._sink)

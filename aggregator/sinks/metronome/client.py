@@ -19,7 +19,7 @@ from aggregator.runtime import failpoints
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.responses import Refusal, judge_refusal, judge_success
-from aggregator.sinks.responses import Judgement, Silence, judge_silence
+from aggregator.sinks.responses import NoResponse, Response, judge_silence
 
 if TYPE_CHECKING:
     import httpx
@@ -87,7 +87,7 @@ class Client:
         async with asyncio.timeout(self.timeout_seconds):
             return await self.api.post("/v1/ingest", content=body, cast_to=httpx.Response)
 
-    def describe(self, error: Exception) -> Refusal | Silence:
+    def describe(self, error: Exception) -> Refusal | NoResponse:
         """Say what an error of a call tells: an answer that refuses, or none. Never repeats the token."""
         import metronome
 
@@ -125,26 +125,26 @@ def _words(body: object) -> str:
     return "unreadable answer" if text.lstrip().startswith("<") else text
 
 
-def silence(cause: BaseException, timeout_seconds: float) -> Silence:
+def silence(cause: BaseException, timeout_seconds: float) -> NoResponse:
     """Tell a call that never left from one that may have. Only a failure to connect is proof."""
     import httpx
 
     match cause:
         case httpx.ConnectTimeout():
-            return Silence(left=False, what="cannot be reached: connecting took too long")
+            return NoResponse(left=False, what="cannot be reached: connecting took too long")
         case httpx.ConnectError() | httpx.UnsupportedProtocol():
-            return Silence(left=False, what=f"cannot be reached: {cause}")
+            return NoResponse(left=False, what=f"cannot be reached: {cause}")
         case TimeoutError() | httpx.TimeoutException():
-            return Silence(left=True, what=f"no answer within {timeout_seconds:g} s")
+            return NoResponse(left=True, what=f"no answer within {timeout_seconds:g} s")
         case httpx.TransportError():
-            return Silence(
+            return NoResponse(
                 left=True, what=f"the connection broke before the answer came ({type(cause).__name__})"
             )
         case _:
-            return Silence(left=True, what=f"the answer could not be read ({type(cause).__name__})")
+            return NoResponse(left=True, what=f"the answer could not be read ({type(cause).__name__})")
 
 
-class Courier:
+class RequestSender:
     """Takes events to Metronome, many at a time. Each belongs to a meter that feeds the sink."""
 
     def __init__(
@@ -155,7 +155,7 @@ class Courier:
         self._meters = meters
         self._encoding = encoding
 
-    async def deliver(self, events: Sequence[Event]) -> Judgement:
+    async def deliver(self, events: Sequence[Event]) -> Response:
         """Send events in one request and judge the answer."""
         body = wire.body(wire.written(each, self._meters[each.meter], self._encoding) for each in events)
         failpoints.passing("event_leaving")
@@ -163,6 +163,6 @@ class Courier:
             response = await self._client.ingest(body)
         except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
             told = self._client.describe(error)
-            return judge_silence(told) if isinstance(told, Silence) else judge_refusal(told, self._sink)
+            return judge_silence(told) if isinstance(told, NoResponse) else judge_refusal(told, self._sink)
         failpoints.passing("answer_unread")
         return judge_success(response.content, self._client.request_id(response))

@@ -22,18 +22,18 @@ from typing import Any
 from aggregator.core.model import Answer, Event, Verdict
 from aggregator.core.rate_limit import Pace
 from aggregator.sinks.metronome.responses import after_refusal
-from aggregator.sinks.responses import Judgement
+from aggregator.sinks.responses import Response
 
 MOST_EVENTS = 100
 """As many as one request takes (docs.metronome.com, send usage events)."""
 
-Deliver = Callable[[Sequence[Event]], Coroutine[Any, Any, Judgement]]
+Deliver = Callable[[Sequence[Event]], Coroutine[Any, Any, Response]]
 
-Object = Callable[[Event], Coroutine[Any, Any, Judgement | None]]
+Object = Callable[[Event], Coroutine[Any, Any, Response | None]]
 """Says why a decrease does not leave; None if it may."""
 
 
-class Parcel:
+class Request:
     """Events that go in one request: `waiting` until they leave or are given back."""
 
     __slots__ = ("batch", "events", "refused_before", "waiting")
@@ -52,8 +52,8 @@ class Batch:
         self.events = events
         self.may_leave = may_leave
         self.said: SimpleQueue[Verdict | BaseException] = SimpleQueue()
-        self.parcels: list[Parcel] = []
-        self.cleared: list[Parcel] = []
+        self.parcels: list[Request] = []
+        self.cleared: list[Request] = []
         """Decreases that may leave, and have not lined up yet."""
         self.unanswered = len(events)
         self.patience: asyncio.TimerHandle | None = None
@@ -95,7 +95,7 @@ class Dispatcher:
         self._line_up_all(batch, [event for event in events if event.delta >= 0])
         for event in events:
             if event.delta < 0:
-                parcel = Parcel(batch, [event])
+                parcel = Request(batch, [event])
                 batch.parcels.append(parcel)
                 self._begin(self._clear(parcel))
         if self._stopped or self.halted:
@@ -127,7 +127,7 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _clear(self, parcel: Parcel) -> None:
+    async def _clear(self, parcel: Request) -> None:
         """Ask whether a decrease may leave; if it may, it lines up with those that are cleared in the same moment."""
         batch = parcel.batch
         try:
@@ -153,9 +153,9 @@ class Dispatcher:
 
     def _line_up_all(self, batch: Batch, events: Sequence[Event]) -> None:
         for first in range(0, len(events), MOST_EVENTS):
-            self._line_up(Parcel(batch, events[first : first + MOST_EVENTS]))
+            self._line_up(Request(batch, events[first : first + MOST_EVENTS]))
 
-    def _line_up(self, parcel: Parcel) -> None:
+    def _line_up(self, parcel: Request) -> None:
         parcel.batch.parcels.append(parcel)
         self._begin(self._carry(parcel))
 
@@ -168,7 +168,7 @@ class Dispatcher:
         self._batches.discard(batch)
         batch.said.put(error)
 
-    async def _carry(self, parcel: Parcel) -> None:
+    async def _carry(self, parcel: Request) -> None:
         """Take a parcel through its turn; whatever breaks on the way is told to who waits for it."""
         try:
             async with self._slots:
@@ -177,7 +177,7 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - raised again on the thread that waits for it
             self._break(parcel.batch, error)
 
-    async def _may_leave(self, parcel: Parcel) -> bool:
+    async def _may_leave(self, parcel: Request) -> bool:
         """Wait for the pace and say whether the parcel may leave now."""
         if parcel.waiting:
             seconds = self._pace.take(self._monotonic(), len(parcel.events))
@@ -187,7 +187,7 @@ class Dispatcher:
             self.give_back(parcel.batch)
         return parcel.waiting
 
-    async def _send(self, parcel: Parcel) -> Judgement:
+    async def _send(self, parcel: Request) -> Response:
         parcel.waiting = False
         self._in_flight += 1
         self._landed.clear()
@@ -198,7 +198,7 @@ class Dispatcher:
             if not self._in_flight:
                 self._landed.set()
 
-    def _settle(self, parcel: Parcel, judgement: Judgement) -> None:
+    def _settle(self, parcel: Request, judgement: Response) -> None:
         """Pass on what became of a request, heed what it means for all, and divide what was refused as a whole."""
         self._heed(judgement)
         if judgement.answer is Answer.REFUSED and len(parcel.events) > 1:
@@ -206,16 +206,16 @@ class Dispatcher:
         else:
             self._say(parcel, judgement)
 
-    def _divide(self, parcel: Parcel) -> None:
+    def _divide(self, parcel: Request) -> None:
         middle = len(parcel.events) // 2
         for half in (parcel.events[:middle], parcel.events[middle:]):
-            part = Parcel(parcel.batch, half, refused_before=True)
+            part = Request(parcel.batch, half, refused_before=True)
             if parcel.batch.given_back:
                 self._give_back(part)
             else:
                 self._line_up(part)
 
-    def _heed(self, judgement: Judgement) -> None:
+    def _heed(self, judgement: Response) -> None:
         if judgement.throttled:
             self._pace.throttled(self._monotonic(), judgement.retry_after or 0.0)
         if judgement.halt and not self.halted:
@@ -223,11 +223,11 @@ class Dispatcher:
             for batch in list(self._batches):
                 self.give_back(batch)
 
-    def _give_back(self, parcel: Parcel) -> None:
+    def _give_back(self, parcel: Request) -> None:
         parcel.waiting = False
-        self._say(parcel, Judgement(Answer.UNSENT, self.halted))
+        self._say(parcel, Response(Answer.UNSENT, self.halted))
 
-    def _say(self, parcel: Parcel, judgement: Judgement) -> None:
+    def _say(self, parcel: Request, judgement: Response) -> None:
         batch, told = parcel.batch, after_refusal(judgement) if parcel.refused_before else judgement
         for event in parcel.events:
             batch.said.put(Verdict(event.id, told.answer, told.reason, told.request_id, told.retry_after))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from aggregator.core.model import Answer, Event
 from aggregator.errors import SinkError, SinkUnreachable
 from aggregator.sinks.metronome.account import Account, Invoice
-from aggregator.sinks.responses import Judgement
+from aggregator.sinks.responses import Response
 
 KEPT_SECONDS = 30.0
 """So long after it was finalized an invoice may still be thought a draft. Finalizing a draft may take as long."""
@@ -47,13 +47,13 @@ class Invoices:
         self._silent_until = 0.0
         self._silence = ""
 
-    async def objection(self, event: Event) -> Judgement | None:
+    async def objection(self, event: Event) -> Response | None:
         """Say why a decrease is not sent, or not now; None if it may leave."""
         try:
             invoices = await self._of(event.customer)
         except SinkUnreachable as error:
             reason = f"is a decrease, and nobody knows yet whether its invoice is still a draft: {error}"
-            return Judgement(Answer.BUSY, reason)
+            return Response(Answer.BUSY, reason)
         except SinkError:
             return None
         covering = [each for each in invoices if event.at in each.span]
@@ -61,7 +61,7 @@ class Invoices:
         if not closed or any(each.status == DRAFT for each in covering):
             return None
         start, end = closed[0].span
-        return Judgement(
+        return Response(
             Answer.REFUSED,
             f"Metronome's invoice {closed[0].id} from {start:%Y-%m-%d} to {end:%Y-%m-%d} is finalized, and no decrease "
             "changes it any more. Give a credit there and dismiss this event; or void the invoice there, release this "

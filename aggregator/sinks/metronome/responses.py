@@ -14,7 +14,7 @@ nothing depends on it.
 from typing import NamedTuple
 
 from aggregator.core.model import Answer
-from aggregator.sinks.responses import Judgement, wished_seconds
+from aggregator.sinks.responses import Response, wished_seconds
 
 LONGEST_WORDS = 300
 """So much of what somebody else wrote is worth keeping."""
@@ -33,27 +33,27 @@ class Refusal(NamedTuple):
     request_id: str | None = None
 
 
-def judge_success(content: bytes, request_id: str | None) -> Judgement:
+def judge_success(content: bytes, request_id: str | None) -> Response:
     """Judge a 2xx. Metronome's has no body to speak of; a page for people comes from something in between."""
     if content.lstrip().startswith(b"<"):
-        return Judgement(Answer.UNKNOWN, "the answer is a web page, so it is not Metronome's", request_id)
-    return Judgement(Answer.ACCEPTED, request_id=request_id)
+        return Response(Answer.UNKNOWN, "the answer is a web page, so it is not Metronome's", request_id)
+    return Response(Answer.ACCEPTED, request_id=request_id)
 
 
-def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
+def judge_refusal(refusal: Refusal, sink: str) -> Response:
     """Judge an answer that is not a usable 2xx."""
     told, request_id = describe(refusal), refusal.request_id
     halt = why_halt(refusal, sink)
     if halt is not None:
-        return Judgement(Answer.UNSENT, told, request_id, halt=halt)
+        return Response(Answer.UNSENT, told, request_id, halt=halt)
     if refusal.status == TOO_MANY:
-        return Judgement(Answer.BUSY, told, request_id, wished_seconds(refusal.retry_after), throttled=True)
+        return Response(Answer.BUSY, told, request_id, wished_seconds(refusal.retry_after), throttled=True)
     if not 400 <= refusal.status < 500 or refusal.status in (REQUEST_TIMEOUT, CONFLICT):
-        return Judgement(Answer.UNKNOWN, told, request_id, wished_seconds(refusal.retry_after))
-    return Judgement(Answer.REFUSED, told, request_id)
+        return Response(Answer.UNKNOWN, told, request_id, wished_seconds(refusal.retry_after))
+    return Response(Answer.REFUSED, told, request_id)
 
 
-def after_refusal(judgement: Judgement) -> Judgement:
+def after_refusal(judgement: Response) -> Response:
     """Judge a part of a request that was refused as a whole before.
 
     Whether the whole was refused with nothing taken in is not documented. So what would otherwise count as not having

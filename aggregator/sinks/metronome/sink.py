@@ -24,10 +24,10 @@ from aggregator.core.model import (
 from aggregator.core.rate_limit import Pace
 from aggregator.errors import SinkError, SinkHalted
 from aggregator.runtime import clock
-from aggregator.sinks.event_loop import Lazily
+from aggregator.sinks.event_loop import LazyLoop
 from aggregator.sinks.metronome import trial
 from aggregator.sinks.metronome.account import HOUR, Account
-from aggregator.sinks.metronome.client import Client, Courier
+from aggregator.sinks.metronome.client import Client, RequestSender
 from aggregator.sinks.metronome.dispatch import MOST_EVENTS, Batch, Dispatcher
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.invoices import ASKED_AT_ONCE, Invoices
@@ -69,12 +69,12 @@ TRIAL_PATIENCE = dt.timedelta(minutes=2)
 """How long a test event may take to be counted; Metronome says at once, and names no bound."""
 
 
-class _Line(NamedTuple):
+class _Connection(NamedTuple):
     """What is open while a sink is in use."""
 
     client: Client
     account: Account
-    courier: Courier
+    courier: RequestSender
     dispatcher: Dispatcher
 
 
@@ -112,7 +112,7 @@ class MetronomeSink:
         self._trial_patience_seconds = trial_patience.total_seconds()
         self._monotonic = monotonic
         self._pace = Pace(events_per_second, burst=max(MOST_EVENTS, events_per_second / 20))
-        self._line = Lazily(f"sink-{name}", self._connect, _shut)
+        self._line = LazyLoop(f"sink-{name}", self._connect, _shut)
         self._stopped = False
         self._halted: str | None = None
 
@@ -241,7 +241,7 @@ class MetronomeSink:
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
                 self._line.tell(lambda line: line.dispatcher.give_back(batch))
 
-    def _line_or_halt(self) -> _Line | None:
+    def _line_or_halt(self) -> _Connection | None:
         """Return what is open; None, and the sink is halted, if it cannot be opened."""
         try:
             return self._line.open()
@@ -249,7 +249,7 @@ class MetronomeSink:
             self._halted = str(halted)
             return None
 
-    async def _connect(self) -> _Line:
+    async def _connect(self) -> _Connection:
         try:
             client = Client(
                 self._api_key,
@@ -262,7 +262,7 @@ class MetronomeSink:
                 f"Sink {self.name} needs Metronome's library, and {error.name} is not installed: "
                 "`pip install 'usage-aggregator[metronome]'`, then restart."
             ) from error
-        courier = Courier(client, self.name, self._meters, self.limits.encoding)
+        courier = RequestSender(client, self.name, self._meters, self.limits.encoding)
         account = Account(client, self.name, self._meters)
         dispatcher = Dispatcher(
             self._pace,
@@ -272,10 +272,10 @@ class MetronomeSink:
             patience_seconds=self._patience_seconds,
             monotonic=self._monotonic,
         )
-        return _Line(client, account, courier, dispatcher)
+        return _Connection(client, account, courier, dispatcher)
 
 
-async def _shut(line: _Line) -> None:
+async def _shut(line: _Connection) -> None:
     try:
         await line.dispatcher.close()
     finally:

@@ -19,7 +19,7 @@ from aggregator.core.model import (
 )
 from aggregator.errors import SinkError
 from aggregator.sinks.metronome.account import DAY, Account
-from aggregator.sinks.metronome.client import Courier
+from aggregator.sinks.metronome.client import RequestSender
 
 QUANTITY = Decimal("1.25")
 """Not a whole number, so that one which is cut off shows; exact in every base that anybody counts in."""
@@ -29,7 +29,7 @@ LOOK_EVERY_SECONDS = 2.0
 
 async def attempt(
     account: Account,
-    courier: Courier,
+    courier: RequestSender,
     meter: str,
     customer: str,
     encoding: Encoding,

@@ -25,9 +25,9 @@ It imports what all sinks share, the runtime and the core; the wiring imports it
 Begin with `sink`, then `dispatch` and `meter_events`.
 """
 
-from aggregator.sinks.stripe.admin import Desk
-from aggregator.sinks.stripe.notifications import StripeTeller
+from aggregator.sinks.stripe.admin import AdminClient
+from aggregator.sinks.stripe.notifications import StripeNotificationClient
 from aggregator.sinks.stripe.sink import StripeSink
 from aggregator.sinks.stripe_meter import StripeMeter
 
-__all__ = ["Desk", "StripeMeter", "StripeSink", "StripeTeller"]
+__all__ = ["AdminClient", "StripeMeter", "StripeNotificationClient", "StripeSink"]

@@ -22,8 +22,8 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
-from aggregator.sinks.responses import Silence
-from aggregator.sinks.stripe.account_context import Office
+from aggregator.sinks.responses import NoResponse
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
 from aggregator.sinks.stripe.responses import (
     KEY_CODES,
@@ -59,7 +59,7 @@ FORBIDDEN, NOT_FOUND = 403, 404
 class Account:
     """Reads the meters of the account that a key belongs to."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: AccountContext) -> None:
         self._client = office.client
         self._sink = office.sink
         self._meters = office.meters
@@ -225,8 +225,8 @@ class Account:
             params["starting_after"] = page.data[-1].id
         raise SinkError(f"Stripe lists more than {MOST_PAGES * PAGE} meters; that cannot be right.")
 
-    def _sentence(self, told: Refusal | Silence) -> str:
-        if isinstance(told, Silence):
+    def _sentence(self, told: Refusal | NoResponse) -> str:
+        if isinstance(told, NoResponse):
             return f"Stripe gave no answer to {self.office.name}: {told.what}."
         return (
             self.office.why_halt(told)
@@ -244,7 +244,7 @@ class Account:
         """Raise what an error of a call means: SinkUnreachable, SinkHalted, AccountRefused or SinkError."""
         told = self._client.describe(error)
         sentence = self._sentence(told)
-        if isinstance(told, Silence) or told.status >= 500 or told.status == 429:
+        if isinstance(told, NoResponse) or told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
         if (
             self.office.of_customer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aggregator.core.model import Answer
-from aggregator.sinks.responses import Judgement, Silence, judge_silence
+from aggregator.sinks.responses import NoResponse, Response, judge_silence
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.responses import (
     Refusal,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Office:
+class AccountContext:
     """Where calls for one account go. `account` is None for the account that the key belongs to.
 
     `of_customer` says that the account is named by a customer rather than by the configuration.
@@ -59,12 +59,12 @@ class Office:
         """Return what Stripe calls a customer of ours."""
         return named.partition("/")[2] if self.of_customer else named
 
-    def judge(self, error: Exception, token: str | None = None) -> Judgement:
+    def judge(self, error: Exception, token: str | None = None) -> Response:
         """Judge a request of events that raised. `token` is what it carried instead of the key."""
         told = self.client.describe(error, token)
-        return judge_silence(told) if isinstance(told, Silence) else self.judge_refusal(told)
+        return judge_silence(told) if isinstance(told, NoResponse) else self.judge_refusal(told)
 
-    def judge_refusal(self, told: Refusal) -> Judgement:
+    def judge_refusal(self, told: Refusal) -> Response:
         """Judge a request of events that was refused."""
         if not self.of_customer:
             return judge_refusal(told, self.sink)
@@ -73,9 +73,9 @@ class Office:
                 f"Stripe account {self.account} cannot be used: {describe(told)}. Let its owner connect it again, "
                 "or correct what the query returns before the slash"
             )
-            return Judgement(Answer.REFUSED, reason, told.request_id)
+            return Response(Answer.REFUSED, reason, told.request_id)
         if self._is_closed(told):
-            return Judgement(Answer.BUSY, f"{self.account}: {describe(told)}", told.request_id)
+            return Response(Answer.BUSY, f"{self.account}: {describe(told)}", told.request_id)
         return judge_refusal(told, self.sink)
 
     def why_halt(self, told: Refusal) -> str | None:
@@ -88,7 +88,7 @@ class Office:
         """Tell whether a permission is lacking for this account, rather than for the key."""
         return told.status == 403 and why_halt(told._replace(status=400), self.sink) is None
 
-    def judge_before(self, error: Exception) -> Judgement:
+    def judge_before(self, error: Exception) -> Response:
         """Judge a call that raised before any event left: what it says of the key or the account counts, no more."""
         judged = self.judge(error)
         told = self.client.describe(error)

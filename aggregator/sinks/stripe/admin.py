@@ -18,13 +18,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Self
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.sinks.event_loop import Lazily
-from aggregator.sinks.responses import Silence
+from aggregator.sinks.event_loop import LazyLoop
+from aggregator.sinks.responses import NoResponse
 from aggregator.sinks.stripe.account import Account, described
-from aggregator.sinks.stripe.account_context import Office
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.differences import Comparison, Known, compare
-from aggregator.sinks.stripe.permissions import EVERYDAY, KeyReport, Keyring, Use
+from aggregator.sinks.stripe.permissions import EVERYDAY, KeyPermissions, KeyReport, Use
 from aggregator.sinks.stripe.responses import describe, why_halt
 from aggregator.sinks.stripe_meter import StripeMeter
 
@@ -110,7 +110,7 @@ class Administration:
     async def _after(self, error: Exception, name: str) -> Comparison | None:
         """Return what the account has after a failure: somebody else's meter, or ours whose answer was lost."""
         told = self._client.describe(error)
-        if not isinstance(told, Silence) and why_halt(told, self._sink):
+        if not isinstance(told, NoResponse) and why_halt(told, self._sink):
             return None
         try:
             [found] = await self._account.comparisons([name])
@@ -120,8 +120,8 @@ class Administration:
 
     def _raise(self, error: Exception, what: str) -> NoReturn:
         told = self._client.describe(error)
-        if isinstance(told, Silence) or told.status >= 500 or told.status in (409, 429):
-            why = told.what if isinstance(told, Silence) else describe(told)
+        if isinstance(told, NoResponse) or told.status >= 500 or told.status in (409, 429):
+            why = told.what if isinstance(told, NoResponse) else describe(told)
             raise SinkUnreachable(
                 f"Stripe did not {what} for sink {self._sink}, or did not say so: {why}. "
                 "Run the command again; what is done already is not done twice."
@@ -156,16 +156,16 @@ def idempotency_key(params: "MeterCreateParams", now: dt.datetime) -> str:
     return f"aggregator-meter-{hashlib.sha256(content.encode()).hexdigest()[:40]}"
 
 
-class _Line(NamedTuple):
+class _Connection(NamedTuple):
     """What is open while a desk is in use."""
 
     client: Client
     account: Account
     administration: Administration
-    keyring: Keyring
+    keyring: KeyPermissions
 
 
-class Desk:
+class AdminClient:
     """Works on the account that a key belongs to. `meters` says what our meters are to be at Stripe.
 
     Every method raises SinkHalted, SinkUnreachable or SinkError when Stripe does not do or say what it is asked.
@@ -191,7 +191,7 @@ class Desk:
         self._api_base = api_base
         self._timeout = timeout
         self._account = account
-        self._line = Lazily(f"desk-{sink}", self._connect, _shut)
+        self._line = LazyLoop(f"desk-{sink}", self._connect, _shut)
 
     def __enter__(self) -> Self:
         return self
@@ -237,7 +237,7 @@ class Desk:
         """Give back connection and thread. Doing it twice does no harm."""
         self._line.close()
 
-    async def _connect(self) -> _Line:
+    async def _connect(self) -> _Connection:
         client = Client(
             self._api_key,
             api_base=self._api_base,
@@ -246,14 +246,14 @@ class Desk:
             account=self._account,
         )
         livemode = self.mode == "live"
-        office = Office(
+        office = AccountContext(
             client=client, sink=self.sink, meters=self.meters, livemode=livemode, account=self._account
         )
         account = Account(office)
         administration = Administration(client, self.sink, self.meters, account, livemode=livemode)
-        keyring = Keyring(client, self.sink, restricted=self._api_key.startswith("rk_"))
-        return _Line(client, account, administration, keyring)
+        keyring = KeyPermissions(client, self.sink, restricted=self._api_key.startswith("rk_"))
+        return _Connection(client, account, administration, keyring)
 
 
-async def _shut(line: _Line) -> None:
+async def _shut(line: _Connection) -> None:
     await line.client.close()

@@ -11,7 +11,7 @@ docs.stripe.com/api/billing/meter-event-adjustment
 
 from aggregator.core.model import Answer
 from aggregator.core.notifications import Cancelled
-from aggregator.sinks.responses import Silence, judge_silence
+from aggregator.sinks.responses import NoResponse, judge_silence
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.meter_events import fresh_key
@@ -41,7 +41,7 @@ async def cancel(
         )
     except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
         told = client.describe(error)
-        judged = judge_silence(told) if isinstance(told, Silence) else judge_refusal(told, sink)
+        judged = judge_silence(told) if isinstance(told, NoResponse) else judge_refusal(told, sink)
         return Cancelled(judged.answer, complete=False, reason=judged.halt or judged.reason or "no reason")
     named = getattr(getattr(answer, "cancel", None), "identifier", None)
     if (named, getattr(answer, "livemode", None)) != (identifier, livemode):

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aggregator.sinks.responses import Silence
+from aggregator.sinks.responses import NoResponse
 from aggregator.sinks.stripe.responses import Refusal
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Client:
         """Close the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]  # as the library has it
 
-    def describe(self, error: Exception, token: str | None = None) -> Refusal | Silence:
+    def describe(self, error: Exception, token: str | None = None) -> Refusal | NoResponse:
         """Say what an error of a call tells: an answer that refuses, or none. Never repeats the key, or a session's."""
         import stripe
 
@@ -132,20 +132,20 @@ def _refusal(error: "stripe.StripeError", status: int) -> Refusal:
     )
 
 
-def silence(cause: BaseException, timeout_seconds: float) -> Silence:
+def silence(cause: BaseException, timeout_seconds: float) -> NoResponse:
     """Tell a call that never left from one that may have. Only a failure to connect is proof."""
     import aiohttp
 
     match cause:
         case aiohttp.ClientConnectorError() | aiohttp.ClientHttpProxyError() | aiohttp.InvalidURL():
-            return Silence(left=False, what=f"cannot be reached: {cause}")
+            return NoResponse(left=False, what=f"cannot be reached: {cause}")
         case aiohttp.ConnectionTimeoutError():
-            return Silence(left=False, what="cannot be reached: connecting took too long")
+            return NoResponse(left=False, what="cannot be reached: connecting took too long")
         case TimeoutError():
-            return Silence(left=True, what=f"no answer within {timeout_seconds:g} s")
+            return NoResponse(left=True, what=f"no answer within {timeout_seconds:g} s")
         case aiohttp.ClientError() | OSError():
-            return Silence(
+            return NoResponse(
                 left=True, what=f"the connection broke before the answer came ({type(cause).__name__})"
             )
         case _:
-            return Silence(left=True, what=f"the answer could not be read ({type(cause).__name__})")
+            return NoResponse(left=True, what=f"the answer could not be read ({type(cause).__name__})")

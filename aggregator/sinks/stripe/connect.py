@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from aggregator.core.model import Answer
 from aggregator.errors import SinkError
-from aggregator.sinks.responses import Judgement
+from aggregator.sinks.responses import Response
 from aggregator.sinks.stripe.account import Account
-from aggregator.sinks.stripe.account_context import Office
+from aggregator.sinks.stripe.account_context import AccountContext
 
 NAMED = re.compile(r"(acct_[A-Za-z0-9]+)/(\S.*)")
 
@@ -67,7 +67,7 @@ class Checked:
 
     def __init__(
         self,
-        office: Office,
+        office: AccountContext,
         account: Account,
         monotonic: Callable[[], float],
         places: asyncio.Semaphore,
@@ -77,7 +77,7 @@ class Checked:
         self._places = places
         self._monotonic = monotonic
         self._found: Mapping[str, Sequence[str]] = {}
-        self._failure: Judgement | None = None
+        self._failure: Response | None = None
         self._looked_at: float | None = None
 
     async def look(self) -> None:
@@ -92,22 +92,22 @@ class Checked:
             self._failure = (
                 self._office.judge_before(cause)
                 if isinstance(cause, Exception)
-                else Judgement(Answer.BUSY, str(error))
+                else Response(Answer.BUSY, str(error))
             )
         except Exception as error:  # noqa: BLE001 - an answer that makes no sense is this account's trouble, and no more
             reason = f"what {self._office.name} lists of its meters makes no sense ({type(error).__name__})"
-            self._failure = Judgement(Answer.BUSY, reason)
+            self._failure = Response(Answer.BUSY, reason)
         self._looked_at = self._monotonic()
 
-    def fault(self, meter: str) -> Judgement | None:
+    def fault(self, meter: str) -> Response | None:
         """Say what stands in the way of a meter's events in this account; None if nothing does."""
         if meter not in self._found:
-            return self._failure or Judgement(Answer.BUSY, f"{self._office.name} was not looked at yet")
+            return self._failure or Response(Answer.BUSY, f"{self._office.name} was not looked at yet")
         said = self._found[meter]
         if not said:
             return None
         there = f"`aggregator meters` acts there by a configuration with `stripe_account: {self._office.account}`."
-        return Judgement(Answer.REFUSED, f"{self._office.account}: {' '.join(said)} {there}")
+        return Response(Answer.REFUSED, f"{self._office.account}: {' '.join(said)} {there}")
 
     def _is_due(self) -> bool:
         if self._looked_at is None:

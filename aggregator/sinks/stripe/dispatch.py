@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 from aggregator.core.model import Answer, Event, Verdict
 from aggregator.core.rate_limit import Pace
-from aggregator.sinks.responses import Judgement
+from aggregator.sinks.responses import Response
 
 
-class Job:
+class Request:
     """One event of a batch, on its way: `waiting` until it leaves or is given back."""
 
     __slots__ = ("alone", "batch", "event", "key", "road", "waiting")
@@ -43,7 +43,7 @@ class Job:
         return not self.batch.closed and self.batch.may_leave()
 
 
-Deliver = Callable[[Sequence[Job]], Coroutine[Any, Any, Sequence[Judgement]]]
+Deliver = Callable[[Sequence[Request]], Coroutine[Any, Any, Sequence[Response]]]
 """Makes one request of some events, and judges each of them, in their order."""
 
 
@@ -60,12 +60,12 @@ class Batch:
         self.closed = False
         """Whether nothing more of it may leave."""
         self.said: SimpleQueue[Verdict | BaseException] = SimpleQueue()
-        self.jobs: list[Job] = []
+        self.jobs: list[Request] = []
         self.unanswered = len(events)
         self.patience: asyncio.TimerHandle | None = None
 
 
-class Turn:
+class Pacer:
     """When a road's next request may leave: a pace, by which a request counts as one call, or as its events."""
 
     def __init__(self, pace: Pace, monotonic: Callable[[], float], *, by_event: bool = False) -> None:
@@ -88,13 +88,13 @@ class Road:
     """One way to one account: what is ready to go there, `at_once` events per request at most."""
 
     def __init__(
-        self, turn: Turn, deliver: Deliver, at_once: int = 1, prepare: Prepare | None = None
+        self, turn: Pacer, deliver: Deliver, at_once: int = 1, prepare: Prepare | None = None
     ) -> None:
         self.turn = turn
         self.prepare = prepare
         self.deliver = deliver
         self.at_once = at_once
-        self.ready: asyncio.Queue[Job] = asyncio.Queue()
+        self.ready: asyncio.Queue[Request] = asyncio.Queue()
         self.running: asyncio.Task[None] | None = None
 
 
@@ -119,16 +119,16 @@ class Dispatcher:
         self._patience_seconds = patience_seconds
         self._stopped = False
         self._broken: BaseException | None = None
-        self._chains: dict[Hashable, deque[Job]] = {}
+        self._chains: dict[Hashable, deque[Request]] = {}
         self._batches: set[Batch] = set()
         self._roads: set[Road] = set()
-        self._calls: set[asyncio.Task[Sequence[Judgement]]] = set()
+        self._calls: set[asyncio.Task[Sequence[Response]]] = set()
 
     async def submit(self, batch: Batch) -> None:
         """Take a batch in; give it back at once if nothing may leave any more. Raise what broke us, if anything did."""
         if self._broken:
             raise self._broken
-        batch.jobs = [Job(batch, event, bound) for event, bound in self._bound(batch.events)]
+        batch.jobs = [Request(batch, event, bound) for event, bound in self._bound(batch.events)]
         self._batches.add(batch)
         if self._stopped or self.halted:
             self.give_back(batch)
@@ -197,14 +197,14 @@ class Dispatcher:
                 self._say(batch, error)
             raise
 
-    async def _next(self, road: Road) -> list[Job]:
+    async def _next(self, road: Road) -> list[Request]:
         """Return what makes up the next request: what is ready, and of each key what follows it."""
-        jobs: list[Job] = []
+        jobs: list[Request] = []
         while not jobs or (len(jobs) < road.at_once and not road.ready.empty()):
             jobs += self._together(await road.ready.get(), road.at_once - len(jobs))
         return jobs
 
-    def _together(self, first: Job, most: int) -> list[Job]:
+    def _together(self, first: Request, most: int) -> list[Request]:
         """Return a job with those behind it that may go in the same request; none, if all of them were given back."""
         jobs, chain = [first] if first.waiting else [], self._chains[first.key]
         while (
@@ -217,7 +217,7 @@ class Dispatcher:
             self._advance(first.key)
         return jobs
 
-    def _still(self, jobs: Sequence[Job]) -> list[Job]:
+    def _still(self, jobs: Sequence[Request]) -> list[Request]:
         """Return which of them may still leave. A key of which all were given back meanwhile goes on with what follows."""
         for batch in {job.batch for job in jobs}:
             if not batch.closed and not batch.may_leave():
@@ -229,7 +229,7 @@ class Dispatcher:
                 self._advance(key)
         return leaving
 
-    def _line_up(self, job: Job) -> None:
+    def _line_up(self, job: Request) -> None:
         chain = self._chains.get(job.key)
         if chain is None:
             self._chains[job.key] = deque()
@@ -245,14 +245,14 @@ class Dispatcher:
         else:
             del self._chains[key]
 
-    def _leave(self, road: Road, jobs: list[Job]) -> None:
+    def _leave(self, road: Road, jobs: list[Request]) -> None:
         for job in jobs:
             job.waiting = False
         call = asyncio.create_task(road.deliver(jobs))
         self._calls.add(call)
         call.add_done_callback(partial(self._return, jobs))
 
-    def _return(self, jobs: Sequence[Job], call: asyncio.Task[Sequence[Judgement]]) -> None:
+    def _return(self, jobs: Sequence[Request], call: asyncio.Task[Sequence[Response]]) -> None:
         """Pass on what became of a request, heed what it means for all, and let the next event of each key come up."""
         self._calls.discard(call)
         self._slots.release()
@@ -267,7 +267,7 @@ class Dispatcher:
         for key in dict.fromkeys(job.key for job in jobs):
             self._advance(key)
 
-    def _heed(self, road: Road, judgement: Judgement) -> None:
+    def _heed(self, road: Road, judgement: Response) -> None:
         if judgement.throttled:
             road.turn.throttled(judgement.retry_after or 0.0)
         if judgement.halt and not self.halted:
@@ -287,5 +287,5 @@ class Dispatcher:
                 batch.patience.cancel()
 
 
-def _verdict(event: Event, judgement: Judgement) -> Verdict:
+def _verdict(event: Event, judgement: Response) -> Verdict:
     return Verdict(event.id, judgement.answer, judgement.reason, judgement.request_id, judgement.retry_after)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from aggregator.core.model import Answer, Event
 from aggregator.runtime import failpoints
-from aggregator.sinks.responses import Judgement
-from aggregator.sinks.stripe.account_context import Office
+from aggregator.sinks.responses import Response
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.connect import Checked
-from aggregator.sinks.stripe.dispatch import Job
+from aggregator.sinks.stripe.dispatch import Request
 from aggregator.sinks.stripe.responses import Echo, judge_echo
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stripe.v2.billing import MeterEvent as MeterEventV2
 
 
-def spoken(event: Event, office: Office) -> "MeterEventCreateParams":
+def spoken(event: Event, office: AccountContext) -> "MeterEventCreateParams":
     """Return an event as version 2 and the stream want it: instants in RFC 3339, of whole seconds as in version 1."""
     meter = office.meters[event.meter]
     return {
@@ -39,9 +39,9 @@ def spoken(event: Event, office: Office) -> "MeterEventCreateParams":
     }
 
 
-def no_longer_fed(event: Event, office: Office) -> Judgement:
+def no_longer_fed(event: Event, office: AccountContext) -> Response:
     """Judge an event whose meter the configuration has taken off the sink."""
-    return Judgement(Answer.BUSY, f"meter {event.meter} no longer feeds sink {office.sink}: put it back")
+    return Response(Answer.BUSY, f"meter {event.meter} no longer feeds sink {office.sink}: put it back")
 
 
 def fresh_key(identifier: str) -> str:
@@ -49,20 +49,20 @@ def fresh_key(identifier: str) -> str:
     return f"{identifier}.{secrets.token_hex(8)}"
 
 
-def attempt(event: Event, office: Office) -> "RequestOptions":
+def attempt(event: Event, office: AccountContext) -> "RequestOptions":
     """Return what one attempt says besides the event."""
     return {**office.options, "idempotency_key": fresh_key(event.identifier)}
 
 
-class Courier:
+class MeterEventSender:
     """Takes events to one account, one call each."""
 
-    def __init__(self, office: Office, way: Literal["v1", "v2"], checked: Checked | None) -> None:
+    def __init__(self, office: AccountContext, way: Literal["v1", "v2"], checked: Checked | None) -> None:
         self._office = office
         self._call = self._call_v1 if way == "v1" else self._call_v2
         self._checked = checked
 
-    async def deliver(self, jobs: Sequence[Job]) -> list[Judgement]:
+    async def deliver(self, jobs: Sequence[Request]) -> list[Response]:
         """Send one event and judge the answer."""
         (job,) = jobs
         if job.event.meter not in self._office.meters:
@@ -72,7 +72,7 @@ class Courier:
             return [fault]
         return [await self._deliver(job.event)]
 
-    async def _deliver(self, event: Event) -> Judgement:
+    async def _deliver(self, event: Event) -> Response:
         office = self._office
         failpoints.passing("event_leaving")
         try:

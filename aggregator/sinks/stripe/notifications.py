@@ -252,7 +252,7 @@ READ_AGAIN_SECONDS = 5.0
 """How long secrets are not read again: what was refused meanwhile is delivered again, minutes and hours later."""
 
 
-class StripeTeller:
+class StripeNotificationClient:
     """Listens to one Stripe account, and cancels there.
 
     `secrets` are those that sign what is delivered to us, and `secrets_now` gives them as they are by now; None means that

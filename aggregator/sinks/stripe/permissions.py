@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from aggregator.errors import SinkHalted, SinkUnreachable
-from aggregator.sinks.responses import Silence
+from aggregator.sinks.responses import NoResponse
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, why_halt
 
@@ -226,7 +226,7 @@ class KeyReport(NamedTuple):
             yield "ok", f"it has what is needed: {told}"
 
 
-class Keyring:
+class KeyPermissions:
     """Asks what the key of a client may do."""
 
     def __init__(self, client: Client, sink: str, *, restricted: bool) -> None:
@@ -258,8 +258,8 @@ class Keyring:
             return self._judge(self._client.describe(error))
         return Answer.YES, None
 
-    def _judge(self, told: Refusal | Silence) -> tuple[Answer, str | None]:
-        if isinstance(told, Silence):
+    def _judge(self, told: Refusal | NoResponse) -> tuple[Answer, str | None]:
+        if isinstance(told, NoResponse):
             raise SinkUnreachable(f"Stripe gave no answer to sink {self._sink}: {told.what}.")
         if told.status == FORBIDDEN and told.code not in KEY_CODES:
             return Answer.NO, named(told.message)

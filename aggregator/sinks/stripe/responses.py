@@ -15,7 +15,7 @@ version 2 may have no type: only its code and its message are sure.
 from typing import NamedTuple
 
 from aggregator.core.model import Answer
-from aggregator.sinks.responses import Judgement, wished_seconds
+from aggregator.sinks.responses import Response, wished_seconds
 
 KEY_CODES = frozenset(
     {"api_key_expired", "platform_api_key_expired", "secret_key_required", "tls_version_unsupported"}
@@ -59,22 +59,22 @@ class Refusal(NamedTuple):
     request_id: str | None = None
 
 
-def judge_echo(echo: Echo, sent: Echo, sink: str) -> Judgement:
+def judge_echo(echo: Echo, sent: Echo, sink: str) -> Response:
     """Judge an answer that says the event was taken."""
     if (echo.identifier, echo.event_name) != (sent.identifier, sent.event_name) or echo.livemode is None:
         told = f"{echo.event_name!r} with identifier {echo.identifier!r}"
-        return Judgement(
+        return Response(
             Answer.UNKNOWN, f"the answer is not about this event but about {told}", echo.request_id
         )
     if echo.livemode != sent.livemode:
         is_, should = _mode(live=echo.livemode), _mode(live=sent.livemode)
-        return Judgement(
+        return Response(
             Answer.UNKNOWN,
             f"recorded in {is_} mode instead of {should} mode",
             echo.request_id,
             halt=wrong_mode(sink, live=echo.livemode),
         )
-    return Judgement(Answer.ACCEPTED, request_id=echo.request_id)
+    return Response(Answer.ACCEPTED, request_id=echo.request_id)
 
 
 def wrong_mode(sink: str, *, live: bool) -> str:
@@ -99,14 +99,14 @@ def is_wrong_account(refusal: Refusal) -> bool:
     return refusal.code == WRONG_ACCOUNT
 
 
-def judge_refusal(refusal: Refusal, sink: str) -> Judgement:
+def judge_refusal(refusal: Refusal, sink: str) -> Response:
     """Judge an answer that is not a usable 2xx."""
     halt = why_halt(refusal, sink)
     if halt is not None:
-        return Judgement(Answer.UNSENT, describe(refusal), refusal.request_id, halt=halt)
+        return Response(Answer.UNSENT, describe(refusal), refusal.request_id, halt=halt)
     answer = _answer(refusal)
     again = answer in (Answer.BUSY, Answer.UNKNOWN)
-    return Judgement(
+    return Response(
         answer,
         describe(refusal),
         refusal.request_id,

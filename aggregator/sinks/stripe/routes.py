@@ -13,13 +13,13 @@ from typing import Literal
 from aggregator.core.model import Event, WriteModel
 from aggregator.core.rate_limit import Pace
 from aggregator.sinks.stripe.account import Account
-from aggregator.sinks.stripe.account_context import Office
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses, Checked
-from aggregator.sinks.stripe.dispatch import Bound, Road, Turn
+from aggregator.sinks.stripe.dispatch import Bound, Pacer, Road
 from aggregator.sinks.stripe.limits import Rates
-from aggregator.sinks.stripe.meter_events import Courier
-from aggregator.sinks.stripe.stream import AT_ONCE, Session, Streamer
+from aggregator.sinks.stripe.meter_events import MeterEventSender
+from aggregator.sinks.stripe.stream import AT_ONCE, Session, StreamSender
 from aggregator.sinks.stripe_meter import StripeMeter
 
 
@@ -85,15 +85,15 @@ class Roads:
 
     def _calls(self, way: Literal["v1", "v2"], account: str | None) -> Road:
         checked = self._look(account)
-        courier = Courier(self._office(account), way, checked)
-        turn = Turn(Pace(self._rates.calls), self._monotonic)
+        courier = MeterEventSender(self._office(account), way, checked)
+        turn = Pacer(Pace(self._rates.calls), self._monotonic)
         return Road(turn, courier.deliver, prepare=checked.look if checked else None)
 
     def _stream(self, account: str | None) -> Road:
         rates, office = self._rates, self._office(account)
-        turn = Turn(Pace(rates.stream), self._monotonic, by_event=rates.stream_by_event)
+        turn = Pacer(Pace(rates.stream), self._monotonic, by_event=rates.stream_by_event)
         checked = self._look(account)
-        streamer = Streamer(office, Session(office, self._monotonic), turn, checked)
+        streamer = StreamSender(office, Session(office, self._monotonic), turn, checked)
         return Road(turn, streamer.deliver, AT_ONCE, prepare=checked.look if checked else None)
 
     def _look(self, account: str | None) -> Checked | None:
@@ -106,8 +106,8 @@ class Roads:
             )
         return self._checked[account]
 
-    def _office(self, account: str | None) -> Office:
-        return Office(
+    def _office(self, account: str | None) -> AccountContext:
+        return AccountContext(
             client=self._client,
             sink=self._sink,
             meters=self._meters,

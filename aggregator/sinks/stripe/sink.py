@@ -23,7 +23,7 @@ from aggregator.core.model import (
 )
 from aggregator.errors import SinkHalted
 from aggregator.runtime import clock
-from aggregator.sinks.event_loop import Lazily
+from aggregator.sinks.event_loop import LazyLoop
 from aggregator.sinks.stripe.account import GROUPINGS, MINUTE, Account, assert_whole
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
@@ -43,7 +43,7 @@ LOOKED_UP = re.compile(r"(?:acct_\w+/)?cus_\w+")
 """A customer, behind its account where accounts are named (docs.stripe.com/api/customers)."""
 
 
-class _Line(NamedTuple):
+class _Connection(NamedTuple):
     """What is open while a sink is in use."""
 
     client: Client
@@ -87,7 +87,7 @@ class StripeSink:
         self._addresses = addresses or Addresses()
         self._patience = patience
         self._monotonic = monotonic
-        self._line = Lazily(f"sink-{name}", self._connect, _shut)
+        self._line = LazyLoop(f"sink-{name}", self._connect, _shut)
         self._halted: str | None = None
         self._stopped = False
 
@@ -251,7 +251,7 @@ class StripeSink:
         address = self._addresses.of(customer)
         return None if address is None else self._line.open().roads.account(address.account)
 
-    async def _connect(self) -> _Line:
+    async def _connect(self) -> _Connection:
         client = Client(
             self._api_key,
             api_base=self._api_base,
@@ -274,10 +274,10 @@ class StripeSink:
         dispatcher = Dispatcher(
             bind, max_in_flight=self._max_in_flight, patience_seconds=self._patience.total_seconds()
         )
-        return _Line(client, roads, dispatcher)
+        return _Connection(client, roads, dispatcher)
 
 
-async def _shut(line: _Line) -> None:
+async def _shut(line: _Connection) -> None:
     try:
         await line.dispatcher.close()
     finally:

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aggregator.core.model import Answer, EventId
 from aggregator.runtime import failpoints
-from aggregator.sinks.responses import Judgement
-from aggregator.sinks.stripe.account_context import Office
+from aggregator.sinks.responses import Response
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.connect import Checked
-from aggregator.sinks.stripe.dispatch import Job, Turn
+from aggregator.sinks.stripe.dispatch import Pacer, Request
 from aggregator.sinks.stripe.meter_events import no_longer_fed, spoken
 from aggregator.sinks.stripe.responses import Refusal, is_expired_session, wrong_mode
 
@@ -52,15 +52,15 @@ class Opened(NamedTuple):
 class Session:
     """Keeps a session open for as long as it is asked for one."""
 
-    def __init__(self, office: Office, monotonic: Callable[[], float]) -> None:
+    def __init__(self, office: AccountContext, monotonic: Callable[[], float]) -> None:
         self._office = office
         self._monotonic = monotonic
         self._opened: Opened | None = None
-        self._failure: Judgement | None = None
+        self._failure: Response | None = None
         self._failed_at = 0.0
         self._renewing = asyncio.Lock()
 
-    async def current(self) -> Opened | Judgement:
+    async def current(self) -> Opened | Response:
         """Return a session that lasts for a while yet; or, if none can be had, what that means for the events."""
         if self._is_fresh() or (self._renewing.locked() and self._lasts()):
             return self._held()
@@ -90,12 +90,12 @@ class Session:
 
     async def _renew(self) -> None:
         opened = await self._open()
-        if isinstance(opened, Judgement):
+        if isinstance(opened, Response):
             self._failure, self._failed_at = opened, self._monotonic()
         else:
             self._opened, self._failure = opened, None
 
-    async def _open(self) -> Opened | Judgement:
+    async def _open(self) -> Opened | Response:
         office, began = self._office, self._monotonic()
         try:
             answer = await office.client.api.v2.billing.meter_event_session.create_async({}, office.options)
@@ -104,9 +104,9 @@ class Session:
             return judged._replace(reason=f"no session for the stream: {judged.reason}")
         token, livemode = getattr(answer, "authentication_token", None), getattr(answer, "livemode", None)
         if not isinstance(token, str) or not token or not isinstance(livemode, bool):
-            return Judgement(Answer.BUSY, "no session for the stream: the answer makes no sense")
+            return Response(Answer.BUSY, "no session for the stream: the answer makes no sense")
         if livemode != office.livemode:
-            return Judgement(
+            return Response(
                 Answer.UNSENT,
                 "the session is of the other mode",
                 halt=wrong_mode(office.sink, live=livemode),
@@ -143,21 +143,23 @@ AT_ONCE = 100
 """docs.stripe.com/api/v2/billing/meter-event-stream/create"""
 
 
-Said = Mapping[EventId, Judgement]
+Said = Mapping[EventId, Response]
 
 
-class Streamer:
+class StreamSender:
     """Takes events to one account by its stream, up to `AT_ONCE` in a request."""
 
-    def __init__(self, office: Office, session: Session, turn: Turn, checked: Checked | None) -> None:
+    def __init__(
+        self, office: AccountContext, session: Session, turn: Pacer, checked: Checked | None
+    ) -> None:
         self._office = office
         self._session = session
         self._turn = turn
         self._checked = checked
 
-    async def deliver(self, jobs: Sequence[Job]) -> list[Judgement]:
+    async def deliver(self, jobs: Sequence[Request]) -> list[Response]:
         """Send events and judge each of them."""
-        said: dict[EventId, Judgement] = {}
+        said: dict[EventId, Response] = {}
         for job in jobs:
             unfit = self._unfit(job)
             if unfit:
@@ -165,12 +167,12 @@ class Streamer:
         said |= await self._send([job for job in jobs if job.event.id not in said])
         return [said[job.event.id] for job in jobs]
 
-    def _unfit(self, job: Job) -> Judgement | None:
+    def _unfit(self, job: Request) -> Response | None:
         if job.event.meter not in self._office.meters:
             return no_longer_fed(job.event, self._office)
         return self._checked.fault(job.event.meter) if self._checked else None
 
-    async def _send(self, jobs: Sequence[Job]) -> Said:
+    async def _send(self, jobs: Sequence[Request]) -> Said:
         """Send events in one request, or in halves where their content is refused."""
         said, told = await self._request(jobs)
         left = [job for job in jobs if job.event.id not in said]
@@ -184,18 +186,18 @@ class Streamer:
             }
         return said
 
-    async def _request(self, jobs: Sequence[Job]) -> tuple[dict[EventId, Judgement], Judgement]:
+    async def _request(self, jobs: Sequence[Request]) -> tuple[dict[EventId, Response], Response]:
         """Make one request, under a new session if the old one has expired.
 
         Return what is known of those that did not leave with it, and what it came to for the others.
         """
-        said: dict[EventId, Judgement] = {}
-        judged = Judgement(Answer.UNSENT)
+        said: dict[EventId, Response] = {}
+        judged = Response(Answer.UNSENT)
         for last in (False, True):
             opened = await self._session.current() if jobs else judged
-            if isinstance(opened, Judgement):
+            if isinstance(opened, Response):
                 return said, opened
-            said |= {job.event.id: Judgement(Answer.UNSENT) for job in jobs if not job.may_leave()}
+            said |= {job.event.id: Response(Answer.UNSENT) for job in jobs if not job.may_leave()}
             leaving = [job for job in jobs if job.event.id not in said]
             if not leaving:
                 break
@@ -206,7 +208,7 @@ class Streamer:
             judged = self._office.judge_refusal(told) if last else judged
         return said, judged
 
-    async def _post(self, jobs: Sequence[Job], opened: Opened) -> Judgement | Refusal:
+    async def _post(self, jobs: Sequence[Request], opened: Opened) -> Response | Refusal:
         """Make the request; return the refusal as it is where it is about the session, which took nothing."""
         office = self._office
         said: list[MeterEventStreamCreateParamsEvent] = [spoken(job.event, office) for job in jobs]
@@ -224,8 +226,8 @@ class Streamer:
         failpoints.passing("answer_unread")
         request_id = office.client.hide(answer.request_id, opened.token)
         if not _says_taken(answer.data):
-            return Judgement(Answer.UNKNOWN, "the answer is not that of the stream", request_id)
-        return Judgement(Answer.ACCEPTED, request_id=request_id)
+            return Response(Answer.UNKNOWN, "the answer is not that of the stream", request_id)
+        return Response(Answer.ACCEPTED, request_id=request_id)
 
 
 def _says_taken(answer: object) -> bool:
@@ -233,7 +235,7 @@ def _says_taken(answer: object) -> bool:
     return isinstance(answer, dict) and (not answer or isinstance(answer.get("object"), str))
 
 
-def _perhaps_taken(judged: Judgement, before: Judgement) -> Judgement:
+def _perhaps_taken(judged: Response, before: Response) -> Response:
     """Judge an event by its later request: without a word there, the earlier one that was refused is all there is.
 
     Who is there already was brought by that one, if anybody knows: as with all that the stream takes, totals show it later.
