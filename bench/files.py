@@ -30,7 +30,7 @@ from aggregator.core.model import (
     Span,
     Written,
 )
-from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.file_writer import FileWriter
 from aggregator.ledger.database import Database, identity, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.outbox.files import Files
@@ -83,7 +83,9 @@ def measure(kind: str, events: int) -> Figures:
         sink = _sink(directory / "files", url)
         owner = uuid.uuid4()
         files = Files(database, owner, MINUTE)
-        filing = Filing(files, Outbox(database, owner, MINUTE, MINUTE), sink, sink_id, utcnow, at_once=True)
+        filing = FileWriter(
+            files, Outbox(database, owner, MINUTE, MINUTE), sink, sink_id, utcnow, at_once=True
+        )
         began = time.monotonic()
         written: list[Written] = []
         while (result := filing.run_once(utcnow())).claimed:

@@ -42,7 +42,7 @@ METRONOME = """{{type: metronome, api_key: bench, quantity_encoding: text, api_b
     rate_limit: {rate}}}"""
 
 
-class Stand(NamedTuple):
+class SlotComparison(NamedTuple):
     """Where things are."""
 
     directory: Path
@@ -99,14 +99,14 @@ class Stand(NamedTuple):
 
 
 @contextmanager
-def stand(*, latency_seconds: float = 0.0) -> Iterator[Stand]:
+def stand(*, latency_seconds: float = 0.0) -> Iterator[SlotComparison]:
     """Put up a server and a sandbox that answers after `latency_seconds`; take them down at the end."""
     with (
         tempfile.TemporaryDirectory() as directory,
         EmbeddedPostgres(Path(directory) / "pg") as server,
         _sandbox(latency_seconds) as url,
     ):
-        yield Stand(Path(directory), server, url, latency_seconds)
+        yield SlotComparison(Path(directory), server, url, latency_seconds)
 
 
 @contextmanager

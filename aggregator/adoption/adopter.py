@@ -23,7 +23,7 @@ from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from aggregator.adoption.comparison import Comparison, Found
-from aggregator.adoption.survey import Compared, Left, Scattered, Survey
+from aggregator.adoption.survey import Compared, Left, SplitWindow, Survey
 from aggregator.core import commit_barrier, definitions, planner
 from aggregator.core.model import (
     Definition,
@@ -32,14 +32,14 @@ from aggregator.core.model import (
     Reading,
     Span,
 )
-from aggregator.core.rebase import Stand
+from aggregator.core.rebase import SlotComparison
 from aggregator.core.windows import WINDOWS_PER_READ, cut, floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.ledger.adoption import Adopting, Counted, Line, Rebased
-from aggregator.ledger.identity import Pin, Pinned, named
+from aggregator.ledger.identity import LedgerIdentity, Pinned, named
 from aggregator.ledger.meters import Feed, Meters, Registered
 from aggregator.ledger.passes.spool import Spool
-from aggregator.runtime.disk_list import Kept
+from aggregator.runtime.disk_list import DiskList
 from aggregator.sinks.protocol import Destination
 
 HOUR = dt.timedelta(hours=1)
@@ -91,7 +91,7 @@ class Situation(NamedTuple):
     """Meters and sinks that the ledger knows and the configuration does not: they keep the ledger's word."""
 
 
-class Adoption:
+class Adopter:
     """Adopts one ledger. What is left as the ledger has it: `without_readback` names sinks, which cannot be read back, and
     `leave` customers, whom a sink does not know.
     """
@@ -99,7 +99,7 @@ class Adoption:
     def __init__(
         self,
         adopting: Adopting,
-        pin: Pin,
+        pin: LedgerIdentity,
         meters: Meters,
         registered: Iterable[Registered],
         sources: Mapping[str, Source],
@@ -207,7 +207,7 @@ class Adoption:
         generation = _generation(pinned.generation, beat.generation if beat else 0, now)
         accounts = {name: account for name in sorted(self._fed) if (account := self._sinks[name].account())}
 
-        def name(line: Line, stand: Stand) -> str:
+        def name(line: Line, stand: SlotComparison) -> str:
             return self._name(line, stand, named(pinned.ledger_id, generation), now)
 
         feeds = [feed.id for known in self._registered for feed in known.feeds]
@@ -238,7 +238,7 @@ class Adoption:
             unit = Decimal(1).scaleb(-meter.decimals)
             line = Line(known.id, feed, spans[feed.id], unit, readable, unread)
             compared = Compared(meter.name, feed.sink, line.span)
-            counted = survey.stack.enter_context(Kept[Counted]())
+            counted = survey.stack.enter_context(DiskList[Counted]())
             left: list[Left] = []
             counted.keep(self._compare(line, meter, holding, readings, compared, left))
             survey.compared.append(compared)
@@ -276,7 +276,7 @@ class Adoption:
         """
         pieces = list(definitions.pieces(holding, line.span))
 
-        def ask(stands: list[Stand]) -> list[Found] | Left:
+        def ask(stands: list[SlotComparison]) -> list[Found] | Left:
             who = Comparison(self._sinks[line.feed.sink], meter.name, stands, line.unit)
             for tried in range(1, TRIES + 1):
                 try:
@@ -292,7 +292,7 @@ class Adoption:
             raise AssertionError("a try ends in an answer or an error")
 
         # The ledger's transaction is over before a sink is asked.
-        with Kept[Stand]() as kept, ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
+        with DiskList[SlotComparison]() as kept, ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
             kept.keep(self._adopting.stands(line, readings))
             customers = (list(stands) for _, stands in groupby(kept.all(), attrgetter("customer")))
             while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
@@ -305,12 +305,12 @@ class Adoption:
                         compared.count(stand)
                         if len(places) > 1:
                             names = meter.name, line.feed.sink, stand.customer
-                            compared.scattered.append(Scattered(*names, places))
+                            compared.scattered.append(SplitWindow(*names, places))
                         if stand.differs:
                             much = Decimal(planner.plain(stand.stands_at))
                             yield Counted(stand.window_start, stand.customer, much, stand.kept_at)
 
-    def _name(self, line: Line, stand: Stand, ledger: str, now: dt.datetime) -> str:
+    def _name(self, line: Line, stand: SlotComparison, ledger: str, now: dt.datetime) -> str:
         """Name the event that takes a slot over, as the planner would name it in the new generation."""
         known = next(known for known in self._registered if known.id == line.meter_id)
         policy = planner.Policy(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from aggregator.core import definitions, planner
 from aggregator.core.model import ZERO, Span, WriteModel
-from aggregator.core.rebase import Stand, fits
+from aggregator.core.rebase import SlotComparison, fits
 from aggregator.core.windows import DAY, HOUR, floor
 from aggregator.sinks.protocol import Destination
 
@@ -21,7 +21,7 @@ from aggregator.sinks.protocol import Destination
 class Found(NamedTuple):
     """One slot that was looked up: `stand` says what the sink has counted of it."""
 
-    stand: Stand
+    stand: SlotComparison
     places: tuple[tuple[dt.datetime, Decimal], ...] = ()
     """In which hours it has counted that, and how much in each, where it matters."""
 
@@ -29,7 +29,7 @@ class Found(NamedTuple):
 class Comparison:
     """Compares one customer's slots with what a sink has counted, from days down to windows."""
 
-    def __init__(self, sink: Destination, meter: str, stands: list[Stand], unit: Decimal) -> None:
+    def __init__(self, sink: Destination, meter: str, stands: list[SlotComparison], unit: Decimal) -> None:
         self._sink = sink
         self._meter = meter
         self._customer = stands[0].customer
@@ -72,7 +72,7 @@ class Comparison:
         if span.start < whole.start:
             yield from self._within(Span(span.start, whole.start), window, finer)
         counted = self._counted(whole, step)
-        held: dict[dt.datetime, list[Stand]] = {}
+        held: dict[dt.datetime, list[SlotComparison]] = {}
         for stand in self._stands.values():
             if stand.window_start in whole:
                 held.setdefault(floor(stand.window_start, step), []).append(stand)
@@ -107,13 +107,13 @@ class Comparison:
             sums[floor(start, step)] = planner.add(sums.get(floor(start, step), ZERO), much)
         return sums
 
-    def _new(self, start: dt.datetime) -> Stand:
+    def _new(self, start: dt.datetime) -> SlotComparison:
         """Return a slot that neither the ledger nor the source knows."""
-        return Stand(self._customer, start, None, 0, ZERO, ZERO, ZERO, 0, self._carry, ZERO, None)
+        return SlotComparison(self._customer, start, None, 0, ZERO, ZERO, ZERO, 0, self._carry, ZERO, None)
 
 
 def _kept_at(
-    stand: Stand, places: list[tuple[dt.datetime, Decimal]], stretch: dt.timedelta
+    stand: SlotComparison, places: list[tuple[dt.datetime, Decimal]], stretch: dt.timedelta
 ) -> dt.datetime | None:
     """Return the instant that meets what the sink has: the ledger's own, if it lies there or the sink has nothing."""
     at, starts = stand.stamped_at, [start for start, _ in places]

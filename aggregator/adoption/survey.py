@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from aggregator.core import planner
 from aggregator.core.model import ZERO, Span
-from aggregator.core.rebase import Stand
+from aggregator.core.rebase import SlotComparison
 from aggregator.errors import LedgerError
 from aggregator.ledger.adoption import Rebased
 
@@ -17,7 +17,7 @@ MOST_NAMED = 20
 """How many customers or windows one sentence names."""
 
 
-class Scattered(NamedTuple):
+class SplitWindow(NamedTuple):
     """One customer's window of which a sink has several numbers, one in each of some hours."""
 
     meter: str
@@ -49,10 +49,10 @@ class Compared:
     """Units that the ledger had booked and the sink has not counted."""
     withdrawn: int = 0
     """Events that were not settled: what the sink lacks of them is planned again."""
-    scattered: list[Scattered] = field(default_factory=list)
+    scattered: list[SplitWindow] = field(default_factory=list)
     """Windows of which the sink has several numbers, where one total cannot overwrite them all."""
 
-    def count(self, stand: Stand) -> None:
+    def count(self, stand: SlotComparison) -> None:
         """Take one window into account that was looked up."""
         differs = planner.subtract(stand.stands_at, stand.booked)
         self.windows += stand.differs

@@ -18,9 +18,9 @@ from aggregator.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from aggregator.adoption.adopter import Adoption, Situation
-    from aggregator.adoption.survey import Compared, Left, Scattered
-    from aggregator.ledger.identity import Pin
+    from aggregator.adoption.adopter import Adopter, Situation
+    from aggregator.adoption.survey import Compared, Left, SplitWindow
+    from aggregator.ledger.identity import LedgerIdentity
     from aggregator.runtime.clock import Clock
 
 COLUMNS = {
@@ -86,7 +86,7 @@ def adopt(
     """
     import threading
 
-    from aggregator.adoption.adopter import Adoption
+    from aggregator.adoption.adopter import Adopter
     from aggregator.config.durations import parse_duration
     from aggregator.errors import UsageError
     from aggregator.ledger.adoption import Adopting
@@ -103,7 +103,7 @@ def adopt(
         if nothing_lost:
             _follow(app.ledger.pin, as_json=as_json)
             return
-        adoption = Adoption(
+        adoption = Adopter(
             Adopting(app.ledger.database),
             app.ledger.pin,
             app.ledger.meters,
@@ -138,7 +138,7 @@ def adopt(
         _tell(compared, left, adopted=yes)
 
 
-def _follow(pin: "Pin", *, as_json: bool) -> None:
+def _follow(pin: "LedgerIdentity", *, as_json: bool) -> None:
     """Go on after a failover on a person's word; what this host knows of its own speaks all the same."""
     from aggregator.errors import LedgerStopped
 
@@ -151,7 +151,7 @@ def _follow(pin: "Pin", *, as_json: bool) -> None:
         say("The ledger goes on, on your word that no commit was lost.")
 
 
-def _work(adoption: "Adoption", clock: "Clock", *, yes: bool) -> "tuple[list[Compared], list[Left]]":
+def _work(adoption: "Adopter", clock: "Clock", *, yes: bool) -> "tuple[list[Compared], list[Left]]":
     if yes:
         adoption.ready(clock())
     with adoption.survey(clock()) as survey:
@@ -208,7 +208,7 @@ def _name_scattered(compared: "list[Compared]") -> bool:
     return bool(scattered)
 
 
-def _numbers(scattered: "Scattered") -> dict[str, object]:
+def _numbers(scattered: "SplitWindow") -> dict[str, object]:
     from aggregator.core.planner import plain
 
     numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in scattered.numbers}

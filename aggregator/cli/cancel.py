@@ -20,7 +20,7 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.ledger.review.cancellations import Candidate
-    from aggregator.reconciliation.canceller import Cancelling, Round
+    from aggregator.reconciliation.canceller import Canceller, Round
     from aggregator.wiring.app import App
 
 COLUMNS = {
@@ -92,7 +92,7 @@ def cancel(
         _tell(app, sink, asked, _work(app.cancelling(sink), asked, app.ledger.now()), as_json=as_json)
 
 
-def _work(cancelling: "Cancelling", asked: list[int], now: dt.datetime) -> "Round":
+def _work(cancelling: "Canceller", asked: list[int], now: dt.datetime) -> "Round":
     """Do what can be done now; the daemon, or `run --once`, goes on with the rest."""
     from aggregator.reconciliation.canceller import Round
 

@@ -100,13 +100,13 @@ def parity(
 
     from aggregator.adoption.parity import Parity, compare
     from aggregator.ledger.parity import Beside, Place
-    from aggregator.runtime.disk_list import Kept
+    from aggregator.runtime.disk_list import DiskList
     from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     span = _span(start, end, by=by, ask=ask)
     with ExitStack() as stack:
-        kept = stack.enter_context(Kept[Place]())
+        kept = stack.enter_context(DiskList[Place]())
         with open_ledger(config, may_migrate=True, name="aggregator parity") as ledger:
             beside = Beside(ledger.database)
             feeds = beside.feeds(meter)

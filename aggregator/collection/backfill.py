@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
-from aggregator.collection.collector import Collected, Collection
+from aggregator.collection.collector import Collected, Collector
 from aggregator.core import definitions, windows
 from aggregator.core.forecast import Forecast
 from aggregator.core.model import Definition, Limits, Meter, Span
@@ -171,7 +171,7 @@ class Backfill:
 
     def __init__(
         self,
-        collection: Collection,
+        collection: Collector,
         registered: Registered,
         passes: Passes,
         known: Sequence[Definition],

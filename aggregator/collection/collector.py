@@ -190,7 +190,7 @@ class Source(Protocol):
         ...
 
 
-class Collection:
+class Collector:
     """Collects one meter. `limits` holds what each of its sinks can take, `ledger_name` is part of every identifier.
 
     `check_clock` returns the ledger's present instant, if it knows it, and raises while this host's clock differs from that:

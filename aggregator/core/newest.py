@@ -12,10 +12,10 @@ from decimal import Decimal
 
 from aggregator.core.model import ZERO
 from aggregator.core.readbacks import (
-    Excerpt,
+    Conclusion,
+    EventsInSpan,
+    EventState,
     Finding,
-    Ruling,
-    Standing,
     comparable,
     same,
     unclear,
@@ -23,7 +23,7 @@ from aggregator.core.readbacks import (
 from aggregator.core.states import BOOKED
 
 
-def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
+def decide(excerpt: EventsInSpan, figure: Decimal) -> list[Conclusion]:
     """Rule on each event in question by the sink's figure for the stretch, read when `readbacks.proves_at` allowed it."""
     booked = [event for event in excerpt.events if event.state in BOOKED]
     shown = booked[-1].total if booked else ZERO
@@ -31,16 +31,16 @@ def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
     if not comparable(excerpt, figure):
         return unclear(excerpt, f"{story}: too large to be compared to the unit")
     if same(figure, shown, excerpt):
-        return [Ruling(event.id, Finding.PRESENT, story) for event in excerpt.asked]
+        return [Conclusion(event.id, Finding.PRESENT, story) for event in excerpt.asked]
     if not _is_what_stood_before(figure, excerpt, booked):
         return unclear(excerpt, f"{story}: neither this nor what stood there before")
     return [
-        Ruling(event.id, Finding.ABSENT if event is booked[-1] else Finding.PRESENT, story)
+        Conclusion(event.id, Finding.ABSENT if event is booked[-1] else Finding.PRESENT, story)
         for event in excerpt.asked
     ]
 
 
-def _is_what_stood_before(figure: Decimal, excerpt: Excerpt, booked: Sequence[Standing]) -> bool:
+def _is_what_stood_before(figure: Decimal, excerpt: EventsInSpan, booked: Sequence[EventState]) -> bool:
     """Tell whether only the newest event, which is in question, is missing from the figure."""
     if not booked or not booked[-1].asked:
         return False

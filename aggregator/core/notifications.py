@@ -11,7 +11,7 @@ from typing import NamedTuple
 from aggregator.core.model import Answer, Report
 
 
-class Notice(NamedTuple):
+class Notification(NamedTuple):
     """One message of a sink: its name there, what it is about, when the sink made it, and of whose account it speaks."""
 
     id: str
@@ -28,10 +28,10 @@ class Unimported(NamedTuple):
     reason: str
 
 
-class Told(NamedTuple):
+class ParsedNotification(NamedTuple):
     """What a message says. `trouble` is set if that could not be made out, or not all of it."""
 
-    notice: Notice
+    notice: Notification
     reports: tuple[Report, ...] = ()
     unimported: tuple[Unimported, ...] = ()
     trouble: str | None = None
@@ -48,7 +48,7 @@ class Told(NamedTuple):
         return "; ".join(parts) or "nothing of ours"
 
 
-class Cancelled(NamedTuple):
+class CancelResult(NamedTuple):
     """What a sink said when it was asked to take an event back; `complete` if it is done, beyond having been taken."""
 
     answer: Answer

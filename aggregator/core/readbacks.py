@@ -41,7 +41,7 @@ class Finding(StrEnum):
     UNCLEAR = "unclear"
 
 
-class Standing(NamedTuple):
+class EventState(NamedTuple):
     """How an event stands in the ledger just now."""
 
     id: EventId
@@ -58,14 +58,14 @@ class Standing(NamedTuple):
     """Where its window stands with it."""
 
 
-class Excerpt(NamedTuple):
+class EventsInSpan(NamedTuple):
     """All events of ours for one customer of one meter at one sink whose instants lie within a span of whole minutes."""
 
     feed: int
     meter: str
     customer: str
     span: Span
-    events: tuple[Standing, ...]
+    events: tuple[EventState, ...]
     received: Span | None = None
     """If set, accepted events that the sink received within it are in question too."""
 
@@ -73,7 +73,7 @@ class Excerpt(NamedTuple):
     """Whether usage that an adoption took over lies in a window that the span cuts: nobody knows in which minute."""
 
     @property
-    def asked(self) -> tuple[Standing, ...]:
+    def asked(self) -> tuple[EventState, ...]:
         """The events in question."""
         return tuple(event for event in self.events if event.asked)
 
@@ -81,7 +81,7 @@ class Excerpt(NamedTuple):
         return f"{self.meter} of {self.customer} in {self.span}"
 
 
-class Ruling(NamedTuple):
+class Conclusion(NamedTuple):
     """What was found of one event, with the figures in words."""
 
     event: EventId
@@ -89,7 +89,7 @@ class Ruling(NamedTuple):
     reason: str
 
 
-def proves_at(excerpt: Excerpt, now: dt.datetime, proof: dt.timedelta) -> dt.datetime:
+def proves_at(excerpt: EventsInSpan, now: dt.datetime, proof: dt.timedelta) -> dt.datetime:
     """Return from when the sink's figure for the excerpt proves anything; not later than `now` means that it does.
 
     `proof` is how long after an attempt the sink's totals show it.
@@ -104,7 +104,7 @@ def proves_at(excerpt: Excerpt, now: dt.datetime, proof: dt.timedelta) -> dt.dat
     return max(touched, default=now - proof) + proof
 
 
-def agrees(excerpt: Excerpt, figure: Decimal) -> bool:
+def agrees(excerpt: EventsInSpan, figure: Decimal) -> bool:
     """Tell whether the figure is what the ledger has as booked, with nothing unsure: then every event is in it."""
     unsure = excerpt.blurred or any(
         event.state is State.IN_DOUBT or event.perhaps for event in excerpt.events
@@ -114,13 +114,13 @@ def agrees(excerpt: Excerpt, figure: Decimal) -> bool:
     return same(figure, _booked(excerpt.events), excerpt)
 
 
-def all_present(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
+def all_present(excerpt: EventsInSpan, figure: Decimal) -> list[Conclusion]:
     """Rule that each event in question is present, as `agrees` has shown."""
     reason = f"the sink has {figure} for {excerpt}, as we have"
-    return [Ruling(event.id, Finding.PRESENT, reason) for event in excerpt.asked]
+    return [Conclusion(event.id, Finding.PRESENT, reason) for event in excerpt.asked]
 
 
-def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
+def decide(excerpt: EventsInSpan, figure: Decimal) -> list[Conclusion]:
     """Rule on each event in question by the sink's figure for the excerpt, read when `proves_at` allowed it."""
     assert not any(event.state in UNDER_WAY for event in excerpt.events), "what is on its way proves nothing"
     open_ones = [event for event in excerpt.events if event.asked or event.perhaps]
@@ -143,27 +143,27 @@ def decide(excerpt: Excerpt, figure: Decimal) -> list[Ruling]:
         return unclear(excerpt, f"{story}: {ways}")
     present = {event.id for event in fitting[0]}
     return [
-        Ruling(event.id, Finding.PRESENT if event.id in present else Finding.ABSENT, story)
+        Conclusion(event.id, Finding.PRESENT if event.id in present else Finding.ABSENT, story)
         for event in excerpt.asked
     ]
 
 
-def unclear(excerpt: Excerpt, reason: str) -> list[Ruling]:
+def unclear(excerpt: EventsInSpan, reason: str) -> list[Conclusion]:
     """Rule that nobody can tell, and why."""
-    return [Ruling(event.id, Finding.UNCLEAR, reason) for event in excerpt.asked]
+    return [Conclusion(event.id, Finding.UNCLEAR, reason) for event in excerpt.asked]
 
 
-def _booked(events: Iterable[Standing]) -> Decimal:
+def _booked(events: Iterable[EventState]) -> Decimal:
     return sum((event.delta for event in events if event.state in BOOKED), ZERO)
 
 
-def _unit(excerpt: Excerpt) -> Decimal:
+def _unit(excerpt: EventsInSpan) -> Decimal:
     """Return the finest unit in which the events are planned: a delta is written to its meter's decimals."""
     exponents = [event.delta.as_tuple().exponent for event in excerpt.events]
     return Decimal(1).scaleb(min((each for each in exponents if isinstance(each, int)), default=0))
 
 
-def comparable(excerpt: Excerpt, figure: Decimal) -> bool:
+def comparable(excerpt: EventsInSpan, figure: Decimal) -> bool:
     """Tell whether the figure is a number that has room for the unit."""
     if not figure.is_finite():
         return False
@@ -171,17 +171,17 @@ def comparable(excerpt: Excerpt, figure: Decimal) -> bool:
     return largest < MOST_UNITS * _unit(excerpt)
 
 
-def same(figure: Decimal, ours: Decimal, excerpt: Excerpt) -> bool:
+def same(figure: Decimal, ours: Decimal, excerpt: EventsInSpan) -> bool:
     """Tell whether two figures are the same to within half a unit."""
     return 2 * abs(figure - ours) < _unit(excerpt)
 
 
-def _story(excerpt: Excerpt, figure: Decimal) -> str:
+def _story(excerpt: EventsInSpan, figure: Decimal) -> str:
     sure = _booked([event for event in excerpt.events if not event.asked])
     told = f"the sink has {figure} for {excerpt}, we have {sure} for sure and in question {_named(excerpt.asked)}"
     given_up = [event for event in excerpt.events if event.perhaps]
     return f"{told}, and gave up {_named(given_up)}" if given_up else told
 
 
-def _named(events: Iterable[Standing]) -> str:
+def _named(events: Iterable[EventState]) -> str:
     return ", ".join(f"{event.delta} (event {event.id})" for event in events)

@@ -22,7 +22,7 @@ from aggregator.core.model import ZERO, SlotId
 from aggregator.core.planner import EXACT, add, floor, subtract
 
 
-class Stand(NamedTuple):
+class SlotComparison(NamedTuple):
     """One slot, as the ledger, the source and the sink have it. Without a slot, the ledger's numbers are zero."""
 
     customer: str
@@ -73,13 +73,13 @@ class Stand(NamedTuple):
 class Moved(NamedTuple):
     """Where a slot stands after an adoption, and by how much the sink differed from what was booked."""
 
-    stand: Stand
+    stand: SlotComparison
     quantity: Decimal
     total: Decimal
     delta: Decimal
 
 
-def rebase(stands: Sequence[Stand], unit: Decimal) -> tuple[list[Moved], Decimal] | None:
+def rebase(stands: Sequence[SlotComparison], unit: Decimal) -> tuple[list[Moved], Decimal] | None:
     """Return where the slots of one customer stand once the sink is believed, and the carry; None if nothing differs.
 
     `stands` holds every slot in the time that is re-based and every window that the source has something in, in their order:
@@ -157,7 +157,7 @@ def _give(counts: list[int], order: list[tuple[Decimal, int]], units: int, unit:
             heapreplace(order, (add(lack, unit), place))
 
 
-def fits(stands: Iterable[Stand], counted: Decimal, unit: Decimal) -> bool:
+def fits(stands: Iterable[SlotComparison], counted: Decimal, unit: Decimal) -> bool:
     """Tell whether what a sink has counted over some windows is what is booked for them, and surely for each of them.
 
     Where the next pass would change one of the windows, a sum that agrees is not enough: what is too much in one of them may

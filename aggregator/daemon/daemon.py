@@ -30,7 +30,7 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from aggregator.collection.collector import Collected, Collection
+from aggregator.collection.collector import Collected, Collector
 from aggregator.config import Meter, cron
 from aggregator.daemon.halted_sink import Halt
 from aggregator.daemon.jobs import SINKS, Listening
@@ -46,7 +46,7 @@ from aggregator.errors import (
     LedgerError,
     LedgerStopped,
 )
-from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
+from aggregator.reconciliation.reconciler import Reconciled, Reconciler
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring.app import App, not_sent
@@ -329,7 +329,7 @@ class Work:
         with self._idle:
             self._idle.wait_for(lambda: not self._collecting, max(0.0, until - monotonic()))
 
-    def _collect(self, collection: Collection) -> None:
+    def _collect(self, collection: Collector) -> None:
         """Run one round of a meter, so that stopping can wait for it."""
         name = collection.meter.name
         with self._idle:
@@ -342,7 +342,7 @@ class Work:
                 self._collecting.discard(name)
                 self._idle.notify_all()
 
-    def _round(self, name: str, collection: Collection) -> None:
+    def _round(self, name: str, collection: Collector) -> None:
         """Run one round of a meter and say in one line what it did."""
         failed, stopped = None, False
         try:
@@ -374,7 +374,7 @@ class Work:
                 self._rouse(collection)
         self._readiness.ended(name, self._app.ledger.instant(), failed, stopped=stopped)
 
-    def _reconcile(self, sink: str, reconciliation: Reconciliation) -> None:
+    def _reconcile(self, sink: str, reconciliation: Reconciler) -> None:
         """Read a sink back for what is in doubt, and say what came of it."""
         while not self._stopping.is_set():
             try:
@@ -421,7 +421,7 @@ class Work:
             with suppress(JobLookupError):  # it is stopped for good
                 self._scheduler.modify_job(job.id, next_run_time=self._clock())
 
-    def _rouse(self, collection: Collection) -> None:
+    def _rouse(self, collection: Collector) -> None:
         for sink in collection.meter.sinks:
             with self._wake[sink]:
                 self._wake[sink].notify_all()

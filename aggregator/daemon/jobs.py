@@ -16,8 +16,8 @@ from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
 from aggregator.daemon.webhook import Address, Web
 from aggregator.errors import AggregatorError, ClocksApart
-from aggregator.reconciliation.canceller import Cancelling
-from aggregator.reconciliation.notification_poller import Intake
+from aggregator.reconciliation.canceller import Canceller
+from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring.app import App
@@ -118,7 +118,7 @@ class Listening:
                 self._at_work -= 1
                 self._idle.notify_all()
 
-    def _hear(self, sink: str, intake: Intake) -> None:
+    def _hear(self, sink: str, intake: NotificationPoller) -> None:
         """Ask a sink what it tells, and say what came of it."""
         while not self._stopping.is_set():
             taken = intake.run_once(self._app.ledger.instant())
@@ -127,6 +127,6 @@ class Listening:
             if not taken.more:
                 return
 
-    def _cancel(self, sink: str, cancelling: Cancelling) -> None:
+    def _cancel(self, sink: str, cancelling: Canceller) -> None:
         """Look after a sink's cancellations, and say what came of it."""
         tell_round(self._log, sink, cancelling.run_once(self._app.ledger.now()))

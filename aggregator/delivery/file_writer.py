@@ -27,7 +27,7 @@ from aggregator.core.model import (
 from aggregator.core.windows import is_ahead
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.outbox.files import Due, Whole
+from aggregator.ledger.outbox.files import Due, FileClaim
 from aggregator.runtime.clock import Clock, boottime
 from aggregator.sinks.protocol import Batch, FileSink
 
@@ -50,7 +50,7 @@ class Files(Protocol):
     hold: dt.timedelta
 
     def due(self, sink_id: int, now: dt.datetime) -> list[Due]: ...  # noqa: D102
-    def take_over(self, sink_id: int, place: str, now: dt.datetime) -> Whole | None: ...  # noqa: D102
+    def take_over(self, sink_id: int, place: str, now: dt.datetime) -> FileClaim | None: ...  # noqa: D102
     def claim_whole(  # noqa: D102
         self,
         sink_id: int,
@@ -61,12 +61,12 @@ class Files(Protocol):
         *,
         by_hand: bool,
         span: Span | None = None,
-    ) -> Whole | None: ...
-    def members(self, claim: Whole) -> Iterator[list[Event]]: ...  # noqa: D102
-    def renew(self, claim: Whole, now: dt.datetime) -> bool: ...  # noqa: D102
-    def put_off(self, claim: Whole, until: dt.datetime, reason: str | None) -> None: ...  # noqa: D102
-    def settle_unfit(self, claim: Whole, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
-    def settle(self, claim: Whole, written: Written | None, now: dt.datetime) -> int: ...  # noqa: D102
+    ) -> FileClaim | None: ...
+    def members(self, claim: FileClaim) -> Iterator[list[Event]]: ...  # noqa: D102
+    def renew(self, claim: FileClaim, now: dt.datetime) -> bool: ...  # noqa: D102
+    def put_off(self, claim: FileClaim, until: dt.datetime, reason: str | None) -> None: ...  # noqa: D102
+    def settle_unfit(self, claim: FileClaim, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
+    def settle(self, claim: FileClaim, written: Written | None, now: dt.datetime) -> int: ...  # noqa: D102
 
 
 class Outbox(Protocol):
@@ -76,7 +76,7 @@ class Outbox(Protocol):
     def resume(self, sink_id: int) -> None: ...  # noqa: D102
 
 
-class Filing:
+class FileWriter:
     """Writes the files of one sink. Several may run beside each other: a file belongs to one of them.
 
     With `at_once`, whatever is due is written, however little and young. With `only`, that much of it: a meter, and a range.
@@ -126,7 +126,7 @@ class Filing:
         """Let nothing more get its name: what is being made is left to whoever comes next."""
         self._sink.stop()
 
-    def _close(self, now: dt.datetime) -> Whole | None:
+    def _close(self, now: dt.datetime) -> FileClaim | None:
         """Claim the next file that is to be closed. Looks from time to time, not whenever it is asked.
 
         Meters with files of their own take turns: a long backfill of one does not keep the others waiting.
@@ -187,7 +187,7 @@ class _Writing:
         self,
         files: Files,
         sink: FileSink,
-        claim: Whole,
+        claim: FileClaim,
         clock: Clock,
         elapsed: Callable[[], float],
         result: Delivered,

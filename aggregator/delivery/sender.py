@@ -146,7 +146,7 @@ class Delivered:
                 self.waits_for = outcome.reason or self.waits_for
 
 
-class Delivery:
+class Sender:
     """Sends what one sink is owed. Several may run beside each other on one sink: a claim belongs to one of them.
 
     `clock` is the ledger's, `elapsed` one that nobody sets.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.model import Span
-from aggregator.core.rebase import Moved, Stand, rebase
+from aggregator.core.rebase import Moved, SlotComparison, rebase
 from aggregator.errors import LedgerError
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.identity import Pinned
@@ -227,7 +227,7 @@ update aggregator.feed
  where id = any(%(feeds)s) and cleared_at is null
 """
 
-# No generation is ever used twice: see `Adoption.adopt`.
+# No generation is ever used twice: see `Adopter.adopt`.
 ADOPT = """
 update aggregator.pin
    set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s, timeline = %(timeline)s,
@@ -256,10 +256,10 @@ class Counted(NamedTuple):
     customer: str
     total: Decimal
     kept_at: dt.datetime | None
-    """See `Stand.kept_at`."""
+    """See `SlotComparison.kept_at`."""
 
 
-Naming = Callable[[Line, Stand], str]
+Naming = Callable[[Line, SlotComparison], str]
 """What an event that is taken over is called."""
 
 
@@ -305,7 +305,7 @@ class Adopting:
             [row] = connection.execute(OUTERMOST, {"feed_id": feed_id, "oldest": oldest, "end": end})
         return None if row[0] is None else Span(*row)
 
-    def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
+    def stands(self, line: Line, readings: Spool) -> Iterator[SlotComparison]:
         """Yield every slot of a line that the ledger or the source knows, by customer; the sink was not asked yet."""
         with self._database.transaction() as connection:
             stage(connection, readings, line.unit)
@@ -354,7 +354,7 @@ class Adopting:
                 )
 
 
-def _stands(connection: Connection, line: Line) -> Iterator[Stand]:
+def _stands(connection: Connection, line: Line) -> Iterator[SlotComparison]:
     values = {
         "feed_id": line.feed.id,
         "start": line.span.start,
@@ -368,7 +368,7 @@ def _stands(connection: Connection, line: Line) -> Iterator[Stand]:
     with connection.cursor(name=f"stands_{line.feed.id}") as cursor:
         cursor.itersize = 5_000
         for row in cursor.execute(STANDS, values):
-            yield Stand._make(row)
+            yield SlotComparison._make(row)
 
 
 def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.datetime) -> None:

@@ -21,7 +21,7 @@ import psycopg
 
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
-from aggregator.runtime.claim_counter import Beat, Heartbeat
+from aggregator.runtime.claim_counter import ClaimCount, ClaimCounter
 
 Failover = Literal["may_lose", "one_host", "lossless"]
 
@@ -144,14 +144,14 @@ class Pinned(NamedTuple):
     """When the claim was made that is being counted."""
 
 
-class Pin:
+class LedgerIdentity:
     """The verbs about the pin, for one process. `heartbeat` is the file beside the ledger.
 
     `failover` is what the user has said of a standby that takes over: `may_lose` commits, is `lossless`, or there is but
     `one_host` whose own last claim tells.
     """
 
-    def __init__(self, database: Database, heartbeat: Heartbeat, failover: Failover = "may_lose") -> None:
+    def __init__(self, database: Database, heartbeat: ClaimCounter, failover: Failover = "may_lose") -> None:
         self._database = database
         self._heartbeat = heartbeat
         self._failover: Failover = failover
@@ -248,7 +248,7 @@ class Pin:
 
     def beat(
         self, connection: Connection, now: dt.datetime, claim_id: int | None = None, owner: str | None = None
-    ) -> Beat:
+    ) -> ClaimCount:
         """Count a claim, as the last thing in its transaction. Raises LedgerStopped: then nothing of it may be committed."""
         row = connection.execute(BEAT, {"now": now}).fetchone()
         known = self._known()
@@ -265,11 +265,11 @@ class Pin:
             connection.execute(MOVE_TIMELINE, {"timeline": found.runs_on})
         if self._host is not None and not self._host_noted:
             connection.execute(NOTE_HOST, {"host": self._host})
-        return Beat(
+        return ClaimCount(
             found.ledger_id, found.generation, found.beat, found.lies_on, now, claim_id, owner, found.made_at
         )
 
-    def noted(self, beat: Beat) -> None:
+    def noted(self, beat: ClaimCount) -> None:
         """Write the count of a committed claim beside the ledger, before anything of it is sent. Raises LedgerError."""
         self._host_noted = True
         if self.unguarded is None:
@@ -290,7 +290,7 @@ class Pin:
         self._generation = found.generation
         return found.stopped_reason or failed_over(found, self._failover)
 
-    def known(self) -> Beat | None:
+    def known(self) -> ClaimCount | None:
         """Return what the file beside the ledger says."""
         return self._known()
 
@@ -299,13 +299,13 @@ class Pin:
         self._generation = pinned.generation
         if self.unguarded is None:
             self._heartbeat.replace(
-                Beat(pinned.ledger_id, pinned.generation, pinned.beat, pinned.cluster, now)
+                ClaimCount(pinned.ledger_id, pinned.generation, pinned.beat, pinned.cluster, now)
             )
 
-    def _known(self) -> Beat | None:
+    def _known(self) -> ClaimCount | None:
         return self._heartbeat.known() if self.unguarded is None else None
 
-    def _look(self, connection: Connection) -> tuple[Pinned, Beat | None]:
+    def _look(self, connection: Connection) -> tuple[Pinned, ClaimCount | None]:
         """Return what the pin says, and what the file beside the ledger said before.
 
         The file first: what another process commits in between is in the ledger by then, and would be missing in it else.
@@ -317,7 +317,7 @@ class Pin:
         self,
         connection: Connection,
         row: tuple[Any, ...] | None,
-        known: Beat | None,
+        known: ClaimCount | None,
         made: int | None = None,
     ) -> Pinned:
         """Return what the pin says, and what can be known of the server and of the claims."""
@@ -367,7 +367,9 @@ def elsewhere(sink: str, account: str | None, before: str | None, then: str = SE
     )
 
 
-def _mismatch(found: Pinned, known: Beat | None, *, where: Heartbeat, counted: bool = False) -> str | None:
+def _mismatch(
+    found: Pinned, known: ClaimCount | None, *, where: ClaimCounter, counted: bool = False
+) -> str | None:
     """Say in what a ledger is not what it was, what that means and what to do; None if all is well.
 
     `counted` says that its count includes a claim that is being made.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from aggregator.core.model import EventId, Report
-from aggregator.core.notifications import Told
+from aggregator.core.notifications import ParsedNotification
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.review.rejections import reject, take_report
 
@@ -124,7 +124,7 @@ def _unseen(
     return [row[0] for row in connection.execute(METERS_OF, {"events": list(found)})]
 
 
-class Intake:
+class Notifications:
     """The verbs about what sinks tell. Each is one short transaction."""
 
     def __init__(self, database: Database) -> None:
@@ -133,7 +133,7 @@ class Intake:
     def take(
         self,
         sink_id: int,
-        told: Told,
+        told: ParsedNotification,
         came_by: str,
         now: dt.datetime,
         proofs: Sequence[dt.timedelta | None],
@@ -294,14 +294,14 @@ values (%(sink_id)s, %(name)s, %(now)s, case when %(reason)s::text is not null t
 """
 
 
-class Voice(NamedTuple):
+class Origin(NamedTuple):
     """One that is asked by itself, and up to where it was heard; None if it never was."""
 
     name: str
     heard_until: dt.datetime | None
 
 
-class Voices:
+class Origins:
     """The verbs about what of a sink is asked by itself. Each is one short transaction, but for `find`."""
 
     def __init__(self, database: Database) -> None:
@@ -326,7 +326,7 @@ class Voices:
             self._look(sink_id, account_of, start, end)
             start = end
 
-    def due(self, sink_id: int, now: dt.datetime, again_after: dt.timedelta, limit: int) -> list[Voice]:
+    def due(self, sink_id: int, now: dt.datetime, again_after: dt.timedelta, limit: int) -> list[Origin]:
         """Return accounts to be asked, those first that were not for the longest time.
 
         One that refused is asked again `again_after` later; one to which nothing goes any more is left in peace.
@@ -339,14 +339,14 @@ class Voices:
             "limit": limit,
         }
         with self._database.transaction() as connection:
-            return [Voice._make(row) for row in connection.execute(DUE, values)]
+            return [Origin._make(row) for row in connection.execute(DUE, values)]
 
-    def named(self, sink_id: int, name: str, now: dt.datetime, again_after: dt.timedelta) -> Voice | None:
+    def named(self, sink_id: int, name: str, now: dt.datetime, again_after: dt.timedelta) -> Origin | None:
         """Return one that is no account, known or not; None if it refused, and is not to be asked yet."""
         values = {"sink_id": sink_id, "name": name, "refused_before": now - again_after}
         with self._database.transaction() as connection:
             row = connection.execute(OF_NAME, values).fetchone()
-        return Voice._make(row) if row else None
+        return Origin._make(row) if row else None
 
     def heard(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None:
         """Note that everything it told before an instant is taken."""

@@ -19,8 +19,8 @@ from typing import Protocol
 
 from aggregator.core import readbacks
 from aggregator.core.model import ZERO, Answer, Limits, Span
-from aggregator.core.notifications import Cancelled
-from aggregator.core.readbacks import Excerpt, Finding
+from aggregator.core.notifications import CancelResult
+from aggregator.core.readbacks import EventsInSpan, Finding
 from aggregator.core.states import CancellationState
 from aggregator.errors import SinkError
 from aggregator.ledger.review.cancellations import Candidate, Wanted
@@ -54,7 +54,7 @@ class NotificationClient(Protocol):
     """What cancelling asks of a sink."""
 
     def cannot_cancel(self, meter: str) -> str | None: ...  # noqa: D102
-    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled: ...  # noqa: D102
+    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult: ...  # noqa: D102
 
 
 class Ledger(Protocol):
@@ -84,7 +84,7 @@ class Ledger(Protocol):
         unsure: bool,
     ) -> bool: ...
     def seen(self, wanted: Wanted, now: dt.datetime) -> None: ...  # noqa: D102
-    def look(self, wanted: Wanted) -> Excerpt: ...  # noqa: D102
+    def look(self, wanted: Wanted) -> EventsInSpan: ...  # noqa: D102
     def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool: ...  # noqa: D102
 
 
@@ -123,7 +123,7 @@ def hindrance(candidate: Candidate, teller: NotificationClient, now: dt.datetime
     return teller.cannot_cancel(candidate.meter)
 
 
-class Cancelling:
+class Canceller:
     """Looks after the cancellations at one sink. Several at once do no harm: a try belongs to one of them.
 
     `lowering` are the meters whose decreases are to be done by taking back what they correct. Each of a slot's events is
@@ -173,7 +173,7 @@ class Cancelling:
         if begun is not None:
             self._judge(begun, self._teller.cancel(wanted.meter, wanted.identifier, wanted.way), now, result)
 
-    def _judge(self, wanted: Wanted, said: Cancelled, now: dt.datetime, result: Round) -> None:
+    def _judge(self, wanted: Wanted, said: CancelResult, now: dt.datetime, result: Round) -> None:
         """Record what the sink said. `wanted.unsure` is from before this try."""
         match said.answer:
             case Answer.ACCEPTED if said.complete:
@@ -251,7 +251,7 @@ class Cancelling:
         self._leave(wanted, CancellationState.LAPSED, reason, now, now)
 
     def _gone(
-        self, wanted: Wanted, excerpt: Excerpt, figure: Decimal, now: dt.datetime, wait: dt.timedelta
+        self, wanted: Wanted, excerpt: EventsInSpan, figure: Decimal, now: dt.datetime, wait: dt.timedelta
     ) -> bool:
         """Tell whether the sink's figure proves that the event does not count any more."""
         if readbacks.proves_at(excerpt, now, wait) <= now:
@@ -260,7 +260,7 @@ class Cancelling:
         had_time = wanted.tried_at is not None and now - wanted.tried_at >= LOOK_AGAIN
         return len(excerpt.events) == 1 and wanted.seen_at is not None and had_time and figure == ZERO
 
-    def _figure(self, excerpt: Excerpt) -> Decimal | None:
+    def _figure(self, excerpt: EventsInSpan) -> Decimal | None:
         try:
             return self._sink.total(excerpt.meter, excerpt.customer, excerpt.span)
         except SinkError:

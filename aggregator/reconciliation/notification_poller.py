@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aggregator.core.model import Limits, Span, WriteModel
-from aggregator.core.notifications import Notice, Told, Unimported
+from aggregator.core.notifications import Notification, ParsedNotification, Unimported
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.notifications import Taking, Voice
+from aggregator.ledger.notifications import Origin, Taking
 
 OVERLAP = dt.timedelta(hours=1)
 """How late a message may appear. Those that it asks for again cost one call as long as they fit a page."""
@@ -57,10 +57,10 @@ class NotificationClient(Protocol):
     @property
     def takes_deliveries(self) -> bool: ...  # noqa: D102
     def account_of(self, customer: str) -> str | None: ...  # noqa: D102
-    def listed(self, span: Span, account: str | None = None) -> list[Notice]: ...  # noqa: D102
-    def fetched(self, name: str, account: str | None = None) -> Told | None: ...  # noqa: D102
-    def imports(self, span: Span) -> list[Told]: ...  # noqa: D102
-    def delivered(self, body: bytes, signature: str) -> Notice | Told | None: ...  # noqa: D102
+    def listed(self, span: Span, account: str | None = None) -> list[Notification]: ...  # noqa: D102
+    def fetched(self, name: str, account: str | None = None) -> ParsedNotification | None: ...  # noqa: D102
+    def imports(self, span: Span) -> list[ParsedNotification]: ...  # noqa: D102
+    def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None: ...  # noqa: D102
 
 
 class Sink(Protocol):
@@ -75,7 +75,7 @@ class Ledger(Protocol):
     def take(  # noqa: D102
         self,
         sink_id: int,
-        told: Told,
+        told: ParsedNotification,
         came_by: str,
         now: dt.datetime,
         proofs: Sequence[dt.timedelta | None],
@@ -86,7 +86,7 @@ class Ledger(Protocol):
     def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
 
 
-class Voices(Protocol):
+class Origins(Protocol):
     """What intake asks of the ledger about what is asked by itself: accounts of customers, and imports."""
 
     def find(  # noqa: D102
@@ -94,10 +94,10 @@ class Voices(Protocol):
     ) -> None: ...
     def due(  # noqa: D102
         self, sink_id: int, now: dt.datetime, again_after: dt.timedelta, limit: int
-    ) -> list[Voice]: ...
+    ) -> list[Origin]: ...
     def named(  # noqa: D102
         self, sink_id: int, name: str, now: dt.datetime, again_after: dt.timedelta
-    ) -> Voice | None: ...
+    ) -> Origin | None: ...
     def heard(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None: ...  # noqa: D102
     def unheard(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None: ...  # noqa: D102
 
@@ -123,7 +123,7 @@ class Taken:
         return {name: count for name in COUNTS if (count := getattr(self, name))}
 
 
-class Intake:
+class NotificationPoller:
     """Hears one sink. One at a time per sink is enough; several do no harm."""
 
     def __init__(
@@ -132,7 +132,7 @@ class Intake:
         teller: NotificationClient,
         sink: Sink,
         sink_id: int,
-        voices: Voices | None = None,
+        voices: Origins | None = None,
         *,
         by_customer: bool = False,
         imports: bool = False,
@@ -175,7 +175,7 @@ class Intake:
             found = self._teller.delivered(body, signature)
         except SinkError as error:
             raise NotSigned(str(error)) from error
-        if isinstance(found, Notice):
+        if isinstance(found, Notification):
             notice = found
             if self._ledger.known(self._sink_id, [notice.id]):
                 return taken
@@ -224,7 +224,7 @@ class Intake:
             taken.more = True
             self._goes_on_at = came_to
 
-    def _hear_accounts(self, voices: Voices, now: dt.datetime, taken: Taken) -> None:
+    def _hear_accounts(self, voices: Origins, now: dt.datetime, taken: Taken) -> None:
         """Ask the accounts whose turn it is, as many as a round has questions for."""
         voices.find(self._sink_id, self._teller.account_of, now)
         questions = iter(range(MOST_ACCOUNTS_ASKED))
@@ -249,7 +249,7 @@ class Intake:
         self._ledger.heard(self._sink_id, None, now)
 
     def _hear_account(
-        self, voices: Voices, voice: Voice, questions: Iterator[int], now: dt.datetime, taken: Taken
+        self, voices: Origins, voice: Origin, questions: Iterator[int], now: dt.datetime, taken: Taken
     ) -> None:
         self._in_pieces(
             _start(voice.heard_until, now),
@@ -259,7 +259,7 @@ class Intake:
             questions,
         )
 
-    def _hear_imports(self, voices: Voices, now: dt.datetime, taken: Taken) -> None:
+    def _hear_imports(self, voices: Origins, now: dt.datetime, taken: Taken) -> None:
         """Ask what was not imported. That it cannot be asked is said, and holds up nothing."""
         voice = voices.named(self._sink_id, IMPORTS, now, AGAIN_AFTER)
         if voice is None:
@@ -309,28 +309,30 @@ class Intake:
                 break
         return start
 
-    def _take_all(self, notices: Sequence[Notice], now: dt.datetime, taken: Taken) -> None:
+    def _take_all(self, notices: Sequence[Notification], now: dt.datetime, taken: Taken) -> None:
         known = self._ledger.known(self._sink_id, [notice.id for notice in notices])
         for notice in sorted(notices, key=lambda each: each.created_at):
             if notice.id not in known and not self._stopping.is_set():
                 self._take(self._fetched(notice), "poll", now, taken)
 
-    def _take_imports(self, imports: Sequence[Told], now: dt.datetime, taken: Taken) -> None:
+    def _take_imports(self, imports: Sequence[ParsedNotification], now: dt.datetime, taken: Taken) -> None:
         known = self._ledger.known(self._sink_id, [told.notice.id for told in imports])
         for told in sorted(imports, key=lambda each: each.notice.created_at):
             if told.notice.id not in known:
                 self._take(told, "poll", now, taken)
 
-    def _fetched(self, notice: Notice) -> Told:
+    def _fetched(self, notice: Notification) -> ParsedNotification:
         try:
             told = self._teller.fetched(notice.id, notice.account)
         except (SinkHalted, SinkUnreachable):
             raise
         except SinkError as error:
-            return Told(notice, trouble=str(error))
-        return told or Told(notice, trouble="it is of another account than the one that listed it")
+            return ParsedNotification(notice, trouble=str(error))
+        return told or ParsedNotification(
+            notice, trouble="it is of another account than the one that listed it"
+        )
 
-    def _take(self, told: Told, came_by: str, now: dt.datetime, taken: Taken) -> None:
+    def _take(self, told: ParsedNotification, came_by: str, now: dt.datetime, taken: Taken) -> None:
         proofs = [self._proof(report.meter) for report in told.reports]
         done = self._ledger.take(self._sink_id, told, came_by, now, proofs)
         if not done.fresh:

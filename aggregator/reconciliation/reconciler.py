@@ -19,7 +19,7 @@ from typing import Protocol
 
 from aggregator.core import newest, readbacks
 from aggregator.core.model import EventId, Report, Span, WriteModel
-from aggregator.core.readbacks import Excerpt, Finding, Ruling
+from aggregator.core.readbacks import Conclusion, EventsInSpan, Finding
 from aggregator.core.windows import floor, is_ahead
 from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.review.in_doubt import MOST_PLACES, Readback, Settled
@@ -42,20 +42,20 @@ older than any process that is still about to begin."""
 COUNTS = ("present", "absent", "unclear", "waiting", "stale", "confirmed", "rejected", "readbacks")
 
 
-Decide = Callable[[Excerpt, Decimal], list[Ruling]]
+Decide = Callable[[EventsInSpan, Decimal], list[Conclusion]]
 """Rules on the events in question of an excerpt by the sink's figure."""
 
 
-class Doubts(Protocol):
+class InDoubt(Protocol):
     """What reconciliation asks of the ledger about events in doubt, and about what a sink reports."""
 
     def open(  # noqa: D102
         self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int
-    ) -> list[Excerpt]: ...
+    ) -> list[EventsInSpan]: ...
     def settle(  # noqa: D102
-        self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, look_at: dt.datetime
+        self, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime, look_at: dt.datetime
     ) -> Settled: ...
-    def put_off(self, excerpt: Excerpt, look_at: dt.datetime) -> None: ...  # noqa: D102
+    def put_off(self, excerpt: EventsInSpan, look_at: dt.datetime) -> None: ...  # noqa: D102
     def take_report(  # noqa: D102
         self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
     ) -> tuple[list[EventId], bool]: ...
@@ -66,7 +66,7 @@ class Doubts(Protocol):
     def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool: ...  # noqa: D102
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None: ...  # noqa: D102
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]: ...  # noqa: D102
-    def look(self, readback: Readback, customer: str, span: Span) -> Excerpt: ...  # noqa: D102
+    def look(self, readback: Readback, customer: str, span: Span) -> EventsInSpan: ...  # noqa: D102
     def note(self, readback: Readback, found: str) -> None: ...  # noqa: D102
     def close_readback(  # noqa: D102
         self, readback: Readback, found: str, now: dt.datetime, *, nothing: bool
@@ -123,10 +123,10 @@ class _Reading:
     """Places where nothing could be proven yet."""
 
 
-class Reconciliation:
+class Reconciler:
     """Reads one sink back. One at a time per sink is enough; several do no harm, since what is stale is not written."""
 
-    def __init__(self, doubts: Doubts, sink: Destination, sink_id: int) -> None:
+    def __init__(self, doubts: InDoubt, sink: Destination, sink_id: int) -> None:
         self._doubts = doubts
         self._sink = sink
         self._sink_id = sink_id
@@ -207,7 +207,7 @@ class Reconciliation:
                 self._settle(excerpt, self._rulings(excerpt, now), now, result)
         result.more = len(due) == MINUTES_AT_ONCE
 
-    def _rulings(self, excerpt: Excerpt, now: dt.datetime) -> list[Ruling]:
+    def _rulings(self, excerpt: EventsInSpan, now: dt.datetime) -> list[Conclusion]:
         """Ask the sink for its figure, and rule by it. Raises SinkUnreachable or SinkHalted, with the excerpt put off."""
         try:
             return readbacks.decide(excerpt, self._figure(excerpt))
@@ -217,11 +217,11 @@ class Reconciliation:
         except SinkError as error:
             return readbacks.unclear(excerpt, f"the sink has no figure for {excerpt}: {error}")
 
-    def _figure(self, excerpt: Excerpt) -> Decimal:
+    def _figure(self, excerpt: EventsInSpan) -> Decimal:
         return self._sink.total(excerpt.meter, excerpt.customer, excerpt.span)
 
     def _settle(
-        self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, result: Reconciled
+        self, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime, result: Reconciled
     ) -> Settled:
         settled = self._doubts.settle(excerpt, rulings, now, now + readbacks.LOOK_AGAIN)
         result.add(settled)
@@ -329,7 +329,7 @@ class Reconciliation:
             self._doubts.note(reading.readback, unclear[0].reason)
         self._count(reading, self._settle(excerpt, rulings, now, result), len(unclear))
 
-    def _figure_or_none(self, excerpt: Excerpt, reading: _Reading) -> Decimal | None:
+    def _figure_or_none(self, excerpt: EventsInSpan, reading: _Reading) -> Decimal | None:
         """Return the sink's figure; None, on record, if it has none here. Raises what concerns the whole sink."""
         try:
             return self._figure(excerpt)

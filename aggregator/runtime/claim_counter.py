@@ -29,7 +29,7 @@ PASSING = {"overlay", "aufs", "tmpfs", "ramfs"}
 """File systems that go with a container, or with the machine's memory (man7.org/linux/man-pages/man5/fstab.5.html)."""
 
 
-class Beat(NamedTuple):
+class ClaimCount(NamedTuple):
     """One count of claims: of which ledger, in which generation, on which server, and when."""
 
     ledger_id: str
@@ -49,12 +49,12 @@ class Beat(NamedTuple):
         return self.generation, self.beat
 
 
-class Heartbeat:
+class ClaimCounter:
     """The file in a state directory, and the highest count that this process has seen itself."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / FILE
-        self._seen: Beat | None = None
+        self._seen: ClaimCount | None = None
         self._lock = threading.Lock()
 
     def host(self) -> str | None:
@@ -74,7 +74,7 @@ class Heartbeat:
         except ValueError as error:
             raise LedgerError(f"{path} is damaged; remove it, and this host gets another name.") from error
 
-    def known(self) -> Beat | None:
+    def known(self) -> ClaimCount | None:
         """Return the highest count that this host knows of; None before the first. Raises LedgerError if unreadable."""
         written, seen = self._read(), self._seen
         if written is None or (
@@ -83,7 +83,7 @@ class Heartbeat:
             return seen
         return written
 
-    def note(self, beat: Beat) -> None:
+    def note(self, beat: ClaimCount) -> None:
         """Write a count down, unless a higher one of the same ledger stands there already. Raises LedgerError."""
         with self._held():
             known = self.known()
@@ -92,7 +92,7 @@ class Heartbeat:
             if self._read() != highest:
                 self._write(highest)
 
-    def replace(self, beat: Beat) -> None:
+    def replace(self, beat: ClaimCount) -> None:
         """Write a count down, whatever stands there: only an adoption does. Raises LedgerError."""
         with self._held():
             self._seen = beat
@@ -126,7 +126,7 @@ class Heartbeat:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _read(self) -> Beat | None:
+    def _read(self) -> ClaimCount | None:
         try:
             text = self.path.read_text()
         except FileNotFoundError:
@@ -138,7 +138,7 @@ class Heartbeat:
             at = dt.datetime.fromisoformat(said["at"])
             ledger, generation, beat = said["ledger_id"], int(said["generation"]), int(said["beat"])
             claimed_at = said["claimed_at"]
-            return Beat(
+            return ClaimCount(
                 ledger,
                 generation,
                 beat,
@@ -154,7 +154,7 @@ class Heartbeat:
                 "If it was not, remove the file."
             ) from error
 
-    def _write(self, beat: Beat) -> None:
+    def _write(self, beat: ClaimCount) -> None:
         _replace(self.path, json.dumps(beat._asdict(), default=dt.datetime.isoformat))
 
 

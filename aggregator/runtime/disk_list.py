@@ -8,7 +8,7 @@ from typing import IO, Generic, Self, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class DiskList(Generic[T]):
     """Keeps values on disk in the order they came, to be read any number of times. A context manager."""
 
     def __init__(self) -> None:

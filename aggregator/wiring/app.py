@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from aggregator.collection.collector import Collection
+from aggregator.collection.collector import Collector
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
@@ -25,17 +25,16 @@ from aggregator.core.model import (
     Terms,
 )
 from aggregator.core.renaming import Outlet
-from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
-from aggregator.delivery.sender import Delivery, Lane
+from aggregator.delivery.sender import Lane, Sender
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, identity, migrate, unfit
-from aggregator.ledger.identity import Pin
+from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import Meters, Registered
-from aggregator.ledger.notifications import Intake as Notices
-from aggregator.ledger.notifications import Voices
+from aggregator.ledger.notifications import Notifications, Origins
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.moved_files import Elsewhere, Places
@@ -44,11 +43,11 @@ from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.reports import Reports, Unconfigured
 from aggregator.ledger.review.cancellations import Cancellations
-from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.reconciliation.canceller import Cancelling
-from aggregator.reconciliation.notification_poller import Intake
-from aggregator.reconciliation.reconciler import Reconciliation
-from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.reconciliation.canceller import Canceller
+from aggregator.reconciliation.notification_poller import NotificationPoller
+from aggregator.reconciliation.reconciler import Reconciler
+from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import Clock, monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
@@ -68,6 +67,9 @@ from aggregator.wiring.sinks import (
     take_keys,
     with_keys_now,
 )
+
+if TYPE_CHECKING:
+    from aggregator.sinks.stripe import StripeNotificationClient
 
 __all__ = [
     "App",
@@ -112,14 +114,14 @@ class Ledger:
 
     id: str
     database: Database
-    pin: Pin
+    pin: LedgerIdentity
     meters: Meters
     passes: Passes
     outbox: Outbox
     files: Files
-    doubts: Doubts
-    notices: Notices
-    voices: Voices
+    doubts: InDoubt
+    notices: Notifications
+    voices: Origins
     cancellations: Cancellations
     uploads: Uploads
     places: Places
@@ -145,7 +147,7 @@ class App:
     sources: dict[str, Source]
     sinks: dict[str, Sink | SinkOfFiles]
     registered: dict[str, Registered]
-    collections: dict[str, Collection]
+    collections: dict[str, Collector]
     sink_ids: dict[str, int]
     unverified: dict[str, str]
     """Sinks that could not be asked whether they fit, and why."""
@@ -175,8 +177,8 @@ class App:
         clock = ledger.instant
         if isinstance(self.config.sinks[sink], FileSink):
             writes = cast("SinkOfFiles", its)
-            return Filing(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
-        return Delivery(
+            return FileWriter(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
+        return Sender(
             ledger.outbox,
             cast("Sink", its),
             sink_id,
@@ -195,9 +197,9 @@ class App:
         """Return the feeds of a sink that are configured: only what is owed of those is sent from here."""
         return list(_names(self.registered.values(), sink))
 
-    def reconciliation(self, sink: str) -> Reconciliation:
+    def reconciliation(self, sink: str) -> Reconciler:
         """Return what reads a sink back; one at a time per sink is enough."""
-        return Reconciliation(self.ledger.doubts, self.sinks[sink], self.sink_ids[sink])
+        return Reconciler(self.ledger.doubts, self.sinks[sink], self.sink_ids[sink])
 
     def resume(self, sink: str) -> None:
         """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.
@@ -229,9 +231,9 @@ class App:
         if misfits:
             raise SinkHalted("\n".join(misfits))
 
-    def intake(self, sink: str) -> Intake:
+    def intake(self, sink: str) -> NotificationPoller:
         """Return what takes in what a sink tells by itself, for one of `tellers`."""
-        return Intake(
+        return NotificationPoller(
             self.ledger.notices,
             self.tellers[sink],
             self.sinks[sink],
@@ -241,10 +243,10 @@ class App:
             imports=self.config.imports,
         )
 
-    def cancelling(self, sink: str) -> Cancelling:
+    def cancelling(self, sink: str) -> Canceller:
         """Return what looks after cancellations at a sink, for one of `tellers`."""
         lowering = [meter.name for meter in self.config.meters.values() if meter.decreases == "cancel"]
-        return Cancelling(
+        return Canceller(
             self.ledger.cancellations, self.tellers[sink], self.sinks[sink], self.sink_ids[sink], lowering
         )
 
@@ -327,7 +329,7 @@ def _verbs(config: Config, database: Database) -> Ledger:
     answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
     uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
     longest = max(answers, default=timedelta(seconds=10))
-    pin = Pin(database, Heartbeat(config.state_dir), config.ledger.failover)
+    pin = LedgerIdentity(database, ClaimCounter(config.state_dir), config.ledger.failover)
     return Ledger(
         ledger_id,
         database,
@@ -336,9 +338,9 @@ def _verbs(config: Config, database: Database) -> Ledger:
         Passes(database, lease, monotonic, pin),
         Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
         Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
-        Doubts(database),
-        Notices(database),
-        Voices(database),
+        InDoubt(database),
+        Notifications(database),
+        Origins(database),
         Cancellations(database),
         Uploads(database),
         Places(database),
@@ -559,8 +561,8 @@ def _collection(
     sources: dict[str, Source],
     sinks: Mapping[str, Destination],
     ledger: Ledger,
-) -> Collection:
-    return Collection(
+) -> Collector:
+    return Collector(
         known,
         sources[known.meter.source],
         ledger.meters,

@@ -10,7 +10,7 @@ import pytest
 import stripe
 
 from aggregator.core.model import Answer, Event, EventId, Span
-from aggregator.core.notifications import Notice, Told, Unimported
+from aggregator.core.notifications import Notification, ParsedNotification, Unimported
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
@@ -186,7 +186,7 @@ def test_a_delivery_is_fetched_where_it_belongs(sandbox: RunningSandbox, hearing
     sink, teller = hearing(sandbox.url, EACH_ITS_OWN)
     name = send(sink, "acct_2/cus_a")
     notice = teller.delivered(*signed(thin(sandbox, "acct_2")))
-    assert isinstance(notice, Notice)
+    assert isinstance(notice, Notification)
     assert notice.account == "acct_2"
     told = teller.fetched(notice.id, notice.account)
     assert told is not None
@@ -204,7 +204,7 @@ def test_a_context_is_a_way_that_ends_with_the_account(sandbox: RunningSandbox, 
     sink, teller = hearing(sandbox.url, EACH_ITS_OWN)
     send(sink, "acct_2/cus_a")
     notice = teller.delivered(*signed(thin(sandbox, "acct_2") | {"context": "acct_9/acct_2"}))
-    assert isinstance(notice, Notice)
+    assert isinstance(notice, Notification)
     assert notice.account == "acct_2"
 
 
@@ -240,7 +240,7 @@ def test_one_account_hears_its_own(sandbox: RunningSandbox, hearing: MakeTeller)
     assert [(report.whose, report.named[0].identifier) for report in told.reports] == [("", name)]
     assert teller.delivered(*signed(thin(sandbox, "acct_1"))) == notice
     assert teller.delivered(*signed(thin(sandbox, "acct_2"))) is None
-    assert isinstance(teller.delivered(*signed(thin(sandbox, "acct_1") | {"context": None})), Notice)
+    assert isinstance(teller.delivered(*signed(thin(sandbox, "acct_1") | {"context": None})), Notification)
 
 
 def test_the_keys_own_account_hears_nothing_of_others(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
@@ -249,7 +249,7 @@ def test_the_keys_own_account_hears_nothing_of_others(sandbox: RunningSandbox, h
     send(other, "cus_a")
     _, teller = hearing(sandbox.url, OWN)
     notice = teller.delivered(*signed(thin(sandbox, "acct_1")))
-    assert isinstance(notice, Notice)
+    assert isinstance(notice, Notification)
     assert teller.fetched(notice.id, notice.account) is None
     with pytest.raises(SinkError):
         teller.fetched(notice.id)
@@ -297,7 +297,7 @@ def test_imports_are_those_of_the_account_that_is_configured(
     mine = sandbox.import_set("failed", "usage-1.csv", account=account)
     other = sandbox.import_set("failed", "usage-2.csv", account="acct_3")
     assert [each.notice.id for each in teller.imports(lately())] == [mine["id"]]
-    assert isinstance(teller.delivered(*signed(mine)), Told)
+    assert isinstance(teller.delivered(*signed(mine)), ParsedNotification)
     if addresses is not EACH_ITS_OWN:
         assert teller.delivered(*signed(other)) is None
 

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any, cast
 
 from aggregator.core.model import Bounds
-from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.file_writer import FileWriter
 from aggregator.ledger.outbox.files import Due
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -42,5 +42,5 @@ class Files:
 
 def test_a_meter_with_many_files_does_not_keep_the_others_waiting() -> None:
     """With a backfill of a thousand files before it in the list, a meter's own file is closed second."""
-    filing = Filing(cast("Any", Files()), cast("Any", None), cast("Any", Sink()), 1, lambda: NOW)
+    filing = FileWriter(cast("Any", Files()), cast("Any", None), cast("Any", Sink()), 1, lambda: NOW)
     assert [filing._close(NOW) for _ in range(4)] == [[1], [2], [1], [2]]

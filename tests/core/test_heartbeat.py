@@ -11,74 +11,74 @@ from types import FrameType
 import pytest
 
 from aggregator.errors import LedgerError
-from aggregator.runtime.claim_counter import FILE, HOST, Beat, Heartbeat
+from aggregator.runtime.claim_counter import FILE, HOST, ClaimCount, ClaimCounter
 
 NOON = dt.datetime(2026, 11, 2, 12, tzinfo=dt.UTC)
 
 
-def beat(count: int, generation: int = 0, ledger: str = "ledger-1") -> Beat:
-    return Beat(ledger, generation, count, 7_000, NOON)
+def beat(count: int, generation: int = 0, ledger: str = "ledger-1") -> ClaimCount:
+    return ClaimCount(ledger, generation, count, 7_000, NOON)
 
 
 def test_a_first_start_knows_nothing(tmp_path: Path) -> None:
     """Without a file there is nothing to compare."""
-    assert Heartbeat(tmp_path / "state").known() is None
+    assert ClaimCounter(tmp_path / "state").known() is None
 
 
 def test_another_process_reads_what_was_noted(tmp_path: Path) -> None:
     """What one process notes the next one knows, with all that belongs to it."""
-    Heartbeat(tmp_path).note(beat(5))
-    assert Heartbeat(tmp_path).known() == beat(5)
+    ClaimCounter(tmp_path).note(beat(5))
+    assert ClaimCounter(tmp_path).known() == beat(5)
 
 
 def test_the_last_claim_is_kept_with_the_count(tmp_path: Path) -> None:
     """By its number, its owner and its instant."""
     noted = beat(1)._replace(claim_id=7, owner="a", claimed_at=NOON)
-    Heartbeat(tmp_path).note(noted)
-    assert Heartbeat(tmp_path).known() == noted
+    ClaimCounter(tmp_path).note(noted)
+    assert ClaimCounter(tmp_path).known() == noted
 
 
 def test_a_host_keeps_its_name(tmp_path: Path) -> None:
     """As long as it keeps its state directory; another directory is another host."""
-    name = Heartbeat(tmp_path / "one").host()
-    assert name == Heartbeat(tmp_path / "one").host() is not None
-    assert Heartbeat(tmp_path / "other").host() != name
+    name = ClaimCounter(tmp_path / "one").host()
+    assert name == ClaimCounter(tmp_path / "one").host() is not None
+    assert ClaimCounter(tmp_path / "other").host() != name
     (tmp_path / "one" / HOST).write_text("nonsense")
     with pytest.raises(LedgerError, match="damaged"):
-        Heartbeat(tmp_path / "one").host()
+        ClaimCounter(tmp_path / "one").host()
 
 
 def test_a_lower_count_changes_nothing(tmp_path: Path) -> None:
     """Two processes note in any order: the higher count stays."""
-    one, other = Heartbeat(tmp_path), Heartbeat(tmp_path)
+    one, other = ClaimCounter(tmp_path), ClaimCounter(tmp_path)
     one.note(beat(6))
     other.note(beat(5))
-    assert Heartbeat(tmp_path).known() == beat(6)
+    assert ClaimCounter(tmp_path).known() == beat(6)
 
 
 def test_a_higher_generation_stays_whatever_its_count(tmp_path: Path) -> None:
     """After an adoption the count may be lower: a process that has not heard of it does not undo it."""
-    old = Heartbeat(tmp_path)
+    old = ClaimCounter(tmp_path)
     old.note(beat(100))
-    Heartbeat(tmp_path).replace(beat(40, generation=1))
+    ClaimCounter(tmp_path).replace(beat(40, generation=1))
     old.note(beat(101))
-    assert Heartbeat(tmp_path).known() == beat(40, generation=1)
+    assert ClaimCounter(tmp_path).known() == beat(40, generation=1)
     assert old.known() == beat(40, generation=1)
 
 
 def test_a_file_that_vanishes_is_written_again(tmp_path: Path) -> None:
     """A process remembers the highest count by itself, and writes it down again with the next one."""
-    heartbeat = Heartbeat(tmp_path)
+    heartbeat = ClaimCounter(tmp_path)
     heartbeat.note(beat(5))
     (tmp_path / FILE).unlink()
     assert heartbeat.known() == beat(5)
     heartbeat.note(beat(6))
-    assert Heartbeat(tmp_path).known() == beat(6)
+    assert ClaimCounter(tmp_path).known() == beat(6)
 
 
 def test_a_file_that_was_put_back_does_not_lower_the_count(tmp_path: Path) -> None:
     """While a process runs, its own higher count wins over a file of before, and is written down again."""
-    heartbeat = Heartbeat(tmp_path)
+    heartbeat = ClaimCounter(tmp_path)
     heartbeat.note(beat(5))
     before = (tmp_path / FILE).read_bytes()
     heartbeat.note(beat(9))
@@ -86,12 +86,12 @@ def test_a_file_that_was_put_back_does_not_lower_the_count(tmp_path: Path) -> No
     assert heartbeat.known() == beat(9)
     heartbeat.note(beat(7))
     assert heartbeat.known() == beat(9)
-    assert Heartbeat(tmp_path).known() == beat(9)
+    assert ClaimCounter(tmp_path).known() == beat(9)
 
 
 def test_the_count_is_on_disk_before_anybody_goes_on(tmp_path: Path) -> None:
     """Its content is before it gets its name, and its name before `note` comes back: power may fail at any moment."""
-    heartbeat = Heartbeat(tmp_path)
+    heartbeat = ClaimCounter(tmp_path)
     heartbeat.note(beat(1))
     steps: list[tuple[str, str | None]] = []
 
@@ -122,22 +122,22 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     """What cannot be read is never taken for a first start: the message names the file and what to do."""
     (tmp_path / FILE).write_text(text)
     with pytest.raises(LedgerError, match=r"heartbeat\.json is damaged.*remove the file"):
-        Heartbeat(tmp_path).known()
+        ClaimCounter(tmp_path).known()
 
 
 def test_a_directory_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) -> None:
     """A state directory that cannot exist is named before anything is sent, and refused where it is needed."""
     (tmp_path / "file").write_text("in the way")
-    heartbeat = Heartbeat(tmp_path / "file" / "state")
+    heartbeat = ClaimCounter(tmp_path / "file" / "state")
     assert "cannot be written" in (heartbeat.unusable() or "")
     with pytest.raises(LedgerError, match="nothing is sent"):
         heartbeat.note(beat(1))
-    assert Heartbeat(tmp_path / "fine").unusable() is None
+    assert ClaimCounter(tmp_path / "fine").unusable() is None
 
 
 def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     """While many note, whoever reads finds a whole file, and the count never falls."""
-    writing = [Heartbeat(tmp_path) for _ in range(3)]
+    writing = [ClaimCounter(tmp_path) for _ in range(3)]
     writing[0].note(beat(1))
     done = threading.Event()
     seen: list[int] = []
@@ -146,7 +146,7 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
         while not done.is_set():
             seen.append(json.loads((tmp_path / FILE).read_text())["beat"])
 
-    def count(heartbeat: Heartbeat, first: int) -> None:
+    def count(heartbeat: ClaimCounter, first: int) -> None:
         for number in range(first, 150, 3):
             heartbeat.note(beat(number))
 
@@ -160,4 +160,4 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     done.set()
     watching.join()
     assert seen == sorted(seen)
-    assert Heartbeat(tmp_path).known() == beat(149)
+    assert ClaimCounter(tmp_path).known() == beat(149)

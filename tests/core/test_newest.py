@@ -7,20 +7,20 @@ import pytest
 
 from aggregator.core import newest
 from aggregator.core.model import EventId, Span, State
-from aggregator.core.readbacks import MOST_UNITS, Excerpt, Finding, Standing
+from aggregator.core.readbacks import MOST_UNITS, EventsInSpan, EventState, Finding
 from tests.core.usage import HOUR, TODAY
 
 LONG_AGO = TODAY + HOUR
 PRESENT, ABSENT, UNCLEAR = Finding.PRESENT, Finding.ABSENT, Finding.UNCLEAR
 
 
-def hour(*events: str) -> Excerpt:
+def hour(*events: str) -> EventsInSpan:
     """Make an hour of words like `confirmed 5`, `accepted? 7` (in question), `void~ 6` (given up): totals, in order."""
     standings, before = [], Decimal(0)
     for number, text in enumerate(events, 1):
         state, total = text.split()
         standings.append(
-            Standing(
+            EventState(
                 EventId(number),
                 TODAY + dt.timedelta(minutes=number),
                 Decimal(total) - before,
@@ -32,7 +32,7 @@ def hour(*events: str) -> Excerpt:
             )
         )
         before = Decimal(total)
-    return Excerpt(1, "stored_gb", "acme", Span(TODAY, TODAY + HOUR), tuple(standings))
+    return EventsInSpan(1, "stored_gb", "acme", Span(TODAY, TODAY + HOUR), tuple(standings))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from aggregator.core.readbacks import (
     LOOK_SOON,
     MOST_IN_QUESTION,
     MOST_UNITS,
-    Excerpt,
+    EventsInSpan,
+    EventState,
     Finding,
-    Standing,
     agrees,
     all_present,
     decide,
@@ -29,13 +29,13 @@ LONG_AGO = NOW - 50 * HOUR
 PRESENT, ABSENT, UNCLEAR = Finding.PRESENT, Finding.ABSENT, Finding.UNCLEAR
 
 
-def minute(*events: str, tried: dt.datetime | None = LONG_AGO) -> Excerpt:
+def minute(*events: str, tried: dt.datetime | None = LONG_AGO) -> EventsInSpan:
     """Make a minute of words like `accepted 5`, `in_doubt 2.50`, `accepted? 5` (in question), `void~ 5` (given up)."""
     standings = []
     for number, text in enumerate(events, 1):
         state, delta = text.split()
         standings.append(
-            Standing(
+            EventState(
                 EventId(number),
                 TODAY,
                 Decimal(delta),
@@ -45,10 +45,10 @@ def minute(*events: str, tried: dt.datetime | None = LONG_AGO) -> Excerpt:
                 perhaps=state.endswith("~"),
             )
         )
-    return Excerpt(1, "api_requests", "acme", Span(TODAY, TODAY + MINUTE), tuple(standings))
+    return EventsInSpan(1, "api_requests", "acme", Span(TODAY, TODAY + MINUTE), tuple(standings))
 
 
-def found(excerpt: Excerpt, figure: str) -> list[Finding]:
+def found(excerpt: EventsInSpan, figure: str) -> list[Finding]:
     """Return what the figure shows of each event in question."""
     rulings = decide(excerpt, Decimal(figure))
     assert [ruling.event for ruling in rulings] == [event.id for event in excerpt.asked]

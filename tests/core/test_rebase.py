@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aggregator.core.model import SlotId
 from aggregator.core.rebase import (
     Moved,
-    Stand,
+    SlotComparison,
     fits,
     rebase,
     shares,
@@ -23,7 +23,7 @@ ONE = Decimal(1)
 D = Decimal
 
 
-def stand(number: int = 0, **said: object) -> Stand:
+def stand(number: int = 0, **said: object) -> SlotComparison:
     """Return a slot of which the ledger knows nothing but what is said."""
     given: dict[str, object] = {
         "customer": "cus_1",
@@ -38,7 +38,7 @@ def stand(number: int = 0, **said: object) -> Stand:
         "truth": D(0),
         "counted": None,
     }
-    return Stand(**{**given, **said})  # type: ignore[arg-type]
+    return SlotComparison(**{**given, **said})  # type: ignore[arg-type]
 
 
 def numbers(moved: Sequence[Moved]) -> list[tuple[Decimal, Decimal, Decimal]]:
@@ -103,7 +103,7 @@ units = st.integers(0, 8).map(D)
 
 
 @st.composite
-def customers(draw: st.DrawFn) -> list[Stand]:
+def customers(draw: st.DrawFn) -> list[SlotComparison]:
     """A customer's slots, as far as they may be apart: quantities, totals, what waits, the source and the sink."""
     drawn = []
     for number in range(draw(st.integers(1, 6))):
@@ -125,7 +125,7 @@ def customers(draw: st.DrawFn) -> list[Stand]:
 
 
 @given(customers())
-def test_the_balance_holds_and_the_next_pass_finds_what_is_owed(stands: list[Stand]) -> None:
+def test_the_balance_holds_and_the_next_pass_finds_what_is_owed(stands: list[SlotComparison]) -> None:
     """Whatever differs: totals are the sink's, the balance is kept, and only whole units are left to plan."""
     found = rebase(stands, ONE)
     if found is None:

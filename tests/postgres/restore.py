@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aggregator.adoption.adopter import Adoption
+from aggregator.adoption.adopter import Adopter
 from aggregator.adoption.survey import Compared
 from aggregator.collection.collector import Collected
 from aggregator.core.model import (
@@ -25,9 +25,9 @@ from aggregator.core.model import (
 from aggregator.core.windows import floor
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.database import Database
-from aggregator.ledger.identity import Failover, Pin
+from aggregator.ledger.identity import Failover, LedgerIdentity
 from aggregator.ledger.outbox.outbox import Outbox
-from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.runtime.claim_counter import ClaimCounter
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import METER, World
 
@@ -152,8 +152,8 @@ class PinnedWorld(World):
         sinks = sinks or [StripeLike(lambda: self.now)]
         super().__init__(database, meter=meter, source=source, sinks=sinks)
         self.directory = directory
-        self.heartbeat = Heartbeat(directory)
-        self.pin = Pin(database, self.heartbeat, failover)
+        self.heartbeat = ClaimCounter(directory)
+        self.pin = LedgerIdentity(database, self.heartbeat, failover)
         self.outbox = Outbox(
             database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.pin
         )
@@ -190,9 +190,9 @@ class PinnedWorld(World):
         self.collection._ledger_name = self.pin.name
         return super().collect()
 
-    def adoption(self, *, without_readback: Sequence[str] = (), leave: Sequence[str] = ()) -> Adoption:
+    def adoption(self, *, without_readback: Sequence[str] = (), leave: Sequence[str] = ()) -> Adopter:
         """Return what adopts this ledger."""
-        return Adoption(
+        return Adopter(
             Adopting(self.database),
             self.pin,
             self.meters,

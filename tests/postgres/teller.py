@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Callable
 
 from aggregator.core.model import Report, Span
-from aggregator.core.notifications import Notice, Told, Unimported
+from aggregator.core.notifications import Notification, ParsedNotification, Unimported
 from aggregator.errors import SinkCrowded, SinkError
 from tests.postgres.world import World
 
@@ -24,8 +24,8 @@ class NotificationClient:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.messages: dict[str, tuple[Told, dt.datetime]] = {}
-        self.files: list[Told] = []
+        self.messages: dict[str, tuple[ParsedNotification, dt.datetime]] = {}
+        self.files: list[ParsedNotification] = []
         self.most = 1_000
         self.asked: list[Span] = []
         self.asked_of: list[str | None] = []
@@ -45,27 +45,27 @@ class NotificationClient:
     ) -> None:
         """Make a message; an account speaks of its own customers."""
         made_at = made_at or self.world.now
-        notice = Notice(name, KIND, made_at, account)
+        notice = Notification(name, KIND, made_at, account)
         whose = f"{account}/" if account else ""
-        told = Told(notice, tuple(each._replace(whose=whose) for each in reports))
+        told = ParsedNotification(notice, tuple(each._replace(whose=whose) for each in reports))
         self.messages[name] = told, shown_at or made_at
 
     def drop(self, name: str, file: str, made_at: dt.datetime | None = None) -> None:
         """Fail to import a file."""
-        notice = Notice(name, IMPORT_KIND, made_at or self.world.now)
-        self.files.append(Told(notice, unimported=(Unimported((file,), "no column value"),)))
+        notice = Notification(name, IMPORT_KIND, made_at or self.world.now)
+        self.files.append(ParsedNotification(notice, unimported=(Unimported((file,), "no column value"),)))
 
     def account_of(self, customer: str) -> str | None:
         account, slash, _ = customer.partition("/")
         return account if slash else None
 
-    def listed(self, span: Span, account: str | None = None) -> list[Notice]:
+    def listed(self, span: Span, account: str | None = None) -> list[Notification]:
         self.asked.append(span)
         self.asked_of.append(account)
         self._refuse(account)
         return self._within(span, [told for told, _ in self.messages.values()], account)
 
-    def fetched(self, name: str, account: str | None = None) -> Told | None:
+    def fetched(self, name: str, account: str | None = None) -> ParsedNotification | None:
         self.fetches.append(name)
         self.during_fetch()
         self._refuse(account)
@@ -74,14 +74,14 @@ class NotificationClient:
         told = self.messages[name][0]
         return told if told.notice.account == account else None
 
-    def imports(self, span: Span) -> list[Told]:
+    def imports(self, span: Span) -> list[ParsedNotification]:
         self.asked.append(span)
         self.asked_of.append("imports")
         self._refuse("imports")
         names = {notice.id for notice in self._within(span, self.files, None)}
         return [told for told in self.files if told.notice.id in names]
 
-    def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
+    def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None:
         if signature != SIGNED:
             raise SinkError("who knows why")
         name = body.decode()
@@ -92,7 +92,7 @@ class NotificationClient:
         if error := self.refuses or self.refusing.get(whose):
             raise error
 
-    def _within(self, span: Span, told: list[Told], account: str | None) -> list[Notice]:
+    def _within(self, span: Span, told: list[ParsedNotification], account: str | None) -> list[Notification]:
         found = [
             each.notice
             for each in told

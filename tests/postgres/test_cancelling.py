@@ -15,23 +15,23 @@ from aggregator.core.model import (
     Span,
     Verdict,
 )
-from aggregator.core.notifications import Cancelled
+from aggregator.core.notifications import CancelResult
 from aggregator.core.states import CancellationState
 from aggregator.errors import LedgerUnreachable, SinkUnreachable
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.review.cancellations import Cancellations, Wanted
-from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.reconciliation.canceller import (
     CANCELS_WITHIN,
     LOOK_AGAIN,
     TRY_AGAIN,
     TRY_HOLD,
-    Cancelling,
+    Canceller,
     Round,
     hindrance,
 )
-from aggregator.reconciliation.reconciler import Reconciliation
+from aggregator.reconciliation.reconciler import Reconciler
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, METER, START, World
 
@@ -56,7 +56,7 @@ class Sink(FakeSink):
         self.says_complete = True
         self.refuses_twice = False
         self.calls: list[str] = []
-        self.answer: Callable[[str], Cancelled | None] = lambda identifier: None
+        self.answer: Callable[[str], CancelResult | None] = lambda identifier: None
         self.loses_answers = 0
         self.away = False
 
@@ -95,20 +95,20 @@ class Sink(FakeSink):
     def cannot_cancel(self, meter: str) -> str | None:
         return None
 
-    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled:
+    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult:
         self.calls.append(identifier)
         told = self.answer(identifier)
         if told is not None:
             return told
         if self.world.now - self.journal[identifier][1] > DAY:
-            return Cancelled(Answer.REFUSED, complete=False, reason="out of window")
+            return CancelResult(Answer.REFUSED, complete=False, reason="out of window")
         if identifier in self.cancelled and self.refuses_twice:
-            return Cancelled(Answer.REFUSED, complete=False, reason="cancelled already")
+            return CancelResult(Answer.REFUSED, complete=False, reason="cancelled already")
         self.cancelled.setdefault(identifier, self.world.now + self.takes_effect)
         if self.loses_answers:
             self.loses_answers -= 1
-            return Cancelled(Answer.UNKNOWN, complete=False, reason="no answer")
-        return Cancelled(Answer.ACCEPTED, complete=self.says_complete, reason="taken")
+            return CancelResult(Answer.UNKNOWN, complete=False, reason="no answer")
+        return CancelResult(Answer.ACCEPTED, complete=self.says_complete, reason="taken")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def ask(world: World, *events: int) -> list[int]:
 
 def go_on(world: World, sink: Sink, ledger: Cancellations | None = None) -> Round:
     """Let a fresh process do one round."""
-    return Cancelling(ledger or Cancellations(world.database), sink, sink, sink_id(world)).run_once(world.now)
+    return Canceller(ledger or Cancellations(world.database), sink, sink, sink_id(world)).run_once(world.now)
 
 
 def later(world: World, by: dt.timedelta) -> None:
@@ -337,7 +337,7 @@ def test_a_lost_answer_is_asked_for_again(
 
 def test_a_first_refusal_is_a_no(owing: World, sink: Sink) -> None:
     """Nothing was carried out before: the event stays, and the sink's words are kept and said."""
-    sink.answer = lambda identifier: Cancelled(Answer.REFUSED, complete=False, reason="no such identifier")
+    sink.answer = lambda identifier: CancelResult(Answer.REFUSED, complete=False, reason="no such identifier")
     ask(owing, event_of(owing))
     result = go_on(owing, sink)
     assert result.figures() == {"refused": 1}
@@ -351,7 +351,7 @@ def test_a_first_refusal_is_a_no(owing: World, sink: Sink) -> None:
 @pytest.mark.parametrize("answer", [Answer.BUSY, Answer.UNSENT])
 def test_what_was_not_carried_out_is_tried_again(owing: World, sink: Sink, answer: Answer) -> None:
     """A busy sink, or a key without the permission: asked again a minute later, and said."""
-    sink.answer = lambda identifier: Cancelled(answer, complete=False, reason="not now")
+    sink.answer = lambda identifier: CancelResult(answer, complete=False, reason="not now")
     ask(owing, event_of(owing))
     assert go_on(owing, sink).figures() == {"again": 1}
     assert go_on(owing, sink).figures() == {}
@@ -362,7 +362,7 @@ def test_what_was_not_carried_out_is_tried_again(owing: World, sink: Sink, answe
 
 def test_what_is_never_answered_is_decided_by_the_totals(owing: World, sink: Sink) -> None:
     """After a day the sink cancels nothing any more: its figures tell that the event is still there, and a person hears."""
-    sink.answer = lambda identifier: Cancelled(Answer.UNKNOWN, complete=False, reason="no answer")
+    sink.answer = lambda identifier: CancelResult(Answer.UNKNOWN, complete=False, reason="no answer")
     ask(owing, event_of(owing))
     troubles = []
     for _ in range(400):
@@ -530,7 +530,7 @@ def test_only_what_is_booked_is_asked_for_and_once(owing: World, sink: Sink) -> 
     """An event that is not accepted, or is being cancelled already, is not asked for."""
     event, other = event_of(owing), event_of(owing, "cus_b")
     name = owing.one("select identifier from aggregator.event where id = %s", other)
-    Doubts(owing.database).reject(sink_id(owing), [Rejection(name, "invalid")], owing.now)
+    InDoubt(owing.database).reject(sink_id(owing), [Rejection(name, "invalid")], owing.now)
     assert ask(owing, event, other, event + 99) == [event]
     assert ask(owing, event) == []
 
@@ -544,7 +544,7 @@ def test_an_event_rejected_meanwhile_is_owed_once(owing: World, sink: Sink) -> N
     name = owing.one("select identifier from aggregator.event where id = %s", event)
     sink.cancelled[name] = owing.now
     span = Span(owing.now - 10 * SECOND, owing.now)
-    Doubts(owing.database).take_report(
+    InDoubt(owing.database).take_report(
         sink_id(owing),
         Report("evt_1", METER.name, span, 1, (Rejection(name, "invalid"),)),
         owing.now,
@@ -579,7 +579,7 @@ def test_other_doubts_of_the_minute_wait_for_a_cancellation(owing: World, sink: 
     sink.journal[event.identifier] = event._replace(at=at), owing.now
     sink.cancelled[name] = owing.now
     later(owing, 30 * HOUR)
-    result = Reconciliation(Doubts(owing.database), sink, sink_id(owing)).run_once(owing.now)
+    result = Reconciler(InDoubt(owing.database), sink, sink_id(owing)).run_once(owing.now)
     assert result.waiting == 1
     assert owing.one("select state::text from aggregator.event where id = %s", doubtful) == "in_doubt"
 
@@ -610,7 +610,7 @@ def test_what_cannot_be_cancelled_is_said(
 def lowering(world: World, sink: Sink) -> Round:
     """Let a fresh process do one round for a meter with `decreases: cancel`."""
     cancellations = Cancellations(world.database)
-    return Cancelling(cancellations, sink, sink, sink_id(world), [METER.name]).run_once(world.now)
+    return Canceller(cancellations, sink, sink, sink_id(world), [METER.name]).run_once(world.now)
 
 
 def settle_down(world: World, sink: Sink) -> None:
@@ -664,7 +664,7 @@ def test_what_cannot_be_taken_back_stays_held_for_a_person(owing: World, sink: S
     if why == "too old":
         owing.now += CANCELS_WITHIN + HOUR
     else:
-        sink.answer = lambda identifier: Cancelled(Answer.REFUSED, complete=False, reason="no")
+        sink.answer = lambda identifier: CancelResult(Answer.REFUSED, complete=False, reason="no")
     owing.source.uses[0] = ("cus_a", START, Decimal(7))
     settle_down(owing, sink)
     assert sink.holds("cus_a") == 10

@@ -28,17 +28,17 @@ from aggregator.core.model import (
     Written,
 )
 from aggregator.core.windows import floor
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.errors import ClocksApart
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database
-from aggregator.ledger.identity import Pin
-from aggregator.ledger.outbox.files import Files, Whole
+from aggregator.ledger.identity import LedgerIdentity
+from aggregator.ledger.outbox.files import FileClaim, Files
 from aggregator.ledger.outbox.outbox import Outbox
-from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.reconciliation.reconciler import Reconciliation
+from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.reconciliation.reconciler import Reconciler
 from aggregator.runtime import log
-from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import utcnow
 from aggregator.wiring.app import build
 from tests.postgres.configured import written
@@ -67,7 +67,7 @@ class Today(World):
         self.host = host
         super().__init__(database, meter=replace(METER, start_at=floor(utcnow(), HOUR) - 4 * HOUR))
         self.collection._check_clock = database.now
-        self.pin = Pin(database, Heartbeat(state))
+        self.pin = LedgerIdentity(database, ClaimCounter(state))
         self.outbox = Outbox(
             database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.pin
         )
@@ -76,9 +76,9 @@ class Today(World):
         for number in range(1, 4):
             self.source.use(f"cus_{number}", self.meter.start_at, number)
 
-    def lane(self) -> Delivery:
+    def lane(self) -> Sender:
         """Return what delivers, as the daemon builds it."""
-        return Delivery(self.outbox, self.sink, self.sink_id, self.database.instant)
+        return Sender(self.outbox, self.sink, self.sink_id, self.database.instant)
 
     def owe(self) -> None:
         """Plan what was used, with the clock right."""
@@ -94,7 +94,7 @@ class Today(World):
         }
         return [instant for (instant,) in self.rows(named[column])]
 
-    def claim_file(self, now: dt.datetime) -> Whole | None:
+    def claim_file(self, now: dt.datetime) -> FileClaim | None:
         """Choose what a file is to hold."""
         around = {self.registered.feeds[0].id: 20}
         return self.files.claim_whole(self.sink_id, "here", around, BOUNDS, now, by_hand=False)
@@ -237,7 +237,7 @@ def test_an_answer_of_long_ago_is_not_proven_by_a_wrong_clock(today: Today) -> N
     today.host.ahead = 30 * HOUR
     with pytest.raises(ClocksApart):
         today.database.now()
-    reconciliation = Reconciliation(Doubts(today.database), today.sink, today.sink_id)
+    reconciliation = Reconciler(InDoubt(today.database), today.sink, today.sink_id)
     assert reconciliation.run_once(today.database.instant()).figures() == {}
     assert today.rows("select distinct state::text from aggregator.event") == [("in_doubt",)]
 

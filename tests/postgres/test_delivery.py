@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from aggregator.core.model import Answer, Event, Outcome, State
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.errors import InvariantBroken, LedgerUnreachable
 from aggregator.ledger.database import Database
 from tests.fakes import FakeSink
@@ -186,7 +186,7 @@ def test_a_busy_sink_gets_the_events_later(owing: World) -> None:
 def test_what_never_left_burns_no_attempt(owing: World) -> None:
     """Events that were claimed but never sent, because we were told to stop, are due again as if nothing had been."""
     owing.sink.fault = lambda event: Answer.UNSENT
-    delivery = Delivery(owing.outbox, owing.sink, owing.registered.feeds[0].sink_id, lambda: owing.now)
+    delivery = Sender(owing.outbox, owing.sink, owing.registered.feeds[0].sink_id, lambda: owing.now)
     assert delivery.run_once(owing.now).unsent == 10
     rows = owing.rows("select state::text, attempts, exposed_at from aggregator.event group by 1, 2, 3")
     assert rows == [("due", 0, None)]
@@ -312,14 +312,14 @@ def test_a_sink_with_another_limit_batches_accordingly(database: Database) -> No
         world.source.use(f"cus_{number:03}", START)
     world.at(1, 5)
     world.collect()
-    delivery = Delivery(world.outbox, sink, world.registered.feeds[0].sink_id, lambda: world.now)
+    delivery = Sender(world.outbox, sink, world.registered.feeds[0].sink_id, lambda: world.now)
     assert [delivery.run_once(world.now).claimed for _ in range(4)] == [100, 100, 50, 0]
 
 
 def test_a_process_that_slept_past_its_claim_sends_nothing_more(owing: World) -> None:
     """After a long pause the claim may be another's: nothing of it leaves any more (B12)."""
     woken = iter([0.0, 0.0, 3600.0])
-    delivery = Delivery(
+    delivery = Sender(
         owing.outbox,
         owing.sink,
         owing.registered.feeds[0].sink_id,
@@ -335,7 +335,7 @@ def test_a_process_that_slept_past_its_claim_sends_nothing_more(owing: World) ->
 def test_after_a_long_pause_nothing_of_an_old_claim_leaves(owing: World) -> None:
     """A process that stands still for a day between two events sends no more: the sink may have forgotten them (B4)."""
     seconds = [0.0]
-    delivery = Delivery(
+    delivery = Sender(
         owing.outbox, owing.sink, owing.registered.feeds[0].sink_id, lambda: owing.now, lambda: seconds[0]
     )
     sent = owing.sink.received
@@ -355,7 +355,7 @@ def test_after_a_long_pause_nothing_of_an_old_claim_leaves(owing: World) -> None
 def test_a_claim_that_lost_rows_to_another_process_sends_nothing_more(owing: World) -> None:
     """Its clock says that there is time, and the ledger says that the rows are another's by now: the ledger is right."""
     seconds = [0.0]
-    delivery = Delivery(
+    delivery = Sender(
         owing.outbox, owing.sink, owing.registered.feeds[0].sink_id, lambda: owing.now, lambda: seconds[0]
     )
     other = owing.beside()

@@ -21,10 +21,10 @@ from aggregator.core.model import (
     Span,
     State,
 )
-from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
+from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.database import Database
-from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.review.rejections import refuse_missing
 from tests.postgres.configured import written
@@ -44,9 +44,9 @@ def owing(world: World) -> World:
 
 
 @pytest.fixture
-def doubts(database: Database) -> Doubts:
+def doubts(database: Database) -> InDoubt:
     """The verbs under test."""
-    return Doubts(database)
+    return InDoubt(database)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def bring(world: World, state: str) -> None:
 
 @pytest.mark.parametrize("state", ["due", "sending", "in_doubt", "accepted", "confirmed"])
 def test_a_rejection_refuses_whatever_stood_there(
-    owing: World, doubts: Doubts, parked: ParkedEvents, state: str
+    owing: World, doubts: InDoubt, parked: ParkedEvents, state: str
 ) -> None:
     """Before or after the 200, in doubt or confirmed: refused with the sink's reason, once, and never sent again (B5)."""
     bring(owing, state)
@@ -124,7 +124,7 @@ def test_a_rejection_refuses_whatever_stood_there(
 
 
 def test_a_rejection_of_what_was_refused_marks_its_name_as_used(
-    owing: World, doubts: Doubts, parked: ParkedEvents
+    owing: World, doubts: InDoubt, parked: ParkedEvents
 ) -> None:
     """It stays refused for its first reason, and a release plans it anew instead of sending a duplicate (B5)."""
     bring(owing, "refused")
@@ -135,7 +135,9 @@ def test_a_rejection_of_what_was_refused_marks_its_name_as_used(
 
 
 @pytest.mark.parametrize("state", ["held", "void"])
-def test_a_rejection_of_what_was_never_sent_changes_nothing(owing: World, doubts: Doubts, state: str) -> None:
+def test_a_rejection_of_what_was_never_sent_changes_nothing(
+    owing: World, doubts: InDoubt, state: str
+) -> None:
     """A held event, or one that a newer plan has replaced: on record, and ignored (B5)."""
     bring(owing, state)
     [(event, name)] = owing.rows("select id, identifier from aggregator.event where state::text = %s", state)
@@ -145,7 +147,7 @@ def test_a_rejection_of_what_was_never_sent_changes_nothing(owing: World, doubts
     assert owing.rows("select event_id from aggregator.rejection") == [(event,)]
 
 
-def test_a_rejection_of_an_event_we_do_not_have(owing: World, doubts: Doubts) -> None:
+def test_a_rejection_of_an_event_we_do_not_have(owing: World, doubts: InDoubt) -> None:
     """Somebody else's identifier, or another sink's: on record, and ignored; those beside it count."""
     owing.deliver()
     event, name = event_of(owing)
@@ -159,7 +161,7 @@ def test_a_rejection_of_an_event_we_do_not_have(owing: World, doubts: Doubts) ->
     assert doubts.reject(sink_id(owing), [], owing.now) == []
 
 
-def test_a_late_200_finds_nothing_to_settle(owing: World, doubts: Doubts) -> None:
+def test_a_late_200_finds_nothing_to_settle(owing: World, doubts: InDoubt) -> None:
     """All interleavings of a claim, a rejection and the answer end refused, with nothing in the outbox (B5)."""
     claim = owing.outbox.claim(sink_id(owing), 100, owing.now)
     assert claim is not None
@@ -173,7 +175,7 @@ def test_a_late_200_finds_nothing_to_settle(owing: World, doubts: Doubts) -> Non
     assert owing.one("select count(*) from aggregator.outbox where event_id = %s", event) == 0
 
 
-def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, doubts: Doubts) -> None:
+def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, doubts: InDoubt) -> None:
     """The search is bounded by when an event was planned; what it does not find is on record."""
     owing.deliver()
     old, its_name = event_of(owing, "cus_0")
@@ -189,7 +191,7 @@ def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, d
 PROOF = 26 * HOUR
 
 
-def test_a_report_under_a_former_name_is_followed_up(owing: World, doubts: Doubts) -> None:
+def test_a_report_under_a_former_name_is_followed_up(owing: World, doubts: InDoubt) -> None:
     """A process that knows a meter under the name it had takes a report of it: what it does not name is looked for (B5)."""
     owing.deliver()
     owing.meters.register([replace(METER, name="calls", renamed_from=METER.name)])
@@ -202,7 +204,7 @@ def test_a_report_under_a_former_name_is_followed_up(owing: World, doubts: Doubt
     ("rejected", "proof", "asks"), [(1, PROOF, False), (0, PROOF, False), (2, PROOF, True), (2, None, False)]
 )
 def test_what_a_report_asks_for(
-    owing: World, doubts: Doubts, rejected: int, proof: dt.timedelta | None, asks: bool
+    owing: World, doubts: InDoubt, rejected: int, proof: dt.timedelta | None, asks: bool
 ) -> None:
     """Only one that counts more than it names, from a sink that can be read back, asks for a read-back; and once (B5)."""
     owing.deliver()
@@ -218,7 +220,7 @@ def test_what_a_report_asks_for(
     assert doubts.take_report(sink_id(owing), nowhere, owing.now, proof) == ([], False)
 
 
-def test_nothing_is_concluded_from_what_has_changed(owing: World, doubts: Doubts) -> None:
+def test_nothing_is_concluded_from_what_has_changed(owing: World, doubts: InDoubt) -> None:
     """A figure compared with other events than those that stand there now proves nothing, and writes nothing (B4)."""
     bring(owing, "in_doubt")
     owing.now += 27 * HOUR
@@ -226,8 +228,8 @@ def test_nothing_is_concluded_from_what_has_changed(owing: World, doubts: Doubts
     assert [excerpt.customer for excerpt in excerpts] == ["cus_0", "cus_1", "cus_2"]
     excerpt = excerpts[1]
     [standing] = excerpt.events
-    ruling = [Ruling(standing.id, Finding.ABSENT, "the figures")]
-    changes: list[Callable[[Standing], Excerpt]] = [
+    ruling = [Conclusion(standing.id, Finding.ABSENT, "the figures")]
+    changes: list[Callable[[EventState], EventsInSpan]] = [
         lambda one: excerpt._replace(events=(one._replace(state=State.ACCEPTED),)),
         lambda one: excerpt._replace(events=(one._replace(attempted_at=START),)),
         lambda one: excerpt._replace(events=(one, one)),
@@ -243,7 +245,7 @@ def test_nothing_is_concluded_from_what_has_changed(owing: World, doubts: Doubts
     assert owing.deliver().accepted == 1
 
 
-def test_a_neighbour_in_the_same_minute_belongs_to_the_picture(owing: World, doubts: Doubts) -> None:
+def test_a_neighbour_in_the_same_minute_belongs_to_the_picture(owing: World, doubts: InDoubt) -> None:
     """Every event of the customer in that minute is compared, in whatever state, and nobody else's."""
     bring(owing, "in_doubt")
     owing.source.use("cus_1", START + HOUR, 7)
@@ -257,7 +259,7 @@ def test_a_neighbour_in_the_same_minute_belongs_to_the_picture(owing: World, dou
     assert doubts.open(sink_id(owing) + 1, owing.now, PROOF, 100) == []
 
 
-def test_another_minute_of_the_same_window_is_no_neighbour(owing: World, doubts: Doubts) -> None:
+def test_another_minute_of_the_same_window_is_no_neighbour(owing: World, doubts: InDoubt) -> None:
     """A correction has a minute of its own, so that the sink's figure for it shows it alone."""
     owing.deliver()
     owing.source.use("cus_1", START, 5)
@@ -269,7 +271,7 @@ def test_another_minute_of_the_same_window_is_no_neighbour(owing: World, doubts:
     assert excerpt.span.start > START
 
 
-def test_an_event_that_was_given_up_may_be_there(owing: World, doubts: Doubts) -> None:
+def test_an_event_that_was_given_up_may_be_there(owing: World, doubts: InDoubt) -> None:
     """What left and was voided without proof is in nobody's books, and yet perhaps in the figure; a rejected one is not."""
     bring(owing, "in_doubt")
     event, name = event_of(owing)
@@ -281,7 +283,7 @@ def test_an_event_that_was_given_up_may_be_there(owing: World, doubts: Doubts) -
     assert not standing.perhaps
 
 
-def _at_one_minute(world: World, doubts: Doubts, customer: str) -> tuple[Standing, ...]:
+def _at_one_minute(world: World, doubts: InDoubt, customer: str) -> tuple[EventState, ...]:
     from aggregator.ledger.review.in_doubt import Readback
 
     span = Span(START, START + MINUTE)
@@ -339,7 +341,7 @@ def test_a_dismissed_event_stays_what_it_is(owing: World, parked: ParkedEvents) 
     owing.check_balance()
 
 
-def test_a_release_sends_some_and_plans_some_anew(owing: World, doubts: Doubts) -> None:
+def test_a_release_sends_some_and_plans_some_anew(owing: World, doubts: InDoubt) -> None:
     """What was only refused goes out as it is; what was accepted before is marked for the next pass; both in one call."""
     owing.sink.refused.add("cus_0")
     owing.deliver()
@@ -354,7 +356,7 @@ def test_a_release_sends_some_and_plans_some_anew(owing: World, doubts: Doubts) 
     assert owing.one("select reread_from from aggregator.meter") == START
 
 
-def test_a_release_leaves_an_older_reread_as_it_is(owing: World, doubts: Doubts) -> None:
+def test_a_release_leaves_an_older_reread_as_it_is(owing: World, doubts: InDoubt) -> None:
     """What is to be read again from further back still is."""
     owing.deliver()
     event, name = event_of(owing)
@@ -426,7 +428,7 @@ def test_what_an_adoption_has_taken_over_is_not_owed_again(owing: World) -> None
     owing.deliver()
     [(event, name)] = owing.rows("select id, identifier from aggregator.event where customer = 'cus_1'")
     owing.execute(TAKE_OVER)
-    doubts, sink_id = Doubts(owing.database), owing.registered.feeds[0].sink_id
+    doubts, sink_id = InDoubt(owing.database), owing.registered.feeds[0].sink_id
     assert doubts.reject(sink_id, [Rejection(name, "no such customer")], owing.now) == []
     with owing.database.transaction() as connection:
         assert refuse_missing(connection, [EventId(event)], "its figure is 0", owing.now) == 0
@@ -502,7 +504,7 @@ def test_released_by_id_and_by_meter(owing: World, call: Callable[..., Result]) 
     assert owing.deliver().accepted == 3
 
 
-def test_released_after_a_rejection(owing: World, doubts: Doubts, call: Callable[..., Result]) -> None:
+def test_released_after_a_rejection(owing: World, doubts: InDoubt, call: Callable[..., Result]) -> None:
     """It says that the event is planned anew, and the list shows it (B5)."""
     owing.deliver()
     event, name = event_of(owing)
@@ -523,7 +525,7 @@ def test_released_after_a_rejection(owing: World, doubts: Doubts, call: Callable
 )
 def test_what_no_pass_would_plan_anew_is_not_released(
     owing: World,
-    doubts: Doubts,
+    doubts: InDoubt,
     call: Callable[..., Result],
     tmp_path: Path,
     away: tuple[str, str] | None,

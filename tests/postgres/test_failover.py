@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from aggregator.core.model import Outcome, State
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.identity import Failover
@@ -178,7 +178,7 @@ def test_a_duplicate_at_a_first_attempt_stops_the_ledger(world: PinnedWorld, tmp
     restore(world.database, backup)
     sent = len(world.sink.received)
     stranger = world.on(tmp_path / "elsewhere")
-    result = Delivery(
+    result = Sender(
         stranger.outbox, stranger.sink, world.registered.feeds[0].sink_id, lambda: world.now
     ).run_once(world.now)
     assert (result.claimed, result.refused, result.unsent) == (3, 1, 2)

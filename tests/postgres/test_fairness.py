@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.core.model import Answer, Event, Span, Verdict
 from aggregator.daemon.daemon import EVER
-from aggregator.delivery.sender import Delivered, Delivery, drain
+from aggregator.delivery.sender import Delivered, Sender, drain
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.outbox import LEAST_SHARE, PICK
 from aggregator.ledger.reports import Reports
@@ -191,7 +191,7 @@ def test_a_removed_meter_waits_by_name_and_costs_nothing(world: World) -> None:
     owe(world, removed, range(1, 101))
     owe(world, known, range(101, 104))
     sink_id = world.registered.feeds[0].sink_id
-    delivery = Delivery(world.outbox, world.sink, sink_id, lambda: world.now, feeds=[known])
+    delivery = Sender(world.outbox, world.sink, sink_id, lambda: world.now, feeds=[known])
     assert drain([delivery], lambda: world.now).accepted == 3
     assert world.outbox.waiting(sink_id, [known]) == (None, 0)
     assert not world.outbox.more_due(sink_id, 0, world.now, [known])
@@ -246,7 +246,7 @@ def test_what_is_handed_back_is_not_claimed_for_ever(database: Database) -> None
     world = World(database, sinks=[HandingBack()])
     owe(world, world.registered.feeds[0].id, range(1, 301))
     rounds: list[Delivered] = []
-    delivery = Delivery(world.outbox, world.sink, world.registered.feeds[0].sink_id, lambda: world.now)
+    delivery = Sender(world.outbox, world.sink, world.registered.feeds[0].sink_id, lambda: world.now)
     assert drain([delivery], lambda: world.now, rounds.append).unsent == rounds[0].claimed
     assert len(rounds) == 1
 
@@ -263,7 +263,7 @@ def test_a_sink_that_takes_nothing_for_a_while_is_left(database: Database) -> No
         world.now += dt.timedelta(minutes=10)
         return world.now
 
-    delivery = Delivery(world.outbox, world.sink, world.registered.feeds[0].sink_id, lambda: world.now)
+    delivery = Sender(world.outbox, world.sink, world.registered.feeds[0].sink_id, lambda: world.now)
     drain([delivery], later, rounds.append, lambda: next(seconds))
     assert 1 < len(rounds) < 20
 

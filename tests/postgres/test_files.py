@@ -21,15 +21,15 @@ from aggregator.core.model import (
     State,
     Written,
 )
-from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.sender import Delivered, drain
 from aggregator.errors import InvariantBroken, LedgerStopped, SinkHalted, SinkUnreachable, UsageError
 from aggregator.ledger.database import Database
-from aggregator.ledger.identity import Pin
-from aggregator.ledger.outbox.files import Files, Whole
+from aggregator.ledger.identity import LedgerIdentity
+from aggregator.ledger.outbox.files import FileClaim, Files
 from aggregator.ledger.outbox.uploads import FileRow, Uploads
-from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat
 from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe import StripeMeter
@@ -69,7 +69,7 @@ class FileWorld(World):
         self.collection._registered = self.registered
         self.collection._limits = dict.fromkeys(self.collection._limits, limits)
         self.state = state
-        self.pin = Pin(database, Heartbeat(state)) if state else None
+        self.pin = LedgerIdentity(database, ClaimCounter(state)) if state else None
         self.files = Files(database, self.owner, HOLD, self.pin)
         self.uploads = Uploads(database)
         self.sink_id = self.registered.feeds[0].sink_id
@@ -107,9 +107,9 @@ class FileWorld(World):
         other.now = self.now
         return other
 
-    def filing(self, **more: Any) -> Filing:
+    def filing(self, **more: Any) -> FileWriter:
         """Return what writes files."""
-        return Filing(
+        return FileWriter(
             self.files,
             self.outbox,
             self.files_sink,
@@ -294,14 +294,14 @@ class AfterItsName(DirectorySink):
 class NotSettled(Files):
     """Gone before the ledger is told."""
 
-    def settle(self, claim: Whole, written: Written | None, now: dt.datetime) -> int:
+    def settle(self, claim: FileClaim, written: Written | None, now: dt.datetime) -> int:
         raise Killed
 
 
 class Settled(Files):
     """Gone right after."""
 
-    def settle(self, claim: Whole, written: Written | None, now: dt.datetime) -> int:
+    def settle(self, claim: FileClaim, written: Written | None, now: dt.datetime) -> int:
         super().settle(claim, written, now)
         raise Killed
 
@@ -387,7 +387,7 @@ def test_who_has_lost_its_claim_gives_its_file_no_name(world: FileWorld) -> None
             return super()._write(batch, may_go_on)
 
     world.files_sink = world.new_sink(kind=Slow)
-    filing = Filing(
+    filing = FileWriter(
         world.files, world.outbox, world.files_sink, world.sink_id, lambda: world.now, at_once=True,
         elapsed=lambda: time[0],
     )  # fmt: skip
@@ -410,7 +410,7 @@ def test_a_claim_is_renewed_while_its_file_is_made(world: FileWorld) -> None:
             return super()._write(batch, may_go_on)
 
     world.files_sink = world.new_sink(kind=Slow)
-    filing = Filing(
+    filing = FileWriter(
         world.files, world.outbox, world.files_sink, world.sink_id, lambda: world.now, at_once=True,
         elapsed=lambda: time[0],
     )  # fmt: skip
@@ -479,7 +479,7 @@ def test_what_was_rejected_meanwhile_stays_rejected(world: FileWorld) -> None:
     [before] = world.lying().values()
     name = world.one("select min(identifier) from aggregator.event")
     assert (
-        len(Doubts(world.database).reject(world.sink_id, [Rejection(name, "no such customer")], world.now))
+        len(InDoubt(world.database).reject(world.sink_id, [Rejection(name, "no such customer")], world.now))
         == 1
     )
     other = world.another()
@@ -567,7 +567,7 @@ def test_a_claim_counts_and_so_does_taking_over(database: Database, tmp_path: Pa
     other.now += HOLD
     other.write()
     assert world.one("select beat from aggregator.pin") == 2
-    known = Heartbeat(tmp_path / "state").known()
+    known = ClaimCounter(tmp_path / "state").known()
     assert known is not None
     assert known.beat == 2
     other.write()

@@ -13,7 +13,7 @@ from aggregator.core.model import Decreases, Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.uploads import Rejected, Row
-from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.sinks.files import CsvFormat, DirectorySink, JsonFormat
 from aggregator.sinks.stripe import StripeMeter
@@ -141,7 +141,7 @@ def test_what_stripe_rejected_by_name_is_left_as_it_is(world: FileWorld) -> None
     """An event that was refused, or planned anew, before the file was rejected is not owed a second time."""
     first = newest(world)
     names = [row[0] for row in world.rows("select identifier from aggregator.event order by id limit 2")]
-    Doubts(world.database).reject(
+    InDoubt(world.database).reject(
         world.sink_id, [Rejection(name, "no such customer") for name in names], world.now
     )
     [refused] = world.rows("select min(id) from aggregator.event where state = 'refused'")

@@ -11,7 +11,7 @@ import pytest
 
 from aggregator.core.model import Answer, Span, Terms
 from aggregator.delivery.first_use import ASK_AGAIN, LOOK_AGAIN, FirstUse, asked_span
-from aggregator.delivery.sender import Delivered, Delivery, drain
+from aggregator.delivery.sender import Delivered, Sender, drain
 from aggregator.errors import (
     CustomerUnknown,
     SinkError,
@@ -69,7 +69,7 @@ class Fresh(World):
         """Let delivery run until nothing leaves any more."""
         whole = Delivered()
         feed = self.registered.feeds[0]
-        lane = Delivery(self.outbox, self.sink, feed.sink_id, lambda: self.now, clear=self.first_use.run_once)
+        lane = Sender(self.outbox, self.sink, feed.sink_id, lambda: self.now, clear=self.first_use.run_once)
         while (part := lane.run_once(self.now)).claimed or part.first_uses:
             whole.add(part)
         return whole
@@ -140,7 +140,7 @@ def test_a_sink_that_answers_slowly_keeps_no_other_feed(fresh: Fresh) -> None:
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(fresh.deliver)
         assert asking.wait(SECONDS)
-        lane = Delivery(other.outbox, other.sink, sink_id, lambda: other.now, clear=fresh.first_use.run_once)
+        lane = Sender(other.outbox, other.sink, sink_id, lambda: other.now, clear=fresh.first_use.run_once)
         beside = pool.submit(lane.run_once, other.now)
         try:
             sent = beside.result(SECONDS)

@@ -7,16 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aggregator.core.model import Rejection, Report, Span
-from aggregator.core.notifications import Notice, Told, Unimported
+from aggregator.core.notifications import Notification, ParsedNotification, Unimported
 from aggregator.errors import LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.notifications import KEPT, Heard, Taking
-from aggregator.ledger.notifications import Intake as Notices
+from aggregator.ledger.notifications import KEPT, Heard, Notifications, Taking
 from aggregator.reconciliation.notification_poller import (
     AGAIN_AFTER,
     OVERLAP,
     REACH,
-    Intake,
+    NotificationPoller,
     NotSigned,
     Taken,
 )
@@ -50,9 +49,9 @@ def sink_id(world: World) -> int:
     return world.registered.feeds[0].sink_id
 
 
-def intake(world: World, teller: NotificationClient) -> Intake:
+def intake(world: World, teller: NotificationClient) -> NotificationPoller:
     """A fresh process's ears."""
-    return Intake(Notices(world.database), teller, world.sink, sink_id(world))
+    return NotificationPoller(Notifications(world.database), teller, world.sink, sink_id(world))
 
 
 def hear(world: World, teller: NotificationClient) -> Taken:
@@ -76,7 +75,7 @@ def states(world: World) -> list[str]:
 
 
 def heard(world: World) -> Heard | None:
-    return next(iter(Notices(world.database).standings()), None)
+    return next(iter(Notifications(world.database).standings()), None)
 
 
 def test_what_a_sink_reports_is_taken_once(owing: World, teller: NotificationClient) -> None:
@@ -259,7 +258,7 @@ def test_a_kind_that_nobody_knows_is_acknowledged(owing: World, teller: Notifica
     assert intake(owing, teller).deliver(b"evt_unknown", SIGNED, owing.now).figures() == {}
 
 
-class Breaks(Notices):
+class Breaks(Notifications):
     """A ledger whose connection breaks at a place."""
 
     def __init__(self, database: Database, place: str) -> None:
@@ -288,7 +287,7 @@ def test_a_crash_between_any_two_steps_loses_and_doubles_nothing(
     hear(owing, teller)
     teller.tell("evt_1", report(owing, "cus_1", rejected=2))
     owing.now += 3 * HOUR  # longer ago than what is asked for again anyway
-    broken = Intake(Breaks(owing.database, place), teller, owing.sink, sink_id(owing))
+    broken = NotificationPoller(Breaks(owing.database, place), teller, owing.sink, sink_id(owing))
     with pytest.raises(LedgerUnreachable):
         broken.run_once(owing.now)
     owing.now += 2 * HOUR
@@ -316,25 +315,25 @@ def test_two_who_bring_the_same_at_once_count_it_once(owing: World, teller: Noti
 
 def test_a_message_and_what_follows_from_it_are_one(owing: World) -> None:
     """If what follows cannot be written, the message is not on record either, and comes again."""
-    told = Told(Notice("evt_1", "kind", owing.now), (report(owing, "cus_1"),))
+    told = ParsedNotification(Notification("evt_1", "kind", owing.now), (report(owing, "cus_1"),))
     with pytest.raises(ValueError, match="zip"):
-        Notices(owing.database).take(sink_id(owing), told, "poll", owing.now, [])
+        Notifications(owing.database).take(sink_id(owing), told, "poll", owing.now, [])
     assert owing.one("select count(*) from aggregator.notice") == 0
 
 
 def test_a_rejection_that_no_figure_can_show_is_said(owing: World, teller: NotificationClient) -> None:
     """Where totals prove nothing about single events, one that is counted and not named needs a person."""
-    told = Told(Notice("evt_1", "kind", owing.now), (report(owing, "cus_1", rejected=2),))
-    taking = Notices(owing.database).take(sink_id(owing), told, "poll", owing.now, [None])
+    told = ParsedNotification(Notification("evt_1", "kind", owing.now), (report(owing, "cus_1", rejected=2),))
+    taking = Notifications(owing.database).take(sink_id(owing), told, "poll", owing.now, [None])
     assert taking.unseen == (METER.name,)
     assert owing.one("select count(*) from aggregator.readback") == 0
 
 
 def test_what_was_not_imported_is_on_record(owing: World, teller: NotificationClient) -> None:
     """The file and the reason stand in the ledger and in what is said."""
-    notice = Notice("evt_1", "data_management.import_set.failed", owing.now)
+    notice = Notification("evt_1", "data_management.import_set.failed", owing.now)
     teller.messages["evt_1"] = (
-        Told(notice, unimported=(Unimported(("a.csv",), "no column value"),)),
+        ParsedNotification(notice, unimported=(Unimported(("a.csv",), "no column value"),)),
         owing.now,
     )
     taken = intake(owing, teller).deliver(b"evt_1", SIGNED, owing.now)
@@ -363,7 +362,7 @@ def test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard(
     teller.during_fetch = ears.stop
     ears.run_once(owing.now)
     assert states(owing) == ["refused", "accepted", "accepted"]
-    assert Notices(owing.database).heard_until(sink_id(owing)) is None
+    assert Notifications(owing.database).heard_until(sink_id(owing)) is None
     teller.during_fetch = lambda: None
     hear(owing, teller)
     assert states(owing) == ["refused", "refused", "refused"]

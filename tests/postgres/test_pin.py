@@ -10,9 +10,9 @@ import pytest
 
 from aggregator.errors import LedgerError, LedgerStopped
 from aggregator.ledger.database import Database
-from aggregator.ledger.identity import Pin, named
+from aggregator.ledger.identity import LedgerIdentity, named
 from aggregator.ledger.passes.passes import Passes
-from aggregator.runtime.claim_counter import FILE, Beat, Heartbeat
+from aggregator.runtime.claim_counter import FILE, ClaimCount, ClaimCounter
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.world import HOUR, MINUTE, START
 
@@ -51,12 +51,12 @@ def test_a_claim_counts_before_anything_leaves(world: PinnedWorld) -> None:
 
 def test_a_first_opening_pins_the_place(database: Database, tmp_path: Path) -> None:
     """A ledger belongs to the server and the database it is first opened on; a later opening changes nothing."""
-    pin = Pin(database, Heartbeat(tmp_path))
+    pin = LedgerIdentity(database, ClaimCounter(tmp_path))
     assert pin.check(START) is None
     found = pin.pinned()
     assert (found.cluster, found.database_oid) == (found.lies_on, found.lies_in)
     assert found.cluster is not None
-    assert Pin(database, Heartbeat(tmp_path)).check(START) is None
+    assert LedgerIdentity(database, ClaimCounter(tmp_path)).check(START) is None
     assert pin.pinned() == found
 
 
@@ -108,10 +108,10 @@ def test_a_claim_in_the_middle_of_a_look_is_no_ledger_wound_back(world: PinnedWo
     """Who starts beside one that sends reads file and ledger at two moments; what is claimed between is no news."""
     late = world.again()
 
-    class Beside(Heartbeat):
+    class Beside(ClaimCounter):
         """The same file, read while the other process claims."""
 
-        def known(self) -> Beat | None:
+        def known(self) -> ClaimCount | None:
             if world.one("select count(*) from aggregator.claim") == 0:
                 world.deliver()
             return super().known()

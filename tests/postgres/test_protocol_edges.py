@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.collection.backfill import Backfill
 from aggregator.core.model import Answer, Decreases, Reading, Span
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.errors import InvariantBroken, QueryRejected
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes import changes, writer
@@ -40,9 +40,7 @@ def test_a_later_start_at_lowers_nothing_that_was_billed(database: Database) -> 
     world.at(1, 5)
     world.collect()
     world.sink.fault = lambda event: Answer.BUSY if event.customer == "cus_a" else None
-    Delivery(world.outbox, world.sink, world.registered.feeds[0].sink_id, lambda: world.now).run_once(
-        world.now
-    )
+    Sender(world.outbox, world.sink, world.registered.feeds[0].sink_id, lambda: world.now).run_once(world.now)
     world.source.use("cus_a", START + 2 * MINUTE, 1)
     world.at(2, 5)
     world.collect()

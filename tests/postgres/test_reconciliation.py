@@ -21,9 +21,9 @@ from aggregator.core.model import (
 from aggregator.core.readbacks import LOOK_AGAIN, Finding
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
-from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
+from aggregator.reconciliation.reconciler import Reconciled, Reconciler
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -111,9 +111,9 @@ def owing(database: Database, sink: Sink) -> World:
     return world
 
 
-def reconciliation(world: World) -> Reconciliation:
+def reconciliation(world: World) -> Reconciler:
     """Return what reads the one sink back."""
-    return Reconciliation(Doubts(world.database), world.sink, world.registered.feeds[0].sink_id)
+    return Reconciler(InDoubt(world.database), world.sink, world.registered.feeds[0].sink_id)
 
 
 def reconcile(world: World) -> Reconciled:
@@ -133,7 +133,7 @@ def report(world: World, *identifiers: str, rejected: int | None = None, name: s
     return Report(name, METER.name, span, len(named) if rejected is None else rejected, named)
 
 
-def about_to_look(world: World) -> Reconciliation:
+def about_to_look(world: World) -> Reconciler:
     """Return what was told of one rejection that it does not know, when it is time to read the sink back for it."""
     reading = reconciliation(world)
     reading.take(report(world, rejected=1)._replace(span=Span(world.now, world.now + 10 * SECOND)), world.now)

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from aggregator.core.model import Rejection, Report, Span
-from aggregator.core.notifications import Notice, Told
+from aggregator.core.notifications import Notification, ParsedNotification
 from aggregator.ledger.database import Database
-from aggregator.ledger.notifications import Intake as Notices
-from aggregator.ledger.notifications import Taking
+from aggregator.ledger.notifications import Notifications, Taking
 from tests.postgres.test_files import FileWorld
 from tests.postgres.world import METER
 
@@ -29,8 +28,8 @@ def tell(world: FileWorld, customer: str, *, whose: str = "") -> Taking:
     span = Span(world.now - dt.timedelta(hours=1), world.now)
     report = Report("evt_1", METER.name, span, 1, (Rejection(name, "no such customer"),), whose=whose)
     sink_id = world.one("select id from aggregator.sink where name = 'hears'")
-    told = Told(Notice("evt_1", "kind", world.now), (report,))
-    return Notices(world.database).take(sink_id, told, "poll", world.now, [None])
+    told = ParsedNotification(Notification("evt_1", "kind", world.now), (report,))
+    return Notifications(world.database).take(sink_id, told, "poll", world.now, [None])
 
 
 def test_a_row_that_was_invalid_is_owed_again(database: Database, tmp_path: Path) -> None:
@@ -59,8 +58,8 @@ def test_more_rows_than_a_report_names_are_not_passed_over(
     span = Span(world.now - dt.timedelta(hours=1), world.now)
     report = Report("evt_1", "", span, 1_000, (Rejection(name, "no such customer"),))
     sink_id = world.one("select id from aggregator.sink where name = 'hears'")
-    told = Told(Notice("evt_1", "kind", world.now), (report,))
-    taking = Notices(database).take(sink_id, told, "poll", world.now, [dt.timedelta(hours=26)])
+    told = ParsedNotification(Notification("evt_1", "kind", world.now), (report,))
+    taking = Notifications(database).take(sink_id, told, "poll", world.now, [dt.timedelta(hours=26)])
     assert taking.unseen == unseen
     assert len(taking.refused) == len(unseen)
 

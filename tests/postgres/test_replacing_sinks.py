@@ -17,7 +17,7 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.ledger.database import Database
-from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
@@ -171,7 +171,7 @@ def test_what_the_sink_rejected_is_not_said_again_by_itself(overwriting: Replaci
         overwriting.deliver()
         accepted = overwriting.rows("select identifier from aggregator.event where state = 'accepted'")
         rejections = [Rejection(identifier, "no such customer") for (identifier,) in accepted]
-        Doubts(overwriting.database).reject(
+        InDoubt(overwriting.database).reject(
             overwriting.registered.feeds[0].sink_id, rejections, overwriting.now
         )
         if minutes == 84:
@@ -190,7 +190,9 @@ def test_a_total_of_which_one_copy_was_rejected_does_not_stay_by_another(overwri
     overwriting.deliver_later()
     [(identifier,)] = overwriting.rows("select identifier from aggregator.event where state = 'accepted'")
     sink_id = overwriting.registered.feeds[0].sink_id
-    Doubts(overwriting.database).reject(sink_id, [Rejection(identifier, "no such customer")], overwriting.now)
+    InDoubt(overwriting.database).reject(
+        sink_id, [Rejection(identifier, "no such customer")], overwriting.now
+    )
     overwriting.source.uses.clear()
     for hours in range(2, 12):
         overwriting.round(hours)
@@ -276,7 +278,7 @@ def test_what_waits_for_a_person_is_not_said_again_without_a_word(
     world.round(2, 20)
     [(event, identifier)] = world.rows("select id, identifier from aggregator.event where total = 7")
     sink_id = world.registered.feeds[0].sink_id
-    Doubts(database).reject(sink_id, [Rejection(identifier, "no such customer")], world.now)
+    InDoubt(database).reject(sink_id, [Rejection(identifier, "no such customer")], world.now)
     if dismissed:
         ParkedEvents(database).dismiss([event], world.now)
     world.source.use("cus_a", START + MINUTE, 1)

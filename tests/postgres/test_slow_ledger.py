@@ -15,10 +15,10 @@ from aggregator.cli import cli
 from aggregator.daemon.watchdog import Watching
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database, migrate
-from aggregator.ledger.identity import Pin
+from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.waits import Phase, Underway
 from aggregator.runtime import log
-from aggregator.runtime.claim_counter import Heartbeat
+from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.postgres.configured import written
@@ -44,7 +44,7 @@ def pair() -> Iterator[Pair]:
     with home() as directory, server(directory / "primary") as primary:
         migrate(primary.url())
         with Database(primary.url()) as database:
-            Pin(database, Heartbeat(directory / "state")).check(utcnow())
+            LedgerIdentity(database, ClaimCounter(directory / "state")).check(utcnow())
         with (
             standby(primary, directory / "standby"),
             psycopg.connect(primary.url(), autocommit=True) as connection,

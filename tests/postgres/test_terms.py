@@ -19,7 +19,7 @@ from aggregator.core.model import (
     Span,
     Terms,
 )
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.errors import InvariantBroken, LeaseLost, UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes.passes import Pass
@@ -523,7 +523,7 @@ def test_a_sink_that_does_not_answer_delays_no_other(database: Database) -> None
 
     two.old.during_send = hang
     lanes = {
-        feed.sink: Delivery(two.world.outbox, two.world.sinks[feed.sink], feed.sink_id, lambda: two.world.now)
+        feed.sink: Sender(two.world.outbox, two.world.sinks[feed.sink], feed.sink_id, lambda: two.world.now)
         for feed in two.world.registered.feeds
     }
     waiting = threading.Thread(target=lanes["old"].run_once, args=(two.world.now,))

@@ -17,9 +17,9 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.ledger.database import Database
-from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.unacknowledged import SENT_SILENTLY
-from aggregator.reconciliation.reconciler import Reconciled, Reconciliation
+from aggregator.reconciliation.reconciler import Reconciled, Reconciler
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.world import HOUR, METER, START, World
 
@@ -60,7 +60,7 @@ def build(database: Database, sink: Silent, customers: int = 3) -> World:
 
 def reconcile(world: World) -> Reconciled:
     """Read the sink back once."""
-    return Reconciliation(Doubts(world.database), world.sink, world.registered.feeds[0].sink_id).run_once(
+    return Reconciler(InDoubt(world.database), world.sink, world.registered.feeds[0].sink_id).run_once(
         world.now
     )
 
@@ -132,7 +132,7 @@ def test_what_was_sent_silently_is_read_back_by_a_sink_that_answers_now(database
     world.at(2, 5)
     world.collect()
     world.deliver()
-    reading = Reconciliation(Doubts(database), sink, world.registered.feeds[0].sink_id)
+    reading = Reconciler(InDoubt(database), sink, world.registered.feeds[0].sink_id)
     assert reading.run_once(world.now).rejected == 0
     assert sink.asked == [], "too early to prove anything"
     for _ in range(6):
@@ -189,7 +189,7 @@ def test_what_still_goes_the_silent_way_is_read_back_later(database: Database) -
     world.collect()
     world.deliver()
     sink.limits = replace(sink.limits, answers=True, way="v1")
-    reading = Reconciliation(Doubts(database), sink, world.registered.feeds[0].sink_id)
+    reading = Reconciler(InDoubt(database), sink, world.registered.feeds[0].sink_id)
     reading.run_once(world.now)
     sink.fault = lambda event: None
     sink.drops = lambda event: True
@@ -240,7 +240,7 @@ def test_two_processes_ask_for_a_stretch_once(database: Database) -> None:
     """Whoever comes second finds it asked for."""
     world = build(database, Silent())
     world.now += PROOF + HOUR
-    doubts, feed = Doubts(database), world.registered.feeds[0]
+    doubts, feed = InDoubt(database), world.registered.feeds[0]
     (waiting,) = doubts.uncovered(feed.sink_id, START)
     span = Span(waiting.since, world.now.replace(minute=0) - PROOF)
     assert [doubts.ask_readback(waiting.feed, span, world.now) for _ in range(2)] == [True, False]

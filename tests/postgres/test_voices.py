@@ -7,15 +7,14 @@ import pytest
 from aggregator.core.model import Rejection, Report, Span
 from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.database import Database
-from aggregator.ledger.notifications import TALKS, Heard, Voice, Voices
-from aggregator.ledger.notifications import Intake as Notices
+from aggregator.ledger.notifications import TALKS, Heard, Notifications, Origin, Origins
 from aggregator.reconciliation.notification_poller import (
     AGAIN_AFTER,
     IMPORTS,
     MOST_ACCOUNTS_ASKED,
     OVERLAP,
     REACH,
-    Intake,
+    NotificationPoller,
     Taken,
 )
 from tests.postgres.teller import SIGNED, NotificationClient
@@ -52,12 +51,18 @@ def sink_id(world: World) -> int:
 
 def intake(
     world: World, teller: NotificationClient, *, by_customer: bool = True, imports: bool = False
-) -> Intake:
+) -> NotificationPoller:
     """A fresh process's ears."""
-    voices = Voices(world.database)
+    voices = Origins(world.database)
     whose = sink_id(world)
-    return Intake(
-        Notices(world.database), teller, world.sink, whose, voices, by_customer=by_customer, imports=imports
+    return NotificationPoller(
+        Notifications(world.database),
+        teller,
+        world.sink,
+        whose,
+        voices,
+        by_customer=by_customer,
+        imports=imports,
     )
 
 
@@ -86,13 +91,13 @@ def states(world: World) -> list[str]:
     return [row[0] for row in world.rows("select state::text from aggregator.event order by customer")]
 
 
-def voice(world: World, name: str) -> Voice:
+def voice(world: World, name: str) -> Origin:
     row = world.rows("select name, heard_until from aggregator.voice where name = %s", name)
-    return Voice._make(row[0])
+    return Origin._make(row[0])
 
 
 def standings(world: World) -> list[Heard]:
-    return Notices(world.database).standings()
+    return Notifications(world.database).standings()
 
 
 # -- accounts -------------------------------------------------------------------------------------

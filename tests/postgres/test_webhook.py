@@ -23,8 +23,8 @@ from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
-from aggregator.ledger.notifications import Intake as Notices
-from aggregator.reconciliation.notification_poller import Intake
+from aggregator.ledger.notifications import Notifications
+from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeNotificationClient, StripeSink
@@ -114,9 +114,9 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
     )
     sink_id = world.registered.feeds[0].sink_id
 
-    def ears(*secrets: str) -> Intake:
+    def ears(*secrets: str) -> NotificationPoller:
         teller = StripeNotificationClient(sink, {}, secrets=secrets, livemode=False)
-        return Intake(Notices(database), teller, FakeSink(), sink_id)
+        return NotificationPoller(Notifications(database), teller, FakeSink(), sink_id)
 
     intake, deaf = ears(SECRET, OTHER_SECRET), ears()
     address = Address("127.0.0.1:0")
@@ -124,7 +124,7 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
     readiness = Readiness(lambda _: noted)
     made = Site(database, shared_sandbox, address.url, readiness, noted)
     web = Web(
-        address, {"fake": intake, "deaf": deaf}, Notices(database), utcnow, lambda: made.slow, readiness
+        address, {"fake": intake, "deaf": deaf}, Notifications(database), utcnow, lambda: made.slow, readiness
     )
     web.start()
     yield made

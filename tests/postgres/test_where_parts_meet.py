@@ -18,13 +18,13 @@ from aggregator.core.model import (
     Span,
     WriteModel,
 )
-from aggregator.core.notifications import Cancelled
+from aggregator.core.notifications import CancelResult
 from aggregator.errors import LedgerError
 from aggregator.ledger.database import Database
 from aggregator.ledger.review.cancellations import Cancellations
-from aggregator.ledger.review.in_doubt import Doubts
-from aggregator.reconciliation.canceller import Cancelling, hindrance
-from aggregator.reconciliation.reconciler import Reconciliation
+from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.reconciliation.canceller import Canceller, hindrance
+from aggregator.reconciliation.reconciler import Reconciler
 from tests.fakes import FakeSource
 from tests.postgres.restore import PinnedWorld, back_up
 from tests.postgres.test_adoption import begin, cycle, lose, quiet_down, use
@@ -41,9 +41,9 @@ class NotificationClient:
     def cannot_cancel(self, meter: str) -> str | None:
         return None
 
-    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled:
+    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult:
         self.asked.append(identifier)
-        return Cancelled(Answer.ACCEPTED, complete=False, reason="Stripe says pending")
+        return CancelResult(Answer.ACCEPTED, complete=False, reason="Stripe says pending")
 
 
 def sink_id(world: PinnedWorld) -> int:
@@ -70,7 +70,7 @@ def test_what_an_adoption_took_over_is_never_cancelled(database: Database, tmp_p
     world.source.uses.remove(next(use for use in world.source.uses if (use[0], use[2]) == ("cus_1", 1)))
     world.now += 31 * MINUTE
     world.collect()
-    Cancelling(cancellations, teller, world.sink, sink_id(world), [METER.name]).run_once(world.now)
+    Canceller(cancellations, teller, world.sink, sink_id(world), [METER.name]).run_once(world.now)
     assert teller.asked == []
     assert world.booked("cus_1") == 6
 
@@ -91,7 +91,7 @@ def test_a_stopped_ledger_cancels_nothing_and_is_adopted_only_once_that_is_known
     cancellations, teller = Cancellations(world.database), NotificationClient()
     lose(world, backup)
     cancellations.ask(sink_id(world), [event], world.now)
-    Cancelling(cancellations, teller, world.sink, sink_id(world)).run_once(world.now)
+    Canceller(cancellations, teller, world.sink, sink_id(world)).run_once(world.now)
     assert teller.asked == []
     world.execute("update aggregator.cancellation set state = 'taken', tried_at = %s", world.now)
     with pytest.raises(LedgerError, match=rf"whether these events are cancelled: {event}\b"):
@@ -137,7 +137,7 @@ def test_what_was_taken_over_stands_in_for_no_lost_correction(database: Database
         world.collect()
         world.deliver()
     for _ in range(5):
-        Reconciliation(Doubts(world.database), world.like, sink_id(world)).run_once(world.now)
+        Reconciler(InDoubt(world.database), world.like, sink_id(world)).run_once(world.now)
         world.now += 7 * HOUR
     [(state, reason)] = world.rows(
         "select state::text, reason from aggregator.event where customer = 'cus_1' and attempts > 0"
@@ -204,7 +204,7 @@ def shrunk_by_hand(database: Database) -> World:
         world.collect()
         world.deliver()
     [(name,)] = world.rows("select identifier from aggregator.event where revision = 0")
-    assert Doubts(database).reject(sink_of(world), [Rejection(name, "invalid")], world.now)
+    assert InDoubt(database).reject(sink_of(world), [Rejection(name, "invalid")], world.now)
     world.source.uses[1] = ("cus_a", START, Decimal(2))
     a_few_rounds(world, 1)
     return world
@@ -254,7 +254,7 @@ def test_what_the_sink_refuses_again_is_not_planned_again_by_every_pass(database
         world.collect()
         world.deliver()
     rows = world.rows("select id, identifier from aggregator.event order by id")
-    Doubts(database).reject(sink_of(world), [Rejection(name, "invalid") for _, name in rows], world.now)
+    InDoubt(database).reject(sink_of(world), [Rejection(name, "invalid") for _, name in rows], world.now)
     world.sink.refused = {"cus_a"}
     world.outbox.release([event for event, _ in rows], world.now)
     a_few_rounds(world, 10)

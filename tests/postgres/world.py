@@ -8,9 +8,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from aggregator.collection.collector import Collected, Collection
+from aggregator.collection.collector import Collected, Collector
 from aggregator.core.model import Meter, Span
-from aggregator.delivery.sender import Delivered, Delivery
+from aggregator.delivery.sender import Delivered, Sender
 from aggregator.ledger.database import Database, identity
 from aggregator.ledger.meters import Lease, Meters, Registered
 from aggregator.ledger.outbox.first_use import FirstUses
@@ -60,7 +60,7 @@ class World:
         feeds = [feed.id for feed in self.registered.feeds]
         FirstUses(database).clear_for_good(feeds, "a test that is about something else", START)
         ledger_id = str(identity(database).ledger_id)
-        self.collection = Collection(
+        self.collection = Collector(
             self.registered,
             self.source,
             self.meters,
@@ -104,7 +104,7 @@ class World:
         """Let delivery run until nothing is due any more; return the sum of what it did."""
         whole = Delivered()
         for feed in self.registered.feeds:
-            delivery = Delivery(self.outbox, self.sinks[feed.sink], feed.sink_id, lambda: self.now)
+            delivery = Sender(self.outbox, self.sinks[feed.sink], feed.sink_id, lambda: self.now)
             for _ in range(1_000):
                 part = delivery.run_once(self.now)
                 whole.add(part)

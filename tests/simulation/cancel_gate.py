@@ -1,7 +1,7 @@
 """What a process of a simulated world has to take events back from the service."""
 
 from aggregator.core.model import Answer
-from aggregator.core.notifications import Cancelled
+from aggregator.core.notifications import CancelResult
 from tests.simulation.climate import HOUR, MINUTE
 from tests.simulation.gates import MILLISECOND, Gate
 from tests.simulation.service import Service
@@ -18,7 +18,7 @@ class CancelGate:
         """Cancel for every meter."""
         return None
 
-    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled:
+    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult:
         """Ask once."""
         gate = self._gate
         gate.step()
@@ -27,12 +27,12 @@ class CancelGate:
         gate.step(gate.random.randint(50, 150) * MILLISECOND)
         return said
 
-    def _ask(self, identifier: str) -> Cancelled:
+    def _ask(self, identifier: str) -> CancelResult:
         gate, service, climate = self._gate, self._service, self._gate.climate
         dice = gate.random.random
-        lost = Cancelled(Answer.UNKNOWN, False, "no answer")
+        lost = CancelResult(Answer.UNKNOWN, False, "no answer")
         if service.halted or dice() < climate.busy:
-            return Cancelled(Answer.BUSY, False, "not now")
+            return CancelResult(Answer.BUSY, False, "not now")
         if dice() < climate.lost_before or service.in_black_hole():
             return lost
         if dice() < climate.delayed:
@@ -42,7 +42,7 @@ class CancelGate:
         refused = service.cannot_cancel(identifier)
         if refused is not None:
             gate.marks.saw("cancellation refused")
-            return lost if dice() < climate.lost_after else Cancelled(Answer.REFUSED, False, refused)
+            return lost if dice() < climate.lost_after else CancelResult(Answer.REFUSED, False, refused)
         pending = dice() < climate.pending
         if pending:
             gate.marks.saw("cancellation pending")
@@ -52,7 +52,7 @@ class CancelGate:
         if dice() < climate.lost_after:
             gate.marks.saw("cancelled, and the answer is lost")
             return lost
-        return Cancelled(Answer.ACCEPTED, not pending, "pending" if pending else "complete")
+        return CancelResult(Answer.ACCEPTED, not pending, "pending" if pending else "complete")
 
     def _arrive(self, identifier: str) -> None:
         self._service.cancel(identifier)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 from aggregator.adoption import adopter as adoption_shell
 from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
-from aggregator.collection.collector import Collected, Collection
+from aggregator.collection.collector import Collected, Collector
 from aggregator.core.model import (
     Decreases,
     Meter,
@@ -22,17 +22,17 @@ from aggregator.core.model import (
 )
 from aggregator.core.renaming import Outlet
 from aggregator.delivery import first_use as first_use_shell
-from aggregator.delivery.file_writer import Filing
+from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
-from aggregator.delivery.sender import Delivered, Delivery, Lane
+from aggregator.delivery.sender import Delivered, Lane, Sender
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.meters import Registered
-from aggregator.ledger.outbox.files import Whole
+from aggregator.ledger.outbox.files import FileClaim
 from aggregator.ledger.passes.stats import Tally
-from aggregator.reconciliation.canceller import Cancelling
-from aggregator.reconciliation.notification_poller import Intake
-from aggregator.reconciliation.reconciler import Reconciliation
+from aggregator.reconciliation.canceller import Canceller
+from aggregator.reconciliation.notification_poller import NotificationPoller
+from aggregator.reconciliation.reconciler import Reconciler
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
@@ -53,14 +53,14 @@ from tests.simulation.hub import Hub, Process
 from tests.simulation.mail import Mail, MailGate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
-from tests.simulation.memory_cancelling import MemoryCancelling
-from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_cancelling import MemoryCancellations
+from tests.simulation.memory_doubts import MemoryInDoubt
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.memory_first_use import MemoryFirstUses
-from tests.simulation.memory_intake import MemoryIntake
+from tests.simulation.memory_intake import MemoryNotifications
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
-from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.memory_pin import Disk, MemoryIdentity
 from tests.simulation.memory_uploads import MemoryPlaces, MemoryUploads
 from tests.simulation.names import called
 from tests.simulation.new_ids import NewIds
@@ -116,16 +116,16 @@ class InMemory:
         MemoryMeters,
         MemoryPasses,
         MemoryOutbox,
-        MemoryDoubts,
-        MemoryPin,
+        MemoryInDoubt,
+        MemoryIdentity,
         MemoryFiles,
-        MemoryCancelling,
-        MemoryIntake,
+        MemoryCancellations,
+        MemoryNotifications,
         MemoryFirstUses,
     ]:
         """Return its verbs."""
-        pin = MemoryPin(self.ledger, disk)
-        doubts = MemoryDoubts(self.ledger)
+        pin = MemoryIdentity(self.ledger, disk)
+        doubts = MemoryInDoubt(self.ledger)
         outbox = MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin)
         return (
             MemoryMeters(self.ledger, owner, LEASE),
@@ -134,8 +134,8 @@ class InMemory:
             doubts,
             pin,
             MemoryFiles(self.ledger, owner, HOLD, pin, outbox),
-            MemoryCancelling(self.ledger, doubts),
-            MemoryIntake(self.ledger, doubts),
+            MemoryCancellations(self.ledger, doubts),
+            MemoryNotifications(self.ledger, doubts),
             MemoryFirstUses(self.ledger),
         )
 
@@ -468,8 +468,8 @@ class Daemon:
             self._life.marks[f"a backfill {'writes a file' if files else 'sends'}"] += 1
             self._hub.wait(MINUTE if files else SECOND)
 
-    def _filing(self, only: tuple[str, Span] | None = None) -> Filing:
-        return Filing(
+    def _filing(self, only: tuple[str, Span] | None = None) -> FileWriter:
+        return FileWriter(
             cast("Any", self._files),
             cast("Any", self._outbox),
             self._writes,
@@ -526,8 +526,8 @@ class Daemon:
                 pace = 3 * HOUR if self._life.resting else 40 * MINUTE
                 self._hub.wait(pace * (0.1 + 0.9 * self._random.random()))
 
-    def _delivery(self) -> Delivery:
-        return Delivery(
+    def _delivery(self) -> Sender:
+        return Sender(
             self._outbox,
             self._sink,
             self._sink_id,
@@ -547,7 +547,7 @@ class Daemon:
     def cancel(self) -> None:
         """Take events back whose decreases are held, for ever."""
         teller, lowering = CancelGate(self._gate, self._life.service), list(self._registered)
-        shell = Cancelling(cast("Any", self._cancelling), teller, self._sink, self._sink_id, lowering)
+        shell = Canceller(cast("Any", self._cancelling), teller, self._sink, self._sink_id, lowering)
         while True:
             self._round(lambda: shell.run_once(self._gate.now()))
             pace = 6 if self._life.resting else 1
@@ -565,9 +565,9 @@ class Daemon:
         result = self._round(lambda: self._intake().deliver(body, "", self._hub.now))
         self._life.marks["a message is delivered first"] += result is not None and result.messages
 
-    def _intake(self) -> Intake:
+    def _intake(self) -> NotificationPoller:
         teller = MailGate(self._gate, self._life.service, self._life.mail, self._knowing_it)
-        return Intake(cast("Any", self._notices), teller, self._sink, self._sink_id)
+        return NotificationPoller(cast("Any", self._notices), teller, self._sink, self._sink_id)
 
     def _knowing_it(self, report: Report) -> Report:
         """Return a report by what its meter is called in this process; by nothing, if it was removed."""
@@ -584,8 +584,8 @@ class Daemon:
             self._life.taken.add(report.id)
             self._life.marks["read back without a name"] += result.readbacks
 
-    def _reconciliation(self) -> Reconciliation:
-        return Reconciliation(cast("Any", self._doubts), self._sink, self._sink_id)
+    def _reconciliation(self) -> Reconciler:
+        return Reconciler(cast("Any", self._doubts), self._sink, self._sink_id)
 
     def _note(self, result: Delivered) -> None:
         for name, count in (
@@ -597,8 +597,8 @@ class Daemon:
             if count:
                 self._life.marks[name] += count
 
-    def _collection(self, meter: Meter) -> Collection:
-        return Collection(
+    def _collection(self, meter: Meter) -> Collector:
+        return Collector(
             self._registered[meter.name],
             SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys),
             cast("Any", self._meters),
@@ -653,7 +653,7 @@ def _short(values: tuple[object, ...]) -> str:
         events = getattr(value, "events", None)
         if span is not None:
             told.append(str(span))
-        elif isinstance(value, Whole):
+        elif isinstance(value, FileClaim):
             told.append(f"file {value.id} of {value.events}, try {value.tries}")
         elif events is not None:
             told.append(f"claim {getattr(value, 'id', '')} of {[int(event.id) for event in events]}")

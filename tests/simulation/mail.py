@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aggregator.core.model import Report, Span
-from aggregator.core.notifications import Notice, Told
+from aggregator.core.notifications import Notification, ParsedNotification
 from aggregator.errors import SinkCrowded, SinkHalted, SinkUnreachable
 from tests.simulation.climate import HOUR, MINUTE
 from tests.simulation.gates import Gate
@@ -22,7 +22,7 @@ KIND = "reported"
 class Message(NamedTuple):
     """One message, and from when on it can be asked for."""
 
-    told: Told
+    told: ParsedNotification
     appears_at: dt.datetime
 
 
@@ -38,8 +38,10 @@ class Mail:
     def post(self, report: Report) -> None:
         """Make a message of a report."""
         now, dice = self._hub.now, self._random.random
-        notice = Notice(f"evt_{len(self.messages)}", KIND, now)
-        self.messages[notice.id] = Message(Told(notice, (report,)), now + 55 * MINUTE * dice() ** 2)
+        notice = Notification(f"evt_{len(self.messages)}", KIND, now)
+        self.messages[notice.id] = Message(
+            ParsedNotification(notice, (report,)), now + 55 * MINUTE * dice() ** 2
+        )
         for _ in range(self._random.choice([0, 0, 1, 2])):
             self._hub.after(3 * HOUR * dice() ** 2, lambda: self._deliver(notice.id.encode()))
 
@@ -61,11 +63,11 @@ class MailGate:
         """Name a customer's own account: nobody has one here."""
         return None
 
-    def imports(self, span: Span) -> list[Told]:
+    def imports(self, span: Span) -> list[ParsedNotification]:
         """List what was not imported: nothing is imported here."""
         return []
 
-    def listed(self, span: Span, account: str | None = None) -> list[Notice]:
+    def listed(self, span: Span, account: str | None = None) -> list[Notification]:
         """List what was made in a span and has appeared by now, in no order."""
         self._ask()
         now, saw = self._gate.hub.now, self._gate.marks.saw
@@ -79,17 +81,17 @@ class MailGate:
         self._gate.random.shuffle(found)
         return found
 
-    def fetched(self, name: str, account: str | None = None) -> Told | None:
+    def fetched(self, name: str, account: str | None = None) -> ParsedNotification | None:
         """Read one."""
         self._ask()
         return self._read(name)
 
-    def _read(self, name: str) -> Told:
+    def _read(self, name: str) -> ParsedNotification:
         """Return a message, with the meters it is about by the names that this process knows."""
         told = self._mail.messages[name].told
         return told._replace(reports=tuple(map(self._known_as, told.reports)))
 
-    def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
+    def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None:
         """Read what was delivered: the message itself, or only its name."""
         self._gate.step()
         told = self._read(body.decode())

@@ -14,7 +14,7 @@ from aggregator.core.model import (
     Span,
     State,
 )
-from aggregator.core.rebase import Moved, Stand, rebase
+from aggregator.core.rebase import Moved, SlotComparison, rebase
 from aggregator.core.states import CancellationState
 from aggregator.errors import LedgerError
 from aggregator.ledger.adoption import (
@@ -74,7 +74,7 @@ class MemoryAdopting:
         starts = [start for start, customers in slots.items() if customers and oldest <= start < end]
         return Span(min(starts), max(starts)) if starts else None
 
-    def stands(self, line: Line, readings: Spool) -> Iterator[Stand]:
+    def stands(self, line: Line, readings: Spool) -> Iterator[SlotComparison]:
         """Yield every slot of a line that the ledger or the source knows, by customer."""
         return iter(self._stands(line, readings, {}))
 
@@ -210,7 +210,7 @@ class MemoryAdopting:
         for key in [key for key in tables.guarded if key[0] == line.meter_id and key[1] >= start]:
             del tables.guarded[key]
 
-    def _stands(self, line: Line, readings: Spool, counted: Mapping[Place, Counted]) -> list[Stand]:
+    def _stands(self, line: Line, readings: Spool, counted: Mapping[Place, Counted]) -> list[SlotComparison]:
         """Return every slot of a line, as the ledger, the source and the sink have it, by customer and window."""
         tables, feed = self._ledger.tables, line.feed.id
         billed = Span(line.feed.since, line.feed.until or line.span.end)
@@ -239,7 +239,7 @@ class MemoryAdopting:
             open_deltas = waiting[slot.id] if slot else []
             unknown = start < line.readable or start in line.unread or place in spoilt or start not in billed
             found.append(
-                Stand(
+                SlotComparison(
                     customer,
                     start,
                     slot.id if slot else None,

@@ -4,20 +4,20 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 
 from aggregator.core.model import EventId, Span, State
-from aggregator.core.readbacks import Excerpt
+from aggregator.core.readbacks import EventsInSpan
 from aggregator.core.states import BOOKED, CancellationState, is_settled, may_go_on
 from aggregator.core.windows import floor
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.review.cancellations import MINUTE, TAKEN_OVER_SINCE, Wanted
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
-from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_doubts import MemoryInDoubt
 from tests.simulation.memory_parked import event_before, take_back_held
 
 
-class MemoryCancelling:
+class MemoryCancellations:
     """The verbs about cancellations."""
 
-    def __init__(self, ledger: MemoryLedger, doubts: MemoryDoubts) -> None:
+    def __init__(self, ledger: MemoryLedger, doubts: MemoryInDoubt) -> None:
         self._ledger = ledger
         self._doubts = doubts
 
@@ -130,7 +130,7 @@ class MemoryCancelling:
         if row is not None and row.settled_at is None:
             row.seen_at = now
 
-    def look(self, wanted: Wanted) -> Excerpt:
+    def look(self, wanted: Wanted) -> EventsInSpan:
         """Return all events of the customer in the event's minute, the event itself in question."""
         minute = floor(wanted.at, MINUTE)
         span = Span(minute, minute + MINUTE)

@@ -11,7 +11,7 @@ from aggregator.core.model import (
     Span,
     State,
 )
-from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
+from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
 from aggregator.core.windows import floor
 from aggregator.ledger.review.in_doubt import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.review.rejections import REPORTED_WITHIN
@@ -22,13 +22,13 @@ from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow
 REFUSABLE = {State.DUE, State.SENDING, State.IN_DOUBT, State.ACCEPTED, State.CONFIRMED}
 
 
-class MemoryDoubts:
+class MemoryInDoubt:
     """The verbs about events in doubt, rejections and read-backs."""
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
-    def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[Excerpt]:
+    def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[EventsInSpan]:
         """Return minutes with events in doubt that the sink's figures can settle by now, with all of ours in them."""
         tables = self._ledger.tables
         found: dict[tuple[int, str, str, dt.datetime], dt.datetime] = {}
@@ -46,12 +46,12 @@ class MemoryDoubts:
             for feed, meter, customer, minute in ordered[:limit]
         ]
 
-    def look(self, readback: Readback, customer: str, span: Span) -> Excerpt:
+    def look(self, readback: Readback, customer: str, span: Span) -> EventsInSpan:
         """Return all events of a customer in a span, those in question marked that a read-back is about."""
         return self.excerpt(readback.feed, readback.meter, customer, span, _widened(readback.received))
 
     def settle(
-        self, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime, look_at: dt.datetime
+        self, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime, look_at: dt.datetime
     ) -> Settled:
         """Record what a figure showed, if the ledger stands as it was compared; what is unclear waits until `look_at`."""
         again = self.excerpt(excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received)
@@ -77,7 +77,9 @@ class MemoryDoubts:
             rejected=counts["rejected"],
         )
 
-    def _settle_doubt(self, event: EventRow, ruling: Ruling, now: dt.datetime, look_at: dt.datetime) -> str:
+    def _settle_doubt(
+        self, event: EventRow, ruling: Conclusion, now: dt.datetime, look_at: dt.datetime
+    ) -> str:
         tables = self._ledger.tables
         if ruling.finding is Finding.UNCLEAR:
             parked = tables.parked[event.id]
@@ -94,7 +96,7 @@ class MemoryDoubts:
         tables.outbox[event.id] = OutboxRow(event.sink_id, now)
         return "absent"
 
-    def put_off(self, excerpt: Excerpt, look_at: dt.datetime) -> None:
+    def put_off(self, excerpt: EventsInSpan, look_at: dt.datetime) -> None:
         """Leave the events in doubt of an excerpt alone until then."""
         for event in excerpt.asked:
             parked = self._ledger.tables.parked.get(event.id)
@@ -226,7 +228,7 @@ class MemoryDoubts:
 
     def excerpt(
         self, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
-    ) -> Excerpt:
+    ) -> EventsInSpan:
         """Return all events of a customer of a feed in a span."""
         found = sorted(
             (
@@ -241,7 +243,7 @@ class MemoryDoubts:
         )
         standing = tuple(self._standing(event, received) for event in found)
         blurred = self._is_blurred(feed, customer, span)
-        return Excerpt(feed, meter, customer, span, standing, received, blurred)
+        return EventsInSpan(feed, meter, customer, span, standing, received, blurred)
 
     def _is_blurred(self, feed: int, customer: str, span: Span) -> bool:
         """Tell whether usage that an adoption took over lies in a window that the span cuts."""
@@ -257,7 +259,7 @@ class MemoryDoubts:
             for event in tables.events.values()
         )
 
-    def _standing(self, event: EventRow, received: Span | None) -> Standing:
+    def _standing(self, event: EventRow, received: Span | None) -> EventState:
         settled = event.settled_at or event.attempted_at
         accepted = (
             event.state is State.ACCEPTED
@@ -270,7 +272,7 @@ class MemoryDoubts:
         rows = self._ledger.tables.cancellations.values()
         leaving = any(row.event_id == event.id and row.settled_at is None for row in rows)
         given_up = event.state in {State.VOID, State.REFUSED} and event.exposed_at is not None
-        return Standing(
+        return EventState(
             event.id,
             event.at,
             event.delta,

@@ -14,10 +14,10 @@ from aggregator.core.model import (
     State,
     Written,
 )
-from aggregator.ledger.outbox.files import NEVER, Due, Whole
+from aggregator.ledger.outbox.files import NEVER, Due, FileClaim
 from tests.simulation.memory import ClaimRow, EventRow, FileRow, MemoryLedger
 from tests.simulation.memory_outbox import MemoryOutbox
-from tests.simulation.memory_pin import MemoryPin
+from tests.simulation.memory_pin import MemoryIdentity
 
 PAGE = 20
 """Events in memory while a file is made: few, so that something happens between pages."""
@@ -27,7 +27,12 @@ class MemoryFiles:
     """The verbs about files."""
 
     def __init__(
-        self, ledger: MemoryLedger, owner: uuid.UUID, hold: dt.timedelta, pin: MemoryPin, outbox: MemoryOutbox
+        self,
+        ledger: MemoryLedger,
+        owner: uuid.UUID,
+        hold: dt.timedelta,
+        pin: MemoryIdentity,
+        outbox: MemoryOutbox,
     ) -> None:
         self._ledger = ledger
         self._owner = owner
@@ -45,7 +50,7 @@ class MemoryFiles:
                 found.setdefault((event.meter, event.feed_id), []).append(row.due_at)
         return [Due(*key, len(each), min(each)) for key, each in sorted(found.items())]
 
-    def take_over(self, sink_id: int, place: str, now: dt.datetime) -> Whole | None:
+    def take_over(self, sink_id: int, place: str, now: dt.datetime) -> FileClaim | None:
         """Take over the oldest file of a sink that was begun in this place and left. Raises LedgerStopped."""
         tables, now = self._ledger.tables, self._ledger.clock()
         left = [
@@ -63,7 +68,7 @@ class MemoryFiles:
         held.owner = self._owner
         row.held_until, row.tries, row.reason = now + self.hold, row.tries + 1, None
         self._pin.noted(beat)
-        return Whole(claim, held.claimed_at, len(held.events), row.tries)
+        return FileClaim(claim, held.claimed_at, len(held.events), row.tries)
 
     def claim_whole(
         self,
@@ -75,7 +80,7 @@ class MemoryFiles:
         *,
         by_hand: bool,
         span: Span | None = None,
-    ) -> Whole | None:
+    ) -> FileClaim | None:
         """Choose the events of a new file, and record the attempt; None unless one is to be closed. Raises LedgerStopped."""
         tables, now = self._ledger.tables, self._ledger.clock()
         picked = [event for event in sorted(tables.outbox) if self._fits(event, sink_id, around, now, span)]
@@ -102,7 +107,7 @@ class MemoryFiles:
             self._ledger.move(row, State.SENDING)
             row.attempts, row.exposed_at, row.attempted_at = row.attempts + 1, row.exposed_at or now, now
         self._pin.noted(beat)
-        return Whole(claim, now, len(chosen), 1)
+        return FileClaim(claim, now, len(chosen), 1)
 
     def _fits(
         self, event: EventId, sink_id: int, feeds: Mapping[int, int], now: dt.datetime, span: Span | None
@@ -111,7 +116,7 @@ class MemoryFiles:
         free = held.sink_id == sink_id and held.claim_id is None and held.due_at <= now
         return free and row.feed_id in feeds and (span is None or row.window_start in span)
 
-    def members(self, claim: Whole) -> Iterator[list[Event]]:
+    def members(self, claim: FileClaim) -> Iterator[list[Event]]:
         """Yield the events of a claim by their ids, a page at a time."""
         held = self._ledger.tables.claims.get(claim.id)
         events = held.events if held is not None else ()  # a restore may have forgotten it
@@ -119,24 +124,24 @@ class MemoryFiles:
             page = (self._ledger.tables.events[event] for event in events[first : first + PAGE])
             yield [row.as_event(None)._replace(way="") for row in page]
 
-    def renew(self, claim: Whole, now: dt.datetime) -> bool:
+    def renew(self, claim: FileClaim, now: dt.datetime) -> bool:
         """Hold a claim for another while; False if it is somebody else's by now."""
         row = self._mine(claim)
         if row is not None:
             row.held_until = self._ledger.clock() + self.hold
         return row is not None
 
-    def put_off(self, claim: Whole, until: dt.datetime, reason: str | None) -> None:
+    def put_off(self, claim: FileClaim, until: dt.datetime, reason: str | None) -> None:
         """Leave a claim to whoever takes it over after that."""
         row = self._mine(claim)
         if row is not None:
             row.held_until, row.reason = until, reason
 
-    def settle_unfit(self, claim: Whole, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
+    def settle_unfit(self, claim: FileClaim, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of members that are in no file; return how many that changed."""
         return self._outbox.settle_members(claim.id, outcomes, self._ledger.clock())
 
-    def settle(self, claim: Whole, written: Written | None, now: dt.datetime) -> int:
+    def settle(self, claim: FileClaim, written: Written | None, now: dt.datetime) -> int:
         """Record that a claim's file is written, and what is in it accepted; return how many events that were."""
         tables, row, accepted = self._ledger.tables, self._mine(claim), 0
         now = self._ledger.clock()
@@ -158,7 +163,7 @@ class MemoryFiles:
         tables.claims[claim.id].settled_at = now
         return accepted
 
-    def _mine(self, claim: Whole) -> FileRow | None:
+    def _mine(self, claim: FileClaim) -> FileRow | None:
         row = self._ledger.tables.files.get(claim.id)
         owned = row is not None and self._ledger.tables.claims[claim.id].owner == self._owner
         return row if row is not None and owned and row.written_at is None else None

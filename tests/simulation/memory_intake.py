@@ -4,23 +4,23 @@ import datetime as dt
 from collections.abc import Sequence
 
 from aggregator.core.model import EventId
-from aggregator.core.notifications import Told
+from aggregator.core.notifications import ParsedNotification
 from aggregator.ledger.notifications import KEPT, Taking
 from tests.simulation.memory import HeardRow, MemoryLedger, NoticeRow
-from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_doubts import MemoryInDoubt
 
 
-class MemoryIntake:
+class MemoryNotifications:
     """The verbs about what sinks tell."""
 
-    def __init__(self, ledger: MemoryLedger, doubts: MemoryDoubts) -> None:
+    def __init__(self, ledger: MemoryLedger, doubts: MemoryInDoubt) -> None:
         self._ledger = ledger
         self._doubts = doubts
 
     def take(
         self,
         sink_id: int,
-        told: Told,
+        told: ParsedNotification,
         came_by: str,
         now: dt.datetime,
         proofs: Sequence[dt.timedelta | None],

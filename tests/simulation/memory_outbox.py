@@ -14,7 +14,7 @@ from tests.simulation.memory import ClaimRow, EventRow, MemoryLedger, OutboxRow,
 from tests.simulation.memory_again import note_newer_than
 from tests.simulation.memory_moves import whole
 from tests.simulation.memory_parked import take_back_held
-from tests.simulation.memory_pin import MemoryPin
+from tests.simulation.memory_pin import MemoryIdentity
 
 
 class MemoryOutbox:
@@ -26,7 +26,7 @@ class MemoryOutbox:
         owner: uuid.UUID,
         leave: dt.timedelta,
         answer: dt.timedelta,
-        pin: MemoryPin,
+        pin: MemoryIdentity,
     ) -> None:
         self._ledger = ledger
         self._pin = pin

@@ -43,13 +43,13 @@ from tests.simulation.memory import (
     UnreadRow,
 )
 from tests.simulation.memory_again import note_given_up, note_newer, note_newer_than, taking_up, waiting
-from tests.simulation.memory_pin import MemoryPin
+from tests.simulation.memory_pin import MemoryIdentity
 
 
 class MemoryPasses:
     """The verbs about passes."""
 
-    def __init__(self, ledger: MemoryLedger, lease: dt.timedelta, pin: MemoryPin) -> None:
+    def __init__(self, ledger: MemoryLedger, lease: dt.timedelta, pin: MemoryIdentity) -> None:
         self._ledger = ledger
         self._pin = pin
         self._lease = lease

@@ -13,7 +13,7 @@ from aggregator.core.model import ClaimId
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger import identity
 from aggregator.ledger.identity import Pinned, named
-from aggregator.runtime.claim_counter import Beat, Heartbeat
+from aggregator.runtime.claim_counter import ClaimCount, ClaimCounter
 from tests.simulation.memory import MemoryLedger
 
 LEDGER_ID = "simulated"
@@ -60,12 +60,12 @@ class Disk:
     made = itertools.count()
 
     def __init__(self) -> None:
-        self.beat: Beat | None = None
+        self.beat: ClaimCount | None = None
         self.host = next(Disk.made)
         """By what name the host is known, as long as it keeps the directory."""
 
 
-class MemoryHeartbeat(Heartbeat):
+class MemoryClaimCounter(ClaimCounter):
     """The real heartbeat of one process, with its file in memory."""
 
     def __init__(self, disk: Disk) -> None:
@@ -80,20 +80,20 @@ class MemoryHeartbeat(Heartbeat):
     def _held(self) -> Iterator[None]:
         yield
 
-    def _read(self) -> Beat | None:
+    def _read(self) -> ClaimCount | None:
         return self._disk.beat
 
-    def _write(self, beat: Beat) -> None:
+    def _write(self, beat: ClaimCount) -> None:
         self._disk.beat = beat
 
 
-class MemoryPin:
+class MemoryIdentity:
     """The verbs about the pin, for one process."""
 
     def __init__(self, ledger: MemoryLedger, disk: Disk) -> None:
         self._ledger = ledger
         self._disk = disk
-        self._heartbeat = MemoryHeartbeat(disk)
+        self._heartbeat = MemoryClaimCounter(disk)
         self._generation = ledger.tables.pin.generation
         self.stopped_seen = False
 
@@ -120,7 +120,7 @@ class MemoryPin:
             alone=self._ledger.tables.hosts <= {self._disk.host},
         )
 
-    def _has(self, known: Beat) -> bool:
+    def _has(self, known: ClaimCount) -> bool:
         """Tell whether the last claim of this host is there."""
         if known.claim_id is None:
             return True
@@ -152,7 +152,7 @@ class MemoryPin:
         claim: ClaimId,
         owner: uuid.UUID | None = None,
         made_at: dt.datetime | None = None,
-    ) -> Beat:
+    ) -> ClaimCount:
         """Count a claim, before any of it is written. Raises LedgerStopped."""
         found = self.pinned()
         found = found._replace(beat=found.beat + 1)
@@ -171,11 +171,11 @@ class MemoryPin:
         row = self._ledger.tables.pin
         row.beat, row.timeline = found.beat, found.runs_on or found.timeline
         made = made_at or now
-        return Beat(
+        return ClaimCount(
             LEDGER_ID, found.generation, found.beat, SERVER, now, claim, str(owner) if owner else None, made
         )
 
-    def noted(self, beat: Beat) -> None:
+    def noted(self, beat: ClaimCount) -> None:
         """Write the count of a committed claim beside the ledger."""
         self._heartbeat.note(beat)
 
@@ -192,11 +192,13 @@ class MemoryPin:
         self._generation = found.generation
         return found.stopped_reason or identity.failed_over(found, self._ledger.failover)
 
-    def known(self) -> Beat | None:
+    def known(self) -> ClaimCount | None:
         """Return what stands beside the ledger."""
         return self._heartbeat.known()
 
     def adopted(self, pinned: Pinned, now: dt.datetime) -> None:
         """Begin to count anew beside the ledger."""
         self._generation = pinned.generation
-        self._heartbeat.replace(Beat(pinned.ledger_id, pinned.generation, pinned.beat, pinned.cluster, now))
+        self._heartbeat.replace(
+            ClaimCount(pinned.ledger_id, pinned.generation, pinned.beat, pinned.cluster, now)
+        )

@@ -35,7 +35,7 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.delivery import sender
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.errors import AggregatorError, LedgerUnreachable, SinkError
 from aggregator.ledger import identity
 from aggregator.ledger.outbox.outbox import Claim
@@ -45,7 +45,7 @@ from tests.simulation import memory, memory_adopting, memory_pin
 from tests.simulation.gates import SourceGate
 from tests.simulation.memory import MeterRow, OutboxRow
 from tests.simulation.memory_adopting import MemoryAdopting
-from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_doubts import MemoryInDoubt
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.mutation import mutant
@@ -189,15 +189,15 @@ def resend_after_25_hours() -> list[tuple[object, str, object]]:
 
 @mutant("a claim that was renewed too late lets the rest leave")
 def renewed_too_late() -> list[tuple[object, str, object]]:
-    real = Delivery._settle
+    real = Sender._settle
 
-    def settle(self: Delivery, hold: Any, outcomes: Any, now: Any, result: Any) -> None:
+    def settle(self: Sender, hold: Any, outcomes: Any, now: Any, result: Any) -> None:
         stale = result.stale
         real(self, hold, outcomes, now, result)
         if outcomes and result.stale == stale:
             hold.until = self._elapsed() + hold.claim.leave_seconds
 
-    return [(Delivery, "_settle", settle)]
+    return [(Sender, "_settle", settle)]
 
 
 # Claims.
@@ -355,15 +355,15 @@ def barrier_notes_too_little() -> list[tuple[object, str, object]]:
 
 @mutant("what a sink rejects after it had accepted it is ignored")
 def rejection_ignored() -> list[tuple[object, str, object]]:
-    return [(MemoryDoubts, "take_report", lambda self, sink_id, report, now, proof: ([], False))]
+    return [(MemoryInDoubt, "take_report", lambda self, sink_id, report, now, proof: ([], False))]
 
 
 @mutant("a report that names nothing is not followed up")
 def unnamed_report_ignored() -> list[tuple[object, str, object]]:
-    def take_report(self: MemoryDoubts, sink_id: int, report: Any, now: Any, proof: Any) -> Any:
+    def take_report(self: MemoryInDoubt, sink_id: int, report: Any, now: Any, proof: Any) -> Any:
         return self.reject(sink_id, report.named, now), False
 
-    return [(MemoryDoubts, "take_report", take_report)]
+    return [(MemoryInDoubt, "take_report", take_report)]
 
 
 @mutant("an answer that comes late overrides a rejection")
@@ -383,19 +383,21 @@ def late_answer_overrides_a_rejection() -> list[tuple[object, str, object]]:
 
 @mutant("a place that could not be looked at is left out of the read-back")
 def readback_loses_a_place() -> list[tuple[object, str, object]]:
-    real = reconciler.Reconciliation._look
+    real = reconciler.Reconciler._look
 
     def look(self: Any, *values: Any) -> None:
         with suppress(LedgerUnreachable, SinkError):
             real(self, *values)
 
-    return [(reconciler.Reconciliation, "_look", look)]
+    return [(reconciler.Reconciler, "_look", look)]
 
 
 @mutant("what is in doubt counts as absent without asking")
 def doubt_is_absence() -> list[tuple[object, str, object]]:
     def decide(excerpt: Any, figure: Decimal) -> Any:
-        return [readbacks.Ruling(event.id, readbacks.Finding.ABSENT, "as we hope") for event in excerpt.asked]
+        return [
+            readbacks.Conclusion(event.id, readbacks.Finding.ABSENT, "as we hope") for event in excerpt.asked
+        ]
 
     return [(readbacks, "decide", decide)]
 
@@ -492,13 +494,13 @@ def generation_not_raised() -> list[tuple[object, str, object]]:
 
 @mutant("a ledger is adopted while requests may still be on their way")
 def adopted_at_once() -> list[tuple[object, str, object]]:
-    real = adopter.Adoption.situation
+    real = adopter.Adopter.situation
 
-    def situation(self: adopter.Adoption, now: dt.datetime) -> adopter.Situation:
+    def situation(self: adopter.Adopter, now: dt.datetime) -> adopter.Situation:
         found = real(self, now)
         return found._replace(quiet_until=found.pinned.stopped_at)
 
-    return [(adopter.Adoption, "situation", situation)]
+    return [(adopter.Adopter, "situation", situation)]
 
 
 @mutant("what is not settled stays owed when a ledger is adopted")

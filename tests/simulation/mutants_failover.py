@@ -5,14 +5,14 @@ from typing import Any
 from aggregator.core import retry
 from aggregator.ledger import identity
 from tests.simulation import life
-from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.memory_pin import Disk, MemoryIdentity
 from tests.simulation.mutation import mutant
 
 
 @mutant("hosts compare counts of claims only: the one that goes on has counted fewer than the one that died")
 def only_counts_compared() -> list[tuple[object, str, object]]:
     return [
-        (MemoryPin, "_has", lambda self, known: True),
+        (MemoryIdentity, "_has", lambda self, known: True),
         (identity, "failed_over", lambda found, failover: None),
         (retry, "forgotten", lambda verdict, event: None),
     ]
@@ -35,9 +35,9 @@ def nothing_kept_beside() -> list[tuple[object, str, object]]:
 
 @mutant("that there is one host is believed, whoever else has claimed anything")
 def one_host_believed() -> list[tuple[object, str, object]]:
-    real = MemoryPin.pinned
+    real = MemoryIdentity.pinned
     return [
-        (MemoryPin, "pinned", lambda self: real(self)._replace(alone=True)),
+        (MemoryIdentity, "pinned", lambda self: real(self)._replace(alone=True)),
         (retry, "forgotten", lambda verdict, event: None),
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aggregator.core.model import ClaimId, EventId, Outcome, State
 from aggregator.delivery import file_writer
-from aggregator.ledger.outbox.files import Whole
+from aggregator.ledger.outbox.files import FileClaim
 from aggregator.sinks.files import making
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.mutation import mutant
@@ -17,7 +17,7 @@ from tests.simulation.mutation import mutant
 def file_grows_when_taken_over() -> list[tuple[object, str, object]]:
     real = MemoryFiles.take_over
 
-    def take_over(self: MemoryFiles, sink_id: int, place: str, now: dt.datetime) -> Whole | None:
+    def take_over(self: MemoryFiles, sink_id: int, place: str, now: dt.datetime) -> FileClaim | None:
         claim, tables = real(self, sink_id, place, now), self._ledger.tables
         if claim is None:
             return None
@@ -61,7 +61,7 @@ def file_given_up_when_unanswered() -> list[tuple[object, str, object]]:
 
 @mutant("a file that was left without a name is settled")
 def unnamed_file_settled() -> list[tuple[object, str, object]]:
-    def put_off(self: MemoryFiles, claim: Whole, until: dt.datetime, reason: str | None) -> None:
+    def put_off(self: MemoryFiles, claim: FileClaim, until: dt.datetime, reason: str | None) -> None:
         if self._mine(claim) is not None:
             events = self._ledger.tables.claims[claim.id].events
             accepted = [Outcome(event, State.ACCEPTED, exposed_at=until) for event in events]
@@ -85,7 +85,7 @@ def open_file_open_to_all() -> list[tuple[object, str, object]]:
 def file_without_a_claim() -> list[tuple[object, str, object]]:
     real = MemoryFiles.members
 
-    def members(self: MemoryFiles, claim: Whole) -> Iterator[Any]:
+    def members(self: MemoryFiles, claim: FileClaim) -> Iterator[Any]:
         for event in self._ledger.tables.claims[ClaimId(claim.id)].events:
             self._ledger.tables.events[event].attempts = 0
         return real(self, claim)

@@ -5,11 +5,11 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from aggregator.core.notifications import Told
+from aggregator.core.notifications import ParsedNotification
 from aggregator.errors import SinkUnreachable
 from aggregator.ledger.notifications import Taking
 from aggregator.reconciliation import notification_poller
-from tests.simulation.memory_intake import MemoryIntake
+from tests.simulation.memory_intake import MemoryNotifications
 from tests.simulation.mutation import mutant
 
 
@@ -20,24 +20,24 @@ def no_overlap() -> list[tuple[object, str, object]]:
 
 @mutant("a message that could not be read just now counts as heard")
 def heard_without_taking() -> list[tuple[object, str, object]]:
-    real = notification_poller.Intake._take_all
+    real = notification_poller.NotificationPoller._take_all
 
     def take_all(self: Any, *values: Any) -> None:
         with suppress(SinkUnreachable):
             real(self, *values)
 
-    return [(notification_poller.Intake, "_take_all", take_all)]
+    return [(notification_poller.NotificationPoller, "_take_all", take_all)]
 
 
 @mutant("which messages were taken is remembered outside of the ledger, where a restore does not reach")
 def taken_beside_the_ledger() -> list[tuple[object, str, object]]:
-    real, beside = MemoryIntake.take, WeakKeyDictionary[Any, set[str]]()
+    real, beside = MemoryNotifications.take, WeakKeyDictionary[Any, set[str]]()
 
-    def take(self: MemoryIntake, sink_id: int, told: Told, *rest: Any) -> Taking:
+    def take(self: MemoryNotifications, sink_id: int, told: ParsedNotification, *rest: Any) -> Taking:
         taken = beside.setdefault(self._ledger, set())
         if told.notice.id in taken:
             return Taking(fresh=False)
         taken.add(told.notice.id)
         return real(self, sink_id, told, *rest)
 
-    return [(MemoryIntake, "take", take)]
+    return [(MemoryNotifications, "take", take)]

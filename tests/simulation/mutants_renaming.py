@@ -7,10 +7,10 @@ from typing import Any
 
 from aggregator.core import renaming
 from aggregator.core.model import State
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.sinks.files.formats import JsonFormat
 from tests.simulation.memory import MemoryMeters
-from tests.simulation.memory_doubts import MemoryDoubts
+from tests.simulation.memory_doubts import MemoryInDoubt
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.mutation import mutant
 
@@ -63,12 +63,12 @@ def former_name_goes_on() -> Patches:
 
 @mutant("a report of a meter under its former name is about nothing")
 def report_under_a_former_name_lost() -> Patches:
-    def feed_called(self: MemoryDoubts, sink_id: int, meter: str) -> int | None:
+    def feed_called(self: MemoryInDoubt, sink_id: int, meter: str) -> int | None:
         tables = self._ledger.tables
         found = (feed.id for feed in tables.feeds.values() if tables.meters[feed.meter_id].name == meter)
         return next(found, None)
 
-    return [(MemoryDoubts, "_feed_called", feed_called)]
+    return [(MemoryInDoubt, "_feed_called", feed_called)]
 
 
 @mutant("a file is named after what its meter is called now")
@@ -78,12 +78,12 @@ def file_named_after_the_meter() -> Patches:
 
 @mutant("what is owed of a meter that was removed is sent all the same")
 def removed_is_sent() -> Patches:
-    real = Delivery.__init__
+    real = Sender.__init__
 
-    def init(self: Delivery, *values: Any, feeds: Any = None, **named: Any) -> None:
+    def init(self: Sender, *values: Any, feeds: Any = None, **named: Any) -> None:
         real(self, *values, **named)
 
-    return [(Delivery, "__init__", init)]
+    return [(Sender, "__init__", init)]
 
 
 @mutant("what may have left before it was given up counts as never sent")

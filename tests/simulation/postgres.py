@@ -26,7 +26,7 @@ from aggregator.core.states import CancellationState
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.meters import Meters
-from aggregator.ledger.notifications import Intake
+from aggregator.ledger.notifications import Notifications
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.moved_files import Places
@@ -34,7 +34,7 @@ from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.review.cancellations import Cancellations
-from aggregator.ledger.review.in_doubt import Doubts
+from aggregator.ledger.review.in_doubt import InDoubt
 from tests.simulation.hub import Hub
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (
@@ -100,12 +100,12 @@ class InPostgres:
             Meters(database, owner, LEASE),
             Passes(database, LEASE, elapsed),
             Outbox(database, owner, LEAVE, ANSWER),
-            Doubts(database),
+            InDoubt(database),
         )
         beside = (
             Files(database, owner, HOLD),
             Cancellations(database),
-            Intake(database),
+            Notifications(database),
             FirstUses(database),
         )
         first, last = (

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
-from aggregator.adoption.adopter import Adoption
+from aggregator.adoption.adopter import Adopter
 from aggregator.core.states import CancellationState
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.clock import LedgerClock
@@ -22,9 +22,9 @@ from tests.simulation.hosts import SKEW, Host, Hosts
 from tests.simulation.hub import Process
 from tests.simulation.memory import MemoryLedger
 from tests.simulation.memory_adopting import MemoryAdopting
-from tests.simulation.memory_cancelling import MemoryCancelling
-from tests.simulation.memory_doubts import MemoryDoubts
-from tests.simulation.memory_pin import Backup, MemoryPin, back_up, restore
+from tests.simulation.memory_cancelling import MemoryCancellations
+from tests.simulation.memory_doubts import MemoryInDoubt
+from tests.simulation.memory_pin import Backup, MemoryIdentity, back_up, restore
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -189,7 +189,9 @@ class Restoring:
             return
         life, tables = self._life, self._ledger.tables
         life.looked()
-        MemoryPin(self._ledger, self._host.disk).stop("Stopped by a person, to be adopted.", life.hub.now)
+        MemoryIdentity(self._ledger, self._host.disk).stop(
+            "Stopped by a person, to be adopted.", life.hub.now
+        )
         life.story.tell("a person stops the ledger")
         self._set_back_at = life.hub.now
         life.watch.restored(tables, tables)
@@ -238,9 +240,9 @@ class Restoring:
         sink: Any = SinkGate(gate, life.service, life.watch, "service")
         if without:
             sink = life.carrying.writer(gate, [known.meter.name for known in registered])
-        adoption = Adoption(
+        adoption = Adopter(
             cast("Any", Behind(gate, MemoryAdopting(self._ledger), self._did)),
-            cast("Any", MemoryPin(self._ledger, self._host.disk)),
+            cast("Any", MemoryIdentity(self._ledger, self._host.disk)),
             meters,
             registered,
             {"application": cast("Any", SourceGate(gate, life.application, life.spells, life.standbys))},
@@ -258,14 +260,14 @@ class Restoring:
             adoption.adopt(survey, hub.now)
 
     @staticmethod
-    def _quiet(adoption: Adoption, now: dt.datetime) -> bool:
+    def _quiet(adoption: Adopter, now: dt.datetime) -> bool:
         until = adoption.situation(now).quiet_until
         return until is not None and until <= now
 
     def _decide_cancellations(self) -> None:
         """Look at the service what it has taken back, as a person does whom the adoption asks."""
         life = self._life
-        cancelling = MemoryCancelling(self._ledger, MemoryDoubts(self._ledger))
+        cancelling = MemoryCancellations(self._ledger, MemoryInDoubt(self._ledger))
         for wanted in cancelling.wanted(events=MemoryAdopting(self._ledger).being_cancelled(), limit=100):
             gone = wanted.identifier in life.service.cancelled
             life.marks.saw("cancellation decided by a person")

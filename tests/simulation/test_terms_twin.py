@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from aggregator.collection.collector import Collection
+from aggregator.collection.collector import Collector
 from aggregator.core.model import Meter, Span, Terms
 from aggregator.delivery.first_use import FirstUse
-from aggregator.delivery.sender import Delivery
+from aggregator.delivery.sender import Sender
 from aggregator.ledger.database import Database
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.outbox.first_use import FirstUses
@@ -27,7 +27,7 @@ from tests.simulation.memory import MemoryLedger, MemoryMeters
 from tests.simulation.memory_first_use import MemoryFirstUses
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
-from tests.simulation.memory_pin import Disk, MemoryPin
+from tests.simulation.memory_pin import Disk, MemoryIdentity
 from tests.simulation.postgres import Unpinned, differences, read
 
 SINKS = ("one", "two")
@@ -46,7 +46,7 @@ class Rounds:
     def round(self, meter: Meter, now: dt.datetime, backfill: Span | None) -> None:
         """Register, read and send."""
         registered = self.meters.register([meter])[meter.name]
-        collection = Collection(
+        collection = Collector(
             registered,
             self.source,
             self.meters,
@@ -61,7 +61,7 @@ class Rounds:
         for feed in registered.feeds:
             sink = self.sinks[feed.sink]
             clear = FirstUse(self.first, sink, feed.sink_id).run_once
-            delivery = Delivery(self.outbox, sink, feed.sink_id, lambda: now, clear=clear)
+            delivery = Sender(self.outbox, sink, feed.sink_id, lambda: now, clear=clear)
             for _ in range(20):
                 if not delivery.run_once(now).claimed:
                     break
@@ -84,7 +84,7 @@ def test_the_ledger_in_memory_has_the_same_terms(
     now = START
     url = create_database(TEMPLATE)
     memory = MemoryLedger(lambda: now)
-    pin = MemoryPin(memory, Disk())
+    pin = MemoryIdentity(memory, Disk())
     with Database(url) as database:
         real = Rounds(
             source,

@@ -19,7 +19,7 @@ from aggregator.core.model import (
     State,
     WriteModel,
 )
-from aggregator.core.readbacks import Excerpt, Finding
+from aggregator.core.readbacks import EventsInSpan, Finding
 from aggregator.core.states import BOOKED, PARKED, PLANNED, UNDER_WAY, CancellationState, may_follow
 from aggregator.core.windows import tile
 from aggregator.ledger.adoption import WITHDRAWN
@@ -313,7 +313,7 @@ class Watch:
             self._newest.verb(name, self._tables())
         if name == "settle" and isinstance(values[0], Wanted) and done:
             self._corrects_nothing_cancelled(self._tables(), values[0])
-        if name == "settle" and not isinstance(values[0], Excerpt):
+        if name == "settle" and not isinstance(values[0], EventsInSpan):
             for each in values[1] if isinstance(values[1], list) else ():
                 broke = (getattr(each, "reason", None) or "").startswith("the sink's library failed")
                 require(not broke, "no simulated library breaks", each)
@@ -336,7 +336,7 @@ class Watch:
             self.ranges.committed(called(lease.registered.meter.name), this, self._hub.now)
         if (
             name == "settle"
-            and isinstance(values[0], Excerpt)
+            and isinstance(values[0], EventsInSpan)
             and isinstance(done, Settled)
             and not done.stale
         ):
@@ -389,7 +389,7 @@ class Watch:
         if self._newest:
             self._newest.verb(verb, self._tables())
 
-    def _ruled(self, excerpt: Excerpt, rulings: object) -> None:
+    def _ruled(self, excerpt: EventsInSpan, rulings: object) -> None:
         """Look at what was concluded from the service's own figures."""
         assert isinstance(rulings, list)
         doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}

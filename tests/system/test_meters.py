@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -379,7 +380,7 @@ def test_check_looks_up_a_few_customers(world: World) -> None:
     [(verdict, text)] = [each for each in findings(world, what) if "looked up" in each[1]]
     assert verdict == "warning"
     assert "5 of 5 customers that were looked up at stripe are not there" in text
-    assert "No such customer: 'cus_10_gone'" in text
+    assert re.search(r"No such customer: 'cus_\d\d_gone'", text)
     assert world.run("check").code == 0
     world.sink["api_key"] = RESTRICTED
     world.sandbox.set_permissions(RESTRICTED, "meter_events_write", "meters_read", "account_read")

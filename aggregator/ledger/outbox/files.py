@@ -26,7 +26,7 @@ from aggregator.core.model import (
 )
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.identity import Pin
+from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.outbox.outbox import SETTLE, columns
 from aggregator.runtime import failpoints
 
@@ -171,7 +171,7 @@ class Due(NamedTuple):
     oldest: dt.datetime
 
 
-class Whole(NamedTuple):
+class FileClaim(NamedTuple):
     """A file to be made by this process, and no other."""
 
     id: ClaimId
@@ -185,7 +185,7 @@ class Files:
     """The verbs about files. A claim is held for `hold`, and renewed as its file is being made."""
 
     def __init__(
-        self, database: Database, owner: uuid.UUID, hold: dt.timedelta, pin: Pin | None = None
+        self, database: Database, owner: uuid.UUID, hold: dt.timedelta, pin: LedgerIdentity | None = None
     ) -> None:
         self._database = database
         self._owner = owner
@@ -197,7 +197,7 @@ class Files:
         with self._database.transaction() as connection:
             return [Due._make(row) for row in connection.execute(DUE, {"sink_id": sink_id, "now": now})]
 
-    def take_over(self, sink_id: int, place: str, now: dt.datetime) -> Whole | None:
+    def take_over(self, sink_id: int, place: str, now: dt.datetime) -> FileClaim | None:
         """Take over the oldest file of a sink that was begun in this place and left; None if there is none.
 
         Raises what claiming from the outbox raises; then nothing is taken.
@@ -210,7 +210,7 @@ class Files:
                 raise _NothingThere
             made.append(row[0])
             connection.execute(OWN, {"claim": row[0], "owner": self._owner, "until": at + self.hold})
-        return Whole._make(row) if row else None
+        return FileClaim._make(row) if row else None
 
     def claim_whole(
         self,
@@ -222,7 +222,7 @@ class Files:
         *,
         by_hand: bool,
         span: Span | None = None,
-    ) -> Whole | None:
+    ) -> FileClaim | None:
         """Choose the events of a new file, record the attempt, and commit; None unless a file is to be closed.
 
         `around` names the feeds that may share it, each with the bytes of a record besides what differs. With `span`, only
@@ -253,9 +253,9 @@ class Files:
             values["claim"] = row[0]
             for statement in (NOTE, TAKE_ROWS, TAKE_EVENTS):
                 connection.execute(statement, values)
-        return Whole(row[0], at, row[1], 1) if row else None
+        return FileClaim(row[0], at, row[1], 1) if row else None
 
-    def members(self, claim: Whole) -> Iterator[list[Event]]:
+    def members(self, claim: FileClaim) -> Iterator[list[Event]]:
         """Yield the events of a claim by their ids, some thousands at a time; no transaction is open between."""
         for first in range(1, claim.events + 1, PAGE):
             values = {"claim": claim.id, "first": first, "last": first + PAGE - 1}
@@ -263,19 +263,19 @@ class Files:
                 rows = connection.execute(MEMBERS, values, binary=True).fetchall()
             yield [Event._make(row) for row in rows]
 
-    def renew(self, claim: Whole, now: dt.datetime) -> bool:
+    def renew(self, claim: FileClaim, now: dt.datetime) -> bool:
         """Hold a claim for another while; False if it is somebody else's by now."""
         with self._database.transaction(now) as connection:
             values = {"claim": claim.id, "owner": self._owner, "until": connection.at + self.hold}
             return connection.execute(RENEW, values).fetchone() is not None
 
-    def put_off(self, claim: Whole, until: dt.datetime, reason: str | None) -> None:
+    def put_off(self, claim: FileClaim, until: dt.datetime, reason: str | None) -> None:
         """Leave a claim to whoever takes it over after that."""
         values = {"claim": claim.id, "owner": self._owner, "until": until, "reason": reason}
         with self._database.transaction() as connection:
             connection.execute(PUT_OFF, values)
 
-    def settle_unfit(self, claim: Whole, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
+    def settle_unfit(self, claim: FileClaim, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of members that are in no file; return how many that changed."""
         with self._database.transaction(now) as connection:
             values = {"claim": claim.id, "owner": self._owner, "now": connection.at, **columns(outcomes)}
@@ -283,7 +283,7 @@ class Files:
         assert row is not None
         return int(row[0])
 
-    def settle(self, claim: Whole, written: Written | None, now: dt.datetime) -> int:
+    def settle(self, claim: FileClaim, written: Written | None, now: dt.datetime) -> int:
         """Record that a claim's file is written, and what is in it accepted; or, without a file, that nothing was to write.
 
         Return how many events were accepted: none if the claim is somebody else's by now.

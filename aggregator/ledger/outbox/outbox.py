@@ -23,7 +23,7 @@ from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.identity import WHAT_TO_DO, Pin
+from aggregator.ledger.identity import WHAT_TO_DO, LedgerIdentity
 from aggregator.ledger.passes.reassert import note_newer_than
 from aggregator.ledger.review import moves
 from aggregator.ledger.review.parked import take_back_held
@@ -338,7 +338,7 @@ class Outbox:
         owner: uuid.UUID,
         leave: dt.timedelta,
         answer: dt.timedelta,
-        pin: Pin | None = None,
+        pin: LedgerIdentity | None = None,
     ) -> None:
         self._database = database
         self._owner = owner

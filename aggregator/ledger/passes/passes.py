@@ -29,7 +29,7 @@ from aggregator.core.model import (
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import MOVE_FEEDS
-from aggregator.ledger.identity import Pin
+from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
 from aggregator.ledger.passes import reassert, runs, shrink_guard
 from aggregator.ledger.passes.changes import changes, set_aside, stage
@@ -128,7 +128,7 @@ class Passes:
         database: Database,
         lease: dt.timedelta,
         elapsed: Callable[[], float],
-        pin: Pin | None = None,
+        pin: LedgerIdentity | None = None,
     ) -> None:
         self._database = database
         self._pin = pin

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from aggregator.core.model import EventId, Span, State
-from aggregator.core.readbacks import Excerpt
+from aggregator.core.readbacks import EventsInSpan
 from aggregator.core.states import CancellationState, is_settled, may_go_on
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.review.in_doubt import excerpt_of
@@ -289,7 +289,7 @@ class Cancellations:
         with self._database.transaction() as connection:
             connection.execute(SEEN, {"id": wanted.id, "asked_at": wanted.asked_at, "now": now})
 
-    def look(self, wanted: Wanted) -> Excerpt:
+    def look(self, wanted: Wanted) -> EventsInSpan:
         """Return all events of the customer in the event's minute, the event itself in question."""
         minute = wanted.at.replace(second=0, microsecond=0)
         with self._database.transaction() as connection:

@@ -19,7 +19,7 @@ from aggregator.core.model import (
     Span,
     State,
 )
-from aggregator.core.readbacks import Excerpt, Finding, Ruling, Standing
+from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
 from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.review import unacknowledged
 from aggregator.ledger.review.parked import ABSENT, LOCK_PARKED, PRESENT
@@ -172,13 +172,13 @@ class Settled(NamedTuple):
     stale: bool = False
 
 
-class Doubts:
+class InDoubt:
     """The verbs about events in doubt, rejections and read-backs. Each is one short transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[Excerpt]:
+    def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[EventsInSpan]:
         """Return minutes with events in doubt that the sink's figures can settle by now, with all of ours in them."""
         values = {"sink_id": sink_id, "now": now, "proof": proof, "limit": limit}
         with self._database.transaction() as connection:
@@ -187,7 +187,7 @@ class Doubts:
                 for feed, meter, customer, minute in connection.execute(OPEN, values).fetchall()
             ]
 
-    def look(self, readback: Readback, customer: str, span: Span) -> Excerpt:
+    def look(self, readback: Readback, customer: str, span: Span) -> EventsInSpan:
         """Return all events of a customer in a span, those in question marked that a read-back is about."""
         with self._database.transaction() as connection:
             return excerpt_of(
@@ -196,8 +196,8 @@ class Doubts:
 
     def settle(
         self,
-        excerpt: Excerpt,
-        rulings: Sequence[Ruling],
+        excerpt: EventsInSpan,
+        rulings: Sequence[Conclusion],
         now: dt.datetime,
         look_at: dt.datetime,
     ) -> Settled:
@@ -225,7 +225,7 @@ class Doubts:
                 _note_proof(connection, excerpt, rulings, now)
         return settled
 
-    def put_off(self, excerpt: Excerpt, look_at: dt.datetime) -> None:
+    def put_off(self, excerpt: EventsInSpan, look_at: dt.datetime) -> None:
         """Leave the events in doubt of an excerpt alone until then."""
         with self._database.transaction() as connection:
             connection.execute(PUT_OFF, {"events": [event.id for event in excerpt.asked], "look_at": look_at})
@@ -304,7 +304,7 @@ class Doubts:
 
 def excerpt_of(
     connection: Connection, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
-) -> Excerpt:
+) -> EventsInSpan:
     """Return all events of a customer of a feed in a span, within a transaction."""
     values = {
         "feed": feed,
@@ -316,14 +316,14 @@ def excerpt_of(
     }
     rows = connection.execute(LOOK, values).fetchall()
     events = tuple(
-        Standing(EventId(event), at, delta, State(state), attempted_at, asked, perhaps, total)
+        EventState(EventId(event), at, delta, State(state), attempted_at, asked, perhaps, total)
         for event, at, delta, state, attempted_at, asked, perhaps, total in rows
     )
     row = connection.execute(BLURRED, values).fetchone()
-    return Excerpt(feed, meter, customer, span, events, received, blurred=bool(row and row[0]))
+    return EventsInSpan(feed, meter, customer, span, events, received, blurred=bool(row and row[0]))
 
 
-def _again(connection: Connection, excerpt: Excerpt) -> Excerpt:
+def _again(connection: Connection, excerpt: EventsInSpan) -> EventsInSpan:
     return excerpt_of(
         connection, excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received
     )
@@ -333,12 +333,12 @@ def _widened(received: Span) -> Span:
     return Span(received.start - CLOCKS_DIFFER, received.end + CLOCKS_DIFFER)
 
 
-def _of(rulings: Sequence[Ruling], doubted: set[EventId]) -> list[Ruling]:
+def _of(rulings: Sequence[Conclusion], doubted: set[EventId]) -> list[Conclusion]:
     return [each for each in rulings if each.event in doubted]
 
 
 def _apply(
-    connection: Connection, statement: str, rulings: Sequence[Ruling], now: dt.datetime, what: str
+    connection: Connection, statement: str, rulings: Sequence[Conclusion], now: dt.datetime, what: str
 ) -> int:
     """Settle events in doubt by one of the statements above; return how many."""
     if not rulings:
@@ -353,18 +353,18 @@ def _apply(
     return len(done)
 
 
-def _put_down(connection: Connection, rulings: Sequence[Ruling], look_at: dt.datetime) -> int:
+def _put_down(connection: Connection, rulings: Sequence[Conclusion], look_at: dt.datetime) -> int:
     for each in rulings:
         connection.execute(UNCLEAR, {"events": [each.event], "reason": each.reason, "look_at": look_at})
     return len(rulings)
 
 
-def _confirm(connection: Connection, rulings: Sequence[Ruling]) -> int:
+def _confirm(connection: Connection, rulings: Sequence[Conclusion]) -> int:
     return len(connection.execute(CONFIRM, {"events": [each.event for each in rulings]}).fetchall())
 
 
 def _note_proof(
-    connection: Connection, excerpt: Excerpt, rulings: Sequence[Ruling], now: dt.datetime
+    connection: Connection, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime
 ) -> None:
     said = [f"event {each.event} {each.finding}" for each in rulings]
     values = {

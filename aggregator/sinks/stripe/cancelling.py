@@ -10,7 +10,7 @@ docs.stripe.com/api/billing/meter-event-adjustment
 """
 
 from aggregator.core.model import Answer
-from aggregator.core.notifications import Cancelled
+from aggregator.core.notifications import CancelResult
 from aggregator.sinks.responses import NoResponse, judge_silence
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.client import Client
@@ -28,7 +28,7 @@ async def cancel(
     *,
     livemode: bool,
     version: int = 1,
-) -> Cancelled:
+) -> CancelResult:
     """Ask Stripe to take back the event with this identifier, and judge the answer.
 
     `version` is that of the API by which it was sent: nothing says that one takes back what the other took.
@@ -42,9 +42,9 @@ async def cancel(
     except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
         told = client.describe(error)
         judged = judge_silence(told) if isinstance(told, NoResponse) else judge_refusal(told, sink)
-        return Cancelled(judged.answer, complete=False, reason=judged.halt or judged.reason or "no reason")
+        return CancelResult(judged.answer, complete=False, reason=judged.halt or judged.reason or "no reason")
     named = getattr(getattr(answer, "cancel", None), "identifier", None)
     if (named, getattr(answer, "livemode", None)) != (identifier, livemode):
-        return Cancelled(Answer.UNKNOWN, complete=False, reason="the answer is about something else")
+        return CancelResult(Answer.UNKNOWN, complete=False, reason="the answer is about something else")
     status = str(getattr(answer, "status", None))
-    return Cancelled(Answer.ACCEPTED, complete=status == "complete", reason=f"Stripe says {status}")
+    return CancelResult(Answer.ACCEPTED, complete=status == "complete", reason=f"Stripe says {status}")

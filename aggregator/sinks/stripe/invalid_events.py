@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from aggregator.core.model import Rejection, Report, Span
-from aggregator.core.notifications import Notice, Told, Unimported
+from aggregator.core.notifications import Notification, ParsedNotification, Unimported
 
 ERROR_REPORT = "v1.billing.meter.error_report_triggered"
 NO_METER = "v1.billing.meter.no_meter_found"
@@ -80,7 +80,7 @@ class _Errors(NamedTuple):
     samples: tuple[_Sample, ...]
 
 
-def read_report(message: Fields, meter: str | None, event_names: Mapping[str, str]) -> Told:
+def read_report(message: Fields, meter: str | None, event_names: Mapping[str, str]) -> ParsedNotification:
     """Read a fetched message about invalid events.
 
     `meter` is the meter of ours that it is related to, None if there is none; `event_names` are those of all our meters of
@@ -99,22 +99,24 @@ def read_report(message: Fields, meter: str | None, event_names: Mapping[str, st
         reports = (Report(notice.id, meter or "", span, errors.rejected, errors.named),)
     unclear = not errors.told or span.start >= span.end
     trouble = "the report does not say how many events, or of when" if unclear else None
-    return Told(notice, reports, trouble=trouble)
+    return ParsedNotification(notice, reports, trouble=trouble)
 
 
-def read_import(message: Fields) -> Told:
+def read_import(message: Fields) -> ParsedNotification:
     """Read a message about a bulk import: the whole of it was delivered. One without errors says nothing of ours."""
     notice = notice_of(message)
     imported = _mapping(_mapping(message.get("data")).get("object"))
     failed = _text(imported.get("failed_reason"))
     status = _text(imported.get("status"))
     if notice.kind == IMPORT_SUCCEEDED and not (failed or "error" in status):
-        return Told(notice)
+        return ParsedNotification(notice)
     files = tuple(sorted({name for text in _texts(imported) for name in FILE.findall(text)}))[:MOST_FILES]
     errors = _mapping(_mapping(imported.get("result")).get("errors"))
     rows = " ".join(f"{key} {value}" for key, value in errors.items() if isinstance(value, str | int))
     reason = failed or f"{status or 'with errors'} {rows}".strip()
-    return Told(notice, unimported=(Unimported(files, f"import set {_text(imported.get('id'))}: {reason}"),))
+    return ParsedNotification(
+        notice, unimported=(Unimported(files, f"import set {_text(imported.get('id'))}: {reason}"),)
+    )
 
 
 def related_meter(message: Fields) -> str | None:
@@ -123,12 +125,12 @@ def related_meter(message: Fields) -> str | None:
     return _text(related.get("id")) or None if _text(related.get("type")) == "billing.meter" else None
 
 
-def notice_of(message: Fields) -> Notice:
+def notice_of(message: Fields) -> Notification:
     """Return which message it is. Raises ValueError if it does not say."""
     name, kind = message.get("id"), message.get("type")
     if not (isinstance(name, str) and isinstance(kind, str) and 0 < len(name) <= 255):
         raise ValueError("it has no id, or no type")
-    return Notice(name, kind, _instant(message.get("created")), _account(message))
+    return Notification(name, kind, _instant(message.get("created")), _account(message))
 
 
 def _account(message: Fields) -> str | None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from aggregator.core.model import Answer, Span, WriteModel
-from aggregator.core.notifications import Cancelled, Notice, Told
+from aggregator.core.notifications import CancelResult, Notification, ParsedNotification
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.sinks.stripe import invalid_events
@@ -66,13 +66,13 @@ class Messages:
         self._event_names = {name: meter.event_name for name, meter in meters.items()}
         self._by_id: dict[str, str | None] = {}
 
-    async def listed(self, span: Span) -> list[Notice]:
+    async def listed(self, span: Span) -> list[Notification]:
         """Return the messages on invalid events that Stripe made within a span.
 
         Raises SinkCrowded if there are more than can be read at once; AccountRefused, SinkUnreachable, SinkHalted or
         SinkError.
         """
-        found: list[Notice] = []
+        found: list[Notification] = []
         try:
             async with asyncio.timeout(LIST_SECONDS):
                 page = await self._client.api.v2.core.events.list_async(
@@ -93,13 +93,13 @@ class Messages:
             raise SinkCrowded(f"Stripe has more than {MOST_LISTED} reports for sink {self._sink} in {span}.")
         return found
 
-    async def imports(self, span: Span) -> list[Told]:
+    async def imports(self, span: Span) -> list[ParsedNotification]:
         """Return what Stripe said within a span of files, or rows of files, that it could not import.
 
         Raises SinkCrowded if it said more than can be read at once, of what went well, too; SinkUnreachable, SinkHalted or
         SinkError.
         """
-        found: list[Told] = []
+        found: list[ParsedNotification] = []
         listed = 0
         try:
             async with asyncio.timeout(LIST_SECONDS):
@@ -125,7 +125,7 @@ class Messages:
             raise SinkCrowded(f"Stripe has more than {MOST_LISTED} imports for sink {self._sink} in {span}.")
         return found
 
-    async def fetched(self, name: str) -> Told:
+    async def fetched(self, name: str) -> ParsedNotification:
         """Return what the message with this id says.
 
         Raises NotThere, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
@@ -176,7 +176,9 @@ class Messages:
         self._account.fail(error)
 
 
-def delivered(body: bytes, signature: str, secrets: Sequence[str], *, livemode: bool) -> Notice | Told | None:
+def delivered(
+    body: bytes, signature: str, secrets: Sequence[str], *, livemode: bool
+) -> Notification | ParsedNotification | None:
     """Return what was delivered to a webhook, if it is of a kind we know: a notice to be fetched, or all that it says.
 
     None for any other kind, and for one of the other mode. Raises SinkError if it is not signed by one of the secrets, or
@@ -226,7 +228,7 @@ def _other(message: Mapping[str, object], livemode: bool) -> bool:  # noqa: FBT0
     return message.get("livemode") is not livemode
 
 
-def _heads(message: Mapping[str, object]) -> list[Notice]:
+def _heads(message: Mapping[str, object]) -> list[Notification]:
     """Return the message's name; nothing if it has none, or is of a kind that was not asked for."""
     try:
         notice = invalid_events.notice_of(message)
@@ -235,7 +237,7 @@ def _heads(message: Mapping[str, object]) -> list[Notice]:
     return [notice] if notice.kind in invalid_events.FETCHED else []
 
 
-def _imported(message: Mapping[str, object]) -> list[Told]:
+def _imported(message: Mapping[str, object]) -> list[ParsedNotification]:
     """Return what an import came to, if something was not imported; nothing if it cannot be read."""
     try:
         told = invalid_events.read_import(message)
@@ -293,7 +295,7 @@ class StripeNotificationClient:
         """Return which account a customer is in, if it is the customer that says so."""
         return self._sink.account_of(customer)
 
-    def listed(self, span: Span, account: str | None = None) -> list[Notice]:
+    def listed(self, span: Span, account: str | None = None) -> list[Notification]:
         """Return the messages on invalid events made within a span, by the account configured or by one of a customer.
 
         Raises SinkCrowded, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
@@ -301,7 +303,7 @@ class StripeNotificationClient:
         found = self._sink.ask(lambda client, asked: self._on(client, asked).listed(span), account)
         return [notice._replace(account=account) for notice in found] if account else found
 
-    def fetched(self, name: str, account: str | None = None) -> Told | None:
+    def fetched(self, name: str, account: str | None = None) -> ParsedNotification | None:
         """Return what the message with this id says; None if it turns out to be of an account that is not the sink's.
 
         `account` is the one that it is said to be of. Raises AccountRefused, SinkUnreachable, SinkHalted or SinkError.
@@ -315,16 +317,16 @@ class StripeNotificationClient:
                 raise
             return None
 
-    def imports(self, span: Span) -> list[Told]:
+    def imports(self, span: Span) -> list[ParsedNotification]:
         """Return what within a span could not be imported. Raises SinkCrowded, SinkUnreachable, SinkHalted or SinkError."""
         return self._sink.ask(lambda client, asked: self._on(client, asked).imports(span))
 
-    def delivered(self, body: bytes, signature: str) -> Notice | Told | None:
+    def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None:
         """Return what was delivered, if it is signed, and concerns us. Raises SinkError if it is not signed."""
         if not is_signed(body, signature, self._secrets):
             self._read_secrets_again()
         found = delivered(body, signature, self._secrets, livemode=self._livemode)
-        notice = found.notice if isinstance(found, Told) else found
+        notice = found.notice if isinstance(found, ParsedNotification) else found
         return found if notice and self._concerns(notice) else None
 
     def _read_secrets_again(self) -> None:
@@ -336,7 +338,7 @@ class StripeNotificationClient:
             self._read_again_at = now
             self._secrets = tuple(self._secrets_now() or self._secrets)
 
-    def _concerns(self, notice: Notice) -> bool:
+    def _concerns(self, notice: Notification) -> bool:
         """Tell whether a delivery may be of an account of the sink's; where none is configured, fetching it will show."""
         if self._sink.by_customer:
             return notice.account is not None or notice.kind in WHOLE
@@ -344,7 +346,7 @@ class StripeNotificationClient:
             self._sink.configured is None and notice.kind not in WHOLE
         )
 
-    def _of_customer(self, name: str, account: str) -> Told:
+    def _of_customer(self, name: str, account: str) -> ParsedNotification:
         told = self._sink.ask(lambda client, asked: self._on(client, asked).fetched(name), account)
         if told.notice.account not in (None, account):
             raise SinkError(f"Stripe's event {name} is of account {told.notice.account}, not of {account}.")
@@ -365,11 +367,11 @@ class StripeNotificationClient:
             )
         return None
 
-    def cancel(self, meter: str, identifier: str, way: str) -> Cancelled:
+    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult:
         """Ask Stripe to take an event back, by the version of the API by which it went."""
         known = self._meters.get(meter)
         if known is None:
-            return Cancelled(Answer.UNSENT, complete=False, reason=self.cannot_cancel(meter) or "")
+            return CancelResult(Answer.UNSENT, complete=False, reason=self.cannot_cancel(meter) or "")
         try:
             return self._sink.ask(
                 lambda client, account: cancel(
@@ -383,7 +385,7 @@ class StripeNotificationClient:
                 )
             )
         except SinkError as error:
-            return Cancelled(Answer.UNSENT, complete=False, reason=str(error))
+            return CancelResult(Answer.UNSENT, complete=False, reason=str(error))
 
     def _on(self, client: Client, account: Account) -> Messages:
         """Return what reads messages over these connections; it remembers which meter is which."""
