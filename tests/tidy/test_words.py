@@ -49,11 +49,60 @@ MODULE_NAMES = {
 }
 """A module of the old name, and where its content belongs."""
 
+CLASS_NAMES = {
+    "Adoption": "Adopter",
+    "Beat": "ClaimCount",
+    "Cancelling": "Canceller",
+    "Candid": "HasCaveats",
+    "Collection": "Collector",
+    "Courier": "MeterEventSender, RequestSender",
+    "Delivery": "Sender",
+    "Desk": "AdminClient",
+    "Doubts": "InDoubt",
+    "Excerpt": "EventsInSpan",
+    "Filing": "FileWriter",
+    "Heartbeat": "ClaimCounter",
+    "Intake": "NotificationPoller",
+    "Judgement": "Response",
+    "Kept": "DiskList",
+    "Keyring": "KeyPermissions",
+    "Lazily": "LazyLoop",
+    "Notice": "Notification",
+    "Office": "AccountContext",
+    "Parcel": "Request",
+    "Pin": "LedgerIdentity",
+    "Reconciliation": "Reconciler",
+    "Ruling": "Conclusion",
+    "Scattered": "SplitWindow",
+    "Stand": "SlotComparison",
+    "Streamer": "StreamSender",
+    "StripeTeller": "StripeNotificationClient",
+    "Teller": "NotificationClient",
+    "Tried": "Testable",
+    "Turn": "Pacer",
+    "Voice": "Origin",
+    "Voices": "Origins",
+    "Whole": "FileClaim",
+}
+"""A class of the old name, and what it is called."""
+
 WORDS = {
     "blurred": "imprecise",
+    "candid": "caveats",
+    "courier": "sender",
     "hears": "polled",
+    "heartbeat": "claim counter",
+    "judgement": "response",
+    "keyring": "permissions",
+    "lazily": "lazy loop",
     "mend": "fix",
+    "parcel": "request",
+    "pin": "identity",
+    "ruling": "conclusion",
+    "streamer": "stream sender",
     "unanswered": "unacknowledged",
+    "voice": "origin",
+    "voices": "origins",
 }
 """A part of a class's or function's name, and what to say instead."""
 
@@ -75,6 +124,12 @@ def test_no_module_has_an_old_name() -> None:
     """Each is called by what it is about, in the field's words."""
     found = [path.relative_to(ROOT).as_posix() for path in MODULES if path.stem in MODULE_NAMES]
     assert found == [], {name: MODULE_NAMES[Path(name).stem] for name in found}
+
+
+def test_no_class_has_an_old_name() -> None:
+    """A class is what it does or is, by a word that a stranger knows."""
+    found = {f"{path}:{name}": CLASS_NAMES[name] for path, name in defined() if name in CLASS_NAMES}
+    assert found == {}
 
 
 def test_no_name_is_made_of_an_old_word() -> None:
