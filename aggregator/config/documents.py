@@ -48,6 +48,11 @@ def read_text(path: Path, limit: int) -> str:
         raise ValueError("is not UTF-8 text") from None
 
 
+def read_value(path: Path, limit: int) -> str:
+    """Return the one value that a file holds, without the line end that editors add. Raises what `read_text` does."""
+    return re.sub(r"\r?\n\Z", "", read_text(path, limit))
+
+
 @dataclass
 class Problems:
     """What is wrong so far."""

@@ -1,10 +1,8 @@
 """Secrets that stand in files of their own, read again: whoever rotates a password writes the file, and restarts nothing."""
 
-import re
-
 from pydantic import SecretStr, ValidationError
 
-from aggregator.config.documents import LONGEST_SECRET, read_text
+from aggregator.config.documents import LONGEST_SECRET, read_value
 from aggregator.config.file_sinks import S3Sink
 from aggregator.config.models import Ledger, Source, StripeSink
 from aggregator.config.sinks import MetronomeSink
@@ -23,7 +21,7 @@ def url_now(block: Source | Ledger) -> str | None:
     if block.url_file is None:
         return None
     try:
-        text = re.sub(r"\r?\n\Z", "", read_text(block.url_file, LONGEST_URL))
+        text = read_value(block.url_file, LONGEST_URL)
         return type(block).model_validate({"url": text}).url_revealed()
     except (OSError, ValueError, ValidationError):
         return None
@@ -41,9 +39,7 @@ def keys_now(block: Keyed) -> Keyed:
     needed = _needed(block)
     held = {key: secret for key in KEYS if (secret := getattr(block, key, None)) is not None}
     fresh = {
-        key: re.sub(r"\r?\n\Z", "", read_text(files[key], LONGEST_SECRET))
-        if key in files
-        else secret.get_secret_value()
+        key: read_value(files[key], LONGEST_SECRET) if key in files else secret.get_secret_value()
         for key, secret in held.items()
     }
     try:
@@ -60,7 +56,7 @@ def webhook_secrets_now(block: StripeSink) -> tuple[str, ...] | None:
     if block.webhook_secret_file is None:
         return None
     try:
-        text = re.sub(r"\r?\n\Z", "", read_text(block.webhook_secret_file, LONGEST_SECRET))
+        text = read_value(block.webhook_secret_file, LONGEST_SECRET)
         fresh = type(block).model_validate(_needed(block) | {"webhook_secret": text})
     except (OSError, ValueError):
         return None

@@ -1,13 +1,12 @@
 """One block of one file on its way to becoming a model: its keys, where they stand, and what they fall back on."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from aggregator.config.documents import Document, Location, dotted, harmless, read_text
+from aggregator.config.documents import Document, Location, dotted, harmless, read_value
 from aggregator.config.wording import explain
 from aggregator.errors import Problem
 
@@ -108,7 +107,7 @@ class Section:
             self.problem((filed,), "must be text, the path of a file")
             return None
         try:
-            text = read_text(self.document.directory / path, limit)
+            text = read_value(self.document.directory / path, limit)
         except FileNotFoundError:
             hint = (
                 f"put it under `{key}` if it is no path"
@@ -124,7 +123,7 @@ class Section:
             self.problem((filed,), f"names a file that cannot be used, because it {error}")
         else:
             if text.strip():
-                return re.sub(r"\r?\n\Z", "", text)
+                return text
             self.problem((filed,), f"names an empty file: put the {key} in it")
         return None
 

@@ -140,7 +140,7 @@ class FileWriter:
         ):
             return None
         due = {each.meter: each for each in self._files.due(self._sink_id, now)}
-        bundles = list(self._sink.bundles())
+        bundles = self._sink.bundles()
         for turn in range(self._turn, self._turn + len(bundles)):
             bundle = bundles[turn % len(bundles)]
             waiting = [due[meter] for meter in bundle if meter in due and self._meter in (None, meter)]

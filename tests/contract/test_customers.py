@@ -3,7 +3,7 @@
 import datetime as dt
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
 import pytest
 
@@ -16,6 +16,7 @@ from aggregator.sinks.protocol import KnowsCustomers
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates
+from tests.contract.making import making
 from tests.contract.scripted import BROKEN, Server, Told, refusal, serving
 
 KEY = "sk_test_0123456789abcdefghij"
@@ -64,49 +65,31 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def make_stripe() -> Iterator[MakeStripe]:
     """Make Stripe sinks and close them at the end."""
-    made: list[StripeSink] = []
-
-    def make(url: str, **settings: Any) -> StripeSink:
-        defaults: dict[str, Any] = {
-            "api_key": KEY,
-            "mode": "test",
-            "api_base": url,
-            "rates": Rates(1_000.0, 1_000.0, stream_by_event=False),
-            "timeout": dt.timedelta(seconds=20),
-            "max_in_flight": 4,
-            "meters": {"api": StripeMeter(event_name="api_requests")},
-        }
-        made.append(StripeSink("stripe", **defaults | settings))
-        return made[-1]
-
-    yield make
-    for sink in made:
-        sink.close()
+    with making(
+        partial(StripeSink, "stripe"),
+        api_key=KEY,
+        mode="test",
+        rates=Rates(1_000.0, 1_000.0, stream_by_event=False),
+        timeout=dt.timedelta(seconds=20),
+        max_in_flight=4,
+        meters={"api": StripeMeter(event_name="api_requests")},
+    ) as make:
+        yield make
 
 
 @pytest.fixture
 def make_metronome() -> Iterator[MakeMetronome]:
     """Make Metronome sinks and close them at the end."""
-    made: list[MetronomeSink] = []
-
-    def make(url: str) -> MetronomeSink:
-        made.append(
-            MetronomeSink(
-                "metronome",
-                api_key=TOKEN,
-                api_base=url,
-                encoding=Encoding.TEXT,
-                events_per_second=1_000.0,
-                timeout=dt.timedelta(seconds=20),
-                max_in_flight=4,
-                meters={"api": MetronomeMeter(event_type="api_requests")},
-            )
-        )
-        return made[-1]
-
-    yield make
-    for sink in made:
-        sink.close()
+    with making(
+        partial(MetronomeSink, "metronome"),
+        api_key=TOKEN,
+        encoding=Encoding.TEXT,
+        events_per_second=1_000.0,
+        timeout=dt.timedelta(seconds=20),
+        max_in_flight=4,
+        meters={"api": MetronomeMeter(event_type="api_requests")},
+    ) as make:
+        yield make
 
 
 @pytest.fixture

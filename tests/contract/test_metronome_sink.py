@@ -35,6 +35,7 @@ from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
 from aggregator.sinks.protocol import Sink
 from tests.contract.events import about_to_leave, always, answers, send, send_one, until_halted
+from tests.contract.making import making
 
 TOKEN = "token_0123456789abcdefghij"
 SECONDS = 20
@@ -69,26 +70,18 @@ def sandbox(shared_sandbox: MetronomeControl) -> MetronomeControl:
 @pytest.fixture
 def make_sink() -> Iterator[Callable[..., MetronomeSink]]:
     """Make sinks for the meter `api` and close them when the test ends."""
-    made: list[MetronomeSink] = []
-
-    def make(url: str, **settings: Any) -> MetronomeSink:
-        defaults: dict[str, Any] = {
-            "api_key": TOKEN,
-            "api_base": url,
-            "encoding": Encoding.TEXT,
-            "events_per_second": 100_000.0,
-            "timeout": dt.timedelta(seconds=SECONDS),
-            "max_in_flight": 4,
-            "meters": {"api": MetronomeMeter(event_type="api_requests")},
-            "test_customer": "tester",
-            "trial_patience": dt.timedelta(0),
-        }
-        made.append(MetronomeSink("metronome", **defaults | settings))
-        return made[-1]
-
-    yield make
-    for sink in made:
-        sink.close()
+    with making(
+        partial(MetronomeSink, "metronome"),
+        api_key=TOKEN,
+        encoding=Encoding.TEXT,
+        events_per_second=100_000.0,
+        timeout=dt.timedelta(seconds=SECONDS),
+        max_in_flight=4,
+        meters={"api": MetronomeMeter(event_type="api_requests")},
+        test_customer="tester",
+        trial_patience=dt.timedelta(0),
+    ) as make:
+        yield make
 
 
 MakeSink = Callable[..., MetronomeSink]

@@ -7,6 +7,7 @@ import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from aggregator.sinks.stripe import AdminClient, StripeMeter
 from aggregator.sinks.stripe.admin import REPEATS, creation, idempotency_key
 from aggregator.sinks.stripe.differences import Standing
 from aggregator.sinks.stripe.permissions import EVERYDAY, NEEDED, Answer, Use, named
+from tests.contract.making import making
 from tests.contract.scripted import Told, serving
 
 KEY = "sk_test_0123456789abcdefghij"
@@ -49,22 +51,15 @@ def sandbox(shared_sandbox: RunningSandbox) -> RunningSandbox:
 @pytest.fixture
 def make_desk() -> Iterator[MakeDesk]:
     """Make desks for the meter `api`, and close them when the test ends."""
-    made: list[AdminClient] = []
+    with making(
+        partial(AdminClient, "stripe"), api_key=KEY, mode="test", timeout=dt.timedelta(seconds=SECONDS)
+    ) as made:
 
-    def make(url: str, meter: StripeMeter | None = None, **settings: Any) -> AdminClient:
-        defaults: dict[str, Any] = {
-            "api_key": KEY,
-            "mode": "test",
-            "api_base": url,
-            "timeout": dt.timedelta(seconds=SECONDS),
-            "meters": {"api": meter or StripeMeter(event_name="api_requests")},
-        }
-        made.append(AdminClient("stripe", **defaults | settings))
-        return made[-1]
+        def make(url: str, meter: StripeMeter | None = None, **settings: Any) -> AdminClient:
+            meters = {"api": meter or StripeMeter(event_name="api_requests")}
+            return made(url, **{"meters": meters, **settings})
 
-    yield make
-    for desk in made:
-        desk.close()
+        yield make
 
 
 def meters_there(desk: AdminClient, *names: str) -> int:

@@ -4,7 +4,6 @@ import datetime as dt
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Address, Addresses
 from aggregator.sinks.stripe.limits import Rates
 from tests.contract.events import about_to_leave, judged, send
+from tests.contract.making import making
 from tests.contract.scripted import EVENTS_V1, SESSION, Asked, Server, Told, refusal, serving
 
 KEY = "sk_test_0123456789abcdefghij"
@@ -54,25 +54,17 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def make_sink() -> Iterator[MakeSink]:
     """Make sinks whose customers name their accounts, unless told otherwise, and close them at the end."""
-    made: list[StripeSink] = []
-
-    def make(url: str, **settings: Any) -> StripeSink:
-        defaults: dict[str, Any] = {
-            "api_key": KEY,
-            "mode": "test",
-            "api_base": url,
-            "rates": Rates(1_000.0, 1_000.0, stream_by_event=False),
-            "timeout": dt.timedelta(seconds=20),
-            "max_in_flight": 16,
-            "meters": {"api": StripeMeter(event_name="api_requests"), "in": StripeMeter(event_name="logins")},
-            "addresses": Addresses(by_customer=True),
-        }
-        made.append(StripeSink("stripe", **defaults | settings))
-        return made[-1]
-
-    yield make
-    for sink in made:
-        sink.close()
+    with making(
+        partial(StripeSink, "stripe"),
+        api_key=KEY,
+        mode="test",
+        rates=Rates(1_000.0, 1_000.0, stream_by_event=False),
+        timeout=dt.timedelta(seconds=20),
+        max_in_flight=16,
+        meters={"api": StripeMeter(event_name="api_requests"), "in": StripeMeter(event_name="logins")},
+        addresses=Addresses(by_customer=True),
+    ) as make:
+        yield make
 
 
 def meter(event_name: str, **changed: object) -> dict[str, object]:

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, runnin
 from aggregator.sinks.stripe import StripeMeter, StripeNotificationClient, StripeSink
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates
+from tests.contract.making import making
 from tests.contract.scripted import Asked, serving
 from tests.contract.scripted import Told as Scripted
 
@@ -53,26 +55,21 @@ def sandbox(shared_sandbox: RunningSandbox) -> RunningSandbox:
 @pytest.fixture
 def hearing() -> Iterator[MakeTeller]:
     """Make sinks with what listens to them, and close them at the end."""
-    made: list[StripeSink] = []
+    with making(
+        partial(StripeSink, "stripe"),
+        api_key=KEY,
+        mode="test",
+        rates=Rates(1_000, 1_000, stream_by_event=True),
+        timeout=dt.timedelta(seconds=5),
+        max_in_flight=16,
+        meters=METERS,
+    ) as made:
 
-    def make(url: str, addresses: Addresses) -> tuple[StripeSink, StripeNotificationClient]:
-        sink = StripeSink(
-            "stripe",
-            api_key=KEY,
-            mode="test",
-            api_base=url,
-            rates=Rates(1_000, 1_000, stream_by_event=True),
-            timeout=dt.timedelta(seconds=5),
-            max_in_flight=16,
-            meters=METERS,
-            addresses=addresses,
-        )
-        made.append(sink)
-        return sink, StripeNotificationClient(sink, METERS, secrets=(SECRET,), livemode=False)
+        def make(url: str, addresses: Addresses) -> tuple[StripeSink, StripeNotificationClient]:
+            sink = made(url, addresses=addresses)
+            return sink, StripeNotificationClient(sink, METERS, secrets=(SECRET,), livemode=False)
 
-    yield make
-    for sink in made:
-        sink.close()
+        yield make
 
 
 def send(sink: StripeSink, customer: str, number: int = 1) -> str:

@@ -36,6 +36,7 @@ from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.client import API_VERSION
 from aggregator.sinks.stripe.limits import Rates
 from tests.contract.events import about_to_leave, always, answers, send, send_one, until_halted
+from tests.contract.making import making
 
 KEY = "sk_test_0123456789abcdefghij"
 LIVE_KEY = "sk_live_0123456789abcdefghij"
@@ -75,25 +76,20 @@ def sandbox(shared_sandbox: RunningSandbox) -> RunningSandbox:
 @pytest.fixture
 def make_sink() -> Iterator[Callable[..., StripeSink]]:
     """Make sinks for the meter `api` and close them when the test ends."""
-    made: list[StripeSink] = []
+    with making(
+        partial(StripeSink, "stripe"),
+        api_key=KEY,
+        mode="test",
+        timeout=dt.timedelta(seconds=SECONDS),
+        max_in_flight=16,
+        meters={"api": StripeMeter(event_name="api_requests")},
+    ) as made:
 
-    def make(url: str, *, calls_per_second: float = 10_000.0, **settings: Any) -> StripeSink:
-        calls = calls_per_second
-        defaults: dict[str, Any] = {
-            "api_key": KEY,
-            "mode": "test",
-            "api_base": url,
-            "rates": Rates(calls, calls, stream_by_event=True),
-            "timeout": dt.timedelta(seconds=SECONDS),
-            "max_in_flight": 16,
-            "meters": {"api": StripeMeter(event_name="api_requests")},
-        }
-        made.append(StripeSink("stripe", **defaults | settings))
-        return made[-1]
+        def make(url: str, *, calls_per_second: float = 10_000.0, **settings: Any) -> StripeSink:
+            rates = Rates(calls_per_second, calls_per_second, stream_by_event=True)
+            return made(url, **{"rates": rates, **settings})
 
-    yield make
-    for sink in made:
-        sink.close()
+        yield make
 
 
 MakeSink = Callable[..., StripeSink]

@@ -4,6 +4,7 @@ import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from aggregator.runtime.clock import utcnow
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.limits import Rates
 from tests.contract.events import about_to_leave, judged, send
+from tests.contract.making import making
 from tests.contract.scripted import (
     BROKEN,
     EVENTS_V1,
@@ -47,24 +49,16 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def make_sink(server: Server) -> Iterator[MakeSink]:
     """Make sinks over the server, by the stream unless told otherwise, and close them at the end."""
-    made: list[StripeSink] = []
-
-    def make(transport: str = "stream", **settings: Any) -> StripeSink:
-        defaults: dict[str, Any] = {
-            "api_key": KEY,
-            "mode": "test",
-            "api_base": server.url,
-            "rates": Rates(10_000.0, 100_000.0, stream_by_event=True),
-            "timeout": dt.timedelta(seconds=SECONDS),
-            "max_in_flight": 16,
-            "meters": {"api": StripeMeter(event_name="api_requests")},
-        }
-        made.append(StripeSink("stripe", transport=transport, **defaults | settings))  # type: ignore[arg-type]  # a test's word
-        return made[-1]
-
-    yield make
-    for sink in made:
-        sink.close()
+    with making(
+        partial(StripeSink, "stripe"),
+        api_key=KEY,
+        mode="test",
+        rates=Rates(10_000.0, 100_000.0, stream_by_event=True),
+        timeout=dt.timedelta(seconds=SECONDS),
+        max_in_flight=16,
+        meters={"api": StripeMeter(event_name="api_requests")},
+    ) as made:
+        yield lambda transport="stream", **settings: made(server.url, transport=transport, **settings)
 
 
 def usage(customer: str | None = None, **changed: Any) -> Event:
