@@ -1,6 +1,6 @@
 """`aggregator sandbox`: the local stand-in for Stripe's metering endpoints.
 
-The command belongs to the sandbox, which shares no code with the rest; it is handed over as it is, and imported only when
+The command belongs to the sandbox, which shares no code with the rest; it is passed on unchanged, and imported only when
 it is called.
 """
 

@@ -24,39 +24,63 @@ SECONDS = click.FloatRange(min=0)
 
 
 @click.command("sandbox")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=12111, show_default=True, help="0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=12111,
+    show_default=True,
+    help="Listen on this port; 0 takes a free one and prints it.",
 )
 @click.option(
     "--meter",
     "meters",
+    metavar="NAME:FORMULA[:WINDOW]",
     callback=read_meters,
     multiple=True,
-    help="Meter to make: event_name:formula[:window]. Repeatable.",
+    help="Create a meter for the events of this name, such as api_requests:sum:hour. Repeat it for more meters.",
 )
 @click.option(
-    "--state", type=click.Path(dir_okay=False, path_type=Path), help="File that makes the state last."
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep everything in this file, so that a restart loses nothing. Without it: in memory only.",
 )
 @click.option(
-    "--account", default="acct_sandbox", show_default=True, help="Id of the account the keys belong to."
+    "--account", default="acct_sandbox", show_default=True, help="Id of the account that keys belong to."
 )
-@click.option("--strict-customers", is_flag=True, help="Only customers that were created exist.")
-@click.option("--sync-customer-errors", is_flag=True, help="Answer 400 to an unknown customer, not 200.")
-@click.option("--sync-value-errors", is_flag=True, help="Answer 400 to an unreadable value, not 200.")
+@click.option(
+    "--strict-customers",
+    is_flag=True,
+    help="Know only customers that were created. Without it: every cus_... and acct_... exists.",
+)
+@click.option(
+    "--sync-customer-errors",
+    is_flag=True,
+    help="Answer 400 to an unknown customer. Without it: answer 200, and report the event later.",
+)
+@click.option(
+    "--sync-value-errors",
+    is_flag=True,
+    help="Answer 400 to an unreadable value. Without it: answer 200, and report the event later.",
+)
 @click.option(
     "--identifier-memory",
     type=SECONDS,
     default=IDENTIFIER_MEMORY_SECONDS,
     show_default=True,
-    help="Seconds for which an identifier is refused a second time.",
+    help="For so many seconds, refuse an identifier a second time.",
 )
 @click.option(
-    "--processing-delay", type=SECONDS, default=0.0, help="Seconds until an event shows in summaries."
+    "--processing-delay",
+    type=SECONDS,
+    default=0.0,
+    help="Show an event in summaries only after so many seconds.",
 )
-@click.option("--latency", type=SECONDS, default=0.0, help="Seconds each event waits before it is processed.")
+@click.option("--latency", type=SECONDS, default=0.0, help="Process each event only after so many seconds.")
 @click.option(
-    "--rate-limit", type=click.FloatRange(min=0, min_open=True), help="Events per second; 429 beyond."
+    "--rate-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Answer 429 beyond so many events per second. Without it: no limit.",
 )
 def command(
     *,
@@ -73,7 +97,14 @@ def command(
     latency: float,
     rate_limit: float | None,
 ) -> None:
-    """Serve a local stand-in for Stripe's metering endpoints."""
+    """Run a local server that speaks Stripe's metering endpoints, to try things out without Stripe.
+
+    It bills nobody, and any key works: sk_test_... for test mode, sk_live_... for live mode. Let a sink use it by
+    `api_base: http://127.0.0.1:12111`. It serves Metronome as well, at `/metronome` below that address.
+
+    It runs until you press Ctrl-C. While it runs, you can let calls fail, shift its clock and read its totals:
+    docs/sandbox.md shows how.
+    """
     rules = Rules(
         strict_customers=strict_customers,
         sync_customer_errors=sync_customer_errors,
@@ -88,10 +119,10 @@ def command(
     try:
         serve(options)
     except (OSError, StateError) as error:
-        raise click.ClickException(_told(error, host, port)) from error
+        raise click.ClickException(_message(error, host, port)) from error
 
 
-def _told(error: OSError | StateError, host: str, port: int) -> str:
+def _message(error: OSError | StateError, host: str, port: int) -> str:
     if isinstance(error, StateError):
         return str(error)
     return f"The sandbox cannot listen on {host}:{port}: {error.strerror}. Choose another --port."
