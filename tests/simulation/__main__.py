@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
-from tests.simulation.hunting import MUTANTS, hunt
+from tests.simulation.hunting import MOST_LIVES, MUTANTS, concerned, hunt
 from tests.simulation.life import Lived, live
 from tests.simulation.marks import RARE, Marks
 from tests.simulation.mutation import Mutant
@@ -87,21 +87,43 @@ def one(seed: int) -> int:
 
 
 def mutants(only: str | None) -> int:
-    """Let the simulation find every mutant, from several beginnings; return 1 if one survives."""
+    """Let the simulation find every mutant, from several beginnings; return 1 if one survives.
+
+    Lives that a mutant cannot change count as lived, but are not lived again.
+    """
     chosen = [each for each in MUTANTS if not only or each.name in only.split(",")]
-    say(f"{'mutant':<34}{'median lives':>13}{'most':>6}  found by")
     survivors: list[Mutant] = []
     with pool() as workers:
-        hunts = {each.name: [workers.submit(hunt, each.name, first) for first in OFFSETS] for each in chosen}
+        seeds = [seed for first in OFFSETS for seed in range(first, first + MOST_LIVES)]
+        concern = dict(zip(seeds, workers.map(concerned, seeds, chunksize=10), strict=True))
+        hunts = {
+            each.name: {
+                first: workers.submit(
+                    hunt,
+                    each.name,
+                    [
+                        seed
+                        for seed in seeds
+                        if first <= seed < first + MOST_LIVES and each.name in concern[seed]
+                    ],
+                )
+                for first in OFFSETS
+            }
+            for each in chosen
+        }
+        say(f"{'mutant':<38}{'lives it can change':>20}{'median lives':>13}{'most':>6}  found by")
         for each in chosen:
-            found = [future.result() for future in hunts[each.name]]
-            lives = [number for number, _ in found if number]
-            rules = Counter(rule for _, rule in found if rule)
+            found = {first: future.result() for first, future in hunts[each.name].items()}
+            lives = [seed - first + 1 for first, (seed, _) in found.items() if seed]
+            rules = Counter(rule for _, rule in found.values() if rule)
             if len(lives) < len(found):
                 survivors.append(each)
             said = ", ".join(f"{rule} ({times})" for rule, times in rules.most_common())
             median = f"{statistics.median(lives):g}" if lives else "-"
-            say(f"{each.name:<34}{median:>13}{max(lives, default=0):>6}  {said or 'nothing: it survives'}")
+            able = sum(each.name in names for names in concern.values())
+            say(
+                f"{each.name:<38}{able:>20,}{median:>13}{max(lives, default=0):>6}  {said or 'nothing: it survives'}"
+            )
     say(
         f"\n{len(chosen) - len(survivors)} of {len(chosen)} mutants found from each of {len(OFFSETS)} beginnings"
     )

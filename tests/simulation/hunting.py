@@ -1,5 +1,7 @@
 """Looks for bugs made on purpose: lives one life after the other with a bug in the code until one breaks a rule."""
 
+from collections.abc import Sequence
+
 from tests.simulation import (
     mutants,
     mutants_backfill,
@@ -16,10 +18,11 @@ from tests.simulation import (
     mutants_source,
 )
 from tests.simulation.life import live
-from tests.simulation.mutation import MUTANTS
+from tests.simulation.mutation import MUTANTS, watching
 
 __all__ = [
     "MUTANTS",
+    "concerned",
     "hunt",
     "mutants",
     "mutants_backfill",
@@ -40,15 +43,25 @@ MOST_LIVES = 600
 """In how many lives a mutant must be found."""
 
 
-def hunt(name: str, first: int, most: int = MOST_LIVES) -> tuple[int, str]:
-    """Return after how many lives a mutant was found, and by what; (0, "") if it was not."""
+def concerned(seed: int) -> set[str]:
+    """Return the mutants that can change a life: it calls, as the code is, something that each replaces.
+
+    Until the first such call a life with the bug is the same, step by step.
+    """
+    with watching() as called:
+        live(seed)
+        return called()
+
+
+def hunt(name: str, lives: Sequence[int]) -> tuple[int, str]:
+    """Return the first of these lives in which a mutant is found, and by what; (0, "") if it is in none."""
     chosen = next(each for each in MUTANTS if each.name == name)
     with chosen.patch():
-        for number in range(1, most + 1):
+        for seed in lives:
             try:
-                lived = live(first + number - 1)
+                lived = live(seed)
             except KeyError as error:  # it has done what the ledger has no answer to, which nobody overlooks
-                return number, f"the ledger breaks: {error!r}"
+                return seed, f"the ledger breaks: {error!r}"
             if lived.rule:
-                return number, lived.rule
+                return seed, lived.rule
     return 0, ""
