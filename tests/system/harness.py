@@ -10,8 +10,6 @@ import datetime as dt
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -29,6 +27,7 @@ from aggregator.core.windows import floor
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
+from tests.system.starter import start
 
 Found = TypeVar("Found")
 Totals = dict[str, Decimal]
@@ -109,15 +108,7 @@ class Process:
         self.name = name
         self._out, self._err = directory / f"{name}.out", directory / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                cwd=directory,
-                env=environment(directory, **env),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+            self._process = start(module, arguments, directory, environment(directory, **env), out, err)
         self.pid = self._process.pid
 
     @property
