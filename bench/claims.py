@@ -57,7 +57,7 @@ select id, %(sink)s, %(start)s, %(start)s from meter returning id
 
 EVENTS = """
 insert into aggregator.event
-       (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier, delta, total)
+       (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier, delta, total)
 select n, n, 1, (%(feeds)s::int[])[n / %(run)s %% cardinality(%(feeds)s::int[]) + 1], 0,
        %(start)s, %(start)s, %(start)s, 'due', 'cus_' || n, 'agg_' || n, 2, 2
   from generate_series(0, %(events)s - 1) as n

@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-from aggregator.daemon.daemon import LANES
+from aggregator.daemon.daemon import WORKERS
 from aggregator.delivery.sender import drain
 from aggregator.runtime.clock import utcnow
 from bench.stand import stand
@@ -28,7 +28,7 @@ def measure(
         began = time.monotonic()
         planned = app.collections["api_requests"].run_once(utcnow()).planned
         collected = time.monotonic()
-        delivered = drain([app.delivery("far") for _ in range(LANES)], utcnow)
+        delivered = drain([app.delivery("far") for _ in range(WORKERS)], utcnow)
         done = time.monotonic()
     assert delivered.accepted == planned, delivered
     return Figures(planned, collected - began, done - collected)

@@ -31,7 +31,7 @@ from aggregator.core.model import (
     Written,
 )
 from aggregator.delivery.file_writer import FileWriter
-from aggregator.ledger.database import Database, identity, migrate
+from aggregator.ledger.database import Database, ledger_id_of, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.outbox import Outbox
@@ -177,13 +177,13 @@ def _plan(database: Database, events: int) -> int:
         sinks=("files",),
         window=HOUR,
         start_at=start,
-        settle=HOUR,
+        delay=HOUR,
         revisit=HOUR,
     )
     meters = Meters(database, uuid.uuid4(), 10 * MINUTE)
     registered = meters.register([meter])[METER]
     policy = planner.Policy(
-        ledger=str(identity(database).ledger_id),
+        ledger=str(ledger_id_of(database).ledger_id),
         sink="files",
         meter=METER,
         window=HOUR,

@@ -24,7 +24,7 @@ from aggregator.core.model import (
     Span,
     WriteModel,
 )
-from aggregator.ledger.database import Database, identity, migrate
+from aggregator.ledger.database import Database, ledger_id_of, migrate
 from aggregator.ledger.meters import Feed, Meters
 from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
@@ -84,13 +84,13 @@ def _measure(database: Database, spool: Spool) -> Figures:
         sinks=("stripe",),
         window=HOUR,
         start_at=START,
-        settle=HOUR,
+        delay=HOUR,
         revisit=HOUR,
     )
     registered = meters.register([meter])[meter.name]
     passes = Passes(database, LEASE, time.monotonic)
     policy = planner.Policy(
-        ledger=str(identity(database).ledger_id),
+        ledger=str(ledger_id_of(database).ledger_id),
         sink="stripe",
         meter=meter.name,
         window=HOUR,

@@ -26,7 +26,7 @@ meters:
     sinks: [far]
     window: 1h
     start_at: {start}
-    settle: 0s
+    delay: 0s
     revisit: 3d
     query: |
       select customer, count(*) as quantity, max(created_at) as at, date_trunc('hour', created_at) as "window"

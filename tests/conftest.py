@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--through-pgbouncer",
         action="store_true",
-        help="Reach every ledger and source through pgbouncer in transaction mode.",
+        help="FeedCoverage every ledger and source through pgbouncer in transaction mode.",
     )
 
 

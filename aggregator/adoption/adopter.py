@@ -99,7 +99,7 @@ class Adopter:
     def __init__(
         self,
         adopting: Adopting,
-        pin: LedgerIdentity,
+        identity: LedgerIdentity,
         meters: Meters,
         registered: Iterable[Registered],
         sources: Mapping[str, Source],
@@ -111,7 +111,7 @@ class Adopter:
         wait: Callable[[float], object] = lambda _: None,
     ) -> None:
         self._adopting = adopting
-        self._pin = pin
+        self._identity = identity
         self._meters = meters
         self._registered = sorted(registered, key=lambda known: known.meter.name)
         self._sources = sources
@@ -138,10 +138,10 @@ class Adopter:
 
         Raises SinkError if a sink does not say to which account it goes.
         """
-        reason = self._pin.check(now, stops=True, adopting=True)
+        reason = self._identity.check(now, stops=True, adopting=True)
         for sink in sorted(self._fed):
-            reason = reason or self._pin.account(sink, self._sinks[sink].account(), now, stops=True)
-        pinned, known = self._pin.pinned(), self._pin.known()
+            reason = reason or self._identity.account(sink, self._sinks[sink].account(), now, stops=True)
+        pinned, known = self._identity.pinned(), self._identity.known()
         lines = {(known.meter.name, feed.sink) for known in self._registered for feed in known.feeds}
         last = [pinned.stopped_at, self._adopting.last_claim(), known.at if known else None]
         return Situation(
@@ -154,7 +154,7 @@ class Adopter:
 
     def stop(self, now: dt.datetime) -> None:
         """Stop a ledger of which nothing but a person knows that it was set back."""
-        self._pin.stop("Stopped by a person, to be adopted.", now)
+        self._identity.stop("Stopped by a person, to be adopted.", now)
 
     def survey(self, now: dt.datetime, done: Callable[[Compared], None] = lambda _: None) -> Survey:
         """Compare every window that can still be billed. `done` is told of each meter and sink; nothing is written.
@@ -202,17 +202,17 @@ class Adopter:
         """
         situation = self.ready(now)
         survey.approve(self._leave)
-        beat = self._pin.known()
+        count = self._identity.known()
         pinned = situation.pinned
-        generation = _generation(pinned.generation, beat.generation if beat else 0, now)
+        generation = _generation(pinned.generation, count.generation if count else 0, now)
         accounts = {name: account for name in sorted(self._fed) if (account := self._sinks[name].account())}
 
-        def name(line: Line, stand: SlotComparison) -> str:
-            return self._name(line, stand, named(pinned.ledger_id, generation), now)
+        def name(line: Line, comparison: SlotComparison) -> str:
+            return self._name(line, comparison, named(pinned.ledger_id, generation), now)
 
         feeds = [feed.id for known in self._registered for feed in known.feeds]
         self._adopting.adopt(survey.rebased, pinned, generation, accounts, feeds, name, now)
-        self._pin.adopted(pinned._replace(generation=generation, cluster=pinned.lies_on), now)
+        self._identity.adopted(pinned._replace(generation=generation, cluster=pinned.lies_on), now)
 
     def _survey_meter(
         self, known: Registered, survey: Survey, now: dt.datetime, done: Callable[[Compared], None]
@@ -276,15 +276,15 @@ class Adopter:
         """
         pieces = list(definitions.pieces(holding, line.span))
 
-        def ask(stands: list[SlotComparison]) -> list[Found] | Left:
-            who = Comparison(self._sinks[line.feed.sink], meter.name, stands, line.unit)
+        def ask(comparisons: list[SlotComparison]) -> list[Found] | Left:
+            who = Comparison(self._sinks[line.feed.sink], meter.name, comparisons, line.unit)
             for tried in range(1, TRIES + 1):
                 try:
                     return [
                         each for definition, piece in pieces for each in who.compare(piece, definition.window)
                     ]
                 except CustomerUnknown as unknown:
-                    return Left(meter.name, line.feed.sink, stands[0].customer, str(unknown))
+                    return Left(meter.name, line.feed.sink, comparisons[0].customer, str(unknown))
                 except SinkUnreachable:
                     if tried == TRIES:
                         raise
@@ -293,24 +293,26 @@ class Adopter:
 
         # The ledger's transaction is over before a sink is asked.
         with DiskList[SlotComparison]() as kept, ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
-            kept.keep(self._adopting.stands(line, readings))
-            customers = (list(stands) for _, stands in groupby(kept.all(), attrgetter("customer")))
+            kept.keep(self._adopting.comparisons(line, readings))
+            customers = (list(comparisons) for _, comparisons in groupby(kept.all(), attrgetter("customer")))
             while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
                 for found in pool.map(ask, some):
                     if isinstance(found, Left):
                         left.append(found)
                         continue
                     compared.customers += 1
-                    for stand, places in found:
-                        compared.count(stand)
+                    for comparison, places in found:
+                        compared.count(comparison)
                         if len(places) > 1:
-                            names = meter.name, line.feed.sink, stand.customer
-                            compared.scattered.append(SplitWindow(*names, places))
-                        if stand.differs:
-                            much = Decimal(planner.plain(stand.stands_at))
-                            yield Counted(stand.window_start, stand.customer, much, stand.kept_at)
+                            names = meter.name, line.feed.sink, comparison.customer
+                            compared.split_windows.append(SplitWindow(*names, places))
+                        if comparison.differs:
+                            much = Decimal(planner.plain(comparison.stands_at))
+                            yield Counted(
+                                comparison.window_start, comparison.customer, much, comparison.kept_at
+                            )
 
-    def _name(self, line: Line, stand: SlotComparison, ledger: str, now: dt.datetime) -> str:
+    def _name(self, line: Line, comparison: SlotComparison, ledger: str, now: dt.datetime) -> str:
         """Name the event that takes a slot over, as the planner would name it in the new generation."""
         known = next(known for known in self._registered if known.id == line.meter_id)
         policy = planner.Policy(
@@ -323,7 +325,7 @@ class Adopter:
             limits=self._sinks[line.feed.sink].limits_for(known.meter.name),
             now=now,
         )
-        return planner.identifier(policy, stand.customer, stand.window_start, stand.revision)
+        return planner.identifier(policy, comparison.customer, comparison.window_start, comparison.revision)
 
 
 def _generation(ledger: int, host: int, now: dt.datetime) -> int:

@@ -21,7 +21,7 @@ from aggregator.sinks.protocol import Destination
 class Found(NamedTuple):
     """One slot that was looked up: `stand` says what the sink has counted of it."""
 
-    stand: SlotComparison
+    comparison: SlotComparison
     places: tuple[tuple[dt.datetime, Decimal], ...] = ()
     """In which hours it has counted that, and how much in each, where it matters."""
 
@@ -29,12 +29,14 @@ class Found(NamedTuple):
 class Comparison:
     """Compares one customer's slots with what a sink has counted, from days down to windows."""
 
-    def __init__(self, sink: Destination, meter: str, stands: list[SlotComparison], unit: Decimal) -> None:
+    def __init__(
+        self, sink: Destination, meter: str, comparisons: list[SlotComparison], unit: Decimal
+    ) -> None:
         self._sink = sink
         self._meter = meter
-        self._customer = stands[0].customer
-        self._stands = {stand.window_start: stand for stand in stands}
-        self._carry = stands[0].carry
+        self._customer = comparisons[0].customer
+        self._comparisons = {comparison.window_start: comparison for comparison in comparisons}
+        self._carry = comparisons[0].carry
         self._unit = unit
         limits = sink.limits_for(meter)
         self._newest_of = limits.newest_of if limits.write_model is WriteModel.OVERWRITE else None
@@ -52,15 +54,19 @@ class Comparison:
         counted: dict[dt.datetime, list[tuple[dt.datetime, Decimal]]] = defaultdict(list)
         for start, much in sorted(self._sink.breakdown(self._meter, self._customer, span, stretch).items()):
             counted[floor(start, window)].append((start, much))
-        known = {stand.window_start for stand in self._stands.values() if stand.window_start in span}
+        known = {
+            comparison.window_start
+            for comparison in self._comparisons.values()
+            if comparison.window_start in span
+        }
         for start in sorted(counted.keys() | known):
-            stand, places = self._stands.get(start) or self._new(start), counted[start]
-            if not stand.shadow:
+            comparison, places = self._comparisons.get(start) or self._new(start), counted[start]
+            if not comparison.shadow:
                 total = ZERO
                 for _, much in places:
                     total = planner.add(total, much)
-                kept_at = _kept_at(stand, places, stretch)
-                yield Found(stand._replace(counted=total, kept_at=kept_at), tuple(places))
+                kept_at = _kept_at(comparison, places, stretch)
+                yield Found(comparison._replace(counted=total, kept_at=kept_at), tuple(places))
 
     def _within(self, span: Span, window: dt.timedelta, steps: list[dt.timedelta]) -> Iterator[Found]:
         step, *finer = steps
@@ -73,20 +79,20 @@ class Comparison:
             yield from self._within(Span(span.start, whole.start), window, finer)
         counted = self._counted(whole, step)
         held: dict[dt.datetime, list[SlotComparison]] = {}
-        for stand in self._stands.values():
-            if stand.window_start in whole:
-                held.setdefault(floor(stand.window_start, step), []).append(stand)
+        for comparison in self._comparisons.values():
+            if comparison.window_start in whole:
+                held.setdefault(floor(comparison.window_start, step), []).append(comparison)
         for start in sorted(counted.keys() | held.keys()):
-            much, stands = counted.get(start, ZERO), held.get(start, [])
+            much, comparisons = counted.get(start, ZERO), held.get(start, [])
             if not finer:
-                if not any(stand.shadow for stand in stands):
-                    stand = stands[0] if stands else self._new(start)
-                    yield Found(stand._replace(counted=much))
-            elif fits(stands, much, self._unit):
+                if not any(comparison.shadow for comparison in comparisons):
+                    comparison = comparisons[0] if comparisons else self._new(start)
+                    yield Found(comparison._replace(counted=much))
+            elif fits(comparisons, much, self._unit):
                 yield from (
-                    Found(stand._replace(counted=stand.booked))
-                    for stand in stands
-                    if stand.withdrawn and not stand.shadow
+                    Found(comparison._replace(counted=comparison.booked))
+                    for comparison in comparisons
+                    if comparison.withdrawn and not comparison.shadow
                 )
             else:
                 yield from self._within(Span(start, start + step), window, finer)
@@ -113,10 +119,10 @@ class Comparison:
 
 
 def _kept_at(
-    stand: SlotComparison, places: list[tuple[dt.datetime, Decimal]], stretch: dt.timedelta
+    comparison: SlotComparison, places: list[tuple[dt.datetime, Decimal]], stretch: dt.timedelta
 ) -> dt.datetime | None:
     """Return the instant that meets what the sink has: the ledger's own, if it lies there or the sink has nothing."""
-    at, starts = stand.stamped_at, [start for start, _ in places]
+    at, starts = comparison.stamped_at, [start for start, _ in places]
     if not starts or (at is not None and floor(at, stretch) in starts):
         return at
     return starts[0]

@@ -49,14 +49,14 @@ class Compared:
     """Units that the ledger had booked and the sink has not counted."""
     withdrawn: int = 0
     """Events that were not settled: what the sink lacks of them is planned again."""
-    scattered: list[SplitWindow] = field(default_factory=list)
+    split_windows: list[SplitWindow] = field(default_factory=list)
     """Windows of which the sink has several numbers, where one total cannot overwrite them all."""
 
-    def count(self, stand: SlotComparison) -> None:
+    def count(self, comparison: SlotComparison) -> None:
         """Take one window into account that was looked up."""
-        differs = planner.subtract(stand.stands_at, stand.booked)
-        self.windows += stand.differs
-        self.withdrawn += stand.withdrawn
+        differs = planner.subtract(comparison.stands_at, comparison.booked)
+        self.windows += comparison.differs
+        self.withdrawn += comparison.withdrawn
         if differs > 0:
             self.taken_over = planner.add(self.taken_over, differs)
         else:
@@ -96,11 +96,11 @@ class Survey:
                 "there and adopt then, or say --leave with the name of each if the ledger's word is to be taken: what they "
                 "were sent since the backup is then sent again, and billed twice once they are known. Nothing was changed."
             )
-        scattered = [str(window) for each in self.compared for window in each.scattered]
-        if scattered:
+        split_windows = [str(window) for each in self.compared for window in each.split_windows]
+        if split_windows:
             raise LedgerError(
                 "Of these windows the sink has numbers in several hours, and a total overwrites only the one in its own: "
-                f"{_some(scattered, '; ')}. Overwrite all but one of each with 0 there, by hand, and adopt then "
+                f"{_some(split_windows, '; ')}. Overwrite all but one of each with 0 there, by hand, and adopt then "
                 "(docs/adopt.md). Nothing was changed."
             )
 

@@ -18,7 +18,7 @@ from aggregator.errors import SinkError, SinkHalted, UsageError
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.sinks.stripe import AdminClient
-    from aggregator.sinks.stripe.differences import Comparison, Known, Standing
+    from aggregator.sinks.stripe.differences import Comparison, Known, MeterState
 
 
 WORDS = {
@@ -33,7 +33,7 @@ WORDS = {
 class Line(NamedTuple):
     """One meter at one sink: how it compares, or why that is not known."""
 
-    desk: "AdminClient"
+    admin: "AdminClient"
     meter: str
     comparison: "Comparison | None"
     error: str | None = None
@@ -41,20 +41,20 @@ class Line(NamedTuple):
     @property
     def outcome(self) -> ExitCode:
         """Say what follows from it."""
-        return code_of(self.comparison and self.comparison.standing)
+        return code_of(self.comparison and self.comparison.meter_state)
 
 
-def code_of(standing: "Standing | None") -> ExitCode:
+def code_of(meter_state: "MeterState | None") -> ExitCode:
     """Return what follows from how a meter compares; None if that is not known.
 
     Work is left where `aggregator meters apply` puts it right. Else only a person can: what differs cannot be changed, or is
     not ours to change.
     """
-    if standing is None:
+    if meter_state is None:
         return ExitCode.FAILED
-    if standing == "equal":
+    if meter_state == "equal":
         return ExitCode.DONE
-    return ExitCode.WORK_LEFT if standing.can_be_applied else ExitCode.PERSON_NEEDED
+    return ExitCode.WORK_LEFT if meter_state.can_be_applied else ExitCode.PERSON_NEEDED
 
 
 class Did(StrEnum):
@@ -83,28 +83,28 @@ class Step(NamedTuple):
 @contextmanager
 def desks_of(config: "Config") -> "Iterator[dict[str, AdminClient]]":
     """Give a desk for each sink that keeps meters, and close them at the end."""
-    from aggregator.wiring.app import build_desk
+    from aggregator.wiring.app import build_admin_client
 
     with ExitStack() as stack:
-        made = {name: build_desk(config, name) for name in config.sinks}
-        yield {name: stack.enter_context(desk) for name, desk in made.items() if desk is not None}
+        made = {name: build_admin_client(config, name) for name in config.sinks}
+        yield {name: stack.enter_context(admin) for name, admin in made.items() if admin is not None}
 
 
-def compare(desks: "Mapping[str, AdminClient]", names: Sequence[str]) -> list[Line]:
+def compare(admins: "Mapping[str, AdminClient]", names: Sequence[str]) -> list[Line]:
     """Compare meters with every account they feed; one that does not answer keeps no other from it."""
     lines: list[Line] = []
-    for desk in desks.values():
-        wanted = [name for name in names if name in desk.meters]
+    for admin in admins.values():
+        wanted = [name for name in names if name in admin.meters]
         try:
-            lines += [Line(desk, each.meter, each) for each in desk.compare(wanted)] if wanted else []
+            lines += [Line(admin, each.meter, each) for each in admin.compare(wanted)] if wanted else []
         except SinkError as error:
-            lines += [Line(desk, name, None, str(error)) for name in wanted]
+            lines += [Line(admin, name, None, str(error)) for name in wanted]
     if not lines:
         raise UsageError(
             "None of these meters feeds a Stripe sink with one account. Where each customer names an account (`accounts: "
             "by_customer`), make the meters in each: by a configuration that names it as `stripe_account`."
         )
-    return sorted(lines, key=lambda line: (line.meter, line.desk.sink))
+    return sorted(lines, key=lambda line: (line.meter, line.admin.sink))
 
 
 def carry_out(plan: Sequence[Line], now: dt.datetime) -> list[Step]:
@@ -112,7 +112,7 @@ def carry_out(plan: Sequence[Line], now: dt.datetime) -> list[Step]:
     steps: list[Step] = []
     halted: set[str] = set()
     for line in plan:
-        if line.desk.sink in halted:
+        if line.admin.sink in halted:
             steps.append(Step(line, Did.NOT_TRIED, "not tried, for the same reason"))
             continue
         try:
@@ -120,7 +120,7 @@ def carry_out(plan: Sequence[Line], now: dt.datetime) -> list[Step]:
         except SinkError as error:
             steps.append(Step(line, Did.FAILED, str(error)))
             if isinstance(error, SinkHalted):
-                halted.add(line.desk.sink)
+                halted.add(line.admin.sink)
     return steps
 
 
@@ -129,15 +129,15 @@ def _apply(line: Line, now: dt.datetime) -> Step:
     planned = line.comparison
     assert planned is not None, "only what was compared is planned"
     if planned.known is None:
-        made = line.desk.create(line.meter, now)
-        after = Line(line.desk, line.meter, made.comparison)
+        made = line.admin.create(line.meter, now)
+        after = Line(line.admin, line.meter, made.comparison)
         did = Did.CREATED if made.by_us else Did.THERE
         text = f"created {planned.event_name}" if made.by_us else f"{planned.event_name} is there by now"
         if after.outcome is not ExitCode.DONE:
             text += "; " + finding(after, now)
         return Step(after, did, text)
-    after = Line(line.desk, line.meter, line.desk.rename(line.meter, planned.known))
-    title = line.desk.meters[line.meter].display_name
+    after = Line(line.admin, line.meter, line.admin.rename(line.meter, planned.known))
+    title = line.admin.meters[line.meter].display_name
     return Step(after, Did.RENAMED, f"{planned.event_name} is displayed as {title!r} now")
 
 
@@ -151,11 +151,11 @@ def outcome_after(line: Line, step: Step | None) -> ExitCode:
 
 
 def one_meter(
-    config: "Config", desks: "Mapping[str, AdminClient]", meter: str, sink: str | None
+    config: "Config", admins: "Mapping[str, AdminClient]", meter: str, sink: str | None
 ) -> "tuple[AdminClient, Known]":
     """Return the desk and the Stripe meter that are meant. Raises UsageError, or SinkError if there is none."""
     [name] = known_meters(config, [meter])
-    fed = {each: desk for each, desk in desks.items() if name in desk.meters}
+    fed = {each: admin for each, admin in admins.items() if name in admin.meters}
     if sink is not None and sink not in fed:
         raise UsageError(f"Meter {name} feeds no Stripe sink {sink}; it feeds: {', '.join(fed) or 'none'}.")
     if sink is None and len(fed) != 1:
@@ -164,11 +164,11 @@ def one_meter(
             if fed
             else f"Meter {name} feeds no Stripe sink."
         )
-    desk = fed[sink or next(iter(fed))]
-    [found] = desk.compare([name])
-    if found.known is None or found.standing == "wrong_mode":
+    admin = fed[sink or next(iter(fed))]
+    [found] = admin.compare([name])
+    if found.known is None or found.meter_state == "wrong_mode":
         raise SinkError(found.misfits[0])
-    return desk, found.known
+    return admin, found.known
 
 
 def unsent(config: "Config", meter: str, sink: str) -> int:
@@ -194,10 +194,10 @@ def plain_line(line: Line, now: dt.datetime) -> dict[str, object]:
     found = line.comparison
     return {
         "meter": line.meter,
-        "sink": line.desk.sink,
-        "mode": line.desk.mode,
-        "event_name": line.desk.meters[line.meter].event_name,
-        "standing": found.standing.value if found else None,
+        "sink": line.admin.sink,
+        "mode": line.admin.mode,
+        "event_name": line.admin.meters[line.meter].event_name,
+        "meter_state": found.meter_state.value if found else None,
         "outcome": WORDS[line.outcome],
         "stripe_id": found.known.id if found and found.known else None,
         "differences": [each._asdict() for each in found.differences] if found else [],
@@ -210,7 +210,7 @@ def plain_step(step: Step) -> dict[str, object]:
     """Return a step for programs."""
     return {
         "meter": step.line.meter,
-        "sink": step.line.desk.sink,
+        "sink": step.line.admin.sink,
         "did": step.did,
         "text": step.text,
     }

@@ -101,11 +101,11 @@ def adopt(
         raise UsageError("--nothing-lost is said alone: it takes nothing over, and stops nothing.")
     with build(config, name="aggregator adopt", looks=not yes) as app:
         if nothing_lost:
-            _follow(app.ledger.pin, as_json=as_json)
+            _follow(app.ledger.identity, as_json=as_json)
             return
         adoption = Adopter(
             Adopting(app.ledger.database),
-            app.ledger.pin,
+            app.ledger.identity,
             app.ledger.meters,
             app.registered.values(),
             app.sources,
@@ -131,18 +131,18 @@ def adopt(
                 "adopted": yes and situation.reason is not None,
                 "compared": [_figures(each) for each in compared],
                 "left": [each._asdict() for each in left],
-                "scattered": [_numbers(window) for each in compared for window in each.scattered],
+                "split_windows": [_numbers(window) for each in compared for window in each.split_windows],
             }
         )
     elif situation.reason is not None:
         _tell(compared, left, adopted=yes)
 
 
-def _follow(pin: "LedgerIdentity", *, as_json: bool) -> None:
+def _follow(identity: "LedgerIdentity", *, as_json: bool) -> None:
     """Go on after a failover on a person's word; what this host knows of its own speaks all the same."""
     from aggregator.errors import LedgerStopped
 
-    trouble = pin.follow()
+    trouble = identity.follow()
     if trouble is not None:
         raise LedgerStopped(trouble)
     if as_json:
@@ -186,33 +186,33 @@ def _tell(compared: "list[Compared]", left: "list[Left]", *, adopted: bool) -> N
     show_table("compared with the sinks", COLUMNS, [list(_figures(each).values()) for each in compared])
     for each in left:
         say(f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}")
-    scattered = _name_scattered(compared)
+    split_windows = _name_split_windows(compared)
     words = "--yes, and --leave with the name of each customer that is left," if left else "--yes"
     say(
         "Adopted: the daemon goes on."
         if adopted
-        else f"Nothing was changed. {'Then say' if scattered else 'Say'} {words} to adopt the ledger."
+        else f"Nothing was changed. {'Then say' if split_windows else 'Say'} {words} to adopt the ledger."
     )
 
 
-def _name_scattered(compared: "list[Compared]") -> bool:
+def _name_split_windows(compared: "list[Compared]") -> bool:
     """Name the windows that a person must put right first, and say whether there are any."""
-    scattered = [window for each in compared for window in each.scattered]
-    if scattered:
+    split_windows = [window for each in compared for window in each.split_windows]
+    if split_windows:
         say(
-            f"{len(scattered):,} window(s) have numbers in several hours, and a total overwrites only the one in its own. "
+            f"{len(split_windows):,} window(s) have numbers in several hours, and a total overwrites only the one in its own. "
             "Overwrite all but one of each with 0 at the sink, by hand:"
         )
-    for window in scattered:
+    for window in split_windows:
         say(f"  {window}")
-    return bool(scattered)
+    return bool(split_windows)
 
 
-def _numbers(scattered: "SplitWindow") -> dict[str, object]:
+def _numbers(split_windows: "SplitWindow") -> dict[str, object]:
     from aggregator.core.planner import plain
 
-    numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in scattered.numbers}
-    return {**scattered._asdict(), "numbers": numbers}
+    numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in split_windows.numbers}
+    return {**split_windows._asdict(), "numbers": numbers}
 
 
 def _figures(compared: "Compared") -> dict[str, object]:

@@ -66,14 +66,14 @@ def backfill(
     the range: run it again, or leave the rest to the daemon; 4 a sink holds usage that this ledger never sent.
     """
     from aggregator.cli.movers import forecast_json
-    from aggregator.collection.backfill import Backfill, read_by_older, span_of, tell_older
+    from aggregator.collection.backfill import Backfill, read_by_older, report_older, span_of
     from aggregator.wiring.app import build
 
     config = load_config(config_path)
     names = known_meters(config, meters)
     with build(config, name="aggregator backfill", verify=not dry_run, looks=dry_run) as app:
         now = app.ledger.instant() if dry_run else app.ledger.now()
-        for each in app.elsewhere():
+        for each in app.moved_files():
             say(str(each), err=True)
         if first_time and not dry_run:
             app.first_time(names, somebody(), now)
@@ -114,7 +114,7 @@ def backfill(
         show_results(results, delivered, dry_run=dry_run)
         for name, parts in older.items():
             if parts:
-                say(tell_older(name, parts))
+                say(report_older(name, parts))
     left = any(result.left_from is not None for result in results)
     _end(failed, waiting, delivered, left=left, quiet=as_json)
 
@@ -142,7 +142,7 @@ def _end(
         raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
-def tell_left(meter: str, since: dt.datetime, why: str | None) -> str:
+def report_left(meter: str, since: dt.datetime, why: str | None) -> str:
     """Say from where on nothing was read, since the source has not proven to show everything there."""
     return f"{meter}: nothing from {since:%Y-%m-%dT%H:%MZ} on was read: {why}. Run this again once it has."
 
@@ -162,7 +162,7 @@ def carry_out(
     import threading
     from functools import partial
 
-    from aggregator.daemon.daemon import LANES
+    from aggregator.daemon.daemon import WORKERS
     from aggregator.delivery.sender import drain
 
     pause = threading.Event()
@@ -193,8 +193,8 @@ def carry_out(
             def sent(part: "Delivered", task: Any = task) -> None:
                 bar.advance(task, part.accepted + part.refused + part.in_doubt)
 
-            lanes = [app.delivery(sink, at_once=True) for _ in range(LANES)]
-            delivered[sink] = drain(lanes, app.ledger.now, sent)
+            workers = [app.delivery(sink, at_once=True) for _ in range(WORKERS)]
+            delivered[sink] = drain(workers, app.ledger.now, sent)
     return CarriedOut(results, delivered, failed)
 
 
@@ -239,7 +239,7 @@ def show_results(
     movers: int | None = MOST_MOVERS,
 ) -> None:
     """Print what it came to, or would come to; of the latter so many customers are named."""
-    from aggregator.cli.movers import show_movers, tell_sinks
+    from aggregator.cli.movers import report_sinks, show_movers
 
     show_table(
         "would be planned" if dry_run else "planned",
@@ -266,7 +266,7 @@ def show_results(
                 r.held,
                 r.refused,
                 r.deferred,
-                r.set_aside_rows,
+                r.unmapped_rows,
             )
             for r in results
         ),
@@ -277,12 +277,12 @@ def show_results(
                 f"{result.meter}: went on from {result.resumed_at:%Y-%m-%dT%H:%MZ}, where it was interrupted."
             )
         if result.left_from is not None:
-            say(tell_left(result.meter, result.left_from, result.left_why))
+            say(report_left(result.meter, result.left_from, result.left_why))
         if result.shadow:
             say(f"{result.meter}: {result.shadow:,} of these events are in shadow, and never sent.")
         if dry_run:
             show_movers(result.forecast, movers)
-            for line in tell_sinks(result.meter, result.forecast):
+            for line in report_sinks(result.meter, result.forecast):
                 say(line)
     for sink, what in delivered.items():
         line = f"{sink}: {what.accepted:,} accepted"

@@ -72,7 +72,7 @@ def cancel(
     if sink not in config.sinks:
         raise UsageError(f"There is no sink {sink}; there are {', '.join(sorted(config.sinks))}.")
     with build(config, name="aggregator events", verify=True, looks=True) as app:
-        if sink not in app.tellers or sink not in app.sink_ids:
+        if sink not in app.notification_clients or sink not in app.sink_ids:
             raise UsageError(f"Sink {sink} takes nothing back, or no meter feeds it.")
         if word is not None:
             _take_word(app, sink, ids, gone=word == "gone", as_json=as_json)
@@ -124,15 +124,15 @@ def _tell(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: 
 
 def _chosen(app: "App", sink: str, ids: tuple[int, ...]) -> "list[Candidate]":
     """Return the events that are meant. Raises UsageError, and does nothing, if one of them cannot be cancelled."""
-    from aggregator.reconciliation.canceller import hindrance
+    from aggregator.reconciliation.canceller import why_not_cancellable
 
-    now, teller = app.ledger.now(), app.tellers[sink]
+    now, notification_client = app.ledger.now(), app.notification_clients[sink]
     found = {each.event: each for each in app.ledger.cancellations.candidates(app.sink_ids[sink], ids)}
     wrong = [f"{each}: no such event of sink {sink}" for each in sorted(set(ids) - found.keys())]
     wrong += [
         f"{event}: {reason}"
         for event, candidate in found.items()
-        if (reason := hindrance(candidate, teller, now)) is not None
+        if (reason := why_not_cancellable(candidate, notification_client, now)) is not None
     ]
     if wrong:
         raise UsageError("Nothing was cancelled.\n" + "\n".join(wrong))

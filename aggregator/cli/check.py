@@ -17,8 +17,8 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.feeds import findings_of
 from aggregator.cli.tables import table_notes
-from aggregator.cli.terms import findings_of
 
 if TYPE_CHECKING:
     from aggregator.config import Config, Meter
@@ -95,8 +95,8 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
     try:
         with open_ledger(config, may_migrate=True, name="aggregator check") as ledger:
-            pinned |= ledger.pin.accounts()
-            trouble = ledger.pin.check(ledger.instant())
+            pinned |= ledger.identity.accounts()
+            trouble = ledger.identity.check(ledger.instant())
             yield (
                 Finding("ledger", "wrong", trouble)
                 if trouble
@@ -107,15 +107,15 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
             for waiting in ledger.database.waiting():
                 yield Finding("ledger", "wrong", str(waiting))
             yield from _state(config, ledger)
-            for text in (*remarks(ledger.database), *ledger.pin.remarks()):
+            for text in (*remarks(ledger.database), *ledger.identity.remarks()):
                 yield Finding("ledger", "note", text)
             renamed = yield from _names(config, ledger, pinned)
-            for stranger in ledger.reports.strangers(
+            for unconfigured_meter in ledger.reports.unconfigured_meters(
                 [*config.meters, *renamed], ledger.instant() - STILL_BILLABLE
             ):
-                text = f"read up to {stranger.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
-                yield Finding(f"meter {stranger.meter}", "note", text)
-            for each in ledger.places.elsewhere(file_places(config)):
+                text = f"read up to {unconfigured_meter.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
+                yield Finding(f"meter {unconfigured_meter.meter}", "note", text)
+            for each in ledger.places.moved_files(file_places(config)):
                 yield Finding(f"sink {each.sink}", "wrong", str(each))
             for meter, verdict, text in findings_of(config, ledger.reports.status(), ledger.instant()):
                 yield Finding(f"meter {meter}", verdict, text)
@@ -161,8 +161,8 @@ def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
     from aggregator.runtime.claim_counter import passing_filesystem
 
     what = "state directory"
-    if ledger.pin.unguarded:
-        text = f"a ledger that is set back would not be noticed: {ledger.pin.unguarded}"
+    if ledger.identity.unguarded:
+        text = f"a ledger that is set back would not be noticed: {ledger.identity.unguarded}"
         yield Finding(what, "note" if config.ledger.url is None else "wrong", text)
         return
     kind = passing_filesystem(config.state_dir)
@@ -173,7 +173,11 @@ def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
             f"{config.state_dir} lies in a file system of the kind {kind}, which goes with its container or at a restart, "
             "and then a ledger that is set back is not noticed: give `state_dir` a volume",
         )
-    elif config.ledger.url is not None and ledger.pin.known() is None and ledger.pin.pinned().beat:
+    elif (
+        config.ledger.url is not None
+        and ledger.identity.known() is None
+        and ledger.identity.pinned().claims_made
+    ):
         yield Finding(
             what,
             "note",
@@ -226,7 +230,7 @@ def _sources(
             for meter in config.meters.values():
                 if meter.source != name:
                     continue
-                end = windows.settled_until(utcnow(), meter.settle, meter.window)
+                end = windows.settled_until(utcnow(), meter.delay, meter.window)
                 try:
                     lately = Span(end - meter.window, end)
                     shape = source.columns(meter.query_text, lately)
@@ -327,14 +331,14 @@ def _query(meter: str, *, returns_window: bool, returns_at: bool) -> Finding:
 def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iterator[Finding]:
     from aggregator.cli.files import raw_meters
     from aggregator.errors import SinkError
-    from aggregator.ledger.identity import elsewhere
+    from aggregator.ledger.identity import account_changed
     from aggregator.sinks.protocol import HasCaveats
     from aggregator.wiring.app import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
         sink = build_sink(config, name)
-        deaf: list[str] = []
+        unsubscribed: list[str] = []
         unpromised: list[str] = []
         counted: dict[str, str | None] = {}
         meters = [meter.name for meter in config.meters.values() if name in meter.sinks]
@@ -342,8 +346,8 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
         try:
             problems += sink.preflight(meters)
             accounts[name] = sink.account()
-            problems += filter(None, [elsewhere(name, accounts[name], pinned.get(name))])
-            deaf = list(_deaf(config, name, sink))
+            problems += filter(None, [account_changed(name, accounts[name], pinned.get(name))])
+            unsubscribed = list(_unsubscribed(config, name, sink))
             unpromised = list(sink.cannot_promise()) if isinstance(sink, HasCaveats) else []
             counted = _tried(sink, [] if problems else meters) if trying else {}
         except SinkError as error:
@@ -363,7 +367,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
         for meter, wrong in counted.items():
             ok = "a test event was counted as it was sent"
             yield Finding(f"meter {meter}", "wrong" if wrong else "ok", wrong or ok)
-        for sentence in (*unpromised, *deaf):
+        for sentence in (*unpromised, *unsubscribed):
             yield Finding(f"sink {name}", "note", sentence)
         yield from _key(config, name, answers=name in accounts)
     for problem in counted_twice(config, accounts):
@@ -386,38 +390,38 @@ def _fits(sink: "ConfiguredSink", meters: int) -> str:
 def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
     """Say what the key of a sink may do, if it keeps meters: too little, or more than it needs."""
     from aggregator.errors import SinkError
-    from aggregator.wiring.app import build_desk
+    from aggregator.wiring.app import build_admin_client
 
-    desk = build_desk(config, name)
-    if desk is None:
+    admin = build_admin_client(config, name)
+    if admin is None:
         return
-    with desk:
+    with admin:
         try:
-            report = desk.key_report(desk.uses)
-            found = desk.compare(desk.meters) if answers else []
+            report = admin.key_report(admin.uses)
+            found = admin.compare(admin.meters) if answers else []
         except SinkError as error:
             if answers:  # otherwise it has been said
                 yield Finding(f"key of {name}", "wrong", str(error))
             return
-    to_apply = any(each.standing.can_be_applied for each in found)
+    to_apply = any(each.meter_state.can_be_applied for each in found)
     for verdict, text in report.sentences(to_apply=to_apply):
         yield Finding(f"key of {name}", verdict, text)
     for each in found:
-        if each.standing == "renamed":
+        if each.meter_state == "renamed":
             text = f"the Stripe meter with event name {each.event_name} {each.differences[0].text}"
             yield Finding(f"meter {each.meter}", "note", text)
 
 
-def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
+def _unsubscribed(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
     """Say why we would not hear of what a sink finds invalid later, or could not import; nothing if we do."""
     from aggregator.config import StripeSink
     from aggregator.core.model import Span
     from aggregator.errors import SinkError
     from aggregator.runtime.clock import utcnow
-    from aggregator.wiring.app import build_teller
+    from aggregator.wiring.app import build_notification_client
 
-    teller, configured = build_teller(config, name, sink), config.sinks[name]
-    if teller is None or not isinstance(configured, StripeSink):
+    notification_client, configured = build_notification_client(config, name, sink), config.sinks[name]
+    if notification_client is None or not isinstance(configured, StripeSink):
         return
     if not configured.reports.poll:
         if not configured.webhook_secret:
@@ -427,13 +431,13 @@ def _deaf(config: "Config", name: str, sink: "Destination") -> Iterator[str]:
     lately = Span(now - SHORT, now)
     try:
         # Which accounts customers name, nobody knows before the first event; whether the key may ask at all, this shows.
-        teller.listed(lately)
+        notification_client.listed(lately)
     except SinkError as error:
         yield f"it does not tell what it finds invalid after it took it; everything else works: {error}"
     if not config.imports:
         return
     try:
-        teller.imports(lately)
+        notification_client.imports(lately)
     except SinkError as error:
         yield f"it does not tell which files it could not import; everything else works: {error}"
 

@@ -177,14 +177,14 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
         if released or not (replanned or stuck):
             then = "; the daemon or `aggregator run --once` sends them" if released else ""
             say(f"{len(released)} event(s) released{then}.")
-            _tell_move(done, fitting)
+            _report_move(done, fitting)
         if replanned:
             say(
                 f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."
             )
         for event, why in islice(stuck.items(), MOST_SAID):
             say(f"Not released: {event}. {why}", err=True)
-    _tell_rest(fitting)
+    _report_rest(fitting)
     if stuck:
         raise UsageError(f"{len(stuck)} event(s) were not released, since no pass would plan them anew.")
     _refuse_others(choice, done, others, "Not held or refused")
@@ -211,8 +211,8 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
         write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
         say(f"{len(done)} event(s) dismissed; they stay on record, and nothing of them is billed.")
-        _tell_move(done, fitting)
-    _tell_rest(fitting)
+        _report_move(done, fitting)
+    _report_rest(fitting)
     _refuse_others(choice, done, others, "Not held or refused")
 
 
@@ -401,7 +401,7 @@ def _refuse_others(choice: "Choice", done: set[int], others: list["Waiting"], wh
     if not missing:
         return
     remedies = {
-        "in_doubt": "in doubt: use `aggregator events booked` or `absent`, after looking at the sink",
+        "in_doubt": "in doubt: use `aggregator events mark-accepted` or `absent`, after looking at the sink",
         "held": "held: use `aggregator events release` or `dismiss`",
         "refused": "refused: use `aggregator events release` or `dismiss`",
     }
@@ -412,14 +412,14 @@ def _refuse_others(choice: "Choice", done: set[int], others: list["Waiting"], wh
     raise UsageError(f"{what}: {'; '.join(told)}.")
 
 
-def _tell_move(done: set[int], fitting: list["Waiting"]) -> None:
+def _report_move(done: set[int], fitting: list["Waiting"]) -> None:
     """Say how many events went along, because they are of the same move from one customer to another."""
     along = len(done - {each.event for each in fitting})
     if along:
         say(f"{along} of them were not named: they are of the same move from one customer to another.")
 
 
-def _tell_rest(fitting: list["Waiting"]) -> None:
+def _report_rest(fitting: list["Waiting"]) -> None:
     if len(fitting) == MOST_AT_ONCE:
         say(f"One call decides about {MOST_AT_ONCE} events at most: call it again for the rest.", err=True)
 

@@ -80,7 +80,7 @@ def csv_files(
     own = file_places(config).items()
     with build(_changed(config, name, out, exact=exact), name="aggregator export", verify=True) as app:
         refuse_parts_of_windows(meter, app.definitions(meter), span)
-        for each in app.elsewhere():
+        for each in app.moved_files():
             if (each.sink, each.begun_in) not in own:
                 say(str(each), err=True)
         sink_id = app.sink_ids[name]

@@ -58,9 +58,9 @@ def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit:
         _known(config, sink)
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
         found = ledger.uploads.listed(sink=sink, unconfirmed=unconfirmed, limit=limit + 1)
-        elsewhere = ledger.places.elsewhere(file_places(config))
+        moved_files = ledger.places.moved_files(file_places(config))
     rows, more = found[:limit], len(found) > limit
-    warnings = [*map(str, elsewhere), *raw_meters(config)]
+    warnings = [*map(str, moved_files), *raw_meters(config)]
     if as_json:
         write_json({"files": [row._asdict() for row in rows], "more": more, "warnings": warnings})
         return
@@ -122,10 +122,10 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
     if as_json:
         write_json({"rejected": name, "events": done.events, "already_at": done.already_at})
     else:
-        _tell_rejected(name, done, whole=rows is None)
+        _report_rejected(name, done, whole=rows is None)
 
 
-def _tell_rejected(name: str, done: "Rejected", *, whole: bool) -> None:
+def _report_rejected(name: str, done: "Rejected", *, whole: bool) -> None:
     if done.already_at is not None:
         say(f"{name} was rejected at {shown(done.already_at)} already; nothing was changed.")
         return

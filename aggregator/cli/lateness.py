@@ -1,4 +1,4 @@
-"""`aggregator lateness`: how late usage arrives, and which `settle` would wait for it."""
+"""`aggregator lateness`: how late usage arrives, and which `delay` would wait for it."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from aggregator.cli.completion import MeterName
 def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: bool) -> None:
     """Show how late usage arrives after the end of its window, for each METER or for all.
 
-    Late usage is billed by corrections, so nothing is lost. With a longer `settle` there are fewer corrections.
+    Late usage is billed by corrections, so nothing is lost. With a longer `delay` there are fewer corrections.
     """
     import datetime as dt
 
@@ -42,7 +42,7 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
         for name in names
         for step, late in sorted(found.get(name, {}).items())
     ]
-    suggested = {name: suggest(found.get(name, {}), config.meters[name].settle) for name in names}
+    suggested = {name: suggest(found.get(name, {}), config.meters[name].delay) for name in names}
     if as_json:
         write_json(
             {
@@ -68,6 +68,6 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
     for name, longer in suggested.items():
         if longer:
             say(
-                f"{name}: `settle: {format_duration(longer)}` would have waited for nearly all; it is "
-                f"{format_duration(config.meters[name].settle)} now."
+                f"{name}: `delay: {format_duration(longer)}` would have waited for nearly all; it is "
+                f"{format_duration(config.meters[name].delay)} now."
             )

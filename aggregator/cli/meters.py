@@ -53,7 +53,7 @@ COLUMNS = {
     "": "left",
     "finding": "left",
 }
-STANDINGS = {
+METER_STATES = {
     "equal": "equal",
     "missing": "missing",
     "renamed": "name differs",
@@ -90,8 +90,8 @@ def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
     from aggregator.runtime.clock import utcnow
 
     config = load_config(config_path)
-    with desks_of(config) as desks:
-        lines = compare(desks, known_meters(config, names))
+    with desks_of(config) as admins:
+        lines = compare(admins, known_meters(config, names))
     now = utcnow()
     outcome = gravest(line.outcome for line in lines)
     if as_json:
@@ -125,16 +125,16 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
     config = load_config(config_path)
     if as_json and not (yes or dry_run):
         raise UsageError("With --json there is nobody to ask: say --yes, or --dry-run.")
-    with desks_of(config) as desks:
-        lines = compare(desks, known_meters(config, names))
+    with desks_of(config) as admins:
+        lines = compare(admins, known_meters(config, names))
         now = utcnow()
         plan = [line for line in lines if line.outcome is ExitCode.WORK_LEFT]
         if not as_json:
             _show("meters and Stripe", [line for line in lines if line.outcome is not ExitCode.DONE], now)
         go = bool(plan) and not dry_run and (yes or _agreed(_question(plan)))
         steps = carry_out(plan, now) if go else []
-    after = {(step.line.desk.sink, step.line.meter): step for step in steps}
-    outcomes = [outcome_after(line, after.get((line.desk.sink, line.meter))) for line in lines]
+    after = {(step.line.admin.sink, step.line.meter): step for step in steps}
+    outcomes = [outcome_after(line, after.get((line.admin.sink, line.meter))) for line in lines]
     outcome = gravest(outcomes)
     if as_json:
         done = [plain_step(step) for step in steps]
@@ -142,7 +142,7 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
         write_json({"outcome": WORDS[outcome], "done": done, "meters": found})
     else:
         for step in steps:
-            say(f"{step.line.desk.sink}: {step.line.meter}: {step.text}")
+            say(f"{step.line.admin.sink}: {step.line.meter}: {step.text}")
         say(_closing(lines, plan, steps, dry_run=dry_run))
     raise click.exceptions.Exit(outcome)
 
@@ -159,28 +159,28 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
     the meter are due or being sent, this is refused unless you say --yes. Exits 3 if you answer no.
     """
     config = load_config(config_path)
-    with desks_of(config) as desks:
-        desk, known = one_meter(config, desks, meter, sink)
+    with desks_of(config) as admins:
+        admin, known = one_meter(config, admins, meter, sink)
         if not known.active:
             say(f"The Stripe meter {known.event_name} is inactive already.")
             return
-        waiting = unsent(config, meter, desk.sink)
+        waiting = unsent(config, meter, admin.sink)
         if waiting and not yes:
             raise UsageError(
-                f"{waiting} event(s) of {meter} are due or being sent to {desk.sink}, and Stripe would refuse them. Let "
+                f"{waiting} event(s) of {meter} are due or being sent to {admin.sink}, and Stripe would refuse them. Let "
                 "`aggregator run --once` send them first, or say --yes."
             )
         if waiting:
             say(
-                f"{waiting} event(s) of {meter} are due or being sent to {desk.sink}; Stripe will refuse them."
+                f"{waiting} event(s) of {meter} are due or being sent to {admin.sink}; Stripe will refuse them."
             )
         say(
-            f"From then on Stripe takes no event of {known.event_name} (meter {meter}, sink {desk.sink}): events of ours "
+            f"From then on Stripe takes no event of {known.event_name} (meter {meter}, sink {admin.sink}): events of ours "
             "are refused and wait for a person, the daemon does not start with this meter in its configuration, and no "
             "price can use the Stripe meter. What it has counted stays. `aggregator meters reactivate` takes it back."
         )
-        _ask(f"Deactivate the Stripe meter {known.event_name} {_in_mode(desk)}?", yes=yes)
-        desk.deactivate(known)
+        _ask(f"Deactivate the Stripe meter {known.event_name} {_in_mode(admin)}?", yes=yes)
+        admin.deactivate(known)
         say(f"The Stripe meter {known.event_name} is inactive.")
 
 
@@ -195,13 +195,13 @@ def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
     Events that were refused meanwhile still wait: see `aggregator events list`. Exits 3 if you answer no.
     """
     config = load_config(config_path)
-    with desks_of(config) as desks:
-        desk, known = one_meter(config, desks, meter, sink)
+    with desks_of(config) as admins:
+        admin, known = one_meter(config, admins, meter, sink)
         if known.active:
             say(f"The Stripe meter {known.event_name} is active already.")
             return
-        _ask(f"Reactivate the Stripe meter {known.event_name} {_in_mode(desk)}?", yes=yes)
-        desk.reactivate(known)
+        _ask(f"Reactivate the Stripe meter {known.event_name} {_in_mode(admin)}?", yes=yes)
+        admin.reactivate(known)
         say(
             f"The Stripe meter {known.event_name} is active. Events that were refused meanwhile wait in "
             "`aggregator events list`."
@@ -210,7 +210,7 @@ def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
 
 def _after(line: Line, steps: Mapping[tuple[str, str], Step]) -> Line:
     """Return how a meter stands after what was done, where anything was."""
-    step = steps.get((line.desk.sink, line.meter))
+    step = steps.get((line.admin.sink, line.meter))
     return step.line if step else line
 
 
@@ -228,22 +228,22 @@ def _ask(question: str, *, yes: bool) -> None:
         raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
-def _in_mode(desk: "AdminClient") -> str:
+def _in_mode(admin: "AdminClient") -> str:
     """Say where something is about to happen: in words, since the same command may be typed for either."""
-    bills = "in LIVE mode, which bills real customers" if desk.mode == "live" else "in test mode"
-    account = desk.account()
-    return f"{bills} (sink {desk.sink}{f', account {account}' if account else ''})"
+    bills = "in LIVE mode, which bills real customers" if admin.mode == "live" else "in test mode"
+    account = admin.account()
+    return f"{bills} (sink {admin.sink}{f', account {account}' if account else ''})"
 
 
 def _question(plan: Sequence[Line]) -> str:
     """Say in words what is about to be done, by sink and mode."""
     parts = []
-    for desk in {line.desk.sink: line.desk for line in plan}.values():
-        mine = [line.comparison for line in plan if line.desk is desk and line.comparison]
+    for admin in {line.admin.sink: line.admin for line in plan}.values():
+        mine = [line.comparison for line in plan if line.admin is admin and line.comparison]
         create = sum(each.known is None for each in mine)
         doing = [f"create {create} meter(s)"] * bool(create)
         doing += [f"rename {len(mine) - create} meter(s)"] * (len(mine) > create)
-        parts.append(f"{' and '.join(doing)} {_in_mode(desk)}")
+        parts.append(f"{' and '.join(doing)} {_in_mode(admin)}")
     said = "; ".join(parts)
     return f"{said[0].upper()}{said[1:]}?"
 
@@ -279,10 +279,17 @@ def _show(title: str, lines: Sequence[Line], now: dt.datetime) -> None:
     rows = []
     told: dict[tuple[str, str], str] = {}
     for line in lines:
-        event_name = line.desk.meters[line.meter].event_name
-        standing = STANDINGS[line.comparison.standing] if line.comparison else "not asked"
+        event_name = line.admin.meters[line.meter].event_name
+        meter_state = METER_STATES[line.comparison.meter_state] if line.comparison else "not asked"
         rows.append(
-            [line.meter, line.desk.sink, line.desk.mode, event_name, standing, _once(line, now, told) or None]
+            [
+                line.meter,
+                line.admin.sink,
+                line.admin.mode,
+                event_name,
+                meter_state,
+                _once(line, now, told) or None,
+            ]
         )
     show_table(title, COLUMNS, rows)
 
@@ -291,5 +298,5 @@ def _once(line: Line, now: dt.datetime, told: dict[tuple[str, str], str]) -> str
     """Say what was found of a meter; why an account could not be asked is said at the first of its meters."""
     if line.error is None:
         return finding(line, now)
-    first = told.setdefault((line.desk.sink, line.error), line.meter)
+    first = told.setdefault((line.admin.sink, line.error), line.meter)
     return line.error if first == line.meter else f"as {first}"

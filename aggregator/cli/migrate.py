@@ -15,7 +15,7 @@ from aggregator.cli.common import (
 @config_option
 def migrate(config_path: Path) -> None:
     """Create the ledger's tables, or bring them to this version. Safe to run at any time, from anywhere."""
-    from aggregator.ledger.database import Database, identity
+    from aggregator.ledger.database import Database, ledger_id_of
     from aggregator.ledger.database import migrate as bring_up
     from aggregator.wiring.app import ledger_url
 
@@ -23,5 +23,5 @@ def migrate(config_path: Path) -> None:
     with ledger_url(config) as url:
         bring_up(url)
         with Database(url) as database:
-            found = identity(database)
+            found = ledger_id_of(database)
     say(f"Ledger {found.ledger_id} is at revision {found.revision}.")

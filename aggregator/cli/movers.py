@@ -50,7 +50,7 @@ def show_movers(forecast: "Forecast", limit: int | None) -> None:
     )
 
 
-def tell_sinks(meter: str, forecast: "Forecast") -> Iterator[str]:
+def report_sinks(meter: str, forecast: "Forecast") -> Iterator[str]:
     """Say in a line per sink what a meter would come to there."""
     for sink, its in sorted(forecast.sinks.items()):
         other = {"held": its.held, "refused": its.refused, "in shadow": its.shadow, "carried": its.carried}

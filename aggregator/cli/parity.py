@@ -99,7 +99,7 @@ def parity(
     from contextlib import ExitStack
 
     from aggregator.adoption.parity import Parity, compare
-    from aggregator.ledger.parity import Beside, Place
+    from aggregator.ledger.parity import Place, PlannedUsage
     from aggregator.runtime.disk_list import DiskList
     from aggregator.wiring.app import open_ledger
 
@@ -108,14 +108,14 @@ def parity(
     with ExitStack() as stack:
         kept = stack.enter_context(DiskList[Place]())
         with open_ledger(config, may_migrate=True, name="aggregator parity") as ledger:
-            beside = Beside(ledger.database)
-            feeds = beside.feeds(meter)
+            planned = PlannedUsage(ledger.database)
+            feeds = planned.feeds(meter)
             names = _pair(config, meter, between, list(feeds))
-            kept.keep(beside.places(feeds[names[0]], feeds[names[1]], span, by_day=by == "day"))
+            kept.keep(planned.places(feeds[names[0]], feeds[names[1]], span, by_day=by == "day"))
         sinks = [_asked(config, name, stack) if ask else None for name in names]
         result = Parity()
         found = result.counting(compare(kept.all(), meter, span, sinks))
-        tell = _tell_json if as_json else _tell
+        tell = _report_json if as_json else _tell
         tell(found, result, names, f"{meter} {span}", limit)
         if ask and not as_json:
             for name, sink in zip(names, sinks, strict=True):
@@ -221,7 +221,7 @@ def _tell(
     )
 
 
-def _tell_json(
+def _report_json(
     found: "Iterable[Compared]", result: "Parity", names: tuple[str, str], title: str, limit: int
 ) -> None:
     """Write one object piece by piece, so that a long list never stands in memory."""

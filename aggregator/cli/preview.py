@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.backfill import tell_left
+from aggregator.cli.backfill import report_left
 from aggregator.cli.common import (
     begin_option,
     config_option,
@@ -42,8 +42,8 @@ def preview(
     config_path: Path, *, meter: str, start: dt.datetime, end: dt.datetime | None, limit: int, as_json: bool
 ) -> None:
     """Show the events that a range of METER would lead to; nothing is written or sent."""
-    from aggregator.cli.movers import forecast_json, show_movers, tell_sinks
-    from aggregator.collection.backfill import read_by_older, span_of, tell_older
+    from aggregator.cli.movers import forecast_json, report_sinks, show_movers
+    from aggregator.collection.backfill import read_by_older, report_older, span_of
     from aggregator.core.forecast import Forecast
     from aggregator.ledger.passes.stats import Tally
     from aggregator.wiring.app import build
@@ -65,10 +65,10 @@ def preview(
                 "from": span.start,
                 "to": span.end,
                 "planned": tally.planned,
-                "set_aside_rows": tally.aside,
+                "unmapped_rows": tally.unmapped_rows,
                 "left_from": tally.left_from,
                 "left_why": tally.left_why,
-                "unmapped_quantity": tally.unmapped,
+                "unmapped_quantity": tally.unmapped_quantity,
                 "read_by_an_older_query": [list(each) for each in older],
                 **forecast_json(forecast, limit or None),
                 "events": shown,
@@ -77,21 +77,21 @@ def preview(
         return
     _show_events(f"{name} {span}", shown)
     show_movers(forecast, limit or None)
-    for line in tell_sinks(name, forecast):
+    for line in report_sinks(name, forecast):
         say(line)
     say(
         f"{tally.planned:,} event(s) would be planned ({len(shown):,} shown): {tally.planned - tally.corrections:,} new, "
         f"{tally.corrections:,} correction(s), {tally.held:,} held, {tally.refused:,} refused. Nothing was written."
     )
     if tally.left_from is not None:
-        say(tell_left(name, tally.left_from, tally.left_why))
-    if tally.aside:
+        say(report_left(name, tally.left_from, tally.left_why))
+    if tally.unmapped_rows:
         say(
-            f"{tally.aside:,} row(s) with a quantity of {quantity(tally.unmapped)} can be billed to nobody: no customer, or "
+            f"{tally.unmapped_rows:,} row(s) with a quantity of {quantity(tally.unmapped_quantity)} can be billed to nobody: no customer, or "
             "no usable number. `aggregator status` names them once they are read."
         )
     if older:
-        say(tell_older(name, older))
+        say(report_older(name, older))
 
 
 def _events(decided: "Iterator[tuple[Feed, Decision]]", limit: int) -> list[dict[str, object]]:

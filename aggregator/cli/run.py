@@ -103,8 +103,8 @@ def _saying_why_stopped() -> Iterator[None]:
 
 def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
     """Collect every meter once, then deliver until nothing is due; say how it went."""
-    from aggregator.daemon.daemon import tell_start
-    from aggregator.daemon.watchdog import tell_set_back
+    from aggregator.daemon.daemon import report_start
+    from aggregator.daemon.watchdog import report_set_back
     from aggregator.runtime import log
 
     logger, apart = log.logger(), app.ledger.database.clocks_apart()
@@ -113,11 +113,11 @@ def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
         if as_json:
             write_json({"outcome": "failed", "error": apart, "meters": {}, "sinks": {}})
         return ExitCode.FAILED
-    tell_set_back(logger, app.ledger.outbox, app.ledger.instant())
-    tell_start(logger, app, app.ledger.instant())
-    outcomes = [ExitCode.PERSON_NEEDED if app.elsewhere() or app.unconfigured() else ExitCode.DONE]
+    report_set_back(logger, app.ledger.outbox, app.ledger.instant())
+    report_start(logger, app, app.ledger.instant())
+    outcomes = [ExitCode.PERSON_NEEDED if app.moved_files() or app.unconfigured() else ExitCode.DONE]
     meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
-    for name in sorted(app.hears):
+    for name in sorted(app.notification_sinks):
         _hear(app, name, outcomes)
     sinks = {name: _deliver(app, name, outcomes) for name in sorted(app.sink_ids)}
     outcome = gravest(outcomes)
@@ -128,7 +128,7 @@ def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
 
 def _collect(app: "App", name: str, outcomes: list[ExitCode]) -> dict[str, object]:
     """Collect a meter once; add how that ended, and return what is worth knowing."""
-    from aggregator.daemon.daemon import tell_warnings
+    from aggregator.daemon.daemon import report_warnings
     from aggregator.errors import AggregatorError
     from aggregator.runtime import log
     from aggregator.runtime.redact import named
@@ -144,7 +144,7 @@ def _collect(app: "App", name: str, outcomes: list[ExitCode]) -> dict[str, objec
         logger.exception(log.UNEXPECTED, meter=name)
         outcomes.append(ExitCode.FAILED)
         return {"error": named(error)}
-    tell_warnings(logger, result)
+    report_warnings(logger, result)
     if result.busy:
         logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
         outcomes.append(ExitCode.WORK_LEFT)
@@ -158,7 +158,7 @@ def _collect(app: "App", name: str, outcomes: list[ExitCode]) -> dict[str, objec
 
 def _deliver(app: "App", sink: str, outcomes: list[ExitCode]) -> dict[str, object]:
     """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
-    from aggregator.daemon.daemon import LANES, tell_files, tell_first_uses, tell_reconciled
+    from aggregator.daemon.daemon import WORKERS, report_files, report_first_uses, report_reconciled
     from aggregator.delivery.sender import drain
     from aggregator.errors import AggregatorError
     from aggregator.runtime import log
@@ -174,7 +174,7 @@ def _deliver(app: "App", sink: str, outcomes: list[ExitCode]) -> dict[str, objec
         }
     try:
         reconciled = app.reconciliation(sink).run_once(app.ledger.now())
-        tell_reconciled(logger, sink, reconciled)
+        report_reconciled(logger, sink, reconciled)
         outcomes += [ExitCode.PERSON_NEEDED] * bool(reconciled.unclear)
     except AggregatorError as error:
         logger.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
@@ -182,7 +182,7 @@ def _deliver(app: "App", sink: str, outcomes: list[ExitCode]) -> dict[str, objec
         logger.exception(log.UNEXPECTED, sink=sink)
         outcomes.append(ExitCode.FAILED)
     try:
-        delivered = drain([app.delivery(sink, at_once=True) for _ in range(LANES)], app.ledger.now)
+        delivered = drain([app.delivery(sink, at_once=True) for _ in range(WORKERS)], app.ledger.now)
     except AggregatorError as error:
         logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
         outcomes.append(ExitCode.FAILED)
@@ -191,8 +191,8 @@ def _deliver(app: "App", sink: str, outcomes: list[ExitCode]) -> dict[str, objec
         logger.exception(log.UNEXPECTED, sink=sink)
         outcomes.append(ExitCode.FAILED)
         return {"error": named(error)}
-    tell_files(logger, sink, delivered)
-    tell_first_uses(logger, sink, delivered)
+    report_files(logger, sink, delivered)
+    report_first_uses(logger, sink, delivered)
     for event, reason in delivered.refusals.items():
         logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
     if delivered.halted:
@@ -210,21 +210,21 @@ def _deliver(app: "App", sink: str, outcomes: list[ExitCode]) -> dict[str, objec
 
 def _hear(app: "App", sink: str, outcomes: list[ExitCode]) -> None:
     """Take in what a sink tells by itself, and look after cancellations there; add whether a person is needed."""
-    from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
+    from aggregator.daemon.reporting import report_refused, report_round, report_taken
     from aggregator.errors import AggregatorError
     from aggregator.runtime import log
 
     logger = log.logger()
     try:
         if app.config.polls(sink):
-            taken = app.intake(sink).run_once(app.ledger.instant())
-            tell_taken(logger, sink, taken)
-            tell_refused(logger, sink, taken, {})
+            taken = app.notification_poller(sink).run_once(app.ledger.instant())
+            report_taken(logger, sink, taken)
+            report_refused(logger, sink, taken, {})
             outcomes += [ExitCode.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
         if sink not in app.sink_ids:
             return
         cancelled = app.cancelling(sink).run_once(app.ledger.now())
-        tell_round(logger, sink, cancelled)
+        report_round(logger, sink, cancelled)
         outcomes += [ExitCode.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)
     except AggregatorError as error:
         logger.error(log.REPORTS_FAILED, sink=sink, reason=str(error))

@@ -18,15 +18,15 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.configuration import ConfigurationShown
-from aggregator.cli.terms import tell_feeds
+from aggregator.cli.feeds import report_feeds
 
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.core.lateness import Late
     from aggregator.core.renaming import Memory
-    from aggregator.ledger.notifications import Heard
+    from aggregator.ledger.notifications import PollState
     from aggregator.ledger.outbox.uploads import FileRow
-    from aggregator.ledger.reports import Backlog, Standing, Stranger, Unconfigured
+    from aggregator.ledger.reports import Backlog, FeedStatus, Unconfigured, UnconfiguredMeter
     from aggregator.ledger.review.cancellations import Wanted
 
 LATENESS_WITHIN = dt.timedelta(days=14)
@@ -74,40 +74,40 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator status") as ledger:
         now, apart, waits = ledger.instant(), ledger.database.clocks_apart(), ledger.database.waiting()
-        stopped, unguarded = ledger.pin.check(now), ledger.pin.unguarded
-        standings = ledger.reports.status()
+        stopped, unguarded = ledger.identity.check(now), ledger.identity.unguarded
+        statuses = ledger.reports.status()
         memory = ledger.meters.memory()
         parked = ledger.reports.parked(limit)
         moved = ledger.reports.moved(limit)
-        aside = ledger.reports.aside(limit)
+        unmapped = ledger.reports.unmapped(limit)
         unread = ledger.reports.unread(limit)
-        strangers = ledger.reports.strangers(config.meters, now - STILL_BILLABLE, now)
+        unconfigured_meters = ledger.reports.unconfigured_meters(config.meters, now - STILL_BILLABLE, now)
         lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
-        heard = ledger.notices.standings()
+        polled = ledger.notifications.poll_states()
         wanted = ledger.cancellations.wanted(limit=limit)
         uploads = ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_UPLOADS)
-        elsewhere = ledger.places.elsewhere(file_places(config))
+        elsewhere = ledger.places.moved_files(file_places(config))
         unconfigured = ledger.reports.unconfigured(feeding(config), now)
         backlogs = ledger.reports.backlogs(now - PACE_WITHIN, now)
         in_force, before = ledger.configurations.latest()
         defined = ledger.configurations.defined_since()
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
-    notes = [*_renamed(memory), *tell_feeds(config, standings, now)]
+    notes = [*_renamed(memory), *report_feeds(config, statuses, now)]
     if as_json:
         write_json(
             {
                 "meters": [
-                    {**row._asdict(), "lag_seconds": (now - row.mark).total_seconds()} for row in standings
+                    {**row._asdict(), "lag_seconds": (now - row.mark).total_seconds()} for row in statuses
                 ],
                 "parked": [row._asdict() for row in parked],
                 "moves": [row._asdict() for row in moved],
-                "unmapped": [row._asdict() for row in aside],
+                "unmapped": [row._asdict() for row in unmapped],
                 "unread": [row._asdict() for row in unread],
-                "removed": [row._asdict() for row in strangers],
+                "removed": [row._asdict() for row in unconfigured_meters],
                 "notes": notes,
                 "suggestions": suggestions,
-                "heard": [row._asdict() for row in heard],
+                "polled": [row._asdict() for row in polled],
                 "cancellations": [row._asdict() for row in wanted],
                 "to_be_uploaded": [row.name for row in uploads if row.name],
                 "unconfigured": [
@@ -125,7 +125,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         return
     for trouble in filter(None, [apart, *map(str, waits)]):
         say(trouble)
-    if not standings:
+    if not statuses:
         say("The ledger knows no meter yet; `aggregator run` registers those of the configuration.")
         return
     if stopped:
@@ -134,20 +134,20 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     if unguarded:
         say(f"A ledger that is set back would not be noticed here: {unguarded}")
         say()
-    show_table("meters", COLUMNS, (_row(row, now) for row in standings))
-    for row in {row.meter: row for row in standings if row.error}.values():
+    show_table("meters", COLUMNS, (_row(row, now) for row in statuses))
+    for row in {row.meter: row for row in statuses if row.error}.values():
         say(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
-    for row in {row.sink: row for row in standings if row.halted}.values():
+    for row in {row.sink: row for row in statuses if row.halted}.values():
         say(f"Sink {row.sink} is halted: {row.halted}")
     for line in (
-        *_stopped(standings),
-        *_waiting(standings, now),
+        *_stopped(statuses),
+        *_waiting(statuses, now),
         *(move.told() for move in moved),
         *notes,
-        *_removed(strangers),
+        *_removed(unconfigured_meters),
         *_unconfigured(config, unconfigured, now),
         *_backlogs(config, backlogs),
-        *_deaf(heard),
+        *_unsubscribed(polled),
         *_wanted(wanted),
         *_uploads(uploads),
         *map(str, elsewhere),
@@ -179,7 +179,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                 for e in parked
             ),
         )
-    if aside:
+    if unmapped:
         show_table(
             "usage that can be billed to nobody",
             {
@@ -199,7 +199,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
                     a.quantity,
                     f"{shown(a.first_window)} .. {shown(a.last_window)}",
                 )
-                for a in aside
+                for a in unmapped
             ),
         )
 
@@ -212,16 +212,16 @@ def _renamed(memory: "Memory") -> Iterator[str]:
             yield f"{meter.name} was called {names} before; its identifiers go on under {meter.formerly[0]}."
 
 
-def _stopped(standings: "Iterable[Standing]") -> Iterator[str]:
+def _stopped(statuses: "Iterable[FeedStatus]") -> Iterator[str]:
     """Say of which meters a sink gets nothing, because it holds usage that this ledger never sent."""
-    for row in standings:
+    for row in statuses:
         if row.stopped:
             yield f"{row.meter} sends nothing to {row.sink} since {shown(row.stopped_at)}: {row.stopped}"
 
 
-def _waiting(standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]:
+def _waiting(statuses: "Iterable[FeedStatus]", now: dt.datetime) -> Iterator[str]:
     """Say which meters wait for their source's transactions, or did not, and which shrank."""
-    for row in {row.meter: row for row in standings}.values():
+    for row in {row.meter: row for row in statuses}.values():
         if row.waits_for:
             since = f"{duration(now - row.waits_since)} long" if row.waits_since else "just now"
             yield f"{row.meter} waits for {row.waits_for} in its source, {since} by now (`wait_for_writers` bounds it)."
@@ -247,8 +247,8 @@ def _waiting(standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]
             )
 
 
-def _removed(strangers: "Iterable[Stranger]") -> Iterator[str]:
-    for row in strangers:
+def _removed(unconfigured_meters: "Iterable[UnconfiguredMeter]") -> Iterator[str]:
+    for row in unconfigured_meters:
         yield (
             f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, {row.waiting} "
             f"event(s) to be sent, {row.parked} parked. Nobody reads its windows again; put it back, or let it run out."
@@ -295,8 +295,8 @@ def _backlogs(config: "Config", backlogs: "Iterable[Backlog]") -> Iterator[str]:
         )
 
 
-def _deaf(heard: "Iterable[Heard]") -> Iterator[str]:
-    for row in heard:
+def _unsubscribed(polled: "Iterable[PollState]") -> Iterator[str]:
+    for row in polled:
         if row.refused_reason:
             yield (
                 f"Sink {row.sink} does not tell what it finds invalid{f' ({row.whose})' if row.whose else ''}, since "
@@ -329,24 +329,24 @@ def _uploads(rows: "Iterable[FileRow]") -> Iterator[str]:
 
 
 def _suggestions(config: "Config", lateness: "Mapping[str, Mapping[int, Late]]") -> list[str]:
-    """Suggest a longer `settle` where much usage comes after it."""
+    """Suggest a longer `delay` where much usage comes after it."""
     from aggregator.config import format_duration
     from aggregator.core.lateness import in_time, suggest
 
     lines = []
     for name, histogram in lateness.items():
         meter = config.meters.get(name)
-        longer = suggest(histogram, meter.settle) if meter else None
+        longer = suggest(histogram, meter.delay) if meter else None
         share = in_time(histogram)
         if meter and longer and share is not None:
             lines.append(
-                f"{name}: {1 - share:.1%} of its usage came after `settle: {format_duration(meter.settle)}`; "
-                f"`settle: {format_duration(longer)}` would have waited for nearly all of it (`aggregator lateness`)."
+                f"{name}: {1 - share:.1%} of its usage came after `delay: {format_duration(meter.delay)}`; "
+                f"`delay: {format_duration(longer)}` would have waited for nearly all of it (`aggregator lateness`)."
             )
     return lines
 
 
-def _row(row: "Standing", now: dt.datetime) -> tuple[object, ...]:
+def _row(row: "FeedStatus", now: dt.datetime) -> tuple[object, ...]:
     return (
         row.meter,
         row.sink,

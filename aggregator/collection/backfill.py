@@ -42,7 +42,7 @@ class Backfilled:
     shadow: int = 0
     """Events that are never sent."""
     deferred: int = 0
-    set_aside_rows: int = 0
+    unmapped_rows: int = 0
     """Rows that can be billed to nobody."""
     left_from: dt.datetime | None = None
     """From where on the source has not proven to show everything, so that nothing was read; and why."""
@@ -65,7 +65,7 @@ class Backfilled:
         self.refused += piece.refused
         self.shadow += piece.shadow
         self.deferred += piece.deferred
-        self.set_aside_rows += piece.aside
+        self.unmapped_rows += piece.unmapped_rows
         if piece.left_from is not None:
             self.left_from, self.left_why = piece.left_from, piece.left_why
 
@@ -88,7 +88,7 @@ def read_by_older(known: Sequence[Definition], span: Span) -> list[Span]:
     return [piece for held, piece in definitions.pieces(known, span) if held.fingerprint != present]
 
 
-def tell_older(meter: str, older: Sequence[Span]) -> str:
+def report_older(meter: str, older: Sequence[Span]) -> str:
     """Say which windows are read by an older query, and by which command the present one can read them."""
     first, last = older[0].start, older[-1].end
     return (
@@ -117,10 +117,10 @@ def span_of(
 
     `known` are the meter's definitions, whose windows the range must be made of.
     """
-    if end is None and start > now - meter.settle:
+    if end is None and start > now - meter.delay:
         length = definitions.at(known, now).window
-        raise UsageError(_ahead(meter, start, windows.floor(now - meter.settle, length)))
-    ready = definitions.ready_until(known, min(start, now), now - meter.settle)
+        raise UsageError(_ahead(meter, start, windows.floor(now - meter.delay, length)))
+    ready = definitions.ready_until(known, min(start, now), now - meter.delay)
     span = Span(start, ready if end is None else end)
     refuse_parts_of_windows(meter.name, known, span)
     if end is None and span.start >= ready:
@@ -129,7 +129,7 @@ def span_of(
         raise UsageError(f"The range {span} of {meter.name} is empty; give --from a time before --to.")
     if span.end > ready:
         raise UsageError(
-            f"Windows of {meter.name} are ready up to {ready:%Y-%m-%dT%H:%MZ} (settle is {meter.settle}); "
+            f"Windows of {meter.name} are ready up to {ready:%Y-%m-%dT%H:%MZ} (delay is {meter.delay}); "
             f"give --to that or earlier, and leave the rest to the daemon."
         )
     if span.start < meter.start_at:

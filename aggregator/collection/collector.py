@@ -22,7 +22,7 @@ from typing import Protocol
 
 from aggregator.collection import schedule
 from aggregator.core import commit_barrier, definitions, planner, windows
-from aggregator.core.feed_terms import sealed, tell_lost
+from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
 from aggregator.core.freshness import Admission
 from aggregator.core.model import (
@@ -70,7 +70,7 @@ class Collected:
     """Events that are never sent."""
     deferred: int = 0
     oldest_deferred: dt.datetime | None = None
-    aside: int = 0
+    unmapped_rows: int = 0
     """Rows that can be billed to nobody."""
     guarded: int = 0
     """Windows that shrank so much that a second reading must confirm it."""
@@ -126,7 +126,7 @@ class Collected:
         self.refused += tally.refused
         self.shadow += tally.shadow
         self.deferred += tally.deferred
-        self.aside += tally.aside
+        self.unmapped_rows += tally.unmapped_rows
         self.guarded += tally.guarded
         waiting = [start for start in (self.oldest_deferred, tally.oldest_deferred) if start is not None]
         self.oldest_deferred = min(waiting, default=None)
@@ -294,8 +294,8 @@ class Collector:
                 if piece.start == piece.end:
                     return
                 tally.rows += spool.rows
-                tally.aside += spool.aside
-                tally.unmapped += spool.unmapped
+                tally.unmapped_rows += spool.unmapped_rows
+                tally.unmapped_quantity += spool.unmapped_quantity
                 decide = self._decide(now, held, forecast)
                 decided = self._passes.preview(self._registered, spool, piece, decide)
                 for feed, decision in tally.counting_pairs(decided):
@@ -336,18 +336,18 @@ class Collector:
 
     def _seal(self, lease: Lease, first: dt.datetime, result: Collected) -> Lease:
         """Note, and tell once, which windows sinks lack that the source no longer has; return the lease as it is then."""
-        reaches = [sealed(reach, first) for reach in lease.reaches]
-        if reaches == list(lease.reaches):
+        coverages = [sealed(coverage, first) for coverage in lease.coverages]
+        if coverages == list(lease.coverages):
             return lease
-        for feed, before, reach in zip(lease.registered.feeds, lease.reaches, reaches, strict=True):
-            if reach.lost is not None and reach.lost != before.lost:
-                result.lost.append(tell_lost(self.meter.name, feed.sink, reach.lost, reach.until))
-        return self._meters.seal(lease, reaches)
+        for feed, before, coverage in zip(lease.registered.feeds, lease.coverages, coverages, strict=True):
+            if coverage.lost is not None and coverage.lost != before.lost:
+                result.lost.append(report_lost(self.meter.name, feed.sink, coverage.lost, coverage.until))
+        return self._meters.seal(lease, coverages)
 
     def _ready(self, lease: Lease, now: dt.datetime, result: Collected) -> tuple[dt.datetime, Lease]:
         """Return up to when windows may be read for the first time; note what the barrier waits for, also in the lease."""
         known, mark = lease.definitions, lease.mark
-        settled = definitions.ready_until(known, mark, now - self.meter.settle)
+        settled = definitions.ready_until(known, mark, now - self.meter.delay)
         fence = self._source.fence()
         if fence is None or not (self._patience or fence.must_prove):
             return settled, lease
@@ -355,7 +355,7 @@ class Collector:
         boundary = windows.floor(fence.at, definitions.grid(known, mark))
         passed = commit_barrier.judge(fence, lease.noted, boundary)
         ready = commit_barrier.ready(
-            now - self.meter.settle, passed, self._patience, bounded=not fence.standby
+            now - self.meter.delay, passed, self._patience, bounded=not fence.standby
         )
         until = definitions.ready_until(known, mark, ready.until)
         fenced_until = definitions.ready_until(known, mark, ready.fenced_until)
@@ -457,7 +457,7 @@ class Collector:
             mark=lease.mark if lease else None,
             noted=lease.noted if lease else (),
             seen_until=lease.seen_until if lease else None,
-            settled=now - self.meter.settle,
+            settled=now - self.meter.delay,
             patience=self._patience,
             now=now,
         )

@@ -33,7 +33,7 @@ def passes(
     """
     known, mark = lease.definitions, lease.mark
     newest = definitions.at(known, mark)
-    rungs = windows.rungs(
+    lookback = windows.lookback(
         now=now,
         mark=mark,
         revisit=meter.revisit,
@@ -41,11 +41,11 @@ def passes(
         hourly_at=lease.hourly_at,
         daily_at=lease.daily_at,
     )
-    deep = rungs.deep
+    deep = lookback.deep
     for behind in (lease.fed_until, lease.reread_from or mark):
-        if mark - behind <= windows.HOURLY or rungs.hourly:
+        if mark - behind <= windows.HOURLY or lookback.hourly:
             deep = min(deep, behind)
-    near, deep = max(rungs.near, first), max(deep, first)
+    near, deep = max(lookback.near, first), max(deep, first)
     plan = windows.reads(
         mark=mark,
         ready=ready,
@@ -61,8 +61,8 @@ def passes(
         done = number == len(cut)
         yield live(piece, now, definition)._replace(
             swept=plan.swept,
-            hourly=done and rungs.hourly,
-            daily=done and rungs.daily,
+            hourly=done and lookback.hourly,
+            daily=done and lookback.daily,
             rest_read=done and newest_first,
             more=not done and meter.latest,
         )

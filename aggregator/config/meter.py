@@ -297,7 +297,7 @@ class Meter(Block):
         ),
         examples=[["stripe"]],
     )
-    settle: Annotated[Duration, at_most("34d", "Stripe refuses usage older than 35 days")] = Field(
+    delay: Annotated[Duration, at_most("34d", "Stripe refuses usage older than 35 days")] = Field(
         default=parse_duration("5m"),
         description="How long after its end a window is first read, so that late rows are in.",
         examples=["5m"],

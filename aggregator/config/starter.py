@@ -26,7 +26,7 @@ meters:
     sinks: [stripe]
     window: 1h                    # one event per customer and window; divides a day
     start_at: 2026-11-01T00:00Z   # nothing before this is ever billed
-    settle: 5m                    # how long after its end a window is first read
+    delay: 5m                    # how long after its end a window is first read
     revisit: 3d                   # how far back it is read again, for rows that came late
     stripe:                       # `aggregator meters apply` creates the Stripe meter like this
       event_time_window: hour     # of each hour only the newest event counts: sending again can never bill twice

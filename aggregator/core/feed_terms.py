@@ -18,7 +18,7 @@ from typing import NamedTuple
 from aggregator.core.model import Span, Terms
 
 
-class Reach(NamedTuple):
+class FeedCoverage(NamedTuple):
     """Which windows a feed bills, in which way, and up to where it was planned for."""
 
     since: dt.datetime
@@ -36,43 +36,43 @@ class Reach(NamedTuple):
         return self.until is not None and self.read_until >= self.until
 
 
-def joined(terms: Terms, mark: dt.datetime, start_at: dt.datetime) -> Reach:
+def joined(terms: Terms, mark: dt.datetime, start_at: dt.datetime) -> FeedCoverage:
     """Return the reach of a feed that begins now."""
     since = mark if terms.bill_from is None else max(terms.bill_from, start_at)
-    return Reach(since, terms.bill_until, terms.shadow, None, _within(since, terms.bill_until))
+    return FeedCoverage(since, terms.bill_until, terms.shadow, None, _within(since, terms.bill_until))
 
 
-def changed(reach: Reach, terms: Terms, mark: dt.datetime, start_at: dt.datetime) -> Reach:
+def changed(coverage: FeedCoverage, terms: Terms, mark: dt.datetime, start_at: dt.datetime) -> FeedCoverage:
     """Return the reach that a feed has under these terms. Under the terms that it has, that is the reach as it is."""
-    ends = reach.shadow and not terms.shadow
+    ends = coverage.shadow and not terms.shadow
     if terms.bill_from is not None:
         since = max(terms.bill_from, start_at)
     else:
-        since = max(reach.since, mark) if ends else reach.since
-    read_until = since if since < reach.since else max(_within(reach.read_until, reach.until), since)
-    return Reach(
+        since = max(coverage.since, mark) if ends else coverage.since
+    read_until = since if since < coverage.since else max(_within(coverage.read_until, coverage.until), since)
+    return FeedCoverage(
         since,
         terms.bill_until,
         terms.shadow,
-        mark if ends else reach.shadow_until,
+        mark if ends else coverage.shadow_until,
         _within(read_until, terms.bill_until),
-        None if since < reach.since else _cut(reach.lost, since, terms.bill_until),
+        None if since < coverage.since else _cut(coverage.lost, since, terms.bill_until),
     )
 
 
-def sealed(reach: Reach, first: dt.datetime) -> Reach:
+def sealed(coverage: FeedCoverage, first: dt.datetime) -> FeedCoverage:
     """Return the reach of a feed whose source has rows from `first` on only."""
-    read_until, lost = reach.read_until, reach.lost
+    read_until, lost = coverage.read_until, coverage.lost
     if lost is not None and first < lost.end:
         read_until, lost = min(read_until, lost.start), None
-    if read_until < first and not reach.done:
-        end = _within(first, reach.until)
+    if read_until < first and not coverage.done:
+        end = _within(first, coverage.until)
         lost = Span(read_until if lost is None else min(lost.start, read_until), end)
         read_until = end
-    return reach._replace(read_until=read_until, lost=lost)
+    return coverage._replace(read_until=read_until, lost=lost)
 
 
-def tell_lost(meter: str, sink: str, lost: Span, until: dt.datetime | None) -> str:
+def report_lost(meter: str, sink: str, lost: Span, until: dt.datetime | None) -> str:
     """Say which windows a sink never gets, and what can be done about it."""
     give_up = f"with `bill_from: {lost.end:%Y-%m-%dT%H:%MZ}` for that sink"
     if until is not None and until <= lost.end:

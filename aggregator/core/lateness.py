@@ -1,4 +1,4 @@
-"""How late usage arrives, as a histogram, and which `settle` would have waited for it. Pure.
+"""How late usage arrives, as a histogram, and which `delay` would have waited for it. Pure.
 
 What was found late by a reading that came late counts as that late, so every step is an upper bound.
 """
@@ -37,13 +37,13 @@ def in_time(histogram: Mapping[int, Late]) -> Decimal | None:
     return histogram.get(0, Late(0, Decimal(0))).quantity / whole if whole > 0 else None
 
 
-def suggest(histogram: Mapping[int, Late], settle: dt.timedelta) -> dt.timedelta | None:
-    """Return the shortest `settle` that would have waited for nearly all of it; None if the present one does."""
+def suggest(histogram: Mapping[int, Late], delay: dt.timedelta) -> dt.timedelta | None:
+    """Return the shortest `delay` that would have waited for nearly all of it; None if the present one does."""
     whole = sum((late.quantity for late in histogram.values()), Decimal(0))
     covered = Decimal(0)
     for step in sorted(histogram):
         covered += histogram[step].quantity
         if whole <= 0 or covered >= ENOUGH * whole:
             longer = dt.timedelta(seconds=step)
-            return longer if step and longer > settle else None
+            return longer if step and longer > delay else None
     return None

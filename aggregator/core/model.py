@@ -79,7 +79,7 @@ class State(StrEnum):
 class Bulk(NamedTuple):
     """Another way of a sink, for many at once: taken while more than `above` events wait, `batch` of them per `send`."""
 
-    way: str
+    transport: str
     above: int
     batch: int
 
@@ -119,7 +119,7 @@ class Limits:
     """Of totals: the stretch of time, from UTC midnight on, of which the newest event counts; None if that is not known."""
     keeps_order: bool = True
     """Whether what was given first counts first: files lie in a folder, and are taken from there in any order."""
-    way: str = ""
+    transport: str = ""
     """How events go there, in the sink's own word. It is recorded with the attempt: see `Event.way`."""
     bulk: Bulk | None = None
     """How they go instead while many wait."""
@@ -153,7 +153,7 @@ class Meter:
     sinks: tuple[str, ...]
     window: dt.timedelta
     start_at: dt.datetime
-    settle: dt.timedelta
+    delay: dt.timedelta
     revisit: dt.timedelta
     decimals: int = 0
     decreases: Decreases = Decreases.HOLD
@@ -336,7 +336,7 @@ class Event(NamedTuple):
     """When the first attempt began that may have reached the sink; None if none has."""
     attempted_at: dt.datetime | None = None
     """When the latest attempt before this one began."""
-    way: str = ""
+    transport: str = ""
     """How it is to go: as the first attempt went that may have arrived, since only there it is surely recognised."""
 
 

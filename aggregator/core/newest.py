@@ -23,27 +23,27 @@ from aggregator.core.readbacks import (
 from aggregator.core.states import BOOKED
 
 
-def decide(excerpt: EventsInSpan, figure: Decimal) -> list[Conclusion]:
+def decide(in_span: EventsInSpan, figure: Decimal) -> list[Conclusion]:
     """Rule on each event in question by the sink's figure for the stretch, read when `readbacks.proves_at` allowed it."""
-    booked = [event for event in excerpt.events if event.state in BOOKED]
+    booked = [event for event in in_span.events if event.state in BOOKED]
     shown = booked[-1].total if booked else ZERO
-    story = f"the sink has {figure} for {excerpt}, of which the newest event counts, and we have {shown}"
-    if not comparable(excerpt, figure):
-        return unclear(excerpt, f"{story}: too large to be compared to the unit")
-    if same(figure, shown, excerpt):
-        return [Conclusion(event.id, Finding.PRESENT, story) for event in excerpt.asked]
-    if not _is_what_stood_before(figure, excerpt, booked):
-        return unclear(excerpt, f"{story}: neither this nor what stood there before")
+    story = f"the sink has {figure} for {in_span}, of which the newest event counts, and we have {shown}"
+    if not comparable(in_span, figure):
+        return unclear(in_span, f"{story}: too large to be compared to the unit")
+    if same(figure, shown, in_span):
+        return [Conclusion(event.id, Finding.PRESENT, story) for event in in_span.asked]
+    if not _is_what_stood_before(figure, in_span, booked):
+        return unclear(in_span, f"{story}: neither this nor what stood there before")
     return [
         Conclusion(event.id, Finding.ABSENT if event is booked[-1] else Finding.PRESENT, story)
-        for event in excerpt.asked
+        for event in in_span.asked
     ]
 
 
-def _is_what_stood_before(figure: Decimal, excerpt: EventsInSpan, booked: Sequence[EventState]) -> bool:
+def _is_what_stood_before(figure: Decimal, in_span: EventsInSpan, booked: Sequence[EventState]) -> bool:
     """Tell whether only the newest event, which is in question, is missing from the figure."""
     if not booked or not booked[-1].asked:
         return False
-    given_up = [event.total for event in excerpt.events if event.perhaps]
+    given_up = [event.total for event in in_span.events if event.maybe_sent]
     before = booked[-2].total if len(booked) > 1 else ZERO
-    return same(figure, before, excerpt) and not any(same(figure, total, excerpt) for total in given_up)
+    return same(figure, before, in_span) and not any(same(figure, total, in_span) for total in given_up)

@@ -31,7 +31,7 @@ class Unimported(NamedTuple):
 class ParsedNotification(NamedTuple):
     """What a message says. `trouble` is set if that could not be made out, or not all of it."""
 
-    notice: Notification
+    notification: Notification
     reports: tuple[Report, ...] = ()
     unimported: tuple[Unimported, ...] = ()
     trouble: str | None = None

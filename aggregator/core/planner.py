@@ -189,7 +189,7 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     """Complete the event that changes what a slot stands at by `delta`, to `total`."""
     at = stamp(change, policy.window, policy.limits.write_model)
     guarded = policy.guarded or change.tail is Tail.GUARDED
-    state, reason = _standing(delta, total, at, policy, guarded=guarded)
+    state, reason = _initial_state(delta, total, at, policy, guarded=guarded)
     by_guard = guarded and state is State.HELD
     if state is DUE and delta and policy.unstable and asks_a_person(change.revision):
         state, reason = State.HELD, UNSTABLE
@@ -199,7 +199,7 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason, by_guard))
 
 
-def _standing(
+def _initial_state(
     delta: Decimal, total: Decimal, at: dt.datetime, policy: Policy, *, guarded: bool
 ) -> tuple[State, str | None]:
     """Say in which state an event begins: due, held for a person, or refused because the sink cannot take it."""

@@ -52,7 +52,7 @@ class EventState(NamedTuple):
     """When the latest attempt began, or when it was settled where that is not on record."""
     asked: bool
     """Whether it is in question: in doubt, or accepted and to be seen in the sink's totals."""
-    perhaps: bool = False
+    maybe_sent: bool = False
     """Whether it was given up without knowing if it had arrived: it may be in the figure, and nobody asks about it."""
     total: Decimal = ZERO
     """Where its window stands with it."""
@@ -69,7 +69,7 @@ class EventsInSpan(NamedTuple):
     received: Span | None = None
     """If set, accepted events that the sink received within it are in question too."""
 
-    blurred: bool = False
+    imprecise: bool = False
     """Whether usage that an adoption took over lies in a window that the span cuts: nobody knows in which minute."""
 
     @property
@@ -89,97 +89,97 @@ class Conclusion(NamedTuple):
     reason: str
 
 
-def proves_at(excerpt: EventsInSpan, now: dt.datetime, proof: dt.timedelta) -> dt.datetime:
+def proves_at(in_span: EventsInSpan, now: dt.datetime, proof: dt.timedelta) -> dt.datetime:
     """Return from when the sink's figure for the excerpt proves anything; not later than `now` means that it does.
 
     `proof` is how long after an attempt the sink's totals show it.
     """
-    if any(event.state in UNDER_WAY for event in excerpt.events):
+    if any(event.state in UNDER_WAY for event in in_span.events):
         return now + LOOK_SOON
     touched = [
         event.attempted_at
-        for event in excerpt.events
+        for event in in_span.events
         if event.attempted_at is not None and (event.asked or event.state in BOOKED)
     ]
     return max(touched, default=now - proof) + proof
 
 
-def agrees(excerpt: EventsInSpan, figure: Decimal) -> bool:
+def agrees(in_span: EventsInSpan, figure: Decimal) -> bool:
     """Tell whether the figure is what the ledger has as booked, with nothing unsure: then every event is in it."""
-    unsure = excerpt.blurred or any(
-        event.state is State.IN_DOUBT or event.perhaps for event in excerpt.events
+    unsure = in_span.imprecise or any(
+        event.state is State.IN_DOUBT or event.maybe_sent for event in in_span.events
     )
-    if unsure or not comparable(excerpt, figure):
+    if unsure or not comparable(in_span, figure):
         return False
-    return same(figure, _booked(excerpt.events), excerpt)
+    return same(figure, _booked(in_span.events), in_span)
 
 
-def all_present(excerpt: EventsInSpan, figure: Decimal) -> list[Conclusion]:
+def all_present(in_span: EventsInSpan, figure: Decimal) -> list[Conclusion]:
     """Rule that each event in question is present, as `agrees` has shown."""
-    reason = f"the sink has {figure} for {excerpt}, as we have"
-    return [Conclusion(event.id, Finding.PRESENT, reason) for event in excerpt.asked]
+    reason = f"the sink has {figure} for {in_span}, as we have"
+    return [Conclusion(event.id, Finding.PRESENT, reason) for event in in_span.asked]
 
 
-def decide(excerpt: EventsInSpan, figure: Decimal) -> list[Conclusion]:
+def decide(in_span: EventsInSpan, figure: Decimal) -> list[Conclusion]:
     """Rule on each event in question by the sink's figure for the excerpt, read when `proves_at` allowed it."""
-    assert not any(event.state in UNDER_WAY for event in excerpt.events), "what is on its way proves nothing"
-    open_ones = [event for event in excerpt.events if event.asked or event.perhaps]
-    story = _story(excerpt, figure)
-    if not comparable(excerpt, figure):
-        return unclear(excerpt, f"{story}: too large to be compared to the unit")
-    if excerpt.blurred:
-        return unclear(excerpt, f"{story}: what an adoption took over lies somewhere in the window")
+    assert not any(event.state in UNDER_WAY for event in in_span.events), "what is on its way proves nothing"
+    open_ones = [event for event in in_span.events if event.asked or event.maybe_sent]
+    story = _story(in_span, figure)
+    if not comparable(in_span, figure):
+        return unclear(in_span, f"{story}: too large to be compared to the unit")
+    if in_span.imprecise:
+        return unclear(in_span, f"{story}: what an adoption took over lies somewhere in the window")
     if len(open_ones) > MOST_IN_QUESTION:
-        return unclear(excerpt, f"{story}: more than {MOST_IN_QUESTION} events are in question")
-    sure = _booked([event for event in excerpt.events if not event.asked])
+        return unclear(in_span, f"{story}: more than {MOST_IN_QUESTION} events are in question")
+    sure = _booked([event for event in in_span.events if not event.asked])
     fitting = [
         chosen
         for count in range(len(open_ones) + 1)
         for chosen in combinations(open_ones, count)
-        if same(figure, sure + sum((event.delta for event in chosen), ZERO), excerpt)
+        if same(figure, sure + sum((event.delta for event in chosen), ZERO), in_span)
     ]
     if len(fitting) != 1:
         ways = f"{len(fitting)} ways explain this" if fitting else "nothing explains this"
-        return unclear(excerpt, f"{story}: {ways}")
+        return unclear(in_span, f"{story}: {ways}")
     present = {event.id for event in fitting[0]}
     return [
         Conclusion(event.id, Finding.PRESENT if event.id in present else Finding.ABSENT, story)
-        for event in excerpt.asked
+        for event in in_span.asked
     ]
 
 
-def unclear(excerpt: EventsInSpan, reason: str) -> list[Conclusion]:
+def unclear(in_span: EventsInSpan, reason: str) -> list[Conclusion]:
     """Rule that nobody can tell, and why."""
-    return [Conclusion(event.id, Finding.UNCLEAR, reason) for event in excerpt.asked]
+    return [Conclusion(event.id, Finding.UNCLEAR, reason) for event in in_span.asked]
 
 
 def _booked(events: Iterable[EventState]) -> Decimal:
     return sum((event.delta for event in events if event.state in BOOKED), ZERO)
 
 
-def _unit(excerpt: EventsInSpan) -> Decimal:
+def _unit(in_span: EventsInSpan) -> Decimal:
     """Return the finest unit in which the events are planned: a delta is written to its meter's decimals."""
-    exponents = [event.delta.as_tuple().exponent for event in excerpt.events]
+    exponents = [event.delta.as_tuple().exponent for event in in_span.events]
     return Decimal(1).scaleb(min((each for each in exponents if isinstance(each, int)), default=0))
 
 
-def comparable(excerpt: EventsInSpan, figure: Decimal) -> bool:
+def comparable(in_span: EventsInSpan, figure: Decimal) -> bool:
     """Tell whether the figure is a number that has room for the unit."""
     if not figure.is_finite():
         return False
-    largest = max(abs(figure), sum((abs(event.delta) for event in excerpt.events), ZERO))
-    return largest < MOST_UNITS * _unit(excerpt)
+    largest = max(abs(figure), sum((abs(event.delta) for event in in_span.events), ZERO))
+    return largest < MOST_UNITS * _unit(in_span)
 
 
-def same(figure: Decimal, ours: Decimal, excerpt: EventsInSpan) -> bool:
+def same(figure: Decimal, ours: Decimal, in_span: EventsInSpan) -> bool:
     """Tell whether two figures are the same to within half a unit."""
-    return 2 * abs(figure - ours) < _unit(excerpt)
+    return 2 * abs(figure - ours) < _unit(in_span)
 
 
-def _story(excerpt: EventsInSpan, figure: Decimal) -> str:
-    sure = _booked([event for event in excerpt.events if not event.asked])
-    told = f"the sink has {figure} for {excerpt}, we have {sure} for sure and in question {_named(excerpt.asked)}"
-    given_up = [event for event in excerpt.events if event.perhaps]
+def _story(in_span: EventsInSpan, figure: Decimal) -> str:
+    sure = _booked([event for event in in_span.events if not event.asked])
+    told = f"the sink has {figure} for {in_span}, we have {sure} for sure and in question {_named(in_span.asked)}"
+    given_up = [event for event in in_span.events if event.maybe_sent]
     return f"{told}, and gave up {_named(given_up)}" if given_up else told
 
 

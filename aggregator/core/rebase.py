@@ -60,62 +60,69 @@ class SlotComparison(NamedTuple):
         return self.booked if self.counted is None else self.counted
 
     @property
-    def strayed(self) -> bool:
+    def misplaced(self) -> bool:
         """Whether its next event would not overwrite what the sink has."""
         return self.kept_at is not None and self.kept_at != self.stamped_at
 
     @property
     def differs(self) -> bool:
         """Whether an adoption changes it."""
-        return bool(self.withdrawn) or self.stands_at != self.booked or self.strayed
+        return bool(self.withdrawn) or self.stands_at != self.booked or self.misplaced
 
 
 class Moved(NamedTuple):
     """Where a slot stands after an adoption, and by how much the sink differed from what was booked."""
 
-    stand: SlotComparison
+    comparison: SlotComparison
     quantity: Decimal
     total: Decimal
     delta: Decimal
 
 
-def rebase(stands: Sequence[SlotComparison], unit: Decimal) -> tuple[list[Moved], Decimal] | None:
+def rebase(comparisons: Sequence[SlotComparison], unit: Decimal) -> tuple[list[Moved], Decimal] | None:
     """Return where the slots of one customer stand once the sink is believed, and the carry; None if nothing differs.
 
     `stands` holds every slot in the time that is re-based and every window that the source has something in, in their order:
     what was too small to bill in a window may have been billed in another one. `unit` is the smallest that is billed.
     """
-    stands = [stand for stand in stands if not stand.shadow]
-    if not any(stand.differs for stand in stands):
+    comparisons = [comparison for comparison in comparisons if not comparison.shadow]
+    if not any(comparison.differs for comparison in comparisons):
         return None
-    carry = stands[0].carry
+    carry = comparisons[0].carry
     # The balance tells what the slots that are not at hand have been read beyond what they stand at.
-    elsewhere = subtract(carry, _sum(subtract(stand.quantity, stand.total) for stand in stands))
-    known = [stand for stand in stands if stand.truth is not None]
+    elsewhere = subtract(
+        carry, _sum(subtract(comparison.quantity, comparison.total) for comparison in comparisons)
+    )
+    known = [comparison for comparison in comparisons if comparison.truth is not None]
     quantities = {
-        stand.window_start: add(stand.stands_at, subtract(stand.quantity, stand.total)) for stand in stands
+        comparison.window_start: add(comparison.stands_at, subtract(comparison.quantity, comparison.total))
+        for comparison in comparisons
     }
     if known:
-        errors = [subtract(stand.truth or ZERO, stand.stands_at) for stand in known]
-        unknown = _sum(subtract(stand.quantity, stand.total) for stand in stands if stand.truth is None)
+        errors = [subtract(comparison.truth or ZERO, comparison.stands_at) for comparison in known]
+        unknown = _sum(
+            subtract(comparison.quantity, comparison.total)
+            for comparison in comparisons
+            if comparison.truth is None
+        )
         owed = add(add(elsewhere, unknown), _sum(errors))
         whole = floor(owed, unit)
         carry = subtract(owed, whole)
-        for stand, share in zip(known, shares(errors, whole, unit), strict=True):
-            quantities[stand.window_start] = subtract(stand.truth or ZERO, share)
+        for comparison, share in zip(known, shares(errors, whole, unit), strict=True):
+            quantities[comparison.window_start] = subtract(comparison.truth or ZERO, share)
     moved = [
         Moved(
-            stand,
-            quantities[stand.window_start],
-            stand.stands_at,
-            subtract(stand.stands_at, stand.booked),
+            comparison,
+            quantities[comparison.window_start],
+            comparison.stands_at,
+            subtract(comparison.stands_at, comparison.booked),
         )
-        for stand in stands
+        for comparison in comparisons
     ]
     rest = _sum(subtract(each.quantity, each.total) for each in moved)
-    assert add(elsewhere, rest) == carry, f"the balance of {stands[0].customer} is lost"
-    assert carry >= ZERO, f"the carry of {stands[0].customer} is {carry}"
-    return [each for each in moved if each.stand.slot is not None or each.quantity or each.total], carry
+    assert add(elsewhere, rest) == carry, f"the balance of {comparisons[0].customer} is lost"
+    assert carry >= ZERO, f"the carry of {comparisons[0].customer} is {carry}"
+    return [each for each in moved if each.comparison.slot is not None or each.quantity or each.total], carry
 
 
 def shares(errors: Sequence[Decimal], whole: Decimal, unit: Decimal) -> list[Decimal]:
@@ -157,19 +164,20 @@ def _give(counts: list[int], order: list[tuple[Decimal, int]], units: int, unit:
             heapreplace(order, (add(lack, unit), place))
 
 
-def fits(stands: Iterable[SlotComparison], counted: Decimal, unit: Decimal) -> bool:
+def fits(comparisons: Iterable[SlotComparison], counted: Decimal, unit: Decimal) -> bool:
     """Tell whether what a sink has counted over some windows is what is booked for them, and surely for each of them.
 
     Where the next pass would change one of the windows, a sum that agrees is not enough: what is too much in one of them may
     be missing in another.
     """
-    every = [stand for stand in stands if not stand.shadow]
-    if _sum(stand.booked for stand in every) != counted:
+    every = [comparison for comparison in comparisons if not comparison.shadow]
+    if _sum(comparison.booked for comparison in every) != counted:
         return False
-    if not counted and not any(stand.booked for stand in every):
+    if not counted and not any(comparison.booked for comparison in every):
         return True
     return all(
-        stand.truth is None or subtract(stand.truth, stand.booked).copy_abs() < unit for stand in every
+        comparison.truth is None or subtract(comparison.truth, comparison.booked).copy_abs() < unit
+        for comparison in every
     )
 
 

@@ -60,9 +60,9 @@ def cut(span: Span, length: dt.timedelta, most: int) -> Iterator[Span]:
         start = end
 
 
-def settled_until(now: dt.datetime, settle: dt.timedelta, length: dt.timedelta) -> dt.datetime:
-    """Return the end of the last window that is ready: one whose end lies `settle` or longer in the past."""
-    return floor(now - settle, length)
+def settled_until(now: dt.datetime, delay: dt.timedelta, length: dt.timedelta) -> dt.datetime:
+    """Return the end of the last window that is ready: one whose end lies `delay` or longer in the past."""
+    return floor(now - delay, length)
 
 
 class Reads(NamedTuple):
@@ -107,7 +107,7 @@ NEAR, HOURLY, DAILY = dt.timedelta(hours=2), dt.timedelta(days=2), DAY
 of what comes late comes soon."""
 
 
-class Rungs(NamedTuple):
+class Lookback(NamedTuple):
     """How far back a pass reads: `near` in any case, `deep` this time; and which rungs of the ladder that serves."""
 
     near: dt.datetime
@@ -116,7 +116,7 @@ class Rungs(NamedTuple):
     daily: bool
 
 
-def rungs(
+def lookback(
     *,
     now: dt.datetime,
     mark: dt.datetime,
@@ -124,13 +124,13 @@ def rungs(
     length: dt.timedelta,
     hourly_at: dt.datetime | None,
     daily_at: dt.datetime | None,
-) -> Rungs:
+) -> Lookback:
     """Decide how far back a pass reads, given when the longer stretches were last read in full."""
     near = mark - min(revisit, max(NEAR, 2 * length))
     daily = _is_over(daily_at, now, DAILY)
     hourly = daily or _is_over(hourly_at, now, HOUR)
     deep = mark - revisit if daily else mark - min(revisit, HOURLY) if hourly else near
-    return Rungs(near, min(deep, near), hourly, daily)
+    return Lookback(near, min(deep, near), hourly, daily)
 
 
 def _is_over(since: dt.datetime | None, now: dt.datetime, time: dt.timedelta) -> bool:

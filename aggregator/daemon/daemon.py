@@ -35,7 +35,7 @@ from aggregator.config import Meter, cron
 from aggregator.daemon.halted_sink import Halt
 from aggregator.daemon.jobs import SINKS, Listening
 from aggregator.daemon.readiness import Readiness
-from aggregator.daemon.watchdog import Watching, tell_set_back
+from aggregator.daemon.watchdog import Watching, report_set_back
 from aggregator.daemon.webhook import Address
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import (
@@ -51,7 +51,7 @@ from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring.app import App, not_sent
 
-LANES = 3
+WORKERS = 3
 """Batches of one sink in the air at once: while one is being claimed or settled, the others keep the sink busy."""
 
 IDLE_SECONDS = 1.0
@@ -159,7 +159,7 @@ class Daemon:
             app = parts.enter_context(self._build())
             work = Work(app, self._clock, self._address)
             try:
-                tell_start(self._log, app, app.ledger.instant())
+                report_start(self._log, app, app.ledger.instant())
                 work.prepare()
             except BaseException:
                 work.stop()
@@ -247,7 +247,7 @@ class Work:
             for sink in app.sink_ids
         }
         self._collecting: set[str] = set()
-        self._told_stopped: str | None = None
+        self._reported_stop: str | None = None
         self._apart: set[str] = set()
         self._watching = Watching(app.ledger.database, app.ledger.outbox, self._ring, clock)
         self._idle = threading.Condition()
@@ -260,10 +260,10 @@ class Work:
             },
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
-        self._lanes = [
-            threading.Thread(target=self._lane, args=(sink,), name=f"{sink}-{number}", daemon=True)
+        self._workers = [
+            threading.Thread(target=self._deliver, args=(sink,), name=f"{sink}-{number}", daemon=True)
             for sink in app.sink_ids
-            for number in range(LANES)
+            for number in range(WORKERS)
         ]
 
     def prepare(self) -> None:
@@ -283,11 +283,11 @@ class Work:
                 executor=SINKS,
                 next_run_time=self._clock(),
             )
-        tell_set_back(self._log, self._app.ledger.outbox, self._app.ledger.instant())
+        report_set_back(self._log, self._app.ledger.outbox, self._app.ledger.instant())
         self._listening.start(self._scheduler)
         self._scheduler.start(paused=True)
-        for lane in self._lanes:
-            lane.start()
+        for worker in self._workers:
+            worker.start()
 
     def start(self) -> None:
         """Begin: every meter at once, then by its clock; every sink at once, then whenever something is due."""
@@ -320,9 +320,9 @@ class Work:
                 condition.notify_all()
         for halt in self._halts.values():
             halt.wake()
-        for lane in self._lanes:
-            if lane.ident is not None:
-                lane.join(max(0.0, until - monotonic()))
+        for worker in self._workers:
+            if worker.ident is not None:
+                worker.join(max(0.0, until - monotonic()))
         self._listening.stop(until)
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
@@ -360,7 +360,7 @@ class Work:
             self._scheduler.remove_job(name)
         except LedgerStopped as error:
             failed = str(error)
-            self._tell_stopped(error)
+            self._report_stopped(error)
         except AggregatorError as error:
             failed = str(error)
             self._log.error(log.PASS_FAILED, meter=name, reason=failed)
@@ -387,12 +387,12 @@ class Work:
             except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
                 self._log.exception(log.UNEXPECTED, sink=sink)
                 return
-            tell_reconciled(self._log, sink, result)
+            report_reconciled(self._log, sink, result)
             if not result.more:
                 return
 
     def _report(self, result: Collected) -> None:
-        tell_warnings(self._log, result)
+        report_warnings(self._log, result)
         if result.busy:
             self._log.debug(log.PASS_SKIPPED, meter=result.meter, reason="another process has the meter")
         elif result.changed or result.deferred or result.moved:
@@ -400,11 +400,11 @@ class Work:
         else:
             self._log.debug(log.PASS_UNCHANGED, **result.figures())
 
-    def _tell_stopped(self, error: LedgerStopped) -> None:
+    def _report_stopped(self, error: LedgerStopped) -> None:
         """Say once why the ledger is stopped; everything goes on by itself once it is adopted."""
         self._readiness.ledger_stopped(str(error))
         with self._idle:
-            told, self._told_stopped = self._told_stopped, str(error)
+            told, self._reported_stop = self._reported_stop, str(error)
         if told != str(error):
             self._log.critical(log.LEDGER_STOPPED, reason=str(error))
 
@@ -426,7 +426,7 @@ class Work:
             with self._wake[sink]:
                 self._wake[sink].notify_all()
 
-    def _lane(self, sink: str) -> None:
+    def _deliver(self, sink: str) -> None:
         """Deliver to a sink for as long as nobody says stop; while it refuses us as a whole, wait until it does not."""
         self._begun.wait()
         delivery, halt = self._app.delivery(sink), self._halts[sink]
@@ -437,7 +437,7 @@ class Work:
             try:
                 result = delivery.run_once(self._app.ledger.now())
             except LedgerStopped as error:
-                self._tell_stopped(error)
+                self._report_stopped(error)
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             except ClocksApart:  # it is said once, of all of them
@@ -452,7 +452,7 @@ class Work:
                 self._stopping.wait(RETRY_SECONDS)
                 continue
             self._tell(sink, result)
-            outage = self._tell_outage(sink, result, outage=outage)
+            outage = self._report_outage(sink, result, outage=outage)
             if result.halted:
                 halt.wait_out(result.halted)
                 continue
@@ -464,7 +464,7 @@ class Work:
                 with self._wake[sink]:
                     self._wake[sink].wait(IDLE_SECONDS)
 
-    def _tell_outage(self, sink: str, result: Delivered, *, outage: bool) -> bool:
+    def _report_outage(self, sink: str, result: Delivered, *, outage: bool) -> bool:
         """Say once that a sink takes nothing, and once that it does again; return whether it takes nothing."""
         if result.fruitless and not outage:
             self._log.warning(log.DELIVERY_WAITING, sink=sink, reason=result.waits_for)
@@ -477,8 +477,8 @@ class Work:
     def _tell(self, sink: str, result: Delivered) -> None:
         if result.claimed:
             self._log.info(log.BATCH_DELIVERED, sink=sink, **result.figures())
-        tell_files(self._log, sink, result)
-        tell_first_uses(self._log, sink, result)
+        report_files(self._log, sink, result)
+        report_first_uses(self._log, sink, result)
         for event, reason in result.refusals.items():
             self._log.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
 
@@ -501,10 +501,10 @@ class Work:
         return self._app.ledger.outbox.more_due(self._app.sink_ids[sink], 0, EVER, self._app.feeds_of(sink))
 
 
-def tell_start(logger: log.Log, app: App, now: datetime) -> None:
+def report_start(logger: log.Log, app: App, now: datetime) -> None:
     """Say what a person should know of a configuration that begins to work."""
-    for stranger in app.strangers(now):
-        logger.warning(log.METER_REMOVED, **stranger)
+    for unconfigured_meter in app.unconfigured_meters(now):
+        logger.warning(log.METER_REMOVED, **unconfigured_meter)
     for waits in app.unconfigured():
         logger.warning(
             log.BACKLOG_UNCONFIGURED,
@@ -521,14 +521,14 @@ def tell_start(logger: log.Log, app: App, now: datetime) -> None:
         if sink in app.refused:
             continue  # it is said by whoever sends to it
         logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
-    for each in app.elsewhere():
-        logger.error(log.FILES_ELSEWHERE, **each.told())
+    for each in app.moved_files():
+        logger.error(log.FILES_MOVED, **each.told())
     for sink, sentences in app.unpromised.items():
         for sentence in sentences:
             logger.warning(log.SINK_CANNOT_PROMISE, sink=sink, reason=sentence)
 
 
-def tell_warnings(logger: log.Log, result: Collected) -> None:
+def report_warnings(logger: log.Log, result: Collected) -> None:
     """Say what a person should know of a round of collection: windows that wait, or shrank, or could not be had."""
     if result.took_from:
         logger.warning(log.SESSION_ENDED, meter=result.meter, session=result.took_from)
@@ -548,13 +548,13 @@ def tell_warnings(logger: log.Log, result: Collected) -> None:
         logger.error(log.WINDOWS_LOST, meter=result.meter, reason=reason)
 
 
-def tell_files(logger: log.Log, sink: str, result: Delivered) -> None:
+def report_files(logger: log.Log, sink: str, result: Delivered) -> None:
     """Say which files were written."""
     for file in result.files:
         logger.info(log.FILE_WRITTEN, sink=sink, file=file.name, records=file.records, bytes=file.bytes)
 
 
-def tell_first_uses(logger: log.Log, sink: str, result: Delivered) -> None:
+def report_first_uses(logger: log.Log, sink: str, result: Delivered) -> None:
     """Say which feeds may send from now on, and which may not."""
     for told in result.first_uses:
         match told.kind:
@@ -566,7 +566,7 @@ def tell_first_uses(logger: log.Log, sink: str, result: Delivered) -> None:
                 logger.info(log.FEED_CLEARED, sink=sink, meter=told.meter, reason=told.text)
 
 
-def tell_reconciled(logger: log.Log, sink: str, result: Reconciled) -> None:
+def report_reconciled(logger: log.Log, sink: str, result: Reconciled) -> None:
     """Say what reading a sink back has settled, and what it could not."""
     for reason in result.unsettled:
         logger.warning(log.EVENT_UNCLEAR, sink=sink, reason=reason)

@@ -13,7 +13,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from aggregator.daemon.readiness import Readiness
-from aggregator.daemon.reporting import tell_refused, tell_round, tell_taken
+from aggregator.daemon.reporting import report_refused, report_round, report_taken
 from aggregator.daemon.webhook import Address, Web
 from aggregator.errors import AggregatorError, ClocksApart
 from aggregator.reconciliation.canceller import Canceller
@@ -39,9 +39,11 @@ class Listening:
     ) -> None:
         self._app = app
         self._clock = clock
-        self._intakes = {sink: app.intake(sink) for sink in app.hears}
-        self._cancelling = {sink: app.cancelling(sink) for sink in app.hears if sink in app.sink_ids}
-        self._refused: dict[str, dict[str, str]] = {sink: {} for sink in self._intakes}
+        self._pollers = {sink: app.notification_poller(sink) for sink in app.notification_sinks}
+        self._cancelling = {
+            sink: app.cancelling(sink) for sink in app.notification_sinks if sink in app.sink_ids
+        }
+        self._refused: dict[str, dict[str, str]] = {sink: {} for sink in self._pollers}
         self._log = log.logger()
         self._stopping = threading.Event()
         self._idle = threading.Condition()
@@ -49,8 +51,8 @@ class Listening:
         self._web = (
             Web(
                 address,
-                self._intakes,
-                app.ledger.notices,
+                self._pollers,
+                app.ledger.notifications,
                 app.ledger.instant,
                 app.ledger.database.slow,
                 readiness,
@@ -61,10 +63,10 @@ class Listening:
 
     def start(self, scheduler: BackgroundScheduler) -> None:
         """Begin, by the daemon's clock."""
-        for sink, intake in self._intakes.items():
+        for sink, notification_poller in self._pollers.items():
             every = self._app.config.polls(sink)
             if every:
-                self._every(scheduler, f"reports {sink}", every, self._hear, sink, intake)
+                self._every(scheduler, f"reports {sink}", every, self._hear, sink, notification_poller)
         for sink, cancelling in self._cancelling.items():
             self._every(scheduler, f"cancellations {sink}", CANCEL_EVERY, self._cancel, sink, cancelling)
         if self._web:
@@ -73,8 +75,8 @@ class Listening:
     def stop(self, until: float) -> None:
         """Begin nothing new, and wait for what is under way."""
         self._stopping.set()
-        for intake in self._intakes.values():
-            intake.stop()
+        for notification_poller in self._pollers.values():
+            notification_poller.stop()
         for cancelling in self._cancelling.values():
             cancelling.stop()
         if self._web:
@@ -118,15 +120,15 @@ class Listening:
                 self._at_work -= 1
                 self._idle.notify_all()
 
-    def _hear(self, sink: str, intake: NotificationPoller) -> None:
+    def _hear(self, sink: str, notification_poller: NotificationPoller) -> None:
         """Ask a sink what it tells, and say what came of it."""
         while not self._stopping.is_set():
-            taken = intake.run_once(self._app.ledger.instant())
-            tell_taken(self._log, sink, taken)
-            tell_refused(self._log, sink, taken, self._refused[sink])
+            taken = notification_poller.run_once(self._app.ledger.instant())
+            report_taken(self._log, sink, taken)
+            report_refused(self._log, sink, taken, self._refused[sink])
             if not taken.more:
                 return
 
     def _cancel(self, sink: str, cancelling: Canceller) -> None:
         """Look after a sink's cancellations, and say what came of it."""
-        tell_round(self._log, sink, cancelling.run_once(self._app.ledger.now()))
+        report_round(self._log, sink, cancelling.run_once(self._app.ledger.now()))

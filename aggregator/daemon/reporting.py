@@ -13,7 +13,7 @@ TO_REJECT = (
 )
 
 
-def tell_taken(logger: log.Log, sink: str, taken: Taken) -> None:
+def report_taken(logger: log.Log, sink: str, taken: Taken) -> None:
     """Say what a sink told, and what of it needs a person."""
     for trouble in taken.troubles:
         logger.error(log.REPORT_UNCLEAR, sink=sink, reason=trouble)
@@ -25,7 +25,7 @@ def tell_taken(logger: log.Log, sink: str, taken: Taken) -> None:
         logger.info(log.REPORTS_TAKEN, sink=sink, **taken.figures())
 
 
-def tell_refused(logger: log.Log, sink: str, taken: Taken, told: dict[str, str]) -> None:
+def report_refused(logger: log.Log, sink: str, taken: Taken, told: dict[str, str]) -> None:
     """Say once what does not let itself be asked. `told` has what was said of it last; empty is the sink as a whole."""
     found = {**taken.refusals, **({"": taken.refused} if taken.refused else {})}
     fresh = {whose: reason for whose, reason in found.items() if told.get(whose) != reason}
@@ -42,7 +42,7 @@ def tell_refused(logger: log.Log, sink: str, taken: Taken, told: dict[str, str])
         logger.warning(log.REPORTS_REFUSED, sink=sink, reason=reason)
 
 
-def tell_round(logger: log.Log, sink: str, result: Round) -> None:
+def report_round(logger: log.Log, sink: str, result: Round) -> None:
     """Say what became of cancellations, and what of it needs a person."""
     for trouble in result.troubles:
         logger.warning(log.CANCELLATION_UNCLEAR, sink=sink, reason=trouble)

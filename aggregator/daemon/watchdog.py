@@ -146,7 +146,7 @@ class Watching:
         self._slow.stands(self._database.slow())
         self._apart.stands(self._database.clocks_apart())
         if self._looks % SET_BACK_EVERY == 0:
-            tell_set_back(self._log, self._outbox, self._database.instant())
+            report_set_back(self._log, self._outbox, self._database.instant())
         self._looks += 1
 
     def _agree(self) -> None:
@@ -164,7 +164,7 @@ class Watching:
             self._stopping.wait(LOOK_SECONDS)
 
 
-def tell_set_back(logger: log.Log, outbox: Outbox, now: dt.datetime) -> None:
+def report_set_back(logger: log.Log, outbox: Outbox, now: dt.datetime) -> None:
     """Say that the ledger's own clock was set back, if it was; what follows is done by then."""
     reason = outbox.clock_set_back(now)
     if reason is not None:

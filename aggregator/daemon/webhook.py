@@ -23,7 +23,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from aggregator.daemon.readiness import Readiness, Reason
-from aggregator.daemon.reporting import tell_taken
+from aggregator.daemon.reporting import report_taken
 from aggregator.errors import AggregatorError, LedgerError, UsageError
 from aggregator.reconciliation.notification_poller import NotSigned, Taken
 from aggregator.runtime import log
@@ -241,7 +241,7 @@ class Application:
         except AggregatorError as error:
             self._log.error(log.WEBHOOK_FAILED, sink=sink, reason=str(error))
             return Reply(503, {"error": "try again"})
-        tell_taken(self._log, sink, taken)
+        report_taken(self._log, sink, taken)
         return Reply(200, {"taken": taken.messages})
 
     async def _ready(self) -> Reply:

@@ -77,7 +77,7 @@ class FirstUses(Protocol):
     ) -> bool: ...
 
 
-class Told(NamedTuple):
+class FirstUseState(NamedTuple):
     """What became of a feed: `cleared`, `stopped`, or `waiting` because its sink could not be asked."""
 
     kind: str
@@ -169,7 +169,7 @@ class FirstUse:
         """Ask nothing more."""
         self._stopping = True
 
-    def run_once(self, now: dt.datetime) -> list[Told] | None:
+    def run_once(self, now: dt.datetime) -> list[FirstUseState] | None:
         """Let go what may leave, and return what is worth a word: each thing once. None: another one is about it.
 
         Nobody waits for that: a slow sink takes minutes for the customers of many feeds, and what was let go before, or
@@ -192,7 +192,7 @@ class FirstUse:
     def _knows(self, pending: Pending) -> bool:
         return self._feeds is None or self._feeds.get(pending.feed) == pending.meter
 
-    def _decide(self, pending: Pending, now: dt.datetime) -> Told | None:
+    def _decide(self, pending: Pending, now: dt.datetime) -> FirstUseState | None:
         """Ask the sink about the customers of some events; let them go, or stop the feed."""
         limits = self._sink.limits_for(pending.meter)
         if limits.reads_by is None:
@@ -208,32 +208,32 @@ class FirstUse:
         if found.silent is not None:
             self._again_at[pending.feed] = now + ASK_AGAIN
             told = f"nothing of {pending.meter} leaves before sink {self._sink.name} has said what it holds: {found.silent}"
-            return self._once(pending, Told("waiting", pending.meter, told))
+            return self._once(pending, FirstUseState("waiting", pending.meter, told))
         if self._ledger.clear(pending, now):
-            return self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
+            return self._forget(pending, FirstUseState("cleared", pending.meter, NOTHING_OF_OTHERS))
         said = pending.feed in self._said
-        cleared = self._forget(pending, Told("cleared", pending.meter, NOTHING_OF_OTHERS))
+        cleared = self._forget(pending, FirstUseState("cleared", pending.meter, NOTHING_OF_OTHERS))
         return cleared if said else None
 
-    def _stop(self, pending: Pending, found: Found, span: Span, now: dt.datetime) -> Told | None:
+    def _stop(self, pending: Pending, found: Found, span: Span, now: dt.datetime) -> FirstUseState | None:
         adds_up = self._sink.limits_for(pending.meter).write_model is not WriteModel.LAST
         asked = len(self._answered.pop(pending.feed))
         told = holds(found.holds, asked, pending.meter, self._sink.name, span, adds_up=adds_up)
         if not self._ledger.stop(pending, list(found.holds), told, now):
             return self._for_good(pending, "it had sent before", now)
         self._again_at[pending.feed] = now + LOOK_AGAIN
-        return self._once(pending, Told("stopped", pending.meter, told))
+        return self._once(pending, FirstUseState("stopped", pending.meter, told))
 
-    def _for_good(self, pending: Pending, by: str, now: dt.datetime) -> Told | None:
+    def _for_good(self, pending: Pending, by: str, now: dt.datetime) -> FirstUseState | None:
         cleared = self._ledger.clear_for_good([pending.feed], by, now)
-        return self._forget(pending, Told("cleared", pending.meter, by)) if cleared else None
+        return self._forget(pending, FirstUseState("cleared", pending.meter, by)) if cleared else None
 
-    def _forget(self, pending: Pending, told: Told) -> Told:
+    def _forget(self, pending: Pending, told: FirstUseState) -> FirstUseState:
         for known in (self._again_at, self._answered, self._said):
             known.pop(pending.feed, None)
         return told
 
-    def _once(self, pending: Pending, told: Told) -> Told | None:
+    def _once(self, pending: Pending, told: FirstUseState) -> FirstUseState | None:
         """Say how a feed stands, unless that has been said: its figures may be others each time."""
         before = self._said.get(pending.feed)
         self._said[pending.feed] = told.kind
@@ -270,5 +270,5 @@ class FirstUse:
         return found
 
 
-Clear = Callable[[dt.datetime], list[Told] | None]
+Clear = Callable[[dt.datetime], list[FirstUseState] | None]
 """Lets go what may leave, before anything is claimed; None if another one is about it."""

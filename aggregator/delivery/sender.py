@@ -28,7 +28,7 @@ from aggregator.core.model import (
     Verdict,
     Written,
 )
-from aggregator.delivery.first_use import Clear, Told
+from aggregator.delivery.first_use import Clear, FirstUseState
 from aggregator.errors import AggregatorError, SinkHalted
 from aggregator.runtime import failpoints
 from aggregator.runtime.clock import Clock, boottime
@@ -74,7 +74,7 @@ class Outbox(Protocol):
     """What delivery asks of the ledger."""
 
     def claim(  # noqa: D102
-        self, sink_id: int, limit: int, now: dt.datetime, way: str, feeds: Sequence[int] | None
+        self, sink_id: int, limit: int, now: dt.datetime, transport: str, feeds: Sequence[int] | None
     ) -> Claimed | None: ...
     def more_due(  # noqa: D102
         self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None
@@ -105,7 +105,7 @@ class Delivered:
     refusals: dict[EventId, str] = field(default_factory=dict)
     files: list[Written] = field(default_factory=list)
     """What was written, where a sink writes files."""
-    first_uses: list[Told] = field(default_factory=list)
+    first_uses: list[FirstUseState] = field(default_factory=list)
     """What became of feeds that had not sent anything before."""
     more_to_come: bool = False
     """Whether another one is asking a sink what it holds, and may let more go."""
@@ -202,8 +202,8 @@ class Sender:
         """Claim as many events as the sink wants at once; it may want more, and another way for them, while many wait."""
         limits, bulk = self._sink.limits, self._sink.limits.bulk
         if bulk is not None and self._outbox.more_due(self._sink_id, bulk.above, now, self._feeds):
-            return self._outbox.claim(self._sink_id, bulk.batch, now, bulk.way, self._feeds)
-        return self._outbox.claim(self._sink_id, limits.batch, now, limits.way, self._feeds)
+            return self._outbox.claim(self._sink_id, bulk.batch, now, bulk.transport, self._feeds)
+        return self._outbox.claim(self._sink_id, limits.batch, now, limits.transport, self._feeds)
 
     def stop(self) -> None:
         """Let nothing more leave: what has not left is handed back, what has is waited for."""
@@ -305,7 +305,7 @@ def _batches(
         yield batch
 
 
-class Lane(Protocol):
+class Worker(Protocol):
     """One of several that work off a sink's outbox beside each other."""
 
     def run_once(self, now: dt.datetime) -> Delivered: ...  # noqa: D102
@@ -313,7 +313,7 @@ class Lane(Protocol):
 
 
 def drain(
-    lanes: Sequence[Lane],
+    workers: Sequence[Worker],
     clock: Clock,
     progress: Callable[[Delivered], None] = lambda _: None,
     elapsed: Callable[[], float] = boottime,
@@ -329,10 +329,10 @@ def drain(
     rounds = threading.Condition()
     stopping = threading.Event()
 
-    def work(lane: Lane) -> None:
+    def work(worker: Worker) -> None:
         useful = elapsed()
         while not stopping.is_set():
-            part = lane.run_once(clock())
+            part = worker.run_once(clock())
             with rounds:
                 whole.add(part)
                 progress(part)
@@ -347,14 +347,14 @@ def drain(
             elif elapsed() - useful > AWAY_SECONDS:
                 return
 
-    with ThreadPoolExecutor(max(1, len(lanes)), "drain") as pool:
-        working = [pool.submit(work, lane) for lane in lanes]
+    with ThreadPoolExecutor(max(1, len(workers)), "drain") as pool:
+        working = [pool.submit(work, worker) for worker in workers]
         try:
             for done in working:
                 done.result()
         except BaseException:
             stopping.set()
-            for lane in lanes:
-                lane.stop()
+            for worker in workers:
+                worker.stop()
             raise
     return whole

@@ -14,7 +14,7 @@ from aggregator.core.model import Span
 from aggregator.demo.processes import Background, DemoFailed, wait_seconds
 from aggregator.demo.story import Story
 from aggregator.demo.traffic import Traffic
-from aggregator.ledger.reports import Reports, Standing
+from aggregator.ledger.reports import FeedStatus, Reports
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.sandbox import ControlClient
 
@@ -63,7 +63,7 @@ class Live:
         Raises DemoFailed if that does not come.
         """
 
-        def holds(rows: list[Standing]) -> bool:
+        def holds(rows: list[FeedStatus]) -> bool:
             return all(
                 row.mark >= end and row.last_run_at and row.last_run_at > since and not row.due + row.sending
                 for row in rows
@@ -74,7 +74,7 @@ class Live:
                 f"{PATIENCE_SECONDS:g} s after the last row not everything is read and sent; see {self.daemon.log}."
             )
 
-    def _until(self, holds: Callable[[list[Standing]], bool], patience_seconds: float) -> bool:
+    def _until(self, holds: Callable[[list[FeedStatus]], bool], patience_seconds: float) -> bool:
         until = monotonic() + patience_seconds
         while not holds(self._look()):
             if monotonic() >= until:
@@ -82,13 +82,13 @@ class Live:
             wait_seconds(LOOK_SECONDS)
         return True
 
-    def _look(self) -> list[Standing]:
+    def _look(self) -> list[FeedStatus]:
         """Read how things stand, and show it."""
         self.daemon.must_run()
         rows = self.reports.status()
         mark = min(row.mark for row in rows)
         if mark > self.mark:
-            self._tell_windows(Span(self.mark, mark), rows)
+            self._report_windows(Span(self.mark, mark), rows)
             self.mark = mark
         waiting = sum(row.due + row.sending for row in rows)
         self.story.now(
@@ -97,7 +97,7 @@ class Live:
         )
         return rows
 
-    def _tell_windows(self, span: Span, rows: list[Standing]) -> None:
+    def _report_windows(self, span: Span, rows: list[FeedStatus]) -> None:
         events = sum(self.reports.known_events(row.meter, span) for row in rows)
         count = windows.count(span, WINDOW)
         which = (

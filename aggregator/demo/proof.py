@@ -102,5 +102,5 @@ def prove(
     ledger = {total.customer: total for total in reports.totals(meter, "sandbox", span)}
     known = {account.customer for account in ACCOUNTS if account.customer} | customers.keys() | ledger.keys()
     sandbox = {customer: ask(meter, customer, span) for customer in known}
-    aside = sum((row.quantity or ZERO for row in reports.aside() if row.meter == meter), ZERO)
-    return Proof(meter, span, compare(decimals, customers, ledger, sandbox), (unmapped, aside))
+    set_aside = sum((row.quantity or ZERO for row in reports.unmapped() if row.meter == meter), ZERO)
+    return Proof(meter, span, compare(decimals, customers, ledger, sandbox), (unmapped, set_aside))

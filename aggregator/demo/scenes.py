@@ -193,11 +193,11 @@ def go_live(stage: Stage, ledger: Ledger, seconds: int, stack: ExitStack) -> tup
             f"{late.rows} rows, {'after their window was read' if seen else 'which the daemon has waited for'}"
         )
         live.settled(end, committed_at)
-    tell_corrections(stage, ledger, Span(stage.start, end))
+    report_corrections(stage, ledger, Span(stage.start, end))
     return daemon, end
 
 
-def tell_corrections(stage: Stage, ledger: Ledger, span: Span) -> None:
+def report_corrections(stage: Stage, ledger: Ledger, span: Span) -> None:
     """Say how many events followed late rows: each (customer, minute) has one event, and one more per correction."""
     events = ledger.reports.known_events("api_requests", span)
     corrections = events - stage.product.request_slots(span)

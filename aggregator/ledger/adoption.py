@@ -114,12 +114,12 @@ update aggregator.meter
 FORGET_GUARDED = "delete from aggregator.guarded where meter_id = %(meter_id)s and window_start >= %(start)s"
 
 RECORD = """
-insert into aggregator.run (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
+insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
 select id, 'adoption', %(span)s, %(span)s, %(now)s, 0, epoch, fingerprint from aggregator.meter where id = %(meter_id)s
 returning id
 """
 
-FINISH_RECORD = "update aggregator.run set changed = %(changed)s where id = %(run_id)s"
+FINISH_RECORD = "update aggregator.pass set changed = %(changed)s where id = %(pass_id)s"
 
 HOLD_OUTBOX = "select from aggregator.outbox where feed_id = %(feed_id)s order by event_id for update"
 
@@ -177,9 +177,9 @@ WRITE = (
     "update moved set slot_id = nextval('aggregator.slot_id') where not known",
     """
     insert into aggregator.event
-           (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
+           (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
             delta, total, reason)
-    select event_id, slot_id, %(run_id)s, %(feed_id)s, revision, window_start, coalesce(kept_at, window_start), %(now)s,
+    select event_id, slot_id, %(pass_id)s, %(feed_id)s, revision, window_start, coalesce(kept_at, window_start), %(now)s,
            %(now)s, 'confirmed', customer, identifier, delta, total, %(taken_over)s
       from moved where delta <> 0 order by event_id
     """,
@@ -217,7 +217,7 @@ select slot.customer from aggregator.slot
  group by slot.customer having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0) limit 1
 """
 
-PIN_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s"
+RECORD_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s"
 
 # What the sinks hold is known now, or a person has said that it may stay; of what is not configured, neither is so.
 CLEAR_FEEDS = """
@@ -229,10 +229,10 @@ update aggregator.feed
 
 # No generation is ever used twice: see `Adopter.adopt`.
 ADOPT = """
-update aggregator.pin
+update aggregator.identity
    set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s, timeline = %(timeline)s,
        stopped_at = null, stopped_reason = null, stopped_by_failover = false
- where stopped_at = %(stopped_at)s and generation = %(before)s and beat = %(beat)s
+ where stopped_at = %(stopped_at)s and generation = %(before)s and claims_made = %(claims_made)s
 """
 
 
@@ -305,12 +305,12 @@ class Adopting:
             [row] = connection.execute(OUTERMOST, {"feed_id": feed_id, "oldest": oldest, "end": end})
         return None if row[0] is None else Span(*row)
 
-    def stands(self, line: Line, readings: Spool) -> Iterator[SlotComparison]:
+    def comparisons(self, line: Line, readings: Spool) -> Iterator[SlotComparison]:
         """Yield every slot of a line that the ledger or the source knows, by customer; the sink was not asked yet."""
         with self._database.transaction() as connection:
             stage(connection, readings, line.unit)
             connection.execute(CREATE_COUNTED)
-            yield from _stands(connection, line)
+            yield from _comparisons(connection, line)
 
     def adopt(
         self,
@@ -338,7 +338,7 @@ class Adopting:
             connection.execute(CLOSE_CLAIMS, {"now": now})
             connection.execute(CLEAR_FEEDS, {"feeds": list(feeds), "now": now})
             for sink, account in accounts.items():
-                connection.execute(PIN_ACCOUNT, {"sink": sink, "account": account})
+                connection.execute(RECORD_ACCOUNT, {"sink": sink, "account": account})
             values = {
                 "generation": generation,
                 "cluster": pinned.lies_on,
@@ -346,7 +346,7 @@ class Adopting:
                 "timeline": pinned.runs_on,
                 "stopped_at": pinned.stopped_at,
                 "before": pinned.generation,
-                "beat": pinned.beat,
+                "claims_made": pinned.claims_made,
             }
             if connection.execute(ADOPT, values).rowcount != 1:
                 raise LedgerError(
@@ -354,7 +354,7 @@ class Adopting:
                 )
 
 
-def _stands(connection: Connection, line: Line) -> Iterator[SlotComparison]:
+def _comparisons(connection: Connection, line: Line) -> Iterator[SlotComparison]:
     values = {
         "feed_id": line.feed.id,
         "start": line.span.start,
@@ -385,7 +385,7 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
         "taken_over": TAKEN_OVER,
         "left": sorted(rebased.left),
     }
-    [(values["run_id"],)] = connection.execute(RECORD, values)
+    [(values["pass_id"],)] = connection.execute(RECORD, values)
     connection.execute(HOLD_OUTBOX, values)
     for statement in (CREATE_COUNTED, CREATE_MOVED, CREATE_CARRIES):
         connection.execute(statement)
@@ -401,12 +401,12 @@ def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.date
     changed = 0
     moved: list[str] = []
     carries: list[str] = []
-    for customer, stands in groupby(_stands(connection, line), attrgetter("customer")):
-        found = None if customer in rebased.left else rebase(list(stands), line.unit)
+    for customer, comparisons in groupby(_comparisons(connection, line), attrgetter("customer")):
+        found = None if customer in rebased.left else rebase(list(comparisons), line.unit)
         if found is not None:
             slots, carry = found
             changed += len(slots)
-            moved += (_line_of(each, name(line, each.stand)) for each in slots)
+            moved += (_line_of(each, name(line, each.comparison)) for each in slots)
             carries.append(f"{text(customer)}\t{carry!s}\n")
         if len(moved) >= BATCH:
             _copy_moved(connection, moved, carries)
@@ -428,12 +428,12 @@ def _copy_moved(connection: Connection, moved: list[str], carries: list[str]) ->
 
 
 def _line_of(moved: Moved, identifier: str) -> str:
-    stand = moved.stand
-    known = stand.slot is not None
-    slot = str(stand.slot) if known else NULL
+    comparison = moved.comparison
+    known = comparison.slot is not None
+    slot = str(comparison.slot) if known else NULL
     return (
-        f"{slot}\t{'t' if known else 'f'}\t{stand.revision}\t{instant(stand.window_start)}\t{text(stand.customer)}"
-        f"\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\t{_maybe(stand.kept_at)}\n"
+        f"{slot}\t{'t' if known else 'f'}\t{comparison.revision}\t{instant(comparison.window_start)}\t{text(comparison.customer)}"
+        f"\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\t{_maybe(comparison.kept_at)}\n"
     )
 
 

@@ -20,7 +20,7 @@ from aggregator.runtime.clock import Clock, boottime, utcnow
 ZERO = dt.timedelta(0)
 
 
-class _Heard(NamedTuple):
+class _LedgerTime(NamedTuple):
     """What a server's clock showed between two moments of a clock that nobody sets."""
 
     at: dt.datetime
@@ -40,7 +40,7 @@ class LedgerClock:
         self._skew = skew
         self._host = host
         self._elapsed = elapsed
-        self._heard: _Heard | None = None
+        self._latest: _LedgerTime | None = None
         self._lock = threading.Lock()
 
     @contextmanager
@@ -48,28 +48,28 @@ class LedgerClock:
         """Ask the server for its clock inside the block, and say what it showed by the function that is given."""
         before = self._elapsed()
 
-        def heard(at: dt.datetime) -> None:
-            found = _Heard(at, before, self._elapsed())
+        def latest(at: dt.datetime) -> None:
+            found = _LedgerTime(at, before, self._elapsed())
             with self._lock:
-                if self._heard is None or self._heard.before <= before:
-                    self._heard = found
+                if self._latest is None or self._latest.before <= before:
+                    self._latest = found
 
-        yield heard
+        yield latest
 
     def __call__(self) -> dt.datetime:
         """Return the ledger's present instant, as it was last heard and has gone on since."""
-        heard = self._heard
-        assert heard is not None, "a ledger's clock is heard when it is opened"
-        return heard.at + dt.timedelta(seconds=self._elapsed() - heard.after)
+        latest = self._latest
+        assert latest is not None, "a ledger's clock is heard when it is opened"
+        return latest.at + dt.timedelta(seconds=self._elapsed() - latest.after)
 
     def ahead(self) -> dt.timedelta:
         """Return how far this host's clock is ahead of the ledger's; negative if it is behind, zero if nobody can tell.
 
         What the answer took on its way is no difference of clocks.
         """
-        heard = self._heard
-        assert heard is not None, "a ledger's clock is heard when it is opened"
-        on_its_way = dt.timedelta(seconds=heard.after - heard.before)
+        latest = self._latest
+        assert latest is not None, "a ledger's clock is heard when it is opened"
+        on_its_way = dt.timedelta(seconds=latest.after - latest.before)
         apart = self._host() - self()
         return apart if apart < ZERO else max(ZERO, apart - on_its_way)
 

@@ -241,11 +241,11 @@ class Database:
             if now is not None:
                 connection.at = now
             return
-        with self.clock.hearing() as heard:
+        with self.clock.hearing() as note_time:
             row = connection.execute(BEGIN).fetchone()
             assert row is not None, "a select of constants gives a row"
             connection.at = row[-1].astimezone(dt.UTC)
-            heard(connection.at)
+            note_time(connection.at)
 
     def instant(self) -> dt.datetime:
         """Return the ledger's present instant, whatever this host's clock shows."""
@@ -369,7 +369,7 @@ class Identity(NamedTuple):
     revision: str
 
 
-def identity(database: Database) -> Identity:
+def ledger_id_of(database: Database) -> Identity:
     """Return which ledger this is. Raises LedgerOutdated if its schema is not the one this version works with."""
     with database.transaction() as connection:
         if connection.execute("select to_regclass('aggregator.alembic_version')").fetchone() == (None,):
@@ -381,7 +381,7 @@ def identity(database: Database) -> Identity:
                 f"The ledger is at revision {revision or 'none'} and this version works with {REVISION}; "
                 "run `aggregator migrate`, or install the version that fits."
             )
-        found = connection.execute("select ledger_id from aggregator.pin").fetchone()
+        found = connection.execute("select ledger_id from aggregator.identity").fetchone()
     assert found is not None, "the ledger has lost its identity row"
     return Identity(found[0], revision)
 

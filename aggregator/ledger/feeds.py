@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
-from aggregator.core.feed_terms import Reach, changed, joined
+from aggregator.core.feed_terms import FeedCoverage, changed, joined
 from aggregator.core.model import Meter, Span, WriteModel
 from aggregator.ledger.database import Connection
 from aggregator.ledger.outbox import first_use
@@ -86,62 +86,62 @@ def register(connection: Connection, meter_id: int, meter: Meter, sink: str, sin
     row = connection.execute(FIND_FEED, key).fetchone()
     if row is None:
         mark = _mark(connection, FIND_MARK, meter_id)
-        reach = joined(terms, mark, meter.start_at)
-        connection.execute(ADD_FEED, {**key, **reach._asdict(), "lost": None})
-        if reach.read_until < mark:
+        coverage = joined(terms, mark, meter.start_at)
+        connection.execute(ADD_FEED, {**key, **coverage._asdict(), "lost": None})
+        if coverage.read_until < mark:
             connection.execute(READ_DEEP, key)
         row = connection.execute(FIND_FEED, key).fetchone()
         assert row is not None, "what was added is there"
-    feed_id, reach, let_go = row[0], _reach(row), row[-1]
+    feed_id, coverage, let_go = row[0], _coverage(row), row[-1]
     connection.execute(ORDER_FEED, {"feed": feed_id, "ordered": meter.latest})
-    if changed(reach, terms, reach.since, meter.start_at) != reach:
+    if changed(coverage, terms, coverage.since, meter.start_at) != coverage:
         mark = _mark(connection, LOCK_MARK, meter_id)
         row = connection.execute(FIND_FEED, key).fetchone()
         assert row is not None, "a feed stays"
-        reach = changed(_reach(row), terms, mark, meter.start_at)
-        change(connection, feed_id, reach)
+        coverage = changed(_coverage(row), terms, mark, meter.start_at)
+        change(connection, feed_id, coverage)
         connection.execute(READ_DEEP, key)
         connection.execute(TAKE_AWAY, key)
-    if not let_go and first_use.planned_before(connection, feed_id, reach.since):
+    if not let_go and first_use.planned_before(connection, feed_id, coverage.since):
         _mark(connection, LOCK_MARK, meter_id)
-        first_use.take_back(connection, feed_id, reach.since)
+        first_use.take_back(connection, feed_id, coverage.since)
         connection.execute(READ_DEEP, key)
         connection.execute(TAKE_AWAY, key)
-    return as_it_is(Feed(feed_id, sink, sink_id, reach.since), reach)
+    return as_it_is(Feed(feed_id, sink, sink_id, coverage.since), coverage)
 
 
-def reaches(connection: Connection, feeds: Iterable[Feed]) -> list[Reach]:
+def coverages(connection: Connection, feeds: Iterable[Feed]) -> list[FeedCoverage]:
     """Return, in the order of the feeds, what the ledger says of each."""
     rows = connection.execute(FIND_FEEDS, {"feeds": [feed.id for feed in feeds]})
-    found = {row[0]: _reach(row) for row in rows}
+    found = {row[0]: _coverage(row) for row in rows}
     return [found[feed.id] for feed in feeds]
 
 
-def change(connection: Connection, feed_id: int, reach: Reach) -> None:
+def change(connection: Connection, feed_id: int, coverage: FeedCoverage) -> None:
     """Let a feed have another reach."""
-    lost = None if reach.lost is None else TimestamptzRange(*reach.lost)
-    connection.execute(CHANGE_FEED, {"feed_id": feed_id, **reach._asdict(), "lost": lost})
+    lost = None if coverage.lost is None else TimestamptzRange(*coverage.lost)
+    connection.execute(CHANGE_FEED, {"feed_id": feed_id, **coverage._asdict(), "lost": lost})
 
 
-def as_it_is(feed: Feed, reach: Reach) -> Feed:
+def as_it_is(feed: Feed, coverage: FeedCoverage) -> Feed:
     """Return a feed as its reach has it."""
     return feed._replace(
-        since=reach.since,
-        until=reach.until,
-        shadow=reach.shadow,
-        shadowed=reach.shadow or reach.shadow_until is not None,
+        since=coverage.since,
+        until=coverage.until,
+        shadow=coverage.shadow,
+        shadowed=coverage.shadow or coverage.shadow_until is not None,
     )
 
 
-def fed_until(reaches: Iterable[Reach], mark: dt.datetime) -> dt.datetime:
+def fed_until(coverages: Iterable[FeedCoverage], mark: dt.datetime) -> dt.datetime:
     """Return up to where the one was planned for that lags most; those that are done lag behind nothing."""
-    return min((each.read_until for each in reaches if not each.done), default=mark)
+    return min((each.read_until for each in coverages if not each.done), default=mark)
 
 
-def _reach(row: tuple[Any, ...]) -> Reach:
+def _coverage(row: tuple[Any, ...]) -> FeedCoverage:
     _, since, until, shadow, shadow_until, read_until, lost, _ = row
     span = None if lost is None else Span(lost.lower, lost.upper)
-    return Reach(since, until, shadow, shadow_until, read_until, span)
+    return FeedCoverage(since, until, shadow, shadow_until, read_until, span)
 
 
 def _mark(connection: Connection, statement: str, meter_id: int) -> dt.datetime:

@@ -46,19 +46,19 @@ select {cluster}, {timeline},
 """
 
 LOOK = """
-select ledger_id::text, generation, beat, cluster, database_oid, stopped_at, stopped_reason,
+select ledger_id::text, generation, claims_made, cluster, database_oid, stopped_at, stopped_reason,
        (select oid::bigint from pg_database where datname = current_database()), timeline, stopped_by_failover
-  from aggregator.pin
+  from aggregator.identity
 """
 
 BEAT = """
-update aggregator.pin set beat = beat + 1, claimed_at = greatest(claimed_at, %(now)s)
-returning ledger_id::text, generation, beat, cluster, database_oid, stopped_at, stopped_reason,
+update aggregator.identity set claims_made = claims_made + 1, claimed_at = greatest(claimed_at, %(now)s)
+returning ledger_id::text, generation, claims_made, cluster, database_oid, stopped_at, stopped_reason,
           (select oid::bigint from pg_database where datname = current_database()), timeline, stopped_by_failover
 """
 
-PIN_PLACE = """
-update aggregator.pin
+RECORD_PLACE = """
+update aggregator.identity
    set cluster = coalesce(cluster, %(cluster)s), database_oid = coalesce(database_oid, %(database_oid)s),
        timeline = coalesce(timeline, %(timeline)s)
  where database_oid is null or (cluster is null and %(cluster)s::bigint is not null)
@@ -66,11 +66,11 @@ update aggregator.pin
 """
 
 MOVE_TIMELINE = """
-update aggregator.pin set timeline = %(timeline)s where timeline is distinct from %(timeline)s and stopped_at is null
+update aggregator.identity set timeline = %(timeline)s where timeline is distinct from %(timeline)s and stopped_at is null
 """
 
 FOLLOW = """
-update aggregator.pin
+update aggregator.identity
    set timeline = %(timeline)s, stopped_at = null, stopped_reason = null, stopped_by_failover = false
 """
 
@@ -79,7 +79,7 @@ NOTE_HOST = "insert into aggregator.host (id) values (%(host)s) on conflict do n
 SYNCHRONOUS = "select current_setting('synchronous_standby_names') <> ''"
 
 # Where nothing was ever about to be sent, nothing can be missing: a key or a bucket that was misspelt is simply corrected.
-PIN_ACCOUNT = """
+RECORD_ACCOUNT = """
 update aggregator.sink set account = %(account)s
  where name = %(sink)s
    and (account is null or not exists (select from aggregator.claim where claim.sink_id = sink.id))
@@ -92,7 +92,7 @@ select name, account from aggregator.sink
 """
 
 STOP = """
-update aggregator.pin
+update aggregator.identity
    set stopped_at = %(now)s, stopped_reason = %(reason)s, stopped_by_failover = %(failover)s
  where stopped_at is null
 """
@@ -121,7 +121,7 @@ class Pinned(NamedTuple):
 
     ledger_id: str
     generation: int
-    beat: int
+    claims_made: int
     cluster: int | None
     database_oid: int | None
     stopped_at: dt.datetime | None
@@ -151,13 +151,15 @@ class LedgerIdentity:
     `one_host` whose own last claim tells.
     """
 
-    def __init__(self, database: Database, heartbeat: ClaimCounter, failover: Failover = "may_lose") -> None:
+    def __init__(
+        self, database: Database, claim_counter: ClaimCounter, failover: Failover = "may_lose"
+    ) -> None:
         self._database = database
-        self._heartbeat = heartbeat
+        self._claim_counter = claim_counter
         self._failover: Failover = failover
-        self.unguarded = heartbeat.unusable()
+        self.unguarded = claim_counter.unusable()
         """Why a ledger that is set back would not be noticed here; None if it would."""
-        self._host = heartbeat.host() if self.unguarded is None else None
+        self._host = claim_counter.host() if self.unguarded is None else None
         self._host_noted = False
         self.stopped_seen = False
         """Whether the ledger was stopped when this process last looked: nothing more may leave then."""
@@ -189,12 +191,12 @@ class LedgerIdentity:
         with self._database.transaction() as connection:
             found, known = self._look(connection)
             self._generation = found.generation
-            trouble = found.stopped_reason or _mismatch(found, known, where=self._heartbeat)
+            trouble = found.stopped_reason or _mismatch(found, known, where=self._claim_counter)
             self.stopped_seen = trouble is not None
             after = None if trouble else failed_over(found, self._failover)
             if trouble is None and after is None:
                 place = {"cluster": found.lies_on, "database_oid": found.lies_in, "timeline": found.runs_on}
-                connection.execute(PIN_PLACE, place)
+                connection.execute(RECORD_PLACE, place)
         if trouble is not None and stops:
             self.stop(trouble, now)
         if after is not None and adopting:
@@ -206,7 +208,7 @@ class LedgerIdentity:
         with self._database.transaction() as connection:
             found, known = self._look(connection)
             stopped = None if found.stopped_by_failover else found.stopped_reason
-            trouble = stopped or _mismatch(found, known, where=self._heartbeat)
+            trouble = stopped or _mismatch(found, known, where=self._claim_counter)
             if trouble is None:
                 connection.execute(FOLLOW, {"timeline": found.runs_on})
         return trouble
@@ -231,12 +233,12 @@ class LedgerIdentity:
         if account is None:
             return None
         with self._database.transaction() as connection:
-            connection.execute(PIN_ACCOUNT, {"sink": sink, "account": account})
+            connection.execute(RECORD_ACCOUNT, {"sink": sink, "account": account})
             row = connection.execute(FIND_ACCOUNT, {"sink": sink}).fetchone()
         before = None if row is None else row[0]
         if not stops:
-            return elsewhere(sink, account, before)
-        trouble = elsewhere(sink, account, before, WHAT_TO_DO)
+            return account_changed(sink, account, before)
+        trouble = account_changed(sink, account, before, WHAT_TO_DO)
         if trouble is not None:
             self.stop(trouble, now)
         return trouble
@@ -246,7 +248,7 @@ class LedgerIdentity:
         with self._database.transaction() as connection:
             return dict(connection.execute(FIND_ACCOUNTS).fetchall())
 
-    def beat(
+    def count_claim(
         self, connection: Connection, now: dt.datetime, claim_id: int | None = None, owner: str | None = None
     ) -> ClaimCount:
         """Count a claim, as the last thing in its transaction. Raises LedgerStopped: then nothing of it may be committed."""
@@ -254,7 +256,7 @@ class LedgerIdentity:
         known = self._known()
         found = self._compared(connection, row, known, made=claim_id)
         self._generation = found.generation
-        trouble = found.stopped_reason or _mismatch(found, known, where=self._heartbeat, counted=True)
+        trouble = found.stopped_reason or _mismatch(found, known, where=self._claim_counter, counted=True)
         self.stopped_seen = trouble is not None
         if trouble is not None:
             raise LedgerStopped(trouble)
@@ -266,14 +268,21 @@ class LedgerIdentity:
         if self._host is not None and not self._host_noted:
             connection.execute(NOTE_HOST, {"host": self._host})
         return ClaimCount(
-            found.ledger_id, found.generation, found.beat, found.lies_on, now, claim_id, owner, found.made_at
+            found.ledger_id,
+            found.generation,
+            found.claims_made,
+            found.lies_on,
+            now,
+            claim_id,
+            owner,
+            found.made_at,
         )
 
-    def noted(self, beat: ClaimCount) -> None:
+    def noted(self, count: ClaimCount) -> None:
         """Write the count of a committed claim beside the ledger, before anything of it is sent. Raises LedgerError."""
         self._host_noted = True
         if self.unguarded is None:
-            self._heartbeat.note(beat)
+            self._claim_counter.note(count)
 
     def stop(self, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
         """Mark the ledger as stopped, for every process; the first reason stays."""
@@ -298,12 +307,12 @@ class LedgerIdentity:
         """Begin to count anew beside the ledger, after an adoption was committed."""
         self._generation = pinned.generation
         if self.unguarded is None:
-            self._heartbeat.replace(
-                ClaimCount(pinned.ledger_id, pinned.generation, pinned.beat, pinned.cluster, now)
+            self._claim_counter.replace(
+                ClaimCount(pinned.ledger_id, pinned.generation, pinned.claims_made, pinned.cluster, now)
             )
 
     def _known(self) -> ClaimCount | None:
-        return self._heartbeat.known() if self.unguarded is None else None
+        return self._claim_counter.known() if self.unguarded is None else None
 
     def _look(self, connection: Connection) -> tuple[Pinned, ClaimCount | None]:
         """Return what the pin says, and what the file beside the ledger said before.
@@ -357,7 +366,7 @@ def named(ledger_id: str, generation: int) -> str:
     return f"{ledger_id}/{generation}" if generation else ledger_id
 
 
-def elsewhere(sink: str, account: str | None, before: str | None, then: str = SET_BACK) -> str | None:
+def account_changed(sink: str, account: str | None, before: str | None, then: str = SET_BACK) -> str | None:
     """Say that a sink goes to another account than before, and what to do; None if it does not, or nobody knows."""
     if account is None or before in (None, account):
         return None
@@ -393,11 +402,11 @@ def _mismatch(
             "more. It was restored from a backup, or failed over to a server that lacked the latest commits; it has "
             f"forgotten what was sent since, and would send it again. {WHAT_TO_DO}"
         )
-    if (found.generation, found.beat - counted) >= known.order:
+    if (found.generation, found.claims_made - counted) >= known.order:
         return None
     return (
-        f"The ledger was wound back: it counts {found.beat - counted} claims in generation {found.generation}, and this "
-        f"host has seen {known.beat} in generation {known.generation}, the last one {seen}. It was restored from a backup, "
+        f"The ledger was wound back: it counts {found.claims_made - counted} claims in generation {found.generation}, and this "
+        f"host has seen {known.claims_made} in generation {known.generation}, the last one {seen}. It was restored from a backup, "
         "or failed over to a server that lacked the latest commits; it has forgotten what was sent since, and would send it "
         f"again. {WHAT_TO_DO}"
     )

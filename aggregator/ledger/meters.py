@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from aggregator.core import definitions
 from aggregator.core.commit_barrier import Noted
-from aggregator.core.feed_terms import Reach
+from aggregator.core.feed_terms import FeedCoverage
 from aggregator.core.model import EPOCH, Definition, Differing, Meter
 from aggregator.core.renaming import Memory
 from aggregator.errors import LeaseLost
@@ -225,7 +225,7 @@ class Lease(NamedTuple):
     """Starts of those that are to be asked for again, however old."""
     seen_until: dt.datetime | None = None
     """Up to when the source had surely shown everything when the meter was last read."""
-    reaches: tuple[Reach, ...] = ()
+    coverages: tuple[FeedCoverage, ...] = ()
     """What each of the feeds bills, and how far it is, in their order."""
     unstable: frozenset[str] = frozenset()
     """Fingerprints of definitions that are proven to give another number each time they are read."""
@@ -283,8 +283,8 @@ class Meters:
             if row is None:
                 _check_name(connection, registered)
                 return None
-            reaches = lines.reaches(connection, registered.feeds)
-            feeds = tuple(map(as_it_is, registered.feeds, reaches))
+            coverages = lines.coverages(connection, registered.feeds)
+            feeds = tuple(map(as_it_is, registered.feeds, coverages))
             epoch, mark, reread_from, swept, seen_until, *rest = row
             lease = Lease(
                 registered._replace(feeds=feeds),
@@ -293,7 +293,7 @@ class Meters:
                 mark,
                 reread_from,
                 swept,
-                fed_until(reaches, mark),
+                fed_until(coverages, mark),
                 *rest,
             )
             values = {"meter_id": registered.id, "now": lease.given_at}
@@ -304,7 +304,7 @@ class Meters:
                 noted=tuple(Noted._make(each) for each in connection.execute(FIND_NOTED, values)),
                 unread=tuple(start for start, due in unread if not due),
                 unread_due=tuple(start for start, due in unread if due),
-                reaches=tuple(reaches),
+                coverages=tuple(coverages),
                 unstable=frozenset(each for (each,) in connection.execute(FIND_UNSTABLE, values)),
                 took_from=took_from,
             )
@@ -373,15 +373,15 @@ class Meters:
                 connection, lease.registered.id, lease.epoch, meter.window, meter.start_at, found[0]
             )
 
-    def seal(self, lease: Lease, reaches: Sequence[Reach]) -> Lease:
+    def seal(self, lease: Lease, coverages: Sequence[FeedCoverage]) -> Lease:
         """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
         with self._database.transaction() as connection:
             values = {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
             if connection.execute(HOLD, values).fetchone() is None:
                 raise LeaseLost
-            for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
-                lines.change(connection, feed.id, reach)
-        return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
+            for feed, coverage in zip(lease.registered.feeds, coverages, strict=True):
+                lines.change(connection, feed.id, coverage)
+        return lease._replace(coverages=tuple(coverages), fed_until=fed_until(coverages, lease.mark))
 
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""

@@ -2,7 +2,7 @@
 
 Rules
 - A message and its consequences are one transaction. Whoever brings it again, meanwhile or later, changes nothing.
-- `heard_until` moves forward only, and only over what was taken.
+- `polled_until` moves forward only, and only over what was taken.
 - Some of it is asked for by itself: the accounts that a sink's customers name, and how imports went. An account is known by
   the claims of events that went to it: they were committed before the first byte left. Claims are looked through once each,
   in the order of time.
@@ -24,13 +24,13 @@ KEPT = dt.timedelta(days=60)
 
 # Who comes second waits here until the first has committed, and then finds it done.
 TAKE = """
-insert into aggregator.notice (sink_id, id, kind, created_at, came_by, taken_at, said)
+insert into aggregator.notification (sink_id, id, kind, created_at, came_by, taken_at, said)
 values (%(sink_id)s, %(id)s, %(kind)s, %(created_at)s, %(came_by)s, %(now)s, %(said)s)
     on conflict (sink_id, id) do nothing
 returning id
 """
 
-KNOWN = "select id from aggregator.notice where sink_id = %(sink_id)s and id = any(%(ids)s)"
+KNOWN = "select id from aggregator.notification where sink_id = %(sink_id)s and id = any(%(ids)s)"
 
 OF_OURS = """
 select count(*) from aggregator.rejection
@@ -44,38 +44,38 @@ select distinct meter.name from aggregator.event
  where event.id = any(%(events)s) order by 1
 """
 
-HEARD = """
-insert into aggregator.intake (sink_id, heard_until, polled_at) values (%(sink_id)s, %(until)s, %(now)s)
+NOTE_POLLED = """
+insert into aggregator.poll (sink_id, polled_until, polled_at) values (%(sink_id)s, %(until)s, %(now)s)
     on conflict (sink_id) do update
-   set heard_until = greatest(intake.heard_until, excluded.heard_until), polled_at = excluded.polled_at,
+   set polled_until = greatest(poll.polled_until, excluded.polled_until), polled_at = excluded.polled_at,
        refused_at = null, refused_reason = null
 """
 
 REFUSED = """
-insert into aggregator.intake (sink_id, refused_at, refused_reason) values (%(sink_id)s, %(now)s, %(reason)s)
+insert into aggregator.poll (sink_id, refused_at, refused_reason) values (%(sink_id)s, %(now)s, %(reason)s)
     on conflict (sink_id) do update
-   set refused_at = coalesce(intake.refused_at, excluded.refused_at), refused_reason = excluded.refused_reason
+   set refused_at = coalesce(poll.refused_at, excluded.refused_at), refused_reason = excluded.refused_reason
 """
 
-FORGET = "delete from aggregator.notice where sink_id = %(sink_id)s and taken_at < %(before)s"
+FORGET = "delete from aggregator.notification where sink_id = %(sink_id)s and taken_at < %(before)s"
 
-HEARD_UNTIL = "select heard_until from aggregator.intake where sink_id = %(sink_id)s"
+POLLED_UNTIL = "select polled_until from aggregator.poll where sink_id = %(sink_id)s"
 
-STANDINGS = """
+POLL_STATES = """
 select sink.name, '' as whose,
-       coalesce((select min(voice.heard_until) from aggregator.voice
-                  where voice.sink_id = sink.id and voice.sent_at >= voice.heard_until - %(talks)s
-                    and voice.sent_at >= intake.polled_at - %(keeps)s), intake.heard_until),
-       intake.polled_at, intake.refused_at, intake.refused_reason,
-       (select count(*) from aggregator.notice where notice.sink_id = sink.id)
-  from aggregator.intake join aggregator.sink on sink.id = intake.sink_id
+       coalesce((select min(origin.polled_until) from aggregator.origin
+                  where origin.sink_id = sink.id and origin.sent_at >= origin.polled_until - %(talks)s
+                    and origin.sent_at >= poll.polled_at - %(keeps)s), poll.polled_until),
+       poll.polled_at, poll.refused_at, poll.refused_reason,
+       (select count(*) from aggregator.notification where notification.sink_id = sink.id)
+  from aggregator.poll join aggregator.sink on sink.id = poll.sink_id
  union all
-(select sink.name, voice.name, voice.heard_until, voice.asked_at, voice.refused_at, voice.refused_reason, 0
-   from aggregator.voice join aggregator.sink on sink.id = voice.sink_id
-   left join aggregator.intake on intake.sink_id = sink.id
-  where voice.refused_at is not null
-    and (voice.sent_at is null or intake.polled_at is null or voice.sent_at >= intake.polled_at - %(keeps)s)
-  order by voice.refused_at limit %(most)s)
+(select sink.name, origin.name, origin.polled_until, origin.asked_at, origin.refused_at, origin.refused_reason, 0
+   from aggregator.origin join aggregator.sink on sink.id = origin.sink_id
+   left join aggregator.poll on poll.sink_id = sink.id
+  where origin.refused_at is not null
+    and (origin.sent_at is null or poll.polled_at is null or origin.sent_at >= poll.polled_at - %(keeps)s)
+  order by origin.refused_at limit %(most)s)
  order by 1, 2
 """
 
@@ -83,7 +83,7 @@ MOST_REFUSING = 20
 """Accounts that do not let themselves be asked: so many are shown, those first that have not for the longest time."""
 
 NEWEST_RUN = """
-select max(started_at) from aggregator.run where id > (select max(id) - 1000 from aggregator.run)
+select max(started_at) from aggregator.pass where id > (select max(id) - 1000 from aggregator.pass)
 """
 
 
@@ -97,7 +97,7 @@ class Taking(NamedTuple):
     """Meters of whose events some are invalid that nobody names and no figure can show."""
 
 
-class Heard(NamedTuple):
+class PollState(NamedTuple):
     """How far a sink was heard, and why it refuses to tell, if it does.
 
     `whose` is empty for the sink as a whole. An account of its customers, or `imports`, is there if it refuses.
@@ -105,7 +105,7 @@ class Heard(NamedTuple):
 
     sink: str
     whose: str
-    heard_until: dt.datetime | None
+    polled_until: dt.datetime | None
     polled_at: dt.datetime | None
     refused_at: dt.datetime | None
     refused_reason: str | None
@@ -139,9 +139,9 @@ class Notifications:
         proofs: Sequence[dt.timedelta | None],
     ) -> Taking:
         """Take a message with all that follows from it. `proofs`: per report, how long the sink needs to count, or None."""
-        notice = told.notice
+        notification = told.notification
         values = {
-            **notice._asdict(),
+            **notification._asdict(),
             "sink_id": sink_id,
             "came_by": came_by,
             "now": now,
@@ -166,19 +166,19 @@ class Notifications:
         with self._database.transaction() as connection:
             return {row[0] for row in connection.execute(KNOWN, {"sink_id": sink_id, "ids": list(ids)})}
 
-    def heard_until(self, sink_id: int) -> dt.datetime | None:
+    def polled_until(self, sink_id: int) -> dt.datetime | None:
         """Return up to where a sink was heard; None if it never was."""
         with self._database.transaction() as connection:
-            row = connection.execute(HEARD_UNTIL, {"sink_id": sink_id}).fetchone()
+            row = connection.execute(POLLED_UNTIL, {"sink_id": sink_id}).fetchone()
         return row[0] if row else None
 
-    def heard(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None:
+    def polled(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None:
         """Note that everything a sink told before an instant is taken, and forget what nobody can bring again.
 
         None for a sink of which each account is heard by itself: then it is only noted that it was asked.
         """
         with self._database.transaction() as connection:
-            connection.execute(HEARD, {"sink_id": sink_id, "until": until, "now": now})
+            connection.execute(NOTE_POLLED, {"sink_id": sink_id, "until": until, "now": now})
             connection.execute(FORGET, {"sink_id": sink_id, "before": now - KEPT})
 
     def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None:
@@ -186,11 +186,11 @@ class Notifications:
         with self._database.transaction() as connection:
             connection.execute(REFUSED, {"sink_id": sink_id, "reason": reason, "now": now})
 
-    def standings(self) -> list[Heard]:
+    def poll_states(self) -> list[PollState]:
         """Return how far each sink was heard."""
         with self._database.transaction() as connection:
             values = {"talks": TALKS, "keeps": KEEPS, "most": MOST_REFUSING}
-            return [Heard._make(row) for row in connection.execute(STANDINGS, values)]
+            return [PollState._make(row) for row in connection.execute(POLL_STATES, values)]
 
     def last_pass_at(self) -> dt.datetime | None:
         """Return when the latest pass of any meter began: a sign of life."""
@@ -232,7 +232,7 @@ PIECE = dt.timedelta(hours=3)
 ADD_SINK = "insert into aggregator.sink (name) values (%(name)s) on conflict do nothing"
 FIND_SINK = "select id from aggregator.sink where name = %(name)s"
 
-FIND_UNTIL = "select sent_until from aggregator.intake where sink_id = %(sink_id)s"
+FIND_UNTIL = "select sent_until from aggregator.poll where sink_id = %(sink_id)s"
 
 # Whom a customer belongs to is the sink's to say: one customer for each beginning is shown to it.
 FIND_SENT = """
@@ -246,51 +246,51 @@ select max(event.customer), max(claim.claimed_at)
 """
 
 ADD = """
-insert into aggregator.voice (sink_id, name, sent_at)
+insert into aggregator.origin (sink_id, name, sent_at)
 select %(sink_id)s, given.name, max(given.sent_at)
   from unnest(%(names)s::text[], %(sent)s::timestamptz[]) as given (name, sent_at)
  group by given.name order by given.name
-    on conflict (sink_id, name) do update set sent_at = greatest(voice.sent_at, excluded.sent_at)
+    on conflict (sink_id, name) do update set sent_at = greatest(origin.sent_at, excluded.sent_at)
 """
 
 LOOKED = """
-insert into aggregator.intake (sink_id, sent_until) values (%(sink_id)s, %(until)s)
-    on conflict (sink_id) do update set sent_until = greatest(intake.sent_until, excluded.sent_until)
+insert into aggregator.poll (sink_id, sent_until) values (%(sink_id)s, %(until)s)
+    on conflict (sink_id) do update set sent_until = greatest(poll.sent_until, excluded.sent_until)
 """
 
 DUE = """
-select name, heard_until from aggregator.voice
+select name, polled_until from aggregator.origin
  where sink_id = %(sink_id)s and sent_at >= %(since)s
-   and (heard_until is null or sent_at >= heard_until - %(talks)s)
+   and (polled_until is null or sent_at >= polled_until - %(talks)s)
    and (refused_at is null or asked_at <= %(refused_before)s)
  order by asked_at nulls first, name limit %(limit)s
 """
 
 OF_NAME = """
-select name, heard_until from aggregator.voice
+select name, polled_until from aggregator.origin
  where sink_id = %(sink_id)s and name = %(name)s
    and (refused_at is null or asked_at <= %(refused_before)s)
  union all
 select %(name)s, null
- where not exists (select from aggregator.voice where sink_id = %(sink_id)s and name = %(name)s)
+ where not exists (select from aggregator.origin where sink_id = %(sink_id)s and name = %(name)s)
 """
 
-HEARD_OF_ACCOUNT = """
-insert into aggregator.voice (sink_id, name, heard_until, asked_at)
+NOTE_ORIGIN_POLLED = """
+insert into aggregator.origin (sink_id, name, polled_until, asked_at)
 values (%(sink_id)s, %(name)s, %(until)s, %(now)s)
     on conflict (sink_id, name) do update
-   set heard_until = greatest(voice.heard_until, excluded.heard_until), asked_at = excluded.asked_at,
+   set polled_until = greatest(origin.polled_until, excluded.polled_until), asked_at = excluded.asked_at,
        refused_at = null, refused_reason = null
 """
 
 UNHEARD = """
-insert into aggregator.voice (sink_id, name, asked_at, refused_at, refused_reason)
+insert into aggregator.origin (sink_id, name, asked_at, refused_at, refused_reason)
 values (%(sink_id)s, %(name)s, %(now)s, case when %(reason)s::text is not null then %(now)s end, %(reason)s)
     on conflict (sink_id, name) do update
    set asked_at = excluded.asked_at,
-       refused_at = case when %(reason)s::text is not null then coalesce(voice.refused_at, excluded.refused_at)
-                         else voice.refused_at end,
-       refused_reason = coalesce(excluded.refused_reason, voice.refused_reason)
+       refused_at = case when %(reason)s::text is not null then coalesce(origin.refused_at, excluded.refused_at)
+                         else origin.refused_at end,
+       refused_reason = coalesce(excluded.refused_reason, origin.refused_reason)
 """
 
 
@@ -298,7 +298,7 @@ class Origin(NamedTuple):
     """One that is asked by itself, and up to where it was heard; None if it never was."""
 
     name: str
-    heard_until: dt.datetime | None
+    polled_until: dt.datetime | None
 
 
 class Origins:
@@ -348,13 +348,13 @@ class Origins:
             row = connection.execute(OF_NAME, values).fetchone()
         return Origin._make(row) if row else None
 
-    def heard(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None:
+    def polled(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None:
         """Note that everything it told before an instant is taken."""
         values = {"sink_id": sink_id, "name": name, "until": until, "now": now}
         with self._database.transaction() as connection:
-            connection.execute(HEARD_OF_ACCOUNT, values)
+            connection.execute(NOTE_ORIGIN_POLLED, values)
 
-    def unheard(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None:
+    def not_polled(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None:
         """Note that it was asked in vain: it gave no answer, or, with a reason, it refuses to be asked."""
         values = {"sink_id": sink_id, "name": name, "reason": reason, "now": now}
         with self._database.transaction() as connection:

@@ -16,7 +16,7 @@ select sink.name, feed.id from aggregator.feed
 """
 
 # By way of the slots, whose key leads to a feed's windows. What was withdrawn counts nowhere.
-BESIDE = """
+PLANNED = """
 select slot.customer,
        case when %(by_day)s then date_trunc('day', slot.window_start) else slot.window_start end,
        slot.feed_id,
@@ -71,7 +71,7 @@ class Place(NamedTuple):
     other: Side
 
 
-class Beside:
+class PlannedUsage:
     """The question what two sinks of a meter have. Nothing here writes."""
 
     def __init__(self, database: Database) -> None:
@@ -88,7 +88,7 @@ class Beside:
         with self._database.transaction() as connection, connection.cursor(name="beside") as cursor:
             cursor.itersize = 5_000
             place: Place | None = None
-            for customer, start, feed, *sums in cursor.execute(BESIDE, values):
+            for customer, start, feed, *sums in cursor.execute(PLANNED, values):
                 if place is None or (place.customer, place.start) != (customer, start):
                     if place is not None:
                         yield place

@@ -18,7 +18,7 @@ STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
        coalesce(waiting.due, 0), coalesce(waiting.sending, 0), waiting.oldest,
        coalesce(parked.held, 0), coalesce(parked.refused, 0), coalesce(parked.in_doubt, 0),
-       coalesce(aside.rows, 0)::bigint, coalesce(aside.quantity, 0),
+       coalesce(unmapped.rows, 0)::bigint, coalesce(unmapped.quantity, 0),
        last.started_at, failed.error, failed.started_at, sink.halted_reason,
        meter.waits_for, meter.waits_since, meter.unfenced_at, meter.silent_since,
        (select count(*) from aggregator.unread where unread.meter_id = meter.id),
@@ -45,21 +45,21 @@ select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
           from aggregator.parked where dismissed_at is null group by feed_id
        ) as parked on parked.feed_id = feed.id
   left join (
-        select meter_id, sum(rows) as rows, sum(quantity) as quantity from aggregator.aside group by meter_id
-       ) as aside on aside.meter_id = meter.id
+        select meter_id, sum(rows) as rows, sum(quantity) as quantity from aggregator.unmapped group by meter_id
+       ) as unmapped on unmapped.meter_id = meter.id
   left join lateral (
-        select started_at, id from aggregator.run where meter_id = meter.id order by id desc limit 1
+        select started_at, id from aggregator.pass where meter_id = meter.id order by id desc limit 1
        ) as last on true
   left join lateral (
-        select started_at, error from aggregator.run
+        select started_at, error from aggregator.pass
          where meter_id = meter.id and id = last.id and error is not null
        ) as failed on true
  order by meter.name, sink.name
 """
 
-ASIDE = """
+UNMAPPED = """
 select meter.name, reason, customer, sum(rows)::bigint, sum(quantity), min(window_start), max(window_start)
-  from aggregator.aside join aggregator.meter on meter.id = aside.meter_id
+  from aggregator.unmapped join aggregator.meter on meter.id = unmapped.meter_id
  group by 1, 2, 3 order by 4 desc limit %(limit)s
 """
 
@@ -97,15 +97,15 @@ select meter.name, window_start, reason, since, tries, next_at
 # Another process works by another configuration: what it reads is not removed. It was read lately, and since one without it
 # was taken over; right after a meter is taken away, none was.
 READ_ELSEWHERE = """
-exists (select from aggregator.run as last
-         where last.id = (select max(id) from aggregator.run where meter_id = meter.id)
+exists (select from aggregator.pass as last
+         where last.id = (select max(id) from aggregator.pass where meter_id = meter.id)
            and last.started_at > %(now)s::timestamptz
                                  - greatest(interval '1 hour', 4 * meter.window_seconds * interval '1 second')
            and exists (select from aggregator.configuration
                         where not configuration.meters ? meter.name and configuration.loaded_at < last.started_at))
 """
 
-STRANGERS = f"""
+UNCONFIGURED_METERS = f"""
 select meter.name, meter.mark,
        (select count(*) from aggregator.outbox join aggregator.feed on feed.id = outbox.feed_id
          where feed.meter_id = meter.id),
@@ -155,7 +155,7 @@ select count(*) from aggregator.event
 """
 
 
-class Standing(NamedTuple):
+class FeedStatus(NamedTuple):
     """How one meter stands with one sink."""
 
     meter: str
@@ -217,7 +217,7 @@ class Unread(NamedTuple):
     next_at: dt.datetime
 
 
-class Stranger(NamedTuple):
+class UnconfiguredMeter(NamedTuple):
     """A meter that the ledger knows and the configuration does not, though it has windows that can still be billed."""
 
     meter: str
@@ -248,7 +248,7 @@ class Backlog(NamedTuple):
     per_second: float | None
 
 
-class Aside(NamedTuple):
+class Unmapped(NamedTuple):
     """What the source said that can be billed to nobody."""
 
     meter: str
@@ -276,10 +276,10 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def status(self) -> list[Standing]:
+    def status(self) -> list[FeedStatus]:
         """Return how every meter stands with every sink it feeds."""
         with self._database.transaction() as connection:
-            return [Standing._make(row) for row in connection.execute(STATUS)]
+            return [FeedStatus._make(row) for row in connection.execute(STATUS)]
 
     def parked(self, limit: int = 20) -> list[Waiting]:
         """Return the events that wait for a person, the newest first."""
@@ -289,10 +289,10 @@ class Reports:
         """Return the usage that moved from one customer to another and waits for a person."""
         return ParkedEvents(self._database).moved(limit)
 
-    def aside(self, limit: int = 20) -> list[Aside]:
+    def unmapped(self, limit: int = 20) -> list[Unmapped]:
         """Return what could be billed to nobody, the most rows first."""
         with self._database.transaction() as connection:
-            return [Aside._make(row) for row in connection.execute(ASIDE, {"limit": limit})]
+            return [Unmapped._make(row) for row in connection.execute(UNMAPPED, {"limit": limit})]
 
     def lateness(self, since: dt.datetime) -> dict[str, dict[int, Late]]:
         """Return, by meter, how late usage was found since a day, in steps of seconds; what was in time stands under 0."""
@@ -307,16 +307,16 @@ class Reports:
         with self._database.transaction() as connection:
             return [Unread._make(row) for row in connection.execute(UNREAD, {"limit": limit})]
 
-    def strangers(
+    def unconfigured_meters(
         self, names: Collection[str], billable: dt.datetime, now: dt.datetime | None = None
-    ) -> list[Stranger]:
+    ) -> list[UnconfiguredMeter]:
         """Return the meters that are not among these names and were read beyond `billable`: they had windows since.
 
         With `now`, those that another process reads are left out.
         """
         values = {"names": list(names), "billable": billable, "now": now}
         with self._database.transaction() as connection:
-            return [Stranger._make(row) for row in connection.execute(STRANGERS, values)]
+            return [UnconfiguredMeter._make(row) for row in connection.execute(UNCONFIGURED_METERS, values)]
 
     def unconfigured(
         self, feeding: Collection[tuple[str, str]], now: dt.datetime | None = None

@@ -54,7 +54,7 @@ class NotificationClient(Protocol):
     """What cancelling asks of a sink."""
 
     def cannot_cancel(self, meter: str) -> str | None: ...  # noqa: D102
-    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult: ...  # noqa: D102
+    def cancel(self, meter: str, identifier: str, transport: str) -> CancelResult: ...  # noqa: D102
 
 
 class Ledger(Protocol):
@@ -105,7 +105,9 @@ class Round:
         return {name: count for name in COUNTS if (count := getattr(self, name))}
 
 
-def hindrance(candidate: Candidate, teller: NotificationClient, now: dt.datetime) -> str | None:
+def why_not_cancellable(
+    candidate: Candidate, notification_client: NotificationClient, now: dt.datetime
+) -> str | None:
     """Say why an event cannot be cancelled; None if it can."""
     if candidate.open:
         return "it is being cancelled already"
@@ -120,7 +122,7 @@ def hindrance(candidate: Candidate, teller: NotificationClient, now: dt.datetime
             f"the sink may have received it at {candidate.received_at:%Y-%m-%d %H:%M}Z, and cancels nothing older than "
             "a day: correct the source, and release the correction"
         )
-    return teller.cannot_cancel(candidate.meter)
+    return notification_client.cannot_cancel(candidate.meter)
 
 
 class Canceller:
@@ -133,14 +135,14 @@ class Canceller:
     def __init__(
         self,
         ledger: Ledger,
-        teller: NotificationClient,
+        notification_client: NotificationClient,
         sink: Sink,
         sink_id: int,
         lowering: Collection[str] = (),
     ) -> None:
-        self._lowering = [meter for meter in lowering if teller.cannot_cancel(meter) is None]
+        self._lowering = [meter for meter in lowering if notification_client.cannot_cancel(meter) is None]
         self._ledger = ledger
-        self._teller = teller
+        self._notification_client = notification_client
         self._sink = sink
         self._sink_id = sink_id
         self._stopping = threading.Event()
@@ -171,7 +173,12 @@ class Canceller:
             self._see(wanted, now)
         begun = self._ledger.begin(wanted, now, now + TRY_HOLD)
         if begun is not None:
-            self._judge(begun, self._teller.cancel(wanted.meter, wanted.identifier, wanted.way), now, result)
+            self._judge(
+                begun,
+                self._notification_client.cancel(wanted.meter, wanted.identifier, wanted.transport),
+                now,
+                result,
+            )
 
     def _judge(self, wanted: Wanted, said: CancelResult, now: dt.datetime, result: Round) -> None:
         """Record what the sink said. `wanted.unsure` is from before this try."""
@@ -223,45 +230,47 @@ class Canceller:
 
     def _see(self, wanted: Wanted, now: dt.datetime) -> None:
         """Note whether the sink's totals show the event, if that can be told. It costs a call, and saves a day's wait."""
-        excerpt = self._ledger.look(wanted)
-        figure = self._figure(excerpt) if len(excerpt.events) == 1 else None
-        if figure is not None and readbacks.agrees(excerpt, figure):
+        in_span = self._ledger.look(wanted)
+        figure = self._figure(in_span) if len(in_span.events) == 1 else None
+        if figure is not None and readbacks.agrees(in_span, figure):
             self._ledger.seen(wanted, now)
 
     def _look(self, wanted: Wanted, now: dt.datetime, result: Round) -> None:
         """See by the totals whether it is done."""
-        excerpt = self._ledger.look(wanted)
+        in_span = self._ledger.look(wanted)
         wait = self._sink.limits_for(wanted.meter).proof
-        figure = self._figure(excerpt) if wait is not None else None
+        figure = self._figure(in_span) if wait is not None else None
         if figure is None or wait is None:
             self._leave(wanted, wanted.state, wanted.answer or "", now, now + LOOK_AGAIN)
             return
-        if self._gone(wanted, excerpt, figure, now, wait):
-            result.done += self._ledger.settle(wanted, f"the sink has {figure} for {excerpt}", now)
+        if self._gone(wanted, in_span, figure, now, wait):
+            result.done += self._ledger.settle(wanted, f"the sink has {figure} for {in_span}", now)
             return
-        if len(excerpt.events) == 1 and readbacks.agrees(excerpt, figure):
+        if len(in_span.events) == 1 and readbacks.agrees(in_span, figure):
             self._ledger.seen(wanted, now)
         tried_at = wanted.tried_at or wanted.asked_at
-        if now < max(tried_at + wait, readbacks.proves_at(excerpt, now, wait)):
+        if now < max(tried_at + wait, readbacks.proves_at(in_span, now, wait)):
             self._leave(wanted, wanted.state, wanted.answer or "", now, now + LOOK_AGAIN)
             return
-        reason = f"the sink has {figure} for {excerpt}, and was asked to take {wanted.delta} back ({wanted.answer})"
+        reason = f"the sink has {figure} for {in_span}, and was asked to take {wanted.delta} back ({wanted.answer})"
         result.lapsed += 1
         result.troubles.append(f"nobody can tell whether event {wanted.event} is cancelled: {reason}")
         self._leave(wanted, CancellationState.LAPSED, reason, now, now)
 
     def _gone(
-        self, wanted: Wanted, excerpt: EventsInSpan, figure: Decimal, now: dt.datetime, wait: dt.timedelta
+        self, wanted: Wanted, in_span: EventsInSpan, figure: Decimal, now: dt.datetime, wait: dt.timedelta
     ) -> bool:
         """Tell whether the sink's figure proves that the event does not count any more."""
-        if readbacks.proves_at(excerpt, now, wait) <= now:
-            rulings = {ruling.event: ruling.finding for ruling in readbacks.decide(excerpt, figure)}
-            return rulings[wanted.event] is Finding.ABSENT
+        if readbacks.proves_at(in_span, now, wait) <= now:
+            conclusions = {
+                conclusion.event: conclusion.finding for conclusion in readbacks.decide(in_span, figure)
+            }
+            return conclusions[wanted.event] is Finding.ABSENT
         had_time = wanted.tried_at is not None and now - wanted.tried_at >= LOOK_AGAIN
-        return len(excerpt.events) == 1 and wanted.seen_at is not None and had_time and figure == ZERO
+        return len(in_span.events) == 1 and wanted.seen_at is not None and had_time and figure == ZERO
 
-    def _figure(self, excerpt: EventsInSpan) -> Decimal | None:
+    def _figure(self, in_span: EventsInSpan) -> Decimal | None:
         try:
-            return self._sink.total(excerpt.meter, excerpt.customer, excerpt.span)
+            return self._sink.total(in_span.meter, in_span.customer, in_span.span)
         except SinkError:
             return None

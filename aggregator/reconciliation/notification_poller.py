@@ -26,10 +26,10 @@ from aggregator.ledger.notifications import Origin, Taking
 OVERLAP = dt.timedelta(hours=1)
 """How late a message may appear. Those that it asks for again cost one call as long as they fit a page."""
 
-REACH = dt.timedelta(days=29)
+LOOKBACK = dt.timedelta(days=29)
 """How far back the first question goes: Stripe keeps messages for 30 days (docs.stripe.com/api/v2/core/events)."""
 
-PIECE = REACH
+PIECE = LOOKBACK
 LEAST_PIECE = dt.timedelta(seconds=10)
 """How much time is asked for at once, and how little if that was too much: mostly one question is enough."""
 
@@ -81,8 +81,8 @@ class Ledger(Protocol):
         proofs: Sequence[dt.timedelta | None],
     ) -> Taking: ...
     def known(self, sink_id: int, ids: Sequence[str]) -> set[str]: ...  # noqa: D102
-    def heard_until(self, sink_id: int) -> dt.datetime | None: ...  # noqa: D102
-    def heard(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None: ...  # noqa: D102
+    def polled_until(self, sink_id: int) -> dt.datetime | None: ...  # noqa: D102
+    def polled(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None: ...  # noqa: D102
     def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
 
 
@@ -98,8 +98,8 @@ class Origins(Protocol):
     def named(  # noqa: D102
         self, sink_id: int, name: str, now: dt.datetime, again_after: dt.timedelta
     ) -> Origin | None: ...
-    def heard(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None: ...  # noqa: D102
-    def unheard(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None: ...  # noqa: D102
+    def polled(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None: ...  # noqa: D102
+    def not_polled(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -129,21 +129,21 @@ class NotificationPoller:
     def __init__(
         self,
         ledger: Ledger,
-        teller: NotificationClient,
+        notification_client: NotificationClient,
         sink: Sink,
         sink_id: int,
-        voices: Origins | None = None,
+        origins: Origins | None = None,
         *,
         by_customer: bool = False,
         imports: bool = False,
     ) -> None:
         """`by_customer`: each customer's account is heard by itself; `imports`: there are files that may not be imported."""
-        assert voices or not (by_customer or imports), "what is asked by itself is kept by itself"
+        assert origins or not (by_customer or imports), "what is asked by itself is kept by itself"
         self._ledger = ledger
-        self._teller = teller
+        self._notification_client = notification_client
         self._sink = sink
         self._sink_id = sink_id
-        self._voices = voices
+        self._origins = origins
         self._by_customer = by_customer
         self._imports = imports
         self._stopping = threading.Event()
@@ -153,7 +153,7 @@ class NotificationPoller:
     @property
     def takes_deliveries(self) -> bool:
         """Whether deliveries can be told from forgeries."""
-        return self._teller.takes_deliveries
+        return self._notification_client.takes_deliveries
 
     def run_once(self, now: dt.datetime) -> Taken:
         """Ask for what was told since the last time, and take it. Raises SinkUnreachable or SinkError."""
@@ -161,8 +161,8 @@ class NotificationPoller:
         try:
             self._hear_sink(now, taken)
         finally:
-            if self._imports and self._voices:
-                self._hear_imports(self._voices, now, taken)
+            if self._imports and self._origins:
+                self._hear_imports(self._origins, now, taken)
         return taken
 
     def deliver(self, body: bytes, signature: str, now: dt.datetime) -> Taken:
@@ -172,18 +172,18 @@ class NotificationPoller:
         """
         taken = Taken()
         try:
-            found = self._teller.delivered(body, signature)
+            found = self._notification_client.delivered(body, signature)
         except SinkError as error:
             raise NotSigned(str(error)) from error
         if isinstance(found, Notification):
-            notice = found
-            if self._ledger.known(self._sink_id, [notice.id]):
+            notification = found
+            if self._ledger.known(self._sink_id, [notification.id]):
                 return taken
             try:
-                found = self._teller.fetched(notice.id, notice.account)
+                found = self._notification_client.fetched(notification.id, notification.account)
             except AccountRefused as refused:
                 # To be told again helps nobody. Who delivers in vain gives up in the end, and then all accounts go unheard.
-                taken.troubles.append(f"{notice.id}: {refused}")
+                taken.troubles.append(f"{notification.id}: {refused}")
                 return taken
         if found is not None:
             self._take(found, "webhook", now, taken)
@@ -199,8 +199,8 @@ class NotificationPoller:
             return
         try:
             self._not_before = None
-            if self._by_customer and self._voices:
-                self._hear_accounts(self._voices, now, taken)
+            if self._by_customer and self._origins:
+                self._hear_accounts(self._origins, now, taken)
             else:
                 self._hear_whole(now, taken)
         except SinkHalted as halted:
@@ -209,74 +209,74 @@ class NotificationPoller:
             self._ledger.refused(self._sink_id, taken.refused, now)
 
     def _hear_whole(self, now: dt.datetime, taken: Taken) -> None:
-        heard = self._ledger.heard_until(self._sink_id)
+        polled = self._ledger.polled_until(self._sink_id)
         # A round that goes on with the one before asks for nothing again: else it might never come to an end.
-        start = max(self._goes_on_at, now - REACH) if heard and self._goes_on_at else _start(heard, now)
+        start = max(self._goes_on_at, now - LOOKBACK) if polled and self._goes_on_at else _start(polled, now)
         self._goes_on_at = None
         came_to = self._in_pieces(
             start,
             now,
-            lambda span: self._take_all(self._teller.listed(span), now, taken),
-            lambda until: self._ledger.heard(self._sink_id, until, now),
+            lambda span: self._take_all(self._notification_client.listed(span), now, taken),
+            lambda until: self._ledger.polled(self._sink_id, until, now),
             iter(range(MOST_PIECES)),
         )
         if came_to < now and not self._stopping.is_set():
             taken.more = True
             self._goes_on_at = came_to
 
-    def _hear_accounts(self, voices: Origins, now: dt.datetime, taken: Taken) -> None:
+    def _hear_accounts(self, origins: Origins, now: dt.datetime, taken: Taken) -> None:
         """Ask the accounts whose turn it is, as many as a round has questions for."""
-        voices.find(self._sink_id, self._teller.account_of, now)
+        origins.find(self._sink_id, self._notification_client.account_of, now)
         questions = iter(range(MOST_ACCOUNTS_ASKED))
         silent = 0
-        for voice in voices.due(self._sink_id, now, AGAIN_AFTER, MOST_ACCOUNTS_ASKED):
+        for origin in origins.due(self._sink_id, now, AGAIN_AFTER, MOST_ACCOUNTS_ASKED):
             if self._stopping.is_set():
                 return
             try:
-                self._hear_account(voices, voice, questions, now, taken)
+                self._hear_account(origins, origin, questions, now, taken)
                 silent = 0
             except SinkHalted:
                 raise  # it is about the key, and so about all of them
             except SinkUnreachable as error:
                 silent += 1
-                voices.unheard(self._sink_id, voice.name, None, now)
+                origins.not_polled(self._sink_id, origin.name, None, now)
                 if silent == MOST_SILENT:
                     raise
-                taken.refusals[voice.name] = str(error)
+                taken.refusals[origin.name] = str(error)
             except SinkError as error:
-                taken.refusals[voice.name] = str(error)
-                voices.unheard(self._sink_id, voice.name, str(error), now)
-        self._ledger.heard(self._sink_id, None, now)
+                taken.refusals[origin.name] = str(error)
+                origins.not_polled(self._sink_id, origin.name, str(error), now)
+        self._ledger.polled(self._sink_id, None, now)
 
     def _hear_account(
-        self, voices: Origins, voice: Origin, questions: Iterator[int], now: dt.datetime, taken: Taken
+        self, origins: Origins, origin: Origin, questions: Iterator[int], now: dt.datetime, taken: Taken
     ) -> None:
         self._in_pieces(
-            _start(voice.heard_until, now),
+            _start(origin.polled_until, now),
             now,
-            lambda span: self._take_all(self._teller.listed(span, voice.name), now, taken),
-            lambda until: voices.heard(self._sink_id, voice.name, until, now),
+            lambda span: self._take_all(self._notification_client.listed(span, origin.name), now, taken),
+            lambda until: origins.polled(self._sink_id, origin.name, until, now),
             questions,
         )
 
-    def _hear_imports(self, voices: Origins, now: dt.datetime, taken: Taken) -> None:
+    def _hear_imports(self, origins: Origins, now: dt.datetime, taken: Taken) -> None:
         """Ask what was not imported. That it cannot be asked is said, and holds up nothing."""
-        voice = voices.named(self._sink_id, IMPORTS, now, AGAIN_AFTER)
-        if voice is None:
+        origin = origins.named(self._sink_id, IMPORTS, now, AGAIN_AFTER)
+        if origin is None:
             return
         try:
             came_to = self._in_pieces(
-                _start(voice.heard_until, now),
+                _start(origin.polled_until, now),
                 now,
-                lambda span: self._take_imports(self._teller.imports(span), now, taken),
-                lambda until: voices.heard(self._sink_id, IMPORTS, until, now),
+                lambda span: self._take_imports(self._notification_client.imports(span), now, taken),
+                lambda until: origins.polled(self._sink_id, IMPORTS, until, now),
                 iter(range(MOST_PIECES)),
             )
         except SinkError as error:
             reason = f"how imports went cannot be asked: {error}"
             taken.refusals[IMPORTS] = reason
             refused = None if isinstance(error, SinkUnreachable) else reason
-            voices.unheard(self._sink_id, IMPORTS, refused, now)
+            origins.not_polled(self._sink_id, IMPORTS, refused, now)
         else:
             taken.more |= came_to < now and not self._stopping.is_set()
 
@@ -309,27 +309,27 @@ class NotificationPoller:
                 break
         return start
 
-    def _take_all(self, notices: Sequence[Notification], now: dt.datetime, taken: Taken) -> None:
-        known = self._ledger.known(self._sink_id, [notice.id for notice in notices])
-        for notice in sorted(notices, key=lambda each: each.created_at):
-            if notice.id not in known and not self._stopping.is_set():
-                self._take(self._fetched(notice), "poll", now, taken)
+    def _take_all(self, notifications: Sequence[Notification], now: dt.datetime, taken: Taken) -> None:
+        known = self._ledger.known(self._sink_id, [notification.id for notification in notifications])
+        for notification in sorted(notifications, key=lambda each: each.created_at):
+            if notification.id not in known and not self._stopping.is_set():
+                self._take(self._fetched(notification), "poll", now, taken)
 
     def _take_imports(self, imports: Sequence[ParsedNotification], now: dt.datetime, taken: Taken) -> None:
-        known = self._ledger.known(self._sink_id, [told.notice.id for told in imports])
-        for told in sorted(imports, key=lambda each: each.notice.created_at):
-            if told.notice.id not in known:
+        known = self._ledger.known(self._sink_id, [told.notification.id for told in imports])
+        for told in sorted(imports, key=lambda each: each.notification.created_at):
+            if told.notification.id not in known:
                 self._take(told, "poll", now, taken)
 
-    def _fetched(self, notice: Notification) -> ParsedNotification:
+    def _fetched(self, notification: Notification) -> ParsedNotification:
         try:
-            told = self._teller.fetched(notice.id, notice.account)
+            told = self._notification_client.fetched(notification.id, notification.account)
         except (SinkHalted, SinkUnreachable):
             raise
         except SinkError as error:
-            return ParsedNotification(notice, trouble=str(error))
+            return ParsedNotification(notification, trouble=str(error))
         return told or ParsedNotification(
-            notice, trouble="it is of another account than the one that listed it"
+            notification, trouble="it is of another account than the one that listed it"
         )
 
     def _take(self, told: ParsedNotification, came_by: str, now: dt.datetime, taken: Taken) -> None:
@@ -343,9 +343,9 @@ class NotificationPoller:
         taken.unimported += told.unimported
         if told.trouble:
             taken.unreadable += 1
-            taken.troubles.append(f"{told.notice.id}: {told.trouble}")
+            taken.troubles.append(f"{told.notification.id}: {told.trouble}")
         taken.troubles += [
-            f"{told.notice.id}: it counts more invalid events of {meter} than it names, and no figure of the sink can show "
+            f"{told.notification.id}: it counts more invalid events of {meter} than it names, and no figure of the sink can show "
             "which; look at the meter there"
             for meter in done.unseen
         ]
@@ -356,9 +356,9 @@ class NotificationPoller:
         return limits.proof if limits.write_model is WriteModel.DELTA else None
 
 
-def _start(heard_until: dt.datetime | None, now: dt.datetime) -> dt.datetime:
+def _start(polled_until: dt.datetime | None, now: dt.datetime) -> dt.datetime:
     """Return where a question begins: some time before what was heard, as far back as it goes if nothing was."""
-    return max(heard_until - OVERLAP, now - REACH) if heard_until else now - REACH
+    return max(polled_until - OVERLAP, now - LOOKBACK) if polled_until else now - LOOKBACK
 
 
 class NotSigned(SinkError):

@@ -53,15 +53,15 @@ class InDoubt(Protocol):
         self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int
     ) -> list[EventsInSpan]: ...
     def settle(  # noqa: D102
-        self, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime, look_at: dt.datetime
+        self, in_span: EventsInSpan, conclusions: Sequence[Conclusion], now: dt.datetime, look_at: dt.datetime
     ) -> Settled: ...
-    def put_off(self, excerpt: EventsInSpan, look_at: dt.datetime) -> None: ...  # noqa: D102
+    def put_off(self, in_span: EventsInSpan, look_at: dt.datetime) -> None: ...  # noqa: D102
     def take_report(  # noqa: D102
         self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
     ) -> tuple[list[EventId], bool]: ...
     def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]: ...  # noqa: D102
     def sent_silently(  # noqa: D102
-        self, sink_id: int, way: str, earliest: dt.datetime
+        self, sink_id: int, transport: str, earliest: dt.datetime
     ) -> tuple[list[tuple[int, str, Span]], bool]: ...
     def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool: ...  # noqa: D102
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None: ...  # noqa: D102
@@ -126,8 +126,8 @@ class _Reading:
 class Reconciler:
     """Reads one sink back. One at a time per sink is enough; several do no harm, since what is stale is not written."""
 
-    def __init__(self, doubts: InDoubt, sink: Destination, sink_id: int) -> None:
-        self._doubts = doubts
+    def __init__(self, in_doubt: InDoubt, sink: Destination, sink_id: int) -> None:
+        self._in_doubt = in_doubt
         self._sink = sink
         self._sink_id = sink_id
         self._reading: _Reading | None = None
@@ -143,14 +143,14 @@ class Reconciler:
         result = Reconciled()
         wait = self._sink.limits.proof
         if wait is not None:
-            self._settle_doubts(now, wait, result)
+            self._settle_in_doubt(now, wait, result)
             self._ask(now, wait, result)
             self._read_back(now, wait, result)
         return result
 
     def take(self, report: Report, now: dt.datetime) -> Reconciled:
         """Take what the sink reports of events it had accepted. Taking a report twice has the effect of once."""
-        refused, readback = self._doubts.take_report(self._sink_id, report, now, self._wait(report.meter))
+        refused, readback = self._in_doubt.take_report(self._sink_id, report, now, self._wait(report.meter))
         return Reconciled(rejected=len(refused), readbacks=int(readback))
 
     def stop(self) -> None:
@@ -169,9 +169,9 @@ class Reconciler:
         if self._sink.limits.answers:
             self._ask_what_was_silent(earliest, now, result)
             return
-        for feed, meter, since in self._doubts.uncovered(self._sink_id, earliest):
+        for feed, meter, since in self._in_doubt.uncovered(self._sink_id, earliest):
             if self._proves(meter) and until - since >= HOUR:
-                result.readbacks += self._doubts.ask_readback(feed, Span(since, until), now)
+                result.readbacks += self._in_doubt.ask_readback(feed, Span(since, until), now)
 
     def _ask_what_was_silent(self, earliest: dt.datetime, now: dt.datetime, result: Reconciled) -> None:
         """Ask for the read-back of what was sent without answers before the sink was set to give them.
@@ -181,54 +181,54 @@ class Reconciler:
         waits = self._look_again_at is not None and is_ahead(self._look_again_at, now, HOUR)
         if waits or not self._silent:
             return
-        found, self._silent = self._doubts.sent_silently(
+        found, self._silent = self._in_doubt.sent_silently(
             self._sink_id, self._sink.limits.silent_way, earliest
         )
         self._look_again_at = now + HOUR
         for feed, meter, span in found:
             if self._proves(meter):
-                result.readbacks += self._doubts.ask_readback(feed, span, now)
+                result.readbacks += self._in_doubt.ask_readback(feed, span, now)
 
     def _proves(self, meter: str) -> bool:
         """Tell whether the sink's totals can show single events of a meter."""
         limits = self._sink.limits_for(meter)
         return limits.write_model is WriteModel.DELTA or limits.newest_of is not None
 
-    def _settle_doubts(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
-        due = self._doubts.open(self._sink_id, now, wait, MINUTES_AT_ONCE)
-        for excerpt in due:
+    def _settle_in_doubt(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
+        due = self._in_doubt.open(self._sink_id, now, wait, MINUTES_AT_ONCE)
+        for in_span in due:
             if self._stopping.is_set():
                 return
-            ready_at = readbacks.proves_at(excerpt, now, wait)
+            ready_at = readbacks.proves_at(in_span, now, wait)
             if ready_at > now:
-                result.waiting += len(excerpt.asked)
-                self._doubts.put_off(excerpt, ready_at)
+                result.waiting += len(in_span.asked)
+                self._in_doubt.put_off(in_span, ready_at)
             else:
-                self._settle(excerpt, self._rulings(excerpt, now), now, result)
+                self._settle(in_span, self._conclusions(in_span, now), now, result)
         result.more = len(due) == MINUTES_AT_ONCE
 
-    def _rulings(self, excerpt: EventsInSpan, now: dt.datetime) -> list[Conclusion]:
+    def _conclusions(self, in_span: EventsInSpan, now: dt.datetime) -> list[Conclusion]:
         """Ask the sink for its figure, and rule by it. Raises SinkUnreachable or SinkHalted, with the excerpt put off."""
         try:
-            return readbacks.decide(excerpt, self._figure(excerpt))
+            return readbacks.decide(in_span, self._figure(in_span))
         except (SinkUnreachable, SinkHalted):
-            self._doubts.put_off(excerpt, now + readbacks.LOOK_SOON)
+            self._in_doubt.put_off(in_span, now + readbacks.LOOK_SOON)
             raise
         except SinkError as error:
-            return readbacks.unclear(excerpt, f"the sink has no figure for {excerpt}: {error}")
+            return readbacks.unclear(in_span, f"the sink has no figure for {in_span}: {error}")
 
-    def _figure(self, excerpt: EventsInSpan) -> Decimal:
-        return self._sink.total(excerpt.meter, excerpt.customer, excerpt.span)
+    def _figure(self, in_span: EventsInSpan) -> Decimal:
+        return self._sink.total(in_span.meter, in_span.customer, in_span.span)
 
     def _settle(
-        self, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime, result: Reconciled
+        self, in_span: EventsInSpan, conclusions: Sequence[Conclusion], now: dt.datetime, result: Reconciled
     ) -> Settled:
-        settled = self._doubts.settle(excerpt, rulings, now, now + readbacks.LOOK_AGAIN)
+        settled = self._in_doubt.settle(in_span, conclusions, now, now + readbacks.LOOK_AGAIN)
         result.add(settled)
         if settled.stale:
-            self._doubts.put_off(excerpt, now + readbacks.LOOK_SOON)
-        elif any(ruling.finding is Finding.UNCLEAR for ruling in rulings):
-            result.unsettled.append(rulings[0].reason)
+            self._in_doubt.put_off(in_span, now + readbacks.LOOK_SOON)
+        elif any(conclusion.finding is Finding.UNCLEAR for conclusion in conclusions):
+            result.unsettled.append(conclusions[0].reason)
         return settled
 
     def _read_back(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
@@ -252,10 +252,10 @@ class Reconciler:
             self._end(reading, now, result)
 
     def _begin(self, now: dt.datetime) -> _Reading | None:
-        readback = self._doubts.readback(self._sink_id, now)
+        readback = self._in_doubt.readback(self._sink_id, now)
         if readback is None:
             return None
-        places = self._doubts.places(readback)
+        places = self._in_doubt.places(readback)
         whole, stretch = len(places) < MOST_PLACES, self._stretch(readback)
         begins = dict.fromkeys((customer, floor(hour, stretch)) for customer, hour in places)
         return _Reading(readback, deque(begins), whole)
@@ -267,11 +267,11 @@ class Reconciler:
     def _end(self, reading: _Reading, now: dt.datetime, result: Reconciled) -> None:
         self._reading = None
         if reading.again or not reading.whole:
-            self._doubts.put_off_readback(reading.readback, now + readbacks.LOOK_AGAIN)
+            self._in_doubt.put_off_readback(reading.readback, now + readbacks.LOOK_AGAIN)
             return
         found = f"{reading.confirmed} confirmed, {reading.rejected} rejected, {reading.unclear} unclear"
         nothing = not (reading.confirmed or reading.rejected or reading.unclear)
-        self._doubts.close_readback(reading.readback, found, now, nothing=nothing)
+        self._in_doubt.close_readback(reading.readback, found, now, nothing=nothing)
         result.readbacks += 1
 
     def _look(
@@ -288,7 +288,7 @@ class Reconciler:
         if self._sink.limits_for(reading.readback.meter).newest_of is not None:
             self._look_at(reading, customer, stretch, newest.decide, now, wait, result)
             return
-        whole = self._doubts.look(reading.readback, customer, stretch)
+        whole = self._in_doubt.look(reading.readback, customer, stretch)
         if not whole.asked:
             return
         if readbacks.proves_at(whole, now, wait) <= now:
@@ -313,31 +313,31 @@ class Reconciler:
         result: Reconciled,
     ) -> None:
         """Rule on what is in question in a span that shows single events."""
-        excerpt = self._doubts.look(reading.readback, customer, span)
-        if not excerpt.asked:
+        in_span = self._in_doubt.look(reading.readback, customer, span)
+        if not in_span.asked:
             return
-        if readbacks.proves_at(excerpt, now, wait) > now:
+        if readbacks.proves_at(in_span, now, wait) > now:
             reading.again += 1
-            result.waiting += len(excerpt.asked)
+            result.waiting += len(in_span.asked)
             return
-        figure = self._figure_or_none(excerpt, reading)
+        figure = self._figure_or_none(in_span, reading)
         if figure is None:
             return
-        rulings = decide(excerpt, figure)
-        unclear = [ruling for ruling in rulings if ruling.finding is Finding.UNCLEAR]
+        conclusions = decide(in_span, figure)
+        unclear = [conclusion for conclusion in conclusions if conclusion.finding is Finding.UNCLEAR]
         if unclear:
-            self._doubts.note(reading.readback, unclear[0].reason)
-        self._count(reading, self._settle(excerpt, rulings, now, result), len(unclear))
+            self._in_doubt.note(reading.readback, unclear[0].reason)
+        self._count(reading, self._settle(in_span, conclusions, now, result), len(unclear))
 
-    def _figure_or_none(self, excerpt: EventsInSpan, reading: _Reading) -> Decimal | None:
+    def _figure_or_none(self, in_span: EventsInSpan, reading: _Reading) -> Decimal | None:
         """Return the sink's figure; None, on record, if it has none here. Raises what concerns the whole sink."""
         try:
-            return self._figure(excerpt)
+            return self._figure(in_span)
         except (SinkUnreachable, SinkHalted):
             raise
         except SinkError as error:
-            reading.again += len(excerpt.asked)  # so that what was asked for is not taken for done
-            self._doubts.note(reading.readback, f"the sink has no figure for {excerpt}: {error}")
+            reading.again += len(in_span.asked)  # so that what was asked for is not taken for done
+            self._in_doubt.note(reading.readback, f"the sink has no figure for {in_span}: {error}")
             return None
 
     def _count(self, reading: _Reading, settled: Settled, unclear: int) -> None:

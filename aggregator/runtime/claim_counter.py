@@ -34,7 +34,7 @@ class ClaimCount(NamedTuple):
 
     ledger_id: str
     generation: int
-    beat: int
+    claims_made: int
     cluster: int | None
     at: dt.datetime
     claim_id: int | None = None
@@ -46,7 +46,7 @@ class ClaimCount(NamedTuple):
     @property
     def order(self) -> tuple[int, int]:
         """What grows as long as a ledger is sound."""
-        return self.generation, self.beat
+        return self.generation, self.claims_made
 
 
 class ClaimCounter:
@@ -83,20 +83,20 @@ class ClaimCounter:
             return seen
         return written
 
-    def note(self, beat: ClaimCount) -> None:
+    def note(self, count: ClaimCount) -> None:
         """Write a count down, unless a higher one of the same ledger stands there already. Raises LedgerError."""
         with self._held():
             known = self.known()
-            behind = known is None or known.ledger_id != beat.ledger_id or beat.order > known.order
-            highest = self._seen = beat if known is None or behind else known
+            behind = known is None or known.ledger_id != count.ledger_id or count.order > known.order
+            highest = self._seen = count if known is None or behind else known
             if self._read() != highest:
                 self._write(highest)
 
-    def replace(self, beat: ClaimCount) -> None:
+    def replace(self, count: ClaimCount) -> None:
         """Write a count down, whatever stands there: only an adoption does. Raises LedgerError."""
         with self._held():
-            self._seen = beat
-            self._write(beat)
+            self._seen = count
+            self._write(count)
 
     def unusable(self) -> str | None:
         """Say why the file cannot be kept here, as in a read-only container; None if it can."""
@@ -136,12 +136,16 @@ class ClaimCounter:
         try:
             said = json.loads(text)
             at = dt.datetime.fromisoformat(said["at"])
-            ledger, generation, beat = said["ledger_id"], int(said["generation"]), int(said["beat"])
+            ledger, generation, claims_made = (
+                said["ledger_id"],
+                int(said["generation"]),
+                int(said["claims_made"]),
+            )
             claimed_at = said["claimed_at"]
             return ClaimCount(
                 ledger,
                 generation,
-                beat,
+                count,
                 said["cluster"],
                 at,
                 said["claim_id"],
@@ -154,18 +158,18 @@ class ClaimCounter:
                 "If it was not, remove the file."
             ) from error
 
-    def _write(self, beat: ClaimCount) -> None:
-        _replace(self.path, json.dumps(beat._asdict(), default=dt.datetime.isoformat))
+    def _write(self, count: ClaimCount) -> None:
+        _replace(self.path, json.dumps(count._asdict(), default=dt.datetime.isoformat))
 
 
 def _replace(path: Path, text: str) -> None:
     """Write a file in one step, on disk before anything else happens."""
-    beside = path.with_suffix(".new")
-    with beside.open("w") as file:
+    new = path.with_suffix(".new")
+    with new.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    new.replace(path)
     _sync(path.parent)
 
 

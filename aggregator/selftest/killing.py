@@ -57,7 +57,7 @@ GRAVE = {log.METER_STOPPED, log.LEDGER_STOPPED, log.SINK_HALTED, log.EVENT_REFUS
 REST = """
 select (select count(*) from aggregator.outbox), left_behind.events, left_behind.until,
        min(mark), bool_or(reread_from is not null),
-       min(coalesce((select max(started_at) from aggregator.run where meter_id = meter.id and error is null), 'epoch'))
+       min(coalesce((select max(started_at) from aggregator.pass where meter_id = meter.id and error is null), 'epoch'))
   from aggregator.meter,
        (select count(*) as events, max(due_at) as until
           from aggregator.outbox join aggregator.claim on claim.id = claim_id

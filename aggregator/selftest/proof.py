@@ -43,7 +43,7 @@ select identifier, meter.name, customer, floor(extract(epoch from at))::bigint, 
 
 ASIDE = """
 select meter.name, coalesce(sum(quantity), 0)
-  from aggregator.aside join aggregator.meter on meter.id = aside.meter_id group by 1
+  from aggregator.unmapped join aggregator.meter on meter.id = unmapped.meter_id group by 1
 """
 
 

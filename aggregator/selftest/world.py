@@ -164,7 +164,7 @@ class World:
                 "sinks": [SINK],
                 "window": "1m",
                 "start_at": f"{self.began:%Y-%m-%dT%H:%MZ}",
-                "settle": "0s",
+                "delay": "0s",
                 "every": "1s",
             },
             "meters": {meter: {"query": QUERY.format(meter=meter)} for meter in METERS},

@@ -9,7 +9,7 @@ It stands on sources and the core, and sees no sink: who knows customers is hand
 `trier`, then `judgement`.
 """
 
-from aggregator.trial.judgement import Finding, Kind, Severity
+from aggregator.trial.findings import Finding, Kind, Severity
 from aggregator.trial.lookup import Register
 from aggregator.trial.trier import Trial
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from aggregator.errors import AccountRefused, SinkError, SinkUnreadable
-from aggregator.trial import judgement
-from aggregator.trial.judgement import Finding, Kind
+from aggregator.trial import findings
+from aggregator.trial.findings import Finding, Kind
 
 MOST = 5
 """How many customers of a meter are looked up at each of its sinks: enough to notice a wrong account or mode."""
@@ -74,22 +74,22 @@ def unknown(reasons: Sequence[str], asked: int, sink: str) -> list[Finding]:
         f"usage: {' '.join(reasons)} Let the query return ids of the account and mode that the sink's key is for, and leave "
         "out whom you have deleted there"
     )
-    return [judgement.warning(Kind.CUSTOMER_UNKNOWN, said)]
+    return [findings.warning(Kind.CUSTOMER_UNKNOWN, said)]
 
 
 def silent(error: SinkError, sink: str) -> Finding:
     """Say why customers were not looked up (any further): the key may not, or there was no answer."""
     if isinstance(error, SinkUnreadable | AccountRefused):
-        return judgement.note(
+        return findings.note(
             f"the key of {sink} may not look up customers, so whether the query's are there was not seen. Nothing is wrong "
             f"with that: sending does not need it ({error})"
         )
-    return judgement.note(f"whether its customers are at {sink} was not seen: {error}")
+    return findings.note(f"whether its customers are at {sink} was not seen: {error}")
 
 
 def out_of_time(seconds: float, sink: str) -> Finding:
     """Say that the time ran out before all of the sample was looked up."""
-    return judgement.note(
+    return findings.note(
         f"the {seconds:g} s of the trial ran out before its customers were looked up at {sink}. Give it longer with "
         "`--trial-seconds`"
     )

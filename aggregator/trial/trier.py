@@ -18,8 +18,8 @@ from aggregator.core import windows
 from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
 from aggregator.source.trying import Answer, Trying
-from aggregator.trial import judgement, lookup, text
-from aggregator.trial.judgement import Column, Edge, Finding, Kind, Outside, Row, Severity, Sums
+from aggregator.trial import findings, lookup, text
+from aggregator.trial.findings import Column, Edge, Finding, Kind, Outside, Row, Severity, Sums
 from aggregator.trial.lookup import Register
 
 LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
@@ -95,9 +95,9 @@ class Trial:
                     found.append(each)  # noqa: PERF402 - what was found before a step fails is kept
         except QueryTimedOut:
             said = f"a statement took more than {timeout.total_seconds():g} s; tried before: {self._tried}. Give it longer "
-            found.append(judgement.note(f"{said}with `--trial-seconds`, and its time column an index"))
+            found.append(findings.note(f"{said}with `--trial-seconds`, and its time column an index"))
         except QueryRejected as error:
-            found.append(judgement.error(Kind.REFUSED, str(error)))
+            found.append(findings.error(Kind.REFUSED, str(error)))
         found += self._lookups()
         order = list(Severity)
         return sorted(found, key=lambda each: order.index(each.severity))
@@ -111,23 +111,23 @@ class Trial:
                 if any(each.kind in ENDS for each in step):
                     return
         except OutOfTime:
-            yield judgement.note(f"the {self._seconds:g} s of the trial ran out; tried before: {self._tried}")
+            yield findings.note(f"the {self._seconds:g} s of the trial ran out; tried before: {self._tried}")
 
     def _steps(self, trying: Trying, now: dt.datetime) -> Iterator[tuple[str, list[Finding]]]:
         """Yield what was tried and what came of it, step by step."""
         query, meter = self._query, self._meter
-        end = windows.settled_until(now, meter.settle, self._length)
+        end = windows.settled_until(now, meter.delay, self._length)
         first = self._ask(trying, Span(end, end))
         columns = [Column(*each) for each in zip(first.names, first.kinds, strict=True)]
-        yield "types", judgement.types(columns, naive_is_utc=trying.naive_is_utc)
-        yield "words", judgement.words(query, dialect=trying.dialect)
+        yield "types", findings.types(columns, naive_is_utc=trying.naive_is_utc)
+        yield "words", findings.words(query, dialect=trying.dialect)
         if trying.dialect == "sqlite":
             yield "the column of times", self._times(trying)
         newest = self._newest(trying, end)
         if newest is None:
-            yield "whether there is usage", judgement.nothing(end - FURTHEST_BACK, query)
+            yield "whether there is usage", findings.nothing(end - FURTHEST_BACK, query)
             return
-        yield "whether there is usage", judgement.stale(newest, end, self._length)
+        yield "whether there is usage", findings.stale(newest, end, self._length)
         began = self._elapsed()
         answer = self._ask(trying, newest)
         self._slowest = self._elapsed() - began
@@ -138,9 +138,9 @@ class Trial:
             yield "edges", self._edges(trying, newest, answer)
             if not meter.latest:
                 yield "times of today", self._today(trying, now, columns)
-        if self._slowest >= judgement.SLOW_SECONDS:
-            yield "indexes", judgement.slow(self._slowest, trying.read_whole(newest), query)
-        yield "limit", judgement.limited(self._counts, query)
+        if self._slowest >= findings.SLOW_SECONDS:
+            yield "indexes", findings.slow(self._slowest, trying.read_whole(newest), query)
+        yield "limit", findings.limited(self._counts, query)
         yield "joins", self._joins(trying)
 
     # What there is
@@ -157,7 +157,7 @@ class Trial:
         return _sums(trying.amounts(self._ask(trying, span), span, self._length), by_window=False)
 
     def _any(self, trying: Trying, span: Span) -> bool:
-        return bool(judgement.total(self._used(trying, span)))
+        return bool(findings.total(self._used(trying, span)))
 
     def _newest(self, trying: Trying, end: dt.datetime) -> Span | None:
         """Return the newest closed window with usage, or None if none is found."""
@@ -183,7 +183,7 @@ class Trial:
         bound = text.bound_column(self._query)
         if bound is None:
             return []
-        return judgement.column_of_times(trying.sample(*bound), *bound)
+        return findings.column_of_times(trying.sample(*bound), *bound)
 
     def _outside(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
         middle = windows.floor(window.start + self._length / 2, dt.timedelta(minutes=1))
@@ -195,18 +195,18 @@ class Trial:
             self._used(trying, Span(LONG_AGO, LONG_AGO + self._length)),
             LONG_AGO,
         )
-        if judgement.total(outside.empty) or judgement.total(outside.within):
+        if findings.total(outside.empty) or findings.total(outside.within):
             outside = outside._replace(history=self._used(trying, Span(LONG_AGO, window.end)))
-        return judgement.outside(outside, self._query, latest=self._meter.latest)
+        return findings.outside(outside, self._query, latest=self._meter.latest)
 
     def _rows(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
         """Judge the rows of one window, each by itself."""
         readings = trying.readings(answer, window, self._length)
         rows = [Row(each.customer, each.window_start, each.quantity, each.at) for each in readings]
         self._customers = [row.customer for row in rows]
-        found = judgement.repeated(rows, self._query)
+        found = findings.repeated(rows, self._query)
         if self._stripe is not None:
-            found += judgement.customers(self._customers, self._stripe)
+            found += findings.customers(self._customers, self._stripe)
         return found
 
     def _lookups(self) -> Iterator[Finding]:
@@ -231,25 +231,25 @@ class Trial:
         span = Span(newest.end - SIDE_BY_SIDE * self._length, newest.end)
         whole = self._windowed(trying, span, by_window=by_window)
         again = [self._windowed(trying, span, by_window=by_window) for _ in range(2)]
-        yield "reading twice", judgement.rereadings([whole, *again], span, self._query)
+        yield "reading twice", findings.rereadings([whole, *again], span, self._query)
         if self._meter.latest and not by_window:
             return
         parts = [
             (each, self._windowed(trying, each, by_window=by_window))
             for each in windows.tile(span, self._length)
         ]
-        yield "cutting into windows", judgement.cut(whole, parts, span, self._query, by_window=by_window)
+        yield "cutting into windows", findings.cut(whole, parts, span, self._query, by_window=by_window)
         if not by_window:
-            yield "windows beside each other", judgement.alike_everywhere(parts, whole, self._query)
+            yield "windows beside each other", findings.alike_everywhere(parts, whole, self._query)
         if self._length < windows.DAY:
             start = windows.floor(newest.start, windows.DAY)
             day = Span(start, start + windows.DAY)
             last = self._used(trying, Span(day.end - trying.least, day.end))
-            if judgement.total(last):
+            if findings.total(last):
                 whole_day = self._used(trying, day)
                 yield (
                     "the last instant of a day",
-                    judgement.last_instant(day, whole_day, last, self._query, dialect=trying.dialect),
+                    findings.last_instant(day, whole_day, last, self._query, dialect=trying.dialect),
                 )
 
     def _windowed(self, trying: Trying, span: Span, *, by_window: bool) -> Sums:
@@ -264,7 +264,7 @@ class Trial:
         if text.rounded(self._query) is None:
             return False
         last = self._used(trying, Span(window.end - trying.least, window.end))
-        return bool(last) and judgement.alike(last, self._used(trying, window))
+        return bool(last) and findings.alike(last, self._used(trying, window))
 
     def _edges(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
         """Judge what becomes of a row that lies on a boundary, by making its own instant one."""
@@ -277,7 +277,7 @@ class Trial:
         twice = any(self._any(trying, Span(each, each)) for each in (at, at + least))
         begins = self._any(trying, Span(at, at + least))
         before = not begins and self._any(trying, Span(at - least, at))
-        return judgement.edge(Edge(at, twice, begins, before), self._query)
+        return findings.edge(Edge(at, twice, begins, before), self._query)
 
     def _instant(self, trying: Trying, window: Span, answer: Answer) -> dt.datetime | None:
         """Return an instant at which there is a row: as the query says, or found by halving."""
@@ -308,7 +308,7 @@ class Trial:
         naive = trying.naive_is_utc and (kinds <= {"timestamp", "date", None})
         minute = dt.timedelta(minutes=1)
         present = windows.floor(now, minute) + minute
-        furthest = judgement.FURTHEST_ZONE + windows.HOUR
+        furthest = findings.FURTHEST_ZONE + windows.HOUR
         newest = self._last(trying, Span(present, present + furthest))
         if newest is not None:
             beyond = Span(present + furthest, present + furthest + FURTHEST_AHEAD)
@@ -318,19 +318,19 @@ class Trial:
             hours = [Span(present + n * windows.HOUR, present + (n + 1) * windows.HOUR) for n in range(15)]
             steady = all(self._any(trying, each) for each in hours if each.end <= newest)
             steady = steady and not self._any(trying, beyond)
-            return judgement.ahead(newest, now, naive=naive, steady=steady)
+            return findings.ahead(newest, now, naive=naive, steady=steady)
         if not naive or not kinds:
             return []
         newest = self._last(trying, Span(present - furthest, present))
-        if newest is None or not judgement.behind(newest, judgement.HALF_HOUR, now):
+        if newest is None or not findings.behind(newest, findings.HALF_HOUR, now):
             return []
-        half = judgement.HALF_HOUR
+        half = findings.HALF_HOUR
         before = (Span(newest - (n + 1) * half, newest - n * half) for n in range(HALF_HOURS_OF_STEADY_USAGE))
         if not all(self._any(trying, each) for each in before):
             return []
         last_but_one = self._last(trying, Span(newest - half, newest - minute))
         gap = half if last_but_one is None else newest - last_but_one
-        return judgement.behind(newest, gap, now)
+        return findings.behind(newest, gap, now)
 
     def _last(self, trying: Trying, span: Span) -> dt.datetime | None:
         """Return the last minute of a stretch that has usage; None if none has."""
@@ -358,7 +358,7 @@ class Trial:
             ]
             if repeated and all(many for _, _, many, _ in repeated):
                 table, column, many, example = repeated[0]
-                found += judgement.multiplied(join, table, column, many, example, self._query)
+                found += findings.multiplied(join, table, column, many, example, self._query)
         return found
 
 

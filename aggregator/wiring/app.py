@@ -27,17 +27,17 @@ from aggregator.core.model import (
 from aggregator.core.renaming import Outlet
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
-from aggregator.delivery.sender import Lane, Sender
+from aggregator.delivery.sender import Sender, Worker
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.configurations import Configurations
-from aggregator.ledger.database import Database, identity, migrate, unfit
+from aggregator.ledger.database import Database, ledger_id_of, migrate, unfit
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import Meters, Registered
 from aggregator.ledger.notifications import Notifications, Origins
 from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.first_use import FirstUses
-from aggregator.ledger.outbox.moved_files import Elsewhere, Places
+from aggregator.ledger.outbox.moved_files import MovedFile, Places
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
@@ -55,9 +55,9 @@ from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.source import Source
 from aggregator.wiring.sinks import (
-    build_desk,
+    build_admin_client,
+    build_notification_client,
     build_sink,
-    build_teller,
     counted_twice,
     declared_rate,
     file_places,
@@ -75,9 +75,9 @@ __all__ = [
     "App",
     "Ledger",
     "build",
-    "build_desk",
+    "build_admin_client",
+    "build_notification_client",
     "build_sink",
-    "build_teller",
     "counted_twice",
     "declared_rate",
     "feeding",
@@ -114,14 +114,14 @@ class Ledger:
 
     id: str
     database: Database
-    pin: LedgerIdentity
+    identity: LedgerIdentity
     meters: Meters
     passes: Passes
     outbox: Outbox
     files: Files
-    doubts: InDoubt
-    notices: Notifications
-    voices: Origins
+    in_doubt: InDoubt
+    notifications: Notifications
+    origins: Origins
     cancellations: Cancellations
     uploads: Uploads
     places: Places
@@ -157,9 +157,9 @@ class App:
     """What sinks cannot do of what they should, although they can be sent to."""
     looked: dict[str, tuple[Definition, ...]]
     """For whoever only looks: how each meter would be read, which the ledger does not know."""
-    hears: dict[str, int]
+    notification_sinks: dict[str, int]
     """Sinks that are heard: those that tell and that meters feed, and any that tells where there are imports to hear of."""
-    tellers: "dict[str, StripeNotificationClient]"
+    notification_clients: "dict[str, StripeNotificationClient]"
     """Sinks that tell what they find invalid later, and take events back on demand."""
     first_uses: dict[str, FirstUse]
     """What asks each sink, before the first events of a feed leave, what it holds already."""
@@ -168,7 +168,7 @@ class App:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
         return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
 
-    def delivery(self, sink: str, *, at_once: bool = False, only: tuple[str, Span] | None = None) -> Lane:
+    def delivery(self, sink: str, *, at_once: bool = False, only: tuple[str, Span] | None = None) -> Worker:
         """Return what delivers to a sink; several may work beside each other.
 
         With `at_once`, a sink that writes files waits for nothing to fill them. With `only`, they hold that meter and range.
@@ -199,7 +199,7 @@ class App:
 
     def reconciliation(self, sink: str) -> Reconciler:
         """Return what reads a sink back; one at a time per sink is enough."""
-        return Reconciler(self.ledger.doubts, self.sinks[sink], self.sink_ids[sink])
+        return Reconciler(self.ledger.in_doubt, self.sinks[sink], self.sink_ids[sink])
 
     def resume(self, sink: str) -> None:
         """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.
@@ -220,7 +220,7 @@ class App:
     def _ask_in(self, its: Sink | SinkOfFiles) -> None:
         """Raise SinkError unless a sink lets us in, to the same account as before and to fitting meters."""
         sink = its.name
-        trouble = self.ledger.pin.account(sink, its.account(), self.ledger.instant())
+        trouble = self.ledger.identity.account(sink, its.account(), self.ledger.instant())
         if trouble is not None:
             raise SinkHalted(trouble)
         misfits: list[str] = []
@@ -231,15 +231,15 @@ class App:
         if misfits:
             raise SinkHalted("\n".join(misfits))
 
-    def intake(self, sink: str) -> NotificationPoller:
+    def notification_poller(self, sink: str) -> NotificationPoller:
         """Return what takes in what a sink tells by itself, for one of `tellers`."""
         return NotificationPoller(
-            self.ledger.notices,
-            self.tellers[sink],
+            self.ledger.notifications,
+            self.notification_clients[sink],
             self.sinks[sink],
-            self.hears[sink],
-            self.ledger.voices,
-            by_customer=self.tellers[sink].by_customer,
+            self.notification_sinks[sink],
+            self.ledger.origins,
+            by_customer=self.notification_clients[sink].by_customer,
             imports=self.config.imports,
         )
 
@@ -247,21 +247,25 @@ class App:
         """Return what looks after cancellations at a sink, for one of `tellers`."""
         lowering = [meter.name for meter in self.config.meters.values() if meter.decreases == "cancel"]
         return Canceller(
-            self.ledger.cancellations, self.tellers[sink], self.sinks[sink], self.sink_ids[sink], lowering
+            self.ledger.cancellations,
+            self.notification_clients[sink],
+            self.sinks[sink],
+            self.sink_ids[sink],
+            lowering,
         )
 
-    def strangers(self, now: datetime) -> list[dict[str, object]]:
+    def unconfigured_meters(self, now: datetime) -> list[dict[str, object]]:
         """Return the meters that the ledger knows and the configuration does not, as far as they can still be billed."""
-        found = self.ledger.reports.strangers(self.config.meters, now - STILL_BILLABLE, now)
+        found = self.ledger.reports.unconfigured_meters(self.config.meters, now - STILL_BILLABLE, now)
         return [each._asdict() for each in found]
 
     def unconfigured(self) -> list[Unconfigured]:
         """Return what waits to be sent of meters, or to sinks, that the configuration does not have, nor another process."""
         return self.ledger.reports.unconfigured(feeding(self.config), self.ledger.instant())
 
-    def elsewhere(self) -> list[Elsewhere]:
+    def moved_files(self) -> list[MovedFile]:
         """Return the files that were begun in another place than their sink writes to now, and are not finished."""
-        return self.ledger.places.elsewhere(places_of(self.sinks))
+        return self.ledger.places.moved_files(places_of(self.sinks))
 
     def unsafe_sources(self) -> dict[str, list[str]]:
         """Return, by source, what its role may do besides reading; a source that cannot be asked is left out."""
@@ -321,7 +325,7 @@ def open_ledger(
 
 def _verbs(config: Config, database: Database) -> Ledger:
     who = uuid.uuid4()
-    ledger_id = str(identity(database).ledger_id)
+    ledger_id = str(ledger_id_of(database).ledger_id)
     faults = unfit(database)
     if faults:
         raise LedgerError(" ".join(faults))
@@ -329,15 +333,15 @@ def _verbs(config: Config, database: Database) -> Ledger:
     answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
     uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
     longest = max(answers, default=timedelta(seconds=10))
-    pin = LedgerIdentity(database, ClaimCounter(config.state_dir), config.ledger.failover)
+    identity = LedgerIdentity(database, ClaimCounter(config.state_dir), config.ledger.failover)
     return Ledger(
         ledger_id,
         database,
-        pin,
+        identity,
         Meters(database, who, lease),
-        Passes(database, lease, monotonic, pin),
-        Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, pin),
-        Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), pin),
+        Passes(database, lease, monotonic, identity),
+        Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, identity),
+        Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), identity),
         InDoubt(database),
         Notifications(database),
         Origins(database),
@@ -378,14 +382,16 @@ def build(
         for sink in sinks.values():
             stack.callback(sink.close)
         if verify:
-            _stop_if(ledger.pin.check(ledger.instant(), stops=True))
+            _stop_if(ledger.identity.check(ledger.instant(), stops=True))
         unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
         refused = {name: str(why) for name, why in unverified.items() if _refuses(sinks[name], why)}
         meters = [
             meter_of(meter, outlets(config, meter, accounts, sinks)) for meter in config.meters.values()
         ]
-        tellers = {
-            key: teller for key in sinks if (teller := build_teller(config, key, sinks[key])) is not None
+        notification_clients = {
+            key: notification_client
+            for key in sinks
+            if (notification_client := build_notification_client(config, key, sinks[key])) is not None
         }
         listeners = {}
         if looks:
@@ -394,9 +400,9 @@ def build(
             registered, looked = dict(ledger.meters.register(meters)), {}
             ledger.configurations.note(settings_of(config.meters))
             if config.imports:
-                listeners = {key: ledger.voices.listener(key) for key in sorted(tellers)}
+                listeners = {key: ledger.origins.listener(key) for key in sorted(notification_clients)}
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before
-                _stop_if(ledger.pin.account(key, account, ledger.instant()))
+                _stop_if(ledger.identity.account(key, account, ledger.instant()))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
         if not looks:
             _clear_unreadable(ledger, registered.values(), sinks)
@@ -415,8 +421,8 @@ def build(
             refused,
             unpromised,
             looked,
-            {key: sink_id for key, sink_id in sink_ids.items() if key in tellers} | listeners,
-            tellers,
+            {key: sink_id for key, sink_id in sink_ids.items() if key in notification_clients} | listeners,
+            notification_clients,
             _first_uses(ledger, registered.values(), sinks, sink_ids),
         )
 
@@ -479,7 +485,7 @@ def _verify(
     for name, sink in sinks.items():
         try:
             accounts[name] = sink.account()
-            _stop_if(ledger.pin.account(name, accounts[name], ledger.instant()))
+            _stop_if(ledger.identity.account(name, accounts[name], ledger.instant()))
             misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
             unpromised[name] = sink.cannot_promise() if isinstance(sink, HasCaveats) else []
         except SinkError as error:
@@ -528,7 +534,7 @@ def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
         terms=tuple(Terms(fed.sink, fed.bill_from, fed.bill_until, fed.shadow) for fed in meter.feeds),
         window=meter.window,
         start_at=meter.start_at,
-        settle=meter.settle,
+        delay=meter.delay,
         revisit=meter.revisit,
         decimals=meter.decimals,
         decreases=Decreases(meter.decreases),
@@ -567,7 +573,7 @@ def _collection(
         sources[known.meter.source],
         ledger.meters,
         ledger.passes,
-        ledger_name=ledger.pin.name,
+        ledger_name=ledger.identity.name,
         limits={feed.sink: sinks[feed.sink].limits_for(known.meter.name) for feed in known.feeds},
         elapsed=monotonic,
         check_clock=ledger.now,

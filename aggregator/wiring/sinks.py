@@ -155,7 +155,7 @@ def lying_in(config: Config, sink: str, place: str, events: Collection[int]) -> 
     return sorted(name for name, number in numbered(Path(place)) if number in events)
 
 
-def build_desk(config: Config, name: str) -> "AdminClient | None":
+def build_admin_client(config: Config, name: str) -> "AdminClient | None":
     """Return what changes the account of a sink by hand; None for a sink that has none, or one for each customer."""
     sink = config.sinks[name]
     match sink:
@@ -179,7 +179,9 @@ def build_desk(config: Config, name: str) -> "AdminClient | None":
             return None
 
 
-def build_teller(config: Config, name: str, sink: Destination) -> "StripeNotificationClient | None":
+def build_notification_client(
+    config: Config, name: str, sink: Destination
+) -> "StripeNotificationClient | None":
     """Return what listens to a sink, and cancels there, over its connections; None for one that tells nothing by itself."""
     from aggregator.sinks.stripe import StripeNotificationClient
     from aggregator.sinks.stripe import StripeSink as Stripe

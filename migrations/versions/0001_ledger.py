@@ -17,12 +17,12 @@ depends_on = None
 
 # Which ledger this is, and whether it is still the one it was: nothing of a copy, or of one that was wound back, is sent.
 IDENTITY = """
-create table aggregator.pin (
+create table aggregator.identity (
     single         boolean primary key default true check (single),
     ledger_id      uuid not null default gen_random_uuid(),
     created_at     timestamptz not null default now(),
     generation     integer not null default 0 check (generation >= 0),
-    beat           bigint not null default 0,
+    claims_made           bigint not null default 0,
     claimed_at     timestamptz,
     cluster        bigint,
     database_oid   bigint,
@@ -33,19 +33,19 @@ create table aggregator.pin (
     check ((stopped_at is null) = (stopped_reason is null)),
     check (stopped_at is not null or not stopped_by_failover)
 );
-comment on table aggregator.pin is 'What this ledger is. Its id is part of every identifier.';
-comment on column aggregator.pin.generation is
+comment on table aggregator.identity is 'What this ledger is. Its id is part of every identifier.';
+comment on column aggregator.identity.generation is
     'New with each adoption, made from its time. Part of every identifier: what a lost future sent is never sent again '
     'under the same name.';
-comment on column aggregator.pin.beat is
+comment on column aggregator.identity.claims_made is
     'Counts the claims. Kept beside the ledger too: a ledger that counts less than that was wound back.';
-comment on column aggregator.pin.cluster is 'The system identifier of the server, so that a copy is known for one.';
-comment on column aggregator.pin.timeline is
+comment on column aggregator.identity.cluster is 'The system identifier of the server, so that a copy is known for one.';
+comment on column aggregator.identity.timeline is
     'The timeline of the server''s write-ahead log at the latest claim: another one means a promoted standby or a restore.';
-comment on column aggregator.pin.stopped_at is 'Since when nothing is read or sent, until somebody adopts the ledger.';
-comment on column aggregator.pin.stopped_by_failover is
+comment on column aggregator.identity.stopped_at is 'Since when nothing is read or sent, until somebody adopts the ledger.';
+comment on column aggregator.identity.stopped_by_failover is
     'Whether it was stopped because its server may lack commits; then a person''s word that it lacks none lifts it.';
-insert into aggregator.pin default values;
+insert into aggregator.identity default values;
 
 create table aggregator.host (
     id    uuid primary key,
@@ -184,7 +184,7 @@ comment on column aggregator.feed.stopped_reason is 'What it holds, in words.';
 
 # What each pass did, and what the source said that is billed to nobody, or not yet.
 PASSES = """
-create table aggregator.run (
+create table aggregator.pass (
     id          bigint generated always as identity primary key,
     meter_id    integer not null references aggregator.meter,
     kind        text not null check (kind in ('live', 'backfill', 'adoption')),
@@ -202,10 +202,10 @@ create table aggregator.run (
     fingerprint text not null,
     error       text
 );
-create index run_by_meter on aggregator.run (meter_id, id);
-comment on table aggregator.run is 'What each pass did, or why it did nothing.';
+create index pass_by_meter on aggregator.pass (meter_id, id);
+comment on table aggregator.pass is 'What each pass did, or why it did nothing.';
 
-create table aggregator.aside (
+create table aggregator.unmapped (
     id           bigint generated always as identity primary key,
     meter_id     integer not null references aggregator.meter,
     window_start timestamptz not null,
@@ -214,8 +214,8 @@ create table aggregator.aside (
     rows         bigint not null,
     quantity     numeric
 );
-create index aside_by_window on aggregator.aside (meter_id, window_start);
-comment on table aggregator.aside is
+create index unmapped_by_window on aggregator.unmapped (meter_id, window_start);
+comment on table aggregator.unmapped is
     'What the source said that can be billed to nobody: rows without a customer, or without a usable number.';
 
 create table aggregator.unread (
@@ -305,7 +305,7 @@ create sequence aggregator.event_id;
 create table aggregator.event (
     id           bigint primary key,
     slot_id      bigint not null,
-    run_id       bigint not null,
+    pass_id       bigint not null,
     feed_id      integer not null,
     revision     integer not null check (revision >= 0),
     window_start timestamptz not null,
@@ -320,7 +320,7 @@ create table aggregator.event (
     identifier   text not null check (length(identifier) between 1 and 100),
     delta        numeric not null,
     total        numeric not null,
-    way          text,
+    transport    text,
     request_id   text,
     reason       text,
     unique (slot_id, revision),
@@ -331,7 +331,7 @@ comment on table aggregator.event is
 comment on column aggregator.event.exposed_at is
     'When the first attempt began that may have reached the sink; null while none has.';
 comment on column aggregator.event.attempted_at is 'When the latest attempt began.';
-comment on column aggregator.event.way is
+comment on column aggregator.event.transport is
     'How the first attempt went that may have reached the sink, in the sink''s own word. Later ones go the same way.';
 """
 
@@ -509,7 +509,7 @@ create table aggregator.rejection (
 );
 comment on table aggregator.rejection is 'What a sink reported as invalid after it had accepted it.';
 
-create table aggregator.notice (
+create table aggregator.notification (
     sink_id    integer not null references aggregator.sink,
     id         text not null check (length(id) between 1 and 255),
     kind       text not null,
@@ -519,38 +519,38 @@ create table aggregator.notice (
     said       text not null,
     primary key (sink_id, id)
 );
-comment on table aggregator.notice is
+comment on table aggregator.notification is
     'What a sink told of what it found invalid, once per message: whoever brings it again changes nothing.';
 
-create table aggregator.intake (
+create table aggregator.poll (
     sink_id        integer primary key references aggregator.sink,
-    heard_until    timestamptz,
+    polled_until    timestamptz,
     sent_until     timestamptz,
     polled_at      timestamptz,
     refused_at     timestamptz,
     refused_reason text,
     check ((refused_at is null) = (refused_reason is null))
 );
-comment on table aggregator.intake is 'How far each sink was asked for what it tells.';
-comment on column aggregator.intake.heard_until is
+comment on table aggregator.poll is 'How far each sink was asked for what it tells.';
+comment on column aggregator.poll.polled_until is
     'What the sink made before this was asked for; some of it is asked for again, since it may appear late.';
-comment on column aggregator.intake.sent_until is
+comment on column aggregator.poll.sent_until is
     'Claims before this were looked through for the accounts that their events went to.';
 
-create table aggregator.voice (
+create table aggregator.origin (
     sink_id        integer not null references aggregator.sink,
     name           text collate "C" not null check (name <> ''),
     sent_at        timestamptz,
-    heard_until    timestamptz,
+    polled_until    timestamptz,
     asked_at       timestamptz,
     refused_at     timestamptz,
     refused_reason text,
     primary key (sink_id, name),
     check ((refused_at is null) = (refused_reason is null))
 );
-comment on table aggregator.voice is
+comment on table aggregator.origin is
     'What of a sink is asked by itself: each account that its customers name, and how imports went.';
-comment on column aggregator.voice.sent_at is 'When events last went to the account; null for what is no account.';
+comment on column aggregator.origin.sent_at is 'When events last went to the account; null for what is no account.';
 """
 
 # Whatever the code does: what an event says and what a file holds never changes, neither is ever deleted, and an event
@@ -563,7 +563,7 @@ end
 $$;
 
 create trigger event_is_frozen
-    before update of id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta, total
+    before update of id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta, total
     on aggregator.event for each row
     execute function aggregator.refuse('what an event says never changes');
 

@@ -24,7 +24,7 @@ def about_to_leave(
     customer: str = "cus_1",
     delta: Decimal | int | str = 1,
     meter: str = "api",
-    way: str = "",
+    transport: str = "",
 ) -> Event:
     """An event that is about to be sent for the first time; its instant is half an hour into its window."""
     number = next(numbers)
@@ -40,7 +40,7 @@ def about_to_leave(
         identifier=f"agg_{number:040x}",
         attempts=1,
         exposed_at=None,
-        way=way,
+        transport=transport,
     )
 
 

@@ -421,13 +421,13 @@ def test_too_many_is_busy_and_slows_down(sandbox: MetronomeControl, make_sink: M
     assert sandbox.totals("api_requests") == {}
 
 
-@pytest.mark.parametrize(("said", "heard"), [("soon", None), ("-1", None), ("nan", None), ("1e9", 3600.0)])
+@pytest.mark.parametrize(("said", "polled"), [("soon", None), ("-1", None), ("nan", None), ("1e9", 3600.0)])
 def test_a_wish_that_makes_no_sense_is_not_heeded(
-    script: Script, make_sink: MakeSink, said: str, heard: float | None
+    script: Script, make_sink: MakeSink, said: str, polled: float | None
 ) -> None:
     """A slip in a header parks nothing for days."""
     script.replies = [Reply(429, headers={"Retry-After": said})]
-    assert send_one(make_sink(script.url), usage()).retry_after == heard
+    assert send_one(make_sink(script.url), usage()).retry_after == polled
 
 
 # -- one bad event among many ---------------------------------------------------------------------

@@ -113,13 +113,13 @@ def test_customers_say_where_they_are() -> None:
 # -- one account for everything -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_one_account_is_named_by_every_call(server: Server, make_sink: MakeSink, way: str) -> None:
+@pytest.mark.parametrize("transport", WAYS)
+def test_one_account_is_named_by_every_call(server: Server, make_sink: MakeSink, transport: str) -> None:
     """Events and sessions, and all that is only read."""
     server.answer = lambda asked: (
         Told(200, {"object": "account", "id": "acct_9"}) if asked.path == "/v1/account" else a_meter(asked)
     )
-    sink = make_sink(server.url, addresses=Addresses("acct_9"), transport=way)
+    sink = make_sink(server.url, addresses=Addresses("acct_9"), transport=transport)
     assert sink.account() == "acct_9 test"
     assert sink.preflight(["api"]) == []
     with pytest.raises(SinkError):
@@ -139,12 +139,12 @@ def test_an_account_that_cannot_be_used_halts(sandbox: RunningSandbox, make_sink
 # -- each customer its own ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("transport", WAYS)
 def test_each_customer_is_billed_in_its_own_account(
-    sandbox: RunningSandbox, make_sink: MakeSink, way: str
+    sandbox: RunningSandbox, make_sink: MakeSink, transport: str
 ) -> None:
     """The same customer name in two accounts is two customers; what comes back is read there, too."""
-    sink = make_sink(sandbox.url, transport=way)
+    sink = make_sink(sandbox.url, transport=transport)
     verdicts = judged(sink, usage("acct_1/cus_a"), usage("acct_2/cus_a"), usage("acct_2/cus_a"))
     assert {verdict.answer for verdict in verdicts} == {Answer.ACCEPTED}
     assert sandbox.totals("api_requests", account="acct_1") == {"cus_a": 1}
@@ -165,13 +165,13 @@ def test_a_customer_without_an_account_is_refused(sandbox: RunningSandbox, make_
     assert make_sink(sandbox.url).total("api", "cus_a", Span(HOUR_AGO, HOUR_AGO + HOUR)) == 0
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("transport", WAYS)
 def test_an_account_that_is_gone_refuses_its_own_events(
-    sandbox: RunningSandbox, make_sink: MakeSink, way: str
+    sandbox: RunningSandbox, make_sink: MakeSink, transport: str
 ) -> None:
     """The reason names the account and what to do; the others are billed."""
     gone, good = judged(
-        make_sink(sandbox.url, transport=way), usage("acct_gone/cus_a"), usage("acct_1/cus_a")
+        make_sink(sandbox.url, transport=transport), usage("acct_gone/cus_a"), usage("acct_1/cus_a")
     )
     assert (gone.answer, good.answer) == (Answer.REFUSED, Answer.ACCEPTED)
     assert "acct_gone cannot be used" in (gone.reason or "")
@@ -198,9 +198,9 @@ def test_an_account_is_looked_at_once_before_its_first_event(server: Server, mak
         assert whose.index("/v1/billing/meters") < whose.index(EVENTS_V1)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("transport", WAYS)
 def test_who_may_no_longer_leave_after_the_look_does_not(
-    server: Server, make_sink: MakeSink, way: str
+    server: Server, make_sink: MakeSink, transport: str
 ) -> None:
     """The look at an account may take a while."""
     may = threading.Event()
@@ -211,7 +211,7 @@ def test_who_may_no_longer_leave_after_the_look_does_not(
         return a_meter(asked)
 
     server.answer = answer
-    (verdict,) = make_sink(server.url, transport=way).send([usage("acct_1/cus_a")], may.is_set)
+    (verdict,) = make_sink(server.url, transport=transport).send([usage("acct_1/cus_a")], may.is_set)
     assert verdict.answer is Answer.UNSENT
     assert {asked.path for asked in server.asked} <= {"/v1/billing/meters", SESSION}
 
@@ -265,9 +265,9 @@ def test_an_account_that_cannot_be_looked_at_waits(server: Server, make_sink: Ma
     assert accounts(server.to(EVENTS_V1)) == ["acct_1"]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("transport", WAYS)
 def test_an_account_that_hangs_takes_no_place_from_others(
-    server: Server, make_sink: MakeSink, way: str
+    server: Server, make_sink: MakeSink, transport: str
 ) -> None:
     """However many of its customers wait, and though only one request may be in flight."""
     released = threading.Event()
@@ -278,7 +278,7 @@ def test_an_account_that_hangs_takes_no_place_from_others(
         return a_meter(asked)
 
     server.answer = answer
-    sink = make_sink(server.url, max_in_flight=1, transport=way)
+    sink = make_sink(server.url, max_in_flight=1, transport=transport)
     hanging = [usage(f"acct_2/cus_{number}") for number in range(20)]
     waiting = threading.Thread(target=send, args=(sink, *hanging))
     waiting.start()

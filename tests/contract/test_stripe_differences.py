@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aggregator.sinks.stripe import StripeMeter
-from aggregator.sinks.stripe.differences import Known, Standing, compare, next_midnight
+from aggregator.sinks.stripe.differences import Known, MeterState, compare, next_midnight
 
 OURS = StripeMeter(event_name="api_requests")
 THEIRS = Known(
@@ -23,70 +23,70 @@ THEIRS = Known(
 )
 NOW = dt.datetime(2026, 11, 24, 17, 30, tzinfo=dt.UTC)
 
-CASES: list[tuple[dict[str, Any], dict[str, Any], Standing, list[str], str]] = [
-    ({}, {}, Standing.EQUAL, [], ""),
-    ({"display_name": "API requests"}, {}, Standing.EQUAL, [], ""),
+CASES: list[tuple[dict[str, Any], dict[str, Any], MeterState, list[str], str]] = [
+    ({}, {}, MeterState.EQUAL, [], ""),
+    ({"display_name": "API requests"}, {}, MeterState.EQUAL, [], ""),
     (
         {"display_name": "Calls"},
         {},
-        Standing.RENAMED,
+        MeterState.RENAMED,
         ["display_name"],
         "displayed as 'API requests', not as 'Calls'",
     ),
-    ({}, {"active": False}, Standing.INACTIVE, ["status"], "is not active and takes no events"),
+    ({}, {"active": False}, MeterState.INACTIVE, ["status"], "is not active and takes no events"),
     (
         {},
         {"livemode": True},
-        Standing.WRONG_MODE,
+        MeterState.WRONG_MODE,
         ["mode"],
         "is in live mode, but the sink is set to test mode",
     ),
-    ({"formula": "last"}, {}, Standing.FIXED, ["formula"], "Set `stripe.formula: sum` if that is meant"),
-    ({}, {"formula": "last"}, Standing.FIXED, ["formula"], "Set `stripe.formula: last` if that is meant"),
-    ({}, {"formula": "count"}, Standing.FIXED, ["formula"], "Use a meter that sums"),
-    ({}, {"formula": "max"}, Standing.FIXED, ["formula"], "unknown here"),
+    ({"formula": "last"}, {}, MeterState.FIXED, ["formula"], "Set `stripe.formula: sum` if that is meant"),
+    ({}, {"formula": "last"}, MeterState.FIXED, ["formula"], "Set `stripe.formula: last` if that is meant"),
+    ({}, {"formula": "count"}, MeterState.FIXED, ["formula"], "Use a meter that sums"),
+    ({}, {"formula": "max"}, MeterState.FIXED, ["formula"], "unknown here"),
     (
         {},
         {"event_time_window": "day"},
-        Standing.FIXED,
+        MeterState.FIXED,
         ["event_time_window"],
         "Set `stripe.event_time_window: day`",
     ),
     (
         {"event_time_window": "hour"},
         {},
-        Standing.FIXED,
+        MeterState.FIXED,
         ["event_time_window"],
         "Remove `stripe.event_time_window`",
     ),
-    ({}, {"customer_key": "who"}, Standing.FIXED, ["customer_key"], "Set `stripe.customer_key: who`"),
-    ({"value_key": "tokens"}, {}, Standing.FIXED, ["value_key"], "Set `stripe.value_key: value`"),
+    ({}, {"customer_key": "who"}, MeterState.FIXED, ["customer_key"], "Set `stripe.customer_key: who`"),
+    ({"value_key": "tokens"}, {}, MeterState.FIXED, ["value_key"], "Set `stripe.value_key: value`"),
     # Several at once: the gravest decides, and all are said.
     (
         {"display_name": "Calls", "formula": "last"},
         {"active": False, "value_key": "n"},
-        Standing.FIXED,
+        MeterState.FIXED,
         ["status", "formula", "value_key", "display_name"],
         "is not active",
     ),
     (
         {"display_name": "Calls"},
         {"active": False},
-        Standing.INACTIVE,
+        MeterState.INACTIVE,
         ["status", "display_name"],
         "displayed as",
     ),
-    ({"formula": "last"}, {"livemode": True}, Standing.WRONG_MODE, ["mode"], "Correct `mode` or `api_key`"),
+    ({"formula": "last"}, {"livemode": True}, MeterState.WRONG_MODE, ["mode"], "Correct `mode` or `api_key`"),
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "standing", "whats", "words"), CASES)
+@pytest.mark.parametrize(("ours", "theirs", "meter_state", "whats", "words"), CASES)
 def test_what_differs_is_named_with_its_remedy(
-    ours: dict[str, Any], theirs: dict[str, Any], standing: Standing, whats: list[str], words: str
+    ours: dict[str, Any], theirs: dict[str, Any], meter_state: MeterState, whats: list[str], words: str
 ) -> None:
     """Each field that differs is one difference, and the gravest says how the meter stands."""
     found = compare("api", replace(OURS, **ours), THEIRS._replace(**theirs), livemode=False)
-    assert found.standing is standing
+    assert found.meter_state is meter_state
     assert [each.what for each in found.differences] == whats
     assert words in " ".join(each.text for each in found.differences)
 
@@ -101,14 +101,14 @@ def test_a_difference_has_both_sides() -> None:
 def test_what_is_not_there_can_be_made() -> None:
     """A meter that is missing is for `apply`, and says so."""
     found = compare("api", OURS, None, livemode=False)
-    assert (found.standing, found.standing.can_be_applied) == (Standing.MISSING, True)
+    assert (found.meter_state, found.meter_state.can_be_applied) == (MeterState.MISSING, True)
     [sentence] = found.misfits
     assert sentence.startswith("Meter api: the Stripe meter with event name api_requests does not exist.")
 
 
 def test_only_missing_and_renamed_can_be_applied() -> None:
     """Everything else is for a person."""
-    assert [each for each in Standing if each.can_be_applied] == [Standing.MISSING, Standing.RENAMED]
+    assert [each for each in MeterState if each.can_be_applied] == [MeterState.MISSING, MeterState.RENAMED]
 
 
 def test_a_display_name_is_no_misfit() -> None:

@@ -466,12 +466,12 @@ def test_the_errors_of_version_2(server: Server, make_sink: MakeSink, told: Told
 
 
 @pytest.mark.parametrize("transport", ["v1", "v2", "stream", "auto"])
-@pytest.mark.parametrize(("way", "path"), [("v1", EVENTS_V1), ("v2", EVENTS_V2), ("stream", STREAM)])
+@pytest.mark.parametrize(("transport", "path"), [("v1", EVENTS_V1), ("v2", EVENTS_V2), ("stream", STREAM)])
 def test_what_may_have_arrived_one_way_goes_the_same_way_again(
     server: Server, make_sink: MakeSink, transport: str, way: str, path: str
 ) -> None:
     """Whatever the sink is set to meanwhile: no two ways are known to remember an identifier together."""
-    event = usage(exposed_at=utcnow(), attempts=2, way=way)
+    event = usage(exposed_at=utcnow(), attempts=2, transport=way)
     assert send(make_sink(transport), event) == [Answer.ACCEPTED]
     assert [asked.path for asked in server.asked if asked.path != SESSION] == [path]
 
@@ -488,11 +488,11 @@ def test_both_ways_at_once_keep_a_customers_events_apart(server: Server, make_si
 
     server.answer = answer
     sink = make_sink("auto")
-    called, streamed = usage("cus_1", way="v1"), usage("cus_1", way="stream")
+    called, streamed = usage("cus_1", transport="v1"), usage("cus_1", transport="stream")
     sending = threading.Thread(target=send, args=(sink, called, streamed))
     sending.start()
     assert arrived.wait(SECONDS)
-    assert send(sink, usage(way="stream")) == [Answer.ACCEPTED]
+    assert send(sink, usage(transport="stream")) == [Answer.ACCEPTED]
     assert streamed.identifier not in [name for asked in server.to(STREAM) for name in asked.identifiers]
     first.set()
     sending.join()
@@ -502,9 +502,14 @@ def test_both_ways_at_once_keep_a_customers_events_apart(server: Server, make_si
 def test_what_each_transport_declares(make_sink: MakeSink) -> None:
     """The stream has no answers and large batches; `auto` goes by version 1 and names what is above."""
     v1, v2, stream, auto = (make_sink(transport).limits for transport in ("v1", "v2", "stream", "auto"))
-    assert (v1.way, v1.answers, v1.batch, v1.bulk) == ("v1", True, 500, None)
-    assert (v2.way, v2.answers, v2.batch, v2.bulk) == ("v2", True, 500, None)
-    assert (stream.way, stream.answers, stream.batch, stream.bulk) == ("stream", False, 5_000, None)
-    assert (auto.way, auto.answers, auto.batch, auto.bulk) == ("v1", False, 500, ("stream", 10_000, 5_000))
+    assert (v1.transport, v1.answers, v1.batch, v1.bulk) == ("v1", True, 500, None)
+    assert (v2.transport, v2.answers, v2.batch, v2.bulk) == ("v2", True, 500, None)
+    assert (stream.transport, stream.answers, stream.batch, stream.bulk) == ("stream", False, 5_000, None)
+    assert (auto.transport, auto.answers, auto.batch, auto.bulk) == (
+        "v1",
+        False,
+        500,
+        ("stream", 10_000, 5_000),
+    )
     assert v1.memory == stream.memory
     assert v1.proof == stream.proof

@@ -189,7 +189,7 @@ class Book:
                 row.move(State.DUE)
                 row.due_at = now
 
-    def standing(self, *states: State) -> dict[str, Decimal]:
+    def meter_state(self, *states: State) -> dict[str, Decimal]:
         """Return the sum of deltas per customer, of events in these states."""
         sums: dict[str, Decimal] = defaultdict(Decimal)
         for row in self.events.values():
@@ -207,7 +207,7 @@ class Book:
     def check(self) -> None:
         """Assert what must be true of a ledger at every moment."""
         unit = Decimal(1).scaleb(-self.policy.decimals)
-        booked = self.standing(*(state for state in State if state is not State.VOID))
+        booked = self.meter_state(*(state for state in State if state is not State.VOID))
         for customer, quantity in self.used().items():
             carry = self.carries[customer]
             assert booked[customer] + carry == quantity, (

@@ -85,7 +85,7 @@ def test_the_least_that_is_right(tmp_path: Path) -> None:
     meter = config.meter("calls")
     assert (meter.name, meter.source, meter.sinks, meter.read) == ("calls", "app", ("stripe",), "windows")
     assert meter.start_at == dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
-    assert (meter.window, meter.settle, meter.revisit) == (
+    assert (meter.window, meter.delay, meter.revisit) == (
         dt.timedelta(hours=1),
         dt.timedelta(minutes=5),
         dt.timedelta(days=35),
@@ -108,7 +108,7 @@ RIGHT_VALUES = [
     ("meters.calls.start_at", "'2026-11-01T05:30+05:30'", "2026-11-01T00:00+00:00"),
     ("meters.calls.window", "1d", "1 day, 0:00:00"),
     ("meters.calls.window", "90s", "0:01:30"),
-    ("meters.calls.settle", "0s", "0:00:00"),
+    ("meters.calls.delay", "0s", "0:00:00"),
     ("meters.calls.revisit", "1d12h", "1 day, 12:00:00"),
     ("meters.calls.every", "30s", "0:00:30"),
     ("meters.calls.cron", "'*/5  0-6 * jan,feb MON'", "*/5 0-6 * jan,feb MON"),
@@ -151,8 +151,8 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.window", "", "has no value: give it one, or remove the line"),
     # One configuration serves every loop, and says where two of its values cannot both hold (B23).
     ("meters.calls.revisit", "36d", "is too long: 35d is the most, because Stripe refuses usage older"),
-    ("meters.calls.settle", "40d", "is too long: 34d is the most"),
-    ("meters.calls.settle", "-5m", "is not a duration"),
+    ("meters.calls.delay", "40d", "is too long: 34d is the most"),
+    ("meters.calls.delay", "-5m", "is not a duration"),
     ("meters.calls.every", "0s", "is too short: 1s is the least"),
     ("ledger.lease", "4s", "is too short: 5s is the least"),
     ("sources.app.statement_timeout", "60", "has no unit"),
@@ -565,7 +565,7 @@ SAME_NUMBERS: list[dict[str, object]] = [
     {"query": f"{QUERY}  \n;\n"},
     {"query": f"{QUERY}\n\n"},
     {"start_at": "2026-12-01T00:00Z"},
-    {"settle": "1h", "every": "1m", "sinks": ["other"], "name": "other"},
+    {"delay": "1h", "every": "1m", "sinks": ["other"], "name": "other"},
 ]
 OTHER_NUMBERS: list[dict[str, object]] = [
     {"query": f"{QUERY} and paid"},

@@ -2,7 +2,7 @@
 
 from aggregator.config.changes import changed_settings
 
-OLD = {"requests": {"query": "select 1", "settle": "5m", "every": "1m"}, "seats": {"query": "select 2"}}
+OLD = {"requests": {"query": "select 1", "delay": "5m", "every": "1m"}, "seats": {"query": "select 2"}}
 
 
 def told(new: dict[str, dict[str, str]]) -> list[str]:
@@ -12,12 +12,12 @@ def told(new: dict[str, dict[str, str]]) -> list[str]:
 
 def test_every_setting_that_differs_is_named_with_both_values() -> None:
     """A query is too long for a line; what was left out is said to be."""
-    new = {**OLD, "requests": {"query": "select 3", "settle": "10m", "revisit": "2d"}}
+    new = {**OLD, "requests": {"query": "select 3", "delay": "10m", "revisit": "2d"}}
     assert told(new) == [
         "requests: every left out (was 1m)",
         "requests: another query",
         "requests: revisit 2d (was left out)",
-        "requests: settle 10m (was 5m)",
+        "requests: delay 10m (was 5m)",
     ]
     assert [each.from_a_window for each in changed_settings(OLD, new)] == [False, True, False, False]
 

@@ -96,7 +96,7 @@ class Rounds:
 class InTime:
     """A ledger that answers at once, whose clock may differ from this host's."""
 
-    notices = None
+    notifications = None
 
     def __init__(self) -> None:
         self.apart: str | None = None
@@ -182,8 +182,8 @@ def test_sinks_that_do_not_answer_keep_no_meter_and_no_other_sink_waiting() -> N
     app = app_with(
         OFTEN,
         sinks=slow,
-        hears=dict.fromkeys(SINKS, 1),
-        intake=slow.__getitem__,
+        notification_sinks=dict.fromkeys(SINKS, 1),
+        poller=slow.__getitem__,
         collections={"m": counting},
     )
     work = Work(app, utcnow)
@@ -208,7 +208,7 @@ def broken(*_: object) -> NoReturn:
     "wrong",
     [
         pytest.param(broken, id="reading the files"),
-        pytest.param(lambda: app_with(OFTEN, strangers=broken), id="asking the ledger"),
+        pytest.param(lambda: app_with(OFTEN, unconfigured_meters=broken), id="asking the ledger"),
         pytest.param(lambda: app_with(SimpleNamespace(cron="0 0 * * 9", every=None)), id="making an alarm"),
         pytest.param(
             lambda: app_with(OFTEN, sink_ids={"s": 1}, reconciliation=broken), id="making the parts"
@@ -259,15 +259,15 @@ def test_a_clock_that_is_set_stops_no_meter(ahead: dt.timedelta, cron: str | Non
 
 def test_while_the_clocks_differ_nothing_is_read_or_sent_and_that_is_said_once(said: io.StringIO) -> None:
     """Nobody reads, delivers, reads back or cancels; what sinks tell is still heard; and all goes on once they agree."""
-    ledger, counting, heard = InTime(), Counting(), Slow(threading.Event())
-    heard._answered.set()
+    ledger, counting, polled = InTime(), Counting(), Slow(threading.Event())
+    polled._answered.set()
     ledger.apart = "This host's clock is 30 h ahead of the ledger's."
     delivered, read_back, cancelled = Counting(), Counting(), Counting()
     parts = {
-        "sinks": {"stripe": heard},
+        "sinks": {"stripe": polled},
         "sink_ids": {"stripe": 1},
         "hears": {"stripe": 1},
-        "intake": lambda _: heard,
+        "intake": lambda _: polled,
         "resume": lambda _: None,
         "refused": {},
         "delivery": lambda _: Rounds(delivered, Delivered),
@@ -275,7 +275,7 @@ def test_while_the_clocks_differ_nothing_is_read_or_sent_and_that_is_said_once(s
         "cancelling": lambda _: Rounds(cancelled, Round),
     }
     with at_work(app_with(OFTEN, collections={"m": counting}, ledger=ledger, **parts)):
-        assert heard.asked.wait(SOON_SECONDS)
+        assert polled.asked.wait(SOON_SECONDS)
         assert all(ledger.refused.acquire(timeout=SOON_SECONDS) for _ in range(10))
         works = (counting, delivered, read_back, cancelled)
         assert [each.read.acquire(blocking=False) for each in works] == [False] * 4

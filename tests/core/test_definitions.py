@@ -16,7 +16,7 @@ from aggregator.core.definitions import (
     restated,
 )
 from aggregator.core.model import EPOCH, Definition, Span
-from aggregator.core.windows import is_boundary, rungs
+from aggregator.core.windows import is_boundary, lookback
 
 MINUTE, HOUR, DAY = dt.timedelta(minutes=1), dt.timedelta(hours=1), dt.timedelta(days=1)
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -120,13 +120,13 @@ def test_the_ladder_of_revisits() -> None:
     """Two hours in every pass, two days every hour, everything every day."""
     now = mark = START + 40 * DAY
     every = {"mark": mark, "revisit": 35 * DAY, "length": HOUR}
-    just = rungs(now=now, hourly_at=now - MINUTE, daily_at=now - HOUR, **every)  # type: ignore[arg-type]
+    just = lookback(now=now, hourly_at=now - MINUTE, daily_at=now - HOUR, **every)  # type: ignore[arg-type]
     assert just == (mark - 2 * HOUR, mark - 2 * HOUR, False, False)
-    hourly = rungs(now=now, hourly_at=now - HOUR, daily_at=now - HOUR, **every)  # type: ignore[arg-type]
+    hourly = lookback(now=now, hourly_at=now - HOUR, daily_at=now - HOUR, **every)  # type: ignore[arg-type]
     assert hourly == (mark - 2 * HOUR, mark - 2 * DAY, True, False)
-    daily = rungs(now=now, hourly_at=now - MINUTE, daily_at=now - DAY, **every)  # type: ignore[arg-type]
+    daily = lookback(now=now, hourly_at=now - MINUTE, daily_at=now - DAY, **every)  # type: ignore[arg-type]
     assert daily == (mark - 2 * HOUR, mark - 35 * DAY, True, True)
-    first = rungs(now=now, hourly_at=None, daily_at=None, **every)  # type: ignore[arg-type]
+    first = lookback(now=now, hourly_at=None, daily_at=None, **every)  # type: ignore[arg-type]
     assert first == daily
 
 
@@ -134,9 +134,9 @@ def test_the_ladder_after_a_clock_was_set_back() -> None:
     """What was last read at a time that is still to come is read now, and not a day after that time."""
     now = mark = START + 40 * DAY
     every = {"mark": mark, "revisit": 35 * DAY, "length": HOUR}
-    hourly = rungs(now=now, hourly_at=now + 3 * DAY, daily_at=now - HOUR, **every)  # type: ignore[arg-type]
+    hourly = lookback(now=now, hourly_at=now + 3 * DAY, daily_at=now - HOUR, **every)  # type: ignore[arg-type]
     assert hourly == (mark - 2 * HOUR, mark - 2 * DAY, True, False)
-    daily = rungs(now=now, hourly_at=now - MINUTE, daily_at=now + 3 * DAY, **every)  # type: ignore[arg-type]
+    daily = lookback(now=now, hourly_at=now - MINUTE, daily_at=now + 3 * DAY, **every)  # type: ignore[arg-type]
     assert daily == (mark - 2 * HOUR, mark - 35 * DAY, True, True)
 
 
@@ -144,6 +144,6 @@ def test_the_ladder_of_long_windows_and_short_revisits() -> None:
     """At least two windows are read again, and never more than the meter asks for."""
     now = mark = START
     args = {"now": now, "mark": mark, "hourly_at": now, "daily_at": now}
-    assert rungs(revisit=35 * DAY, length=DAY, **args).near == mark - 2 * DAY
-    assert rungs(revisit=HOUR, length=MINUTE, **args).near == mark - HOUR
-    assert rungs(revisit=dt.timedelta(0), length=MINUTE, **args).deep == mark
+    assert lookback(revisit=35 * DAY, length=DAY, **args).near == mark - 2 * DAY
+    assert lookback(revisit=HOUR, length=MINUTE, **args).near == mark - HOUR
+    assert lookback(revisit=dt.timedelta(0), length=MINUTE, **args).deep == mark

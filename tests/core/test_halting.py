@@ -109,13 +109,13 @@ def test_one_of_several_lanes_asks_and_the_others_wait() -> None:
         world.ask()
 
     halt = Halt("stripe", world, ask, lambda: True, world.stopping)
-    with ThreadPoolExecutor(3) as lanes:
-        first = lanes.submit(halt.wait_out, str(NO))
+    with ThreadPoolExecutor(3) as workers:
+        first = workers.submit(halt.wait_out, str(NO))
         assert begun.wait(SOON_SECONDS)
-        others = [lanes.submit(halt.wait_out, str(NO)) for _ in range(2)]
+        others = [workers.submit(halt.wait_out, str(NO)) for _ in range(2)]
         while not all(other.running() for other in others):
             assert not first.done()
         go.set()
-        for lane in (first, *others):
-            lane.result(SOON_SECONDS)
+        for worker in (first, *others):
+            worker.result(SOON_SECONDS)
     assert world.said == [("halted", "stripe", str(NO))]

@@ -16,10 +16,10 @@ PRESENT, ABSENT, UNCLEAR = Finding.PRESENT, Finding.ABSENT, Finding.UNCLEAR
 
 def hour(*events: str) -> EventsInSpan:
     """Make an hour of words like `confirmed 5`, `accepted? 7` (in question), `void~ 6` (given up): totals, in order."""
-    standings, before = [], Decimal(0)
+    statuses, before = [], Decimal(0)
     for number, text in enumerate(events, 1):
         state, total = text.split()
-        standings.append(
+        statuses.append(
             EventState(
                 EventId(number),
                 TODAY + dt.timedelta(minutes=number),
@@ -27,12 +27,12 @@ def hour(*events: str) -> EventsInSpan:
                 State(state.rstrip("?~")),
                 LONG_AGO,
                 asked=state.endswith("?"),
-                perhaps=state.endswith("~"),
+                maybe_sent=state.endswith("~"),
                 total=Decimal(total),
             )
         )
         before = Decimal(total)
-    return EventsInSpan(1, "stored_gb", "acme", Span(TODAY, TODAY + HOUR), tuple(standings))
+    return EventsInSpan(1, "stored_gb", "acme", Span(TODAY, TODAY + HOUR), tuple(statuses))
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def hour(*events: str) -> EventsInSpan:
 )
 def test_what_a_figure_shows(events: list[str], figure: str, findings: list[Finding]) -> None:
     """The newest total, or what stood there before it; anything else is for a person."""
-    excerpt = hour(*events)
-    rulings = newest.decide(excerpt, Decimal(figure))
-    assert [ruling.event for ruling in rulings] == [event.id for event in excerpt.asked]
-    assert [ruling.finding for ruling in rulings] == findings
-    assert all(str(figure) in ruling.reason for ruling in rulings)
+    in_span = hour(*events)
+    conclusions = newest.decide(in_span, Decimal(figure))
+    assert [conclusion.event for conclusion in conclusions] == [event.id for event in in_span.asked]
+    assert [conclusion.finding for conclusion in conclusions] == findings
+    assert all(str(figure) in conclusion.reason for conclusion in conclusions)

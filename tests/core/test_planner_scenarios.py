@@ -433,7 +433,7 @@ def test_held_fraction_is_lent() -> None:
         ],
     )
     assert world.sink.booked["acme"] == 11
-    assert world.book.standing(State.HELD)["acme"] == -1
+    assert world.book.meter_state(State.HELD)["acme"] == -1
     live(world, [Release(), Deliver()])
     assert world.sink.booked["acme"] == 10
 

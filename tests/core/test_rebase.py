@@ -23,7 +23,7 @@ ONE = Decimal(1)
 D = Decimal
 
 
-def stand(number: int = 0, **said: object) -> SlotComparison:
+def comparison(number: int = 0, **said: object) -> SlotComparison:
     """Return a slot of which the ledger knows nothing but what is said."""
     given: dict[str, object] = {
         "customer": "cus_1",
@@ -47,26 +47,26 @@ def numbers(moved: Sequence[Moved]) -> list[tuple[Decimal, Decimal, Decimal]]:
 
 def test_nothing_moves_where_nothing_differs() -> None:
     """A customer whose windows agree is left alone, fractions and late rows and all."""
-    assert rebase([stand(quantity=D("2.5"), total=D(2), carry=D("0.5"), truth=D(9))], ONE) is None
+    assert rebase([comparison(quantity=D("2.5"), total=D(2), carry=D("0.5"), truth=D(9))], ONE) is None
 
 
 def test_what_the_sink_has_more_is_taken_over() -> None:
     """A slot stands at what the sink has counted; what the source has beyond that is left for the next pass."""
-    found = rebase([stand(quantity=D(5), total=D(5), truth=D(9), counted=D(8))], ONE)
+    found = rebase([comparison(quantity=D(5), total=D(5), truth=D(9), counted=D(8))], ONE)
     assert found is not None
     assert (numbers(found[0]), found[1]) == ([(8, 8, 3)], 0)
 
 
 def test_what_was_not_settled_is_taken_back() -> None:
     """An event that never arrived is planned again: the slot is where it was before it."""
-    found = rebase([stand(quantity=D(5), total=D(5), waiting=D(5), withdrawn=1, truth=D(5))], ONE)
+    found = rebase([comparison(quantity=D(5), total=D(5), waiting=D(5), withdrawn=1, truth=D(5))], ONE)
     assert found is not None
     assert numbers(found[0]) == [(0, 0, 0)]
 
 
 def test_a_window_of_unknown_truth_keeps_what_it_lacked() -> None:
     """Where the source cannot be asked, total and quantity move by the same."""
-    found = rebase([stand(quantity=D(7), total=D(5), carry=D(2), truth=None, counted=D(9))], ONE)
+    found = rebase([comparison(quantity=D(7), total=D(5), carry=D(2), truth=None, counted=D(9))], ONE)
     assert found is not None
     assert (numbers(found[0]), found[1]) == ([(11, 9, 4)], 2)
 
@@ -89,13 +89,13 @@ def test_shares(errors: list[str], whole: str, expected: list[str]) -> None:
 
 def test_a_sum_that_agrees_is_believed_only_where_nothing_would_be_planned() -> None:
     """Two windows that cancel out are looked into as soon as the source wants either of them changed."""
-    booked = [stand(0, total=D(5), truth=D(5)), stand(1, total=D(5), truth=D(5))]
+    booked = [comparison(0, total=D(5), truth=D(5)), comparison(1, total=D(5), truth=D(5))]
     assert fits(booked, D(10), ONE)
     assert not fits(booked, D(9), ONE)
-    assert not fits([booked[0], stand(1, total=D(5), truth=D(6))], D(10), ONE)
-    assert fits([booked[0], stand(1, total=D(5), truth=D("5.9"))], D(10), ONE)
-    assert fits([booked[0], stand(1, total=D(5), truth=None)], D(10), ONE)
-    assert fits([stand(0, truth=D(6))], D(0), ONE), "the sink has nothing, and nothing is booked"
+    assert not fits([booked[0], comparison(1, total=D(5), truth=D(6))], D(10), ONE)
+    assert fits([booked[0], comparison(1, total=D(5), truth=D("5.9"))], D(10), ONE)
+    assert fits([booked[0], comparison(1, total=D(5), truth=None)], D(10), ONE)
+    assert fits([comparison(0, truth=D(6))], D(0), ONE), "the sink has nothing, and nothing is booked"
 
 
 tenths = st.integers(0, 80).map(lambda number: D(number) / 10)
@@ -110,7 +110,7 @@ def customers(draw: st.DrawFn) -> list[SlotComparison]:
         total = draw(units)
         waiting = draw(st.sampled_from([D(0), total]))
         drawn.append(
-            stand(
+            comparison(
                 number,
                 quantity=draw(tenths),
                 total=total,
@@ -125,25 +125,25 @@ def customers(draw: st.DrawFn) -> list[SlotComparison]:
 
 
 @given(customers())
-def test_the_balance_holds_and_the_next_pass_finds_what_is_owed(stands: list[SlotComparison]) -> None:
+def test_the_balance_holds_and_the_next_pass_finds_what_is_owed(comparisons: list[SlotComparison]) -> None:
     """Whatever differs: totals are the sink's, the balance is kept, and only whole units are left to plan."""
-    found = rebase(stands, ONE)
+    found = rebase(comparisons, ONE)
     if found is None:
-        assert all(each.stands_at == each.booked and not each.withdrawn for each in stands)
+        assert all(each.stands_at == each.booked and not each.withdrawn for each in comparisons)
         return
     moved, carry = found
-    before = sum((each.quantity - each.total for each in stands), D(0)) - stands[0].carry
+    before = sum((each.quantity - each.total for each in comparisons), D(0)) - comparisons[0].carry
     after = sum((each.quantity - each.total for each in moved), D(0)) - carry
     assert after == before
-    assert all(each.total == each.stand.stands_at for each in moved)
-    assert all(each.delta == each.total - each.stand.booked for each in moved)
-    known = [each for each in moved if each.stand.truth is not None]
+    assert all(each.total == each.comparison.stands_at for each in moved)
+    assert all(each.delta == each.total - each.comparison.booked for each in moved)
+    known = [each for each in moved if each.comparison.truth is not None]
     if not known:
         return
     assert 0 <= carry < 1
-    owed = [(each.stand.truth or D(0)) - each.quantity for each in known]
+    owed = [(each.comparison.truth or D(0)) - each.quantity for each in known]
     assert all(each == each.to_integral_value() for each in owed)
-    fractional = any(((each.stand.truth or D(0)) - each.total) % 1 for each in known)
+    fractional = any(((each.comparison.truth or D(0)) - each.total) % 1 for each in known)
     if fractional and sum(owed) >= 0:
         assert min(owed) >= 0, "nothing is lowered while the customer is owed something"
 

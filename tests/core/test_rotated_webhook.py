@@ -9,7 +9,7 @@ from aggregator.config import load
 from aggregator.errors import SinkError
 from aggregator.sinks.stripe import StripeNotificationClient
 from aggregator.sinks.stripe.notifications import READ_AGAIN_SECONDS
-from aggregator.wiring.sinks import build_sink, build_teller
+from aggregator.wiring.sinks import build_notification_client, build_sink
 
 CONFIG = """
 ledger: {url: 'postgresql:///nowhere'}
@@ -37,15 +37,15 @@ class Place:
         path.write_text(CONFIG)
         config = load(path, {})
         self.sink = build_sink(config, "it")
-        built = build_teller(config, "it", self.sink)
+        built = build_notification_client(config, "it", self.sink)
         assert isinstance(built, StripeNotificationClient)
-        self.teller = built
+        self.notification_client = built
 
     def takes(self, secret: str) -> bool:
         """Tell whether a delivery that is signed by this secret is taken."""
         signature = stripe.WebhookSignature.generate_signature_header(BODY, secret)
         try:
-            self.teller.delivered(BODY.encode(), signature)
+            self.notification_client.delivered(BODY.encode(), signature)
         except SinkError:
             return False
         return True
@@ -91,7 +91,7 @@ def test_whoever_knocks_has_nothing_read(place: Place) -> None:
         reads.append(seconds[0])
         return ["whsec_old"]
 
-    place.teller = StripeNotificationClient(
+    place.notification_client = StripeNotificationClient(
         place.sink,  # type: ignore[arg-type]  # it is Stripe's, by the configuration
         {},
         secrets=["whsec_old"],

@@ -153,13 +153,13 @@ def test_floor_of_an_instant_told_in_another_zone(zone: str, length: dt.timedelt
 @given(
     some_instant, st.integers(0, 10**7).map(lambda seconds: dt.timedelta(seconds=seconds)), length_of_window
 )
-def test_settled_until(now: dt.datetime, settle: dt.timedelta, length: dt.timedelta) -> None:
-    """A window is ready from `settle` after its end on, and not an instant earlier."""
-    end = settled_until(now, settle, length)
+def test_settled_until(now: dt.datetime, delay: dt.timedelta, length: dt.timedelta) -> None:
+    """A window is ready from `delay` after its end on, and not an instant earlier."""
+    end = settled_until(now, delay, length)
     assert is_boundary(end, length)
-    assert end + settle <= now < end + length + settle
-    assert settled_until(end + settle, settle, length) == end
-    assert settled_until(end + settle - INSTANT, settle, length) == end - length
+    assert end + delay <= now < end + length + delay
+    assert settled_until(end + delay, delay, length) == end
+    assert settled_until(end + delay - INSTANT, delay, length) == end - length
 
 
 @dataclass
@@ -170,7 +170,7 @@ class Reader:
     revisit: dt.timedelta
     at_once: bool
     start_at: dt.datetime = EPOCH + 20_000 * DAY
-    settle: dt.timedelta = 5 * MINUTE
+    delay: dt.timedelta = 5 * MINUTE
     mark: dt.datetime = field(init=False)
     swept: dt.datetime | None = None
     times: Counter[dt.datetime] = field(default_factory=Counter)
@@ -188,7 +188,7 @@ class Reader:
         """Say what a pass is to read."""
         return reads(
             mark=self.mark,
-            ready=settled_until(now, self.settle, self.length),
+            ready=settled_until(now, self.delay, self.length),
             horizon=self.horizon,
             length=self.length,
             at_once=self.at_once,
@@ -235,7 +235,7 @@ def test_no_wake_up_pattern_loses_a_window(
     for nap, dies_after in [*wakes, (ZERO, None)]:
         now += nap
         reader.wake(now, dies_after)
-        ready = max(reader.start_at, settled_until(now, reader.settle, length))
+        ready = max(reader.start_at, settled_until(now, reader.delay, length))
         assert reader.mark <= ready
         assert reader.mark == ready or dies_after is not None
         assert reader.times.keys() == {one.start for one in tile(Span(reader.start_at, reader.mark), length)}
@@ -246,7 +246,7 @@ def test_no_wake_up_pattern_loses_a_window(
 def test_sweep_comes_round_to_every_old_window(news: list[int], revisit: int) -> None:
     """A query asked window by window is asked again for each old one before the horizon has passed it."""
     reader = Reader(MINUTE, revisit * MINUTE, at_once=False)
-    now, old = reader.start_at + reader.settle, set[dt.datetime]()
+    now, old = reader.start_at + reader.delay, set[dt.datetime]()
     for new in news:
         now += new * MINUTE
         asked = sum(count(span, MINUTE) for span in reader.plan(now).spans)
@@ -260,7 +260,7 @@ def test_sweep_comes_round_to_every_old_window(news: list[int], revisit: int) ->
 def test_sweep_comes_round_while_nothing_is_new() -> None:
     """Passes that find nothing new still come round to every old window, and begin again."""
     reader = Reader(MINUTE, 500 * MINUTE, at_once=False)
-    now = reader.start_at + reader.settle + 400 * MINUTE
+    now = reader.start_at + reader.delay + 400 * MINUTE
     for _ in range(1 + 2 * (400 // (WINDOWS_ASKED_SINGLY // 2))):
         reader.wake(now)
     assert min(reader.times.values()) >= 3
@@ -297,7 +297,7 @@ def test_any_reads(instant: dt.datetime, old: int, new: int, at_once: bool, swep
 def test_a_sweep_begins_anew_though_the_mark_moves_between_all_passes() -> None:
     """An hourly clock with hourly windows: the mark is further on at each pass, and old windows still come round."""
     reader = Reader(HOUR, 10 * DAY, at_once=False)
-    now = reader.start_at + reader.settle + 10 * DAY
+    now = reader.start_at + reader.delay + 10 * DAY
     reader.wake(now)
     first = reader.start_at
     for _ in range(60):

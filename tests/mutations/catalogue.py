@@ -37,7 +37,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "aggregator/ledger/passes/passes.py",
         "        if stopped is not None:\n            raise LedgerStopped(stopped)\n",
         "",
-        ("tests/postgres/test_pin.py::test_a_pass_into_a_stopped_ledger_writes_nothing",),
+        ("tests/postgres/test_identity.py::test_a_pass_into_a_stopped_ledger_writes_nothing",),
     ),
     Mistake(
         "delivery goes on although a settlement lost rows",
@@ -53,7 +53,9 @@ MISTAKES: tuple[Mistake, ...] = (
         "aggregator/reconciliation/notification_poller.py",
         "            if self._stopping.is_set():\n                break  # it may not have been taken whole\n",
         "",
-        ("tests/postgres/test_intake.py::test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard",),
+        (
+            "tests/postgres/test_notification_poller.py::test_a_stretch_that_stopping_cut_short_is_not_noted_as_heard",
+        ),
     ),
     Mistake(
         "a figure of zero proves a cancellation at once",
@@ -97,28 +99,28 @@ MISTAKES: tuple[Mistake, ...] = (
         "aggregator/runtime/claim_counter.py",
         "and seen.order > written.order",
         "and seen.order < written.order",
-        ("tests/core/test_heartbeat.py::test_a_file_that_was_put_back_does_not_lower_the_count",),
+        ("tests/core/test_claim_counter.py::test_a_file_that_was_put_back_does_not_lower_the_count",),
     ),
     Mistake(
         "the file beside the ledger is not on disk",
         "aggregator/runtime/claim_counter.py",
         "        file.flush()\n        os.fsync(file.fileno())\n",
         "        file.flush()\n",
-        ("tests/core/test_heartbeat.py::test_the_count_is_on_disk_before_anybody_goes_on",),
+        ("tests/core/test_claim_counter.py::test_the_count_is_on_disk_before_anybody_goes_on",),
     ),
     Mistake(
         "the name of the file beside the ledger is not on disk",
         "aggregator/runtime/claim_counter.py",
         "    _sync(path.parent)\n",
         "",
-        ("tests/core/test_heartbeat.py::test_the_count_is_on_disk_before_anybody_goes_on",),
+        ("tests/core/test_claim_counter.py::test_the_count_is_on_disk_before_anybody_goes_on",),
     ),
     Mistake(
         "a claim is not counted beside the ledger before it is sent",
         "aggregator/ledger/outbox/outbox.py",
-        "            self._pin.noted(beat)\n",
+        "            self._identity.noted(beat)\n",
         "            pass\n",
-        ("tests/postgres/test_pin.py::test_a_claim_counts_before_anything_leaves",),
+        ("tests/postgres/test_identity.py::test_a_claim_counts_before_anything_leaves",),
     ),
     Mistake(
         "a window that shrank is lowered once its plan is replaced",
@@ -126,7 +128,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "guarded = policy.guarded or change.tail is Tail.GUARDED",
         "guarded = policy.guarded",
         (
-            "tests/postgres/test_guard_edges.py::test_a_table_that_is_loaded_again_bit_by_bit_takes_nothing_back",
+            "tests/postgres/test_shrink_guard_edges.py::test_a_table_that_is_loaded_again_bit_by_bit_takes_nothing_back",
         ),
     ),
     Mistake(
@@ -173,7 +175,7 @@ MISTAKES: tuple[Mistake, ...] = (
         "aggregator/core/readbacks.py",
         "if event.asked or event.perhaps]",
         "if event.asked]",
-        ("tests/core/test_proof.py::test_what_a_figure_proves",),
+        ("tests/core/test_readbacks.py::test_what_a_figure_proves",),
     ),
     Mistake(
         "held windows have newer ones said again",
@@ -189,21 +191,21 @@ MISTAKES: tuple[Mistake, ...] = (
         "aggregator/ledger/review/parked.py",
         " where event_id = any(%(events)s) and state in ('held', 'refused') returning event_id\n\"\"\"\n\nLOCK_SLOTS",
         ' where event_id = any(%(events)s) returning event_id\n"""\n\nLOCK_SLOTS',
-        ("tests/postgres/test_doubts.py::test_only_what_is_held_or_refused_is_released_or_dismissed",),
+        ("tests/postgres/test_in_doubt.py::test_only_what_is_held_or_refused_is_released_or_dismissed",),
     ),
     Mistake(
         "a figure settles what has changed meanwhile",
         "aggregator/ledger/review/in_doubt.py",
-        "            if _again(connection, excerpt) != excerpt:\n                return Settled(stale=True)\n",
+        "            if _again(connection, in_span) != in_span:\n                return Settled(stale=True)\n",
         "",
-        ("tests/postgres/test_doubts.py::test_nothing_is_concluded_from_what_has_changed",),
+        ("tests/postgres/test_in_doubt.py::test_nothing_is_concluded_from_what_has_changed",),
     ),
     Mistake(
         "a stretch without answers is asked for twice",
         "aggregator/ledger/review/unacknowledged.py",
         'upper(span) > %(since)s)\nreturning id\n"""\n\n# What a sink',
         'upper(span) >= %(since)s)\nreturning id\n"""\n\n# What a sink',
-        ("tests/postgres/test_unanswered.py::test_every_event_lies_in_one_stretch",),
+        ("tests/postgres/test_unacknowledged.py::test_every_event_lies_in_one_stretch",),
     ),
     Mistake(
         "a file is settled by who lost it",
@@ -371,7 +373,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a cancellation is tried while the ledger is stopped",
         "aggregator/ledger/review/cancellations.py",
-        "and next_at <= %(now)s\n   and not exists (select from aggregator.pin where stopped_at is not null)\nreturning",
+        "and next_at <= %(now)s\n   and not exists (select from aggregator.identity where stopped_at is not null)\nreturning",
         "and next_at <= %(now)s\nreturning",
         ("tests/postgres/test_cancelling.py::test_a_stopped_ledger_asks_a_sink_for_nothing",),
     ),
@@ -399,10 +401,10 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a lost stretch is kept that is no longer billed",
         "aggregator/core/feed_terms.py",
-        "_cut(reach.lost, since, terms.bill_until)",
-        "reach.lost",
+        "_cut(coverage.lost, since, terms.bill_until)",
+        "coverage.lost",
         (
-            "tests/core/test_terms.py::test_what_the_source_no_longer_has_is_lost_until_it_is_back_or_given_up",
+            "tests/core/test_feed_terms.py::test_what_the_source_no_longer_has_is_lost_until_it_is_back_or_given_up",
         ),
     ),
     Mistake(

@@ -152,10 +152,10 @@ class PinnedWorld(World):
         sinks = sinks or [StripeLike(lambda: self.now)]
         super().__init__(database, meter=meter, source=source, sinks=sinks)
         self.directory = directory
-        self.heartbeat = ClaimCounter(directory)
-        self.pin = LedgerIdentity(database, self.heartbeat, failover)
+        self.claim_counter = ClaimCounter(directory)
+        self.identity = LedgerIdentity(database, self.claim_counter, failover)
         self.outbox = Outbox(
-            database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.pin
+            database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.identity
         )
 
     @property
@@ -186,15 +186,15 @@ class PinnedWorld(World):
     def collect(self) -> Collected:
         """Let one round of collection run, under the present generation's names."""
         with self.database.transaction() as connection:
-            assert self.pin.stopped(connection) is None
-        self.collection._ledger_name = self.pin.name
+            assert self.identity.stopped(connection) is None
+        self.collection._ledger_name = self.identity.name
         return super().collect()
 
     def adoption(self, *, without_readback: Sequence[str] = (), leave: Sequence[str] = ()) -> Adopter:
         """Return what adopts this ledger."""
         return Adopter(
             Adopting(self.database),
-            self.pin,
+            self.identity,
             self.meters,
             [self.registered],
             {self.meter.source: self.source},

@@ -64,7 +64,7 @@ class WideWorld(PinnedWorld):
         feeds = tuple(feed._replace(model=WriteModel.OVERWRITE) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
         self.collection._registered = self.registered
-        assert self.pin.check(self.now) is None
+        assert self.identity.check(self.now) is None
         self.hourly.most = lambda customer: self.source.totals().get(customer, Decimal(0))
 
     @property
@@ -90,7 +90,7 @@ class WideWorld(PinnedWorld):
             self.collect()
             with pytest.raises(LedgerStopped):
                 self.deliver()
-        assert self.pin.check(self.now, stops=True)
+        assert self.identity.check(self.now, stops=True)
 
     def stamped(self) -> dt.datetime | None:
         """Return where the customer's first slot is stamped."""
@@ -112,7 +112,7 @@ def test_what_was_forgotten_is_overwritten_where_it_lies(world: WideWorld) -> No
     world.cycle()
     world.lose(backup)
     [compared] = world.adopt()
-    assert (compared.windows, compared.taken_over, compared.scattered) == (1, 10, [])
+    assert (compared.windows, compared.taken_over, compared.split_windows) == (1, 10, [])
     assert world.stamped() == START + 3 * HOUR
     assert world.one("select at from aggregator.event where state = 'confirmed'") == START + 3 * HOUR
     use(world, 4, 2)
@@ -200,9 +200,9 @@ def test_numbers_in_several_hours_are_for_a_person(world: WideWorld) -> None:
     told = "api_requests of cus_1 in fake: 10 in 2026-11-01T03:00Z, 4 in 2026-11-01T05:00Z"
     assert told in str(refused.value)
     with world.adoption().survey(world.now) as survey:
-        assert [str(window) for each in survey.compared for window in each.scattered] == [told]
+        assert [str(window) for each in survey.compared for window in each.split_windows] == [told]
     assert everything(world) == before
-    assert world.one("select generation from aggregator.pin") == 0
+    assert world.one("select generation from aggregator.identity") == 0
     world.hourly._book(by_hand._replace(identifier="zero", total=Decimal(0), delta=Decimal(-4)), world.now)
     world.now += HOUR
     world.adopt()

@@ -41,7 +41,7 @@ def world(database: Database, tmp_path: Path) -> PinnedWorld:
 
 def begin(database: Database, directory: Path, meter: Meter = METER) -> PinnedWorld:
     world = PinnedWorld(database, directory / "state", meter=meter)
-    assert world.pin.check(world.now) is None
+    assert world.identity.check(world.now) is None
     world.like.most = lambda customer: world.source.totals().get(customer, Decimal(0))
     return world
 
@@ -141,7 +141,7 @@ def test_what_a_lost_future_sent_is_taken_over(world: PinnedWorld) -> None:
     use(world, 1, 3)
     [compared] = world.adopt()
     assert (compared.customers, compared.windows, compared.taken_over, compared.missing) == (3, 5, 67, 0)
-    assert world.rows("select generation > 0, stopped_at from aggregator.pin") == [(True, None)]
+    assert world.rows("select generation > 0, stopped_at from aggregator.identity") == [(True, None)]
     assert world.one("select reread_from from aggregator.meter") == START
     sent = len(world.sink.received)
     quiet_down(world)
@@ -160,7 +160,7 @@ def test_taken_over_events_say_so(world: PinnedWorld) -> None:
     world.adopt()
     assert world.rows("""
         select event.revision, event.delta, event.total, state::text, attempts, exposed_at, reason, kind
-          from aggregator.event join aggregator.run on run.id = run_id where customer = 'cus_1' and state <> 'void'
+          from aggregator.event join aggregator.pass on pass.id = pass_id where customer = 'cus_1' and state <> 'void'
     """) == [(1, 5, 5, "confirmed", 0, None, "taken over from the sink's own totals", "adoption")]
     [identifier] = world.rows("select identifier from aggregator.event where state = 'confirmed'")
     assert identifier[0] not in world.like.seen
@@ -206,7 +206,7 @@ def test_nothing_is_adopted_while_requests_may_be_on_their_way(world: PinnedWorl
         pytest.raises(LedgerError, match="Adopt at 2026-11-01 03:10:00 UTC or later"),
     ):
         adoption.adopt(survey, world.now)
-    assert world.rows("select generation, stopped_at from aggregator.pin") == [(0, stopped_at)]
+    assert world.rows("select generation, stopped_at from aggregator.identity") == [(0, stopped_at)]
     world.adopt()
     quiet_down(world)
     equal(world)
@@ -219,7 +219,7 @@ def test_the_quiet_time_counts_from_the_last_send_known(world: PinnedWorld) -> N
     cycle(world, 1)
     sent_at = world.now
     restore(world.database, backup)
-    world.execute("update aggregator.pin set stopped_at = %s, stopped_reason = 'x'", START)
+    world.execute("update aggregator.identity set stopped_at = %s, stopped_reason = 'x'", START)
     assert world.adoption().situation(world.now).quiet_until == sent_at + 2 * HOUR
 
 
@@ -254,13 +254,13 @@ def test_adopting_again_changes_nothing(world: PinnedWorld) -> None:
         cycle(world, hour + 1)
     lose(world, backup)
     world.adopt()
-    first = world.one("select generation from aggregator.pin")
+    first = world.one("select generation from aggregator.identity")
     before = everything(world)
     world.adoption().stop(world.now)
     [compared] = world.adopt()
     assert (compared.windows, compared.taken_over, compared.missing) == (0, 0, 0)
     assert everything(world) == before
-    assert world.one("select generation from aggregator.pin") > first
+    assert world.one("select generation from aggregator.identity") > first
     quiet_down(world)
     equal(world)
 
@@ -288,13 +288,13 @@ def test_a_generation_is_never_used_twice(world: PinnedWorld) -> None:
     cycle(world, 1)
     lose(world, first)
     world.adopt()
-    lost = world.one("select generation from aggregator.pin")
+    lost = world.one("select generation from aggregator.identity")
     use(world, 4, 2)
     world.at(8)
     quiet_down(world)
     lose(world, first)
     world.adopt()
-    assert world.one("select generation from aggregator.pin") > lost
+    assert world.one("select generation from aggregator.identity") > lost
     quiet_down(world)
     equal(world)
 
@@ -328,10 +328,10 @@ def test_a_generation_that_everybody_forgot_is_not_used_again(world: PinnedWorld
 def test_a_generation_ahead_of_the_clock_is_counted_on_from(world: PinnedWorld) -> None:
     """A ledger adopted while a clock was ahead counts on from there."""
     ahead = 2_000_000_000
-    world.execute(f"update aggregator.pin set generation = {ahead}")
+    world.execute(f"update aggregator.identity set generation = {ahead}")
     world.adoption().stop(world.now)
     world.adopt()
-    assert world.one("select generation from aggregator.pin") == ahead + 1
+    assert world.one("select generation from aggregator.identity") == ahead + 1
 
 
 def test_what_the_sink_lacks_is_sent(world: PinnedWorld) -> None:
@@ -343,7 +343,7 @@ def test_what_the_sink_lacks_is_sent(world: PinnedWorld) -> None:
     world.like.booked.clear()
     world.like.slots.clear()
     world.like.belongs_to = "acct_other test"
-    assert world.pin.account("fake", "acct_fake test", world.now) is None
+    assert world.identity.account("fake", "acct_fake test", world.now) is None
     [compared] = world.adopt()
     assert (compared.taken_over, compared.missing) == (0, 15)
     assert world.one("select account from aggregator.sink") == "acct_other test"
@@ -361,7 +361,7 @@ def test_a_ledger_created_anew_takes_everything_over(
         cycle(world, hour + 1)
     with Database(create_database("ledger_template")) as fresh:
         with fresh.transaction() as connection:
-            connection.execute("update aggregator.pin set ledger_id = gen_random_uuid()")
+            connection.execute("update aggregator.identity set ledger_id = gen_random_uuid()")
         anew = world.on(world.directory, fresh)
         anew.like.clock = lambda: anew.now
         use(anew, 2, 1)
@@ -393,7 +393,7 @@ def test_a_copy_that_is_meant_is_adopted(
         with pytest.raises(LedgerStopped, match="it is a copy, or was moved"):
             moved.deliver()
         moved.adopt()
-        assert moved.pin.check(moved.now) is None
+        assert moved.identity.check(moved.now) is None
         quiet_down(moved)
         equal(moved)
 
@@ -413,7 +413,7 @@ def test_another_host_goes_on_after_an_adoption(world: PinnedWorld, tmp_path: Pa
     world.adopt()
     other.now = world.now + HOUR
     world.like.clock = lambda: other.now
-    assert other.pin.check(other.now) is None
+    assert other.identity.check(other.now) is None
     quiet_down(other)
     equal(other)
 
@@ -520,7 +520,7 @@ def test_a_sink_that_cannot_be_read_back_needs_a_word(database: Database, tmp_pa
     """Without its own totals nothing proves what arrived: a person says whether the ledger's word is taken."""
     blind = FakeSink("files", replace(LIMITS, proof=None))
     world = PinnedWorld(database, tmp_path / "state", sinks=[blind])
-    assert world.pin.check(world.now) is None
+    assert world.identity.check(world.now) is None
     use(world, 0, 5)
     world.at(1, 10)
     world.collect()
@@ -537,7 +537,7 @@ def test_a_sink_that_cannot_be_read_back_needs_a_word(database: Database, tmp_pa
     assert world.deliver().accepted == 1
 
 
-def stranger(name: str, *, known: list[bool]) -> type[StripeLike]:
+def unconfigured_meter(name: str, *, known: list[bool]) -> type[StripeLike]:
     """A sink that does not know one customer yet: what it is sent of it waits, and nobody is told how much that is."""
 
     class Forgetful(StripeLike):
@@ -553,9 +553,9 @@ def stranger(name: str, *, known: list[bool]) -> type[StripeLike]:
 
 def set_back_with_a_stranger(database: Database, directory: Path, known: list[bool]) -> PinnedWorld:
     """A ledger that forgot 10 sent to each of two customers, one of whom the sink does not know; and has 5 due to both."""
-    sink = stranger("cus_new", known=known)
+    sink = unconfigured_meter("cus_new", known=known)
     lost = PinnedWorld(database, directory / "state", sinks=[sink(lambda: lost.now)])
-    assert lost.pin.check(lost.now) is None
+    assert lost.identity.check(lost.now) is None
     for customer in ("cus_1", "cus_new"):
         use(lost, 0, 5, customer)
     lost.at(1, 10)
@@ -651,12 +651,14 @@ def test_a_ledger_that_changed_meanwhile_is_not_written(world: PinnedWorld) -> N
     with adoption.survey(world.now) as survey:
         world.adopt()
         before = everything(world)
-        world.pin.stop("again", world.now - 3 * HOUR)
+        world.identity.stop("again", world.now - 3 * HOUR)
         world.now += 3 * HOUR
         # As if the first one had read the pin before the second one was done.
         stale = adoption.situation(world.now).pinned._replace(generation=0)
         with pytest.raises(LedgerError, match="by somebody else"):
-            adoption._adopting.adopt(survey.rebased, stale, 9, {}, [], lambda line, stand: "x", world.now)
+            adoption._adopting.adopt(
+                survey.rebased, stale, 9, {}, [], lambda line, comparison: "x", world.now
+            )
     assert everything(world) == before
 
 
@@ -777,7 +779,7 @@ def test_whatever_the_restore_point(
                 pass
         except LedgerStopped:
             world.adopt()
-            assert world.one("select generation from aggregator.pin") > 0
+            assert world.one("select generation from aggregator.identity") > 0
     quiet_down(world)
     world.now += DAY
     quiet_down(world)
@@ -856,7 +858,7 @@ def test_a_standby_that_lags_hides_nobody_from_an_adoption(world: PinnedWorld) -
     world.source.transactions = fence
     with pytest.raises(SourceError, match=r"the standby has not shown .* try again once"):
         world.adopt()
-    assert world.one("select stopped_at is not null from aggregator.pin")
+    assert world.one("select stopped_at is not null from aggregator.identity")
     world.source.transactions = fence._replace(fresh_until=START + DAY)
     world.adopt()
     quiet_down(world)

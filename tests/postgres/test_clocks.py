@@ -67,16 +67,16 @@ class Today(World):
         self.host = host
         super().__init__(database, meter=replace(METER, start_at=floor(utcnow(), HOUR) - 4 * HOUR))
         self.collection._check_clock = database.now
-        self.pin = LedgerIdentity(database, ClaimCounter(state))
+        self.identity = LedgerIdentity(database, ClaimCounter(state))
         self.outbox = Outbox(
-            database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.pin
+            database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.identity
         )
-        self.files = Files(database, self.owner, MINUTE, self.pin)
+        self.files = Files(database, self.owner, MINUTE, self.identity)
         self.sink_id = self.registered.feeds[0].sink_id
         for number in range(1, 4):
             self.source.use(f"cus_{number}", self.meter.start_at, number)
 
-    def lane(self) -> Sender:
+    def worker(self) -> Sender:
         """Return what delivers, as the daemon builds it."""
         return Sender(self.outbox, self.sink, self.sink_id, self.database.instant)
 
@@ -121,14 +121,14 @@ def test_a_host_whose_clock_is_wrong_claims_nothing(today: Today, ahead: dt.time
     with pytest.raises(
         ClocksApart, match="behind the ledger's" if ahead < dt.timedelta(0) else "ahead of the ledger's"
     ):
-        today.lane().run_once(today.host())
+        today.worker().run_once(today.host())
     assert today.sink.received == []
     assert today.rows("select distinct state::text, attempts, exposed_at from aggregator.event") == [
         ("due", 0, None)
     ]
     assert today.one("select count(*) from aggregator.claim") == 0
     today.host.ahead = dt.timedelta(0)
-    assert today.lane().run_once(today.host()).accepted == 3
+    assert today.worker().run_once(today.host()).accepted == 3
 
 
 @pytest.mark.parametrize("ahead", WRONG)
@@ -174,7 +174,7 @@ def test_a_clock_that_is_set_while_events_are_in_the_air_changes_nothing(
         return answer
 
     today.sink.fault = fault
-    done = today.lane().run_once(today.database.now())
+    done = today.worker().run_once(today.database.now())
     assert (done.claimed, done.stale) == (3, 0)
     states = {
         Answer.UNKNOWN: ["due_at", "exposed_at"],
@@ -230,10 +230,10 @@ def test_an_answer_of_long_ago_is_not_proven_by_a_wrong_clock(today: Today) -> N
     """A host 30 h ahead would read back at once what can be proven in a day: whoever asks it for the time is refused."""
     today.owe()
     today.sink.fault = lambda event: Answer.UNKNOWN
-    today.lane().run_once(today.database.now())
+    today.worker().run_once(today.database.now())
     today.execute("update aggregator.event set exposed_at = exposed_at - interval '21 hours'")
     today.execute("update aggregator.outbox set due_at = clock_timestamp()")
-    assert today.lane().run_once(today.database.now()).in_doubt == 3
+    assert today.worker().run_once(today.database.now()).in_doubt == 3
     today.host.ahead = 30 * HOUR
     with pytest.raises(ClocksApart):
         today.database.now()
@@ -246,22 +246,22 @@ def test_a_ledger_whose_clock_is_set_back_bills_nothing_twice(today: Today) -> N
     """Attempts are stamped 30 h ahead, host and ledger both; set right, they are in doubt before the sink forgets them."""
     today.owe()
     today.sink.lost_after_booking = lambda event: True
-    assert today.lane().run_once(today.database.now()).again == 3
+    assert today.worker().run_once(today.database.now()).again == 3
     for statement in (
         "update aggregator.event set exposed_at = exposed_at + interval '30 h'",
         "update aggregator.event set attempted_at = attempted_at + interval '30 h'",
         "update aggregator.outbox set due_at = due_at + interval '30 h'",
-        "update aggregator.pin set claimed_at = claimed_at + interval '30 h'",
+        "update aggregator.identity set claimed_at = claimed_at + interval '30 h'",
     ):
         today.execute(statement)
-    assert today.lane().run_once(today.database.now()).claimed == 0
+    assert today.worker().run_once(today.database.now()).claimed == 0
     said = today.outbox.clock_set_back(today.database.now())
     assert said is not None
     assert "was set back" in said
     assert today.outbox.clock_set_back(today.database.now()) is None
     today.execute("update aggregator.outbox set due_at = due_at - interval '2 minutes'")
     today.sink.identifiers.clear()  # by the time it would have been due, the sink has forgotten
-    assert today.lane().run_once(today.database.now()).in_doubt == 3
+    assert today.worker().run_once(today.database.now()).in_doubt == 3
     assert is_now(today.stamps("attempted_at"))
     assert sorted(today.sink.booked.values()) == [Decimal(1), Decimal(2), Decimal(3)]
 
@@ -270,16 +270,16 @@ def test_what_a_clock_that_is_set_back_had_put_off_is_not_waited_for(today: Toda
     """What is in doubt, unread, to be said again or to be taken back comes to its turn as if it were put off just now."""
     today.owe()
     today.sink.lost_after_booking = lambda event: True
-    today.lane().run_once(today.database.now())
+    today.worker().run_once(today.database.now())
     feed, meter = today.registered.feeds[0].id, today.registered.id
     for statement in (
         "update aggregator.event set exposed_at = exposed_at - interval '21 hours'",
         "update aggregator.outbox set due_at = clock_timestamp()",
     ):
         today.execute(statement)
-    assert today.lane().run_once(today.database.now()).in_doubt == 3
+    assert today.worker().run_once(today.database.now()).in_doubt == 3
     for statement in (
-        "update aggregator.pin set claimed_at = clock_timestamp() + interval '30 days'",
+        "update aggregator.identity set claimed_at = clock_timestamp() + interval '30 days'",
         "update aggregator.event set attempted_at = clock_timestamp() + interval '30 days'",
         "update aggregator.parked set look_at = clock_timestamp() + interval '30 days'",
         f"""
@@ -313,7 +313,7 @@ def test_a_file_that_was_held_by_a_clock_of_before_is_taken_over_soon(today: Tod
     today.owe()
     assert today.claim_file(today.database.now()) is not None
     today.execute("update aggregator.file set held_until = held_until + interval '30 h'")
-    today.execute("update aggregator.pin set claimed_at = claimed_at + interval '30 h'")
+    today.execute("update aggregator.identity set claimed_at = claimed_at + interval '30 h'")
     assert today.outbox.clock_set_back(today.database.now()) is not None
     assert is_now([held for (held,) in today.rows("select held_until from aggregator.file")])
 
@@ -323,7 +323,7 @@ def test_a_ledger_whose_clock_goes_on_is_not_called_set_back(today: Today) -> No
     assert today.outbox.clock_set_back(today.database.now()) is None
     today.owe()
     today.sink.fault = lambda event: Answer.BUSY
-    today.lane().run_once(today.database.now())
+    today.worker().run_once(today.database.now())
     due = today.stamps("due_at")
     assert today.outbox.clock_set_back(today.database.now()) is None
     assert today.stamps("due_at") == due
@@ -409,11 +409,11 @@ def test_whether_an_event_may_be_sent_again_is_judged_as_of_its_claim(today: Tod
     """A caller that stood still has an old instant, by which the sink would still remember: nothing is sent again."""
     today.owe()
     today.sink.fault = lambda event: Answer.UNKNOWN
-    today.lane().run_once(today.database.now())
+    today.worker().run_once(today.database.now())
     today.execute("update aggregator.event set exposed_at = exposed_at - interval '21 hours'")
     today.execute("update aggregator.outbox set due_at = clock_timestamp()")
     sent = len(today.sink.received)
-    assert today.lane().run_once(today.database.now() - 5 * HOUR).in_doubt == 3
+    assert today.worker().run_once(today.database.now() - 5 * HOUR).in_doubt == 3
     assert len(today.sink.received) == sent
 
 

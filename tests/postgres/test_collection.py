@@ -39,7 +39,7 @@ def test_nothing_is_read_before_start_at(world: World) -> None:
 
 
 def test_a_window_is_read_only_when_it_has_settled(world: World) -> None:
-    """A window is left alone until `settle` has passed since its end."""
+    """A window is left alone until `delay` has passed since its end."""
     world.source.use("cus_a", START)
     world.at(1, 4.9)
     assert world.collect().planned == 0
@@ -188,11 +188,11 @@ def test_rows_without_a_customer_are_counted_and_shown(world: World) -> None:
     world.source.use("cus_a", START, 1)
     world.at(1, 5)
     world.collect()
-    assert world.rows("select reason, rows, quantity from aggregator.aside") == [("no customer", 2, 15)]
+    assert world.rows("select reason, rows, quantity from aggregator.unmapped") == [("no customer", 2, 15)]
     world.source.uses[0] = ("cus_a", START, Decimal(7))
     world.deliver()
     world.collect()
-    assert world.rows("select rows, quantity from aggregator.aside") == [(1, 8)]
+    assert world.rows("select rows, quantity from aggregator.unmapped") == [(1, 8)]
     world.deliver()
     assert world.booked("cus_a") == 8
 
@@ -210,7 +210,7 @@ def test_an_unusable_number_leaves_its_slot_as_it_is(world: World) -> None:
     assert world.collect().changed == 1
     world.deliver()
     assert (world.booked("cus_a"), world.booked("cus_b")) == (10, 12)
-    assert world.rows("select customer, reason from aggregator.aside") == [("cus_a", "quantity is NaN")]
+    assert world.rows("select customer, reason from aggregator.unmapped") == [("cus_a", "quantity is NaN")]
 
 
 class _Spoilt(FakeSource):
@@ -239,7 +239,7 @@ def test_a_failed_read_writes_nothing_but_the_reason(world: World) -> None:
     with pytest.raises(SourceUnreachable):
         world.collect()
     assert world.one("select mark from aggregator.meter") == START
-    assert world.rows("select error from aggregator.run") == [("app is away",)]
+    assert world.rows("select error from aggregator.pass") == [("app is away",)]
     world.source.failure = None
     assert world.collect().planned == 1
 
@@ -250,7 +250,7 @@ def test_a_rejected_query_is_recorded(world: World) -> None:
     world.source.failure = QueryRejected("column x does not exist")
     with pytest.raises(QueryRejected):
         world.collect()
-    assert world.rows("select error from aggregator.run") == [("column x does not exist",)]
+    assert world.rows("select error from aggregator.pass") == [("column x does not exist",)]
 
 
 def test_the_mark_never_jumps_a_gap(world: World) -> None:
@@ -375,7 +375,7 @@ def test_a_query_without_window_sweeps_the_old_windows(database: Database) -> No
 
 def test_long_spans_are_committed_in_pieces(database: Database) -> None:
     """A month of minutes is not one transaction."""
-    world = World(database, meter=replace(METER, window=MINUTE, settle=dt.timedelta(0)))
+    world = World(database, meter=replace(METER, window=MINUTE, delay=dt.timedelta(0)))
     world.at(24 * 3)
     result = world.collect()
     assert result.spans == 3
@@ -450,12 +450,12 @@ def test_passes_that_did_nothing_leave_one_row(world: World) -> None:
     world.at(1, 5)
     for _ in range(5):
         world.collect()
-    assert world.rows("select changed from aggregator.run order by id") == [(1,), (0,)]
+    assert world.rows("select changed from aggregator.pass order by id") == [(1,), (0,)]
     world.source.failure = SourceUnreachable("app is away")
     for _ in range(3):
         with pytest.raises(SourceUnreachable):
             world.collect()
-    assert world.rows("select changed, error from aggregator.run order by id") == [
+    assert world.rows("select changed, error from aggregator.pass order by id") == [
         (1, None),
         (0, None),
         (0, "app is away"),

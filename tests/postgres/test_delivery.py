@@ -149,10 +149,10 @@ def test_one_customer_that_is_always_refused_stops_nobody(owing: World) -> None:
     done = owing.deliver()
     assert (done.accepted, done.refused) == (9, 1)
     assert owing.deliver().claimed == 0, "a refused event is not tried again by itself"
-    [standing] = World(owing.database, source=owing.source, sinks=[owing.sink]).rows(
+    [meter_state] = World(owing.database, source=owing.source, sinks=[owing.sink]).rows(
         "select count(*) from aggregator.parked"
     )
-    assert standing == (1,)
+    assert meter_state == (1,)
     from aggregator.ledger.reports import Reports
 
     [parked] = Reports(owing.database).parked()
@@ -289,9 +289,9 @@ def test_the_database_refuses_a_second_event_for_a_revision(owing: World) -> Non
     """One slot and revision has one event."""
     with pytest.raises(InvariantBroken):
         owing.execute("""
-            insert into aggregator.event (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state,
+            insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
                                           customer, identifier, delta, total)
-            select nextval('aggregator.event_id'), slot_id, run_id, feed_id, revision, window_start, at, planned_at, state,
+            select nextval('aggregator.event_id'), slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
                    customer, 'agg_second', delta, total from aggregator.event limit 1
         """)
 

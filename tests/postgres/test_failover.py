@@ -41,7 +41,7 @@ def until(condition: Callable[[], bool]) -> None:
 def world(database: Database, tmp_path: Path) -> PinnedWorld:
     """A daemon with a state directory, which has sent three events and owes three."""
     world = PinnedWorld(database, tmp_path / "state")
-    assert world.pin.check(world.now) is None
+    assert world.identity.check(world.now) is None
     owe(world, 1)
     world.deliver()
     owe(world, 2)
@@ -50,7 +50,7 @@ def world(database: Database, tmp_path: Path) -> PinnedWorld:
 
 def fail_over(world: PinnedWorld) -> None:
     """Let the ledger lie on a server that is on another timeline than at the latest claim."""
-    world.execute("update aggregator.pin set timeline = timeline + 1")
+    world.execute("update aggregator.identity set timeline = timeline + 1")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def promoted(tmp_path: Path) -> Iterator[tuple[PinnedWorld, Database]]:
         migrate(primary.url())
         world = PinnedWorld(before, tmp_path / "b")
         with standby(primary, directory / "standby") as follower, Database(follower.url()) as after:
-            assert world.pin.check(world.now) is None
+            assert world.identity.check(world.now) is None
             owe(world, 1)
             world.deliver()
             owe(world, 2)
@@ -91,11 +91,13 @@ def test_a_failover_that_lost_what_another_host_sent_is_noticed(
         host.at(3, 5)
         with pytest.raises(LedgerFailedOver, match=FAILED_OVER):
             host.deliver()
-        assert "went from timeline 1 to 2" in (host.pin.check(host.now, stops=True) or "")
+        assert "went from timeline 1 to 2" in (host.identity.check(host.now, stops=True) or "")
         with after.transaction() as connection:
-            assert "went from timeline 1 to 2" in (host.pin.stopped(connection) or "")
+            assert "went from timeline 1 to 2" in (host.identity.stopped(connection) or "")
     assert len(world.sink.received) == sent
-    assert world.on(tmp_path / "b", after).pin.pinned().stopped_at is None, "each host sees it for itself"
+    assert world.on(tmp_path / "b", after).identity.pinned().stopped_at is None, (
+        "each host sees it for itself"
+    )
 
 
 @pytest.mark.parametrize("failover", ["may_lose", "one_host", "lossless"])
@@ -126,19 +128,19 @@ def test_one_host_that_is_not_the_only_one_is_believed_no_more(world: PinnedWorl
     host.now = world.now
     with pytest.raises(LedgerFailedOver, match=FAILED_OVER):
         host.deliver()
-    assert "other hosts" in " ".join(host.pin.remarks())
+    assert "other hosts" in " ".join(host.identity.remarks())
 
 
 def test_a_person_may_say_that_nothing_was_lost(world: PinnedWorld) -> None:
     """Also after `aggregator adopt` has stopped the ledger for that; other reasons to stop stay."""
     fail_over(world)
-    assert world.pin.check(world.now, stops=True, adopting=True) is not None
-    assert world.pin.pinned().stopped_at is not None
-    assert world.pin.follow() is None
+    assert world.identity.check(world.now, stops=True, adopting=True) is not None
+    assert world.identity.pinned().stopped_at is not None
+    assert world.identity.follow() is None
     assert world.deliver().accepted == 3
-    world.pin.stop("Stopped by a person, to be adopted.", world.now)
+    world.identity.stop("Stopped by a person, to be adopted.", world.now)
     fail_over(world)
-    assert world.pin.follow() == "Stopped by a person, to be adopted."
+    assert world.identity.follow() == "Stopped by a person, to be adopted."
 
 
 def test_a_person_does_not_say_more_than_this_host_knows(world: PinnedWorld) -> None:
@@ -147,13 +149,15 @@ def test_a_person_does_not_say_more_than_this_host_knows(world: PinnedWorld) -> 
     world.deliver()
     restore(world.database, backup)
     fail_over(world)
-    assert "wound back" in (world.pin.follow() or "")
+    assert "wound back" in (world.identity.follow() or "")
 
 
 def test_a_lossless_failover_without_a_synchronous_standby_is_worth_a_word(world: PinnedWorld) -> None:
     """`check` says so: it may be that the storage is replicated."""
-    assert world.pin.remarks() == []
-    assert "no synchronous standby" in " ".join(world.on(world.directory, failover="lossless").pin.remarks())
+    assert world.identity.remarks() == []
+    assert "no synchronous standby" in " ".join(
+        world.on(world.directory, failover="lossless").identity.remarks()
+    )
 
 
 def test_a_host_knows_its_last_claim_whatever_others_count(world: PinnedWorld, tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ def test_a_host_knows_its_last_claim_whatever_others_count(world: PinnedWorld, t
     other = world.on(tmp_path / "elsewhere")
     claims = [other.outbox.claim(world.registered.feeds[0].sink_id, 1, world.now) for _ in range(3)]
     assert all(claims)
-    assert world.one("select beat from aggregator.pin") > 2
+    assert world.one("select claims_made from aggregator.identity") > 2
     with pytest.raises(
         LedgerStopped, match=r"the last claim of this host, number 2 .* is not in it any more"
     ):
@@ -177,16 +181,19 @@ def test_a_duplicate_at_a_first_attempt_stops_the_ledger(world: PinnedWorld, tmp
     world.deliver()
     restore(world.database, backup)
     sent = len(world.sink.received)
-    stranger = world.on(tmp_path / "elsewhere")
+    unconfigured_meter = world.on(tmp_path / "elsewhere")
     result = Sender(
-        stranger.outbox, stranger.sink, world.registered.feeds[0].sink_id, lambda: world.now
+        unconfigured_meter.outbox,
+        unconfigured_meter.sink,
+        world.registered.feeds[0].sink_id,
+        lambda: world.now,
     ).run_once(world.now)
     assert (result.claimed, result.refused, result.unsent) == (3, 1, 2)
-    stopped = world.one("select stopped_reason from aggregator.pin")
+    stopped = world.one("select stopped_reason from aggregator.identity")
     [event] = result.refusals
     assert f"The sink has event {event} already" in stopped
     assert "`aggregator adopt`" in stopped
-    for host in (world, stranger):
+    for host in (world, unconfigured_meter):
         with pytest.raises(LedgerStopped, match="The sink has event"):
             host.deliver()
     assert len(world.sink.received) == sent + 1
@@ -197,7 +204,7 @@ def test_a_stop_by_another_process_lets_nothing_more_leave(world: PinnedWorld, t
     other = world.on(tmp_path / "elsewhere")
     claim = world.outbox.claim(world.registered.feeds[0].sink_id, 3, world.now)
     assert claim is not None
-    other.pin.stop("Stopped by a person, to be adopted.", world.now)
+    other.identity.stop("Stopped by a person, to be adopted.", world.now)
     assert not world.outbox.stopped
     outcome = Outcome(claim.events[0].id, State.ACCEPTED)
     assert world.outbox.settle(claim.id, [outcome], world.now) == 1
@@ -213,5 +220,5 @@ def test_a_server_that_does_not_tell_its_timeline_is_not_compared(
     fail_over(world)
     with Database(ledger_url) as database:
         host = world.on(world.directory, database)
-        assert host.pin.check(host.now) is None
+        assert host.identity.check(host.now) is None
         assert host.deliver().accepted == 3

@@ -46,7 +46,7 @@ def owe(world: World, feed: int, events: range, *, backfill: bool = False) -> No
     values = (feed, START, START, START, events.start, events.stop - 1)
     world.execute(
         """
-        insert into aggregator.event (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state, customer,
+        insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer,
                                       identifier, delta, total)
         select n, n, 1, %s, 0, %s, %s, %s, 'due', 'cus_' || n, 'agg_' || n, 2, 2 from generate_series(%s::int, %s::int) as n
         """,

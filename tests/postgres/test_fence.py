@@ -367,7 +367,7 @@ def test_a_fence_is_one_short_transaction_that_writes_nothing(url: str) -> None:
 
 
 def test_databases_without_such_ids_have_no_fence(tmp_path: Path) -> None:
-    """There only `settle` and reading again stand between a late commit and its window."""
+    """There only `delay` and reading again stand between a late commit and its window."""
     (tmp_path / "app.db").touch()
     lite = at(f"sqlite:///{tmp_path / 'app.db'}")
     assert lite.fence() is None

@@ -69,8 +69,8 @@ class FileWorld(World):
         self.collection._registered = self.registered
         self.collection._limits = dict.fromkeys(self.collection._limits, limits)
         self.state = state
-        self.pin = LedgerIdentity(database, ClaimCounter(state)) if state else None
-        self.files = Files(database, self.owner, HOLD, self.pin)
+        self.identity = LedgerIdentity(database, ClaimCounter(state)) if state else None
+        self.files = Files(database, self.owner, HOLD, self.identity)
         self.uploads = Uploads(database)
         self.sink_id = self.registered.feeds[0].sink_id
 
@@ -120,8 +120,8 @@ class FileWorld(World):
 
     def write(self, **more: Any) -> Delivered:
         """Write what is to be written, file by file."""
-        lanes = [self.filing(at_once=True, **more)]
-        return drain(lanes, lambda: self.now)
+        workers = [self.filing(at_once=True, **more)]
+        return drain(workers, lambda: self.now)
 
     def owe(self, *customers: str, hour: int = 1, quantity: int = 1) -> None:
         """Let customers use something in an hour, and plan it."""
@@ -423,8 +423,8 @@ def test_two_processes_share_the_work(database: Database, tmp_path: Path) -> Non
     """Two that write beside each other never have an event in common."""
     world = FileWorld(database, tmp_path / "files", bounds=Bounds(10, 900_000, WAIT))
     world.owe(*(f"cus_{n}" for n in range(100)))
-    lanes = [each.filing(at_once=True) for each in (world, world.another(), world.another())]
-    assert drain(lanes, lambda: world.now).accepted == 100
+    workers = [each.filing(at_once=True) for each in (world, world.another(), world.another())]
+    assert drain(workers, lambda: world.now).accepted == 100
     world.check_once(100)
 
 
@@ -562,16 +562,18 @@ def test_a_claim_counts_and_so_does_taking_over(database: Database, tmp_path: Pa
     world.files_sink = world.new_sink(kind=AfterItsName)
     with pytest.raises(Killed):
         world.write()
-    assert world.one("select beat from aggregator.pin") == 1
+    assert world.one("select claims_made from aggregator.identity") == 1
     other = world.another()
     other.now += HOLD
     other.write()
-    assert world.one("select beat from aggregator.pin") == 2
+    assert world.one("select claims_made from aggregator.identity") == 2
     known = ClaimCounter(tmp_path / "state").known()
     assert known is not None
-    assert known.beat == 2
+    assert known.claims_made == 2
     other.write()
-    assert world.one("select beat from aggregator.pin") == 2, "nothing was claimed, so nothing counts"
+    assert world.one("select claims_made from aggregator.identity") == 2, (
+        "nothing was claimed, so nothing counts"
+    )
 
 
 @pytest.mark.parametrize("open_file", [False, True])
@@ -596,7 +598,7 @@ def test_a_ledger_that_was_wound_back_writes_nothing(
     with pytest.raises(LedgerStopped, match="wound back"):
         other.write()
     assert world.lying() == lying
-    assert world.one("select stopped_at is not null from aggregator.pin") is True
+    assert world.one("select stopped_at is not null from aggregator.identity") is True
 
 
 def test_a_confirmed_file_confirms_its_events(world: FileWorld) -> None:

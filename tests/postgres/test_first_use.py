@@ -69,8 +69,8 @@ class Fresh(World):
         """Let delivery run until nothing leaves any more."""
         whole = Delivered()
         feed = self.registered.feeds[0]
-        lane = Sender(self.outbox, self.sink, feed.sink_id, lambda: self.now, clear=self.first_use.run_once)
-        while (part := lane.run_once(self.now)).claimed or part.first_uses:
+        worker = Sender(self.outbox, self.sink, feed.sink_id, lambda: self.now, clear=self.first_use.run_once)
+        while (part := worker.run_once(self.now)).claimed or part.first_uses:
             whole.add(part)
         return whole
 
@@ -140,13 +140,13 @@ def test_a_sink_that_answers_slowly_keeps_no_other_feed(fresh: Fresh) -> None:
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(fresh.deliver)
         assert asking.wait(SECONDS)
-        lane = Sender(other.outbox, other.sink, sink_id, lambda: other.now, clear=fresh.first_use.run_once)
-        beside = pool.submit(lane.run_once, other.now)
+        worker = Sender(other.outbox, other.sink, sink_id, lambda: other.now, clear=fresh.first_use.run_once)
+        beside = pool.submit(worker.run_once, other.now)
         try:
             sent = beside.result(SECONDS)
             assert (sent.accepted, sent.more_to_come) == (1, True)
             assert not first.done()
-            assert lane.run_once(other.now).claimed == 0, (
+            assert worker.run_once(other.now).claimed == 0, (
                 "nothing of the new feed leaves before the sink has answered"
             )
         finally:
@@ -174,7 +174,7 @@ def test_lanes_wait_for_what_one_of_them_lets_go() -> None:
         def stop(self) -> None:
             """Nothing is under way."""
 
-    class Beside:
+    class PlannedUsage:
         """It finds nothing while the other one asks, and something after that."""
 
         rounds = 0
@@ -189,7 +189,7 @@ def test_lanes_wait_for_what_one_of_them_lets_go() -> None:
         def stop(self) -> None:
             """Nothing is under way."""
 
-    assert drain([Asking(), Beside()], lambda: START).accepted == 1
+    assert drain([Asking(), PlannedUsage()], lambda: START).accepted == 1
 
 
 def test_a_meter_that_is_not_configured_here_keeps_nobody(fresh: Fresh) -> None:
@@ -202,7 +202,7 @@ def test_a_meter_that_is_not_configured_here_keeps_nobody(fresh: Fresh) -> None:
             insert into aggregator.feed (meter_id, sink_id, since, read_until)
             select meter.id, %(sink)s, %(at)s, %(at)s from meter returning id
         ), event as (
-            insert into aggregator.event (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state,
+            insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
                                           customer, identifier, delta, total)
             select 1000, 1000, 1, feed.id, 0, %(at)s, %(at)s, %(at)s, 'due', 'cus_1', 'agg_r', 1, 1 from feed
             returning id, feed_id

@@ -9,7 +9,7 @@ from aggregator.ledger.database import (
     Connection,
     Database,
     _is_current,
-    identity,
+    ledger_id_of,
     migrate,
     unfit,
 )
@@ -18,7 +18,7 @@ from aggregator.ledger.database import (
 def test_a_fresh_ledger_is_migrated_and_has_an_identity(ledger_url: str) -> None:
     """Each test's ledger is at the newest revision."""
     with Database(ledger_url) as database:
-        assert identity(database).revision == REVISION
+        assert ledger_id_of(database).revision == REVISION
         assert unfit(database) == [
             "The ledger's Postgres may lose commits in a crash; set fsync and full_page_writes on."
         ]
@@ -98,7 +98,7 @@ def test_a_session_that_ended_is_said_whatever_the_library_makes_of_it(
         assert isinstance(found, LedgerUnreachable)
         assert f"session ended while it was used: {type(error).__name__}: {error}" in str(found)
         assert found.__cause__ is error
-        assert identity(database).revision == REVISION
+        assert ledger_id_of(database).revision == REVISION
 
 
 def test_our_own_word_is_kept_on_a_session_that_ended(ledger_url: str) -> None:

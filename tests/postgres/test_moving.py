@@ -9,7 +9,7 @@ from aggregator.adoption.parity import Parity, compare
 from aggregator.config import load
 from aggregator.core.model import Meter, Span
 from aggregator.ledger.database import Database
-from aggregator.ledger.parity import Beside
+from aggregator.ledger.parity import PlannedUsage
 from aggregator.wiring.app import meter_of
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import World
@@ -59,7 +59,7 @@ def test_the_page_moves_a_meter_without_a_gap_and_without_a_double_bill(
     for hours in (29, 30, 31):
         live(trying, SHADOWED + hours * HOUR)
     assert new.received == []
-    beside = Beside(database)
+    beside = PlannedUsage(database)
     feeds = beside.feeds(NAME)
     span = Span(SHADOWED, SHADOWED + 24 * HOUR)
     parity = Parity()

@@ -11,17 +11,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aggregator.adoption.parity import Compared, Parity, compare
+from aggregator.cli.feeds import findings_of, report_feeds
 from aggregator.cli.parity import parity
 from aggregator.cli.status import status
-from aggregator.cli.terms import findings_of, tell_feeds
 from aggregator.config import load
 from aggregator.core.model import Answer, Event, Span, Terms
 from aggregator.errors import AggregatorError
 from aggregator.ledger.database import Database
-from aggregator.ledger.parity import Beside, Place, Side
+from aggregator.ledger.parity import Place, PlannedUsage, Side
 from aggregator.ledger.reports import Reports
 from tests.fakes import FakeSink
-from tests.postgres.test_terms import T, Two
+from tests.postgres.test_feed_terms import T, Two
 from tests.postgres.world import HOUR, METER, START
 
 DAY = dt.timedelta(days=1)
@@ -77,7 +77,7 @@ def shadowed(database: Database) -> Two:
 
 
 def differences(two: Two, days: int = 2, *, by_day: bool = True) -> tuple[Parity, list[Compared]]:
-    beside = Beside(two.database)
+    beside = PlannedUsage(two.database)
     feeds = beside.feeds(METER.name)
     found = Parity()
     span = Span(START, START + days * DAY)
@@ -193,7 +193,7 @@ def test_the_sinks_own_totals_are_asked_for(database: Database) -> None:
     two = shadowed(database)
     stray = replace_event(two.old.received[0], identifier="stray", at=START + HOUR)
     two.new.identifiers["stray"] = stray
-    beside = Beside(database)
+    beside = PlannedUsage(database)
     feeds = beside.feeds(METER.name)
     span = Span(START, START + 2 * DAY)
     found = Parity()
@@ -344,11 +344,11 @@ def test_check_and_status_tell_what_a_shadow_leaves(
     )
     assert found_by_check(two, configured(moved.format("2026-11-02T07:00Z"))) == []
     config = load(configured("[old, new]"), {})
-    assert list(tell_feeds(config, Reports(database).status(), two.world.now)) == [
+    assert list(report_feeds(config, Reports(database).status(), two.world.now)) == [
         "new gets api_requests in shadow: its events are planned and recorded, and never sent."
     ]
     two.on()
-    assert list(tell_feeds(config, Reports(database).status(), two.world.now)) == [
+    assert list(report_feeds(config, Reports(database).status(), two.world.now)) == [
         "new had api_requests in shadow until 2026-11-02T07:00Z: what was planned so stays unsent."
     ]
 

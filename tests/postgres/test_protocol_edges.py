@@ -118,7 +118,7 @@ def test_what_is_withheld_with_an_unusable_row_has_a_name(world: World) -> None:
     world.source.read = read  # type: ignore[method-assign]
     world.at(1, 5)
     world.collect()
-    named = world.rows("select reason, rows, quantity from aggregator.aside order by reason")
+    named = world.rows("select reason, rows, quantity from aggregator.unmapped order by reason")
     assert named == [
         ("quantity is NULL", 1, None),
         ("withheld: another row of this customer and window is unusable", 1, 1000),
@@ -135,7 +135,7 @@ def test_the_first_thing_that_failed_is_what_is_reported(
         world.source.use(f"cus_{number:03}", START)
     world.execute(
         """
-        insert into aggregator.event (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state,
+        insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
                                       customer, identifier, delta, total)
         values (999999, 1, 1, 1, 0, %s, %s, %s, 'due', 'x', 'y', 1, 1)
         """,

@@ -29,7 +29,7 @@ meters:
     sinks: [stripe]
     window: 1h
     start_at: 2026-11-01T00:00Z
-    settle: 5m
+    delay: 5m
     query: select customer, quantity, at, at as window from usage where at >= :start and at < :end
 """
 pytestmark = pytest.mark.direct

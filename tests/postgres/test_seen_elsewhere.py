@@ -35,13 +35,13 @@ def test_nothing_used_and_nothing_read_are_told_apart(world: World) -> None:
     world.at(1, 5)
     world.collect()
     assert world.one("select mark from aggregator.meter") == START + HOUR
-    assert world.rows("select rows, error from aggregator.run") == [(0, None)]
+    assert world.rows("select rows, error from aggregator.pass") == [(0, None)]
     world.at(2, 5)
     world.source.failure = SourceUnreachable("app is away")
     with pytest.raises(SourceUnreachable):
         world.collect()
     assert world.one("select mark from aggregator.meter") == START + HOUR
-    assert world.one("select error from aggregator.run order by id desc limit 1") == "app is away"
+    assert world.one("select error from aggregator.pass order by id desc limit 1") == "app is away"
 
 
 def test_what_is_shown_is_counted_from_the_events_themselves(world: World) -> None:
@@ -58,8 +58,8 @@ def test_what_is_shown_is_counted_from_the_events_themselves(world: World) -> No
     reports = Reports(world.database)
     assert [total.billed for total in reports.totals(METER.name, "fake", span)] == [5, 5, 5]
     assert reports.known_events(METER.name, span) == 3
-    [standing] = reports.status()
-    assert (standing.due, standing.sending, standing.refused) == (0, 0, 0)
+    [meter_state] = reports.status()
+    assert (meter_state.due, meter_state.sending, meter_state.refused) == (0, 0, 0)
 
 
 def test_a_source_that_changes_its_mind_leaves_a_trace_for_every_change(database: Database) -> None:
@@ -72,15 +72,15 @@ def test_a_source_that_changes_its_mind_leaves_a_trace_for_every_change(database
         world.collect()
         world.deliver()
     rows = world.rows("""
-        select event.total, run.rows, run.fingerprint from aggregator.event
-          join aggregator.run on run.id = event.run_id order by revision
+        select event.total, pass.rows, pass.fingerprint from aggregator.event
+          join aggregator.pass on pass.id = event.pass_id order by revision
     """)
     assert rows == [(quantity, 1, METER.fingerprint) for quantity in said]
     assert world.booked("cus_a") == 15
 
 
 def test_the_last_usage_of_a_cancelled_subscription_lies_before_the_cancellation(world: World) -> None:
-    """Billed by the time of use and not of sending, it is on the final invoice, if that waits for `settle` (B10).
+    """Billed by the time of use and not of sending, it is on the final invoice, if that waits for `delay` (B10).
 
     The window goes on after the cancellation, and is read at its own time: nothing has to be flushed.
     """

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from aggregator.errors import LedgerError, LedgerUnreachable
-from aggregator.ledger.database import Database, identity, migrate, remarks
+from aggregator.ledger.database import Database, ledger_id_of, migrate, remarks
 from tests.conftest import TEMPLATE
 from tests.postgres.servers import as_role
 from tests.postgres.world import World
@@ -149,8 +149,8 @@ def test_two_that_count_a_claim_at_once_do_not_fail_each_other(
     direct = create_database(TEMPLATE)
     set_all(direct, {"default_transaction_isolation": level}, "database")
     look, count = (
-        "select beat from aggregator.pin",
-        "update aggregator.pin set beat = beat + 1 returning beat",
+        "select claims_made from aggregator.identity",
+        "update aggregator.identity set claims_made = claims_made + 1 returning claims_made",
     )
     with Database(reached(direct)) as database, database.transaction() as second:
         assert second.execute(look).fetchone() == (0,)
@@ -186,7 +186,7 @@ def test_a_transaction_that_the_server_ended_is_told_as_that(
     with Database(ledger_url) as database:
         with pytest.raises(LedgerUnreachable, match=f"{words}; nothing of it was written"):
             wait_and_ask(database)
-        assert identity(database)
+        assert ledger_id_of(database)
 
 
 def test_a_pool_that_is_used_up_says_since_when(ledger_url: str) -> None:
@@ -197,7 +197,7 @@ def test_a_pool_that_is_used_up_says_since_when(ledger_url: str) -> None:
             database.transaction(),
             pytest.raises(LedgerUnreachable, match=r"all 1 connections .* the oldest for 0 s"),
         ):
-            identity(database)
+            ledger_id_of(database)
 
 
 def test_a_default_of_reading_only_is_worth_a_word(
@@ -228,12 +228,12 @@ def test_rows_that_a_policy_would_hide_are_an_error(postgres_role: tuple[str, st
     """A ledger whose rows its role may not all see says so, and is not taken for one that has none."""
     direct, url = postgres_role
     with psycopg.connect(direct, autocommit=True) as owner:
-        owner.execute("alter table aggregator.pin enable row level security")
+        owner.execute("alter table aggregator.identity enable row level security")
     with (
         Database(url) as database,
         pytest.raises(LedgerError, match="let the role own the tables, or give it `bypassrls`"),
     ):
-        identity(database)
+        ledger_id_of(database)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def committing(pair: Pair, database: Database) -> Iterator[threading.Thread]:
     def write() -> None:
         while not enough.is_set():
             with database.transaction() as connection:
-                connection.execute("update aggregator.pin set beat = beat + 1")
+                connection.execute("update aggregator.identity set claims_made = claims_made + 1")
             enough.wait(0.05)
 
     tell(pair, "alter system set synchronous_standby_names = '*'")
@@ -196,16 +196,16 @@ def test_where_a_transaction_stands_is_counted_from_there() -> None:
     """A commit is not called slow because the work before it took long."""
     now = [0.0]
     underway = Underway(lambda: now[0])
-    with underway.transaction() as stands:
+    with underway.transaction() as comparisons:
         now[0] = 5.0
         assert "to be opened" in str(underway.slow())
-        stands(Phase.WORKING)
+        comparisons(Phase.WORKING)
         now[0] = 100.0
         assert underway.slow() is None
         assert underway.overdue()
         underway.found("It waits for a lock.")
         assert underway.slow() == "It waits for a lock."
-        stands(Phase.COMMITTING)
+        comparisons(Phase.COMMITTING)
         assert underway.slow() is None
         now[0] = 107.0
         assert str(underway.slow()).startswith(

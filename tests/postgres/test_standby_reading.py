@@ -69,7 +69,7 @@ def world(database: Database, url: str, freshness: str | None) -> World:
         start_at=end - 3 * HOUR,
         decreases=Decreases.APPLY,
         shrink_guard=Decimal(1),
-        settle=dt.timedelta(0),
+        delay=dt.timedelta(0),
     )
     source: Any = Source("app", url, statement_timeout=MINUTE, freshness=freshness)
     made = World(database, meter=meter, source=source)

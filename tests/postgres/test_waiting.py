@@ -101,7 +101,7 @@ def test_another_process_goes_on_with_what_was_noted(waiting: World) -> None:
 
 
 def test_a_source_that_cannot_tell_is_read_after_settle(waiting: World) -> None:
-    """Other databases have no such numbers: there, `settle` and reading again are all there is."""
+    """Other databases have no such numbers: there, `delay` and reading again are all there is."""
     world = waiting
     world.at(1, 6)
     assert world.collect().mark == START + HOUR

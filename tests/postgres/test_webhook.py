@@ -84,10 +84,10 @@ class Site:
         header = signature or stripe.WebhookSignature.generate_signature_header(body, secret, at)
         return self.call("POST", PATH, body.encode(), {"Stripe-Signature": header})
 
-    def notices(self) -> list[tuple[Any, ...]]:
+    def notifications(self) -> list[tuple[Any, ...]]:
         """What is on record."""
         with self.database.transaction() as connection:
-            return connection.execute("select id, kind, came_by from aggregator.notice").fetchall()
+            return connection.execute("select id, kind, came_by from aggregator.notification").fetchall()
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +115,21 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
     sink_id = world.registered.feeds[0].sink_id
 
     def ears(*secrets: str) -> NotificationPoller:
-        teller = StripeNotificationClient(sink, {}, secrets=secrets, livemode=False)
-        return NotificationPoller(Notifications(database), teller, FakeSink(), sink_id)
+        notification_client = StripeNotificationClient(sink, {}, secrets=secrets, livemode=False)
+        return NotificationPoller(Notifications(database), notification_client, FakeSink(), sink_id)
 
-    intake, deaf = ears(SECRET, OTHER_SECRET), ears()
+    poller, unsubscribed = ears(SECRET, OTHER_SECRET), ears()
     address = Address("127.0.0.1:0")
     noted: list[Reason] = []
     readiness = Readiness(lambda _: noted)
     made = Site(database, shared_sandbox, address.url, readiness, noted)
     web = Web(
-        address, {"fake": intake, "deaf": deaf}, Notifications(database), utcnow, lambda: made.slow, readiness
+        address,
+        {"fake": poller, "deaf": unsubscribed},
+        Notifications(database),
+        utcnow,
+        lambda: made.slow,
+        readiness,
     )
     web.start()
     yield made
@@ -143,7 +148,7 @@ def test_a_delivery_is_taken(site: Site) -> None:
     """It is fetched by its id, on record, and acknowledged."""
     message = told(site)
     assert site.deliver(message) == Reply(200, {"taken": 1})
-    assert site.notices() == [(message["id"], KIND, "webhook")]
+    assert site.notifications() == [(message["id"], KIND, "webhook")]
 
 
 def test_a_second_delivery_changes_nothing(site: Site) -> None:
@@ -153,7 +158,7 @@ def test_a_second_delivery_changes_nothing(site: Site) -> None:
         replies = list(pool.map(lambda _: site.deliver(message), range(16)))
     assert {reply.status for reply in replies} == {200}
     assert sum(reply.words["taken"] for reply in replies) == 1
-    assert len(site.notices()) == 1
+    assert len(site.notifications()) == 1
 
 
 @pytest.mark.parametrize("secret", [SECRET, OTHER_SECRET])
@@ -196,7 +201,7 @@ def test_what_is_not_signed_is_not_believed(site: Site, how: str) -> None:
     before = site.sandbox.stats()["requests"]
     reply = site.deliver(body, signature=wrong_signatures(body)[how] or " ")
     assert reply == Reply(400, {"error": "not a signed message of this sink"})
-    assert site.notices() == []
+    assert site.notifications() == []
     assert site.sandbox.stats()["requests"] == before
 
 
@@ -210,19 +215,19 @@ def test_a_signature_of_five_minutes_ago_or_ahead_is_good_enough(site: Site, sec
 def test_a_signed_body_that_makes_no_sense_is_harmless(site: Site, body: str) -> None:
     """It is refused or ignored, and nothing is written."""
     assert site.deliver(body).status in (200, 400)
-    assert site.notices() == []
+    assert site.notifications() == []
 
 
 def test_a_kind_that_nobody_knows_is_acknowledged(site: Site) -> None:
     """Whoever subscribes to more than we know of need not have it delivered again and again."""
     assert site.deliver(told(site, "v1.billing.meter.created")) == Reply(200, {"taken": 0})
-    assert site.notices() == []
+    assert site.notifications() == []
 
 
 def test_a_message_of_the_other_mode_is_nothing_to_us(site: Site) -> None:
     """A live message at a test sink is acknowledged and left."""
     assert site.deliver(told(site) | {"livemode": True}) == Reply(200, {"taken": 0})
-    assert site.notices() == []
+    assert site.notifications() == []
 
 
 def test_what_cannot_be_fetched_is_to_be_delivered_again(site: Site) -> None:
@@ -230,7 +235,7 @@ def test_what_cannot_be_fetched_is_to_be_delivered_again(site: Site) -> None:
     message = told(site)
     site.sandbox.set_permissions(KEY, "meters_read")
     assert site.deliver(message) == Reply(503, {"error": "try again"})
-    assert site.notices() == []
+    assert site.notifications() == []
     site.sandbox.set_keys()
     assert site.deliver(message).status == 200
     assert site.deliver(message | {"id": "evt_unknown"}).status == 503
@@ -248,7 +253,7 @@ def test_an_import_that_failed_is_taken_from_the_delivery_itself(site: Site) -> 
         "data": {"object": imported},
     }
     assert site.deliver(message) == Reply(200, {"taken": 1})
-    assert site.notices() == [("evt_9", "data_management.import_set.failed", "webhook")]
+    assert site.notifications() == [("evt_9", "data_management.import_set.failed", "webhook")]
 
 
 def test_a_huge_body_is_turned_away(site: Site) -> None:

@@ -23,7 +23,7 @@ from aggregator.errors import LedgerError
 from aggregator.ledger.database import Database
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
-from aggregator.reconciliation.canceller import Canceller, hindrance
+from aggregator.reconciliation.canceller import Canceller, why_not_cancellable
 from aggregator.reconciliation.reconciler import Reconciler
 from tests.fakes import FakeSource
 from tests.postgres.restore import PinnedWorld, back_up
@@ -41,7 +41,7 @@ class NotificationClient:
     def cannot_cancel(self, meter: str) -> str | None:
         return None
 
-    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult:
+    def cancel(self, meter: str, identifier: str, transport: str) -> CancelResult:
         self.asked.append(identifier)
         return CancelResult(Answer.ACCEPTED, complete=False, reason="Stripe says pending")
 
@@ -63,15 +63,19 @@ def test_what_an_adoption_took_over_is_never_cancelled(database: Database, tmp_p
     [(event,)] = world.rows(
         "select id from aggregator.event where customer = 'cus_1' and state = 'confirmed'"
     )
-    cancellations, teller = Cancellations(world.database), NotificationClient()
+    cancellations, notification_client = Cancellations(world.database), NotificationClient()
     [candidate] = cancellations.candidates(sink_id(world), [event])
-    assert "never sent under its name" in (hindrance(candidate, teller, world.now) or "")
+    assert "never sent under its name" in (
+        why_not_cancellable(candidate, notification_client, world.now) or ""
+    )
     assert cancellations.ask(sink_id(world), [event], world.now) == []
     world.source.uses.remove(next(use for use in world.source.uses if (use[0], use[2]) == ("cus_1", 1)))
     world.now += 31 * MINUTE
     world.collect()
-    Canceller(cancellations, teller, world.sink, sink_id(world), [METER.name]).run_once(world.now)
-    assert teller.asked == []
+    Canceller(cancellations, notification_client, world.sink, sink_id(world), [METER.name]).run_once(
+        world.now
+    )
+    assert notification_client.asked == []
     assert world.booked("cus_1") == 6
 
 
@@ -88,11 +92,11 @@ def test_a_stopped_ledger_cancels_nothing_and_is_adopted_only_once_that_is_known
     [(event,)] = world.rows(
         "select id from aggregator.event where customer = 'cus_1' and window_start = %s", START
     )
-    cancellations, teller = Cancellations(world.database), NotificationClient()
+    cancellations, notification_client = Cancellations(world.database), NotificationClient()
     lose(world, backup)
     cancellations.ask(sink_id(world), [event], world.now)
-    Canceller(cancellations, teller, world.sink, sink_id(world)).run_once(world.now)
-    assert teller.asked == []
+    Canceller(cancellations, notification_client, world.sink, sink_id(world)).run_once(world.now)
+    assert notification_client.asked == []
     world.execute("update aggregator.cancellation set state = 'taken', tried_at = %s", world.now)
     with pytest.raises(LedgerError, match=rf"whether these events are cancelled: {event}\b"):
         world.adopt()
@@ -117,7 +121,7 @@ class WithoutInstants(FakeSource):
 def test_what_was_taken_over_stands_in_for_no_lost_correction(database: Database, tmp_path: Path) -> None:
     """It lies in a minute that nobody knows, which may be the correction's: the sink's figure of it proves nothing."""
     world = PinnedWorld(database, tmp_path / "state", source=WithoutInstants())
-    assert world.pin.check(world.now) is None
+    assert world.identity.check(world.now) is None
     backup = back_up(world.database)
     use(world, 0, 1)
     cycle(world, 1)
@@ -192,7 +196,7 @@ def test_windows_that_are_floored_one_by_one_are_adopted(database: Database, tmp
     cycle(world, 2)
     lose(world, backup)
     world.adopt()
-    assert world.one("select stopped_at is null from aggregator.pin")
+    assert world.one("select stopped_at is null from aggregator.identity")
 
 
 def shrunk_by_hand(database: Database) -> World:

@@ -11,7 +11,7 @@ from typing import Any
 from aggregator.collection.collector import Collected, Collector
 from aggregator.core.model import Meter, Span
 from aggregator.delivery.sender import Delivered, Sender
-from aggregator.ledger.database import Database, identity
+from aggregator.ledger.database import Database, ledger_id_of
 from aggregator.ledger.meters import Lease, Meters, Registered
 from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.outbox import Outbox
@@ -29,7 +29,7 @@ METER = Meter(
     sinks=("fake",),
     window=HOUR,
     start_at=START,
-    settle=5 * MINUTE,
+    delay=5 * MINUTE,
     revisit=dt.timedelta(days=3),
 )
 
@@ -59,7 +59,7 @@ class World:
         self.registered: Registered = self.meters.register([self.meter])[self.meter.name]
         feeds = [feed.id for feed in self.registered.feeds]
         FirstUses(database).clear_for_good(feeds, "a test that is about something else", START)
-        ledger_id = str(identity(database).ledger_id)
+        ledger_id = str(ledger_id_of(database).ledger_id)
         self.collection = Collector(
             self.registered,
             self.source,

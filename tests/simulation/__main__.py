@@ -68,7 +68,7 @@ def many(first: int, seeds: int) -> int:
         ("seeds per second", round(seeds / seconds, 1)),
     ):
         say(f"{name:<44}{figure:>14,}")
-    say(f"\n{'met on the way':<44}{'times':>14}")
+    say(f"\n{'met on the transport':<44}{'times':>14}")
     for name in RARE:
         say(f"{name:<44}{marks[name]:>14,}")
     missed = [name for name in RARE if not marks[name]] if seeds >= ENOUGH_FOR_EVERY_MARK else []
@@ -80,7 +80,7 @@ def many(first: int, seeds: int) -> int:
 def one(seed: int) -> int:
     """Live one life again, and tell what happened."""
     lived = live(seed, kept=WHOLE_STORY if not os.environ.get("SHORT") else 60)
-    say(lived.story or f"seed {seed}: {lived.days:.0f} days, {lived.events} requests, nothing to tell")
+    say(lived.trace or f"seed {seed}: {lived.days:.0f} days, {lived.events} requests, nothing to tell")
     if lived.rule:
         say(f"\n{lived.rule}: {lived.told}")
     return 1 if lived.rule else 0

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Fence, Reading, Span
 from aggregator.core.windows import floor, tile
-from tests.simulation.climate import DAY, HOUR, MINUTE, SECOND, Climate
-from tests.simulation.hub import Hub
+from tests.simulation.conditions import DAY, HOUR, MINUTE, SECOND, Conditions
+from tests.simulation.scheduler import Scheduler
 
 Key = tuple[str, dt.datetime]
 """A customer and the start of a window."""
@@ -153,17 +153,19 @@ class Table:
 class Application:
     """The application at work, until it is told to rest."""
 
-    def __init__(self, hub: Hub, climate: Climate, random: random.Random, meters: list[str]) -> None:
-        self.start = hub.now
-        self.tables = {meter: Table(climate.window) for meter in meters}
+    def __init__(
+        self, scheduler: Scheduler, conditions: Conditions, random: random.Random, meters: list[str]
+    ) -> None:
+        self.start = scheduler.now
+        self.tables = {meter: Table(conditions.window) for meter in meters}
         self.resting = False
         self.log: list[Change] = []
         """What was committed, in its order, if somebody replays it."""
         self.fences: list[Fence] = []
         """What was open, whenever that changed."""
         self._is_replicated = False
-        self._hub = hub
-        self._climate = climate
+        self._scheduler = scheduler
+        self._conditions = conditions
         self._random = random
         self._ids = itertools.count(1)
         self._xids = itertools.count(1_000)
@@ -171,13 +173,13 @@ class Application:
         self._open: dict[int, Transaction] = {}
         self._called: dict[str, str] = {}
         """The ids that customers have now, by those that they had at first or later."""
-        self._pace = climate.window / 3
+        self._pace = conditions.window / 3
         for meter in meters:
-            hub.after(self._pace * random.random(), lambda meter=meter: self._work(meter))  # type: ignore[misc]
+            scheduler.after(self._pace * random.random(), lambda meter=meter: self._work(meter))  # type: ignore[misc]
 
     def customers(self) -> list[str]:
         """Name the customers."""
-        return [self._now_called(f"cus_{number}") for number in range(1, self._climate.customers + 1)]
+        return [self._now_called(f"cus_{number}") for number in range(1, self._conditions.customers + 1)]
 
     def rename(self, customer: str) -> str:
         """Give a customer another id; all that they used is shown under it from now on. Return it."""
@@ -204,7 +206,7 @@ class Application:
         self._is_replicated = True
         self.fences.append(self.fence())
         for name, table in self.tables.items():
-            table.told = lambda row, name=name: self.log.append(Change(self._hub.now, name, row))  # type: ignore[misc]
+            table.told = lambda row, name=name: self.log.append(Change(self._scheduler.now, name, row))  # type: ignore[misc]
 
     def _opened_or_ended(self) -> None:
         if self._is_replicated:
@@ -213,9 +215,9 @@ class Application:
     def fence(self) -> Fence:
         """Say what is open just now, as Postgres says it."""
         began = [each.began for each in self._open.values()]
-        seen = self._climate.sees_starts
+        seen = self._conditions.sees_starts
         return Fence(
-            at=self._hub.now,
+            at=self._scheduler.now,
             xmin=min(self._open, default=self._next_xid),
             xmax=self._next_xid,
             oldest_start=min(began, default=None) if seen else None,
@@ -230,27 +232,27 @@ class Application:
         if self.resting:
             return
         self._transact(self.tables[meter])
-        self._hub.after(self._pace * (0.2 + 1.6 * self._random.random()), lambda: self._work(meter))
+        self._scheduler.after(self._pace * (0.2 + 1.6 * self._random.random()), lambda: self._work(meter))
 
     def _transact(self, table: Table) -> None:
-        random, climate, now = self._random, self._climate, self._hub.now
+        random, conditions, now = self._random, self._conditions, self._scheduler.now
         xid = self._next_xid = next(self._xids)
         self._next_xid += 1
         changes = [self._insert(table, now) for _ in range(random.randint(1, 4))]
         for rate, change in (
-            (climate.updates, self._update),
-            (climate.deletes, self._delete),
-            (climate.moves, self._move),
+            (conditions.updates, self._update),
+            (conditions.deletes, self._delete),
+            (conditions.moves, self._move),
         ):
             if random.random() < rate * 3:
                 changes.append(change(table))
-        if random.random() < climate.aborted:
+        if random.random() < conditions.aborted:
             return
         self._open[xid] = Transaction(xid, now, changes)
         self._opened_or_ended()
-        late = random.random() < climate.late
+        late = random.random() < conditions.late
         delay = 6 * HOUR * random.random() ** 3 + MINUTE if late else SECOND * random.random()
-        self._hub.after(delay, lambda: self._commit(xid))
+        self._scheduler.after(delay, lambda: self._commit(xid))
 
     def _commit(self, xid: int) -> None:
         transaction = self._open.pop(xid, None)
@@ -260,20 +262,20 @@ class Application:
             self._opened_or_ended()
 
     def _insert(self, table: Table, now: dt.datetime) -> Callable[[], None]:
-        random, climate = self._random, self._climate
+        random, conditions = self._random, self._conditions
         at = now
-        if random.random() < climate.backdated:
+        if random.random() < conditions.backdated:
             at = max(self.start, now - DAY * random.random())
         customer = random.choice(self.customers())
-        flaw = "quantity is not a number" if random.random() < climate.poison else None
-        unmapped = random.random() < climate.unmapped
+        flaw = "quantity is not a number" if random.random() < conditions.poison else None
+        unmapped = random.random() < conditions.unmapped
         row = Row(next(self._ids), None if unmapped else customer, at, self._quantity(), flaw)
         return lambda: table.put(
             row if row.customer is None else replace(row, customer=self._now_called(row.customer))
         )
 
     def _quantity(self) -> Decimal:
-        places = self._climate.decimals + (2 if self._climate.fractions else 0)
+        places = self._conditions.decimals + (2 if self._conditions.fractions else 0)
         return Decimal(self._random.randint(1, 10 ** (1 + places))).scaleb(-places)
 
     def _any(self, table: Table) -> Row | None:
@@ -290,7 +292,7 @@ class Application:
 
     def _move(self, table: Table) -> Callable[[], None]:
         row = self._any(table)
-        shift = self._climate.window * self._random.choice([-2, -1, 1])
+        shift = self._conditions.window * self._random.choice([-2, -1, 1])
         return lambda: self._change(table, row, shift=shift)
 
     def _change(
@@ -304,5 +306,5 @@ class Application:
         current = table.rows.get(row.id) if row is not None else None
         if current is None:
             return
-        at = min(max(current.at + shift, self.start), self._hub.now)
+        at = min(max(current.at + shift, self.start), self._scheduler.now)
         table.put(Row(current.id, current.customer, at, quantity or current.quantity, current.flaw))

@@ -15,9 +15,9 @@ from aggregator.collection.backfill import Backfilled
 from aggregator.core.model import Meter
 from aggregator.core.windows import floor
 from aggregator.errors import AggregatorError, InvariantBroken, UsageError
-from tests.simulation.climate import HOUR, MINUTE, SECOND
-from tests.simulation.hub import Process
+from tests.simulation.conditions import HOUR, MINUTE, SECOND
 from tests.simulation.names import called
+from tests.simulation.scheduler import Process
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -35,8 +35,8 @@ class Backfilling:
 
     def plan(self, start: dt.datetime, end: dt.datetime) -> None:
         """Draw when somebody asks for one."""
-        for _ in range(self._life.climate.backfills):
-            self._life.hub.at(start + (end - start) * self._random.random(), self._ask)
+        for _ in range(self._life.conditions.backfills):
+            self._life.scheduler.at(start + (end - start) * self._random.random(), self._ask)
 
     def _ask(self) -> None:
         life, dice = self._life, self._random
@@ -46,9 +46,9 @@ class Backfilling:
 
     def _range(self, meter: Meter) -> tuple[dt.datetime, dt.datetime | None]:
         """Draw a range: without an end, up to what is ready."""
-        now, dice, window = self._life.hub.now, self._random, meter.window
+        now, dice, window = self._life.scheduler.now, self._random, meter.window
         start = floor(meter.start_at + (now - meter.start_at) * dice.random(), window)
-        end = floor(now - meter.settle, window)
+        end = floor(now - meter.delay, window)
         mark = next(
             (row.mark for row in self._life.ledger.tables().meters.values() if row.name == meter.name), start
         )
@@ -77,10 +77,10 @@ class Backfilling:
         process = Process("backfill", uuid.UUID(int=dice.getrandbits(128)))
 
         def once_more() -> None:
-            life.hub.after(again, lambda: self._begin(meter, start, end, runs - 1))
+            life.scheduler.after(again, lambda: self._begin(meter, start, end, runs - 1))
 
         process.died = once_more
-        life.hub.spawn(process, "backfill", lambda: self._run(process, meter, start, end, once_more))
+        life.scheduler.spawn(process, "backfill", lambda: self._run(process, meter, start, end, once_more))
 
     def _run(
         self,
@@ -90,7 +90,7 @@ class Backfilling:
         end: dt.datetime | None,
         once_more: Callable[[], None],
     ) -> None:
-        life, began = self._life, self._life.hub.now
+        life, began = self._life, self._life.scheduler.now
         try:
             daemon = life.process(process, "backfill", life.meters)
             done = daemon.backfill(meter, start, end)
@@ -98,9 +98,9 @@ class Backfilling:
             raise
         except UsageError as error:
             life.marks.saw("a range that cannot be billed is refused")
-            life.story.tell("backfill:", error)
+            life.trace.tell("backfill:", error)
         except AggregatorError as error:
-            life.story.tell("backfill failed:", error)
+            life.trace.tell("backfill failed:", error)
             once_more()
         else:
             self._look(meter, done, began)
@@ -110,7 +110,7 @@ class Backfilling:
 
     def _look(self, meter: Meter, done: Backfilled, began: dt.datetime) -> None:
         life = self._life
-        life.story.tell("backfill of", done.span, "done; it went on at", done.resumed_at)
+        life.trace.tell("backfill of", done.span, "done; it went on at", done.resumed_at)
         life.marks["a backfill goes on where it stopped"] += done.resumed_at is not None
         life.marks["a backfill finds nothing new"] += bool(done.rows) and not done.new + done.corrections
         life.watch.ranges.done(called(meter.name), done, began)

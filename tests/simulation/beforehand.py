@@ -11,7 +11,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING
 
 from aggregator.core.model import Event, EventId
-from tests.simulation.climate import HOUR, SECOND
+from tests.simulation.conditions import HOUR, SECOND
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -25,18 +25,18 @@ class Beforehand:
     def __init__(self, life: "Life", random: random.Random) -> None:
         self._life = life
         self._random = random
-        self.begins_after = HOUR * (random.randint(3, 30) if life.climate.held_before else 0)
+        self.begins_after = HOUR * (random.randint(3, 30) if life.conditions.held_before else 0)
         """When the daemons of the life start."""
 
     def book(self) -> None:
         """Let the service hold what the application shows just now, of some windows and customers."""
-        life, unit = self._life, Decimal(1).scaleb(-self._life.climate.decimals)
+        life, unit = self._life, Decimal(1).scaleb(-self._life.conditions.decimals)
         meters = self._random.sample(life.meters, self._random.randint(1, len(life.meters)))
         kept, number = self._random.choice([0.1, 0.5, 1.0]), 0
         for meter in meters:
             for (customer, start), used in sorted(life.application.tables[meter.name].truth().items()):
                 much = used.quantize(unit, ROUND_FLOOR)
-                if not much or start + meter.window > life.hub.now or self._random.random() >= kept:
+                if not much or start + meter.window > life.scheduler.now or self._random.random() >= kept:
                     continue
                 number += 1
                 at = start + meter.window - SECOND
@@ -44,15 +44,15 @@ class Beforehand:
                 event = Event(EventId(0), meter.name, customer, start, 0, much, much, at, name, 1, None)
                 life.service.hold(event)
         life.marks["a sink holds usage that is not ours"] += bool(number)
-        life.story.tell("the service holds", number, "events of another ledger")
+        life.trace.tell("the service holds", number, "events of another ledger")
 
     def look(self) -> None:
         """Let a person look whether a feed stands still, and come again."""
         life = self._life
-        if life.ended or not life.climate.held_before:
+        if life.ended or not life.conditions.held_before:
             return
         stands_still = any(feed.stopped for feed in life.ledger.tables().feeds.values())
         if stands_still and life.restoring is not None:
             life.marks.saw("a feed stands still for what its sink holds")
             life.restoring.stop_by_hand()
-        life.hub.after(LOOKS_EVERY * (0.5 + self._random.random()), self.look)
+        life.scheduler.after(LOOKS_EVERY * (0.5 + self._random.random()), self.look)

@@ -2,7 +2,7 @@
 
 from aggregator.core.model import Answer
 from aggregator.core.notifications import CancelResult
-from tests.simulation.climate import HOUR, MINUTE
+from tests.simulation.conditions import HOUR, MINUTE
 from tests.simulation.gates import MILLISECOND, Gate
 from tests.simulation.service import Service
 
@@ -18,38 +18,38 @@ class CancelGate:
         """Cancel for every meter."""
         return None
 
-    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult:
+    def cancel(self, meter: str, identifier: str, transport: str) -> CancelResult:
         """Ask once."""
         gate = self._gate
         gate.step()
         said = self._ask(identifier)
-        gate.story.tell(gate.process.name, "cancels", identifier, "->", said.answer, said.complete)
+        gate.trace.tell(gate.process.name, "cancels", identifier, "->", said.answer, said.complete)
         gate.step(gate.random.randint(50, 150) * MILLISECOND)
         return said
 
     def _ask(self, identifier: str) -> CancelResult:
-        gate, service, climate = self._gate, self._service, self._gate.climate
+        gate, service, conditions = self._gate, self._service, self._gate.conditions
         dice = gate.random.random
         lost = CancelResult(Answer.UNKNOWN, False, "no answer")
-        if service.halted or dice() < climate.busy:
+        if service.halted or dice() < conditions.busy:
             return CancelResult(Answer.BUSY, False, "not now")
-        if dice() < climate.lost_before or service.in_black_hole():
+        if dice() < conditions.lost_before or service.in_black_hole():
             return lost
-        if dice() < climate.delayed:
+        if dice() < conditions.delayed:
             gate.marks.saw("cancellation delivered late")
-            gate.hub.after(30 * MINUTE * dice(), lambda: self._arrive(identifier))
+            gate.scheduler.after(30 * MINUTE * dice(), lambda: self._arrive(identifier))
             return lost
         refused = service.cannot_cancel(identifier)
         if refused is not None:
             gate.marks.saw("cancellation refused")
-            return lost if dice() < climate.lost_after else CancelResult(Answer.REFUSED, False, refused)
-        pending = dice() < climate.pending
+            return lost if dice() < conditions.lost_after else CancelResult(Answer.REFUSED, False, refused)
+        pending = dice() < conditions.pending
         if pending:
             gate.marks.saw("cancellation pending")
-            gate.hub.after(HOUR * dice(), lambda: self._arrive(identifier))
+            gate.scheduler.after(HOUR * dice(), lambda: self._arrive(identifier))
         else:
             service.cancel(identifier)
-        if dice() < climate.lost_after:
+        if dice() < conditions.lost_after:
             gate.marks.saw("cancelled, and the answer is lost")
             return lost
         return CancelResult(Answer.ACCEPTED, not pending, "pending" if pending else "complete")

@@ -14,12 +14,12 @@ import random
 from typing import TYPE_CHECKING
 
 from aggregator.errors import UsageError
-from tests.simulation.climate import HOUR, MINUTE
+from tests.simulation.conditions import HOUR, MINUTE
 from tests.simulation.file_gate import FileGate
 from tests.simulation.gates import MILLISECOND, Gate
+from tests.simulation.invariants_files import is_begun, path_of
 from tests.simulation.memory import Tables
-from tests.simulation.memory_pin import Backup
-from tests.simulation.watch_files import is_begun, path_of
+from tests.simulation.memory_identity import Backup
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -47,12 +47,12 @@ class Carrying:
     def plan(self, start: dt.datetime, end: dt.datetime) -> None:
         """Draw when the place is changed, and begin to upload."""
         life = self._life
-        if life.climate.files:
-            life.hub.after(HOUR, self._upload if life.climate.by_hand else life.place.open)
-        for _ in range(life.climate.place_moves):
-            life.hub.at(start + (end - start) * self._random.random(), self._arm)
-        if life.climate.place_moves:
-            life.hub.after(HOUR, self._look_elsewhere)
+        if life.conditions.files:
+            life.scheduler.after(HOUR, self._upload if life.conditions.by_hand else life.place.open)
+        for _ in range(life.conditions.place_moves):
+            life.scheduler.at(start + (end - start) * self._random.random(), self._arm)
+        if life.conditions.place_moves:
+            life.scheduler.after(HOUR, self._look_elsewhere)
 
     @property
     def _waits(self) -> bool:
@@ -63,7 +63,7 @@ class Carrying:
 
     def _upload(self) -> None:
         life = self._life
-        life.hub.after(HOUR * (1 + 20 * self._random.random()), self._upload)
+        life.scheduler.after(HOUR * (1 + 20 * self._random.random()), self._upload)
         if self._waits:
             return
         written = [row for row in life.ledger.tables().files.values() if row.name is not None]
@@ -80,8 +80,8 @@ class Carrying:
             path = path_of(row.place, row.name)
             if row.confirmed_at or path not in life.place.imported or self._random.random() < 0.3:
                 continue
-            uploads.confirm([row.name], life.hub.now)
-            life.story.tell("a person confirms", path)
+            uploads.confirm([row.name], life.scheduler.now)
+            life.trace.tell("a person confirms", path)
             life.marks.saw("a file is confirmed")
             life.marks["a file is confirmed again after a restore"] += path in self._said
             self._said.add(path)
@@ -104,7 +104,7 @@ class Carrying:
             life.marks.saw("a file of a forgotten claim is put away")
             credited = path in life.place.imported
             life.marks["a file of a forgotten claim was imported, and is credited"] += credited
-            life.story.tell("a person puts away", path)
+            life.trace.tell("a person puts away", path)
             life.watch.put_away(path, life.place.put_away(path))
 
     # Another place.
@@ -117,24 +117,24 @@ class Carrying:
         """Take note that a file was just begun, or taken over."""
         if self._armed:
             self._armed = False
-            self._life.hub.after(self._random.randint(1, 400) * MILLISECOND, self._change)
+            self._life.scheduler.after(self._random.randint(1, 400) * MILLISECOND, self._change)
 
     def _change(self) -> None:
         if not self._life.resting:
             self._life.marks.saw("the place of files is changed")
             self._write_to(next(each for each in PLACES if each != self.place))
-            self._life.hub.after(20 * MINUTE * self._random.random(), self._finish_or_move)
+            self._life.scheduler.after(20 * MINUTE * self._random.random(), self._finish_or_move)
 
     def _write_to(self, place: str) -> None:
         """Configure another place, and start every daemon again."""
         life, self.place = self._life, place
-        life.story.tell("the sink of files writes to", place, "now")
+        life.trace.tell("the sink of files writes to", place, "now")
         for daemon in list(life.daemons):
             if daemon.process.alive:
-                life.hub.kill(daemon.process)
+                life.scheduler.kill(daemon.process)
 
     def _look_elsewhere(self) -> None:
-        self._life.hub.after(HOUR * (0.1 + 3 * self._random.random()), self._look_elsewhere)
+        self._life.scheduler.after(HOUR * (0.1 + 3 * self._random.random()), self._look_elsewhere)
         self._finish_or_move()
 
     def _finish_or_move(self) -> None:
@@ -142,7 +142,7 @@ class Carrying:
         if self._waits:
             return
         _, places = life.ledger.uploads()
-        for left in places.elsewhere({SINK: self.place}):
+        for left in places.moved_files({SINK: self.place}):
             tables = life.ledger.tables()
             there = [
                 path
@@ -154,10 +154,10 @@ class Carrying:
                 self._write_to(left.begun_in)
                 return
             try:
-                done = places.move(SINK, left.begun_in, life.hub.now)
+                done = places.move(SINK, left.begun_in, life.scheduler.now)
             except UsageError:
                 continue
-            life.story.tell("a person moves", done, "from", left.begun_in)
+            life.trace.tell("a person moves", done, "from", left.begun_in)
             life.marks.saw("files moved on a person's word")
             self._looked("move")
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aggregator.core.model import Meter
-from tests.simulation.climate import DAY, HOUR
+from tests.simulation.conditions import DAY, HOUR
 from tests.simulation.memory import EventRow
 from tests.simulation.names import renamed
 
@@ -34,14 +34,14 @@ class Configuring:
 
     def plan(self, start: dt.datetime, end: dt.datetime) -> None:
         """Draw what is changed, and when."""
-        hub, dice, climate = self._life.hub, self._random.random, self._life.climate
-        for _ in range(climate.renames):
-            hub.at(start + (end - start) * (0.1 + 0.8 * dice()), self._rename)
-        for _ in range(climate.removals):
-            hub.at(start + (end - start) * (0.1 + 0.7 * dice()), self._remove)
-        if climate.removals:
+        scheduler, dice, conditions = self._life.scheduler, self._random.random, self._life.conditions
+        for _ in range(conditions.renames):
+            scheduler.at(start + (end - start) * (0.1 + 0.8 * dice()), self._rename)
+        for _ in range(conditions.removals):
+            scheduler.at(start + (end - start) * (0.1 + 0.7 * dice()), self._remove)
+        if conditions.removals:
             for days in (1, 2, 4):
-                hub.at(end + days * DAY, self._give_up)
+                scheduler.at(end + days * DAY, self._give_up)
 
     def of(self, daemon: str) -> list[Meter]:
         """Return the configuration that a daemon is started with."""
@@ -51,11 +51,11 @@ class Configuring:
         life = self._life
         rows = {row.name for row in life.ledger.tables().meters.values()}
         known = [meter for meter in self.meters if meter.name in rows]
-        if not known or (life.climate.restores and life.marks["a meter is renamed"]):
+        if not known or (life.conditions.restores and life.marks["a meter is renamed"]):
             return
         meter = self._random.choice(known)
         after = replace(meter, name=renamed(meter.name), renamed_from=meter.name)
-        life.story.tell(meter.name, "is called", after.name, "in the configuration")
+        life.trace.tell(meter.name, "is called", after.name, "in the configuration")
         life.marks.saw("a meter is renamed")
         self._change([after if each is meter else each for each in self.meters])
 
@@ -64,7 +64,7 @@ class Configuring:
         if len(self.meters) < 2 or life.resting:
             return
         meter = dice.choice(self.meters)
-        life.story.tell(meter.name, "is taken out of the configuration")
+        life.trace.tell(meter.name, "is taken out of the configuration")
         life.marks.saw("a meter is removed")
         feeds = self._feeds([meter])
         waits = any(event.feed_id in feeds for event in self._owed())
@@ -72,13 +72,13 @@ class Configuring:
         self._removed.append(meter)
         self._change([each for each in self.meters if each is not meter])
         later = HOUR * dice.choice([2, 5, 12, 30])
-        life.hub.after(later, dice.choice([self._put_back, self._put_back, self._give_up]))
+        life.scheduler.after(later, dice.choice([self._put_back, self._put_back, self._give_up]))
 
     def _put_back(self) -> None:
         life = self._life
         if self._removed and not life.resting:
             meter = self._removed.pop()
-            life.story.tell(meter.name, "is put back into the configuration")
+            life.trace.tell(meter.name, "is put back into the configuration")
             life.marks.saw("a meter is put back")
             self._change([*self.meters, meter])
 
@@ -88,8 +88,8 @@ class Configuring:
         if any(meter in had for meter in self._removed for had in self._had.values()):
             return
         _, _, outbox, *_ = life.ledger.verbs(uuid.UUID(int=0), life.hosts.all[0].disk)
-        given = outbox.give_up(sorted(self._feeds(self._removed)), life.hub.now)
-        life.story.tell("a person gives up:", given)
+        given = outbox.give_up(sorted(self._feeds(self._removed)), life.scheduler.now)
+        life.trace.tell("a person gives up:", given)
         life.marks["given up: nothing of it has left"] += given[0]
         life.marks["given up: it may have left"] += given[1]
         life.looked()
@@ -111,11 +111,11 @@ class Configuring:
         self.meters = meters
         for name in list(self._had):
             later = HOUR * self._random.choice([0, 0.1, 2])
-            self._life.hub.after(later, lambda name=name: self._deploy(name))  # type: ignore[misc]
+            self._life.scheduler.after(later, lambda name=name: self._deploy(name))  # type: ignore[misc]
 
     def _deploy(self, name: str) -> None:
         life = self._life
         self._had[name] = self.meters
         for daemon in list(life.daemons):
             if daemon.process.name == name and daemon.process.alive and not life.ended:
-                life.hub.kill(daemon.process)
+                life.scheduler.kill(daemon.process)

@@ -11,12 +11,12 @@ from aggregator.sinks.files.formats import JsonFormat
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
 from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe_meter import StripeMeter
-from tests.simulation.climate import MINUTE, Climate
+from tests.simulation.conditions import MINUTE, Conditions
 from tests.simulation.gates import MILLISECOND, Gate
+from tests.simulation.invariants_files import Filed, path_of
 from tests.simulation.names import called
 from tests.simulation.place import Place
 from tests.simulation.service import Service
-from tests.simulation.watch_files import Filed, path_of
 
 WAIT = 30 * MINUTE
 
@@ -38,8 +38,8 @@ class FileGate(SinkOfFiles):
         super().__init__(
             name,
             place=where,
-            by_hand=gate.climate.by_hand,
-            bounds=bounds(gate.climate),
+            by_hand=gate.conditions.by_hand,
+            bounds=bounds(gate.conditions),
             form=JsonFormat(known, lines=True),
             encoding=Encoding.NUMBER,
             meters=known,
@@ -57,7 +57,7 @@ class FileGate(SinkOfFiles):
         if written is None or not may_go_on():
             gate.marks.saw("a file is left unnamed")
             return None
-        if not (gate.climate.restores or gate.climate.place_moves):
+        if not (gate.conditions.restores or gate.conditions.place_moves):
             gate.step()  # who takes a file away, or gives it up, believes that nobody is so late
         self._publish(written, file.getvalue(), events)
         gate.step()
@@ -80,29 +80,29 @@ class FileGate(SinkOfFiles):
             yield event
 
     def _publish(self, written: Written, content: bytes, events: Sequence[Event]) -> None:
-        gate, climate, path = self._gate, self._gate.climate, path_of(self.place, written.name)
+        gate, conditions, path = self._gate, self._gate.conditions, path_of(self.place, written.name)
         dice = gate.random.random()
-        if self._service.in_black_hole() or dice < climate.lost_before:
+        if self._service.in_black_hole() or dice < conditions.lost_before:
             gate.marks.saw("the store is away")
             raise SinkUnreachable
         self._watch.leaves(path, events)
-        if gate.random.random() < climate.delayed:
+        if gate.random.random() < conditions.delayed:
             gate.marks.saw("an upload is completed late")
 
             def appear() -> None:
                 self._appear(path, content, events)
 
-            gate.hub.after(30 * MINUTE * gate.random.random(), appear)
+            gate.scheduler.after(30 * MINUTE * gate.random.random(), appear)
             raise SinkUnreachable
         before = self._appear(path, content, events)
-        gate.story.tell(gate.process.name, "writes", path, "(there already)" if before is not None else "")
+        gate.trace.tell(gate.process.name, "writes", path, "(there already)" if before is not None else "")
         if before is not None:
             gate.marks.saw("a file is there already")
             if trouble := there_already(
                 written.name, self.place, (len(before), sha256(before).hexdigest()), written
             ):
                 raise SinkHalted(trouble)
-        if dice > 1 - climate.lost_after:
+        if dice > 1 - conditions.lost_after:
             gate.marks.saw("a file is there, and the answer is lost")
             raise SinkUnreachable
 
@@ -112,6 +112,6 @@ class FileGate(SinkOfFiles):
         return before
 
 
-def bounds(climate: Climate) -> Bounds:
+def bounds(conditions: Conditions) -> Bounds:
     """Return when files are closed."""
-    return Bounds(climate.batch, 2_000, WAIT)
+    return Bounds(conditions.batch, 2_000, WAIT)

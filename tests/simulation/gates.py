@@ -32,15 +32,15 @@ from aggregator.errors import (
 )
 from aggregator.ledger.clock import LedgerClock
 from tests.simulation.application import Application
-from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
-from tests.simulation.hub import Aside, Hub, Killed, Process
+from tests.simulation.conditions import HOUR, MINUTE, SECOND, Conditions
+from tests.simulation.invariants import Invariants
 from tests.simulation.marks import Marks
 from tests.simulation.names import called, outward
+from tests.simulation.scheduler import Killed, Process, Scheduler, Unmapped
 from tests.simulation.service import Service
 from tests.simulation.spells import Spells
 from tests.simulation.standbys import Standby, Standbys
-from tests.simulation.story import Story
-from tests.simulation.watch import Watch
+from tests.simulation.trace import Trace
 
 T = TypeVar("T")
 
@@ -57,37 +57,37 @@ CLOCKS_AGREE = frozenset({"claim", "claim_whole", "take_over"})
 class Gate:
     """The way out of one process."""
 
-    hub: Hub
+    scheduler: Scheduler
     process: Process
-    climate: Climate
+    conditions: Conditions
     random: random.Random
     marks: Marks
-    story: Story
+    trace: Trace
     clock: LedgerClock
 
     def step(self, takes: dt.timedelta = MILLISECOND) -> None:
         """Let time pass; the process may die here, or stand still for a while. Raises Killed."""
         if not self.process.alive:
             raise Killed
-        climate, dice = self.climate, self.random.random()
-        if dice < climate.kill:
-            self.story.tell(self.process.name, "is killed")
+        conditions, dice = self.conditions, self.random.random()
+        if dice < conditions.kill:
+            self.trace.tell(self.process.name, "is killed")
             self.marks.saw("killed")
-            self.hub.kill(self.process)
+            self.scheduler.kill(self.process)
             raise Killed
-        if dice < climate.kill + climate.pause:
+        if dice < conditions.kill + conditions.pause:
             length = self.random.choice([MINUTE, 2 * MINUTE, 2 * HOUR, 26 * HOUR])
-            self.story.tell(self.process.name, "stands still for", length)
+            self.trace.tell(self.process.name, "stands still for", length)
             self.marks.saw("paused")
-            self.process.frozen_until = self.hub.now + length
-        self.hub.wait(takes)
+            self.process.frozen_until = self.scheduler.now + length
+        self.scheduler.wait(takes)
         if not self.process.alive:
             raise Killed
 
     def hear(self) -> None:
         """Learn the ledger's time, as with every transaction."""
-        with self.clock.hearing() as heard:
-            heard(self.hub.now)
+        with self.clock.hearing() as polled:
+            polled(self.scheduler.now)
 
     def now(self) -> dt.datetime:
         """Return the ledger's time, as `Database.now` does. Raises ClocksApart while this host's clock is another."""
@@ -101,17 +101,17 @@ class Gate:
     def ledger(self, name: str, verb: Callable[[], T]) -> T:
         """Use a verb of the ledger: one transaction. Raises LedgerUnreachable before it, or after it was committed."""
         self.step()
-        climate, dice = self.climate, self.random.random()
-        if dice < climate.ledger_down:
-            self.story.tell(self.process.name, name, "fails: the ledger is away")
+        conditions, dice = self.conditions, self.random.random()
+        if dice < conditions.ledger_down:
+            self.trace.tell(self.process.name, name, "fails: the ledger is away")
             self.marks.saw("ledger away")
             raise LedgerUnreachable
         self.hear()
         if name in CLOCKS_AGREE:
             self.clock.check()
         done = verb()
-        if dice > 1 - climate.ledger_ack_lost:
-            self.story.tell(self.process.name, name, "is committed, and the answer is lost")
+        if dice > 1 - conditions.ledger_ack_lost:
+            self.trace.tell(self.process.name, name, "is committed, and the answer is lost")
             self.marks.saw(f"{name} committed, answer lost")
             raise LedgerUnreachable
         self.step()
@@ -169,7 +169,7 @@ class SourceGate:
         allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
         """Yield the readings of a span in two batches. Raises SourceUnreachable or QueryTimedOut at any point."""
-        gate, climate = self._gate, self._gate.climate
+        gate, conditions = self._gate, self._gate.conditions
         gate.process.complete.discard(query)
         gate.step()
         if allow is not None:
@@ -177,20 +177,22 @@ class SourceGate:
         standby = self._standbys.any()
         if allow is not None:
             span = Span(span.start, allow(self._fence_of(standby)))
-        gate.process.shown[query] = standby.until if standby else gate.hub.now
+        gate.process.shown[query] = standby.until if standby else gate.scheduler.now
         table = (standby or self._application).tables[query]
-        readings = table.readings(span, raw=climate.raw, names_at=climate.names_at)
-        readings = self._spells.show(self._application.tables[query], table, readings, span, gate.hub.now)
-        if gate.random.random() < climate.empty_read:
+        readings = table.readings(span, raw=conditions.raw, names_at=conditions.names_at)
+        readings = self._spells.show(
+            self._application.tables[query], table, readings, span, gate.scheduler.now
+        )
+        if gate.random.random() < conditions.empty_read:
             gate.marks.saw("empty read")
             readings = []
-        slow = gate.random.random() < climate.slow_read
+        slow = gate.random.random() < conditions.slow_read
         if slow:
             for _ in range(gate.random.randint(1, 20)):
                 gate.step(SIGN_OF_LIFE)
                 gate.process.pulse()
-        if gate.random.random() < climate.query_fails:
-            gate.story.tell(gate.process.name, "the query over", span, "fails")
+        if gate.random.random() < conditions.query_fails:
+            gate.trace.tell(gate.process.name, "the query over", span, "fails")
             gate.marks.saw("query failed")
             raise QueryTimedOut if slow else SourceUnreachable
         half = len(readings) // 2
@@ -206,7 +208,7 @@ class SourceGate:
     def columns(self, query: str, span: Span) -> Shape:
         """Say what the query gives."""
         self._gate.step()
-        return Shape(self._gate.climate.at_once, self._gate.climate.names_at)
+        return Shape(self._gate.conditions.at_once, self._gate.conditions.names_at)
 
     def fence(self) -> Fence:
         """Say what is open."""
@@ -222,20 +224,25 @@ class SinkGate:
     """The service, over a network that loses, delays and doubles."""
 
     def __init__(
-        self, gate: Gate, service: Service, watch: Watch, name: str, meters: Collection[str] | None = None
+        self,
+        gate: Gate,
+        service: Service,
+        watch: Invariants,
+        name: str,
+        meters: Collection[str] | None = None,
     ) -> None:
-        climate, self._meters = gate.climate, meters
+        conditions, self._meters = gate.conditions, meters
         self.name = name
         self.limits = Limits(
-            write_model=climate.write_model,
+            write_model=conditions.write_model,
             memory=20 * HOUR,
             proof=26 * HOUR,
             past=35 * 24 * HOUR,
             significant_digits=15,
             identifier_length=100,
-            batch=climate.batch,
+            batch=conditions.batch,
             rate=1_000.0,
-            newest_of=HOUR if climate.write_model is WriteModel.OVERWRITE else None,
+            newest_of=HOUR if conditions.write_model is WriteModel.OVERWRITE else None,
         )
         self._gate = gate
         self._service = service
@@ -270,33 +277,33 @@ class SinkGate:
             self._watch.leaving(event)
             answer, reason = self._send(event)
             self._watch.answered(event, answer)
-            gate.story.tell(gate.process.name, "sends", event, "->", answer)
+            gate.trace.tell(gate.process.name, "sends", event, "->", answer)
             gate.step(gate.random.randint(50, 150) * MILLISECOND)
             yield Verdict(event.id, answer, reason, request_id=f"req_{service.received}")
 
     def _send(self, event: Event) -> tuple[Answer, str | None]:
         """Let one request leave: what the network and the service do with it."""
-        gate, service, climate = self._gate, self._service, self._gate.climate
+        gate, service, conditions = self._gate, self._service, self._gate.conditions
         dice = gate.random.random
         lost = Answer.UNKNOWN, "no answer"
-        if dice() < climate.busy:
+        if dice() < conditions.busy:
             return Answer.BUSY, "429"
         if service.in_black_hole():
             gate.marks.saw("black hole")
-            if dice() < climate.swallows:
+            if dice() < conditions.swallows:
                 service.process(outward(event))
             return lost
-        if dice() < climate.lost_before:
+        if dice() < conditions.lost_before:
             return lost
-        if dice() < climate.delayed:
+        if dice() < conditions.delayed:
             gate.marks.saw("request delivered late")
-            gate.hub.after(30 * MINUTE * dice(), lambda: self._arrive(event))
+            gate.scheduler.after(30 * MINUTE * dice(), lambda: self._arrive(event))
             return lost
         answer = service.process(outward(event))
-        if answer[0] is not Answer.REFUSED and dice() < climate.doubled:
+        if answer[0] is not Answer.REFUSED and dice() < conditions.doubled:
             gate.marks.saw("request delivered twice")
-            gate.hub.after(30 * MINUTE * dice(), lambda: self._arrive(event))
-        return lost if dice() < climate.lost_after else answer
+            gate.scheduler.after(30 * MINUTE * dice(), lambda: self._arrive(event))
+        return lost if dice() < conditions.lost_after else answer
 
     def _arrive(self, event: Event) -> None:
         self._service.process(outward(event))
@@ -305,9 +312,9 @@ class SinkGate:
         """Read the service's own total. Raises SinkUnreachable."""
         gate = self._gate
         gate.step()
-        if self._service.in_black_hole() or gate.random.random() < gate.climate.lost_before:
+        if self._service.in_black_hole() or gate.random.random() < gate.conditions.lost_before:
             raise SinkUnreachable
-        if gate.random.random() < gate.climate.no_figure:
+        if gate.random.random() < gate.conditions.no_figure:
             raise SinkError
         return self._service.total(self._called(meter), customer, span)
 
@@ -345,18 +352,18 @@ class SinkGate:
 class SteppedThreads(SimpleNamespace):
     """Stands in for `threading` where a shell gives signs of life beside a long read: one turn whenever the read says so."""
 
-    def __init__(self, hub: Hub) -> None:
-        turns = _Turns(hub)
+    def __init__(self, scheduler: Scheduler) -> None:
+        turns = _Turns(scheduler)
         super().__init__(Thread=turns.thread, Event=turns.event)
 
 
 class _Turns:
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._left = 0
 
     def thread(self, *, target: Callable[[], None], name: str, daemon: bool) -> "_Thread":
-        task = self._hub.current
+        task = self._scheduler.current
         assert task is not None
         return _Thread(task.process, lambda: self._turn(target))
 
@@ -377,14 +384,14 @@ class _Turns:
 class _Thread:
     def __init__(self, process: Process, turn: Callable[[], None]) -> None:
         self._process = process
-        self._aside = Aside(turn)
+        self._aside = Unmapped(turn)
 
     def start(self) -> None:
-        self._process.aside.append(self._aside)
+        self._process.unmapped_rows.append(self._aside)
 
     def join(self) -> None:
-        if self._aside in self._process.aside:
-            self._process.aside.remove(self._aside)
+        if self._aside in self._process.unmapped_rows:
+            self._process.unmapped_rows.remove(self._aside)
 
 
 class _Event:

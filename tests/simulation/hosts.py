@@ -10,11 +10,11 @@ import datetime as dt
 import random
 from collections.abc import Sequence
 
-from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
-from tests.simulation.hub import Hub
+from tests.simulation.conditions import HOUR, MINUTE, SECOND, Conditions
 from tests.simulation.marks import Marks
-from tests.simulation.memory_pin import Disk
-from tests.simulation.story import Story
+from tests.simulation.memory_identity import Disk
+from tests.simulation.scheduler import Scheduler
+from tests.simulation.trace import Trace
 
 SKEW = MINUTE
 """How far a host's clock may be from the ledger's, as in `wiring`."""
@@ -41,14 +41,16 @@ class Host:
 class Hosts:
     """The hosts of one life, and what happens to their clocks. Dice of their own leave everything else as it was."""
 
-    def __init__(self, hub: Hub, climate: Climate, random: random.Random, marks: Marks, story: Story) -> None:
-        self._hub = hub
+    def __init__(
+        self, scheduler: Scheduler, conditions: Conditions, random: random.Random, marks: Marks, trace: Trace
+    ) -> None:
+        self._scheduler = scheduler
         self._random = random
         self._marks = marks
-        self._story = story
+        self._trace = trace
         self.all: Sequence[Host] = [
-            Host(f"host {number + 1}", SKEW * random.uniform(-0.9, 0.9) if climate.clock_jumps else ZERO)
-            for number in range(climate.hosts)
+            Host(f"host {number + 1}", SKEW * random.uniform(-0.9, 0.9) if conditions.clock_jumps else ZERO)
+            for number in range(conditions.hosts)
         ]
 
     def of(self, name: str) -> Host:
@@ -58,7 +60,7 @@ class Hosts:
 
     def kill(self, host: Host, back_after: dt.timedelta) -> None:
         """Let a host die; what comes back in its place has its disk, or a new one."""
-        self._story.tell(host.name, "dies")
+        self._trace.tell(host.name, "dies")
         self._marks.saw("a host dies with the ledger's primary")
         host.dead = True
         if self._random.random() < 0.5:
@@ -67,7 +69,7 @@ class Hosts:
         def comes_back() -> None:
             host.dead = False
 
-        self._hub.after(back_after, comes_back)
+        self._scheduler.after(back_after, comes_back)
 
     def plan(self, start: dt.datetime, end: dt.datetime, jumps: int) -> None:
         """Draw when clocks jump, and for how long they are wrong."""
@@ -75,14 +77,14 @@ class Hosts:
             host, by = self._random.choice(self.all), self._random.choice(JUMPS)
             begins = start + (end - start) * self._random.random()
             length = self._random.choice([10 * MINUTE, 3 * HOUR, 30 * HOUR])
-            self._hub.at(begins, lambda host=host, by=by: self._set(host, host.ahead + by))  # type: ignore[misc]
-            self._hub.at(min(begins + length, end), lambda host=host: self._correct(host))  # type: ignore[misc]
+            self._scheduler.at(begins, lambda host=host, by=by: self._set(host, host.ahead + by))  # type: ignore[misc]
+            self._scheduler.at(min(begins + length, end), lambda host=host: self._correct(host))  # type: ignore[misc]
 
     def _set(self, host: Host, ahead: dt.timedelta) -> None:
         self._marks.saw("a host's clock jumps")
-        self._story.tell("the clock of", host.name, "is ahead by", ahead)
+        self._trace.tell("the clock of", host.name, "is ahead by", ahead)
         host.ahead = ahead
 
     def _correct(self, host: Host) -> None:
-        self._story.tell("the clock of", host.name, "is set right")
+        self._trace.tell("the clock of", host.name, "is set right")
         host.ahead = SECOND * self._random.uniform(-30, 30)

@@ -24,7 +24,7 @@ from aggregator.core.renaming import Outlet
 from aggregator.delivery import first_use as first_use_shell
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
-from aggregator.delivery.sender import Delivered, Lane, Sender
+from aggregator.delivery.sender import Delivered, Sender, Worker
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.meters import Registered
@@ -38,39 +38,39 @@ from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
 from tests.simulation.cancel_gate import CancelGate
 from tests.simulation.carrying import Carrying
-from tests.simulation.climate import (
+from tests.simulation.conditions import (
     DAY,
     HOUR,
     MINUTE,
     SECOND,
-    Climate,
+    Conditions,
     drawn,
 )
 from tests.simulation.configuring import Configuring
 from tests.simulation.gates import CLOCKS_AGREE, Behind, Gate, SinkGate, SourceGate, SteppedThreads
 from tests.simulation.hosts import SKEW, Host, Hosts
-from tests.simulation.hub import Hub, Process
+from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.mail import Mail, MailGate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
 from tests.simulation.memory_cancelling import MemoryCancellations
-from tests.simulation.memory_doubts import MemoryInDoubt
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.memory_first_use import MemoryFirstUses
-from tests.simulation.memory_intake import MemoryNotifications
+from tests.simulation.memory_identity import Disk, MemoryIdentity
+from tests.simulation.memory_in_doubt import MemoryInDoubt
+from tests.simulation.memory_notifications import MemoryNotifications
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
-from tests.simulation.memory_pin import Disk, MemoryIdentity
 from tests.simulation.memory_uploads import MemoryPlaces, MemoryUploads
 from tests.simulation.names import called
 from tests.simulation.new_ids import NewIds
 from tests.simulation.place import Place
 from tests.simulation.restoring import OneByOne, Restoring
+from tests.simulation.scheduler import Process, Scheduler
 from tests.simulation.service import Service
 from tests.simulation.spells import Spells
 from tests.simulation.standbys import Standbys
-from tests.simulation.story import Story
-from tests.simulation.watch import Violation, Watch
+from tests.simulation.trace import Trace
 
 T = TypeVar("T")
 
@@ -107,8 +107,8 @@ class Ledger(Protocol):
 class InMemory:
     """The ledger in memory."""
 
-    def __init__(self, hub: Hub) -> None:
-        self.ledger = MemoryLedger(lambda: hub.now)
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.ledger = MemoryLedger(lambda: scheduler.now)
 
     def verbs(
         self, owner: uuid.UUID, disk: Disk
@@ -124,18 +124,18 @@ class InMemory:
         MemoryFirstUses,
     ]:
         """Return its verbs."""
-        pin = MemoryIdentity(self.ledger, disk)
-        doubts = MemoryInDoubt(self.ledger)
-        outbox = MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, pin)
+        identity = MemoryIdentity(self.ledger, disk)
+        in_doubt = MemoryInDoubt(self.ledger)
+        outbox = MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, identity)
         return (
             MemoryMeters(self.ledger, owner, LEASE),
-            MemoryPasses(self.ledger, LEASE, pin),
+            MemoryPasses(self.ledger, LEASE, identity),
             outbox,
-            doubts,
-            pin,
-            MemoryFiles(self.ledger, owner, HOLD, pin, outbox),
-            MemoryCancellations(self.ledger, doubts),
-            MemoryNotifications(self.ledger, doubts),
+            in_doubt,
+            identity,
+            MemoryFiles(self.ledger, owner, HOLD, identity, outbox),
+            MemoryCancellations(self.ledger, in_doubt),
+            MemoryNotifications(self.ledger, in_doubt),
             MemoryFirstUses(self.ledger),
         )
 
@@ -158,7 +158,7 @@ class Lived:
     marks: Marks = field(default_factory=Marks)
     rule: str | None = None
     told: str = ""
-    story: str = ""
+    trace: str = ""
 
 
 class Life:
@@ -167,36 +167,42 @@ class Life:
     def __init__(
         self,
         seed: int,
-        ledger: Callable[[Hub], Ledger] = InMemory,
-        climate: Climate | None = None,
+        ledger: Callable[[Scheduler], Ledger] = InMemory,
+        conditions: Conditions | None = None,
         kept: int = 60,
     ) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         dice = random.Random(f"{seed}: restores")
-        self.climate = climate or drawn(seed, self.random, dice)
-        self.hub = Hub(START)
+        self.conditions = conditions or drawn(seed, self.random, dice)
+        self.scheduler = Scheduler(START)
         self.marks = Marks()
-        self.story = Story(lambda: self.hub.now, kept)
-        names = [f"meter_{number}" for number in range(1, self.climate.meters + 1)]
-        self.application = Application(self.hub, self.climate, self.random, names)
-        whole = Span(START, START + self.climate.days * DAY)
+        self.trace = Trace(lambda: self.scheduler.now, kept)
+        names = [f"meter_{number}" for number in range(1, self.conditions.meters + 1)]
+        self.application = Application(self.scheduler, self.conditions, self.random, names)
+        whole = Span(START, START + self.conditions.days * DAY)
         chance = random.Random(f"{seed}: what is shown")
-        self.spells = Spells(self.climate, chance, self.marks, whole, self.application.customers())
+        self.spells = Spells(self.conditions, chance, self.marks, whole, self.application.customers())
         chance = random.Random(f"{seed}: who answers")
-        self.standbys = Standbys(self.hub, self.climate, self.application, chance, self.marks, whole.end)
-        self.ledger = ledger(self.hub)
-        self.watch = Watch(self.hub, self.climate, self.application, self.marks, self.ledger.tables)
-        self.service = Service(self.hub, self.climate, self.random, self.marks.saw, self.watch.booked)
+        self.standbys = Standbys(
+            self.scheduler, self.conditions, self.application, chance, self.marks, whole.end
+        )
+        self.ledger = ledger(self.scheduler)
+        self.watch = Invariants(
+            self.scheduler, self.conditions, self.application, self.marks, self.ledger.tables
+        )
+        self.service = Service(
+            self.scheduler, self.conditions, self.random, self.marks.saw, self.watch.booked
+        )
         self.watch.service = self.service
-        self.mail = Mail(self.hub, self.random, self._deliver)
+        self.mail = Mail(self.scheduler, self.random, self._deliver)
         self.watch.mail = self.mail.messages
-        self.service.tell = self.mail.post if self.climate.intake else self._told
+        self.service.tell = self.mail.post if self.conditions.poller else self._told
         self.place = self.watch.filed.place = Place(
-            self.hub, self.random, self.service.book, self.service.credit
+            self.scheduler, self.random, self.service.book, self.service.credit
         )
         chance = random.Random(f"{seed}: hosts of the life")
-        self.hosts = Hosts(self.hub, self.climate, chance, self.marks, self.story)
+        self.hosts = Hosts(self.scheduler, self.conditions, chance, self.marks, self.trace)
         self.daemons: list[Daemon] = []
         self.taken: set[str] = set()
         """Reports that a daemon has taken."""
@@ -230,85 +236,87 @@ class Life:
         return self.configuring.meters
 
     def _meter(self, name: str) -> Meter:
-        climate = self.climate
+        conditions = self.conditions
         return Meter(
             name=name,
             source="application",
             query=name,
             fingerprint="f" * 64,
             sinks=(SINK,),
-            window=climate.window,
+            window=conditions.window,
             start_at=START,
-            settle=climate.settle,
-            revisit=climate.revisit,
-            decimals=climate.decimals,
-            decreases=climate.decreases,
-            latest=climate.write_model is WriteModel.LAST,
+            delay=conditions.delay,
+            revisit=conditions.revisit,
+            decimals=conditions.decimals,
+            decreases=conditions.decreases,
+            latest=conditions.write_model is WriteModel.LAST,
             outlets=(Outlet(SINK, None, name),),
         )
 
     def _draw_service(self) -> None:
-        climate, days = self.climate, self.climate.days
-        for _ in range(climate.black_holes):
+        conditions, days = self.conditions, self.conditions.days
+        for _ in range(conditions.black_holes):
             start = START + days * DAY * self.random.random()
-            self.service.black_holes.append(Span(start, start + climate.black_hole))
-        for _ in range(climate.halts):
+            self.service.black_holes.append(Span(start, start + conditions.black_hole))
+        for _ in range(conditions.halts):
             start = START + days * DAY * self.random.random()
-            self.hub.at(start, lambda: self.service.halt(halted=True))
-            self.hub.at(start + 10 * HOUR * self.random.random(), lambda: self.service.halt(halted=False))
-        for _ in range(climate.vanishes):
+            self.scheduler.at(start, lambda: self.service.halt(halted=True))
+            self.scheduler.at(
+                start + 10 * HOUR * self.random.random(), lambda: self.service.halt(halted=False)
+            )
+        for _ in range(conditions.vanishes):
             start = START + days * DAY * self.random.random()
             customer = self.random.choice(self.application.customers())
             self.service.gone.append((customer, Span(start, start + 6 * HOUR * self.random.random())))
-        self.service.unknown_customers.update(self.application.customers()[: climate.refuses])
+        self.service.unknown_customers.update(self.application.customers()[: conditions.refuses])
 
     def run(self) -> None:
         """Live: some days of faults, then rest, then the end. Raises Violation."""
-        with stepped_threads(self.hub):
+        with stepped_threads(self.scheduler):
             try:
-                end = START + self.climate.days * DAY
-                if self.climate.held_before:
-                    self.hub.run(START + self.beforehand.begins_after)
+                end = START + self.conditions.days * DAY
+                if self.conditions.held_before:
+                    self.scheduler.run(START + self.beforehand.begins_after)
                     self.beforehand.book()
                     self.beforehand.look()
-                for number in range(self.climate.daemons):
+                for number in range(self.conditions.daemons):
                     self._start(f"daemon {number + 1}")
                 self._plan_people(end)
                 self.carrying.plan(START, end)
-                self.hosts.plan(START, end, self.climate.clock_jumps)
+                self.hosts.plan(START, end, self.conditions.clock_jumps)
                 if self.restoring is not None:
                     self.restoring.plan(START, end)
-                while self.hub.now < end:
-                    self.hub.run(min(self.hub.now + DAY / 2, end))
+                while self.scheduler.now < end:
+                    self.scheduler.run(min(self.scheduler.now + DAY / 2, end))
                     self.watch.all(self.ledger.tables())
                 self._calm()
                 self._rest(end)
                 self.watch.at_the_end(self.ledger.tables())
             finally:
                 self.ended = True
-                self.hub.close()
+                self.scheduler.close()
 
     def _rest(self, since: dt.datetime) -> None:
         """Let time pass until all is quiet; what is said again takes its turns, more where windows are read singly."""
         for number in range(1, RESTS + 1):
-            self.hub.run(since + number * REST)
+            self.scheduler.run(since + number * REST)
             if not self.ledger.tables().reassertions:
                 return
 
     def _calm(self) -> None:
         self.resting = True
-        self.climate.calm()
+        self.conditions.calm()
         self.application.rest()
         self.spells.end()
         self.standbys.rest()
         self.service.black_holes.clear()
         self.service.gone.clear()
         self.service.halt(halted=False)
-        self.story.tell("from here on, nothing goes wrong")
+        self.trace.tell("from here on, nothing goes wrong")
 
     def elapsed(self) -> float:
         """Return the seconds since the life began, on a clock that nobody sets."""
-        return (self.hub.now - START).total_seconds()
+        return (self.scheduler.now - START).total_seconds()
 
     # Processes.
 
@@ -323,25 +331,25 @@ class Life:
         try:
             daemon = Daemon(self, process, self.hosts.of(name), self.configuring.of(name))
         except MeterRefused as error:
-            self.story.tell(name, "does not start:", error)
+            self.trace.tell(name, "does not start:", error)
             self.marks.saw("a configuration of before is refused")
             self._restart(name)
             return
         self.daemons = [each for each in self.daemons if each.process.alive] + [daemon]
-        self.hub.spawn(process, f"{name} reconciling", daemon.reconcile)
-        if self.climate.intake:
-            self.hub.spawn(process, f"{name} hearing", daemon.hear)
-        if self.climate.decreases is Decreases.CANCEL:
-            self.hub.spawn(process, f"{name} cancelling", daemon.cancel)
+        self.scheduler.spawn(process, f"{name} reconciling", daemon.reconcile)
+        if self.conditions.poller:
+            self.scheduler.spawn(process, f"{name} hearing", daemon.hear)
+        if self.conditions.decreases is Decreases.CANCEL:
+            self.scheduler.spawn(process, f"{name} cancelling", daemon.cancel)
         process.died = lambda: self._restart(name)
         for meter in self.configuring.of(name):
-            self.hub.spawn(process, f"{name} {meter.name}", lambda meter=meter: daemon.collect(meter))  # type: ignore[misc]
-        for lane in range(self.climate.lanes):
-            self.hub.spawn(process, f"{name} lane {lane}", daemon.deliver)
+            self.scheduler.spawn(process, f"{name} {meter.name}", lambda meter=meter: daemon.collect(meter))  # type: ignore[misc]
+        for worker in range(self.conditions.workers):
+            self.scheduler.spawn(process, f"{name} lane {worker}", daemon.deliver)
 
     def _restart(self, name: str) -> None:
         delay = self.random.choice([SECOND, MINUTE, 10 * MINUTE, 3 * HOUR])
-        self.hub.after(delay, lambda: self._start(name))
+        self.scheduler.after(delay, lambda: self._start(name))
 
     # What the service reports.
 
@@ -350,15 +358,15 @@ class Life:
         alive = [each for each in self.daemons if each.process.alive]
         if alive:
             daemon = self.random.choice(alive)
-            self.hub.spawn(daemon.process, "report", lambda: daemon.take(report))
-        self.hub.after(HOUR if alive else 10 * MINUTE, lambda: self._ask_again(report))
+            self.scheduler.spawn(daemon.process, "report", lambda: daemon.take(report))
+        self.scheduler.after(HOUR if alive else 10 * MINUTE, lambda: self._ask_again(report))
 
     def _deliver(self, body: bytes) -> None:
         """Deliver a message to a daemon, if one lives; nobody does it again."""
         alive = [each for each in self.daemons if each.process.alive]
         if alive:
             daemon = self.random.choice(alive)
-            self.hub.spawn(daemon.process, "delivery of a message", lambda: daemon.be_told(body))
+            self.scheduler.spawn(daemon.process, "delivery of a message", lambda: daemon.be_told(body))
 
     def _ask_again(self, report: Report) -> None:
         if report.id not in self.taken:
@@ -367,24 +375,24 @@ class Life:
     # People.
 
     def _plan_people(self, end: dt.datetime) -> None:
-        for _ in range(self.climate.days * 2):
-            self.hub.at(START + (end - START) * self.random.random(), self._look)
+        for _ in range(self.conditions.days * 2):
+            self.scheduler.at(START + (end - START) * self.random.random(), self._look)
         self.backfilling.plan(START, end)
         self.new_ids.plan(START, end)
         self.configuring.plan(START, end)
 
     def _look(self) -> None:
         """Let a person look at what is parked."""
-        if self.random.random() >= self.climate.person:
+        if self.random.random() >= self.conditions.person:
             return
         tables = self.ledger.tables()
         parked = [event for event, row in sorted(tables.parked.items()) if row.state is not State.IN_DOUBT]
         chosen = [event for event in parked if self.random.random() < 0.5]
         _, _, outbox, *_ = self.ledger.verbs(uuid.UUID(int=0), self.hosts.all[0].disk)
-        released = outbox.release(chosen, self.hub.now)
+        released = outbox.release(chosen, self.scheduler.now)
         self.watch.released(released)
         self.marks["released by a person"] += len(released)
-        self.story.tell("a person releases", released)
+        self.trace.tell("a person releases", released)
         self.looked()
 
     def process(self, process: Process, name: str, meters: Sequence[Meter]) -> "Daemon":
@@ -406,26 +414,30 @@ class Daemon:
         self.process = process
         self.host = host
         self._life = life
-        self._hub = life.hub
+        self._scheduler = life.scheduler
         self._random = life.random
-        clock = LedgerClock(SKEW, lambda: life.hub.now + host.ahead, self._life.elapsed)
-        self._gate = Gate(life.hub, process, life.climate, life.random, life.marks, life.story, clock)
+        clock = LedgerClock(SKEW, lambda: life.scheduler.now + host.ahead, self._life.elapsed)
+        self._gate = Gate(
+            life.scheduler, process, life.conditions, life.random, life.marks, life.trace, clock
+        )
         self._gate.hear()
-        meters, passes, outbox, doubts, self._pin, files, *beside = life.ledger.verbs(
+        meters, passes, outbox, in_doubt, self._identity, files, *beside = life.ledger.verbs(
             process.owner, host.disk
         )
         (
             self._meters,
             self._passes,
             self._outbox,
-            self._doubts,
+            self._in_doubt,
             self._files,
             self._cancelling,
             self._notices,
             self._first_uses,
-        ) = (Behind(self._gate, part, self._did) for part in (meters, passes, outbox, doubts, files, *beside))
+        ) = (
+            Behind(self._gate, part, self._did) for part in (meters, passes, outbox, in_doubt, files, *beside)
+        )
         self._registered: dict[str, Registered] = {
-            name: _knowing(known, life.climate.write_model)
+            name: _knowing(known, life.conditions.write_model)
             for name, known in meters.register(configured).items()
         }
         self._sink = SinkGate(self._gate, life.service, life.watch, SINK, set(self._registered))
@@ -440,7 +452,7 @@ class Daemon:
         while True:
             self._round(lambda: shell.run_once(self._gate.now()))
             pace = max(meter.window, 5 * HOUR) if self._life.resting else meter.window
-            self._hub.wait(pace * (0.3 + 0.7 * self._random.random()))
+            self._scheduler.wait(pace * (0.3 + 0.7 * self._random.random()))
 
     def backfill(self, meter: Meter, start: dt.datetime, end: dt.datetime | None) -> Backfilled:
         """Read a range, as `aggregator backfill` does. Raises UsageError if it cannot be billed."""
@@ -455,18 +467,18 @@ class Daemon:
 
     def _wait_for_the_meter(self) -> None:
         self._life.marks.saw("a backfill waits for the meter")
-        self._hub.wait(20 * SECOND)
+        self._scheduler.wait(20 * SECOND)
 
     def send_what_was_backfilled(self, meter: Meter, span: Span) -> None:
         """Send what is due, until nothing is or nothing of it leaves."""
-        files = self._life.climate.files
-        lane: Lane = self._filing((meter.name, span)) if files else self._delivery()
+        files = self._life.conditions.files
+        worker: Worker = self._filing((meter.name, span)) if files else self._delivery()
         for _ in range(ROUNDS_OF_A_BACKFILL):
-            result = self._round(lambda: lane.run_once(self._gate.now()))
+            result = self._round(lambda: worker.run_once(self._gate.now()))
             if result is None or result.halted or not result.claimed or result.unsent == result.claimed:
                 return
             self._life.marks[f"a backfill {'writes a file' if files else 'sends'}"] += 1
-            self._hub.wait(MINUTE if files else SECOND)
+            self._scheduler.wait(MINUTE if files else SECOND)
 
     def _filing(self, only: tuple[str, Span] | None = None) -> FileWriter:
         return FileWriter(
@@ -489,7 +501,7 @@ class Daemon:
             raise
         except AggregatorError as error:
             marks["stopped"] += isinstance(error, LedgerStopped)
-            self._life.story.tell(self._gate.process.name, "round failed:", _why(error))
+            self._life.trace.tell(self._gate.process.name, "round failed:", _why(error))
         else:
             self._mark(result)
             return result
@@ -505,7 +517,7 @@ class Daemon:
 
     def deliver(self) -> None:
         """Deliver for ever."""
-        delivery: Lane = self._filing() if self._life.climate.files else self._delivery()
+        delivery: Worker = self._filing() if self._life.conditions.files else self._delivery()
         while True:
             try:
                 result = delivery.run_once(self._gate.now())
@@ -513,18 +525,18 @@ class Daemon:
                 raise
             except AggregatorError as error:
                 self._life.marks["stopped"] += isinstance(error, LedgerStopped)
-                self._life.story.tell(self._gate.process.name, "delivery failed:", _why(error))
-                self._hub.wait(5 * MINUTE * self._random.random())
+                self._life.trace.tell(self._gate.process.name, "delivery failed:", _why(error))
+                self._scheduler.wait(5 * MINUTE * self._random.random())
                 continue
             self._note(result)
             if result.halted:
                 self._life.marks.saw("sink halted")
-                self._hub.wait(30 * MINUTE)
+                self._scheduler.wait(30 * MINUTE)
             elif result.claimed and result.again == result.claimed:
-                self._hub.wait(MINUTE)
+                self._scheduler.wait(MINUTE)
             elif not result.claimed:
                 pace = 3 * HOUR if self._life.resting else 40 * MINUTE
-                self._hub.wait(pace * (0.1 + 0.9 * self._random.random()))
+                self._scheduler.wait(pace * (0.1 + 0.9 * self._random.random()))
 
     def _delivery(self) -> Sender:
         return Sender(
@@ -542,32 +554,34 @@ class Daemon:
         shell = self._reconciliation()
         while True:
             self._round(lambda: shell.run_once(self._gate.now()))
-            self._hub.wait((1 + 2 * self._random.random()) * HOUR)
+            self._scheduler.wait((1 + 2 * self._random.random()) * HOUR)
 
     def cancel(self) -> None:
         """Take events back whose decreases are held, for ever."""
-        teller, lowering = CancelGate(self._gate, self._life.service), list(self._registered)
-        shell = Canceller(cast("Any", self._cancelling), teller, self._sink, self._sink_id, lowering)
+        notification_client, lowering = CancelGate(self._gate, self._life.service), list(self._registered)
+        shell = Canceller(
+            cast("Any", self._cancelling), notification_client, self._sink, self._sink_id, lowering
+        )
         while True:
             self._round(lambda: shell.run_once(self._gate.now()))
             pace = 6 if self._life.resting else 1
-            self._hub.wait(pace * (5 + 30 * self._random.random()) * MINUTE)
+            self._scheduler.wait(pace * (5 + 30 * self._random.random()) * MINUTE)
 
     def hear(self) -> None:
         """Ask for messages, for ever."""
         shell = self._intake()
         while True:
             self._round(lambda: shell.run_once(self._gate.now()))
-            self._hub.wait((0.2 + 2 * self._random.random()) * HOUR)
+            self._scheduler.wait((0.2 + 2 * self._random.random()) * HOUR)
 
     def be_told(self, body: bytes) -> None:
         """Take one message that is delivered."""
-        result = self._round(lambda: self._intake().deliver(body, "", self._hub.now))
+        result = self._round(lambda: self._intake().deliver(body, "", self._scheduler.now))
         self._life.marks["a message is delivered first"] += result is not None and result.messages
 
     def _intake(self) -> NotificationPoller:
-        teller = MailGate(self._gate, self._life.service, self._life.mail, self._knowing_it)
-        return NotificationPoller(cast("Any", self._notices), teller, self._sink, self._sink_id)
+        notification_client = MailGate(self._gate, self._life.service, self._life.mail, self._knowing_it)
+        return NotificationPoller(cast("Any", self._notices), notification_client, self._sink, self._sink_id)
 
     def _knowing_it(self, report: Report) -> Report:
         """Return a report by what its meter is called in this process; by nothing, if it was removed."""
@@ -579,13 +593,13 @@ class Daemon:
     def take(self, report: Report) -> None:
         """Take one report."""
         mine = self._knowing_it(report)
-        result = self._round(lambda: self._reconciliation().take(mine, self._hub.now))
+        result = self._round(lambda: self._reconciliation().take(mine, self._scheduler.now))
         if result is not None:
             self._life.taken.add(report.id)
             self._life.marks["read back without a name"] += result.readbacks
 
     def _reconciliation(self) -> Reconciler:
-        return Reconciler(cast("Any", self._doubts), self._sink, self._sink_id)
+        return Reconciler(cast("Any", self._in_doubt), self._sink, self._sink_id)
 
     def _note(self, result: Delivered) -> None:
         for name, count in (
@@ -603,18 +617,18 @@ class Daemon:
             SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys),
             cast("Any", self._meters),
             cast("Any", self._passes),
-            ledger_name=self._pin.name,
+            ledger_name=self._identity.name,
             limits={SINK: self._sink.limits},
             elapsed=self._life.elapsed,
             check_clock=self._gate.now,
-            patience=self._life.climate.patience,
+            patience=self._life.conditions.patience,
         )
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
         """Look on after each verb."""
         life = self._life
         if not _is_dull(name, done):
-            life.story.tell(process.name, name, _short(values), "->", _short((done,)))
+            life.trace.tell(process.name, name, _short(values), "->", _short((done,)))
         life.watch.verb(process, name, values, done)
         if name in CLOCKS_AGREE and done is not None:
             life.watch.claimed(self.host, done, set(self._names))
@@ -669,11 +683,11 @@ def _short(values: tuple[object, ...]) -> str:
 
 
 @contextmanager
-def stepped_threads(hub: Hub) -> Iterator[None]:
+def stepped_threads(scheduler: Scheduler) -> Iterator[None]:
     """Let the shells' signs of life have their turns in simulated time."""
     shell, asking = vars(collection_shell), (vars(adoption_shell), vars(first_use_shell))
     before, pool = shell["threading"], asking[0]["ThreadPoolExecutor"]
-    shell["threading"] = SteppedThreads(hub)
+    shell["threading"] = SteppedThreads(scheduler)
     for each in asking:
         each["ThreadPoolExecutor"] = OneByOne
     try:
@@ -698,8 +712,8 @@ def outcome(life: Life) -> Lived:
         lived.rule, lived.told = broken.rule, broken.told
     except (AssertionError, InvariantBroken) as broken:
         lived.rule, lived.told = "an assertion of the code itself", f"{type(broken).__name__}: {broken}"
-    lived.days = (life.hub.now - START) / DAY
+    lived.days = (life.scheduler.now - START) / DAY
     lived.events = life.service.received
     if lived.rule:
-        lived.story = str(life.story)
+        lived.trace = str(life.trace)
     return lived

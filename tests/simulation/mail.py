@@ -8,9 +8,9 @@ from typing import NamedTuple
 from aggregator.core.model import Report, Span
 from aggregator.core.notifications import Notification, ParsedNotification
 from aggregator.errors import SinkCrowded, SinkHalted, SinkUnreachable
-from tests.simulation.climate import HOUR, MINUTE
+from tests.simulation.conditions import HOUR, MINUTE
 from tests.simulation.gates import Gate
-from tests.simulation.hub import Hub
+from tests.simulation.scheduler import Scheduler
 from tests.simulation.service import Service
 
 MOST_LISTED = 2
@@ -29,21 +29,21 @@ class Message(NamedTuple):
 class Mail:
     """All messages of a service. `deliver` hands one to whoever lives."""
 
-    def __init__(self, hub: Hub, random: random.Random, deliver: Callable[[bytes], None]) -> None:
+    def __init__(self, scheduler: Scheduler, random: random.Random, deliver: Callable[[bytes], None]) -> None:
         self.messages: dict[str, Message] = {}
-        self._hub = hub
+        self._scheduler = scheduler
         self._random = random
         self._deliver = deliver
 
     def post(self, report: Report) -> None:
         """Make a message of a report."""
-        now, dice = self._hub.now, self._random.random
-        notice = Notification(f"evt_{len(self.messages)}", KIND, now)
-        self.messages[notice.id] = Message(
-            ParsedNotification(notice, (report,)), now + 55 * MINUTE * dice() ** 2
+        now, dice = self._scheduler.now, self._random.random
+        notification = Notification(f"evt_{len(self.messages)}", KIND, now)
+        self.messages[notification.id] = Message(
+            ParsedNotification(notification, (report,)), now + 55 * MINUTE * dice() ** 2
         )
         for _ in range(self._random.choice([0, 0, 1, 2])):
-            self._hub.after(3 * HOUR * dice() ** 2, lambda: self._deliver(notice.id.encode()))
+            self._scheduler.after(3 * HOUR * dice() ** 2, lambda: self._deliver(notification.id.encode()))
 
 
 class MailGate:
@@ -70,9 +70,9 @@ class MailGate:
     def listed(self, span: Span, account: str | None = None) -> list[Notification]:
         """List what was made in a span and has appeared by now, in no order."""
         self._ask()
-        now, saw = self._gate.hub.now, self._gate.marks.saw
-        inside = [each for each in self._mail.messages.values() if each.told.notice.created_at in span]
-        found = [each.told.notice for each in inside if each.appears_at <= now]
+        now, saw = self._gate.scheduler.now, self._gate.marks.saw
+        inside = [each for each in self._mail.messages.values() if each.told.notification.created_at in span]
+        found = [each.told.notification for each in inside if each.appears_at <= now]
         if len(found) < len(inside):
             saw("a message appears late")
         if len(found) > MOST_LISTED and span.end - span.start > MINUTE:
@@ -95,7 +95,7 @@ class MailGate:
         """Read what was delivered: the message itself, or only its name."""
         self._gate.step()
         told = self._read(body.decode())
-        return told if self._gate.random.random() < 0.5 else told.notice
+        return told if self._gate.random.random() < 0.5 else told.notification
 
     def _ask(self) -> None:
         gate = self._gate
@@ -103,5 +103,5 @@ class MailGate:
         if self._service.halted:
             gate.marks.saw("the service does not let itself be asked")
             raise SinkHalted
-        if self._service.in_black_hole() or gate.random.random() < gate.climate.lost_before:
+        if self._service.in_black_hole() or gate.random.random() < gate.conditions.lost_before:
             raise SinkUnreachable

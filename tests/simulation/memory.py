@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from aggregator.core import definitions, renaming
 from aggregator.core.commit_barrier import Noted
-from aggregator.core.feed_terms import Reach, changed, joined
+from aggregator.core.feed_terms import FeedCoverage, changed, joined
 from aggregator.core.model import (
     EPOCH,
     ClaimId,
@@ -85,13 +85,15 @@ class FeedRow:
     """By what name the sink counts it."""
 
     @property
-    def reach(self) -> Reach:
+    def coverage(self) -> FeedCoverage:
         """What the feed bills, and how far it is."""
-        return Reach(self.since, self.until, self.shadow, self.shadow_until, self.read_until, self.lost)
+        return FeedCoverage(
+            self.since, self.until, self.shadow, self.shadow_until, self.read_until, self.lost
+        )
 
-    @reach.setter
-    def reach(self, reach: Reach) -> None:
-        for name, value in reach._asdict().items():
+    @coverage.setter
+    def coverage(self, coverage: FeedCoverage) -> None:
+        for name, value in coverage._asdict().items():
             setattr(self, name, value)
 
 
@@ -135,7 +137,7 @@ class EventRow:
     attempted_at: dt.datetime | None = None
     settled_at: dt.datetime | None = None
     request_id: str | None = None
-    way: str = ""
+    transport: str = ""
     taken_over: bool = False
     """Whether an adoption wrote it."""
 
@@ -154,7 +156,7 @@ class EventRow:
             self.attempts,
             exposed_at,
             attempted_at,
-            self.way,
+            self.transport,
         )
 
 
@@ -249,7 +251,7 @@ class NoticeRow:
 class HeardRow:
     """A row of `intake`."""
 
-    heard_until: dt.datetime | None = None
+    polled_until: dt.datetime | None = None
     polled_at: dt.datetime | None = None
     refused_at: dt.datetime | None = None
     refused_reason: str | None = None
@@ -285,7 +287,7 @@ class PinRow:
     """The row of `pin`."""
 
     generation: int = 0
-    beat: int = 0
+    claims_made: int = 0
     stopped_at: dt.datetime | None = None
     stopped_reason: str | None = None
     timeline: int | None = None
@@ -309,8 +311,8 @@ class Tables:
     claims: dict[ClaimId, ClaimRow] = field(default_factory=dict)
     files: dict[ClaimId, FileRow] = field(default_factory=dict)
     cancellations: dict[int, CancellationRow] = field(default_factory=dict)
-    notices: dict[tuple[int, str], NoticeRow] = field(default_factory=dict)
-    heard: dict[int, HeardRow] = field(default_factory=dict)
+    notifications: dict[tuple[int, str], NoticeRow] = field(default_factory=dict)
+    polled: dict[int, HeardRow] = field(default_factory=dict)
     carries: dict[tuple[int, str], Decimal] = field(default_factory=dict)
     definitions: dict[int, list[Definition]] = field(default_factory=dict)
     fences: dict[int, dict[dt.datetime, int]] = field(default_factory=dict)
@@ -318,12 +320,12 @@ class Tables:
     guarded: dict[tuple[int, dt.datetime], dt.datetime] = field(default_factory=dict)
     rejections: dict[tuple[int, str], str] = field(default_factory=dict)
     readbacks: dict[int, ReadbackRow] = field(default_factory=dict)
-    aside: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
+    unmapped_rows: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
     """Of feed, window and customer: from when on the slot is to be said again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)
     """By meter and goal of a backfill."""
-    pin: PinRow = field(default_factory=PinRow)
+    identity: PinRow = field(default_factory=PinRow)
     hosts: set[int] = field(default_factory=set)
     """Who has ever claimed anything."""
 
@@ -425,25 +427,25 @@ class MemoryMeters:
                 (feed for feed in tables.feeds.values() if (feed.meter_id, feed.sink_id) == key), None
             )
             if feed is None:
-                reach = joined(meter.terms_of(sink), row.mark, meter.start_at)
-                feed = FeedRow(len(tables.feeds) + 1, row.id, sink_id, *reach)
+                coverage = joined(meter.terms_of(sink), row.mark, meter.start_at)
+                feed = FeedRow(len(tables.feeds) + 1, row.id, sink_id, *coverage)
                 tables.feeds[feed.id] = feed
                 tables.slots[feed.id] = {}
-                if reach.read_until < row.mark:
+                if coverage.read_until < row.mark:
                     row.hourly_at = row.swept = None
             feed.ordered = meter.latest
             outlet = meter.outlet_of(sink)
             feed.called = outlet.called if outlet is not None else feed.called
-            reach = changed(feed.reach, meter.terms_of(sink), row.mark, meter.start_at)
-            if reach != feed.reach:
-                feed.reach = reach
+            coverage = changed(feed.coverage, meter.terms_of(sink), row.mark, meter.start_at)
+            if coverage != feed.coverage:
+                feed.coverage = coverage
                 row.hourly_at = row.swept = row.lease_owner = row.lease_until = None
                 row.epoch += 1
             if self._ledger.take_back(feed):
-                reach = feed.reach
+                coverage = feed.coverage
                 row.hourly_at = row.swept = row.lease_owner = row.lease_until = None
                 row.epoch += 1
-            feeds.append(as_it_is(Feed(feed.id, sink, sink_id, feed.since), reach))
+            feeds.append(as_it_is(Feed(feed.id, sink, sink_id, feed.since), coverage))
         return Registered(row.id, meter, tuple(feeds), row.formerly[0] if row.formerly else "")
 
     def _settle_names(self, meters: Values[Meter]) -> None:
@@ -505,15 +507,15 @@ class MemoryMeters:
             return None
         row.lease_owner, row.lease_until, row.epoch = self._owner, now + self._lease, row.epoch + 1
         tables = self._ledger.tables
-        reaches = [tables.feeds[feed.id].reach for feed in registered.feeds]
+        coverages = [tables.feeds[feed.id].coverage for feed in registered.feeds]
         return Lease(
-            registered._replace(feeds=tuple(map(as_it_is, registered.feeds, reaches))),
+            registered._replace(feeds=tuple(map(as_it_is, registered.feeds, coverages))),
             self._owner,
             row.epoch,
             row.mark,
             row.reread_from,
             row.swept,
-            fed_until(reaches, row.mark),
+            fed_until(coverages, row.mark),
             now,
             row.hourly_at,
             row.daily_at,
@@ -535,7 +537,7 @@ class MemoryMeters:
                     if meter == row.id and each.next_at <= now
                 )
             ),
-            reaches=tuple(reaches),
+            coverages=tuple(coverages),
         )
 
     def note(
@@ -552,14 +554,14 @@ class MemoryMeters:
         """Say nothing: whether a meter is silent is told to a person, and changes no bill."""
         return Silence(None, is_new=False)
 
-    def seal(self, lease: Lease, reaches: Values[Reach]) -> Lease:
+    def seal(self, lease: Lease, coverages: Values[FeedCoverage]) -> Lease:
         """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
         if self._own(lease) is None:
             raise LeaseLost
         feeds = self._ledger.tables.feeds
-        for feed, reach in zip(lease.registered.feeds, reaches, strict=True):
-            feeds[feed.id].reach = reach
-        return lease._replace(reaches=tuple(reaches), fed_until=fed_until(reaches, lease.mark))
+        for feed, coverage in zip(lease.registered.feeds, coverages, strict=True):
+            feeds[feed.id].coverage = coverage
+        return lease._replace(coverages=tuple(coverages), fed_until=fed_until(coverages, lease.mark))
 
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""

@@ -74,9 +74,9 @@ class MemoryAdopting:
         starts = [start for start, customers in slots.items() if customers and oldest <= start < end]
         return Span(min(starts), max(starts)) if starts else None
 
-    def stands(self, line: Line, readings: Spool) -> Iterator[SlotComparison]:
+    def comparisons(self, line: Line, readings: Spool) -> Iterator[SlotComparison]:
         """Yield every slot of a line that the ledger or the source knows, by customer."""
-        return iter(self._stands(line, readings, {}))
+        return iter(self._comparisons(line, readings, {}))
 
     def adopt(
         self,
@@ -90,10 +90,14 @@ class MemoryAdopting:
     ) -> None:
         """Re-base every line, and let the ledger go on under a new generation. Raises LedgerError, and changes nothing."""
         tables = self._ledger.tables
-        pin = tables.pin
-        if (pin.stopped_at, pin.generation, pin.beat) != (pinned.stopped_at, pinned.generation, pinned.beat):
+        identity = tables.identity
+        if (identity.stopped_at, identity.generation, identity.claims_made) != (
+            pinned.stopped_at,
+            pinned.generation,
+            pinned.claims_made,
+        ):
             raise LedgerError("The ledger was adopted or stopped by somebody else meanwhile.")
-        if pin.stopped_at is None:
+        if identity.stopped_at is None:
             raise LedgerError("The ledger is not stopped.")
         for meter in tables.meters.values():
             meter.epoch, meter.lease_owner, meter.lease_until = meter.epoch + 1, None, None
@@ -107,17 +111,17 @@ class MemoryAdopting:
         for feed in (tables.feeds[each] for each in feeds):
             if feed.cleared_at is None:
                 clear_for_good(feed, now)
-        pin.generation, pin.stopped_at, pin.stopped_reason = generation, None, None
-        pin.timeline = pinned.runs_on
+        identity.generation, identity.stopped_at, identity.stopped_reason = generation, None, None
+        identity.timeline = pinned.runs_on
 
     def _rebase(self, rebased: Rebased, name: Naming, now: dt.datetime) -> None:
         line, carries = rebased.line, self._ledger.tables.carries
         counted = {(each.customer, each.window_start): each for each in rebased.counted()}
         moved: list[Moved] = []
-        for customer, stands in groupby(
-            self._stands(line, rebased.readings, counted), attrgetter("customer")
+        for customer, comparisons in groupby(
+            self._comparisons(line, rebased.readings, counted), attrgetter("customer")
         ):
-            found = None if customer in rebased.left else rebase(list(stands), line.unit)
+            found = None if customer in rebased.left else rebase(list(comparisons), line.unit)
             if found is not None:
                 slots, carry = found
                 moved += slots
@@ -126,7 +130,7 @@ class MemoryAdopting:
                     carries[line.feed.id, customer] = carry
         self._withdraw(line, rebased.left, now)
         for each in moved:
-            self._take_over(line, each, name(line, each.stand), now)
+            self._take_over(line, each, name(line, each.comparison), now)
         self._read_again(line)
 
     def _withdraw(self, line: Line, left: frozenset[str], now: dt.datetime) -> None:
@@ -158,15 +162,15 @@ class MemoryAdopting:
 
     def _take_over(self, line: Line, moved: Moved, identifier: str, now: dt.datetime) -> None:
         """Let one slot stand where its sink stands."""
-        ledger, tables, stand, feed = self._ledger, self._ledger.tables, moved.stand, line.feed
-        customers = tables.slots[feed.id].setdefault(stand.window_start, {})
-        slot = customers.get(stand.customer)
+        ledger, tables, comparison, feed = self._ledger, self._ledger.tables, moved.comparison, line.feed
+        customers = tables.slots[feed.id].setdefault(comparison.window_start, {})
+        slot = customers.get(comparison.customer)
         if slot is None:
-            slot = customers[stand.customer] = SlotRow(
+            slot = customers[comparison.customer] = SlotRow(
                 SlotId(next(ledger.slot_ids)),
                 feed.id,
-                stand.window_start,
-                stand.customer,
+                comparison.window_start,
+                comparison.customer,
                 ZERO,
                 ZERO,
                 0,
@@ -174,7 +178,7 @@ class MemoryAdopting:
                 None,
             )
         slot.quantity, slot.total = moved.quantity, moved.total
-        slot.stamped_at = stand.kept_at or slot.stamped_at
+        slot.stamped_at = comparison.kept_at or slot.stamped_at
         if not moved.delta:
             return
         event = EventRow(
@@ -183,12 +187,12 @@ class MemoryAdopting:
             feed.id,
             tables.meters[line.meter_id].name,
             feed.sink_id,
-            stand.customer,
-            stand.window_start,
-            stand.revision,
+            comparison.customer,
+            comparison.window_start,
+            comparison.revision,
             moved.delta,
             moved.total,
-            stand.kept_at or stand.window_start,
+            comparison.kept_at or comparison.window_start,
             identifier,
             State.CONFIRMED,
             TAKEN_OVER,
@@ -199,7 +203,7 @@ class MemoryAdopting:
         tables.events[event.id] = event
         ledger.touched.append(event)
         slot.revision, slot.tail = slot.revision + 1, event.id
-        slot.stamped_at = slot.stamped_at or stand.window_start
+        slot.stamped_at = slot.stamped_at or comparison.window_start
 
     def _read_again(self, line: Line) -> None:
         tables, start = self._ledger.tables, line.span.start
@@ -210,7 +214,9 @@ class MemoryAdopting:
         for key in [key for key in tables.guarded if key[0] == line.meter_id and key[1] >= start]:
             del tables.guarded[key]
 
-    def _stands(self, line: Line, readings: Spool, counted: Mapping[Place, Counted]) -> list[SlotComparison]:
+    def _comparisons(
+        self, line: Line, readings: Spool, counted: Mapping[Place, Counted]
+    ) -> list[SlotComparison]:
         """Return every slot of a line, as the ledger, the source and the sink have it, by customer and window."""
         tables, feed = self._ledger.tables, line.feed.id
         billed = Span(line.feed.since, line.feed.until or line.span.end)

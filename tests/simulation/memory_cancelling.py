@@ -10,23 +10,23 @@ from aggregator.core.windows import floor
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.review.cancellations import MINUTE, TAKEN_OVER_SINCE, Wanted
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
-from tests.simulation.memory_doubts import MemoryInDoubt
+from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_parked import event_before, take_back_held
 
 
 class MemoryCancellations:
     """The verbs about cancellations."""
 
-    def __init__(self, ledger: MemoryLedger, doubts: MemoryInDoubt) -> None:
+    def __init__(self, ledger: MemoryLedger, in_doubt: MemoryInDoubt) -> None:
         self._ledger = ledger
-        self._doubts = doubts
+        self._in_doubt = in_doubt
 
     def ask_lowered(
         self, sink_id: int, meters: Collection[str], since: dt.datetime, now: dt.datetime, limit: int
     ) -> list[int]:
         """Put on record that events are wanted back behind which a decrease is held that would lower them."""
         tables, found = self._ledger.tables, []
-        if tables.pin.stopped_at is not None:
+        if tables.identity.stopped_at is not None:
             return []
         known = {row.event_id for row in tables.cancellations.values()}
         for event_id, parked in tables.parked.items():
@@ -84,12 +84,12 @@ class MemoryCancellations:
         return Wanted(
             row.id, event.id, event.feed_id, event.meter, event.customer, event.delta, event.at, event.identifier,
             _received(event), row.state, row.tries, row.tried_at, row.unsure, row.seen_at, row.asked_at, row.answer,
-            event.way,
+            event.transport,
         )  # fmt: skip
 
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
         """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
-        row, stopped = self._row(wanted), self._ledger.tables.pin.stopped_at is not None
+        row, stopped = self._row(wanted), self._ledger.tables.identity.stopped_at is not None
         if (
             row is None
             or (row.state, row.tries) != (CancellationState.ASKED, wanted.tries)
@@ -134,19 +134,19 @@ class MemoryCancellations:
         """Return all events of the customer in the event's minute, the event itself in question."""
         minute = floor(wanted.at, MINUTE)
         span = Span(minute, minute + MINUTE)
-        excerpt = self._doubts.excerpt(wanted.feed, wanted.meter, wanted.customer, span)
+        in_span = self._in_doubt.in_span(wanted.feed, wanted.meter, wanted.customer, span)
         events = tuple(
             each._replace(state=State.ACCEPTED, asked=True) if each.id == wanted.event else each
-            for each in excerpt.events
+            for each in in_span.events
         )
-        return excerpt._replace(events=events)
+        return in_span._replace(events=events)
 
     def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool:
         """Record that the sink has taken an event back, with all that follows: it is refused, and owed."""
         if not self.answered(wanted, CancellationState.DONE, answer, now, now, unsure=False):
             return False
         event = self._ledger.tables.events[wanted.event]
-        if not self._doubts.refuse_known(event, f"cancelled: {answer}", now):
+        if not self._in_doubt.refuse_known(event, f"cancelled: {answer}", now):
             return not self._lapse(wanted, f"{answer}; {TAKEN_OVER_SINCE}")
         take_back_held(self._ledger, event, "it corrected an event that is cancelled", now)
         if self._others(event) != self._ledger.tables.cancellations[wanted.id].others:

@@ -16,8 +16,8 @@ from aggregator.core.model import (
 )
 from aggregator.ledger.outbox.files import NEVER, Due, FileClaim
 from tests.simulation.memory import ClaimRow, EventRow, FileRow, MemoryLedger
+from tests.simulation.memory_identity import MemoryIdentity
 from tests.simulation.memory_outbox import MemoryOutbox
-from tests.simulation.memory_pin import MemoryIdentity
 
 PAGE = 20
 """Events in memory while a file is made: few, so that something happens between pages."""
@@ -31,12 +31,12 @@ class MemoryFiles:
         ledger: MemoryLedger,
         owner: uuid.UUID,
         hold: dt.timedelta,
-        pin: MemoryIdentity,
+        identity: MemoryIdentity,
         outbox: MemoryOutbox,
     ) -> None:
         self._ledger = ledger
         self._owner = owner
-        self._pin = pin
+        self._identity = identity
         self._outbox = outbox
         self.hold = hold
 
@@ -64,10 +64,10 @@ class MemoryFiles:
             return None
         claim = min(left)
         row, held = tables.files[claim], tables.claims[claim]
-        beat = self._pin.beat(now, claim, made_at=held.claimed_at)
+        count = self._identity.count_claim(now, claim, made_at=held.claimed_at)
         held.owner = self._owner
         row.held_until, row.tries, row.reason = now + self.hold, row.tries + 1, None
-        self._pin.noted(beat)
+        self._identity.noted(count)
         return FileClaim(claim, held.claimed_at, len(held.events), row.tries)
 
     def claim_whole(
@@ -97,7 +97,7 @@ class MemoryFiles:
         old = min(tables.outbox[event].due_at for event in chosen) <= now - bounds.wait
         if not (len(chosen) >= bounds.records or len(chosen) < len(picked) or old):
             return None
-        beat = self._pin.beat(now, ClaimId(self._ledger.claim_ids.latest + 1))
+        count = self._identity.count_claim(now, ClaimId(self._ledger.claim_ids.latest + 1))
         claim = ClaimId(next(self._ledger.claim_ids))
         tables.claims[claim] = ClaimRow(sink_id, self._owner, now, tuple(chosen))
         tables.files[claim] = FileRow(sink_id, place, by_hand, now + self.hold)
@@ -106,7 +106,7 @@ class MemoryFiles:
             row = tables.events[event]
             self._ledger.move(row, State.SENDING)
             row.attempts, row.exposed_at, row.attempted_at = row.attempts + 1, row.exposed_at or now, now
-        self._pin.noted(beat)
+        self._identity.noted(count)
         return FileClaim(claim, now, len(chosen), 1)
 
     def _fits(
@@ -122,7 +122,7 @@ class MemoryFiles:
         events = held.events if held is not None else ()  # a restore may have forgotten it
         for first in range(0, claim.events, PAGE):
             page = (self._ledger.tables.events[event] for event in events[first : first + PAGE])
-            yield [row.as_event(None)._replace(way="") for row in page]
+            yield [row.as_event(None)._replace(transport="") for row in page]
 
     def renew(self, claim: FileClaim, now: dt.datetime) -> bool:
         """Hold a claim for another while; False if it is somebody else's by now."""

@@ -11,10 +11,10 @@ from aggregator.errors import InvariantBroken
 from aggregator.ledger.identity import WHAT_TO_DO
 from aggregator.ledger.outbox.outbox import GIVEN_UP, Claim
 from tests.simulation.memory import ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
-from tests.simulation.memory_again import note_newer_than
+from tests.simulation.memory_identity import MemoryIdentity
 from tests.simulation.memory_moves import whole
 from tests.simulation.memory_parked import take_back_held
-from tests.simulation.memory_pin import MemoryIdentity
+from tests.simulation.memory_reassert import note_newer_than
 
 
 class MemoryOutbox:
@@ -26,10 +26,10 @@ class MemoryOutbox:
         owner: uuid.UUID,
         leave: dt.timedelta,
         answer: dt.timedelta,
-        pin: MemoryIdentity,
+        identity: MemoryIdentity,
     ) -> None:
         self._ledger = ledger
-        self._pin = pin
+        self._identity = identity
         self._owner = owner
         self._leave = leave
         self._hold = leave + answer
@@ -72,14 +72,19 @@ class MemoryOutbox:
         return sorted(picked[:limit])
 
     def claim(
-        self, sink_id: int, limit: int, now: dt.datetime, way: str = "", feeds: Sequence[int] | None = None
+        self,
+        sink_id: int,
+        limit: int,
+        now: dt.datetime,
+        transport: str = "",
+        feeds: Sequence[int] | None = None,
     ) -> Claim | None:
         """Take up to `limit` due events of a sink, and record the attempt; None if nothing is due. Raises LedgerStopped."""
         tables, now = self._ledger.tables, self._ledger.clock()
         picked = tuple(self._pick(sink_id, limit, now, feeds))
         if not picked:
             return None
-        beat = self._pin.beat(now, ClaimId(self._ledger.claim_ids.latest + 1), self._owner)
+        count = self._identity.count_claim(now, ClaimId(self._ledger.claim_ids.latest + 1), self._owner)
         claim = ClaimId(next(self._ledger.claim_ids))
         tables.claims[claim] = ClaimRow(sink_id, self._owner, now, picked)
         events = []
@@ -89,10 +94,10 @@ class MemoryOutbox:
             self._ledger.move(row, State.SENDING)
             before, row.exposed_at = row.exposed_at, row.exposed_at or now
             latest, row.attempted_at = row.attempted_at, now
-            row.way = row.way if before else way
+            row.transport = row.transport if before else transport
             row.attempts += 1
             events.append(row.as_event(before, latest))
-        self._pin.noted(beat)
+        self._identity.noted(count)
         return Claim(claim, tuple(events), self._leave.total_seconds(), now)
 
     def stop(self, event: EventId, reason: str, now: dt.datetime) -> None:
@@ -102,12 +107,12 @@ class MemoryOutbox:
         """
         row = self._ledger.tables.events[event]
         if all(row.planned_at > adopted for adopted in self._ledger.tables.adopted):
-            self._pin.stop(f"{reason} {WHAT_TO_DO}", now)
+            self._identity.stop(f"{reason} {WHAT_TO_DO}", now)
 
     @property
     def stopped(self) -> bool:
         """Whether the ledger is known to be stopped."""
-        return self._pin.stopped_seen
+        return self._identity.stopped_seen
 
     def _behind(self) -> set[EventId]:
         """Return the events for which an earlier one of the same customer must be settled first."""

@@ -24,13 +24,13 @@ from aggregator.core.planner import LOWERS
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.meters import Feed, Lease, Registered
 from aggregator.ledger.passes.passes import Decide, Pass
-from aggregator.ledger.passes.runs import RESUME_WITHIN
+from aggregator.ledger.passes.records import RESUME_WITHIN
 from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.review.moves import may_move
 from tests.simulation import memory_moves as moves
-from tests.simulation.climate import HOUR
+from tests.simulation.conditions import HOUR
 from tests.simulation.memory import (
     EventRow,
     MemoryLedger,
@@ -42,16 +42,16 @@ from tests.simulation.memory import (
     Tables,
     UnreadRow,
 )
-from tests.simulation.memory_again import note_given_up, note_newer, note_newer_than, taking_up, waiting
-from tests.simulation.memory_pin import MemoryIdentity
+from tests.simulation.memory_identity import MemoryIdentity
+from tests.simulation.memory_reassert import note_given_up, note_newer, note_newer_than, taking_up, waiting
 
 
 class MemoryPasses:
     """The verbs about passes."""
 
-    def __init__(self, ledger: MemoryLedger, lease: dt.timedelta, pin: MemoryIdentity) -> None:
+    def __init__(self, ledger: MemoryLedger, lease: dt.timedelta, identity: MemoryIdentity) -> None:
         self._ledger = ledger
-        self._pin = pin
+        self._identity = identity
         self._lease = lease
 
     def commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
@@ -126,10 +126,10 @@ class MemoryPasses:
     ) -> tuple[Tally, list[tuple[Feed, list[Decision]]], list[dt.datetime]]:
         """Decide, and say which windows lose too much; with `guarded`, how many of them did, every decrease is held."""
         meter = self._held(lease)
-        tally = Tally(rows=spool.rows, aside=spool.aside, mark=meter.mark, guarded=guarded)
+        tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=meter.mark, guarded=guarded)
         decided: list[tuple[Feed, list[Decision]]] = []
-        for feed, reach in zip(lease.registered.feeds, lease.reaches, strict=True):
-            tally.mark = min(meter.mark, reach.read_until)
+        for feed, coverage in zip(lease.registered.feeds, lease.coverages, strict=True):
+            tally.mark = min(meter.mark, coverage.read_until)
             changes = _changes(self._ledger, feed, this.span, readings, more=this.more)
             decisions = list(tally.counting(decide(feed, changes, guarded=bool(guarded))))
             decided.append((feed, decisions))
@@ -198,7 +198,7 @@ class MemoryPasses:
         row = self._ledger.tables.meters[lease.registered.id]
         if (row.epoch, row.lease_owner) != (lease.epoch, lease.owner):
             raise LeaseLost
-        stopped = self._pin.stopped()
+        stopped = self._identity.stopped()
         if stopped is not None:
             raise LedgerStopped(stopped)
         return row
@@ -281,13 +281,13 @@ class MemoryPasses:
         return min(again, default=None)
 
     def _set_aside(self, meter_id: int, span: Span, readings: list[Reading]) -> None:
-        aside = self._ledger.tables.aside
-        for key in [key for key in aside if key[0] == meter_id and key[1] in span]:
-            del aside[key]
+        unmapped_rows = self._ledger.tables.unmapped_rows
+        for key in [key for key in unmapped_rows if key[0] == meter_id and key[1] in span]:
+            del unmapped_rows[key]
         spoilt = {(each.window_start, each.customer) for each in readings if each.reason and each.customer}
         for each in readings:
             if each.reason is not None or (spoilt and (each.window_start, each.customer) in spoilt):
-                aside.setdefault((meter_id, each.window_start), []).append(each)
+                unmapped_rows.setdefault((meter_id, each.window_start), []).append(each)
 
     def _move_mark(self, meter: MeterRow, lease: Lease, this: Pass, *, moves: bool) -> None:
         start, end = this.span

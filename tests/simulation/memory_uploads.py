@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from aggregator.core.model import ClaimId, State
 from aggregator.errors import UsageError
-from aggregator.ledger.outbox.moved_files import LATEST_WRITE, Elsewhere
+from aggregator.ledger.outbox.moved_files import LATEST_WRITE, MovedFile
 from tests.simulation.memory import FileRow, MemoryLedger, OutboxRow
 
 
@@ -36,7 +36,7 @@ class MemoryPlaces:
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
-    def elsewhere(self, places: Mapping[str, str]) -> list[Elsewhere]:
+    def elsewhere(self, places: Mapping[str, str]) -> list[MovedFile]:
         """Return the open files of sinks that write elsewhere by now."""
         found, tables = [], self._ledger.tables
         for sink, place in places.items():
@@ -46,7 +46,7 @@ class MemoryPlaces:
                 events = [event for claim, _ in rows for event in tables.claims[claim].events]
                 until = max(row.held_until for _, row in rows)
                 found.append(
-                    Elsewhere(sink, place, begun_in, len(rows), len(events), min(events), max(events), until)
+                    MovedFile(sink, place, begun_in, len(rows), len(events), min(events), max(events), until)
                 )
         return found
 

@@ -41,11 +41,11 @@ from aggregator.ledger import identity
 from aggregator.ledger.outbox.outbox import Claim
 from aggregator.ledger.passes.stats import Tally
 from aggregator.reconciliation import reconciler
-from tests.simulation import memory, memory_adopting, memory_pin
+from tests.simulation import memory, memory_adopting, memory_identity
 from tests.simulation.gates import SourceGate
 from tests.simulation.memory import MeterRow, OutboxRow
 from tests.simulation.memory_adopting import MemoryAdopting
-from tests.simulation.memory_doubts import MemoryInDoubt
+from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.mutation import mutant
@@ -313,12 +313,12 @@ def partial_read_committed() -> list[tuple[object, str, object]]:
 
 @mutant("old windows are never read again")
 def no_revisit() -> list[tuple[object, str, object]]:
-    real = windows.rungs
+    real = windows.lookback
 
-    def rungs(**named: Any) -> Any:
+    def lookback(**named: Any) -> Any:
         return real(**named)._replace(near=named["mark"], deep=named["mark"])
 
-    return [(windows, "rungs", rungs)]
+    return [(windows, "rungs", lookback)]
 
 
 @mutant("the sweep through old windows follows the mark and never begins anew")
@@ -394,9 +394,9 @@ def readback_loses_a_place() -> list[tuple[object, str, object]]:
 
 @mutant("what is in doubt counts as absent without asking")
 def doubt_is_absence() -> list[tuple[object, str, object]]:
-    def decide(excerpt: Any, figure: Decimal) -> Any:
+    def decide(in_span: Any, figure: Decimal) -> Any:
         return [
-            readbacks.Conclusion(event.id, readbacks.Finding.ABSENT, "as we hope") for event in excerpt.asked
+            readbacks.Conclusion(event.id, readbacks.Finding.ABSENT, "as we hope") for event in in_span.asked
         ]
 
     return [(readbacks, "decide", decide)]
@@ -489,7 +489,7 @@ def generation_not_raised() -> list[tuple[object, str, object]]:
     def named(ledger_id: str, generation: int) -> str:
         return ledger_id
 
-    return [(memory_pin, "named", named), (adopter, "named", named)]
+    return [(memory_identity, "named", named), (adopter, "named", named)]
 
 
 @mutant("a ledger is adopted while requests may still be on their way")
@@ -514,7 +514,7 @@ def sink_not_believed() -> list[tuple[object, str, object]]:
 
     def compare(self: comparison.Comparison, *values: Any) -> Iterator[Any]:
         for found in real(self, *values):
-            yield found._replace(stand=found.stand._replace(counted=found.stand.booked))
+            yield found._replace(comparison=found.comparison._replace(counted=found.comparison.booked))
 
     return [(comparison.Comparison, "compare", compare)]
 

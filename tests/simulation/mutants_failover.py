@@ -5,7 +5,7 @@ from typing import Any
 from aggregator.core import retry
 from aggregator.ledger import identity
 from tests.simulation import life
-from tests.simulation.memory_pin import Disk, MemoryIdentity
+from tests.simulation.memory_identity import Disk, MemoryIdentity
 from tests.simulation.mutation import mutant
 
 

@@ -10,7 +10,7 @@ from aggregator.core.model import State
 from aggregator.delivery.sender import Sender
 from aggregator.sinks.files.formats import JsonFormat
 from tests.simulation.memory import MemoryMeters
-from tests.simulation.memory_doubts import MemoryInDoubt
+from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.mutation import mutant
 

@@ -27,15 +27,15 @@ class NewIds:
 
     def plan(self, start: dt.datetime, end: dt.datetime) -> None:
         """Draw when an id changes, and when somebody leaves a move at that."""
-        for _ in range(self._life.climate.new_ids):
+        for _ in range(self._life.conditions.new_ids):
             for what in (self._change, self._dismiss):
-                self._life.hub.at(start + (end - start) * (0.2 + 0.8 * self._random.random()), what)
+                self._life.scheduler.at(start + (end - start) * (0.2 + 0.8 * self._random.random()), what)
 
     def _change(self) -> None:
         life = self._life
         before = self._random.choice(life.application.customers())
         after = life.application.rename(before)
-        life.story.tell(before, "has the id", after, "from now on")
+        life.trace.tell(before, "has the id", after, "from now on")
         life.marks.saw("a customer's id changes")
 
     def _dismiss(self) -> None:
@@ -45,7 +45,7 @@ class NewIds:
         moving = [event for event, row in sorted(self._ledger.tables.parked.items()) if row.moved_with]
         if moving:
             chosen = self._random.choice(moving)
-            done = MemoryParked(self._ledger).dismiss([chosen], life.hub.now)
-            life.story.tell("a person leaves at that:", done)
+            done = MemoryParked(self._ledger).dismiss([chosen], life.scheduler.now)
+            life.trace.tell("a person leaves at that:", done)
             life.marks.saw("a move is dismissed")
             life.watch.moved.decided(set(map(EventId, done)), self._ledger.tables, dismissed=True)

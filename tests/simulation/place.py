@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from decimal import Decimal
 
 from aggregator.core.model import Event
-from tests.simulation.climate import HOUR
-from tests.simulation.hub import Hub
+from tests.simulation.conditions import HOUR
 from tests.simulation.names import outward
+from tests.simulation.scheduler import Scheduler
 
 
 class Place:
@@ -21,7 +21,7 @@ class Place:
 
     def __init__(
         self,
-        hub: Hub,
+        scheduler: Scheduler,
         random: random.Random,
         book: Callable[[Event], None],
         credit: Callable[[str], None],
@@ -30,7 +30,7 @@ class Place:
         self.told: dict[str, Event] = {}
         """What lies in the files, by identifier."""
         self.imported: dict[str, bytes] = {}
-        self._hub = hub
+        self._scheduler = scheduler
         self._random = random
         self._book = book
         self._credit = credit
@@ -55,7 +55,7 @@ class Place:
         for path in sorted(self.files.keys() - self.imported.keys(), key=name_of):
             self.upload(path)
         delay: dt.timedelta = HOUR * (1 + 20 * self._random.random())
-        self._hub.after(delay, self.open)
+        self._scheduler.after(delay, self.open)
 
     def upload(self, path: str) -> None:
         """Import one file."""

@@ -35,7 +35,6 @@ from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
-from tests.simulation.hub import Hub
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (
     CancellationRow,
@@ -53,7 +52,8 @@ from tests.simulation.memory import (
     Tables,
     UnreadRow,
 )
-from tests.simulation.memory_pin import LEDGER_ID, Disk
+from tests.simulation.memory_identity import LEDGER_ID, Disk
+from tests.simulation.scheduler import Scheduler
 
 SIMULATED_CLOCK = """
 create schema simulated;
@@ -76,15 +76,17 @@ class SimulatedDatabase(Database):
 class InPostgres:
     """A fresh ledger at a URL."""
 
-    def __init__(self, hub: Hub, url: str) -> None:
-        self._hub = hub
+    def __init__(self, scheduler: Scheduler, url: str) -> None:
+        self._scheduler = scheduler
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(SIMULATED_CLOCK)
             name = sql.Identifier(connection.info.dbname)
             connection.execute(
                 sql.SQL("alter database {} set search_path = simulated, pg_catalog, public").format(name)
             )
-        self._database = SimulatedDatabase(url, clock=LedgerClock(LEAVE, lambda: hub.now, self._elapsed))
+        self._database = SimulatedDatabase(
+            url, clock=LedgerClock(LEAVE, lambda: scheduler.now, self._elapsed)
+        )
         self._connection = psycopg.connect(url, autocommit=True)
         self._known: Tables | None = None
 
@@ -121,11 +123,11 @@ class InPostgres:
         )
 
     def _elapsed(self) -> float:
-        return self._hub.now.timestamp()
+        return self._scheduler.now.timestamp()
 
     def _about_to_write(self) -> None:
         self._known = None
-        self._connection.execute(SET_CLOCK, [self._hub.now])
+        self._connection.execute(SET_CLOCK, [self._scheduler.now])
 
     def tables(self) -> Tables:
         """Return what is committed."""
@@ -160,12 +162,12 @@ class _Clocked:
 
 
 @contextmanager
-def in_postgres(url: str) -> Iterator[Callable[[Hub], InPostgres]]:
+def in_postgres(url: str) -> Iterator[Callable[[Scheduler], InPostgres]]:
     """Give what makes the ledger of a life; its connections are given back at the end."""
     made: list[InPostgres] = []
 
-    def make(hub: Hub) -> InPostgres:
-        made.append(InPostgres(hub, url))
+    def make(scheduler: Scheduler) -> InPostgres:
+        made.append(InPostgres(scheduler, url))
         return made[-1]
 
     try:
@@ -240,14 +242,14 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
         cancellation = CancellationRow(*row)
         cancellation.state = CancellationState(cancellation.state)
         tables.cancellations[row[0]] = cancellation
-    for sink, name, *notice in rows(
-        "select sink_id, id, kind, created_at, came_by, taken_at from aggregator.notice"
+    for sink, name, *notification in rows(
+        "select sink_id, id, kind, created_at, came_by, taken_at from aggregator.notification"
     ):
-        tables.notices[sink, name] = NoticeRow(*notice)
-    for sink, *heard in rows(
-        "select sink_id, heard_until, polled_at, refused_at, refused_reason from aggregator.intake"
+        tables.notifications[sink, name] = NoticeRow(*notification)
+    for sink, *polled in rows(
+        "select sink_id, polled_until, polled_at, refused_at, refused_reason from aggregator.poll"
     ):
-        tables.heard[sink] = HeardRow(*heard)
+        tables.polled[sink] = HeardRow(*polled)
     for feed, start, customer, due_at in rows(
         "select feed_id, window_start, customer, due_at from aggregator.reassertion"
     ):
@@ -258,8 +260,8 @@ def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
     for row in rows(
         "select event.id, slot_id, feed_id, meter.name, feed.sink_id, customer, event.window_start, revision, delta, total,"
         " at, identifier, state::text, reason, planned_at, attempts, exposed_at, attempted_at, settled_at, request_id,"
-        " coalesce(event.way, ''), run.kind = 'adoption'"
-        " from aggregator.event join aggregator.run on run.id = event.run_id join aggregator.feed on feed.id = event.feed_id"
+        " coalesce(event.transport, ''), pass.kind = 'adoption'"
+        " from aggregator.event join aggregator.pass on pass.id = event.pass_id join aggregator.feed on feed.id = event.feed_id"
         " join aggregator.meter on meter.id = feed.meter_id order by event.id"
     ):
         event = EventRow(*row)
@@ -298,7 +300,7 @@ def differences(one: Tables, other: Tables) -> list[str]:
     found: list[str] = []
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
-        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations", "notices", "heard",
+        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations", "notices", "polled",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]

@@ -16,15 +16,15 @@ from aggregator.adoption.adopter import Adopter
 from aggregator.core.states import CancellationState
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.clock import LedgerClock
-from tests.simulation.climate import DAY, HOUR, MINUTE
+from tests.simulation.conditions import DAY, HOUR, MINUTE
 from tests.simulation.gates import MILLISECOND, Behind, Gate, SinkGate, SourceGate
 from tests.simulation.hosts import SKEW, Host, Hosts
-from tests.simulation.hub import Process
 from tests.simulation.memory import MemoryLedger
 from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_cancelling import MemoryCancellations
-from tests.simulation.memory_doubts import MemoryInDoubt
-from tests.simulation.memory_pin import Backup, MemoryIdentity, back_up, restore
+from tests.simulation.memory_identity import Backup, MemoryIdentity, back_up, restore
+from tests.simulation.memory_in_doubt import MemoryInDoubt
+from tests.simulation.scheduler import Process
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -72,9 +72,9 @@ class Restoring:
         self._ledger = ledger
         self._hosts = hosts
         self._failovers = failovers
-        if life.climate.fails_over:
-            ledger.timeline = ledger.tables.pin.timeline = 1
-            ledger.failover = life.climate.failover
+        if life.conditions.fails_over:
+            ledger.timeline = ledger.tables.identity.timeline = 1
+            ledger.failover = life.conditions.failover
         self._random = random
         self._of_files = files
         self._backups: list[Backup] = []
@@ -95,33 +95,33 @@ class Restoring:
 
     def plan(self, start: dt.datetime, end: dt.datetime) -> None:
         """Draw when backups are taken, and when one is restored."""
-        hub, dice = self._life.hub, self._random.random
-        for _ in range(self._life.climate.restores):
+        scheduler, dice = self._life.scheduler, self._random.random
+        for _ in range(self._life.conditions.restores):
             for _ in range(BACKUPS):
-                hub.at(start + HOUR + (end - start - HOUR) * dice(), self._back_up)
-            hub.at(start + (end - start) * (0.2 + 0.8 * dice()), self._arm)
+                scheduler.at(start + HOUR + (end - start - HOUR) * dice(), self._back_up)
+            scheduler.at(start + (end - start) * (0.2 + 0.8 * dice()), self._arm)
 
     def _back_up(self) -> None:
         self._backups.append(back_up(self._ledger))
 
     def _arm(self) -> None:
         """Restore now, or in the middle of the next batch that is sent."""
-        if self._life.climate.fails_over:
+        if self._life.conditions.fails_over:
             self._back_up()  # a standby has all but what was committed last
             self._armed = True
         elif self._random.random() < 0.5:
             self._set_back()
         else:
             self._armed = True
-            self._life.hub.after(12 * HOUR, self._set_back_at_last)
+            self._life.scheduler.after(12 * HOUR, self._set_back_at_last)
 
     def claimed(self) -> None:
         """Take note that events were just claimed."""
-        if self._life.climate.files and self._of_files.random() < 0.1:
-            self._life.hub.after(self._of_files.randint(1, 200) * MILLISECOND, self._back_up)
+        if self._life.conditions.files and self._of_files.random() < 0.1:
+            self._life.scheduler.after(self._of_files.randint(1, 200) * MILLISECOND, self._back_up)
         if self._armed:
             self._armed = False
-            self._life.hub.after(self._random.randint(1, 500) * MILLISECOND, self._set_back)
+            self._life.scheduler.after(self._random.randint(1, 500) * MILLISECOND, self._set_back)
 
     def _set_back_at_last(self) -> None:
         if self._armed:
@@ -130,42 +130,42 @@ class Restoring:
 
     def _set_back(self) -> None:
         life, tables = self._life, self._ledger.tables
-        if self._set_back_at is not None or life.resting or tables.pin.beat == 0:
+        if self._set_back_at is not None or life.resting or tables.identity.claims_made == 0:
             return
-        if life.climate.failover == "lossless":
+        if life.conditions.failover == "lossless":
             self._lose_nothing()
             return
-        fit = [each for each in self._backups if each.beat < tables.pin.beat]
-        if life.climate.failover == "one_host":
+        fit = [each for each in self._backups if each.claims_made < tables.identity.claims_made]
+        if life.conditions.failover == "one_host":
             several = len(tables.hosts) > 1
             # Where it is not true, a ledger that has lost the first claim of another host cannot know of it.
             fit = [each for each in fit if not several or each.hosts > 1]
         if not fit:
             return
-        if life.climate.failover == "one_host":
+        if life.conditions.failover == "one_host":
             known = "several are known" if len(tables.hosts) > 1 else "there is one"
             life.marks.saw(f"one host is declared, and {known}")
-        backup = fit[-1] if life.climate.fails_over else self._random.choice(fit)
-        now = life.hub.now
+        backup = fit[-1] if life.conditions.fails_over else self._random.choice(fit)
+        now = life.scheduler.now
         life.looked()
         if any(row.settled_at is None and now - row.claimed_at < MINUTE for row in tables.claims.values()):
             life.marks.saw("restored with requests in flight")
-        life.story.tell("the ledger is restored as it was at", backup.at)
+        life.trace.tell("the ledger is restored as it was at", backup.at)
         life.carrying.restored(tables, backup)
         life.marks.saw("ledger wound back")
-        life.marks["messages forgotten by a restore"] += len(tables.notices) > backup.notices
+        life.marks["messages forgotten by a restore"] += len(tables.notifications) > backup.notifications
         life.marks["cancellations forgotten by a restore"] += len(tables.cancellations) > backup.cancellations
         restore(self._ledger, backup)
         self._set_back_at = now
         life.watch.restored(tables, self._ledger.tables)
         self._die_with_it()
-        life.hub.after(10 * MINUTE, self._person)
+        life.scheduler.after(10 * MINUTE, self._person)
 
     def _lose_nothing(self) -> None:
         """Let a standby take over that has every commit, as was declared: nobody has to do anything."""
         life, tables = self._life, self._ledger.tables
         life.looked()
-        life.story.tell("the ledger fails over, and loses nothing")
+        life.trace.tell("the ledger fails over, and loses nothing")
         life.marks.saw("a failover loses nothing, as declared")
         restore(self._ledger, back_up(self._ledger))
         life.watch.failed_over(tables, self._ledger.tables)
@@ -175,13 +175,13 @@ class Restoring:
         """Let a host die with the server that the ledger was on, unless it is the last one."""
         life, dice = self._life, self._failovers
         alive = [host for host in self._hosts.all if not host.dead]
-        if not life.climate.fails_over or len(alive) == 1 or dice.random() < 0.3:
+        if not life.conditions.fails_over or len(alive) == 1 or dice.random() < 0.3:
             return
         dead = dice.choice(alive)
         self._hosts.kill(dead, HOUR * dice.choice([1, 12, 48]))
         for daemon in life.daemons:
             if daemon.host is dead and daemon.process.alive:
-                life.hub.kill(daemon.process)
+                life.scheduler.kill(daemon.process)
 
     def stop_by_hand(self) -> None:
         """Stop a ledger in which a feed stands still for what its sink holds, to adopt that."""
@@ -190,29 +190,29 @@ class Restoring:
         life, tables = self._life, self._ledger.tables
         life.looked()
         MemoryIdentity(self._ledger, self._host.disk).stop(
-            "Stopped by a person, to be adopted.", life.hub.now
+            "Stopped by a person, to be adopted.", life.scheduler.now
         )
-        life.story.tell("a person stops the ledger")
-        self._set_back_at = life.hub.now
+        life.trace.tell("a person stops the ledger")
+        self._set_back_at = life.scheduler.now
         life.watch.restored(tables, tables)
-        life.hub.after(10 * MINUTE, self._person)
+        life.scheduler.after(10 * MINUTE, self._person)
 
     # The cure.
 
     def _person(self) -> None:
         """Look at a ledger that was set back; adopt it once it is stopped."""
-        life, now = self._life, self._life.hub.now
+        life, now = self._life, self._life.scheduler.now
         assert self._set_back_at is not None
-        if self._ledger.tables.pin.stopped_at is None and now - self._set_back_at < NOTICED_AFTER:
-            life.hub.after(10 * MINUTE, self._person)
+        if self._ledger.tables.identity.stopped_at is None and now - self._set_back_at < NOTICED_AFTER:
+            life.scheduler.after(10 * MINUTE, self._person)
             return
         if self._stops_daemons:
             for daemon in list(life.daemons):
                 if daemon.process.alive:
-                    life.hub.kill(daemon.process)
+                    life.scheduler.kill(daemon.process)
         process = Process("adoption", uuid.UUID(int=self._random.getrandbits(128)))
-        process.died = lambda: life.hub.after(HOUR, self._again)
-        life.hub.spawn(process, "adoption", lambda: self._adopt(process))
+        process.died = lambda: life.scheduler.after(HOUR, self._again)
+        life.scheduler.spawn(process, "adoption", lambda: self._adopt(process))
 
     def _again(self) -> None:
         if self._set_back_at is not None and not self._life.ended:
@@ -227,16 +227,16 @@ class Restoring:
             except InvariantBroken:
                 raise
             except AggregatorError as error:
-                life.story.tell("adoption:", error)
-                life.hub.wait(HOUR * (0.2 + self._random.random()))
+                life.trace.tell("adoption:", error)
+                life.scheduler.wait(HOUR * (0.2 + self._random.random()))
 
     def _try(self, process: Process) -> None:
-        life, hub = self._life, self._life.hub
-        clock = LedgerClock(SKEW, lambda: hub.now, life.elapsed)
-        gate = Gate(hub, process, life.climate, life.random, life.marks, life.story, clock)
+        life, scheduler = self._life, self._life.scheduler
+        clock = LedgerClock(SKEW, lambda: scheduler.now, life.elapsed)
+        gate = Gate(scheduler, process, life.conditions, life.random, life.marks, life.trace, clock)
         meters, *_ = life.ledger.verbs(process.owner, self._host.disk)
         registered = list(meters.register(life.meters).values())
-        without = ["service"] if life.climate.files else []
+        without = ["service"] if life.conditions.files else []
         sink: Any = SinkGate(gate, life.service, life.watch, "service")
         if without:
             sink = life.carrying.writer(gate, [known.meter.name for known in registered])
@@ -249,15 +249,15 @@ class Restoring:
             {"service": sink},
             without_readback=without,
         )
-        if self._quiet(adoption, hub.now):
+        if self._quiet(adoption, scheduler.now):
             self._decide_cancellations()
             life.carrying.put_away_what_was_forgotten()
-        adoption.ready(hub.now)
-        with adoption.survey(hub.now) as survey:
+        adoption.ready(scheduler.now)
+        with adoption.survey(scheduler.now) as survey:
             for compared in survey.compared:
-                life.story.tell("compared:", compared)
+                life.trace.tell("compared:", compared)
                 life.marks["taken over"] += bool(compared.taken_over or compared.missing)
-            adoption.adopt(survey, hub.now)
+            adoption.adopt(survey, scheduler.now)
 
     @staticmethod
     def _quiet(adoption: Adopter, now: dt.datetime) -> bool:
@@ -272,16 +272,16 @@ class Restoring:
             gone = wanted.identifier in life.service.cancelled
             life.marks.saw("cancellation decided by a person")
             if gone:
-                cancelling.settle(wanted, "gone, on a person's word", life.hub.now)
+                cancelling.settle(wanted, "gone, on a person's word", life.scheduler.now)
             else:
-                now, word = life.hub.now, "still there, on a person's word"
+                now, word = life.scheduler.now, "still there, on a person's word"
                 cancelling.answered(wanted, CancellationState.REFUSED, word, now, now, unsure=False)
             life.looked()
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
         if name == "adopt":
             self._set_back_at = None
-            self._life.story.tell("the ledger is adopted")
+            self._life.trace.tell("the ledger is adopted")
             self._life.marks.saw("adopted")
             self._life.watch.adopted(self._ledger.tables)
             self._life.looked()

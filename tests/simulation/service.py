@@ -28,8 +28,8 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.windows import floor
-from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
-from tests.simulation.hub import Hub
+from tests.simulation.conditions import DAY, HOUR, MINUTE, Conditions
+from tests.simulation.scheduler import Scheduler
 
 REMEMBERS = CANCELS_WITHIN = 24 * HOUR
 OLDEST, AHEAD = 35 * DAY, 5 * MINUTE
@@ -51,8 +51,8 @@ class Service:
 
     def __init__(
         self,
-        hub: Hub,
-        climate: Climate,
+        scheduler: Scheduler,
+        conditions: Conditions,
         random: random.Random,
         saw: Callable[[str], None],
         watch: Callable[[Event, Decimal], None],
@@ -79,15 +79,15 @@ class Service:
         """Customers that are unknown for a while."""
         self._events: dict[tuple[str, str], list[Booked]] = defaultdict(list)
         self._memory: dict[str, dt.datetime] = {}
-        self._hub = hub
-        self._climate = climate
+        self._scheduler = scheduler
+        self._conditions = conditions
         self._random = random
         self._saw = saw
         self._watch = watch
 
     def process(self, event: Event) -> tuple[Answer, str | None]:
         """Take one request that arrived, and answer it."""
-        now = self._hub.now
+        now = self._scheduler.now
         self.received += 1
         seen = self._memory.get(event.identifier)
         if seen is not None and now - seen < REMEMBERS:
@@ -98,7 +98,7 @@ class Service:
         if not now - OLDEST < event.at <= now + AHEAD:
             return Answer.REFUSED, f"The timestamp {event.at} is out of bounds."
         self._memory[event.identifier] = now
-        if self._random.random() < self._climate.rejects and event.delta > 0:
+        if self._random.random() < self._conditions.rejects and event.delta > 0:
             self.rejected[event.identifier] = event
             self._report(event)
             return Answer.ACCEPTED, None
@@ -107,27 +107,27 @@ class Service:
 
     def _report(self, event: Event) -> None:
         """Report an event as invalid, at once or a day later, by name or only by number."""
-        now, random = self._hub.now, self._random
+        now, random = self._scheduler.now, self._random
         received = floor(now, MINUTE)
-        named = random.random() < self._climate.named
+        named = random.random() < self._conditions.named
         rejections = (Rejection(event.identifier, "no such customer"),) if named else ()
         span = Span(received, received + MINUTE)
         report = Report(f"rep_{len(self.rejected)}", event.meter, span, 1, rejections)
         delay = random.choice([0 * MINUTE, MINUTE / 20, 10 * MINUTE, 5 * HOUR, 26 * HOUR])
-        self._hub.after(delay, lambda: self.tell(report))
+        self._scheduler.after(delay, lambda: self.tell(report))
 
     def book(self, event: Event) -> None:
         """Count an event."""
-        now = self._hub.now
+        now = self._scheduler.now
         slot = (event.meter, event.customer, event.window_start)
         amount = self._amount(event)
         before = self.last.get((event.meter, event.customer))
-        if before is None or self._climate.by_arrival or event.at >= before.at:
+        if before is None or self._conditions.by_arrival or event.at >= before.at:
             self.last[event.meter, event.customer] = event
         self.times[event.identifier] += 1
         self.by_slot[slot] += amount
         self.by_customer[event.meter, event.customer] += amount
-        booked = Booked(event, now, now + self._climate.lag * self._random.random(), amount)
+        booked = Booked(event, now, now + self._conditions.lag * self._random.random(), amount)
         self.booked.append(booked)
         self._events[event.meter, event.customer].append(booked)
         self._watch(event, amount)
@@ -135,7 +135,7 @@ class Service:
     def hold(self, event: Event) -> None:
         """Count an event that somebody else sent long ago: its totals show it."""
         self.book(event)
-        self.booked[-1].visible_at = self._hub.now
+        self.booked[-1].visible_at = self._scheduler.now
 
     def credit(self, identifier: str) -> None:
         """Undo what was billed of an event, on a person's word."""
@@ -155,23 +155,23 @@ class Service:
         if identifier in self.cancelled or not self.times[identifier]:
             return "no such event"
         received = next(each.booked_at for each in self.booked if each.event.identifier == identifier)
-        return None if self._hub.now - received <= CANCELS_WITHIN else "older than 24 hours"
+        return None if self._scheduler.now - received <= CANCELS_WITHIN else "older than 24 hours"
 
     def cancel(self, identifier: str) -> None:
         """Take an event back, if that can be done. Its identifier stays known; the totals show it later."""
         if self.cannot_cancel(identifier) is not None:
             return
         booked = next(each for each in self.booked if each.event.identifier == identifier)
-        event, now = booked.event, self._hub.now
+        event, now = booked.event, self._scheduler.now
         self.cancelled[identifier] = now
         self._undo(booked)
-        visible_at = max(booked.visible_at, now + self._climate.lag * self._random.random())
+        visible_at = max(booked.visible_at, now + self._conditions.lag * self._random.random())
         self._events[event.meter, event.customer].append(Booked(event, now, visible_at, -booked.amount))
         self._saw("cancelled")
 
     def _amount(self, event: Event) -> Decimal:
         """Return by how much an event changes the sum of its slot."""
-        match self._climate.write_model:
+        match self._conditions.write_model:
             case WriteModel.OVERWRITE:
                 before, self._kept[_place(event)] = self._kept[_place(event)], event.total
                 return event.total - before
@@ -186,7 +186,7 @@ class Service:
 
     def in_black_hole(self) -> bool:
         """Tell whether answers are being lost just now."""
-        return any(self._hub.now in hole for hole in self.black_holes)
+        return any(self._scheduler.now in hole for hole in self.black_holes)
 
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
         """Return what is counted of a span, as far as the service's totals have caught up."""
@@ -198,7 +198,7 @@ class Service:
         """Return the same, step by step."""
         steps: dict[dt.datetime, Decimal] = defaultdict(Decimal)
         for each in self._events[meter, customer]:
-            if each.event.at in span and each.visible_at <= self._hub.now:
+            if each.event.at in span and each.visible_at <= self._scheduler.now:
                 steps[floor(each.event.at, step)] += each.amount
         return {start: much for start, much in steps.items() if much}
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected
 from tests.simulation.application import Table
-from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
+from tests.simulation.conditions import DAY, HOUR, MINUTE, Conditions
 from tests.simulation.marks import Marks
 
 
@@ -35,11 +35,11 @@ class Spells:
     """The spells of one life, drawn by dice of their own."""
 
     def __init__(
-        self, climate: Climate, random: random.Random, marks: Marks, whole: Span, customers: list[str]
+        self, conditions: Conditions, random: random.Random, marks: Marks, whole: Span, customers: list[str]
     ) -> None:
         self._marks = marks
         self._spells: list[Spell] = []
-        for _ in range(climate.spells):
+        for _ in range(conditions.spells):
             start = whole.start + (whole.end - whole.start) * random.random()
             length = random.choice([10 * MINUTE, 2 * HOUR, 9 * HOUR, 30 * HOUR])
             kind, hidden = random.choice(list(Shown)), random.choice(customers)

@@ -11,22 +11,27 @@ import random
 
 from aggregator.core.model import Fence, Span
 from tests.simulation.application import Application, Table
-from tests.simulation.climate import HOUR, MINUTE, SECOND, Climate
-from tests.simulation.hub import Hub
+from tests.simulation.conditions import HOUR, MINUTE, SECOND, Conditions
 from tests.simulation.marks import Marks
+from tests.simulation.scheduler import Scheduler
 
 
 class Standby:
     """One of them."""
 
     def __init__(
-        self, hub: Hub, application: Application, behind: dt.timedelta, stalls: list[Span], proves: float
+        self,
+        scheduler: Scheduler,
+        application: Application,
+        behind: dt.timedelta,
+        stalls: list[Span],
+        proves: float,
     ) -> None:
         self.tables = {name: Table(table.window) for name, table in application.tables.items()}
-        self.until = hub.now
+        self.until = scheduler.now
         """Up to when it has replayed what the primary committed."""
         self.stalls = stalls
-        self._hub = hub
+        self._scheduler = scheduler
         self._application = application
         self._behind = behind
         self.proves = proves
@@ -34,7 +39,7 @@ class Standby:
 
     def catch_up(self) -> None:
         """Replay what is due by now."""
-        application, now = self._application, self._hub.now
+        application, now = self._application, self._scheduler.now
         stall = next((stall for stall in self.stalls if now in stall), None)
         self.until = max(self.until, (stall.start if stall else now) - self._behind)
         while self._done < len(application.log) and application.log[self._done].at <= self.until:
@@ -53,7 +58,7 @@ class Standby:
         then = fences[self._fences]
         proof = self.until if dice < self.proves else None
         return then._replace(
-            at=self._hub.now, oldest_start=None, sees_starts=False, standby=True, fresh_until=proof
+            at=self._scheduler.now, oldest_start=None, sees_starts=False, standby=True, fresh_until=proof
         )
 
 
@@ -62,8 +67,8 @@ class Standbys:
 
     def __init__(
         self,
-        hub: Hub,
-        climate: Climate,
+        scheduler: Scheduler,
+        conditions: Conditions,
         application: Application,
         random: random.Random,
         marks: Marks,
@@ -73,8 +78,14 @@ class Standbys:
         self._marks = marks
         proves = random.choice([1.0, 1.0, 0.8])
         self.all = [
-            Standby(hub, application, SECOND * random.randint(0, 300), self._stalls(hub.now, end), proves)
-            for _ in range(climate.standbys)
+            Standby(
+                scheduler,
+                application,
+                SECOND * random.randint(0, 300),
+                self._stalls(scheduler.now, end),
+                proves,
+            )
+            for _ in range(conditions.standbys)
         ]
         if self.all:
             application.replicate()

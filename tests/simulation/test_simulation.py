@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import TEMPLATE
-from tests.simulation.climate import Climate, cancelling, hearing, in_files, in_places, newest, short
+from tests.simulation.conditions import Conditions, cancelling, hearing, in_files, in_places, newest, short
 from tests.simulation.hunting import hunt
 from tests.simulation.life import Life, live, outcome
 from tests.simulation.postgres import differences, in_postgres
@@ -41,23 +41,23 @@ QUICK = {
 """Some of the mutants, with the lives among which each must be found: few meet the rarer ones."""
 
 
-def as_drawn(climate: Climate) -> Climate:
+def as_drawn(conditions: Conditions) -> Conditions:
     """Leave a life as it was drawn."""
-    return climate
+    return conditions
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_life_ends_with_everything_equal(seed: int) -> None:
     """Nothing is lost, doubled or over at any moment, whatever goes wrong (B1, B2, B3, B4, B5, B6, B7, B11, B12, B13)."""
     lived = live(seed)
-    assert lived.rule is None, f"{lived.story}\n\n{lived.rule}: {lived.told}\nagain: make sim SEED={seed}"
+    assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.told}\nagain: make sim SEED={seed}"
 
 
 def test_a_life_can_be_lived_again() -> None:
     """A seed decides everything: the same one ends in the same ledger, after the same steps."""
     first, second = Life(7), Life(7)
     assert outcome(first) == outcome(second)
-    assert str(first.story) == str(second.story)
+    assert str(first.trace) == str(second.trace)
     assert differences(first.ledger.tables(), second.ledger.tables()) == []
 
 
@@ -73,14 +73,14 @@ def test_a_life_can_be_lived_again() -> None:
     ],
 )
 def test_the_ledger_in_memory_is_the_real_one_s_twin(
-    seed: int, kind: Callable[[Climate], Climate], create_database: Callable[[str | None], str]
+    seed: int, kind: Callable[[Conditions], Conditions], create_database: Callable[[str | None], str]
 ) -> None:
     """The same life over Postgres keeps every rule, and ends in the same meters, slots, events and claims."""
     with in_postgres(create_database(TEMPLATE)) as ledger:
         real = Life(seed, ledger, kind(short(random.Random(seed))))
-        twin = Life(seed, climate=kind(short(random.Random(seed))))
+        twin = Life(seed, conditions=kind(short(random.Random(seed))))
         lived = outcome(real)
-        assert lived.rule is None, f"{lived.story}\n\n{lived.rule}: {lived.told}"
+        assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.told}"
         assert outcome(twin).rule is None
         assert differences(real.ledger.tables(), twin.ledger.tables()) == []
 

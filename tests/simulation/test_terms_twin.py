@@ -25,9 +25,9 @@ from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START
 from tests.simulation.memory import MemoryLedger, MemoryMeters
 from tests.simulation.memory_first_use import MemoryFirstUses
+from tests.simulation.memory_identity import Disk, MemoryIdentity
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
-from tests.simulation.memory_pin import Disk, MemoryIdentity
 from tests.simulation.postgres import Unpinned, differences, read
 
 SINKS = ("one", "two")
@@ -84,7 +84,7 @@ def test_the_ledger_in_memory_has_the_same_terms(
     now = START
     url = create_database(TEMPLATE)
     memory = MemoryLedger(lambda: now)
-    pin = MemoryIdentity(memory, Disk())
+    identity = MemoryIdentity(memory, Disk())
     with Database(url) as database:
         real = Rounds(
             source,
@@ -96,8 +96,8 @@ def test_the_ledger_in_memory_has_the_same_terms(
         twin = Rounds(
             source,
             MemoryMeters(memory, OWNER, LEASE),
-            MemoryPasses(memory, LEASE, pin),
-            MemoryOutbox(memory, OWNER, LEAVE, ANSWER, pin),
+            MemoryPasses(memory, LEASE, identity),
+            MemoryOutbox(memory, OWNER, LEAVE, ANSWER, identity),
             MemoryFirstUses(memory),
         )
         meter = replace(METER, sinks=SINKS)
@@ -124,7 +124,7 @@ def test_the_ledger_in_memory_has_the_same_terms(
         with psycopg.connect(url) as connection:
             tables = read(connection)
     for one in (tables, memory.tables):
-        one.pin = replace(one.pin)
+        one.identity = replace(one.identity)
         for row in one.meters.values():
             row.lease_until = None
     found = differences(tables, memory.tables)

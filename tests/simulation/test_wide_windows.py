@@ -6,35 +6,35 @@ import pytest
 
 from aggregator.adoption import comparison
 from aggregator.core.model import WriteModel
-from tests.simulation.climate import HOUR, Climate, draw, with_restores
+from tests.simulation.conditions import HOUR, Conditions, draw, with_restores
 from tests.simulation.life import Life, Lived, outcome
 
 SEEDS = range(1, 31)
 
 
-def wide(seed: int) -> Climate:
+def wide(seed: int) -> Conditions:
     """Draw a life of this kind."""
     dice = random.Random(f"{seed}: wide")
-    climate = with_restores(draw(dice), dice)
-    climate.restores = max(1, climate.restores)
-    climate.lag = min(climate.lag, HOUR)
-    climate.write_model, climate.named = WriteModel.OVERWRITE, 1.0
-    climate.window = max(climate.window, 3 * HOUR)
-    return climate
+    conditions = with_restores(draw(dice), dice)
+    conditions.restores = max(1, conditions.restores)
+    conditions.lag = min(conditions.lag, HOUR)
+    conditions.write_model, conditions.named = WriteModel.OVERWRITE, 1.0
+    conditions.window = max(conditions.window, 3 * HOUR)
+    return conditions
 
 
 def lived(seed: int) -> Lived:
-    return outcome(Life(seed, climate=wide(seed)))
+    return outcome(Life(seed, conditions=wide(seed)))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_window_goes_on_in_the_hour_of_its_number(seed: int) -> None:
     """Nothing is billed beside what the service has, whatever was forgotten."""
     found = lived(seed)
-    assert found.rule is None, f"{found.story}\n\n{found.rule}: {found.told}"
+    assert found.rule is None, f"{found.trace}\n\n{found.rule}: {found.told}"
 
 
 def test_a_window_that_goes_on_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug on purpose: adopted windows are stamped at their start."""
-    monkeypatch.setattr(comparison, "_kept_at", lambda stand, places, stretch: None)
+    monkeypatch.setattr(comparison, "_kept_at", lambda comparison, places, stretch: None)
     assert any(lived(seed).rule for seed in SEEDS)

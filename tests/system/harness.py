@@ -252,7 +252,7 @@ class World:
                     "sinks": ["stripe"],
                     "window": "1m",
                     "start_at": f"{self.start:%Y-%m-%dT%H:%MZ}",
-                    "settle": "0s",
+                    "delay": "0s",
                     "revisit": "1d",
                     "every": "1s",
                     "query": QUERY,
@@ -409,7 +409,7 @@ def differing(used: Mapping[str, Decimal], billed: Mapping[str, Decimal]) -> str
     return f"{len(apart)} customer(s) differ: {dict(list(apart.items())[:5])}"
 
 
-class Beside(ABC):
+class PlannedUsage(ABC):
     """Works on a thread of its own, beside what the `with` block does, until that ends or `stop` is called."""
 
     def __init__(self) -> None:
@@ -433,7 +433,7 @@ class Beside(ABC):
         """Do it, until `_stopping` is set."""
 
 
-class Load(Beside):
+class Load(PlannedUsage):
     """Writes usage on a thread of its own: mostly into windows that were billed already, some into the newest.
 
     Nothing lands in a minute that begins after `newest`, so that the last window can close while it still writes.
@@ -468,7 +468,7 @@ class Load(Beside):
         return f"cus_{self._random.randrange(self._customers)}", self._random.randint(1, 9), at
 
 
-class Watch(Beside):
+class Watch(PlannedUsage):
     """Looks at the sandbox all the time: at no moment may it hold more than the source, which only grows, says afterwards.
 
     Keeps every accepted event, so that it also sees an identifier that comes with two contents.

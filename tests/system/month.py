@@ -20,7 +20,7 @@ import psycopg
 
 from aggregator.core.windows import floor
 from aggregator.runtime.clock import monotonic, utcnow
-from tests.system.harness import METER, Beside, World, own_world, show, until, wait
+from tests.system.harness import METER, PlannedUsage, World, own_world, show, until, wait
 
 DAYS = 30
 HOUR = dt.timedelta(hours=1)
@@ -76,7 +76,7 @@ class Month:
         return self.rows > 0 and self.used == self.billed and not self.hours_that_differ
 
 
-class Application(Beside):
+class Application(PlannedUsage):
     """Writes, changes and deletes rows of the whole month on a thread of its own, for about so many rows."""
 
     def __init__(self, world: World, *, rows: int, seconds: float) -> None:

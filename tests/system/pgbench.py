@@ -109,7 +109,7 @@ def configuration(world: World) -> dict[str, Any]:
     assert set(config["meters"]) == set(METERS)
     assert config["sinks"]["sandbox"]["api_key"] == KEY
     config["sinks"]["sandbox"]["rate_limit"] = CALLS_PER_SECOND
-    config["defaults"] |= {"settle": SETTLE, "every": "1s"}
+    config["defaults"] |= {"delay": SETTLE, "every": "1s"}
     config["ledger"] = {"url": world.ledger_url, "lease": "5s"}
     return config  # type: ignore[no-any-return]
 

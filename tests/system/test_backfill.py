@@ -38,7 +38,7 @@ def interrupted(world: World, number: int) -> Process:
 
 def passes(world: World) -> int:
     """Return how many pieces are committed; none if there is no ledger yet."""
-    return int(world.one("select count(*) from aggregator.run where kind = 'backfill'"))
+    return int(world.one("select count(*) from aggregator.pass where kind = 'backfill'"))
 
 
 def test_the_second_and_the_third_time_send_nothing(world: World) -> None:
@@ -152,7 +152,7 @@ def test_a_range_that_cannot_be_billed_is_refused_with_the_reason(world: World) 
     assert (unknown.code, "There is no meter request" in unknown.err) == (2, True)
     for ran in (old, off_grid, early, unknown):
         assert len(ran.err.splitlines()) == 1, ran.err
-    assert world.one("select count(*) from aggregator.run") == 0
+    assert world.one("select count(*) from aggregator.pass") == 0
 
 
 def test_a_source_that_is_away_keeps_no_other_meter(world: World) -> None:

@@ -232,7 +232,7 @@ def test_preview_says_what_stays_a_fraction_and_what_belongs_to_nobody(world: Wo
         ("cus_a", "0.2"),
         ("cus_b", "0.5"),
     }
-    assert (ran.json["set_aside_rows"], ran.json["unmapped_quantity"]) == (1, "9")
+    assert (ran.json["unmapped_rows"], ran.json["unmapped_quantity"]) == (1, "9")
     said = world.run("preview", METER, *bounds).out
     assert "1 event(s) now, 1 units to be sent, 0.7 units carried" in said
     assert "1 row(s) with a quantity of 9 can be billed to nobody" in said

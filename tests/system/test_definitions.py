@@ -67,7 +67,7 @@ def test_status_says_which_configuration_is_in_force(world: World) -> None:
     said = world.run("status").out
     assert "Configuration: in force since" in said
     assert "The files here say something else" not in said
-    world.meter["settle"] = "7s"
+    world.meter["delay"] = "7s"
     changed(world)
     said = world.run("status").out
     assert "The files here say something else" in said
@@ -75,10 +75,10 @@ def test_status_says_which_configuration_is_in_force(world: World) -> None:
     assert world.once().code == 0
     said = world.run("status").out
     assert re.search(rf"{METER}: another query; holds from the window \d{{4}}-\d\d-\d\d", said)
-    assert f"{METER}: settle 7s (was 0s); holds at once." in said
+    assert f"{METER}: delay 7s (was 0s); holds at once." in said
     assert "The files here say something else" not in said
     found = world.run("status", "--json").json["configuration"]
-    assert [each["key"] for each in found["changed"]] == ["query", "settle"]
+    assert [each["key"] for each in found["changed"]] == ["query", "delay"]
     assert found["changed"][0]["holds_from"] is not None
     assert found["not_in_force"] == []
 
@@ -107,7 +107,7 @@ def test_lateness_is_shown_and_a_settle_suggested(world: World) -> None:
     shown = world.run("lateness", "--json")
     assert [(step["slots"], step["quantity"]) for step in shown.json["steps"]] == [(1, "50"), (1, "50")]
     assert shown.json["suggested_settle_seconds"][METER] == 1_800
-    assert "settle: 30m" in world.run("lateness").out
+    assert "delay: 30m" in world.run("lateness").out
     assert "50.0% of its usage came after" in world.run("status").out
 
 

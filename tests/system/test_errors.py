@@ -66,7 +66,7 @@ def test_a_daemon_that_is_told_hears_of_it(world: World) -> None:
         return len(told) == 4 and all(each["status"] == 200 for each in told)
 
     until(all_told, "every delivery is acknowledged", seen=world.sandbox.webhook_deliveries)
-    assert world.one("select count(*) from aggregator.notice where came_by = 'webhook'") == 2
+    assert world.one("select count(*) from aggregator.notification where came_by = 'webhook'") == 2
     assert daemon.stop() == -15
     assert SECRET not in daemon.err
 

@@ -160,12 +160,12 @@ def test_a_directory_that_is_changed_while_a_file_is_open(world: World, *, lies_
     world.write()
     once = world.start_process("run", "--once", "--json")
     assert once.ended(COMMAND_SECONDS) == 4, "a person is needed"
-    said = once.logged("files_elsewhere", sink="upload", begun_in=str(old), place=str(new), files=1, events=6)
+    said = once.logged("files_moved", sink="upload", begun_in=str(old), place=str(new), files=1, events=6)
     move = ("files", "move", "upload", "--from", str(old))
     assert f"`aggregator {' '.join(move)}`" in said["reason"]
     assert by_customer(in_directory(new, dashboard=True)) == {"cus_1": 5}, "the rest goes on"
     daemon = world.daemon()
-    daemon.logged("files_elsewhere", sink="upload")
+    daemon.logged("files_moved", sink="upload")
     assert daemon.stop() == -15
     if not lies_there:
         assert_told(world)
@@ -201,12 +201,12 @@ def test_a_place_that_is_changed_by_a_reload_is_said(world: World) -> None:
     daemon = world.daemon()
     told = world.run("files", "move", "upload", "--from", str(old))
     assert (told.code, "is finished by itself" in told.err) == (2, True), told.said
-    assert daemon.log("files_elsewhere") == []
+    assert daemon.log("files_moved") == []
     world.ledger("update aggregator.file set held_until = '2100-01-01'")
     writes_csv(world, directory="elsewhere")
     world.write()
     daemon.tell(signal.SIGHUP)
-    assert daemon.logged("files_elsewhere")["begun_in"] == str(old)
+    assert daemon.logged("files_moved")["begun_in"] == str(old)
     assert daemon.stop() == -15
 
 

@@ -18,7 +18,7 @@ def lose_ledger(world: World, create_database: Callable[[str | None], str]) -> C
         world.ledger_url = create_database(TEMPLATE)
         world.config["ledger"]["url"] = world.ledger_url
         world.ledger(
-            "update aggregator.pin set ledger_id = gen_random_uuid()"
+            "update aggregator.identity set ledger_id = gen_random_uuid()"
         )  # the template's is everybody's
         shutil.rmtree(world.directory / ".aggregator")
         world.write()

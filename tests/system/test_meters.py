@@ -48,9 +48,9 @@ def diff(world: World, *names: str) -> Ran:
     return world.run("meters", "diff", *names, "--json")
 
 
-def standings(ran: Ran) -> dict[str, str]:
+def statuses(ran: Ran) -> dict[str, str]:
     """How each meter stands."""
-    return {each["meter"]: each["standing"] for each in ran.json["meters"]}
+    return {each["meter"]: each["meter_state"] for each in ran.json["meters"]}
 
 
 def at_terminal(world: World, *arguments: str, answer: str) -> tuple[int, str]:
@@ -80,7 +80,7 @@ def at_terminal(world: World, *arguments: str, answer: str) -> tuple[int, str]:
 def test_equal_is_0(world: World) -> None:
     """The meter stands on the second page of the account's list."""
     ran = diff(world)
-    assert (ran.code, ran.json["outcome"], standings(ran)) == (0, "equal", {METER: "equal"})
+    assert (ran.code, ran.json["outcome"], statuses(ran)) == (0, "equal", {METER: "equal"})
     assert "All meters are equal." in world.run("meters", "diff").out
 
 
@@ -90,7 +90,7 @@ def test_missing_and_a_display_name_are_3(world: World) -> None:
     world.meter["stripe"] = {"display_name": "API requests"}
     ran = diff(world)
     assert (ran.code, ran.json["outcome"]) == (3, "to_apply")
-    assert standings(ran) == {NEW: "missing", METER: "renamed"}
+    assert statuses(ran) == {NEW: "missing", METER: "renamed"}
     [renamed] = [each for each in ran.json["meters"] if each["meter"] == METER]
     [difference] = renamed["differences"]
     assert (difference["what"], difference["here"], difference["stripe"]) == (
@@ -112,7 +112,7 @@ def test_what_cannot_be_changed_is_4(world: World) -> None:
     world.meter.update(window="1h", start_at=f"{world.start:%Y-%m-%dT%H:00Z}", stripe=hourly)
     ran = diff(world)
     assert (ran.code, ran.json["outcome"]) == (4, "person_needed")
-    assert standings(ran) == {NEW: "missing", METER: "fixed", "logins": "fixed"}
+    assert statuses(ran) == {NEW: "missing", METER: "fixed", "logins": "fixed"}
     [fixed] = [each for each in ran.json["meters"] if each["meter"] == METER]
     assert "another `stripe.event_name`" in fixed["advice"]
     assert "T00:00Z" in fixed["advice"]
@@ -124,7 +124,7 @@ def test_what_cannot_be_changed_is_4(world: World) -> None:
 def test_only_the_named_meters_are_compared(world: World) -> None:
     """One that is not configured is told in one line."""
     add_meter(world)
-    assert standings(diff(world, METER)) == {METER: "equal"}
+    assert statuses(diff(world, METER)) == {METER: "equal"}
     ran = world.run("meters", "diff", "nothing")
     assert (ran.code, ran.out) == (2, "")
     assert "There is no meter nothing" in ran.err
@@ -145,7 +145,7 @@ def test_an_account_that_does_not_answer_is_1(world: World) -> None:
     ran = diff(world)
     assert (ran.code, ran.json["outcome"]) == (1, "failed")
     away, here = ran.json["meters"]
-    assert (away["sink"], away["standing"], here["standing"]) == ("away", None, "equal")
+    assert (away["sink"], away["meter_state"], here["meter_state"]) == ("away", None, "equal")
     assert "cannot be reached" in away["error"]
 
 
@@ -163,7 +163,7 @@ def test_apply_makes_what_is_missing_and_then_nothing(world: World) -> None:
         (NEW, "created"),
         (METER, "renamed"),
     }
-    assert standings(ran) == {NEW: "equal", METER: "equal"}
+    assert statuses(ran) == {NEW: "equal", METER: "equal"}
     again = world.run("meters", "apply", "--yes")
     assert (again.code, "All meters are equal." in again.out) == (0, True)
     assert diff(world).code == 0
@@ -179,7 +179,7 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
         assert ran.code == 3
         assert "does not exist" in ran.out
         assert "1 to apply; nothing was changed." in ran.out
-    assert standings(diff(world))[NEW] == "missing"
+    assert statuses(diff(world))[NEW] == "missing"
 
 
 def test_where_nobody_can_be_asked_it_needs_a_yes(world: World) -> None:
@@ -193,7 +193,7 @@ def test_where_nobody_can_be_asked_it_needs_a_yes(world: World) -> None:
         in ran.err
     )
     assert world.run("meters", "apply", "--json").code == 2
-    assert standings(diff(world))[NEW] == "missing"
+    assert statuses(diff(world))[NEW] == "missing"
 
 
 def test_at_a_terminal_it_asks(world: World) -> None:
@@ -208,7 +208,7 @@ def test_at_a_terminal_it_asks(world: World) -> None:
         in said
     )
     assert "Nothing was changed." in said
-    assert standings(diff(world))[NEW] == "missing"
+    assert statuses(diff(world))[NEW] == "missing"
     code, said = at_terminal(world, "meters", "apply", answer="y")
     assert (code, "1 of 1 done." in said) == (0, True), said
     assert diff(world).code == 0
@@ -221,7 +221,7 @@ def test_what_only_a_person_can_put_right_is_left_alone(world: World) -> None:
     world.write()
     ran = world.run("meters", "apply", "--yes", "--json")
     assert (ran.code, ran.json["outcome"]) == (4, "person_needed")
-    assert standings(ran) == {NEW: "equal", METER: "equal", "logins": "fixed"}
+    assert statuses(ran) == {NEW: "equal", METER: "equal", "logins": "fixed"}
     again = world.run("meters", "apply", "--yes")
     assert (again.code, "Nothing to apply." in again.out) == (4, True)
 
@@ -271,7 +271,7 @@ def test_off_and_on_again(world: World) -> None:
     assert "Stripe takes no event" in off.out
     assert "no price can use" in off.out
     ran = diff(world)
-    assert (ran.code, standings(ran)) == (4, {METER: "inactive"})
+    assert (ran.code, statuses(ran)) == (4, {METER: "inactive"})
     assert "is not active" in world.once().err
     assert "inactive already" in world.run("meters", "deactivate", METER, "--yes").out
     assert world.run("meters", "apply", "--yes").code == 4, (
@@ -291,10 +291,10 @@ def test_a_meter_with_events_on_their_way_is_not_switched_off(world: World) -> N
     assert ran.code == 2
     assert f"1 event(s) of {METER} are due or being sent to stripe" in ran.err
     world.sandbox.set_faults()
-    assert standings(diff(world)) == {METER: "equal"}
+    assert statuses(diff(world)) == {METER: "equal"}
     anyway = world.run("meters", "deactivate", METER, "--yes")
     assert (anyway.code, "1 event(s) of" in anyway.out) == (0, True)
-    assert standings(diff(world)) == {METER: "inactive"}
+    assert statuses(diff(world)) == {METER: "inactive"}
 
 
 def test_switching_off_asks_first(world: World) -> None:
@@ -329,7 +329,7 @@ def test_which_meter_is_meant_has_to_be_clear(world: World) -> None:
         assert (ran.code, ran.out) == (code, ""), ran.said
         assert words in ran.err
     assert world.run("meters", "deactivate", METER, "--sink", "other", "--yes").code == 0
-    assert {each["sink"]: each["standing"] for each in diff(world, METER).json["meters"]} == {
+    assert {each["sink"]: each["meter_state"] for each in diff(world, METER).json["meters"]} == {
         "stripe": "equal",
         "other": "inactive",
     }

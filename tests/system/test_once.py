@@ -100,12 +100,12 @@ def test_a_key_that_was_revoked_is_4_with_nothing_to_send_too(world: World) -> N
 def test_a_configuration_that_cannot_be_used_is_2(world: World) -> None:
     """Every mistake at once, with file and line, and nothing was begun."""
     world.meter["windw"] = "1h"
-    world.meter["settle"] = "soon"
+    world.meter["delay"] = "soon"
     ran = world.once()
     assert ran.code == 2
     assert ran.out == ""
     assert "windw" in ran.err
-    assert "settle" in ran.err
+    assert "delay" in ran.err
     assert len(ran.err.splitlines()) == 2
 
 

@@ -98,7 +98,7 @@ def test_a_daemon_that_reloads_a_renamed_meter_goes_on_as_it_was(billed: World) 
 
 def test_another_meter_begins_where_the_first_one_ended(world: World) -> None:
     """The old one is taken away: the new one bills from its mark on, and check says whom it follows."""
-    world.meter["settle"] = "2m"
+    world.meter["delay"] = "2m"
     bill(world)
     mark = world.one("select mark from aggregator.meter")
     rename(world, start_at=f"{mark:%Y-%m-%dT%H:%MZ}")
@@ -109,7 +109,7 @@ def test_another_meter_begins_where_the_first_one_ended(world: World) -> None:
     assert world.billed() == world.used()
     at = mark + MINUTE / 2
     world.source("insert into usage (customer, quantity, used_at) values ('cus_1', 3, %s)", at)
-    world.config["meters"][NEW]["settle"] = "0s"
+    world.config["meters"][NEW]["delay"] = "0s"
     until(
         lambda: world.once().code == 0 and world.billed() == world.used(),
         "the new meter bills",

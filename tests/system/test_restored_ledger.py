@@ -54,7 +54,7 @@ def test_a_failover_stops_until_somebody_says_that_nothing_was_lost(world: World
     world.use("cus_1", 5, 60)
     assert world.once().code == 0
     for hour, said in ((59, "--nothing-lost"), (58, "lossless")):
-        world.ledger("update aggregator.pin set timeline = timeline + 1 returning timeline")
+        world.ledger("update aggregator.identity set timeline = timeline + 1 returning timeline")
         world.use("cus_1", 7, hour)
         sent = world.sent()
         stopped = world.run("run", "--once")
@@ -104,7 +104,7 @@ def test_a_window_with_numbers_in_several_hours_is_named(world: World) -> None:
     refused = world.run("adopt", "--yes", "--quiet", "0s")
     assert (refused.code, "numbers in several hours" in refused.err) == (1, True), refused.said
     looked = world.run("adopt", "--json")
-    [named] = looked.json["scattered"]
+    [named] = looked.json["split_windows"]
     assert (named["customer"], named["numbers"]) == ("cus_1", {three: "10", five: "4"})
     send_by_hand(world, "0", "second")
     assert world.run("adopt", "--yes", "--quiet", "0s").code == 0

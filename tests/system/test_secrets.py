@@ -129,7 +129,7 @@ class Listener:
     def __init__(self, world: World) -> None:
         self.world = world
         self.secret_files: set[Path] = set()
-        self.heard: list[str] = []
+        self.polled: list[str] = []
         self.environment = dict(ENVIRONMENT)
 
     def run(self, *arguments: str) -> None:
@@ -141,14 +141,14 @@ class Listener:
         """Call a command that fails within this process, and take in what its error says."""
         ran = CliRunner().invoke(cli, arguments)
         assert isinstance(ran.exception, AggregatorError)
-        self.heard.append(f"{ran.output} {ran.exception} {ran.exception!r}")
+        self.polled.append(f"{ran.output} {ran.exception} {ran.exception!r}")
 
     def refused(self) -> bool:
         """Say whether the configuration is refused as it is now, and take in what it is told."""
         try:
             load_config(self.world.write())
         except ConfigError as error:
-            self.heard.append(f"{error} {error!r} {error.problems!r}")
+            self.polled.append(f"{error} {error!r} {error.problems!r}")
             return True
         return False
 
@@ -160,7 +160,7 @@ class Listener:
         """Return the secrets in what was said, in the ledger, and in any file but those they were given in."""
         given = {self.world.directory / "aggregator.yaml", *self.secret_files}
         found = [f"ledger: {leak}" for leak in leaks(ledger_rows(self.world))]
-        found += [f"called: {leak}" for heard in self.heard for leak in leaks(heard)]
+        found += [f"called: {leak}" for polled in self.polled for leak in leaks(polled)]
         for path in sorted(self.world.directory.rglob("*")):
             if path.is_file() and path not in given:
                 found += [f"{path.name}: {leak}" for leak in leaks(path.read_bytes())]
@@ -350,9 +350,9 @@ def test_nothing_is_said_where_all_is_well(listener: Listener) -> None:
         listener.run(*COMMANDS[name])
     for number in (signal.SIGTERM, signal.SIGABRT, signal.SIGQUIT):
         daemon = listener.daemon()
-        hears(daemon, "daemon_started")
+        notification_sinks(daemon, "daemon_started")
         daemon.tell(signal.SIGHUP)
-        hears(daemon, "config_unchanged")
+        notification_sinks(daemon, "config_unchanged")
         daemon.tell(number)
         daemon.ended()
     assert "Thread 0x" in daemon_said(listener.world), "nobody dumped a thread"
@@ -360,7 +360,7 @@ def test_nothing_is_said_where_all_is_well(listener: Listener) -> None:
     assert listener.found() == []
 
 
-def hears(daemon: Process, event: str, times: int = 1) -> None:
+def notification_sinks(daemon: Process, event: str, times: int = 1) -> None:
     """Wait until a daemon has logged an event so often. Among its lines are those that Python was told to add."""
     until(
         lambda: daemon.err.count(f'"{event}"') >= times,
@@ -422,7 +422,7 @@ def test_a_source_that_cannot_be_read_gives_nothing_away(listener: Listener) -> 
             listener.run(*COMMANDS[name])
         listener.run("preview", bad[0], "--from", "{start}")
         listener.run("backfill", bad[0], "--from", "{start}")
-    failed = world.one("select count(distinct meter_id) from aggregator.run where error is not null")
+    failed = world.one("select count(distinct meter_id) from aggregator.pass where error is not null")
     assert failed == len(bad)
     assert listener.found() == []
 
@@ -464,7 +464,7 @@ def test_an_answer_that_repeats_the_key_is_not_passed_on(listener: Listener) -> 
             *COMMANDS["run"], "--first-time"
         )  # else nothing leaves: the sink does not say what it holds
         daemon = listener.daemon()
-        hears(daemon, "daemon_started")
+        notification_sinks(daemon, "daemon_started")
         daemon.stop()
     assert parrot.asked >= set(ANSWERS)
     assert world.one("select count(distinct reason) from aggregator.attempt") > 3
@@ -512,7 +512,7 @@ def test_secrets_from_files_and_variables_are_kept_as_well(listener: Listener) -
     ledger, world.config["ledger"]["url"] = world.config["ledger"]["url"], "${LEDGER_URL}"
     world.write()
     daemon = world.start_process("run", "--verbose", name="daemon", LEDGER_URL=ledger, **ENVIRONMENT)
-    hears(daemon, "daemon_started")
+    notification_sinks(daemon, "daemon_started")
     for content in (f"postgresql://app:{SOURCE}@[", "", None):
         if content is None:
             url.unlink()
@@ -520,7 +520,7 @@ def test_secrets_from_files_and_variables_are_kept_as_well(listener: Listener) -
             url.write_text(content)
         refusals = daemon.err.count("config_refused")
         daemon.tell(signal.SIGHUP)
-        hears(daemon, "config_refused", refusals + 1)
+        notification_sinks(daemon, "config_refused", refusals + 1)
         listener.run("check")
     daemon.stop()
     assert listener.found() == []

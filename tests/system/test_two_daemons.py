@@ -50,19 +50,19 @@ def test_one_that_slept_past_its_lease_changes_nothing_when_it_wakes(world: Worl
     sleeper.tell(signal.SIGSTOP)
     world.source("select pg_advisory_unlock(7)")
     [(stale,)] = world.ledger("select epoch from aggregator.meter where lease_owner is not null")
-    assert world.one("select count(*) from aggregator.run where epoch = %s", stale) == 0, (
+    assert world.one("select count(*) from aggregator.pass where epoch = %s", stale) == 0, (
         "it committed too soon"
     )
 
     other = world.daemon()
     world.quiet()
-    before = world.ledger("select id, epoch from aggregator.run where epoch > %s order by id", stale)
+    before = world.ledger("select id, epoch from aggregator.pass where epoch > %s order by id", stale)
     assert before
     world.use("cus_1", 5, minute=3)
     sleeper.tell(signal.SIGCONT)
     refused = sleeper.logged("pass_skipped", meter=METER)
     assert "Another process" in refused["reason"]
-    assert world.one("select count(*) from aggregator.run where epoch = %s", stale) == 0
+    assert world.one("select count(*) from aggregator.pass where epoch = %s", stale) == 0
     world.quiet()
     assert [daemon.stop() for daemon in (sleeper, other)] == [-signal.SIGTERM] * 2
     stats = world.sandbox.stats()
@@ -78,7 +78,7 @@ def test_a_query_that_takes_longer_than_the_lease_is_billed_by_one_of_them(world
     assert world.sent() == 50
     leases, passes = (
         world.one("select epoch from aggregator.meter"),
-        world.one("select count(*) from aggregator.run"),
+        world.one("select count(*) from aggregator.pass"),
     )
     assert leases - passes <= 1, "a lease was lost in the middle of a pass"
     assert [daemon.stop() for daemon in daemons] == [-signal.SIGTERM] * 2

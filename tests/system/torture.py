@@ -21,7 +21,7 @@ import psycopg
 
 from aggregator.core.windows import floor
 from aggregator.runtime.clock import monotonic, utcnow
-from tests.system.harness import MINUTE, Beside, Process, Watch, World, own_world, show, wait
+from tests.system.harness import MINUTE, PlannedUsage, Process, Watch, World, own_world, show, wait
 
 CUSTOMERS = 100
 
@@ -156,7 +156,7 @@ class Writers:
             self._latest_start = max(self._latest_start, began)
 
 
-class Cursors(Beside):
+class Cursors(PlannedUsage):
     """What many jobs do: remember the greatest `id`, or the latest time, and ask for what is greater."""
 
     def __init__(self, world: World) -> None:

@@ -8,17 +8,17 @@ import pytest
 
 from aggregator.cli.accounts import code_of
 from aggregator.cli.exit_codes import MEANINGS, ExitCode, gravest
-from aggregator.sinks.stripe.differences import Standing
+from aggregator.sinks.stripe.differences import MeterState
 from tests.tidy.test_docs import COMMANDS, PAGES, ROOT, page, rows, section
 
 CLI = sorted((ROOT / "aggregator" / "cli").glob("*.py"))
 
-FOUND: dict[str, list[Standing | None]] = {
-    "equal": [Standing.EQUAL],
-    "missing, or another display name": [Standing.MISSING, Standing.RENAMED],
-    "something differs that cannot be changed": [Standing.FIXED],
-    "inactive": [Standing.INACTIVE],
-    "wrong mode": [Standing.WRONG_MODE],
+FOUND: dict[str, list[MeterState | None]] = {
+    "equal": [MeterState.EQUAL],
+    "missing, or another display name": [MeterState.MISSING, MeterState.RENAMED],
+    "something differs that cannot be changed": [MeterState.FIXED],
+    "inactive": [MeterState.INACTIVE],
+    "wrong mode": [MeterState.WRONG_MODE],
     "an account that does not answer": [None],
 }
 """What stands in the docs for how a meter compares; None if it could not be asked."""
@@ -42,9 +42,9 @@ def test_the_docs_say_what_each_means_of_meters() -> None:
     """Each way in which a meter may compare stands there, with the code that it gives."""
     told = {finds: code for finds, code, _ in rows(page("stripe-meters.md"), "what it finds")}
     assert told.keys() == FOUND.keys()
-    assert {standing for each in FOUND.values() for standing in each} == {*Standing, None}
+    assert {meter_state for each in FOUND.values() for meter_state in each} == {*MeterState, None}
     for finds, code in told.items():
-        assert {str(code_of(standing).value) for standing in FOUND[finds]} == {code}, finds
+        assert {str(code_of(meter_state).value) for meter_state in FOUND[finds]} == {code}, finds
 
 
 @pytest.mark.parametrize("name", [path.name for path in PAGES])

@@ -82,7 +82,7 @@ def test_migrations_have_one_history() -> None:
 
 def test_migrating_twice_is_harmless(source_url: str) -> None:
     """An empty database is brought to the newest revision; doing it again changes nothing, not even the ledger's id."""
-    asked = "select ledger_id, version_num from aggregator.pin, aggregator.alembic_version"
+    asked = "select ledger_id, version_num from aggregator.identity, aggregator.alembic_version"
     found = []
     for _ in range(2):
         migrate(source_url)

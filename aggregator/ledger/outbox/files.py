@@ -185,11 +185,11 @@ class Files:
     """The verbs about files. A claim is held for `hold`, and renewed as its file is being made."""
 
     def __init__(
-        self, database: Database, owner: uuid.UUID, hold: dt.timedelta, pin: LedgerIdentity | None = None
+        self, database: Database, owner: uuid.UUID, hold: dt.timedelta, identity: LedgerIdentity | None = None
     ) -> None:
         self._database = database
         self._owner = owner
-        self._pin = pin
+        self._identity = identity
         self.hold = hold
 
     def due(self, sink_id: int, now: dt.datetime) -> list[Due]:
@@ -312,25 +312,25 @@ class Files:
 
         What it yields besides takes the number of the claim.
         """
-        beat = None
+        count = None
         made: list[int] = []
         try:
             with self._database.transaction(now, clocks_agree=True) as connection:
                 yield connection, made
-                if self._pin is not None:
-                    beat = self._pin.beat(connection, connection.at, made[0])
+                if self._identity is not None:
+                    count = self._identity.count_claim(connection, connection.at, made[0])
                 failpoints.passing("claim_written")
         except _NothingThere:
             return
         except LedgerFailedOver:
             raise
         except LedgerStopped as stopped:
-            if self._pin is not None:
-                self._pin.stop(str(stopped), now)
+            if self._identity is not None:
+                self._identity.stop(str(stopped), now)
             raise
         failpoints.passing("claim_committed")
-        if self._pin is not None and beat is not None:
-            self._pin.noted(beat)
+        if self._identity is not None and count is not None:
+            self._identity.noted(count)
 
 
 class _NothingThere(Exception):

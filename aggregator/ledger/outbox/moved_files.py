@@ -60,7 +60,7 @@ CLOSE_CLAIMS = "update aggregator.claim set settled_at = %(now)s where id = any(
 DROP = "delete from aggregator.file where claim_id = any(%(claims)s)"
 
 
-class Elsewhere(NamedTuple):
+class MovedFile(NamedTuple):
     """Files of a sink that were begun in one place, when it writes to another, and that are not known to be finished."""
 
     sink: str
@@ -96,11 +96,11 @@ class Places:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def elsewhere(self, places: Mapping[str, str]) -> list[Elsewhere]:
+    def moved_files(self, places: Mapping[str, str]) -> list[MovedFile]:
         """Return the open files of sinks that write elsewhere by now; `places` says where each of them does."""
         values = {"sinks": list(places), "places": list(places.values())}
         with self._database.transaction() as connection:
-            return [Elsewhere._make(row) for row in connection.execute(FIND, values)]
+            return [MovedFile._make(row) for row in connection.execute(FIND, values)]
 
     def events_in(self, sink: str, place: str) -> set[int]:
         """Return the events of the open files of a sink that were begun in a place."""

@@ -114,13 +114,13 @@ update aggregator.outbox set claim_id = %(claim)s, due_at = %(until)s where even
 TAKE_EVENTS = """
 update aggregator.event
    set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s),
-       attempted_at = %(now)s, way = case when event.exposed_at is null then %(way)s else event.way end
+       attempted_at = %(now)s, transport = case when event.exposed_at is null then %(transport)s else event.transport end
   from aggregator.event as old, aggregator.feed, aggregator.meter
  where event.id = any(%(events)s) and old.id = event.id
    and feed.id = event.feed_id and meter.id = feed.meter_id
 returning event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
           event.at, event.identifier, event.attempts, old.exposed_at, old.attempted_at,
-          coalesce(event.way, '')
+          coalesce(event.transport, '')
 """
 
 # One statement, so that a batch costs one round trip. Every part sees the rows as they were before; none touches a row
@@ -158,7 +158,7 @@ with given as (
     select id, %(claim)s, %(now)s, state::text, reason, request_id
       from settled where state <> 'accepted' and uncounted = 0
 )
-select count(*), (select stopped_at is not null from aggregator.pin) from settled
+select count(*), (select stopped_at is not null from aggregator.identity) from settled
 """
 
 # Settling is a sign of life: what is still on its way stays claimed for another while.
@@ -178,9 +178,9 @@ update aggregator.claim set settled_at = %(now)s
 
 ADOPTED_SINCE = """
 select exists (select from aggregator.event
-                 join aggregator.run on run.id = event.run_id
-                 join aggregator.run as later
-                   on later.meter_id = run.meter_id and later.kind = 'adoption' and later.id > run.id
+                 join aggregator.pass on pass.id = event.pass_id
+                 join aggregator.pass as later
+                   on later.meter_id = pass.meter_id and later.kind = 'adoption' and later.id > pass.id
                 where event.id = %(event)s)
 """
 
@@ -283,9 +283,9 @@ select event_id from again
 # there again, and by then look as if it had been sent just now.
 SET_BACK = """
 with before as (
-    select claimed_at from aggregator.pin where claimed_at > %(now)s + %(turned)s for update
+    select claimed_at from aggregator.identity where claimed_at > %(now)s + %(turned)s for update
 ), lowered as (
-    update aggregator.pin set claimed_at = %(now)s from before
+    update aggregator.identity set claimed_at = %(now)s from before
 ), due as (
     update aggregator.outbox set due_at = %(until)s from before
      where outbox.due_at > %(until)s and outbox.due_at < '9999-01-01'
@@ -338,17 +338,22 @@ class Outbox:
         owner: uuid.UUID,
         leave: dt.timedelta,
         answer: dt.timedelta,
-        pin: LedgerIdentity | None = None,
+        identity: LedgerIdentity | None = None,
     ) -> None:
         self._database = database
         self._owner = owner
         self._leave = leave
         self._hold = leave + answer
-        self._pin = pin
+        self._identity = identity
         self._begins_with: dict[int, int] = {}
 
     def claim(
-        self, sink_id: int, limit: int, now: dt.datetime, way: str = "", feeds: Sequence[int] | None = None
+        self,
+        sink_id: int,
+        limit: int,
+        now: dt.datetime,
+        transport: str = "",
+        feeds: Sequence[int] | None = None,
     ) -> Claim | None:
         """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due.
 
@@ -360,12 +365,12 @@ class Outbox:
         host's clock differs from the ledger's. Then nothing is taken.
         """
         try:
-            return self._claim(sink_id, limit, now, way, feeds)
+            return self._claim(sink_id, limit, now, transport, feeds)
         except LedgerFailedOver:
             raise  # each host sees that for itself, and some may know that nothing is missing
         except LedgerStopped as stopped:
-            if self._pin is not None:
-                self._pin.stop(str(stopped), now)
+            if self._identity is not None:
+                self._identity.stop(str(stopped), now)
             raise
 
     def stop(self, event: EventId, reason: str, now: dt.datetime) -> None:
@@ -373,20 +378,20 @@ class Outbox:
 
         Of what was planned before an adoption that is known, and was settled by it.
         """
-        if self._pin is None:
+        if self._identity is None:
             return
         with self._database.transaction() as connection:
             adopted = connection.execute(ADOPTED_SINCE, {"event": event}).fetchone() == (True,)
         if not adopted:
-            self._pin.stop(f"{reason} {WHAT_TO_DO}", now)
+            self._identity.stop(f"{reason} {WHAT_TO_DO}", now)
 
     @property
     def stopped(self) -> bool:
         """Whether the ledger is known to be stopped: nothing more of a claim may leave then."""
-        return self._pin is not None and self._pin.stopped_seen
+        return self._identity is not None and self._identity.stopped_seen
 
     def _claim(
-        self, sink_id: int, limit: int, now: dt.datetime, way: str, feeds: Sequence[int] | None
+        self, sink_id: int, limit: int, now: dt.datetime, transport: str, feeds: Sequence[int] | None
     ) -> Claim | None:
         with self._database.transaction(now, clocks_agree=True) as connection:
             at = connection.at
@@ -399,19 +404,21 @@ class Outbox:
                 "now": at,
                 "until": at + self._hold,
                 "events": events,
-                "way": way,
+                "transport": transport,
             }
             opened = connection.execute(OPEN_CLAIM, values).fetchone()
             assert opened is not None
             connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
             rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
-            beat = (
-                self._pin.beat(connection, at, opened[0], str(self._owner)) if self._pin is not None else None
+            count = (
+                self._identity.count_claim(connection, at, opened[0], str(self._owner))
+                if self._identity is not None
+                else None
             )
             failpoints.passing("claim_written")
         failpoints.passing("claim_committed")
-        if self._pin is not None and beat is not None:
-            self._pin.noted(beat)
+        if self._identity is not None and count is not None:
+            self._identity.noted(count)
         assert len(rows) == len(events), "every row of the outbox has its event"
         return Claim(
             ClaimId(opened[0]),
@@ -458,9 +465,9 @@ class Outbox:
         failpoints.passing("settle_committed")
         assert row is not None
         if (
-            self._pin is not None and row[1]
+            self._identity is not None and row[1]
         ):  # by another process: what is on its way is settled, and no more leaves
-            self._pin.stopped_seen = True
+            self._identity.stopped_seen = True
         return int(row[0])
 
     def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None:

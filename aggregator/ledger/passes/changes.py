@@ -151,21 +151,21 @@ CHANGED_AND_NEWER = "\n".join(
     )
 )
 
-FORGET_ASIDE = """
-delete from aggregator.aside
+FORGET_UNMAPPED = """
+delete from aggregator.unmapped
  where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
 """
 
-SET_ASIDE = """
-insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
+NOTE_UNMAPPED = """
+insert into aggregator.unmapped (meter_id, window_start, reason, customer, rows, quantity)
 select %(meter_id)s, window_start, reason, customer, count(*), sum(quantity)
   from reading where reason is not null
  group by window_start, reason, customer
 """
 
 # What is usable of a slot that has an unusable row waits with it, and is named.
-SET_WITHHELD_ASIDE = """
-insert into aggregator.aside (meter_id, window_start, reason, customer, rows, quantity)
+NOTE_UNMAPPED_WITHHELD = """
+insert into aggregator.unmapped (meter_id, window_start, reason, customer, rows, quantity)
 select %(meter_id)s, window_start, 'withheld: another row of this customer and window is unusable',
        customer, count(*), sum(quantity)
   from reading
@@ -268,9 +268,9 @@ def _change(row: tuple[Any, ...]) -> Change:
     )
 
 
-def set_aside(connection: Connection, registered: Registered, span: Span) -> None:
+def note_unmapped(connection: Connection, registered: Registered, span: Span) -> None:
     """Name what of a span can be billed to nobody, in place of what was named of it before."""
     values = {"meter_id": registered.id, "start": span.start, "end": span.end}
-    connection.execute(FORGET_ASIDE, values)
-    connection.execute(SET_ASIDE, values)
-    connection.execute(SET_WITHHELD_ASIDE, values)
+    connection.execute(FORGET_UNMAPPED, values)
+    connection.execute(NOTE_UNMAPPED, values)
+    connection.execute(NOTE_UNMAPPED_WITHHELD, values)

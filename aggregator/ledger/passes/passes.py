@@ -31,9 +31,9 @@ from aggregator.ledger.database import Connection, Database
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
-from aggregator.ledger.passes import reassert, runs, shrink_guard
-from aggregator.ledger.passes.changes import changes, set_aside, stage
-from aggregator.ledger.passes.runs import Pass
+from aggregator.ledger.passes import reassert, records, shrink_guard
+from aggregator.ledger.passes.changes import changes, note_unmapped, stage
+from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
@@ -128,10 +128,10 @@ class Passes:
         database: Database,
         lease: dt.timedelta,
         elapsed: Callable[[], float],
-        pin: LedgerIdentity | None = None,
+        identity: LedgerIdentity | None = None,
     ) -> None:
         self._database = database
-        self._pin = pin
+        self._identity = identity
         self._lease = lease
         self._elapsed = elapsed
 
@@ -155,12 +155,12 @@ class Passes:
             stage(connection, spool, unit, self._signs_of_life(lease))
             failpoints.passing("readings_staged")
             mark, reread_from = self._hold(connection, lease)
-            tally = Tally(rows=spool.rows, aside=spool.aside, mark=mark, guarded=len(fallen))
-            run_id = runs.begin(connection, lease, this, tally, self._elapsed() - began)
+            tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=mark, guarded=len(fallen))
+            pass_id = records.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
-                for feed, reach in zip(registered.feeds, lease.reaches, strict=True):
+                for feed, coverage in zip(registered.feeds, lease.coverages, strict=True):
                     reassert.take_up(connection, feed, this.span, this.now)
-                    tally.mark = min(mark, reach.read_until)
+                    tally.mark = min(mark, coverage.read_until)
                     found = changes(
                         connection, io, feed, this.span, noise=spool.noise, unit=unit, more=this.more
                     )
@@ -169,23 +169,23 @@ class Passes:
                         connection,
                         io,
                         feed,
-                        run_id,
+                        pass_id,
                         this.now,
                         backfill=this.kind == "backfill",
                         may_move=moves.may_move(registered, feed),
                     )
                     writer.write(tally.counting(decisions))
                     if writer.fell:
-                        tally.held += moves.hold(connection, feed, run_id, this.now)
-                    reassert.note_newer(connection, feed, run_id, this.now)
-                    reassert.note_close(connection, feed, run_id, this.now)
+                        tally.held += moves.hold(connection, feed, pass_id, this.now)
+                    reassert.note_newer(connection, feed, pass_id, this.now)
+                    reassert.note_close(connection, feed, pass_id, this.now)
                     if not fallen:
                         shrink_guard.check(connection, registered, feed, tally)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
-            moves.keep(connection, registered.feeds, run_id, tally.voided, this.now)
+            moves.keep(connection, registered.feeds, pass_id, tally.voided, this.now)
             once_more = _void(connection, tally.voided, this.now)
             moves.part(connection, registered.feeds, this.now)
-            set_aside(connection, registered, this.span)
+            note_unmapped(connection, registered, this.span)
             shrink_guard.note_or_believe(connection, registered, this.span, this.now, fallen)
             waiting = [
                 _left_to_read(reread_from, this, mark),
@@ -200,8 +200,8 @@ class Passes:
             self._move(connection, lease, this, oldest, stays=bool(fallen))
             connection.execute(READ_AT_LAST, _where(lease, this))
             if this.kind == "live":
-                runs.count_lateness(connection, registered, this, tally)
-            runs.finish(connection, run_id, tally, self._elapsed() - began)
+                records.count_lateness(connection, registered, this, tally)
+            records.finish(connection, pass_id, tally, self._elapsed() - began)
             failpoints.passing("pass_written")
         failpoints.passing("pass_committed")
         return tally
@@ -212,7 +212,7 @@ class Passes:
             _, reread_from = self._hold(connection, lease)
             connection.execute(SET_UNREAD, {**_where(lease, this), "now": this.now, "reason": reason})
             self._move(connection, lease, this._replace(hourly=False, daily=False), reread_from, stays=False)
-            runs.note_failure(connection, lease, this, 0.0, reason)
+            records.note_failure(connection, lease, this, 0.0, reason)
 
     def _move(
         self,
@@ -258,7 +258,7 @@ class Passes:
         if held is None:
             raise LeaseLost
         connection.execute(SAY_WHO_HOLDS, {"class": HOLDERS, "meter_id": lease.registered.id})
-        stopped = self._pin.stopped(connection) if self._pin is not None else None
+        stopped = self._identity.stopped(connection) if self._identity is not None else None
         if stopped is not None:
             raise LedgerStopped(stopped)
         return held[0], held[1]
@@ -278,7 +278,7 @@ class Passes:
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
         """Note that a pass failed, and why; nothing else of it is in the ledger."""
         with self._database.transaction() as connection:
-            runs.note_failure(connection, lease, this, seconds, error)
+            records.note_failure(connection, lease, this, seconds, error)
 
     def resume_backfill(
         self, registered: Registered, goal: Span, known: Sequence[Definition], now: dt.datetime
@@ -289,7 +289,7 @@ class Passes:
         costs reading and nothing else.
         """
         with self._database.transaction() as connection:
-            return runs.resumed_at(connection, registered, goal, known, now)
+            return records.resumed_at(connection, registered, goal, known, now)
 
 
 def _whose(lease: Lease) -> dict[str, object]:

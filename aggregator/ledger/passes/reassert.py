@@ -62,7 +62,7 @@ select feed_id, window_start, customer, %(due_at)s from aggregator.event
 # What the pass has said itself, in its order, was noted for nothing.
 SAID = """
 delete from aggregator.reassertion using aggregator.event
- where event.planned_at = %(now)s and event.run_id = %(run_id)s and event.feed_id = %(feed_id)s and event.state = 'due'
+ where event.planned_at = %(now)s and event.pass_id = %(pass_id)s and event.feed_id = %(feed_id)s and event.state = 'due'
    and reassertion.feed_id = event.feed_id and reassertion.window_start = event.window_start
    and reassertion.customer = event.customer and reassertion.due_at <= %(now)s
 """
@@ -75,12 +75,12 @@ insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select slot.feed_id, slot.window_start, slot.customer, %(now)s
   from (
         select customer, min(window_start) as since from aggregator.event
-         where planned_at = %(now)s and run_id = %(run_id)s and feed_id = %(feed_id)s and state = 'due'
+         where planned_at = %(now)s and pass_id = %(pass_id)s and feed_id = %(feed_id)s and state = 'due'
          group by customer
        ) as said
   join aggregator.slot on slot.feed_id = %(feed_id)s and slot.customer = said.customer
                       and slot.window_start > said.since and slot.revision > 0
-  left join aggregator.event as with_it on with_it.id = slot.tail and with_it.run_id = %(run_id)s
+  left join aggregator.event as with_it on with_it.id = slot.tail and with_it.pass_id = %(pass_id)s
  where with_it.id is null
     on conflict (feed_id, window_start, customer) do nothing
 """
@@ -90,7 +90,7 @@ select slot.feed_id, slot.window_start, slot.customer, %(now)s
 NOTE_CLOSE = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
 select event.feed_id, event.window_start, event.customer, %(due_at)s from aggregator.event
- where event.planned_at = %(now)s and event.run_id = %(run_id)s and event.feed_id = %(feed_id)s and event.revision > 0
+ where event.planned_at = %(now)s and event.pass_id = %(pass_id)s and event.feed_id = %(feed_id)s and event.revision > 0
    and exists (select from aggregator.event as before
                 where before.slot_id = event.slot_id and before.revision < event.revision
                   and before.total <> event.total
@@ -154,18 +154,18 @@ def note_given_up(
         connection.execute(NOTE_GIVEN_UP, values)
 
 
-def note_newer(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:
+def note_newer(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
     """Note the windows that are newer than what a pass has just said, as far as it has not said them again itself."""
     if feed.model is WriteModel.LAST:
-        values = {"feed_id": feed.id, "run_id": run_id, "now": now}
+        values = {"feed_id": feed.id, "pass_id": pass_id, "now": now}
         connection.execute(SAID, values)
         connection.execute(NOTE_NEWER, values)
 
 
-def note_close(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> None:
+def note_close(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> None:
     """Note the slots whose total a pass has changed so soon after the one before it that this may count last."""
     if feed.model is WriteModel.OVERWRITE and not feed.keeps_order:
-        values = {"feed_id": feed.id, "run_id": run_id, "now": now}
+        values = {"feed_id": feed.id, "pass_id": pass_id, "now": now}
         connection.execute(
             NOTE_CLOSE, {**values, "since": now - LATEST_ARRIVAL, "due_at": now + LATEST_ARRIVAL}
         )

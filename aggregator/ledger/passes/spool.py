@@ -24,9 +24,9 @@ class Spool:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
         self.rows = 0
-        self.aside = 0
+        self.unmapped_rows = 0
         """How many of the rows can be billed to nobody."""
-        self.unmapped = ZERO
+        self.unmapped_quantity = ZERO
         """What those come to, as far as they have a usable number."""
         self.noise = ZERO
         """By what share of it any quantity may come out differently from the same rows: not at all, but for floats."""
@@ -44,8 +44,8 @@ class Spool:
         for start, customer, quantity, at, reason, noise in readings:
             self.noise = max(self.noise, noise)
             if reason is not None:
-                self.aside += 1
-                self.unmapped += quantity or ZERO
+                self.unmapped_rows += 1
+                self.unmapped_quantity += quantity or ZERO
             begins = starts.get(start) or starts.setdefault(start, start.isoformat())
             lines.append(f"{begins}\t{text(customer)}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n")
         self._file.write("".join(lines).encode())

@@ -24,8 +24,8 @@ class Tally:
     """What one pass did."""
 
     rows: int = 0
-    aside: int = 0
-    unmapped: Decimal = ZERO
+    unmapped_rows: int = 0
+    unmapped_quantity: Decimal = ZERO
     """What those rows come to, as far as they have a usable number; only a preview counts it."""
     changed: int = 0
     planned: int = 0

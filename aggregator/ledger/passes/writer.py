@@ -52,7 +52,7 @@ delete from aggregator.carry using carry_change as gone
 SLOT = "id, feed_id, revision, window_start, customer, quantity, total, stamped_at, tail"
 SLOT_CHANGE = "feed_id, revision, window_start, customer, quantity, total, stamped_at, tail"
 EVENT = (
-    "id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier,"
+    "id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier,"
     " delta, total, reason"
 )
 OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
@@ -88,7 +88,7 @@ class Writer:
         connection: Connection,
         io: Executor,
         feed: Feed,
-        run_id: int,
+        pass_id: int,
         now: dt.datetime,
         *,
         backfill: bool = False,
@@ -97,7 +97,7 @@ class Writer:
         self._connection = connection
         self._io = io
         self._feed = feed
-        self._run_id = run_id
+        self._pass_id = pass_id
         self._now = instant(now)
         # Where order counts, nothing overtakes what was planned before it.
         self._waits_behind = "t" if backfill and feed.model is not WriteModel.LAST else "f"
@@ -156,7 +156,7 @@ class Writer:
     def _format(self, batch: list[Decision]) -> Lines:
         """Write the lines of a batch. A million decisions come through here: what is written twice is formatted once."""
         lines = Lines()
-        feed, sink, run, planned_at = self._feed.id, self._feed.sink_id, self._run_id, self._now
+        feed, sink, run, planned_at = self._feed.id, self._feed.sink_id, self._pass_id, self._now
         behind = self._waits_behind
         for decision in batch:
             change, deferred, total, _, _, event = decision

@@ -21,7 +21,7 @@ from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import EventsInSpan
 from aggregator.core.states import CancellationState, is_settled, may_go_on
 from aggregator.ledger.database import Connection, Database
-from aggregator.ledger.review.in_doubt import excerpt_of
+from aggregator.ledger.review.in_doubt import events_in_span
 from aggregator.ledger.review.parked import LOCK_SLOTS, take_back_held
 from aggregator.ledger.review.rejections import refuse_known
 
@@ -69,7 +69,7 @@ select earlier.id
        ) as earlier on true
  where parked.state = 'held' and not parked.guarded and parked.dismissed_at is null
    and earlier.state in ('accepted', 'confirmed') and earlier.delta > 0 and earlier.attempted_at is not null
-   and not exists (select from aggregator.pin where stopped_at is not null)
+   and not exists (select from aggregator.identity where stopped_at is not null)
    and coalesce(earlier.exposed_at, earlier.attempted_at, earlier.settled_at) > %(since)s
    and not exists (select from aggregator.cancellation where event_id = earlier.id)
  order by earlier.id limit %(limit)s
@@ -81,7 +81,7 @@ OPEN = """
 select cancellation.id, event.id, feed.id, meter.name, event.customer, event.delta, event.at, event.identifier,
        coalesce(event.exposed_at, event.attempted_at, event.settled_at),
        cancellation.state, cancellation.tries, cancellation.tried_at, cancellation.unsure, cancellation.seen_at,
-       cancellation.asked_at, cancellation.answer, coalesce(event.way, '')
+       cancellation.asked_at, cancellation.answer, coalesce(event.transport, '')
   from aggregator.cancellation
   join aggregator.event on event.id = cancellation.event_id
   join aggregator.feed on feed.id = event.feed_id
@@ -99,7 +99,7 @@ BEGIN = """
 update aggregator.cancellation
    set tries = tries + 1, tried_at = %(now)s, next_at = %(until)s, unsure = true
  where id = %(id)s and asked_at = %(asked_at)s and state = 'asked' and tries = %(tries)s and next_at <= %(now)s
-   and not exists (select from aggregator.pin where stopped_at is not null)
+   and not exists (select from aggregator.identity where stopped_at is not null)
 returning id
 """
 
@@ -128,7 +128,7 @@ update aggregator.cancellation set seen_at = %(now)s
  where id = %(id)s and asked_at = %(asked_at)s and settled_at is null
 """
 
-STOPPED = "select true from aggregator.pin where stopped_at is not null"
+STOPPED = "select true from aggregator.identity where stopped_at is not null"
 
 HOLD_METER = """
 select meter.id from aggregator.meter
@@ -192,7 +192,7 @@ class Wanted(NamedTuple):
     """When the sink's totals last showed the event."""
     asked_at: dt.datetime
     answer: str | None
-    way: str = ""
+    transport: str = ""
     """How the event went to the sink, in the sink's own word."""
 
 
@@ -276,7 +276,7 @@ class Cancellations:
         *,
         unsure: bool,
     ) -> bool:
-        """Record how a cancellation stands now, if it stands as `wanted` has it; `done` is for `settle`."""
+        """Record how a cancellation stands now, if it stands as `wanted` has it; `done` is for `delay`."""
         assert state is not CancellationState.DONE, (
             "a cancellation is done together with what follows from it"
         )
@@ -293,14 +293,14 @@ class Cancellations:
         """Return all events of the customer in the event's minute, the event itself in question."""
         minute = wanted.at.replace(second=0, microsecond=0)
         with self._database.transaction() as connection:
-            excerpt = excerpt_of(
+            in_span = events_in_span(
                 connection, wanted.feed, wanted.meter, wanted.customer, Span(minute, minute + MINUTE)
             )
         events = tuple(
             each._replace(state=State.ACCEPTED, asked=True) if each.id == wanted.event else each
-            for each in excerpt.events
+            for each in in_span.events
         )
-        return excerpt._replace(events=events)
+        return in_span._replace(events=events)
 
     def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool:
         """Record that the sink has taken an event back, with all that follows: it is refused, and owed."""

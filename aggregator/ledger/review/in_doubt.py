@@ -79,11 +79,11 @@ select event.id, event.at, event.delta,
 
 
 # What an adoption took over stands at its window's start, and was used at any time in it.
-BLURRED = """
+IMPRECISE = """
 select exists (
     select from aggregator.slot
       join aggregator.event on event.slot_id = slot.id
-      join aggregator.run on run.id = event.run_id and run.kind = 'adoption'
+      join aggregator.pass on pass.id = event.pass_id and pass.kind = 'adoption'
       join aggregator.feed on feed.id = slot.feed_id
       join aggregator.meter on meter.id = feed.meter_id
       cross join lateral (
@@ -183,35 +183,37 @@ class InDoubt:
         values = {"sink_id": sink_id, "now": now, "proof": proof, "limit": limit}
         with self._database.transaction() as connection:
             return [
-                excerpt_of(connection, feed, meter, customer, Span(minute, minute + dt.timedelta(minutes=1)))
+                events_in_span(
+                    connection, feed, meter, customer, Span(minute, minute + dt.timedelta(minutes=1))
+                )
                 for feed, meter, customer, minute in connection.execute(OPEN, values).fetchall()
             ]
 
     def look(self, readback: Readback, customer: str, span: Span) -> EventsInSpan:
         """Return all events of a customer in a span, those in question marked that a read-back is about."""
         with self._database.transaction() as connection:
-            return excerpt_of(
+            return events_in_span(
                 connection, readback.feed, readback.meter, customer, span, _widened(readback.received)
             )
 
     def settle(
         self,
-        excerpt: EventsInSpan,
-        rulings: Sequence[Conclusion],
+        in_span: EventsInSpan,
+        conclusions: Sequence[Conclusion],
         now: dt.datetime,
         look_at: dt.datetime,
     ) -> Settled:
         """Record what a figure showed, if the ledger stands as it was compared; what is unclear waits until `look_at`."""
-        doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
+        doubted = {event.id for event in in_span.asked if event.state is State.IN_DOUBT}
         by_finding = {
-            finding: [each for each in rulings if each.finding is finding] for finding in set(Finding)
+            finding: [each for each in conclusions if each.finding is finding] for finding in set(Finding)
         }
         present, absent, unclear = (
             by_finding[finding] for finding in (Finding.PRESENT, Finding.ABSENT, Finding.UNCLEAR)
         )
         with self._database.transaction() as connection:
-            connection.execute(LOCK_PARKED, {"events": [each.event for each in rulings]})
-            if _again(connection, excerpt) != excerpt:
+            connection.execute(LOCK_PARKED, {"events": [each.event for each in conclusions]})
+            if _again(connection, in_span) != in_span:
                 return Settled(stale=True)
             missing = [each.event for each in absent if each.event not in doubted]
             settled = Settled(
@@ -219,16 +221,16 @@ class InDoubt:
                 absent=_apply(connection, ABSENT, _of(absent, doubted), now, "not there"),
                 unclear=_put_down(connection, _of(unclear, doubted), look_at),
                 confirmed=_confirm(connection, [each for each in present if each.event not in doubted]),
-                rejected=refuse_missing(connection, missing, rulings[0].reason, now),
+                rejected=refuse_missing(connection, missing, conclusions[0].reason, now),
             )
             if settled.present or settled.absent or settled.rejected:
-                _note_proof(connection, excerpt, rulings, now)
+                _note_proof(connection, in_span, conclusions, now)
         return settled
 
-    def put_off(self, excerpt: EventsInSpan, look_at: dt.datetime) -> None:
+    def put_off(self, in_span: EventsInSpan, look_at: dt.datetime) -> None:
         """Leave the events in doubt of an excerpt alone until then."""
         with self._database.transaction() as connection:
-            connection.execute(PUT_OFF, {"events": [event.id for event in excerpt.asked], "look_at": look_at})
+            connection.execute(PUT_OFF, {"events": [event.id for event in in_span.asked], "look_at": look_at})
 
     def reject(self, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime) -> list[EventId]:
         """Record what a sink rejected after it had accepted it; return the events that are refused by it now."""
@@ -259,11 +261,11 @@ class InDoubt:
             return unacknowledged.uncovered(connection, sink_id, earliest)
 
     def sent_silently(
-        self, sink_id: int, way: str, earliest: dt.datetime
+        self, sink_id: int, transport: str, earliest: dt.datetime
     ) -> tuple[list[tuple[int, str, Span]], bool]:
         """Return which stretches of which feeds went by a way without answers, unread; and whether more may come."""
         with self._database.transaction() as connection:
-            return unacknowledged.silently(connection, sink_id, way, earliest)
+            return unacknowledged.silently(connection, sink_id, transport, earliest)
 
     def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool:
         """Ask that all that was sent through a feed in a span is read back; False if somebody else has."""
@@ -302,7 +304,7 @@ class InDoubt:
             connection.execute(PUT_OFF_READBACK, {"id": readback.id, "due_at": due_at})
 
 
-def excerpt_of(
+def events_in_span(
     connection: Connection, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
 ) -> EventsInSpan:
     """Return all events of a customer of a feed in a span, within a transaction."""
@@ -316,16 +318,16 @@ def excerpt_of(
     }
     rows = connection.execute(LOOK, values).fetchall()
     events = tuple(
-        EventState(EventId(event), at, delta, State(state), attempted_at, asked, perhaps, total)
-        for event, at, delta, state, attempted_at, asked, perhaps, total in rows
+        EventState(EventId(event), at, delta, State(state), attempted_at, asked, maybe_sent, total)
+        for event, at, delta, state, attempted_at, asked, maybe_sent, total in rows
     )
-    row = connection.execute(BLURRED, values).fetchone()
-    return EventsInSpan(feed, meter, customer, span, events, received, blurred=bool(row and row[0]))
+    row = connection.execute(IMPRECISE, values).fetchone()
+    return EventsInSpan(feed, meter, customer, span, events, received, imprecise=bool(row and row[0]))
 
 
-def _again(connection: Connection, excerpt: EventsInSpan) -> EventsInSpan:
-    return excerpt_of(
-        connection, excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received
+def _again(connection: Connection, in_span: EventsInSpan) -> EventsInSpan:
+    return events_in_span(
+        connection, in_span.feed, in_span.meter, in_span.customer, in_span.span, in_span.received
     )
 
 
@@ -333,45 +335,45 @@ def _widened(received: Span) -> Span:
     return Span(received.start - CLOCKS_DIFFER, received.end + CLOCKS_DIFFER)
 
 
-def _of(rulings: Sequence[Conclusion], doubted: set[EventId]) -> list[Conclusion]:
-    return [each for each in rulings if each.event in doubted]
+def _of(conclusions: Sequence[Conclusion], doubted: set[EventId]) -> list[Conclusion]:
+    return [each for each in conclusions if each.event in doubted]
 
 
 def _apply(
-    connection: Connection, statement: str, rulings: Sequence[Conclusion], now: dt.datetime, what: str
+    connection: Connection, statement: str, conclusions: Sequence[Conclusion], now: dt.datetime, what: str
 ) -> int:
     """Settle events in doubt by one of the statements above; return how many."""
-    if not rulings:
+    if not conclusions:
         return 0
     values = {
-        "events": [each.event for each in rulings],
+        "events": [each.event for each in conclusions],
         "now": now,
-        "reason": f"{what}: {rulings[0].reason}",
+        "reason": f"{what}: {conclusions[0].reason}",
     }
     done = connection.execute(statement, values).fetchall()
-    assert len(done) == len(rulings), "what stands as it was compared is still in doubt"
+    assert len(done) == len(conclusions), "what stands as it was compared is still in doubt"
     return len(done)
 
 
-def _put_down(connection: Connection, rulings: Sequence[Conclusion], look_at: dt.datetime) -> int:
-    for each in rulings:
+def _put_down(connection: Connection, conclusions: Sequence[Conclusion], look_at: dt.datetime) -> int:
+    for each in conclusions:
         connection.execute(UNCLEAR, {"events": [each.event], "reason": each.reason, "look_at": look_at})
-    return len(rulings)
+    return len(conclusions)
 
 
-def _confirm(connection: Connection, rulings: Sequence[Conclusion]) -> int:
-    return len(connection.execute(CONFIRM, {"events": [each.event for each in rulings]}).fetchall())
+def _confirm(connection: Connection, conclusions: Sequence[Conclusion]) -> int:
+    return len(connection.execute(CONFIRM, {"events": [each.event for each in conclusions]}).fetchall())
 
 
 def _note_proof(
-    connection: Connection, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime
+    connection: Connection, in_span: EventsInSpan, conclusions: Sequence[Conclusion], now: dt.datetime
 ) -> None:
-    said = [f"event {each.event} {each.finding}" for each in rulings]
+    said = [f"event {each.event} {each.finding}" for each in conclusions]
     values = {
-        "feed": excerpt.feed,
-        "span": TimestamptzRange(*excerpt.span),
-        "asked": "events in question: " + ", ".join(str(each.event) for each in rulings),
+        "feed": in_span.feed,
+        "span": TimestamptzRange(*in_span.span),
+        "asked": "events in question: " + ", ".join(str(each.event) for each in conclusions),
         "now": now,
-        "found": f"{', '.join(said)}: {rulings[0].reason}",
+        "found": f"{', '.join(said)}: {conclusions[0].reason}",
     }
     connection.execute(NOTE_PROOF, values)

@@ -60,7 +60,7 @@ NOTE_BEGUN = """
 create temporary table begun on commit drop as
     select slot.window_start, slot.customer, slot.quantity, event.id as event_id
       from aggregator.slot
-      join aggregator.event on event.id = slot.tail and event.run_id = %(run_id)s and event.state = 'due'
+      join aggregator.event on event.id = slot.tail and event.pass_id = %(pass_id)s and event.state = 'due'
                            and event.delta > 0 and event.total = event.delta and (%(adds)s or event.revision = 0)
      where slot.feed_id = %(feed_id)s and slot.quantity > 0
        and slot.window_start in (select window_start from fallen)
@@ -128,7 +128,7 @@ with pair as materialized (
                                    and other.customer = raised.customer
       join aggregator.event as lost on lost.id = one.tail and lost.state = 'held' and lost.delta < 0
       join aggregator.event as gained on gained.id = other.tail and gained.delta > 0
-                                     and (gained.state = 'held' or (gained.state = 'due' and gained.run_id = %(run_id)s))
+                                     and (gained.state = 'held' or (gained.state = 'due' and gained.pass_id = %(pass_id)s))
      where parked.feed_id = any(%(feeds)s) and parked.moved_with is not null
        and (lowered.id = any(%(voided)s) or raised.id = any(%(voided)s))
        and lost.id <> all(%(voided)s) and gained.id <> all(%(voided)s)
@@ -236,11 +236,11 @@ def note_fallen(connection: Connection) -> None:
     connection.execute("analyze fallen")
 
 
-def hold(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> int:
+def hold(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> int:
     """Have increases wait with the decreases that they belong to; return how many. What fell has been noted."""
     values = {
         "feed_id": feed.id,
-        "run_id": run_id,
+        "pass_id": pass_id,
         "adds": feed.model is WriteModel.DELTA,
         "reason": MOVED,
         "now": now,
@@ -260,12 +260,12 @@ def hold(connection: Connection, feed: Feed, run_id: int, now: dt.datetime) -> i
 
 
 def keep(
-    connection: Connection, feeds: Sequence[Feed], run_id: int, voided: Sequence[EventId], now: dt.datetime
+    connection: Connection, feeds: Sequence[Feed], pass_id: int, voided: Sequence[EventId], now: dt.datetime
 ) -> None:
     """Let what was planned anew for a side of a pair take its place; `voided` is what it replaces, and is still parked."""
     values = {
         "feeds": [feed.id for feed in feeds],
-        "run_id": run_id,
+        "pass_id": pass_id,
         "voided": list(voided),
         "reason": MOVED,
         "now": now,

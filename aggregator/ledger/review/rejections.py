@@ -55,8 +55,8 @@ select event.id, event.identifier from aggregator.event
             or %(whose)s = '' and sink_id in (select file.sink_id from aggregator.file where not by_hand))
    and starts_with(event.customer, %(whose)s)
    and not exists (
-        select from aggregator.event as newer join aggregator.run on run.id = newer.run_id
-         where newer.slot_id = event.slot_id and newer.revision > event.revision and run.kind = 'adoption'
+        select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
+         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind = 'adoption'
        )
 """
 
@@ -65,8 +65,8 @@ FIND_MISSING = """
 select event.id from aggregator.event
  where event.id = any(%(events)s)
    and not exists (
-        select from aggregator.event as newer join aggregator.run on run.id = newer.run_id
-         where newer.slot_id = event.slot_id and newer.revision > event.revision and run.kind = 'adoption'
+        select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
+         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind = 'adoption'
        )
 """
 

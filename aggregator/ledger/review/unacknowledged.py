@@ -60,15 +60,15 @@ with read as (
 ), silent as materialized (
     select claim.claimed_at, claim.events from aggregator.claim
      where claim.sink_id = %(sink_id)s and claim.claimed_at >= %(earliest)s
-       and %(way)s in ((select way from aggregator.event where id = claim.events[1]),
-                       (select way from aggregator.event where id = claim.events[cardinality(claim.events)]))
+       and %(transport)s in ((select transport from aggregator.event where id = claim.events[1]),
+                       (select transport from aggregator.event where id = claim.events[cardinality(claim.events)]))
 )
 select feed.id, meter.name,
        greatest(date_trunc('hour', min(silent.claimed_at)), read.until),
        date_trunc('hour', max(silent.claimed_at)) + interval '1 hour'
   from silent
  cross join unnest(silent.events) as sent (event_id)
-  join aggregator.event on event.id = sent.event_id and event.way = %(way)s and event.state = 'accepted'
+  join aggregator.event on event.id = sent.event_id and event.transport = %(transport)s and event.state = 'accepted'
   join aggregator.feed on feed.id = event.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join read on read.feed_id = feed.id
@@ -79,7 +79,7 @@ select feed.id, meter.name,
 # An event whose answer was lost goes the same way again.
 UNDER_WAY = """
 select exists (select from aggregator.outbox join aggregator.event on event.id = outbox.event_id
-                where outbox.sink_id = %(sink_id)s and event.way = %(way)s and event.exposed_at is not null)
+                where outbox.sink_id = %(sink_id)s and event.transport = %(transport)s and event.exposed_at is not null)
 """
 
 # By way of the claims, which have a time: an event may have been planned long before it was sent.
@@ -109,10 +109,10 @@ def uncovered(connection: Connection, sink_id: int, earliest: dt.datetime) -> li
 
 
 def silently(
-    connection: Connection, sink_id: int, way: str, earliest: dt.datetime
+    connection: Connection, sink_id: int, transport: str, earliest: dt.datetime
 ) -> tuple[list[tuple[int, str, Span]], bool]:
     """Return, within a transaction, which stretches went by a way without answers; and whether there may be more later."""
-    values = {"sink_id": sink_id, "way": way, "earliest": earliest}
+    values = {"sink_id": sink_id, "transport": transport, "earliest": earliest}
     more = connection.execute(UNDER_WAY, values).fetchone()
     rows = connection.execute(SENT_SILENTLY, values).fetchall()
     return [(feed, meter, Span(start, end)) for feed, meter, start, end in rows], more == (True,)

@@ -31,7 +31,7 @@ class Known(NamedTuple):
     livemode: bool
 
 
-class Standing(StrEnum):
+class MeterState(StrEnum):
     """How a meter of ours stands to the one at Stripe; of several that hold, the gravest."""
 
     EQUAL = "equal"
@@ -44,7 +44,7 @@ class Standing(StrEnum):
     @property
     def can_be_applied(self) -> bool:
         """Whether creating or renaming puts it right."""
-        return self in (Standing.MISSING, Standing.RENAMED)
+        return self in (MeterState.MISSING, MeterState.RENAMED)
 
 
 class Difference(NamedTuple):
@@ -62,7 +62,7 @@ class Comparison(NamedTuple):
     meter: str
     event_name: str
     known: Known | None
-    standing: Standing
+    meter_state: MeterState
     differences: tuple[Difference, ...]
 
     @property
@@ -73,7 +73,7 @@ class Comparison(NamedTuple):
 
     def advice(self, now: dt.datetime) -> str | None:
         """Say how to get on where Stripe's meter cannot be made what ours is; None where nothing of the kind differs."""
-        if self.standing is not Standing.FIXED:
+        if self.meter_state is not MeterState.FIXED:
             return None
         return (
             "Stripe meters cannot be changed. If Stripe's is what you want, correct the configuration as said. Otherwise "
@@ -88,21 +88,21 @@ def compare(name: str, meter: StripeMeter, known: Known | None, *, livemode: boo
     if known is None:
         text = "does not exist. Create it by `aggregator meters apply`, or correct `stripe.event_name`."
         missing = Difference("event_name", meter.event_name, None, text)
-        return Comparison(name, meter.event_name, None, Standing.MISSING, (missing,))
+        return Comparison(name, meter.event_name, None, MeterState.MISSING, (missing,))
     if known.livemode != livemode:
-        return Comparison(name, meter.event_name, known, Standing.WRONG_MODE, (_mode(known),))
+        return Comparison(name, meter.event_name, known, MeterState.WRONG_MODE, (_mode(known),))
     fixed = (*_formula(meter, known), *_window(meter, known), *_keys(meter, known))
     state, title = tuple(_state(known)), tuple(_title(meter, known))
-    standing = (
-        Standing.FIXED
+    meter_state = (
+        MeterState.FIXED
         if fixed
-        else Standing.INACTIVE
+        else MeterState.INACTIVE
         if state
-        else Standing.RENAMED
+        else MeterState.RENAMED
         if title
-        else Standing.EQUAL
+        else MeterState.EQUAL
     )
-    return Comparison(name, meter.event_name, known, standing, (*state, *fixed, *title))
+    return Comparison(name, meter.event_name, known, meter_state, (*state, *fixed, *title))
 
 
 def next_midnight(now: dt.datetime) -> dt.datetime:

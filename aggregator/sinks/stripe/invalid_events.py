@@ -86,36 +86,36 @@ def read_report(message: Fields, meter: str | None, event_names: Mapping[str, st
     `meter` is the meter of ours that it is related to, None if there is none; `event_names` are those of all our meters of
     the sink, by meter.
     """
-    notice, data = notice_of(message), _mapping(message.get("data"))
+    notification, data = notice_of(message), _mapping(message.get("data"))
     errors = _errors(_mapping(data.get("reason")))
     try:
         span = Span(_instant(data.get("validation_start")), _instant(data.get("validation_end")))
     except ValueError:
         # Without a span nothing can be read back; what is named is refused all the same.
-        span = Span(notice.created_at, notice.created_at)
-    if notice.kind == NO_METER and meter is None:
-        reports = tuple(_without_meter(notice.id, span, errors, event_names))
+        span = Span(notification.created_at, notification.created_at)
+    if notification.kind == NO_METER and meter is None:
+        reports = tuple(_without_meter(notification.id, span, errors, event_names))
     else:
-        reports = (Report(notice.id, meter or "", span, errors.rejected, errors.named),)
+        reports = (Report(notification.id, meter or "", span, errors.rejected, errors.named),)
     unclear = not errors.told or span.start >= span.end
     trouble = "the report does not say how many events, or of when" if unclear else None
-    return ParsedNotification(notice, reports, trouble=trouble)
+    return ParsedNotification(notification, reports, trouble=trouble)
 
 
 def read_import(message: Fields) -> ParsedNotification:
     """Read a message about a bulk import: the whole of it was delivered. One without errors says nothing of ours."""
-    notice = notice_of(message)
+    notification = notice_of(message)
     imported = _mapping(_mapping(message.get("data")).get("object"))
     failed = _text(imported.get("failed_reason"))
     status = _text(imported.get("status"))
-    if notice.kind == IMPORT_SUCCEEDED and not (failed or "error" in status):
-        return ParsedNotification(notice)
+    if notification.kind == IMPORT_SUCCEEDED and not (failed or "error" in status):
+        return ParsedNotification(notification)
     files = tuple(sorted({name for text in _texts(imported) for name in FILE.findall(text)}))[:MOST_FILES]
     errors = _mapping(_mapping(imported.get("result")).get("errors"))
     rows = " ".join(f"{key} {value}" for key, value in errors.items() if isinstance(value, str | int))
     reason = failed or f"{status or 'with errors'} {rows}".strip()
     return ParsedNotification(
-        notice, unimported=(Unimported(files, f"import set {_text(imported.get('id'))}: {reason}"),)
+        notification, unimported=(Unimported(files, f"import set {_text(imported.get('id'))}: {reason}"),)
     )
 
 
@@ -187,12 +187,12 @@ def _without_meter(
     name: str, span: Span, errors: _Errors, event_names: Mapping[str, str]
 ) -> Iterator[Report]:
     """Yield the reports that a message without a meter comes to, one per meter that may be meant."""
-    strangers = [each for each in errors.samples if each.identifier is None]
+    unconfigured_meters = [each for each in errors.samples if each.identifier is None]
     untold = errors.rejected - len(errors.samples)
     meant = [
         meter
         for meter, event_name in event_names.items()
-        if untold > 0 or any(_speaks_of(event_name, each.reason) for each in strangers)
+        if untold > 0 or any(_speaks_of(event_name, each.reason) for each in unconfigured_meters)
     ]
     for meter in meant:
         yield Report(name, meter, span, errors.rejected, errors.named)

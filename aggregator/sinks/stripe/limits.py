@@ -61,7 +61,7 @@ def limits(transport: Transport, rates: Rates, stream_above: int) -> Limits:
     streaming = replace(
         LIMITS,
         answers=False,
-        way="stream",
+        transport="stream",
         batch=_batch(rates.stream_events, STREAM_BATCH),
         rate=rates.stream_events,
     )
@@ -69,12 +69,12 @@ def limits(transport: Transport, rates: Rates, stream_above: int) -> Limits:
         return streaming
     calling = replace(
         LIMITS,
-        way="v1" if transport == "auto" else transport,
+        transport="v1" if transport == "auto" else transport,
         batch=_batch(rates.calls, LIMITS.batch),
         rate=rates.calls,
     )
     if transport == "auto":
-        return replace(calling, answers=False, bulk=Bulk(streaming.way, stream_above, streaming.batch))
+        return replace(calling, answers=False, bulk=Bulk(streaming.transport, stream_above, streaming.batch))
     return calling
 
 

@@ -57,9 +57,11 @@ def attempt(event: Event, office: AccountContext) -> "RequestOptions":
 class MeterEventSender:
     """Takes events to one account, one call each."""
 
-    def __init__(self, office: AccountContext, way: Literal["v1", "v2"], checked: Checked | None) -> None:
+    def __init__(
+        self, office: AccountContext, transport: Literal["v1", "v2"], checked: Checked | None
+    ) -> None:
         self._office = office
-        self._call = self._call_v1 if way == "v1" else self._call_v2
+        self._call = self._call_v1 if transport == "v1" else self._call_v2
         self._checked = checked
 
     async def deliver(self, jobs: Sequence[Request]) -> list[Response]:

@@ -144,7 +144,7 @@ class Messages:
             read = invalid_events.read_report(message, meter, self._event_names)
         except ValueError as error:
             raise SinkError(f"Stripe's event {name} cannot be read: {error}.") from error
-        if read.notice.id != name:
+        if read.notification.id != name:
             raise SinkError(f"Stripe answered with another event than {name}.")
         return read
 
@@ -231,10 +231,10 @@ def _other(message: Mapping[str, object], livemode: bool) -> bool:  # noqa: FBT0
 def _heads(message: Mapping[str, object]) -> list[Notification]:
     """Return the message's name; nothing if it has none, or is of a kind that was not asked for."""
     try:
-        notice = invalid_events.notice_of(message)
+        notification = invalid_events.notice_of(message)
     except ValueError:
         return []
-    return [notice] if notice.kind in invalid_events.FETCHED else []
+    return [notification] if notification.kind in invalid_events.FETCHED else []
 
 
 def _imported(message: Mapping[str, object]) -> list[ParsedNotification]:
@@ -243,7 +243,7 @@ def _imported(message: Mapping[str, object]) -> list[ParsedNotification]:
         told = invalid_events.read_import(message)
     except ValueError:
         return []
-    return [told] if told.unimported and told.notice.kind in invalid_events.WHOLE else []
+    return [told] if told.unimported and told.notification.kind in invalid_events.WHOLE else []
 
 
 def _shown(instant: dt.datetime) -> str:
@@ -301,7 +301,7 @@ class StripeNotificationClient:
         Raises SinkCrowded, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
         """
         found = self._sink.ask(lambda client, asked: self._on(client, asked).listed(span), account)
-        return [notice._replace(account=account) for notice in found] if account else found
+        return [notification._replace(account=account) for notification in found] if account else found
 
     def fetched(self, name: str, account: str | None = None) -> ParsedNotification | None:
         """Return what the message with this id says; None if it turns out to be of an account that is not the sink's.
@@ -326,8 +326,8 @@ class StripeNotificationClient:
         if not is_signed(body, signature, self._secrets):
             self._read_secrets_again()
         found = delivered(body, signature, self._secrets, livemode=self._livemode)
-        notice = found.notice if isinstance(found, ParsedNotification) else found
-        return found if notice and self._concerns(notice) else None
+        notification = found.notification if isinstance(found, ParsedNotification) else found
+        return found if notification and self._concerns(notification) else None
 
     def _read_secrets_again(self) -> None:
         """Take the secrets as they are by now, unless that was done just now."""
@@ -338,20 +338,22 @@ class StripeNotificationClient:
             self._read_again_at = now
             self._secrets = tuple(self._secrets_now() or self._secrets)
 
-    def _concerns(self, notice: Notification) -> bool:
+    def _concerns(self, notification: Notification) -> bool:
         """Tell whether a delivery may be of an account of the sink's; where none is configured, fetching it will show."""
         if self._sink.by_customer:
-            return notice.account is not None or notice.kind in WHOLE
-        return notice.account in (None, self._sink.configured) or (
-            self._sink.configured is None and notice.kind not in WHOLE
+            return notification.account is not None or notification.kind in WHOLE
+        return notification.account in (None, self._sink.configured) or (
+            self._sink.configured is None and notification.kind not in WHOLE
         )
 
     def _of_customer(self, name: str, account: str) -> ParsedNotification:
         told = self._sink.ask(lambda client, asked: self._on(client, asked).fetched(name), account)
-        if told.notice.account not in (None, account):
-            raise SinkError(f"Stripe's event {name} is of account {told.notice.account}, not of {account}.")
+        if told.notification.account not in (None, account):
+            raise SinkError(
+                f"Stripe's event {name} is of account {told.notification.account}, not of {account}."
+            )
         reports = tuple(report._replace(whose=f"{account}/") for report in told.reports)
-        return told._replace(notice=told.notice._replace(account=account), reports=reports)
+        return told._replace(notification=told.notification._replace(account=account), reports=reports)
 
     def cannot_cancel(self, meter: str) -> str | None:
         """Say why events of a meter of ours cannot be cancelled; None if they can."""
@@ -367,7 +369,7 @@ class StripeNotificationClient:
             )
         return None
 
-    def cancel(self, meter: str, identifier: str, way: str) -> CancelResult:
+    def cancel(self, meter: str, identifier: str, transport: str) -> CancelResult:
         """Ask Stripe to take an event back, by the version of the API by which it went."""
         known = self._meters.get(meter)
         if known is None:
@@ -381,7 +383,7 @@ class StripeNotificationClient:
                     known,
                     identifier,
                     livemode=self._livemode,
-                    version=2 if way in ("v2", "stream") else 1,
+                    version=2 if transport in ("v2", "stream") else 1,
                 )
             )
         except SinkError as error:

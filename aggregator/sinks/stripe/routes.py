@@ -49,7 +49,7 @@ class Roads:
         self._checked: dict[str | None, Checked] = {}
         self._roads: dict[tuple[str, str | None], Road] = {}
 
-    def bind(self, event: Event, way: str) -> Bound:
+    def bind(self, event: Event, transport: str) -> Bound:
         """Say by which road an event goes, and what of it may be in flight once."""
         address = self._addresses.of(event.customer)
         assert address is not None, "who names no account is refused before"
@@ -57,7 +57,7 @@ class Roads:
         key = (address.account, address.customer, meter.event_name if meter else None)
         # Of a `last` meter, the order within one request is not documented.
         alone = meter is None or meter.write_model is WriteModel.LAST
-        return Bound(self._road(way, address.account), key, alone)
+        return Bound(self._road(transport, address.account), key, alone)
 
     @property
     def configured(self) -> Account:
@@ -74,18 +74,18 @@ class Roads:
         """Return how fast each road may be used now, by its way and account."""
         return {key: road.turn.pace.rate for key, road in self._roads.items()}
 
-    def _road(self, way: str, account: str | None) -> Road:
-        if (way, account) not in self._roads:
-            self._roads[way, account] = (
+    def _road(self, transport: str, account: str | None) -> Road:
+        if (transport, account) not in self._roads:
+            self._roads[transport, account] = (
                 self._stream(account)
-                if way == "stream"
-                else self._calls("v2" if way == "v2" else "v1", account)
+                if transport == "stream"
+                else self._calls("v2" if transport == "v2" else "v1", account)
             )
-        return self._roads[way, account]
+        return self._roads[transport, account]
 
-    def _calls(self, way: Literal["v1", "v2"], account: str | None) -> Road:
+    def _calls(self, transport: Literal["v1", "v2"], account: str | None) -> Road:
         checked = self._look(account)
-        courier = MeterEventSender(self._office(account), way, checked)
+        courier = MeterEventSender(self._office(account), transport, checked)
         turn = Pacer(Pace(self._rates.calls), self._monotonic)
         return Road(turn, courier.deliver, prepare=checked.look if checked else None)
 

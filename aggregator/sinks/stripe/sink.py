@@ -269,7 +269,7 @@ class StripeSink:
         )
 
         def bind(event: Event) -> Bound:
-            return roads.bind(event, event.way or self.limits.way)
+            return roads.bind(event, event.transport or self.limits.transport)
 
         dispatcher = Dispatcher(
             bind, max_in_flight=self._max_in_flight, patience_seconds=self._patience.total_seconds()

@@ -181,9 +181,7 @@ class StreamSender:
         middle = len(left) // 2
         for half in (left[:middle], left[middle:]):
             await self._turn.come(len(half))
-            said |= {
-                event: _perhaps_taken(judged, told) for event, judged in (await self._send(half)).items()
-            }
+            said |= {event: _maybe_taken(judged, told) for event, judged in (await self._send(half)).items()}
         return said
 
     async def _request(self, jobs: Sequence[Request]) -> tuple[dict[EventId, Response], Response]:
@@ -235,7 +233,7 @@ def _says_taken(answer: object) -> bool:
     return isinstance(answer, dict) and (not answer or isinstance(answer.get("object"), str))
 
 
-def _perhaps_taken(judged: Response, before: Response) -> Response:
+def _maybe_taken(judged: Response, before: Response) -> Response:
     """Judge an event by its later request: without a word there, the earlier one that was refused is all there is.
 
     Who is there already was brought by that one, if anybody knows: as with all that the stream takes, totals show it later.

@@ -10,11 +10,11 @@ from decimal import ROUND_FLOOR, Decimal
 
 from aggregator.core.model import ZERO, Event, EventId
 from tests.simulation.application import Application
-from tests.simulation.climate import HOUR
-from tests.simulation.hub import Hub
+from tests.simulation.conditions import HOUR
 from tests.simulation.marks import Marks
 from tests.simulation.memory import FeedRow, SlotRow, Tables
 from tests.simulation.names import called
+from tests.simulation.scheduler import Scheduler
 from tests.simulation.service import Service
 
 ON_ITS_WAY = HOUR
@@ -30,9 +30,9 @@ class Newest:
     """Holds the service's last value of every customer against the newest window of ledger and source."""
 
     def __init__(
-        self, hub: Hub, application: Application, unit: Decimal, marks: Marks, require: Require
+        self, scheduler: Scheduler, application: Application, unit: Decimal, marks: Marks, require: Require
     ) -> None:
-        self._hub = hub
+        self._scheduler = scheduler
         self._marks = marks
         self._noted: set[tuple[int, dt.datetime, str]] = set()
         self._application = application
@@ -51,7 +51,7 @@ class Newest:
         if (
             name == "claim"
             and not self._marks[AHEAD]
-            and any(_is_behind(tables, event, self._hub.now) for event in tables.outbox)
+            and any(_is_behind(tables, event, self._scheduler.now) for event in tables.outbox)
         ):
             self._marks.saw(AHEAD)
 
@@ -114,8 +114,8 @@ class Newest:
     def _is_last(self, service: Service, meter: str, slot: SlotRow) -> None:
         last = service.last.get((meter, slot.customer))
         told = (slot, "is the newest, and the service has", last)
-        stands = last is not None and (last.window_start, last.total) == (slot.window_start, slot.total)
-        self._require(stands, "the newest window is last", *told)
+        comparisons = last is not None and (last.window_start, last.total) == (slot.window_start, slot.total)
+        self._require(comparisons, "the newest window is last", *told)
 
     def _newest(self, tables: Tables) -> Iterator[tuple[FeedRow, str, SlotRow]]:
         """Yield the newest slot of each customer of which anything was planned."""
@@ -142,7 +142,7 @@ class Newest:
         return not (owed or waits or replanned or self._under_way(tables, customer))
 
     def _under_way(self, tables: Tables, customer: tuple[int, str]) -> bool:
-        since: dt.datetime = self._hub.now - ON_ITS_WAY
+        since: dt.datetime = self._scheduler.now - ON_ITS_WAY
         return any(
             (event.feed_id, event.customer) == customer
             and event.attempted_at is not None
@@ -151,8 +151,8 @@ class Newest:
         )
 
     def _floors(self, slot: SlotRow) -> None:
-        stands = slot.total == self._floor(slot.quantity)
-        self._require(stands, "the floor of what was used", slot, "is not the floor of its own window")
+        comparisons = slot.total == self._floor(slot.quantity)
+        self._require(comparisons, "the floor of what was used", slot, "is not the floor of its own window")
 
     def _floor(self, quantity: Decimal) -> Decimal:
         return quantity.quantize(self._unit, ROUND_FLOOR)

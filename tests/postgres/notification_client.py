@@ -45,15 +45,17 @@ class NotificationClient:
     ) -> None:
         """Make a message; an account speaks of its own customers."""
         made_at = made_at or self.world.now
-        notice = Notification(name, KIND, made_at, account)
+        notification = Notification(name, KIND, made_at, account)
         whose = f"{account}/" if account else ""
-        told = ParsedNotification(notice, tuple(each._replace(whose=whose) for each in reports))
+        told = ParsedNotification(notification, tuple(each._replace(whose=whose) for each in reports))
         self.messages[name] = told, shown_at or made_at
 
     def drop(self, name: str, file: str, made_at: dt.datetime | None = None) -> None:
         """Fail to import a file."""
-        notice = Notification(name, IMPORT_KIND, made_at or self.world.now)
-        self.files.append(ParsedNotification(notice, unimported=(Unimported((file,), "no column value"),)))
+        notification = Notification(name, IMPORT_KIND, made_at or self.world.now)
+        self.files.append(
+            ParsedNotification(notification, unimported=(Unimported((file,), "no column value"),))
+        )
 
     def account_of(self, customer: str) -> str | None:
         account, slash, _ = customer.partition("/")
@@ -72,21 +74,21 @@ class NotificationClient:
         if name in self.unreadable:
             raise SinkError(f"{name} cannot be read")
         told = self.messages[name][0]
-        return told if told.notice.account == account else None
+        return told if told.notification.account == account else None
 
     def imports(self, span: Span) -> list[ParsedNotification]:
         self.asked.append(span)
         self.asked_of.append("imports")
         self._refuse("imports")
-        names = {notice.id for notice in self._within(span, self.files, None)}
-        return [told for told in self.files if told.notice.id in names]
+        names = {notification.id for notification in self._within(span, self.files, None)}
+        return [told for told in self.files if told.notification.id in names]
 
     def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None:
         if signature != SIGNED:
             raise SinkError("who knows why")
         name = body.decode()
-        whole = next((told for told in self.files if told.notice.id == name), None)
-        return whole or (self.messages[name][0].notice if name in self.messages else None)
+        whole = next((told for told in self.files if told.notification.id == name), None)
+        return whole or (self.messages[name][0].notification if name in self.messages else None)
 
     def _refuse(self, whose: str | None) -> None:
         if error := self.refuses or self.refusing.get(whose):
@@ -94,11 +96,11 @@ class NotificationClient:
 
     def _within(self, span: Span, told: list[ParsedNotification], account: str | None) -> list[Notification]:
         found = [
-            each.notice
+            each.notification
             for each in told
-            if each.notice.account == account
-            and each.notice.created_at in span
-            and self.messages.get(each.notice.id, (each, span.start))[1] <= self.world.now
+            if each.notification.account == account
+            and each.notification.created_at in span
+            and self.messages.get(each.notification.id, (each, span.start))[1] <= self.world.now
         ]
         if len(found) > self.most:
             raise SinkCrowded("more than can be listed")

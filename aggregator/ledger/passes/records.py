@@ -13,7 +13,7 @@ from aggregator.ledger.meters import Lease, Registered
 from aggregator.ledger.passes.stats import Tally
 
 RECORD_RUN = """
-insert into aggregator.run
+insert into aggregator.pass
        (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, held, refused, deferred, epoch, fingerprint,
         error)
 values (%(meter_id)s, %(kind)s, %(span)s, %(goal)s, %(started_at)s, %(seconds)s, %(rows)s, %(changed)s, %(planned)s,
@@ -21,25 +21,25 @@ values (%(meter_id)s, %(kind)s, %(span)s, %(goal)s, %(started_at)s, %(seconds)s,
 returning id
 """
 
-FINISH_RUN = """
-update aggregator.run
+FINISH = """
+update aggregator.pass
    set seconds = %(seconds)s, changed = %(changed)s, planned = %(planned)s, held = %(held)s, refused = %(refused)s,
        deferred = %(deferred)s
- where id = %(run_id)s
+ where id = %(pass_id)s
 """
 
 # A pass that did nothing, or failed in the same way, says no more than the one before it: the newest of a row of them stays.
 FORGET_LIKE = """
-delete from aggregator.run as old using aggregator.run as new
- where new.id = %(run_id)s
-   and old.id = (select max(id) from aggregator.run where meter_id = new.meter_id and id < new.id)
+delete from aggregator.pass as old using aggregator.pass as new
+ where new.id = %(pass_id)s
+   and old.id = (select max(id) from aggregator.pass where meter_id = new.meter_id and id < new.id)
    and old.kind = 'live' and new.kind = 'live'
    and old.changed = 0 and new.changed = 0 and old.deferred = 0 and new.deferred = 0
    and old.error is not distinct from new.error
 """
 
 RESUME_BACKFILL = """
-select lower(span), upper(span), fingerprint from aggregator.run
+select lower(span), upper(span), fingerprint from aggregator.pass
  where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
    and started_at > %(recent)s
  order by id desc limit 1
@@ -90,16 +90,16 @@ def begin(connection: Connection, lease: Lease, this: Pass, tally: Tally, second
     return _record(connection, lease, this, tally, seconds, None)
 
 
-def finish(connection: Connection, run_id: int, tally: Tally, seconds: float) -> None:
+def finish(connection: Connection, pass_id: int, tally: Tally, seconds: float) -> None:
     """Complete the record of a pass."""
-    connection.execute(FINISH_RUN, {**_figures(tally), "run_id": run_id, "seconds": seconds})
-    connection.execute(FORGET_LIKE, {"run_id": run_id})
+    connection.execute(FINISH, {**_figures(tally), "pass_id": pass_id, "seconds": seconds})
+    connection.execute(FORGET_LIKE, {"pass_id": pass_id})
 
 
 def note_failure(connection: Connection, lease: Lease, this: Pass, seconds: float, error: str) -> None:
     """Record that a pass failed, and why."""
-    run_id = _record(connection, lease, this, Tally(), seconds, error)
-    connection.execute(FORGET_LIKE, {"run_id": run_id})
+    pass_id = _record(connection, lease, this, Tally(), seconds, error)
+    connection.execute(FORGET_LIKE, {"pass_id": pass_id})
 
 
 def resumed_at(

@@ -124,10 +124,10 @@ def test_a_sink_with_answers_is_not_read_back(database: Database) -> None:
 
 def test_what_was_sent_silently_is_read_back_by_a_sink_that_answers_now(database: Database) -> None:
     """The way was changed within the day: what went before is confirmed or refused all the same, and nothing else is."""
-    sink = Silent(way="stream", silent_way="stream")
+    sink = Silent(transport="stream", silent_way="stream")
     world = build(database, sink)
     sink.drops = lambda event: event.customer == "cus_1" and event.revision == 0
-    sink.limits = replace(sink.limits, answers=True, way="v1")
+    sink.limits = replace(sink.limits, answers=True, transport="v1")
     world.source.use("cus_3", START + HOUR, 7)
     world.at(2, 5)
     world.collect()
@@ -151,11 +151,11 @@ def test_what_was_sent_silently_is_read_back_by_a_sink_that_answers_now(database
 
 def test_what_never_went_silently_is_not_looked_through(database: Database) -> None:
     """Claims are known by their first and last events: a million that went another way are not looked up one by one."""
-    sink = Silent(way="v1", silent_way="stream")
+    sink = Silent(transport="v1", silent_way="stream")
     world = build(database, sink, customers=50)
     values = {
         "sink_id": world.registered.feeds[0].sink_id,
-        "way": "stream",
+        "transport": "stream",
         "earliest": START,
     }
     with database.transaction() as connection:
@@ -181,14 +181,14 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def test_what_still_goes_the_silent_way_is_read_back_later(database: Database) -> None:
     """Its answer was lost before the way was changed, so it goes again the way it went, and is taken without a word."""
-    sink = Silent(way="stream", silent_way="stream")
+    sink = Silent(transport="stream", silent_way="stream")
     world = World(database, meter=METER, sinks=[sink])
     world.source.use("cus_0", START, 1)
     sink.fault = lambda event: Answer.UNKNOWN
     world.at(1, 5)
     world.collect()
     world.deliver()
-    sink.limits = replace(sink.limits, answers=True, way="v1")
+    sink.limits = replace(sink.limits, answers=True, transport="v1")
     reading = Reconciler(InDoubt(database), sink, world.registered.feeds[0].sink_id)
     reading.run_once(world.now)
     sink.fault = lambda event: None
@@ -240,10 +240,10 @@ def test_two_processes_ask_for_a_stretch_once(database: Database) -> None:
     """Whoever comes second finds it asked for."""
     world = build(database, Silent())
     world.now += PROOF + HOUR
-    doubts, feed = InDoubt(database), world.registered.feeds[0]
-    (waiting,) = doubts.uncovered(feed.sink_id, START)
+    in_doubt, feed = InDoubt(database), world.registered.feeds[0]
+    (waiting,) = in_doubt.uncovered(feed.sink_id, START)
     span = Span(waiting.since, world.now.replace(minute=0) - PROOF)
-    assert [doubts.ask_readback(waiting.feed, span, world.now) for _ in range(2)] == [True, False]
+    assert [in_doubt.ask_readback(waiting.feed, span, world.now) for _ in range(2)] == [True, False]
     assert spans(world) == [span]
 
 
@@ -303,26 +303,27 @@ def test_a_newest_total_that_is_missing_is_refused(database: Database) -> None:
 def ways(world: World) -> list[tuple[str, str | None]]:
     """How each customer's event went, as the ledger has it."""
     return [
-        (who, way) for who, way in world.rows("select customer, way from aggregator.event order by customer")
+        (who, transport)
+        for who, transport in world.rows("select customer, way from aggregator.event order by customer")
     ]
 
 
 def test_many_go_in_bulk_and_few_do_not(database: Database) -> None:
     """Decided per claim, by how many wait, and recorded before anything leaves."""
-    sink = Silent(way="v1", batch=2, bulk=Bulk("stream", above=5, batch=4))
+    sink = Silent(transport="v1", batch=2, bulk=Bulk("stream", above=5, batch=4))
     world = World(database, meter=METER, sinks=[sink])
     for number in range(8):
         world.source.use(f"cus_{number}", START, 1)
     world.at(1, 5)
     world.collect()
     assert world.deliver().accepted == 8
-    assert [event.way for event in sink.received] == ["stream"] * 4 + ["v1"] * 4
-    assert [way for _, way in ways(world)] == ["stream"] * 4 + ["v1"] * 4
+    assert [event.transport for event in sink.received] == ["stream"] * 4 + ["v1"] * 4
+    assert [transport for _, transport in ways(world)] == ["stream"] * 4 + ["v1"] * 4
 
 
 def test_what_may_have_arrived_goes_the_way_it_went(database: Database) -> None:
     """However many wait by then; what was turned away before anything was done is free to go either way."""
-    sink = Silent(way="v1", batch=10, bulk=Bulk("stream", above=1, batch=10))
+    sink = Silent(transport="v1", batch=10, bulk=Bulk("stream", above=1, batch=10))
     world = World(database, meter=METER, sinks=[sink])
     for number in range(2):
         world.source.use(f"cus_{number}", START, 1)
@@ -330,10 +331,10 @@ def test_what_may_have_arrived_goes_the_way_it_went(database: Database) -> None:
     world.collect()
     sink.fault = lambda event: Answer.UNKNOWN if event.customer == "cus_0" else Answer.BUSY
     world.deliver()
-    assert [way for _, way in ways(world)] == ["stream", "stream"]
+    assert [transport for _, transport in ways(world)] == ["stream", "stream"]
     sink.limits = replace(sink.limits, bulk=None)
     sink.fault = lambda event: None
     world.now += HOUR
     world.deliver()
     assert ways(world) == [("cus_0", "stream"), ("cus_1", "v1")]
-    assert [event.way for event in sink.received[2:]] == ["stream", "v1"]
+    assert [event.transport for event in sink.received[2:]] == ["stream", "v1"]

@@ -18,7 +18,7 @@ DAY = dt.timedelta(days=1)
 
 
 @dataclass(slots=True)
-class Climate:
+class Conditions:
     """Everything that is drawn for one life. Rates are per call, per event or per transaction."""
 
     days: int = 4
@@ -26,7 +26,7 @@ class Climate:
     customers: int = 3
     meters: int = 1
     daemons: int = 1
-    lanes: int = 1
+    workers: int = 1
     batch: int = 100
     decimals: int = 0
     fractions: bool = False
@@ -46,7 +46,7 @@ class Climate:
     by_arrival: bool = False
     """Where the last number is billed: the service goes by when it arrives, not by its instant, as it may."""
     revisit: dt.timedelta = 30 * DAY
-    settle: dt.timedelta = 5 * MINUTE
+    delay: dt.timedelta = 5 * MINUTE
     patience: dt.timedelta = HOUR
     """How long a window waits for transactions that are open; zero: not at all."""
     sees_starts: bool = True
@@ -88,7 +88,7 @@ class Climate:
     """How often a customer is unknown for a while."""
     halts: int = 0
     """How often it refuses us as a whole for a while."""
-    intake: bool = False
+    poller: bool = False
     """Reports are messages that somebody has to ask for, or that are delivered."""
     pending: float = 0.0
     """Share of cancellations that are only taken on, and done a little later."""
@@ -140,225 +140,243 @@ class Climate:
                 setattr(self, each.name, 0.0)
 
 
-def with_restores(climate: Climate, random: random.Random) -> Climate:
+def with_restores(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw how often the ledger of a life is set back: mostly never. Dice of their own leave everything else as it was."""
-    climate.restores = random.choice([0] * 9 + [1, 1, 2])
-    if climate.restores:
+    conditions.restores = random.choice([0] * 9 + [1, 1, 2])
+    if conditions.restores:
         # The quiet time of an adoption is longer than a request's way and the sink's lag together.
-        climate.lag = random.choice([min(climate.lag, HOUR), HOUR])
-        climate.delayed = random.choice([climate.delayed, 0.3])
-    return climate
+        conditions.lag = random.choice([min(conditions.lag, HOUR), HOUR])
+        conditions.delayed = random.choice([conditions.delayed, 0.3])
+    return conditions
 
 
-def with_last(climate: Climate, random: random.Random) -> Climate:
+def with_last(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether a life bills each customer's newest window, as for seats. Nobody adopts there."""
     if random.random() < 0.15:
-        newest(climate).by_arrival = random.random() < 0.5
-    return climate
+        newest(conditions).by_arrival = random.random() < 0.5
+    return conditions
 
 
-def newest(climate: Climate) -> Climate:
+def newest(conditions: Conditions) -> Conditions:
     """Let a life bill each customer's newest window. Figures of single events prove nothing there."""
-    climate.write_model, climate.by_arrival, climate.named, climate.restores = WriteModel.LAST, True, 1.0, 0
-    return climate
+    conditions.write_model, conditions.by_arrival, conditions.named, conditions.restores = (
+        WriteModel.LAST,
+        True,
+        1.0,
+        0,
+    )
+    return conditions
 
 
-def with_files(climate: Climate, random: random.Random) -> Climate:
+def with_files(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether the usage of a life goes out as files."""
-    if random.random() < 0.15 and climate.write_model is not WriteModel.LAST:
-        in_files(climate)
-    return climate
+    if random.random() < 0.15 and conditions.write_model is not WriteModel.LAST:
+        in_files(conditions)
+    return conditions
 
 
-def in_files(climate: Climate) -> Climate:
+def in_files(conditions: Conditions) -> Conditions:
     """Let usage go out as files. Nobody answers for single events there."""
-    climate.files, climate.write_model, climate.batch = True, WriteModel.DELTA, max(climate.batch, 5)
-    climate.restores = climate.refuses = climate.vanishes = 0
-    climate.rejects = 0.0
-    return climate
+    conditions.files, conditions.write_model, conditions.batch = (
+        True,
+        WriteModel.DELTA,
+        max(conditions.batch, 5),
+    )
+    conditions.restores = conditions.refuses = conditions.vanishes = 0
+    conditions.rejects = 0.0
+    return conditions
 
 
-def with_more_files(climate: Climate, random: random.Random) -> Climate:
+def with_more_files(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw who uploads the files of a life, how often their place changes, and whether the ledger is set back."""
-    if climate.files:
-        climate.by_hand = random.random() < 0.5
-        climate.place_moves = random.choice([0, 0, 1, 2])
-        if climate.place_moves:
-            climate.delayed = random.choice([climate.delayed, 0.5])
+    if conditions.files:
+        conditions.by_hand = random.random() < 0.5
+        conditions.place_moves = random.choice([0, 0, 1, 2])
+        if conditions.place_moves:
+            conditions.delayed = random.choice([conditions.delayed, 0.5])
         if random.random() < 0.5:
-            restored(climate)
-    return climate
+            restored(conditions)
+    return conditions
 
 
-def in_places(climate: Climate) -> Climate:
+def in_places(conditions: Conditions) -> Conditions:
     """Let usage go out as files that a person uploads, to a place that changes."""
-    in_files(climate).by_hand, climate.place_moves = True, 2
-    return climate
+    in_files(conditions).by_hand, conditions.place_moves = True, 2
+    return conditions
 
 
-def with_cancelling(climate: Climate, random: random.Random) -> Climate:
+def with_cancelling(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether decreases of a life are done by taking back what they correct."""
-    if random.random() < 0.15 and climate.write_model is WriteModel.DELTA and not climate.files:
-        cancelling(climate).pending = random.choice([0.0, 0.5, 1.0])
-    return climate
+    if random.random() < 0.15 and conditions.write_model is WriteModel.DELTA and not conditions.files:
+        cancelling(conditions).pending = random.choice([0.0, 0.5, 1.0])
+    return conditions
 
 
-def cancelling(climate: Climate) -> Climate:
+def cancelling(conditions: Conditions) -> Conditions:
     """Let decreases be done by taking back what they correct. Nobody adopts in these lives."""
-    climate.decreases, climate.restores, climate.pending = Decreases.CANCEL, 0, 0.5
-    if climate.revisit:
-        climate.deletes, climate.updates = max(climate.deletes, 0.05), max(climate.updates, 0.1)
-    return climate
+    conditions.decreases, conditions.restores, conditions.pending = Decreases.CANCEL, 0, 0.5
+    if conditions.revisit:
+        conditions.deletes, conditions.updates = max(conditions.deletes, 0.05), max(conditions.updates, 0.1)
+    return conditions
 
 
-def with_intake(climate: Climate, random: random.Random) -> Climate:
+def with_intake(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether reports of a life are messages. Nobody adopts in these lives."""
-    if random.random() < 0.2 and not climate.files and not climate.restores:
-        hearing(climate)
-    return climate
+    if random.random() < 0.2 and not conditions.files and not conditions.restores:
+        hearing(conditions)
+    return conditions
 
 
-def hearing(climate: Climate) -> Climate:
+def hearing(conditions: Conditions) -> Conditions:
     """Let reports be messages, and some of them be about something."""
-    climate.intake, climate.restores, climate.rejects = True, 0, max(climate.rejects, 0.02)
-    return climate
+    conditions.poller, conditions.restores, conditions.rejects = True, 0, max(conditions.rejects, 0.02)
+    return conditions
 
 
-def with_spells(climate: Climate, random: random.Random) -> Climate:
+def with_spells(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw how often the source of a life shows something else than what is there. Only what is read again is put right."""
-    if climate.revisit:
-        climate.spells = random.choice([0] * 7 + [1, 2, 4])
-    return climate
+    if conditions.revisit:
+        conditions.spells = random.choice([0] * 7 + [1, 2, 4])
+    return conditions
 
 
-def with_usage_held(climate: Climate, random: random.Random) -> Climate:
+def with_usage_held(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether the service holds usage of another ledger when that of this life begins."""
-    if random.random() < 0.15 and climate.write_model is WriteModel.DELTA and not climate.files:
-        holding(climate)
-    return climate
+    if random.random() < 0.15 and conditions.write_model is WriteModel.DELTA and not conditions.files:
+        holding(conditions)
+    return conditions
 
 
-def holding(climate: Climate) -> Climate:
+def holding(conditions: Conditions) -> Conditions:
     """Let the service hold usage beforehand. Whoever is first asked about is read at once there: nothing hides anybody."""
-    climate.held_before, climate.restores, climate.spells = True, 0, 0
-    climate.lag = min(climate.lag, HOUR)
-    climate.days = max(climate.days, 3)
-    return climate
+    conditions.held_before, conditions.restores, conditions.spells = True, 0, 0
+    conditions.lag = min(conditions.lag, HOUR)
+    conditions.days = max(conditions.days, 3)
+    return conditions
 
 
-def with_standbys(climate: Climate, random: random.Random) -> Climate:
+def with_standbys(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether standbys answer for the source of a life. Nobody adopts in these lives."""
-    if random.random() < 0.2 and not climate.restores and not climate.held_before:
-        behind(climate).standbys = random.choice([1, 2, 2, 3])
-    return climate
+    if random.random() < 0.2 and not conditions.restores and not conditions.held_before:
+        behind(conditions).standbys = random.choice([1, 2, 2, 3])
+    return conditions
 
 
-def behind(climate: Climate) -> Climate:
+def behind(conditions: Conditions) -> Conditions:
     """Let two standbys take turns in answering for the source."""
-    climate.standbys, climate.restores, climate.held_before = 2, 0, False
-    return climate
+    conditions.standbys, conditions.restores, conditions.held_before = 2, 0, False
+    return conditions
 
 
-def with_hosts(climate: Climate, random: random.Random) -> Climate:
+def with_hosts(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw on how many hosts the processes of a life run, and what their clocks do."""
     if random.random() < 0.35:
-        climate.clock_jumps = random.choice([1, 2, 5])
-        climate.hosts = random.choice([1, 2, 3])
-    return climate
+        conditions.clock_jumps = random.choice([1, 2, 5])
+        conditions.hosts = random.choice([1, 2, 3])
+    return conditions
 
 
-def with_failovers(climate: Climate, random: random.Random) -> Climate:
+def with_failovers(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether a ledger that is set back is one that failed over, and whether its server says so.
 
     Where it does not, nobody but the host that sent last can know; so nobody else sends in these lives.
     """
-    if climate.restores:
-        climate.fails_over = climate.hosts > 1 or random.random() < 0.4
-    elif random.random() < 0.1 and climate.write_model is not WriteModel.LAST and not climate.files:
-        failing_over(climate)
-    return climate
+    if conditions.restores:
+        conditions.fails_over = conditions.hosts > 1 or random.random() < 0.4
+    elif random.random() < 0.1 and conditions.write_model is not WriteModel.LAST and not conditions.files:
+        failing_over(conditions)
+    return conditions
 
 
-def failing_over(climate: Climate) -> Climate:
+def failing_over(conditions: Conditions) -> Conditions:
     """Let the ledger of several hosts fail over."""
-    restored(climate).fails_over = True
-    climate.held_before, climate.hosts, climate.daemons = False, max(climate.hosts, 2), 2
-    return climate
+    restored(conditions).fails_over = True
+    conditions.held_before, conditions.hosts, conditions.daemons = False, max(conditions.hosts, 2), 2
+    return conditions
 
 
-def with_declarations(climate: Climate, random: random.Random) -> Climate:
+def with_declarations(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw what is declared of a ledger that fails over. That there is one host is often true, and believed only then."""
-    if climate.fails_over:
-        climate.failover = random.choice(["may_lose", "may_lose", "lossless", "one_host"])
-        if climate.failover == "one_host" and random.random() < 0.7:
-            climate.hosts = 1
-        if climate.failover == "lossless":
-            climate.restores = 2
-    return climate
+    if conditions.fails_over:
+        conditions.failover = random.choice(["may_lose", "may_lose", "lossless", "one_host"])
+        if conditions.failover == "one_host" and random.random() < 0.7:
+            conditions.hosts = 1
+        if conditions.failover == "lossless":
+            conditions.restores = 2
+    return conditions
 
 
-def with_more_restores(climate: Climate, random: random.Random) -> Climate:
+def with_more_restores(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether the ledger of a life with messages or cancellations is set back, too."""
-    special = climate.intake or climate.decreases is Decreases.CANCEL
-    if special and random.random() < 0.35 and climate.write_model is not WriteModel.LAST:
-        restored(climate)
-    return climate
+    special = conditions.poller or conditions.decreases is Decreases.CANCEL
+    if special and random.random() < 0.35 and conditions.write_model is not WriteModel.LAST:
+        restored(conditions)
+    return conditions
 
 
-def restored(climate: Climate) -> Climate:
+def restored(conditions: Conditions) -> Conditions:
     """Let the ledger be set back; an adoption waits longer than a request's way and the sink's lag take together."""
-    climate.restores, climate.lag = 1, min(climate.lag, HOUR)
-    return climate
+    conditions.restores, conditions.lag = 1, min(conditions.lag, HOUR)
+    return conditions
 
 
-def with_new_ids(climate: Climate, random: random.Random) -> Climate:
+def with_new_ids(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether customers of a life get another id. Nobody adopts in these lives."""
-    if random.random() < 0.15 and climate.revisit:
-        changing_ids(climate, random).new_ids = random.choice([1, 1, 2, 3])
-    return climate
+    if random.random() < 0.15 and conditions.revisit:
+        changing_ids(conditions, random).new_ids = random.choice([1, 1, 2, 3])
+    return conditions
 
 
-def changing_ids(climate: Climate, random: random.Random) -> Climate:
+def changing_ids(conditions: Conditions, random: random.Random) -> Conditions:
     """Let a customer get another id, mostly where decreases are held."""
-    climate.new_ids, climate.restores, climate.held_before = 1, 0, False
-    climate.customers = max(climate.customers, 2)
-    if climate.decreases is Decreases.APPLY and random.random() < 0.8:
-        climate.decreases = Decreases.HOLD
-    return climate
+    conditions.new_ids, conditions.restores, conditions.held_before = 1, 0, False
+    conditions.customers = max(conditions.customers, 2)
+    if conditions.decreases is Decreases.APPLY and random.random() < 0.8:
+        conditions.decreases = Decreases.HOLD
+    return conditions
 
 
-def with_renames(climate: Climate, random: random.Random) -> Climate:
+def with_renames(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw how often meters of a life get another name."""
-    climate.renames = random.choice([0] * 7 + [1, 2])
-    return climate
+    conditions.renames = random.choice([0] * 7 + [1, 2])
+    return conditions
 
 
-def with_removals(climate: Climate, random: random.Random) -> Climate:
+def with_removals(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw how often meters of a life are removed. Nothing else waits for a meter in these lives, and nobody adopts."""
-    waits = climate.files or climate.decreases is Decreases.CANCEL or climate.write_model is WriteModel.LAST
+    waits = (
+        conditions.files
+        or conditions.decreases is Decreases.CANCEL
+        or conditions.write_model is WriteModel.LAST
+    )
     if random.random() < 0.15 and not waits:
-        removing(climate).removals = random.choice([1, 1, 2])
-    return climate
+        removing(conditions).removals = random.choice([1, 1, 2])
+    return conditions
 
 
-def removing(climate: Climate) -> Climate:
+def removing(conditions: Conditions) -> Conditions:
     """Let one of two meters be removed."""
-    climate.removals, climate.restores, climate.held_before, climate.meters = 1, 0, False, 2
-    climate.named = 1.0  # what a report of a removed meter only counts is looked for by nobody
-    return climate
+    conditions.removals, conditions.restores, conditions.held_before, conditions.meters = 1, 0, False, 2
+    conditions.named = 1.0  # what a report of a removed meter only counts is looked for by nobody
+    return conditions
 
 
-def short(random: random.Random) -> Climate:
+def short(random: random.Random) -> Conditions:
     """Draw a life with few steps: for a ledger that takes its time."""
-    climate = draw(random)
-    climate.days, climate.meters, climate.lanes, climate.customers = 2, 1, 1, min(climate.customers, 2)
-    climate.window = max(climate.window, 6 * HOUR)
-    climate.batch = max(climate.batch, 5)
-    climate.black_holes = min(climate.black_holes, 1)
-    return climate
+    conditions = draw(random)
+    conditions.days, conditions.meters, conditions.workers, conditions.customers = (
+        2,
+        1,
+        1,
+        min(conditions.customers, 2),
+    )
+    conditions.window = max(conditions.window, 6 * HOUR)
+    conditions.batch = max(conditions.batch, 5)
+    conditions.black_holes = min(conditions.black_holes, 1)
+    return conditions
 
 
-def draw(random: random.Random) -> Climate:
+def draw(random: random.Random) -> Conditions:
     """Draw a life."""
     choice, chance = random.choice, random.random
 
@@ -369,13 +387,13 @@ def draw(random: random.Random) -> Climate:
 
     window = choice([HOUR, HOUR, 3 * HOUR, 6 * HOUR, DAY])
     fractions = chance() < 0.3
-    climate = Climate(
+    conditions = Conditions(
         days=choice([2, 3, 4, 6]),
         window=window,
         customers=choice([1, 2, 3, 4]),
         meters=choice([1, 1, 1, 2]),
         daemons=choice([1, 2, 2]),
-        lanes=choice([1, 1, 2]),
+        workers=choice([1, 1, 2]),
         batch=choice([1, 5, 100]),
         decimals=choice([0, 0, 2]),
         fractions=fractions,
@@ -419,16 +437,16 @@ def draw(random: random.Random) -> Climate:
         backfills=choice([0, 0, 1, 3]),
         patience=choice([0 * HOUR, HOUR, 4 * HOUR]),
     )
-    if climate.write_model is WriteModel.OVERWRITE:
-        climate.named = 1.0  # where totals are overwritten, a figure tells nothing about single events
+    if conditions.write_model is WriteModel.OVERWRITE:
+        conditions.named = 1.0  # where totals are overwritten, a figure tells nothing about single events
     if chance() < 0.12:
-        climate.trust_the_barrier()
-    return climate
+        conditions.trust_the_barrier()
+    return conditions
 
 
-def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> Climate:
+def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> Conditions:
     """Draw the life of a seed; each kind of life has dice of its own, so that it leaves the others as they were."""
-    climate = with_restores(draw(random_of_life), restores)
+    conditions = with_restores(draw(random_of_life), restores)
     for name, kind in (
         ("last", with_last),
         ("files", with_files),
@@ -446,5 +464,5 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("renames", with_renames),
         ("removals", with_removals),
     ):
-        kind(climate, random.Random(f"{seed}: {name}"))
-    return climate
+        kind(conditions, random.Random(f"{seed}: {name}"))
+    return conditions

@@ -16,7 +16,7 @@ from aggregator.runtime.claim_counter import FILE, HOST, ClaimCount, ClaimCounte
 NOON = dt.datetime(2026, 11, 2, 12, tzinfo=dt.UTC)
 
 
-def beat(count: int, generation: int = 0, ledger: str = "ledger-1") -> ClaimCount:
+def count(count: int, generation: int = 0, ledger: str = "ledger-1") -> ClaimCount:
     return ClaimCount(ledger, generation, count, 7_000, NOON)
 
 
@@ -27,13 +27,13 @@ def test_a_first_start_knows_nothing(tmp_path: Path) -> None:
 
 def test_another_process_reads_what_was_noted(tmp_path: Path) -> None:
     """What one process notes the next one knows, with all that belongs to it."""
-    ClaimCounter(tmp_path).note(beat(5))
-    assert ClaimCounter(tmp_path).known() == beat(5)
+    ClaimCounter(tmp_path).note(count(5))
+    assert ClaimCounter(tmp_path).known() == count(5)
 
 
 def test_the_last_claim_is_kept_with_the_count(tmp_path: Path) -> None:
     """By its number, its owner and its instant."""
-    noted = beat(1)._replace(claim_id=7, owner="a", claimed_at=NOON)
+    noted = count(1)._replace(claim_id=7, owner="a", claimed_at=NOON)
     ClaimCounter(tmp_path).note(noted)
     assert ClaimCounter(tmp_path).known() == noted
 
@@ -51,48 +51,48 @@ def test_a_host_keeps_its_name(tmp_path: Path) -> None:
 def test_a_lower_count_changes_nothing(tmp_path: Path) -> None:
     """Two processes note in any order: the higher count stays."""
     one, other = ClaimCounter(tmp_path), ClaimCounter(tmp_path)
-    one.note(beat(6))
-    other.note(beat(5))
-    assert ClaimCounter(tmp_path).known() == beat(6)
+    one.note(count(6))
+    other.note(count(5))
+    assert ClaimCounter(tmp_path).known() == count(6)
 
 
 def test_a_higher_generation_stays_whatever_its_count(tmp_path: Path) -> None:
     """After an adoption the count may be lower: a process that has not heard of it does not undo it."""
     old = ClaimCounter(tmp_path)
-    old.note(beat(100))
-    ClaimCounter(tmp_path).replace(beat(40, generation=1))
-    old.note(beat(101))
-    assert ClaimCounter(tmp_path).known() == beat(40, generation=1)
-    assert old.known() == beat(40, generation=1)
+    old.note(count(100))
+    ClaimCounter(tmp_path).replace(count(40, generation=1))
+    old.note(count(101))
+    assert ClaimCounter(tmp_path).known() == count(40, generation=1)
+    assert old.known() == count(40, generation=1)
 
 
 def test_a_file_that_vanishes_is_written_again(tmp_path: Path) -> None:
     """A process remembers the highest count by itself, and writes it down again with the next one."""
-    heartbeat = ClaimCounter(tmp_path)
-    heartbeat.note(beat(5))
+    claim_counter = ClaimCounter(tmp_path)
+    claim_counter.note(count(5))
     (tmp_path / FILE).unlink()
-    assert heartbeat.known() == beat(5)
-    heartbeat.note(beat(6))
-    assert ClaimCounter(tmp_path).known() == beat(6)
+    assert claim_counter.known() == count(5)
+    claim_counter.note(count(6))
+    assert ClaimCounter(tmp_path).known() == count(6)
 
 
 def test_a_file_that_was_put_back_does_not_lower_the_count(tmp_path: Path) -> None:
     """While a process runs, its own higher count wins over a file of before, and is written down again."""
-    heartbeat = ClaimCounter(tmp_path)
-    heartbeat.note(beat(5))
+    claim_counter = ClaimCounter(tmp_path)
+    claim_counter.note(count(5))
     before = (tmp_path / FILE).read_bytes()
-    heartbeat.note(beat(9))
+    claim_counter.note(count(9))
     (tmp_path / FILE).write_bytes(before)
-    assert heartbeat.known() == beat(9)
-    heartbeat.note(beat(7))
-    assert heartbeat.known() == beat(9)
-    assert ClaimCounter(tmp_path).known() == beat(9)
+    assert claim_counter.known() == count(9)
+    claim_counter.note(count(7))
+    assert claim_counter.known() == count(9)
+    assert ClaimCounter(tmp_path).known() == count(9)
 
 
 def test_the_count_is_on_disk_before_anybody_goes_on(tmp_path: Path) -> None:
     """Its content is before it gets its name, and its name before `note` comes back: power may fail at any moment."""
-    heartbeat = ClaimCounter(tmp_path)
-    heartbeat.note(beat(1))
+    claim_counter = ClaimCounter(tmp_path)
+    claim_counter.note(count(1))
     steps: list[tuple[str, str | None]] = []
 
     def watch(_: FrameType, event: str, called: object) -> None:
@@ -102,12 +102,12 @@ def test_the_count_is_on_disk_before_anybody_goes_on(tmp_path: Path) -> None:
 
     sys.setprofile(watch)
     try:
-        heartbeat.note(beat(2))
+        claim_counter.note(count(2))
     finally:
         sys.setprofile(None)
     whole = (tmp_path / FILE).read_text()
     assert steps == [("fsync", whole), ("replace", whole), ("fsync", None)]
-    assert json.loads(whole)["beat"] == 2
+    assert json.loads(whole)["claims_made"] == 2
 
 
 WITHOUT_A_CLAIM = (
@@ -128,27 +128,27 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
 def test_a_directory_that_cannot_be_written_is_found_at_the_start(tmp_path: Path) -> None:
     """A state directory that cannot exist is named before anything is sent, and refused where it is needed."""
     (tmp_path / "file").write_text("in the way")
-    heartbeat = ClaimCounter(tmp_path / "file" / "state")
-    assert "cannot be written" in (heartbeat.unusable() or "")
+    claim_counter = ClaimCounter(tmp_path / "file" / "state")
+    assert "cannot be written" in (claim_counter.unusable() or "")
     with pytest.raises(LedgerError, match="nothing is sent"):
-        heartbeat.note(beat(1))
+        claim_counter.note(count(1))
     assert ClaimCounter(tmp_path / "fine").unusable() is None
 
 
 def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     """While many note, whoever reads finds a whole file, and the count never falls."""
     writing = [ClaimCounter(tmp_path) for _ in range(3)]
-    writing[0].note(beat(1))
+    writing[0].note(count(1))
     done = threading.Event()
     seen: list[int] = []
 
     def watch() -> None:
         while not done.is_set():
-            seen.append(json.loads((tmp_path / FILE).read_text())["beat"])
+            seen.append(json.loads((tmp_path / FILE).read_text())["claims_made"])
 
-    def count(heartbeat: ClaimCounter, first: int) -> None:
+    def count(claim_counter: ClaimCounter, first: int) -> None:
         for number in range(first, 150, 3):
-            heartbeat.note(beat(number))
+            claim_counter.note(count(number))
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -160,4 +160,4 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     done.set()
     watching.join()
     assert seen == sorted(seen)
-    assert ClaimCounter(tmp_path).known() == beat(149)
+    assert ClaimCounter(tmp_path).known() == count(149)

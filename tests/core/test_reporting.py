@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from aggregator.daemon.reporting import MOST_SAID, tell_refused
+from aggregator.daemon.reporting import MOST_SAID, report_refused
 from aggregator.reconciliation.notification_poller import IMPORTS, Taken
 from aggregator.runtime import log
 
@@ -10,7 +10,7 @@ from aggregator.runtime import log
 def said(taken: Taken, told: dict[str, str]) -> list[str]:
     """The reasons that are logged of a round."""
     with capture_logs() as lines:
-        tell_refused(log.logger(), "stripe", taken, told)
+        report_refused(log.logger(), "stripe", taken, told)
     assert {(line["event"], line["sink"]) for line in lines} <= {(log.REPORTS_REFUSED, "stripe")}
     return [line["reason"] for line in lines]
 

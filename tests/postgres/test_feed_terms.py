@@ -292,8 +292,12 @@ def test_a_shadow_that_ends_begins_with_the_first_window_not_read_yet(database: 
     two.round(3)
     assert two.held(two.new) == {1: 3}
     assert two.held(two.new, "cus_b") == {}
-    [standing] = [row for row in Reports(database).status() if row.sink == "new"]
-    assert (standing.shadow, standing.since, standing.shadow_until) == (False, START + HOUR, START + HOUR)
+    [meter_state] = [row for row in Reports(database).status() if row.sink == "new"]
+    assert (meter_state.shadow, meter_state.since, meter_state.shadow_until) == (
+        False,
+        START + HOUR,
+        START + HOUR,
+    )
 
 
 def test_bill_from_in_the_past_does_not_send_what_was_shadowed(database: Database) -> None:
@@ -522,15 +526,15 @@ def test_a_sink_that_does_not_answer_delays_no_other(database: Database) -> None
         assert answer.wait(30), "nobody let the sink answer"
 
     two.old.during_send = hang
-    lanes = {
+    workers = {
         feed.sink: Sender(two.world.outbox, two.world.sinks[feed.sink], feed.sink_id, lambda: two.world.now)
         for feed in two.world.registered.feeds
     }
-    waiting = threading.Thread(target=lanes["old"].run_once, args=(two.world.now,))
+    waiting = threading.Thread(target=workers["old"].run_once, args=(two.world.now,))
     waiting.start()
     try:
         assert called.wait(30)
-        assert lanes["new"].run_once(two.world.now).accepted == 1
+        assert workers["new"].run_once(two.world.now).accepted == 1
         assert (two.held(two.old), two.held(two.new)) == ({}, {0: 5})
     finally:
         answer.set()

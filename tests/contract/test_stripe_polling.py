@@ -102,28 +102,28 @@ def thin(sandbox: RunningSandbox, account: str | None) -> dict[str, Any]:
 
 def test_each_account_is_asked_in_its_own_context(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """What it lists and says is its own, of its own meter, and about its own customers."""
-    sink, teller = hearing(sandbox.url, EACH_ITS_OWN)
+    sink, notification_client = hearing(sandbox.url, EACH_ITS_OWN)
     names = {f"acct_{number}": send(sink, f"acct_{number}/cus_a", number) for number in (1, 2)}
-    assert teller.listed(lately()) == []
+    assert notification_client.listed(lately()) == []
     for account, name in names.items():
-        [notice] = teller.listed(lately(), account)
-        assert notice.account == account
-        told = teller.fetched(notice.id, account)
+        [notification] = notification_client.listed(lately(), account)
+        assert notification.account == account
+        told = notification_client.fetched(notification.id, account)
         assert told is not None
-        assert told.notice == notice
+        assert told.notification == notification
         [report] = told.reports
         assert (report.meter, report.whose) == ("api", f"{account}/")
         assert [each.identifier for each in report.named] == [name]
-    assert teller.listed(lately(), "acct_3") == []
+    assert notification_client.listed(lately(), "acct_3") == []
 
 
 def test_the_context_goes_with_every_page(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """More than a page holds, each once."""
-    sink, teller = hearing(sandbox.url, EACH_ITS_OWN)
+    sink, notification_client = hearing(sandbox.url, EACH_ITS_OWN)
     for number in range(130):
         send(sink, "acct_2/cus_a", number + 1)
-    listed = teller.listed(lately(), "acct_2")
-    assert len({notice.id for notice in listed}) == len(listed) == 130
+    listed = notification_client.listed(lately(), "acct_2")
+    assert len({notification.id for notification in listed}) == len(listed) == 130
 
 
 def test_what_is_asked_names_its_account(hearing: MakeTeller) -> None:
@@ -147,10 +147,10 @@ def test_what_is_asked_names_its_account(hearing: MakeTeller) -> None:
 
     with serving() as server:
         server.answer = answer
-        _, teller = hearing(server.url, EACH_ITS_OWN)
-        [notice] = teller.listed(lately(), "acct_7")
-        assert notice.account == "acct_7", "whose it is, even if it does not say so itself"
-        teller.fetched("evt_1", "acct_7")
+        _, notification_client = hearing(server.url, EACH_ITS_OWN)
+        [notification] = notification_client.listed(lately(), "acct_7")
+        assert notification.account == "acct_7", "whose it is, even if it does not say so itself"
+        notification_client.fetched("evt_1", "acct_7")
         told = [
             (each.path, each.headers.get("stripe-context"), each.headers.get("stripe-account"))
             for each in server.asked
@@ -164,45 +164,47 @@ def test_what_is_asked_names_its_account(hearing: MakeTeller) -> None:
 
 def test_an_account_that_is_closed_is_its_own_trouble(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """It is said with its name; a key that may not read events, too, and one that is no good is everybody's."""
-    _, teller = hearing(sandbox.url, EACH_ITS_OWN)
+    _, notification_client = hearing(sandbox.url, EACH_ITS_OWN)
     with pytest.raises(AccountRefused, match=r"acct_gone cannot be used.*Let its owner connect it again"):
-        teller.listed(lately(), "acct_gone")
+        notification_client.listed(lately(), "acct_gone")
     with pytest.raises(AccountRefused):
-        teller.fetched("evt_1", "acct_gone")
+        notification_client.fetched("evt_1", "acct_gone")
     sandbox.set_permissions(KEY, "meters_read")
     with pytest.raises(SinkError, match="account acct_1 of sink stripe") as raised:
-        teller.listed(lately(), "acct_1")
+        notification_client.listed(lately(), "acct_1")
     assert not isinstance(raised.value, AccountRefused | SinkHalted | SinkUnreachable)
     sandbox.set_keys(revoked=[KEY])
     with pytest.raises(SinkHalted):
-        teller.listed(lately(), "acct_1")
+        notification_client.listed(lately(), "acct_1")
 
 
 def test_a_delivery_is_fetched_where_it_belongs(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """Its context says where; one of the platform's own is about nobody, since nothing goes there."""
-    sink, teller = hearing(sandbox.url, EACH_ITS_OWN)
+    sink, notification_client = hearing(sandbox.url, EACH_ITS_OWN)
     name = send(sink, "acct_2/cus_a")
-    notice = teller.delivered(*signed(thin(sandbox, "acct_2")))
-    assert isinstance(notice, Notification)
-    assert notice.account == "acct_2"
-    told = teller.fetched(notice.id, notice.account)
+    notification = notification_client.delivered(*signed(thin(sandbox, "acct_2")))
+    assert isinstance(notification, Notification)
+    assert notification.account == "acct_2"
+    told = notification_client.fetched(notification.id, notification.account)
     assert told is not None
     assert [each.identifier for each in told.reports[0].named] == [name]
     with pytest.raises(SinkError):
-        teller.fetched(notice.id, "acct_1")
+        notification_client.fetched(notification.id, "acct_1")
     own, _ = hearing(sandbox.url, OWN)
     send(own, "cus_a", 2)
-    assert teller.delivered(*signed(thin(sandbox, None))) is None
-    assert teller.fetched(sandbox.reports()[-1]["id"]) is None
+    assert notification_client.delivered(*signed(thin(sandbox, None))) is None
+    assert notification_client.fetched(sandbox.reports()[-1]["id"]) is None
 
 
 def test_a_context_is_a_way_that_ends_with_the_account(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """As where an organisation has a platform which has accounts."""
-    sink, teller = hearing(sandbox.url, EACH_ITS_OWN)
+    sink, notification_client = hearing(sandbox.url, EACH_ITS_OWN)
     send(sink, "acct_2/cus_a")
-    notice = teller.delivered(*signed(thin(sandbox, "acct_2") | {"context": "acct_9/acct_2"}))
-    assert isinstance(notice, Notification)
-    assert notice.account == "acct_2"
+    notification = notification_client.delivered(
+        *signed(thin(sandbox, "acct_2") | {"context": "acct_9/acct_2"})
+    )
+    assert isinstance(notification, Notification)
+    assert notification.account == "acct_2"
 
 
 def test_an_event_that_says_it_is_of_another_account_is_not_believed(hearing: MakeTeller) -> None:
@@ -217,9 +219,9 @@ def test_an_event_that_says_it_is_of_another_account_is_not_believed(hearing: Ma
     }
     with serving() as server:
         server.answer = lambda _: Scripted(200, message)
-        _, teller = hearing(server.url, EACH_ITS_OWN)
+        _, notification_client = hearing(server.url, EACH_ITS_OWN)
         with pytest.raises(SinkError, match="is of account acct_2, not of acct_1"):
-            teller.fetched("evt_1", "acct_1")
+            notification_client.fetched("evt_1", "acct_1")
 
 
 # -- one account ----------------------------------------------------------------------------------
@@ -227,29 +229,31 @@ def test_an_event_that_says_it_is_of_another_account_is_not_believed(hearing: Ma
 
 def test_one_account_hears_its_own(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """Asked or told: what is delivered for another account is nothing to it."""
-    sink, teller = hearing(sandbox.url, ONE)
+    sink, notification_client = hearing(sandbox.url, ONE)
     other, _ = hearing(sandbox.url, Addresses("acct_2"))
     name = send(sink, "cus_a")
     send(other, "cus_a", 2)
-    [notice] = teller.listed(lately())
-    told = teller.fetched(notice.id, notice.account)
+    [notification] = notification_client.listed(lately())
+    told = notification_client.fetched(notification.id, notification.account)
     assert told is not None
     assert [(report.whose, report.named[0].identifier) for report in told.reports] == [("", name)]
-    assert teller.delivered(*signed(thin(sandbox, "acct_1"))) == notice
-    assert teller.delivered(*signed(thin(sandbox, "acct_2"))) is None
-    assert isinstance(teller.delivered(*signed(thin(sandbox, "acct_1") | {"context": None})), Notification)
+    assert notification_client.delivered(*signed(thin(sandbox, "acct_1"))) == notification
+    assert notification_client.delivered(*signed(thin(sandbox, "acct_2"))) is None
+    assert isinstance(
+        notification_client.delivered(*signed(thin(sandbox, "acct_1") | {"context": None})), Notification
+    )
 
 
 def test_the_keys_own_account_hears_nothing_of_others(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """What is said to be of another account, and is not found in its own, is nothing to it."""
     other, _ = hearing(sandbox.url, ONE)
     send(other, "cus_a")
-    _, teller = hearing(sandbox.url, OWN)
-    notice = teller.delivered(*signed(thin(sandbox, "acct_1")))
-    assert isinstance(notice, Notification)
-    assert teller.fetched(notice.id, notice.account) is None
+    _, notification_client = hearing(sandbox.url, OWN)
+    notification = notification_client.delivered(*signed(thin(sandbox, "acct_1")))
+    assert isinstance(notification, Notification)
+    assert notification_client.fetched(notification.id, notification.account) is None
     with pytest.raises(SinkError):
-        teller.fetched(notice.id)
+        notification_client.fetched(notification.id)
 
 
 # -- imports --------------------------------------------------------------------------------------
@@ -257,32 +261,32 @@ def test_the_keys_own_account_hears_nothing_of_others(sandbox: RunningSandbox, h
 
 def test_imports_that_failed_are_listed(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """With file and reason; what went well is passed over, and so is what is older."""
-    _, teller = hearing(sandbox.url, OWN)
+    _, notification_client = hearing(sandbox.url, OWN)
     failed = sandbox.import_set("failed", "usage-1.csv", reason="no column value")
     sandbox.import_set("succeeded", "usage-2.csv")
     partly = sandbox.import_set("succeeded_with_errors", "usage-3.csv", errors=3)
-    told = {each.notice.id: each.unimported for each in teller.imports(lately())}
+    told = {each.notification.id: each.unimported for each in notification_client.imports(lately())}
     assert told.keys() == {failed["id"], partly["id"]}
     impset = failed["data"]["object"]["id"]
     assert told[failed["id"]] == (Unimported(("usage-1.csv",), f"import set {impset}: no column value"),)
     assert "succeeded_with_errors row_count 3" in told[partly["id"]][0].reason
-    assert teller.imports(Span(utcnow() - 90 * MINUTE, utcnow() - 60 * MINUTE)) == []
+    assert notification_client.imports(Span(utcnow() - 90 * MINUTE, utcnow() - 60 * MINUTE)) == []
 
 
 def test_a_list_of_imports_is_read_to_its_last_page(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """A page has a hundred, of what went well, too."""
-    _, teller = hearing(sandbox.url, OWN)
+    _, notification_client = hearing(sandbox.url, OWN)
     sandbox.import_set("failed", "usage-0.csv")
     for number in range(120):
         sandbox.import_set("succeeded", f"usage-{number}.csv")
-    assert [each.unimported[0].files for each in teller.imports(lately())] == [("usage-0.csv",)]
+    assert [each.unimported[0].files for each in notification_client.imports(lately())] == [("usage-0.csv",)]
 
 
 def test_the_same_event_comes_either_way(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """Listed and delivered it says the same, under the same id: so it counts once."""
-    _, teller = hearing(sandbox.url, OWN)
+    _, notification_client = hearing(sandbox.url, OWN)
     event = sandbox.import_set("failed", "usage-1.csv", reason="no column value")
-    assert teller.imports(lately()) == [teller.delivered(*signed(event))]
+    assert notification_client.imports(lately()) == [notification_client.delivered(*signed(event))]
 
 
 @pytest.mark.parametrize(("addresses", "account"), [(OWN, None), (ONE, "acct_1"), (EACH_ITS_OWN, None)])
@@ -290,26 +294,26 @@ def test_imports_are_those_of_the_account_that_is_configured(
     sandbox: RunningSandbox, hearing: MakeTeller, addresses: Addresses, account: str | None
 ) -> None:
     """Of those that customers name, the platform's."""
-    _, teller = hearing(sandbox.url, addresses)
+    _, notification_client = hearing(sandbox.url, addresses)
     mine = sandbox.import_set("failed", "usage-1.csv", account=account)
     other = sandbox.import_set("failed", "usage-2.csv", account="acct_3")
-    assert [each.notice.id for each in teller.imports(lately())] == [mine["id"]]
-    assert isinstance(teller.delivered(*signed(mine)), ParsedNotification)
+    assert [each.notification.id for each in notification_client.imports(lately())] == [mine["id"]]
+    assert isinstance(notification_client.delivered(*signed(mine)), ParsedNotification)
     if addresses is not EACH_ITS_OWN:
-        assert teller.delivered(*signed(other)) is None
+        assert notification_client.delivered(*signed(other)) is None
 
 
 def test_imports_may_be_refused(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
     """By the key's permission, or since Stripe does not list their types; reports are listed as ever."""
-    sink, teller = hearing(sandbox.url, OWN)
+    sink, notification_client = hearing(sandbox.url, OWN)
     send(sink, "cus_a")
     sandbox.set_permissions(KEY, "events_read", "meters_read")
     with pytest.raises(SinkHalted, match="permission"):
-        teller.imports(lately())
-    assert len(teller.listed(lately())) == 1
+        notification_client.imports(lately())
+    assert len(notification_client.listed(lately())) == 1
     sandbox.set_keys()
     sandbox.set_rules(report_window_seconds=0, import_events_listed=False)
     with pytest.raises(SinkError, match="cannot be listed") as raised:
-        teller.imports(lately())
+        notification_client.imports(lately())
     assert not isinstance(raised.value, SinkHalted | SinkUnreachable)
-    assert len(teller.listed(lately())) == 1
+    assert len(notification_client.listed(lately())) == 1

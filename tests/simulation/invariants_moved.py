@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Decreases, EventId, State, WriteModel
 from aggregator.ledger.passes.passes import Pass
-from tests.simulation.climate import Climate
+from tests.simulation.conditions import Conditions
 from tests.simulation.marks import Marks
 from tests.simulation.memory import EventRow, SlotRow, Tables
 
@@ -31,8 +31,8 @@ class Pair(NamedTuple):
 class Moved:
     """Knows where each slot stood after the pass before, and which events waited for each other."""
 
-    def __init__(self, climate: Climate, marks: Marks, require: Require) -> None:
-        held = climate.decreases is Decreases.HOLD and climate.write_model is not WriteModel.LAST
+    def __init__(self, conditions: Conditions, marks: Marks, require: Require) -> None:
+        held = conditions.decreases is Decreases.HOLD and conditions.write_model is not WriteModel.LAST
         self._may_move = held
         self._marks = marks
         self._require = require

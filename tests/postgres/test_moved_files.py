@@ -9,7 +9,7 @@ import pytest
 from aggregator.core.model import Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
-from aggregator.ledger.outbox.moved_files import LATEST_WRITE, Elsewhere, Places
+from aggregator.ledger.outbox.moved_files import LATEST_WRITE, MovedFile, Places
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.sinks.files import DirectorySink
 from aggregator.sinks.files.directory import numbered
@@ -44,8 +44,8 @@ def places(world: FileWorld) -> Places:
     return Places(world.database)
 
 
-def found(world: FileWorld) -> list[Elsewhere]:
-    return places(world).elsewhere({"fake": str(world.directory)})
+def found(world: FileWorld) -> list[MovedFile]:
+    return places(world).moved_files({"fake": str(world.directory)})
 
 
 def test_what_waits_is_said_with_both_places_and_what_to_do(world: FileWorld, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_what_waits_is_said_with_both_places_and_what_to_do(world: FileWorld, tm
     )
     assert f"writes to {tmp_path / 'new'} now" in told
     assert f"`aggregator files move fake --from {world.directory}`" in told
-    assert places(other).elsewhere({"another": "somewhere"}) == []
+    assert places(other).moved_files({"another": "somewhere"}) == []
 
 
 def test_on_a_person_s_word_it_is_written_in_the_new_place(world: FileWorld, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from aggregator.core.model import ZERO, Span, State
-from tests.simulation.climate import HOUR
+from tests.simulation.conditions import HOUR
 from tests.simulation.memory import EventRow, Tables
 
 Require = Callable[..., None]

@@ -18,7 +18,7 @@ from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import AdminClient, StripeMeter
 from aggregator.sinks.stripe.admin import REPEATS, creation, idempotency_key
-from aggregator.sinks.stripe.differences import Standing
+from aggregator.sinks.stripe.differences import MeterState
 from aggregator.sinks.stripe.permissions import EVERYDAY, NEEDED, Answer, Use, named
 from tests.contract.making import making
 from tests.contract.scripted import Told, serving
@@ -62,9 +62,9 @@ def make_desk() -> Iterator[MakeDesk]:
         yield make
 
 
-def meters_there(desk: AdminClient, *names: str) -> int:
+def meters_there(admin: AdminClient, *names: str) -> int:
     """Return how many of these meters of ours the account has."""
-    return sum(each.known is not None for each in desk.compare(names or ("api",)))
+    return sum(each.known is not None for each in admin.compare(names or ("api",)))
 
 
 def all_meters(sandbox: RunningSandbox) -> list[str]:
@@ -91,12 +91,12 @@ def test_what_is_made_is_what_was_configured(
     sandbox: RunningSandbox, make_desk: MakeDesk, meter: StripeMeter
 ) -> None:
     """Every field goes over the wire and comes back, so that comparing again finds nothing."""
-    desk = make_desk(sandbox.url, meter)
-    made = desk.create("api", NOW)
+    admin = make_desk(sandbox.url, meter)
+    made = admin.create("api", NOW)
     assert made.by_us
-    assert made.comparison.standing is Standing.EQUAL
-    [found] = desk.compare(["api"])
-    assert found.standing is Standing.EQUAL
+    assert made.comparison.meter_state is MeterState.EQUAL
+    [found] = admin.compare(["api"])
+    assert found.meter_state is MeterState.EQUAL
     assert found.known is not None
     assert found.known.display_name == (meter.display_name or meter.event_name)
 
@@ -105,32 +105,32 @@ def test_a_meter_on_the_last_page_is_not_made_again(sandbox: RunningSandbox, mak
     """A hundred and twenty meters are two pages, and the list is newest first."""
     for name in ("filler_000", "filler_119"):
         [found] = make_desk(sandbox.url, StripeMeter(event_name=name)).compare(["api"])
-        assert found.standing is Standing.EQUAL
+        assert found.meter_state is MeterState.EQUAL
 
 
 def test_making_twice_makes_one(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """Within the hour Stripe answers from memory; later it says that the name is taken, and the account has it."""
-    desk = make_desk(sandbox.url)
-    first = desk.create("api", NOW)
-    again = desk.create("api", NOW)
-    later = desk.create("api", NOW + dt.timedelta(hours=1))
-    assert [each.comparison.standing for each in (first, again, later)] == [Standing.EQUAL] * 3
+    admin = make_desk(sandbox.url)
+    first = admin.create("api", NOW)
+    again = admin.create("api", NOW)
+    later = admin.create("api", NOW + dt.timedelta(hours=1))
+    assert [each.comparison.meter_state for each in (first, again, later)] == [MeterState.EQUAL] * 3
     assert (first.by_us, later.by_us) == (True, False)
     assert len({each.comparison.known for each in (first, again, later)}) == 1
 
 
 def test_two_at_once_make_one(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """Several people at several desks: all are told that it is there, and there is one."""
-    desks = [make_desk(sandbox.url) for _ in range(6)]
-    ready = threading.Barrier(len(desks))
+    admins = [make_desk(sandbox.url) for _ in range(6)]
+    ready = threading.Barrier(len(admins))
 
-    def create(desk: AdminClient) -> Any:
+    def create(admin: AdminClient) -> Any:
         ready.wait(SECONDS)
-        return desk.create("api", NOW)
+        return admin.create("api", NOW)
 
-    with ThreadPoolExecutor(len(desks)) as pool:
-        made = list(pool.map(create, desks))
-    assert {each.comparison.standing for each in made} == {Standing.EQUAL}
+    with ThreadPoolExecutor(len(admins)) as pool:
+        made = list(pool.map(create, admins))
+    assert {each.comparison.meter_state for each in made} == {MeterState.EQUAL}
     assert all_meters(sandbox).count("api_requests") == 1
 
 
@@ -142,9 +142,9 @@ def test_two_at_once_who_differ_make_one_and_one_is_told(
         make_desk(sandbox.url),
         make_desk(sandbox.url, StripeMeter(event_name="api_requests", formula="last")),
     )
-    assert first.create("api", NOW).comparison.standing is Standing.EQUAL
+    assert first.create("api", NOW).comparison.meter_state is MeterState.EQUAL
     made = second.create("api", NOW)
-    assert (made.by_us, made.comparison.standing) == (False, Standing.FIXED)
+    assert (made.by_us, made.comparison.meter_state) == (False, MeterState.FIXED)
 
 
 @pytest.mark.parametrize("fault", ["drop_after", "error_after", "drop_before", "error_before"])
@@ -153,8 +153,8 @@ def test_an_answer_that_is_lost_makes_no_second_meter(
 ) -> None:
     """Whether the call was carried out or not, afterwards there is one meter, and it is said to be there."""
     sandbox.set_faults(**{fault: 1.0}, applies_to="all", times=1)
-    desk = make_desk(sandbox.url)
-    assert desk.create("api", NOW).comparison.standing is Standing.EQUAL
+    admin = make_desk(sandbox.url)
+    assert admin.create("api", NOW).comparison.meter_state is MeterState.EQUAL
     assert all_meters(sandbox).count("api_requests") == 1
 
 
@@ -162,13 +162,13 @@ def test_a_saved_error_stands_in_the_way_for_an_hour_at_most(
     sandbox: RunningSandbox, make_desk: MakeDesk
 ) -> None:
     """Whatever Stripe has saved under a key: the next hour has another, and makes the meter."""
-    desk = make_desk(sandbox.url)
+    admin = make_desk(sandbox.url)
     sandbox.set_faults(error_before=1.0, applies_to="all", times=1 + REPEATS)
     with pytest.raises(SinkUnreachable, match=r"make the meter api_requests .* Run the command again"):
-        desk.create("api", NOW)
-    assert meters_there(desk) == 0
-    assert desk.create("api", NOW + dt.timedelta(minutes=30)).by_us
-    assert meters_there(desk) == 1
+        admin.create("api", NOW)
+    assert meters_there(admin) == 0
+    assert admin.create("api", NOW + dt.timedelta(minutes=30)).by_us
+    assert meters_there(admin) == 1
 
 
 class _Failing(BaseHTTPRequestHandler):
@@ -216,8 +216,8 @@ def test_every_try_goes_out_under_that_key(make_desk: MakeDesk) -> None:
 def test_one_meter_after_the_other(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """Each has a key of its own, so that no saved answer stands in for the second."""
     meters = {name: StripeMeter(event_name=name) for name in ("first", "second")}
-    desk = make_desk(sandbox.url, meters=meters)
-    assert [desk.create(name, NOW).comparison.standing for name in meters] == [Standing.EQUAL] * 2
+    admin = make_desk(sandbox.url, meters=meters)
+    assert [admin.create(name, NOW).comparison.meter_state for name in meters] == [MeterState.EQUAL] * 2
     assert {"first", "second"} <= set(all_meters(sandbox))
 
 
@@ -254,11 +254,11 @@ def test_a_refusal_keeps_stripes_words(sandbox: RunningSandbox, make_desk: MakeD
 def test_a_key_that_may_only_read_makes_nothing(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """The permission that is lacking is named, the key is not quoted, and nothing is there afterwards."""
     sandbox.set_permissions(RESTRICTED, "meters_read")
-    desk = make_desk(sandbox.url, api_key=RESTRICTED)
+    admin = make_desk(sandbox.url, api_key=RESTRICTED)
     with pytest.raises(SinkHalted, match="rak_billing_meter_write") as halted:
-        desk.create("api", NOW)
+        admin.create("api", NOW)
     assert RESTRICTED not in str(halted.value)
-    assert meters_there(desk) == 0
+    assert meters_there(admin) == 0
 
 
 # -- changing one ---------------------------------------------------------------------------------
@@ -269,33 +269,33 @@ def test_a_display_name_is_changed_and_nothing_else(sandbox: RunningSandbox, mak
     made = make_desk(sandbox.url).create("api", NOW).comparison.known
     assert made is not None
     for title in ("First", "Second", "First"):
-        desk = make_desk(sandbox.url, StripeMeter(event_name="api_requests", display_name=title))
-        assert desk.rename("api", made).standing is Standing.EQUAL
-        [found] = desk.compare(["api"])
+        admin = make_desk(sandbox.url, StripeMeter(event_name="api_requests", display_name=title))
+        assert admin.rename("api", made).meter_state is MeterState.EQUAL
+        [found] = admin.compare(["api"])
         assert found.known == made._replace(display_name=title)
 
 
 def test_switched_off_and_on(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """Both may be said twice."""
-    desk = make_desk(sandbox.url)
-    made = desk.create("api", NOW).comparison.known
+    admin = make_desk(sandbox.url)
+    made = admin.create("api", NOW).comparison.known
     assert made is not None
     for active in (False, False, True, True):
-        changed = desk.reactivate(made) if active else desk.deactivate(made)
+        changed = admin.reactivate(made) if active else admin.deactivate(made)
         assert changed == made._replace(active=active)
-        [found] = desk.compare(["api"])
-        assert found.standing is (Standing.EQUAL if active else Standing.INACTIVE)
+        [found] = admin.compare(["api"])
+        assert found.meter_state is (MeterState.EQUAL if active else MeterState.INACTIVE)
 
 
 def test_changes_without_an_answer(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """Trouble that may pass and a key that is refused are two different things, whatever is to be changed."""
-    desk = make_desk(sandbox.url, StripeMeter(event_name="api_requests", display_name="API"))
-    made = desk.create("api", NOW).comparison.known
+    admin = make_desk(sandbox.url, StripeMeter(event_name="api_requests", display_name="API"))
+    made = admin.create("api", NOW).comparison.known
     assert made is not None
     for change in (
-        lambda: desk.rename("api", made),
-        lambda: desk.deactivate(made),
-        lambda: desk.reactivate(made),
+        lambda: admin.rename("api", made),
+        lambda: admin.deactivate(made),
+        lambda: admin.reactivate(made),
     ):
         sandbox.set_faults(error_before=1.0, applies_to="all")
         with pytest.raises(SinkUnreachable, match="Run the command again"):
@@ -310,9 +310,9 @@ def test_changes_without_an_answer(sandbox: RunningSandbox, make_desk: MakeDesk)
 def test_a_desk_leaves_no_thread(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """Closing gives everything back, also if nothing was opened, also twice."""
     before = threading.active_count()
-    with make_desk(sandbox.url) as desk:
-        desk.compare(["api"])
-    desk.close()
+    with make_desk(sandbox.url) as admin:
+        admin.compare(["api"])
+    admin.close()
     with make_desk(sandbox.url):
         pass
     assert threading.active_count() == before
@@ -322,10 +322,10 @@ def test_a_desk_leaves_no_thread(sandbox: RunningSandbox, make_desk: MakeDesk) -
 
 
 def reported(
-    desk: AdminClient, uses: frozenset[Use] = EVERYDAY | {Use.APPLY}, *, to_apply: bool = False
+    admin: AdminClient, uses: frozenset[Use] = EVERYDAY | {Use.APPLY}, *, to_apply: bool = False
 ) -> list[tuple[str, str]]:
     """What `check` says of a key."""
-    return list(desk.key_report(uses).sentences(to_apply=to_apply))
+    return list(admin.key_report(uses).sentences(to_apply=to_apply))
 
 
 def test_a_key_with_what_is_needed_is_fine(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
@@ -363,10 +363,12 @@ def test_what_is_missing_is_wrong(
 def test_what_can_be_done_without_is_worth_a_note(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """The account; and changing meters, only where there is something to apply."""
     sandbox.set_permissions(RESTRICTED, *ENOUGH[:2])
-    desk = make_desk(sandbox.url, api_key=RESTRICTED)
-    assert [verdict for verdict, text in reported(desk) if "`Account: read`" in text] == ["note"]
-    assert not any("Meters: write" in text for _, text in reported(desk))
-    assert [verdict for verdict, text in reported(desk, to_apply=True) if "Meters: write" in text] == ["note"]
+    admin = make_desk(sandbox.url, api_key=RESTRICTED)
+    assert [verdict for verdict, text in reported(admin) if "`Account: read`" in text] == ["note"]
+    assert not any("Meters: write" in text for _, text in reported(admin))
+    assert [verdict for verdict, text in reported(admin, to_apply=True) if "Meters: write" in text] == [
+        "note"
+    ]
 
 
 def test_writing_includes_reading(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
@@ -389,13 +391,13 @@ def test_what_is_not_needed_is_noticed(make_desk: MakeDesk) -> None:
 
 def test_looking_customers_up_is_optional(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """Without it there is a note with what does not work; with it nothing is said, and it is not called useless."""
-    desk, uses = make_desk(sandbox.url, api_key=RESTRICTED), EVERYDAY | {Use.LOOK_UP}
+    admin, uses = make_desk(sandbox.url, api_key=RESTRICTED), EVERYDAY | {Use.LOOK_UP}
     sandbox.set_permissions(RESTRICTED, *ENOUGH)
-    [(verdict, text), (fine, _)] = reported(desk, uses)
+    [(verdict, text), (fine, _)] = reported(admin, uses)
     assert (verdict, fine) == ("note", "ok")
     assert "it lacks `Customers: read` (Stripe calls it rak_customer_read): `aggregator check`" in text
     sandbox.set_permissions(RESTRICTED, *[*ENOUGH, "customers_read"])
-    assert [verdict for verdict, _ in reported(desk, uses)] == ["ok"]
+    assert [verdict for verdict, _ in reported(admin, uses)] == ["ok"]
 
 
 def test_a_full_key_is_more_than_needed_and_is_not_tried(
@@ -413,29 +415,29 @@ def test_a_full_key_is_more_than_needed_and_is_not_tried(
 def test_each_use_asks_for_its_own(sandbox: RunningSandbox, make_desk: MakeDesk, use: Use) -> None:
     """Nothing granted, nothing found; everything granted, everything found; and of no other use is spoken."""
     wanted = [each for each in NEEDED if each.use is use]
-    desk = make_desk(sandbox.url, api_key=RESTRICTED)
+    admin = make_desk(sandbox.url, api_key=RESTRICTED)
     for nothing, answers in ((True, {Answer.NO}), (False, {Answer.YES, Answer.PROBABLY})):
         sandbox.set_keys()
         if nothing:
             sandbox.set_permissions(RESTRICTED)
-        held = desk.key_report({use}).held
+        held = admin.key_report({use}).held
         assert [each.permission for each in held] == wanted
         assert {each.answer for each in held} <= answers
 
 
 def test_asking_makes_nothing(sandbox: RunningSandbox, make_desk: MakeDesk) -> None:
     """With every permission there is: no event, no meter, no cancellation comes of it."""
-    desk = make_desk(
+    admin = make_desk(
         sandbox.url,
         api_key=RESTRICTED,
         meters={each.event_name: StripeMeter(event_name=each.event_name) for each in FILLERS},
     )
-    report = desk.key_report(Use)
+    report = admin.key_report(Use)
     assert {each.answer for each in report.held} <= {Answer.YES, Answer.PROBABLY}
     assert sandbox.events() == []
     assert sandbox.stats()["accepted"] == 0
     assert sandbox.adjustments() == []
-    assert {each.standing for each in desk.compare(desk.meters)} == {Standing.EQUAL}
+    assert {each.meter_state for each in admin.compare(admin.meters)} == {MeterState.EQUAL}
     assert len(all_meters(sandbox)) == len(FILLERS)
 
 

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.config.meter import FedSink, Meter
     from aggregator.core.feed_terms import Clash
-    from aggregator.ledger.reports import Standing
+    from aggregator.ledger.reports import FeedStatus
 
-Rows = Mapping[tuple[str, str], "Standing"]
+Rows = Mapping[tuple[str, str], "FeedStatus"]
 
 WORTH_SAYING = dt.timedelta(days=35)
 """How long ago a shadow may have ended for its end to be worth a word: so long windows can be billed."""
 
 
-class Told(NamedTuple):
+class FeedFinding(NamedTuple):
     """Something about a meter that `check` says: a `note`, or what is `wrong`."""
 
     meter: str
@@ -24,16 +24,16 @@ class Told(NamedTuple):
     text: str
 
 
-def tell_feeds(config: "Config", standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[str]:
+def report_feeds(config: "Config", statuses: "Iterable[FeedStatus]", now: dt.datetime) -> Iterator[str]:
     """Say of each feed that is configured what it lacks, that it is a shadow, and from when until when it bills."""
-    from aggregator.core.feed_terms import tell_lost
+    from aggregator.core.feed_terms import report_lost
     from aggregator.core.model import Span
 
-    for row in standings:
+    for row in statuses:
         if row.meter not in config.meters or row.sink not in config.meters[row.meter].sinks:
             continue
         if row.lost_from is not None and row.lost_until is not None:
-            yield tell_lost(row.meter, row.sink, Span(row.lost_from, row.lost_until), row.until)
+            yield report_lost(row.meter, row.sink, Span(row.lost_from, row.lost_until), row.until)
         if row.shadow:
             yield f"{row.sink} gets {row.meter} in shadow: its events are planned and recorded, and never sent."
         elif row.shadow_until is not None and now - row.shadow_until < WORTH_SAYING:
@@ -45,37 +45,39 @@ def tell_feeds(config: "Config", standings: "Iterable[Standing]", now: dt.dateti
         yield from _beyond(row)
 
 
-def findings_of(config: "Config", standings: "Iterable[Standing]", now: dt.datetime) -> Iterator[Told]:
+def findings_of(
+    config: "Config", statuses: "Iterable[FeedStatus]", now: dt.datetime
+) -> Iterator[FeedFinding]:
     """Say what is billed twice or not at all by the terms that are configured, as far as the ledger knows the meters."""
-    rows = {(row.meter, row.sink): row for row in standings}
+    rows = {(row.meter, row.sink): row for row in statuses}
     for meter in config.meters.values():
         yield from _clashes(meter, rows)
         for fed in meter.feeds:
             row = rows.get((meter.name, fed.sink))
             if row is not None and row.stopped:
-                yield Told(meter.name, "wrong", row.stopped)
+                yield FeedFinding(meter.name, "wrong", row.stopped)
             for text in (*_shadow(fed, row), *_end(meter, fed, row)):
-                yield Told(meter.name, "note", text)
+                yield FeedFinding(meter.name, "note", text)
             if row is not None and row.lost_from is not None:
-                for text in tell_feeds(
+                for text in report_feeds(
                     config, [row._replace(shadow=False, shadow_until=None, until=None)], now
                 ):
-                    yield Told(meter.name, "note", text)
+                    yield FeedFinding(meter.name, "note", text)
 
 
-def _clashes(meter: "Meter", rows: Rows) -> Iterator[Told]:
+def _clashes(meter: "Meter", rows: Rows) -> Iterator[FeedFinding]:
     from aggregator.core.feed_terms import Stretch, clashes
 
     billing = [fed for fed in meter.feeds if not fed.shadow]
     if not billing:
-        yield Told(meter.name, "note", "all of its sinks are shadows, so nothing of it is billed")
+        yield FeedFinding(meter.name, "note", "all of its sinks are shadows, so nothing of it is billed")
         return
     stretches = [Stretch(fed.sink, _begin(meter, fed, rows), fed.bill_until) for fed in billing]
     for clash in clashes(stretches):
-        yield Told(meter.name, "note" if clash.sinks else "wrong", _clash(clash))
+        yield FeedFinding(meter.name, "note" if clash.sinks else "wrong", _clash(clash))
     ends = [fed.bill_until for fed in billing if fed.bill_until is not None]
     if len(ends) == len(billing):
-        yield Told(
+        yield FeedFinding(
             meter.name,
             "note",
             f"no sink bills it from {_at(max(ends))} on: each has a `bill_until` before that",
@@ -105,7 +107,7 @@ def _begin(meter: "Meter", fed: "FedSink", rows: Rows) -> dt.datetime:
     return next((other.mark for (name, _), other in rows.items() if name == meter.name), meter.start_at)
 
 
-def _shadow(fed: "FedSink", row: "Standing | None") -> Iterator[str]:
+def _shadow(fed: "FedSink", row: "FeedStatus | None") -> Iterator[str]:
     if fed.shadow:
         yield f"{fed.sink} gets it in shadow: events are planned and recorded, and never sent"
         return
@@ -122,7 +124,7 @@ def _shadow(fed: "FedSink", row: "Standing | None") -> Iterator[str]:
         )
 
 
-def _end(meter: "Meter", fed: "FedSink", row: "Standing | None") -> Iterator[str]:
+def _end(meter: "Meter", fed: "FedSink", row: "FeedStatus | None") -> Iterator[str]:
     if row is None or fed.shadow or row.shadow or fed.bill_until is None:
         return
     if row.until == fed.bill_until:
@@ -134,7 +136,7 @@ def _end(meter: "Meter", fed: "FedSink", row: "Standing | None") -> Iterator[str
         )
 
 
-def _beyond(row: "Standing") -> Iterator[str]:
+def _beyond(row: "FeedStatus") -> Iterator[str]:
     """Say up to where a sink was given windows before it had the end that it has."""
     if row.last_beyond is not None and row.until is not None:
         after = row.last_beyond + dt.timedelta(seconds=row.window_seconds)

@@ -30,19 +30,19 @@ from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.review.cancellations import Wanted
 from aggregator.ledger.review.in_doubt import Settled
 from tests.simulation.application import Application
-from tests.simulation.climate import DAY, HOUR, MINUTE, Climate
+from tests.simulation.conditions import DAY, HOUR, MINUTE, Conditions
 from tests.simulation.hosts import Host
-from tests.simulation.hub import Hub, Process
+from tests.simulation.invariants_files import Filed
+from tests.simulation.invariants_guard import Guarded
+from tests.simulation.invariants_moved import Moved
+from tests.simulation.invariants_newest import Newest
+from tests.simulation.invariants_ranges import Ranges
 from tests.simulation.marks import Marks
 from tests.simulation.memory import CancellationRow, EventRow, MeterRow, SlotRow, Tables
 from tests.simulation.memory_passes import readings_of
 from tests.simulation.names import called, outward
+from tests.simulation.scheduler import Process, Scheduler
 from tests.simulation.service import Service
-from tests.simulation.watch_files import Filed
-from tests.simulation.watch_guard import Guarded
-from tests.simulation.watch_moved import Moved
-from tests.simulation.watch_newest import Newest
-from tests.simulation.watch_ranges import Ranges
 
 UNSETTLED = UNDER_WAY | {State.IN_DOUBT}
 
@@ -71,7 +71,7 @@ def require(holds: object, rule: str, *told: object) -> None:
         raise Violation(rule, " ".join(map(str, told)))
 
 
-class Watch:
+class Invariants:
     """Looks at everything that happens."""
 
     service: Service
@@ -79,25 +79,30 @@ class Watch:
     """What the service has told, by name."""
 
     def __init__(
-        self, hub: Hub, climate: Climate, application: Application, marks: Marks, tables: Callable[[], Tables]
+        self,
+        scheduler: Scheduler,
+        conditions: Conditions,
+        application: Application,
+        marks: Marks,
+        tables: Callable[[], Tables],
     ) -> None:
-        self._hub = hub
-        self._climate = climate
+        self._scheduler = scheduler
+        self._conditions = conditions
         self._application = application
         self._marks = marks
         self._tables = tables
-        self._adds = climate.write_model is WriteModel.DELTA
-        self._unit = Decimal(1).scaleb(-climate.decimals)
-        latest = climate.write_model is WriteModel.LAST
-        self._newest = Newest(hub, application, self._unit, marks, require) if latest else None
+        self._adds = conditions.write_model is WriteModel.DELTA
+        self._unit = Decimal(1).scaleb(-conditions.decimals)
+        latest = conditions.write_model is WriteModel.LAST
+        self._newest = Newest(scheduler, application, self._unit, marks, require) if latest else None
         self.unconfigured: Callable[[], set[str]] = set
         """Names the meters that were removed."""
         self.latest = ""
         """The verb that was used last."""
         self.filed = Filed(self.leaving, require)
         self._guarded = Guarded(require)
-        self.ranges = Ranges(climate.window, require)
-        self.moved = Moved(climate, marks, require)
+        self.ranges = Ranges(conditions.window, require)
+        self.moved = Moved(conditions, marks, require)
         self._content: dict[str, tuple[object, ...]] = {}
         self._first_left: dict[str, dt.datetime] = {}
         self._epochs: dict[int, int] = defaultdict(int)
@@ -142,7 +147,7 @@ class Watch:
         self._unsure &= tables.events.keys()
         self._guarded.restored(tables)
         self.moved.restored(tables)
-        self.ranges.restored(self._hub.now)
+        self.ranges.restored(self._scheduler.now)
         self._shown_until.clear()
 
     def failed_over(self, before: Tables, tables: Tables) -> None:
@@ -158,29 +163,29 @@ class Watch:
         self._in_hand.clear()
         self._guarded.restored(tables)
         self.moved.restored(tables)
-        self._adopted_at = self._hub.now
+        self._adopted_at = self._scheduler.now
         self._epochs.update({row.id: row.epoch for row in tables.meters.values()})
-        if self._climate.files:
+        if self._conditions.files:
             self.filed.adopted(tables)
             return
         names = {feed.id: called(tables.meters[feed.meter_id].name) for feed in tables.feeds.values()}
-        stands: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
+        comparisons: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
         for slot in slots_of(tables):
-            stands[names[slot.feed_id], slot.customer, slot.window_start.date()] += slot.total
+            comparisons[names[slot.feed_id], slot.customer, slot.window_start.date()] += slot.total
         held: dict[tuple[str, str, dt.date], Decimal] = defaultdict(Decimal)
         for (meter, customer, start), much in self.service.by_slot.items():
             held[meter, customer, start.date()] += much
-        known = {key[:2] for key in stands}
-        for key in stands.keys() | held.keys():
+        known = {key[:2] for key in comparisons}
+        for key in comparisons.keys() | held.keys():
             if key[:2] not in known:
                 self._nobody.add(key[:2])
                 self._marks.saw("billed to nobody that is known")
                 continue
             require(
-                stands[key] == held[key],
+                comparisons[key] == held[key],
                 "adopted as the service has it",
                 key,
-                stands[key],
+                comparisons[key],
                 ", not",
                 held[key],
             )
@@ -203,7 +208,7 @@ class Watch:
 
     def leaving(self, event: Event) -> None:
         """Look at an event that is about to leave."""
-        now = self._hub.now
+        now = self._scheduler.now
         row = self._tables().events.get(event.id)
         if not event.delta:
             self._marks.saw("said again")
@@ -233,14 +238,14 @@ class Watch:
         require(
             first == outward(event)[:9], "one identifier, one content", event, "went out before as", first
         )
-        end = event.window_start + self._climate.window
+        end = event.window_start + self._conditions.window
         require(event.window_start <= event.at < end, "inside its window", event, "is stamped", event.at)
-        settled = end + self._climate.settle
+        settled = end + self._conditions.delay
         require(
             row.planned_at >= settled, "not before its window ended", event, "was planned at", row.planned_at
         )
         require(now - 35 * DAY < event.at <= now + 5 * MINUTE, "within the limits", event)
-        if self._adds and not self._climate.files:
+        if self._adds and not self._conditions.files:
             left = self._first_left.setdefault(event.identifier, now)
             proven = now - left <= 20 * HOUR + LEAVES_WITHIN
             require(proven, "no resend after 20 h without proof", event, "first left", left)
@@ -262,7 +267,7 @@ class Watch:
         once = service.times[event.identifier] <= 1 or not self._adds
         require(once, "never twice", event, "is booked", service.times[event.identifier], "times")
         shifted = (event.meter, event.customer, event.window_start.date()) in self._shifted
-        if (self._newest or not self._climate.fractions) and not shifted:
+        if (self._newest or not self._conditions.fractions) and not shifted:
             most = table.most[event.customer, event.window_start]
             held = service.by_slot[slot]
             require(
@@ -291,7 +296,7 @@ class Watch:
 
     def _lowered(self, event: Event) -> Decimal:
         """Return what decreases of a customer have still to take away: with fractions, others may have used their rest."""
-        if not self._climate.fractions:
+        if not self._conditions.fractions:
             return ZERO
         waiting = (
             row.delta
@@ -333,7 +338,7 @@ class Watch:
             assert isinstance(lease, Lease)
             assert isinstance(this, Pass)
             self._covered[called(lease.registered.meter.name)].add(this.span.start)
-            self.ranges.committed(called(lease.registered.meter.name), this, self._hub.now)
+            self.ranges.committed(called(lease.registered.meter.name), this, self._scheduler.now)
         if (
             name == "settle"
             and isinstance(values[0], EventsInSpan)
@@ -354,7 +359,7 @@ class Watch:
             assert isinstance(done, Tally)
             self._shown(called(lease.registered.meter.name), process.shown[query], this)
             self._committed(called(lease.registered.meter.name), spool, this, done)
-            self.ranges.committed(called(lease.registered.meter.name), this, self._hub.now)
+            self.ranges.committed(called(lease.registered.meter.name), this, self._scheduler.now)
         if name in {"acquire", "commit", "set_unread"}:
             for row in self._tables().meters.values():
                 self._marks_forward(row)
@@ -372,7 +377,7 @@ class Watch:
         require(
             feeds <= configured, "what was removed waits", number, "takes of the feeds", feeds - configured
         )
-        stamped = row.claimed_at <= self._hub.now
+        stamped = row.claimed_at <= self._scheduler.now
         require(stamped, "claims go by the ledger's clock", number, "is stamped", row.claimed_at)
 
     def released(self, events: Iterable[int]) -> None:
@@ -389,26 +394,26 @@ class Watch:
         if self._newest:
             self._newest.verb(verb, self._tables())
 
-    def _ruled(self, excerpt: EventsInSpan, rulings: object) -> None:
+    def _ruled(self, in_span: EventsInSpan, conclusions: object) -> None:
         """Look at what was concluded from the service's own figures."""
-        assert isinstance(rulings, list)
-        doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
-        for ruling in rulings:
-            event = self._tables().events[ruling.event]
+        assert isinstance(conclusions, list)
+        doubted = {event.id for event in in_span.asked if event.state is State.IN_DOUBT}
+        for conclusion in conclusions:
+            event = self._tables().events[conclusion.event]
             newer = self._by_slot[event.slot_id][event.revision + 1 :]
             compared = self._adopted_at is not None and event.planned_at <= self._adopted_at
             if self.wound_back or compared or any(each.taken_over for each in newer):
                 self._unsure.add(event.id)  # an adoption puts right what is concluded wrongly, or has done so
                 continue
             there = self.service.times.get(event.identifier, 0)
-            if ruling.finding is Finding.PRESENT:
+            if conclusion.finding is Finding.PRESENT:
                 require(there, "what is proven is so", event, "is not there, and is said to be")
-            if ruling.finding is Finding.ABSENT:
+            if conclusion.finding is Finding.ABSENT:
                 require(not there, "what is proven is so", event, "is there, and is said not to be")
                 self._first_left.pop(event.identifier, None)
                 self._open.discard(event.identifier)
             self._marks.saw(
-                f"{'in doubt' if ruling.event in doubted else 'accepted'}, proven {ruling.finding}"
+                f"{'in doubt' if conclusion.event in doubted else 'accepted'}, proven {conclusion.finding}"
             )
 
     def _committed(self, meter: str, spool: Spool, this: Pass, tally: Tally) -> None:
@@ -417,14 +422,14 @@ class Watch:
             ("change deferred", tally.deferred),
             ("parked event replaced", len(tally.voided)),
             ("decrease held", tally.held),
-            ("set aside", tally.aside),
+            ("set aside", tally.unmapped_rows),
             ("shrink guard held", tally.guarded),
             ("late commit found", tally.corrections),
             ("backfill", this.kind == "backfill"),
         ):
             if count:
                 marks[name] += int(count)
-        tables, window = self._tables(), self._climate.window
+        tables, window = self._tables(), self._conditions.window
         row = next(row for row in tables.meters.values() if called(row.name) == meter)
         covered = self._covered[meter]
         start = this.span.start
@@ -442,7 +447,7 @@ class Watch:
         """What was read had been shown by the very connection it was read from, and nothing less than before."""
         told = (meter, this.span, "was read from a source that shows what there was at", until)
         require(this.span.end <= until, "nothing unproven is believed", *told)
-        for window in tile(this.span, self._climate.window):
+        for window in tile(this.span, self._conditions.window):
             before = self._shown_until.get((meter, window.start), until)
             require(until >= before, "no reading goes back in time", *told, ", and before at", before)
             self._shown_until[meter, window.start] = min(until, this.now)
@@ -451,7 +456,7 @@ class Watch:
         before, covered, window = (
             self._marked.get(called(row.name), row.start_at),
             self._covered[called(row.name)],
-            self._climate.window,
+            self._conditions.window,
         )
         require(row.mark >= before, "the mark goes forward", row.name, "from", before, "to", row.mark)
         while before < row.mark:
@@ -547,7 +552,7 @@ class Watch:
     def _mark(self, event: EventRow, before: State, now: State) -> None:
         if (before, now) == (State.HELD, State.DUE) and self.latest == "commit" and event.delta < 0:
             self._marks.saw("shrink guard confirmed")
-            self._guarded.believed(event, self._hub.now)
+            self._guarded.believed(event, self._scheduler.now)
         if now is State.REFUSED and self.latest in {"take_report", "take"}:
             answered = before in BOOKED
             self._marks.saw("rejected after its answer" if answered else "rejected before its answer")
@@ -561,8 +566,8 @@ class Watch:
             if event.state is not State.VOID:
                 total += event.delta
                 rebased = self._adopted_at is not None and event.planned_at < self._adopted_at
-                stands = event.total == total or rebased or _is_overtaken(event, events[:revision])
-                require(stands, "totals add up", event, "should stand at", total)
+                comparisons = event.total == total or rebased or _is_overtaken(event, events[:revision])
+                require(comparisons, "totals add up", event, "should stand at", total)
         require(slot.total == total, "totals add up", slot, "should stand at", total)
         require(slot.revision == len(events), "revisions have no hole", slot, "has", len(events), "events")
         unsettled = sum(event.state in UNSETTLED for event in events)
@@ -613,8 +618,8 @@ class Watch:
             due = event.state in UNDER_WAY
             require(due == (event.id in tables.outbox), "the outbox holds what is owed", event)
             parked = tables.parked.get(event.id)
-            stands = event.state in PARKED
-            require(stands == (parked is not None), "what is parked is listed", event, parked)
+            comparisons = event.state in PARKED
+            require(comparisons == (parked is not None), "what is parked is listed", event, parked)
             require(parked is None or parked.state is event.state, "what is parked is listed", event, parked)
 
     def _corrects_nothing_cancelled(self, tables: Tables, wanted: Wanted) -> None:
@@ -667,7 +672,7 @@ class Watch:
 
     def _times(self, identifier: str) -> int:
         """Return how often an event was booked, or lies in a file, which is imported once."""
-        if self._climate.files:
+        if self._conditions.files:
             return int(identifier in self.filed.file_of)
         return self.service.times.get(identifier, 0)
 
@@ -722,9 +727,9 @@ class Watch:
             if row.state in {CancellationState.ASKED, CancellationState.TAKEN}
         ]
         require(not asked, "it comes to rest", "cancellations are open:", asked)
-        taken = {name for _, name in tables.notices}
+        taken = {name for _, name in tables.notifications}
         require(taken == set(self.mail), "every message is taken", taken ^ set(self.mail))
-        if self._climate.files:
+        if self._conditions.files:
             self.filed.at_the_end(tables)
         if self._newest:
             self._newest.at_the_end(tables, self.service)
@@ -776,7 +781,7 @@ class Watch:
         row = next(row for row in tables.meters.values() if called(row.name) == meter)
         feeds = [feed for feed in tables.feeds.values() if feed.meter_id == row.id]
         require(
-            self._hub.now - row.mark < 2 * self._climate.window + self._climate.settle + 6 * HOUR,
+            self._scheduler.now - row.mark < 2 * self._conditions.window + self._conditions.delay + 6 * HOUR,
             "the mark comes forward",
             meter,
             "is read until",

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from aggregator.core.feed_terms import (
     Clash,
-    Reach,
+    FeedCoverage,
     Stretch,
     changed,
     clashes,
     joined,
+    report_lost,
     sealed,
-    tell_lost,
 )
 from aggregator.core.model import Span, Terms
 
@@ -42,9 +42,9 @@ def at(hours: int) -> dt.datetime:
 @given(first=terms(), mark=instants)
 def test_the_same_terms_change_nothing(first: Terms, mark: dt.datetime) -> None:
     """Whoever starts again on the terms that hold already finds the feed as it is."""
-    reach = joined(first, mark, START)
-    assert changed(reach, first, mark, START) == reach
-    later = reach._replace(read_until=max(reach.read_until, mark))
+    coverage = joined(first, mark, START)
+    assert changed(coverage, first, mark, START) == coverage
+    later = coverage._replace(read_until=max(coverage.read_until, mark))
     settled = changed(later, first, mark, START)
     assert changed(settled, first, mark + HOUR, START) == settled
 
@@ -54,24 +54,24 @@ def test_no_window_inside_is_taken_for_planned_that_never_could_be(
     first: Terms, then: list[Terms], mark: dt.datetime, known: dt.datetime
 ) -> None:
     """Whatever the terms become, `read_until` never lies beyond the feed's end, nor before its begin."""
-    reach = joined(first, mark, known)
+    coverage = joined(first, mark, known)
     for each in then:
-        before = reach
-        reach = changed(reach, each, mark, known)
-        assert reach.since >= min(known, before.since)
-        assert reach.until is None or reach.read_until <= reach.until
-        assert reach.read_until >= min(reach.since, reach.until or reach.since)
-        if reach.since < before.since:
-            assert reach.read_until == min(reach.since, reach.until or reach.since), (
+        before = coverage
+        coverage = changed(coverage, each, mark, known)
+        assert coverage.since >= min(known, before.since)
+        assert coverage.until is None or coverage.read_until <= coverage.until
+        assert coverage.read_until >= min(coverage.since, coverage.until or coverage.since)
+        if coverage.since < before.since:
+            assert coverage.read_until == min(coverage.since, coverage.until or coverage.since), (
                 "what was opened is planned"
             )
 
 
 def test_an_end_that_moves_later_opens_what_was_beyond_it() -> None:
     """A feed that had an end was planned up to there and no further."""
-    reach = joined(Terms("sink", START, at(3)), at(8), START)._replace(read_until=at(3))
-    assert reach.done
-    open_again = changed(reach, Terms("sink", START, at(6)), at(8), START)
+    coverage = joined(Terms("sink", START, at(3)), at(8), START)._replace(read_until=at(3))
+    assert coverage.done
+    open_again = changed(coverage, Terms("sink", START, at(6)), at(8), START)
     assert (open_again.read_until, open_again.done) == (at(3), False)
 
 
@@ -84,13 +84,13 @@ def test_a_shadow_ends_at_the_mark_or_where_it_is_told_to() -> None:
 
 def test_what_the_source_no_longer_has_is_lost_until_it_is_back_or_given_up() -> None:
     """Sealed windows are named, not forgotten as time goes on, and leave when rows are back or `bill_from` says so."""
-    reach = joined(Terms("sink", at(1)), at(9), START)
-    lost = sealed(reach, at(4))
+    coverage = joined(Terms("sink", at(1)), at(9), START)
+    lost = sealed(coverage, at(4))
     assert (lost.lost, lost.read_until) == (Span(at(1), at(4)), at(4))
     assert sealed(lost._replace(read_until=at(9)), at(6)).lost == Span(at(1), at(4)), (
         "later windows were planned in time"
     )
-    assert sealed(lost, START) == reach._replace(read_until=at(1))
+    assert sealed(lost, START) == coverage._replace(read_until=at(1))
     assert changed(lost, Terms("sink", at(4)), at(9), START).lost is None
     assert changed(lost, Terms("sink", at(3)), at(9), START).lost == Span(at(3), at(4))
     done = joined(Terms("sink", at(1), at(3)), at(9), START)._replace(read_until=at(3))
@@ -99,8 +99,8 @@ def test_what_the_source_no_longer_has_is_lost_until_it_is_back_or_given_up() ->
 
 def test_a_feed_that_ends_before_the_rows_begin_is_given_up_as_a_whole() -> None:
     """The remedy that is named is one that the configuration takes."""
-    assert "by taking that sink off the meter" in tell_lost("m", "s", Span(at(1), at(3)), at(3))
-    assert "with `bill_from: 2026-11-01T03:00Z`" in tell_lost("m", "s", Span(at(1), at(3)), at(5))
+    assert "by taking that sink off the meter" in report_lost("m", "s", Span(at(1), at(3)), at(3))
+    assert "with `bill_from: 2026-11-01T03:00Z`" in report_lost("m", "s", Span(at(1), at(3)), at(5))
 
 
 @pytest.mark.parametrize(
@@ -151,4 +151,4 @@ def test_overlaps_and_gaps_are_what_counting_by_the_hour_finds(found: list[tuple
 
 def test_a_reach_without_an_end_is_never_done() -> None:
     """There is always another window."""
-    assert not Reach(START, None, shadow=False, shadow_until=None, read_until=at(5)).done
+    assert not FeedCoverage(START, None, shadow=False, shadow_until=None, read_until=at(5)).done

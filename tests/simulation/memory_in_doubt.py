@@ -16,7 +16,7 @@ from aggregator.core.windows import floor
 from aggregator.ledger.review.in_doubt import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.review.rejections import REPORTED_WITHIN
 from aggregator.ledger.review.unacknowledged import Uncovered
-from tests.simulation.climate import HOUR, MINUTE
+from tests.simulation.conditions import HOUR, MINUTE
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, ReadbackRow
 
 REFUSABLE = {State.DUE, State.SENDING, State.IN_DOUBT, State.ACCEPTED, State.CONFIRMED}
@@ -42,32 +42,32 @@ class MemoryInDoubt:
                 found[key] = min(look_at, found.get(key, look_at))
         ordered = sorted(found, key=lambda key: (found[key], key[0], key[2]))
         return [
-            self.excerpt(feed, meter, customer, Span(minute, minute + MINUTE))
+            self.in_span(feed, meter, customer, Span(minute, minute + MINUTE))
             for feed, meter, customer, minute in ordered[:limit]
         ]
 
     def look(self, readback: Readback, customer: str, span: Span) -> EventsInSpan:
         """Return all events of a customer in a span, those in question marked that a read-back is about."""
-        return self.excerpt(readback.feed, readback.meter, customer, span, _widened(readback.received))
+        return self.in_span(readback.feed, readback.meter, customer, span, _widened(readback.received))
 
     def settle(
-        self, excerpt: EventsInSpan, rulings: Sequence[Conclusion], now: dt.datetime, look_at: dt.datetime
+        self, in_span: EventsInSpan, conclusions: Sequence[Conclusion], now: dt.datetime, look_at: dt.datetime
     ) -> Settled:
         """Record what a figure showed, if the ledger stands as it was compared; what is unclear waits until `look_at`."""
-        again = self.excerpt(excerpt.feed, excerpt.meter, excerpt.customer, excerpt.span, excerpt.received)
-        if again != excerpt:
+        again = self.in_span(in_span.feed, in_span.meter, in_span.customer, in_span.span, in_span.received)
+        if again != in_span:
             return Settled(stale=True)
-        doubted = {event.id for event in excerpt.asked if event.state is State.IN_DOUBT}
+        doubted = {event.id for event in in_span.asked if event.state is State.IN_DOUBT}
         counts: dict[str, int] = defaultdict(int)
-        for ruling in rulings:
-            event = self._ledger.tables.events[ruling.event]
-            if ruling.event in doubted:
-                counts[self._settle_doubt(event, ruling, now, look_at)] += 1
-            elif ruling.finding is Finding.PRESENT and event.state is State.ACCEPTED:
+        for conclusion in conclusions:
+            event = self._ledger.tables.events[conclusion.event]
+            if conclusion.event in doubted:
+                counts[self._settle_doubt(event, conclusion, now, look_at)] += 1
+            elif conclusion.finding is Finding.PRESENT and event.state is State.ACCEPTED:
                 self._ledger.move(event, State.CONFIRMED)
                 counts["confirmed"] += 1
-            elif ruling.finding is Finding.ABSENT:
-                reason = f"accepted, but not in the sink's own totals: {rulings[0].reason}"
+            elif conclusion.finding is Finding.ABSENT:
+                reason = f"accepted, but not in the sink's own totals: {conclusions[0].reason}"
                 counts["rejected"] += self.refuse_known(event, reason, now)
         return Settled(
             present=counts["present"],
@@ -78,27 +78,27 @@ class MemoryInDoubt:
         )
 
     def _settle_doubt(
-        self, event: EventRow, ruling: Conclusion, now: dt.datetime, look_at: dt.datetime
+        self, event: EventRow, conclusion: Conclusion, now: dt.datetime, look_at: dt.datetime
     ) -> str:
         tables = self._ledger.tables
-        if ruling.finding is Finding.UNCLEAR:
+        if conclusion.finding is Finding.UNCLEAR:
             parked = tables.parked[event.id]
-            parked.reason, parked.look_at, event.reason = ruling.reason, look_at, ruling.reason
+            parked.reason, parked.look_at, event.reason = conclusion.reason, look_at, conclusion.reason
             return "unclear"
         del tables.parked[event.id]
-        if ruling.finding is Finding.PRESENT:
+        if conclusion.finding is Finding.PRESENT:
             self._ledger.move(event, State.ACCEPTED)
-            event.settled_at, event.reason = now, f"seen: {ruling.reason}"
+            event.settled_at, event.reason = now, f"seen: {conclusion.reason}"
             return "present"
         self._ledger.move(event, State.DUE)
         event.exposed_at = event.settled_at = None
-        event.reason = f"not there: {ruling.reason}"
+        event.reason = f"not there: {conclusion.reason}"
         tables.outbox[event.id] = OutboxRow(event.sink_id, now)
         return "absent"
 
-    def put_off(self, excerpt: EventsInSpan, look_at: dt.datetime) -> None:
+    def put_off(self, in_span: EventsInSpan, look_at: dt.datetime) -> None:
         """Leave the events in doubt of an excerpt alone until then."""
-        for event in excerpt.asked:
+        for event in in_span.asked:
             parked = self._ledger.tables.parked.get(event.id)
             if parked is not None and parked.state is State.IN_DOUBT:
                 parked.look_at = look_at
@@ -226,7 +226,7 @@ class MemoryInDoubt:
         if row is not None and row.done_at is None:
             row.due_at = due_at
 
-    def excerpt(
+    def in_span(
         self, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
     ) -> EventsInSpan:
         """Return all events of a customer of a feed in a span."""
@@ -241,9 +241,9 @@ class MemoryInDoubt:
             ),
             key=lambda event: event.id,
         )
-        standing = tuple(self._standing(event, received) for event in found)
-        blurred = self._is_blurred(feed, customer, span)
-        return EventsInSpan(feed, meter, customer, span, standing, received, blurred)
+        meter_state = tuple(self._initial_state(event, received) for event in found)
+        imprecise = self._is_blurred(feed, customer, span)
+        return EventsInSpan(feed, meter, customer, span, meter_state, received, imprecise)
 
     def _is_blurred(self, feed: int, customer: str, span: Span) -> bool:
         """Tell whether usage that an adoption took over lies in a window that the span cuts."""
@@ -259,7 +259,7 @@ class MemoryInDoubt:
             for event in tables.events.values()
         )
 
-    def _standing(self, event: EventRow, received: Span | None) -> EventState:
+    def _initial_state(self, event: EventRow, received: Span | None) -> EventState:
         settled = event.settled_at or event.attempted_at
         accepted = (
             event.state is State.ACCEPTED

@@ -147,7 +147,7 @@ def test_retention_that_overtakes_the_mark_is_an_error(database: Database) -> No
     with pytest.raises(SourceError, match="keeps rows only from 2026-11-02T00:00Z"):
         world.collect()
     assert world.one("select mark from aggregator.meter") == START
-    assert "data_retained_from" in world.one("select error from aggregator.run")
+    assert "data_retained_from" in world.one("select error from aggregator.pass")
 
 
 def test_a_backfill_is_guarded_too(world: World) -> None:

@@ -9,7 +9,7 @@ from aggregator.core.model import Event
 KEPT = 60
 
 
-class Story:
+class Trace:
     """The last steps."""
 
     def __init__(self, clock: Callable[[], dt.datetime], kept: int = KEPT) -> None:

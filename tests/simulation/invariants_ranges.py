@@ -8,7 +8,7 @@ from aggregator.collection.backfill import Backfilled
 from aggregator.core.model import Span
 from aggregator.core.windows import tile
 from aggregator.ledger.passes.passes import Pass
-from tests.simulation.climate import DAY, HOUR
+from tests.simulation.conditions import DAY, HOUR
 
 Require = Callable[..., None]
 

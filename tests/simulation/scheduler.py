@@ -44,16 +44,16 @@ class Process:
         """The queries whose latest read gave all there was."""
         self.shown: dict[str, dt.datetime] = {}
         """Up to when the latest read of each query showed what the primary had committed."""
-        self.aside: list[Aside] = []
+        self.unmapped_rows: list[Unmapped] = []
         """What runs beside its tasks, and only while time passes in a long call."""
 
     def pulse(self) -> None:
         """Let what runs beside have one turn."""
-        for each in list(self.aside):
+        for each in list(self.unmapped_rows):
             each.turn()
 
 
-class Aside:
+class Unmapped:
     """Something like a thread that repeats a small thing for ever: `turn` does it once."""
 
     def __init__(self, turn: Action) -> None:
@@ -63,11 +63,11 @@ class Aside:
 class Task:
     """One line of execution of a process, on a thread of its own that holds the baton while it runs."""
 
-    def __init__(self, hub: "Hub", process: Process, name: str, body: Action) -> None:
+    def __init__(self, scheduler: "Scheduler", process: Process, name: str, body: Action) -> None:
         self.process = process
         self.name = name
         self.done = False
-        self._hub = hub
+        self._scheduler = scheduler
         self._body = body
         self._baton = closed()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -75,16 +75,16 @@ class Task:
 
     def resume(self) -> None:
         """Hand the baton to this task, and wait until it comes back."""
-        self._hub.current = self
+        self._scheduler.current = self
         self._baton.release()
-        self._hub.baton.acquire()
-        self._hub.current = None
+        self._scheduler.baton.acquire()
+        self._scheduler.current = None
         if self.done:
             self._thread.join()
 
     def pause(self) -> None:
         """Give the baton back, and wait for it. Raises Killed if the process died meanwhile."""
-        self._hub.baton.release()
+        self._scheduler.baton.release()
         self._baton.acquire()
         if not self.process.alive:
             raise Killed
@@ -97,13 +97,13 @@ class Task:
         except Killed:
             pass
         except BaseException as error:  # noqa: BLE001 - it is raised again where the simulation is run
-            self._hub.failure = self._hub.failure or error
+            self._scheduler.failure = self._scheduler.failure or error
         finally:
             self.done = True
-            self._hub.baton.release()
+            self._scheduler.baton.release()
 
 
-class Hub:
+class Scheduler:
     """The alarm clock of a simulated world."""
 
     def __init__(self, start: dt.datetime) -> None:
@@ -151,7 +151,7 @@ class Hub:
     def kill(self, process: Process) -> None:
         """End a process where it stands. If it is the caller's own, the caller raises Killed next."""
         process.alive = False
-        process.aside.clear()
+        process.unmapped_rows.clear()
         process.died()
         for task in self._tasks:
             if task.process is process and task is not self.current:

@@ -26,9 +26,9 @@ class Backup(NamedTuple):
 
     rows: bytes
     sequences: list[int]
-    beat: int
+    claims_made: int
     at: dt.datetime
-    notices: int
+    notifications: int
     cancellations: int
     open_files: tuple[ClaimId, ...]
     hosts: int
@@ -38,10 +38,16 @@ def back_up(ledger: MemoryLedger) -> Backup:
     """Copy everything out."""
     sequences = [each.latest for each in ledger.sequences()]
     tables = ledger.tables
-    counts = len(tables.notices), len(tables.cancellations)
+    counts = len(tables.notifications), len(tables.cancellations)
     begun = tuple(claim for claim, row in tables.files.items() if row.written_at is None)
     return Backup(
-        pickle.dumps(tables), sequences, tables.pin.beat, ledger.clock(), *counts, begun, len(tables.hosts)
+        pickle.dumps(tables),
+        sequences,
+        tables.identity.claims_made,
+        ledger.clock(),
+        *counts,
+        begun,
+        len(tables.hosts),
     )
 
 
@@ -60,7 +66,7 @@ class Disk:
     made = itertools.count()
 
     def __init__(self) -> None:
-        self.beat: ClaimCount | None = None
+        self.claims_made: ClaimCount | None = None
         self.host = next(Disk.made)
         """By what name the host is known, as long as it keeps the directory."""
 
@@ -81,10 +87,10 @@ class MemoryClaimCounter(ClaimCounter):
         yield
 
     def _read(self) -> ClaimCount | None:
-        return self._disk.beat
+        return self._disk.claims_made
 
-    def _write(self, beat: ClaimCount) -> None:
-        self._disk.beat = beat
+    def _write(self, count: ClaimCount) -> None:
+        self._disk.claims_made = count
 
 
 class MemoryIdentity:
@@ -93,8 +99,8 @@ class MemoryIdentity:
     def __init__(self, ledger: MemoryLedger, disk: Disk) -> None:
         self._ledger = ledger
         self._disk = disk
-        self._heartbeat = MemoryClaimCounter(disk)
-        self._generation = ledger.tables.pin.generation
+        self._claim_counter = MemoryClaimCounter(disk)
+        self._generation = ledger.tables.identity.generation
         self.stopped_seen = False
 
     def name(self) -> str:
@@ -103,11 +109,11 @@ class MemoryIdentity:
 
     def pinned(self) -> Pinned:
         """Return what the ledger says of itself."""
-        row, known = self._ledger.tables.pin, self.known()
+        row, known = self._ledger.tables.identity, self.known()
         return Pinned(
             LEDGER_ID,
             row.generation,
-            row.beat,
+            row.claims_made,
             SERVER,
             DATABASE,
             row.stopped_at,
@@ -133,7 +139,7 @@ class MemoryIdentity:
         """Return why nothing may be read or sent, None if all is well."""
         found = self.pinned()
         self._generation = found.generation
-        trouble = found.stopped_reason or identity._mismatch(found, self.known(), where=self._heartbeat)
+        trouble = found.stopped_reason or identity._mismatch(found, self.known(), where=self._claim_counter)
         self.stopped_seen = trouble is not None
         if trouble is not None and stops:
             self.stop(trouble, now)
@@ -146,7 +152,7 @@ class MemoryIdentity:
         """Find every sink at its account."""
         return None
 
-    def beat(
+    def count_claim(
         self,
         now: dt.datetime,
         claim: ClaimId,
@@ -155,10 +161,10 @@ class MemoryIdentity:
     ) -> ClaimCount:
         """Count a claim, before any of it is written. Raises LedgerStopped."""
         found = self.pinned()
-        found = found._replace(beat=found.beat + 1)
+        found = found._replace(claims_made=found.claims_made + 1)
         self._generation = found.generation
         trouble = found.stopped_reason or identity._mismatch(
-            found, self.known(), where=self._heartbeat, counted=True
+            found, self.known(), where=self._claim_counter, counted=True
         )
         self.stopped_seen = trouble is not None
         if trouble is not None:
@@ -168,21 +174,28 @@ class MemoryIdentity:
         if after is not None:
             raise LedgerFailedOver(after)
         self._ledger.tables.hosts.add(self._disk.host)
-        row = self._ledger.tables.pin
-        row.beat, row.timeline = found.beat, found.runs_on or found.timeline
+        row = self._ledger.tables.identity
+        row.claims_made, row.timeline = found.claims_made, found.runs_on or found.timeline
         made = made_at or now
         return ClaimCount(
-            LEDGER_ID, found.generation, found.beat, SERVER, now, claim, str(owner) if owner else None, made
+            LEDGER_ID,
+            found.generation,
+            found.claims_made,
+            SERVER,
+            now,
+            claim,
+            str(owner) if owner else None,
+            made,
         )
 
-    def noted(self, beat: ClaimCount) -> None:
+    def noted(self, count: ClaimCount) -> None:
         """Write the count of a committed claim beside the ledger."""
-        self._heartbeat.note(beat)
+        self._claim_counter.note(count)
 
     def stop(self, reason: str, now: dt.datetime) -> None:
         """Mark the ledger as stopped; the first reason stays."""
         self.stopped_seen = True
-        row = self._ledger.tables.pin
+        row = self._ledger.tables.identity
         if row.stopped_at is None:
             row.stopped_at, row.stopped_reason = now, reason
 
@@ -194,11 +207,11 @@ class MemoryIdentity:
 
     def known(self) -> ClaimCount | None:
         """Return what stands beside the ledger."""
-        return self._heartbeat.known()
+        return self._claim_counter.known()
 
     def adopted(self, pinned: Pinned, now: dt.datetime) -> None:
         """Begin to count anew beside the ledger."""
         self._generation = pinned.generation
-        self._heartbeat.replace(
-            ClaimCount(pinned.ledger_id, pinned.generation, pinned.beat, pinned.cluster, now)
+        self._claim_counter.replace(
+            ClaimCount(pinned.ledger_id, pinned.generation, pinned.claims_made, pinned.cluster, now)
         )

@@ -58,7 +58,7 @@ def sink(sandbox: RunningSandbox) -> Iterator[StripeSink]:
 
 
 @pytest.fixture
-def teller(sink: StripeSink) -> StripeNotificationClient:
+def notification_client(sink: StripeSink) -> StripeNotificationClient:
     """What listens to it."""
     return StripeNotificationClient(sink, METERS, secrets=("whsec_1",), livemode=False)
 
@@ -75,15 +75,15 @@ def lately() -> Span:
 
 
 def test_a_report_is_listed_and_fetched(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient
 ) -> None:
     """What Stripe found invalid comes back under the identifier under which it was sent, of the meter of ours."""
     sandbox.set_faults(reject_customers=["cus_a"], reject_after_seconds=0)
     send(sink)
-    [notice] = teller.listed(lately())
-    told = teller.fetched(notice.id)
+    [notification] = notification_client.listed(lately())
+    told = notification_client.fetched(notification.id)
     assert told is not None
-    assert told.notice == notice
+    assert told.notification == notification
     [report] = told.reports
     assert (report.meter, report.rejected) == ("api", 1)
     assert [each.identifier for each in report.named] == [NAME]
@@ -91,20 +91,20 @@ def test_a_report_is_listed_and_fetched(
 
 
 def test_a_list_is_read_to_its_last_page(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient
 ) -> None:
     """More reports than a page holds, each once, and only those of the span."""
     sandbox.set_faults(reject_customers=["cus_a"], reject_after_seconds=0)
     for number in range(230):
         send(sink, name=f"agg_{number:040x}", number=number + 1)
     sandbox.notify("v1.billing.meter.created")
-    listed = teller.listed(lately())
-    assert len(listed) == len({notice.id for notice in listed}) == 230
-    assert teller.listed(Span(utcnow() - 60 * MINUTE, utcnow() - 30 * MINUTE)) == []
+    listed = notification_client.listed(lately())
+    assert len(listed) == len({notification.id for notification in listed}) == 230
+    assert notification_client.listed(Span(utcnow() - 60 * MINUTE, utcnow() - 30 * MINUTE)) == []
 
 
 def test_a_report_on_a_meter_that_is_not_ours(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient
 ) -> None:
     """It belongs to none of our meters."""
     sandbox.set_faults(reject_customers=["cus_a"], reject_after_seconds=0)
@@ -120,90 +120,92 @@ def test_a_report_on_a_meter_that_is_not_ours(
     )
     send(other, name="not-ours")
     other.close()
-    [notice] = teller.listed(lately())
-    told = teller.fetched(notice.id)
+    [notification] = notification_client.listed(lately())
+    told = notification_client.fetched(notification.id)
     assert told is not None
     assert [(report.meter, report.named) for report in told.reports] == [("", ())]
 
 
 def test_a_key_that_may_not_read_events(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient
 ) -> None:
     """It is refused as a whole when it asks, and sends events as ever."""
     everything_else = ["meters_read", "meter_events_write"]
     sandbox.set_permissions(KEY, *everything_else)
     with pytest.raises(SinkHalted, match="permission"):
-        teller.listed(lately())
+        notification_client.listed(lately())
     with pytest.raises(SinkHalted, match="permission"):
-        teller.fetched("evt_1")
+        notification_client.fetched("evt_1")
     send(sink)
     sandbox.set_keys()
 
 
-def test_an_event_that_is_not_there(teller: StripeNotificationClient) -> None:
+def test_an_event_that_is_not_there(notification_client: StripeNotificationClient) -> None:
     """An id that Stripe does not know is an error about that event, not about the key."""
     with pytest.raises(SinkError) as raised:
-        teller.fetched("evt_unknown")
+        notification_client.fetched("evt_unknown")
     assert not isinstance(raised.value, SinkHalted | SinkUnreachable)
 
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_an_event_is_cancelled(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient, complete: bool
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient, complete: bool
 ) -> None:
     """It counts no more; whether Stripe says `pending` or `complete` is passed on."""
     sandbox.set_rules(adjustment_complete_at_once=complete)
     send(sink)
     span = Span(AT, AT + MINUTE)
     assert sink.total("api", "cus_a", span) == 5
-    said = teller.cancel("api", NAME, "v1")
+    said = notification_client.cancel("api", NAME, "v1")
     assert (said.answer, said.complete) == (Answer.ACCEPTED, complete)
     assert sink.total("api", "cus_a", span) == 0
 
 
 def test_what_stripe_refuses_to_cancel_is_said_in_its_words(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient
 ) -> None:
     """An identifier that it does not know, one that is too old, and one that was cancelled before."""
-    said = teller.cancel("api", "agg_" + "f" * 40, "v1")
+    said = notification_client.cancel("api", "agg_" + "f" * 40, "v1")
     assert (said.answer, said.complete) == (Answer.REFUSED, False)
     sandbox.set_rules(cancel_twice_refused=True)
     send(sink)
-    assert teller.cancel("api", NAME, "v1").answer is Answer.ACCEPTED
-    assert teller.cancel("api", NAME, "v1").answer is Answer.REFUSED
+    assert notification_client.cancel("api", NAME, "v1").answer is Answer.ACCEPTED
+    assert notification_client.cancel("api", NAME, "v1").answer is Answer.REFUSED
     other = "agg_" + "b" * 40
     send(sink, customer="cus_b", name=other, number=2)
     sandbox.set_clock(25 * 3600)
-    assert teller.cancel("api", other, "v1").answer is Answer.REFUSED
+    assert notification_client.cancel("api", other, "v1").answer is Answer.REFUSED
     sandbox.set_clock(0)
 
 
 def test_a_cancellation_whose_answer_is_lost_may_be_done(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient
 ) -> None:
     """It is UNKNOWN, never refused."""
     send(sink)
     sandbox.set_faults(drop_after=1.0, applies_to="all", times=1)
-    assert teller.cancel("api", NAME, "v1").answer is Answer.UNKNOWN
+    assert notification_client.cancel("api", NAME, "v1").answer is Answer.UNKNOWN
     assert sink.total("api", "cus_a", Span(AT, AT + MINUTE)) == 0
 
 
 def test_a_key_that_may_not_cancel(
-    sandbox: RunningSandbox, sink: StripeSink, teller: StripeNotificationClient
+    sandbox: RunningSandbox, sink: StripeSink, notification_client: StripeNotificationClient
 ) -> None:
     """Nothing left, as far as the event is concerned: it may be asked for again once the key may."""
     send(sink)
     sandbox.set_permissions(KEY, "meters_read")
-    said = teller.cancel("api", NAME, "v1")
+    said = notification_client.cancel("api", NAME, "v1")
     assert (said.answer, said.complete) == (Answer.UNSENT, False)
     assert "permission" in said.reason
     sandbox.set_keys()
 
 
-def test_events_that_replace_each_other_are_not_cancelled(teller: StripeNotificationClient) -> None:
+def test_events_that_replace_each_other_are_not_cancelled(
+    notification_client: StripeNotificationClient,
+) -> None:
     """What a pre-aggregated meter falls back to is not documented; so it is refused, with the reason and a remedy."""
-    assert teller.cannot_cancel("api") is None
-    told = teller.cannot_cancel("stored")
+    assert notification_client.cannot_cancel("api") is None
+    told = notification_client.cannot_cancel("stored")
     assert told is not None
     assert "correct the source" in told
-    assert teller.cannot_cancel("gone") is not None
+    assert notification_client.cannot_cancel("gone") is not None

@@ -21,7 +21,7 @@ from tests.postgres.world import HOUR, MINUTE, START
 def world(database: Database, tmp_path: Path) -> PinnedWorld:
     """A daemon with a state directory, which owes three customers an event each."""
     world = PinnedWorld(database, tmp_path / "state")
-    assert world.pin.check(world.now) is None
+    assert world.identity.check(world.now) is None
     owe(world, 1)
     return world
 
@@ -35,15 +35,15 @@ def owe(world: PinnedWorld, hour: int) -> None:
 
 
 def counted(world: PinnedWorld) -> int:
-    found = world.heartbeat.known()
-    return found.beat if found else 0
+    found = world.claim_counter.known()
+    return found.claims_made if found else 0
 
 
 def test_a_claim_counts_before_anything_leaves(world: PinnedWorld) -> None:
     """While the sink is talked to, the ledger and the file beside it have the same new count."""
     seen = []
     world.sink.during_send = lambda: seen.append(
-        (world.one("select beat from aggregator.pin"), counted(world.again()))
+        (world.one("select claims_made from aggregator.identity"), counted(world.again()))
     )
     world.deliver()
     assert seen == [(1, 1)]
@@ -51,13 +51,13 @@ def test_a_claim_counts_before_anything_leaves(world: PinnedWorld) -> None:
 
 def test_a_first_opening_pins_the_place(database: Database, tmp_path: Path) -> None:
     """A ledger belongs to the server and the database it is first opened on; a later opening changes nothing."""
-    pin = LedgerIdentity(database, ClaimCounter(tmp_path))
-    assert pin.check(START) is None
-    found = pin.pinned()
+    identity = LedgerIdentity(database, ClaimCounter(tmp_path))
+    assert identity.check(START) is None
+    found = identity.pinned()
     assert (found.cluster, found.database_oid) == (found.lies_on, found.lies_in)
     assert found.cluster is not None
     assert LedgerIdentity(database, ClaimCounter(tmp_path)).check(START) is None
-    assert pin.pinned() == found
+    assert identity.pinned() == found
 
 
 def test_a_ledger_that_was_wound_back_claims_nothing(world: PinnedWorld) -> None:
@@ -73,8 +73,8 @@ def test_a_ledger_that_was_wound_back_claims_nothing(world: PinnedWorld) -> None
             process.deliver()
     assert len(world.sink.received) == sent
     assert world.rows("select state::text, attempts from aggregator.event group by 1, 2") == [("due", 0)]
-    assert world.one("select stopped_at from aggregator.pin") == world.now
-    assert world.one("select beat from aggregator.pin") == 0
+    assert world.one("select stopped_at from aggregator.identity") == world.now
+    assert world.one("select claims_made from aggregator.identity") == 0
 
 
 def test_a_stopped_ledger_is_stopped_for_every_host(world: PinnedWorld, tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_a_stopped_ledger_is_stopped_for_every_host(world: PinnedWorld, tmp_path
     with pytest.raises(LedgerStopped, match="wound back"):
         other.deliver()
     with world.database.transaction() as connection:
-        assert "wound back" in (other.pin.stopped(connection) or "")
-    assert "wound back" in (other.pin.check(world.now) or "")
+        assert "wound back" in (other.identity.stopped(connection) or "")
+    assert "wound back" in (other.identity.check(world.now) or "")
 
 
 def test_a_restored_ledger_is_found_out_at_the_start(world: PinnedWorld) -> None:
@@ -98,17 +98,17 @@ def test_a_restored_ledger_is_found_out_at_the_start(world: PinnedWorld) -> None
     world.deliver()
     restore(world.database, backup)
     late = world.again()
-    assert "wound back" in (late.pin.check(world.now) or "")
-    assert world.one("select stopped_at is null from aggregator.pin")
-    assert "wound back" in (late.pin.check(world.now, stops=True) or "")
-    assert world.one("select stopped_at is not null from aggregator.pin")
+    assert "wound back" in (late.identity.check(world.now) or "")
+    assert world.one("select stopped_at is null from aggregator.identity")
+    assert "wound back" in (late.identity.check(world.now, stops=True) or "")
+    assert world.one("select stopped_at is not null from aggregator.identity")
 
 
 def test_a_claim_in_the_middle_of_a_look_is_no_ledger_wound_back(world: PinnedWorld) -> None:
     """Who starts beside one that sends reads file and ledger at two moments; what is claimed between is no news."""
     late = world.again()
 
-    class Beside(ClaimCounter):
+    class PlannedUsage(ClaimCounter):
         """The same file, read while the other process claims."""
 
         def known(self) -> ClaimCount | None:
@@ -116,9 +116,9 @@ def test_a_claim_in_the_middle_of_a_look_is_no_ledger_wound_back(world: PinnedWo
                 world.deliver()
             return super().known()
 
-    late.pin._heartbeat = Beside(world.directory)
-    assert late.pin.check(world.now, stops=True) is None
-    assert world.one("select beat from aggregator.pin") == counted(world) == 1
+    late.identity._claim_counter = PlannedUsage(world.directory)
+    assert late.identity.check(world.now, stops=True) is None
+    assert world.one("select claims_made from aggregator.identity") == counted(world) == 1
 
 
 def test_a_crash_between_commit_and_file_is_harmless(world: PinnedWorld) -> None:
@@ -130,7 +130,7 @@ def test_a_crash_between_commit_and_file_is_harmless(world: PinnedWorld) -> None
     world.deliver()
     (world.directory / FILE).write_text(before)
     after = world.again()
-    assert after.pin.check(world.now) is None
+    assert after.identity.check(world.now) is None
     world.now += 10 * MINUTE
     after.now = world.now
     owe(after, 3)
@@ -145,7 +145,7 @@ def test_two_hosts_count_together(world: PinnedWorld, tmp_path: Path) -> None:
         (world if hour % 2 else other).now = world.now
         assert (world if hour % 2 else other).deliver().accepted >= 3
     assert counted(world) != counted(other)
-    assert max(counted(world), counted(other)) == world.one("select beat from aggregator.pin")
+    assert max(counted(world), counted(other)) == world.one("select claims_made from aggregator.identity")
 
 
 def test_lanes_count_beside_each_other(world: PinnedWorld) -> None:
@@ -169,7 +169,7 @@ def test_lanes_count_beside_each_other(world: PinnedWorld) -> None:
     for thread in threads:
         thread.join()
     claims = world.one("select count(*) from aggregator.claim")
-    assert (failed, claims) == ([], world.one("select beat from aggregator.pin"))
+    assert (failed, claims) == ([], world.one("select claims_made from aggregator.identity"))
     assert counted(world) == claims == 39
 
 
@@ -180,7 +180,7 @@ def copied(
     """A daemon's ledger with events sent and owed, and a copy of it in another database of the same server."""
     with Database(ledger_url) as original:
         world = PinnedWorld(original, tmp_path / "state")
-        assert world.pin.check(world.now) is None
+        assert world.identity.check(world.now) is None
         owe(world, 1)
         world.deliver()
         owe(world, 2)
@@ -204,7 +204,7 @@ def test_a_copy_in_another_database_claims_nothing(
 
 def test_another_server_claims_nothing(world: PinnedWorld) -> None:
     """A ledger on a server with another system identifier was copied by pg_dump, or moved."""
-    world.execute("update aggregator.pin set cluster = cluster + 1")
+    world.execute("update aggregator.identity set cluster = cluster + 1")
     with pytest.raises(LedgerStopped, match="belongs to the server"):
         world.deliver()
 
@@ -225,8 +225,8 @@ def test_a_server_that_hides_its_identifier_is_not_compared(
         url = psycopg.conninfo.make_conninfo(ledger_url, user=role)
         with Database(url) as plain:
             world = PinnedWorld(plain, tmp_path / "state")
-            assert world.pin.check(world.now) is None
-            assert world.pin.pinned().cluster is None
+            assert world.identity.check(world.now) is None
+            assert world.identity.pinned().cluster is None
             owe(world, 1)
             assert world.deliver().accepted == 3
             assert counted(world) == 1
@@ -243,7 +243,7 @@ def test_a_new_ledger_beside_an_old_heartbeat_claims_nothing(
     world.deliver()
     with Database(create_database("ledger_template")) as fresh:
         with fresh.transaction() as connection:
-            connection.execute("update aggregator.pin set ledger_id = gen_random_uuid()")
+            connection.execute("update aggregator.identity set ledger_id = gen_random_uuid()")
         anew = world.on(world.directory, fresh)
         owe(anew, 1)
         with pytest.raises(LedgerStopped, match="would send all of it again"):
@@ -252,44 +252,44 @@ def test_a_new_ledger_beside_an_old_heartbeat_claims_nothing(
 
 def test_a_sink_belongs_to_its_first_account(world: PinnedWorld) -> None:
     """A key of another account, or of another mode, stops the ledger; an account that is not named is not compared."""
-    pin, now = world.pin, world.now
-    assert pin.account("fake", None, now) is None
-    assert pin.account("fake", "acct_1 test", now) is None
+    identity, now = world.identity, world.now
+    assert identity.account("fake", None, now) is None
+    assert identity.account("fake", "acct_1 test", now) is None
     world.deliver()
     owe(world, 2)
-    assert pin.account("fake", "acct_1 test", now) is None
-    assert pin.account("fake", None, now) is None
-    assert "acct_1 live now" in (pin.account("fake", "acct_1 live", now) or "")
-    assert world.one("select stopped_at is null from aggregator.pin")
-    pin.account("fake", "acct_2 test", now, stops=True)
+    assert identity.account("fake", "acct_1 test", now) is None
+    assert identity.account("fake", None, now) is None
+    assert "acct_1 live now" in (identity.account("fake", "acct_1 live", now) or "")
+    assert world.one("select stopped_at is null from aggregator.identity")
+    identity.account("fake", "acct_2 test", now, stops=True)
     with pytest.raises(LedgerStopped, match=r"acct_2 test now.*sent to acct_1 test"):
         world.deliver()
 
 
 def test_an_account_that_nothing_was_claimed_for_is_simply_corrected(world: PinnedWorld) -> None:
     """A key or a bucket that was misspelt at the first run leaves nothing behind: nothing can be missing."""
-    pin, now = world.pin, world.now
+    identity, now = world.identity, world.now
     for account in ("acct_0 live", "acct_1 test"):
-        assert pin.account("fake", account, now) is None
-        assert pin.accounts() == {}
+        assert identity.account("fake", account, now) is None
+        assert identity.accounts() == {}
     world.deliver()
-    assert pin.accounts() == {"fake": "acct_1 test"}
-    assert "acct_0 live now" in (pin.account("fake", "acct_0 live", now) or "")
+    assert identity.accounts() == {"fake": "acct_1 test"}
+    assert "acct_0 live now" in (identity.account("fake", "acct_0 live", now) or "")
 
 
 def test_a_state_directory_that_cannot_be_kept_is_said(world: PinnedWorld, tmp_path: Path) -> None:
     """Without a file, events are sent as before, and whoever asks is told what goes unnoticed."""
     (tmp_path / "file").write_text("")
     bare = world.on(tmp_path / "file" / "state")
-    assert "cannot be written" in (bare.pin.unguarded or "")
+    assert "cannot be written" in (bare.identity.unguarded or "")
     assert bare.deliver().accepted == 3
 
 
 def test_the_first_reason_stays(world: PinnedWorld) -> None:
     """A ledger that is stopped already keeps saying why, and since when."""
-    world.pin.stop("one", world.now)
-    world.pin.stop("two", world.now + HOUR)
-    assert world.rows("select stopped_at, stopped_reason from aggregator.pin") == [(world.now, "one")]
+    world.identity.stop("one", world.now)
+    world.identity.stop("two", world.now + HOUR)
+    assert world.rows("select stopped_at, stopped_reason from aggregator.identity") == [(world.now, "one")]
 
 
 def test_each_generation_has_names_of_its_own() -> None:
@@ -299,21 +299,21 @@ def test_each_generation_has_names_of_its_own() -> None:
 
 def test_a_running_process_learns_the_generation(world: PinnedWorld) -> None:
     """A daemon that was running during an adoption plans under the new names from its next pass on."""
-    before = world.pin.name()
-    world.execute("update aggregator.pin set generation = 3")
+    before = world.identity.name()
+    world.execute("update aggregator.identity set generation = 3")
     with world.database.transaction() as connection:
-        assert world.pin.stopped(connection) is None
-    assert world.pin.name() == before + "/3"
+        assert world.identity.stopped(connection) is None
+    assert world.identity.name() == before + "/3"
 
 
 def test_a_pass_into_a_stopped_ledger_writes_nothing(world: PinnedWorld) -> None:
     """It was stopped while the source was being read: neither events nor the mark are written."""
     mark = world.one("select mark from aggregator.meter")
     before = world.one("select count(*) from aggregator.event")
-    world.pin.stop("it was wound back", world.now)
+    world.identity.stop("it was wound back", world.now)
     world.source.use("cus_0", START + HOUR, 7)
     world.at(2, 5)
-    world.collection._passes = Passes(world.database, world.lease, itertools.count().__next__, world.pin)
+    world.collection._passes = Passes(world.database, world.lease, itertools.count().__next__, world.identity)
     with pytest.raises(LedgerStopped, match="wound back"):
         world.collection.run_once(world.now)
     assert world.one("select count(*) from aggregator.event") == before

@@ -31,10 +31,10 @@ PRESENT, ABSENT, UNCLEAR = Finding.PRESENT, Finding.ABSENT, Finding.UNCLEAR
 
 def minute(*events: str, tried: dt.datetime | None = LONG_AGO) -> EventsInSpan:
     """Make a minute of words like `accepted 5`, `in_doubt 2.50`, `accepted? 5` (in question), `void~ 5` (given up)."""
-    standings = []
+    statuses = []
     for number, text in enumerate(events, 1):
         state, delta = text.split()
-        standings.append(
+        statuses.append(
             EventState(
                 EventId(number),
                 TODAY,
@@ -42,17 +42,17 @@ def minute(*events: str, tried: dt.datetime | None = LONG_AGO) -> EventsInSpan:
                 State(state.rstrip("?~")),
                 tried,
                 asked=state.startswith("in_doubt") or state.endswith("?"),
-                perhaps=state.endswith("~"),
+                maybe_sent=state.endswith("~"),
             )
         )
-    return EventsInSpan(1, "api_requests", "acme", Span(TODAY, TODAY + MINUTE), tuple(standings))
+    return EventsInSpan(1, "api_requests", "acme", Span(TODAY, TODAY + MINUTE), tuple(statuses))
 
 
-def found(excerpt: EventsInSpan, figure: str) -> list[Finding]:
+def found(in_span: EventsInSpan, figure: str) -> list[Finding]:
     """Return what the figure shows of each event in question."""
-    rulings = decide(excerpt, Decimal(figure))
-    assert [ruling.event for ruling in rulings] == [event.id for event in excerpt.asked]
-    return [ruling.finding for ruling in rulings]
+    conclusions = decide(in_span, Decimal(figure))
+    assert [conclusion.event for conclusion in conclusions] == [event.id for event in in_span.asked]
+    return [conclusion.finding for conclusion in conclusions]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_too_large_for_a_float(decimals: int) -> None:
 
 def test_the_figures_are_in_the_reason() -> None:
     """A person gets everything that was compared."""
-    [ruling] = decide(minute("accepted 7", "in_doubt 5", "void~ 2"), Decimal("6.5"))
-    assert ruling.reason == (
+    [conclusion] = decide(minute("accepted 7", "in_doubt 5", "void~ 2"), Decimal("6.5"))
+    assert conclusion.reason == (
         "the sink has 6.5 for api_requests of acme in [2026-11-02T00:00Z, 2026-11-02T00:01Z), "
         "we have 7 for sure and in question 5 (event 2), and gave up 2 (event 3): nothing explains this"
     )
@@ -135,31 +135,31 @@ def test_the_figures_are_in_the_reason() -> None:
 @pytest.mark.parametrize("state", ["due", "sending"])
 def test_what_is_on_its_way_must_land_first(state: str) -> None:
     """An event that may arrive between the question and the answer makes every figure worthless."""
-    excerpt = minute("in_doubt 5", f"{state} 3")
-    assert proves_at(excerpt, NOW, PROOF) == NOW + LOOK_SOON
+    in_span = minute("in_doubt 5", f"{state} 3")
+    assert proves_at(in_span, NOW, PROOF) == NOW + LOOK_SOON
     with pytest.raises(AssertionError, match="on its way"):
-        decide(excerpt, Decimal(5))
+        decide(in_span, Decimal(5))
 
 
 @pytest.mark.parametrize("mate", ["accepted 3", "confirmed 3", "in_doubt 3", "accepted? 3"])
 def test_the_sink_is_given_time_to_count(mate: str) -> None:
     """A figure proves something only so long after the last attempt of everything that it may show (B4)."""
     for age, early in ((PROOF - MINUTE, True), (PROOF, False), (PROOF + MINUTE, False)):
-        excerpt = minute("in_doubt 5", mate)
-        first, second = excerpt.events
-        excerpt = excerpt._replace(events=(first, second._replace(attempted_at=NOW - age)))
-        assert (proves_at(excerpt, NOW, PROOF) > NOW) == early
-        assert proves_at(excerpt, NOW, PROOF) == NOW - age + PROOF
+        in_span = minute("in_doubt 5", mate)
+        first, second = in_span.events
+        in_span = in_span._replace(events=(first, second._replace(attempted_at=NOW - age)))
+        assert (proves_at(in_span, NOW, PROOF) > NOW) == early
+        assert proves_at(in_span, NOW, PROOF) == NOW - age + PROOF
         assert (
-            proves_at(excerpt._replace(events=(second._replace(attempted_at=NOW - age), first)), NOW, PROOF)
+            proves_at(in_span._replace(events=(second._replace(attempted_at=NOW - age), first)), NOW, PROOF)
             > NOW
         ) == early
 
 
 def test_what_was_never_booked_keeps_nothing_waiting() -> None:
     """Held, refused and void events are in no figure, whenever they were tried."""
-    excerpt = minute("held 5", "refused 5", "void 5", tried=NOW)
-    assert proves_at(excerpt, NOW, PROOF) <= NOW
+    in_span = minute("held 5", "refused 5", "void 5", tried=NOW)
+    assert proves_at(in_span, NOW, PROOF) <= NOW
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_agreement(events: list[str], figure: str, agreed: bool) -> None:
 
 def test_agreement_confirms_what_was_asked() -> None:
     """Only events in question are ruled on."""
-    rulings = all_present(minute("accepted? 5", "accepted 3", "confirmed 2"), Decimal(10))
-    assert [(ruling.event, ruling.finding) for ruling in rulings] == [(EventId(1), PRESENT)]
+    conclusions = all_present(minute("accepted? 5", "accepted 3", "confirmed 2"), Decimal(10))
+    assert [(conclusion.event, conclusion.finding) for conclusion in conclusions] == [(EventId(1), PRESENT)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -196,12 +196,12 @@ def test_agreement_confirms_what_was_asked() -> None:
 def test_no_finding_is_ever_wrong(truth: list[tuple[int, bool]], sure: list[int], decimals: int) -> None:
     """Whatever arrived and whatever did not: the float that the sink makes of it never leads to a wrong conclusion."""
     unit = Decimal(1).scaleb(-decimals)
-    excerpt = minute(
+    in_span = minute(
         *[f"in_doubt {each * unit}" for each, _ in truth], *[f"accepted {each * unit}" for each in sure]
     )
     held = [each for each, arrived in truth if arrived] + sure
     figure = Decimal(repr(float(sum((each * unit for each in held), Decimal(0)))))
-    findings = [ruling.finding for ruling in decide(excerpt, figure)]
+    findings = [conclusion.finding for conclusion in decide(in_span, figure)]
     for (_, arrived), finding in zip(truth, findings, strict=True):
         assert finding in {UNCLEAR, PRESENT if arrived else ABSENT}
 
@@ -210,6 +210,6 @@ def test_no_finding_is_ever_wrong(truth: list[tuple[int, bool]], sure: list[int]
 @given(st.lists(st.booleans(), min_size=1, max_size=8))
 def test_powers_of_two_are_always_told_apart(arrived: list[bool]) -> None:
     """Where every selection has a sum of its own, every event is decided."""
-    excerpt = minute(*[f"in_doubt {2**n}" for n in range(len(arrived))])
+    in_span = minute(*[f"in_doubt {2**n}" for n in range(len(arrived))])
     figure = sum(2**n for n, there in enumerate(arrived) if there)
-    assert found(excerpt, str(figure)) == [PRESENT if there else ABSENT for there in arrived]
+    assert found(in_span, str(figure)) == [PRESENT if there else ABSENT for there in arrived]

@@ -9,7 +9,7 @@ from aggregator.core.notifications import ParsedNotification
 from aggregator.errors import SinkUnreachable
 from aggregator.ledger.notifications import Taking
 from aggregator.reconciliation import notification_poller
-from tests.simulation.memory_intake import MemoryNotifications
+from tests.simulation.memory_notifications import MemoryNotifications
 from tests.simulation.mutation import mutant
 
 
@@ -35,9 +35,9 @@ def taken_beside_the_ledger() -> list[tuple[object, str, object]]:
 
     def take(self: MemoryNotifications, sink_id: int, told: ParsedNotification, *rest: Any) -> Taking:
         taken = beside.setdefault(self._ledger, set())
-        if told.notice.id in taken:
+        if told.notification.id in taken:
             return Taking(fresh=False)
-        taken.add(told.notice.id)
+        taken.add(told.notification.id)
         return real(self, sink_id, told, *rest)
 
     return [(MemoryNotifications, "take", take)]

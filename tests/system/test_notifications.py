@@ -77,7 +77,7 @@ def test_accounts_of_customers_tell(world: World) -> None:
         ]
 
     until(both, "both are refused", seen=lambda: daemon.err[-2000:])
-    assert world.one("select count(*) from aggregator.notice where came_by = 'webhook'") == 2
+    assert world.one("select count(*) from aggregator.notification where came_by = 'webhook'") == 2
     assert daemon.stop() == -15
 
 
@@ -102,11 +102,11 @@ def test_imports_that_failed_are_heard_once(world: World) -> None:
     daemon.logged("import_failed", files=["usage-2.csv"])
 
     def polled() -> Any:
-        return world.one("select heard_until > %s from aggregator.voice", since)
+        return world.one("select polled_until > %s from aggregator.origin", since)
 
     since = world.one("select now()")
     until(polled, "it was asked again", seen=lambda: daemon.err[-2000:])
-    assert world.ledger("select id from aggregator.notice order by created_at, id") == [
+    assert world.ledger("select id from aggregator.notification order by created_at, id") == [
         (early["id"],),
         (late["id"],),
     ]

@@ -44,7 +44,7 @@ def owing(world: World) -> World:
 
 
 @pytest.fixture
-def doubts(database: Database) -> InDoubt:
+def in_doubt(database: Database) -> InDoubt:
     """The verbs under test."""
     return InDoubt(database)
 
@@ -103,15 +103,15 @@ def bring(world: World, state: str) -> None:
 
 @pytest.mark.parametrize("state", ["due", "sending", "in_doubt", "accepted", "confirmed"])
 def test_a_rejection_refuses_whatever_stood_there(
-    owing: World, doubts: InDoubt, parked: ParkedEvents, state: str
+    owing: World, in_doubt: InDoubt, parked: ParkedEvents, state: str
 ) -> None:
     """Before or after the 200, in doubt or confirmed: refused with the sink's reason, once, and never sent again (B5)."""
     bring(owing, state)
     event, name = event_of(owing)
     assert state_of(owing, event) == state
     sent = len(owing.sink.received)
-    assert doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == [event]
-    assert doubts.reject(sink_id(owing), [Rejection(name, "again")], owing.now) == []
+    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == [event]
+    assert in_doubt.reject(sink_id(owing), [Rejection(name, "again")], owing.now) == []
     assert owing.rows("select event_id, reason from aggregator.rejection") == [(event, "invalid value")]
     [each] = parked.waiting(Choice(state="refused"), 10)
     assert (each.event, each.reason, each.was_accepted, each.look_at) == (event, "invalid value", True, None)
@@ -124,49 +124,49 @@ def test_a_rejection_refuses_whatever_stood_there(
 
 
 def test_a_rejection_of_what_was_refused_marks_its_name_as_used(
-    owing: World, doubts: InDoubt, parked: ParkedEvents
+    owing: World, in_doubt: InDoubt, parked: ParkedEvents
 ) -> None:
     """It stays refused for its first reason, and a release plans it anew instead of sending a duplicate (B5)."""
     bring(owing, "refused")
     _, name = event_of(owing)
-    assert doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
+    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
     [each] = parked.waiting(Choice(customer="cus_1"), 10)
     assert (each.reason, each.was_accepted) == ("no such customer", True)
 
 
 @pytest.mark.parametrize("state", ["held", "void"])
 def test_a_rejection_of_what_was_never_sent_changes_nothing(
-    owing: World, doubts: InDoubt, state: str
+    owing: World, in_doubt: InDoubt, state: str
 ) -> None:
     """A held event, or one that a newer plan has replaced: on record, and ignored (B5)."""
     bring(owing, state)
     [(event, name)] = owing.rows("select id, identifier from aggregator.event where state::text = %s", state)
     before = owing.rows("select id, state::text, reason from aggregator.event order by id")
-    assert doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
+    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
     assert owing.rows("select id, state::text, reason from aggregator.event order by id") == before
     assert owing.rows("select event_id from aggregator.rejection") == [(event,)]
 
 
-def test_a_rejection_of_an_event_we_do_not_have(owing: World, doubts: InDoubt) -> None:
+def test_a_rejection_of_an_event_we_do_not_have(owing: World, in_doubt: InDoubt) -> None:
     """Somebody else's identifier, or another sink's: on record, and ignored; those beside it count."""
     owing.deliver()
     event, name = event_of(owing)
     owing.execute("insert into aggregator.sink (name) values ('other')")
     other = owing.one("select id from aggregator.sink where name = 'other'")
-    assert doubts.reject(other, [Rejection(name, "not ours")], owing.now) == []
+    assert in_doubt.reject(other, [Rejection(name, "not ours")], owing.now) == []
     assert state_of(owing, event) == "accepted"
     unknown = Rejection("agg_unknown", "no such customer")
-    assert doubts.reject(sink_id(owing), [unknown, Rejection(name, "invalid value")], owing.now) == [event]
+    assert in_doubt.reject(sink_id(owing), [unknown, Rejection(name, "invalid value")], owing.now) == [event]
     assert owing.one("select count(*) from aggregator.rejection where event_id is null") == 2
-    assert doubts.reject(sink_id(owing), [], owing.now) == []
+    assert in_doubt.reject(sink_id(owing), [], owing.now) == []
 
 
-def test_a_late_200_finds_nothing_to_settle(owing: World, doubts: InDoubt) -> None:
+def test_a_late_200_finds_nothing_to_settle(owing: World, in_doubt: InDoubt) -> None:
     """All interleavings of a claim, a rejection and the answer end refused, with nothing in the outbox (B5)."""
     claim = owing.outbox.claim(sink_id(owing), 100, owing.now)
     assert claim is not None
     event, name = event_of(owing)
-    doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     for state in (State.ACCEPTED, State.DUE, State.IN_DOUBT, State.REFUSED):
         late = Outcome(EventId(event), state, owing.now, "late")
         assert owing.outbox.settle(ClaimId(claim.id), [late], owing.now) == 0
@@ -175,15 +175,15 @@ def test_a_late_200_finds_nothing_to_settle(owing: World, doubts: InDoubt) -> No
     assert owing.one("select count(*) from aggregator.outbox where event_id = %s", event) == 0
 
 
-def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, doubts: InDoubt) -> None:
+def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, in_doubt: InDoubt) -> None:
     """The search is bounded by when an event was planned; what it does not find is on record."""
     owing.deliver()
     old, its_name = event_of(owing, "cus_0")
     weeks = owing.now + dt.timedelta(days=30)
-    assert doubts.reject(sink_id(owing), [Rejection(its_name, "invalid value")], weeks) == [old]
+    assert in_doubt.reject(sink_id(owing), [Rejection(its_name, "invalid value")], weeks) == [old]
     event, name = event_of(owing)
     late = owing.now + dt.timedelta(days=61)
-    assert doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], late) == []
+    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], late) == []
     assert owing.rows("select event_id from aggregator.rejection order by id") == [(old,), (None,)]
     assert state_of(owing, event) == "accepted"
 
@@ -191,20 +191,20 @@ def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, d
 PROOF = 26 * HOUR
 
 
-def test_a_report_under_a_former_name_is_followed_up(owing: World, doubts: InDoubt) -> None:
+def test_a_report_under_a_former_name_is_followed_up(owing: World, in_doubt: InDoubt) -> None:
     """A process that knows a meter under the name it had takes a report of it: what it does not name is looked for (B5)."""
     owing.deliver()
     owing.meters.register([replace(METER, name="calls", renamed_from=METER.name)])
     told = Report("evt_1", METER.name, Span(owing.now - 10 * SECOND, owing.now), 1, ())
-    assert doubts.take_report(sink_id(owing), told, owing.now, PROOF) == ([], True)
-    assert doubts.take_report(sink_id(owing), told._replace(meter="calls"), owing.now, PROOF) == ([], False)
+    assert in_doubt.take_report(sink_id(owing), told, owing.now, PROOF) == ([], True)
+    assert in_doubt.take_report(sink_id(owing), told._replace(meter="calls"), owing.now, PROOF) == ([], False)
 
 
 @pytest.mark.parametrize(
     ("rejected", "proof", "asks"), [(1, PROOF, False), (0, PROOF, False), (2, PROOF, True), (2, None, False)]
 )
 def test_what_a_report_asks_for(
-    owing: World, doubts: InDoubt, rejected: int, proof: dt.timedelta | None, asks: bool
+    owing: World, in_doubt: InDoubt, rejected: int, proof: dt.timedelta | None, asks: bool
 ) -> None:
     """Only one that counts more than it names, from a sink that can be read back, asks for a read-back; and once (B5)."""
     owing.deliver()
@@ -212,83 +212,83 @@ def test_what_a_report_asks_for(
     span = Span(owing.now - 10 * SECOND, owing.now)
     twice = (Rejection(name, "invalid value"), Rejection(name, "invalid value"))
     told = Report("evt_1", METER.name, span, rejected, twice)
-    assert doubts.take_report(sink_id(owing), told, owing.now, proof) == ([event], asks)
-    assert doubts.take_report(sink_id(owing), told, owing.now, proof) == ([], False)
+    assert in_doubt.take_report(sink_id(owing), told, owing.now, proof) == ([event], asks)
+    assert in_doubt.take_report(sink_id(owing), told, owing.now, proof) == ([], False)
     rows = owing.rows("select reason, due_at from aggregator.readback")
     assert rows == ([("report evt_1 counts 2 rejected events and names 1", span.end + PROOF)] if asks else [])
     nowhere = told._replace(meter="unknown", rejected=9, id="evt_2")
-    assert doubts.take_report(sink_id(owing), nowhere, owing.now, proof) == ([], False)
+    assert in_doubt.take_report(sink_id(owing), nowhere, owing.now, proof) == ([], False)
 
 
-def test_nothing_is_concluded_from_what_has_changed(owing: World, doubts: InDoubt) -> None:
+def test_nothing_is_concluded_from_what_has_changed(owing: World, in_doubt: InDoubt) -> None:
     """A figure compared with other events than those that stand there now proves nothing, and writes nothing (B4)."""
     bring(owing, "in_doubt")
     owing.now += 27 * HOUR
-    excerpts = doubts.open(sink_id(owing), owing.now, PROOF, 100)
-    assert [excerpt.customer for excerpt in excerpts] == ["cus_0", "cus_1", "cus_2"]
-    excerpt = excerpts[1]
-    [standing] = excerpt.events
-    ruling = [Conclusion(standing.id, Finding.ABSENT, "the figures")]
+    in_spans = in_doubt.open(sink_id(owing), owing.now, PROOF, 100)
+    assert [in_span.customer for in_span in in_spans] == ["cus_0", "cus_1", "cus_2"]
+    in_span = in_spans[1]
+    [meter_state] = in_span.events
+    conclusion = [Conclusion(meter_state.id, Finding.ABSENT, "the figures")]
     changes: list[Callable[[EventState], EventsInSpan]] = [
-        lambda one: excerpt._replace(events=(one._replace(state=State.ACCEPTED),)),
-        lambda one: excerpt._replace(events=(one._replace(attempted_at=START),)),
-        lambda one: excerpt._replace(events=(one, one)),
+        lambda one: in_span._replace(events=(one._replace(state=State.ACCEPTED),)),
+        lambda one: in_span._replace(events=(one._replace(attempted_at=START),)),
+        lambda one: in_span._replace(events=(one, one)),
     ]
     for change in changes:
-        assert doubts.settle(change(standing), ruling, owing.now, owing.now).stale
-        assert state_of(owing, standing.id) == "in_doubt"
-    assert doubts.settle(excerpt, ruling, owing.now, owing.now).absent == 1
-    assert doubts.settle(excerpt, ruling, owing.now, owing.now).stale, "it is settled"
+        assert in_doubt.settle(change(meter_state), conclusion, owing.now, owing.now).stale
+        assert state_of(owing, meter_state.id) == "in_doubt"
+    assert in_doubt.settle(in_span, conclusion, owing.now, owing.now).absent == 1
+    assert in_doubt.settle(in_span, conclusion, owing.now, owing.now).stale, "it is settled"
     assert owing.rows(
-        "select state::text, exposed_at, reason from aggregator.event where id = %s", standing.id
+        "select state::text, exposed_at, reason from aggregator.event where id = %s", meter_state.id
     ) == [("due", None, "not there: the figures")]
     assert owing.deliver().accepted == 1
 
 
-def test_a_neighbour_in_the_same_minute_belongs_to_the_picture(owing: World, doubts: InDoubt) -> None:
+def test_a_neighbour_in_the_same_minute_belongs_to_the_picture(owing: World, in_doubt: InDoubt) -> None:
     """Every event of the customer in that minute is compared, in whatever state, and nobody else's."""
     bring(owing, "in_doubt")
     owing.source.use("cus_1", START + HOUR, 7)
     owing.source.use("cus_1", START - MINUTE, 7)
     owing.collect()
     owing.now += 27 * HOUR
-    excerpts = doubts.open(sink_id(owing), owing.now, PROOF, 100)
-    assert [len(excerpt.events) for excerpt in excerpts] == [1, 1, 1]
-    assert [excerpt.span for excerpt in excerpts] == [Span(START, START + MINUTE)] * 3
-    assert doubts.open(sink_id(owing), owing.now, PROOF, 2) == excerpts[:2]
-    assert doubts.open(sink_id(owing) + 1, owing.now, PROOF, 100) == []
+    in_spans = in_doubt.open(sink_id(owing), owing.now, PROOF, 100)
+    assert [len(in_span.events) for in_span in in_spans] == [1, 1, 1]
+    assert [in_span.span for in_span in in_spans] == [Span(START, START + MINUTE)] * 3
+    assert in_doubt.open(sink_id(owing), owing.now, PROOF, 2) == in_spans[:2]
+    assert in_doubt.open(sink_id(owing) + 1, owing.now, PROOF, 100) == []
 
 
-def test_another_minute_of_the_same_window_is_no_neighbour(owing: World, doubts: InDoubt) -> None:
+def test_another_minute_of_the_same_window_is_no_neighbour(owing: World, in_doubt: InDoubt) -> None:
     """A correction has a minute of its own, so that the sink's figure for it shows it alone."""
     owing.deliver()
     owing.source.use("cus_1", START, 5)
     owing.collect()
     bring(owing, "in_doubt")
     owing.now += 27 * HOUR
-    [excerpt] = doubts.open(sink_id(owing), owing.now, PROOF, 100)
-    assert [event.delta for event in excerpt.events] == [5]
-    assert excerpt.span.start > START
+    [in_span] = in_doubt.open(sink_id(owing), owing.now, PROOF, 100)
+    assert [event.delta for event in in_span.events] == [5]
+    assert in_span.span.start > START
 
 
-def test_an_event_that_was_given_up_may_be_there(owing: World, doubts: InDoubt) -> None:
+def test_an_event_that_was_given_up_may_be_there(owing: World, in_doubt: InDoubt) -> None:
     """What left and was voided without proof is in nobody's books, and yet perhaps in the figure; a rejected one is not."""
     bring(owing, "in_doubt")
     event, name = event_of(owing)
     owing.execute("update aggregator.event set state = 'void' where id = %s", event)
-    [standing] = _at_one_minute(owing, doubts, "cus_1")
-    assert (standing.asked, standing.perhaps) == (False, True)
-    doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
-    [standing] = _at_one_minute(owing, doubts, "cus_1")
-    assert not standing.perhaps
+    [meter_state] = _at_one_minute(owing, in_doubt, "cus_1")
+    assert (meter_state.asked, meter_state.maybe_sent) == (False, True)
+    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    [meter_state] = _at_one_minute(owing, in_doubt, "cus_1")
+    assert not meter_state.maybe_sent
 
 
-def _at_one_minute(world: World, doubts: InDoubt, customer: str) -> tuple[EventState, ...]:
+def _at_one_minute(world: World, in_doubt: InDoubt, customer: str) -> tuple[EventState, ...]:
     from aggregator.ledger.review.in_doubt import Readback
 
     span = Span(START, START + MINUTE)
     asked = Readback(1, world.registered.feeds[0].id, METER.name, span)
-    return doubts.look(asked, customer, span).events
+    return in_doubt.look(asked, customer, span).events
 
 
 @pytest.mark.parametrize("state", ["due", "sending", "accepted", "confirmed", "refused", "held", "void"])
@@ -341,13 +341,13 @@ def test_a_dismissed_event_stays_what_it_is(owing: World, parked: ParkedEvents) 
     owing.check_balance()
 
 
-def test_a_release_sends_some_and_plans_some_anew(owing: World, doubts: InDoubt) -> None:
+def test_a_release_sends_some_and_plans_some_anew(owing: World, in_doubt: InDoubt) -> None:
     """What was only refused goes out as it is; what was accepted before is marked for the next pass; both in one call."""
     owing.sink.refused.add("cus_0")
     owing.deliver()
     refused, _ = event_of(owing, "cus_0")
     rejected, name = event_of(owing, "cus_1")
-    doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     owing.sink.refused.clear()
     assert owing.outbox.release([rejected, refused], owing.now) == sorted([refused, rejected])
     assert (state_of(owing, refused), state_of(owing, rejected)) == ("due", "refused")
@@ -356,11 +356,11 @@ def test_a_release_sends_some_and_plans_some_anew(owing: World, doubts: InDoubt)
     assert owing.one("select reread_from from aggregator.meter") == START
 
 
-def test_a_release_leaves_an_older_reread_as_it_is(owing: World, doubts: InDoubt) -> None:
+def test_a_release_leaves_an_older_reread_as_it_is(owing: World, in_doubt: InDoubt) -> None:
     """What is to be read again from further back still is."""
     owing.deliver()
     event, name = event_of(owing)
-    doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     owing.execute("update aggregator.meter set reread_from = %s", START - HOUR)
     owing.outbox.release([event], owing.now)
     assert owing.one("select reread_from from aggregator.meter") == START - HOUR
@@ -407,11 +407,11 @@ def test_the_ledger_refuses_a_step_that_no_rule_allows(owing: World) -> None:
 
 TAKE_OVER = """
 with pass as (
-    insert into aggregator.run (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
+    insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
     select id, 'adoption', tstzrange(mark, mark), tstzrange(mark, mark), now(), 0, 1, 'f' from aggregator.meter
     returning id
 ), event as (
-    insert into aggregator.event (id, slot_id, run_id, feed_id, revision, window_start, at, planned_at, state, customer,
+    insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer,
                                   identifier, delta, total, reason)
     select nextval('aggregator.event_id'), slot_id, pass.id, feed_id, 1, window_start, at, now(), 'confirmed', customer,
            'taken_over', -delta, 0, 'taken over from the sink''s own totals'
@@ -428,8 +428,8 @@ def test_what_an_adoption_has_taken_over_is_not_owed_again(owing: World) -> None
     owing.deliver()
     [(event, name)] = owing.rows("select id, identifier from aggregator.event where customer = 'cus_1'")
     owing.execute(TAKE_OVER)
-    doubts, sink_id = InDoubt(owing.database), owing.registered.feeds[0].sink_id
-    assert doubts.reject(sink_id, [Rejection(name, "no such customer")], owing.now) == []
+    in_doubt, sink_id = InDoubt(owing.database), owing.registered.feeds[0].sink_id
+    assert in_doubt.reject(sink_id, [Rejection(name, "no such customer")], owing.now) == []
     with owing.database.transaction() as connection:
         assert refuse_missing(connection, [EventId(event)], "its figure is 0", owing.now) == 0
     assert owing.one("select state::text from aggregator.event where id = %s", event) == "accepted"
@@ -504,11 +504,11 @@ def test_released_by_id_and_by_meter(owing: World, call: Callable[..., Result]) 
     assert owing.deliver().accepted == 3
 
 
-def test_released_after_a_rejection(owing: World, doubts: InDoubt, call: Callable[..., Result]) -> None:
+def test_released_after_a_rejection(owing: World, in_doubt: InDoubt, call: Callable[..., Result]) -> None:
     """It says that the event is planned anew, and the list shows it (B5)."""
     owing.deliver()
     event, name = event_of(owing)
-    doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     assert "1 event(s), accepted once and rejected later, are planned anew" in call("release", event).output
     assert "refused, planned anew" in call("list").output
     assert json.loads(call("release", event, "--json").output)["planned_anew"] == [event]
@@ -525,7 +525,7 @@ def test_released_after_a_rejection(owing: World, doubts: InDoubt, call: Callabl
 )
 def test_what_no_pass_would_plan_anew_is_not_released(
     owing: World,
-    doubts: InDoubt,
+    in_doubt: InDoubt,
     call: Callable[..., Result],
     tmp_path: Path,
     away: tuple[str, str] | None,
@@ -534,7 +534,7 @@ def test_what_no_pass_would_plan_anew_is_not_released(
     """Its window is not read, or not for that sink: it is said why, nothing is marked, and the others go."""
     owing.deliver()
     event, name = event_of(owing)
-    doubts.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     path = tmp_path / "aggregator.yaml"
     config = path.read_text()
     if away is None:
@@ -581,7 +581,7 @@ def test_a_persons_word_on_what_is_in_doubt(owing: World, call: Callable[..., Re
     bring(owing, "in_doubt")
     (first, _), (second, _), (third, _) = (event_of(owing, f"cus_{n}") for n in range(3))
     doubt = (
-        f"Not held or refused: {first} is in doubt: use `aggregator events booked` or `absent`, "
+        f"Not held or refused: {first} is in doubt: use `aggregator events mark-accepted` or `absent`, "
         "after looking at the sink."
     )
     assert complaint(call("release", first)) == doubt

@@ -7,15 +7,15 @@ from aggregator.core.model import EventId
 from aggregator.core.notifications import ParsedNotification
 from aggregator.ledger.notifications import KEPT, Taking
 from tests.simulation.memory import HeardRow, MemoryLedger, NoticeRow
-from tests.simulation.memory_doubts import MemoryInDoubt
+from tests.simulation.memory_in_doubt import MemoryInDoubt
 
 
 class MemoryNotifications:
     """The verbs about what sinks tell."""
 
-    def __init__(self, ledger: MemoryLedger, doubts: MemoryInDoubt) -> None:
+    def __init__(self, ledger: MemoryLedger, in_doubt: MemoryInDoubt) -> None:
         self._ledger = ledger
-        self._doubts = doubts
+        self._in_doubt = in_doubt
 
     def take(
         self,
@@ -26,17 +26,19 @@ class MemoryNotifications:
         proofs: Sequence[dt.timedelta | None],
     ) -> Taking:
         """Take a message with all that follows from it; nothing if it was taken before."""
-        tables, notice = self._ledger.tables, told.notice
-        if (sink_id, notice.id) in tables.notices:
+        tables, notification = self._ledger.tables, told.notification
+        if (sink_id, notification.id) in tables.notifications:
             return Taking(fresh=False)
-        tables.notices[sink_id, notice.id] = NoticeRow(notice.kind, notice.created_at, came_by, now)
+        tables.notifications[sink_id, notification.id] = NoticeRow(
+            notification.kind, notification.created_at, came_by, now
+        )
         refused: list[EventId] = []
         readbacks, unseen = [], []
         for report, proof in zip(told.reports, proofs, strict=True):
-            refused += self._doubts.reject(sink_id, report.named, now)
+            refused += self._in_doubt.reject(sink_id, report.named, now)
             ours = any(self._is_ours(sink_id, each.identifier) for each in report.named)
             left = report if ours else report._replace(named=())
-            _, asked = self._doubts.take_report(sink_id, left, now, proof)
+            _, asked = self._in_doubt.take_report(sink_id, left, now, proof)
             if asked:
                 readbacks.append(report.meter)
             elif proof is None and report.meter and report.rejected > len(report.named):
@@ -49,22 +51,22 @@ class MemoryNotifications:
 
     def known(self, sink_id: int, ids: Sequence[str]) -> set[str]:
         """Return which of these messages were taken already."""
-        return {each for each in ids if (sink_id, each) in self._ledger.tables.notices}
+        return {each for each in ids if (sink_id, each) in self._ledger.tables.notifications}
 
-    def heard_until(self, sink_id: int) -> dt.datetime | None:
+    def polled_until(self, sink_id: int) -> dt.datetime | None:
         """Return up to where a sink was heard; None if it never was."""
-        row = self._ledger.tables.heard.get(sink_id)
-        return row.heard_until if row else None
+        row = self._ledger.tables.polled.get(sink_id)
+        return row.polled_until if row else None
 
-    def heard(self, sink_id: int, until: dt.datetime, now: dt.datetime) -> None:
+    def polled(self, sink_id: int, until: dt.datetime, now: dt.datetime) -> None:
         """Note that everything a sink told before an instant is taken, and forget what nobody can bring again."""
         tables = self._ledger.tables
-        before = self.heard_until(sink_id)
-        tables.heard[sink_id] = HeardRow(max(before or until, until), now)
-        for key in [key for key, row in tables.notices.items() if row.taken_at < now - KEPT]:
-            del tables.notices[key]
+        before = self.polled_until(sink_id)
+        tables.polled[sink_id] = HeardRow(max(before or until, until), now)
+        for key in [key for key, row in tables.notifications.items() if row.taken_at < now - KEPT]:
+            del tables.notifications[key]
 
     def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None:
         """Note that a sink does not let itself be asked."""
-        row = self._ledger.tables.heard.setdefault(sink_id, HeardRow())
+        row = self._ledger.tables.polled.setdefault(sink_id, HeardRow())
         row.refused_at, row.refused_reason = row.refused_at or now, reason
