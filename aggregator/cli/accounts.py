@@ -81,7 +81,7 @@ class Step(NamedTuple):
 
 
 @contextmanager
-def desks_of(config: "Config") -> "Iterator[dict[str, AdminClient]]":
+def admins_of(config: "Config") -> "Iterator[dict[str, AdminClient]]":
     """Give a desk for each sink that keeps meters, and close them at the end."""
     from aggregator.wiring.app import build_admin_client
 

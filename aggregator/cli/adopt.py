@@ -200,19 +200,19 @@ def _name_split_windows(compared: "list[Compared]") -> bool:
     split_windows = [window for each in compared for window in each.split_windows]
     if split_windows:
         say(
-            f"{len(split_windows):,} window(s) have numbers in several hours, and a total overwrites only the one in its own. "
-            "Overwrite all but one of each with 0 at the sink, by hand:"
+            f"{len(split_windows):,} window(s) have numbers in several hours, and a total overwrites only the one in its "
+            "own. Overwrite all but one of each with 0 at the sink, by hand:"
         )
     for window in split_windows:
         say(f"  {window}")
     return bool(split_windows)
 
 
-def _numbers(split_windows: "SplitWindow") -> dict[str, object]:
+def _numbers(split_window: "SplitWindow") -> dict[str, object]:
     from aggregator.core.planner import plain
 
-    numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in split_windows.numbers}
-    return {**split_windows._asdict(), "numbers": numbers}
+    numbers = {f"{start:%Y-%m-%dT%H:%MZ}": plain(much) for start, much in split_window.numbers}
+    return {**split_window._asdict(), "numbers": numbers}
 
 
 def _figures(compared: "Compared") -> dict[str, object]:

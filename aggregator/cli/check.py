@@ -110,11 +110,11 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
             for text in (*remarks(ledger.database), *ledger.identity.remarks()):
                 yield Finding("ledger", "note", text)
             renamed = yield from _names(config, ledger, pinned)
-            for unconfigured_meter in ledger.reports.unconfigured_meters(
+            for removed in ledger.reports.unconfigured_meters(
                 [*config.meters, *renamed], ledger.instant() - STILL_BILLABLE
             ):
-                text = f"read up to {unconfigured_meter.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
-                yield Finding(f"meter {unconfigured_meter.meter}", "note", text)
+                text = f"read up to {removed.mark:%Y-%m-%dT%H:%MZ} and no longer configured; nobody reads it again"
+                yield Finding(f"meter {removed.meter}", "note", text)
             for each in ledger.places.moved_files(file_places(config)):
                 yield Finding(f"sink {each.sink}", "wrong", str(each))
             for meter, verdict, text in findings_of(config, ledger.reports.status(), ledger.instant()):

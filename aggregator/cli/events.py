@@ -252,28 +252,28 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
             say(f"{in_doubt} event(s) may have left before, and are in doubt (`aggregator events list`).")
 
 
-@events.command()
+@events.command("mark-accepted")
 @some_ids_argument
 @config_option
 @json_option
-def booked(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
+def mark_accepted(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
     """Say that the sink has these events in doubt: they count as accepted, and are never sent again."""
-    _settle(config_path, ids, booked=True, as_json=as_json)
+    _settle(config_path, ids, accepted=True, as_json=as_json)
 
 
-@events.command()
+@events.command("mark-missing")
 @some_ids_argument
 @config_option
 @json_option
-def absent(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
+def mark_missing(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
     """Say that the sink does not have these events in doubt: they are sent again, as they were planned.
 
     An event that the sink does have, after all, would be billed twice: look at its totals for the event's minute first.
     """
-    _settle(config_path, ids, booked=False, as_json=as_json)
+    _settle(config_path, ids, accepted=False, as_json=as_json)
 
 
-def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: bool) -> None:
+def _settle(config_path: Path, ids: tuple[int, ...], *, accepted: bool, as_json: bool) -> None:
     """Take a person's word on events in doubt."""
     from aggregator.core.readbacks import Finding
     from aggregator.ledger.review.parked import Choice
@@ -285,12 +285,12 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
         now = ledger.now()
         parked = _parked(ledger.database)
         fitting, others = _fitting(parked, choice, ("in_doubt",))
-        early = [] if booked else [each for each in fitting if _countable_at(config, each) > now]
+        early = [] if accepted else [each for each in fitting if _countable_at(config, each) > now]
         chosen = [each for each in fitting if each not in early]
-        finding = Finding.PRESENT if booked else Finding.ABSENT
+        finding = Finding.PRESENT if accepted else Finding.ABSENT
         done = set(parked.settle_by_hand([each.event for each in chosen], finding, now))
     if as_json:
-        key = "booked" if booked else "absent"
+        key = "accepted" if accepted else "missing"
         write_json(
             {
                 key: sorted(done),
@@ -302,12 +302,12 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, booked: bool, as_json: b
         for each in chosen:
             say(f"{each.event}: {each.delta} for {each.customer}, stamped {each.at:%Y-%m-%d %H:%M:%S}Z")
             say(f"   {each.reason}")
-        end = "accepted." if booked else "due again; the daemon or `aggregator run --once` sends them."
+        end = "accepted." if accepted else "due again; the daemon or `aggregator run --once` sends them."
         say(f"{len(done)} event(s) {end}")
     if early:
         first = max(_countable_at(config, each) for each in early)
         raise UsageError(
-            f"Tried too recently to be called absent: {_listed(early)}. The sink's totals may not show it yet; "
+            f"Tried too recently to be called missing: {_listed(early)}. The sink's totals may not show it yet; "
             f"look again after {first:%Y-%m-%d %H:%M}Z ({duration(first - now)})."
         )
     _refuse_others(choice, done, others, "Not in doubt")
@@ -401,7 +401,7 @@ def _refuse_others(choice: "Choice", done: set[int], others: list["Waiting"], wh
     if not missing:
         return
     remedies = {
-        "in_doubt": "in doubt: use `aggregator events mark-accepted` or `absent`, after looking at the sink",
+        "in_doubt": "in doubt: use `aggregator events mark-accepted` or `mark-missing`, after looking at the sink",
         "held": "held: use `aggregator events release` or `dismiss`",
         "refused": "refused: use `aggregator events release` or `dismiss`",
     }

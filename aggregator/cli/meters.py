@@ -17,9 +17,9 @@ from aggregator.cli.accounts import (
     WORDS,
     Line,
     Step,
+    admins_of,
     carry_out,
     compare,
-    desks_of,
     finding,
     one_meter,
     outcome_after,
@@ -90,7 +90,7 @@ def diff(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
     from aggregator.runtime.clock import utcnow
 
     config = load_config(config_path)
-    with desks_of(config) as admins:
+    with admins_of(config) as admins:
         lines = compare(admins, known_meters(config, names))
     now = utcnow()
     outcome = gravest(line.outcome for line in lines)
@@ -125,7 +125,7 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
     config = load_config(config_path)
     if as_json and not (yes or dry_run):
         raise UsageError("With --json there is nobody to ask: say --yes, or --dry-run.")
-    with desks_of(config) as admins:
+    with admins_of(config) as admins:
         lines = compare(admins, known_meters(config, names))
         now = utcnow()
         plan = [line for line in lines if line.outcome is ExitCode.WORK_LEFT]
@@ -159,7 +159,7 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
     the meter are due or being sent, this is refused unless you say --yes. Exits 3 if you answer no.
     """
     config = load_config(config_path)
-    with desks_of(config) as admins:
+    with admins_of(config) as admins:
         admin, known = one_meter(config, admins, meter, sink)
         if not known.active:
             say(f"The Stripe meter {known.event_name} is inactive already.")
@@ -195,7 +195,7 @@ def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
     Events that were refused meanwhile still wait: see `aggregator events list`. Exits 3 if you answer no.
     """
     config = load_config(config_path)
-    with desks_of(config) as admins:
+    with admins_of(config) as admins:
         admin, known = one_meter(config, admins, meter, sink)
         if known.active:
             say(f"The Stripe meter {known.event_name} is active already.")

@@ -87,8 +87,8 @@ def preview(
         say(report_left(name, tally.left_from, tally.left_why))
     if tally.unmapped_rows:
         say(
-            f"{tally.unmapped_rows:,} row(s) with a quantity of {quantity(tally.unmapped_quantity)} can be billed to nobody: no customer, or "
-            "no usable number. `aggregator status` names them once they are read."
+            f"{tally.unmapped_rows:,} row(s) with a quantity of {quantity(tally.unmapped_quantity)} can be billed to nobody"
+            ": no customer, or no usable number. `aggregator status` names them once they are read."
         )
     if older:
         say(report_older(name, older))

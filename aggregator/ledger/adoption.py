@@ -432,8 +432,8 @@ def _line_of(moved: Moved, identifier: str) -> str:
     known = comparison.slot is not None
     slot = str(comparison.slot) if known else NULL
     return (
-        f"{slot}\t{'t' if known else 'f'}\t{comparison.revision}\t{instant(comparison.window_start)}\t{text(comparison.customer)}"
-        f"\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\t{_maybe(comparison.kept_at)}\n"
+        f"{slot}\t{'t' if known else 'f'}\t{comparison.revision}\t{instant(comparison.window_start)}"
+        f"\t{text(comparison.customer)}\t{moved.quantity!s}\t{moved.total!s}\t{moved.delta!s}\t{identifier}\t{_maybe(comparison.kept_at)}\n"
     )
 
 

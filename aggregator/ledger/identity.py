@@ -405,10 +405,10 @@ def _mismatch(
     if (found.generation, found.claims_made - counted) >= known.order:
         return None
     return (
-        f"The ledger was wound back: it counts {found.claims_made - counted} claims in generation {found.generation}, and this "
-        f"host has seen {known.claims_made} in generation {known.generation}, the last one {seen}. It was restored from a backup, "
-        "or failed over to a server that lacked the latest commits; it has forgotten what was sent since, and would send it "
-        f"again. {WHAT_TO_DO}"
+        f"The ledger was wound back: it counts {found.claims_made - counted} claims in generation {found.generation}, and "
+        f"this host has seen {known.claims_made} in generation {known.generation}, the last one {seen}. It was restored "
+        "from a backup, or failed over to a server that lacked the latest commits; it has forgotten what was sent since, and "
+        f"would send it again. {WHAT_TO_DO}"
     )
 
 

@@ -345,8 +345,8 @@ class NotificationPoller:
             taken.unreadable += 1
             taken.troubles.append(f"{told.notification.id}: {told.trouble}")
         taken.troubles += [
-            f"{told.notification.id}: it counts more invalid events of {meter} than it names, and no figure of the sink can show "
-            "which; look at the meter there"
+            f"{told.notification.id}: it counts more invalid events of {meter} than it names, and no figure of the sink can "
+            "show which; look at the meter there"
             for meter in done.unseen
         ]
 

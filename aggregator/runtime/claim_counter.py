@@ -145,7 +145,7 @@ class ClaimCounter:
             return ClaimCount(
                 ledger,
                 generation,
-                count,
+                claims_made,
                 said["cluster"],
                 at,
                 said["claim_id"],

@@ -563,7 +563,8 @@ end
 $$;
 
 create trigger event_is_frozen
-    before update of id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta, total
+    before update of id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta,
+                     total
     on aggregator.event for each row
     execute function aggregator.refuse('what an event says never changes');
 

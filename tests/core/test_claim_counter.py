@@ -111,12 +111,12 @@ def test_the_count_is_on_disk_before_anybody_goes_on(tmp_path: Path) -> None:
 
 
 WITHOUT_A_CLAIM = (
-    '{"ledger_id": "a", "generation": 0, "beat": 5, "cluster": 7, "at": "2026-11-01T00:00+00:00"}'
+    '{"ledger_id": "a", "generation": 0, "claims_made": 5, "cluster": 7, "at": "2026-11-01T00:00+00:00"}'
 )
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"beat": 5}', '{"ledger_id": 1, "generation": "x"}', WITHOUT_A_CLAIM]
+    "text", ["", "{", "[]", '{"claims_made": 5}', '{"ledger_id": 1, "generation": "x"}', WITHOUT_A_CLAIM]
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     """What cannot be read is never taken for a first start: the message names the file and what to do."""
@@ -146,13 +146,13 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path) -> None:
         while not done.is_set():
             seen.append(json.loads((tmp_path / FILE).read_text())["claims_made"])
 
-    def count(claim_counter: ClaimCounter, first: int) -> None:
+    def keep_noting(claim_counter: ClaimCounter, first: int) -> None:
         for number in range(first, 150, 3):
             claim_counter.note(count(number))
 
     watching = threading.Thread(target=watch)
     watching.start()
-    threads = [threading.Thread(target=count, args=(each, at)) for at, each in enumerate(writing, 1)]
+    threads = [threading.Thread(target=keep_noting, args=(each, at)) for at, each in enumerate(writing, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -118,7 +118,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a claim is not counted beside the ledger before it is sent",
         "aggregator/ledger/outbox/outbox.py",
-        "            self._identity.noted(beat)\n",
+        "            self._identity.noted(count)\n",
         "            pass\n",
         ("tests/postgres/test_identity.py::test_a_claim_counts_before_anything_leaves",),
     ),
@@ -373,7 +373,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a cancellation is tried while the ledger is stopped",
         "aggregator/ledger/review/cancellations.py",
-        "and next_at <= %(now)s\n   and not exists (select from aggregator.identity where stopped_at is not null)\nreturning",
+        "and next_at <= %(now)s\n"
+        "   and not exists (select from aggregator.identity where stopped_at is not null)\nreturning",
         "and next_at <= %(now)s\nreturning",
         ("tests/postgres/test_cancelling.py::test_a_stopped_ledger_asks_a_sink_for_nothing",),
     ),

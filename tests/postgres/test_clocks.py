@@ -389,7 +389,7 @@ def test_whoever_looks_is_told_of_clocks_that_differ(
         ["backfill", "--from"],
         ["events", "release"],
         ["events", "dismiss"],
-        ["events", "absent"],
+        ["events", "mark-missing"],
         ["events", "give-up", "--meter", "removed", "--sink"],
     ],
 )

@@ -581,27 +581,27 @@ def test_a_persons_word_on_what_is_in_doubt(owing: World, call: Callable[..., Re
     bring(owing, "in_doubt")
     (first, _), (second, _), (third, _) = (event_of(owing, f"cus_{n}") for n in range(3))
     doubt = (
-        f"Not held or refused: {first} is in doubt: use `aggregator events mark-accepted` or `absent`, "
+        f"Not held or refused: {first} is in doubt: use `aggregator events mark-accepted` or `mark-missing`, "
         "after looking at the sink."
     )
     assert complaint(call("release", first)) == doubt
     assert complaint(call("dismiss", first)) == doubt
-    shown = call("booked", first)
+    shown = call("mark-accepted", first)
     assert f"{first}: 1 for cus_0, stamped 2026-11-01 00:00:00Z" in shown.output
     assert "no answer, and 20 h after the first attempt" in shown.output
     assert shown.output.endswith("1 event(s) accepted.\n")
     assert state_of(owing, first) == "accepted"
-    assert complaint(call("booked", first)) == f"Not in doubt: {first}: see `aggregator events list`."
+    assert complaint(call("mark-accepted", first)) == f"Not in doubt: {first}: see `aggregator events list`."
     owing.execute("update aggregator.event set attempted_at = %s where id = %s", LATER - 25 * HOUR, second)
     owing.execute("update aggregator.event set attempted_at = %s where id = %s", LATER, third)
-    early = call("absent", second, third)
-    assert f"Tried too recently to be called absent: {second}, {third}" in complaint(early)
+    early = call("mark-missing", second, third)
+    assert f"Tried too recently to be called missing: {second}, {third}" in complaint(early)
     assert "look again after" in complaint(early)
     assert state_of(owing, second) == "in_doubt"
-    assert "look again after 2026-11-05 05:00Z (1h)" in complaint(call("absent", second))
+    assert "look again after 2026-11-05 05:00Z (1h)" in complaint(call("mark-missing", second))
     owing.execute("update aggregator.event set attempted_at = %s where id = %s", LATER - 27 * HOUR, second)
-    assert json.loads(call("absent", second, "--json").output) == {
-        "absent": [second],
+    assert json.loads(call("mark-missing", second, "--json").output) == {
+        "missing": [second],
         "not_in_doubt": [],
         "too_early": {},
     }
@@ -615,5 +615,5 @@ def test_a_word_on_what_is_not_in_doubt(owing: World, call: Callable[..., Result
     bring(owing, "refused")
     event, _ = event_of(owing)
     told = f"Not in doubt: {event} is refused: use `aggregator events release` or `dismiss`."
-    assert complaint(call("booked", event)) == told
-    assert complaint(call("absent", event)) == told
+    assert complaint(call("mark-accepted", event)) == told
+    assert complaint(call("mark-missing", event)) == told

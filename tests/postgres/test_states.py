@@ -32,8 +32,8 @@ def test_an_event_goes_the_steps_of_the_table(world: World, tried: str) -> None:
         [(event,)] = world.rows(
             """
             insert into aggregator.event
-                   (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta, total,
-                    state, attempts, exposed_at)
+                   (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta,
+                    total, state, attempts, exposed_at)
             select nextval('aggregator.event_id'), slot_id, pass_id, feed_id, %s, window_start, at, planned_at, customer,
                    identifier, delta, total, %s, %s, %s
               from aggregator.event where revision = 0 returning id

@@ -304,7 +304,7 @@ def ways(world: World) -> list[tuple[str, str | None]]:
     """How each customer's event went, as the ledger has it."""
     return [
         (who, transport)
-        for who, transport in world.rows("select customer, way from aggregator.event order by customer")
+        for who, transport in world.rows("select customer, transport from aggregator.event order by customer")
     ]
 
 

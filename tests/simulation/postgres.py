@@ -261,7 +261,8 @@ def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
         "select event.id, slot_id, feed_id, meter.name, feed.sink_id, customer, event.window_start, revision, delta, total,"
         " at, identifier, state::text, reason, planned_at, attempts, exposed_at, attempted_at, settled_at, request_id,"
         " coalesce(event.transport, ''), pass.kind = 'adoption'"
-        " from aggregator.event join aggregator.pass on pass.id = event.pass_id join aggregator.feed on feed.id = event.feed_id"
+        " from aggregator.event join aggregator.pass on pass.id = event.pass_id"
+        " join aggregator.feed on feed.id = event.feed_id"
         " join aggregator.meter on meter.id = feed.meter_id order by event.id"
     ):
         event = EventRow(*row)
