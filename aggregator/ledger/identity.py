@@ -407,8 +407,8 @@ def _mismatch(
     return (
         f"The ledger was wound back: it counts {found.claims_made - counted} claims in generation {found.generation}, and "
         f"this host has seen {known.claims_made} in generation {known.generation}, the last one {seen}. It was restored "
-        "from a backup, or failed over to a server that lacked the latest commits; it has forgotten what was sent since, and "
-        f"would send it again. {WHAT_TO_DO}"
+        "from a backup, or failed over to a server that lacked the latest commits; it has forgotten what was sent since, "
+        f"and would send it again. {WHAT_TO_DO}"
     )
 
 

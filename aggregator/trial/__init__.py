@@ -1,12 +1,12 @@
 """The trial of a query: what it means is found out on closed windows before it bills.
 
 text.py        what the text of a query says
-judgement.py   answers in, findings out
+findings.py    answers in, findings out
 lookup.py      looks up customers at the sinks that know them
 trier.py       asks the source, within a time that it is given
 
 It stands on sources and the core, and sees no sink: who knows customers is handed to it. Only commands import it. Begin with
-`trier`, then `judgement`.
+`trier`, then `findings`.
 """
 
 from aggregator.trial.findings import Finding, Kind, Severity

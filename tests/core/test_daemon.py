@@ -139,14 +139,14 @@ def app_with(meter: object, **parts: object) -> App:
         "first_uses": {},
         "sinks": {},
         "sink_ids": {},
-        "hears": {},
+        "notification_sinks": {},
         "reconciliation": lambda _: Quiet(),
         "collections": {"m": Counting()},
-        "strangers": lambda _: [],
+        "unconfigured_meters": lambda _: [],
         "unconfigured": list,
         "unsafe_sources": dict,
         "unverified": {},
-        "elsewhere": list,
+        "moved_files": list,
         "unpromised": {},
     }
     return cast("App", SimpleNamespace(**(its | parts)))
@@ -183,7 +183,7 @@ def test_sinks_that_do_not_answer_keep_no_meter_and_no_other_sink_waiting() -> N
         OFTEN,
         sinks=slow,
         notification_sinks=dict.fromkeys(SINKS, 1),
-        poller=slow.__getitem__,
+        notification_poller=slow.__getitem__,
         collections={"m": counting},
     )
     work = Work(app, utcnow)
@@ -266,8 +266,8 @@ def test_while_the_clocks_differ_nothing_is_read_or_sent_and_that_is_said_once(s
     parts = {
         "sinks": {"stripe": polled},
         "sink_ids": {"stripe": 1},
-        "hears": {"stripe": 1},
-        "intake": lambda _: polled,
+        "notification_sinks": {"stripe": 1},
+        "notification_poller": lambda _: polled,
         "resume": lambda _: None,
         "refused": {},
         "delivery": lambda _: Rounds(delivered, Delivered),

@@ -164,8 +164,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a whole unit that differs still fits",
         "aggregator/core/rebase.py",
-        "subtract(stand.truth, stand.booked).copy_abs() < unit",
-        "subtract(stand.truth, stand.booked).copy_abs() <= unit",
+        "subtract(comparison.truth, comparison.booked).copy_abs() < unit",
+        "subtract(comparison.truth, comparison.booked).copy_abs() <= unit",
         (
             "tests/core/test_rebase.py::test_a_sum_that_agrees_is_believed_only_where_nothing_would_be_planned",
         ),
@@ -173,7 +173,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what was given up cannot be in a figure",
         "aggregator/core/readbacks.py",
-        "if event.asked or event.perhaps]",
+        "if event.asked or event.maybe_sent]",
         "if event.asked]",
         ("tests/core/test_readbacks.py::test_what_a_figure_proves",),
     ),
