@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,9 @@ PACKAGES = (
     "aggregator.sandbox",
     "aggregator.sinks",
 )
+
+LIBRARIES = ("aiohttp", "alembic.command", "alembic.runtime.migration", "stripe", "mako.template")
+"""What our modules import only once they need it."""
 
 
 class Forked:
@@ -92,7 +96,7 @@ class Starter:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End it; what it has forked and nobody has ended goes on."""
+        """End it, and with it what it has forked and nobody has ended."""
         self._asked.close()
         self._process.wait()
 
@@ -143,6 +147,8 @@ def start(
 
 
 def _import_all() -> None:
+    for name in LIBRARIES:
+        importlib.import_module(name)
     for name in PACKAGES:
         package = importlib.import_module(name)
         for found in pkgutil.walk_packages(package.__path__, f"{name}."):
@@ -166,6 +172,14 @@ def _become(asked: Sequence[Any], out: int, err: int) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def _end_all(watching: selectors.BaseSelector) -> None:
+    """Whoever asked is gone, so nobody else will end what was forked."""
+    for key in watching.get_map().values():
+        if key.data is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(key.fd, signal.SIGKILL)
+
+
 def _serve(asked: socket.socket) -> None:
     """Fork for whoever asks, and say how each ended. Returns in the forked processes, too, once they are done."""
     watching = selectors.DefaultSelector()
@@ -185,6 +199,7 @@ def _serve(asked: socket.socket) -> None:
                 continue
             message, descriptors, _, _ = socket.recv_fds(asked, LONGEST_MESSAGE, 3)
             if not message:
+                _end_all(watching)
                 return
             told_fd, out, err = descriptors
             pid = os.fork()
