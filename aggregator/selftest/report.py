@@ -135,7 +135,7 @@ class Report:
         for name, figure in {
             "rows of usage": outcome.rows,
             "units used": verdict.used,
-            "events mark-accepted": verdict.events,
+            "events booked": verdict.events,
             "of them corrections": verdict.corrections,
         }.items():
             came_to.add_row(f"  {name}", f"{figure:,}")
