@@ -42,14 +42,14 @@ class CsvSink(Block):
     )
     close_after: Annotated[Duration, at_least("1s"), at_most("30d", WAIT_IS_BOUNDED)] = Field(
         default=parse_duration("1d"),
-        description="How long the oldest event waits, in the daemon, for a file to fill. `run --once` does not wait.",
+        description="How long the daemon lets the oldest event wait for a file to fill. `run --once` does not wait.",
         examples=["1d"],
     )
     exact: bool = Field(
         default=False,
         description=(
-            "Write every customer as it is. Left out: one that a spreadsheet would take for a formula gets an apostrophe "
-            "before it, since people open these files."
+            "Write every customer unchanged. Left out: one that a spreadsheet would take for a formula gets an apostrophe "
+            "in front, since people open these files."
         ),
         examples=[True],
     )
@@ -63,7 +63,7 @@ class _ImportFiles(Block):
     )
     quantity_encoding: Literal["number", "text"] = Field(
         default="number",
-        description="How quantities stand in `jsonl` and `json`: as numbers, as in Stripe's sample, or as text.",
+        description="How quantities are written in `jsonl` and `json`: as numbers, as in Stripe's sample, or as text.",
         examples=["number"],
     )
     max_records: int = Field(
@@ -82,13 +82,13 @@ class _ImportFiles(Block):
     )
     close_after: Annotated[Duration, at_least("1s"), at_most("30d", WAIT_IS_BOUNDED)] = Field(
         default=parse_duration("10s"),
-        description="How long the oldest event waits, in the daemon, for a file to fill.",
+        description="How long the daemon lets the oldest event wait for a file to fill.",
         examples=["10s"],
     )
 
 
 class DirectorySink(_ImportFiles):
-    """Files for the import from S3, written to a directory from which something else takes them there."""
+    """Files for the import from S3, written to a directory from which your own job takes them."""
 
     type: Literal["directory"] = Field(description="What kind of sink this is.", examples=["directory"])
     directory: Directory = Field(

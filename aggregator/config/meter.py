@@ -86,8 +86,9 @@ class StripeEvent(Block):
     event_time_window: Literal["hour", "day"] | None = Field(
         default=None,
         description=(
-            "Of a meter that Stripe made pre-aggregated: of each customer's UTC hour or day only the newest event counts. "
-            "Recommended for new meters, since sending again can never bill twice. `window` is a whole multiple of it."
+            "For a pre-aggregated Stripe meter: in each customer's UTC hour or day, only the newest event counts. "
+            "Recommended for new meters: sending an event a second time can never bill it twice. `window` must be a "
+            "whole multiple of it."
         ),
         examples=["hour"],
     )
@@ -253,8 +254,8 @@ class Meter(Block):
         default=None,
         min_length=1,
         description=(
-            "What this meter was called before: it goes on where that was, with its mark, its corrections and its "
-            "identifiers. It may stay here for good."
+            "What this meter was called before. It keeps its mark, its corrections and its identifiers. You may leave "
+            "this in the file for good."
         ),
         examples=["requests"],
     )
@@ -292,8 +293,8 @@ class Meter(Block):
     feeds: FedSinks = Field(
         alias="sinks",
         description=(
-            "The sinks its events go to, by their names under `sinks:`; or, for one that bills a part of the time only or "
-            "is tried out, a mapping of `sink`, `bill_from`, `bill_until` and `shadow`."
+            "The sinks that its events go to, by their names under `sinks:`. For one that bills only a part of the time, "
+            "or is being tried out: a mapping of `sink`, `bill_from`, `bill_until` and `shadow`."
         ),
         examples=[["stripe"]],
     )
@@ -330,8 +331,8 @@ class Meter(Block):
     split: Annotated[Duration, at_least("1m")] | None = Field(
         default=None,
         description=(
-            "How short a piece of a window the query may be asked for when a whole one takes too long. Only for a query "
-            "that counts or sums: pieces are added up. Left out: such a window is set aside."
+            "If a whole window takes too long, the query is asked for parts of it, down to this length. Only for a query "
+            "that counts or sums, since the parts are added up. Left out: the window is skipped, and tried again later."
         ),
         examples=["1m"],
     )
@@ -358,8 +359,8 @@ class Meter(Block):
     decreases: Literal["hold", "apply", "cancel"] = Field(
         default="hold",
         description=(
-            "What becomes of a correction that lowers a bill: `hold` it for a person, `apply` it, or have Stripe `cancel` "
-            "what it corrects and bill the lower total anew, while that can be done; else it is held."
+            "What happens to a correction that lowers a bill: `hold` it for a person, `apply` it, or have Stripe `cancel` "
+            "the event that it corrects, and bill the lower total anew. If Stripe cannot cancel it any more, it is held."
         ),
         examples=["hold"],
     )
@@ -371,13 +372,13 @@ class Meter(Block):
     ] = Field(
         default=StripeEvent(),
         validate_default=True,
-        description="What the meter is at Stripe sinks.",
+        description="What the events look like to Stripe sinks.",
         examples=[{"event_name": "api_requests"}],
     )
     metronome: Annotated[MetronomeEvent, AfterValidator(_typed_after_meter)] = Field(
         default=MetronomeEvent(),
         validate_default=True,
-        description="What the meter's events are at Metronome sinks.",
+        description="What the events look like to Metronome sinks.",
         examples=[{"event_type": "api_requests"}],
     )
 

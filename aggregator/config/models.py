@@ -54,7 +54,7 @@ LOOPBACK_PER_SECOND = 10_000
 
 
 class Ledger(Block):
-    """The database of our own. Without `url`, a private embedded Postgres in the state directory."""
+    """The database that remembers what was billed. Without `url`: a private embedded Postgres in the state directory."""
 
     url: PostgresUrl | None = Field(
         default=None,
@@ -68,21 +68,21 @@ class Ledger(Block):
     )
     lease: Annotated[Duration, at_least("5s")] = Field(
         default=parse_duration("2m"),
-        description="How long a process may hold a meter without a sign of life before another takes over.",
+        description="How long a process keeps a meter without renewing its lease, before another process takes over.",
         examples=["2m"],
     )
     migrate: bool = Field(
         default=True,
-        description="Whether a command that opens the ledger brings its schema up to date first.",
+        description="Whether every command that opens the ledger first upgrades its tables to this version.",
         examples=[True],
     )
 
     failover: Literal["may_lose", "one_host", "lossless"] = Field(
         default="may_lose",
-        description="What holds when a standby takes over as the ledger's server. `may_lose`: it may lack the latest"
-        " commits, so nothing is sent before `aggregator adopt`. `lossless`: it cannot, as with a synchronous standby"
-        " (`synchronous_standby_names`) or replicated storage. `one_host`: only one host ever sends from this ledger and"
-        " keeps its `state_dir`, so it can tell by its own last claim.",
+        description="What is true when a standby takes over as the ledger's server. `may_lose`: it may lack the latest"
+        " commits, so nothing is sent before `aggregator adopt`. `lossless`: it never lacks any, as with a synchronous"
+        " standby (`synchronous_standby_names`) or replicated storage. `one_host`: only one host ever sends from this"
+        " ledger and keeps its `state_dir`, so its own last claim shows what was lost.",
         examples=["lossless"],
     )
 
@@ -105,7 +105,7 @@ class Source(Block):
     )
     statement_timeout: Annotated[Duration, at_least("1s")] = Field(
         default=parse_duration("60s"),
-        description="How long one query may run before the database is told to stop it.",
+        description="How long one query may run before it is stopped.",
         examples=["60s"],
     )
     wait_for_writers: Annotated[Duration, at_most("1d", "what comes later is found by reading again")] = (
@@ -120,22 +120,24 @@ class Source(Block):
     freshness: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
         description=(
-            "For rows that come from elsewhere (a standby, a subscriber, foreign tables, a warehouse): a select of one "
-            "timestamp up to which all of them have surely arrived, such as a heartbeat's. Nothing beyond it is read."
+            "A select that returns one timestamp, up to which the source certainly has all rows, such as the last "
+            "heartbeat's. Use it for a standby, a logical subscriber, foreign tables or a warehouse. Nothing after it is "
+            "read."
         ),
         examples=["select max(beat_at) as fresh_until from heartbeat"],
     )
     row_security: Literal["refused", "allowed"] = Field(
         default="refused",
         description=(
-            "Whether policies of Postgres may decide which rows the role sees. `refused`: such a query fails, as hidden "
-            "rows would not be billed; `allowed`: the policies show it all that is to be billed."
+            "Whether row-level security of Postgres may decide which rows the role sees. `refused`: a query that a policy "
+            "would filter fails, since hidden rows would not be billed. `allowed`: the policies show the role every row "
+            "that should be billed."
         ),
         examples=["allowed"],
     )
     timezone: Annotated[Literal["UTC"], ZoneOfColumns] | None = Field(
         default=None,
-        description="Says that columns without a time zone hold UTC. Convert anything else in the query.",
+        description="`UTC` means that columns without a time zone hold UTC. Convert anything else in the query.",
         examples=["UTC"],
     )
 
@@ -155,7 +157,7 @@ def _mode_of_the_key(mode: str, info: ValidationInfo) -> str:
 
 
 class StripeReports(Block):
-    """How we hear of what Stripe finds invalid after it has taken it."""
+    """How you get what Stripe finds invalid later."""
 
     poll: Interval = Field(
         default=parse_duration("5m"),
@@ -212,12 +214,12 @@ class StripeSink(Block):
     )
     stream_above: Annotated[int, Field(ge=1), AfterValidator(_only_for_auto)] = Field(
         default=10_000,
-        description="With `transport: auto`: while more events than this wait, they go by the stream.",
+        description="With `transport: auto`: while more events than this wait, they are sent by the stream.",
         examples=[10_000],
     )
     stripe_account: Annotated[str, Field(pattern=r"^acct_[A-Za-z0-9]+$")] | None = Field(
         default=None,
-        description="The connected account that everything goes to, if it is not the key's own.",
+        description="The connected account that everything is sent to, if it is not the key's own.",
         examples=["acct_1ABC"],
     )
     accounts: Annotated[Literal["by_customer"] | None, AfterValidator(_one_or_each)] = Field(
@@ -230,8 +232,8 @@ class StripeSink(Block):
     rate_limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description=(
-            "Calls per second at most, per account; of the stream, events per second. Left out: what Stripe allows; at an "
-            "`api_base` on this machine, as many as it takes."
+            "Calls per second at most, per account; for the stream, events per second. Left out: what Stripe allows; no "
+            "limit if `api_base` is on this machine."
         ),
         examples=[100],
     )
@@ -250,7 +252,9 @@ class StripeSink(Block):
     )
     webhook_secret: SigningSecrets | None = Field(
         default=None,
-        description="Signing secret of the event destination at Stripe that leads to `run --web`; several with commas.",
+        description=(
+            "Signing secret of the event destination at Stripe that sends to `run --web`. Separate several by commas."
+        ),
         examples=["${STRIPE_WEBHOOK_SECRET}"],
     )
     webhook_secret_file: SecretFile | None = Field(
@@ -328,7 +332,9 @@ class Config(Block):
     )
     ledger: Ledger = Field(
         default=Ledger(),
-        description="Our own database. Left out: a private embedded Postgres in the state directory.",
+        description=(
+            "The database that remembers what was billed. Left out: a private embedded Postgres in the state directory."
+        ),
         examples=[{"url": "${LEDGER_URL}"}],
     )
     sources: dict[str, Source] = Field(

@@ -105,7 +105,7 @@ def judge(sides: Sides) -> Verdict:
     for meter in sorted(sides.nobody.keys() | sides.aside.keys()):
         used, aside = sides.nobody.get(meter, ZERO), sides.aside.get(meter, ZERO)
         if used != aside:
-            verdict.wrong.append(f"{meter}: {used} used without a customer, {aside} set aside in the ledger")
+            verdict.wrong.append(f"{meter}: {used} used without a customer, {aside} unmapped in the ledger")
     return verdict
 
 
