@@ -35,9 +35,10 @@ from aggregator.core.model import (
 from aggregator.core.rebase import SlotComparison
 from aggregator.core.windows import WINDOWS_PER_READ, cut, floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
-from aggregator.ledger.adoption import Adopting, Counted, Line, Rebased
-from aggregator.ledger.identity import LedgerIdentity, Pinned, named
-from aggregator.ledger.meters import Feed, Meters, Registered
+from aggregator.ledger.adoption import Counted, Line, Rebased
+from aggregator.ledger.identity import Pinned, named
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.disk_list import DiskList
 from aggregator.sinks.protocol import Destination
@@ -98,9 +99,7 @@ class Adopter:
 
     def __init__(
         self,
-        adopting: Adopting,
-        identity: LedgerIdentity,
-        meters: Meters,
+        ledger: Ledger,
         registered: Iterable[Registered],
         sources: Mapping[str, Source],
         sinks: Mapping[str, Destination],
@@ -110,9 +109,9 @@ class Adopter:
         leave: Iterable[str] = (),
         wait: Callable[[float], object] = lambda _: None,
     ) -> None:
-        self._adopting = adopting
-        self._identity = identity
-        self._meters = meters
+        self._adopting = ledger.adoption
+        self._identity = ledger.identity
+        self._meters = ledger.meters
         self._registered = sorted(registered, key=lambda known: known.meter.name)
         self._sources = sources
         self._sinks = sinks

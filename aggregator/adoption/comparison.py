@@ -15,7 +15,7 @@ from aggregator.core import definitions, planner
 from aggregator.core.model import ZERO, Span, WriteModel
 from aggregator.core.rebase import SlotComparison, fits
 from aggregator.core.windows import DAY, HOUR, floor
-from aggregator.sinks.protocol import Destination
+from aggregator.sinks.protocol import Totals
 
 
 class Found(NamedTuple):
@@ -29,9 +29,7 @@ class Found(NamedTuple):
 class Comparison:
     """Compares one customer's slots with what a sink has counted, from days down to windows."""
 
-    def __init__(
-        self, sink: Destination, meter: str, comparisons: list[SlotComparison], unit: Decimal
-    ) -> None:
+    def __init__(self, sink: Totals, meter: str, comparisons: list[SlotComparison], unit: Decimal) -> None:
         self._sink = sink
         self._meter = meter
         self._customer = comparisons[0].customer

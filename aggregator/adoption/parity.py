@@ -20,7 +20,7 @@ from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
 from aggregator.core.windows import DAY
 from aggregator.ledger.parity import Place, Side
-from aggregator.sinks.protocol import Destination
+from aggregator.sinks.protocol import Totals
 
 ASKED_AT_ONCE = 8
 """How many customers are asked for beside each other."""
@@ -71,7 +71,7 @@ class Parity:
 
 
 def compare(
-    places: Iterable[Place], meter: str, span: Span, sinks: Sequence[Destination | None] = (None, None)
+    places: Iterable[Place], meter: str, span: Span, sinks: Sequence[Totals | None] = (None, None)
 ) -> Iterator[Compared]:
     """Yield every place, with what those sinks say of it that are given; the span is made of whole days then.
 

@@ -89,7 +89,6 @@ def adopt(
     from aggregator.adoption.adopter import Adopter
     from aggregator.config.durations import parse_duration
     from aggregator.errors import UsageError
-    from aggregator.ledger.adoption import Adopting
     from aggregator.wiring.app import build
 
     config = load_config(config_path)
@@ -104,9 +103,7 @@ def adopt(
             _follow(app.ledger.identity, as_json=as_json)
             return
         adoption = Adopter(
-            Adopting(app.ledger.database),
-            app.ledger.identity,
-            app.ledger.meters,
+            app.ledger,
             app.registered.values(),
             app.sources,
             app.sinks,

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from aggregator.config import Config, Meter
     from aggregator.config import Sink as ConfiguredSink
     from aggregator.core.model import Fence
+    from aggregator.ledger.ledger import Ledger
     from aggregator.sinks.protocol import Destination
     from aggregator.source import Source
     from aggregator.trial import Register
-    from aggregator.wiring.app import Ledger
 
 
 TRIAL_SECONDS = 30.0
@@ -189,8 +189,7 @@ def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
 @contextmanager
 def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
     """Yield what looks up customers, for each sink that knows them; they connect when they are first asked."""
-    from aggregator.sinks.protocol import KnowsCustomers
-    from aggregator.trial import Register
+    from aggregator.trial.lookup import KnowsCustomers, Register
     from aggregator.wiring.app import build_sink
 
     sinks = {name: build_sink(config, name) for name in config.sinks}

@@ -116,8 +116,7 @@ def list_events(
     config = load_config(config_path)
     choice = Choice(meter=meter, state=state, customer=customer, file=file, dismissed=dismissed)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
-        parked = _parked(ledger.database)
-        found, moved = parked.waiting(choice, limit + 1), parked.moved(limit, meter)
+        found, moved = ledger.parked.waiting(choice, limit + 1), ledger.parked.moved(limit, meter)
     shown, more = found[:limit], len(found) > limit
     if as_json:
         write_json(
@@ -155,10 +154,9 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
     done: set[int] = set()
     replanned: list[int] = []
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
-        parked = _parked(ledger.database)
         while True:
             now = ledger.now()
-            fitting, others = _fitting(parked, choice, DECIDABLE)
+            fitting, others = _fitting(ledger.parked, choice, DECIDABLE)
             stuck = {each.event: why for each in fitting if (why := _why_not_anew(config, each, now))}
             part = set(
                 ledger.outbox.release([each.event for each in fitting if each.event not in stuck], now)
@@ -204,9 +202,8 @@ def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
-        parked = _parked(ledger.database)
-        fitting, others = _fitting(parked, choice, DECIDABLE)
-        done = set(parked.dismiss([each.event for each in fitting], ledger.now()))
+        fitting, others = _fitting(ledger.parked, choice, DECIDABLE)
+        done = set(ledger.parked.dismiss([each.event for each in fitting], ledger.now()))
     if as_json:
         write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
@@ -283,12 +280,11 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, accepted: bool, as_json:
     choice = Choice(ids=ids)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         now = ledger.now()
-        parked = _parked(ledger.database)
-        fitting, others = _fitting(parked, choice, ("in_doubt",))
+        fitting, others = _fitting(ledger.parked, choice, ("in_doubt",))
         early = [] if accepted else [each for each in fitting if _countable_at(config, each) > now]
         chosen = [each for each in fitting if each not in early]
         finding = Finding.PRESENT if accepted else Finding.ABSENT
-        done = set(parked.settle_by_hand([each.event for each in chosen], finding, now))
+        done = set(ledger.parked.settle_by_hand([each.event for each in chosen], finding, now))
     if as_json:
         key = "accepted" if accepted else "missing"
         write_json(
@@ -346,14 +342,6 @@ def _why_not_anew(config: "Config", event: "Waiting", now: dt.datetime) -> str |
             "and dismiss it."
         )
     return None
-
-
-def _parked(database: object) -> "ParkedEvents":
-    from aggregator.ledger.database import Database
-    from aggregator.ledger.review.parked import ParkedEvents
-
-    assert isinstance(database, Database)
-    return ParkedEvents(database)
 
 
 def _choice(

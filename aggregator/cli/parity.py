@@ -99,7 +99,7 @@ def parity(
     from contextlib import ExitStack
 
     from aggregator.adoption.parity import Parity, compare
-    from aggregator.ledger.parity import Place, PlannedUsage
+    from aggregator.ledger.parity import Place
     from aggregator.runtime.disk_list import DiskList
     from aggregator.wiring.app import open_ledger
 
@@ -108,10 +108,10 @@ def parity(
     with ExitStack() as stack:
         kept = stack.enter_context(DiskList[Place]())
         with open_ledger(config, may_migrate=True, name="aggregator parity") as ledger:
-            planned = PlannedUsage(ledger.database)
-            feeds = planned.feeds(meter)
+            feeds = ledger.parity.feeds(meter)
             names = _pair(config, meter, between, list(feeds))
-            kept.keep(planned.places(feeds[names[0]], feeds[names[1]], span, by_day=by == "day"))
+            between_two = ledger.parity.places(feeds[names[0]], feeds[names[1]], span, by_day=by == "day")
+            kept.keep(between_two)
         sinks = [_asked(config, name, stack) if ask else None for name in names]
         result = Parity()
         found = result.counting(compare(kept.all(), meter, span, sinks))

@@ -125,6 +125,11 @@ class Limits:
     """How they go instead while many wait."""
 
     @property
+    def proof_of_one(self) -> dt.timedelta | None:
+        """Return `proof` of a single event; None where the totals show only the newest of several."""
+        return self.proof if self.write_model is WriteModel.DELTA else None
+
+    @property
     def past_days(self) -> int:
         """Return `past` for a sentence: in days, rounded up, as the sink's own documentation has it."""
         return -(-self.past // dt.timedelta(days=1))

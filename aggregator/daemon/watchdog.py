@@ -11,9 +11,11 @@ Rules
 import datetime as dt
 import threading
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from aggregator.errors import AggregatorError
+from aggregator.ledger.database import Database
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, boottime
 
@@ -66,21 +68,6 @@ class ClockWatch:
         wall = self._wall()
         ended = self._elapsed()
         return Moment(wall, ended) if ended - began <= AT_ONE_MOMENT_SECONDS else None
-
-
-class Database(Protocol):
-    """What is asked of the way into the ledger."""
-
-    def clocks_apart(self) -> str | None: ...  # noqa: D102
-    def instant(self) -> dt.datetime: ...  # noqa: D102
-    def look_for_waits(self) -> None: ...  # noqa: D102
-    def slow(self) -> str | None: ...  # noqa: D102
-
-
-class Outbox(Protocol):
-    """What is asked of the ledger about its own clock."""
-
-    def clock_set_back(self, now: dt.datetime) -> str | None: ...  # noqa: D102
 
 
 class Trouble:

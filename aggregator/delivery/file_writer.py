@@ -13,21 +13,19 @@ Rules
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from aggregator.core import retry
 from aggregator.core.model import (
-    Bounds,
     Event,
     Outcome,
     Span,
     State,
-    Written,
 )
 from aggregator.core.windows import is_ahead
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.outbox.files import Due, FileClaim
+from aggregator.ledger.outbox.files import Due, FileClaim, Files
+from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.runtime.clock import Clock, boottime
 from aggregator.sinks.protocol import Batch, FileSink
 
@@ -42,38 +40,6 @@ LEAST_BYTES = 20
 
 RENEW_AFTER = 1 / 3
 """A claim is renewed once so much of its time is over."""
-
-
-class Files(Protocol):
-    """What filing asks of the ledger."""
-
-    hold: dt.timedelta
-
-    def due(self, sink_id: int, now: dt.datetime) -> list[Due]: ...  # noqa: D102
-    def take_over(self, sink_id: int, place: str, now: dt.datetime) -> FileClaim | None: ...  # noqa: D102
-    def claim_whole(  # noqa: D102
-        self,
-        sink_id: int,
-        place: str,
-        around: Mapping[int, int],
-        bounds: Bounds,
-        now: dt.datetime,
-        *,
-        by_hand: bool,
-        span: Span | None = None,
-    ) -> FileClaim | None: ...
-    def members(self, claim: FileClaim) -> Iterator[list[Event]]: ...  # noqa: D102
-    def renew(self, claim: FileClaim, now: dt.datetime) -> bool: ...  # noqa: D102
-    def put_off(self, claim: FileClaim, until: dt.datetime, reason: str | None) -> None: ...  # noqa: D102
-    def settle_unfit(self, claim: FileClaim, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
-    def settle(self, claim: FileClaim, written: Written | None, now: dt.datetime) -> int: ...  # noqa: D102
-
-
-class Outbox(Protocol):
-    """What filing says of the sink as a whole."""
-
-    def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
-    def resume(self, sink_id: int) -> None: ...  # noqa: D102
 
 
 class FileWriter:

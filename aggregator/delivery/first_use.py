@@ -15,11 +15,11 @@ Rules
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from aggregator.core import planner
 from aggregator.core.model import ZERO, Span, WriteModel
@@ -33,8 +33,8 @@ from aggregator.errors import (
     SinkUnreachable,
     SinkUnreadable,
 )
-from aggregator.ledger.outbox.first_use import Pending
-from aggregator.sinks.protocol import Destination
+from aggregator.ledger.outbox.first_use import FirstUses, Pending
+from aggregator.sinks.protocol import Totals
 
 ASKED_AT_ONCE = 4
 """Customers that are asked about beside each other: at a sink's usual pace of answering less than the least of the limits,
@@ -59,22 +59,6 @@ NOTHING_OF_OTHERS = "the sink holds nothing that this ledger did not send"
 
 NOTHING_THERE = AccountRefused, CustomerUnknown, MeterMissing
 """A sink that says so holds nothing that counts: what it does not know it has not billed."""
-
-
-class FirstUses(Protocol):
-    """What is asked of the ledger."""
-
-    def open(self, sink_id: int, feeds: Collection[int] | None = None) -> bool: ...  # noqa: D102
-    def pending(  # noqa: D102
-        self, sink_id: int, but: Collection[int] = (), feeds: Collection[int] | None = None
-    ) -> list[Pending]: ...
-    def clear(self, pending: Pending, now: dt.datetime) -> bool: ...  # noqa: D102
-    def clear_for_good(  # noqa: D102
-        self, feeds: Sequence[int], by: str, now: dt.datetime
-    ) -> list[int]: ...
-    def stop(  # noqa: D102
-        self, pending: Pending, customers: Sequence[str], reason: str, now: dt.datetime
-    ) -> bool: ...
 
 
 class FirstUseState(NamedTuple):
@@ -152,7 +136,7 @@ class FirstUse:
     """
 
     def __init__(
-        self, ledger: FirstUses, sink: Destination, sink_id: int, feeds: Mapping[int, str] | None = None
+        self, ledger: FirstUses, sink: Totals, sink_id: int, feeds: Mapping[int, str] | None = None
     ) -> None:
         self._ledger = ledger
         self._sink = sink

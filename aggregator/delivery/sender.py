@@ -20,7 +20,6 @@ from typing import Protocol
 from aggregator.core import retry
 from aggregator.core.model import (
     Answer,
-    ClaimId,
     Event,
     EventId,
     Outcome,
@@ -30,6 +29,7 @@ from aggregator.core.model import (
 )
 from aggregator.delivery.first_use import Clear, FirstUseState
 from aggregator.errors import AggregatorError, SinkHalted
+from aggregator.ledger.outbox.outbox import Claim, Outbox
 from aggregator.runtime import failpoints
 from aggregator.runtime.clock import Clock, boottime
 from aggregator.runtime.redact import named, redacted
@@ -55,36 +55,6 @@ LOOK_SECONDS = 1.0
 """How soon a lane that waits for what another one lets go looks by itself."""
 
 COUNTS = ("claimed", "accepted", "duplicates", "refused", "again", "in_doubt", "unsent", "stale")
-
-
-class Claimed(Protocol):
-    """Events that this process, and no other, is about to send."""
-
-    @property
-    def id(self) -> ClaimId: ...  # noqa: D102
-    @property
-    def events(self) -> tuple[Event, ...]: ...  # noqa: D102
-    @property
-    def leave_seconds(self) -> float: ...  # noqa: D102
-    @property
-    def at(self) -> dt.datetime: ...  # noqa: D102
-
-
-class Outbox(Protocol):
-    """What delivery asks of the ledger."""
-
-    def claim(  # noqa: D102
-        self, sink_id: int, limit: int, now: dt.datetime, transport: str, feeds: Sequence[int] | None
-    ) -> Claimed | None: ...
-    def more_due(  # noqa: D102
-        self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None
-    ) -> bool: ...
-    def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int: ...  # noqa: D102
-    def stop(self, event: EventId, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
-    @property
-    def stopped(self) -> bool: ...  # noqa: D102
-    def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
-    def resume(self, sink_id: int) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -198,7 +168,7 @@ class Sender:
         self._send(hold, fit, result)
         return result
 
-    def _claim(self, now: dt.datetime) -> Claimed | None:
+    def _claim(self, now: dt.datetime) -> Claim | None:
         """Claim as many events as the sink wants at once; it may want more, and another way for them, while many wait."""
         limits, bulk = self._sink.limits, self._sink.limits.bulk
         if bulk is not None and self._outbox.more_due(self._sink_id, bulk.above, now, self._feeds):
@@ -265,7 +235,7 @@ class Sender:
 class _Hold:
     """How long events of a claim may still leave, on a clock that goes on while the machine sleeps."""
 
-    def __init__(self, claim: Claimed, began: float) -> None:
+    def __init__(self, claim: Claim, began: float) -> None:
         self.claim = claim
         self.until = began + claim.leave_seconds
 

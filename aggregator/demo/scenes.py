@@ -26,10 +26,11 @@ from aggregator.demo.product import DATABASE, USED, Product
 from aggregator.demo.proof import Proof, prove
 from aggregator.demo.story import Story
 from aggregator.demo.traffic import Traffic, straggler
+from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
-from aggregator.wiring.app import Ledger, build_sink, open_ledger
+from aggregator.wiring.app import build_sink, open_ledger
 
 DIRECTORY = Path(".aggregator/demo")
 

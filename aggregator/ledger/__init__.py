@@ -13,6 +13,7 @@ adoption        what a sink holds already, taken over
 notifications   what sinks tell by themselves, taken once
 parity          what was planned for two sinks of a meter, beside each other
 reports         questions, for status and proofs
+ledger          all of it together, as the wiring opens it
 
 It imports the runtime and the core; shells, wiring and commands import it. Begin with `meters` and `passes/passes`.
 """

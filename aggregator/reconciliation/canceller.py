@@ -18,12 +18,13 @@ from decimal import Decimal
 from typing import Protocol
 
 from aggregator.core import readbacks
-from aggregator.core.model import ZERO, Answer, Limits, Span
+from aggregator.core.model import ZERO, Answer
 from aggregator.core.notifications import CancelResult
 from aggregator.core.readbacks import EventsInSpan, Finding
 from aggregator.core.states import CancellationState
 from aggregator.errors import SinkError
-from aggregator.ledger.review.cancellations import Candidate, Wanted
+from aggregator.ledger.review.cancellations import Cancellations, Candidate, Wanted
+from aggregator.sinks.protocol import Totals
 
 CANCELS_WITHIN = dt.timedelta(hours=23)
 """Stripe cancels what it received within 24 hours (docs.stripe.com/billing/subscriptions/usage-based/meters/configure).
@@ -43,49 +44,11 @@ AT_ONCE = 100
 COUNTS = ("done", "taken", "refused", "again", "lapsed")
 
 
-class Sink(Protocol):
-    """What cancelling asks of a sink's totals."""
-
-    def limits_for(self, meter: str) -> Limits: ...  # noqa: D102
-    def total(self, meter: str, customer: str, span: Span) -> Decimal: ...  # noqa: D102
-
-
-class NotificationClient(Protocol):
+class CancelClient(Protocol):
     """What cancelling asks of a sink."""
 
     def cannot_cancel(self, meter: str) -> str | None: ...  # noqa: D102
     def cancel(self, meter: str, identifier: str, transport: str) -> CancelResult: ...  # noqa: D102
-
-
-class Ledger(Protocol):
-    """What cancelling asks of the ledger."""
-
-    def ask_lowered(  # noqa: D102
-        self, sink_id: int, meters: Collection[str], since: dt.datetime, now: dt.datetime, limit: int
-    ) -> list[int]: ...
-    def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]: ...  # noqa: D102
-    def wanted(  # noqa: D102
-        self,
-        sink_id: int | None = None,
-        *,
-        now: dt.datetime | None = None,
-        events: Sequence[int] | None = None,
-        limit: int,
-    ) -> list[Wanted]: ...
-    def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None: ...  # noqa: D102
-    def answered(  # noqa: D102
-        self,
-        wanted: Wanted,
-        state: CancellationState,
-        answer: str,
-        now: dt.datetime,
-        next_at: dt.datetime,
-        *,
-        unsure: bool,
-    ) -> bool: ...
-    def seen(self, wanted: Wanted, now: dt.datetime) -> None: ...  # noqa: D102
-    def look(self, wanted: Wanted) -> EventsInSpan: ...  # noqa: D102
-    def settle(self, wanted: Wanted, answer: str, now: dt.datetime) -> bool: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -106,7 +69,7 @@ class Round:
 
 
 def why_not_cancellable(
-    candidate: Candidate, notification_client: NotificationClient, now: dt.datetime
+    candidate: Candidate, notification_client: CancelClient, now: dt.datetime
 ) -> str | None:
     """Say why an event cannot be cancelled; None if it can."""
     if candidate.open:
@@ -134,9 +97,9 @@ class Canceller:
 
     def __init__(
         self,
-        ledger: Ledger,
-        notification_client: NotificationClient,
-        sink: Sink,
+        ledger: Cancellations,
+        notification_client: CancelClient,
+        sink: Totals,
         sink_id: int,
         lowering: Collection[str] = (),
     ) -> None:

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aggregator.core.model import Limits, Span, WriteModel
+from aggregator.core.model import Limits, Span
 from aggregator.core.notifications import Notification, ParsedNotification, Unimported
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.notifications import Origin, Taking
+from aggregator.ledger.notifications import Notifications, Origin, Origins
 
 OVERLAP = dt.timedelta(hours=1)
 """How late a message may appear. Those that it asks for again cost one call as long as they fit a page."""
@@ -56,50 +56,10 @@ class NotificationClient(Protocol):
 
     @property
     def takes_deliveries(self) -> bool: ...  # noqa: D102
-    def account_of(self, customer: str) -> str | None: ...  # noqa: D102
     def listed(self, span: Span, account: str | None = None) -> list[Notification]: ...  # noqa: D102
     def fetched(self, name: str, account: str | None = None) -> ParsedNotification | None: ...  # noqa: D102
     def imports(self, span: Span) -> list[ParsedNotification]: ...  # noqa: D102
     def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None: ...  # noqa: D102
-
-
-class Sink(Protocol):
-    """What intake asks of a sink about its meters."""
-
-    def limits_for(self, meter: str) -> Limits: ...  # noqa: D102
-
-
-class Ledger(Protocol):
-    """What intake asks of the ledger."""
-
-    def take(  # noqa: D102
-        self,
-        sink_id: int,
-        told: ParsedNotification,
-        came_by: str,
-        now: dt.datetime,
-        proofs: Sequence[dt.timedelta | None],
-    ) -> Taking: ...
-    def known(self, sink_id: int, ids: Sequence[str]) -> set[str]: ...  # noqa: D102
-    def polled_until(self, sink_id: int) -> dt.datetime | None: ...  # noqa: D102
-    def polled(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None: ...  # noqa: D102
-    def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None: ...  # noqa: D102
-
-
-class Origins(Protocol):
-    """What intake asks of the ledger about what is asked by itself: accounts of customers, and imports."""
-
-    def find(  # noqa: D102
-        self, sink_id: int, account_of: Callable[[str], str | None], now: dt.datetime
-    ) -> None: ...
-    def due(  # noqa: D102
-        self, sink_id: int, now: dt.datetime, again_after: dt.timedelta, limit: int
-    ) -> list[Origin]: ...
-    def named(  # noqa: D102
-        self, sink_id: int, name: str, now: dt.datetime, again_after: dt.timedelta
-    ) -> Origin | None: ...
-    def polled(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None: ...  # noqa: D102
-    def not_polled(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -128,23 +88,23 @@ class NotificationPoller:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: Notifications,
         notification_client: NotificationClient,
-        sink: Sink,
+        limits_for: Callable[[str], Limits],
         sink_id: int,
         origins: Origins | None = None,
         *,
-        by_customer: bool = False,
+        account_of: Callable[[str], str | None] | None = None,
         imports: bool = False,
     ) -> None:
-        """`by_customer`: each customer's account is heard by itself; `imports`: there are files that may not be imported."""
-        assert origins or not (by_customer or imports), "what is asked by itself is kept by itself"
+        """`account_of` if each customer's account is heard by itself, `imports` if files may not be imported."""
+        assert origins or not (account_of or imports), "what is asked by itself is kept by itself"
         self._ledger = ledger
         self._notification_client = notification_client
-        self._sink = sink
+        self._limits_for = limits_for
         self._sink_id = sink_id
         self._origins = origins
-        self._by_customer = by_customer
+        self._account_of = account_of
         self._imports = imports
         self._stopping = threading.Event()
         self._not_before: dt.datetime | None = None
@@ -199,8 +159,8 @@ class NotificationPoller:
             return
         try:
             self._not_before = None
-            if self._by_customer and self._origins:
-                self._hear_accounts(self._origins, now, taken)
+            if self._account_of and self._origins:
+                self._hear_accounts(self._origins, self._account_of, now, taken)
             else:
                 self._hear_whole(now, taken)
         except SinkHalted as halted:
@@ -224,9 +184,11 @@ class NotificationPoller:
             taken.more = True
             self._goes_on_at = came_to
 
-    def _hear_accounts(self, origins: Origins, now: dt.datetime, taken: Taken) -> None:
+    def _hear_accounts(
+        self, origins: Origins, account_of: Callable[[str], str | None], now: dt.datetime, taken: Taken
+    ) -> None:
         """Ask the accounts whose turn it is, as many as a round has questions for."""
-        origins.find(self._sink_id, self._notification_client.account_of, now)
+        origins.find(self._sink_id, account_of, now)
         questions = iter(range(MOST_ACCOUNTS_ASKED))
         silent = 0
         for origin in origins.due(self._sink_id, now, AGAIN_AFTER, MOST_ACCOUNTS_ASKED):
@@ -333,7 +295,7 @@ class NotificationPoller:
         )
 
     def _take(self, told: ParsedNotification, came_by: str, now: dt.datetime, taken: Taken) -> None:
-        proofs = [self._proof(report.meter) for report in told.reports]
+        proofs = [self._limits_for(report.meter).proof_of_one for report in told.reports]
         done = self._ledger.take(self._sink_id, told, came_by, now, proofs)
         if not done.fresh:
             return
@@ -349,11 +311,6 @@ class NotificationPoller:
             "show which; look at the meter there"
             for meter in done.unseen
         ]
-
-    def _proof(self, meter: str) -> dt.timedelta | None:
-        """Return how long the sink needs to count; None where its figures prove nothing about single events."""
-        limits = self._sink.limits_for(meter)
-        return limits.proof if limits.write_model is WriteModel.DELTA else None
 
 
 def _start(polled_until: dt.datetime | None, now: dt.datetime) -> dt.datetime:

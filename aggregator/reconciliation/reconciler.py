@@ -15,16 +15,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Protocol
 
 from aggregator.core import newest, readbacks
-from aggregator.core.model import EventId, Report, Span, WriteModel
+from aggregator.core.model import Report, Span, WriteModel
 from aggregator.core.readbacks import Conclusion, EventsInSpan, Finding
 from aggregator.core.windows import floor, is_ahead
 from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
-from aggregator.ledger.review.in_doubt import MOST_PLACES, Readback, Settled
-from aggregator.ledger.review.unacknowledged import Uncovered
-from aggregator.sinks.protocol import Destination
+from aggregator.ledger.review.in_doubt import MOST_PLACES, InDoubt, Readback, Settled
+from aggregator.sinks.protocol import Totals
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
@@ -44,34 +42,6 @@ COUNTS = ("present", "absent", "unclear", "waiting", "stale", "confirmed", "reje
 
 Decide = Callable[[EventsInSpan, Decimal], list[Conclusion]]
 """Rules on the events in question of an excerpt by the sink's figure."""
-
-
-class InDoubt(Protocol):
-    """What reconciliation asks of the ledger about events in doubt, and about what a sink reports."""
-
-    def open(  # noqa: D102
-        self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int
-    ) -> list[EventsInSpan]: ...
-    def settle(  # noqa: D102
-        self, in_span: EventsInSpan, conclusions: Sequence[Conclusion], now: dt.datetime, look_at: dt.datetime
-    ) -> Settled: ...
-    def put_off(self, in_span: EventsInSpan, look_at: dt.datetime) -> None: ...  # noqa: D102
-    def take_report(  # noqa: D102
-        self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
-    ) -> tuple[list[EventId], bool]: ...
-    def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]: ...  # noqa: D102
-    def sent_silently(  # noqa: D102
-        self, sink_id: int, transport: str, earliest: dt.datetime
-    ) -> tuple[list[tuple[int, str, Span]], bool]: ...
-    def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool: ...  # noqa: D102
-    def readback(self, sink_id: int, now: dt.datetime) -> Readback | None: ...  # noqa: D102
-    def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]: ...  # noqa: D102
-    def look(self, readback: Readback, customer: str, span: Span) -> EventsInSpan: ...  # noqa: D102
-    def note(self, readback: Readback, found: str) -> None: ...  # noqa: D102
-    def close_readback(  # noqa: D102
-        self, readback: Readback, found: str, now: dt.datetime, *, nothing: bool
-    ) -> None: ...
-    def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -126,7 +96,7 @@ class _Reading:
 class Reconciler:
     """Reads one sink back. One at a time per sink is enough; several do no harm, since what is stale is not written."""
 
-    def __init__(self, in_doubt: InDoubt, sink: Destination, sink_id: int) -> None:
+    def __init__(self, in_doubt: InDoubt, sink: Totals, sink_id: int) -> None:
         self._in_doubt = in_doubt
         self._sink = sink
         self._sink_id = sink_id
@@ -150,17 +120,13 @@ class Reconciler:
 
     def take(self, report: Report, now: dt.datetime) -> Reconciled:
         """Take what the sink reports of events it had accepted. Taking a report twice has the effect of once."""
-        refused, readback = self._in_doubt.take_report(self._sink_id, report, now, self._wait(report.meter))
+        wait = self._sink.limits_for(report.meter).proof_of_one
+        refused, readback = self._in_doubt.take_report(self._sink_id, report, now, wait)
         return Reconciled(rejected=len(refused), readbacks=int(readback))
 
     def stop(self) -> None:
         """Ask nothing more; a round that is under way ends after the call it waits for."""
         self._stopping.set()
-
-    def _wait(self, meter: str) -> dt.timedelta | None:
-        """Return how long the sink needs to count; None where its figures prove nothing about single events."""
-        limits = self._sink.limits_for(meter)
-        return limits.proof if limits.write_model is WriteModel.DELTA else None
 
     def _ask(self, now: dt.datetime, wait: dt.timedelta, result: Reconciled) -> None:
         """Ask for the read-back of what was sent long enough ago, if nobody has said of each event what became of it."""

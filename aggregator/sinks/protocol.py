@@ -31,8 +31,8 @@ from aggregator.core.model import (
 )
 
 
-class Destination(Protocol):
-    """What holds for a sink of either kind."""
+class Totals(Protocol):
+    """What a sink says of itself, and of what it has counted."""
 
     name: str
     limits: Limits
@@ -40,17 +40,6 @@ class Destination(Protocol):
 
     def limits_for(self, meter: str) -> Limits:
         """Return what holds for the events of one of our meters: its write model may be its own."""
-        ...
-
-    def preflight(self, meters: Iterable[str]) -> list[str]:
-        """Say in what the far side does not fit these meters: no event could be booked right. Raises SinkError."""
-        ...
-
-    def account(self) -> str | None:
-        """Name the account and mode that everything goes to, as the far side has it; None if it does not say.
-
-        Raises SinkError.
-        """
         ...
 
     def total(self, meter: str, customer: str, span: Span) -> Decimal:
@@ -65,12 +54,31 @@ class Destination(Protocol):
         """Return the same for each hour or day of the span in which anything was counted, by its start."""
         ...
 
+
+class Admission(Protocol):
+    """Whether the far side lets us in, to which account, and whether our meters fit it."""
+
+    def preflight(self, meters: Iterable[str]) -> list[str]:
+        """Say in what the far side does not fit these meters: no event could be booked right. Raises SinkError."""
+        ...
+
+    def account(self) -> str | None:
+        """Name the account and mode that everything goes to, as the far side has it; None if it does not say.
+
+        Raises SinkError.
+        """
+        ...
+
     def resume(self) -> None:
         """Take events again after having been halted, if the far side lets us in by now: it is asked, and books nothing.
 
         Raises SinkHalted or SinkUnreachable as long as it does not; the sink stays halted then.
         """
         ...
+
+
+class Destination(Totals, Admission, Protocol):
+    """What holds for a sink of either kind."""
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""
@@ -128,25 +136,6 @@ class HasCaveats(Protocol):
 
     def cannot_promise(self) -> list[str]:
         """Say what cannot be relied on and what to do about it, a sentence each. Raises SinkError."""
-        ...
-
-
-@runtime_checkable
-class KnowsCustomers(Protocol):
-    """A sink that can be asked whether a customer is there. Nothing is made or changed by asking."""
-
-    name: str
-
-    def knows_by_name(self, customer: str) -> bool:
-        """Say whether the far side can be asked about what is so called: of another form it would give no answer."""
-        ...
-
-    def why_unknown(self, customer: str) -> str | None:
-        """Say in a sentence why nobody there is so called, or no longer; None if somebody is.
-
-        Raises SinkUnreadable if the key may not ask, AccountRefused if an account that the customer names does not let us
-        ask, and any other SinkError if there is no answer.
-        """
         ...
 
 

@@ -7,7 +7,7 @@ Rules
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from aggregator.errors import AccountRefused, SinkError, SinkUnreadable
 from aggregator.trial import findings
@@ -17,24 +17,29 @@ MOST = 5
 """How many customers of a meter are looked up at each of its sinks: enough to notice a wrong account or mode."""
 
 
-class Sink(Protocol):
-    """What is asked of a sink that knows customers."""
+@runtime_checkable
+class KnowsCustomers(Protocol):
+    """A sink that can be asked whether a customer is there. Nothing is made or changed by asking."""
 
     name: str
 
     def knows_by_name(self, customer: str) -> bool:
-        """Say whether it can be asked about what is so called."""
+        """Say whether the far side can be asked about what is so called: of another form it would give no answer."""
         ...
 
     def why_unknown(self, customer: str) -> str | None:
-        """Say in a sentence why nobody there is so called; None if somebody is. Raises SinkError."""
+        """Say in a sentence why nobody there is so called, or no longer; None if somebody is.
+
+        Raises SinkUnreadable if the key may not ask, AccountRefused if an account that the customer names does not let us
+        ask, and any other SinkError if there is no answer.
+        """
         ...
 
 
 class Register:
     """What one sink said of customers, for all meters that feed it."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: KnowsCustomers) -> None:
         self.name = sink.name
         self._sink = sink
         self._found: dict[str, str | None] = {}

@@ -5,7 +5,6 @@ Rules
 - Whoever builds closes: every part that holds a thread, a connection or a server is given back in the reverse order.
 """
 
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,20 +29,11 @@ from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Sender, Worker
 from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
 from aggregator.ledger.clock import LedgerClock
-from aggregator.ledger.configurations import Configurations
-from aggregator.ledger.database import Database, ledger_id_of, migrate, unfit
-from aggregator.ledger.identity import LedgerIdentity
-from aggregator.ledger.meters import Meters, Registered
-from aggregator.ledger.notifications import Notifications, Origins
-from aggregator.ledger.outbox.files import Files
-from aggregator.ledger.outbox.first_use import FirstUses
-from aggregator.ledger.outbox.moved_files import MovedFile, Places
-from aggregator.ledger.outbox.outbox import Outbox
-from aggregator.ledger.outbox.uploads import Uploads
-from aggregator.ledger.passes.passes import Passes
-from aggregator.ledger.reports import Reports, Unconfigured
-from aggregator.ledger.review.cancellations import Cancellations
-from aggregator.ledger.review.in_doubt import InDoubt
+from aggregator.ledger.database import Database, migrate, unfit
+from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.meters import Registered
+from aggregator.ledger.outbox.moved_files import MovedFile
+from aggregator.ledger.reports import Unconfigured
 from aggregator.reconciliation.canceller import Canceller
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.reconciliation.reconciler import Reconciler
@@ -73,7 +63,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "App",
-    "Ledger",
     "build",
     "build_admin_client",
     "build_notification_client",
@@ -106,36 +95,6 @@ ANSWER_MARGIN = timedelta(seconds=10)
 
 FILE_HELD, FILE_CALLS = timedelta(seconds=60), 6
 """How long a file is its owner's without a sign of life: a minute, or as many calls to a store as may fail in a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """The verbs of one ledger, by what they are about."""
-
-    id: str
-    database: Database
-    identity: LedgerIdentity
-    meters: Meters
-    passes: Passes
-    outbox: Outbox
-    files: Files
-    in_doubt: InDoubt
-    notifications: Notifications
-    origins: Origins
-    cancellations: Cancellations
-    uploads: Uploads
-    places: Places
-    reports: Reports
-    configurations: Configurations
-    first_uses: FirstUses
-
-    def now(self) -> datetime:
-        """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""
-        return self.database.now()
-
-    def instant(self) -> datetime:
-        """Return the same, whatever this host's clock shows: for whoever only looks, or settles what is in the air."""
-        return self.database.instant()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +192,14 @@ class App:
 
     def notification_poller(self, sink: str) -> NotificationPoller:
         """Return what takes in what a sink tells by itself, for one of `tellers`."""
+        notification_client = self.notification_clients[sink]
         return NotificationPoller(
             self.ledger.notifications,
-            self.notification_clients[sink],
-            self.sinks[sink],
+            notification_client,
+            self.sinks[sink].limits_for,
             self.notification_sinks[sink],
             self.ledger.origins,
-            by_customer=self.notification_clients[sink].by_customer,
+            account_of=notification_client.account_of if notification_client.by_customer else None,
             imports=self.config.imports,
         )
 
@@ -320,37 +280,25 @@ def open_ledger(
             migrate(url)
         clock = LedgerClock(CLOCK_SKEW, host)
         with Database(url, name=name, url_now=lambda: url_now(config.ledger), clock=clock) as database:
-            yield _verbs(config, database)
+            ledger = _ledger(config, database)
+            faults = unfit(database)
+            if faults:
+                raise LedgerError(" ".join(faults))
+            yield ledger
 
 
-def _verbs(config: Config, database: Database) -> Ledger:
-    who = uuid.uuid4()
-    ledger_id = str(ledger_id_of(database).ledger_id)
-    faults = unfit(database)
-    if faults:
-        raise LedgerError(" ".join(faults))
-    lease = config.ledger.lease
+def _ledger(config: Config, database: Database) -> Ledger:
+    """Return the ledger as the settings have it. A claim outlasts the slowest of the configured sinks."""
     answers = [sink.timeout for sink in config.sinks.values() if not isinstance(sink, FileSink)]
     uploads = [sink.timeout for sink in config.sinks.values() if isinstance(sink, S3Sink)]
-    longest = max(answers, default=timedelta(seconds=10))
-    identity = LedgerIdentity(database, ClaimCounter(config.state_dir), config.ledger.failover)
     return Ledger(
-        ledger_id,
         database,
-        identity,
-        Meters(database, who, lease),
-        Passes(database, lease, monotonic, identity),
-        Outbox(database, who, LEAVE_WITHIN, longest + ANSWER_MARGIN, identity),
-        Files(database, who, max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]), identity),
-        InDoubt(database),
-        Notifications(database),
-        Origins(database),
-        Cancellations(database),
-        Uploads(database),
-        Places(database),
-        Reports(database),
-        Configurations(database),
-        FirstUses(database),
+        ClaimCounter(config.state_dir),
+        config.ledger.failover,
+        lease=config.ledger.lease,
+        leave=LEAVE_WITHIN,
+        answer=max(answers, default=timedelta(seconds=10)) + ANSWER_MARGIN,
+        hold=max([FILE_HELD, *(FILE_CALLS * each for each in uploads)]),
     )
 
 

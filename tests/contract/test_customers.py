@@ -12,10 +12,10 @@ from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreach
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
-from aggregator.sinks.protocol import KnowsCustomers
 from aggregator.sinks.stripe import StripeMeter, StripeSink
 from aggregator.sinks.stripe.connect import Addresses
 from aggregator.sinks.stripe.limits import Rates
+from aggregator.trial.lookup import KnowsCustomers
 from tests.contract.making import making
 from tests.contract.scripted import BROKEN, Server, Told, refusal, serving
 

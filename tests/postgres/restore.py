@@ -23,10 +23,9 @@ from aggregator.core.model import (
     Verdict,
 )
 from aggregator.core.windows import floor
-from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.database import Database
-from aggregator.ledger.identity import Failover, LedgerIdentity
-from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.ledger.identity import Failover
+from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.claim_counter import ClaimCounter
 from tests.fakes import LIMITS, FakeSink, FakeSource
 from tests.postgres.world import METER, World
@@ -153,10 +152,11 @@ class PinnedWorld(World):
         super().__init__(database, meter=meter, source=source, sinks=sinks)
         self.directory = directory
         self.claim_counter = ClaimCounter(directory)
-        self.identity = LedgerIdentity(database, self.claim_counter, failover)
-        self.outbox = Outbox(
-            database, self.owner, dt.timedelta(seconds=40), dt.timedelta(seconds=20), self.identity
+        leave, answer = dt.timedelta(seconds=40), dt.timedelta(seconds=20)
+        self.ledger = Ledger(
+            database, self.claim_counter, failover, lease=self.lease, leave=leave, answer=answer, hold=leave
         )
+        self.identity, self.outbox = self.ledger.identity, self.ledger.outbox
 
     @property
     def like(self) -> StripeLike:
@@ -193,9 +193,7 @@ class PinnedWorld(World):
     def adoption(self, *, without_readback: Sequence[str] = (), leave: Sequence[str] = ()) -> Adopter:
         """Return what adopts this ledger."""
         return Adopter(
-            Adopting(self.database),
-            self.identity,
-            self.meters,
+            self.ledger,
             [self.registered],
             {self.meter.source: self.source},
             self.sinks,

@@ -51,7 +51,9 @@ def sink_id(world: World) -> int:
 
 def poller(world: World, notification_client: NotificationClient) -> NotificationPoller:
     """A fresh process's ears."""
-    return NotificationPoller(Notifications(world.database), notification_client, world.sink, sink_id(world))
+    return NotificationPoller(
+        Notifications(world.database), notification_client, world.sink.limits_for, sink_id(world)
+    )
 
 
 def hear(world: World, notification_client: NotificationClient) -> Taken:
@@ -301,7 +303,7 @@ def test_a_crash_between_any_two_steps_loses_and_doubles_nothing(
     notification_client.tell("evt_1", report(owing, "cus_1", rejected=2))
     owing.now += 3 * HOUR  # longer ago than what is asked for again anyway
     broken = NotificationPoller(
-        Breaks(owing.database, place), notification_client, owing.sink, sink_id(owing)
+        Breaks(owing.database, place), notification_client, owing.sink.limits_for, sink_id(owing)
     )
     with pytest.raises(LedgerUnreachable):
         broken.run_once(owing.now)

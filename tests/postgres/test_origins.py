@@ -58,10 +58,10 @@ def poller(
     return NotificationPoller(
         Notifications(world.database),
         notification_client,
-        world.sink,
+        world.sink.limits_for,
         whose,
         origins,
-        by_customer=by_customer,
+        account_of=notification_client.account_of if by_customer else None,
         imports=imports,
     )
 

@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple, cast
 
 import psycopg
 import pytest
@@ -123,7 +123,7 @@ def test_a_commit_that_no_standby_confirms_is_said_once_and_when_it_is_over(
     """With what it waits for, as another session sees it; and readiness turns for as long as it lasts."""
     said = io.StringIO()
     log.configure(stream=said)
-    watching = Watching(database, _Quiet(), lambda: None, utcnow)
+    watching = Watching(database, cast("Any", _Quiet()), lambda: None, utcnow)
 
     def slow() -> str | None:
         watching.look_at_ledger()

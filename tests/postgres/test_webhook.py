@@ -116,7 +116,9 @@ def site(database: Database, shared_sandbox: RunningSandbox) -> Iterator[Site]:
 
     def ears(*secrets: str) -> NotificationPoller:
         notification_client = StripeNotificationClient(sink, {}, secrets=secrets, livemode=False)
-        return NotificationPoller(Notifications(database), notification_client, FakeSink(), sink_id)
+        return NotificationPoller(
+            Notifications(database), notification_client, FakeSink().limits_for, sink_id
+        )
 
     poller, unsubscribed = ears(SECRET, OTHER_SECRET), ears()
     address = Address("127.0.0.1:0")

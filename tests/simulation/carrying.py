@@ -75,12 +75,13 @@ class Carrying:
             if not life.resting and self._random.random() < 0.3:
                 break
             life.place.upload(path)
-        uploads, _ = life.ledger.uploads()
+        uploads = life.by_hand.uploads
         for row in written:
-            path = path_of(row.place, row.name)
+            name, path = row.name, path_of(row.place, row.name)
             if row.confirmed_at or path not in life.place.imported or self._random.random() < 0.3:
                 continue
-            uploads.confirm([row.name], life.scheduler.now)
+            assert name is not None, "only what is written has a name, and is listed"
+            uploads.confirm([name], life.scheduler.now)
             life.trace.tell("a person confirms", path)
             life.marks.saw("a file is confirmed")
             life.marks["a file is confirmed again after a restore"] += path in self._said
@@ -141,7 +142,7 @@ class Carrying:
         life = self._life
         if self._waits:
             return
-        _, places = life.ledger.uploads()
+        places = life.by_hand.places
         for left in places.moved_files({SINK: self.place}):
             tables = life.ledger.tables()
             there = [

@@ -9,7 +9,6 @@ Rules
 
 import datetime as dt
 import random
-import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -87,8 +86,7 @@ class Configuring:
         life = self._life
         if any(meter in had for meter in self._removed for had in self._had.values()):
             return
-        _, _, outbox, *_ = life.ledger.verbs(uuid.UUID(int=0), life.hosts.all[0].disk)
-        given = outbox.give_up(sorted(self._feeds(self._removed)), life.scheduler.now)
+        given = life.by_hand.outbox.give_up(sorted(self._feeds(self._removed)), life.scheduler.now)
         life.trace.tell("a person gives up:", given)
         life.marks["given up: nothing of it has left"] += given[0]
         life.marks["given up: it may have left"] += given[1]

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 from aggregator.adoption import adopter as adoption_shell
 from aggregator.collection import collector as collection_shell
@@ -27,6 +27,7 @@ from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Delivered, Sender, Worker
 from aggregator.errors import AggregatorError, InvariantBroken, LeaseLost, LedgerStopped, MeterRefused
 from aggregator.ledger.clock import LedgerClock
+from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.outbox.files import FileClaim
 from aggregator.ledger.passes.stats import Tally
@@ -53,6 +54,7 @@ from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.mail import Mail, MailGate
 from tests.simulation.marks import Marks
 from tests.simulation.memory import MemoryLedger, MemoryMeters, Tables
+from tests.simulation.memory_adopting import MemoryAdopting
 from tests.simulation.memory_cancelling import MemoryCancellations
 from tests.simulation.memory_files import MemoryFiles
 from tests.simulation.memory_first_use import MemoryFirstUses
@@ -71,6 +73,7 @@ from tests.simulation.service import Service
 from tests.simulation.spells import Spells
 from tests.simulation.standbys import Standbys
 from tests.simulation.trace import Trace
+from tests.simulation.twins import as_ledger
 
 T = TypeVar("T")
 
@@ -88,15 +91,11 @@ RESTS = 4
 """How often it goes on so long at most, where something is still to be said again."""
 
 
-class Ledger(Protocol):
-    """A ledger to live with: its verbs for a process, and a look at its tables."""
+class LivedLedger(Protocol):
+    """A ledger to live with: as a process has it, and a look at its tables."""
 
-    def verbs(self, owner: uuid.UUID, disk: Disk) -> tuple[Any, ...]:
-        """Return meters, passes, outbox, doubts, the pin, files, cancellations, intake and first uses for a process."""
-        ...
-
-    def uploads(self) -> tuple[Any, Any]:
-        """Return the verbs about files that are written, and about files that were begun elsewhere, for a person."""
+    def verbs(self, owner: uuid.UUID, disk: Disk) -> Ledger:
+        """Return the ledger for a process, or for a person."""
         ...
 
     def tables(self) -> Tables:
@@ -110,38 +109,24 @@ class InMemory:
     def __init__(self, scheduler: Scheduler) -> None:
         self.ledger = MemoryLedger(lambda: scheduler.now)
 
-    def verbs(
-        self, owner: uuid.UUID, disk: Disk
-    ) -> tuple[
-        MemoryMeters,
-        MemoryPasses,
-        MemoryOutbox,
-        MemoryInDoubt,
-        MemoryIdentity,
-        MemoryFiles,
-        MemoryCancellations,
-        MemoryNotifications,
-        MemoryFirstUses,
-    ]:
+    def verbs(self, owner: uuid.UUID, disk: Disk) -> Ledger:
         """Return its verbs."""
-        identity = MemoryIdentity(self.ledger, disk)
-        in_doubt = MemoryInDoubt(self.ledger)
+        identity, in_doubt = MemoryIdentity(self.ledger, disk), MemoryInDoubt(self.ledger)
         outbox = MemoryOutbox(self.ledger, owner, LEAVE, ANSWER, identity)
-        return (
-            MemoryMeters(self.ledger, owner, LEASE),
-            MemoryPasses(self.ledger, LEASE, identity),
-            outbox,
-            in_doubt,
-            identity,
-            MemoryFiles(self.ledger, owner, HOLD, identity, outbox),
-            MemoryCancellations(self.ledger, in_doubt),
-            MemoryNotifications(self.ledger, in_doubt),
-            MemoryFirstUses(self.ledger),
+        return as_ledger(
+            meters=MemoryMeters(self.ledger, owner, LEASE),
+            passes=MemoryPasses(self.ledger, LEASE, identity),
+            outbox=outbox,
+            in_doubt=in_doubt,
+            identity=identity,
+            files=MemoryFiles(self.ledger, owner, HOLD, identity, outbox),
+            cancellations=MemoryCancellations(self.ledger, in_doubt),
+            notifications=MemoryNotifications(self.ledger, in_doubt),
+            first_uses=MemoryFirstUses(self.ledger),
+            uploads=MemoryUploads(self.ledger),
+            places=MemoryPlaces(self.ledger),
+            adoption=MemoryAdopting(self.ledger),
         )
-
-    def uploads(self) -> tuple[MemoryUploads, MemoryPlaces]:
-        """Return the verbs of a person about files."""
-        return MemoryUploads(self.ledger), MemoryPlaces(self.ledger)
 
     def tables(self) -> Tables:
         """Return its tables themselves."""
@@ -167,7 +152,7 @@ class Life:
     def __init__(
         self,
         seed: int,
-        ledger: Callable[[Scheduler], Ledger] = InMemory,
+        ledger: Callable[[Scheduler], LivedLedger] = InMemory,
         conditions: Conditions | None = None,
         kept: int = 60,
     ) -> None:
@@ -388,12 +373,16 @@ class Life:
         tables = self.ledger.tables()
         parked = [event for event, row in sorted(tables.parked.items()) if row.state is not State.IN_DOUBT]
         chosen = [event for event in parked if self.random.random() < 0.5]
-        _, _, outbox, *_ = self.ledger.verbs(uuid.UUID(int=0), self.hosts.all[0].disk)
-        released = outbox.release(chosen, self.scheduler.now)
+        released = self.by_hand.outbox.release(chosen, self.scheduler.now)
         self.watch.released(released)
         self.marks["released by a person"] += len(released)
         self.trace.tell("a person releases", released)
         self.looked()
+
+    @property
+    def by_hand(self) -> Ledger:
+        """The ledger as a person's command has it."""
+        return self.ledger.verbs(uuid.UUID(int=0), self.hosts.all[0].disk)
 
     def process(self, process: Process, name: str, meters: Sequence[Meter]) -> "Daemon":
         """Return the parts of a process that a person has started."""
@@ -421,24 +410,12 @@ class Daemon:
             life.scheduler, process, life.conditions, life.random, life.marks, life.trace, clock
         )
         self._gate.hear()
-        meters, passes, outbox, in_doubt, self._identity, files, *beside = life.ledger.verbs(
-            process.owner, host.disk
-        )
-        (
-            self._meters,
-            self._passes,
-            self._outbox,
-            self._in_doubt,
-            self._files,
-            self._cancelling,
-            self._notices,
-            self._first_uses,
-        ) = (
-            Behind(self._gate, part, self._did) for part in (meters, passes, outbox, in_doubt, files, *beside)
-        )
+        parts = vars(life.ledger.verbs(process.owner, host.disk))
+        gates = {name: Behind(self._gate, part, self._did) for name, part in parts.items()}
+        self._ledger = as_ledger(**(gates | {"identity": parts["identity"]}))
         self._registered: dict[str, Registered] = {
             name: _knowing(known, life.conditions.write_model)
-            for name, known in meters.register(configured).items()
+            for name, known in parts["meters"].register(configured).items()
         }
         self._sink = SinkGate(self._gate, life.service, life.watch, SINK, set(self._registered))
         self._writes = life.carrying.writer(self._gate, list(self._registered))
@@ -457,12 +434,12 @@ class Daemon:
     def backfill(self, meter: Meter, start: dt.datetime, end: dt.datetime | None) -> Backfilled:
         """Read a range, as `aggregator backfill` does. Raises UsageError if it cannot be billed."""
         known, registered = (
-            self._meters.definitions(self._registered[meter.name]),
+            self._ledger.meters.definitions(self._registered[meter.name]),
             self._registered[meter.name],
         )
         span = span_of(meter, known, {SINK: self._sink.limits}, start, end, self._gate.now())
         shell = self._collection(meter)
-        job = Backfill(shell, registered, cast("Any", self._passes), known, span)
+        job = Backfill(shell, registered, self._ledger.passes, known, span)
         return job.run(self._gate.now(), self._wait_for_the_meter)
 
     def _wait_for_the_meter(self) -> None:
@@ -482,8 +459,8 @@ class Daemon:
 
     def _filing(self, only: tuple[str, Span] | None = None) -> FileWriter:
         return FileWriter(
-            cast("Any", self._files),
-            cast("Any", self._outbox),
+            self._ledger.files,
+            self._ledger.outbox,
             self._writes,
             self._sink_id,
             self._gate.clock,
@@ -540,12 +517,12 @@ class Daemon:
 
     def _delivery(self) -> Sender:
         return Sender(
-            self._outbox,
+            self._ledger.outbox,
             self._sink,
             self._sink_id,
             self._gate.clock,
             self._life.elapsed,
-            FirstUse(cast("Any", self._first_uses), self._sink, self._sink_id, self._names).run_once,
+            FirstUse(self._ledger.first_uses, self._sink, self._sink_id, self._names).run_once,
             feeds=list(self._names),
         )
 
@@ -560,7 +537,7 @@ class Daemon:
         """Take events back whose decreases are held, for ever."""
         notification_client, lowering = CancelGate(self._gate, self._life.service), list(self._registered)
         shell = Canceller(
-            cast("Any", self._cancelling), notification_client, self._sink, self._sink_id, lowering
+            self._ledger.cancellations, notification_client, self._sink, self._sink_id, lowering
         )
         while True:
             self._round(lambda: shell.run_once(self._gate.now()))
@@ -581,7 +558,9 @@ class Daemon:
 
     def _intake(self) -> NotificationPoller:
         notification_client = MailGate(self._gate, self._life.service, self._life.mail, self._knowing_it)
-        return NotificationPoller(cast("Any", self._notices), notification_client, self._sink, self._sink_id)
+        return NotificationPoller(
+            self._ledger.notifications, notification_client, self._sink.limits_for, self._sink_id
+        )
 
     def _knowing_it(self, report: Report) -> Report:
         """Return a report by what its meter is called in this process; by nothing, if it was removed."""
@@ -599,7 +578,7 @@ class Daemon:
             self._life.marks["read back without a name"] += result.readbacks
 
     def _reconciliation(self) -> Reconciler:
-        return Reconciler(cast("Any", self._in_doubt), self._sink, self._sink_id)
+        return Reconciler(self._ledger.in_doubt, self._sink, self._sink_id)
 
     def _note(self, result: Delivered) -> None:
         for name, count in (
@@ -615,9 +594,9 @@ class Daemon:
         return Collector(
             self._registered[meter.name],
             SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys),
-            cast("Any", self._meters),
-            cast("Any", self._passes),
-            ledger_name=self._identity.name,
+            self._ledger.meters,
+            self._ledger.passes,
+            ledger_name=self._ledger.identity.name,
             limits={SINK: self._sink.limits},
             elapsed=self._life.elapsed,
             check_clock=self._gate.now,

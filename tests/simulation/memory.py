@@ -7,7 +7,7 @@ same life over either ledger ends in the same rows; a test compares them.
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -401,7 +401,7 @@ class MemoryMeters:
         self._owner = owner
         self._lease = lease
 
-    def register(self, meters: Iterable[Meter]) -> dict[str, Registered]:
+    def register(self, meters: Iterable[Meter]) -> Mapping[str, Registered]:
         """Make meters, sinks and feeds known; what is known already stays as it is."""
         tables = self._ledger.tables
         ordered = sorted(meters, key=lambda meter: meter.name)

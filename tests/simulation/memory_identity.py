@@ -192,7 +192,7 @@ class MemoryIdentity:
         """Write the count of a committed claim beside the ledger."""
         self._claim_counter.note(count)
 
-    def stop(self, reason: str, now: dt.datetime) -> None:
+    def stop(self, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
         """Mark the ledger as stopped; the first reason stays."""
         self.stopped_seen = True
         row = self._ledger.tables.identity

@@ -36,7 +36,7 @@ class MemoryPlaces:
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
-    def elsewhere(self, places: Mapping[str, str]) -> list[MovedFile]:
+    def moved_files(self, places: Mapping[str, str]) -> list[MovedFile]:
         """Return the open files of sinks that write elsewhere by now."""
         found, tables = [], self._ledger.tables
         for sink, place in places.items():

@@ -25,6 +25,7 @@ from aggregator.core.model import (
 from aggregator.core.states import CancellationState
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.notifications import Notifications
 from aggregator.ledger.outbox.files import Files
@@ -54,6 +55,7 @@ from tests.simulation.memory import (
 )
 from tests.simulation.memory_identity import LEDGER_ID, Disk
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.twins import as_ledger
 
 SIMULATED_CLOCK = """
 create schema simulated;
@@ -95,32 +97,23 @@ class InPostgres:
         self._connection.close()
         self._database.close()
 
-    def verbs(self, owner: uuid.UUID, disk: Disk) -> tuple[Any, ...]:
+    def verbs(self, owner: uuid.UUID, disk: Disk) -> Ledger:
         """Return the real verbs; each finds the ledger's clock set, and makes what is known of the tables stale."""
-        database, elapsed = self._database, self._elapsed
-        parts = (
-            Meters(database, owner, LEASE),
-            Passes(database, LEASE, elapsed),
-            Outbox(database, owner, LEAVE, ANSWER),
-            InDoubt(database),
-        )
-        beside = (
-            Files(database, owner, HOLD),
-            Cancellations(database),
-            Notifications(database),
-            FirstUses(database),
-        )
-        first, last = (
-            tuple(_Clocked(part, self._about_to_write) for part in some) for some in (parts, beside)
-        )
-        return *first, Unpinned(), *last
-
-    def uploads(self) -> tuple[Any, Any]:
-        """Return the real verbs of a person about files."""
-        return (
-            _Clocked(Uploads(self._database), self._about_to_write),
-            _Clocked(Places(self._database), self._about_to_write),
-        )
+        database = self._database
+        parts = {
+            "meters": Meters(database, owner, LEASE),
+            "passes": Passes(database, LEASE, self._elapsed),
+            "outbox": Outbox(database, owner, LEAVE, ANSWER),
+            "in_doubt": InDoubt(database),
+            "files": Files(database, owner, HOLD),
+            "cancellations": Cancellations(database),
+            "notifications": Notifications(database),
+            "first_uses": FirstUses(database),
+            "uploads": Uploads(database),
+            "places": Places(database),
+        }
+        clocked = {name: _Clocked(part, self._about_to_write) for name, part in parts.items()}
+        return as_ledger(**clocked, identity=Unpinned())
 
     def _elapsed(self) -> float:
         return self._scheduler.now.timestamp()

@@ -10,7 +10,7 @@ import datetime as dt
 import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from aggregator.adoption.adopter import Adopter
 from aggregator.core.states import CancellationState
@@ -25,6 +25,7 @@ from tests.simulation.memory_cancelling import MemoryCancellations
 from tests.simulation.memory_identity import Backup, MemoryIdentity, back_up, restore
 from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.scheduler import Process
+from tests.simulation.twins import as_ledger
 
 if TYPE_CHECKING:
     from tests.simulation.life import Life
@@ -234,18 +235,17 @@ class Restoring:
         life, scheduler = self._life, self._life.scheduler
         clock = LedgerClock(SKEW, lambda: scheduler.now, life.elapsed)
         gate = Gate(scheduler, process, life.conditions, life.random, life.marks, life.trace, clock)
-        meters, *_ = life.ledger.verbs(process.owner, self._host.disk)
-        registered = list(meters.register(life.meters).values())
+        parts = vars(life.ledger.verbs(process.owner, self._host.disk))
+        ledger = as_ledger(**(parts | {"adoption": Behind(gate, parts["adoption"], self._did)}))
+        registered = list(ledger.meters.register(life.meters).values())
         without = ["service"] if life.conditions.files else []
         sink: Any = SinkGate(gate, life.service, life.watch, "service")
         if without:
             sink = life.carrying.writer(gate, [known.meter.name for known in registered])
         adoption = Adopter(
-            cast("Any", Behind(gate, MemoryAdopting(self._ledger), self._did)),
-            cast("Any", MemoryIdentity(self._ledger, self._host.disk)),
-            meters,
+            ledger,
             registered,
-            {"application": cast("Any", SourceGate(gate, life.application, life.spells, life.standbys))},
+            {"application": SourceGate(gate, life.application, life.spells, life.standbys)},
             {"service": sink},
             without_readback=without,
         )

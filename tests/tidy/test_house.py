@@ -19,6 +19,7 @@ SOURCES = [*MODULES, *sorted((ROOT / "migrations").rglob("*.py")), *sorted((ROOT
 
 MOST_LINES = 600
 MOST_LINES_OF_A_FUNCTION = 70
+MOST_METHODS_OF_A_PROTOCOL = 5
 
 LONG_MODULES: dict[str, str] = {}
 """Modules that may be longer, each with its reason."""
@@ -127,6 +128,19 @@ def test_a_function_fits_a_screen() -> None:
         if length(function) > MOST_LINES_OF_A_FUNCTION
     }
     assert long.keys() == LONG_FUNCTIONS.keys(), long
+
+
+def test_a_protocol_asks_for_little() -> None:
+    """None has more than five methods of its own: who needs more of a class takes the class."""
+    wide = [
+        f"{name_of(path)}: {node.name}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
+        and sum(isinstance(each, Function) for each in node.body) > MOST_METHODS_OF_A_PROTOCOL
+    ]
+    assert wide == []
 
 
 @pytest.mark.parametrize("path", TESTS, ids=name_of)
