@@ -20,7 +20,7 @@ from psycopg.types.range import TimestamptzRange
 from aggregator.core.model import Span
 from aggregator.core.rebase import Moved, SlotComparison, rebase
 from aggregator.errors import LedgerError
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.identity import Pinned
 from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.changes import stage
@@ -272,37 +272,29 @@ class Rebased(NamedTuple):
     left: frozenset[str] = frozenset()
 
 
-class Adopting:
+class Adopting(Part):
     """The verbs about adopting a ledger."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def last_claim(self) -> dt.datetime | None:
         """Return when the ledger last claimed events, as far as it knows."""
-        with self._database.transaction() as connection:
-            row = connection.execute(LAST_CLAIM).fetchone()
+        row = self._row(LAST_CLAIM)
         return row[0] if row else None
 
     def being_cancelled(self) -> list[int]:
         """Return events of which it is not known whether a sink has taken them back."""
-        with self._database.transaction() as connection:
-            return [row[0] for row in connection.execute(OPEN_CANCELLATIONS)]
+        return [row[0] for row in self._rows(OPEN_CANCELLATIONS)]
 
     def feeds(self) -> list[tuple[str, str]]:
         """Return the meter and the sink of every feed that the ledger knows, configured or not."""
-        with self._database.transaction() as connection:
-            return connection.execute(FEEDS).fetchall()
+        return self._rows(FEEDS)
 
     def unread(self, meter_id: int) -> tuple[dt.datetime, ...]:
         """Return the windows of a meter that the source could not give."""
-        with self._database.transaction() as connection:
-            return tuple(start for (start,) in connection.execute(UNREAD, {"meter_id": meter_id}))
+        return tuple(start for (start,) in self._rows(UNREAD, {"meter_id": meter_id}))
 
     def outermost(self, feed_id: int, oldest: dt.datetime, end: dt.datetime) -> Span | None:
         """Return the starts of the first and the last window in which a feed has a slot; None if it has none."""
-        with self._database.transaction() as connection:
-            [row] = connection.execute(OUTERMOST, {"feed_id": feed_id, "oldest": oldest, "end": end})
+        [row] = self._rows(OUTERMOST, {"feed_id": feed_id, "oldest": oldest, "end": end})
         return None if row[0] is None else Span(*row)
 
     def comparisons(self, line: Line, readings: Spool) -> Iterator[SlotComparison]:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from aggregator.ledger.database import Database
+from aggregator.ledger.database import Part
 
 Meters = Mapping[str, Mapping[str, str]]
 
@@ -39,25 +39,19 @@ class Configuration(NamedTuple):
     meters: Meters
 
 
-class Configurations:
+class Configurations(Part):
     """The verbs about configurations."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def note(self, meters: Meters) -> None:
         """Write down that this process works by these settings, unless the last one that was written down said the same."""
         values = {"host": socket.gethostname(), "process": os.getpid(), "meters": json.dumps(meters)}
-        with self._database.transaction() as connection:
-            connection.execute(NOTE, values)
+        self._run(NOTE, values)
 
     def latest(self) -> tuple[Configuration | None, Configuration | None]:
         """Return the one that is in force, and the one before it; None where there is none."""
-        with self._database.transaction() as connection:
-            found = [Configuration._make(row) for row in connection.execute(LATEST)]
+        found = [Configuration._make(row) for row in self._rows(LATEST)]
         return (found[0] if found else None), (found[1] if len(found) > 1 else None)
 
     def defined_since(self) -> dict[str, dt.datetime]:
         """Return from which window on each meter's newest definition holds, of those that have had another before."""
-        with self._database.transaction() as connection:
-            return dict(connection.execute(DEFINED_SINCE, {"beginning": BEGINNING}).fetchall())
+        return dict(self._rows(DEFINED_SINCE, {"beginning": BEGINNING}))

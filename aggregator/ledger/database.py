@@ -15,7 +15,7 @@ Rules
 import datetime as dt
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -308,6 +308,28 @@ class Database:
             f"all {len(begun)} connections are in use, the oldest for {monotonic() - begun[0]:.0f} s. Either the ledger is "
             "slow, or the network to it was cut: what does not answer is then given up within two minutes."
         )
+
+
+class Part:
+    """A part of the ledger: the verbs about one thing. Each is a short transaction, unless it says otherwise."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _rows(self, statement: str, values: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Return what one statement gives, in a transaction of its own."""
+        with self._database.transaction() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def _row(self, statement: str, values: Mapping[str, object] | None = None) -> tuple[Any, ...] | None:
+        """Return the first row of what it gives."""
+        with self._database.transaction() as connection:
+            return connection.execute(statement, values).fetchone()
+
+    def _run(self, statement: str, values: Mapping[str, object] | None = None) -> int:
+        """Run one statement that gives nothing; return how many rows it is about."""
+        with self._database.transaction() as connection:
+            return connection.execute(statement, values).rowcount
 
 
 def _options(url: str, name: str) -> dict[str, Any]:

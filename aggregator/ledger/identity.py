@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import psycopg
 
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Database, Part
 from aggregator.runtime.claim_counter import ClaimCount, ClaimCounter
 
 Failover = Literal["may_lose", "one_host", "lossless"]
@@ -144,7 +144,7 @@ class Pinned(NamedTuple):
     """When the claim was made that is being counted."""
 
 
-class LedgerIdentity:
+class LedgerIdentity(Part):
     """The verbs about the pin, for one process. `heartbeat` is the file beside the ledger.
 
     `failover` is what the user has said of a standby that takes over: `may_lose` commits, is `lossless`, or there is but
@@ -154,7 +154,7 @@ class LedgerIdentity:
     def __init__(
         self, database: Database, claim_counter: ClaimCounter, failover: Failover = "may_lose"
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._claim_counter = claim_counter
         self._failover: Failover = failover
         self.unguarded = claim_counter.unusable()
@@ -245,8 +245,7 @@ class LedgerIdentity:
 
     def accounts(self) -> dict[str, str]:
         """Return to which account each sink went that something was claimed for."""
-        with self._database.transaction() as connection:
-            return dict(connection.execute(FIND_ACCOUNTS).fetchall())
+        return dict(self._rows(FIND_ACCOUNTS))
 
     def count_claim(
         self, connection: Connection, now: dt.datetime, claim_id: int | None = None, owner: str | None = None
@@ -287,8 +286,7 @@ class LedgerIdentity:
     def stop(self, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
         """Mark the ledger as stopped, for every process; the first reason stays."""
         self.stopped_seen = True
-        with self._database.transaction() as connection:
-            connection.execute(STOP, {"reason": reason, "now": now, "failover": failover})
+        self._run(STOP, {"reason": reason, "now": now, "failover": failover})
 
     def stopped(self, connection: Connection) -> str | None:
         """Return why the ledger is stopped, None if it is not; and learn its generation, for `name`.

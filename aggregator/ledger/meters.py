@@ -23,7 +23,7 @@ from aggregator.core.renaming import Memory
 from aggregator.errors import LeaseLost
 from aggregator.ledger import feeds as lines
 from aggregator.ledger import meter_names
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
 from aggregator.ledger.passes import silence
 from aggregator.ledger.passes.silence import Silence
@@ -233,11 +233,11 @@ class Lease(NamedTuple):
     """Whose session had to be ended for it, in words."""
 
 
-class Meters:
+class Meters(Part):
     """The verbs about meters. `lease` is how long a holder may be silent before another process may take over."""
 
     def __init__(self, database: Database, owner: uuid.UUID, lease: dt.timedelta) -> None:
-        self._database = database
+        super().__init__(database)
         self._owner = owner
         self._lease = lease
 
@@ -324,8 +324,7 @@ class Meters:
             "start": window_start,
             **differing._asdict(),
         }
-        with self._database.transaction() as connection:
-            connection.execute(NOTE_UNSTABLE, values)
+        self._run(NOTE_UNSTABLE, values)
 
     def redefine(self, lease: Lease, changed: Iterable[Definition]) -> None:
         """Let other definitions hold from now on, as a restatement wants it. Raises LeaseLost."""
@@ -398,8 +397,7 @@ class Meters:
             "owner": lease.owner,
             "length": self._lease,
         }
-        with self._database.transaction() as connection:
-            return connection.execute(statement, values).rowcount == 1
+        return self._run(statement, values) == 1
 
 
 def end_silent(connection: Connection, registered: Registered) -> str | None:

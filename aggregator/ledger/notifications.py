@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import EventId, Report
 from aggregator.core.notifications import ParsedNotification
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review.rejections import reject, take_report
 
 KEPT = dt.timedelta(days=60)
@@ -124,11 +124,8 @@ def _unseen(
     return [row[0] for row in connection.execute(METERS_OF, {"events": list(found)})]
 
 
-class Notifications:
+class Notifications(Part):
     """The verbs about what sinks tell. Each is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def take(
         self,
@@ -163,13 +160,11 @@ class Notifications:
 
     def known(self, sink_id: int, ids: Sequence[str]) -> set[str]:
         """Return which of these messages were taken already."""
-        with self._database.transaction() as connection:
-            return {row[0] for row in connection.execute(KNOWN, {"sink_id": sink_id, "ids": list(ids)})}
+        return {row[0] for row in self._rows(KNOWN, {"sink_id": sink_id, "ids": list(ids)})}
 
     def polled_until(self, sink_id: int) -> dt.datetime | None:
         """Return up to where a sink was heard; None if it never was."""
-        with self._database.transaction() as connection:
-            row = connection.execute(POLLED_UNTIL, {"sink_id": sink_id}).fetchone()
+        row = self._row(POLLED_UNTIL, {"sink_id": sink_id})
         return row[0] if row else None
 
     def polled(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None:
@@ -183,19 +178,16 @@ class Notifications:
 
     def refused(self, sink_id: int, reason: str, now: dt.datetime) -> None:
         """Note that a sink does not let itself be asked, for `status` to show."""
-        with self._database.transaction() as connection:
-            connection.execute(REFUSED, {"sink_id": sink_id, "reason": reason, "now": now})
+        self._run(REFUSED, {"sink_id": sink_id, "reason": reason, "now": now})
 
     def poll_states(self) -> list[PollState]:
         """Return how far each sink was heard."""
-        with self._database.transaction() as connection:
-            values = {"talks": TALKS, "keeps": KEEPS, "most": MOST_REFUSING}
-            return [PollState._make(row) for row in connection.execute(POLL_STATES, values)]
+        values = {"talks": TALKS, "keeps": KEEPS, "most": MOST_REFUSING}
+        return [PollState._make(row) for row in self._rows(POLL_STATES, values)]
 
     def last_pass_at(self) -> dt.datetime | None:
         """Return when the latest pass of any meter began: a sign of life."""
-        with self._database.transaction() as connection:
-            row = connection.execute(NEWEST_RUN).fetchone()
+        row = self._row(NEWEST_RUN)
         return row[0] if row else None
 
 
@@ -301,11 +293,8 @@ class Origin(NamedTuple):
     polled_until: dt.datetime | None
 
 
-class Origins:
+class Origins(Part):
     """The verbs about what of a sink is asked by itself. Each is one short transaction, but for `find`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def listener(self, sink: str) -> int:
         """Make a sink known that no meter feeds, and that is heard all the same; return its id."""
@@ -317,8 +306,7 @@ class Origins:
 
     def find(self, sink_id: int, account_of: Callable[[str], str | None], now: dt.datetime) -> None:
         """Get to know the accounts that events went to since the last look. `account_of` says where a customer is."""
-        with self._database.transaction() as connection:
-            row = connection.execute(FIND_UNTIL, {"sink_id": sink_id}).fetchone()
+        row = self._row(FIND_UNTIL, {"sink_id": sink_id})
         until = row[0] if row else None
         start = max(until - LATE, now - LOOK_BACK) if until else now - LOOK_BACK
         while start < now:
@@ -338,27 +326,23 @@ class Origins:
             "refused_before": now - again_after,
             "limit": limit,
         }
-        with self._database.transaction() as connection:
-            return [Origin._make(row) for row in connection.execute(DUE, values)]
+        return [Origin._make(row) for row in self._rows(DUE, values)]
 
     def named(self, sink_id: int, name: str, now: dt.datetime, again_after: dt.timedelta) -> Origin | None:
         """Return one that is no account, known or not; None if it refused, and is not to be asked yet."""
         values = {"sink_id": sink_id, "name": name, "refused_before": now - again_after}
-        with self._database.transaction() as connection:
-            row = connection.execute(OF_NAME, values).fetchone()
+        row = self._row(OF_NAME, values)
         return Origin._make(row) if row else None
 
     def polled(self, sink_id: int, name: str, until: dt.datetime, now: dt.datetime) -> None:
         """Note that everything it told before an instant is taken."""
         values = {"sink_id": sink_id, "name": name, "until": until, "now": now}
-        with self._database.transaction() as connection:
-            connection.execute(NOTE_ORIGIN_POLLED, values)
+        self._run(NOTE_ORIGIN_POLLED, values)
 
     def not_polled(self, sink_id: int, name: str, reason: str | None, now: dt.datetime) -> None:
         """Note that it was asked in vain: it gave no answer, or, with a reason, it refuses to be asked."""
         values = {"sink_id": sink_id, "name": name, "reason": reason, "now": now}
-        with self._database.transaction() as connection:
-            connection.execute(UNHEARD, values)
+        self._run(UNHEARD, values)
 
     def _look(
         self, sink_id: int, account_of: Callable[[str], str | None], start: dt.datetime, end: dt.datetime

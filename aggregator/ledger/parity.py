@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
-from aggregator.ledger.database import Database
+from aggregator.ledger.database import Part
 
 FED = """
 select sink.name, feed.id from aggregator.feed
@@ -71,16 +71,12 @@ class Place(NamedTuple):
     other: Side
 
 
-class PlannedUsage:
+class PlannedUsage(Part):
     """The question what two sinks of a meter have. Nothing here writes."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def feeds(self, meter: str) -> dict[str, int]:
         """Return the feeds that a meter has or had, by the names of their sinks."""
-        with self._database.transaction() as connection:
-            return dict(connection.execute(FED, {"meter": meter}).fetchall())
+        return dict(self._rows(FED, {"meter": meter}))
 
     def places(self, one: int, other: int, span: Span, *, by_day: bool) -> Iterator[Place]:
         """Yield what two feeds have over a span, by customer and time; the transaction lasts as long as the iterator."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from aggregator.core.lateness import Late
 from aggregator.core.model import ZERO, Span
-from aggregator.ledger.database import Database
+from aggregator.ledger.database import Part
 from aggregator.ledger.review.moves import Move
 from aggregator.ledger.review.parked import Choice, ParkedEvents, Waiting
 
@@ -270,16 +270,12 @@ class Total(NamedTuple):
     shadow: Decimal = ZERO
 
 
-class Reports:
+class Reports(Part):
     """The questions that can be asked of a ledger. Nothing here writes."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def status(self) -> list[FeedStatus]:
         """Return how every meter stands with every sink it feeds."""
-        with self._database.transaction() as connection:
-            return [FeedStatus._make(row) for row in connection.execute(STATUS)]
+        return [FeedStatus._make(row) for row in self._rows(STATUS)]
 
     def parked(self, limit: int = 20) -> list[Waiting]:
         """Return the events that wait for a person, the newest first."""
@@ -291,21 +287,18 @@ class Reports:
 
     def unmapped(self, limit: int = 20) -> list[Unmapped]:
         """Return what could be billed to nobody, the most rows first."""
-        with self._database.transaction() as connection:
-            return [Unmapped._make(row) for row in connection.execute(UNMAPPED, {"limit": limit})]
+        return [Unmapped._make(row) for row in self._rows(UNMAPPED, {"limit": limit})]
 
     def lateness(self, since: dt.datetime) -> dict[str, dict[int, Late]]:
         """Return, by meter, how late usage was found since a day, in steps of seconds; what was in time stands under 0."""
         found: dict[str, dict[int, Late]] = {}
-        with self._database.transaction() as connection:
-            for meter, seconds, *late in connection.execute(LATENESS, {"since": since}):
-                found.setdefault(meter, {})[seconds] = Late._make(late)
+        for meter, seconds, *late in self._rows(LATENESS, {"since": since}):
+            found.setdefault(meter, {})[seconds] = Late._make(late)
         return found
 
     def unread(self, limit: int = 20) -> list[Unread]:
         """Return the windows that the source could not give, the oldest trouble first."""
-        with self._database.transaction() as connection:
-            return [Unread._make(row) for row in connection.execute(UNREAD, {"limit": limit})]
+        return [Unread._make(row) for row in self._rows(UNREAD, {"limit": limit})]
 
     def unconfigured_meters(
         self, names: Collection[str], billable: dt.datetime, now: dt.datetime | None = None
@@ -315,8 +308,7 @@ class Reports:
         With `now`, those that another process reads are left out.
         """
         values = {"names": list(names), "billable": billable, "now": now}
-        with self._database.transaction() as connection:
-            return [UnconfiguredMeter._make(row) for row in connection.execute(UNCONFIGURED_METERS, values)]
+        return [UnconfiguredMeter._make(row) for row in self._rows(UNCONFIGURED_METERS, values)]
 
     def unconfigured(
         self, feeding: Collection[tuple[str, str]], now: dt.datetime | None = None
@@ -327,14 +319,12 @@ class Reports:
         """
         meters, sinks = [meter for meter, _ in feeding], [sink for _, sink in feeding]
         values = {"meters": meters, "sinks": sinks, "now": now}
-        with self._database.transaction() as connection:
-            return [Unconfigured._make(row) for row in connection.execute(UNCONFIGURED, values)]
+        return [Unconfigured._make(row) for row in self._rows(UNCONFIGURED, values)]
 
     def backlogs(self, since: dt.datetime, now: dt.datetime) -> list[Backlog]:
         """Return what waits at each sink, and how fast it took events since an instant."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(PACES, {"since": since, "now": now})
-            return [Backlog._make(row) for row in rows]
+        rows = self._rows(PACES, {"since": since, "now": now})
+        return [Backlog._make(row) for row in rows]
 
     def totals(self, meter: str, sink: str, span: Span) -> Iterator[Total]:
         """Yield what the ledger holds per customer over a span of whole windows, in the order of customers."""
@@ -347,7 +337,6 @@ class Reports:
     def known_events(self, meter: str, span: Span) -> int:
         """Return how many events the ledger has for a span: what a backfill of it would find done already."""
         values = {"meter": meter, "start": span.start, "end": span.end}
-        with self._database.transaction() as connection:
-            row = connection.execute(KNOWN_EVENTS, values).fetchone()
+        row = self._row(KNOWN_EVENTS, values)
         assert row is not None
         return int(row[0])

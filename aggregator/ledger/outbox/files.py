@@ -25,7 +25,7 @@ from aggregator.core.model import (
     Written,
 )
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.outbox.outbox import SETTLE, columns
 from aggregator.runtime import failpoints
@@ -181,21 +181,20 @@ class FileClaim(NamedTuple):
     tries: int
 
 
-class Files:
+class Files(Part):
     """The verbs about files. A claim is held for `hold`, and renewed as its file is being made."""
 
     def __init__(
         self, database: Database, owner: uuid.UUID, hold: dt.timedelta, identity: LedgerIdentity | None = None
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._owner = owner
         self._identity = identity
         self.hold = hold
 
     def due(self, sink_id: int, now: dt.datetime) -> list[Due]:
         """Return what waits to be written, by meter."""
-        with self._database.transaction() as connection:
-            return [Due._make(row) for row in connection.execute(DUE, {"sink_id": sink_id, "now": now})]
+        return [Due._make(row) for row in self._rows(DUE, {"sink_id": sink_id, "now": now})]
 
     def take_over(self, sink_id: int, place: str, now: dt.datetime) -> FileClaim | None:
         """Take over the oldest file of a sink that was begun in this place and left; None if there is none.
@@ -272,8 +271,7 @@ class Files:
     def put_off(self, claim: FileClaim, until: dt.datetime, reason: str | None) -> None:
         """Leave a claim to whoever takes it over after that."""
         values = {"claim": claim.id, "owner": self._owner, "until": until, "reason": reason}
-        with self._database.transaction() as connection:
-            connection.execute(PUT_OFF, values)
+        self._run(PUT_OFF, values)
 
     def settle_unfit(self, claim: FileClaim, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of members that are in no file; return how many that changed."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from aggregator.core.model import EventId
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Part
 
 ALL_EVENTS = 2**63 - 1
 """What lets every event go, also of those to come."""
@@ -114,16 +114,12 @@ class Pending(NamedTuple):
     customers: tuple[str, ...]
 
 
-class FirstUses:
+class FirstUses(Part):
     """The verbs about the first use of feeds."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def open(self, sink_id: int, feeds: Collection[int] | None = None) -> bool:
         """Tell whether a feed of a sink is still to be cleared, of some of its feeds or of all."""
-        with self._database.transaction() as connection:
-            return connection.execute(FIND_FEEDS, _which(sink_id, feeds)).fetchone() is not None
+        return self._row(FIND_FEEDS, _which(sink_id, feeds)) is not None
 
     def pending(
         self, sink_id: int, but: Collection[int] = (), feeds: Collection[int] | None = None
@@ -153,15 +149,13 @@ class FirstUses:
             "asks": bool(pending.customers),
             "now": now,
         }
-        with self._database.transaction() as connection:
-            connection.execute(CLEAR, values)
+        self._run(CLEAR, values)
         return False
 
     def clear_for_good(self, feeds: Sequence[int], by: str, now: dt.datetime) -> list[int]:
         """Let everything of these feeds go, on the word of `by`; return which of them waited for it."""
-        with self._database.transaction() as connection:
-            values = {"feeds": list(feeds), "by": by, "now": now, "all": ALL_EVENTS}
-            return [row[0] for row in connection.execute(CLEAR_FOR_GOOD, values)]
+        values = {"feeds": list(feeds), "by": by, "now": now, "all": ALL_EVENTS}
+        return [row[0] for row in self._rows(CLEAR_FOR_GOOD, values)]
 
     def stop(self, pending: Pending, customers: Sequence[str], reason: str, now: dt.datetime) -> bool:
         """Note that a feed sends nothing, and why; False if somebody let it go meanwhile, or has sent to these customers."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from aggregator.errors import UsageError
-from aggregator.ledger.database import Database
+from aggregator.ledger.database import Part
 
 LATEST_WRITE = dt.timedelta(hours=1)
 """No file gets its name later than this after its writer's last sign of life: calls to a store time out within minutes."""
@@ -90,17 +90,13 @@ class MovedFile(NamedTuple):
         )
 
 
-class Places:
+class Places(Part):
     """The verbs about files that were begun elsewhere. Each is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def moved_files(self, places: Mapping[str, str]) -> list[MovedFile]:
         """Return the open files of sinks that write elsewhere by now; `places` says where each of them does."""
         values = {"sinks": list(places), "places": list(places.values())}
-        with self._database.transaction() as connection:
-            return [MovedFile._make(row) for row in connection.execute(FIND, values)]
+        return [MovedFile._make(row) for row in self._rows(FIND, values)]
 
     def events_in(self, sink: str, place: str) -> set[int]:
         """Return the events of the open files of a sink that were begun in a place."""

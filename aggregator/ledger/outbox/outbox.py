@@ -22,7 +22,7 @@ from typing import NamedTuple
 from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.identity import WHAT_TO_DO, LedgerIdentity
 from aggregator.ledger.passes.reassert import note_newer_than
 from aggregator.ledger.review import moves
@@ -326,7 +326,7 @@ class Claim(NamedTuple):
     """When it was taken, by the ledger's clock."""
 
 
-class Outbox:
+class Outbox(Part):
     """The verbs about the outbox. A claim lasts `leave`, in which its events may leave, and `answer` for the last answer.
 
     `pin` counts the claims, and finds out whether the ledger was wound back; without it nobody does.
@@ -340,7 +340,7 @@ class Outbox:
         answer: dt.timedelta,
         identity: LedgerIdentity | None = None,
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._owner = owner
         self._leave = leave
         self._hold = leave + answer
@@ -380,8 +380,7 @@ class Outbox:
         """
         if self._identity is None:
             return
-        with self._database.transaction() as connection:
-            adopted = connection.execute(ADOPTED_SINCE, {"event": event}).fetchone() == (True,)
+        adopted = self._row(ADOPTED_SINCE, {"event": event}) == (True,)
         if not adopted:
             self._identity.stop(f"{reason} {WHAT_TO_DO}", now)
 
@@ -472,13 +471,11 @@ class Outbox:
 
     def halt(self, sink_id: int, reason: str, now: dt.datetime) -> None:
         """Note that a sink refuses us as a whole, for `status` to show."""
-        with self._database.transaction() as connection:
-            connection.execute(HALT, {"sink_id": sink_id, "reason": reason, "now": now})
+        self._run(HALT, {"sink_id": sink_id, "reason": reason, "now": now})
 
     def resume(self, sink_id: int) -> None:
         """Note that a sink takes events (again)."""
-        with self._database.transaction() as connection:
-            connection.execute(RESUME, {"sink_id": sink_id})
+        self._run(RESUME, {"sink_id": sink_id})
 
     def more_due(
         self, sink_id: int, count: int, now: dt.datetime, feeds: Sequence[int] | None = None
@@ -521,8 +518,7 @@ class Outbox:
         Return how many are refused and dismissed, since nothing of them has left, and how many are in doubt.
         """
         values = {"feeds": list(feeds), "now": now, "reason": GIVEN_UP}
-        with self._database.transaction() as connection:
-            row = connection.execute(GIVE_UP, values).fetchone()
+        row = self._row(GIVE_UP, values)
         assert row is not None
         return row[0], row[1]
 

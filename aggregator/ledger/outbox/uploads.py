@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import EventId, Span
 from aggregator.errors import UsageError
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review.rejections import refuse_known
 
 MOST_NAMED = 10
@@ -147,29 +147,23 @@ class FileRow(NamedTuple):
     rejected_reason: str | None = None
 
 
-class Uploads:
+class Uploads(Part):
     """The verbs about files that are written. Each is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def listed(self, *, sink: str | None, unconfirmed: bool, limit: int) -> list[FileRow]:
         """Return files, the newest first; with `unconfirmed` those that wait for a person to say that they are uploaded."""
         values = {"sink": sink, "unconfirmed": unconfirmed, "limit": limit}
-        with self._database.transaction() as connection:
-            return [FileRow._make(row) for row in connection.execute(LISTED, values)]
+        return [FileRow._make(row) for row in self._rows(LISTED, values)]
 
     def of_range(self, sink_id: int, meter: str, span: Span) -> list[FileRow]:
         """Return the files of a sink that may hold windows of the meter in a range, the oldest first."""
         values = {"sink_id": sink_id, "meter": meter, "start": span.start, "end": span.end}
-        with self._database.transaction() as connection:
-            return [FileRow._make(row) for row in connection.execute(OF_RANGE, values)]
+        return [FileRow._make(row) for row in self._rows(OF_RANGE, values)]
 
     def states(self, sink_id: int, meter: str, span: Span) -> dict[str, int]:
         """Return how many events a sink is owed of a meter in a range, by their state."""
         values = {"sink_id": sink_id, "meter": meter, "start": span.start, "end": span.end}
-        with self._database.transaction() as connection:
-            return dict(connection.execute(STATES, values).fetchall())
+        return dict(self._rows(STATES, values))
 
     def confirm(self, names: Sequence[str], now: dt.datetime) -> int:
         """Take a person's word that files were uploaded; return how many events are confirmed by it.

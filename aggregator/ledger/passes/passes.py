@@ -27,7 +27,7 @@ from aggregator.core.model import (
     Span,
 )
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
@@ -117,7 +117,7 @@ class Decide(Protocol):
     ) -> Iterable[Decision]: ...
 
 
-class Passes:
+class Passes(Part):
     """The verbs about passes. `lease` is how long a holder may be silent; `elapsed` tells seconds, to measure with.
 
     `pin` tells whether the ledger is still the one it was; without it nobody asks.
@@ -130,7 +130,7 @@ class Passes:
         elapsed: Callable[[], float],
         identity: LedgerIdentity | None = None,
     ) -> None:
-        self._database = database
+        super().__init__(database)
         self._identity = identity
         self._lease = lease
         self._elapsed = elapsed

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import EventsInSpan
 from aggregator.core.states import CancellationState, is_settled, may_go_on
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review.in_doubt import events_in_span
 from aggregator.ledger.review.parked import LOCK_SLOTS, take_back_held
 from aggregator.ledger.review.rejections import refuse_known
@@ -196,23 +196,18 @@ class Wanted(NamedTuple):
     """How the event went to the sink, in the sink's own word."""
 
 
-class Cancellations:
+class Cancellations(Part):
     """The verbs about cancellations. Each is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def candidates(self, sink_id: int, events: Sequence[int]) -> list[Candidate]:
         """Return those of these events that went to a sink."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(CANDIDATES, {"sink_id": sink_id, "events": list(events)})
-            return [Candidate._make(row) for row in rows]
+        rows = self._rows(CANDIDATES, {"sink_id": sink_id, "events": list(events)})
+        return [Candidate._make(row) for row in rows]
 
     def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]:
         """Put on record that these are wanted back; return those that count as booked and were not wanted already."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(ASK, {"sink_id": sink_id, "events": list(events), "now": now})
-            return [row[0] for row in rows]
+        rows = self._rows(ASK, {"sink_id": sink_id, "events": list(events), "now": now})
+        return [row[0] for row in rows]
 
     def ask_lowered(
         self, sink_id: int, meters: Collection[str], since: dt.datetime, now: dt.datetime, limit: int
@@ -222,8 +217,7 @@ class Cancellations:
         Return which those are.
         """
         values = {"sink_id": sink_id, "meters": list(meters), "since": since, "now": now, "limit": limit}
-        with self._database.transaction() as connection:
-            return [row[0] for row in connection.execute(ASK_LOWERED, values)]
+        return [row[0] for row in self._rows(ASK_LOWERED, values)]
 
     def wanted(
         self,
@@ -240,8 +234,7 @@ class Cancellations:
             "events": None if events is None else list(events),
             "limit": limit,
         }
-        with self._database.transaction() as connection:
-            return [_wanted(row) for row in connection.execute(OPEN, values)]
+        return [_wanted(row) for row in self._rows(OPEN, values)]
 
     def undecided(self, sink_id: int, events: Sequence[int], *, limit: int) -> list[Wanted]:
         """Return those of these that wait for a person's word: nobody can tell, or nobody asks as the ledger is stopped."""
@@ -262,8 +255,7 @@ class Cancellations:
             "now": now,
             "until": until,
         }
-        with self._database.transaction() as connection:
-            begun = connection.execute(BEGIN, values).fetchone()
+        begun = self._row(BEGIN, values)
         return wanted._replace(tries=wanted.tries + 1, tried_at=now) if begun else None
 
     def answered(
@@ -280,14 +272,12 @@ class Cancellations:
         assert state is not CancellationState.DONE, (
             "a cancellation is done together with what follows from it"
         )
-        with self._database.transaction() as connection:
-            values = _values(wanted, state, answer, now, next_at, unsure=unsure)
-            return connection.execute(ANSWERED, values).fetchone() is not None
+        values = _values(wanted, state, answer, now, next_at, unsure=unsure)
+        return self._row(ANSWERED, values) is not None
 
     def seen(self, wanted: Wanted, now: dt.datetime) -> None:
         """Note that the sink's totals show the event."""
-        with self._database.transaction() as connection:
-            connection.execute(SEEN, {"id": wanted.id, "asked_at": wanted.asked_at, "now": now})
+        self._run(SEEN, {"id": wanted.id, "asked_at": wanted.asked_at, "now": now})
 
     def look(self, wanted: Wanted) -> EventsInSpan:
         """Return all events of the customer in the event's minute, the event itself in question."""

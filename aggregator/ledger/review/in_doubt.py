@@ -20,7 +20,7 @@ from aggregator.core.model import (
     State,
 )
 from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review import unacknowledged
 from aggregator.ledger.review.parked import ABSENT, LOCK_PARKED, PRESENT
 from aggregator.ledger.review.rejections import REPORTED_WITHIN, refuse_missing, reject, take_report
@@ -172,11 +172,8 @@ class Settled(NamedTuple):
     stale: bool = False
 
 
-class InDoubt:
+class InDoubt(Part):
     """The verbs about events in doubt, rejections and read-backs. Each is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[EventsInSpan]:
         """Return minutes with events in doubt that the sink's figures can settle by now, with all of ours in them."""
@@ -229,8 +226,7 @@ class InDoubt:
 
     def put_off(self, in_span: EventsInSpan, look_at: dt.datetime) -> None:
         """Leave the events in doubt of an excerpt alone until then."""
-        with self._database.transaction() as connection:
-            connection.execute(PUT_OFF, {"events": [event.id for event in in_span.asked], "look_at": look_at})
+        self._run(PUT_OFF, {"events": [event.id for event in in_span.asked], "look_at": look_at})
 
     def reject(self, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime) -> list[EventId]:
         """Record what a sink rejected after it had accepted it; return the events that are refused by it now."""
@@ -250,9 +246,8 @@ class InDoubt:
 
     def readback(self, sink_id: int, now: dt.datetime) -> Readback | None:
         """Return the read-back that is due for longest, or None."""
-        with self._database.transaction() as connection:
-            values = {"sink_id": sink_id, "now": now}
-            row = connection.execute(DUE_READBACK, values).fetchone()
+        values = {"sink_id": sink_id, "now": now}
+        row = self._row(DUE_READBACK, values)
         return Readback(row[0], row[1], row[2], Span(row[3].lower, row[3].upper), row[4]) if row else None
 
     def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
@@ -283,25 +278,19 @@ class InDoubt:
             "limit": MOST_PLACES,
         }
         statement = unacknowledged.PLACES if readback.unacknowledged else PLACES
-        with self._database.transaction() as connection:
-            return [(row[0], row[1]) for row in connection.execute(statement, values)]
+        return [(row[0], row[1]) for row in self._rows(statement, values)]
 
     def note(self, readback: Readback, found: str) -> None:
         """Add to what a read-back found."""
-        with self._database.transaction() as connection:
-            connection.execute(NOTE_FOUND, {"id": readback.id, "found": found})
+        self._run(NOTE_FOUND, {"id": readback.id, "found": found})
 
     def close_readback(self, readback: Readback, found: str, now: dt.datetime, *, nothing: bool) -> None:
         """Note that everything a read-back is about has been looked at."""
-        with self._database.transaction() as connection:
-            connection.execute(
-                CLOSE_READBACK, {"id": readback.id, "found": found, "now": now, "nothing": nothing}
-            )
+        self._run(CLOSE_READBACK, {"id": readback.id, "found": found, "now": now, "nothing": nothing})
 
     def put_off_readback(self, readback: Readback, due_at: dt.datetime) -> None:
         """Come back to a read-back later."""
-        with self._database.transaction() as connection:
-            connection.execute(PUT_OFF_READBACK, {"id": readback.id, "due_at": due_at})
+        self._run(PUT_OFF_READBACK, {"id": readback.id, "due_at": due_at})
 
 
 def events_in_span(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Span
 from aggregator.core.readbacks import Finding
-from aggregator.ledger.database import Connection, Database
+from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review import moves
 
 LOCK_PARKED = """
@@ -156,11 +156,8 @@ class Choice(NamedTuple):
     """Only those that the next pass does not plan anew by itself."""
 
 
-class ParkedEvents:
+class ParkedEvents(Part):
     """The verbs about events that wait for a person. Each is one short transaction."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     def waiting(self, choice: Choice, limit: int, *, newest_first: bool = False) -> list[Waiting]:
         """Return the events meant that wait for a person or for proof, those that wait longest first."""
@@ -178,8 +175,7 @@ class ParkedEvents:
             "newest_first": newest_first,
             "limit": limit,
         }
-        with self._database.transaction() as connection:
-            return [Waiting._make(row) for row in connection.execute(WAITING, values)]
+        return [Waiting._make(row) for row in self._rows(WAITING, values)]
 
     def dismiss(self, events: Sequence[int], now: dt.datetime) -> list[int]:
         """Leave held or refused events at that, on a person's word; return those that were. A newer plan replaces them.
