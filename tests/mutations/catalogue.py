@@ -118,8 +118,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a claim is not counted beside the ledger before it is sent",
         "aggregator/ledger/outbox/outbox.py",
-        "            self._identity.noted(count)\n",
-        "            pass\n",
+        "        identity.noted(count)\n",
+        "        pass\n",
         ("tests/postgres/test_identity.py::test_a_claim_counts_before_anything_leaves",),
     ),
     Mistake(

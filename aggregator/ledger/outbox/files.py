@@ -13,7 +13,6 @@ Rules
 import datetime as dt
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from aggregator.core.model import (
@@ -24,10 +23,9 @@ from aggregator.core.model import (
     Span,
     Written,
 )
-from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.ledger.database import Connection, Database, Part
+from aggregator.ledger.database import Database, Part
 from aggregator.ledger.identity import LedgerIdentity
-from aggregator.ledger.outbox.outbox import SETTLE, columns
+from aggregator.ledger.outbox.outbox import SETTLE, claiming, columns
 from aggregator.runtime import failpoints
 
 PAGE = 10_000
@@ -201,15 +199,14 @@ class Files(Part):
 
         Raises what claiming from the outbox raises; then nothing is taken.
         """
-        row = None
-        with self._claiming(now) as (connection, made):
+        with claiming(self._database, self._identity, now) as (connection, made):
             at = connection.at
             row = connection.execute(TAKE_OVER, {"sink_id": sink_id, "place": place, "now": at}).fetchone()
             if row is None:
-                raise _NothingThere
+                return None
             made.append(row[0])
             connection.execute(OWN, {"claim": row[0], "owner": self._owner, "until": at + self.hold})
-        return FileClaim._make(row) if row else None
+        return FileClaim._make(row)
 
     def claim_whole(
         self,
@@ -240,19 +237,18 @@ class Files(Part):
             "start": span.start if span else None,
             "end": span.end if span else None,
         }
-        row = None
-        with self._claiming(now) as (connection, made):
+        with claiming(self._database, self._identity, now) as (connection, made):
             at = connection.at
             values |= {"closing": at - bounds.wait, "now": at, "until": at + self.hold}
             connection.execute(HOLD_SINK, values)
             row = connection.execute(OPEN, values).fetchone()
             if row is None:
-                raise _NothingThere
+                return None
             made.append(row[0])
             values["claim"] = row[0]
             for statement in (NOTE, TAKE_ROWS, TAKE_EVENTS):
                 connection.execute(statement, values)
-        return FileClaim(row[0], at, row[1], 1) if row else None
+        return FileClaim(row[0], at, row[1], 1)
 
     def members(self, claim: FileClaim) -> Iterator[list[Event]]:
         """Yield the events of a claim by their ids, some thousands at a time; no transaction is open between."""
@@ -303,33 +299,3 @@ class Files(Part):
             failpoints.passing("settle_written")
         failpoints.passing("settle_committed")
         return accepted
-
-    @contextmanager
-    def _claiming(self, now: dt.datetime) -> Iterator[tuple[Connection, list[int]]]:
-        """Run a transaction that ends in a claim, and count it; what stops the ledger is known to every process.
-
-        What it yields besides takes the number of the claim.
-        """
-        count = None
-        made: list[int] = []
-        try:
-            with self._database.transaction(now, clocks_agree=True) as connection:
-                yield connection, made
-                if self._identity is not None:
-                    count = self._identity.count_claim(connection, connection.at, made[0])
-                failpoints.passing("claim_written")
-        except _NothingThere:
-            return
-        except LedgerFailedOver:
-            raise
-        except LedgerStopped as stopped:
-            if self._identity is not None:
-                self._identity.stop(str(stopped), now)
-            raise
-        failpoints.passing("claim_committed")
-        if self._identity is not None and count is not None:
-            self._identity.noted(count)
-
-
-class _NothingThere(Exception):
-    """There is nothing to claim, so nothing is counted."""

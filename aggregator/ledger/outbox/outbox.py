@@ -16,7 +16,8 @@ Rules
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from aggregator.core import retry
@@ -364,14 +365,27 @@ class Outbox(Part):
         Raises LedgerStopped if the ledger is not what it was, which every process knows from then on; ClocksApart if this
         host's clock differs from the ledger's. Then nothing is taken.
         """
-        try:
-            return self._claim(sink_id, limit, now, transport, feeds)
-        except LedgerFailedOver:
-            raise  # each host sees that for itself, and some may know that nothing is missing
-        except LedgerStopped as stopped:
-            if self._identity is not None:
-                self._identity.stop(str(stopped), now)
-            raise
+        with claiming(self._database, self._identity, now, str(self._owner)) as (connection, made):
+            at = connection.at
+            events = self._pick(connection, sink_id, limit, at, feeds)
+            if not events:
+                return None
+            values = {
+                "sink_id": sink_id,
+                "owner": self._owner,
+                "now": at,
+                "until": at + self._hold,
+                "events": events,
+                "transport": transport,
+            }
+            opened = connection.execute(OPEN_CLAIM, values).fetchone()
+            assert opened is not None
+            made.append(opened[0])
+            connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
+            rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
+        assert len(rows) == len(events), "every row of the outbox has its event"
+        found = tuple(sorted(Event._make(row) for row in rows))
+        return Claim(ClaimId(made[0]), found, self._leave.total_seconds(), at)
 
     def stop(self, event: EventId, reason: str, now: dt.datetime) -> None:
         """Mark the ledger as stopped: what a sink said of an event shows that the ledger has forgotten something.
@@ -388,43 +402,6 @@ class Outbox(Part):
     def stopped(self) -> bool:
         """Whether the ledger is known to be stopped: nothing more of a claim may leave then."""
         return self._identity is not None and self._identity.stopped_seen
-
-    def _claim(
-        self, sink_id: int, limit: int, now: dt.datetime, transport: str, feeds: Sequence[int] | None
-    ) -> Claim | None:
-        with self._database.transaction(now, clocks_agree=True) as connection:
-            at = connection.at
-            events = self._pick(connection, sink_id, limit, at, feeds)
-            if not events:
-                return None
-            values = {
-                "sink_id": sink_id,
-                "owner": self._owner,
-                "now": at,
-                "until": at + self._hold,
-                "events": events,
-                "transport": transport,
-            }
-            opened = connection.execute(OPEN_CLAIM, values).fetchone()
-            assert opened is not None
-            connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
-            rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
-            count = (
-                self._identity.count_claim(connection, at, opened[0], str(self._owner))
-                if self._identity is not None
-                else None
-            )
-            failpoints.passing("claim_written")
-        failpoints.passing("claim_committed")
-        if self._identity is not None and count is not None:
-            self._identity.noted(count)
-        assert len(rows) == len(events), "every row of the outbox has its event"
-        return Claim(
-            ClaimId(opened[0]),
-            tuple(sorted(Event._make(row) for row in rows)),
-            self._leave.total_seconds(),
-            at,
-        )
 
     def _pick(
         self,
@@ -537,6 +514,35 @@ class Outbox(Part):
             take_back_held(connection, [row[0] for row in again], "planned anew with an event before it", now)
             note_newer_than(connection, [row[0] for row in due], now)
         return sorted(row[0] for row in [*due, *again])
+
+
+@contextmanager
+def claiming(
+    database: Database, identity: LedgerIdentity | None, now: dt.datetime, owner: str | None = None
+) -> Iterator[tuple[Connection, list[int]]]:
+    """Run a transaction that ends in a claim, and count it; what stops the ledger is known to every process.
+
+    What it yields besides takes the number of the claim. Without one there was nothing to claim, and nothing is counted.
+    """
+    count = None
+    made: list[int] = []
+    try:
+        with database.transaction(now, clocks_agree=True) as connection:
+            yield connection, made
+            if not made:
+                return
+            if identity is not None:
+                count = identity.count_claim(connection, connection.at, made[0], owner)
+            failpoints.passing("claim_written")
+    except LedgerFailedOver:
+        raise  # each host sees that for itself, and some may know that nothing is missing
+    except LedgerStopped as stopped:
+        if identity is not None:
+            identity.stop(str(stopped), now)
+        raise
+    failpoints.passing("claim_committed")
+    if identity is not None and count is not None:
+        identity.noted(count)
 
 
 def feeds_of(connection: Connection, sink_id: int) -> list[int]:
