@@ -253,7 +253,7 @@ def show_results(
             "held": "right",
             "refused": "right",
             "waiting": "right",
-            "set aside": "right",
+            "unmapped": "right",
         },
         (
             (
