@@ -16,12 +16,10 @@ Rules
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from itertools import groupby, islice
-from operator import attrgetter
 from typing import NamedTuple, Protocol
 
+from aggregator.adoption.asking import by_customer
 from aggregator.adoption.comparison import Comparison, Found
 from aggregator.adoption.survey import Compared, Left, SplitWindow, Survey
 from aggregator.core import commit_barrier, definitions, planner
@@ -33,7 +31,7 @@ from aggregator.core.model import (
     Span,
 )
 from aggregator.core.rebase import SlotComparison
-from aggregator.core.windows import WINDOWS_PER_READ, cut, floor
+from aggregator.core.windows import floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.ledger.adoption import Counted, Line, Rebased
 from aggregator.ledger.identity import Pinned, named
@@ -50,12 +48,6 @@ QUIET = dt.timedelta(hours=2)
 
 FURTHEST = dt.timedelta(days=35)
 """Nothing older can be sent (docs.stripe.com/api/billing/meter-event/create), so it need not be compared."""
-
-ASKED_AT_ONCE = 8
-"""How many customers are asked for beside each other."""
-
-CUSTOMERS_AT_ONCE = 256
-"""How many customers are in memory at once."""
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -228,7 +220,9 @@ class Adopter:
         if sealed is not None and sealed > readable:
             readable = definitions.ceiling(sealed, definitions.at(holding, sealed).window)
         readings = survey.stack.enter_context(Spool())
-        for definition, span in _to_read(holding, Span(min(readable, whole.end), whole.end), unread):
+        for definition, span in definitions.readable(
+            holding, Span(min(readable, whole.end), whole.end), unread
+        ):
             allow = _shows(meter, span, now - self._quiet)
             source = self._sources[meter.source]
             for batch in source.read(definition.query, span, definition.window, allow=allow):
@@ -291,25 +285,21 @@ class Adopter:
             raise AssertionError("a try ends in an answer or an error")
 
         # The ledger's transaction is over before a sink is asked.
-        with DiskList[SlotComparison]() as kept, ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
+        with DiskList[SlotComparison]() as kept:
             kept.keep(self._adopting.comparisons(line, readings))
-            customers = (list(comparisons) for _, comparisons in groupby(kept.all(), attrgetter("customer")))
-            while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
-                for found in pool.map(ask, some):
-                    if isinstance(found, Left):
-                        left.append(found)
-                        continue
-                    compared.customers += 1
-                    for comparison, places in found:
-                        compared.count(comparison)
-                        if len(places) > 1:
-                            names = meter.name, line.feed.sink, comparison.customer
-                            compared.split_windows.append(SplitWindow(*names, places))
-                        if comparison.differs:
-                            much = Decimal(planner.plain(comparison.stands_at))
-                            yield Counted(
-                                comparison.window_start, comparison.customer, much, comparison.kept_at
-                            )
+            for found in by_customer(kept.all(), ask):
+                if isinstance(found, Left):
+                    left.append(found)
+                    continue
+                compared.customers += 1
+                for comparison, places in found:
+                    compared.count(comparison)
+                    if len(places) > 1:
+                        names = meter.name, line.feed.sink, comparison.customer
+                        compared.split_windows.append(SplitWindow(*names, places))
+                    if comparison.differs:
+                        much = Decimal(planner.plain(comparison.stands_at))
+                        yield Counted(comparison.window_start, comparison.customer, much, comparison.kept_at)
 
     def _name(self, line: Line, comparison: SlotComparison, ledger: str, now: dt.datetime) -> str:
         """Name the event that takes a slot over, as the planner would name it in the new generation."""
@@ -351,15 +341,3 @@ def _shows(meter: Meter, span: Span, sent_until: dt.datetime) -> Callable[[Fence
         return span.end
 
     return allow
-
-
-def _to_read(
-    holding: Sequence[Definition], span: Span, unread: Sequence[dt.datetime]
-) -> Iterator[tuple[Definition, Span]]:
-    """Yield a span in pieces that are read at once, each by its definition, without the windows that cannot be read."""
-    for definition, piece in definitions.pieces(holding, span):
-        start = piece.start
-        for gap in [*(each for each in unread if each in piece), piece.end]:
-            for each in cut(Span(start, gap), definition.window, WINDOWS_PER_READ):
-                yield definition, each
-            start = gap + definition.window

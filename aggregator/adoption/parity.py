@@ -9,24 +9,16 @@ Rules
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import groupby, islice
-from operator import attrgetter
 from typing import NamedTuple
 
+from aggregator.adoption.asking import by_customer
 from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
 from aggregator.core.windows import DAY
 from aggregator.ledger.parity import Place, Side
 from aggregator.sinks.protocol import Totals
-
-ASKED_AT_ONCE = 8
-"""How many customers are asked for beside each other."""
-
-CUSTOMERS_AT_ONCE = 256
-"""How many customers are in memory at once."""
 
 Said = Mapping[dt.datetime, Decimal]
 
@@ -96,11 +88,8 @@ def compare(
             for start in starts
         ]
 
-    customers = (list(each) for _, each in groupby(places, attrgetter("customer")))
-    with ThreadPoolExecutor(ASKED_AT_ONCE, "parity") as pool:
-        while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
-            for found in pool.map(ask, some):
-                yield from found
+    for found in by_customer(places, ask):
+        yield from found
 
 
 def _said(said: Said | None, start: dt.datetime) -> Decimal | None:

@@ -86,7 +86,7 @@ def backfill(
             known = app.definitions(name)
             span = span_of(collection.meter, known, limits, start, end, now)
             older[name] = read_by_older(known, span)
-            jobs.append(Backfill(collection, app.registered[name], app.ledger.passes, known, span))
+            jobs.append(Backfill(collection, known, span))
         results, delivered, failed = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
         )

@@ -72,14 +72,14 @@ def restate(
     [name] = known_meters(config, [meter])
     with build(config, name="aggregator restate", verify=yes, looks=not yes) as app:
         now = app.ledger.now() if yes else app.ledger.instant()
-        collection, registered = app.collections[name], app.registered[name]
+        collection = app.collections[name]
         known = app.definitions(name)
         limits = {sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks}
         present = known[-1]
         until = end or max(start, min(now, present.since))
         _check(name, known, start, until)
         span = span_of(collection.meter, known, limits, start, until, now)
-        new = Backfill(collection, registered, app.ledger.passes, known, span, restated_by=present)
+        new = Backfill(collection, known, span, restated_by=present)
         if yes:
             pause = threading.Event()
             while not collection.restate(span, present):

@@ -16,8 +16,6 @@ from aggregator.core import definitions, windows
 from aggregator.core.forecast import Forecast
 from aggregator.core.model import Definition, Limits, Meter, Span
 from aggregator.errors import UsageError
-from aggregator.ledger.meters import Registered
-from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.passes.stats import Tally
 
 PIECES = 40
@@ -172,15 +170,11 @@ class Backfill:
     def __init__(
         self,
         collection: Collector,
-        registered: Registered,
-        passes: Passes,
         known: Sequence[Definition],
         span: Span,
         restated_by: Definition | None = None,
     ) -> None:
         self._collection = collection
-        self._registered = registered
-        self._passes = passes
         self.meter = collection.meter
         self.span = span
         self._known = [restated_by] if restated_by else known
@@ -206,17 +200,9 @@ class Backfill:
 
         `wait` is called while another process holds the meter. Raises what collection raises; what was committed stays.
         """
-        result = Backfilled(self.meter.name, self.span)
-        result.resumed_at = self._passes.resume_backfill(self._registered, self.span, self._known, now)
-        start = result.resumed_at or self.span.start
-        for piece in self.pieces(start):
-            done = self._piece(piece, now, wait)
-            result.add(done)
-            progress(self.windows_in(piece))
-            if done.left_from is not None:
-                break
-        result.windows = self.windows_in(Span(start, result.left_from or self.span.end))
-        return result
+        resumed_at = self._collection.resumed_at(self.span, self._known, now)
+        result = Backfilled(self.meter.name, self.span, resumed_at)
+        return self._through(result, lambda piece: self._piece(piece, now, wait), progress)
 
     def _piece(self, piece: Span, now: dt.datetime, wait: Callable[[], object]) -> Collected:
         while True:
@@ -228,13 +214,28 @@ class Backfill:
     def dry_run(self, now: dt.datetime, progress: Callable[[int], None] = lambda _: None) -> Backfilled:
         """Say what a run would do, and write nothing."""
         result = Backfilled(self.meter.name, self.span)
-        for piece in self.pieces(self.span.start):
+
+        def look(piece: Span) -> Tally:
             tally = Tally()
             for _ in self._collection.preview(piece, now, tally, self._known, result.forecast):
                 pass
-            result.add(tally)
+            return tally
+
+        return self._through(result, look, progress)
+
+    def _through(
+        self,
+        result: Backfilled,
+        read: Callable[[Span], Collected | Tally],
+        progress: Callable[[int], None],
+    ) -> Backfilled:
+        """Read what is left of the range, piece by piece, as far as its source proves to show everything."""
+        start = result.resumed_at or self.span.start
+        for piece in self.pieces(start):
+            done = read(piece)
+            result.add(done)
             progress(self.windows_in(piece))
-            if tally.left_from is not None:
+            if done.left_from is not None:
                 break
-        result.windows = self.windows_in(Span(self.span.start, result.left_from or self.span.end))
+        result.windows = self.windows_in(Span(start, result.left_from or self.span.end))
         return result

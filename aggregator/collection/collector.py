@@ -246,6 +246,10 @@ class Collector:
                     self._pass(lease, this._replace(more=piece.end < goal.end), result)
         return result
 
+    def resumed_at(self, goal: Span, known: Sequence[Definition], now: dt.datetime) -> dt.datetime | None:
+        """Return how far a backfill of exactly this range by these definitions came that was interrupted just now."""
+        return self._passes.resume_backfill(self._registered, goal, known, now)
+
     def _present(self, now: dt.datetime) -> dt.datetime:
         """Return what is the present by now, once the meter is held: a process may have stood still before that.
 

@@ -56,7 +56,9 @@ def passes(
     )
     newest_first = at_once and deep < near and not meter.latest
     spans = [*plan.spans, Span(deep, near)] if newest_first else plan.spans
-    cut = [*_once_more(lease, first, spans), *_pieces(lease, spans)]
+    cut = list(_once_more(lease, first, spans))
+    for span in spans:
+        cut += definitions.readable(known, span, lease.unread)
     for number, (definition, piece) in enumerate(cut, 1):
         done = number == len(cut)
         yield live(piece, now, definition)._replace(
@@ -104,14 +106,3 @@ def earliest(meter: Meter, lease: Lease, now: dt.datetime) -> dt.datetime:
             f"rows and correct `data_retained_from`, or give them up with `start_at: {first:%Y-%m-%dT%H:%MZ}`."
         )
     return max(meter.start_at, first)
-
-
-def _pieces(lease: Lease, spans: Iterable[Span]) -> Iterator[tuple[Definition, Span]]:
-    """Cut spans by definition, around windows that are not to be asked for yet, and to what one transaction takes."""
-    for whole in spans:
-        for definition, span in definitions.pieces(lease.definitions, whole):
-            start = span.start
-            for unread in (*(each for each in lease.unread if each in span), span.end):
-                for piece in windows.cut(Span(start, unread), definition.window, windows.WINDOWS_PER_READ):
-                    yield definition, piece
-                start = unread + definition.window

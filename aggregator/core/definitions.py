@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from math import gcd, lcm
 
 from aggregator.core.model import EPOCH, Definition, Span
-from aggregator.core.windows import floor
+from aggregator.core.windows import WINDOWS_PER_READ, cut, floor
 
 SECOND = dt.timedelta(seconds=1)
 
@@ -39,6 +39,18 @@ def pieces(definitions: Sequence[Definition], span: Span) -> Iterator[tuple[Defi
         assert until is None or widened <= until, "a definition begins at a boundary of the one before it"
         yield definition, Span(floor(start, definition.window), widened)
         start = widened
+
+
+def readable(
+    definitions: Sequence[Definition], span: Span, unread: Sequence[dt.datetime]
+) -> Iterator[tuple[Definition, Span]]:
+    """Yield a span in pieces that are read at once, each by its definition, without the windows that begin at `unread`."""
+    for definition, piece in pieces(definitions, span):
+        start = piece.start
+        for gap in (*(each for each in unread if each in piece), piece.end):
+            for part in cut(Span(start, gap), definition.window, WINDOWS_PER_READ):
+                yield definition, part
+            start = gap + definition.window
 
 
 def ready_until(definitions: Sequence[Definition], mark: dt.datetime, limit: dt.datetime) -> dt.datetime:

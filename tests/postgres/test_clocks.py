@@ -149,9 +149,7 @@ def test_a_backfill_may_take_longer_than_clocks_may_differ(today: Today) -> None
     """How long ago it began says nothing about the clocks: a backfill of an hour goes on."""
     start = today.meter.start_at
     span = Span(start, start + 2 * HOUR)
-    backfill = Backfill(
-        today.collection, today.registered, today.passes, today.meters.definitions(today.registered), span
-    )
+    backfill = Backfill(today.collection, today.meters.definitions(today.registered), span)
     assert backfill.run(today.database.now() - 20 * MINUTE, lambda: None).new == 3
 
 

@@ -96,9 +96,7 @@ def test_a_backfill_that_was_interrupted_long_ago_begins_anew(world: World) -> N
     world.collection.backfill(Span(START, START + 5 * HOUR), goal, world.now)
     world.at(264)
     world.source.use("cus_a", START + HOUR)
-    Backfill(
-        world.collection, world.registered, world.passes, world.meters.definitions(world.registered), goal
-    ).run(world.now, lambda: None)
+    Backfill(world.collection, world.meters.definitions(world.registered), goal).run(world.now, lambda: None)
     world.deliver()
     assert world.booked("cus_a") == 1
 

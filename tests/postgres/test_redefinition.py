@@ -225,7 +225,7 @@ def test_a_finished_backfill_over_two_definitions_is_no_interrupted_one(database
     known = two.meters.definitions(two.registered)
     goal = Span(START, START + 8 * HOUR)
     for expected in (8, 13):
-        done = Backfill(two.collection, two.registered, two.passes, known, goal).run(two.now, lambda: None)
+        done = Backfill(two.collection, known, goal).run(two.now, lambda: None)
         two.deliver()
         assert (done.resumed_at, two.booked("cus_a")) == (None, expected)
         two.source.use("cus_a", START + HOUR, 5)

@@ -79,9 +79,7 @@ def test_a_backfill_reads_nothing_that_is_not_proven(world: World, standby: bool
     lagging(world, START + 2 * HOUR, standby=standby)
     world.at(6, 10)
     span = Span(START, START + 6 * HOUR)
-    job = Backfill(
-        world.collection, world.registered, world.passes, world.meters.definitions(world.registered), span
-    )
+    job = Backfill(world.collection, world.meters.definitions(world.registered), span)
     done = job.run(world.now, lambda: None)
     assert (done.rows, done.new, done.corrections, done.left_from) == (0, 0, 0, START)
     assert done.left_why is not None

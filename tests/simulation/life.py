@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from aggregator.adoption import adopter as adoption_shell
+from aggregator.adoption import asking as adoption_shell
 from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
 from aggregator.collection.collector import Collected, Collector
@@ -433,13 +433,10 @@ class Daemon:
 
     def backfill(self, meter: Meter, start: dt.datetime, end: dt.datetime | None) -> Backfilled:
         """Read a range, as `aggregator backfill` does. Raises UsageError if it cannot be billed."""
-        known, registered = (
-            self._ledger.meters.definitions(self._registered[meter.name]),
-            self._registered[meter.name],
-        )
+        known = self._ledger.meters.definitions(self._registered[meter.name])
         span = span_of(meter, known, {SINK: self._sink.limits}, start, end, self._gate.now())
         shell = self._collection(meter)
-        job = Backfill(shell, registered, self._ledger.passes, known, span)
+        job = Backfill(shell, known, span)
         return job.run(self._gate.now(), self._wait_for_the_meter)
 
     def _wait_for_the_meter(self) -> None:
