@@ -63,6 +63,7 @@ COLUMNS = {
 )
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show for each meter how far it is read, what is due, and what waits for a person."""
+    from aggregator.ledger.review.parked import Choice
     from aggregator.wiring.app import (
         STILL_BILLABLE,
         feeding,
@@ -77,8 +78,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         stopped, unguarded = ledger.identity.check(now), ledger.identity.unguarded
         statuses = ledger.reports.status()
         memory = ledger.meters.memory()
-        parked = ledger.reports.parked(limit)
-        moved = ledger.reports.moved(limit)
+        parked = ledger.parked.waiting(Choice(), limit, newest_first=True)
+        moved = ledger.parked.moved(limit)
         unmapped = ledger.reports.unmapped(limit)
         unread = ledger.reports.unread(limit)
         unconfigured_meters = ledger.reports.unconfigured_meters(config.meters, now - STILL_BILLABLE, now)

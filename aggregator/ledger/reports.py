@@ -11,8 +11,6 @@ from typing import NamedTuple
 from aggregator.core.lateness import Late
 from aggregator.core.model import ZERO, Span
 from aggregator.ledger.database import Part
-from aggregator.ledger.review.moves import Move
-from aggregator.ledger.review.parked import Choice, ParkedEvents, Waiting
 
 STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
@@ -276,14 +274,6 @@ class Reports(Part):
     def status(self) -> list[FeedStatus]:
         """Return how every meter stands with every sink it feeds."""
         return [FeedStatus._make(row) for row in self._rows(STATUS)]
-
-    def parked(self, limit: int = 20) -> list[Waiting]:
-        """Return the events that wait for a person, the newest first."""
-        return ParkedEvents(self._database).waiting(Choice(), limit, newest_first=True)
-
-    def moved(self, limit: int = 20) -> list[Move]:
-        """Return the usage that moved from one customer to another and waits for a person."""
-        return ParkedEvents(self._database).moved(limit)
 
     def unmapped(self, limit: int = 20) -> list[Unmapped]:
         """Return what could be billed to nobody, the most rows first."""

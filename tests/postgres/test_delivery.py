@@ -8,6 +8,7 @@ from aggregator.core.model import Answer, Event, Outcome, State
 from aggregator.delivery.sender import Sender
 from aggregator.errors import InvariantBroken, LedgerUnreachable
 from aggregator.ledger.database import Database
+from aggregator.ledger.review.parked import Choice, ParkedEvents
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, MINUTE, START, World
 
@@ -153,9 +154,7 @@ def test_one_customer_that_is_always_refused_stops_nobody(owing: World) -> None:
         "select count(*) from aggregator.parked"
     )
     assert meter_state == (1,)
-    from aggregator.ledger.reports import Reports
-
-    [parked] = Reports(owing.database).parked()
+    [parked] = ParkedEvents(owing.database).waiting(Choice(), 20)
     assert (parked.customer, parked.state, parked.reason) == ("cus_4", "refused", "no such customer")
 
 

@@ -490,10 +490,12 @@ def test_what_a_person_dismissed_does_not_wait(world: World) -> None:
     world.deliver()
     parked, reports = ParkedEvents(world.database), Reports(world.database)
     waiting = [each.event for each in parked.waiting(Choice(), 10)]
-    assert sorted(each.event for each in reports.parked(10)) == waiting
-    assert [each.event for each in reports.parked(1)] == waiting[-1:], "the newest first"
+    assert sorted(each.event for each in parked.waiting(Choice(), 10, newest_first=True)) == waiting
+    assert [each.event for each in parked.waiting(Choice(), 1, newest_first=True)] == waiting[-1:], (
+        "the newest first"
+    )
     parked.dismiss(waiting[:1], world.now)
-    assert [each.event for each in reports.parked(10)] == waiting[1:]
+    assert [each.event for each in parked.waiting(Choice(), 10, newest_first=True)] == waiting[1:]
     assert [row.refused for row in reports.status()] == [1]
 
 

@@ -412,7 +412,7 @@ class Outbox(Part):
         feeds: Sequence[int] | None,
     ) -> list[int]:
         """Choose and lock what a claim takes. The next claim begins with another feed."""
-        those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
+        those = _feeds(connection, sink_id, feeds)
         if not those:
             return []
         first = self._begins_with.get(sink_id)
@@ -459,7 +459,7 @@ class Outbox(Part):
     ) -> bool:
         """Tell whether more than `count` events of a sink are due and may leave, of some of its feeds or of all."""
         with self._database.transaction() as connection:
-            those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
+            those = _feeds(connection, sink_id, feeds)
             row = connection.execute(MORE_DUE, {"feeds": those, "count": count, "now": now}).fetchone()
         return row is not None and bool(row[0])
 
@@ -486,8 +486,9 @@ class Outbox(Part):
     def waiting(self, sink_id: int, feeds: Sequence[int] | None = None) -> tuple[dt.datetime | None, int]:
         """Return when the next event of a sink is due, and how many are in its outbox, of some of its feeds or of all."""
         with self._database.transaction() as connection:
-            those = feeds_of(connection, sink_id) if feeds is None else list(feeds)
-            return _first(connection, NEXT_DUE, {"sink_id": sink_id, "feeds": those})
+            those = _feeds(connection, sink_id, feeds)
+            [row] = connection.execute(NEXT_DUE, {"sink_id": sink_id, "feeds": those})
+        return row[0], row[1]
 
     def give_up(self, feeds: Sequence[int], now: dt.datetime) -> tuple[int, int]:
         """Take what waits of some feeds out of the outbox, on a person's word.
@@ -545,8 +546,10 @@ def claiming(
         identity.noted(count)
 
 
-def feeds_of(connection: Connection, sink_id: int) -> list[int]:
-    """Return all feeds of a sink that the ledger knows."""
+def _feeds(connection: Connection, sink_id: int, feeds: Sequence[int] | None) -> list[int]:
+    """Return the feeds that are meant; all of a sink that the ledger knows, if none are named."""
+    if feeds is not None:
+        return list(feeds)
     return [row[0] for row in connection.execute(FEEDS, {"sink_id": sink_id})]
 
 
@@ -558,14 +561,6 @@ def _next_turn(those: Sequence[int], taken: Sequence[int], turns: int) -> int:
     feeds = list(dict.fromkeys(taken))
     last = feeds[-1] if turns <= len(feeds) < len(those) else feeds[0]
     return those[(those.index(last) + 1) % len(those)]
-
-
-def _first(
-    connection: Connection, statement: str, values: dict[str, object]
-) -> tuple[dt.datetime | None, int]:
-    row = connection.execute(statement, values).fetchone()
-    assert row is not None
-    return row[0], row[1]
 
 
 def columns(outcomes: Sequence[Outcome]) -> dict[str, list[object]]:
