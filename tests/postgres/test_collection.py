@@ -307,7 +307,7 @@ def test_preview_writes_nothing(world: World) -> None:
     )
     assert decision.event is not None
     assert (feed.sink, decision.event.delta) == ("fake", 10)
-    for table in ("slot", "event", "outbox", "run", "aside"):
+    for table in ("slot", "event", "outbox", "pass", "unmapped"):
         assert world.one(f"select count(*) from aggregator.{table}") == 0
     assert world.one("select mark from aggregator.meter") == START
 

@@ -91,7 +91,7 @@ def test_a_dry_run_writes_and_sends_nothing(world: World) -> None:
     world.write()
     ran = backfill(world, "--dry-run")
     assert (ran.code, ran.json["dry_run"], ran.json["meters"][0]["new"]) == (0, True, 600)
-    for table in ("slot", "event", "outbox", "run", "claim"):
+    for table in ("slot", "event", "outbox", "pass", "claim"):
         assert world.one(f"select count(*) from aggregator.{table}") == 0, table
     assert world.sent() == 0
 

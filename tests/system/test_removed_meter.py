@@ -58,7 +58,7 @@ def test_a_meter_that_another_process_reads_is_not_removed(world: World) -> None
     assert f"{METER} is in the ledger and not in the configuration" not in said
     refused = world.run("events", "give-up", "--meter", METER, "--sink", "stripe")
     assert (refused.code, f"Another process reads meter {METER}" in refused.err) == (2, True), refused.said
-    for table, column in (("run", "started_at"), ("configuration", "loaded_at")):
+    for table, column in (("pass", "started_at"), ("configuration", "loaded_at")):
         world.ledger(f"update aggregator.{table} set {column} = {column} - interval '61 minutes' returning 1")
     assert world.once().code == 4
     said = world.run("status").out
