@@ -99,10 +99,7 @@ def _work(cancelling: "Canceller", asked: list[int], now: dt.datetime) -> "Round
     whole = Round()
     for event in asked:
         part = cancelling.run_once(now, [event])
-        whole.done += part.done
-        whole.taken += part.taken
-        whole.refused += part.refused
-        whole.again += part.again
+        whole.add_counts(part)
         whole.troubles += part.troubles
     return whole
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 
 from aggregator.collection.collector import Collected, Collector
 from aggregator.core import definitions, windows
+from aggregator.core.counts import Counts
 from aggregator.core.forecast import Forecast
 from aggregator.core.model import Definition, Limits, Meter, Span
 from aggregator.errors import UsageError
@@ -23,7 +24,7 @@ PIECES = 40
 
 
 @dataclass(slots=True)
-class Backfilled:
+class Backfilled(Counts):
     """What a backfill came to, or would come to."""
 
     meter: str
@@ -50,19 +51,13 @@ class Backfilled:
 
     def figures(self) -> dict[str, object]:
         """Return all but the forecast, for programs."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "forecast"} | {
-            "span": list(self.span)
-        }
+        told = [each.name for each in fields(self) if each.name not in ("more", "forecast")]
+        return {name: getattr(self, name) for name in told} | {"span": list(self.span)}
 
     def add(self, piece: Collected | Tally) -> None:
         """Take one piece into account, be it committed or only looked at."""
-        self.rows += piece.rows
+        self.add_counts(piece)
         self.new += piece.planned - piece.corrections
-        self.corrections += piece.corrections
-        self.held += piece.held
-        self.refused += piece.refused
-        self.shadow += piece.shadow
-        self.deferred += piece.deferred
         self.unmapped_rows += piece.unmapped_rows
         if piece.left_from is not None:
             self.left_from, self.left_why = piece.left_from, piece.left_why

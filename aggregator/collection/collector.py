@@ -22,6 +22,7 @@ from typing import Protocol
 
 from aggregator.collection import schedule
 from aggregator.core import commit_barrier, definitions, planner, windows
+from aggregator.core.counts import Counts
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
 from aggregator.core.freshness import Admission
@@ -54,7 +55,7 @@ from aggregator.runtime.redact import named, storable
 
 
 @dataclass(slots=True)
-class Collected:
+class Collected(Counts):
     """What one round of collection did for one meter."""
 
     meter: str
@@ -115,19 +116,20 @@ class Collected:
             },
         }
 
+    @property
+    def needs_person(self) -> bool:
+        """Whether events wait for somebody, a window could not be had, or the meter fell silent."""
+        return bool(self.held or self.refused or self.unread or self.silent_since)
+
+    @property
+    def leaves_work(self) -> bool:
+        """Whether another process had the meter."""
+        return self.busy
+
     def add(self, span: Span, tally: Tally) -> None:
         """Take one committed pass into account."""
+        self.add_counts(tally)
         self.spans += 1
-        self.rows += tally.rows
-        self.changed += tally.changed
-        self.planned += tally.planned
-        self.corrections += tally.corrections
-        self.held += tally.held
-        self.refused += tally.refused
-        self.shadow += tally.shadow
-        self.deferred += tally.deferred
-        self.unmapped_rows += tally.unmapped_rows
-        self.guarded += tally.guarded
         waiting = [start for start in (self.oldest_deferred, tally.oldest_deferred) if start is not None]
         self.oldest_deferred = min(waiting, default=None)
         if not tally.guarded:

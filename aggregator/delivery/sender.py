@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aggregator.core import retry
+from aggregator.core.counts import Counts
 from aggregator.core.model import (
     Answer,
     Event,
@@ -54,11 +55,9 @@ AWAY_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 """How soon a lane that waits for what another one lets go looks by itself."""
 
-COUNTS = ("claimed", "accepted", "duplicates", "refused", "again", "in_doubt", "unsent", "stale")
-
 
 @dataclass(slots=True)
-class Delivered:
+class Delivered(Counts):
     """What one round of delivery did. `stale` counts outcomes that came too late to change anything."""
 
     claimed: int = 0
@@ -85,14 +84,15 @@ class Delivered:
         """Whether all that was claimed was given back, and would be claimed again."""
         return bool(self.claimed) and self.again + self.unsent == self.claimed
 
-    def figures(self) -> dict[str, int]:
-        """Return what is worth a line in the log."""
-        return {name: count for name in COUNTS if (count := getattr(self, name))}
+    @property
+    def needs_person(self) -> bool:
+        """Whether events wait for somebody, or the sink lets in nobody or nothing of a feed."""
+        stopped = any(told.kind == "stopped" for told in self.first_uses)
+        return bool(self.refused or self.in_doubt or self.halted or stopped)
 
     def add(self, other: "Delivered") -> None:
         """Take another round into account."""
-        for name in COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.add_counts(other)
         self.refusals |= other.refusals
         self.files += other.files
         self.first_uses += other.first_uses

@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from aggregator.core import readbacks
+from aggregator.core.counts import Counts
 from aggregator.core.model import ZERO, Answer
 from aggregator.core.notifications import CancelResult
 from aggregator.core.readbacks import EventsInSpan, Finding
@@ -41,8 +42,6 @@ LOOK_AGAIN = dt.timedelta(minutes=15)
 
 AT_ONCE = 100
 
-COUNTS = ("done", "taken", "refused", "again", "lapsed")
-
 
 class CancelClient(Protocol):
     """What cancelling asks of a sink."""
@@ -52,7 +51,7 @@ class CancelClient(Protocol):
 
 
 @dataclass(slots=True)
-class Round:
+class Round(Counts):
     """What one round did: how many events were taken back, how many the sink has taken on, and so on."""
 
     done: int = 0
@@ -63,9 +62,10 @@ class Round:
     troubles: list[str] = field(default_factory=list)
     """What a person should look at: what the sink refused, and what nobody can tell."""
 
-    def figures(self) -> dict[str, int]:
-        """Return what is worth a line in the log."""
-        return {name: count for name in COUNTS if (count := getattr(self, name))}
+    @property
+    def needs_person(self) -> bool:
+        """Whether an event stays that was to go, or nobody can tell."""
+        return bool(self.lapsed or self.refused)
 
 
 def why_not_cancellable(

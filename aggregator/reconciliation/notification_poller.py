@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from aggregator.core.counts import Counts
 from aggregator.core.model import Limits, Span
 from aggregator.core.notifications import Notification, ParsedNotification, Unimported
 from aggregator.errors import AccountRefused, SinkCrowded, SinkError, SinkHalted, SinkUnreachable
@@ -48,8 +49,6 @@ IMPORTS = "imports"
 AGAIN_AFTER = dt.timedelta(hours=1)
 """When a sink is asked again that refused to be: what a person grants is noticed by then."""
 
-COUNTS = ("messages", "rejected", "readbacks", "unreadable")
-
 
 class NotificationClient(Protocol):
     """What intake asks of a sink."""
@@ -63,14 +62,13 @@ class NotificationClient(Protocol):
 
 
 @dataclass(slots=True)
-class Taken:
+class Taken(Counts):
     """What one round, or one delivery, came to. `refused` says why the sink does not let itself be asked, if it does not."""
 
     messages: int = 0
     rejected: int = 0
     readbacks: int = 0
     unreadable: int = 0
-    more: bool = False
     refused: str | None = None
     refusals: dict[str, str] = field(default_factory=dict)
     """The same of what is asked by itself: by account, or for `imports`."""
@@ -78,9 +76,10 @@ class Taken:
     """What a person should look at: messages that make no sense, events that nobody can find."""
     unimported: list[Unimported] = field(default_factory=list)
 
-    def figures(self) -> dict[str, int]:
-        """Return what is worth a line in the log."""
-        return {name: count for name in COUNTS if (count := getattr(self, name))}
+    @property
+    def needs_person(self) -> bool:
+        """Whether events were rejected, files not imported, or a message makes no sense."""
+        return bool(self.rejected or self.troubles or self.unimported)
 
 
 class NotificationPoller:

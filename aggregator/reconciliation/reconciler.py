@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from aggregator.core import newest, readbacks
+from aggregator.core.counts import Counts
 from aggregator.core.model import Report, Span, WriteModel
 from aggregator.core.readbacks import Conclusion, EventsInSpan, Finding
 from aggregator.core.windows import floor, is_ahead
@@ -37,19 +38,16 @@ FIRST_LOOK_BACK = dt.timedelta(days=3)
 """How far back a sink that gives no answer per event is read when that begins: what was sent earlier had its answers, or is
 older than any process that is still about to begin."""
 
-COUNTS = ("present", "absent", "unclear", "waiting", "stale", "confirmed", "rejected", "readbacks")
-
-
 Decide = Callable[[EventsInSpan, Decimal], list[Conclusion]]
 """Rules on the events in question of an excerpt by the sink's figure."""
 
 
 @dataclass(slots=True)
-class Reconciled:
+class Reconciled(Counts):
     """What one round did: how many events were found present, absent or unclear, wait for more time, and so on.
 
     `stale` counts figures that said nothing any more, `rejected` accepted events that are refused now, `readbacks` those
-    asked for or brought to an end. `more` says that there was more to look at than one round takes.
+    asked for or brought to an end.
     """
 
     present: int = 0
@@ -60,22 +58,13 @@ class Reconciled:
     confirmed: int = 0
     rejected: int = 0
     readbacks: int = 0
-    more: bool = False
     unsettled: list[str] = field(default_factory=list)
     """What a person should look at, with the figures."""
 
-    def figures(self) -> dict[str, int]:
-        """Return what is worth a line in the log."""
-        return {name: count for name in COUNTS if (count := getattr(self, name))}
-
-    def add(self, settled: Settled) -> None:
-        """Take what was settled into account."""
-        self.present += settled.present
-        self.absent += settled.absent
-        self.unclear += settled.unclear
-        self.confirmed += settled.confirmed
-        self.rejected += settled.rejected
-        self.stale += settled.stale
+    @property
+    def needs_person(self) -> bool:
+        """Whether the sink's figures left something open."""
+        return bool(self.unclear)
 
 
 @dataclass(slots=True)
@@ -190,7 +179,7 @@ class Reconciler:
         self, in_span: EventsInSpan, conclusions: Sequence[Conclusion], now: dt.datetime, result: Reconciled
     ) -> Settled:
         settled = self._in_doubt.settle(in_span, conclusions, now, now + readbacks.LOOK_AGAIN)
-        result.add(settled)
+        result.add_counts(settled)
         if settled.stale:
             self._in_doubt.put_off(in_span, now + readbacks.LOOK_SOON)
         elif any(conclusion.finding is Finding.UNCLEAR for conclusion in conclusions):
