@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-from aggregator.daemon.daemon import WORKERS
+from aggregator.daemon.jobs import WORKERS
 from aggregator.delivery.sender import drain
 from aggregator.runtime.clock import utcnow
 from bench.stand import stand

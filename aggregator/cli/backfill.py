@@ -90,9 +90,6 @@ def backfill(
         results, delivered, failed = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
         )
-        waiting = {
-            sink: app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))[1] for sink in delivered
-        }
     if as_json:
         write_json(
             {
@@ -105,9 +102,7 @@ def backfill(
                     | (forecast_json(result.forecast, MOST_MOVERS) if dry_run else {})
                     for result in results
                 ],
-                "sinks": {
-                    sink: {**what.figures(), "waiting": waiting[sink]} for sink, what in delivered.items()
-                },
+                "sinks": {sink: what.summary() for sink, what in delivered.items()},
             }
         )
     else:
@@ -116,29 +111,24 @@ def backfill(
             if parts:
                 say(report_older(name, parts))
     left = any(result.left_from is not None for result in results)
-    _end(failed, waiting, delivered, left=left, quiet=as_json)
+    _end(failed, delivered, left=left, quiet=as_json)
 
 
-def _end(
-    failed: list[str],
-    waiting: dict[str, int],
-    delivered: dict[str, "Delivered"],
-    *,
-    left: bool,
-    quiet: bool,
-) -> None:
+def _end(failed: list[str], delivered: dict[str, "Delivered"], *, left: bool, quiet: bool) -> None:
     """Say what is left to be done, also by the exit code."""
     untold = [told for what in delivered.values() for told in what.first_uses if told.kind != "cleared"]
     for told in untold:
         say(told.text, err=True)
-    for sink, count in waiting.items():
-        if count and not quiet:
-            say(f"{count:,} event(s) still wait for {sink}: leave them to the daemon, or run this again.")
+    for sink, what in delivered.items():
+        if what.waiting and not quiet:
+            say(
+                f"{what.waiting:,} event(s) still wait for {sink}: leave them to the daemon, or run this again."
+            )
     if failed:
         raise SourceError("\n".join(failed))
     if any(told.kind == "stopped" for told in untold):
         raise click.exceptions.Exit(ExitCode.PERSON_NEEDED)
-    if left or any(waiting.values()):
+    if left or any(what.leaves_work for what in delivered.values()):
         raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 
@@ -162,8 +152,7 @@ def carry_out(
     import threading
     from functools import partial
 
-    from aggregator.daemon.daemon import WORKERS
-    from aggregator.delivery.sender import drain
+    from aggregator.daemon.jobs import Drained, waiting
 
     pause = threading.Event()
     results, failed = [], []
@@ -187,14 +176,12 @@ def carry_out(
             bar.update(task, completed=job.windows_in(job.span))
             results.append(result)
         for sink in sorted({sink for job in jobs for sink in job.meter.sinks}) if send else []:
-            _, waiting = app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))
-            task = bar.add_task(f"send to {sink}", total=waiting, unit="events")
+            task = bar.add_task(f"send to {sink}", total=waiting(app, sink)[1], unit="events")
 
             def sent(part: "Delivered", task: Any = task) -> None:
                 bar.advance(task, part.accepted + part.refused + part.in_doubt)
 
-            workers = [app.delivery(sink, at_once=True) for _ in range(WORKERS)]
-            delivered[sink] = drain(workers, app.ledger.now, sent)
+            delivered[sink] = Drained(app, sink, sent).run_once(now)
     return CarriedOut(results, delivered, failed)
 
 

@@ -22,6 +22,7 @@ from aggregator.cli.exit_codes import ExitCode, gravest
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
+    from aggregator.daemon.jobs import Task
     from aggregator.wiring.app import App
 
 
@@ -102,8 +103,9 @@ def _saying_why_stopped() -> Iterator[None]:
 
 
 def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
-    """Collect every meter once, then deliver until nothing is due; say how it went."""
-    from aggregator.daemon.daemon import report_start
+    """Do every job once: collect every meter, hear every sink, and deliver until nothing is due; say how it went."""
+    from aggregator.daemon.jobs import fed_sinks, tasks
+    from aggregator.daemon.reporting import report_start
     from aggregator.daemon.watchdog import report_set_back
     from aggregator.runtime import log
 
@@ -116,118 +118,54 @@ def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
     report_set_back(logger, app.ledger.outbox, app.ledger.instant())
     report_start(logger, app, app.ledger.instant())
     outcomes = [ExitCode.PERSON_NEEDED if app.moved_files() or app.unconfigured() else ExitCode.DONE]
-    meters = {name: _collect(app, name, outcomes) for name in sorted(app.collections)}
-    for name in sorted(app.notification_sinks):
-        _hear(app, name, outcomes)
-    sinks = {name: _deliver(app, name, outcomes) for name in sorted(app.sink_ids)}
+    answers: dict[str, dict[str, object]] = {"meters": {}, "sinks": {}}
+    failed: set[tuple[str, str]] = set()
+    for task in tasks(app, once=True):
+        job, of = task.job, task.of
+        if (job.failed, of) in failed:
+            continue  # where one thing of a kind failed, the next is not tried
+        kept_out = job.things is fed_sinks and of in app.refused
+        figures = _refused(task, outcomes) if kept_out else _round(task, outcomes)
+        if "error" in figures:
+            failed.add((job.failed, of))
+        if job.answers is not None:
+            answers[job.answers][of] = figures
     outcome = gravest(outcomes)
     if as_json:
-        write_json({"outcome": outcome.name.lower(), "meters": meters, "sinks": sinks})
+        write_json({"outcome": outcome.name.lower(), **answers})
     return outcome
 
 
-def _collect(app: "App", name: str, outcomes: list[ExitCode]) -> dict[str, object]:
-    """Collect a meter once; add how that ended, and return what is worth knowing."""
-    from aggregator.daemon.daemon import report_warnings
+def _round(task: "Task", outcomes: list[ExitCode]) -> dict[str, object]:
+    """Do one round of a task; add how that ended, and return what is worth knowing: under `error`, why it failed."""
     from aggregator.errors import AggregatorError
     from aggregator.runtime import log
     from aggregator.runtime.redact import named
 
     logger = log.logger()
     try:
-        result = app.collections[name].run_once(app.ledger.now())
+        result = task.round()
     except AggregatorError as error:
-        logger.error(log.PASS_FAILED, meter=name, reason=str(error))
-        outcomes.append(ExitCode.FAILED)
+        logger.error(task.job.failed, **task.whose, reason=str(error))
+        outcomes += [ExitCode.FAILED] * (task.job.answers is not None)
         return {"error": str(error)}
     except Exception as error:
-        logger.exception(log.UNEXPECTED, meter=name)
+        logger.exception(log.UNEXPECTED, **task.whose)
         outcomes.append(ExitCode.FAILED)
         return {"error": named(error)}
-    report_warnings(logger, result)
-    if result.busy:
-        logger.warning(log.PASS_SKIPPED, meter=name, reason="another process has the meter")
-        outcomes.append(ExitCode.WORK_LEFT)
-    else:
-        logger.info(log.PASS_COMMITTED, **result.figures())
-    outcomes += [ExitCode.PERSON_NEEDED] * bool(
-        result.held or result.refused or result.unread or result.silent_since
-    )
-    return result.figures()
+    outcomes += [ExitCode.WORK_LEFT] * result.leaves_work + [ExitCode.PERSON_NEEDED] * result.needs_person
+    figures: dict[str, object] = result.summary()
+    return figures
 
 
-def _deliver(app: "App", sink: str, outcomes: list[ExitCode]) -> dict[str, object]:
-    """Settle what is in doubt at a sink, then send it all that is due; add how that ended, and return the figures."""
-    from aggregator.daemon.daemon import WORKERS, report_files, report_first_uses, report_reconciled
-    from aggregator.delivery.sender import drain
-    from aggregator.errors import AggregatorError
-    from aggregator.runtime import log
-    from aggregator.runtime.redact import named
-
-    logger = log.logger()
-    if sink in app.refused:
-        logger.critical(log.SINK_HALTED, sink=sink, reason=app.refused[sink])
-        outcomes.append(ExitCode.PERSON_NEEDED)
-        return {
-            "halted": app.refused[sink],
-            "waiting": app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))[1],
-        }
-    try:
-        reconciled = app.reconciliation(sink).run_once(app.ledger.now())
-        report_reconciled(logger, sink, reconciled)
-        outcomes += [ExitCode.PERSON_NEEDED] * bool(reconciled.unclear)
-    except AggregatorError as error:
-        logger.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
-    except Exception:
-        logger.exception(log.UNEXPECTED, sink=sink)
-        outcomes.append(ExitCode.FAILED)
-    try:
-        delivered = drain([app.delivery(sink, at_once=True) for _ in range(WORKERS)], app.ledger.now)
-    except AggregatorError as error:
-        logger.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
-        outcomes.append(ExitCode.FAILED)
-        return {"error": str(error)}
-    except Exception as error:
-        logger.exception(log.UNEXPECTED, sink=sink)
-        outcomes.append(ExitCode.FAILED)
-        return {"error": named(error)}
-    report_files(logger, sink, delivered)
-    report_first_uses(logger, sink, delivered)
-    for event, reason in delivered.refusals.items():
-        logger.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
-    if delivered.halted:
-        logger.critical(log.SINK_HALTED, sink=sink, reason=delivered.halted)
-    next_at, waiting = app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))
-    if waiting:
-        why = delivered.waits_for
-        logger.warning(log.DELIVERY_WAITING, sink=sink, reason=why, waiting=waiting, next_at=str(next_at))
-    logger.info(log.BATCH_DELIVERED, sink=sink, **delivered.figures())
-    outcomes += [ExitCode.WORK_LEFT] * bool(waiting)
-    outcomes += [ExitCode.PERSON_NEEDED] * any(told.kind == "stopped" for told in delivered.first_uses)
-    outcomes += [ExitCode.PERSON_NEEDED] * bool(delivered.refused or delivered.in_doubt or delivered.halted)
-    return {**delivered.figures(), "waiting": waiting}
-
-
-def _hear(app: "App", sink: str, outcomes: list[ExitCode]) -> None:
-    """Take in what a sink tells by itself, and look after cancellations there; add whether a person is needed."""
-    from aggregator.daemon.reporting import report_refused, report_round, report_taken
-    from aggregator.errors import AggregatorError
+def _refused(task: "Task", outcomes: list[ExitCode]) -> dict[str, object]:
+    """Say of a sink that refuses us as a whole that nothing is sent to it, and how much waits; it is not asked either."""
+    from aggregator.daemon.jobs import waiting
     from aggregator.runtime import log
 
-    logger = log.logger()
-    try:
-        if app.config.polls(sink):
-            taken = app.notification_poller(sink).run_once(app.ledger.instant())
-            report_taken(logger, sink, taken)
-            report_refused(logger, sink, taken, {})
-            outcomes += [ExitCode.PERSON_NEEDED] * bool(taken.rejected or taken.troubles or taken.unimported)
-        if sink not in app.sink_ids:
-            return
-        cancelled = app.cancelling(sink).run_once(app.ledger.now())
-        report_round(logger, sink, cancelled)
-        outcomes += [ExitCode.PERSON_NEEDED] * bool(cancelled.lapsed or cancelled.refused)
-    except AggregatorError as error:
-        logger.error(log.REPORTS_FAILED, sink=sink, reason=str(error))
-    except Exception:
-        logger.exception(log.UNEXPECTED, sink=sink)
-        outcomes.append(ExitCode.FAILED)
+    if task.job.answers is None:
+        return {}
+    reason = task.app.refused[task.of]
+    log.logger().critical(log.SINK_HALTED, sink=task.of, reason=reason)
+    outcomes.append(ExitCode.PERSON_NEEDED)
+    return {"halted": reason, "waiting": waiting(task.app, task.of)[1]}

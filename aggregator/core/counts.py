@@ -29,6 +29,10 @@ class Counts:
         """Return what is worth a line in the log."""
         return {name: count for name in self._counted() if (count := getattr(self, name))}
 
+    def summary(self) -> dict[str, object]:
+        """Return what is worth knowing of one pass, for programs."""
+        return self.figures()
+
     def add_counts(self, other: object) -> None:
         """Take the counts of the same names of something else into account."""
         for name in self._counted():

@@ -1,4 +1,4 @@
-"""The daemon: an alarm clock per meter, delivery lanes per sink, and signals. It decides nothing about money.
+"""The daemon: an alarm clock per meter, workers per sink, and signals. It decides nothing about money.
 
 Rules
 - The alarm clock only wakes us; what is due is computed anew each time. A late or missed wake-up is a delay, so no grace
@@ -16,9 +16,9 @@ import queue
 import signal
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
@@ -26,17 +26,13 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.combining import OrTrigger
-from apscheduler.triggers.cron import CronTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
-from aggregator.collection.collector import Collected, Collector
-from aggregator.config import Meter, cron
 from aggregator.daemon.halted_sink import Halt
-from aggregator.daemon.jobs import SINKS, Listening
+from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, tasks
 from aggregator.daemon.readiness import Readiness
+from aggregator.daemon.reporting import report_start
 from aggregator.daemon.watchdog import Watching, report_set_back
-from aggregator.daemon.webhook import Address
+from aggregator.daemon.webhook import Address, Web
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import (
     AggregatorError,
@@ -46,22 +42,15 @@ from aggregator.errors import (
     LedgerError,
     LedgerStopped,
 )
-from aggregator.reconciliation.reconciler import Reconciled, Reconciler
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
-from aggregator.wiring.app import App, not_sent
-
-WORKERS = 3
-"""Batches of one sink in the air at once: while one is being claimed or settled, the others keep the sink busy."""
+from aggregator.wiring.app import App
 
 IDLE_SECONDS = 1.0
 """How soon delivery notices what other processes planned. Our own plans wake it at once."""
 
-RECONCILE_SECONDS = 60.0
-"""How often a sink is read back for what is in doubt. None of that is urgent: it waits for a day in any case."""
-
 RETRY_SECONDS = 5.0
-"""How long a lane waits after the ledger did not answer, or the sink took nothing of a whole batch."""
+"""How long a worker waits after the ledger did not answer, or the sink took nothing of a whole batch."""
 
 LISTEN_SECONDS = 0.5
 """How long a signal may go unheard that reached another thread than the main one."""
@@ -72,56 +61,16 @@ STOP_SECONDS = 20.0
 MOST_COLLECTIONS = 8
 """Meters collected at the same time. Each holds one connection to its source and one to the ledger."""
 
-JOBS_OF_A_SINK = 3
-"""It is read back, heard, and its cancellations are looked after: each by one thread at most, so that a sink that is slow to
-answer keeps neither meters nor other sinks waiting."""
-
-SHORTEST_PERIOD = timedelta(seconds=5)
-LONGEST_PERIOD = timedelta(minutes=5)
-
 EVER = datetime.max.replace(tzinfo=UTC)
 """By then all is due that is owed."""
 
 Build = Callable[[], AbstractContextManager[App]]
 
 
-def period(meter: Meter) -> timedelta:
-    """Return how often a meter is collected: as configured, else a quarter of its window, within bounds."""
-    return meter.every or min(max(meter.window / 4, SHORTEST_PERIOD), LONGEST_PERIOD)
-
-
-def alarm(meter: Meter) -> BaseTrigger:
-    """Return what wakes a meter.
-
-    APScheduler counts Monday as 0, and takes the two kinds of day together where cron takes either; so it is given lists,
-    and weekdays by name.
-    """
-    if meter.cron is None:
-        return IntervalTrigger(seconds=period(meter).total_seconds(), timezone=UTC)
-    line = cron.parse(meter.cron)
-    return OrTrigger(
-        [
-            CronTrigger(
-                minute=_listed(line.minutes),
-                hour=_listed(line.hours),
-                day=_listed(days.days),
-                month=_listed(days.months),
-                day_of_week=",".join(cron.WEEKDAYS[day] for day in sorted(days.weekdays)),
-                timezone=UTC,
-            )
-            for days in line.days
-        ]
-    )
-
-
 def _next(trigger: BaseTrigger, after: datetime) -> datetime | None:
     """Return when a meter that was read at a time is to be read again."""
     due: datetime | None = trigger.get_next_fire_time(after, after)
     return due
-
-
-def _listed(values: Iterable[int]) -> str:
-    return ",".join(map(str, sorted(values)))
 
 
 class Daemon:
@@ -225,28 +174,22 @@ class Running(NamedTuple):
 
 
 class Work:
-    """One App at work: the scheduler for its meters, the lanes for its sinks."""
+    """One App at work: the scheduler for what is done from time to time, the workers for its sinks."""
 
     def __init__(self, app: App, clock: Clock, address: Address | None = None) -> None:
         self._app = app
-        self._readiness = Readiness()
-        self._listening = Listening(app, clock, address, self._readiness)
         self._clock = clock
+        self._readiness = Readiness()
+        self._tasks = tasks(app)
+        self._web = self._listener(address) if address else None
         self._stopping = threading.Event()
         self._begun = threading.Event()
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
-        self._reconciliations = {sink: app.reconciliation(sink) for sink in app.sink_ids}
         self._halts = {
-            sink: Halt(
-                sink,
-                self,
-                partial(app.resume, sink),
-                partial(self._waits, sink),
-                self._stopping,
-            )
+            sink: Halt(sink, self, partial(app.resume, sink), partial(self._waits, sink), self._stopping)
             for sink in app.sink_ids
         }
-        self._collecting: set[str] = set()
+        self._at_work = 0
         self._reported_stop: str | None = None
         self._apart: set[str] = set()
         self._watching = Watching(app.ledger.database, app.ledger.outbox, self._ring, clock)
@@ -255,39 +198,52 @@ class Work:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={
-                "default": ThreadPoolExecutor(MOST_COLLECTIONS),
-                SINKS: ThreadPoolExecutor(JOBS_OF_A_SINK * max(1, len(app.sinks))),
+                METERS: ThreadPoolExecutor(MOST_COLLECTIONS),
+                # a thread each, so that a sink that is slow to answer keeps neither meters nor other sinks waiting
+                SINKS: ThreadPoolExecutor(max(1, sum(task.job.pool == SINKS for task in self._tasks))),
             },
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
         self._workers = [
-            threading.Thread(target=self._deliver, args=(sink,), name=f"{sink}-{number}", daemon=True)
-            for sink in app.sink_ids
-            for number in range(WORKERS)
+            threading.Thread(target=self._deliver, args=(task,), name=f"{task.of}-{number}", daemon=True)
+            for number, task in enumerate(self._tasks)
+            if task.job.pool == SENDING
         ]
+
+    def _listener(self, address: Address) -> Web:
+        takers = {sink: self._app.notification_poller(sink) for sink in self._app.notification_sinks}
+        ledger = self._app.ledger
+        return Web(
+            address, takers, ledger.notifications, ledger.instant, ledger.database.slow, self._readiness
+        )
 
     def prepare(self) -> None:
         """Make everything ready, its threads included, and begin nothing yet. What can fail fails here."""
-        for name, collection in self._app.collections.items():
-            meter = self._app.config.meters[name]
-            trigger, now = alarm(meter), self._clock()
-            self._readiness.expect(name, self._app.ledger.instant(), partial(_next, trigger))
-            self._scheduler.add_job(self._collect, trigger, args=[collection], id=name, next_run_time=now)
-        for sink, reconciliation in self._reconciliations.items():
+        for task in self._tasks:
+            if task.trigger is not None:
+                self._schedule(task, task.trigger)
+        for sink in self._app.sink_ids:
             self._readiness.expect_sink(sink)
-            self._scheduler.add_job(
-                self._reconcile,
-                IntervalTrigger(seconds=RECONCILE_SECONDS, timezone=UTC),
-                args=[sink, reconciliation],
-                id=f"sink {sink}",
-                executor=SINKS,
-                next_run_time=self._clock(),
-            )
         report_set_back(self._log, self._app.ledger.outbox, self._app.ledger.instant())
-        self._listening.start(self._scheduler)
+        if self._web:
+            self._web.start()
         self._scheduler.start(paused=True)
         for worker in self._workers:
             worker.start()
+
+    def _schedule(self, task: Task, trigger: BaseTrigger) -> None:
+        """Let a task be done at once when work begins, and then whenever it is due."""
+        now, pool = self._clock(), task.job.pool
+        if pool == METERS:
+            self._readiness.expect(task.of, self._app.ledger.instant(), partial(_next, trigger))
+        self._scheduler.add_job(
+            self._read if pool == METERS else self._ask,
+            trigger,
+            args=[task],
+            id=task.name,
+            executor=pool,
+            next_run_time=now,
+        )
 
     def start(self) -> None:
         """Begin: every meter at once, then by its clock; every sink at once, then whenever something is due."""
@@ -307,14 +263,10 @@ class Work:
         self._stopping.set()
         self._begun.set()
         self._watching.stop()
-        for collection in self._app.collections.values():
-            collection.stop()
-        for first_use in self._app.first_uses.values():
-            first_use.stop()
-        for sink in self._app.sinks.values():
-            sink.stop()
-        for reconciliation in self._reconciliations.values():
-            reconciliation.stop()
+        for part in (*self._app.first_uses.values(), *self._app.sinks.values()):
+            part.stop()
+        for task in self._tasks:
+            task.body.stop()
         for condition in self._wake.values():
             with condition:
                 condition.notify_all()
@@ -323,82 +275,68 @@ class Work:
         for worker in self._workers:
             if worker.ident is not None:
                 worker.join(max(0.0, until - monotonic()))
-        self._listening.stop(until)
+        if self._web:
+            self._web.stop()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         with self._idle:
-            self._idle.wait_for(lambda: not self._collecting, max(0.0, until - monotonic()))
+            self._idle.wait_for(lambda: not self._at_work, max(0.0, until - monotonic()))
 
-    def _collect(self, collection: Collector) -> None:
-        """Run one round of a meter, so that stopping can wait for it."""
-        name = collection.meter.name
+    @contextmanager
+    def _waited_for(self) -> Iterator[None]:
+        """Let stopping wait for what is done meanwhile."""
         with self._idle:
-            self._collecting.add(name)
-        self._readiness.began(name, self._app.ledger.instant())
+            self._at_work += 1
         try:
-            self._round(name, collection)
+            yield
         finally:
             with self._idle:
-                self._collecting.discard(name)
+                self._at_work -= 1
                 self._idle.notify_all()
 
-    def _round(self, name: str, collection: Collector) -> None:
-        """Run one round of a meter and say in one line what it did."""
-        failed, stopped = None, False
-        try:
-            result = collection.run_once(self._app.ledger.now())
-        except LeaseLost as error:
-            failed = str(error)
-            self._log.warning(log.PASS_SKIPPED, meter=name, reason=failed)
-        except ClocksApart as error:
-            failed = str(error)
-            if self._is_news(name):
-                self._log.error(log.PASS_FAILED, meter=name, reason=failed)
-        except InvariantBroken as error:
-            failed, stopped = str(error), True
-            self._log.critical(log.METER_STOPPED, meter=name, reason=failed)
-            self._scheduler.remove_job(name)
-        except LedgerStopped as error:
-            failed = str(error)
-            self._report_stopped(error)
-        except AggregatorError as error:
-            failed = str(error)
-            self._log.error(log.PASS_FAILED, meter=name, reason=failed)
-        except Exception as error:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
-            failed = type(error).__name__
-            self._log.exception(log.UNEXPECTED, meter=name)
-        else:
-            self._apart.discard(name)
-            self._report(result)
-            if result.planned:
-                self._rouse(collection)
-        self._readiness.ended(name, self._app.ledger.instant(), failed, stopped=stopped)
-
-    def _reconcile(self, sink: str, reconciliation: Reconciler) -> None:
-        """Read a sink back for what is in doubt, and say what came of it."""
-        while not self._stopping.is_set():
+    def _read(self, task: Task) -> None:
+        """Run one round of a meter, and note how it ended."""
+        with self._waited_for():
+            self._readiness.began(task.of, self._app.ledger.instant())
+            failed, stopped = None, False
             try:
-                result = reconciliation.run_once(self._app.ledger.now())
-            except ClocksApart:
-                return  # it is said, and nothing of this is urgent
-            except AggregatorError as error:
-                self._log.error(log.RECONCILIATION_FAILED, sink=sink, reason=str(error))
-                return
-            except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
-                self._log.exception(log.UNEXPECTED, sink=sink)
-                return
-            report_reconciled(self._log, sink, result)
-            if not result.more:
-                return
+                result = task.round()
+            except Exception as error:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
+                failed, stopped = self._tell_failed(task, error), isinstance(error, InvariantBroken)
+            else:
+                self._apart.discard(task.of)
+                if result.planned:
+                    self._rouse(task.of)
+            self._readiness.ended(task.of, self._app.ledger.instant(), failed, stopped=stopped)
 
-    def _report(self, result: Collected) -> None:
-        report_warnings(self._log, result)
-        if result.busy:
-            self._log.debug(log.PASS_SKIPPED, meter=result.meter, reason="another process has the meter")
-        elif result.changed or result.deferred or result.moved:
-            self._log.info(log.PASS_COMMITTED, **result.figures())
-        else:
-            self._log.debug(log.PASS_UNCHANGED, **result.figures())
+    def _ask(self, task: Task) -> None:
+        """Do rounds of something about a sink for as long as there is more."""
+        with self._waited_for():
+            try:
+                while not self._stopping.is_set() and task.round().more:
+                    pass
+            except Exception as error:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
+                self._tell_failed(task, error)
+
+    def _tell_failed(self, task: Task, error: Exception) -> str:
+        """Say why a round failed, and return it."""
+        reason, reads = str(error), task.job.pool == METERS
+        match error:
+            case LeaseLost():
+                self._log.warning(log.PASS_SKIPPED, **task.whose, reason=reason)
+            case ClocksApart() if not reads or not self._is_news(task.of):
+                pass  # it is said once of every meter, and once of everything else
+            case InvariantBroken() if reads:
+                self._log.critical(log.METER_STOPPED, **task.whose, reason=reason)
+                self._scheduler.remove_job(task.name)
+            case LedgerStopped():
+                self._report_stopped(error)
+            case AggregatorError():
+                self._log.error(task.job.failed, **task.whose, reason=reason)
+            case _:
+                self._log.exception(log.UNEXPECTED, **task.whose)
+                return type(error).__name__
+        return reason
 
     def _report_stopped(self, error: LedgerStopped) -> None:
         """Say once why the ledger is stopped; everything goes on by itself once it is adopted."""
@@ -421,37 +359,25 @@ class Work:
             with suppress(JobLookupError):  # it is stopped for good
                 self._scheduler.modify_job(job.id, next_run_time=self._clock())
 
-    def _rouse(self, collection: Collector) -> None:
-        for sink in collection.meter.sinks:
+    def _rouse(self, meter: str) -> None:
+        for sink in self._app.collections[meter].meter.sinks:
             with self._wake[sink]:
                 self._wake[sink].notify_all()
 
-    def _deliver(self, sink: str) -> None:
+    def _deliver(self, task: Task) -> None:
         """Deliver to a sink for as long as nobody says stop; while it refuses us as a whole, wait until it does not."""
         self._begun.wait()
-        delivery, halt = self._app.delivery(sink), self._halts[sink]
-        outage = False
+        sink = task.of
+        halt, outage = self._halts[sink], False
         if sink in self._app.refused:
             halt.wait_out(self._app.refused[sink])
         while not self._stopping.is_set():
             try:
-                result = delivery.run_once(self._app.ledger.now())
-            except LedgerStopped as error:
-                self._report_stopped(error)
-                self._stopping.wait(RETRY_SECONDS)
+                result = task.round()
+            except Exception as error:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
+                self._tell_failed(task, error)
+                self._stopping.wait(IDLE_SECONDS if isinstance(error, ClocksApart) else RETRY_SECONDS)
                 continue
-            except ClocksApart:  # it is said once, of all of them
-                self._stopping.wait(IDLE_SECONDS)
-                continue
-            except AggregatorError as error:
-                self._log.error(log.DELIVERY_FAILED, sink=sink, reason=str(error))
-                self._stopping.wait(RETRY_SECONDS)
-                continue
-            except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
-                self._log.exception(log.UNEXPECTED, sink=sink)
-                self._stopping.wait(RETRY_SECONDS)
-                continue
-            self._tell(sink, result)
             outage = self._report_outage(sink, result, outage=outage)
             if result.halted:
                 halt.wait_out(result.halted)
@@ -474,14 +400,6 @@ class Work:
             return False
         return outage
 
-    def _tell(self, sink: str, result: Delivered) -> None:
-        if result.claimed:
-            self._log.info(log.BATCH_DELIVERED, sink=sink, **result.figures())
-        report_files(self._log, sink, result)
-        report_first_uses(self._log, sink, result)
-        for event, reason in result.refusals.items():
-            self._log.warning(log.EVENT_REFUSED, sink=sink, event_id=event, reason=reason)
-
     def halted(self, sink: str, reason: str) -> None:
         """Say that a sink refuses us as a whole."""
         self._readiness.halted(sink, reason)
@@ -499,76 +417,3 @@ class Work:
     def _waits(self, sink: str) -> bool:
         """Tell whether anything is to be sent to a sink, now or later: what may not leave shows nothing of it."""
         return self._app.ledger.outbox.more_due(self._app.sink_ids[sink], 0, EVER, self._app.feeds_of(sink))
-
-
-def report_start(logger: log.Log, app: App, now: datetime) -> None:
-    """Say what a person should know of a configuration that begins to work."""
-    for unconfigured_meter in app.unconfigured_meters(now):
-        logger.warning(log.METER_REMOVED, **unconfigured_meter)
-    for waits in app.unconfigured():
-        logger.warning(
-            log.BACKLOG_UNCONFIGURED,
-            meter=waits.meter,
-            sink=waits.sink,
-            events=waits.events,
-            units=str(waits.units),
-            since=str(waits.since),
-            reason=not_sent(app.config, waits),
-        )
-    for source, faults in app.unsafe_sources().items():
-        logger.warning(log.SOURCE_UNSAFE, source=source, reason=" ".join(faults))
-    for sink, reason in app.unverified.items():
-        if sink in app.refused:
-            continue  # it is said by whoever sends to it
-        logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
-    for each in app.moved_files():
-        logger.error(log.FILES_MOVED, **each.told())
-    for sink, sentences in app.unpromised.items():
-        for sentence in sentences:
-            logger.warning(log.SINK_CANNOT_PROMISE, sink=sink, reason=sentence)
-
-
-def report_warnings(logger: log.Log, result: Collected) -> None:
-    """Say what a person should know of a round of collection: windows that wait, or shrank, or could not be had."""
-    if result.took_from:
-        logger.warning(log.SESSION_ENDED, meter=result.meter, session=result.took_from)
-    if result.waits_anew:
-        logger.info(log.BARRIER_WAITING, meter=result.meter, waits_for=result.waits_for)
-    if result.unfenced:
-        logger.warning(log.BARRIER_GIVEN_UP, meter=result.meter, waited_for=result.waits_for)
-    if result.guarded:
-        logger.warning(log.SHRINK_HELD, meter=result.meter, windows=result.guarded, held=result.held)
-    if result.silent_anew:
-        logger.warning(log.METER_SILENT, meter=result.meter, since=str(result.silent_since))
-    for reason in result.unstable:
-        logger.error(log.QUERY_UNSTABLE, meter=result.meter, reason=reason)
-    if result.unread:
-        logger.error(log.WINDOW_UNREAD, meter=result.meter, windows=result.unread)
-    for reason in result.lost:
-        logger.error(log.WINDOWS_LOST, meter=result.meter, reason=reason)
-
-
-def report_files(logger: log.Log, sink: str, result: Delivered) -> None:
-    """Say which files were written."""
-    for file in result.files:
-        logger.info(log.FILE_WRITTEN, sink=sink, file=file.name, records=file.records, bytes=file.bytes)
-
-
-def report_first_uses(logger: log.Log, sink: str, result: Delivered) -> None:
-    """Say which feeds may send from now on, and which may not."""
-    for told in result.first_uses:
-        match told.kind:
-            case "stopped":
-                logger.error(log.FEED_STOPPED, sink=sink, meter=told.meter, reason=told.text)
-            case "waiting":
-                logger.warning(log.FEED_WAITING, sink=sink, meter=told.meter, reason=told.text)
-            case _:
-                logger.info(log.FEED_CLEARED, sink=sink, meter=told.meter, reason=told.text)
-
-
-def report_reconciled(logger: log.Log, sink: str, result: Reconciled) -> None:
-    """Say what reading a sink back has settled, and what it could not."""
-    for reason in result.unsettled:
-        logger.warning(log.EVENT_UNCLEAR, sink=sink, reason=reason)
-    if result.figures():
-        logger.info(log.RECONCILED, sink=sink, **result.figures())

@@ -1,134 +1,280 @@
-"""What the daemon does besides: it hears what sinks tell by themselves, and looks after cancellations.
+"""What is done again and again: one table of jobs, walked by the daemon and by `run --once` alike.
 
 Rules
-- Each is a loop body of another module, repeated, and said in one line. One sink's trouble is that sink's.
-- That a sink does not let itself be asked is said once, until it does again.
+- A row says of what there is such a job, who does it, a round of what it is, when it is due, and how its result is reported.
+  Neither shell knows more of a job, so a new job is a new row.
+- Jobs of the same things stand together. `run --once` goes from thing to thing, and does all of its jobs in this order.
+- Each round is `run_once(now)` of some other module. One meter's or sink's trouble is its own.
 """
 
-import threading
-from collections.abc import Callable
-from datetime import UTC, timedelta
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar
 
-from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.combining import OrTrigger
+from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from aggregator.daemon.readiness import Readiness
-from aggregator.daemon.reporting import report_refused, report_round, report_taken
-from aggregator.daemon.webhook import Address, Web
-from aggregator.errors import AggregatorError, ClocksApart
-from aggregator.reconciliation.canceller import Canceller
-from aggregator.reconciliation.notification_poller import NotificationPoller
+from aggregator.config import Meter, cron
+from aggregator.core.counts import Counts
+from aggregator.daemon.reporting import (
+    Reporter,
+    report_cancelled,
+    report_collected,
+    report_delivered,
+    report_notifications,
+    report_reconciled,
+)
+from aggregator.delivery.sender import Delivered, drain
 from aggregator.runtime import log
-from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring.app import App
 
-CANCEL_EVERY = timedelta(minutes=1)
-
+METERS = "default"
 SINKS = "sinks"
 """Whose threads talk to sinks: others than those that read meters, which are few."""
 
+SENDING = "sending"
+"""Threads of their own, which send to a sink for as long as anything is due to it."""
 
-class Listening:
-    """One App's ears. `clock` is this host's wall clock, by which alarms are set.
+WORKERS = 3
+"""Batches of one sink in the air at once: while one is being claimed or settled, the others keep the sink busy."""
 
-    `address` is where deliveries come in, None if nothing is to reach us.
-    """
+RECONCILE_EVERY = timedelta(minutes=1)
+"""How often a sink is read back for what is in doubt. None of that is urgent: it waits for a day in any case."""
 
-    def __init__(
-        self, app: App, clock: Clock, address: Address | None, readiness: Readiness | None = None
-    ) -> None:
+CANCEL_EVERY = timedelta(minutes=1)
+
+SHORTEST_PERIOD = timedelta(seconds=5)
+LONGEST_PERIOD = timedelta(minutes=5)
+
+Result = TypeVar("Result", bound=Counts)
+Result_co = TypeVar("Result_co", bound=Counts, covariant=True)
+
+
+class Body(Protocol[Result_co]):
+    """What a job repeats."""
+
+    def run_once(self, now: datetime) -> Result_co:
+        """Do one round, and return what it came to."""
+        ...
+
+    def stop(self) -> None:
+        """Begin nothing more; a round that is under way comes to its end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[Result]):
+    """One row of the table."""
+
+    name: str
+    kind: str
+    """What it is done for, as a line of the log calls it: a meter, or a sink."""
+    things: Callable[[App], Iterable[str]]
+    """For which of those."""
+    pool: str
+    """Whose threads do it."""
+    due: Callable[[App, str], BaseTrigger | None] | None
+    """What wakes it, of those for whom it is done at all; None for what is done for as long as anything is owed."""
+    body: Callable[[App, str], Body[Result]]
+    """What it repeats."""
+    report: Callable[[Reporter, Result], None]
+    failed: str
+    """The event of the log that says that a round failed."""
+    answers: str | None = None
+    """Where `run --once --json` has its figures. A job without them can wait: that it failed is no failure of the pass."""
+    heeds_clock: bool = True
+    """Whether it is left alone while this host's clock differs from the ledger's."""
+    beside: int = 1
+    """How many of it the daemon has beside each other."""
+    once: Callable[[App, str], Body[Result]] | None = None
+    """What stands for its body in `run --once`, if another does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job of one meter or sink."""
+
+    job: Job[Any]
+    of: str
+    app: App
+    trigger: BaseTrigger | None
+    body: Body[Any]
+    reporter: Reporter
+
+    @property
+    def name(self) -> str:
+        """What no other task is called."""
+        return f"{self.job.name} {self.of}"
+
+    @property
+    def whose(self) -> dict[str, str]:
+        """Whose it is, for the log."""
+        return {self.job.kind: self.of}
+
+    def round(self) -> Any:
+        """Do one round, report it, and return what it came to. Raises what the body raises."""
+        ledger = self.app.ledger
+        result = self.body.run_once(ledger.now() if self.job.heeds_clock else ledger.instant())
+        self.job.report(self.reporter, result)
+        return result
+
+
+def tasks(app: App, *, once: bool = False) -> list[Task]:
+    """Return every job of every meter and sink, in the order in which one pass does them."""
+    found = []
+    for things, jobs in groupby(JOBS, key=lambda job: job.things):
+        rows = list(jobs)
+        for of in sorted(things(app)):
+            found += [task for job in rows for task in _tasks_of(job, app, of, once=once)]
+    return found
+
+
+def _tasks_of(job: Job[Any], app: App, of: str, *, once: bool) -> Iterator[Task]:
+    trigger = job.due and job.due(app, of)
+    if job.due is not None and trigger is None:
+        return
+    body = (job.once if once else None) or job.body
+    for _ in range(1 if once else job.beside):
+        yield Task(job, of, app, trigger, body(app, of), Reporter(of, log.logger(), once=once))
+
+
+def waiting(app: App, sink: str) -> tuple[datetime | None, int]:
+    """Return when something is due to a sink next, and how many events wait."""
+    return app.ledger.outbox.waiting(app.sink_ids[sink], app.feeds_of(sink))
+
+
+class Drained:
+    """Sends all that is due to a sink, with as many workers as the daemon has, and counts what is left for later."""
+
+    def __init__(self, app: App, sink: str, progress: Callable[[Delivered], None] = lambda _: None) -> None:
         self._app = app
-        self._clock = clock
-        self._pollers = {sink: app.notification_poller(sink) for sink in app.notification_sinks}
-        self._cancelling = {
-            sink: app.cancelling(sink) for sink in app.notification_sinks if sink in app.sink_ids
-        }
-        self._refused: dict[str, dict[str, str]] = {sink: {} for sink in self._pollers}
-        self._log = log.logger()
-        self._stopping = threading.Event()
-        self._idle = threading.Condition()
-        self._at_work = 0
-        self._web = (
-            Web(
-                address,
-                self._pollers,
-                app.ledger.notifications,
-                app.ledger.instant,
-                app.ledger.database.slow,
-                readiness,
+        self._sink = sink
+        self._progress = progress
+        self._workers = [app.delivery(sink, at_once=True) for _ in range(WORKERS)]
+
+    def run_once(self, _now: datetime) -> Delivered:
+        """Deliver until nothing is due any more."""
+        whole = drain(self._workers, self._app.ledger.now, self._progress)
+        whole.next_at, whole.waiting = waiting(self._app, self._sink)
+        return whole
+
+    def stop(self) -> None:
+        """Let nothing more leave."""
+        for worker in self._workers:
+            worker.stop()
+
+
+def every(period: timedelta | None) -> BaseTrigger | None:
+    """Return what wakes a job each time so much has passed; None for what is not done, such as each zero seconds."""
+    return IntervalTrigger(seconds=period.total_seconds(), timezone=UTC) if period else None
+
+
+def period(meter: Meter) -> timedelta:
+    """Return how often a meter is collected: as configured, else a quarter of its window, within bounds."""
+    return meter.every or min(max(meter.window / 4, SHORTEST_PERIOD), LONGEST_PERIOD)
+
+
+def alarm(meter: Meter) -> BaseTrigger:
+    """Return what wakes a meter.
+
+    APScheduler counts Monday as 0, and takes the two kinds of day together where cron takes either; so it is given lists,
+    and weekdays by name.
+    """
+    if meter.cron is None:
+        return IntervalTrigger(seconds=period(meter).total_seconds(), timezone=UTC)
+    line = cron.parse(meter.cron)
+    return OrTrigger(
+        [
+            CronTrigger(
+                minute=_listed(line.minutes),
+                hour=_listed(line.hours),
+                day=_listed(days.days),
+                month=_listed(days.months),
+                day_of_week=",".join(cron.WEEKDAYS[day] for day in sorted(days.weekdays)),
+                timezone=UTC,
             )
-            if address
-            else None
-        )
+            for days in line.days
+        ]
+    )
 
-    def start(self, scheduler: BackgroundScheduler) -> None:
-        """Begin, by the daemon's clock."""
-        for sink, notification_poller in self._pollers.items():
-            every = self._app.config.polls(sink)
-            if every:
-                self._every(scheduler, f"reports {sink}", every, self._hear, sink, notification_poller)
-        for sink, cancelling in self._cancelling.items():
-            self._every(scheduler, f"cancellations {sink}", CANCEL_EVERY, self._cancel, sink, cancelling)
-        if self._web:
-            self._web.start()
 
-    def stop(self, until: float) -> None:
-        """Begin nothing new, and wait for what is under way."""
-        self._stopping.set()
-        for notification_poller in self._pollers.values():
-            notification_poller.stop()
-        for cancelling in self._cancelling.values():
-            cancelling.stop()
-        if self._web:
-            self._web.stop()
-        with self._idle:
-            self._idle.wait_for(lambda: not self._at_work, max(0.0, until - monotonic()))
+def _listed(values: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(values)))
 
-    def _every(
-        self,
-        scheduler: BackgroundScheduler,
-        name: str,
-        every: timedelta,
-        work: Callable[..., None],
-        *arguments: object,
-    ) -> None:
-        trigger = IntervalTrigger(seconds=every.total_seconds(), timezone=UTC)
-        scheduler.add_job(
-            self._run,
-            trigger,
-            args=(work, *arguments),
-            id=name,
-            next_run_time=self._clock(),
-            executor=SINKS,
-        )
 
-    def _run(self, work: Callable[..., None], sink: str, *arguments: object) -> None:
-        """Do one round of something, so that stopping can wait for it, and say what went wrong."""
-        with self._idle:
-            self._at_work += 1
-        try:
-            if not self._stopping.is_set():
-                work(sink, *arguments)
-        except ClocksApart:
-            return  # it is said once, of everything
-        except AggregatorError as error:
-            self._log.error(log.REPORTS_FAILED, sink=sink, reason=str(error))
-        except Exception:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
-            self._log.exception(log.UNEXPECTED, sink=sink)
-        finally:
-            with self._idle:
-                self._at_work -= 1
-                self._idle.notify_all()
+def meters(app: App) -> Iterable[str]:
+    """Return the meters that are read."""
+    return app.collections
 
-    def _hear(self, sink: str, notification_poller: NotificationPoller) -> None:
-        """Ask a sink what it tells, and say what came of it."""
-        while not self._stopping.is_set():
-            taken = notification_poller.run_once(self._app.ledger.instant())
-            report_taken(self._log, sink, taken)
-            report_refused(self._log, sink, taken, self._refused[sink])
-            if not taken.more:
-                return
 
-    def _cancel(self, sink: str, cancelling: Canceller) -> None:
-        """Look after a sink's cancellations, and say what came of it."""
-        report_round(self._log, sink, cancelling.run_once(self._app.ledger.now()))
+def polled_sinks(app: App) -> Iterable[str]:
+    """Return the sinks that tell something by themselves."""
+    return app.notification_sinks
+
+
+def fed_sinks(app: App) -> Iterable[str]:
+    """Return the sinks that meters feed."""
+    return app.sink_ids
+
+
+JOBS: tuple[Job[Any], ...] = (
+    Job(
+        "collect",
+        "meter",
+        meters,
+        METERS,
+        due=lambda app, meter: alarm(app.config.meters[meter]),
+        body=lambda app, meter: app.collections[meter],
+        report=report_collected,
+        failed=log.PASS_FAILED,
+        answers="meters",
+    ),
+    Job(
+        "reports",
+        "sink",
+        polled_sinks,
+        SINKS,
+        due=lambda app, sink: every(app.config.polls(sink)),
+        body=lambda app, sink: app.notification_poller(sink),
+        report=report_notifications,
+        failed=log.REPORTS_FAILED,
+        heeds_clock=False,
+    ),
+    Job(
+        "cancellations",
+        "sink",
+        polled_sinks,
+        SINKS,
+        due=lambda app, sink: every(CANCEL_EVERY) if sink in app.sink_ids else None,
+        body=lambda app, sink: app.cancelling(sink),
+        report=report_cancelled,
+        failed=log.REPORTS_FAILED,
+    ),
+    Job(
+        "reconcile",
+        "sink",
+        fed_sinks,
+        SINKS,
+        due=lambda _app, _sink: every(RECONCILE_EVERY),
+        body=lambda app, sink: app.reconciliation(sink),
+        report=report_reconciled,
+        failed=log.RECONCILIATION_FAILED,
+    ),
+    Job(
+        "deliver",
+        "sink",
+        fed_sinks,
+        SENDING,
+        due=None,
+        body=lambda app, sink: app.delivery(sink),
+        report=report_delivered,
+        failed=log.DELIVERY_FAILED,
+        answers="sinks",
+        beside=WORKERS,
+        once=Drained,
+    ),
+)

@@ -78,6 +78,9 @@ class Delivered(Counts):
     """What became of feeds that had not sent anything before."""
     more_to_come: bool = False
     """Whether another one is asking a sink what it holds, and may let more go."""
+    waiting: int | None = None
+    """How many events wait for later, and until when, where somebody looked at the end."""
+    next_at: dt.datetime | None = None
 
     @property
     def fruitless(self) -> bool:
@@ -89,6 +92,15 @@ class Delivered(Counts):
         """Whether events wait for somebody, or the sink lets in nobody or nothing of a feed."""
         stopped = any(told.kind == "stopped" for told in self.first_uses)
         return bool(self.refused or self.in_doubt or self.halted or stopped)
+
+    @property
+    def leaves_work(self) -> bool:
+        """Whether events wait for later."""
+        return bool(self.waiting)
+
+    def summary(self) -> dict[str, object]:
+        """Return the figures, and how many events wait."""
+        return {**self.figures(), "waiting": self.waiting}
 
     def add(self, other: "Delivered") -> None:
         """Take another round into account."""

@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from aggregator.config import Meter, cron
-from aggregator.daemon.daemon import alarm
+from aggregator.daemon.jobs import alarm
 
 BEGIN = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)  # a Sunday
 NAMES = {
