@@ -19,13 +19,13 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.reporting import report_taken
 from aggregator.errors import AggregatorError, LedgerError, UsageError
-from aggregator.reconciliation.notification_poller import NotSigned, Taken
+from aggregator.ledger.notifications import Notifications
+from aggregator.reconciliation.notification_poller import NotificationPoller, NotSigned
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock
 
@@ -51,20 +51,6 @@ STOP_SECONDS = 5
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class Taker(Protocol):
-    """What takes a sink's deliveries."""
-
-    @property
-    def takes_deliveries(self) -> bool: ...  # noqa: D102
-    def deliver(self, body: bytes, signature: str, now: datetime) -> Taken: ...  # noqa: D102
-
-
-class Life(Protocol):
-    """What tells whether the ledger answers, and when something was last read into it."""
-
-    def last_pass_at(self) -> datetime | None: ...  # noqa: D102
 
 
 class Reply(NamedTuple):
@@ -119,8 +105,8 @@ class Web:
     def __init__(
         self,
         address: Address,
-        takers: Mapping[str, Taker],
-        life: Life,
+        takers: Mapping[str, NotificationPoller],
+        notifications: Notifications,
         clock: Clock,
         slow: Callable[[], str | None] = lambda: None,
         readiness: Readiness | None = None,
@@ -131,7 +117,7 @@ class Web:
         from aggregator.daemon.connections import LONGEST_HEAD, protocol
 
         self._address = address
-        self._application = Application(takers, life, clock, slow, readiness or Readiness())
+        self._application = Application(takers, notifications, clock, slow, readiness or Readiness())
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._application,
@@ -172,15 +158,15 @@ class Application:
 
     def __init__(
         self,
-        takers: Mapping[str, Taker],
-        life: Life,
+        takers: Mapping[str, NotificationPoller],
+        notifications: Notifications,
         clock: Clock,
         slow: Callable[[], str | None],
         readiness: Readiness,
     ) -> None:
         self._slow = slow
         self._takers = takers
-        self._life = life
+        self._notifications = notifications
         self._clock = clock
         self._readiness = readiness
         self._workers = ThreadPoolExecutor(MOST_AT_WORK, "web")
@@ -232,7 +218,7 @@ class Application:
         finally:
             self._waiting -= 1
 
-    def _take(self, sink: str, taker: Taker, body: bytes, signature: str) -> Reply:
+    def _take(self, sink: str, taker: NotificationPoller, body: bytes, signature: str) -> Reply:
         try:
             taken = taker.deliver(body, signature, self._clock())
         except NotSigned:
@@ -257,7 +243,7 @@ class Application:
 
     def _look(self) -> Reply:
         try:
-            last = self._life.last_pass_at()
+            last = self._notifications.last_pass_at()
             age = (self._clock() - last).total_seconds() if last else None
             ready, reasons = self._readiness.state(self._clock())
         except LedgerError as error:

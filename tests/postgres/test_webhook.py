@@ -11,7 +11,7 @@ from contextlib import suppress
 from http.client import HTTPConnection
 from itertools import cycle, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import h11
@@ -495,7 +495,8 @@ def test_more_than_can_be_worked_on_is_told_to_come_again() -> None:
             return START
 
     stuck, address = Stuck(), Address("127.0.0.1:0")
-    web = Web(address, {"fake": stuck}, Alive(), lambda: START)
+    takers = {"fake": cast("NotificationPoller", stuck)}
+    web = Web(address, takers, cast("Notifications", Alive()), lambda: START)
     web.start()
     parts = urlsplit(address.url)
 
