@@ -1,7 +1,7 @@
 """What every block of the file has in common."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,3 +17,7 @@ class Block(BaseModel):
         frozen=True,
         hide_input_in_errors=True,
     )
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """Return settings by name, as they are: for whoever calls them the same."""
+        return {name: getattr(self, name) for name in names}

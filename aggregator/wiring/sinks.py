@@ -1,13 +1,15 @@
 """From a configuration to sinks, and to what stands beside them. The only place that names concrete sinks.
 
-A sink of a new kind has its case in `build_sink`; the other functions are for what only some kinds can do.
+Rules
+- A sink of a new kind has its case in `build_sink`; the other functions are for what only some kinds can do.
+- What is called the same in the configuration and by the sink is handed over by name, and not written down once more.
 """
 
 import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
 from aggregator.config.rotated import keys_now, webhook_secrets_now
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from aggregator.config import Meter
     from aggregator.sinks.files import Format
     from aggregator.sinks.stripe import AdminClient, StripeMeter, StripeNotificationClient
+    from aggregator.sinks.stripe.limits import Rates
+
+CONNECTING = "api_base", "timeout", "max_in_flight"
+"""The settings of every sink that is called over HTTP."""
 
 DASHBOARD_ROWS = 1_000_000
 """No limit of rows is stated for the Dashboard: that of bytes comes first."""
@@ -33,19 +39,13 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
         case StripeSink():
             from aggregator.sinks.stripe import StripeSink as Stripe
             from aggregator.sinks.stripe.connect import Addresses
-            from aggregator.sinks.stripe.limits import Rates
 
             return Stripe(
                 name,
+                **sink.named(*CONNECTING, "mode", "transport", "stream_above"),
                 api_key=sink.api_key_revealed(),
-                mode=sink.mode,
-                api_base=sink.api_base,
-                rates=Rates(sink.calls_per_second, sink.stream_per_second, sink.stream_by_event),
-                transport=sink.transport,
-                stream_above=sink.stream_above,
+                rates=_rates(sink),
                 addresses=Addresses(sink.stripe_account, by_customer=sink.accounts == "by_customer"),
-                timeout=sink.timeout,
-                max_in_flight=sink.max_in_flight,
                 meters=_stripe_meters(config, name),
             )
         case MetronomeSink():
@@ -54,14 +54,12 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
 
             return Metronome(
                 name,
+                **sink.named(*CONNECTING),
                 api_key=sink.api_key_revealed(),
-                api_base=sink.api_base,
                 encoding=Encoding(sink.quantity_encoding),
                 events_per_second=sink.events_per_second,
-                timeout=sink.timeout,
-                max_in_flight=sink.max_in_flight,
                 meters={
-                    meter.name: MetronomeMeter(**meter.metronome.model_dump(), window=meter.window)
+                    meter.name: MetronomeMeter(**dict(meter.metronome), window=meter.window)
                     for meter in config.meters.values()
                     if name in meter.sinks
                 },
@@ -69,6 +67,12 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
             )
         case CsvSink() | DirectorySink() | S3Sink():
             return _file_sink(name, sink, _stripe_meters(config, name))
+
+
+def _rates(sink: StripeSink) -> "Rates":
+    from aggregator.sinks.stripe.limits import Rates
+
+    return Rates(sink.calls_per_second, sink.stream_per_second, sink.stream_by_event)
 
 
 def declared_rate(config: Config, name: str, waiting: int) -> float | None:
@@ -80,9 +84,7 @@ def declared_rate(config: Config, name: str, waiting: int) -> float | None:
     sink = config.sinks.get(name)
     match sink:
         case StripeSink() if sink.accounts != "by_customer":
-            from aggregator.sinks.stripe.limits import Rates
-
-            rates = Rates(sink.calls_per_second, sink.stream_per_second, sink.stream_by_event)
+            rates = _rates(sink)
             streams = sink.transport == "stream" or (sink.transport == "auto" and waiting > sink.stream_above)
             return rates.stream_events if streams else rates.calls
         case MetronomeSink():
@@ -167,10 +169,8 @@ def build_admin_client(config: Config, name: str) -> "AdminClient | None":
             uses = {Use.REPORTS: asks or told, Use.IMPORTS: asks and config.imports}
             return AdminClient(
                 name,
+                **sink.named("mode", "api_base", "timeout"),
                 api_key=sink.api_key_revealed(),
-                mode=sink.mode,
-                api_base=sink.api_base,
-                timeout=sink.timeout,
                 account=sink.stripe_account,
                 meters=_stripe_meters(config, name),
                 uses=EVERYDAY | {Use.APPLY, Use.LOOK_UP} | {use for use, wanted in uses.items() if wanted},
@@ -202,14 +202,7 @@ def _stripe_meters(config: Config, sink: str) -> "dict[str, StripeMeter]":
     from aggregator.sinks.stripe import StripeMeter
 
     return {
-        meter.name: StripeMeter(
-            event_name=meter.stripe.event_name,
-            customer_key=meter.stripe.customer_key,
-            value_key=meter.stripe.value_key,
-            display_name=meter.stripe.display_name,
-            formula="last" if meter.stripe.formula == "last" else "sum",
-            event_time_window=meter.stripe.event_time_window,
-        )
+        meter.name: StripeMeter(**dict(meter.stripe))
         for meter in config.meters.values()
         if sink in meter.sinks
     }
@@ -284,28 +277,10 @@ def _file_sink(name: str, sink: FileSink, meters: "dict[str, StripeMeter]") -> S
         else files.JsonFormat(meters, lines=sink.format == "jsonl", encoding=encoding)
     )
     bounds = Bounds(sink.max_records, sink.max_bytes, sink.close_after)
+    written: dict[str, Any] = {"bounds": bounds, "form": form, "encoding": encoding, "meters": meters}
     if isinstance(sink, DirectorySink):
-        return files.DirectorySink(
-            name,
-            directory=sink.directory,
-            kind="files for the import",
-            by_hand=False,
-            bounds=bounds,
-            form=form,
-            encoding=encoding,
-            meters=meters,
-        )
+        kind = "files for the import"
+        return files.DirectorySink(name, directory=sink.directory, kind=kind, by_hand=False, **written)
     pair = sink.keys_revealed()
-    return files.S3Sink(
-        name,
-        bucket=sink.bucket,
-        prefix=sink.prefix,
-        region=sink.region,
-        endpoint_url=sink.endpoint_url,
-        keys=files.Keys(*pair) if pair else None,
-        timeout=sink.timeout,
-        bounds=bounds,
-        form=form,
-        encoding=encoding,
-        meters=meters,
-    )
+    place = sink.named("bucket", "prefix", "region", "endpoint_url", "timeout")
+    return files.S3Sink(name, **place, keys=files.Keys(*pair) if pair else None, **written)
