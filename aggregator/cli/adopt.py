@@ -12,7 +12,7 @@ from aggregator.cli.common import (
     json_option,
     load_config,
     say,
-    show_table,
+    show_rows,
     shown,
     write_json,
 )
@@ -23,16 +23,7 @@ if TYPE_CHECKING:
     from aggregator.ledger.identity import LedgerIdentity
     from aggregator.runtime.clock import Clock
 
-COLUMNS = {
-    "meter": "left",
-    "sink": "left",
-    "from": "left",
-    "customers": "right",
-    "windows": "right",
-    "taken over": "right",
-    "missing": "right",
-    "withdrawn": "right",
-}
+COLUMNS = "meter sink from customers> windows> taken_over> missing> withdrawn>"
 
 
 @click.command()
@@ -180,7 +171,7 @@ def _explain(situation: "Situation") -> None:
 
 def _tell(compared: "list[Compared]", left: "list[Left]", *, adopted: bool) -> None:
     """Say what was compared, and what is to be done."""
-    show_table("compared with the sinks", COLUMNS, [list(_figures(each).values()) for each in compared])
+    show_rows("compared with the sinks", COLUMNS, map(_figures, compared))
     for each in left:
         say(f"Customer {each.customer} of {each.meter} is left as the ledger has it: {each.reason}")
     split_windows = _name_split_windows(compared)

@@ -15,7 +15,7 @@ from aggregator.cli.common import (
     load_config,
     ready_end_option,
     say,
-    show_table,
+    show_rows,
     somebody,
     write_json,
 )
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 MOST_MOVERS = 20
 """Customers that are named where a range is only looked at."""
+
+COLUMNS = (
+    "meter from to known>=unchanged new> changed>=corrections held> refused> waiting>=deferred "
+    "unmapped>=unmapped_rows"
+)
 
 WAIT_SECONDS = 0.2
 """How long to wait before asking again for a meter that the daemon is just reading."""
@@ -228,35 +233,10 @@ def show_results(
     """Print what it came to, or would come to; of the latter so many customers are named."""
     from aggregator.cli.movers import report_sinks, show_movers
 
-    show_table(
+    show_rows(
         "would be planned" if dry_run else "planned",
-        {
-            "meter": "left",
-            "from": "left",
-            "to": "left",
-            "known": "right",
-            "new": "right",
-            "changed": "right",
-            "held": "right",
-            "refused": "right",
-            "waiting": "right",
-            "unmapped": "right",
-        },
-        (
-            (
-                r.meter,
-                r.span.start,
-                r.span.end,
-                r.unchanged,
-                r.new,
-                r.corrections,
-                r.held,
-                r.refused,
-                r.deferred,
-                r.unmapped_rows,
-            )
-            for r in results
-        ),
+        COLUMNS,
+        ({**each.figures(), "from": each.span.start, "to": each.span.end} for each in results),
     )
     for result in results:
         if result.resumed_at is not None:

@@ -11,7 +11,7 @@ from aggregator.cli.common import (
     json_option,
     load_config,
     say,
-    show_table,
+    show_rows,
     write_json,
 )
 from aggregator.cli.events import some_ids_argument
@@ -23,15 +23,7 @@ if TYPE_CHECKING:
     from aggregator.reconciliation.canceller import Canceller, Round
     from aggregator.wiring.app import App
 
-COLUMNS = {
-    "id": "right",
-    "meter": "left",
-    "customer": "left",
-    "window": "left",
-    "delta": "right",
-    "received": "left",
-    "reason": "left",
-}
+COLUMNS = "id#=event meter customer window=window_start delta> received=received_at reason=state"
 
 MOST = 1_000
 """As many events as one call cancels: each costs a call or two at the sink."""
@@ -79,7 +71,7 @@ def cancel(
             return
         chosen = _chosen(app, sink, ids)
         if not as_json:
-            show_table(f"to be cancelled at {sink}", COLUMNS, [_row(each) for each in chosen])
+            show_rows(f"to be cancelled at {sink}", COLUMNS, (each._asdict() for each in chosen))
             say(
                 "The sink is asked to take these back. Then each is refused, and what the source says of its window is owed."
             )
@@ -159,15 +151,3 @@ def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_js
         raise UsageError(
             f"Not waiting for a person's word: {', '.join(map(str, left))}; see `aggregator status`."
         )
-
-
-def _row(each: "Candidate") -> list[object]:
-    return [
-        str(each.event),
-        each.meter,
-        each.customer,
-        each.window_start,
-        each.delta,
-        each.received_at,
-        each.state,
-    ]

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -36,6 +37,9 @@ PROSE_WIDTHS = 70, 55, 40
 """How wide they may be, the first that the terminal has room for."""
 
 WIDE = 200
+
+COLUMN = re.compile(r"([^=>#]+)([>#]?)(?:=(.+))?")
+"""How `show_rows` is told of a column."""
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table."
@@ -148,6 +152,25 @@ def plain_value(value: object) -> object:
             return value.total_seconds()
         case _:
             return str(value)
+
+
+def show_rows(title: str, columns: str, rows: Iterable[Mapping[str, object]]) -> None:
+    """Print a table of the same rows that programs get as JSON.
+
+    `columns` has a word for each: the heading, with `_` for a space; `>` if it holds numbers, or `#` for an ID, which is
+    typed in again and so gets no separators; then `=` and the key of the rows, if that is another than the heading.
+    """
+    found = [COLUMN.fullmatch(each) for each in columns.split()]
+    parts = [each.groups() for each in found if each]
+    assert len(parts) == len(found), columns
+    show_table(
+        title,
+        {heading.replace("_", " "): "right" if kind else "left" for heading, kind, _ in parts},
+        (
+            [str(row[key or heading]) if kind == "#" else row[key or heading] for heading, kind, key in parts]
+            for row in rows
+        ),
+    )
 
 
 def show_table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[object]]) -> None:

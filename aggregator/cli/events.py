@@ -16,7 +16,7 @@ from aggregator.cli.common import (
     json_option,
     load_config,
     say,
-    show_table,
+    show_rows,
     write_json,
 )
 from aggregator.cli.help import Commands
@@ -36,17 +36,7 @@ MOST_AT_ONCE = 10_000
 PROOF = dt.timedelta(hours=26)
 """How long a sink may need to count, where it does not say: what Stripe's totals are given."""
 
-COLUMNS = {
-    "id": "right",
-    "meter": "left",
-    "sink": "left",
-    "customer": "left",
-    "window": "left",
-    "rev": "right",
-    "delta": "right",
-    "state": "left",
-    "reason": "left",
-}
+COLUMNS = "id#=event meter sink customer window=window_start rev>=revision delta> state reason"
 
 ids_argument = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
 some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
@@ -127,7 +117,7 @@ def list_events(
             }
         )
     elif shown:
-        show_table("events that wait", COLUMNS, [_row(each) for each in shown])
+        show_rows("events that wait", COLUMNS, ({**each._asdict(), "state": _state(each)} for each in shown))
         if more:
             say(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
         for each in moved:
@@ -416,21 +406,8 @@ def _listed(found: list["Waiting"]) -> str:
     return ", ".join(str(each.event) for each in found)
 
 
-def _row(each: "Waiting") -> list[object]:
+def _state(each: "Waiting") -> str:
     state = each.state.replace("_", " ")
     if each.replan:
-        state += ", planned anew"
-    elif each.dismissed_at is not None:
-        state += ", dismissed"
-    # An ID is typed in again, so it is shown without separators.
-    return [
-        str(each.event),
-        each.meter,
-        each.sink,
-        each.customer,
-        each.window_start,
-        each.revision,
-        each.delta,
-        state,
-        each.reason,
-    ]
+        return f"{state}, planned anew"
+    return state if each.dismissed_at is None else f"{state}, dismissed"

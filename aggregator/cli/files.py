@@ -11,7 +11,7 @@ from aggregator.cli.common import (
     json_option,
     load_config,
     say,
-    show_table,
+    show_rows,
     shown,
     write_json,
 )
@@ -24,16 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 10_000
 
-COLUMNS = {
-    "file": "left",
-    "sink": "left",
-    "meters": "left",
-    "windows": "left",
-    "records": "right",
-    "bytes": "right",
-    "written": "left",
-    "uploaded": "left",
-}
+COLUMNS = "file=name sink meters windows records> bytes> written=written_at uploaded"
 
 
 @click.group(cls=Commands)
@@ -185,7 +176,7 @@ def show_files(title: str, rows: "Iterable[FileRow]") -> None:
     rows = list(rows)
     written = [row for row in rows if row.name is not None]
     if written:
-        show_table(title, COLUMNS, [_row(row) for row in written])
+        show_rows(title, COLUMNS, map(_row, written))
         for place in sorted({row.place for row in written}):
             say(f"They are in {place}.")
     elif not rows:
@@ -196,17 +187,15 @@ def show_files(title: str, rows: "Iterable[FileRow]") -> None:
             say(f"A file of {row.events:,} event(s) for {row.place} is being written{why}")
 
 
-def _row(row: "FileRow") -> tuple[object, ...]:
-    return (
-        row.name,
-        row.sink,
-        ", ".join(row.meters or ()),
-        f"{shown(row.first_window)} .. {shown(row.last_window)}",
-        row.records,
-        row.bytes,
-        row.written_at,
-        "rejected" if row.rejected_at else row.confirmed_at or ("to be uploaded" if row.by_hand else "-"),
-    )
+def _row(row: "FileRow") -> dict[str, object]:
+    return {
+        **row._asdict(),
+        "meters": ", ".join(row.meters or ()),
+        "windows": f"{shown(row.first_window)} .. {shown(row.last_window)}",
+        "uploaded": "rejected"
+        if row.rejected_at
+        else row.confirmed_at or ("to be uploaded" if row.by_hand else "-"),
+    }
 
 
 def raw_meters(config: "Config", only: str | None = None) -> list[str]:

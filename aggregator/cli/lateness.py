@@ -1,6 +1,8 @@
 """`aggregator lateness`: how late usage arrives, and which `delay` would wait for it."""
 
+import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +13,7 @@ from aggregator.cli.common import (
     known_meters,
     load_config,
     say,
-    show_table,
+    show_rows,
     write_json,
 )
 from aggregator.cli.completion import MeterName
@@ -27,8 +29,6 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
 
     Late usage is billed by corrections, so nothing is lost. With a longer `delay` there are fewer corrections.
     """
-    import datetime as dt
-
     from aggregator.config import format_duration
     from aggregator.core.lateness import suggest
     from aggregator.wiring.app import open_ledger
@@ -37,33 +37,22 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
     names = known_meters(config, meters)
     with open_ledger(config, may_migrate=True, name="aggregator lateness") as ledger:
         found = ledger.reports.lateness(ledger.instant() - dt.timedelta(days=days))
-    rows = [
-        (name, step, late.slots, late.quantity)
+    rows: list[dict[str, Any]] = [
+        {"meter": name, "within_seconds": step, "slots": late.slots, "quantity": late.quantity}
         for name in names
         for step, late in sorted(found.get(name, {}).items())
     ]
     suggested = {name: suggest(found.get(name, {}), config.meters[name].delay) for name in names}
     if as_json:
-        write_json(
-            {
-                "steps": [
-                    {"meter": name, "within_seconds": step, "slots": slots, "quantity": quantity}
-                    for name, step, slots, quantity in rows
-                ],
-                "suggested_settle_seconds": suggested,
-            }
-        )
+        write_json({"steps": rows, "suggested_settle_seconds": suggested})
         return
     if not rows:
         say("Nothing was read in that time.")
         return
-    show_table(
+    show_rows(
         f"when usage was found, last {days} days",
-        {"meter": "left", "found": "left", "slots": "right", "quantity": "right"},
-        (
-            (name, f"within {duration(dt.timedelta(seconds=step))}" if step else "in time", slots, quantity)
-            for name, step, slots, quantity in rows
-        ),
+        "meter found slots> quantity>",
+        ({**row, "found": _found(row["within_seconds"])} for row in rows),
     )
     for name, longer in suggested.items():
         if longer:
@@ -71,3 +60,7 @@ def lateness(config_path: Path, *, meters: tuple[str, ...], days: int, as_json: 
                 f"{name}: `delay: {format_duration(longer)}` would have waited for nearly all; it is "
                 f"{format_duration(config.meters[name].delay)} now."
             )
+
+
+def _found(step: int) -> str:
+    return f"within {duration(dt.timedelta(seconds=step))}" if step else "in time"

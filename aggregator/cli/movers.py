@@ -3,50 +3,24 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from aggregator.cli.common import show_table, shown
+from aggregator.cli.common import show_rows, shown
 
 if TYPE_CHECKING:
     from aggregator.core.forecast import Figures, Forecast
 
-COLUMNS = {
-    "sink": "left",
-    "customer": "left",
-    "ledger": "right",
-    "source": "right",
-    "difference": "right",
-    "events": "right",
-    "to be sent": "right",
-    "held": "right",
-    "refused": "right",
-    "carried": "right",
-}
+COLUMNS = "sink customer ledger> source> difference> events> to_be_sent> held> refused> carried>"
 
 
 def show_movers(forecast: "Forecast", limit: int | None) -> None:
     """Print the customers whose usage differs most, in the windows in which it does."""
-    movers = forecast.movers(limit)
+    movers = _movers(forecast, limit)
     if not movers:
         return
     more = f", the {len(movers):,} that differ most of {forecast.customers:,}"
-    show_table(
+    show_rows(
         f"customers whose usage differs{more if forecast.customers > len(movers) else ''} (windows that differ only)",
         COLUMNS,
-        (
-            (
-                mover.sink,
-                mover.customer,
-                its.old,
-                its.new,
-                its.new - its.old,
-                its.events,
-                its.sent,
-                its.held,
-                its.refused,
-                its.carried,
-            )
-            for mover in movers
-            for its in [mover.figures]
-        ),
+        movers,
     )
 
 
@@ -69,11 +43,15 @@ def forecast_json(forecast: "Forecast", limit: int | None) -> dict[str, object]:
     return {
         "sinks": {sink: _figures(its) for sink, its in sorted(forecast.sinks.items())},
         "customers_differ": forecast.customers,
-        "customers": [
-            {"sink": mover.sink, "customer": mover.customer, **_figures(mover.figures)}
-            for mover in forecast.movers(limit)
-        ],
+        "customers": _movers(forecast, limit),
     }
+
+
+def _movers(forecast: "Forecast", limit: int | None) -> list[dict[str, object]]:
+    return [
+        {"sink": mover.sink, "customer": mover.customer, **_figures(mover.figures)}
+        for mover in forecast.movers(limit)
+    ]
 
 
 def _figures(its: "Figures") -> dict[str, object]:

@@ -1,7 +1,7 @@
 """`aggregator parity`: whether two sinks of a meter were given the same."""
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from aggregator.cli.common import (
     json_text,
     load_config,
     say,
-    show_table,
+    show_rows,
     shown,
     write_raw,
 )
@@ -36,17 +36,7 @@ if TYPE_CHECKING:
 AT_ONCE = 500
 """How many differences stand in one table: a longer list goes on in the next one, so that memory stays bounded."""
 
-COLUMNS = {
-    "customer": "left",
-    "from": "left",
-    "sink": "left",
-    "planned": "right",
-    "accepted": "right",
-    "under way": "right",
-    "waiting": "right",
-    "shadow": "right",
-    "says": "right",
-}
+COLUMNS = "customer from sink planned> accepted> under_way> waiting> shadow> says>"
 
 
 @click.command()
@@ -182,9 +172,14 @@ def _asked(config: "Config", name: str, stack: "ExitStack") -> "Destination | No
     return sink if sink.limits.proof is not None else None
 
 
-def _rows(each: "Compared", names: tuple[str, str]) -> "Iterator[tuple[str, Side, object]]":
-    yield names[0], each.place.one, each.one_says
-    yield names[1], each.place.other, each.other_says
+def _figures(side: "Side", says: object) -> dict[str, object]:
+    return {"planned": side.planned, **side._asdict(), "says": says}
+
+
+def _sinks(each: "Compared", names: tuple[str, str]) -> dict[str, dict[str, object]]:
+    """Return what each of the two sinks has."""
+    sides = (each.place.one, each.one_says), (each.place.other, each.other_says)
+    return {name: _figures(*side) for name, side in zip(names, sides, strict=True)}
 
 
 def _tell(
@@ -194,12 +189,12 @@ def _tell(
     differences = iter(found)
     while some := list(islice(differences, min(AT_ONCE, limit - told) if limit else AT_ONCE)):
         told += len(some)
-        lines = [
-            (each.place.customer, each.place.start, sink, side.planned, *side[:4], said)
+        rows = (
+            {"customer": each.place.customer, "from": each.place.start, "sink": sink, **figures}
             for each in some
-            for sink, side, said in _rows(each, names)
-        ]
-        show_table(title, COLUMNS, lines)
+            for sink, figures in _sinks(each, names).items()
+        )
+        show_rows(title, COLUMNS, rows)
     for _ in differences:
         pass
     if result.different > told:
@@ -232,15 +227,11 @@ def _report_json(
         entry = {
             "customer": each.place.customer,
             "from": each.place.start,
-            "sinks": {
-                sink: {"planned": side.planned, **side._asdict(), "says": said}
-                for sink, side, said in _rows(each, names)
-            },
+            "sinks": _sinks(each, names),
         }
         write_raw((",\n" if number else "\n") + json_text(entry))
     sums = {
-        name: {"planned": side.planned, **side._asdict(), "says": said}
-        for name, side, said in zip(names, result.sums, result.says, strict=True)
+        name: _figures(side, says) for name, side, says in zip(names, result.sums, result.says, strict=True)
     }
     rest = {
         "places": result.places,

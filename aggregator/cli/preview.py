@@ -16,7 +16,7 @@ from aggregator.cli.common import (
     load_config,
     ready_end_option,
     say,
-    show_table,
+    show_rows,
     write_json,
 )
 from aggregator.cli.common import shown as quantity
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from aggregator.core.model import Decision
     from aggregator.ledger.meters import Feed
+
+COLUMNS = "sink customer window=window_start revision> delta> total> at state reason"
 
 
 @click.command()
@@ -75,7 +77,7 @@ def preview(
             }
         )
         return
-    _show_events(f"{name} {span}", shown)
+    show_rows(f"{name} {span}", COLUMNS, shown)
     show_movers(forecast, limit or None)
     for line in report_sinks(name, forecast):
         say(line)
@@ -116,13 +118,3 @@ def _events(decided: "Iterator[tuple[Feed, Decision]]", limit: int) -> list[dict
     for _ in events:
         pass
     return shown
-
-
-def _show_events(title: str, events: "list[dict[str, object]]") -> None:
-    columns = ("sink", "customer", "window_start", "revision", "delta", "total", "at", "state", "reason")
-    right = {"revision", "delta", "total"}
-    show_table(
-        title,
-        {column.replace("_start", ""): "right" if column in right else "left" for column in columns},
-        ([event[column] for column in columns] for event in events),
-    )

@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,7 @@ from aggregator.cli.common import (
     json_option,
     load_config,
     say,
-    show_table,
+    show_rows,
     shown,
     write_json,
 )
@@ -40,19 +40,10 @@ PACE_WITHIN = dt.timedelta(minutes=10)
 WORTH_A_WORD_SECONDS = 10.0
 """What is sent within a moment needs no estimate."""
 
-COLUMNS = {
-    "meter": "left",
-    "sink": "left",
-    "mark": "left",
-    "lag": "right",
-    "due": "right",
-    "sending": "right",
-    "refused": "right",
-    "held": "right",
-    "in doubt": "right",
-    "unmapped": "right",
-    "last run": "right",
-}
+METERS = "meter sink mark lag>=lag_seconds due> sending> refused> held> in_doubt> unmapped>=unmapped_rows last_run>"
+UNREAD = "meter window=window_start tries> next=next_at reason"
+PARKED = "id#=event meter customer window=window_start rev>=revision delta> state reason"
+UNMAPPED = "meter reason customer rows> quantity> windows"
 
 
 @click.command()
@@ -95,34 +86,29 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
     notes = [*_renamed(memory), *report_feeds(config, statuses, now)]
+    report: dict[str, Any] = {
+        "meters": [{**row._asdict(), "lag_seconds": now - row.mark} for row in statuses],
+        "parked": [row._asdict() for row in parked],
+        "moves": [row._asdict() for row in moved],
+        "unmapped": [row._asdict() for row in unmapped],
+        "unread": [row._asdict() for row in unread],
+        "removed": [row._asdict() for row in unconfigured_meters],
+        "notes": notes,
+        "suggestions": suggestions,
+        "polled": [row._asdict() for row in polled],
+        "cancellations": [row._asdict() for row in wanted],
+        "to_be_uploaded": [row.name for row in uploads if row.name],
+        "unconfigured": [{**row._asdict(), "what_to_do": not_sent(config, row)} for row in unconfigured],
+        "backlogs": [_backlog(config, row) for row in backlogs],
+        "begun_elsewhere": [row.told() for row in elsewhere],
+        "configuration": configuration.figures(),
+        "stopped": stopped,
+        "unguarded": unguarded,
+        "clocks_apart": apart,
+        "waits_in_ledger": [each._asdict() for each in waits],
+    }
     if as_json:
-        write_json(
-            {
-                "meters": [
-                    {**row._asdict(), "lag_seconds": (now - row.mark).total_seconds()} for row in statuses
-                ],
-                "parked": [row._asdict() for row in parked],
-                "moves": [row._asdict() for row in moved],
-                "unmapped": [row._asdict() for row in unmapped],
-                "unread": [row._asdict() for row in unread],
-                "removed": [row._asdict() for row in unconfigured_meters],
-                "notes": notes,
-                "suggestions": suggestions,
-                "polled": [row._asdict() for row in polled],
-                "cancellations": [row._asdict() for row in wanted],
-                "to_be_uploaded": [row.name for row in uploads if row.name],
-                "unconfigured": [
-                    {**row._asdict(), "what_to_do": not_sent(config, row)} for row in unconfigured
-                ],
-                "backlogs": [_backlog(config, row) for row in backlogs],
-                "begun_elsewhere": [row.told() for row in elsewhere],
-                "configuration": configuration.figures(),
-                "stopped": stopped,
-                "unguarded": unguarded,
-                "clocks_apart": apart,
-                "waits_in_ledger": [each._asdict() for each in waits],
-            }
-        )
+        write_json(report)
         return
     for trouble in filter(None, [apart, *map(str, waits)]):
         say(trouble)
@@ -135,7 +121,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     if unguarded:
         say(f"A ledger that is set back would not be noticed here: {unguarded}")
         say()
-    show_table("meters", COLUMNS, (_row(row, now) for row in statuses))
+    since = [{**row, "last_run": (at := row["last_run_at"]) and now - at} for row in report["meters"]]
+    show_rows("meters", METERS, since)
     for row in {row.meter: row for row in statuses if row.error}.values():
         say(f"Last error of {row.meter}, at {shown(row.error_at)}: {row.error}")
     for row in {row.sink: row for row in statuses if row.halted}.values():
@@ -156,53 +143,25 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *configuration.lines(),
     ):
         say(line)
-    if unread:
-        show_table(
-            "windows that the source could not give (they are asked for again by themselves)",
-            {"meter": "left", "window": "left", "tries": "right", "next": "left", "reason": "left"},
-            ((u.meter, u.window_start, u.tries, u.next_at, u.reason) for u in unread),
+    _show_waiting(report)
+
+
+def _show_waiting(report: Mapping[str, Any]) -> None:
+    """Print what waits for its source, or for a person."""
+    if rows := report["unread"]:
+        show_rows(
+            "windows that the source could not give (they are asked for again by themselves)", UNREAD, rows
         )
-    if parked:
-        show_table(
+    if rows := report["parked"]:
+        show_rows(
             "events that wait for a person (`aggregator events release ID` sends one; see `aggregator events --help`)",
-            {
-                "id": "right",
-                "meter": "left",
-                "customer": "left",
-                "window": "left",
-                "rev": "right",
-                "delta": "right",
-                "state": "left",
-                "reason": "left",
-            },
-            (
-                (str(e.event), e.meter, e.customer, e.window_start, e.revision, e.delta, e.state, e.reason)
-                for e in parked
-            ),
+            PARKED,
+            rows,
         )
-    if unmapped:
-        show_table(
-            "usage that can be billed to nobody",
-            {
-                "meter": "left",
-                "reason": "left",
-                "customer": "left",
-                "rows": "right",
-                "quantity": "right",
-                "windows": "left",
-            },
-            (
-                (
-                    a.meter,
-                    a.reason,
-                    a.customer,
-                    a.rows,
-                    a.quantity,
-                    f"{shown(a.first_window)} .. {shown(a.last_window)}",
-                )
-                for a in unmapped
-            ),
-        )
+    if rows := report["unmapped"]:
+        spans = [f"{shown(row['first_window'])} .. {shown(row['last_window'])}" for row in rows]
+        named = [{**row, "windows": span} for row, span in zip(rows, spans, strict=True)]
+        show_rows("usage that can be billed to nobody", UNMAPPED, named)
 
 
 def _renamed(memory: "Memory") -> Iterator[str]:
@@ -345,19 +304,3 @@ def _suggestions(config: "Config", lateness: "Mapping[str, Mapping[int, Late]]")
                 f"`delay: {format_duration(longer)}` would have waited for nearly all of it (`aggregator lateness`)."
             )
     return lines
-
-
-def _row(row: "FeedStatus", now: dt.datetime) -> tuple[object, ...]:
-    return (
-        row.meter,
-        row.sink,
-        row.mark,
-        now - row.mark,
-        row.due,
-        row.sending,
-        row.refused,
-        row.held,
-        row.in_doubt,
-        row.unmapped_rows,
-        now - row.last_run_at if row.last_run_at else None,
-    )
