@@ -31,6 +31,11 @@ class Response(NamedTuple):
     halt: str | None = None
 
 
+def no_longer_fed(meter: str, sink: str) -> Response:
+    """Judge an event whose meter the configuration has taken off its sink."""
+    return Response(Answer.BUSY, f"meter {meter} no longer feeds sink {sink}: put it back")
+
+
 def judge_silence(silence: NoResponse) -> Response:
     """Judge a call that came back without an answer."""
     return Response(Answer.UNKNOWN if silence.left else Answer.BUSY, silence.what)

@@ -123,10 +123,8 @@ def take_keys(its: Destination, config: Config) -> None:
     from aggregator.sinks.stripe import StripeSink as Stripe
 
     match its, config.sinks[its.name]:
-        case Stripe(), StripeSink() as stripe:
-            its.use_key(stripe.api_key_revealed())
-        case Metronome(), MetronomeSink() as metronome:
-            its.use_token(metronome.api_key_revealed())
+        case ((Stripe() | Metronome()), (StripeSink() | MetronomeSink() as configured)):
+            its.use_key(configured.api_key_revealed())
         case Bucket(), S3Sink() as s3:
             pair = s3.keys_revealed()
             its.use_keys(Keys(*pair) if pair else None)

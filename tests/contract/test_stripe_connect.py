@@ -220,8 +220,8 @@ def test_a_batch_of_lost_customers_leaves_nothing_behind(server: Server, make_si
     """Nothing of it is ever in hand."""
     sink = make_sink(server.url)
     assert send(sink, usage("cus_a"), usage("cus_b")) == [Answer.REFUSED] * 2
-    assert sink._line.now is not None
-    assert sink._line.now.dispatcher._batches == set()
+    assert sink._loop.now is not None
+    assert sink._loop.now.dispatcher._batches == set()
 
 
 def test_a_meter_that_does_not_fit_refuses_its_own_events_in_its_account(
@@ -332,14 +332,14 @@ def test_one_account_too_busy_slows_no_other_down(server: Server, make_sink: Mak
     sink = make_sink(server.url)
     good, busy = judged(sink, usage("acct_1/cus_a"), usage("acct_2/cus_a"))
     assert (good.answer, busy.answer) == (Answer.ACCEPTED, Answer.BUSY)
-    assert sink._line.now is not None
-    paces = sink._line.now.roads.paces()
+    assert sink._loop.now is not None
+    paces = sink._loop.now.far.paces()
     assert paces["v1", "acct_1"] == pytest.approx(1_000.0)
     assert paces["v1", "acct_2"] == pytest.approx(500.0, rel=0.05)
 
 
 def test_more_accounts_than_requests_in_flight(server: Server, make_sink: MakeSink) -> None:
-    """A road that has nothing to send keeps no other one from sending."""
+    """A route that has nothing to send keeps no other one from sending."""
     sink = make_sink(server.url, max_in_flight=2)
     for number in range(10):
         assert send(sink, usage(f"acct_{number}/cus_a")) == [Answer.ACCEPTED]

@@ -483,12 +483,12 @@ def test_customers_are_forgotten_once_they_are_idle(sandbox: RunningSandbox, mak
     """Nothing about a customer stays behind: memory does not grow with their number."""
     sink = make_sink(sandbox.url)
     send(sink, *(usage(f"cus_{number % 40}") for number in range(80)))
-    line = sink._line.now
-    assert line is not None
+    connection = sink._loop.now
+    assert connection is not None
     sink.stop()
     sink.close()
-    assert line.dispatcher._chains == {}
-    assert line.dispatcher._batches == set()
+    assert connection.dispatcher._chains == {}
+    assert connection.dispatcher._batches == set()
 
 
 # -- halts ----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Metronome's usage events: up to a hundred per request, `POST /v1/ingest`.
 
-sink.py       the sink as the rest knows it: threads in, outcomes out
-dispatch.py   which request goes next: pace, requests in flight, and halves of what was refused as a whole
+sink.py       the sink as the rest knows it
 event.py      what a meter of ours is there, and one event as the bytes that Metronome gets
 client.py     the official library, set up our way, and one request through it
 responses.py  what each answer means; pure

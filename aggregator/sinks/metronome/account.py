@@ -66,7 +66,7 @@ class Account:
     """Reads the environment that a token belongs to."""
 
     def __init__(self, client: Client, sink: str, meters: Mapping[str, MetronomeMeter]) -> None:
-        self._client = client
+        self.client = client
         self._sink = sink
         self._meters = meters
         self._metrics: dict[str, str] = {}
@@ -145,7 +145,7 @@ class Account:
         Raises SinkUnreachable, SinkHalted or SinkError, above all CustomerUnknown.
         """
         known = await self._customer(customer)
-        read = self._client.api.v1.customers.invoices.with_raw_response
+        read = self.client.api.v1.customers.invoices.with_raw_response
 
         def ask(page: dict[str, str]) -> Awaitable[Answer]:
             return read.list(
@@ -169,8 +169,8 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError.
         """
-        customers = self._client.api.v1.customers.with_raw_response
-        read = self._client.api.v1.customers.invoices.with_raw_response
+        customers = self.client.api.v1.customers.with_raw_response
+        read = self.client.api.v1.customers.invoices.with_raw_response
         try:
             found = _rows(_object(await self._ask(customers.list(limit=1))))
             if found:
@@ -178,7 +178,7 @@ class Account:
         except SinkError:
             raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self._client.describe(error)
+            told = self.client.describe(error)
             if isinstance(told, NoResponse) or told.status != FORBIDDEN:
                 self._raise(error)
             sentence = (
@@ -194,14 +194,14 @@ class Account:
         That it is answered with a 400 is how Segment's connector checks a token; Metronome does not document it.
         """
         try:
-            await self._client.ingest(b"[]")
+            await self.client.ingest(b"[]")
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self._client.describe(error)
+            told = self.client.describe(error)
             if isinstance(told, NoResponse) or told.status not in (400, 422):
                 self._raise(error)
 
     async def _usage(self, metric: str, customer: str, span: Span, step: dt.timedelta) -> list[Row]:
-        usage = self._client.api.v1.usage.with_raw_response
+        usage = self.client.api.v1.usage.with_raw_response
 
         def ask(page: dict[str, str]) -> Awaitable[Answer]:
             return usage.list(
@@ -220,7 +220,7 @@ class Account:
 
         Raises CustomerUnknown if nobody has the alias, or more than one.
         """
-        customers = self._client.api.v1.customers.with_raw_response
+        customers = self.client.api.v1.customers.with_raw_response
 
         def ask(page: dict[str, str]) -> Awaitable[Answer]:
             return customers.list(ingest_alias=name, extra_query=dict(page))
@@ -256,7 +256,7 @@ class Account:
         return self._metrics[name]
 
     async def _metric(self, metric_id: str) -> Metric | None:
-        metrics = self._client.api.v1.billable_metrics.with_raw_response
+        metrics = self.client.api.v1.billable_metrics.with_raw_response
         return await self._found(metrics.retrieve(billable_metric_id=metric_id))
 
     async def _found(self, call: Awaitable[Answer]) -> Row | None:
@@ -266,7 +266,7 @@ class Account:
         except SinkError:
             raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self._client.describe(error)
+            told = self.client.describe(error)
             if isinstance(told, Refusal) and told.status in (400, NOT_FOUND):
                 return None
             self._raise(error)
@@ -274,7 +274,7 @@ class Account:
         return found if isinstance(found, Mapping) else None
 
     async def _list_metrics(self) -> list[Metric]:
-        metrics = self._client.api.v1.billable_metrics.with_raw_response
+        metrics = self.client.api.v1.billable_metrics.with_raw_response
 
         def ask(page: dict[str, str]) -> Awaitable[Answer]:
             return metrics.list(limit=PAGE, extra_query=dict(page))
@@ -306,11 +306,11 @@ class Account:
             self._raise(error)
 
     async def _ask(self, call: Awaitable[Answer]) -> bytes:
-        async with asyncio.timeout(self._client.timeout_seconds):
+        async with asyncio.timeout(self.client.timeout_seconds):
             return (await call).http_response.content
 
     def _raise(self, error: Exception) -> NoReturn:
-        told = self._client.describe(error)
+        told = self.client.describe(error)
         if isinstance(told, NoResponse):
             raise SinkUnreachable(f"Metronome gave no answer to sink {self._sink}: {told.what}.") from error
         sentence = (

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from aggregator.core.model import Encoding, Event
 from aggregator.runtime import failpoints
+from aggregator.sinks.dispatch import Queued
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.responses import Refusal, judge_refusal, judge_success
@@ -23,6 +24,9 @@ from aggregator.sinks.responses import NoResponse, Response, judge_silence
 
 if TYPE_CHECKING:
     import httpx
+
+MOST_EVENTS = 100
+"""As many as one request takes (docs.metronome.com, send usage events)."""
 
 API_BASE = "https://api.metronome.com"
 
@@ -59,20 +63,20 @@ class Client:
             trust_env=False,
             follow_redirects=False,
         )
-        self.use_token(token)
+        self.use_key(token)
 
-    def use_token(self, token: str) -> None:
+    def use_key(self, api_key: str) -> None:
         """Make every call from now on with this token; those that are under way end with the one they began with."""
         import httpx
         import metronome
 
-        self._secrets = tuple(dict.fromkeys([token, *self._secrets]))[:TOKENS_HIDDEN]
+        self._secrets = tuple(dict.fromkeys([api_key, *self._secrets]))[:TOKENS_HIDDEN]
         self.api = metronome.AsyncMetronome(
-            bearer_token=token,
+            bearer_token=api_key,
             base_url=self._api_base or API_BASE,
             timeout=httpx.Timeout(self.timeout_seconds, connect=self.timeout_seconds * CONNECT_SHARE),
             max_retries=0,
-            default_headers={"Authorization": f"Bearer {token}"},  # or the environment could replace it
+            default_headers={"Authorization": f"Bearer {api_key}"},  # or the environment could replace it
             http_client=self._http,
         )
 
@@ -155,7 +159,11 @@ class RequestSender:
         self._meters = meters
         self._encoding = encoding
 
-    async def deliver(self, events: Sequence[Event]) -> Response:
+    async def deliver(self, queued: Sequence[Queued]) -> list[Response]:
+        """Send events in one request and judge the answer, which holds for all of them."""
+        return [await self.send([each.event for each in queued])] * len(queued)
+
+    async def send(self, events: Sequence[Event]) -> Response:
         """Send events in one request and judge the answer."""
         body = wire.body(wire.written(each, self._meters[each.meter], self._encoding) for each in events)
         failpoints.passing("event_leaving")

@@ -53,7 +53,7 @@ def judge_refusal(refusal: Refusal, sink: str) -> Response:
     return Response(Answer.REFUSED, told, request_id)
 
 
-def after_refusal(judgement: Response) -> Response:
+def after_refusal(judgement: Response, _refusal: Response) -> Response:
     """Judge a part of a request that was refused as a whole before.
 
     Whether the whole was refused with nothing taken in is not documented. So what would otherwise count as not having

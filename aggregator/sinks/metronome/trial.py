@@ -29,7 +29,7 @@ LOOK_EVERY_SECONDS = 2.0
 
 async def attempt(
     account: Account,
-    courier: RequestSender,
+    sender: RequestSender,
     meter: str,
     customer: str,
     encoding: Encoding,
@@ -46,7 +46,7 @@ async def attempt(
     day = Span(now.replace(hour=0, minute=0, second=0, microsecond=0), now)
     day = Span(day.start, day.start + DAY)
     before = await account.total(meter, customer, day)
-    judged = await courier.deliver([_event(meter, customer, now)])
+    judged = await sender.send([_event(meter, customer, now)])
     if judged.answer is not Answer.ACCEPTED:
         raise SinkError(f"Metronome did not take the test event of meter {meter}: {judged.reason}.")
     until = monotonic() + patience_seconds

@@ -1,11 +1,10 @@
 """Stripe's meter events: one per call by version 1 or 2 of the API, or a hundred per request by the stream.
 
-sink.py             the sink as the rest knows it: threads in, outcomes out
+sink.py             the sink as the rest knows it
 limits.py           what Stripe takes by each transport
-routes.py           every transport to every account, made when it is first needed
+routes.py           every account, and every transport to it, made when it is first needed
 account_context.py  one account: by which client, under which header, and whose trouble its trouble is
 connect.py          which connected account a customer is in, and the look at it before its first event
-dispatch.py         which events go next: pace, requests in flight, one per customer and meter
 meter_events.py     one event, one call, one response
 stream.py           many events, one request, no word on any of them, within a session
 responses.py        what each of Stripe's answers means; pure
@@ -22,7 +21,7 @@ differences.py      what differs between a meter of ours and Stripe's; pure
 permissions.py      what the key may do
 
 It imports what all sinks share, the runtime and the core; the wiring imports it, and commands import the pages for a person.
-Begin with `sink`, then `dispatch` and `meter_events`.
+Begin with `sink`, then `routes` and `meter_events`.
 """
 
 from aggregator.sinks.stripe.admin import AdminClient

@@ -35,7 +35,6 @@ from aggregator.sinks.stripe.responses import (
 )
 
 if TYPE_CHECKING:
-    from stripe import RequestOptions
     from stripe.billing import Meter, MeterEventSummary
     from stripe.params.billing import MeterEventSummaryListParams, MeterListParams
 
@@ -59,19 +58,13 @@ FORBIDDEN, NOT_FOUND = 403, 404
 class Account:
     """Reads the meters of the account that a key belongs to."""
 
-    def __init__(self, office: AccountContext) -> None:
-        self._client = office.client
-        self._sink = office.sink
-        self._meters = office.meters
-        self._livemode = office.livemode
-        self._options = office.options
-        self.office = office
+    def __init__(self, context: AccountContext) -> None:
+        self.context = context
+        self._client = context.client
+        self._meters = context.meters
+        self._options = context.options
         self._ids: dict[str, str] = {}
-
-    @property
-    def options(self) -> "RequestOptions":
-        """What each call for it is to say besides its parameters."""
-        return self._options
+        self._ours: dict[str, str | None] = {}
 
     async def problems(self, names: Iterable[str]) -> list[str]:
         """Say in what the account does not fit the events of these meters of ours; an empty list if it does.
@@ -95,7 +88,7 @@ class Account:
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             self.fail(error)
         return [
-            compare(name, meter, known.get(meter.event_name), livemode=self._livemode)
+            compare(name, meter, known.get(meter.event_name), livemode=self.context.livemode)
             for name, meter in wanted.items()
         ]
 
@@ -115,8 +108,8 @@ class Account:
             self.fail(error)
         name = getattr(found, "id", None)
         if not isinstance(name, str) or not name.startswith("acct_"):
-            raise SinkError(f"Stripe's answer to sink {self._sink} does not name an account.")
-        return f"{name} {'live' if self._livemode else 'test'}"
+            raise SinkError(f"Stripe's answer to sink {self.context.sink} does not name an account.")
+        return f"{name} {'live' if self.context.livemode else 'test'}"
 
     async def why_unknown(self, customer: str) -> str | None:
         """Say why there is no such customer, or no longer; None if there is (docs.stripe.com/api/customers/retrieve).
@@ -124,18 +117,18 @@ class Account:
         Of the other mode it has none either, and then Stripe's own words say so. A deleted one is still found, and says that
         it is deleted. Raises SinkUnreadable, AccountRefused or another SinkError when there is no answer that says so.
         """
-        named = self.office.customer(customer)
+        named = self.context.customer(customer)
         try:
             found = await self._client.api.v1.customers.retrieve_async(named, None, self._options)
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             told = self._client.describe(error)
             if isinstance(told, Refusal) and told.status == NOT_FOUND and is_missing_object(told):
                 return f"Stripe does not know customer {customer}: {describe(told)}."
-            if isinstance(told, Refusal) and self.office.of_customer and is_wrong_account(told):
+            if isinstance(told, Refusal) and self.context.of_customer and is_wrong_account(told):
                 return f"Stripe does not let us into the account of {customer}: {describe(told)}."
             self.fail(error)
         if getattr(found, "id", None) != named:
-            raise SinkError(f"Stripe's answer to sink {self._sink} is not about customer {customer}.")
+            raise SinkError(f"Stripe's answer to sink {self.context.sink} is not about customer {customer}.")
         return f"Customer {customer} was deleted at Stripe." if getattr(found, "deleted", False) else None
 
     async def total(self, name: str, customer: str, span: Span) -> Decimal:
@@ -143,7 +136,7 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so.
         """
-        params = _range(self.office.customer(customer), span, MINUTE)
+        params = _range(self.context.customer(customer), span, MINUTE)
         total = ZERO
         async for row in self._summaries(name, params):
             if _start(row) not in span:
@@ -158,7 +151,7 @@ class Account:
 
         `step` is one hour or one day, and the span lies on such. Raises SinkUnreachable, SinkHalted or SinkError.
         """
-        params = _range(self.office.customer(customer), span, step)
+        params = _range(self.context.customer(customer), span, step)
         params["value_grouping_window"] = GROUPINGS[step]
         found: dict[dt.datetime, Decimal] = {}
         async for row in self._summaries(name, params):
@@ -176,7 +169,7 @@ class Account:
         """Yield the rows of all pages. Raises SinkUnreachable, SinkHalted or SinkError."""
         if name not in self._meters:  # which is no trouble of Stripe's, nor of the other meters
             raise SinkError(
-                f"Meter {name} no longer feeds sink {self._sink}, so it cannot be looked up there: put it back."
+                f"Meter {name} no longer feeds sink {self.context.sink}, so it cannot be looked up there: put it back."
             )
         meters = self._client.api.v1.billing.meters
         for _ in range(MOST_PAGES):
@@ -198,6 +191,25 @@ class Account:
         raise SinkError(
             f"Stripe lists more than {MOST_PAGES * PAGE} summaries of {name}; ask for a shorter span."
         )
+
+    async def our_meter(self, stripe_meter: str) -> str | None:
+        """Return which meter of ours sends to a meter at Stripe, by its id there; None if none does.
+
+        Raises what the library does.
+        """
+        if stripe_meter not in self._ours:
+            try:
+                found = await self._client.api.v1.billing.meters.retrieve_async(
+                    stripe_meter, None, self._options
+                )
+            except Exception as error:
+                told = self._client.describe(error)
+                if isinstance(told, Refusal) and told.status == NOT_FOUND:
+                    return None
+                raise
+            ours = (name for name, meter in self._meters.items() if meter.event_name == found.event_name)
+            self._ours[stripe_meter] = next(ours, None)
+        return self._ours[stripe_meter]
 
     async def _id(self, event_name: str) -> str:
         if event_name not in self._ids:
@@ -227,10 +239,10 @@ class Account:
 
     def _sentence(self, told: Refusal | NoResponse) -> str:
         if isinstance(told, NoResponse):
-            return f"Stripe gave no answer to {self.office.name}: {told.what}."
+            return f"Stripe gave no answer to {self.context.name}: {told.what}."
         return (
-            self.office.why_halt(told)
-            or f"Stripe did not say what {self.office.name} asked: {describe(told)}."
+            self.context.why_halt(told)
+            or f"Stripe did not say what {self.context.name} asked: {describe(told)}."
         )
 
     def _fail_reading(self, error: Exception, customer: str) -> NoReturn:
@@ -247,14 +259,14 @@ class Account:
         if isinstance(told, NoResponse) or told.status >= 500 or told.status == 429:
             raise SinkUnreachable(sentence) from error
         if (
-            self.office.of_customer
+            self.context.of_customer
             and (is_wrong_account(told) or told.status == FORBIDDEN)
             and told.code not in KEY_CODES
         ):
             raise AccountRefused(sentence) from error
         if told.status == FORBIDDEN and told.readable and told.code not in KEY_CODES | {WRONG_ACCOUNT}:
             raise SinkUnreadable(sentence) from error
-        raise (SinkHalted if self.office.why_halt(told) else SinkError)(sentence) from error
+        raise (SinkHalted if self.context.why_halt(told) else SinkError)(sentence) from error
 
 
 def assert_whole(span: Span, unit: dt.timedelta) -> None:

@@ -46,7 +46,7 @@ class AccountContext:
         return {"stripe_account": self.account} if self.account else {}
 
     @property
-    def context(self) -> "RequestOptions":
+    def as_context(self) -> "RequestOptions":
         """The same for what the account tells, which a notification calls its context (docs.stripe.com/context)."""
         return {"stripe_context": self.account} if self.account else {}
 

@@ -12,39 +12,31 @@ docs.stripe.com/api/billing/meter-event-adjustment
 from aggregator.core.model import Answer
 from aggregator.core.notifications import CancelResult
 from aggregator.sinks.responses import NoResponse, judge_silence
-from aggregator.sinks.stripe.account import Account
-from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.meter_events import fresh_key
 from aggregator.sinks.stripe.responses import judge_refusal
 from aggregator.sinks.stripe_meter import StripeMeter
 
 
 async def cancel(
-    client: Client,
-    account: Account,
-    sink: str,
-    meter: StripeMeter,
-    identifier: str,
-    *,
-    livemode: bool,
-    version: int = 1,
+    context: AccountContext, meter: StripeMeter, identifier: str, *, version: int = 1
 ) -> CancelResult:
     """Ask Stripe to take back the event with this identifier, and judge the answer.
 
     `version` is that of the API by which it was sent: nothing says that one takes back what the other took.
     """
-    api = client.api
+    api = context.client.api
     try:
         answer = await (api.v1 if version == 1 else api.v2).billing.meter_event_adjustments.create_async(
             {"event_name": meter.event_name, "type": "cancel", "cancel": {"identifier": identifier}},
-            {**account.options, "idempotency_key": fresh_key(identifier)},
+            {**context.options, "idempotency_key": fresh_key(identifier)},
         )
     except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
-        told = client.describe(error)
-        judged = judge_silence(told) if isinstance(told, NoResponse) else judge_refusal(told, sink)
+        told = context.client.describe(error)
+        judged = judge_silence(told) if isinstance(told, NoResponse) else judge_refusal(told, context.sink)
         return CancelResult(judged.answer, complete=False, reason=judged.halt or judged.reason or "no reason")
     named = getattr(getattr(answer, "cancel", None), "identifier", None)
-    if (named, getattr(answer, "livemode", None)) != (identifier, livemode):
+    if (named, getattr(answer, "livemode", None)) != (identifier, context.livemode):
         return CancelResult(Answer.UNKNOWN, complete=False, reason="the answer is about something else")
     status = str(getattr(answer, "status", None))
     return CancelResult(Answer.ACCEPTED, complete=status == "complete", reason=f"Stripe says {status}")

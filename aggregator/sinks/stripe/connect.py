@@ -13,11 +13,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from aggregator.core.model import Answer
+from aggregator.core.model import Answer, Event
 from aggregator.errors import SinkError
 from aggregator.sinks.responses import Response
 from aggregator.sinks.stripe.account import Account
-from aggregator.sinks.stripe.account_context import AccountContext
 
 NAMED = re.compile(r"(acct_[A-Za-z0-9]+)/(\S.*)")
 
@@ -53,6 +52,11 @@ class Addresses:
         named = NAMED.fullmatch(customer)
         return Address(named[1], named[2]) if named else None
 
+    def account_of(self, customer: str) -> str | None:
+        """Return which account a customer is in, if it is the customer that says so."""
+        address = self.of(customer)
+        return address.account if address and self.by_customer else None
+
     @staticmethod
     def fault(customer: str) -> str:
         """Say why a customer's events cannot be sent, and what to do about it."""
@@ -65,15 +69,9 @@ class Addresses:
 class Checked:
     """The look at an account before its first event. `look` is called by one at a time, `fault` by anybody after that."""
 
-    def __init__(
-        self,
-        office: AccountContext,
-        account: Account,
-        monotonic: Callable[[], float],
-        places: asyncio.Semaphore,
-    ) -> None:
-        self._office = office
+    def __init__(self, account: Account, monotonic: Callable[[], float], places: asyncio.Semaphore) -> None:
         self._account = account
+        self._context = account.context
         self._places = places
         self._monotonic = monotonic
         self._found: Mapping[str, Sequence[str]] = {}
@@ -86,28 +84,28 @@ class Checked:
             return
         try:
             async with self._places:
-                self._found, self._failure = await self._account.misfits(self._office.meters), None
+                self._found, self._failure = await self._account.misfits(self._context.meters), None
         except SinkError as error:
             cause = error.__cause__
             self._failure = (
-                self._office.judge_before(cause)
+                self._context.judge_before(cause)
                 if isinstance(cause, Exception)
                 else Response(Answer.BUSY, str(error))
             )
         except Exception as error:  # noqa: BLE001 - an answer that makes no sense is this account's trouble, and no more
-            reason = f"what {self._office.name} lists of its meters makes no sense ({type(error).__name__})"
+            reason = f"what {self._context.name} lists of its meters makes no sense ({type(error).__name__})"
             self._failure = Response(Answer.BUSY, reason)
         self._looked_at = self._monotonic()
 
-    def fault(self, meter: str) -> Response | None:
-        """Say what stands in the way of a meter's events in this account; None if nothing does."""
-        if meter not in self._found:
-            return self._failure or Response(Answer.BUSY, f"{self._office.name} was not looked at yet")
-        said = self._found[meter]
+    def fault(self, event: Event) -> Response | None:
+        """Say what stands in the way of an event in this account; None if nothing does."""
+        if event.meter not in self._found:
+            return self._failure or Response(Answer.BUSY, f"{self._context.name} was not looked at yet")
+        said = self._found[event.meter]
         if not said:
             return None
-        there = f"`aggregator meters` acts there by a configuration with `stripe_account: {self._office.account}`."
-        return Response(Answer.REFUSED, f"{self._office.account}: {' '.join(said)} {there}")
+        there = f"`aggregator meters` acts there by a configuration with `stripe_account: {self._context.account}`."
+        return Response(Answer.REFUSED, f"{self._context.account}: {' '.join(said)} {there}")
 
     def _is_due(self) -> bool:
         if self._looked_at is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from aggregator.core.model import Bulk, Limits, WriteModel
+from aggregator.sinks.http_sink import batch
 from aggregator.sinks.stripe.stream import AT_ONCE
 from aggregator.sinks.stripe_meter import StripeMeter
 
@@ -32,11 +33,6 @@ LIMITS = Limits(
 STRETCHES = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1)}
 """docs.stripe.com/billing/subscriptions/usage-based/meters/configure"""
 
-BATCH_SECONDS = 5
-"""A batch is as many events as leave within this time, at most `LIMITS.batch`: a slow sink holds few."""
-
-LEAST_BATCH = 20
-
 STREAM_BATCH = 5_000
 """At most so many events per `send` where a hundred go at once: as many requests as keep a stream busy, over and over."""
 
@@ -62,7 +58,7 @@ def limits(transport: Transport, rates: Rates, stream_above: int) -> Limits:
         LIMITS,
         answers=False,
         transport="stream",
-        batch=_batch(rates.stream_events, STREAM_BATCH),
+        batch=batch(rates.stream_events, STREAM_BATCH),
         rate=rates.stream_events,
     )
     if transport == "stream":
@@ -70,7 +66,7 @@ def limits(transport: Transport, rates: Rates, stream_above: int) -> Limits:
     calling = replace(
         LIMITS,
         transport="v1" if transport == "auto" else transport,
-        batch=_batch(rates.calls, LIMITS.batch),
+        batch=batch(rates.calls, LIMITS.batch),
         rate=rates.calls,
     )
     if transport == "auto":
@@ -87,7 +83,3 @@ def of_meter(meter: StripeMeter, whole: Limits) -> Limits:
         return whole
     stretch = STRETCHES[meter.event_time_window] if meter.event_time_window else None
     return replace(whole, write_model=meter.write_model, newest_of=stretch)
-
-
-def _batch(rate: float, most: int) -> int:
-    return min(most, max(LEAST_BATCH, int(rate * BATCH_SECONDS)))

@@ -13,12 +13,11 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from aggregator.core.model import Answer, Event
+from aggregator.core.model import Event
 from aggregator.runtime import failpoints
+from aggregator.sinks.dispatch import Queued
 from aggregator.sinks.responses import Response
 from aggregator.sinks.stripe.account_context import AccountContext
-from aggregator.sinks.stripe.connect import Checked
-from aggregator.sinks.stripe.dispatch import Request
 from aggregator.sinks.stripe.responses import Echo, judge_echo
 
 if TYPE_CHECKING:
@@ -28,20 +27,15 @@ if TYPE_CHECKING:
     from stripe.v2.billing import MeterEvent as MeterEventV2
 
 
-def spoken(event: Event, office: AccountContext) -> "MeterEventCreateParams":
+def spoken(event: Event, context: AccountContext) -> "MeterEventCreateParams":
     """Return an event as version 2 and the stream want it: instants in RFC 3339, of whole seconds as in version 1."""
-    meter = office.meters[event.meter]
+    meter = context.meters[event.meter]
     return {
         "event_name": meter.event_name,
         "identifier": event.identifier,
         "timestamp": f"{event.at:%Y-%m-%dT%H:%M:%SZ}",
-        "payload": meter.payload(event, office.customer(event.customer)),
+        "payload": meter.payload(event, context.customer(event.customer)),
     }
-
-
-def no_longer_fed(event: Event, office: AccountContext) -> Response:
-    """Judge an event whose meter the configuration has taken off the sink."""
-    return Response(Answer.BUSY, f"meter {event.meter} no longer feeds sink {office.sink}: put it back")
 
 
 def fresh_key(identifier: str) -> str:
@@ -49,59 +43,48 @@ def fresh_key(identifier: str) -> str:
     return f"{identifier}.{secrets.token_hex(8)}"
 
 
-def attempt(event: Event, office: AccountContext) -> "RequestOptions":
+def attempt(event: Event, context: AccountContext) -> "RequestOptions":
     """Return what one attempt says besides the event."""
-    return {**office.options, "idempotency_key": fresh_key(event.identifier)}
+    return {**context.options, "idempotency_key": fresh_key(event.identifier)}
 
 
 class MeterEventSender:
     """Takes events to one account, one call each."""
 
-    def __init__(
-        self, office: AccountContext, transport: Literal["v1", "v2"], checked: Checked | None
-    ) -> None:
-        self._office = office
-        self._call = self._call_v1 if transport == "v1" else self._call_v2
-        self._checked = checked
+    def __init__(self, context: AccountContext, version: Literal[1, 2]) -> None:
+        self._context = context
+        self._call = self._call_v1 if version == 1 else self._call_v2
 
-    async def deliver(self, jobs: Sequence[Request]) -> list[Response]:
+    async def deliver(self, queued: Sequence[Queued]) -> list[Response]:
         """Send one event and judge the answer."""
-        (job,) = jobs
-        if job.event.meter not in self._office.meters:
-            return [no_longer_fed(job.event, self._office)]
-        fault = self._checked.fault(job.event.meter) if self._checked else None
-        if fault is not None:
-            return [fault]
-        return [await self._deliver(job.event)]
-
-    async def _deliver(self, event: Event) -> Response:
-        office = self._office
+        event = queued[0].event
+        context = self._context
         failpoints.passing("event_leaving")
         try:
             echo = _echo(await self._call(event))
         except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
-            return office.judge(error)
-        sent = Echo(event.identifier, office.meters[event.meter].event_name, office.livemode)
-        judged = judge_echo(echo, sent, office.sink)
-        hide = office.client.hide
-        return judged._replace(reason=hide(judged.reason), request_id=hide(judged.request_id))
+            return [context.judge(error)]
+        sent = Echo(event.identifier, context.meters[event.meter].event_name, context.livemode)
+        judged = judge_echo(echo, sent, context.sink)
+        hide = context.client.hide
+        return [judged._replace(reason=hide(judged.reason), request_id=hide(judged.request_id))]
 
     async def _call_v1(self, event: Event) -> "MeterEvent":
-        office, meter = self._office, self._office.meters[event.meter]
-        return await office.client.api.v1.billing.meter_events.create_async(
+        context, meter = self._context, self._context.meters[event.meter]
+        return await context.client.api.v1.billing.meter_events.create_async(
             {
                 "event_name": meter.event_name,
                 "identifier": event.identifier,
                 "timestamp": int(event.at.timestamp()),
-                "payload": meter.payload(event, office.customer(event.customer)),
+                "payload": meter.payload(event, context.customer(event.customer)),
             },
-            attempt(event, office),
+            attempt(event, context),
         )
 
     async def _call_v2(self, event: Event) -> "MeterEventV2":
-        office = self._office
-        return await office.client.api.v2.billing.meter_events.create_async(
-            spoken(event, office), attempt(event, office)
+        context = self._context
+        return await context.client.api.v2.billing.meter_events.create_async(
+            spoken(event, context), attempt(event, context)
         )
 
 

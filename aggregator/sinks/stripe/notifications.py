@@ -30,7 +30,6 @@ from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.sinks.stripe import invalid_events
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
-from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.invalid_events import WHOLE
 from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, is_wrong_account
 from aggregator.sinks.stripe.sink import StripeSink
@@ -57,14 +56,11 @@ class NotThere(SinkError):
 class Messages:
     """Reads what Stripe tells one account by itself."""
 
-    def __init__(
-        self, client: Client, account: Account, sink: str, meters: Mapping[str, StripeMeter]
-    ) -> None:
-        self._client = client
+    def __init__(self, account: Account) -> None:
         self._account = account
-        self._sink = sink
-        self._event_names = {name: meter.event_name for name, meter in meters.items()}
-        self._by_id: dict[str, str | None] = {}
+        self._context = account.context
+        self._client = account.context.client
+        self._sink = account.context.sink
 
     async def listed(self, span: Span) -> list[Notification]:
         """Return the messages on invalid events that Stripe made within a span.
@@ -81,7 +77,7 @@ class Messages:
                         "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
                         "limit": PAGE,
                     },
-                    self._account.office.context,
+                    self._context.as_context,
                 )
                 async for message in page.auto_paging_iter():
                     found += _heads(message.to_dict())
@@ -112,7 +108,7 @@ class Messages:
                         },
                         "limit": PAGE,
                     },
-                    self._account.options,
+                    self._context.options,
                 )
                 async for event in page.auto_paging_iter():
                     listed += 1
@@ -131,17 +127,18 @@ class Messages:
         Raises NotThere, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
         """
         try:
-            context = self._account.office.context
-            message = (await self._client.api.v2.core.events.retrieve_async(name, None, context)).to_dict()
+            found = await self._client.api.v2.core.events.retrieve_async(name, None, self._context.as_context)
+            message = found.to_dict()
         except Exception as error:
             told = self._client.describe(error)
             if isinstance(told, Refusal) and told.status == NOT_FOUND:
-                raise NotThere(f"Stripe has no event {name} for {self._account.office.name}.") from error
+                raise NotThere(f"Stripe has no event {name} for {self._context.name}.") from error
             self._fail(error)
         try:
             stripe_meter = invalid_events.related_meter(message)
             meter = await self._ours(stripe_meter) if stripe_meter else None
-            read = invalid_events.read_report(message, meter, self._event_names)
+            event_names = {ours: known.event_name for ours, known in self._context.meters.items()}
+            read = invalid_events.read_report(message, meter, event_names)
         except ValueError as error:
             raise SinkError(f"Stripe's event {name} cannot be read: {error}.") from error
         if read.notification.id != name:
@@ -149,30 +146,22 @@ class Messages:
         return read
 
     async def _ours(self, stripe_meter: str) -> str | None:
-        """Return which meter of ours sends to a meter at Stripe; None if none does."""
-        if stripe_meter not in self._by_id:
-            try:
-                found = await self._client.api.v1.billing.meters.retrieve_async(
-                    stripe_meter, None, self._account.options
-                )
-            except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-                told = self._client.describe(error)
-                if isinstance(told, Refusal) and told.status == NOT_FOUND:
-                    return None
-                self._fail(error)
-            names = (name for name, event_name in self._event_names.items() if event_name == found.event_name)
-            self._by_id[stripe_meter] = next(names, None)
-        return self._by_id[stripe_meter]
+        try:
+            return await self._account.our_meter(stripe_meter)
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._fail(error)
 
     def _fail(self, error: Exception) -> NoReturn:
         """Raise what an error means: of an account that a customer names, no more than that account's trouble, if it is."""
-        told, office = self._client.describe(error), self._account.office
-        if office.of_customer and isinstance(told, Refusal) and told.code not in KEY_CODES:
+        told, context = self._client.describe(error), self._context
+        if context.of_customer and isinstance(told, Refusal) and told.code not in KEY_CODES:
             if is_wrong_account(told):
-                sentence = f"Stripe account {office.account} cannot be used: {describe(told)}."
+                sentence = f"Stripe account {context.account} cannot be used: {describe(told)}."
                 raise AccountRefused(f"{sentence} Let its owner connect it again.") from error
             if told.status == FORBIDDEN:
-                raise SinkError(f"Stripe does not say what {office.name} asked: {describe(told)}.") from error
+                raise SinkError(
+                    f"Stripe does not say what {context.name} asked: {describe(told)}."
+                ) from error
         self._account.fail(error)
 
 
@@ -279,7 +268,6 @@ class StripeNotificationClient:
         self._read_again_at: float | None = None
         self._reading = threading.Lock()
         self._livemode = livemode
-        self._messages: tuple[Client, dict[Account, Messages]] | None = None
 
     @property
     def takes_deliveries(self) -> bool:
@@ -289,18 +277,18 @@ class StripeNotificationClient:
     @property
     def by_customer(self) -> bool:
         """Whether each customer's account is heard by itself."""
-        return self._sink.by_customer
+        return self._sink.addresses.by_customer
 
     def account_of(self, customer: str) -> str | None:
         """Return which account a customer is in, if it is the customer that says so."""
-        return self._sink.account_of(customer)
+        return self._sink.addresses.account_of(customer)
 
     def listed(self, span: Span, account: str | None = None) -> list[Notification]:
         """Return the messages on invalid events made within a span, by the account configured or by one of a customer.
 
         Raises SinkCrowded, AccountRefused, SinkUnreachable, SinkHalted or SinkError.
         """
-        found = self._sink.ask(lambda client, asked: self._on(client, asked).listed(span), account)
+        found = self._sink.ask(lambda asked: Messages(asked).listed(span), account)
         return [notification._replace(account=account) for notification in found] if account else found
 
     def fetched(self, name: str, account: str | None = None) -> ParsedNotification | None:
@@ -308,18 +296,18 @@ class StripeNotificationClient:
 
         `account` is the one that it is said to be of. Raises AccountRefused, SinkUnreachable, SinkHalted or SinkError.
         """
-        if self._sink.by_customer:
+        if self._sink.addresses.by_customer:
             return self._of_customer(name, account) if account else None
         try:
-            return self._sink.ask(lambda client, asked: self._on(client, asked).fetched(name))
+            return self._sink.ask(lambda asked: Messages(asked).fetched(name))
         except NotThere:
-            if account in (None, self._sink.configured):
+            if account in (None, self._sink.addresses.configured):
                 raise
             return None
 
     def imports(self, span: Span) -> list[ParsedNotification]:
         """Return what within a span could not be imported. Raises SinkCrowded, SinkUnreachable, SinkHalted or SinkError."""
-        return self._sink.ask(lambda client, asked: self._on(client, asked).imports(span))
+        return self._sink.ask(lambda asked: Messages(asked).imports(span))
 
     def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None:
         """Return what was delivered, if it is signed, and concerns us. Raises SinkError if it is not signed."""
@@ -340,14 +328,14 @@ class StripeNotificationClient:
 
     def _concerns(self, notification: Notification) -> bool:
         """Tell whether a delivery may be of an account of the sink's; where none is configured, fetching it will show."""
-        if self._sink.by_customer:
+        if self._sink.addresses.by_customer:
             return notification.account is not None or notification.kind in WHOLE
-        return notification.account in (None, self._sink.configured) or (
-            self._sink.configured is None and notification.kind not in WHOLE
+        return notification.account in (None, self._sink.addresses.configured) or (
+            self._sink.addresses.configured is None and notification.kind not in WHOLE
         )
 
     def _of_customer(self, name: str, account: str) -> ParsedNotification:
-        told = self._sink.ask(lambda client, asked: self._on(client, asked).fetched(name), account)
+        told = self._sink.ask(lambda asked: Messages(asked).fetched(name), account)
         if told.notification.account not in (None, account):
             raise SinkError(
                 f"Stripe's event {name} is of account {told.notification.account}, not of {account}."
@@ -360,7 +348,7 @@ class StripeNotificationClient:
         known = self._meters.get(meter)
         if known is None:
             return f"meter {meter} no longer feeds sink {self._sink.name}"
-        if self._sink.by_customer:
+        if self._sink.addresses.by_customer:
             return "its customers name the accounts they are in, and a cancellation would go to the platform's own"
         if self._sink.limits_for(meter).write_model is not WriteModel.DELTA:
             return (
@@ -376,24 +364,9 @@ class StripeNotificationClient:
             return CancelResult(Answer.UNSENT, complete=False, reason=self.cannot_cancel(meter) or "")
         try:
             return self._sink.ask(
-                lambda client, account: cancel(
-                    client,
-                    account,
-                    self._sink.name,
-                    known,
-                    identifier,
-                    livemode=self._livemode,
-                    version=2 if transport in ("v2", "stream") else 1,
+                lambda asked: cancel(
+                    asked.context, known, identifier, version=2 if transport in ("v2", "stream") else 1
                 )
             )
         except SinkError as error:
             return CancelResult(Answer.UNSENT, complete=False, reason=str(error))
-
-    def _on(self, client: Client, account: Account) -> Messages:
-        """Return what reads messages over these connections; it remembers which meter is which."""
-        if self._messages is None or self._messages[0] is not client:
-            self._messages = client, {}
-        known = self._messages[1]
-        if account not in known:
-            known[account] = Messages(client, account, self._sink.name, self._meters)
-        return known[account]

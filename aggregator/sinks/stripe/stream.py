@@ -19,16 +19,15 @@ Rules of the session
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from aggregator.core.model import Answer, EventId
+from aggregator.core.model import Answer
 from aggregator.runtime import failpoints
+from aggregator.sinks.dispatch import Queued, still
 from aggregator.sinks.responses import Response
 from aggregator.sinks.stripe.account_context import AccountContext
-from aggregator.sinks.stripe.connect import Checked
-from aggregator.sinks.stripe.dispatch import Pacer, Request
-from aggregator.sinks.stripe.meter_events import no_longer_fed, spoken
+from aggregator.sinks.stripe.meter_events import spoken
 from aggregator.sinks.stripe.responses import Refusal, is_expired_session, wrong_mode
 
 LASTS = dt.timedelta(minutes=15)
@@ -52,8 +51,8 @@ class Opened(NamedTuple):
 class Session:
     """Keeps a session open for as long as it is asked for one."""
 
-    def __init__(self, office: AccountContext, monotonic: Callable[[], float]) -> None:
-        self._office = office
+    def __init__(self, context: AccountContext, monotonic: Callable[[], float]) -> None:
+        self._context = context
         self._monotonic = monotonic
         self._opened: Opened | None = None
         self._failure: Response | None = None
@@ -96,20 +95,20 @@ class Session:
             self._opened, self._failure = opened, None
 
     async def _open(self) -> Opened | Response:
-        office, began = self._office, self._monotonic()
+        context, began = self._context, self._monotonic()
         try:
-            answer = await office.client.api.v2.billing.meter_event_session.create_async({}, office.options)
+            answer = await context.client.api.v2.billing.meter_event_session.create_async({}, context.options)
         except Exception as error:  # noqa: BLE001 - no event has left: whatever broke, they come again
-            judged = office.judge_before(error)
+            judged = context.judge_before(error)
             return judged._replace(reason=f"no session for the stream: {judged.reason}")
         token, livemode = getattr(answer, "authentication_token", None), getattr(answer, "livemode", None)
         if not isinstance(token, str) or not token or not isinstance(livemode, bool):
             return Response(Answer.BUSY, "no session for the stream: the answer makes no sense")
-        if livemode != office.livemode:
+        if livemode != context.livemode:
             return Response(
                 Answer.UNSENT,
                 "the session is of the other mode",
-                halt=wrong_mode(office.sink, live=livemode),
+                halt=wrong_mode(context.sink, live=livemode),
             )
         lasts = _lasts(getattr(answer, "created", None), getattr(answer, "expires_at", None))
         early = min(RENEW_BEFORE, lasts / 4)
@@ -142,87 +141,56 @@ PATH = "/v2/billing/meter_event_stream"
 AT_ONCE = 100
 """docs.stripe.com/api/v2/billing/meter-event-stream/create"""
 
-
-Said = Mapping[EventId, Response]
+UNSENT = Response(Answer.UNSENT)
 
 
 class StreamSender:
     """Takes events to one account by its stream, up to `AT_ONCE` in a request."""
 
-    def __init__(
-        self, office: AccountContext, session: Session, turn: Pacer, checked: Checked | None
-    ) -> None:
-        self._office = office
+    def __init__(self, context: AccountContext, session: Session) -> None:
+        self._context = context
         self._session = session
-        self._turn = turn
-        self._checked = checked
 
-    async def deliver(self, jobs: Sequence[Request]) -> list[Response]:
-        """Send events and judge each of them."""
-        said: dict[EventId, Response] = {}
-        for job in jobs:
-            unfit = self._unfit(job)
-            if unfit:
-                said[job.event.id] = unfit
-        said |= await self._send([job for job in jobs if job.event.id not in said])
-        return [said[job.event.id] for job in jobs]
+    async def deliver(self, queued: Sequence[Queued]) -> list[Response]:
+        """Send events in one request, under a new session if the old one has expired, and judge each of them.
 
-    def _unfit(self, job: Request) -> Response | None:
-        if job.event.meter not in self._office.meters:
-            return no_longer_fed(job.event, self._office)
-        return self._checked.fault(job.event.meter) if self._checked else None
-
-    async def _send(self, jobs: Sequence[Request]) -> Said:
-        """Send events in one request, or in halves where their content is refused."""
-        said, told = await self._request(jobs)
-        left = [job for job in jobs if job.event.id not in said]
-        if told.answer not in (Answer.REFUSED, Answer.DUPLICATE) or len(left) <= 1:
-            return {**said, **{job.event.id: told for job in left}}
-        middle = len(left) // 2
-        for half in (left[:middle], left[middle:]):
-            await self._turn.come(len(half))
-            said |= {event: _maybe_taken(judged, told) for event, judged in (await self._send(half)).items()}
-        return said
-
-    async def _request(self, jobs: Sequence[Request]) -> tuple[dict[EventId, Response], Response]:
-        """Make one request, under a new session if the old one has expired.
-
-        Return what is known of those that did not leave with it, and what it came to for the others.
+        Those that may no longer leave by then do not leave with it.
         """
-        said: dict[EventId, Response] = {}
-        judged = Response(Answer.UNSENT)
+        leaving, judged = list(queued), UNSENT
         for last in (False, True):
-            opened = await self._session.current() if jobs else judged
+            opened = await self._session.current()
             if isinstance(opened, Response):
-                return said, opened
-            said |= {job.event.id: Response(Answer.UNSENT) for job in jobs if not job.may_leave()}
-            leaving = [job for job in jobs if job.event.id not in said]
+                judged = opened
+                break
+            leaving = still(leaving)
             if not leaving:
                 break
             told = await self._post(leaving, opened)
             if not isinstance(told, Refusal):
-                return said, told
+                judged = told
+                break
             self._session.drop(opened)
-            judged = self._office.judge_refusal(told) if last else judged
-        return said, judged
+            judged = self._context.judge_refusal(told) if last else judged
+        left = set(leaving)
+        return [judged if each in left else UNSENT for each in queued]
 
-    async def _post(self, jobs: Sequence[Request], opened: Opened) -> Response | Refusal:
+    async def _post(self, queued: Sequence[Queued], opened: Opened) -> Response | Refusal:
         """Make the request; return the refusal as it is where it is about the session, which took nothing."""
-        office = self._office
-        said: list[MeterEventStreamCreateParamsEvent] = [spoken(job.event, office) for job in jobs]
+        context = self._context
+        said: list[MeterEventStreamCreateParamsEvent] = [spoken(each.event, context) for each in queued]
         failpoints.passing("event_leaving")
         try:
             # By hand, where the library's own method drops the answer: a 200 that is not Stripe's must not pass for one.
-            answer: StripeResponse = await office.client.api.raw_request_async(
-                "post", PATH, base="meter_events", events=said, api_key=opened.token, **office.options
+            answer: StripeResponse = await context.client.api.raw_request_async(
+                "post", PATH, base="meter_events", events=said, api_key=opened.token, **context.options
             )
         except Exception as error:  # noqa: BLE001 - whatever broke in the library, the request may have arrived
-            told = office.client.describe(error, opened.token)
+            told = context.client.describe(error, opened.token)
             if isinstance(told, Refusal) and is_expired_session(told):
                 return told
-            return office.judge(error, opened.token)
+            return context.judge(error, opened.token)
         failpoints.passing("answer_unread")
-        request_id = office.client.hide(answer.request_id, opened.token)
+        request_id = context.client.hide(answer.request_id, opened.token)
         if not _says_taken(answer.data):
             return Response(Answer.UNKNOWN, "the answer is not that of the stream", request_id)
         return Response(Answer.ACCEPTED, request_id=request_id)
@@ -233,7 +201,7 @@ def _says_taken(answer: object) -> bool:
     return isinstance(answer, dict) and (not answer or isinstance(answer.get("object"), str))
 
 
-def _maybe_taken(judged: Response, before: Response) -> Response:
+def after_refusal(judged: Response, before: Response) -> Response:
     """Judge an event by its later request: without a word there, the earlier one that was refused is all there is.
 
     Who is there already was brought by that one, if anybody knows: as with all that the stream takes, totals show it later.

@@ -1,0 +1,137 @@
+"""What all sinks over HTTP do alike: several threads send, one event loop on a thread of its own makes the calls.
+
+Rules
+- Nothing is imported, opened or started before the first use: a library alone takes most of a second.
+- A send lasts no longer than an event may wait for its turn, and a few requests' timeouts.
+- Once halted, a sink stays halted until `resume` finds that its key is taken.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from aggregator.core.model import Answer, Event, Verdict
+from aggregator.errors import SinkHalted
+from aggregator.sinks.dispatch import Batch, Dispatcher
+from aggregator.sinks.event_loop import LazyLoop
+
+PATIENCE = dt.timedelta(minutes=1)
+"""How long an event may wait for its turn before it is given back: far less than a claim in the ledger lasts."""
+
+BATCH_SECONDS = 5
+"""A batch is as many events as leave within this time, at most as many as a sink bears: a slow sink holds few."""
+
+LEAST_BATCH = 20
+
+Far = TypeVar("Far")
+Result = TypeVar("Result")
+
+
+class Client(Protocol):
+    """A pool of connections. Made, used and closed on one event loop."""
+
+    def use_key(self, api_key: str) -> None:
+        """Make every call from now on with this key; those that are under way end with the one they began with."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Connection(NamedTuple, Generic[Far]):
+    """What is open while a sink is in use: by what it calls, what lets events leave, and what the far side can be asked."""
+
+    client: Client
+    dispatcher: Dispatcher
+    far: Far
+
+
+class HttpSink(Generic[Far]):
+    """Sends events by what `_connect` opens."""
+
+    def __init__(self, name: str, api_key: str) -> None:
+        self.name = name
+        self._api_key = api_key
+        self._loop = LazyLoop(f"sink-{name}", self._connect, _shut)
+        self._stopped = False
+        self._unopened: str | None = None
+        """Why it could not be opened, if that halts it."""
+
+    def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
+        """Send events and yield a verdict on each as it arrives. Raises SinkHalted, at the end, once the sink is halted."""
+        halted = self._halted
+        if events and not (self._stopped or halted):
+            halted = yield from self._send(events, may_leave)
+        else:
+            yield from (Verdict(event.id, Answer.UNSENT, halted) for event in events)
+        if halted:
+            raise SinkHalted(halted)
+
+    def use_key(self, api_key: str) -> None:
+        """Make every call from now on with another key of the same account and mode; who calls has asked whose it is."""
+        self._api_key = api_key
+        self._loop.open()
+        self._loop.tell(lambda connection: connection.client.use_key(api_key))
+
+    def stop(self) -> None:
+        """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""
+        self._stopped = True
+        self._loop.tell(lambda connection: connection.dispatcher.stop())
+
+    def close(self) -> None:
+        """Wait for what has left, then give back connections and thread. Doing it twice does no harm."""
+        self.stop()
+        self._loop.close()
+
+    @property
+    def _halted(self) -> str | None:
+        """Why the sink is refused as a whole."""
+        connection = self._loop.now
+        return self._unopened or (connection.dispatcher.halted if connection else None)
+
+    async def _connect(self) -> Connection[Far]:
+        """Open what is needed to send, on the loop. Raises SinkHalted if a person has to act before that can be done."""
+        raise NotImplementedError
+
+    def _ask(self, question: Callable[[Far], Coroutine[Any, Any, Result]]) -> Result:
+        """Have something asked of the far side; return or raise what comes of it."""
+        return self._loop.ask(lambda connection: question(connection.far))
+
+    def _resumed(self) -> None:
+        """Send again after having been halted."""
+        self._loop.ask(lambda connection: connection.dispatcher.resume())
+        self._unopened = None
+
+    def _send(
+        self, events: Sequence[Event], may_leave: Callable[[], bool]
+    ) -> Generator[Verdict, None, str | None]:
+        """Yield the verdicts; return why the sink is halted, if it is by then."""
+        try:
+            dispatcher = self._loop.open().dispatcher
+        except SinkHalted as halted:
+            self._unopened = str(halted)
+            yield from (Verdict(event.id, Answer.UNSENT, self._unopened) for event in events)
+            return self._unopened
+        if self._stopped:
+            self.stop()  # it may have come while there was no dispatcher to be told
+        batch = Batch(events, may_leave)
+        self._loop.ask(lambda connection: connection.dispatcher.submit(batch))
+        try:
+            yield from batch.verdicts()
+        finally:
+            if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
+                self._loop.tell(lambda connection: connection.dispatcher.give_back(batch))
+        return dispatcher.halted
+
+
+def batch(events_per_second: float, most: int) -> int:
+    """Return how many events a sink of this rate is given at once."""
+    return min(most, max(LEAST_BATCH, int(events_per_second * BATCH_SECONDS)))
+
+
+async def _shut(connection: Connection[Far]) -> None:
+    try:
+        await connection.dispatcher.close()
+    finally:
+        await connection.client.close()
