@@ -45,33 +45,26 @@ class Made(NamedTuple):
 class Administration:
     """Changes the meters of the account that a key belongs to."""
 
-    def __init__(
-        self,
-        client: Client,
-        sink: str,
-        meters: Mapping[str, StripeMeter],
-        account: Account,
-        *,
-        livemode: bool,
-    ) -> None:
-        self._client = client
-        self._calls = client.api.v1.billing.meters
-        self._sink = sink
-        self._meters = meters
+    def __init__(self, account: Account) -> None:
         self._account = account
-        self._livemode = livemode
+        self._context = account.context
+        self._calls = account.context.client.api.v1.billing.meters
 
     async def create(self, name: str, now: dt.datetime) -> Made:
         """Make the Stripe meter of one of ours, or find that it is there.
 
         Raises SinkHalted if the key may not, SinkUnreachable if it may have been made, SinkError if it was refused.
         """
-        meter = self._meters[name]
+        meter = self._context.meters[name]
         params = creation(meter)
         try:
             made = await self._calls.create_async(
                 params,
-                {"idempotency_key": idempotency_key(params, now), "max_network_retries": REPEATS},
+                {
+                    **self._context.options,
+                    "idempotency_key": idempotency_key(params, now),
+                    "max_network_retries": REPEATS,
+                },
             )
             known = described(made)
         except Exception as error:  # noqa: BLE001 - the account says what came of it; else it is turned into ours, and raised
@@ -79,38 +72,40 @@ class Administration:
             if found is None:
                 self._raise(error, f"make the meter {meter.event_name}")
             return Made(found, by_us=False)
-        return Made(compare(name, meter, known, livemode=self._livemode), by_us=True)
+        return Made(compare(name, meter, known, livemode=self._context.livemode), by_us=True)
 
     async def rename(self, name: str, known: Known) -> Comparison:
         """Give a Stripe meter the display name that one of ours has. Raises SinkHalted, SinkUnreachable or SinkError."""
-        meter = self._meters[name]
+        meter = self._context.meters[name]
         assert meter.display_name is not None, f"meter {name} has no display name to give"
         try:
             renamed = described(
-                await self._calls.update_async(known.id, {"display_name": meter.display_name})
+                await self._calls.update_async(
+                    known.id, {"display_name": meter.display_name}, self._context.options
+                )
             )
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             self._raise(error, f"rename the meter {known.event_name}")
-        return compare(name, meter, renamed, livemode=self._livemode)
+        return compare(name, meter, renamed, livemode=self._context.livemode)
 
     async def deactivate(self, known: Known) -> Known:
         """Let a meter take no more events. Raises SinkHalted, SinkUnreachable or SinkError."""
         try:
-            return described(await self._calls.deactivate_async(known.id))
+            return described(await self._calls.deactivate_async(known.id, None, self._context.options))
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             self._raise(error, f"deactivate the meter {known.event_name}")
 
     async def reactivate(self, known: Known) -> Known:
         """Let a meter take events again. Raises SinkHalted, SinkUnreachable or SinkError."""
         try:
-            return described(await self._calls.reactivate_async(known.id))
+            return described(await self._calls.reactivate_async(known.id, None, self._context.options))
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             self._raise(error, f"reactivate the meter {known.event_name}")
 
     async def _after(self, error: Exception, name: str) -> Comparison | None:
         """Return what the account has after a failure: somebody else's meter, or ours whose answer was lost."""
-        told = self._client.describe(error)
-        if not isinstance(told, NoResponse) and why_halt(told, self._sink):
+        told = self._context.client.describe(error)
+        if not isinstance(told, NoResponse) and why_halt(told, self._context.sink):
             return None
         try:
             [found] = await self._account.comparisons([name])
@@ -119,17 +114,19 @@ class Administration:
         return found if found.known else None
 
     def _raise(self, error: Exception, what: str) -> NoReturn:
-        told = self._client.describe(error)
+        told = self._context.client.describe(error)
         if isinstance(told, NoResponse) or told.status >= 500 or told.status in (409, 429):
             why = told.what if isinstance(told, NoResponse) else describe(told)
             raise SinkUnreachable(
-                f"Stripe did not {what} for sink {self._sink}, or did not say so: {why}. "
+                f"Stripe did not {what} for sink {self._context.sink}, or did not say so: {why}. "
                 "Run the command again; what is done already is not done twice."
             ) from error
-        halt = why_halt(told, self._sink)
+        halt = why_halt(told, self._context.sink)
         if halt:
             raise SinkHalted(halt) from error
-        raise SinkError(f"Stripe refuses to {what} for sink {self._sink}: {describe(told)}.") from error
+        raise SinkError(
+            f"Stripe refuses to {what} for sink {self._context.sink}: {describe(told)}."
+        ) from error
 
 
 def creation(meter: StripeMeter) -> "MeterCreateParams":
@@ -154,15 +151,6 @@ def idempotency_key(params: "MeterCreateParams", now: dt.datetime) -> str:
     """
     content = json.dumps([params, f"{now:%Y-%m-%dT%H}"], sort_keys=True)
     return f"aggregator-meter-{hashlib.sha256(content.encode()).hexdigest()[:40]}"
-
-
-class _Connection(NamedTuple):
-    """What is open while a desk is in use."""
-
-    client: Client
-    account: Account
-    administration: Administration
-    keyring: KeyPermissions
 
 
 class AdminClient:
@@ -191,7 +179,7 @@ class AdminClient:
         self._api_base = api_base
         self._timeout = timeout
         self._account = account
-        self._line = LazyLoop(f"desk-{sink}", self._connect, _shut)
+        self._loop = LazyLoop(f"desk-{sink}", self._connect, _shut)
 
     def __enter__(self) -> Self:
         return self
@@ -206,54 +194,57 @@ class AdminClient:
 
     def compare(self, names: Iterable[str]) -> list[Comparison]:
         """Compare these meters of ours with the account's, in their order."""
-        return self._line.ask(lambda line: line.account.comparisons(names))
+        return self._loop.ask(lambda account: account.comparisons(names))
 
     def account(self) -> str | None:
         """Name the account, as `acct_1`; None if the key may not ask."""
-        named = self._line.ask(lambda line: line.account.identity())
+        named = self._loop.ask(lambda account: account.identity())
         return named.split()[0] if named else None
 
     def create(self, name: str, now: dt.datetime) -> Made:
         """Make the Stripe meter of one of ours, or find that it is there by now."""
-        return self._line.ask(lambda line: line.administration.create(name, now))
+        return self._loop.ask(lambda account: Administration(account).create(name, now))
 
     def rename(self, name: str, known: Known) -> Comparison:
         """Give a Stripe meter the display name that one of ours has."""
-        return self._line.ask(lambda line: line.administration.rename(name, known))
+        return self._loop.ask(lambda account: Administration(account).rename(name, known))
 
     def deactivate(self, known: Known) -> Known:
         """Let a meter take no more events."""
-        return self._line.ask(lambda line: line.administration.deactivate(known))
+        return self._loop.ask(lambda account: Administration(account).deactivate(known))
 
     def reactivate(self, known: Known) -> Known:
         """Let a meter take events again."""
-        return self._line.ask(lambda line: line.administration.reactivate(known))
+        return self._loop.ask(lambda account: Administration(account).reactivate(known))
 
     def key_report(self, uses: Iterable[Use]) -> KeyReport:
         """Say what the key may do."""
-        return self._line.ask(lambda line: line.keyring.report(uses))
+        restricted = self._api_key.startswith("rk_")
+        return self._loop.ask(
+            lambda account: KeyPermissions(account.context, restricted=restricted).report(uses)
+        )
 
     def close(self) -> None:
         """Give back connection and thread. Doing it twice does no harm."""
-        self._line.close()
+        self._loop.close()
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Account:
         client = Client(
             self._api_key,
             api_base=self._api_base,
             timeout_seconds=self._timeout.total_seconds(),
             connections=1,
-            account=self._account,
         )
-        livemode = self.mode == "live"
-        office = AccountContext(
-            client=client, sink=self.sink, meters=self.meters, livemode=livemode, account=self._account
+        return Account(
+            AccountContext(
+                client=client,
+                sink=self.sink,
+                meters=self.meters,
+                livemode=self.mode == "live",
+                account=self._account,
+            )
         )
-        account = Account(office)
-        administration = Administration(client, self.sink, self.meters, account, livemode=livemode)
-        keyring = KeyPermissions(client, self.sink, restricted=self._api_key.startswith("rk_"))
-        return _Connection(client, account, administration, keyring)
 
 
-async def _shut(line: _Connection) -> None:
-    await line.client.close()
+async def _shut(account: Account) -> None:
+    await account.context.client.close()

@@ -47,7 +47,6 @@ class Client:
         api_base: str | None,
         timeout_seconds: float,
         connections: int,
-        account: str | None = None,
     ) -> None:
         import aiohttp
         import stripe
@@ -63,7 +62,6 @@ class Client:
         self._http = stripe.AIOHTTPClient(timeout=timeout, connector=connector)
         self._secrets: tuple[str, ...] = ()
         self._api_base = api_base
-        self._account = account
         self.timeout_seconds = timeout_seconds
         self.use_key(api_key)
 
@@ -77,7 +75,6 @@ class Client:
             http_client=self._http,
             stripe_version=API_VERSION,
             max_network_retries=0,
-            stripe_account=self._account,
             base_addresses=_addresses(self._api_base.rstrip("/")) if self._api_base else None,
         )
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.sinks.responses import NoResponse
-from aggregator.sinks.stripe.client import Client
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, why_halt
 
 FORBIDDEN = 403
@@ -227,11 +227,10 @@ class KeyReport(NamedTuple):
 
 
 class KeyPermissions:
-    """Asks what the key of a client may do."""
+    """Asks what the key may do in an account."""
 
-    def __init__(self, client: Client, sink: str, *, restricted: bool) -> None:
-        self._client = client
-        self._sink = sink
+    def __init__(self, context: AccountContext, *, restricted: bool) -> None:
+        self._context = context
         self._restricted = restricted
 
     async def report(self, uses: Iterable[Use]) -> KeyReport:
@@ -252,20 +251,23 @@ class KeyPermissions:
         return Held(permission, answer, told)
 
     async def _ask(self, method: str, path: str, params: Mapping[str, object]) -> tuple[Answer, str | None]:
+        client = self._context.client
         try:
-            await self._client.api.raw_request_async(method, path, **params)
+            await client.api.raw_request_async(method, path, **self._context.options, **params)
         except Exception as error:  # noqa: BLE001 - an answer like any other
-            return self._judge(self._client.describe(error))
+            return self._judge(client.describe(error))
         return Answer.YES, None
 
     def _judge(self, told: Refusal | NoResponse) -> tuple[Answer, str | None]:
         if isinstance(told, NoResponse):
-            raise SinkUnreachable(f"Stripe gave no answer to sink {self._sink}: {told.what}.")
+            raise SinkUnreachable(f"Stripe gave no answer to sink {self._context.sink}: {told.what}.")
         if told.status == FORBIDDEN and told.code not in KEY_CODES:
             return Answer.NO, named(told.message)
-        if told.status == BAD_REQUEST or (told.status == NOT_FOUND and why_halt(told, self._sink) is None):
+        if told.status == BAD_REQUEST or (
+            told.status == NOT_FOUND and why_halt(told, self._context.sink) is None
+        ):
             return Answer.PROBABLY, None  # it was let in far enough to be told what else is wrong
-        if told.status != NOT_FOUND and (halt := why_halt(told, self._sink)):
+        if told.status != NOT_FOUND and (halt := why_halt(told, self._context.sink)):
             raise SinkHalted(halt)
         return Answer.UNCLEAR, describe(told)
 
