@@ -466,12 +466,12 @@ def test_the_errors_of_version_2(server: Server, make_sink: MakeSink, told: Told
 
 
 @pytest.mark.parametrize("transport", ["v1", "v2", "stream", "auto"])
-@pytest.mark.parametrize(("transport", "path"), [("v1", EVENTS_V1), ("v2", EVENTS_V2), ("stream", STREAM)])
+@pytest.mark.parametrize(("earlier", "path"), [("v1", EVENTS_V1), ("v2", EVENTS_V2), ("stream", STREAM)])
 def test_what_may_have_arrived_one_way_goes_the_same_way_again(
-    server: Server, make_sink: MakeSink, transport: str, way: str, path: str
+    server: Server, make_sink: MakeSink, transport: str, earlier: str, path: str
 ) -> None:
     """Whatever the sink is set to meanwhile: no two ways are known to remember an identifier together."""
-    event = usage(exposed_at=utcnow(), attempts=2, transport=way)
+    event = usage(exposed_at=utcnow(), attempts=2, transport=earlier)
     assert send(make_sink(transport), event) == [Answer.ACCEPTED]
     assert [asked.path for asked in server.asked if asked.path != SESSION] == [path]
 
