@@ -85,11 +85,8 @@ def backfill(
         jobs, older = [], {}
         for name in names:
             collection = app.collections[name]
-            limits = {
-                sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks
-            }
             known = app.definitions(name)
-            span = span_of(collection.meter, known, limits, start, end, now)
+            span = span_of(collection.meter, known, collection.limits, start, end, now)
             older[name] = read_by_older(known, span)
             jobs.append(Backfill(collection, known, span))
         results, delivered, failed = carry_out(

@@ -13,7 +13,7 @@ from aggregator.cli.common import (
     json_option,
     load_config,
     say,
-    show_table,
+    show_rows,
     write_json,
 )
 from aggregator.cli.exit_codes import ExitCode
@@ -77,10 +77,11 @@ def check(
         findings += _sources(config, None if no_trial else trial_seconds, registers)
     findings += _sinks(config, pinned, trying=send_test_event)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
+    rows = [finding._asdict() for finding in findings]
     if as_json:
-        write_json({"ok": not wrong, "findings": [finding._asdict() for finding in findings]})
+        write_json({"ok": not wrong, "findings": rows})
     else:
-        show_table("check", {"what": "left", "": "left", "finding": "left"}, findings)
+        show_rows("check", "what _=verdict finding=text", rows)
         say(f"{len(wrong)} thing(s) to put right." if wrong else "All is well.")
     if wrong:
         raise click.exceptions.Exit(ExitCode.FAILED)

@@ -165,7 +165,7 @@ def show_rows(title: str, columns: str, rows: Iterable[Mapping[str, object]]) ->
     assert len(parts) == len(found), columns
     show_table(
         title,
-        {heading.replace("_", " "): "right" if kind else "left" for heading, kind, _ in parts},
+        {heading.replace("_", " ").strip(): "right" if kind else "left" for heading, kind, _ in parts},
         (
             [str(row[key or heading]) if kind == "#" else row[key or heading] for heading, kind, key in parts]
             for row in rows

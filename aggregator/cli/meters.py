@@ -33,7 +33,7 @@ from aggregator.cli.common import (
     known_meters,
     load_config,
     say,
-    show_table,
+    show_rows,
     write_json,
 )
 from aggregator.cli.completion import MeterName
@@ -45,14 +45,8 @@ from aggregator.runtime.terminal import printable
 if TYPE_CHECKING:
     from aggregator.sinks.stripe import AdminClient
 
-COLUMNS = {
-    "meter": "left",
-    "sink": "left",
-    "mode": "left",
-    "event name": "left",
-    "": "left",
-    "finding": "left",
-}
+COLUMNS = "meter sink mode event_name _=state finding"
+
 METER_STATES = {
     "equal": "equal",
     "missing": "missing",
@@ -276,22 +270,16 @@ def _closing(lines: Sequence[Line], plan: Sequence[Line], steps: Sequence[Step],
 def _show(title: str, lines: Sequence[Line], now: dt.datetime) -> None:
     if not lines:
         return
-    rows = []
     told: dict[tuple[str, str], str] = {}
-    for line in lines:
-        event_name = line.admin.meters[line.meter].event_name
-        meter_state = METER_STATES[line.comparison.meter_state] if line.comparison else "not asked"
-        rows.append(
-            [
-                line.meter,
-                line.admin.sink,
-                line.admin.mode,
-                event_name,
-                meter_state,
-                _once(line, now, told) or None,
-            ]
-        )
-    show_table(title, COLUMNS, rows)
+    rows = (
+        {
+            **plain_line(line, now),
+            "state": METER_STATES[line.comparison.meter_state] if line.comparison else "not asked",
+            "finding": _once(line, now, told) or None,
+        }
+        for line in lines
+    )
+    show_rows(title, COLUMNS, rows)
 
 
 def _once(line: Line, now: dt.datetime, told: dict[tuple[str, str], str]) -> str:

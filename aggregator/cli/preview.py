@@ -54,10 +54,9 @@ def preview(
     [name] = known_meters(config, [meter])
     with build(config, name="aggregator preview", looks=True) as app:
         collection = app.collections[name]
-        limits = {sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks}
         now = app.ledger.instant()
         known = app.definitions(name)
-        span = span_of(collection.meter, known, limits, start, end, now)
+        span = span_of(collection.meter, known, collection.limits, start, end, now)
         tally, forecast, older = Tally(), Forecast(), read_by_older(known, span)
         shown = _events(collection.preview(span, now, tally, known, forecast), limit)
     if as_json:

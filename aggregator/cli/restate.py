@@ -74,11 +74,10 @@ def restate(
         now = app.ledger.now() if yes else app.ledger.instant()
         collection = app.collections[name]
         known = app.definitions(name)
-        limits = {sink: app.sinks[sink].limits_for(collection.meter.name) for sink in collection.meter.sinks}
         present = known[-1]
         until = end or max(start, min(now, present.since))
         _check(name, known, start, until)
-        span = span_of(collection.meter, known, limits, start, until, now)
+        span = span_of(collection.meter, known, collection.limits, start, until, now)
         new = Backfill(collection, known, span, restated_by=present)
         if yes:
             pause = threading.Event()

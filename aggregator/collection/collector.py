@@ -219,7 +219,7 @@ class Collector:
         self._meters = meters
         self._passes = passes
         self._ledger_name = ledger_name
-        self._limits = limits
+        self.limits = limits
         self._elapsed = elapsed
         self._check_clock = check_clock
         self._patience = patience
@@ -539,7 +539,7 @@ class Collector:
             window=definition.window,
             decimals=self.meter.decimals,
             decreases=self.meter.decreases,
-            limits=self._limits[feed.sink],
+            limits=self.limits[feed.sink],
             now=now,
             guarded=guarded,
             shadow=feed.shadow,

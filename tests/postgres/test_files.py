@@ -67,7 +67,7 @@ class FileWorld(World):
         feeds = tuple(feed._replace(model=limits.write_model) for feed in self.registered.feeds)
         self.registered = self.registered._replace(feeds=feeds)
         self.collection._registered = self.registered
-        self.collection._limits = dict.fromkeys(self.collection._limits, limits)
+        self.collection.limits = dict.fromkeys(self.collection.limits, limits)
         self.state = state
         self.identity = LedgerIdentity(database, ClaimCounter(state)) if state else None
         self.files = Files(database, self.owner, HOLD, self.identity)

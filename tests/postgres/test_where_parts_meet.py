@@ -188,7 +188,7 @@ def test_windows_that_are_floored_one_by_one_are_adopted(database: Database, tmp
     feeds = tuple(feed._replace(model=WriteModel.LAST) for feed in world.registered.feeds)
     world.registered = world.registered._replace(feeds=feeds)
     world.collection._registered = world.registered
-    world.collection._limits = dict.fromkeys(world.collection._limits, limits)
+    world.collection.limits = dict.fromkeys(world.collection.limits, limits)
     use(world, 0, "2.5")
     cycle(world, 1)
     backup = back_up(world.database)
