@@ -1,0 +1,74 @@
+"""The table of jobs: one pass goes through it in order, and the daemon and one pass alike do what stands in it."""
+
+import threading
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.run import run_once
+from aggregator.core.counts import Counts
+from aggregator.daemon import jobs
+from tests.core.test_daemon import OFTEN, SOON_SECONDS, Counting, Quiet, Rounds, app_with, at_work
+
+
+class Done(Counts):
+    """What came of a job that does nothing: somebody has to look at it."""
+
+    @property
+    def needs_person(self) -> bool:
+        """Tell that somebody has."""
+        return True
+
+
+def test_one_pass_goes_from_thing_to_thing() -> None:
+    """Meters first; then what each sink tells, and its cancellations; then each is read back and delivered to."""
+    app = app_with(
+        OFTEN,
+        collections={"m": Counting(), "a": Counting()},
+        config=SimpleNamespace(meters={"m": OFTEN, "a": OFTEN}, polls=lambda _: timedelta(hours=1)),
+        notification_sinks={"s": 1, "imports": 2},
+        notification_poller=lambda _: Quiet(),
+        sink_ids={"s": 1, "r": 3},
+        cancelling=lambda _: Quiet(),
+        delivery=lambda _, at_once: Quiet(),
+    )
+    assert [task.name for task in jobs.tasks(app, once=True)] == [
+        "collect a",
+        "collect m",
+        "reports imports",
+        "reports s",
+        "cancellations s",
+        "reconcile r",
+        "deliver r",
+        "reconcile s",
+        "deliver s",
+    ]
+
+
+def test_a_row_that_is_added_is_done_by_the_daemon_and_by_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is told to stop with the others; what came of it counts for how the pass ended."""
+    counting, stopped = Counting(), threading.Event()
+
+    class Added(Rounds):
+        def stop(self) -> None:
+            stopped.set()
+
+    added: jobs.Job[Counts] = jobs.Job(
+        "added",
+        "sink",
+        lambda _: ["s"],
+        jobs.SINKS,
+        due=lambda _app, _sink: jobs.every(timedelta(hours=1)),
+        body=lambda _app, _sink: cast("jobs.Body[Counts]", Added(counting, Done)),
+        report=lambda _reporter, _result: None,
+        failed="added_failed",
+    )
+    monkeypatch.setattr(jobs, "JOBS", (*jobs.JOBS, added))
+    with at_work(app_with(OFTEN)):
+        assert counting.read.acquire(timeout=SOON_SECONDS)
+    assert stopped.is_set()
+    assert run_once(app_with(OFTEN)) is ExitCode.PERSON_NEEDED
+    assert counting.read.acquire(blocking=False)
