@@ -232,6 +232,11 @@ class Lease(NamedTuple):
     took_from: str | None = None
     """Whose session had to be ended for it, in words."""
 
+    @property
+    def key(self) -> dict[str, object]:
+        """What a statement knows it by, which holds as long as nobody else has the meter."""
+        return {"meter_id": self.registered.id, "epoch": self.epoch, "owner": self.owner}
+
 
 class Meters(Part):
     """The verbs about meters. `lease` is how long a holder may be silent before another process may take over."""
@@ -329,10 +334,9 @@ class Meters(Part):
     def redefine(self, lease: Lease, changed: Iterable[Definition]) -> None:
         """Let other definitions hold from now on, as a restatement wants it. Raises LeaseLost."""
         with self._database.transaction() as connection:
-            values = {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
-            if connection.execute(HOLD, values).fetchone() is None:
+            if connection.execute(HOLD, lease.key).fetchone() is None:
                 raise LeaseLost
-            connection.execute(FORGET_DEFINITIONS, {**values, "since": "-infinity"})
+            connection.execute(FORGET_DEFINITIONS, {**lease.key, "since": "-infinity"})
             for definition in changed:
                 connection.execute(ADD_DEFINITION, _columns(lease.registered.id, definition))
 
@@ -348,9 +352,7 @@ class Meters(Part):
         """Remember what the commit barrier is to wait for, and say what it waits for now. Raises LeaseLost."""
         with self._database.transaction() as connection:
             values = {
-                "meter_id": lease.registered.id,
-                "epoch": lease.epoch,
-                "owner": lease.owner,
+                **lease.key,
                 "until": [each.until for each in noted],
                 "xids": [each.xid for each in noted],
                 "waits_for": waits_for,
@@ -375,8 +377,7 @@ class Meters(Part):
     def seal(self, lease: Lease, coverages: Sequence[FeedCoverage]) -> Lease:
         """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""
         with self._database.transaction() as connection:
-            values = {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
-            if connection.execute(HOLD, values).fetchone() is None:
+            if connection.execute(HOLD, lease.key).fetchone() is None:
                 raise LeaseLost
             for feed, coverage in zip(lease.registered.feeds, coverages, strict=True):
                 lines.change(connection, feed.id, coverage)
@@ -384,20 +385,11 @@ class Meters(Part):
 
     def renew(self, lease: Lease) -> bool:
         """Give a sign of life; False if the lease is lost already."""
-        return self._write(RENEW, lease)
+        return self._run(RENEW, {**lease.key, "length": self._lease}) == 1
 
     def release(self, lease: Lease) -> bool:
         """Give the meter back; False if the lease was lost already."""
-        return self._write(RELEASE, lease)
-
-    def _write(self, statement: str, lease: Lease) -> bool:
-        values = {
-            "meter_id": lease.registered.id,
-            "epoch": lease.epoch,
-            "owner": lease.owner,
-            "length": self._lease,
-        }
-        return self._run(statement, values) == 1
+        return self._run(RELEASE, lease.key) == 1
 
 
 def end_silent(connection: Connection, registered: Registered) -> str | None:

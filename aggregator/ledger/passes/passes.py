@@ -247,14 +247,14 @@ class Passes(Part):
             nonlocal latest
             if self._elapsed() - latest >= SIGN_OF_LIFE_SECONDS:
                 latest = self._elapsed()
-                with suppress(LedgerUnreachable), self._database.transaction() as connection:
-                    connection.execute(RENEW, {**_whose(lease), "length": self._lease})
+                with suppress(LedgerUnreachable):
+                    self._run(RENEW, {**lease.key, "length": self._lease})
 
         return alive
 
     def _hold(self, connection: Connection, lease: Lease) -> tuple[dt.datetime, dt.datetime | None]:
         """Hold the meter's row until the end of the transaction; return its mark, and from where it is to be read again."""
-        held = connection.execute(HOLD_METER, _whose(lease)).fetchone()
+        held = connection.execute(HOLD_METER, lease.key).fetchone()
         if held is None:
             raise LeaseLost
         connection.execute(SAY_WHO_HOLDS, {"class": HOLDERS, "meter_id": lease.registered.id})
@@ -290,10 +290,6 @@ class Passes(Part):
         """
         with self._database.transaction() as connection:
             return records.resumed_at(connection, registered, goal, known, now)
-
-
-def _whose(lease: Lease) -> dict[str, object]:
-    return {"meter_id": lease.registered.id, "epoch": lease.epoch, "owner": lease.owner}
 
 
 def _where(lease: Lease, this: Pass) -> dict[str, object]:
