@@ -294,7 +294,7 @@ def differences(one: Tables, other: Tables) -> list[str]:
     found: list[str] = []
     for name in (
         "meters", "sinks", "halted", "feeds", "slots", "events", "outbox", "parked", "claims", "carries", "definitions",
-        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations", "notices", "polled",
+        "fences", "unread", "guarded", "rejections", "reassertions", "files", "cancellations", "notifications", "polled",
     ):  # fmt: skip
         left, right = getattr(one, name), getattr(other, name)
         keys = [key for key in {**left, **right} if left.get(key) != right.get(key)]
