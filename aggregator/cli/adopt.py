@@ -123,7 +123,7 @@ def adopt(
             }
         )
     elif situation.reason is not None:
-        _tell(compared, left, adopted=yes)
+        _show(compared, left, adopted=yes)
 
 
 def _follow(identity: "LedgerIdentity", *, as_json: bool) -> None:
@@ -169,7 +169,7 @@ def _explain(situation: "Situation") -> None:
         )
 
 
-def _tell(compared: "list[Compared]", left: "list[Left]", *, adopted: bool) -> None:
+def _show(compared: "list[Compared]", left: "list[Left]", *, adopted: bool) -> None:
     """Say what was compared, and what is to be done."""
     show_rows("compared with the sinks", COLUMNS, map(_figures, compared))
     for each in left:

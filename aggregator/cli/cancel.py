@@ -81,7 +81,7 @@ def cancel(
             click.confirm("Cancel them?", abort=True)
         events = [each.event for each in chosen]
         asked = app.ledger.cancellations.ask(app.sink_ids[sink], events, app.ledger.now())
-        _tell(app, sink, asked, _work(app.cancelling(sink), asked, app.ledger.now()), as_json=as_json)
+        _show(app, sink, asked, _work(app.cancelling(sink), asked, app.ledger.now()), as_json=as_json)
 
 
 def _work(cancelling: "Canceller", asked: list[int], now: dt.datetime) -> "Round":
@@ -96,7 +96,7 @@ def _work(cancelling: "Canceller", asked: list[int], now: dt.datetime) -> "Round
     return whole
 
 
-def _tell(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: bool) -> None:
+def _show(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: bool) -> None:
     left = app.ledger.cancellations.wanted(app.sink_ids[sink], events=asked, limit=MOST)
     if as_json:
         going_on = {each.event: each.answer for each in left}

@@ -121,7 +121,7 @@ def list_events(
         if more:
             say(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
         for each in moved:
-            say(each.told())
+            say(each.describe())
     else:
         say("No event waits for anybody.")
 

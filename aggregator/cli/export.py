@@ -101,7 +101,7 @@ def csv_files(
             }
         )
     else:
-        _tell(config, meter, name, span)
+        _show(config, meter, name, span)
         if written:
             show_files("written now", written)
         else:
@@ -119,7 +119,7 @@ def csv_files(
 IN_FILES = {"accepted", "confirmed", "void"}
 
 
-def _tell(config: "Config", meter: str, sink: str, span: "Span") -> None:
+def _show(config: "Config", meter: str, sink: str, span: "Span") -> None:
     """Say what is in the files and what is not, and what must not be done with them."""
     others = [each for each in config.meters[meter].sinks if each != sink]
     say(f"What meter {meter} owes sink {sink} of the windows in {span}, as far as they are read.")

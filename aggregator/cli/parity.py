@@ -105,8 +105,8 @@ def parity(
         sinks = [_asked(config, name, stack) if ask else None for name in names]
         result = Parity()
         found = result.counting(compare(kept.all(), meter, span, sinks))
-        tell = _report_json if as_json else _tell
-        tell(found, result, names, f"{meter} {span}", limit)
+        show = _report_json if as_json else _show
+        show(found, result, names, f"{meter} {span}", limit)
         if ask and not as_json:
             for name, sink in zip(names, sinks, strict=True):
                 if sink is None:
@@ -182,7 +182,7 @@ def _sinks(each: "Compared", names: tuple[str, str]) -> dict[str, dict[str, obje
     return {name: _figures(*side) for name, side in zip(names, sides, strict=True)}
 
 
-def _tell(
+def _show(
     found: "Iterable[Compared]", result: "Parity", names: tuple[str, str], title: str, limit: int
 ) -> None:
     told = 0

@@ -100,7 +100,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "to_be_uploaded": [row.name for row in uploads if row.name],
         "unconfigured": [{**row._asdict(), "what_to_do": not_sent(config, row)} for row in unconfigured],
         "backlogs": [_backlog(config, row) for row in backlogs],
-        "begun_elsewhere": [row.told() for row in elsewhere],
+        "begun_elsewhere": [row.figures() for row in elsewhere],
         "configuration": configuration.figures(),
         "stopped": stopped,
         "unguarded": unguarded,
@@ -130,7 +130,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     for line in (
         *_stopped(statuses),
         *_waiting(statuses, now),
-        *(move.told() for move in moved),
+        *(move.describe() for move in moved),
         *notes,
         *_removed(unconfigured_meters),
         *_unconfigured(config, unconfigured, now),

@@ -149,7 +149,7 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     says = delta or (change.again and policy.sends_total)
     event = _event(change, delta, total, policy) if says else None
     if change.again and event is not None and _stays_unsaid(event, policy):
-        return _say_again(change, carry, booked, policy)
+        return _send_again(change, carry, booked, policy)
     return build(Decision, (change, False, total, rest, change.parked, event))
 
 
@@ -169,7 +169,7 @@ def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) 
     says = delta or change.again or unsaid
     event = _event(change, delta, total, policy) if says else None
     if change.again and event is not None and _stays_unsaid(event, policy):
-        return _say_again(change, carry, booked, policy)
+        return _send_again(change, carry, booked, policy)
     return Decision(change, deferred=False, total=total, carry=carry, voids=change.parked, event=event)
 
 
@@ -178,7 +178,7 @@ def _stays_unsaid(event: Planned, policy: Policy) -> bool:
     return policy.sends_total and event.state is State.HELD
 
 
-def _say_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy) -> Decision:
+def _send_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy) -> Decision:
     """Take back what is held, if it is, and say where the slot stands. The next pass finds it lower, and holds that."""
     back = change._replace(now=subtract(change.before, change.parked_delta))
     event = _event(change, ZERO, booked, policy)

@@ -81,11 +81,13 @@ class FileWriter:
             claim = self._files.take_over(self._sink_id, self._sink.place, now) or self._close(now)
         except SinkHalted as halted:
             result.halted = str(halted)
-            self._told(result.halted)
+            self._note_halted(result.halted)
             return result
         if claim is not None:
             result.claimed = claim.events
-            _Writing(self._files, self._sink, claim, self._clock, self._elapsed, result).work(self._told)
+            _Writing(self._files, self._sink, claim, self._clock, self._elapsed, result).work(
+                self._note_halted
+            )
         return result
 
     def stop(self) -> None:
@@ -137,7 +139,7 @@ class FileWriter:
             or sum(each.events * (bundle[each.meter] + LEAST_BYTES) for each in waiting) >= self._bounds.bytes
         )
 
-    def _told(self, halted: str | None) -> None:
+    def _note_halted(self, halted: str | None) -> None:
         """Note that the sink refuses us as a whole, or takes files (again)."""
         if halted is not None:
             self._outbox.halt(self._sink_id, halted, self._clock())
@@ -169,14 +171,14 @@ class _Writing:
         self._unfit = 0
         self._all_seen = False
 
-    def work(self, told: Callable[[str | None], None]) -> None:
+    def work(self, note_halted: Callable[[str | None], None]) -> None:
         """Write the file, and settle it or leave it."""
         try:
             written = self._sink.write(Batch(self._members(), self._claim.tries > 1), self._may_go_on)
         except SinkHalted as halted:
             self._result.halted = str(halted)
             self._leave(str(halted))
-            told(self._result.halted)
+            note_halted(self._result.halted)
         except (SinkUnreachable, SinkError) as error:
             self._result.again += self._claim.events - self._unfit
             self._result.waits_for = str(error)
@@ -190,7 +192,7 @@ class _Writing:
             self._result.accepted += accepted
             if written is not None and accepted:
                 self._result.files.append(written)
-                told(None)
+                note_halted(None)
             self._result.stale += self._fitting - accepted
 
     def _leave(self, reason: str) -> None:

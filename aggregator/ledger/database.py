@@ -231,7 +231,7 @@ class Database:
             if connection.info.transaction_status == TransactionStatus.IDLE:
                 raise
             raise LedgerUnreachable(
-                f"The ledger's session ended while it was used: {type(error).__name__}: {told(error, self.url)}"
+                f"The ledger's session ended while it was used: {type(error).__name__}: {error_text(error, self.url)}"
             ) from error
 
     def _begin(self, connection: Connection, now: dt.datetime | None) -> None:
@@ -300,7 +300,7 @@ class Database:
         try:
             psycopg.connect(self.url, **_options(self.url, "aggregator")).close()
         except psycopg.Error as error:
-            return told(error, self.url) + "; check `ledger.url` and that Postgres is up."
+            return error_text(error, self.url) + "; check `ledger.url` and that Postgres is up."
         begun = sorted(self._begun.values())
         if len(begun) < self._pool.max_size:
             return "a new connection works, but those we had were lost and are still being replaced; it is tried again."
@@ -373,12 +373,14 @@ def one_line(error: Exception) -> str:
 
 
 def said(error: psycopg.Error, url: str) -> str:
-    """Return an error's text as `told` does, in clear words where the server ended the session by a time limit."""
+    """Return an error's text as `error_text` does, in clear words where the server ended the session by a time limit."""
     meant = ENDED.get(error.sqlstate or "")
-    return f"{meant}; nothing of it was written ({told(error, url)})" if meant else told(error, url)
+    return (
+        f"{meant}; nothing of it was written ({error_text(error, url)})" if meant else error_text(error, url)
+    )
 
 
-def told(error: Exception, url: str) -> str:
+def error_text(error: Exception, url: str) -> str:
     """Return an error's text on one line without the secrets of our URL, in case the server repeats them."""
     found = (secret for pair in PASSWORDS.findall(url) for secret in pair)
     return redacted(one_line(error), (url, *found))
@@ -455,14 +457,14 @@ def migrate(url: str) -> None:
             settings.attributes["connection"] = connection
             command.upgrade(settings, "head")
     except sa.exc.OperationalError as error:
-        raise LedgerUnreachable(f"The ledger cannot be migrated: {told(error, url)}") from error
+        raise LedgerUnreachable(f"The ledger cannot be migrated: {error_text(error, url)}") from error
     except (sa.exc.SQLAlchemyError, CommandError) as error:
         if isinstance(error.__cause__, ResolutionError):
             raise LedgerOutdated(
                 f"The ledger is at revision {error.__cause__.argument}, which this version does not know: install the "
                 "version that made it, or, if that was never released, begin a new ledger in another database."
             ) from error
-        raise LedgerError(f"The ledger cannot be migrated: {told(error, url)}") from error
+        raise LedgerError(f"The ledger cannot be migrated: {error_text(error, url)}") from error
     finally:
         engine.dispose()
 

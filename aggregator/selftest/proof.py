@@ -135,11 +135,11 @@ class _Work:
     def __init__(self, world: World, kills: list[Kill], seed: int, stopping: threading.Event) -> None:
         self.world = world
         self.says = ""
-        self.killing = Killing(world, self._tell, stopping)
+        self.killing = Killing(world, self._report, stopping)
         self._kills = kills
         self._seed = seed
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         self.says = text
 
     def run(self) -> Outcome:

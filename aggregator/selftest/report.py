@@ -82,7 +82,7 @@ class Report:
         """Say how far it is."""
         done, text = sum(each.kills for each in struck), next((each for each in says if each), "")
         if self._verbose:
-            self._tell_each(says)
+            self._print_each(says)
         if self._moving is not None:
             bar, task = self._moving
             bar.update(task, completed=done, description=text)
@@ -90,7 +90,7 @@ class Report:
             self._told_at = monotonic()
             self._console.print(f"  {done} of {self._kills} kills" + (f"; {text}" if text else ""))
 
-    def _tell_each(self, says: Sequence[str]) -> None:
+    def _print_each(self, says: Sequence[str]) -> None:
         for number, text in enumerate(says, 1):
             if text and text != self._told.get(number):
                 self._told[number] = text

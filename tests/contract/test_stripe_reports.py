@@ -11,7 +11,7 @@ from aggregator.sinks.stripe.invalid_events import (
     IMPORT_FAILED,
     IMPORT_SUCCEEDED,
     NO_METER,
-    notice_of,
+    notification_of,
     ours,
     read_import,
     read_report,
@@ -229,7 +229,7 @@ def test_a_message_without_a_name_is_none(wrong: Message) -> None:
     if not wrong:
         whole = {}
     with pytest.raises(ValueError, match=r"it has no|Invalid isoformat"):
-        notice_of(whole)
+        notification_of(whole)
 
 
 def imported(type: str, **its: object) -> Message:  # noqa: A002

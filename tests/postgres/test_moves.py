@@ -82,7 +82,7 @@ def test_a_changed_id_bills_nobody_twice(world: World, parked: ParkedEvents) -> 
         3,
         21,
     )
-    assert move.told().startswith("cus_old -> cus_new: 3 windows, 21 units of api_requests to fake moved")
+    assert move.describe().startswith("cus_old -> cus_new: 3 windows, 21 units of api_requests to fake moved")
     again(world)
     assert held(world) == {"cus_old": -21, "cus_new": 21}, "reading it again changes nothing"
     world.check_balance()

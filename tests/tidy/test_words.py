@@ -1,13 +1,19 @@
-"""The words that were given up stay given up, in the names of modules, classes and functions.
+"""The words that were given up stay given up: in modules, classes, functions, tables, columns, keys, commands, the log.
 
 The glossary (docs/how-it-works.md, "Words") has the words that are used. Here are old ones that said the same in a way that
 only we understood, with what is said instead. Prose may use a word like "told" in its ordinary meaning; a name may not.
 """
 
 import ast
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import click
+
+import aggregator.cli
+from aggregator.runtime import log
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "aggregator").rglob("*.py"))
@@ -33,11 +39,9 @@ MODULE_NAMES = {
     "listening": "jobs",
     "loop": "event_loop",
     "messages": "notifications",
-    "office": "account_context",
     "pace": "rate_limit",
     "pin": "identity",
     "points": "failpoints",
-    "roads": "routes",
     "session": "stream",
     "tally": "stats",
     "teller": "notifications",
@@ -90,21 +94,43 @@ WORDS = {
     "blurred": "imprecise",
     "candid": "caveats",
     "courier": "sender",
-    "hears": "polled",
     "heartbeat": "claim counter",
+    "aside": "unmapped",
+    "deaf": "unsubscribed",
+    "desk": "admin",
+    "excerpt": "events in span",
+    "hears": "polled",
+    "intake": "notification poller",
     "judgement": "response",
     "keyring": "permissions",
     "lazily": "lazy loop",
     "mend": "fix",
+    "notice": "notification",
     "parcel": "request",
     "pin": "identity",
     "ruling": "conclusion",
+    "strangers": "unconfigured meters",
     "streamer": "stream sender",
+    "teller": "notification client",
     "unanswered": "unacknowledged",
     "voice": "origin",
     "voices": "origins",
 }
 """A part of a class's or function's name, and what to say instead."""
+
+TABLES = {
+    "aside": "unmapped",
+    "intake": "poll",
+    "notice": "notification",
+    "pin": "identity",
+    "run": "pass",
+    "voice": "origin",
+}
+COLUMNS = {"beat": "claims_made", "heard_until": "polled_until", "run_id": "pass_id", "way": "transport"}
+KEYS = {"settle": "delay"}
+COMMANDS = {"absent": "mark-missing", "booked": "mark-accepted"}
+EVENTS = {"files_elsewhere": "files_moved"}
+"""What stands in the ledger, the configuration, the command line and the log, and what it is called now."""
 
 
 def defined() -> Iterator[tuple[str, str]]:
@@ -136,3 +162,44 @@ def test_no_name_is_made_of_an_old_word() -> None:
     """Neither a class nor a function, private ones included."""
     found = {f"{path}:{name}": WORDS[word] for path, name in defined() for word in parts(name) & WORDS.keys()}
     assert found == {}
+
+
+def keys_of(schema: object) -> Iterator[str]:
+    """Yield every key that a schema of the configuration knows."""
+    if isinstance(schema, Mapping):
+        properties = schema.get("properties")
+        yield from properties if isinstance(properties, Mapping) else ()
+        for part in schema.values():
+            yield from keys_of(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from keys_of(part)
+
+
+def commands_of(command: click.Command) -> Iterator[str]:
+    """Yield the names of every command below one."""
+    if isinstance(command, click.Group):
+        for name, part in command.commands.items():
+            yield name
+            yield from commands_of(part)
+
+
+def test_nothing_in_the_ledger_has_an_old_name() -> None:
+    """Tables and columns, as the one migration makes them."""
+    made = "".join(path.read_text() for path in (ROOT / "migrations/versions").glob("*.py"))
+    tables = set(re.findall(r"create table aggregator\.(\w+)", made))
+    columns = set(re.findall(r"(?m)^    (\w+) +[a-z]", made))
+    assert {"slot", "event"} <= tables
+    assert {"identifier", "delta"} <= columns
+    assert (tables & TABLES.keys(), columns & COLUMNS.keys()) == (set(), set())
+
+
+def test_nothing_a_person_writes_or_reads_has_an_old_name() -> None:
+    """Keys of the configuration, commands, and the events of the log."""
+    keys = set(keys_of(json.loads((ROOT / "config/aggregator.schema.json").read_text())))
+    commands = set(commands_of(aggregator.cli.cli))
+    events = {value for value in vars(log).values() if isinstance(value, str)}
+    assert "revisit" in keys
+    assert "release" in commands
+    assert "pass_committed" in events
+    assert (keys & KEYS.keys(), commands & COMMANDS.keys(), events & EVENTS.keys()) == (set(), set(), set())

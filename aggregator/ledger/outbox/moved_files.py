@@ -74,8 +74,8 @@ class MovedFile(NamedTuple):
     """The lowest and the highest event in them: a file is numbered by the lowest of its own."""
     held_until: dt.datetime
 
-    def told(self) -> dict[str, object]:
-        """Return what the log and other programs are told of it."""
+    def figures(self) -> dict[str, object]:
+        """Return it for the log and for other programs."""
         figures = {"begun_in": self.begun_in, "place": self.place, "files": self.files, "events": self.events}
         return {"sink": self.sink, **figures, "reason": str(self)}
 

@@ -214,7 +214,7 @@ class Move(NamedTuple):
     event: int
     """One of its events: a word about this one is a word about all of them."""
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Say what moved, and what to do about it."""
         windows = "1 window" if self.windows == 1 else f"{self.windows} windows"
         return (

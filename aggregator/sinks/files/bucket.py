@@ -333,7 +333,7 @@ class Bucket:
                     retries={"total_max_attempts": TRIES, "mode": "standard"},
                 ),
             )
-            client.meta.events.register_first("needs-retry.s3", _where_it_is_told)
+            client.meta.events.register_first("needs-retry.s3", _try_the_named_region)
             found = session.get_credentials()
         except (CredentialRetrievalError, MetadataRetrievalError, SSOError, TokenRetrievalError) as error:
             raise self._without_credentials(error) from error
@@ -417,7 +417,7 @@ class Bucket:
             return SinkUnreachable(f"The store of sink {self._sink} {why} ({code}); it is tried again.")
         told = f"The store refuses sink {self._sink} ({code or status}, {asked}, bucket {self._bucket})"
         if code in ELSEWHERE or status in MOVED:
-            region = _region_told(error.response)
+            region = _region_named(error.response)
             hint = f": the bucket is in {region}, correct `region`" if region else ""
             return SinkHalted(f"{told}{hint or ': correct `region` or `endpoint_url`'}. {AGAIN}")
         if status == 403 or code == "AccessDenied":
@@ -446,19 +446,19 @@ def _passes(code: str, status: int) -> str | None:
     return None
 
 
-def _region_told(response: Mapping[str, Any]) -> str | None:
+def _region_named(response: Mapping[str, Any]) -> str | None:
     """Return the region that a refusal says the bucket is in."""
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     told = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
     return str(told) if told else None
 
 
-def _where_it_is_told(request_dict: dict[str, Any], response: Any, **_: object) -> None:
+def _try_the_named_region(request_dict: dict[str, Any], response: Any, **_: object) -> None:
     """Let a redirect be followed only if it says to where.
 
     Otherwise the library asks for the bucket, is redirected again, and asks until Python's stack is full: 82 requests.
     """
-    if response is not None and _region_told(response[1]) is None:
+    if response is not None and _region_named(response[1]) is None:
         request_dict.setdefault("context", {}).setdefault("s3_redirect", {})["redirected"] = True
 
 

@@ -86,7 +86,7 @@ def read_report(message: Fields, meter: str | None, event_names: Mapping[str, st
     `meter` is the meter of ours that it is related to, None if there is none; `event_names` are those of all our meters of
     the sink, by meter.
     """
-    notification, data = notice_of(message), _mapping(message.get("data"))
+    notification, data = notification_of(message), _mapping(message.get("data"))
     errors = _errors(_mapping(data.get("reason")))
     try:
         span = Span(_instant(data.get("validation_start")), _instant(data.get("validation_end")))
@@ -104,7 +104,7 @@ def read_report(message: Fields, meter: str | None, event_names: Mapping[str, st
 
 def read_import(message: Fields) -> ParsedNotification:
     """Read a message about a bulk import: the whole of it was delivered. One without errors says nothing of ours."""
-    notification = notice_of(message)
+    notification = notification_of(message)
     imported = _mapping(_mapping(message.get("data")).get("object"))
     failed = _text(imported.get("failed_reason"))
     status = _text(imported.get("status"))
@@ -125,7 +125,7 @@ def related_meter(message: Fields) -> str | None:
     return _text(related.get("id")) or None if _text(related.get("type")) == "billing.meter" else None
 
 
-def notice_of(message: Fields) -> Notification:
+def notification_of(message: Fields) -> Notification:
     """Return which message it is. Raises ValueError if it does not say."""
     name, kind = message.get("id"), message.get("type")
     if not (isinstance(name, str) and isinstance(kind, str) and 0 < len(name) <= 255):

@@ -184,7 +184,7 @@ def delivered(
         ):
             return None
         return (
-            invalid_events.notice_of(message)
+            invalid_events.notification_of(message)
             if message["type"] in invalid_events.FETCHED
             else invalid_events.read_import(message)
         )
@@ -220,7 +220,7 @@ def _other(message: Mapping[str, object], livemode: bool) -> bool:  # noqa: FBT0
 def _heads(message: Mapping[str, object]) -> list[Notification]:
     """Return the message's name; nothing if it has none, or is of a kind that was not asked for."""
     try:
-        notification = invalid_events.notice_of(message)
+        notification = invalid_events.notification_of(message)
     except ValueError:
         return []
     return [notification] if notification.kind in invalid_events.FETCHED else []
