@@ -182,7 +182,9 @@ def test_sqlite_sums_floats_as_well(make: Make, tmp_path: Path) -> None:
             for i in range(200)
         ]  # fmt: skip
         rows += [("cus_tenths", 0.1, "2026-11-01 00:10:00")] * 10
+        app.execute("begin")
         app.executemany("insert into usage values (?, ?, ?)", rows)
+        app.execute("commit")
         world = make(ONE_WINDOW, url=f"sqlite:///{path}")
         world.at(2)
         world.collect()
