@@ -302,7 +302,7 @@ class Work:
             try:
                 result = task.round()
             except Exception as error:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
-                failed, stopped = self._tell_failed(task, error), isinstance(error, InvariantBroken)
+                failed, stopped = self._report_failed(task, error), isinstance(error, InvariantBroken)
             else:
                 self._apart.discard(task.of)
                 if result.planned:
@@ -316,9 +316,9 @@ class Work:
                 while not self._stopping.is_set() and task.round().more:
                     pass
             except Exception as error:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
-                self._tell_failed(task, error)
+                self._report_failed(task, error)
 
-    def _tell_failed(self, task: Task, error: Exception) -> str:
+    def _report_failed(self, task: Task, error: Exception) -> str:
         """Say why a round failed, and return it."""
         reason, reads = str(error), task.job.pool == METERS
         match error:
@@ -375,7 +375,7 @@ class Work:
             try:
                 result = task.round()
             except Exception as error:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
-                self._tell_failed(task, error)
+                self._report_failed(task, error)
                 self._stopping.wait(IDLE_SECONDS if isinstance(error, ClocksApart) else RETRY_SECONDS)
                 continue
             outage = self._report_outage(sink, result, outage=outage)

@@ -141,7 +141,7 @@ def report_start(logger: log.Log, app: App, now: datetime) -> None:
             continue  # it is said by whoever sends to it
         logger.warning(log.SINK_UNVERIFIED, sink=sink, reason=reason)
     for each in app.moved_files():
-        logger.error(log.FILES_MOVED, **each.told())
+        logger.error(log.FILES_MOVED, **each.figures())
     for sink, sentences in app.unpromised.items():
         for sentence in sentences:
             logger.warning(log.SINK_CANNOT_PROMISE, sink=sink, reason=sentence)

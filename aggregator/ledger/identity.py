@@ -167,7 +167,7 @@ class LedgerIdentity(Part):
             row = connection.execute(MAY_IDENTIFY).fetchone()
             self._around = AROUND.format(
                 cluster=IDENTIFY if row == (True,) else "null::bigint",
-                timeline=TIMELINE if _tells_timeline(connection) else "null::bigint",
+                timeline=TIMELINE if _shows_timeline(connection) else "null::bigint",
             )
             found, _ = self._look(connection)
         self._ledger_id, self._generation = found.ledger_id, found.generation
@@ -350,7 +350,7 @@ class LedgerIdentity(Part):
         )
 
 
-def _tells_timeline(connection: Connection) -> bool:
+def _shows_timeline(connection: Connection) -> bool:
     """Tell whether the server says on which timeline it is: not every service that speaks Postgres does, to every role."""
     try:
         with connection.transaction():

@@ -318,7 +318,7 @@ def no_revisit() -> list[tuple[object, str, object]]:
     def lookback(**named: Any) -> Any:
         return real(**named)._replace(near=named["mark"], deep=named["mark"])
 
-    return [(windows, "rungs", lookback)]
+    return [(windows, "lookback", lookback)]
 
 
 @mutant("the sweep through old windows follows the mark and never begins anew")
