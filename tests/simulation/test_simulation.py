@@ -49,7 +49,7 @@ def as_drawn(conditions: Conditions) -> Conditions:
     return conditions
 
 
-@pytest.mark.parametrize("seed", (*SEEDS, *BROKE_ONCE))
+@pytest.mark.parametrize("seed", [*SEEDS, *BROKE_ONCE])
 def test_a_life_ends_with_everything_equal(seed: int) -> None:
     """Nothing is lost, doubled or over at any moment, whatever goes wrong (B1, B2, B3, B4, B5, B6, B7, B11, B12, B13)."""
     lived = live(seed)
