@@ -2,5 +2,5 @@
 
 What the sink and the source hold is surveyed, compared slot by slot, and written into the ledger as if it had been sent.
 Parity compares without taking over, for a job that runs beside the one it is to replace.
-It stands on the edges and the core; only the wiring, the daemon and commands import it. Begin with `adopter`.
-"""
+It imports the ledger, the sinks, the runtime and the core; a source is handed to it. Only commands import it. Begin with
+`adopter`."""

@@ -1,5 +1,5 @@
 """From the source into the ledger: what is due is read, compared with what the ledger holds, and written as one pass.
 
 It never sees a sink: what is planned here leaves later, by `delivery`.
-It stands on the edges and the core; only the wiring, the daemon and commands import it. Begin with `collector`.
-"""
+It imports the ledger, the runtime and the core; a source is handed to it. Only the wiring, the daemon and commands import
+it. Begin with `collector`."""

@@ -6,9 +6,9 @@ Rules
 - A secret appears in no message, no repr and no JSON; the methods that end in `revealed` give it in clear.
 - The environment is an argument.
 
-It imports `errors` and itself; the wiring, the daemon, the demo, the selftest and commands import it. No shell does: what it
-needs of the configuration, the wiring hands over. Begin with `models`, then `load`.
-"""
+It imports `errors` and itself; the wiring, the daemon, the demo, the selftest and commands import it. Collection,
+delivery, reconciliation and adoption do not: the wiring hands them what they need of it. Begin with `models`, then
+`load`."""
 
 from aggregator.config.durations import format_duration, parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink

@@ -1,4 +1,4 @@
-"""The ledger: our Postgres database, and the only place besides the source that speaks SQL.
+"""The ledger: our Postgres database. Besides it, only the source speaks SQL.
 
 database        the pool, transactions, migrations, and whether a server is fit
 clock, waits    the clock that everything is stamped by, and transactions that take longer than they should
@@ -15,5 +15,5 @@ parity          what was planned for two sinks of a meter, beside each other
 reports         questions, for status and proofs
 ledger          all of it together, as the wiring opens it
 
-It imports the runtime and the core; shells, wiring and commands import it. Begin with `meters` and `passes/passes`.
-"""
+It imports the runtime and the core; collection, delivery, reconciliation, adoption, wiring and commands import it. Begin
+with `meters` and `passes/passes`."""

@@ -1,5 +1,5 @@
-"""What is settled after the event: doubts by the sink's own totals, what it reports later, and what is taken back.
+"""What is settled afterwards: events in doubt, by the sink's own totals; what a sink reports later; and cancellations.
 
 It never sees a source.
-It stands on the edges and the core; only the wiring, the daemon and commands import it. Begin with `reconciler`.
-"""
+It imports the ledger, the sinks and the core. Only the wiring, the daemon and commands import it. Begin with
+`reconciler`."""

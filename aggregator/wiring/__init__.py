@@ -1,5 +1,4 @@
-"""Where everything is put together: from a configuration and its environment, the ledger, sources, sinks and shells.
+"""Ledger, sources, sinks and what works with them are put together here, for a configuration and its environment.
 
-Nothing else makes more than one of them.
-The daemon and commands import it, and nothing below. Begin with `app`.
-"""
+It may import everything but the daemon and commands, and only those import it: the rest is handed what it needs. Begin
+with `app`."""
