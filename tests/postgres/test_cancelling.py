@@ -160,7 +160,7 @@ def read_again(world: World) -> None:
     world.deliver()
 
 
-def meter_state(world: World) -> tuple[str, str]:
+def states_of(world: World) -> tuple[str, str]:
     """Return the states of the only cancellation and of its event."""
     [row] = world.rows(
         "select cancellation.state, event.state::text from aggregator.cancellation"
@@ -183,7 +183,7 @@ def settles(world: World, sink: Sink, rounds: int = 200) -> None:
         if not Cancellations(world.database).wanted(limit=1):
             return
         later(world, LOOK_AGAIN)
-    raise AssertionError(f"still open: {meter_state(world)}")
+    raise AssertionError(f"still open: {states_of(world)}")
 
 
 def test_what_is_cancelled_is_owed_as_the_source_says(owing: World, sink: Sink) -> None:
@@ -224,7 +224,7 @@ def test_what_the_source_still_says_waits_for_a_person(owing: World, sink: Sink)
     go_on(owing, sink)
     read_again(owing)
     assert sink.holds("cus_a") == 0
-    assert meter_state(owing) == ("done", "refused")
+    assert states_of(owing) == ("done", "refused")
     reason = owing.one("select reason from aggregator.parked where was_accepted")
     assert reason == "cancelled: taken"
     Outbox(owing.database, owing.owner, MINUTE, MINUTE).release([event], owing.now)
@@ -290,15 +290,15 @@ def test_nothing_is_planned_again_before_it_is_done(owing: World, sink: Sink) ->
     go_on(owing, sink)
     ask(owing, event)
     assert go_on(owing, sink).figures() == {"taken": 1}
-    assert meter_state(owing) == ("taken", "accepted")
+    assert states_of(owing) == ("taken", "accepted")
     for _ in range(7):
         later(owing, LOOK_AGAIN)
         assert go_on(owing, sink).figures() == {}
         read_again(owing)
-        assert meter_state(owing) == ("taken", "accepted")
+        assert states_of(owing) == ("taken", "accepted")
     settles(owing, sink)
     assert sink.holds("cus_a") == 0
-    assert meter_state(owing) == ("done", "refused")
+    assert states_of(owing) == ("done", "refused")
 
 
 def test_totals_that_lag_are_no_proof(owing: World, sink: Sink) -> None:
@@ -309,9 +309,9 @@ def test_totals_that_lag_are_no_proof(owing: World, sink: Sink) -> None:
     for _ in range(7):
         later(owing, LOOK_AGAIN)
         go_on(owing, sink)
-        assert meter_state(owing) == ("taken", "accepted")
+        assert states_of(owing) == ("taken", "accepted")
     settles(owing, sink)
-    assert meter_state(owing) == ("done", "refused")
+    assert states_of(owing) == ("done", "refused")
     assert sink.cancelled[sink.calls[0]] + sink.lag <= owing.now
 
 
@@ -325,9 +325,9 @@ def test_a_lost_answer_is_asked_for_again(
     event = event_of(owing)
     ask(owing, event)
     assert go_on(owing, sink).figures() == {"again": 1}
-    assert meter_state(owing) == ("asked", "accepted")
+    assert states_of(owing) == ("asked", "accepted")
     settles(owing, sink)
-    assert meter_state(owing) == ("done", "refused")
+    assert states_of(owing) == ("done", "refused")
     assert len(sink.calls) >= 2
     Outbox(owing.database, owing.owner, MINUTE, MINUTE).release([event], owing.now)
     read_again(owing)
@@ -342,7 +342,7 @@ def test_a_first_refusal_is_a_no(owing: World, sink: Sink) -> None:
     result = go_on(owing, sink)
     assert result.figures() == {"refused": 1}
     assert "no such identifier" in result.troubles[0]
-    assert meter_state(owing) == ("refused", "accepted")
+    assert states_of(owing) == ("refused", "accepted")
     later(owing, HOUR)
     assert go_on(owing, sink).figures() == {}
     assert len(sink.calls) == 1
@@ -368,9 +368,9 @@ def test_what_is_never_answered_is_decided_by_the_totals(owing: World, sink: Sin
     for _ in range(400):
         later(owing, 10 * MINUTE)
         troubles += go_on(owing, sink).troubles
-        if meter_state(owing)[0] == "lapsed":
+        if states_of(owing)[0] == "lapsed":
             break
-    assert meter_state(owing) == ("lapsed", "accepted")
+    assert states_of(owing) == ("lapsed", "accepted")
     assert "the sink has 10" in troubles[-1]
     asked_last = owing.one("select tried_at from aggregator.cancellation")
     assert asked_last - START < CANCELS_WITHIN + 2 * HOUR
@@ -393,7 +393,7 @@ def test_a_person_says_that_it_is_gone(owing: World, sink: Sink) -> None:
     wanted = lapsed(owing, sink)
     sink.cancelled[wanted.identifier] = owing.now
     assert Cancellations(owing.database).settle(wanted, "gone", owing.now)
-    assert meter_state(owing) == ("done", "refused")
+    assert states_of(owing) == ("done", "refused")
     assert not Cancellations(owing.database).settle(wanted, "gone", owing.now)
 
 
@@ -404,7 +404,7 @@ def test_a_person_says_that_it_is_still_there(owing: World, sink: Sink) -> None:
     assert ledger.answered(
         wanted, CancellationState.REFUSED, "still there", owing.now, owing.now, unsure=False
     )
-    assert meter_state(owing) == ("refused", "accepted")
+    assert states_of(owing) == ("refused", "accepted")
     assert ask(owing, event_of(owing)) == [event_of(owing)]
 
 
@@ -414,7 +414,7 @@ def test_what_was_not_asked_within_a_day_is_left(owing: World, sink: Sink) -> No
     later(owing, DAY)
     result = go_on(owing, sink)
     assert (result.figures(), sink.calls) == ({"refused": 1}, [])
-    assert meter_state(owing) == ("refused", "accepted")
+    assert states_of(owing) == ("refused", "accepted")
 
 
 class Breaks(Cancellations):
@@ -451,7 +451,7 @@ def test_a_crash_between_any_two_steps_ends_the_same(
         read_again(owing)
         owing.check_balance()
     settles(owing, sink)
-    assert meter_state(owing) == ("done", "refused")
+    assert states_of(owing) == ("done", "refused")
     Outbox(owing.database, owing.owner, MINUTE, MINUTE).release([event], owing.now)
     read_again(owing)
     assert (sink.holds("cus_a"), sink.holds("cus_b")) == (10, 5)
@@ -481,7 +481,7 @@ def test_an_answer_that_comes_late_changes_nothing(owing: World, sink: Sink) -> 
     go_on(owing, sink)
     assert not ledger.answered(sleeper, CancellationState.REFUSED, "no", owing.now, owing.now, unsure=False)
     assert not ledger.settle(sleeper, "done", owing.now)
-    assert meter_state(owing) == ("asked", "accepted")
+    assert states_of(owing) == ("asked", "accepted")
 
 
 def test_an_answer_from_before_a_restore_settles_nothing_of_the_same_number(owing: World, sink: Sink) -> None:
@@ -498,7 +498,7 @@ def test_an_answer_from_before_a_restore_settles_nothing_of_the_same_number(owin
     assert ledger.begin(forgotten, owing.now, owing.now + TRY_HOLD) is None
     ledger.seen(forgotten, owing.now)
     assert owing.one("select seen_at from aggregator.cancellation") is None
-    assert meter_state(owing) == ("asked", "accepted")
+    assert states_of(owing) == ("asked", "accepted")
 
 
 def test_a_stopped_ledger_asks_a_sink_for_nothing(owing: World, sink: Sink) -> None:
@@ -523,7 +523,7 @@ def test_a_stopped_ledger_takes_a_person_s_word_for_what_was_begun(owing: World,
     assert ledger.answered(
         undecided, CancellationState.REFUSED, "still there", owing.now, owing.now, unsure=False
     )
-    assert meter_state(owing) == ("refused", "accepted")
+    assert states_of(owing) == ("refused", "accepted")
 
 
 def test_only_what_is_booked_is_asked_for_and_once(owing: World, sink: Sink) -> None:
@@ -737,7 +737,7 @@ def test_a_figure_of_zero_proves_nothing_right_after_the_try(owing: World, sink:
     later(owing, LOOK_AGAIN - MINUTE)
     assert sink.total(METER.name, "cus_a", Span(START, START + HOUR)) == 0
     go_on(owing, sink)
-    assert meter_state(owing) == ("taken", "accepted")
+    assert states_of(owing) == ("taken", "accepted")
     later(owing, LOOK_AGAIN)
     go_on(owing, sink)
-    assert meter_state(owing)[0] == "done"
+    assert states_of(owing)[0] == "done"
