@@ -79,7 +79,7 @@ def test_status_says_which_configuration_is_in_force(world: World) -> None:
     assert "The files here say something else" not in said
     found = world.run("status", "--json").json["configuration"]
     assert [each["key"] for each in found["changed"]] == ["delay", "query"]
-    assert found["changed"][0]["holds_from"] is not None
+    assert found["changed"][1]["holds_from"] is not None
     assert found["not_in_force"] == []
 
 
