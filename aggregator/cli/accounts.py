@@ -82,7 +82,7 @@ class Step(NamedTuple):
 
 @contextmanager
 def admins_of(config: "Config") -> "Iterator[dict[str, AdminClient]]":
-    """Give a desk for each sink that keeps meters, and close them at the end."""
+    """Give an admin client for each sink that keeps meters, and close them at the end."""
     from aggregator.wiring.app import build_admin_client
 
     with ExitStack() as stack:
@@ -153,7 +153,7 @@ def outcome_after(line: Line, step: Step | None) -> ExitCode:
 def one_meter(
     config: "Config", admins: "Mapping[str, AdminClient]", meter: str, sink: str | None
 ) -> "tuple[AdminClient, Known]":
-    """Return the desk and the Stripe meter that are meant. Raises UsageError, or SinkError if there is none."""
+    """Return the admin client and the Stripe meter that are meant. Raises UsageError, or SinkError if there is none."""
     [name] = known_meters(config, [meter])
     fed = {each: admin for each, admin in admins.items() if name in admin.meters}
     if sink is not None and sink not in fed:

@@ -19,7 +19,7 @@ LONGEST_PAUSE_SECONDS = 300.0
 """A sink that was away for a day is noticed within five minutes of its return."""
 
 
-class Told(Protocol):
+class HaltReports(Protocol):
     """Who is told of both ends: the log, and the ledger for `status`."""
 
     def halted(self, sink: str, reason: str) -> None: ...  # noqa: D102
@@ -32,7 +32,7 @@ class Halt:
     def __init__(
         self,
         sink: str,
-        told: Told,
+        told: HaltReports,
         ask: Callable[[], None],
         waits: Callable[[], bool],
         stopping: threading.Event,

@@ -76,14 +76,14 @@ async def _deliver(webhooks: Webhooks, attempts: Iterable[Attempt]) -> None:
         webhooks.settle(attempt, await _post(attempt), monotonic())
 
 
-def _told(event: Row) -> Row:
+def _shown(event: Row) -> Row:
     """Return what is delivered of an event: of a thin one no more than that it is there."""
     return notification(event) if event["object"] == "v2.core.event" else event
 
 
 async def _post(attempt: Attempt) -> int | None:
     """Deliver one notification; return the status, or None when none came."""
-    webhook, body = attempt.webhook, to_json(_told(attempt.event))
+    webhook, body = attempt.webhook, to_json(_shown(attempt.event))
     parts = urlsplit(webhook.url)
     path = parts.path or "/"
     head = (

@@ -80,7 +80,7 @@ class LazyLoop(Generic[Line]):
         except Exception as error:
             raise self._broken(error) from error
 
-    def tell(self, message: Callable[[Line], object]) -> None:
+    def post(self, message: Callable[[Line], object]) -> None:
         """Have something done to it on the loop soon, if it is open, without waiting for it."""
         if (opened := self._open) is not None:
             thread, line = opened

@@ -72,12 +72,12 @@ class HttpSink(Generic[Far]):
         """Make every call from now on with another key of the same account and mode; who calls has asked whose it is."""
         self._api_key = api_key
         self._loop.open()
-        self._loop.tell(lambda connection: connection.client.use_key(api_key))
+        self._loop.post(lambda connection: connection.client.use_key(api_key))
 
     def stop(self) -> None:
         """Begin nothing new: what has not left is UNSENT from now on, what has left is waited for."""
         self._stopped = True
-        self._loop.tell(lambda connection: connection.dispatcher.stop())
+        self._loop.post(lambda connection: connection.dispatcher.stop())
 
     def close(self) -> None:
         """Wait for what has left, then give back connections and thread. Doing it twice does no harm."""
@@ -121,7 +121,7 @@ class HttpSink(Generic[Far]):
             yield from batch.verdicts()
         finally:
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
-                self._loop.tell(lambda connection: connection.dispatcher.give_back(batch))
+                self._loop.post(lambda connection: connection.dispatcher.give_back(batch))
         return dispatcher.halted
 
 

@@ -179,7 +179,7 @@ class AdminClient:
         self._api_base = api_base
         self._timeout = timeout
         self._account = account
-        self._loop = LazyLoop(f"desk-{sink}", self._connect, _shut)
+        self._loop = LazyLoop(f"sink-{sink}", self._connect, _shut)
 
     def __enter__(self) -> Self:
         return self
