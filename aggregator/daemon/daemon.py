@@ -181,6 +181,9 @@ class Work:
         self._clock = clock
         self._readiness = Readiness()
         self._tasks = tasks(app)
+        self._takers = (
+            {sink: app.notification_poller(sink) for sink in app.notification_sinks} if address else {}
+        )
         self._web = self._listener(address) if address else None
         self._stopping = threading.Event()
         self._begun = threading.Event()
@@ -211,10 +214,9 @@ class Work:
         ]
 
     def _listener(self, address: Address) -> Web:
-        takers = {sink: self._app.notification_poller(sink) for sink in self._app.notification_sinks}
         ledger = self._app.ledger
         return Web(
-            address, takers, ledger.notifications, ledger.instant, ledger.database.slow, self._readiness
+            address, self._takers, ledger.notifications, ledger.instant, ledger.database.slow, self._readiness
         )
 
     def prepare(self) -> None:
@@ -265,8 +267,8 @@ class Work:
         self._watching.stop()
         for part in (*self._app.first_uses.values(), *self._app.sinks.values()):
             part.stop()
-        for task in self._tasks:
-            task.body.stop()
+        for body in (*(task.body for task in self._tasks), *self._takers.values()):
+            body.stop()
         for condition in self._wake.values():
             with condition:
                 condition.notify_all()
