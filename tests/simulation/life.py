@@ -2,6 +2,7 @@
 
 import datetime as dt
 import random
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -688,6 +689,8 @@ def outcome(life: Life) -> Lived:
         lived.rule, lived.told = broken.rule, broken.told
     except (AssertionError, InvariantBroken) as broken:
         lived.rule, lived.told = "an assertion of the code itself", f"{type(broken).__name__}: {broken}"
+    except Exception:  # noqa: BLE001 - whatever it is, it is said with its seed, and other lives go on
+        lived.rule, lived.told = "nothing breaks", traceback.format_exc()
     lived.days = (life.scheduler.now - START) / DAY
     lived.events = life.service.received
     if lived.rule:
