@@ -89,7 +89,7 @@ def running(options: SandboxOptions) -> Iterator[RunningSandbox]:
 def _server(store: Store) -> uvicorn.Server:
     config = uvicorn.Config(
         Application(store),
-        loop="uvloop",
+        loop="auto",  # uvloop, where there is one
         http=DroppingProtocol,
         ws="none",
         lifespan="off",
