@@ -1,7 +1,8 @@
 """The command line: one file per command, and what they share in `common`.
 
 Rules
-- `aggregator --help` answers at once: whatever is heavy is imported inside the command that needs it.
+- `aggregator --help` answers at once: the module of a command is imported when it is called, and whatever is heavy inside
+  the command that needs it.
 - A command that has more to tell than that it was done or failed ends with another of `exit_codes`.
 - Bad input gets one message that names the thing and the remedy, and no traceback.
 
@@ -15,49 +16,77 @@ import sys
 import click
 
 from aggregator import __version__
-from aggregator.cli import (
-    adopt,
-    backfill,
-    cancel,
-    check,
-    demo,
-    events,
-    export,
-    files,
-    init,
-    lateness,
-    meters,
-    migrate,
-    parity,
-    preview,
-    restate,
-    run,
-    sandbox,
-    schema,
-    selftest,
-    status,
-)
-from aggregator.cli.common import say, say_error
 from aggregator.cli.exit_codes import ExitCode
-from aggregator.cli.help import Commands
+from aggregator.cli.help import CommandModules
 from aggregator.errors import AggregatorError, ConfigError, UsageError
 
+COMMANDS = {
+    "Begin": {
+        "demo": (
+            "Show the main job in under two minutes: a product's database, a sandbox, a backfill, "
+            "the daemon, the proof."
+        ),
+        "init": "Write a starter configuration with comments; never over an existing file.",
+        "check": "Check the configuration, the ledger, every source and query, and every sink.",
+        "preview": "Show the events that a range of METER would lead to; nothing is written or sent.",
+    },
+    "Bill": {
+        "run": (
+            "Run the daemon, which reads every meter on its schedule and sends what is due; or with "
+            "--once, one pass."
+        ),
+        "backfill": (
+            "Bill a range of each METER, or of all meters; nothing is billed twice, however often you run it."
+        ),
+        "restate": (
+            "Show what the present query makes of windows of METER that an older query billed; with "
+            "--yes, correct them."
+        ),
+        "export": "Write the events of a range to files that you upload.",
+    },
+    "Look": {
+        "status": "Show for each meter how far it is read, what is due, and what waits for a person.",
+        "lateness": "Show how late usage arrives after the end of its window, for each METER or for all.",
+        "parity": (
+            "Compare what was planned for two sinks of METER, per customer and day, and show where "
+            "they differ."
+        ),
+    },
+    "Decide": {
+        "events": "Look at events that wait for a person, and decide about them.",
+        "files": "Look at the files that were written, and record which ones you have uploaded.",
+        "meters": (
+            "Compare meters with those in the Stripe accounts, and create, rename, deactivate or "
+            "reactivate them there."
+        ),
+        "adopt": (
+            "Carry on with a ledger that was restored, failed over, copied or replaced, from what "
+            "the sinks have counted."
+        ),
+    },
+    "Set up and try out": {
+        "migrate": "Create the ledger's tables, or bring them to this version.",
+        "schema": (
+            "Print the JSON Schema of the configuration file, so that your editor can complete and check it."
+        ),
+        "sandbox": "Run a local server that speaks Stripe's metering endpoints.",
+        "selftest": (
+            "Kill the daemon again and again, and compare what is billed with what was used, to the unit."
+        ),
+    },
+}
+"""By what somebody wants to do, in the order in which it is first needed: each with the first sentence of its own help."""
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=CommandModules, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="aggregator")
 def cli() -> None:
     """Read usage from your databases with SQL, sum it per window, and send each sum to your billing system once."""
 
 
-# By what somebody wants to do, in the order in which it is first needed.
-cli.add_sections(
-    ("Begin", (demo.demo, init.init, check.check, preview.preview)),
-    ("Bill", (run.run, backfill.backfill, restate.restate, export.export)),
-    ("Look", (status.status, lateness.lateness, parity.parity)),
-    ("Decide", (events.events, files.files, meters.meters, adopt.adopt)),
-    ("Set up and try out", (migrate.migrate, schema.schema, sandbox.sandbox, selftest.selftest)),
-)
-events.events.add_command(cancel.cancel)
+cli.list_from(__name__, COMMANDS)
 
 
 def main() -> None:
@@ -68,17 +97,27 @@ def main() -> None:
         # Without `standalone_mode` an Exit is not raised but returned as its code.
         sys.exit(cli.main(prog_name="aggregator", standalone_mode=False))
     except click.exceptions.Abort:
+        from aggregator.cli.common import say
+
         say("Stopped.", err=True)
         sys.exit(128 + signal.SIGINT)
     except click.ClickException as error:
+        from aggregator.cli.common import say
+
         text = io.StringIO()
         error.show(file=text)
         for line in text.getvalue().splitlines():
             say(line, err=True)
         sys.exit(ExitCode.WRONG_CALL)
     except (ConfigError, UsageError) as error:
-        say_error(error)
+        _explain(error)
         sys.exit(ExitCode.WRONG_CALL)
     except AggregatorError as error:
-        say_error(error)
+        _explain(error)
         sys.exit(ExitCode.FAILED)
+
+
+def _explain(error: Exception) -> None:
+    from aggregator.cli.common import say_error
+
+    say_error(error)

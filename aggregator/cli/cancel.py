@@ -12,9 +12,9 @@ from aggregator.cli.common import (
     load_config,
     say,
     show_rows,
+    some_ids_argument,
     write_json,
 )
-from aggregator.cli.events import some_ids_argument
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.errors import UsageError
 

@@ -41,6 +41,7 @@ WIDE = 200
 COLUMN = re.compile(r"([^=>#]+)([>#]?)(?:=(.+))?")
 """How `show_rows` is told of a column."""
 
+some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table."
 )

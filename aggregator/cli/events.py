@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aggregator.cli.cancel import cancel
 from aggregator.cli.common import (
     Instant,
     config_option,
@@ -17,6 +18,7 @@ from aggregator.cli.common import (
     load_config,
     say,
     show_rows,
+    some_ids_argument,
     write_json,
 )
 from aggregator.cli.help import Commands
@@ -39,7 +41,6 @@ PROOF = dt.timedelta(hours=26)
 COLUMNS = "id#=event meter sink customer window=window_start rev>=revision delta> state reason"
 
 ids_argument = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
-some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
 meter_option = click.option("--meter", help="Only events of this meter.")
 customer_option = click.option("--customer", help="Only events of this customer.")
 decidable_option = click.option(
@@ -75,6 +76,9 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
 @click.group(cls=Commands)
 def events() -> None:
     """Look at events that wait for a person, and decide about them."""
+
+
+events.add_command(cancel)
 
 
 @events.command("list")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from aggregator.cli import cli
+from aggregator.cli import COMMANDS, cli
 from aggregator.cli.help import Commands
 
 
@@ -44,6 +44,58 @@ def test_meters_are_completed_from_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "aggregator.yaml").write_text("meters: [")
     assert completed("aggregator preview ", tmp_path) == []
     assert "preview" in completed("aggregator pre", tmp_path)
+
+
+IMPORTED = """
+import atexit, sys
+before = set(sys.modules)
+atexit.register(lambda: print(*sorted(set(sys.modules) - before), file=sys.stderr))
+from aggregator.cli import main
+sys.argv[1:] = {arguments}
+main()
+"""
+
+
+def imported(*arguments: str) -> set[str]:
+    """Return what is imported by a command line: our modules, and of others the packages, without Python's own."""
+    call = [sys.executable, "-c", IMPORTED.format(arguments=list(arguments))]
+    names = subprocess.run(call, capture_output=True, text=True, check=True).stderr.split()
+    whole = {name if name.startswith("aggregator") else name.partition(".")[0] for name in names}
+    return whole - sys.stdlib_module_names
+
+
+def test_help_imports_no_command_and_no_library_but_click() -> None:
+    """So it answers at once, however slow the machine."""
+    ours = {
+        "aggregator",
+        "aggregator.cli",
+        "aggregator.cli.exit_codes",
+        "aggregator.cli.help",
+        "aggregator.errors",
+    }
+    assert imported("--help") == ours | {"click"}
+    assert imported("--version") - {"importlib_metadata"} == ours | {"click"}
+
+
+@pytest.mark.parametrize("name", [name for part in COMMANDS.values() for name in part if name != "sandbox"])
+def test_the_help_of_a_command_imports_nothing_that_it_works_with(name: str) -> None:
+    """No library but click, and of ours only what commands share with one another."""
+    found = imported(name, "--help")
+    assert {each for each in found if not each.startswith("aggregator")} == {"click"}
+    parts = {each for each in found if not each.startswith("aggregator.cli")}
+    assert parts - {"click"} <= {
+        "aggregator",
+        "aggregator.errors",
+        "aggregator.runtime",
+        "aggregator.runtime.terminal",
+    }
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    """It is written down apart from them, so that none is imported to be listed."""
+    listed = {name: sentence for part in COMMANDS.values() for name, sentence in part.items()}
+    said = {name: command.get_short_help_str(limit=1_000) for name, command in cli.commands.items()}
+    assert listed == said
 
 
 def groups(group: click.Group) -> list[click.Group]:
