@@ -1,6 +1,6 @@
 """What a claim costs while very many events wait: processor time per event to pick, lock, record and settle it.
 
-    python -m bench.claims [--events N] [--rounds N] [--beside CHECKOUT]
+    python -m bench.claims [--events N] [--rounds N] [--against CHECKOUT]
 
 The outbox is filled for 1, 10 and 100 feeds, half of each new and half planned by a backfill, and worked off in batches of
 100 and of 1,000. What counts is the time of the ledger's session and of this process, as the kernel tells it (Linux): what
@@ -10,7 +10,6 @@ measured in turns, piece by piece, so that their ratio holds on a machine that i
 
 import argparse
 import datetime as dt
-import os
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from aggregator.core.model import Outcome, State
 from aggregator.ledger.database import Database, migrate
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from bench.checkouts import HOME, Checkout, checkout, python_of
 
 FEEDS = (1, 10, 100)
 BATCHES = (100, 1_000)
@@ -189,12 +189,11 @@ class Worker:
 
 
 @contextmanager
-def worker(events: int, checkout: Path | None = None) -> Iterator[Worker]:
-    """Start a process that measures this checkout, or another one."""
-    call = [sys.executable, str(Path(__file__).resolve()), "--work", "--events", str(events)]
-    path = {**os.environ, "PYTHONPATH": str(checkout or Path(__file__).parents[1])}
+def worker(events: int, side: Checkout) -> Iterator[Worker]:
+    """Start a process that measures a checkout."""
+    call = [str(python_of(side.root)), "-m", "bench.claims", "--work", "--events", str(events)]
     with subprocess.Popen(
-        call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=path
+        call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=side.place, env=side.environment
     ) as process:
         yield Worker(process)
         assert process.stdin is not None
@@ -212,29 +211,36 @@ def compare(workers: Sequence[Worker], feeds: int, batch: int, rounds: int) -> l
     return found
 
 
+def report(events: int, rounds: int, here: Checkout, there: Checkout | None = None) -> None:
+    """Print what claims cost here, and on another checkout how many times as much. At least what is claimed waits."""
+    events = max(events, len(BATCHES) * rounds * PIECE + sum(BATCHES))
+    print(f"{events:,} events wait; microseconds of processor time per event: whole (ledger + process)")
+    with ExitStack() as stack:
+        workers = [stack.enter_context(worker(events, side)) for side in (here, there) if side]
+        for feeds in FEEDS:
+            for batch in BATCHES:
+                found = compare(workers, feeds, batch, rounds)
+                figures = [_figures(used) for used in found]
+                if there:
+                    ratios = [other.whole / ours.whole for ours, other in zip(*found, strict=True)]
+                    figures.append(f"  there times as much: {statistics.median(ratios):.2f}")
+                print(f"claim and settle of {feeds:>4} feed(s), batches of {batch:>5}:", *figures, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.claims", description="Measure what a claim costs.")
     parser.add_argument("--events", type=int, default=1_000_000, help="How many wait at the beginning.")
     parser.add_argument("--rounds", type=int, default=5, help="How often each is measured (default 5).")
-    parser.add_argument("--beside", type=Path, help="Another checkout, measured in turns with this one.")
+    parser.add_argument("--against", type=Path, help="Another checkout, measured in turns with this one.")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
         work(given.events)
         return
-    print(f"{given.events:,} events wait; microseconds of processor time per event: whole (ledger + process)")
     with ExitStack() as stack:
-        workers = [stack.enter_context(worker(given.events))]
-        if given.beside:
-            workers.append(stack.enter_context(worker(given.events, given.beside.resolve())))
-        for feeds in FEEDS:
-            for batch in BATCHES:
-                found = compare(workers, feeds, batch, given.rounds)
-                figures = [_figures(used) for used in found]
-                if given.beside:
-                    ratios = [here.whole / there.whole for here, there in zip(*found, strict=True)]
-                    figures.append(f"  ratio {statistics.median(ratios):.2f}")
-                print(f"{feeds:>4} feed(s), batches of {batch:>5}:", *figures, flush=True)
+        here = stack.enter_context(checkout(HOME))
+        there = stack.enter_context(checkout(given.against)) if given.against else None
+        report(given.events, given.rounds, here, there)
 
 
 def _figures(used: Sequence[Used]) -> str:

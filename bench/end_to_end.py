@@ -1,34 +1,27 @@
-"""A million raw rows become twenty thousand events in the sandbox: seconds to read and plan, and to deliver."""
-
-import time
-from typing import NamedTuple
+"""Raw rows become events in the sandbox: what it takes to read, plan and commit them, and to send them."""
 
 from aggregator.daemon.jobs import WORKERS
 from aggregator.delivery.sender import drain
 from aggregator.runtime.clock import utcnow
+from bench.figures import Figure, measured
 from bench.stand import stand
-
-
-class Figures(NamedTuple):
-    """Seconds, and how many events it came to."""
-
-    events: int
-    collect_seconds: float
-    deliver_seconds: float
 
 
 def measure(
     rows: int, customers: int, hours: int, *, latency_seconds: float, rate: int, transport: str = "v1"
-) -> Figures:
+) -> list[Figure]:
     """Collect a source with so many rows, then deliver what they come to."""
     with (
         stand(latency_seconds=latency_seconds) as on,
         on.app(on.source(rows, customers, hours), rate, transport) as app,
     ):
-        began = time.monotonic()
-        planned = app.collections["api_requests"].run_once(utcnow()).planned
-        collected = time.monotonic()
-        delivered = drain([app.delivery("far") for _ in range(WORKERS)], utcnow)
-        done = time.monotonic()
+        with measured(Figure("read, plan, commit"), on.processes) as collected:
+            planned = app.collections["api_requests"].run_once(utcnow()).planned
+        with measured(Figure("send"), on.processes) as sent:
+            delivered = drain([app.delivery("far") for _ in range(WORKERS)], utcnow)
     assert delivered.accepted == planned, delivered
-    return Figures(planned, collected - began, done - collected)
+    collected.events = sent.events = planned
+    collected.name = f"{rows:,} rows -> {planned:,} events: read, plan, commit"
+    limit = f", limited to {rate:,}/s" if rate < planned else ""
+    sent.name = f"{planned:,} events to {transport} at {1_000 * latency_seconds:.0f} ms{limit}: send"
+    return [collected, sent]

@@ -1,8 +1,7 @@
-"""A million events into files: seconds to claim, write and settle, seconds to validate, and the peak memory of the writer.
+"""A million events into files: what it takes to claim, write and settle them, and the peak memory of the writer.
 
-    python -m bench.files directory|s3 [EVENTS]
-
-The store is moto's, on loopback in a process of its own: its share of the time is its own, not Amazon's.
+What was written is validated by a process that shares no code with the writer. The store is moto's, on loopback in a process
+of its own: its share of the time is its own, not Amazon's.
 """
 
 import datetime as dt
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from aggregator.core import planner
 from aggregator.core.model import (
@@ -43,7 +42,9 @@ from aggregator.sinks.files import DirectorySink, JsonFormat, Keys, S3Sink
 from aggregator.sinks.files.sink import LIMITS
 from aggregator.sinks.protocol import FileSink
 from aggregator.sinks.stripe import StripeMeter
+from bench.figures import Figure, measured
 from bench.memory import peak_megabytes
+from bench.stand import postmaster
 
 HOUR = dt.timedelta(hours=1)
 METER = "api_requests"
@@ -62,16 +63,7 @@ server.stop()
 """
 
 
-class Figures(NamedTuple):
-    """Seconds, and megabytes of the writing process at its peak, the ledger and the store not included."""
-
-    events: int
-    write_seconds: float
-    validate_seconds: float
-    peak_megabytes: float
-
-
-def measure(kind: str, events: int) -> Figures:
+def measure(kind: str, events: int) -> list[Figure]:
     """Plan so many events, write them to files, and have them validated by a process that shares no code with the writer."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -79,27 +71,28 @@ def measure(kind: str, events: int) -> Figures:
         migrate(server.url())
         database = stack.enter_context(Database(server.url()))
         sink_id = _plan(database, events)
-        url = stack.enter_context(_store()) if kind == "s3" else None
+        url, store = stack.enter_context(_store()) if kind == "s3" else (None, None)
         sink = _sink(directory / "files", url)
         owner = uuid.uuid4()
         files = Files(database, owner, MINUTE)
         filing = FileWriter(
             files, Outbox(database, owner, MINUTE, MINUTE), sink, sink_id, utcnow, at_once=True
         )
-        began = time.monotonic()
         written: list[Written] = []
-        while (result := filing.run_once(utcnow())).claimed:
-            assert result.accepted == result.claimed, result
-            written += result.files
-        done = time.monotonic()
-        peak = peak_megabytes()
+        processes = {"ledger": postmaster(server)} | ({"sandbox": store} if store else {})
+        figure = Figure(f"{events:,} events to a file, {kind}: claim, write, settle", events)
+        with measured(figure, processes):
+            while (result := filing.run_once(utcnow())).claimed:
+                assert result.accepted == result.claimed, result
+                written += result.files
+        figure.peak_megabytes = peak_megabytes()
         paths = _fetched(directory / "files", url, written)
         call = [sys.executable, "-m", "tests.file_validator", *map(str, paths)]
         found = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
         assert found["records"] == events, found
         assert Decimal(found["total"]) == sum(n % 997 + 1 for n in range(events)), found
         sink.close()
-        return Figures(events, done - began, time.monotonic() - done, peak)
+        return [figure]
 
 
 def _sink(directory: Path, url: str | None) -> FileSink:
@@ -130,7 +123,8 @@ def _sink(directory: Path, url: str | None) -> FileSink:
 
 
 @contextmanager
-def _store() -> Iterator[str]:
+def _store() -> Iterator[tuple[str, int]]:
+    """Run a store; yield its URL and process."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVER],
         stdin=subprocess.PIPE,
@@ -144,7 +138,7 @@ def _store() -> Iterator[str]:
             client = _client(url)
             client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
             client.close()
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
 
@@ -211,7 +205,3 @@ def _plan(database: Database, events: int) -> int:
         pass_ = Pass("live", span, span, policy.now, lease.definitions[0])
         Passes(database, 10 * MINUTE, time.monotonic).commit(lease, spool, pass_, decide)
     return registered.feeds[0].sink_id
-
-
-if __name__ == "__main__":
-    print(*measure(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1_000_000))

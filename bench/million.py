@@ -1,17 +1,15 @@
-"""A pass over many customers: seconds to stage, plan and commit, seconds for an unchanged revisit, and peak memory.
+"""A pass over many customers: what it takes to stage, plan and commit it, an unchanged revisit, and peak memory.
 
 Measures the ledger and the planner alone: the readings lie in a spool already, as they do when a source has been read.
 """
 
 import datetime as dt
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
 
 from aggregator.core import planner
 from aggregator.core.model import (
@@ -30,7 +28,9 @@ from aggregator.ledger.passes.passes import Pass, Passes
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
+from bench.figures import Figure, measured
 from bench.memory import peak_megabytes
+from bench.stand import postmaster
 
 HOUR = dt.timedelta(hours=1)
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -47,22 +47,14 @@ LIMITS = Limits(
 )
 
 
-class Figures(NamedTuple):
-    """Seconds, and megabytes of this process at its peak."""
-
-    first_seconds: float
-    unchanged_seconds: float
-    peak_megabytes: float
-
-
-def measure(customers: int) -> Figures:
+def measure(customers: int) -> list[Figure]:
     """Commit one window with so many customers, then read it again unchanged."""
     with tempfile.TemporaryDirectory() as directory, EmbeddedPostgres(Path(directory) / "pg") as server:
         migrate(server.url())
         with short_turns(), Database(server.url()) as database, Spool() as spool:
             for batch in readings(customers):
                 spool.add(batch)
-            return _measure(database, spool)
+            return _measure(database, spool, postmaster(server))
 
 
 def readings(customers: int, at_once: int = 5_000) -> Iterable[list[Reading]]:
@@ -74,7 +66,7 @@ def readings(customers: int, at_once: int = 5_000) -> Iterable[list[Reading]]:
         ]
 
 
-def _measure(database: Database, spool: Spool) -> Figures:
+def _measure(database: Database, spool: Spool, server: int) -> list[Figure]:
     meters = Meters(database, uuid.uuid4(), LEASE)
     meter = Meter(
         name="api_requests",
@@ -107,17 +99,15 @@ def _measure(database: Database, spool: Spool) -> Figures:
     span = Span(START, START + HOUR)
     lease = meters.acquire(registered)
     assert lease is not None
-    seconds = []
-    for _ in range(2):
-        began = time.monotonic()
-        tally = passes.commit(
-            lease, spool, Pass("live", span, span, policy.now, lease.definitions[0]), decide
-        )
-        seconds.append(time.monotonic() - began)
+    figures = []
+    for work in ("stage, plan, commit", "the same window unchanged"):
+        figure = Figure(f"{spool.rows:,} customers, one window: {work}", spool.rows)
+        with measured(figure, {"ledger": server}):
+            tally = passes.commit(
+                lease, spool, Pass("live", span, span, policy.now, lease.definitions[0]), decide
+            )
         assert tally.rows == spool.rows
-    peak = peak_megabytes()
-    return Figures(seconds[0], seconds[1], peak)
-
-
-if __name__ == "__main__":
-    print(*measure(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000))
+        figures.append(figure)
+    for figure in figures:
+        figure.peak_megabytes = peak_megabytes()
+    return figures

@@ -1,7 +1,7 @@
 """What the benchmarks stand on: an embedded Postgres, a sandbox in a process of its own, and an App over them."""
 
+import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from aggregator.config import load
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.wiring.app import App, build
+from bench.checkouts import HOME, python_of
 
 CONFIG = """
 ledger: {{url: '{ledger}', lease: 10m}}
@@ -42,13 +43,14 @@ METRONOME = """{{type: metronome, api_key: bench, quantity_encoding: text, api_b
     rate_limit: {rate}}}"""
 
 
-class SlotComparison(NamedTuple):
-    """Where things are."""
+class Stand(NamedTuple):
+    """Where things are, and which processes they run in."""
 
     directory: Path
     server: EmbeddedPostgres
     sandbox: str
     latency_seconds: float
+    processes: dict[str, int]
 
     def source(self, rows: int, customers: int, hours: int) -> str:
         """Make an application database with so many raw rows, spread evenly; return its URL."""
@@ -68,7 +70,8 @@ class SlotComparison(NamedTuple):
                 {"customers": customers, "hours": hours, "rows": rows},
             )
             connection.execute("create index on api_request (created_at)")
-            connection.execute("analyze api_request")
+            connection.execute("vacuum (analyze) api_request")
+            connection.execute("checkpoint")
         return url
 
     @contextmanager
@@ -99,25 +102,37 @@ class SlotComparison(NamedTuple):
 
 
 @contextmanager
-def stand(*, latency_seconds: float = 0.0) -> Iterator[SlotComparison]:
+def stand(*, latency_seconds: float = 0.0) -> Iterator[Stand]:
     """Put up a server and a sandbox that answers after `latency_seconds`; take them down at the end."""
     with (
         tempfile.TemporaryDirectory() as directory,
         EmbeddedPostgres(Path(directory) / "pg") as server,
-        _sandbox(latency_seconds) as url,
+        _sandbox(latency_seconds) as (url, sandbox),
     ):
-        yield SlotComparison(Path(directory), server, url, latency_seconds)
+        processes = {"ledger": postmaster(server), "sandbox": sandbox}
+        yield Stand(Path(directory), server, url, latency_seconds, processes)
+
+
+def postmaster(server: EmbeddedPostgres) -> int:
+    """Return the process that all others of a server are below."""
+    return int((server.directory / "postmaster.pid").read_text().split()[0])
 
 
 @contextmanager
-def _sandbox(latency_seconds: float) -> Iterator[str]:
-    call = [sys.executable, "-m", "aggregator.sandbox", "--port", "0", "--meter", "api_requests:sum"]
+def _sandbox(latency_seconds: float) -> Iterator[tuple[str, int]]:
+    """Run the sandbox of our own checkout, whichever package is measured; yield its URL and process."""
+    call = [str(python_of(HOME)), "-m", "aggregator.sandbox", "--port", "0", "--meter", "api_requests:sum"]
     with subprocess.Popen(
-        [*call, "--latency", str(latency_seconds)], stdout=subprocess.PIPE, text=True
+        [*call, "--latency", str(latency_seconds)],
+        cwd=HOME,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            yield next(word.rstrip(".,;") for word in line.split() if word.startswith("http://"))
+            url = next(word.rstrip(".,;") for word in line.split() if word.startswith("http://"))
+            yield url, process.pid
         finally:
             process.terminate()

@@ -1,0 +1,102 @@
+"""The benchmarks run, at a tiny size: what they measure is of no interest here, but that they still do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.figures import Figure, Missing, dumped, line, loaded, ratios
+from bench.one import MEASURES
+from bench.processor import tree_seconds
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(module: str, *arguments: str) -> list[str]:
+    """Run a module of `bench/`, and return the lines that it printed."""
+    call = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_measurement_runs(name: str) -> None:
+    """Each gives figures of at least one event, by the clock and of the client's processor."""
+    figures = loaded(run("bench.one", name, "--scale", "1000")[-1])
+    assert isinstance(figures, list), figures
+    assert figures
+    for figure in figures:
+        assert figure.events >= 100
+        assert figure.wall > 0
+        assert figure.seconds["client"] > 0
+        assert "ledger" in figure.seconds
+
+
+def test_another_checkout_is_measured_in_turns() -> None:
+    """By the same files, whichever it has; ratios stand below the figures of both."""
+    lines = run("bench", "million", "--scale", "1000", "--runs", "2", "--against", str(ROOT))
+    works = [each for each in lines if each.startswith("1,000 customers")]
+    assert len(works) == 2
+    assert len([each for each in lines if each.startswith(f"  {ROOT}")]) == 2
+    assert len([each for each in lines if each.startswith("  times as much as here")]) == 2
+
+
+def test_a_figure_that_another_checkout_cannot_have_is_said_to_be_missing(tmp_path: Path) -> None:
+    """Its package may be older than what is measured; ours is measured all the same."""
+    (tmp_path / "aggregator").mkdir()
+    (tmp_path / "aggregator" / "__init__.py").touch()
+    lines = run("bench", "million", "--scale", "1000", "--runs", "1", "--against", str(tmp_path))
+    [said] = [each for each in lines if each.startswith("million: no figure of")]
+    assert "No module named 'aggregator.core'" in said
+    assert len([each for each in lines if each.startswith("1,000 customers")]) == 2
+
+
+def test_claims_are_measured() -> None:
+    """For each number of feeds and each size of batch."""
+    lines = run("bench.claims", "--events", "20000", "--rounds", "1")
+    assert len([each for each in lines if each.startswith("claim and settle")]) == 6
+
+
+def test_figures_travel_as_json() -> None:
+    """What is read is what was written, and a part that was not measured is none."""
+    figures = [Figure("work", 10, 2.0, {"client": 1.0}, 90.0)]
+    assert loaded(dumped(figures)) == figures
+    assert loaded(dumped(Missing("too old"))) == Missing("too old")
+    assert [figures[0].of(key) for key in ("wall", "client", "sandbox", "peak")] == [
+        2.0,
+        100_000.0,
+        None,
+        90.0,
+    ]
+
+
+def test_ratios_are_taken_run_by_run() -> None:
+    """So what slows both down, as long as it lasts, leaves them as they are."""
+    ours = [Figure("work", 10, wall, {"client": wall}) for wall in (1.0, 5.0, 2.0)]
+    theirs = [Figure("work", 10, 2 * each.wall, {"client": 3 * each.wall}) for each in ours]
+    assert ratios("ratio", theirs, ours).split()[1:] == [
+        "2.00",
+        "(2.00-2.00)",
+        "3.00",
+        "(3.00-3.00)",
+        "-",
+        "-",
+        "-",
+    ]
+    assert line("work", ours).split()[1:3] == ["2.00", "(1.00-5.00)"]
+
+
+def test_the_time_of_processes_that_have_ended_counts() -> None:
+    """Postgres has a process for each session: what an ended one used is its parent's to tell."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "1\n"
+        assert tree_seconds(process.pid) >= 0.25
+        process.stdin.close()
