@@ -66,5 +66,5 @@ bench: $(READY) ## measured figures: seconds, and processor time per event; ARGS
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: clean
-clean: ## remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .peers and caches
+	@rm -rf $(VENV) .peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

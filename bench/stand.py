@@ -53,26 +53,8 @@ class Stand(NamedTuple):
     processes: dict[str, int]
 
     def source(self, rows: int, customers: int, hours: int) -> str:
-        """Make an application database with so many raw rows, spread evenly; return its URL."""
-        url = self.server.url("app")
-        with psycopg.connect(self.server.url(), autocommit=True) as connection:
-            connection.execute("create database app")
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute("create table api_request (customer text, created_at timestamptz)")
-            connection.execute(
-                """
-                insert into api_request
-                select 'cus_' || (n %% %(customers)s),
-                       date_trunc('hour', now()) - (n / %(customers)s %% %(hours)s + 1) * interval '1 hour'
-                       + (n / %(customers)s %% 3600) * interval '1 second'
-                  from generate_series(1, %(rows)s) as n
-                """,
-                {"customers": customers, "hours": hours, "rows": rows},
-            )
-            connection.execute("create index on api_request (created_at)")
-            connection.execute("vacuum (analyze) api_request")
-            connection.execute("checkpoint")
-        return url
+        """Make an application database with so many raw rows; return its URL."""
+        return make_source(self.server, rows, customers, hours)
 
     @contextmanager
     def app(self, source: str, rate: int, transport: str = "v1") -> Iterator[App]:
@@ -84,21 +66,50 @@ class Stand(NamedTuple):
             metronome.set_faults(latency_seconds=self.latency_seconds)
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute("create database ledger")
-            start = connection.execute(
-                "select to_char(date_trunc('day', now() at time zone 'UTC') - interval '3 days', 'YYYY-MM-DD')"
-            ).fetchone()
-        assert start is not None
         path = self.directory / "aggregator.yaml"
         path.write_text(
             CONFIG.format(
                 ledger=self.server.url("ledger"),
                 source=source,
                 sink=sink.format(sandbox=self.sandbox, rate=rate, transport=transport),
-                start=f"{start[0]}T00:00Z",
+                start=first_day(self.server),
             )
         )
         with build(load(path, {}), name="bench") as app:
             yield app
+
+
+def make_source(server: EmbeddedPostgres, rows: int, customers: int, hours: int) -> str:
+    """Make an application database with so many raw rows, spread evenly; return its URL."""
+    url = server.url("app")
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("create database app")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("create table api_request (customer text, created_at timestamptz)")
+        connection.execute(
+            """
+            insert into api_request
+            select 'cus_' || (n %% %(customers)s),
+                   date_trunc('hour', now()) - (n / %(customers)s %% %(hours)s + 1) * interval '1 hour'
+                   + (n / %(customers)s %% 3600) * interval '1 second'
+              from generate_series(1, %(rows)s) as n
+            """,
+            {"customers": customers, "hours": hours, "rows": rows},
+        )
+        connection.execute("create index on api_request (created_at)")
+        connection.execute("vacuum (analyze) api_request")
+        connection.execute("checkpoint")
+    return url
+
+
+def first_day(server: EmbeddedPostgres) -> str:
+    """Return midnight three days ago, before all of the rows."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        found = connection.execute(
+            "select to_char(date_trunc('day', now() at time zone 'UTC') - interval '3 days', 'YYYY-MM-DD')"
+        ).fetchone()
+    assert found is not None
+    return f"{found[0]}T00:00Z"
 
 
 @contextmanager

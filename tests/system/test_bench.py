@@ -53,6 +53,14 @@ def test_a_figure_that_another_checkout_cannot_have_is_said_to_be_missing(tmp_pa
     assert len([each for each in lines if each.startswith("1,000 customers")]) == 2
 
 
+def test_peers_are_given_work_that_ours_does() -> None:
+    """Every event comes once to the light server, whose sum is the source's; others need a network to be installed."""
+    lines = run("bench.peers", "ours", "--scale", "500", "--runs", "1")
+    assert any("2,000 rows -> 40 events" in each for each in lines)
+    [figures] = [each for each in lines if each.startswith("aggregator")]
+    assert len(figures.split()) == 6
+
+
 def test_claims_are_measured() -> None:
     """For each number of feeds and each size of batch."""
     lines = run("bench.claims", "--events", "20000", "--rounds", "1")
