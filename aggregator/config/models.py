@@ -232,8 +232,8 @@ class StripeSink(Block):
     rate_limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description=(
-            "Calls per second at most, per account; for the stream, events per second. Left out: what Stripe allows; no "
-            "limit if `api_base` is on this machine."
+            "Calls per second at most, per account and for all daemons together; for the stream, events per second. Left "
+            "out: what Stripe allows; no limit if `api_base` is on this machine."
         ),
         examples=[100],
     )
@@ -269,7 +269,7 @@ class StripeSink(Block):
 
         On this machine nobody sets a limit, whatever the mode of the key.
         """
-        if self.rate_limit is None and self._local:
+        if self.unlimited:
             return LOOPBACK_PER_SECOND
         allowed = CONNECT_CALLS_PER_SECOND if self._connected else CALLS_PER_SECOND
         return self.rate_limit or allowed[self.mode]
@@ -285,6 +285,11 @@ class StripeSink(Block):
         if self.rate_limit is None and self.stream_by_event and not self._local:
             return STREAM_EVENTS_PER_SECOND
         return self.calls_per_second
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nobody sets a limit, so that several processes need not share one."""
+        return self.rate_limit is None and self._local
 
     @property
     def _local(self) -> bool:

@@ -59,8 +59,8 @@ class MetronomeSink(Block):
     rate_limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description=(
-            "Events per second at most. Left out: 5,000, which Metronome raises on request; at an `api_base` on this "
-            "machine, as many as it takes."
+            "Events per second at most, for all daemons together. Left out: 5,000, which Metronome raises on request; at an "
+            "`api_base` on this machine, as many as it takes."
         ),
         examples=[5000],
     )
@@ -81,8 +81,12 @@ class MetronomeSink(Block):
         """The rate that applies: the one given, or what Metronome allows; on this machine nobody sets a limit."""
         if self.rate_limit is not None:
             return self.rate_limit
-        local = self.api_base is not None and on_this_machine(self.api_base)
-        return LOOPBACK_EVENTS_PER_SECOND if local else EVENTS_PER_SECOND
+        return LOOPBACK_EVENTS_PER_SECOND if self.unlimited else EVENTS_PER_SECOND
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nobody sets a limit, so that several processes need not share one."""
+        return self.rate_limit is None and self.api_base is not None and on_this_machine(self.api_base)
 
     def api_key_revealed(self) -> str:
         """Return the token in clear."""

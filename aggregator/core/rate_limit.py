@@ -32,20 +32,37 @@ class Pace:
 
     def __init__(self, calls_per_second: float, burst: float | None = None) -> None:
         assert calls_per_second > 0
-        self._top = calls_per_second
-        self._floor = min(LEAST_CALLS_PER_SECOND, calls_per_second)
-        self._growth = calls_per_second / RECOVERY_SECONDS
-        self.burst = max(1.0, calls_per_second * BURST_SECONDS if burst is None else burst)
+        self._burst_seconds = BURST_SECONDS if burst is None else burst / calls_per_second
+        self._set_top(calls_per_second)
         self.rate = calls_per_second
         self._tokens = self.burst
         self._earned_until: float | None = None
         self._halved_at: float | None = None
 
+    @property
+    def calls_per_second(self) -> float:
+        """The rate at most."""
+        return self._top
+
+    def limit(self, now: float, calls_per_second: float) -> None:
+        """Set another rate at most; what it is lowered to by refusals, and the burst, change in proportion."""
+        assert calls_per_second > 0
+        self._earn(now)
+        part = calls_per_second / self._top
+        lowered = self.rate < self._top
+        self._set_top(calls_per_second)
+        self.rate = min(self._top, max(self._floor, self.rate * part)) if lowered else self._top
+        self._tokens = min(self._tokens, self.burst)
+
     def take(self, now: float, calls: float = 1.0) -> float:
         """Take leave for one call, or for what counts as several; return how many seconds it has to wait for it."""
         earned_until = self._earn(now)
         self._tokens -= calls
-        return earned_until - now + self._seconds_to_earn(max(0.0, -self._tokens))
+        return self._wait(now, earned_until)
+
+    def due(self, now: float) -> float:
+        """Return how many seconds what was taken last still has to wait."""
+        return self._wait(now, self._earn(now))
 
     def throttled(self, now: float, pause_seconds: float = 0.0) -> None:
         """Take a refusal into account: slow down, and let nothing go for as long as the far side asked for."""
@@ -54,6 +71,15 @@ class Pace:
             self._halved_at = now
             self.rate = max(self._floor, self.rate / 2)
         self._earned_until = max(earned_until, now + min(pause_seconds, LONGEST_PAUSE_SECONDS))
+
+    def _set_top(self, calls_per_second: float) -> None:
+        self._top = calls_per_second
+        self._floor = min(LEAST_CALLS_PER_SECOND, calls_per_second)
+        self._growth = calls_per_second / RECOVERY_SECONDS
+        self.burst = max(1.0, calls_per_second * self._burst_seconds)
+
+    def _wait(self, now: float, earned_until: float) -> float:
+        return earned_until - now + self._seconds_to_earn(max(0.0, -self._tokens))
 
     def _earn(self, now: float) -> float:
         """Add the tokens and the growth of the time gone by; return until when they are counted: now, or a pause's end."""

@@ -16,6 +16,7 @@ from aggregator.ledger.outbox.files import Files
 from aggregator.ledger.outbox.first_use import FirstUses
 from aggregator.ledger.outbox.moved_files import Places
 from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.ledger.outbox.rate_shares import RateShares
 from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.parity import PlannedUsage
 from aggregator.ledger.passes.passes import Passes
@@ -52,6 +53,7 @@ class Ledger:
         self.meters = Meters(database, who, lease)
         self.passes = Passes(database, lease, monotonic, self.identity)
         self.outbox = Outbox(database, who, leave, answer, self.identity)
+        self.rate_shares = RateShares(database, who)
         self.first_uses = FirstUses(database)
         self.files = Files(database, who, hold, self.identity)
         self.uploads = Uploads(database)

@@ -89,9 +89,13 @@ class Pacer:
 
     async def come(self, events: int) -> None:
         """Wait until a request with so many events may leave."""
-        seconds = self.pace.take(self._monotonic(), events if self._by_event else 1)
+        seconds = self.pace.take(self._monotonic(), self.counted(events))
         if seconds > 0:
             await asyncio.sleep(seconds)
+
+    def counted(self, events: int) -> int:
+        """Return as how much a request with so many events counts."""
+        return events if self._by_event else 1
 
     def throttled(self, pause_seconds: float) -> None:
         """Take a refusal into account."""

@@ -11,9 +11,11 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from aggregator.core.model import Answer, Event, Verdict
+from aggregator.core.rate_limit import Pace
 from aggregator.errors import SinkHalted
-from aggregator.sinks.dispatch import Batch, Dispatcher
+from aggregator.sinks.dispatch import Batch, Dispatcher, Pacer
 from aggregator.sinks.event_loop import LazyLoop
+from aggregator.sinks.shared_rate import SharedRate
 
 PATIENCE = dt.timedelta(minutes=1)
 """How long an event may wait for its turn before it is given back: far less than a claim in the ledger lasts."""
@@ -53,10 +55,15 @@ class HttpSink(Generic[Far]):
     def __init__(self, name: str, api_key: str) -> None:
         self.name = name
         self._api_key = api_key
-        self._loop = LazyLoop(f"sink-{name}", self._connect, _shut)
+        self._loop = LazyLoop(f"sink-{name}", self._connect, self._shut)
+        self._shared: SharedRate | None = None
         self._stopped = False
         self._unopened: str | None = None
         """Why it could not be opened, if that halts it."""
+
+    def share_rate(self, shared: SharedRate) -> None:
+        """Keep to its shares of the rate limits, from the first event on: others send to the same account."""
+        self._shared = shared
 
     def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events and yield a verdict on each as it arrives. Raises SinkHalted, at the end, once the sink is halted."""
@@ -94,6 +101,22 @@ class HttpSink(Generic[Far]):
         """Open what is needed to send, on the loop. Raises SinkHalted if a person has to act before that can be done."""
         raise NotImplementedError
 
+    def _pacer(
+        self, route: str, pace: Pace, monotonic: Callable[[], float], *, by_event: bool = False
+    ) -> Pacer:
+        """Return what paces a route, whose limit is shared if the sink's are."""
+        if self._shared is not None:
+            return self._shared.pacer(route, pace, monotonic, by_event=by_event)
+        return Pacer(pace, monotonic, by_event=by_event)
+
+    async def _shut(self, connection: Connection[Far]) -> None:
+        try:
+            await connection.dispatcher.close()
+            if self._shared is not None:
+                await self._shared.close()
+        finally:
+            await connection.client.close()
+
     def _ask(self, question: Callable[[Far], Coroutine[Any, Any, Result]]) -> Result:
         """Have something asked of the far side; return or raise what comes of it."""
         return self._loop.ask(lambda connection: question(connection.far))
@@ -128,10 +151,3 @@ class HttpSink(Generic[Far]):
 def batch(events_per_second: float, most: int) -> int:
     """Return how many events a sink of this rate is given at once."""
     return min(most, max(LEAST_BATCH, int(events_per_second * BATCH_SECONDS)))
-
-
-async def _shut(connection: Connection[Far]) -> None:
-    try:
-        await connection.dispatcher.close()
-    finally:
-        await connection.client.close()

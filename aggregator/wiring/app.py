@@ -54,6 +54,7 @@ from aggregator.wiring.sinks import (
     lying_in,
     outlets,
     places_of,
+    share_rates,
     take_keys,
     with_keys_now,
 )
@@ -324,11 +325,9 @@ def build(
         stack.enter_context(short_turns())
         ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name, host=host))
         sources = {key: _source(config, key, name) for key in config.sources}
-        for source in sources.values():
-            stack.callback(source.close)
         sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
-        for sink in sinks.values():
-            stack.callback(sink.close)
+        for part in (*sources.values(), *sinks.values()):
+            stack.callback(part.close)
         if verify:
             _stop_if(ledger.identity.check(ledger.instant(), stops=True))
         unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
@@ -355,6 +354,7 @@ def build(
         if not looks:
             _clear_unreadable(ledger, registered.values(), sinks)
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
+        share_rates(config, sinks, sink_ids, ledger.rate_shares)
         if verify:
             _note_halts(ledger, sink_ids, unverified, refused)
         yield App(

@@ -21,6 +21,7 @@ from aggregator.sinks.protocol import FileSink as SinkOfFiles
 
 if TYPE_CHECKING:
     from aggregator.config import Meter
+    from aggregator.ledger.outbox.rate_shares import RateShares
     from aggregator.sinks.files import Format
     from aggregator.sinks.stripe import AdminClient, StripeMeter, StripeNotificationClient
     from aggregator.sinks.stripe.limits import Rates
@@ -73,6 +74,23 @@ def _rates(sink: StripeSink) -> "Rates":
     from aggregator.sinks.stripe.limits import Rates
 
     return Rates(sink.calls_per_second, sink.stream_per_second, sink.stream_by_event)
+
+
+def share_rates(
+    config: Config, sinks: Mapping[str, Destination], sink_ids: Mapping[str, int], shares: "RateShares"
+) -> None:
+    """Let each sink that meters feed keep to its part of what all processes on this ledger may send, if that has a limit."""
+    from aggregator.sinks.metronome import MetronomeSink as Metronome
+    from aggregator.sinks.shared_rate import SharedRate
+    from aggregator.sinks.stripe import StripeSink as Stripe
+
+    for name, sink_id in sink_ids.items():
+        match sinks[name], config.sinks[name]:
+            case ((Stripe() | Metronome()) as its, (StripeSink() | MetronomeSink()) as configured):
+                if not configured.unlimited:
+                    its.share_rate(
+                        SharedRate(partial(shares.renew, sink_id), partial(shares.release, sink_id))
+                    )
 
 
 def declared_rate(config: Config, name: str, waiting: int) -> float | None:

@@ -361,6 +361,20 @@ create index claim_open on aggregator.claim (sink_id, id) where settled_at is nu
 comment on table aggregator.claim is
     'The record of an attempt, committed before the first byte leaves. One without settled_at may have been sent in full.';
 
+create table aggregator.rate_share (
+    sink_id    integer not null references aggregator.sink,
+    route      text not null check (route <> ''),
+    owner      uuid not null,
+    wanted     double precision not null check (wanted > 0),
+    held       double precision not null check (held >= 0),
+    held_until timestamptz not null,
+    primary key (sink_id, route, owner)
+) with (fillfactor = 50);
+comment on table aggregator.rate_share is
+    'Which part of a rate limit each process that sends by a route may use, in calls or events a second.';
+comment on column aggregator.rate_share.wanted is 'What the process could use.';
+comment on column aggregator.rate_share.held is 'What it uses, at most, until `held_until`: no other may use that.';
+
 create table aggregator.file (
     claim_id        bigint primary key references aggregator.claim,
     sink_id         integer not null references aggregator.sink,

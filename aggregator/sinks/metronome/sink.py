@@ -20,7 +20,7 @@ from aggregator.core.model import (
 from aggregator.core.rate_limit import Pace
 from aggregator.errors import SinkError, SinkHalted
 from aggregator.runtime import clock
-from aggregator.sinks.dispatch import Bound, Dispatcher, Pacer, Route
+from aggregator.sinks.dispatch import Bound, Dispatcher, Route
 from aggregator.sinks.http_sink import PATIENCE, Connection, HttpSink, batch
 from aggregator.sinks.metronome import trial
 from aggregator.sinks.metronome.account import HOUR, Account
@@ -196,7 +196,7 @@ class MetronomeSink(HttpSink[Account]):
 
     def _route(self, client: Client, account: Account) -> Route:
         return Route(
-            pacer=Pacer(self._pace, self._monotonic, by_event=True),
+            pacer=self._pacer("events", self._pace, self._monotonic, by_event=True),
             deliver=self._sender(client).deliver,
             at_once=MOST_EVENTS,
             objection=Invoices(account, self._monotonic).objection,

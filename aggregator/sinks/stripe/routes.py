@@ -38,6 +38,7 @@ class Routes:
         transport: str,
         livemode: bool,
         monotonic: Callable[[], float],
+        pacer: Callable[..., Pacer],
     ) -> None:
         self._client = client
         self._sink = sink
@@ -47,6 +48,7 @@ class Routes:
         self._transport = transport
         self._livemode = livemode
         self._monotonic = monotonic
+        self._pacer = pacer
         self._looking = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._accounts: dict[str | None, Account] = {}
         self._checked: dict[str | None, Checked] = {}
@@ -98,9 +100,12 @@ class Routes:
     def _made(self, transport: str, name: str | None) -> Route:
         context, rates, checked = self.account(name).context, self._rates, self._look(name)
         prepare, fault = (checked.look, checked.fault) if checked else (None, None)
+        called = f"{transport} {name}" if name else transport
         if transport == "stream":
             return Route(
-                pacer=Pacer(Pace(rates.stream), self._monotonic, by_event=rates.stream_by_event),
+                pacer=self._pacer(
+                    called, Pace(rates.stream), self._monotonic, by_event=rates.stream_by_event
+                ),
                 deliver=StreamSender(context, Session(context, self._monotonic)).deliver,
                 at_once=AT_ONCE,
                 prepare=prepare,
@@ -108,7 +113,7 @@ class Routes:
                 after_refusal=after_refusal,
             )
         return Route(
-            pacer=Pacer(Pace(rates.calls), self._monotonic),
+            pacer=self._pacer(called, Pace(rates.calls), self._monotonic),
             deliver=MeterEventSender(context, 2 if transport == "v2" else 1).deliver,
             prepare=prepare,
             fault=fault,

@@ -176,6 +176,7 @@ class StripeSink(HttpSink[Routes]):
             transport=self.limits.transport,
             livemode=self._livemode,
             monotonic=self._monotonic,
+            pacer=self._pacer,
         )
         dispatcher = Dispatcher(
             routes.bind, max_in_flight=self._max_in_flight, patience_seconds=self._patience.total_seconds()
