@@ -17,7 +17,7 @@ class LoopThread:
     """Runs from construction to `close`. A daemon thread, so that a process which forgot to close can still end."""
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -40,6 +40,15 @@ class LoopThread:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's where there is one: it takes a fifth less of the time of a call."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 class LazyLoop(Generic[Line]):

@@ -32,6 +32,7 @@ class Asked(NamedTuple):
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
+    raw: str = ""
 
     @property
     def identifiers(self) -> list[str]:
@@ -104,11 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         as_json = "json" in (self.headers.get("Content-Type") or "")
-        self._answer(json.loads(raw or "{}") if as_json else dict(parse_qsl(raw)))
+        self._answer(json.loads(raw or "{}") if as_json else dict(parse_qsl(raw)), raw)
 
-    def _answer(self, body: dict[str, Any]) -> None:
+    def _answer(self, body: dict[str, Any], raw: str = "") -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        asked = Asked(self.command, urlsplit(self.path).path, body, headers)
+        asked = Asked(self.command, urlsplit(self.path).path, body, headers, raw)
         told: Told = self.server.scripted.reply(asked)  # type: ignore[attr-defined]  # put there by `serving`
         if told.status == 0:
             self.close_connection = True

@@ -33,8 +33,8 @@ from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.protocol import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
-from aggregator.sinks.stripe.client import API_VERSION
 from aggregator.sinks.stripe.limits import Rates
+from aggregator.sinks.stripe.wire import API_VERSION
 from tests.contract.events import about_to_leave, always, answers, send, send_one, until_halted
 from tests.contract.making import making
 

@@ -1,21 +1,23 @@
-"""The official library, set up our way, and one request through it.
+"""The official library, set up our way, and the requests that carry events beside it.
 
 Rules
 - It repeats nothing by itself: each attempt is ours, recorded beforehand. Whatever breaks once a call has begun leaves open
   what arrived of it.
 - Nothing of it comes from the environment: neither the address, nor the token, nor a proxy.
 - It follows no redirect: events go to the address that is configured, or nowhere.
-- A call ends within its time as a whole; the library's own limits are for each read or write.
 - It writes no log below a warning.
+- Events go past it (`http_calls`): it takes longer over a request than making it does.
 """
 
-import asyncio
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from aggregator import __version__
 from aggregator.core.model import Encoding, Event
 from aggregator.runtime import failpoints
+from aggregator.sinks.credentials import APP_NAME, Credentials
 from aggregator.sinks.dispatch import Queued
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.event import MetronomeMeter
@@ -23,36 +25,40 @@ from aggregator.sinks.metronome.responses import Refusal, judge_refusal, judge_s
 from aggregator.sinks.responses import NoResponse, Response, judge_silence
 
 if TYPE_CHECKING:
-    import httpx
+    from aggregator.sinks.http_calls import Head
 
 MOST_EVENTS = 100
 """As many as one request takes (docs.metronome.com, send usage events)."""
 
 API_BASE = "https://api.metronome.com"
 
-CONNECT_SHARE = 0.5
-"""Share of the timeout for making a connection, so that a call which never left can be told from one that did."""
-
-KEEP_ALIVE_SECONDS = 15.0
-"""An idle connection is closed by us before Metronome closes it, which would leave a call on it without an answer."""
-
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid")
 """Which of them Metronome sends is not documented; it is kept for whoever asks its support."""
 
-TOKENS_HIDDEN = 2
-"""The token, and the one before it: an answer may still repeat that."""
+INGEST = "/v1/ingest"
+
+
+class Answered(NamedTuple):
+    """A 2xx: its body, and by what name Metronome knows the call."""
+
+    body: bytes
+    request_id: str | None
 
 
 class Client:
     """One pool of connections. Made, used and closed on one event loop."""
 
     def __init__(self, token: str, *, api_base: str | None, timeout_seconds: float, connections: int) -> None:
+        import certifi
         import httpx
+
+        from aggregator.sinks.http_calls import KEEP_ALIVE_SECONDS, HttpCalls
 
         for name in ("httpx", "httpcore", "metronome"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._secrets: tuple[str, ...] = ()
-        self._api_base = api_base
+        self._credentials = Credentials(token)
+        self._api_base = api_base or API_BASE
+        self._calls = HttpCalls(self._api_base, ca_file=certifi.where(), timeout_seconds=timeout_seconds)
         self.timeout_seconds = timeout_seconds
         self._http = httpx.AsyncClient(
             limits=httpx.Limits(
@@ -70,10 +76,13 @@ class Client:
         import httpx
         import metronome
 
-        self._secrets = tuple(dict.fromkeys([api_key, *self._secrets]))[:TOKENS_HIDDEN]
+        from aggregator.sinks.http_calls import CONNECT_SHARE
+
+        self._credentials.use(api_key)
+        self._head: Head | None = None
         self.api = metronome.AsyncMetronome(
             bearer_token=api_key,
-            base_url=self._api_base or API_BASE,
+            base_url=self._api_base,
             timeout=httpx.Timeout(self.timeout_seconds, connect=self.timeout_seconds * CONNECT_SHARE),
             max_retries=0,
             default_headers={"Authorization": f"Bearer {api_key}"},  # or the environment could replace it
@@ -83,13 +92,23 @@ class Client:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+        await self._calls.close()
 
-    async def ingest(self, body: bytes) -> "httpx.Response":
-        """Send a request of events as these bytes, and return the answer if it is a 2xx."""
-        import httpx
-
-        async with asyncio.timeout(self.timeout_seconds):
-            return await self.api.post("/v1/ingest", content=body, cast_to=httpx.Response)
+    async def ingest(self, body: bytes) -> Answered | Refusal | NoResponse:
+        """Send a request of events as these bytes, and return what came of it. Never repeats the token."""
+        try:
+            if self._head is None:
+                self._head = self._calls.head(INGEST, headers(self._credentials.key))
+            received = await self._calls.post(self._head, body)
+        except ValueError as error:
+            received = NoResponse(left=False, what=f"not sent: {error}")
+        if isinstance(received, NoResponse):
+            return received._replace(what=self.hide(received.what))
+        request_id = self.request_id(received.headers)
+        if 200 <= received.status < 300:
+            return Answered(received.body, request_id)
+        words = self.hide(_words(_document(received.body)))
+        return Refusal(received.status, words, received.headers.get("retry-after"), request_id)
 
     def describe(self, error: Exception) -> Refusal | NoResponse:
         """Say what an error of a call tells: an answer that refuses, or none. Never repeats the token."""
@@ -101,24 +120,39 @@ class Client:
                 response.status_code,
                 self.hide(_words(error.body)),
                 response.headers.get("retry-after"),
-                self.request_id(response),
+                self.request_id(response.headers),
             )
         wrapped = isinstance(error, metronome.APIConnectionError) and error.__cause__
         silent = silence(wrapped or error, self.timeout_seconds)
         return silent._replace(what=self.hide(silent.what))
 
-    def request_id(self, response: "httpx.Response") -> str | None:
+    def request_id(self, headers: Mapping[str, str]) -> str | None:
         """Return by what name Metronome knows a call, if it says so."""
-        found = next(
-            (response.headers[name] for name in REQUEST_ID_HEADERS if name in response.headers), None
-        )
+        found = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
         return None if found is None else self.hide(found)
 
     def hide(self, text: str) -> str:
         """Return what somebody else wrote without our token: who answers may repeat what was sent."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return text
+        return self._credentials.hide(text)
+
+
+def headers(token: str) -> dict[str, str]:
+    """Return what every request of events says, as the official library does and beside its body."""
+    import metronome
+
+    return {
+        "Authorization": f"Bearer {token}",
+        "User-Agent": f"AsyncMetronome/Python {metronome.__version__} {APP_NAME}/{__version__}",
+        "Content-Type": "application/json",
+    }
+
+
+def _document(body: bytes) -> object:
+    """Return what a body says: as JSON, or as it is."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")
 
 
 def _words(body: object) -> str:
@@ -167,10 +201,11 @@ class RequestSender:
         """Send events in one request and judge the answer."""
         body = wire.body(wire.written(each, self._meters[each.meter], self._encoding) for each in events)
         failpoints.passing("event_leaving")
-        try:
-            response = await self._client.ingest(body)
-        except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
-            told = self._client.describe(error)
-            return judge_silence(told) if isinstance(told, NoResponse) else judge_refusal(told, self._sink)
+        told = await self._client.ingest(body)
+        match told:
+            case NoResponse():
+                return judge_silence(told)
+            case Refusal():
+                return judge_refusal(told, self._sink)
         failpoints.passing("answer_unread")
-        return judge_success(response.content, self._client.request_id(response))
+        return judge_success(told.body, told.request_id)

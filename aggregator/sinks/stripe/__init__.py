@@ -12,7 +12,8 @@ account.py          what an account says of its meters: preflight and totals
 notifications.py    what it tells by itself, listed, fetched, delivered and signed
 invalid_events.py   what a message on invalid events says; pure
 cancelling.py       one event taken back
-client.py           the official library, set up our way
+wire.py             what calls with events say, as the official library writes it; pure
+client.py           the official library, set up our way, and the calls that carry events beside it
 
 And what a person does there, by `aggregator meters` and `aggregator check`:
 

@@ -59,9 +59,9 @@ class AccountContext:
         """Return what Stripe calls a customer of ours."""
         return named.partition("/")[2] if self.of_customer else named
 
-    def judge(self, error: Exception, token: str | None = None) -> Response:
-        """Judge a request of events that raised. `token` is what it carried instead of the key."""
-        told = self.client.describe(error, token)
+    def judge(self, error: Exception) -> Response:
+        """Judge a call of the library's that raised."""
+        told = self.client.describe(error)
         return judge_silence(told) if isinstance(told, NoResponse) else self.judge_refusal(told)
 
     def judge_refusal(self, told: Refusal) -> Response:

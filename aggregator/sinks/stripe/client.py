@@ -1,40 +1,38 @@
-"""The official library, set up our way, and what its errors say.
+"""The official library, set up our way, what its errors say, and the calls that carry events beside it.
 
 Rules
 - It repeats nothing by itself: each attempt is ours, recorded beforehand. It makes a new Idempotency-Key for every call that
   brings none of its own.
-- The API version is pinned here, not by the release of the library that happens to be installed.
+- The API version is pinned by us (`wire`), not by the release of the library that happens to be installed.
 - All its addresses follow `api_base`, so that nothing meant for a sandbox can reach Stripe.
 - It writes no log below a warning: at INFO it has two lines per call, with customers' ids in Stripe's messages.
 - Certificates are verified against the library's own list of authorities.
+- Events go past it, on the same connections (`http_calls`).
 """
 
+import json
 import logging
 import ssl
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aggregator import __version__
+from aggregator.sinks.credentials import APP_NAME, Credentials
 from aggregator.sinks.responses import NoResponse
+from aggregator.sinks.stripe import wire
 from aggregator.sinks.stripe.responses import Refusal
 
 if TYPE_CHECKING:
-    import stripe
     from stripe._base_address import BaseAddresses
 
-API_VERSION = "2026-10-28.endive"
-"""docs.stripe.com/api/versioning; raised on purpose, together with the tests."""
+    from aggregator.sinks.http_calls import Head, Received
 
-CONNECT_SHARE = 0.5
-"""Share of the timeout for making a connection, name look-up and TLS included.
 
-Below 1, so that a call which never left can be told from one that did.
-"""
+class Answered(NamedTuple):
+    """A 2xx: what its body says, and by what name Stripe knows the call."""
 
-KEEP_ALIVE_SECONDS = 15.0
-"""An idle connection is closed by us before Stripe closes it, which would leave a call on it without an answer."""
-
-KEYS_HIDDEN = 2
-"""The key, and the one before it: an answer may still repeat that."""
+    body: Any
+    request_id: str | None
 
 
 class Client:
@@ -51,7 +49,10 @@ class Client:
         import aiohttp
         import stripe
 
+        from aggregator.sinks.http_calls import CONNECT_SHARE, KEEP_ALIVE_SECONDS, HttpCalls
+
         stripe.enable_telemetry = False  # a fifth of the time of a call goes into it
+        stripe.set_app_info(APP_NAME, version=__version__)
         logging.getLogger("stripe").setLevel(logging.WARNING)
         timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds * CONNECT_SHARE)
         connector = aiohttp.TCPConnector(
@@ -60,77 +61,131 @@ class Client:
             keepalive_timeout=KEEP_ALIVE_SECONDS,
         )
         self._http = stripe.AIOHTTPClient(timeout=timeout, connector=connector)
-        self._secrets: tuple[str, ...] = ()
-        self._api_base = api_base
-        self.timeout_seconds = timeout_seconds
+        self._api_base = api_base.rstrip("/") if api_base else None
+        self._timeout_seconds = timeout_seconds
+        bases = {
+            path: self._api_base
+            or (stripe.DEFAULT_METER_EVENTS_API_BASE if path is wire.Path.STREAM else stripe.DEFAULT_API_BASE)
+            for path in wire.Path
+        }
+        calls = {
+            base: HttpCalls(base, ca_file=stripe.ca_bundle_path, timeout_seconds=timeout_seconds)
+            for base in set(bases.values())
+        }
+        self._calls = {path: calls[base] for path, base in bases.items()}
+        self._heads: dict[tuple[wire.Path, str | None], tuple[str, Head]] = {}
+        """What calls to a path for an account have in common, and for which key or token."""
+        self._credentials = Credentials(api_key)
         self.use_key(api_key)
 
     def use_key(self, api_key: str) -> None:
         """Make every call from now on with this key; those that are under way end with the one they began with."""
         import stripe
 
-        self._secrets = tuple(dict.fromkeys([api_key, *self._secrets]))[:KEYS_HIDDEN]
+        self._credentials.use(api_key)
         self.api = stripe.StripeClient(
             api_key,
             http_client=self._http,
-            stripe_version=API_VERSION,
+            stripe_version=wire.API_VERSION,
             max_network_retries=0,
-            base_addresses=_addresses(self._api_base.rstrip("/")) if self._api_base else None,
+            base_addresses=_addresses(self._api_base) if self._api_base else None,
         )
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]  # as the library has it
+        for calls in self._calls.values():
+            await calls.close()
 
-    def describe(self, error: Exception, token: str | None = None) -> Refusal | NoResponse:
-        """Say what an error of a call tells: an answer that refuses, or none. Never repeats the key, or a session's."""
+    async def post(
+        self,
+        path: wire.Path,
+        body: bytes,
+        idempotency_key: str,
+        account: str | None = None,
+        token: str | None = None,
+    ) -> Answered | Refusal | NoResponse:
+        """Make one call that carries events. `token` is that of a session; it stands in for the key.
+
+        Never repeats the key, or the token.
+        """
+        try:
+            head = self._head(path, account, token or self._credentials.key)
+            received = await self._calls[path].post(head, body, Idempotency_Key=idempotency_key)
+        except ValueError as error:
+            received = NoResponse(left=False, what=f"not sent: {error}")
+        told = received if isinstance(received, NoResponse) else _read(received)
+        match told:
+            case NoResponse():
+                return told._replace(what=self.hide(told.what, token) or "")
+            case Refusal():
+                return self._hidden(told, token)
+        return told._replace(request_id=self.hide(told.request_id, token))
+
+    def describe(self, error: Exception) -> Refusal | NoResponse:
+        """Say what an error of the library's tells: an answer that refuses, or none. Never repeats the key."""
         import stripe
 
         if isinstance(error, stripe.StripeError) and error.http_status is not None:
-            told = _refusal(error, error.http_status)
-            return told._replace(
-                message=self.hide(told.message, token) or "",
-                code=self.hide(told.code, token),
-                request_id=self.hide(told.request_id, token),
-            )
-        silent = silence(error.__cause__ or error, self.timeout_seconds)
-        return silent._replace(what=self.hide(silent.what, token) or "")
+            return self._hidden(_refusal(error.http_status, error.json_body, error.headers or {}))
+        silent = silence(error.__cause__ or error, self._timeout_seconds)
+        return silent._replace(what=self.hide(silent.what) or "")
 
     def hide(self, text: str | None, token: str | None = None) -> str | None:
         """Return what somebody else wrote without our key, or a session's: who answers may repeat what was sent."""
         if text is None:
             return None
-        hidden = str(text)
-        for secret in self._secrets:
-            hidden = hidden.replace(secret, "[key]")
+        hidden = self._credentials.hide(str(text))
         return hidden.replace(token, "[session]") if token else hidden
+
+    def _head(self, path: wire.Path, account: str | None, key: str) -> "Head":
+        made_for, head = self._heads.get((path, account), (None, None))
+        if head is None or made_for != key:
+            head = self._calls[path].head(path, wire.headers(path, key, account))
+            self._heads[path, account] = key, head
+        return head
+
+    def _hidden(self, told: Refusal, token: str | None = None) -> Refusal:
+        return told._replace(
+            message=self.hide(told.message, token) or "",
+            code=self.hide(told.code, token),
+            request_id=self.hide(told.request_id, token),
+        )
 
 
 def _addresses(base: str) -> "BaseAddresses":
     return {"api": base, "meter_events": base, "files": base, "connect": base}
 
 
-def _refusal(error: "stripe.StripeError", status: int) -> Refusal:
-    """Read an error that carries a status. Its body is in Stripe's shape, or it is somebody else's."""
-    body = error.json_body
+def _read(received: "Received") -> Answered | Refusal:
+    try:
+        body = json.loads(received.body)
+    except ValueError:
+        return _refusal(received.status, None, received.headers)
+    if 200 <= received.status < 300:
+        return Answered(body, received.headers.get("request-id"))
+    return _refusal(received.status, body, received.headers)
+
+
+def _refusal(status: int, body: object, headers: Mapping[str, str]) -> Refusal:
+    """Read an answer that is not a usable 2xx. Its body is in Stripe's shape, or it is somebody else's."""
     told = body.get("error") if isinstance(body, Mapping) else None
-    headers = error.headers or {}
-    retry_after, should_retry = headers.get("retry-after"), headers.get("stripe-should-retry")
+    retry_after, request_id = headers.get("retry-after"), headers.get("request-id")
     if not isinstance(told, Mapping):
-        return Refusal(status, readable=False, retry_after=retry_after, request_id=error.request_id)
+        return Refusal(status, readable=False, retry_after=retry_after, request_id=request_id)
     return Refusal(
         status,
         str(told.get("message") or ""),
         told.get("type"),
         told.get("code"),
         retry_after=retry_after,
-        should_retry=should_retry,
-        request_id=error.request_id,
+        should_retry=headers.get("stripe-should-retry"),
+        request_id=request_id,
     )
 
 
 def silence(cause: BaseException, timeout_seconds: float) -> NoResponse:
-    """Tell a call that never left from one that may have. Only a failure to connect is proof."""
+    """Tell a call of the library's that never left from one that may have. Only a failure to connect is proof."""
     import aiohttp
 
     match cause:

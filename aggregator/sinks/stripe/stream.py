@@ -19,15 +19,17 @@ Rules of the session
 
 import asyncio
 import datetime as dt
+import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from aggregator.core.model import Answer
 from aggregator.runtime import failpoints
 from aggregator.sinks.dispatch import Queued, still
-from aggregator.sinks.responses import Response
+from aggregator.sinks.responses import NoResponse, Response, judge_silence
+from aggregator.sinks.stripe import wire
 from aggregator.sinks.stripe.account_context import AccountContext
-from aggregator.sinks.stripe.meter_events import spoken
+from aggregator.sinks.stripe.meter_events import document
 from aggregator.sinks.stripe.responses import Refusal, is_expired_session, wrong_mode
 
 LASTS = dt.timedelta(minutes=15)
@@ -132,12 +134,6 @@ def _instant(said: object) -> dt.datetime:
     return instant if instant.tzinfo else instant.replace(tzinfo=dt.UTC)
 
 
-if TYPE_CHECKING:
-    from stripe import StripeResponse
-    from stripe.params.v2.billing import MeterEventStreamCreateParamsEvent
-
-PATH = "/v2/billing/meter_event_stream"
-
 AT_ONCE = 100
 """docs.stripe.com/api/v2/billing/meter-event-stream/create"""
 
@@ -177,23 +173,20 @@ class StreamSender:
     async def _post(self, queued: Sequence[Queued], opened: Opened) -> Response | Refusal:
         """Make the request; return the refusal as it is where it is about the session, which took nothing."""
         context = self._context
-        said: list[MeterEventStreamCreateParamsEvent] = [spoken(each.event, context) for each in queued]
+        body = wire.stream([document(each.event, context) for each in queued])
         failpoints.passing("event_leaving")
-        try:
-            # By hand, where the library's own method drops the answer: a 200 that is not Stripe's must not pass for one.
-            answer: StripeResponse = await context.client.api.raw_request_async(
-                "post", PATH, base="meter_events", events=said, api_key=opened.token, **context.options
-            )
-        except Exception as error:  # noqa: BLE001 - whatever broke in the library, the request may have arrived
-            told = context.client.describe(error, opened.token)
-            if isinstance(told, Refusal) and is_expired_session(told):
-                return told
-            return context.judge(error, opened.token)
+        told = await context.client.post(
+            wire.Path.STREAM, body, secrets.token_hex(16), context.account, opened.token
+        )
+        match told:
+            case NoResponse():
+                return judge_silence(told)
+            case Refusal():
+                return told if is_expired_session(told) else context.judge_refusal(told)
         failpoints.passing("answer_unread")
-        request_id = context.client.hide(answer.request_id, opened.token)
-        if not _says_taken(answer.data):
-            return Response(Answer.UNKNOWN, "the answer is not that of the stream", request_id)
-        return Response(Answer.ACCEPTED, request_id=request_id)
+        if not _says_taken(told.body):
+            return Response(Answer.UNKNOWN, "the answer is not that of the stream", told.request_id)
+        return Response(Answer.ACCEPTED, request_id=told.request_id)
 
 
 def _says_taken(answer: object) -> bool:
