@@ -66,6 +66,13 @@ def s3(scale: int) -> list[Figure]:
     return measure("s3", 1_000_000 // scale)
 
 
+def start(scale: int) -> list[Figure]:
+    """The help and the daemon, some times over."""
+    from bench.start import measure
+
+    return measure(max(10 // scale, 1))
+
+
 MEASURES: dict[str, Measure] = {
     "v1": v1,
     "v1-limited": v1_limited,
@@ -74,6 +81,7 @@ MEASURES: dict[str, Measure] = {
     "million": million,
     "directory": directory,
     "s3": s3,
+    "start": start,
 }
 
 

@@ -59,11 +59,16 @@ class Stand(NamedTuple):
     @contextmanager
     def app(self, source: str, rate: int, transport: str = "v1") -> Iterator[App]:
         """Build the App over a source, with the sink `far`; `transport` is one of Stripe's, or `metronome`."""
-        sink = METRONOME if transport == "metronome" else STRIPE
         if transport == "metronome":
             metronome = MetronomeControl(self.sandbox)
             metronome.add_metric("api_requests")
             metronome.set_faults(latency_seconds=self.latency_seconds)
+        with build(load(self.configure(source, rate, transport), {}), name="bench") as app:
+            yield app
+
+    def configure(self, source: str, rate: int, transport: str) -> Path:
+        """Make an empty ledger, and return the configuration of all."""
+        sink = METRONOME if transport == "metronome" else STRIPE
         with psycopg.connect(self.server.url(), autocommit=True) as connection:
             connection.execute("create database ledger")
         path = self.directory / "aggregator.yaml"
@@ -75,8 +80,7 @@ class Stand(NamedTuple):
                 start=first_day(self.server),
             )
         )
-        with build(load(path, {}), name="bench") as app:
-            yield app
+        return path
 
 
 def make_source(server: EmbeddedPostgres, rows: int, customers: int, hours: int) -> str:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,23 @@ def run(
       3  events wait for a busy sink: run it again
       4  a person is needed: see `aggregator status`
     """
+    from aggregator.runtime.garbage import uncollected
+
+    with uncollected() as begun:
+        _run(config_path, begun, once=once, verbose=verbose, web=web, first_time=first_time, as_json=as_json)
+
+
+def _run(
+    config_path: Path,
+    begun: Callable[[], None],
+    *,
+    once: bool,
+    verbose: bool,
+    web: str | None,
+    first_time: bool,
+    as_json: bool,
+) -> None:
+    """Run as told; say when everything is built for the first time."""
     from aggregator.runtime import log
     from aggregator.runtime.clock import utcnow
     from aggregator.wiring.app import build
@@ -64,6 +81,7 @@ def run(
         with _saying_why_stopped(), build(config, verify=True) as app:
             if first_time:
                 app.first_time(app.registered, somebody(), app.ledger.instant())
+            begun()
             outcome = run_once(app, as_json=as_json)
         raise click.exceptions.Exit(outcome)
     from aggregator.daemon.daemon import Daemon
@@ -77,6 +95,7 @@ def run(
         with build(load_config(config_path), verify=True) as app:
             while words:  # said once: of what is configured later nobody has said it
                 app.first_time(app.registered, words.pop(), app.ledger.instant())
+            begun()
             yield app
 
     with _saying_why_stopped():

@@ -1,0 +1,32 @@
+"""When the collector of cycles is off, and when it is on again."""
+
+import gc
+
+import pytest
+
+from aggregator.runtime.garbage import uncollected
+
+
+def test_nothing_is_collected_until_all_has_begun() -> None:
+    """From then on it is, but for what was there; and to say so again changes nothing."""
+    frozen = gc.get_freeze_count()
+    try:
+        with uncollected() as begun:
+            assert not gc.isenabled()
+            begun()
+            assert gc.isenabled()
+            assert gc.get_freeze_count() > frozen
+            set_apart = gc.get_freeze_count()
+            later = [[] for _ in range(1_000)]  # type: list[list[int]]
+            begun()
+            assert gc.get_freeze_count() == set_apart
+            assert later
+    finally:
+        gc.unfreeze()
+
+
+def test_it_is_collected_again_after_a_start_that_failed() -> None:
+    """A configuration that is wrong, say: the tests go on in the same process."""
+    with pytest.raises(ValueError, match="wrong"), uncollected():
+        raise ValueError("wrong")
+    assert gc.isenabled()
