@@ -27,6 +27,33 @@ def test_done_is_0(world: World) -> None:
     assert len(logged(ran, "pass_committed")) == len(logged(ran, "batch_delivered")) == 1
 
 
+NEEDLESS = {
+    "alembic",
+    "mako",
+    "uvicorn",
+    "boto3",
+    "botocore",
+    "metronome",
+    "websockets",
+    "watchfiles",
+    "yaml",
+}
+"""What is for other work than this."""
+
+
+def test_a_run_loads_what_it_needs(world: World) -> None:
+    """The tables are there, no deliveries are listened to, and there is no other sink than Stripe."""
+    world.write()
+    assert world.run("migrate").code == 0
+    world.use_much(customers=2, minutes=2)
+    ran = world.run("run", "--once", PYTHONPROFILEIMPORTTIME="1")
+    assert ran.code == 0, ran.said
+    lines = [line for line in ran.err.splitlines() if line.startswith("import time:")]
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    assert loaded >= {"aggregator", "sqlalchemy", "stripe"}
+    assert not loaded & NEEDLESS
+
+
 def test_a_source_that_is_away_is_1_and_the_other_meters_go_on(world: World) -> None:
     """One meter's trouble is logged and recorded with its reason, and delays no other (B18, invariant 10)."""
     world.use_much(customers=5, minutes=5)
