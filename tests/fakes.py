@@ -50,6 +50,7 @@ class FakeSink:
         self.stopped = False
         self.belongs_to: str | None = "acct_fake test"
         self.fault: Callable[[Event], Answer | None] = lambda event: None
+        self.says: Callable[[Event], tuple[str, str] | None] = lambda event: None
         self.lost_after_booking: Callable[[Event], bool] = lambda event: False
         self.during_send: Callable[[], None] = lambda: None
 
@@ -69,7 +70,7 @@ class FakeSink:
         self.received.append(event)
         fault = self.fault(event)
         if fault is not None:
-            return Verdict(event.id, fault, f"told to answer {fault}")
+            return Verdict(event.id, fault, *(self.says(event) or (f"told to answer {fault}",)))
         if event.customer in self.refused:
             return Verdict(event.id, Answer.REFUSED, "no such customer")
         if event.identifier in self.identifiers:

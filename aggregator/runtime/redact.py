@@ -49,10 +49,12 @@ def _spellings(secrets: Iterable[str]) -> list[str]:
 
 def storable(text: str) -> str:
     """Return a text that any database takes: control characters and broken text escaped, and not too long."""
-    shown = "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
-        for each in " ".join(text.split())
-    )
+    shown = " ".join(text.split())
+    if not shown.isprintable():
+        shown = "".join(
+            each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode()
+            for each in shown
+        )
     return shown if len(shown) <= LONGEST else shown[:LONGEST] + " ..."
 
 

@@ -1,5 +1,7 @@
 """Who is calling, and by which key: one that is never repeated, though whoever answers may send back what was sent."""
 
+from aggregator.runtime.redact import storable
+
 APP_NAME = "usage-aggregator"
 """The name of the distribution, which a far side can look up."""
 
@@ -23,7 +25,7 @@ class Credentials:
         self._keys = tuple(dict.fromkeys([key, *self._keys]))[:REMEMBERED]
 
     def hide(self, text: str) -> str:
-        """Return what somebody else wrote, without our keys."""
+        """Return what somebody else wrote, without our keys, and fit to be stored and shown."""
         for key in self._keys:
             text = text.replace(key, "[key]")
-        return text
+        return storable(text)

@@ -136,6 +136,13 @@ def test_a_report_says_when_and_why() -> None:
     assert str(told) == "api: 1 invalid, 1 named"
 
 
+def test_words_that_no_database_takes_are_told_as_far_as_they_go() -> None:
+    """JSON may hold a NUL, and halves of characters."""
+    told = read_report(message(kind(UNKNOWN, {"identifier": A}, words="a\0b \ud800")), "api", EVENT_NAMES)
+    rejection = Rejection(A, r"meter_event_customer_not_found: a\x00b \ud800")
+    assert told.reports == (Report("evt_1", "api", SPAN, 1, (rejection,)),)
+
+
 def test_a_report_on_a_meter_of_somebody_else_concerns_nobody_but_whom_it_names() -> None:
     """It belongs to no meter of ours, so nothing of ours is read back for it."""
     assert reports(message(kind(UNKNOWN, {"identifier": A}, count=9)), meter=None) == [("", 9, [A])]

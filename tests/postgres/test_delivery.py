@@ -158,6 +158,19 @@ def test_one_customer_that_is_always_refused_stops_nobody(owing: World) -> None:
     assert (parked.customer, parked.state, parked.reason) == ("cus_4", "refused", "no such customer")
 
 
+def test_words_that_no_database_takes_are_kept_as_far_as_they_go(owing: World) -> None:
+    """A refusal with a NUL or broken text in it is set down like any other; else it would be sent again for ever."""
+    owing.sink.fault = lambda event: Answer.REFUSED if event.customer == "cus_4" else None
+    owing.sink.says = lambda event: ("no\0such \ud800customer\n", "req\0")
+    done = owing.deliver()
+    assert (done.accepted, done.refused) == (9, 1)
+    [parked] = ParkedEvents(owing.database).waiting(Choice(), 20)
+    assert parked.reason == r"no\x00such \ud800customer"
+    assert owing.rows("select distinct request_id from aggregator.event where state = 'refused'") == [
+        (r"req\x00",)
+    ]
+
+
 def test_a_refused_event_is_sent_again_on_a_persons_word(owing: World) -> None:
     """Once the customer exists, the same event goes out as it was planned."""
     owing.sink.refused.add("cus_4")

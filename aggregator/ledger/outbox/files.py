@@ -25,7 +25,7 @@ from aggregator.core.model import (
 )
 from aggregator.ledger.database import Database, Part
 from aggregator.ledger.identity import LedgerIdentity
-from aggregator.ledger.outbox.outbox import SETTLE, claiming, columns
+from aggregator.ledger.outbox.outbox import SETTLE, claiming, document
 from aggregator.runtime import failpoints
 
 PAGE = 10_000
@@ -272,7 +272,12 @@ class Files(Part):
     def settle_unfit(self, claim: FileClaim, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
         """Record what became of members that are in no file; return how many that changed."""
         with self._database.transaction(now) as connection:
-            values = {"claim": claim.id, "owner": self._owner, "now": connection.at, **columns(outcomes)}
+            values = {
+                "claim": claim.id,
+                "owner": self._owner,
+                "now": connection.at,
+                "outcomes": document(outcomes),
+            }
             row = connection.execute(SETTLE, values).fetchone()
         assert row is not None
         return int(row[0])

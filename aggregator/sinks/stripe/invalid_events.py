@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Rejection, Report, Span
 from aggregator.core.notifications import Notification, ParsedNotification, Unimported
+from aggregator.runtime.redact import storable
 
 ERROR_REPORT = "v1.billing.meter.error_report_triggered"
 NO_METER = "v1.billing.meter.no_meter_found"
@@ -234,7 +235,8 @@ def _list(value: object) -> list[object]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    """Return a text as it can be stored: JSON may hold what no database takes."""
+    return storable(value) if isinstance(value, str) else ""
 
 
 def _count(value: object) -> int:
