@@ -327,8 +327,10 @@ class Collector:
             first = schedule.earliest(self.meter, lease, now)
             lease = self._seal(lease, first, result)
             ready, lease = self._ready(lease, now, result)
-            with self._alive(lease):
-                at_once = self.at_once(held, Span(mark, mark))
+            at_once = self._at_once.get(held.fingerprint)
+            if at_once is None:
+                with self._alive(lease):
+                    at_once = self.at_once(held, Span(mark, mark))
         for this in schedule.passes(self.meter, lease, now, first, ready, at_once=at_once):
             if self._stopping:
                 return

@@ -16,7 +16,7 @@ import queue
 import signal
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -49,6 +49,10 @@ from aggregator.wiring.app import App
 IDLE_SECONDS = 1.0
 """How soon delivery notices what other processes planned. Our own plans wake it at once."""
 
+BESIDE_IDLE_SECONDS = 10.0
+"""The same for those that deliver beside the first one of a sink, which wakes them once it has found something: looking
+costs more the more meters there are."""
+
 RETRY_SECONDS = 5.0
 """How long a worker waits after the ledger did not answer, or the sink took nothing of a whole batch."""
 
@@ -71,6 +75,14 @@ def _next(trigger: BaseTrigger, after: datetime) -> datetime | None:
     """Return when a meter that was read at a time is to be read again."""
     due: datetime | None = trigger.get_next_fire_time(after, after)
     return due
+
+
+def _with_first(tasks: Iterable[Task]) -> Iterator[tuple[Task, bool]]:
+    """Yield tasks, each with whether it is the first of its job for its sink or meter."""
+    seen: set[str] = set()
+    for task in tasks:
+        yield task, task.name not in seen
+        seen.add(task.name)
 
 
 class Daemon:
@@ -208,8 +220,10 @@ class Work:
             job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": None},
         )
         self._workers = [
-            threading.Thread(target=self._deliver, args=(task,), name=f"{task.of}-{number}", daemon=True)
-            for number, task in enumerate(self._tasks)
+            threading.Thread(
+                target=self._deliver, args=(task, first), name=f"{task.of}-{number}", daemon=True
+            )
+            for number, (task, first) in enumerate(_with_first(self._tasks))
             if task.job.pool == SENDING
         ]
 
@@ -366,7 +380,7 @@ class Work:
             with self._wake[sink]:
                 self._wake[sink].notify_all()
 
-    def _deliver(self, task: Task) -> None:
+    def _deliver(self, task: Task, first: bool) -> None:  # noqa: FBT001 - an argument of a thread
         """Deliver to a sink for as long as nobody says stop; while it refuses us as a whole, wait until it does not."""
         self._begun.wait()
         sink = task.of
@@ -390,7 +404,10 @@ class Work:
                 self._stopping.wait(RETRY_SECONDS)
             elif not result.claimed:
                 with self._wake[sink]:
-                    self._wake[sink].wait(IDLE_SECONDS)
+                    self._wake[sink].wait(IDLE_SECONDS if first else BESIDE_IDLE_SECONDS)
+            elif first:
+                with self._wake[sink]:
+                    self._wake[sink].notify_all()
 
     def _report_outage(self, sink: str, result: Delivered, *, outage: bool) -> bool:
         """Say once that a sink takes nothing, and once that it does again; return whether it takes nothing."""

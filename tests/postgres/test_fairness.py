@@ -10,7 +10,7 @@ from aggregator.core.model import Answer, Event, Span, Verdict
 from aggregator.daemon.daemon import EVER
 from aggregator.delivery.sender import Delivered, Sender, drain
 from aggregator.ledger.database import Database
-from aggregator.ledger.outbox.outbox import LEAST_SHARE, PICK
+from aggregator.ledger.outbox.outbox import LEAST_SHARE, NEWEST_EVERY, PICK, PICK_NEWEST
 from aggregator.ledger.reports import Reports
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, START, World
@@ -97,7 +97,27 @@ def test_what_is_new_goes_before_a_backfill(world: World) -> None:
     assert claimed(world, 10) == [*range(6, 16)]
     owe(world, first, range(521, 523))
     owe(world, second, range(523, 543))
-    assert claimed(world, 10) == [*range(521, 531)], "what one meter leaves is for what is new of the other"
+    assert claimed(world, 10) == [521, 522, *range(535, 543)], (
+        "what one leaves is for what is new of the other"
+    )
+
+
+def test_the_newest_do_not_wait_until_a_backlog_has_left(world: World) -> None:
+    """Of each four claims one takes the newest; what is planned meanwhile leaves with the next such claim."""
+    [feed] = add_feeds(world, 1)
+    owe(world, feed, range(1, 1001))
+    assert [claimed(world, 10)[0] for _ in range(NEWEST_EVERY)] == [1, 11, 21, 991]
+    owe(world, feed, range(1001, 1006))
+    assert [claimed(world, 10)[0] for _ in range(NEWEST_EVERY - 1)] == [31, 41, 51]
+    assert claimed(world, 10) == [*range(986, 991), *range(1001, 1006)]
+
+
+def test_a_feed_that_keeps_an_order_begins_with_the_oldest_each_time(world: World) -> None:
+    """And so does whatever goes to the same sink."""
+    [feed] = add_feeds(world, 1)
+    owe(world, feed, range(1, 1001))
+    world.execute("update aggregator.feed set ordered = true")
+    assert [claimed(world, 10)[0] for _ in range(NEWEST_EVERY)] == [1, 11, 21, 31]
 
 
 def test_a_backfill_says_that_it_is_one(world: World) -> None:
@@ -126,12 +146,12 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-def scanned(world: World, feeds: Sequence[int], limit: int) -> list[dict[str, Any]]:
+def scanned(world: World, feeds: Sequence[int], limit: int, pick: str = PICK) -> list[dict[str, Any]]:
     """Return how a claim that takes all of its events from these feeds reads the outbox, as Postgres tells it."""
     turns = -(-limit // LEAST_SHARE)
     values = {"feeds": feeds, "now": world.now, "limit": limit, "most": 2 * limit, "turns": turns}
     with world.database.transaction() as connection:
-        row = connection.execute(f"explain (analyze, format json) {PICK}", values).fetchone()
+        row = connection.execute(f"explain (analyze, format json) {pick}", values).fetchone()
     assert row is not None
     [explained] = row[0]
     return [
@@ -141,14 +161,15 @@ def scanned(world: World, feeds: Sequence[int], limit: int) -> list[dict[str, An
     ]
 
 
+@pytest.mark.parametrize("pick", [PICK, PICK_NEWEST], ids=["oldest", "newest"])
 @pytest.mark.parametrize("limit", [100, 5_000])
-def test_a_claim_looks_at_what_it_takes(world: World, limit: int) -> None:
+def test_a_claim_looks_at_what_it_takes(world: World, limit: int, pick: str) -> None:
     """Among very many events that wait, of this meter, of others, and of one that is not configured: it passes over none."""
     feeds = add_feeds(world, 3)
     owe(world, feeds[0], range(1, MANY + 1), backfill=True)
     owe(world, feeds[1], range(MANY + 1, 2 * MANY + 1))
     owe(world, feeds[2], range(2 * MANY + 1, 2 * MANY + 101))
-    scans = scanned(world, feeds[1:], limit)
+    scans = scanned(world, feeds[1:], limit, pick)
     assert {node["Node Type"] for node in scans} == {"Index Scan"}
     assert {node["Index Name"] for node in scans} == {"outbox_by_feed"}
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in scans) <= 2 * limit + 10

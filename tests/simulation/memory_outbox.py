@@ -9,7 +9,7 @@ from aggregator.core.model import ClaimId, EventId, Outcome, State
 from aggregator.core.states import following
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.identity import WHAT_TO_DO
-from aggregator.ledger.outbox.outbox import GIVEN_UP, Claim
+from aggregator.ledger.outbox.outbox import GIVEN_UP, NEWEST_EVERY, Claim
 from tests.simulation.memory import ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_identity import MemoryIdentity
 from tests.simulation.memory_moves import whole
@@ -31,6 +31,7 @@ class MemoryOutbox:
         self._ledger = ledger
         self._identity = identity
         self._owner = owner
+        self._made: dict[int, int] = {}
         self._leave = leave
         self._hold = leave + answer
 
@@ -60,15 +61,25 @@ class MemoryOutbox:
     def _pick(self, sink_id: int, limit: int, now: dt.datetime, feeds: Sequence[int] | None) -> list[EventId]:
         """Choose what a claim takes: what is new goes first, and feeds have equal shares, as far as they need them."""
         behind, ready = self._behind(), self._due(sink_id, now, feeds)
+        made, known = self._made.get(sink_id, 0), self._ledger.tables.feeds.values()
+        those = [
+            feed for feed in known if (feed.id in feeds if feeds is not None else feed.sink_id == sink_id)
+        ]
+        newest = made % NEWEST_EVERY == NEWEST_EVERY - 1 and not any(feed.ordered for feed in those)
         picked: list[EventId] = []
         for backfill in (False, True):
             turns = [each for (kind, _), each in sorted(ready.items()) if kind is backfill]
             share = -(-limit // max(1, len(turns)))
             free = [
-                [event for event in each if event not in behind and self._let_go(event)] for each in turns
+                sorted(
+                    (event for event in each if event not in behind and self._let_go(event)), reverse=newest
+                )
+                for each in turns
             ]
             picked += [event for each in free for event in each[:share]]
             picked += [event for each in free for event in each[share:]]
+        if picked:
+            self._made[sink_id] = made + 1
         return sorted(picked[:limit])
 
     def claim(

@@ -10,7 +10,8 @@ Rules
 - A claim settles only its own rows, by compare-and-set on the claim and its owner (a ledger that was wound back gives out
   numbers again): whoever comes late changes nothing.
 - A process claims only what its configuration knows: events of a meter or a sink that was removed wait, and cost nothing.
-- Feeds take turns, and what is new goes before what a backfill planned: nobody waits behind another meter's month.
+- Feeds take turns, and what is new goes before what a backfill planned: nobody waits behind another meter's month. Of a
+  backlog the oldest leaves first, and in every fourth claim the newest, unless a feed keeps an order.
 - Nothing here decides; `retry` does.
 """
 
@@ -45,7 +46,8 @@ very many feeds have something due, some have their turn with one claim and some
 # First of what is new, then of what a backfill planned: each of so many feeds, in turns, of which something is due has an
 # equal share; what one of them does not need, the others have, and then the feeds whose turn is later. It is all looked up
 # as it is needed, and a limit stops the whole as soon as there is enough: a claim's cost grows neither with the events that
-# wait nor with the feeds that have some. Of a feed the oldest come first; rows that another claim is taking are passed over.
+# wait nor with the feeds that have some. Of a feed the oldest come first, or now and then the newest; rows that another
+# claim is taking are passed over.
 # Of an ordered feed, each customer's next event leaves once the one before it is settled; what that costs is spent only
 # where there is such a feed. Of a feed whose sink is still to be asked what it holds, none leaves that was not let go.
 # Rows are compared as a whole, so that only `outbox_by_feed` has them in that order: by equal columns the planner would go
@@ -102,6 +104,17 @@ select mine.event_id, turn.id, kind.backfill
        ) as mine
  limit %(limit)s
 """
+
+OLDEST_FIRST = "order by outbox.feed_id, outbox.backfill, outbox.event_id limit %(most)s"
+NEWEST_FIRST = "order by outbox.feed_id desc, outbox.backfill desc, outbox.event_id desc limit %(most)s"
+PICK_NEWEST = PICK.replace(OLDEST_FIRST, NEWEST_FIRST)
+assert PICK_NEWEST != PICK
+
+NEWEST_EVERY = 4
+"""Of so many claims of a sink one takes the newest events of each feed, the others the oldest. So the windows of today do
+not wait until all of a backlog has left, and the backlog goes down nearly as fast."""
+
+IN_ORDER = "select exists (select from aggregator.feed where id = any(%(feeds)s) and ordered)"
 
 OPEN_CLAIM = """
 insert into aggregator.claim (sink_id, owner, claimed_at, events)
@@ -344,6 +357,8 @@ class Outbox(Part):
     ) -> None:
         super().__init__(database)
         self._owner = owner
+        self._made: dict[int, int] = {}
+        """How many claims were made, by sink."""
         self._leave = leave
         self._hold = leave + answer
         self._identity = identity
@@ -421,8 +436,13 @@ class Outbox(Part):
         those = [*those[at:], *those[:at]]
         turns = -(-limit // LEAST_SHARE)
         values = {"feeds": those, "now": now, "limit": limit, "most": 2 * limit, "turns": turns}
-        rows = connection.execute(PICK, values).fetchall()
+        made = self._made.get(sink_id, 0)
+        newest = made % NEWEST_EVERY == NEWEST_EVERY - 1 and connection.execute(
+            IN_ORDER, values
+        ).fetchone() == (False,)
+        rows = connection.execute(PICK_NEWEST if newest else PICK, values).fetchall()
         if rows:
+            self._made[sink_id] = made + 1
             taken = [feed for _, feed, backfill in rows if backfill == rows[-1][2]]
             self._begins_with[sink_id] = _next_turn(those, taken, turns)
         # Another claim may give a row back in the middle of the statement, which is then found twice.

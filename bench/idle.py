@@ -1,0 +1,199 @@
+"""What a daemon costs that has nothing to do: its CPU, and the ledger's, with many meters of which nothing is due.
+
+    python -m bench.idle [--meters 1000] [--seconds 60] [--every 5m]
+
+The daemon is `aggregator run`, a process of its own, over one source and one sink. Each meter has had usage, which is read
+and sent before anything is measured; what is measured is the alarms that ring in vain, and whatever polls.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import psycopg
+
+from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from bench.processor import tree_seconds
+from bench.stand import Stand, first_day, stand
+
+KEY = "sk_test_bench"
+SETTLE_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+LONGEST_START_SECONDS = 300.0
+
+
+class Idle(NamedTuple):
+    """Parts of one core, and how often threads of the daemon were woken each second."""
+
+    daemon: float
+    ledger: float
+    wakes_per_second: float
+    passes: int
+    """How many rounds of meters fell into the time."""
+
+
+def measure(meters: int, seconds: float, every: str) -> Idle:
+    """Start a daemon with so many meters, wait until it has nothing to do, and watch it for some seconds."""
+    with stand() as stood:
+        prepare(stood.server, meters)
+        make_stripe_meters(stood.sandbox, meters)
+        path = stood.directory / "aggregator.yaml"
+        path.write_text(json.dumps(config(stood, meters, every)))
+        url = stood.server.url("ledger")
+        with daemon(path) as process, psycopg.connect(url, autocommit=True) as ledger:
+            wait_until_idle(process, ledger, meters)
+            return watch(process.pid, stood.processes["ledger"], ledger, seconds)
+
+
+def prepare(server: EmbeddedPostgres, meters: int) -> None:
+    """Make a ledger to fill, and an application database in which each meter has had usage for three hours."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("create database ledger")
+        connection.execute("create database app")
+    with psycopg.connect(server.url("app"), autocommit=True) as connection:
+        connection.execute("create table usage (kind int, customer text, used_at timestamptz)")
+        connection.execute(
+            """
+            insert into usage
+            select kind, 'cus_' || kind, date_trunc('hour', now()) - back * interval '1 hour' + interval '5 min'
+              from generate_series(1, %s) as kind, generate_series(1, 3) as back
+            """,
+            (meters,),
+        )
+        connection.execute("create index on usage (kind, used_at)")
+        connection.execute("analyze usage")
+
+
+def make_stripe_meters(sandbox: str, meters: int) -> None:
+    """Give the sandbox a Stripe meter for each of ours."""
+    for kind in range(1, meters + 1):
+        name = f"meter_{kind}"
+        form = {"display_name": name, "event_name": name, "default_aggregation[formula]": "sum"}
+        asked = Request(
+            f"{sandbox}/v1/billing/meters", urlencode(form).encode(), {"Authorization": f"Bearer {KEY}"}
+        )
+        with urlopen(asked) as answer:
+            answer.read()
+
+
+def config(stood: Stand, meters: int, every: str) -> dict[str, Any]:
+    """Return a configuration with that many meters."""
+    server = stood.server
+    return {
+        "ledger": {"url": server.url("ledger")},
+        "sources": {"app": {"url": server.url("app")}},
+        "sinks": {
+            "far": {
+                "type": "stripe",
+                "api_key": KEY,
+                "mode": "test",
+                "api_base": stood.sandbox,
+                "reports": {"poll": "off"},
+            }
+        },
+        "defaults": {
+            "source": "app",
+            "sinks": ["far"],
+            "window": "1h",
+            "start_at": first_day(server),
+            "delay": "0s",
+            "revisit": "3d",
+            "every": every,
+        },
+        "meters": {
+            f"meter_{kind}": {
+                "query": "select customer, count(*) as quantity, max(used_at) as at, date_trunc('hour', used_at) as "
+                f'"window" from usage where kind = {kind} and used_at >= :start and used_at < :end group by 1, 4'
+            }
+            for kind in range(1, meters + 1)
+        },
+    }
+
+
+@contextmanager
+def daemon(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a daemon; if something breaks, show the end of its log."""
+    log = path.with_suffix(".log")
+    call = [sys.executable, "-m", "aggregator", "run", "--first-time", "--config", str(path)]
+    with log.open("wb") as told, subprocess.Popen(call, stdout=told, stderr=told) as process:
+        try:
+            yield process
+        except BaseException:
+            sys.stderr.write(log.read_text()[-3000:])
+            raise
+        finally:
+            process.terminate()
+
+
+def wait_until_idle(
+    process: subprocess.Popen[bytes], ledger: psycopg.Connection[tuple[Any, ...]], meters: int
+) -> None:
+    """Wait until every meter has been read and nothing is to be sent any more."""
+    until = time.monotonic() + LONGEST_START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            row = ledger.execute(
+                """
+                select (select count(*) from aggregator.meter where mark > start_at and lease_owner is null),
+                       (select count(*) from aggregator.outbox)
+                """
+            ).fetchone()
+        except psycopg.errors.UndefinedTable:
+            row = None
+        if row == (meters, 0):
+            time.sleep(SETTLE_SECONDS)  # noqa: TID251 - a benchmark lets time pass
+            return
+        time.sleep(LOOK_SECONDS)  # noqa: TID251 - a benchmark lets time pass
+    raise SystemExit(f"The daemon did not become idle: {row}.")
+
+
+def watch(pid: int, postmaster: int, ledger: psycopg.Connection[tuple[Any, ...]], seconds: float) -> Idle:
+    """Let time pass; return what it cost."""
+    rounds = "select sum(epoch)::int from aggregator.meter"
+    [(before,)] = ledger.execute(rounds)
+    began = time.monotonic()
+    daemon_before, ledger_before, wakes_before = tree_seconds(pid), tree_seconds(postmaster), wakes(pid)
+    time.sleep(seconds)  # noqa: TID251 - a benchmark lets time pass
+    took = time.monotonic() - began
+    used = tree_seconds(pid) - daemon_before
+    ledgers = tree_seconds(postmaster) - ledger_before
+    woken = wakes(pid) - wakes_before
+    [(after,)] = ledger.execute(rounds)
+    return Idle(used / took, ledgers / took, woken / took, after - before)
+
+
+def wakes(pid: int) -> int:
+    """Return how often threads of a process went to sleep by themselves."""
+    count = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        line = next(line for line in status.read_text().splitlines() if line.startswith("voluntary"))
+        count += int(line.split()[1])
+    return count
+
+
+def main() -> None:
+    """Print what it costs."""
+    parser = argparse.ArgumentParser(
+        prog="bench.idle", description="What a daemon costs that has nothing to do."
+    )
+    parser.add_argument("--meters", type=int, default=1_000)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--every", default="5m", help="How often each meter is looked at (default 5m).")
+    given = parser.parse_args()
+    found = measure(given.meters, given.seconds, given.every)
+    print(
+        f"{given.meters:,} meters, nothing due, {found.passes} rounds in {given.seconds:g} s: daemon "
+        f"{found.daemon:.2%} of a core, ledger and source {found.ledger:.2%}, {found.wakes_per_second:.0f} wakes/s"
+    )
+
+
+if __name__ == "__main__":
+    main()
