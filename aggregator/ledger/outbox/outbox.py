@@ -52,7 +52,7 @@ very many feeds have something due, some have their turn with one claim and some
 # where there is such a feed. Of a feed whose sink is still to be asked what it holds, none leaves that was not let go.
 # Rows are compared as a whole, so that only `outbox_by_feed` has them in that order: by equal columns the planner would go
 # through all events, oldest first, for the few of one feed. The innermost limit is a number that it knows.
-PICK = """
+PICK_BEGINS = """
 with given as materialized (
     select feed.id, feed.ordered, those.turn,
            case when feed.cleared_at is null then feed.cleared_until else 9223372036854775807 end as until
@@ -97,7 +97,9 @@ select mine.event_id, turn.id, kind.backfill
                           join aggregator.event on event.id = waiting.event_id
                          where waiting.feed_id = any(%(feeds)s)
                          group by waiting.feed_id, event.customer)))
-                 order by outbox.feed_id, outbox.backfill, outbox.event_id limit %(most)s
+                 """
+
+PICK_ENDS = """
                    for update skip locked
                ) as oldest
         offset turn.taken limit turn.most
@@ -105,10 +107,12 @@ select mine.event_id, turn.id, kind.backfill
  limit %(limit)s
 """
 
-OLDEST_FIRST = "order by outbox.feed_id, outbox.backfill, outbox.event_id limit %(most)s"
-NEWEST_FIRST = "order by outbox.feed_id desc, outbox.backfill desc, outbox.event_id desc limit %(most)s"
-PICK_NEWEST = PICK.replace(OLDEST_FIRST, NEWEST_FIRST)
-assert PICK_NEWEST != PICK
+PICK = PICK_BEGINS + "order by outbox.feed_id, outbox.backfill, outbox.event_id limit %(most)s" + PICK_ENDS
+PICK_NEWEST = (
+    PICK_BEGINS
+    + "order by outbox.feed_id desc, outbox.backfill desc, outbox.event_id desc limit %(most)s"
+    + PICK_ENDS
+)
 
 NEWEST_EVERY = 4
 """Of so many claims of a sink one takes the newest events of each feed, the others the oldest. So the windows of today do
