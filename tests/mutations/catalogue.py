@@ -242,7 +242,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a feed whose sink was not asked is claimed",
-        "aggregator/ledger/outbox/outbox.py",
+        "aggregator/ledger/outbox/turns.py",
         "case when feed.cleared_at is null then feed.cleared_until else 9223372036854775807 end as until",
         "9223372036854775807 as until",
         ("tests/postgres/test_first_use.py::test_nothing_leaves_before_the_sink_has_said_it",),
@@ -365,7 +365,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a backfill goes before what is new",
-        "aggregator/ledger/outbox/outbox.py",
+        "aggregator/ledger/outbox/turns.py",
         "from (values (false), (true)) as kind (backfill)",
         "from (values (true), (false)) as kind (backfill)",
         ("tests/postgres/test_fairness.py::test_what_is_new_goes_before_a_backfill",),
@@ -380,7 +380,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "what one meter leaves of a claim nobody gets",
-        "aggregator/ledger/outbox/outbox.py",
+        "aggregator/ledger/outbox/turns.py",
         "ready.until, among.share, %(limit)s::int from ready cross join among",
         "ready.until, among.share, %(limit)s::int from ready cross join among where false",
         ("tests/postgres/test_fairness.py::test_meters_take_turns",),

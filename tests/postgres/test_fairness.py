@@ -10,7 +10,7 @@ from aggregator.core.model import Answer, Event, Span, Verdict
 from aggregator.daemon.daemon import EVER
 from aggregator.delivery.sender import Delivered, Sender, drain
 from aggregator.ledger.database import Database
-from aggregator.ledger.outbox.outbox import LEAST_SHARE, NEWEST_EVERY, PICK, PICK_NEWEST
+from aggregator.ledger.outbox.turns import LEAST_SHARE, NEWEST_EVERY, PICK, PICK_NEWEST
 from aggregator.ledger.reports import Reports
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, START, World

@@ -9,7 +9,8 @@ from aggregator.core.model import ClaimId, EventId, Outcome, State
 from aggregator.core.states import following
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.identity import WHAT_TO_DO
-from aggregator.ledger.outbox.outbox import GIVEN_UP, NEWEST_EVERY, Claim
+from aggregator.ledger.outbox.outbox import GIVEN_UP, Claim
+from aggregator.ledger.outbox.turns import NEWEST_EVERY
 from tests.simulation.memory import ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_identity import MemoryIdentity
 from tests.simulation.memory_moves import whole
