@@ -275,6 +275,8 @@ class Application:
         )
 
     def _quantity(self) -> Decimal:
+        if self._conditions.zeros and self._random.random() < self._conditions.zeros:
+            return ZERO
         places = self._conditions.decimals + (2 if self._conditions.fractions else 0)
         return Decimal(self._random.randint(1, 10 ** (1 + places))).scaleb(-places)
 
@@ -307,4 +309,12 @@ class Application:
         if current is None:
             return
         at = min(max(current.at + shift, self.start), self._scheduler.now)
-        table.put(Row(current.id, current.customer, at, quantity or current.quantity, current.flaw))
+        table.put(
+            Row(
+                current.id,
+                current.customer,
+                at,
+                current.quantity if quantity is None else quantity,
+                current.flaw,
+            )
+        )

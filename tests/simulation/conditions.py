@@ -31,6 +31,8 @@ class Conditions:
     decimals: int = 0
     fractions: bool = False
     """Quantities have parts that are too small to bill."""
+    zeros: float = 0.0
+    """How many quantities are zero: of seats there may be none, which is to be said."""
     at_once: bool = True
     raw: bool = False
     """Rows come one by one instead of summed."""
@@ -165,6 +167,7 @@ def newest(conditions: Conditions) -> Conditions:
         1.0,
         0,
     )
+    conditions.zeros = 0.4
     return conditions
 
 

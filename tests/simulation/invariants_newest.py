@@ -8,7 +8,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from decimal import ROUND_FLOOR, Decimal
 
-from aggregator.core.model import ZERO, Event, EventId
+from aggregator.core.model import ZERO, Event, EventId, State
 from tests.simulation.application import Application
 from tests.simulation.conditions import HOUR
 from tests.simulation.marks import Marks
@@ -118,13 +118,11 @@ class Newest:
         self._require(comparisons, "the newest window is last", *told)
 
     def _newest(self, tables: Tables) -> Iterator[tuple[FeedRow, str, SlotRow]]:
-        """Yield the newest slot of each customer of which anything was planned."""
+        """Yield the newest slot of each customer: of each something was planned, be it a zero."""
         for feed in tables.feeds.values():
             newest: dict[str, SlotRow] = {}
             for start in sorted(tables.slots[feed.id]):
-                newest |= {
-                    slot.customer: slot for slot in tables.slots[feed.id][start].values() if slot.revision
-                }
+                newest |= {slot.customer: slot for slot in tables.slots[feed.id][start].values()}
             for slot in newest.values():
                 yield feed, called(tables.meters[feed.meter_id].name), slot
 
@@ -178,5 +176,8 @@ def _is_listed(tables: Tables, slot: SlotRow) -> bool:
 
 
 def _is_rejected(tables: Tables, service: Service, slot: SlotRow) -> bool:
-    """Tell whether the service will never count the latest event of a slot; its report may be on its way."""
-    return slot.tail is not None and tables.events[slot.tail].identifier in service.rejected
+    """Tell whether the service will never count the latest event of a slot that left; its report may be on its way."""
+    left = [
+        each.id for each in tables.events.values() if each.slot_id == slot.id and each.state is not State.VOID
+    ]
+    return bool(left) and tables.events[max(left)].identifier in service.rejected
