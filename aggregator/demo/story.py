@@ -88,7 +88,7 @@ class Story:
         table.add_row(*_cells(proof.whole), style="bold")
         source, aside = proof.unmapped
         if source or aside:
-            verdict = "set aside" if source == aside else _verdict(equal=False)
+            verdict = "unmapped" if source == aside else _verdict(equal=False)
             table.add_row(f"  {NAMES[None]} *", number(source), number(aside), "-", "-", "-", verdict)
         self._console.print(Text(""), table)
 
@@ -100,7 +100,7 @@ class Story:
         claim = f"\n  source = ledger = sandbox for {customers} customers and {len(proofs)} meters: "
         answer = ("yes", "bold green") if holds else ("NO", "bold red")
         self.say(
-            f"* {NAMES[None]} has no Stripe customer yet: its usage is set aside and named, never lost.",
+            f"* {NAMES[None]} has no Stripe customer yet: its usage is unmapped: kept and named, never lost.",
             "dim",
         )
         self.say(

@@ -1,9 +1,9 @@
 """What an adoption asks of the ledger and writes into it: all of it in one transaction, or nothing.
 
 Rules
-- The meters are held first, then their outboxes, the pin last: the order in which passes and claims take them, so that none
-  waits for the other in a ring. Every meter gets a new epoch: a pass that began before commits nothing.
-- The pin must be as it was when the sinks were asked: stopped, in the same generation, with the same count.
+- The meters are held first, then their outboxes, the identity last: the order in which passes and claims take them, so that
+  none waits for the other in a ring. Every meter gets a new epoch: a pass that began before commits nothing.
+- The identity must be as it was when the sinks were asked: stopped, in the same generation, with the same count.
 - Nothing that an event says is changed, and none is deleted: what is withdrawn is void, what is taken over is a new event.
 - Of customers that are left, nothing is touched: their events go out as they are, under their names, which a sink may know.
 """

@@ -1,4 +1,4 @@
-"""What a ledger belongs to, and whether it is still the ledger that sent what it says: its pin and its heartbeat.
+"""What a ledger belongs to, and whether it is still the ledger that sent what it says: its identity and its claim counter.
 
 Rules
 - A ledger is pinned to its server and database when it is first opened, and each sink to its account when it is first used.
@@ -145,7 +145,7 @@ class Pinned(NamedTuple):
 
 
 class LedgerIdentity(Part):
-    """The verbs about the pin, for one process. `heartbeat` is the file beside the ledger.
+    """The verbs about the identity, for one process. `claim_counter` is the file beside the ledger.
 
     `failover` is what the user has said of a standby that takes over: `may_lose` commits, is `lossless`, or there is but
     `one_host` whose own last claim tells.
@@ -182,7 +182,7 @@ class LedgerIdentity(Part):
             return self._look(connection)[0]
 
     def check(self, now: dt.datetime, *, stops: bool = False, adopting: bool = False) -> str | None:
-        """Return why nothing may be read or sent, None if all is well; a ledger without a pin is pinned.
+        """Return why nothing may be read or sent, None if all is well; a ledger without an identity gets one.
 
         With `stops`, as before anything is sent, a ledger that is not what it was is marked so for every process. A failover
         is not: each host sees that by itself, and those that know that nothing is missing go on, until somebody is
@@ -313,7 +313,7 @@ class LedgerIdentity(Part):
         return self._claim_counter.known() if self.unguarded is None else None
 
     def _look(self, connection: Connection) -> tuple[Pinned, ClaimCount | None]:
-        """Return what the pin says, and what the file beside the ledger said before.
+        """Return what the identity says, and what the file beside the ledger said before.
 
         The file first: what another process commits in between is in the ledger by then, and would be missing in it else.
         """
@@ -327,8 +327,8 @@ class LedgerIdentity(Part):
         known: ClaimCount | None,
         made: int | None = None,
     ) -> Pinned:
-        """Return what the pin says, and what can be known of the server and of the claims."""
-        assert row is not None, "a ledger has its pin"
+        """Return what the identity says, and what can be known of the server and of the claims."""
+        assert row is not None, "a ledger has its identity"
         found = Pinned(*row)
         same = known is not None and known.ledger_id == found.ledger_id
         values = {

@@ -1,4 +1,4 @@
-"""The heartbeat beside the ledger: how many claims this host has seen, kept where a restore of the ledger does not reach.
+"""The claim counter beside the ledger: how many claims this host has seen, kept where no restore of the ledger reaches.
 
 Rules
 - Beside the count stands which claim of this host was its last, and whose: counts of several hosts say little of one.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from aggregator.errors import LedgerError
 
-FILE, HOST = "heartbeat.json", "host_id"
+FILE, HOST = "claims.json", "host_id"
 
 MOUNTS = Path("/proc/self/mounts")
 PASSING = {"overlay", "aufs", "tmpfs", "ramfs"}

@@ -23,7 +23,7 @@ def read_meters(
 SECONDS = click.FloatRange(min=0)
 
 
-@click.command("sandbox")
+@click.command("sandbox", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen on this address.")
 @click.option(
     "--port",

@@ -97,7 +97,7 @@ def test_the_count_is_on_disk_before_anybody_goes_on(tmp_path: Path) -> None:
 
     def watch(_: FrameType, event: str, called: object) -> None:
         if event == "c_call" and called in (os.fsync, os.replace):
-            beside = tmp_path / "heartbeat.new"
+            beside = tmp_path / "claims.new"
             steps.append((called.__name__, beside.read_text() if beside.exists() else None))
 
     sys.setprofile(watch)
@@ -121,7 +121,7 @@ WITHOUT_A_CLAIM = (
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     """What cannot be read is never taken for a first start: the message names the file and what to do."""
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(LedgerError, match=r"heartbeat\.json is damaged.*remove the file"):
+    with pytest.raises(LedgerError, match=r"claims\.json is damaged.*remove the file"):
         ClaimCounter(tmp_path).known()
 
 

@@ -114,3 +114,16 @@ def test_help_lists_every_command_by_a_whole_sentence(group: click.Group) -> Non
         assert f"{name} {sentence}" in said
         assert sentence.endswith(".")
         assert not sentence.endswith("...")
+
+
+@pytest.mark.parametrize("asked", ["-h", "--help"])
+def test_help_is_asked_for_alike_of_every_command(asked: str) -> None:
+    """The sandbox too, whose options are its own."""
+    said = subprocess.run(
+        [sys.executable, "-m", "aggregator", "sandbox", asked],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert said.stdout.startswith("Usage: aggregator sandbox [OPTIONS]")

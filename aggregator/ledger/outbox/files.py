@@ -3,7 +3,7 @@
 Rules
 - Which events a file holds is committed before a byte of it is written, and never changes. A claim whose owner is gone is
   taken over as a whole, before a new one is opened: whoever has it makes the same file.
-- A claim is counted for the heartbeat, as any other; so is one that is taken over.
+- A claim is counted, as any other; so is one that is taken over.
 - Only its owner settles a claim, by compare-and-set; and no claim of another kind takes its events meanwhile.
 - The oldest go first, of whichever meter. A file takes all that fits of the meters that may share it, and is closed by the
   age of what waits; shares within it would change nothing for whoever reads it as a whole. What is new waits longer only

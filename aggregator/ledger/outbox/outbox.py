@@ -268,7 +268,7 @@ class Claim(NamedTuple):
 class Outbox(Part):
     """The verbs about the outbox. A claim lasts `leave`, in which its events may leave, and `answer` for the last answer.
 
-    `pin` counts the claims, and finds out whether the ledger was wound back; without it nobody does.
+    `identity` counts the claims, and finds out whether the ledger was wound back; without it nobody does.
     """
 
     def __init__(

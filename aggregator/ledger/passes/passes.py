@@ -120,7 +120,7 @@ class Decide(Protocol):
 class Passes(Part):
     """The verbs about passes. `lease` is how long a holder may be silent; `elapsed` tells seconds, to measure with.
 
-    `pin` tells whether the ledger is still the one it was; without it nobody asks.
+    `identity` tells whether the ledger is still the one it was; without it nobody asks.
     """
 
     def __init__(
