@@ -12,6 +12,7 @@ from typing import NoReturn, cast
 import pytest
 
 from aggregator.collection.collector import Collected
+from aggregator.daemon import daemon
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import ClocksApart
@@ -197,6 +198,43 @@ def test_sinks_that_do_not_answer_keep_no_meter_and_no_other_sink_waiting() -> N
     finally:
         answered.set()
         work.stop()
+
+
+class Lane:
+    """One of those that deliver to a sink: it says when it looks, and finds what is put there for it."""
+
+    def __init__(self) -> None:
+        self.looked = threading.Semaphore(0)
+        self.finds = 0
+
+    def run_once(self, now: dt.datetime) -> Delivered:
+        """Look, and send what is found."""
+        assert now.tzinfo is not None
+        found, self.finds = self.finds, 0
+        self.looked.release()
+        return Delivered(claimed=found, accepted=found)
+
+    def stop(self) -> None:
+        """Send nothing more."""
+
+
+def test_what_the_first_lane_of_a_sink_finds_wakes_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not look by themselves each second, since that costs something for each meter."""
+    monkeypatch.setattr(daemon, "BESIDE_IDLE_SECONDS", 1_000.0)
+    lanes: list[Lane] = []
+
+    def delivery(_: str) -> Lane:
+        lanes.append(Lane())
+        return lanes[-1]
+
+    app = app_with(OFTEN, sink_ids={"s": 1}, refused={}, resume=broken, delivery=delivery)
+    with at_work(app):
+        first, *others = lanes
+        assert all(lane.looked.acquire(timeout=SOON_SECONDS) for lane in lanes)
+        assert first.looked.acquire(timeout=SOON_SECONDS), "it looks each second"
+        assert not any(lane.looked.acquire(blocking=False) for lane in others)
+        first.finds = 1
+        assert all(lane.looked.acquire(timeout=SOON_SECONDS) for lane in others)
 
 
 def broken(*_: object) -> NoReturn:
