@@ -70,7 +70,7 @@ class EventsInSpan(NamedTuple):
     """If set, accepted events that the sink received within it are in question too."""
 
     imprecise: bool = False
-    """Whether usage that an adoption took over lies in a window that the span cuts: nobody knows in which minute."""
+    """Whether the span cuts a window that an adoption compared: what was sent and forgotten lies anywhere in it."""
 
     @property
     def asked(self) -> tuple[EventState, ...]:

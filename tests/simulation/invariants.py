@@ -271,7 +271,7 @@ class Invariants:
             most = table.most[event.customer, event.window_start]
             held = service.by_slot[slot]
             require(
-                held <= most,
+                held <= most + self._unread(event),
                 "never over",
                 slot,
                 "stands at",
@@ -296,14 +296,30 @@ class Invariants:
 
     def _lowered(self, event: Event) -> Decimal:
         """Return what decreases of a customer have still to take away: with fractions, others may have used their rest."""
-        if not self._conditions.fractions:
+        if not (self._conditions.fractions or self._conditions.files):
             return ZERO
+        return self._waiting_decreases(event, lambda row: row.state is not State.VOID)
+
+    def _unread(self, event: Event) -> Decimal:
+        """Return what files that nobody has imported take away of a window.
+
+        They are imported in the order of their names, which is that of each one's oldest event: a later correction may
+        stand in one before.
+        """
+        if not self._conditions.files:
+            return ZERO
+        window = event.window_start
+        return self._waiting_decreases(
+            event, lambda row: row.state is State.ACCEPTED and row.window_start == window
+        )
+
+    def _waiting_decreases(self, event: Event, counts: Callable[[EventRow], bool]) -> Decimal:
         waiting = (
             row.delta
             for row in self._tables().events.values()
             if row.delta < 0
             and (called(row.meter), row.customer) == (event.meter, event.customer)
-            and row.state is not State.VOID
+            and counts(row)
             and not row.taken_over
             and not self.service.times.get(row.identifier)
         )

@@ -57,6 +57,8 @@ class MeterRow:
     epoch: int = 0
     seen_until: dt.datetime | None = None
     formerly: tuple[str, ...] = ()
+    adopted: tuple[Span, ...] = ()
+    """What adoptions have compared."""
 
 
 @dataclass(slots=True)

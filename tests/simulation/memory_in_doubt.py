@@ -229,7 +229,8 @@ class MemoryInDoubt:
     def in_span(
         self, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
     ) -> EventsInSpan:
-        """Return all events of a customer of a feed in a span."""
+        """Return all events of a customer of a feed in a span, widened to whole windows where an adoption compared them."""
+        span = self._uncut(feed, customer, span)
         found = sorted(
             (
                 event
@@ -242,22 +243,25 @@ class MemoryInDoubt:
             key=lambda event: event.id,
         )
         meter_state = tuple(self._initial_state(event, received) for event in found)
-        imprecise = self._is_blurred(feed, customer, span)
+        imprecise = self._uncut(feed, customer, span) != span
         return EventsInSpan(feed, meter, customer, span, meter_state, received, imprecise)
 
-    def _is_blurred(self, feed: int, customer: str, span: Span) -> bool:
-        """Tell whether usage that an adoption took over lies in a window that the span cuts."""
+    def _uncut(self, feed: int, customer: str, span: Span) -> Span:
+        """Return a span with the whole of every window that it touches and that an adoption compared."""
         tables = self._ledger.tables
-        length = max(each.window for each in tables.definitions[tables.feeds[feed].meter_id])
-        return any(
-            event.taken_over
-            and (event.feed_id, event.customer, event.state) == (feed, customer, State.CONFIRMED)
-            and event.delta
-            and event.window_start < span.end
-            and event.window_start + length > span.start
-            and not (span.start <= event.window_start and event.window_start + length <= span.end)
-            for event in tables.events.values()
-        )
+        meter = tables.meters[tables.feeds[feed].meter_id]
+        length = max(each.window for each in tables.definitions[meter.id])
+        touched = [
+            start
+            for start, customers in tables.slots[feed].items()
+            if customer in customers
+            and start < span.end
+            and start + length > span.start
+            and any(start in adopted for adopted in meter.adopted)
+        ]
+        if not touched:
+            return span
+        return Span(min(span.start, *touched), max(span.end, max(touched) + length))
 
     def _initial_state(self, event: EventRow, received: Span | None) -> EventState:
         settled = event.settled_at or event.attempted_at

@@ -78,21 +78,21 @@ select event.id, event.at, event.delta,
 """
 
 
-# What an adoption took over stands at its window's start, and was used at any time in it.
-IMPRECISE = """
-select exists (
-    select from aggregator.slot
-      join aggregator.event on event.slot_id = slot.id
-      join aggregator.pass on pass.id = event.pass_id and pass.kind = 'adoption'
-      join aggregator.feed on feed.id = slot.feed_id
-      join aggregator.meter on meter.id = feed.meter_id
-      cross join lateral (
-            select make_interval(secs => greatest(meter.window_seconds, max(definition.window_seconds))) as length
-              from aggregator.definition where definition.meter_id = meter.id
-           ) as longest
-     where slot.feed_id = %(feed)s and slot.customer = %(customer)s and event.state = 'confirmed' and event.delta <> 0
-       and slot.window_start < %(end)s and slot.window_start + longest.length > %(start)s
-       and not (slot.window_start >= %(start)s and slot.window_start + longest.length <= %(end)s))
+# In a window that an adoption compared, what was sent and forgotten may lie at any time, also if it comes to nothing: only
+# the whole window's figure has all of it.
+COMPARED = """
+select min(slot.window_start), max(slot.window_start + longest.length)
+  from aggregator.slot
+  join aggregator.feed on feed.id = slot.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  cross join lateral (
+        select make_interval(secs => greatest(meter.window_seconds, max(definition.window_seconds))) as length
+          from aggregator.definition where definition.meter_id = meter.id
+       ) as longest
+ where slot.feed_id = %(feed)s and slot.customer = %(customer)s
+   and slot.window_start < %(end)s and slot.window_start + longest.length > %(start)s
+   and exists (select from aggregator.pass
+                where pass.meter_id = meter.id and pass.kind = 'adoption' and pass.span @> slot.window_start)
 """
 
 UNCLEAR = """
@@ -296,7 +296,12 @@ class InDoubt(Part):
 def events_in_span(
     connection: Connection, feed: int, meter: str, customer: str, span: Span, received: Span | None = None
 ) -> EventsInSpan:
-    """Return all events of a customer of a feed in a span, within a transaction."""
+    """Return all events of a customer of a feed in a span, within a transaction.
+
+    The span is widened to whole windows where an adoption has compared them.
+    """
+    span = _uncut(connection, feed, customer, span)
+    imprecise = _uncut(connection, feed, customer, span) != span
     values = {
         "feed": feed,
         "customer": customer,
@@ -310,8 +315,14 @@ def events_in_span(
         EventState(EventId(event), at, delta, State(state), attempted_at, asked, maybe_sent, total)
         for event, at, delta, state, attempted_at, asked, maybe_sent, total in rows
     )
-    row = connection.execute(IMPRECISE, values).fetchone()
-    return EventsInSpan(feed, meter, customer, span, events, received, imprecise=bool(row and row[0]))
+    return EventsInSpan(feed, meter, customer, span, events, received, imprecise)
+
+
+def _uncut(connection: Connection, feed: int, customer: str, span: Span) -> Span:
+    """Return a span with the whole of every window that it touches and that an adoption compared."""
+    values = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
+    [(start, end)] = connection.execute(COMPARED, values)
+    return span if start is None else Span(min(span.start, start), max(span.end, end))
 
 
 def _again(connection: Connection, in_span: EventsInSpan) -> EventsInSpan:
