@@ -156,7 +156,8 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
 def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Decision:
     """Decide about a slot whose number is billed as it is: nothing flows from one window to the next.
 
-    What replaces a parked event says a zero, too: if that was all the window ever had to say, an older window is still last.
+    What replaces a parked event is said even if nothing changes by it: the parked one may have been to say it, or to say it
+    once more after an older window, which is last as long as nobody does.
     """
     booked = change.total
     if change.tail is Tail.UNSETTLED:
@@ -165,7 +166,7 @@ def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) 
         booked = subtract(booked, change.parked_delta)
     total = floor(change.now, unit)
     delta = subtract(total, booked)
-    unsaid = not change.known or (change.tail is not CLEAR and not total)
+    unsaid = not change.known or change.tail is not CLEAR
     says = delta or change.again or unsaid
     event = _event(change, delta, total, policy) if says else None
     if change.again and event is not None and _stays_unsaid(event, policy):

@@ -134,6 +134,16 @@ def test_a_zero_is_said_in_place_of_what_never_arrived() -> None:
     assert shown(decided(refused, OVERWRITE)[0])["event"] == "none"
 
 
+def test_what_replaces_a_parked_event_is_said_though_it_changes_nothing() -> None:
+    """Rejected at eight more, then taken back: it was also to say the window after an older one, which is last meanwhile."""
+    rejected = """
+    customer | window | before | now | billed | revisions | first at | waits
+    acme     | 10:00  | 16     | 8   | 16     | 2         | 10:42    | 8
+    """
+    expect(decided(rejected, LAST), "event | delta | total | replaces \n due | 0 | 8 | held")
+    assert shown(decided(rejected, OVERWRITE)[0])["event"] == "none"
+
+
 def test_a_zero_that_a_sink_does_not_take_is_refused_by_name() -> None:
     """It stands in the ledger as what could not be said."""
     fell = "customer | window | before | now | revisions | first at \n acme | 10:00 | 5 | 0 | 1 | 10:42"

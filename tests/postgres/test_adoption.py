@@ -15,8 +15,10 @@ from aggregator.core.model import (
     Fence,
     Meter,
     Span,
+    State,
     Terms,
 )
+from aggregator.core.readbacks import Finding, decide
 from aggregator.errors import (
     CustomerUnknown,
     LedgerError,
@@ -26,6 +28,7 @@ from aggregator.errors import (
     UsageError,
 )
 from aggregator.ledger.database import Database
+from aggregator.ledger.review.in_doubt import events_in_span
 from tests.fakes import LIMITS, FakeSink
 from tests.postgres.restore import DAY, Backup, PinnedWorld, StripeLike, back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START
@@ -164,6 +167,42 @@ def test_taken_over_events_say_so(world: PinnedWorld) -> None:
     """) == [(1, 5, 5, "confirmed", 0, None, "taken over from the sink's own totals", "adoption")]
     [identifier] = world.rows("select identifier from aggregator.event where state = 'confirmed'")
     assert identifier[0] not in world.like.seen
+
+
+def test_what_was_forgotten_is_compared_by_whole_windows(database: Database, tmp_path: Path) -> None:
+    """Ten more and ten less come to nothing, so nothing was taken over; in one minute the sink has ten all the same.
+
+    They must not prove that another ten, planned since, have arrived.
+    """
+    world = begin(database, tmp_path, APPLY)
+    use(world, 0, 5, "cus_2")
+    cycle(world, 1)
+    backup = back_up(world.database)
+    for quantity in (10, -10):
+        use(world, 0, quantity)
+        world.now += 20 * MINUTE
+        world.collect()
+        world.deliver()
+    assert [event.delta for event in world.sink.received if event.customer == "cus_1"] == [10, -10]
+    lose(world, backup)
+    world.adopt()
+    use(world, 0, 10)
+    world.collect()
+    world.like.fate = lambda event: "request"
+    world.deliver()
+    [(feed, at)] = world.rows(
+        "select feed_id, at from aggregator.event where customer = 'cus_1' and state = 'due' and attempts = 1"
+    )
+    minute = at.replace(second=0)
+    with world.database.transaction() as connection:
+        seen = events_in_span(connection, feed, "api_requests", "cus_1", Span(minute, minute + MINUTE))
+    assert seen.span == Span(START, START + HOUR)
+    assert not seen.imprecise
+    asked = tuple(
+        event._replace(state=State.IN_DOUBT, asked=event.state is State.DUE) for event in seen.events
+    )
+    figure = sum(world.like.breakdown("api_requests", "cus_1", seen.span, HOUR).values(), Decimal(0))
+    assert [found.finding for found in decide(seen._replace(events=asked), figure)] == [Finding.ABSENT]
 
 
 def test_what_was_owed_and_never_arrived_is_planned_again(world: PinnedWorld) -> None:

@@ -341,22 +341,20 @@ def changing_ids(conditions: Conditions, random: random.Random) -> Conditions:
 
 def with_renames(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw how often meters of a life get another name."""
-    conditions.renames = random.choice([0] * (2 if conditions.files else 7) + [1, 2])
-    adds = conditions.write_model is WriteModel.DELTA and not conditions.files
-    if conditions.renames and adds and random.random() < 0.5:
-        # One daemon still has the former name when it hears how many were rejected.
-        conditions.daemons, conditions.named = max(conditions.daemons, 2), 0.3
-        conditions.rejects = max(conditions.rejects, 0.1)
+    conditions.renames = random.choice(
+        [0] * (2 if conditions.files and not conditions.restores else 7) + [1, 2]
+    )
     return conditions
 
 
 def with_rejections(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether many events are rejected later, each by name, where corrections that lower a bill are held."""
-    plain = conditions.write_model is WriteModel.DELTA and not (conditions.files or conditions.removals)
-    plain = plain and conditions.decreases is not Decreases.CANCEL and bool(conditions.revisit)
-    if random.random() < 0.08 and plain:
-        conditions.decreases, conditions.named = Decreases.HOLD, 1.0
-        conditions.rejects, conditions.deletes = 0.15, max(conditions.deletes, 0.1)
+    chance = {WriteModel.DELTA: 0.08, WriteModel.LAST: 0.5}.get(conditions.write_model, 0.0)
+    fits = conditions.revisit and conditions.decreases is not Decreases.CANCEL
+    fits = fits and not (conditions.files or conditions.restores)
+    if random.random() < chance and fits:
+        conditions.decreases, conditions.named, conditions.rejects = Decreases.HOLD, 1.0, 0.15
+        conditions.updates, conditions.deletes = max(conditions.updates, 0.1), max(conditions.deletes, 0.1)
     return conditions
 
 
