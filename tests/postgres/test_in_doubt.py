@@ -191,6 +191,26 @@ def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, i
 PROOF = 26 * HOUR
 
 
+def test_what_was_sent_once_more_after_a_report_is_left_to_the_totals(
+    owing: World, in_doubt: InDoubt
+) -> None:
+    """The sink had forgotten what it names, and may have taken it since: refused on that word, it would be billed twice."""
+    owing.deliver()
+    [(event, identifier, at)] = owing.rows(
+        "select id, identifier, attempted_at from aggregator.event limit 1"
+    )
+    then = Span(at - 72 * HOUR, at - 72 * HOUR + MINUTE)
+    told = Report("rep_1", METER.name, then, 1, (Rejection(identifier, "no such customer"),))
+    assert in_doubt.take_report(sink_id(owing), told, owing.now, PROOF) == ([], True)
+    assert in_doubt.take_report(sink_id(owing), told, owing.now, PROOF) == ([], False)
+    state = (
+        "select state::text, (select count(*) from aggregator.rejection) from aggregator.event where id = %s"
+    )
+    assert owing.rows(state, event) == [("accepted", 0)]
+    soon = told._replace(id="rep_2", span=Span(at - MINUTE, at))
+    assert in_doubt.take_report(sink_id(owing), soon, owing.now, PROOF) == ([event], False)
+
+
 def test_a_report_under_a_former_name_is_followed_up(owing: World, in_doubt: InDoubt) -> None:
     """A process that knows a meter under the name it had takes a report of it: what it does not name is looked for (B5)."""
     owing.deliver()

@@ -14,7 +14,7 @@ from aggregator.core.model import (
 from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
 from aggregator.core.windows import floor
 from aggregator.ledger.review.in_doubt import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
-from aggregator.ledger.review.rejections import REPORTED_WITHIN
+from aggregator.ledger.review.rejections import REMEMBERED, REPORTED_WITHIN
 from aggregator.ledger.review.unacknowledged import Uncovered
 from tests.simulation.conditions import HOUR, MINUTE
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, ReadbackRow
@@ -150,9 +150,16 @@ class MemoryInDoubt:
         self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
     ) -> tuple[list[EventId], bool]:
         """Take a sink's report; return the events that are refused by it, and whether a read-back is asked for."""
-        refused = self.reject(sink_id, report.named, now)
-        named = len({each.identifier for each in report.named})
         tables = self._ledger.tables
+        until = report.span.end + REMEMBERED
+        anew = {
+            event.identifier
+            for event in tables.events.values()
+            if proof is not None and event.attempted_at is not None and event.attempted_at > until
+        }
+        told = [each for each in report.named if each.identifier not in anew]
+        refused = self.reject(sink_id, told, now)
+        named = len({each.identifier for each in told})
         feed = self._feed_called(sink_id, report.meter)
         if feed is None:
             return refused, False

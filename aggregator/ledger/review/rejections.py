@@ -8,6 +8,8 @@ Rules
   is said for that one.
 - Files that are imported have no sink that tells of them: what their rows came to is told to a sink that sends to the same
   account. An identifier is named by nobody who has not seen it, so whoever names one of a file's says something of it.
+- What a report names may have been sent once more after the sink had forgotten it, and have been taken then. Where the
+  sink's totals can be read, they decide about it, as about what is only counted.
 - Rows are locked in one order everywhere: meter, outbox, parked, event, feed.
 """
 
@@ -26,6 +28,10 @@ REPORTED_WITHIN = dt.timedelta(days=60)
 USUALLY_WITHIN = dt.timedelta(days=3)
 """Where it is looked for first: most events are sent at once, and a report comes soon after."""
 
+REMEMBERED = dt.timedelta(hours=20)
+"""Until then a sink that has rejected an event surely takes none with its identifier: less than the 24 hours of
+docs.stripe.com/api/billing/meter-event/create, for clocks that differ."""
+
 LOCK_OUTBOX = """
 select event_id from aggregator.outbox where event_id = any(%(events)s) order by event_id for update
 """
@@ -42,7 +48,7 @@ returning identifier, reason
 # sink had counted by then, rejections included: what it replaced is not owed again. What was taken back before it was sent
 # has lost its slot, and what is planned in its place goes by the same identifier.
 FIND_REJECTED = """
-select event.id, event.identifier from aggregator.event
+select event.id, event.identifier, event.attempted_at > %(until)s from aggregator.event
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
    and exists (
         select from aggregator.slot
@@ -70,7 +76,7 @@ select event.id from aggregator.event
        )
 """
 
-FORGET_STRANGE = """
+FORGET = """
 delete from aggregator.rejection
  where sink_id = %(sink_id)s and identifier = any(%(identifiers)s) and event_id is null
 """
@@ -132,8 +138,9 @@ def take_report(
     connection: Connection, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
 ) -> tuple[list[EventId], bool]:
     """Take a sink's report, within a transaction; return the events refused by it, and whether a read-back is asked for."""
-    refused = reject(connection, sink_id, report.named, now, report.whose)
-    named = len({each.identifier for each in report.named})
+    until = report.span.end + REMEMBERED if proof is not None else None
+    refused, anew = _reject(connection, sink_id, report.named, now, report.whose, until)
+    named = len({each.identifier for each in report.named} - anew)
     # Held from here on, so that a second delivery of the same report finds what the first one asked for.
     feed = connection.execute(FIND_FEED, {"sink_id": sink_id, "meter": report.meter}).fetchone()
     if feed is None or proof is None or report.rejected <= named:
@@ -177,6 +184,18 @@ def reject(
     An event that never existed, or that a newer plan has replaced, is put on record and changes nothing. `whose` is what the
     customers' names begin with that this can be about.
     """
+    return _reject(connection, sink_id, rejections, now, whose)[0]
+
+
+def _reject(
+    connection: Connection,
+    sink_id: int,
+    rejections: Sequence[Rejection],
+    now: dt.datetime,
+    whose: str = "",
+    until: dt.datetime | None = None,
+) -> tuple[list[EventId], set[str]]:
+    """Record what a sink rejected; return the events refused by it now, and what was sent once more after `until`."""
     named = {each.identifier: each.reason for each in rejections}
     values: dict[str, object] = {
         "sink_id": sink_id,
@@ -186,8 +205,9 @@ def reject(
     }
     fresh: dict[str, str] = dict(connection.execute(RECORD_REJECTIONS, values).fetchall())
     if not fresh:
-        return []
+        return [], set()
     found: dict[str, EventId] = {}
+    anew: set[str] = set()
     for age in (USUALLY_WITHIN, REPORTED_WITHIN):
         left = fresh.keys() - found.keys()
         if left:
@@ -196,14 +216,20 @@ def reject(
                 "since": now - age,
                 "identifiers": list(left),
                 "whose": whose,
+                "until": until,
             }
-            found |= {name: event for event, name in connection.execute(FIND_REJECTED, values)}
-    if whose:
-        strange = list(fresh.keys() - found.keys())
-        connection.execute(FORGET_STRANGE, {"sink_id": sink_id, "identifiers": strange})
+            for event, name, later in connection.execute(FIND_REJECTED, values):
+                found[name] = event
+                if later:
+                    anew.add(name)
+    for name in anew:
+        del found[name]
+    forgotten = list(fresh.keys() - found.keys() if whose else anew)
+    if forgotten:
+        connection.execute(FORGET, {"sink_id": sink_id, "identifiers": forgotten})
     events, identifiers = list(found.values()), list(found)
     connection.execute(NAME_REJECTED, {"sink_id": sink_id, "events": events, "identifiers": identifiers})
-    return _refuse(connection, events, [fresh[identifier] for identifier in identifiers], now)
+    return _refuse(connection, events, [fresh[identifier] for identifier in identifiers], now), anew
 
 
 def _refuse(
