@@ -344,6 +344,10 @@ def with_renames(conditions: Conditions, random: random.Random) -> Conditions:
     conditions.renames = random.choice(
         [0] * (2 if conditions.files and not conditions.restores else 7) + [1, 2]
     )
+    simple = not (conditions.files or conditions.restores or conditions.held_before)
+    if conditions.renames and simple and conditions.write_model is WriteModel.DELTA and random.random() < 0.5:
+        # One daemon still has the former name when it hears how many were rejected.
+        conditions.daemons, conditions.named, conditions.rejects = max(conditions.daemons, 2), 0.0, 0.1
     return conditions
 
 

@@ -9,6 +9,7 @@ Rules
 
 import datetime as dt
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ class Configuring:
         after = replace(meter, name=renamed(meter.name), renamed_from=meter.name)
         life.trace.tell(meter.name, "is called", after.name, "in the configuration")
         life.marks.saw("a meter is renamed")
-        self._change([after if each is meter else each for each in self.meters])
+        self._change([after if each is meter else each for each in self.meters], (0, 2, 30))
 
     def _remove(self) -> None:
         life, dice = self._life, self._random
@@ -104,11 +105,11 @@ class Configuring:
         tables = self._life.ledger.tables()
         return [tables.events[event] for event in tables.outbox]
 
-    def _change(self, meters: list[Meter]) -> None:
-        """Let each daemon be started anew with this, one after the other."""
+    def _change(self, meters: list[Meter], hours: Sequence[float] = (0, 0.1, 2)) -> None:
+        """Let each daemon be started anew with this, one after the other, so many hours later."""
         self.meters = meters
         for name in list(self._had):
-            later = HOUR * self._random.choice([0, 0.1, 2])
+            later = HOUR * self._random.choice(hours)
             self._life.scheduler.after(later, lambda name=name: self._deploy(name))  # type: ignore[misc]
 
     def _deploy(self, name: str) -> None:

@@ -88,7 +88,7 @@ REST = 5 * DAY
 """How long a life goes on when nothing goes wrong any more: longer than any stretch is left unread, or any event put off."""
 
 
-RESTS = 4
+RESTS = 5
 """How often it goes on so long at most, where something is still to be said again."""
 
 
@@ -283,10 +283,15 @@ class Life:
                 self.scheduler.close()
 
     def _rest(self, since: dt.datetime) -> None:
-        """Let time pass until all is quiet; what is said again takes its turns, more where windows are read singly."""
+        """Let time pass until all is quiet; what is said again takes its turns, more where windows are read singly.
+
+        What was held and had to be said again is held anew by the pass after that.
+        """
+        quiet, enough = 0, 2 if self.conditions.write_model is WriteModel.LAST else 1
         for number in range(1, RESTS + 1):
             self.scheduler.run(since + number * REST)
-            if not self.ledger.tables().reassertions:
+            quiet = 0 if self.ledger.tables().reassertions else quiet + 1
+            if quiet == enough:
                 return
 
     def _calm(self) -> None:
