@@ -119,7 +119,10 @@ class WithoutInstants(FakeSource):
 
 
 def test_what_was_taken_over_stands_in_for_no_lost_correction(database: Database, tmp_path: Path) -> None:
-    """It lies in a minute that nobody knows, which may be the correction's: the sink's figure of it proves nothing."""
+    """It lies in a minute that nobody knows, which may be the correction's: the whole window's figure decides.
+
+    So the correction is found missing, and sent again.
+    """
     world = PinnedWorld(database, tmp_path / "state", source=WithoutInstants())
     assert world.identity.check(world.now) is None
     backup = back_up(world.database)
@@ -146,8 +149,11 @@ def test_what_was_taken_over_stands_in_for_no_lost_correction(database: Database
     [(state, reason)] = world.rows(
         "select state::text, reason from aggregator.event where customer = 'cus_1' and attempts > 0"
     )
-    assert state == "in_doubt"
-    assert "what an adoption took over" in reason
+    assert state == "due"
+    assert reason.startswith("not there: the sink has 1 for api_requests of cus_1 in [2026-")
+    world.like.fate = lambda event: "book"
+    world.deliver()
+    assert world.booked("cus_1") == 2
 
 
 def rounds(world: Replacing, count: int) -> None:
