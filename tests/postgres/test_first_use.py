@@ -358,10 +358,10 @@ def test_a_later_beginning_takes_back_what_was_planned(fresh: Fresh) -> None:
     fresh.check_balance()
     [(name, accepted)] = fresh.rows("select identifier, id from aggregator.event where state = 'accepted'")
     assert fresh.one("select count(*) from aggregator.event where identifier = %s", name) == 2
-    whose = {"sink_id": fresh.registered.feeds[0].sink_id, "identifiers": [name], "since": START, "whose": ""}
+    named = {"sink_id": fresh.registered.feeds[0].sink_id, "identifiers": [name], "since": START}
     with fresh.database.transaction() as connection:
-        found = connection.execute(FIND_REJECTED, whose).fetchall()
-    assert found == [(accepted, name)], "what a sink says of the name is about what it was sent"
+        found = connection.execute(FIND_REJECTED, {**named, "whose": "", "until": fresh.now}).fetchall()
+    assert found == [(accepted, name, False)], "what a sink says of the name is about what it was sent"
 
 
 def test_a_feed_that_sent_keeps_what_it_planned(fresh: Fresh) -> None:
