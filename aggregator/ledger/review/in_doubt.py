@@ -300,8 +300,8 @@ def events_in_span(
 
     The span is widened to whole windows where an adoption has compared them.
     """
-    span = _uncut(connection, feed, customer, span)
-    imprecise = _uncut(connection, feed, customer, span) != span
+    given, span = span, _uncut(connection, feed, customer, span)
+    imprecise = span != given and _uncut(connection, feed, customer, span) != span
     values = {
         "feed": feed,
         "customer": customer,

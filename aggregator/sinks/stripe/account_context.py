@@ -59,11 +59,6 @@ class AccountContext:
         """Return what Stripe calls a customer of ours."""
         return named.partition("/")[2] if self.of_customer else named
 
-    def judge(self, error: Exception) -> Response:
-        """Judge a call of the library's that raised."""
-        told = self.client.describe(error)
-        return judge_silence(told) if isinstance(told, NoResponse) else self.judge_refusal(told)
-
     def judge_refusal(self, told: Refusal) -> Response:
         """Judge a request of events that was refused."""
         if not self.of_customer:
@@ -90,7 +85,7 @@ class AccountContext:
 
     def judge_before(self, error: Exception) -> Response:
         """Judge a call that raised before any event left: what it says of the key or the account counts, no more."""
-        judged = self.judge(error)
         told = self.client.describe(error)
+        judged = judge_silence(told) if isinstance(told, NoResponse) else self.judge_refusal(told)
         settled = judged.halt or (self.of_customer and isinstance(told, Refusal) and is_wrong_account(told))
         return judged if settled else judged._replace(answer=Answer.BUSY)

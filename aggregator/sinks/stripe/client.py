@@ -94,7 +94,7 @@ class Client:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]  # as the library has it
-        for calls in self._calls.values():
+        for calls in set(self._calls.values()):
             await calls.close()
 
     async def post(
