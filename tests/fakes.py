@@ -137,7 +137,7 @@ class FakeSource:
     failure: Exception | None = None
     transactions: Fence | None = None
     differing: Differing | None = None
-    twice: list[Span] = field(default_factory=list)
+    reread_spans: list[Span] = field(default_factory=list)
 
     def use(self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1) -> None:
         """Let a customer use something."""
@@ -169,9 +169,9 @@ class FakeSource:
         """Say whether it tells windows apart by itself."""
         return FakeShape(self.returns_window)
 
-    def read_twice(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+    def reread(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
         """Say what differs by itself, if a test has set it."""
-        self.twice.append(span)
+        self.reread_spans.append(span)
         return self.differing
 
     def fence(self) -> Fence | None:

@@ -202,7 +202,7 @@ def _waiting(statuses: "Iterable[FeedStatus]", now: dt.datetime) -> Iterator[str
             )
         if row.unstable:
             yield (
-                f"{row.meter}: its query gives another number each time it is read, in one snapshot too; corrections wait "
+                f"{row.meter}: its query gives another number each time it is read, whatever its rows; corrections wait "
                 "for a person. Mend the query (`aggregator check` tries it), or release them."
             )
 

@@ -7,8 +7,8 @@ Rules
 - What is due is computed from the ledger and `now`. A failed pass is recorded, and its span is due again.
 - A window is first read once it has settled and the source's commit barrier has passed it, or kept it for too long.
 - Every stretch of time is read by the definition that holds for it, in the windows of that definition.
-- A window that changes again and again is read twice in one snapshot. If that differs, the query changes by itself, and its
-  corrections wait for a person.
+- A window that changes again and again is read again at once. If that differs by the query's own doing, its corrections
+  wait for a person.
 - Each reading is judged by what its own transaction proves; what it has not proven to see is left for later.
 - A span that takes the source too long is read in halves, down to single windows; a window that still does is set aside.
 """
@@ -179,8 +179,8 @@ class Source(Protocol):
         """
         ...
 
-    def read_twice(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
-        """Read a window twice in one snapshot, and return what differs; None if nothing does or that cannot be told."""
+    def reread(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+        """Read a window again, and return what the query itself changes; None if nothing or if that cannot be told."""
         ...
 
     def fence(self) -> Fence | None:
@@ -440,13 +440,13 @@ class Collector:
         """Find out whether a window that keeps changing does so by its query alone; what cannot be told now, can later."""
         window = Span(start, start + definition.window)
         with suppress(SourceError), self._alive(lease):
-            differing = self._source.read_twice(definition.query, window, definition.window)
+            differing = self._source.reread(definition.query, window, definition.window)
             if differing is not None:
                 self._meters.note_unstable(lease, definition.fingerprint, start, differing)
                 self._unstable |= {definition.fingerprint}
                 result.unstable.append(
                     f"customer {differing.customer!r} had {differing.first:f} in {window}, and {differing.second:f} when it "
-                    "was read again in one snapshot"
+                    f"was read again {differing.how}"
                 )
 
     def _admission(

@@ -247,11 +247,13 @@ class Reading(NamedTuple):
 
 
 class Differing(NamedTuple):
-    """What two readings of one window, in one snapshot of its source, said of a customer."""
+    """What two readings of one window said of a customer, though none of its rows had changed."""
 
     customer: str | None
     first: Decimal
     second: Decimal
+    how: str = "in one snapshot"
+    """How the second one was made."""
 
 
 class Tail(StrEnum):

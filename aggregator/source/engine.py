@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from functools import partial
+from itertools import combinations
 from typing import Any, NamedTuple, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from aggregator.core import query_text
 from aggregator.core.model import Differing, Fence, Reading, Span
 from aggregator.core.windows import tile
 from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
@@ -39,7 +41,7 @@ from aggregator.source.rows import (
     places,
 )
 from aggregator.source.sqlite import SQLITE
-from aggregator.source.trying import Trying
+from aggregator.source.trying import Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
 BATCH = 5_000
@@ -50,6 +52,8 @@ CAST_OF_BOUND = re.compile(r"(?<![:\w\\])(:(?:start|end))(?=::)")
 
 OTHER_COLON = re.compile(r"(?<![:\w\\]):(?!(?:start|end)\b)(?=\w)")
 """A colon that is the text's own, as in the JSON `{"paid":true}`."""
+
+LATER = "a moment later: the query counts up to the present instant"
 
 SHORTEST_STEP = dt.timedelta(minutes=1)
 """Events have their instants by the minute; what is asked for in shorter pieces would cost more than it could save."""
@@ -255,15 +259,25 @@ class Source:
         with self._snapshot(min(timeout, self._how.statement_timeout)) as snapshot:
             yield Trying(snapshot, statement, self._places, self._kinds, self._instants)
 
-    def read_twice(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
-        """Read a window twice in one snapshot; return what differs, which is the query's own doing, or None.
+    def reread(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+        """Read a window again; return what differs and is the query's own doing, or None.
 
+        It is read twice in one snapshot. What names the present instant is the same throughout that, and so is read in
+        three of its own as well, which all differ: rows that come meanwhile hardly change one window twice in a moment.
         None as well where there is no such snapshot, or the window is too large to tell. Raises as `read` does.
         """
         if self._dialect.cannot_promise:
             return None
         with self.trying(query, self._how.statement_timeout) as trying:
-            return trying.differs(span, window)
+            found = differing(trying.whole(span, window), trying.whole(span, window))
+        if found is not None or query_text.present(query) is None:
+            return found
+        readings = []
+        for _ in range(3):
+            with self.trying(query, self._how.statement_timeout) as trying:
+                readings.append(trying.whole(span, window))
+        first, *others = (differing(one, other) for one, other in combinations(readings, 2))
+        return None if first is None or None in others else first._replace(how=LATER)
 
     def ping(self) -> None:
         """Raise SourceUnreachable with the reason if the database cannot be read."""

@@ -76,19 +76,10 @@ class Trying:
         bare = answer.places._replace(at=None, window=None)
         return Rows(bare, self._instants, span, length, self._instants.refuse).readings(answer.rows)
 
-    def differs(self, span: Span, length: dt.timedelta) -> Differing | None:
-        """Ask for a window twice; return the first customer of whom that says two things, noise apart."""
-        answers = [self.ask(span), self.ask(span)]
-        if not all(answer.whole for answer in answers):
-            return None
-        first, second = ([*self.amounts(answer, span, length)] for answer in answers)
-        noise = max((each.noise for each in (*first, *second)), default=ZERO)
-        before, after = _by_customer(first), _by_customer(second)
-        for customer in sorted(before.keys() | after.keys(), key=str):
-            one, other = before.get(customer, ZERO), after.get(customer, ZERO)
-            if abs(one - other) > noise * max(abs(one), abs(other)):
-                return Differing(customer, one, other)
-        return None
+    def whole(self, span: Span, length: dt.timedelta) -> list[Reading] | None:
+        """Ask for a window; return what it used, None if that is too much to compare."""
+        answer = self.ask(span)
+        return self.amounts(answer, span, length) if answer.whole else None
 
     def instants(self, answer: Answer) -> list[dt.datetime]:
         """Return the instants of the column `at`, as far as they are such."""
@@ -135,6 +126,19 @@ class Trying:
         except SQLAlchemyError:
             return 0, None
         return many, example
+
+
+def differing(first: list[Reading] | None, second: list[Reading] | None) -> Differing | None:
+    """Return the first customer of whom two readings say two things, noise apart; None as well where that cannot be told."""
+    if first is None or second is None:
+        return None
+    noise = max((each.noise for each in (*first, *second)), default=ZERO)
+    before, after = _by_customer(first), _by_customer(second)
+    for customer in sorted(before.keys() | after.keys(), key=str):
+        one, other = before.get(customer, ZERO), after.get(customer, ZERO)
+        if abs(one - other) > noise * max(abs(one), abs(other)):
+            return Differing(customer, one, other)
+    return None
 
 
 def _by_customer(readings: list[Reading]) -> dict[str | None, Decimal]:

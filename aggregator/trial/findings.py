@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
+from itertools import combinations
 from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Span
@@ -99,6 +100,7 @@ class Kind(StrEnum):
     EDGE = "edge"
     STATE = "state"
     RANDOM = "not deterministic"
+    PRESENT = "depends on when it is read"
     DEPENDS = "depends on where a reading begins"
     NOT_ADDITIVE = "not additive"
     LIMIT = "limit"
@@ -239,6 +241,20 @@ def rereadings(readings: Sequence[Sums], span: Span, query: str) -> list[Finding
                 f"next. {_change(where, 'leave out what chance has a part in')}"
             )
             return [error(Kind.RANDOM, said)]
+    return []
+
+
+def later(readings: Sequence[Sums], span: Span, query: str) -> list[Finding]:
+    """Judge several readings of one stretch, one after the other, of a query that names the present instant."""
+    where = text.present(query)
+    cure = "count up to `:end`, as in `least(coalesce(ended_at, :end), :end)`"
+    if not any(alike(one, other) for one, other in combinations(readings, 2)):
+        sums = ", then ".join(f"{total(each):f}" for each in readings)
+        said = f"the same stretch {span}, read again a moment later, gave {sums}: each pass would correct the one before. "
+        return [error(Kind.PRESENT, said + _change(where, cure))]
+    if text.counts_up_to_the_present(query):
+        said = "its quantity is made of the present instant: a window that is read again tomorrow may say something else. "
+        return [warning(Kind.PRESENT, said + _change(where, cure))]
     return []
 
 

@@ -6,8 +6,8 @@ What is found here is never proof by itself, but for what can have one meaning o
 import re
 from typing import NamedTuple
 
-_SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
-"""Comments, and text in quotes."""
+from aggregator.core import query_text
+from aggregator.core.query_text import bare
 
 _ROUNDED = re.compile(
     r"\b(?:date|date_trunc|trunc|to_char|strftime|to_date|todate|tostartofday|dateadd)\s*\([^()]*:(?:start|end)\b"
@@ -67,11 +67,6 @@ class Join(NamedTuple):
     """Which of the two tables is the one that `:start` bounds."""
 
 
-def bare(query: str) -> str:
-    """Return the query without comments and quoted text; every character stays in its place."""
-    return _SKIPPED.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), query)
-
-
 def _line(query: str, pattern: re.Pattern[str]) -> Line | None:
     found = pattern.search(bare(query))
     if found is None:
@@ -127,6 +122,18 @@ def may_not_add_up(query: str) -> bool:
 def at_random(query: str) -> Line | None:
     """Return where chance comes in."""
     return _line(query, _AT_RANDOM)
+
+
+def present(query: str) -> Line | None:
+    """Return where the present instant is named."""
+    place = query_text.present(query)
+    return None if place is None else _line_at(query, place)
+
+
+def counts_up_to_the_present(query: str) -> bool:
+    """Tell whether the quantity itself is made of the present instant, and of no bound."""
+    quantity = column(query, "quantity") or ""
+    return query_text.present(quantity) is not None and ":end" not in quantity
 
 
 def is_grouped(query: str) -> bool:

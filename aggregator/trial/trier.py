@@ -74,6 +74,7 @@ class Trial:
         self._length = meter.window
         self._source = source
         self._seconds = seconds
+        self._timeout = dt.timedelta(seconds=max(1.0, seconds / SHARE_OF_A_STATEMENT))
         self._elapsed = elapsed
         self._stripe = stripe
         self._registers = registers
@@ -87,15 +88,17 @@ class Trial:
         """Return what is found, the gravest first. Raises SourceError where the source cannot be asked at all."""
         self._until = self._elapsed() + self._seconds
         found: list[Finding] = []
-        timeout = dt.timedelta(seconds=max(1.0, self._seconds / SHARE_OF_A_STATEMENT))
         self._tried = "nothing"
         try:
-            with self._source.trying(self._query, timeout) as trying:
+            with self._source.trying(self._query, self._timeout) as trying:
                 for each in self._found(trying, now):
                     found.append(each)  # noqa: PERF402 - what was found before a step fails is kept
         except QueryTimedOut:
-            said = f"a statement took more than {timeout.total_seconds():g} s; tried before: {self._tried}. Give it longer "
-            found.append(findings.note(f"{said}with `--trial-seconds`, and its time column an index"))
+            said = (
+                f"a statement took more than {self._timeout.total_seconds():g} s; tried before: {self._tried}"
+            )
+            cure = "Give it longer with `--trial-seconds`, and its time column an index"
+            found.append(findings.note(f"{said}. {cure}"))
         except QueryRejected as error:
             found.append(findings.error(Kind.REFUSED, str(error)))
         found += self._lookups()
@@ -232,6 +235,9 @@ class Trial:
         whole = self._windowed(trying, span, by_window=by_window)
         again = [self._windowed(trying, span, by_window=by_window) for _ in range(2)]
         yield "reading twice", findings.rereadings([whole, *again], span, self._query)
+        if text.present(self._query) is not None:
+            later = [self._later(span, by_window=by_window) for _ in range(2)]
+            yield "reading later", findings.later([whole, *later], span, self._query)
         if self._meter.latest and not by_window:
             return
         parts = [
@@ -251,6 +257,11 @@ class Trial:
                     "the last instant of a day",
                     findings.last_instant(day, whole_day, last, self._query, dialect=trying.dialect),
                 )
+
+    def _later(self, span: Span, *, by_window: bool) -> Sums:
+        """Read a stretch in a snapshot of its own, as a later pass does."""
+        with self._source.trying(self._query, self._timeout) as trying:
+            return self._windowed(trying, span, by_window=by_window)
 
     def _windowed(self, trying: Trying, span: Span, *, by_window: bool) -> Sums:
         answer = self._ask(trying, span)
@@ -371,6 +382,7 @@ ENDS = {
     Kind.ROUNDED,
     Kind.STATE,
     Kind.RANDOM,
+    Kind.PRESENT,
     Kind.DEPENDS,
 }
 """What explains whatever else would be found."""

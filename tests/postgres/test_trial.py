@@ -90,6 +90,10 @@ select customer, count(*) as quantity from seat
  where created_at < :end and (removed_at is null or removed_at >= :end) and :start < :end
  group by 1
 """
+UP_TO_NOW = """
+select customer, sum(extract(epoch from coalesce(ended_at, now()) - began_at)) as quantity from login
+ where began_at >= :start and began_at < :end group by 1
+"""
 
 
 def bounded(bounds: str, query: str = PLAIN) -> str:
@@ -171,6 +175,22 @@ BAD: dict[str, tuple[str, Kind, Severity]] = {
     ),
     "random": (bounded(f"{BOUNDS} and random() < 0.5"), Kind.RANDOM, Severity.ERROR),
     "random, by windows": (of("sum(u.quantity * (1 + random())::numeric)", SUM), Kind.RANDOM, Severity.ERROR),
+    "up to now": (UP_TO_NOW, Kind.PRESENT, Severity.ERROR),
+    "up to now, by window": (
+        UP_TO_NOW.replace(" as quantity", " as quantity, date_trunc('hour', began_at) as \"window\"").replace(
+            "group by 1", "group by 1, 3"
+        ),
+        Kind.PRESENT,
+        Severity.ERROR,
+    ),
+    "days up to today": (
+        (
+            "select customer, sum(current_date - began_at::date) as quantity from login"
+            " where began_at >= :start and began_at < :end group by 1"
+        ),
+        Kind.PRESENT,
+        Severity.WARNING,
+    ),
     "local times": (
         bounded("u.paris_at >= :start and u.paris_at < :end").replace(
             " as quantity", " as quantity, max(u.paris_at) as at"
@@ -277,6 +297,11 @@ select 'cus_' || c as customer, count(u.id) as quantity, w as "window"
     "the share of what is still open": """
 select customer, sum(extract(epoch from least(coalesce(ended_at, :end), :end) - greatest(began_at, :start))) as quantity
   from login where began_at < :end and coalesce(ended_at, :end) > :start group by 1""",
+    "the share up to now, and no further than the end": """
+select customer, sum(extract(epoch from least(coalesce(ended_at, now() + interval '99 years'), :end)
+                                         - greatest(began_at, :start))) as quantity
+  from login where began_at < :end and coalesce(ended_at, :end) > :start group by 1""",
+    "what was there by now": bounded(f"{BOUNDS} and u.used_at <> now()"),
     "gone customers": SUM.replace("join", "left join"),
 }  # fmt: skip
 

@@ -16,6 +16,10 @@ RANDOM = """
 select customer, sum(quantity * (1 + floor(random() * 1000000))) as quantity from usage
  where used_at >= :start and used_at < :end group by 1
 """
+UP_TO_NOW = """
+select customer, sum(abs(extract(epoch from now() - used_at)) * 1000000) as quantity from usage
+ where used_at >= :start and used_at < :end group by 1
+"""
 STEADY = "select customer, sum(quantity) as quantity from usage where used_at >= :start and used_at < :end group by 1"
 
 Run = Callable[[str], None]
@@ -75,6 +79,33 @@ def test_a_query_that_changes_by_itself_comes_to_rest(database: Database, source
     world.check_balance()
 
 
+def test_a_query_that_counts_up_to_the_present_comes_to_rest(
+    database: Database, source_url: str, run: Run
+) -> None:
+    """In one snapshot it always says the same, and with every pass more."""
+    world = world_of(database, source_url, UP_TO_NOW)
+    [said] = passes(world, 30)
+    assert "when it was read again a moment later" in said
+    assert events(world)[-1][1] == "held"
+    booked = dict(world.sink.booked)
+    assert passes(world, 10) == []
+    assert world.sink.booked == booked
+    world.check_balance()
+
+
+def test_a_query_that_only_names_the_present_is_never_held(
+    database: Database, source_url: str, run: Run
+) -> None:
+    """What it says of a window changes with its rows alone."""
+    world = world_of(database, source_url, STEADY.replace("group by", "and used_at <> now() group by"))
+    for number in range(20):
+        run("update usage set quantity = quantity + 1")
+        world.at(1, 10 + number)
+        assert world.collect().unstable == []
+        world.deliver()
+    assert world.one("select count(*) from aggregator.parked") == 0
+
+
 def test_a_persons_word_lets_five_more_go(database: Database, source_url: str, run: Run) -> None:
     """What is released is sent; then it goes on, up to the next five."""
     world = world_of(database, source_url, RANDOM)
@@ -112,7 +143,7 @@ def test_reading_twice_costs_little(world: World) -> None:
         world.at(1, 10 + number)
         world.collect()
         world.deliver()
-    assert len(world.source.twice) == 4
+    assert len(world.source.reread_spans) == 4
     assert world.booked("cus_1") == 40
 
 

@@ -201,7 +201,7 @@ class SourceGate:
         yield readings[half:]
         gate.process.complete.add(query)
 
-    def read_twice(self, query: str, span: Span, window: dt.timedelta) -> None:
+    def reread(self, query: str, span: Span, window: dt.timedelta) -> None:
         """Say the same again: no query changes by itself."""
         self._gate.step()
 
