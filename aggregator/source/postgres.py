@@ -28,7 +28,7 @@ CONNECT_SECONDS = 10
 IDLE_SECONDS = 60
 """How long a transaction may stand idle: a paused process must not keep a snapshot open in somebody's database."""
 
-SETTINGS = {
+SETTINGS: dict[str, str | None] = {
     "TimeZone": "UTC",
     # The driver reads instants and intervals in these styles only. Whether 01/02 in a query's text is in January stays as
     # it is set for the role.
@@ -48,10 +48,11 @@ SETTINGS = {
     "cursor_tuple_fraction": "1.0",
     # A query whose client is gone stops within 2 s. Servers have this since version 14, and not on every platform.
     "client_connection_check_interval": "2s",
+    # Which tables a query means is as it is set for the role, not as a pooler's other clients have left it on a session.
+    "search_path": None,
 }
 """What a read relies on, whatever is set for the role, the database or the server
-(postgresql.org/docs/current/runtime-config-client.html). `search_path` is not among it: the role's own tells which tables a
-query means."""
+(postgresql.org/docs/current/runtime-config-client.html). None is what the session began with."""
 
 ENCODING = "UTF8"
 """What we speak with every server, unless the URL names another `client_encoding`: a server without one (SQL_ASCII) gives

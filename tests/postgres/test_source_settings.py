@@ -3,6 +3,7 @@
 import datetime as dt
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from decimal import Decimal
 
 import psycopg
@@ -12,7 +13,7 @@ from aggregator.core.model import Fence, Reading, Span
 from aggregator.errors import QueryRejected
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.source import Source
-from tests.pooler import Pooler
+from tests.pooler import SESSIONS, Pooler
 from tests.postgres.servers import as_role
 
 HOUR = dt.timedelta(hours=1)
@@ -44,7 +45,7 @@ SETTINGS = [
     ("bytea_output", "escape"),
     ("standard_conforming_strings", "off"),
     ("transform_null_equals", "on"),
-    ("statement_timeout", "50"),
+    ("statement_timeout", "150"),
     ("lock_timeout", "1"),
     ("idle_in_transaction_session_timeout", "50"),
     ("transaction_timeout", "150"),
@@ -113,6 +114,25 @@ def test_settings_change_nothing_through_a_pooler(
     assert shown is not None
     with psycopg.connect(url, autocommit=True) as connection:
         assert connection.execute(f"show {name}").fetchone() == shown or name == "client_encoding"
+
+
+@pytest.mark.direct
+def test_what_another_client_left_on_a_poolers_session_changes_nothing(
+    usage: Callable[[str, str], str], pooler: Pooler
+) -> None:
+    """It chose other tables of the same names for itself, and the pooler hands its session on to us."""
+    url = usage("datestyle", "ISO")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("create schema elsewhere")
+        connection.execute("create table elsewhere.usage (like tables.usage)")
+    with ExitStack() as stack:
+        for _ in range(
+            SESSIONS
+        ):  # each is in a transaction until the end: so they have all sessions there are
+            connection = stack.enter_context(psycopg.connect(pooler.url(url)))
+            connection.execute("set search_path = elsewhere")
+    found, _ = read(pooler.url(url))
+    assert found == EXPECTED
 
 
 @pytest.mark.direct
