@@ -1,5 +1,6 @@
 """The trial of a query: what it means is found out on closed windows before it bills.
 
+columns.py     what the types of its columns say
 text.py        what the text of a query says
 findings.py    answers in, findings out
 lookup.py      looks up customers at the sinks that know them

@@ -36,40 +36,6 @@ FURTHEST_ZONE = dt.timedelta(hours=14)
 SLOW_SECONDS = 0.5
 """A window that takes longer is worth a word about indexes."""
 
-FLOATS = {"float4", "float8", "float32", "float64", "real", "double", "double precision", "float"}
-WRONG_QUANTITIES = {
-    "bool": "a boolean: write `count(*) filter (where ...)`, or `case when ... then 1 else 0 end`",
-    "boolean": "a boolean: write `case when ... then 1 else 0 end`",
-    "interval": "an interval: write `extract(epoch from ...)` for seconds",
-    "money": "money: write `(...)::numeric`",
-    "text": "text: write `(...)::numeric`",
-    "varchar": "text: write `(...)::numeric`",
-    "bpchar": "text: write `(...)::numeric`",
-    "name": "text: write `(...)::numeric`",
-    "json": "JSON: write `(...)::text::numeric`",
-    "jsonb": "JSON: write `(...)::numeric`",
-    "timestamptz": "an instant: return a number",
-    "timestamp": "an instant: return a number",
-    "date": "a date: return a number",
-    "uuid": "a UUID: return a number",
-    "bytea": "bytes: return a number",
-}
-_NO_KEYS_OR_INSTANTS = {
-    "bool",
-    "boolean",
-    "float4",
-    "float8",
-    "numeric",
-    "interval",
-    "money",
-    "json",
-    "jsonb",
-    "bytea",
-}
-WRONG_CUSTOMERS = _NO_KEYS_OR_INSTANTS | {"timestamptz", "timestamp", "date"}
-NO_INSTANTS = _NO_KEYS_OR_INSTANTS | {"int2", "int4", "int8", "uuid", "time", "timetz"}
-
-
 STATE = (
     "it tells of a state and not of usage, and summed, each window bills the state once more. If the newest number is to be "
     "billed, as for seats, set `formula: last` (`stripe:`)"
@@ -123,13 +89,6 @@ class Finding(NamedTuple):
     text: str
 
 
-class Column(NamedTuple):
-    """One column of a query, with the database's name for its type, if it has one without rows."""
-
-    name: str
-    kind: str | None
-
-
 def error(kind: Kind, said: str) -> Finding:
     """Return what would bill wrong."""
     return Finding(kind, Severity.ERROR, said)
@@ -146,43 +105,6 @@ def note(said: str) -> Finding:
 
 
 # Without rows
-
-
-def types(columns: Sequence[Column], *, naive_is_utc: bool) -> list[Finding]:
-    """Judge the types of the columns, of which no row need be read."""
-    found = []
-    for name, kind in columns:
-        match name.lower():
-            case "quantity" if kind in WRONG_QUANTITIES:
-                found.append(error(Kind.TYPE, f"column `{name}` is {WRONG_QUANTITIES[kind]}"))
-            case "quantity" if kind in FLOATS:
-                found.append(warning(Kind.FLOAT, _float(kind)))
-            case "customer" if kind in WRONG_CUSTOMERS:
-                found.append(
-                    error(Kind.TYPE, f"column `{name}` is {kind}: return the customer's key as text")
-                )
-            case "at" | "window" if kind in NO_INSTANTS:
-                found.append(
-                    error(Kind.TYPE, f"column `{name}` is {kind}, which is no instant: return a timestamptz")
-                )
-            case "at" | "window" if kind in {"timestamp", "date"} and not naive_is_utc:
-                said = (
-                    f"column `{name}` is a {kind}, which has no time zone: return a timestamptz (`{name} at time zone "
-                    "'UTC'`, with the zone it was written in), or set `timezone: UTC` on the source if it is UTC"
-                )
-                found.append(error(Kind.TYPE, said))
-            case _:
-                pass
-    return found
-
-
-def _float(kind: str) -> str:
-    digits = "7 digits" if kind in {"float4", "float32", "real"} else "15 digits"
-    return (
-        f"column `quantity` is floating point ({kind}, {digits}), and a sum of it depends on the order of the "
-        "rows: cast each "
-        "row before it is added up, `sum(x::numeric)`, in MySQL `sum(cast(x as decimal(38, 9)))`"
-    )
 
 
 def words(query: str, *, dialect: str) -> list[Finding]:

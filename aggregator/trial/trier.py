@@ -19,7 +19,8 @@ from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
 from aggregator.source.trying import Answer, Trying
 from aggregator.trial import findings, lookup, text
-from aggregator.trial.findings import Column, Edge, Finding, Kind, Outside, Row, Severity, Sums
+from aggregator.trial.columns import Column, types
+from aggregator.trial.findings import Edge, Finding, Kind, Outside, Row, Severity, Sums
 from aggregator.trial.lookup import Register
 
 LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
@@ -122,7 +123,7 @@ class Trial:
         end = windows.settled_until(now, meter.delay, self._length)
         first = self._ask(trying, Span(end, end))
         columns = [Column(*each) for each in zip(first.names, first.kinds, strict=True)]
-        yield "types", findings.types(columns, naive_is_utc=trying.naive_is_utc)
+        yield "types", types(columns, naive_is_utc=trying.naive_is_utc)
         yield "words", findings.words(query, dialect=trying.dialect)
         if trying.dialect == "sqlite":
             yield "the column of times", self._times(trying)
