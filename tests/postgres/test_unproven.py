@@ -1,8 +1,11 @@
 """A source that must prove its freshness: what it has not proven to see is neither read, compared nor lowered."""
 
 import datetime as dt
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from aggregator.core.forecast import Forecast
 from aggregator.core.model import Decreases, Fence, Span
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes.stats import Tally
+from aggregator.source import Source
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 APPLY = replace(METER, decreases=Decreases.APPLY, shrink_guard=Decimal(1))
@@ -137,3 +141,41 @@ def test_a_preview_looks_at_nothing_that_is_not_proven(world: World, standby: bo
     decided = list(world.collection.preview(span, world.now, tally, known, Forecast()))
     assert (decided, tally.left_from) == ([], START + HOUR)
     assert tally.left_why is not None
+
+
+def test_a_load_is_read_up_to_what_it_says_of_itself(database: Database, tmp_path: Path) -> None:
+    """A database that is no Postgres, filled by a load: what that has not brought over is not read, nor taken back."""
+    loaded = dt.datetime(2025, 3, 1, tzinfo=dt.UTC)
+    file = tmp_path / "warehouse.db"
+    source = Source(
+        "warehouse",
+        f"sqlite:///{file}",
+        statement_timeout=MINUTE,
+        freshness="select max(complete_until) from load",
+    )
+    query = "select customer, quantity, used_at as at from usage where used_at >= :start and used_at < :end"
+    world = World(
+        database,
+        meter=replace(APPLY, query=query, start_at=loaded),
+        source=source,  # type: ignore[arg-type]  # the real one reads as the fake does
+    )
+    world.now = loaded + 4 * HOUR + 10 * MINUTE
+    marks = []
+    with closing(sqlite3.connect(file)) as warehouse:
+        warehouse.execute("create table usage (customer text, quantity integer, used_at text)")
+        warehouse.execute("create table load (complete_until text)")
+        for hour in (1, 3):
+            warehouse.execute(
+                "insert into usage values ('cus_a', 100, ?)", [f"2025-03-01 {hour - 1:02d}:30:00"]
+            )
+            warehouse.execute("insert into load values (?)", [f"2025-03-01 {hour:02d}:00:00"])
+            warehouse.commit()
+            marks.append(world.collect().mark)
+        warehouse.execute("delete from usage")  # it is loaded anew, and shows less than before
+        warehouse.execute("update load set complete_until = '2025-03-01 01:00:00'")
+        warehouse.commit()
+        again = world.collect()
+    assert marks == [loaded + HOUR, loaded + 3 * HOUR]
+    assert (again.mark, again.planned, again.corrections) == (loaded + 3 * HOUR, 0, 0)
+    world.deliver()
+    assert world.booked("cus_a") == 200
