@@ -273,10 +273,11 @@ def outside(found: Outside, query: str, *, latest: bool) -> list[Finding]:
     if not total(empty):
         return []
     said = f"it gives {total(empty):f} for no time at all (`:start` = `:end` = {found.window.end:%Y-%m-%dT%H:%MZ}), "
-    rounded = text.rounded(query)
-    if rounded is not None:
-        said += f"and {total(found.used):f} for the window {found.window}: the bounds are rounded, and windows overlap. "
-        return [error(Kind.ROUNDED, said + _change(rounded, "write `>= :start` and `< :end`, as they are"))]
+    moved = text.rounded(query) or text.widened(query)
+    if moved is not None:
+        how = "rounded" if text.rounded(query) else "moved"
+        said += f"and {total(found.used):f} for the window {found.window}: the bounds are {how}, and windows overlap. "
+        return [error(Kind.ROUNDED, said + _change(moved, "write `>= :start` and `< :end`, as they are"))]
     if found.history is not None and alike(found.history, empty):
         if latest or text.names_what_is_gone(query):
             said += (
@@ -333,7 +334,8 @@ def edge(found: Edge, query: str) -> list[Finding]:
         )
     else:
         said = f"a row at {found.at} is in neither the reading that ends there nor the one that begins there: it is lost. "
-    return [error(Kind.EDGE, said + _change(text.inclusive(query), "write `>= :start` and `< :end`"))]
+    line = text.narrowed(query) or text.inclusive(query)
+    return [error(Kind.EDGE, said + _change(line, "write `>= :start` and `< :end`"))]
 
 
 def last_instant(day: Span, whole: Sums, last: Sums, query: str, *, dialect: str) -> list[Finding]:

@@ -18,6 +18,15 @@ _CAST = re.compile(
     r"\bcast\s*\(\s*:(?:start|end)\s+as\s+(?!text\b|varchar\b|char\b|nvarchar\b)[\w ]+\)|:(?:start|end)\s*::\s*\w+",
     re.IGNORECASE,
 )
+_TYPE = r"\s*(?:::\s*\w+\s*)?"
+_WIDENED = re.compile(
+    rf":end\b{_TYPE}\+|:start\b{_TYPE}-|\bdate(?:time)?\s*\(\s*(?::end\s*,\s*'\+|:start\s*,\s*'-)",
+    re.IGNORECASE,
+)
+_NARROWED = re.compile(
+    rf":end\b{_TYPE}-|:start\b{_TYPE}\+|\bdate(?:time)?\s*\(\s*(?::end\s*,\s*'-|:start\s*,\s*'\+)",
+    re.IGNORECASE,
+)
 _INCLUSIVE = re.compile(
     r"\bbetween\s+\S*:start\b|<=\s*\(?\s*:end\b|(?<![<>=])>\s*\(?\s*:start\b", re.IGNORECASE
 )
@@ -85,6 +94,18 @@ def rounded(query: str) -> Line | None:
     return None if found is None else _line_at(query, found.start())
 
 
+def widened(query: str) -> Line | None:
+    """Return where more is asked for than the bounds say, as by `:end + interval '1 hour'`."""
+    found = _WIDENED.search(query)
+    return None if found is None else _line_at(query, found.start())
+
+
+def narrowed(query: str) -> Line | None:
+    """Return where less is asked for than the bounds say, as by `:end - interval '1 second'`."""
+    found = _NARROWED.search(query)
+    return None if found is None else _line_at(query, found.start())
+
+
 def cast_of_bound(query: str) -> Line | None:
     """Return where a bound is cast to something that is no text."""
     return _line(query, _CAST)
@@ -117,6 +138,11 @@ def looks_at_neighbours(query: str) -> Line | None:
 def may_not_add_up(query: str) -> bool:
     """Tell whether the query may be one whose windows need not add up: a maximum, or a count of different ones."""
     return _NOT_A_SUM.search(bare(query)) is not None
+
+
+def makes_rows(query: str) -> bool:
+    """Tell whether the query makes rows of its own, one for each step of time."""
+    return re.search(r"\bgenerate_series\b|\brecursive\b", bare(query), re.IGNORECASE) is not None
 
 
 def at_random(query: str) -> Line | None:

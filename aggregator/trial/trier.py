@@ -293,10 +293,11 @@ class Trial:
 
     def _instant(self, trying: Trying, window: Span, answer: Answer) -> dt.datetime | None:
         """Return an instant at which there is a row: as the query says, or found by halving."""
+        narrowed = text.narrowed(self._query) is not None and not text.makes_rows(self._query)
         whole = [each for each in trying.instants(answer) if not (each - LONG_AGO) % trying.least]
         for each in sorted(whole)[-1:]:
             around = Span(each - trying.least, each + trying.least)
-            return each if self._any(trying, around) else None
+            return each if narrowed or self._any(trying, around) else None
         if text.may_not_add_up(self._query):
             return None
         start, end = window
@@ -310,6 +311,8 @@ class Trial:
                 start = middle
             elif self._any(trying, Span(middle - trying.least, middle + trying.least)):
                 return middle
+            elif narrowed and end - start < self._length:
+                return middle  # there is one between `start` and `end`, and in no part of that
             else:
                 return None  # no row at all: only whole windows have any, such as those that `generate_series` makes
         return None

@@ -134,6 +134,26 @@ BAD: dict[str, tuple[str, Kind, Severity]] = {
         Kind.ROUNDED,
         Severity.ERROR,
     ),
+    "beyond the end": (
+        bounded("u.used_at >= :start and u.used_at < :end + interval '1 hour'"),
+        Kind.ROUNDED,
+        Severity.ERROR,
+    ),
+    "from before the start": (
+        bounded("u.used_at >= :start::timestamptz - interval '10 minutes' and u.used_at < :end"),
+        Kind.ROUNDED,
+        Severity.ERROR,
+    ),
+    "up to the last second": (
+        bounded("u.used_at between :start and :end - interval '1 second'"),
+        Kind.EDGE,
+        Severity.ERROR,
+    ),
+    "up to the last second, with at and window": (
+        bounded("u.used_at between :start and :end - interval '1 second'", SUM),
+        Kind.EDGE,
+        Severity.ERROR,
+    ),
     "between": (bounded("u.used_at between :start and :end"), Kind.EDGE, Severity.ERROR),
     "between, with at and window": (
         bounded("u.used_at between :start and :end", SUM),
@@ -272,6 +292,7 @@ select c.stripe as customer, count(u.id) as quantity from customer c
   left join usage u on u.customer_id = c.id and u.used_at >= :start and u.used_at < :end group by 1""",
     "steps with looking back": STEPS,
     "partitions by day": bounded(f"u.day >= :start::date and u.day <= :end::date and {BOUNDS}"),
+    "up to the last microsecond": bounded("u.used_at between :start and :end - interval '1 microsecond'"),
     "cast of a bound": bounded("u.used_at >= :start::timestamptz and u.used_at < cast(:end as timestamptz)"),
     "UTC without a zone": bounded("u.utc_at >= :start at time zone 'UTC' and u.utc_at < :end at time zone 'UTC'").replace(
         " as quantity", " as quantity, max(u.utc_at at time zone 'UTC') as at"
