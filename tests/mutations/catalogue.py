@@ -409,6 +409,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ),
     ),
     Mistake(
+        "what counts up to the present is read in one snapshot only",
+        "aggregator/source/engine.py",
+        "if found is not None or query_text.present(query) is None:",
+        "if True:",
+        (("tests/postgres/test_unstable.py::test_a_query_that_counts_up_to_the_present_comes_to_rest"),),
+    ),
+    Mistake(
+        "windows that overlap are taken for a state",
+        "aggregator/trial/findings.py",
+        "text.rounded(query) or text.widened(query)",
+        "text.rounded(query)",
+        ("tests/postgres/test_trial.py::test_what_a_query_does_not_mean_is_named[beyond the end]",),
+    ),
+    Mistake(
         "usage is moved to one of two customers that it fits",
         "aggregator/ledger/review/moves.py",
         "     where ways = 1 and ways_back = 1\n",
