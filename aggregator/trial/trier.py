@@ -149,9 +149,12 @@ class Trial:
 
     # What there is
 
-    def _ask(self, trying: Trying, span: Span) -> Answer:
+    def _check_time(self) -> None:
         if self._elapsed() > self._until:
             raise OutOfTime
+
+    def _ask(self, trying: Trying, span: Span) -> Answer:
+        self._check_time()
         answer = trying.ask(span)
         self._counts.append(len(answer.rows))
         return answer
@@ -261,11 +264,14 @@ class Trial:
 
     def _later(self, span: Span, *, by_window: bool) -> Sums:
         """Read a stretch in a snapshot of its own, as a later pass does."""
+        self._check_time()  # before it is opened: whatever is raised within is taken for the source's trouble
         with self._source.trying(self._query, self._timeout) as trying:
-            return self._windowed(trying, span, by_window=by_window)
+            return self._summed(trying, trying.ask(span), span, by_window=by_window)
 
     def _windowed(self, trying: Trying, span: Span, *, by_window: bool) -> Sums:
-        answer = self._ask(trying, span)
+        return self._summed(trying, self._ask(trying, span), span, by_window=by_window)
+
+    def _summed(self, trying: Trying, answer: Answer, span: Span, *, by_window: bool) -> Sums:
         if by_window:
             return _sums(trying.readings(answer, span, self._length), by_window=True)
         return _sums(trying.amounts(answer, span, self._length), by_window=False)
@@ -365,8 +371,7 @@ class Trial:
         """Judge joins whose other side has a key more than once."""
         found: list[Finding] = []
         for join in text.joins(self._query):
-            if self._elapsed() > self._until:
-                raise OutOfTime
+            self._check_time()
             others = [side for side in (join.left, join.right) if side[0] != join.bounded]
             repeated = [
                 (table, column, *trying.keys_more_than_once(table, column)) for table, column in others

@@ -608,6 +608,13 @@ def test_what_the_time_does_not_allow_is_said(shop_url: str) -> None:
     assert "ran out; tried before: whether there is usage" in ran_out[0].text
 
 
+def test_the_time_may_run_out_anywhere(shop_url: str) -> None:
+    """Also while a stretch is read again later: what was tried is said, and no trouble with the source."""
+    for thousandths in range(1, 40):
+        found = tried(shop_url, UP_TO_NOW, seconds=thousandths / 1000)
+        assert {each.kind for each in found} <= {Kind.UNTRIED, Kind.PRESENT}, found
+
+
 def test_a_missing_time_zone_is_seen_without_rows(shop_url: str) -> None:
     """The type of a column tells, though there is no row at all."""
     query = "select 'cus_1' as customer, 1 as quantity, utc_at as at from usage where used_at >= :start and used_at < :end"
