@@ -231,7 +231,7 @@ update aggregator.feed
 ADOPT = """
 update aggregator.identity
    set generation = %(generation)s, cluster = %(cluster)s, database_oid = %(database_oid)s, timeline = %(timeline)s,
-       stopped_at = null, stopped_reason = null, stopped_by_failover = false
+       stopped_at = null, stopped_reason = null, stopped_by_failover = false, stopped_on = null
  where stopped_at = %(stopped_at)s and generation = %(before)s and claims_made = %(claims_made)s
 """
 

@@ -71,7 +71,7 @@ update aggregator.identity set timeline = %(timeline)s where timeline is distinc
 
 FOLLOW = """
 update aggregator.identity
-   set timeline = %(timeline)s, stopped_at = null, stopped_reason = null, stopped_by_failover = false
+   set timeline = %(timeline)s, stopped_at = null, stopped_reason = null, stopped_by_failover = false, stopped_on = null
 """
 
 NOTE_HOST = "insert into aggregator.host (id) values (%(host)s) on conflict do nothing"
@@ -91,10 +91,19 @@ select name, account from aggregator.sink
  where account is not null and exists (select from aggregator.claim where claim.sink_id = sink.id)
 """
 
+# The first reason stays, and so does its time, unless the ledger may have been set back to a time when it was stopped
+# already: then others may have sent a moment ago. Restored files need a server that is started, a standby that takes over
+# was started at another time, and a dump that is read in again makes another database. A host that has sent since the stop
+# has it in its file.
 STOP = """
 update aggregator.identity
-   set stopped_at = %(now)s, stopped_reason = %(reason)s, stopped_by_failover = %(failover)s
- where stopped_at is null
+   set stopped_at = %(now)s, stopped_reason = coalesce(stopped_reason, %(reason)s),
+       stopped_by_failover = case when stopped_at is null then %(failover)s else stopped_by_failover end,
+       stopped_on = place.now
+  from (select format('database %%s of the server started at %%s', oid,
+                      to_char(pg_postmaster_start_time() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')) as now
+          from pg_database where datname = current_database()) as place
+ where stopped_at is null or stopped_at < %(known_at)s or stopped_on <> place.now
 """
 
 WHAT_TO_DO = "Nothing is read or sent until `aggregator adopt` has compared the ledger with what the sinks have counted."
@@ -284,9 +293,14 @@ class LedgerIdentity(Part):
             self._claim_counter.note(count)
 
     def stop(self, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
-        """Mark the ledger as stopped, for every process; the first reason stays."""
+        """Mark the ledger as stopped, for every process; the first reason stays.
+
+        If it may have been set back to a time when it was stopped already, it is stopped from now on.
+        """
         self.stopped_seen = True
-        self._run(STOP, {"reason": reason, "now": now, "failover": failover})
+        known = self._known()
+        known_at = known.at if known is not None and known.ledger_id == self._ledger_id else None
+        self._run(STOP, {"reason": reason, "now": now, "failover": failover, "known_at": known_at})
 
     def stopped(self, connection: Connection) -> str | None:
         """Return why the ledger is stopped, None if it is not; and learn its generation, for `name`.

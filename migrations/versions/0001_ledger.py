@@ -30,8 +30,10 @@ create table aggregator.identity (
     stopped_at     timestamptz,
     stopped_reason text,
     stopped_by_failover boolean not null default false,
+    stopped_on     text,
     check ((stopped_at is null) = (stopped_reason is null)),
-    check (stopped_at is not null or not stopped_by_failover)
+    check (stopped_at is not null or not stopped_by_failover),
+    check (stopped_at is not null or stopped_on is null)
 );
 comment on table aggregator.identity is 'What this ledger is. Its id is part of every identifier.';
 comment on column aggregator.identity.generation is
@@ -45,6 +47,8 @@ comment on column aggregator.identity.timeline is
 comment on column aggregator.identity.stopped_at is 'Since when nothing is read or sent, until somebody adopts the ledger.';
 comment on column aggregator.identity.stopped_by_failover is
     'Whether it was stopped because its server may lack commits; then a person''s word that it lacks none lifts it.';
+comment on column aggregator.identity.stopped_on is
+    'In which database of a server started when it was stopped: another one may have been set back since.';
 insert into aggregator.identity default values;
 
 create table aggregator.host (

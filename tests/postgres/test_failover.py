@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -53,31 +54,45 @@ def fail_over(world: PinnedWorld) -> None:
     world.execute("update aggregator.identity set timeline = timeline + 1")
 
 
-@pytest.fixture
-def promoted(tmp_path: Path) -> Iterator[tuple[PinnedWorld, Database]]:
-    """A daemon whose claims have reached a standby, and the standby as the primary, without what another host sent last."""
+@contextmanager
+def two_servers(directory: Path) -> Iterator[tuple[PinnedWorld, Database]]:
+    """A daemon whose ledger has a standby, and the ledger on that."""
     with (
-        home() as directory,
-        server(directory / "primary", wal_level="replica") as primary,
+        home() as servers,
+        server(servers / "primary", wal_level="replica") as primary,
         Database(primary.url()) as before,
     ):
         migrate(primary.url())
-        world = PinnedWorld(before, tmp_path / "b")
-        with standby(primary, directory / "standby") as follower, Database(follower.url()) as after:
-            assert world.identity.check(world.now) is None
-            owe(world, 1)
-            world.deliver()
-            owe(world, 2)
-            with psycopg.connect(follower.url(), autocommit=True) as asked:
-                until(lambda: asked.execute("select count(*) from aggregator.outbox").fetchone() == (3,))
-                asked.execute("alter system set primary_conninfo = ''")
-                asked.execute("select pg_reload_conf()")
-                until(lambda: not asked.execute("select from pg_stat_wal_receiver").fetchall())
-                world.on(tmp_path / "a").deliver()
-                assert len(world.sink.received) == 6
-                asked.execute("select pg_promote(wait => false)")
-                until(lambda: asked.execute("select pg_is_in_recovery()").fetchone() == (False,))
+        world = PinnedWorld(before, directory)
+        with standby(primary, servers / "standby") as follower, Database(follower.url()) as after:
             yield world, after
+
+
+@contextmanager
+def parted(after: Database, reached: str) -> Iterator[None]:
+    """Let a standby come as far as `reached`, a query that finds something then, and not hear of what follows; promote it."""
+    with psycopg.connect(after.url, autocommit=True) as asked:
+        until(lambda: asked.execute(reached).fetchone() is not None)
+        asked.execute("alter system set primary_conninfo = ''")
+        asked.execute("select pg_reload_conf()")
+        until(lambda: not asked.execute("select from pg_stat_wal_receiver").fetchall())
+        yield
+        asked.execute("select pg_promote(wait => false)")
+        until(lambda: asked.execute("select pg_is_in_recovery()").fetchone() == (False,))
+
+
+@pytest.fixture
+def promoted(tmp_path: Path) -> Iterator[tuple[PinnedWorld, Database]]:
+    """A daemon whose claims have reached a standby, and the standby as the primary, without what another host sent last."""
+    with two_servers(tmp_path / "b") as (world, after):
+        assert world.identity.check(world.now) is None
+        owe(world, 1)
+        world.deliver()
+        owe(world, 2)
+        with parted(after, "select from aggregator.outbox having count(*) = 3"):
+            world.on(tmp_path / "a").deliver()
+            assert len(world.sink.received) == 6
+        yield world, after
 
 
 def test_a_failover_that_lost_what_another_host_sent_is_noticed(
@@ -98,6 +113,59 @@ def test_a_failover_that_lost_what_another_host_sent_is_noticed(
     assert world.on(tmp_path / "b", after).identity.pinned().stopped_at is None, (
         "each host sees it for itself"
     )
+
+
+def test_a_standby_that_has_a_stop_and_not_the_adoption_after_it_is_quiet_from_now_on(tmp_path: Path) -> None:
+    """Whoever adopted the ledger may have sent a moment ago, and died with it."""
+    with two_servers(tmp_path / "b") as (world, after):
+        owe(world, 1)
+        world.deliver()
+        world.identity.stop("wound back", world.now)
+        with parted(after, "select from aggregator.identity where stopped_at is not null"):
+            world.now += 3 * HOUR
+            dead = world.on(tmp_path / "a")
+            dead.adopt()
+            owe(dead, 2)
+            assert dead.deliver().accepted == 3
+        host = world.on(tmp_path / "b", after)
+        host.now = now = dead.now
+        assert host.adoption().situation(now).quiet_until == now + 2 * HOUR
+        assert host.adoption().situation(now + HOUR).quiet_until == now + 2 * HOUR
+        assert host.rows("select stopped_at, stopped_reason from aggregator.identity") == [
+            (now, "wound back")
+        ]
+
+
+def test_a_stopped_ledger_whose_files_were_restored_is_quiet_from_now_on(
+    world: PinnedWorld, tmp_path: Path
+) -> None:
+    """They need a server that is started, or are read into another database. The first reason stays."""
+    for place in (
+        "database 1 of the server started at {}",
+        "database {} of the server started at 2026-11-01",
+    ):
+        world.identity.stop("one", world.now)
+        world.now += 3 * HOUR
+        assert world.adoption().situation(world.now).quiet_until == world.now - HOUR
+        kept = (
+            world.one("select stopped_on from aggregator.identity").replace("database ", "").split(" of ")[0]
+        )
+        world.execute("update aggregator.identity set stopped_on = %s", place.format(kept))
+        other = world.on(tmp_path / "elsewhere")
+        assert other.adoption().situation(world.now).quiet_until == world.now + 2 * HOUR
+    assert world.one("select stopped_reason from aggregator.identity") == "one"
+
+
+def test_a_host_that_has_sent_since_the_stop_knows_that_the_ledger_was_set_back(world: PinnedWorld) -> None:
+    """Then other hosts may have sent after it."""
+    world.identity.stop("one", world.now)
+    backup = back_up(world.database)
+    world.adopt()
+    owe(world, 4)
+    world.deliver()
+    restore(world.database, backup)
+    world.now += HOUR
+    assert world.again().adoption().situation(world.now).quiet_until == world.now + 2 * HOUR
 
 
 @pytest.mark.parametrize("failover", ["may_lose", "one_host", "lossless"])

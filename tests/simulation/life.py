@@ -211,6 +211,7 @@ class Life:
                 dice,
                 random.Random(f"{seed}: failovers"),
                 random.Random(f"{seed}: backups of files"),
+                random.Random(f"{seed}: backups of stops"),
             )
             if isinstance(self.ledger, InMemory)
             else None

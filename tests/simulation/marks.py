@@ -46,6 +46,7 @@ RARE = (
     "read back without a name",
     "ledger wound back",
     "restored with requests in flight",
+    "set back to when it was stopped already",
     "stopped",
     "adopted",
     "taken over",

@@ -292,6 +292,7 @@ class PinRow:
     claims_made: int = 0
     stopped_at: dt.datetime | None = None
     stopped_reason: str | None = None
+    stopped_on: int | None = None
     timeline: int | None = None
 
 
@@ -351,6 +352,8 @@ class MemoryLedger:
         self.tables = Tables()
         self.timeline: int | None = None
         """On which timeline its server is; None where it does not say."""
+        self.server_starts = 1
+        """How often its server was started, or another one took its place."""
         self.failover: Failover = "may_lose"
         """What is declared of a standby that takes over."""
         self.touched: list[EventRow] = []

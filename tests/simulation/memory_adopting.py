@@ -112,6 +112,7 @@ class MemoryAdopting:
             if feed.cleared_at is None:
                 clear_for_good(feed, now)
         identity.generation, identity.stopped_at, identity.stopped_reason = generation, None, None
+        identity.stopped_on = None
         identity.timeline = pinned.runs_on
 
     def _rebase(self, rebased: Rebased, name: Naming, now: dt.datetime) -> None:

@@ -54,6 +54,7 @@ def back_up(ledger: MemoryLedger) -> Backup:
 def restore(ledger: MemoryLedger, backup: Backup) -> None:
     """Put everything back. What came after the backup is gone, and its numbers are given out again."""
     ledger.timeline = None if ledger.timeline is None else ledger.timeline + 1
+    ledger.server_starts += 1
     ledger.tables = pickle.loads(backup.rows)
     ledger.touched = []
     for sequence, latest in zip(ledger.sequences(), backup.sequences, strict=True):
@@ -193,11 +194,13 @@ class MemoryIdentity:
         self._claim_counter.note(count)
 
     def stop(self, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
-        """Mark the ledger as stopped; the first reason stays."""
+        """Mark the ledger as stopped; the first reason stays, and so does its time, unless it may have been set back since."""
         self.stopped_seen = True
-        row = self._ledger.tables.identity
-        if row.stopped_at is None:
-            row.stopped_at, row.stopped_reason = now, reason
+        row, known = self._ledger.tables.identity, self.known()
+        sent_since = known is not None and row.stopped_at is not None and row.stopped_at < known.at
+        if row.stopped_at is None or sent_since or row.stopped_on != self._ledger.server_starts:
+            row.stopped_at, row.stopped_reason = now, row.stopped_reason or reason
+            row.stopped_on = self._ledger.server_starts
 
     def stopped(self) -> str | None:
         """Return why the ledger is stopped, None if it is not; and learn its generation."""

@@ -1,5 +1,6 @@
 """Bugs on purpose in how a ledger is known that lost commits under several hosts."""
 
+import datetime as dt
 from typing import Any
 
 from aggregator.core import retry
@@ -31,6 +32,17 @@ def nothing_kept_beside() -> list[tuple[object, str, object]]:
         return real(self, owner, Disk())
 
     return [(life.InMemory, "verbs", verbs), (identity, "failed_over", lambda found, failover: None)]
+
+
+@mutant("a ledger that is set back to when it was stopped already has been quiet since then")
+def stopped_since_the_backup() -> list[tuple[object, str, object]]:
+    def stop(self: MemoryIdentity, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
+        self.stopped_seen = True
+        row = self._ledger.tables.identity
+        if row.stopped_at is None:
+            row.stopped_at, row.stopped_reason = now, reason
+
+    return [(MemoryIdentity, "stop", stop)]
 
 
 @mutant("that there is one host is believed, whoever else has claimed anything")

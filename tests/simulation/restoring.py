@@ -3,6 +3,7 @@
 Rules
 - A backup is restored in place, in one step, whatever is on its way just then; its sequences are set back too.
 - Only a backup is restored since which something was claimed: with another one nothing was forgotten that was sent.
+- A backup may be one of a ledger that is stopped already, and may be restored as soon as the adopted ledger sends again.
 - A person adopts as `aggregator adopt --yes` does, with the real code, and comes again until it is done.
 """
 
@@ -68,6 +69,7 @@ class Restoring:
         random: random.Random,
         failovers: random.Random,
         files: random.Random,
+        stops: random.Random,
     ) -> None:
         self._life = life
         self._ledger = ledger
@@ -78,6 +80,9 @@ class Restoring:
             ledger.failover = life.conditions.failover
         self._random = random
         self._of_files = files
+        self._of_stops = stops
+        self._of_a_stop = False
+        """Whether the latest backup is one of a stopped ledger, to be restored once the ledger goes on."""
         self._backups: list[Backup] = []
         self._armed = False
         self._set_back_at: dt.datetime | None = None
@@ -146,7 +151,9 @@ class Restoring:
         if life.conditions.failover == "one_host":
             known = "several are known" if len(tables.hosts) > 1 else "there is one"
             life.marks.saw(f"one host is declared, and {known}")
-        backup = fit[-1] if life.conditions.fails_over else self._random.choice(fit)
+        latest = life.conditions.fails_over or self._of_a_stop
+        backup = fit[-1] if latest else self._random.choice(fit)
+        self._of_a_stop = False
         now = life.scheduler.now
         life.looked()
         if any(row.settled_at is None and now - row.claimed_at < MINUTE for row in tables.claims.values()):
@@ -157,6 +164,8 @@ class Restoring:
         life.marks["messages forgotten by a restore"] += len(tables.notifications) > backup.notifications
         life.marks["cancellations forgotten by a restore"] += len(tables.cancellations) > backup.cancellations
         restore(self._ledger, backup)
+        if self._ledger.tables.identity.stopped_at is not None:
+            life.marks.saw("set back to when it was stopped already")
         self._set_back_at = now
         life.watch.restored(tables, self._ledger.tables)
         self._die_with_it()
@@ -253,6 +262,9 @@ class Restoring:
             self._decide_cancellations()
             life.carrying.put_away_what_was_forgotten()
         adoption.ready(scheduler.now)
+        if self._of_stops.random() < 0.3:
+            self._back_up()
+            self._of_a_stop = True
         with adoption.survey(scheduler.now) as survey:
             for compared in survey.compared:
                 life.trace.tell("compared:", compared)
@@ -281,6 +293,7 @@ class Restoring:
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:
         if name == "adopt":
             self._set_back_at = None
+            self._armed = self._armed or self._of_a_stop
             self._life.trace.tell("the ledger is adopted")
             self._life.marks.saw("adopted")
             self._life.watch.adopted(self._ledger.tables)
