@@ -194,7 +194,7 @@ class MemoryIdentity:
         self._claim_counter.note(count)
 
     def stop(self, reason: str, now: dt.datetime, *, failover: bool = False) -> None:
-        """Mark the ledger as stopped; the first reason stays, and so does its time, unless it may have been set back since."""
+        """Mark the ledger as stopped; the first reason stays, and its time, unless it was set back since."""
         self.stopped_seen = True
         row, known = self._ledger.tables.identity, self.known()
         sent_since = known is not None and row.stopped_at is not None and row.stopped_at < known.at

@@ -153,7 +153,6 @@ class Restoring:
             life.marks.saw(f"one host is declared, and {known}")
         latest = life.conditions.fails_over or self._of_a_stop
         backup = fit[-1] if latest else self._random.choice(fit)
-        self._of_a_stop = False
         now = life.scheduler.now
         life.looked()
         if any(row.settled_at is None and now - row.claimed_at < MINUTE for row in tables.claims.values()):
@@ -169,7 +168,8 @@ class Restoring:
         self._set_back_at = now
         life.watch.restored(tables, self._ledger.tables)
         self._die_with_it()
-        life.scheduler.after(10 * MINUTE, self._person)
+        life.scheduler.after(MINUTE if self._of_a_stop else 10 * MINUTE, self._person)
+        self._of_a_stop = False
 
     def _lose_nothing(self) -> None:
         """Let a standby take over that has every commit, as was declared: nobody has to do anything."""
@@ -262,7 +262,7 @@ class Restoring:
             self._decide_cancellations()
             life.carrying.put_away_what_was_forgotten()
         adoption.ready(scheduler.now)
-        if self._of_stops.random() < 0.3:
+        if self._of_stops.random() < 0.4:
             self._back_up()
             self._of_a_stop = True
         with adoption.survey(scheduler.now) as survey:
