@@ -70,7 +70,7 @@ def two_servers(directory: Path) -> Iterator[tuple[PinnedWorld, Database]]:
 
 @contextmanager
 def parted(after: Database, reached: str) -> Iterator[None]:
-    """Let a standby come as far as `reached`, a query that finds something then, and not hear of what follows; promote it."""
+    """Cut a standby off once `reached` finds something in it; at the end it is promoted, without what came since."""
     with psycopg.connect(after.url, autocommit=True) as asked:
         until(lambda: asked.execute(reached).fetchone() is not None)
         asked.execute("alter system set primary_conninfo = ''")
