@@ -40,6 +40,15 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_identity.py::test_a_pass_into_a_stopped_ledger_writes_nothing",),
     ),
     Mistake(
+        "what is refused at once is planned anew by every pass, beside an event that was rejected",
+        "aggregator/ledger/passes/passes.py",
+        "rejected = [event for event, was_accepted in gone if was_accepted]",
+        "rejected = [event for event, _ in gone]",
+        (
+            "tests/postgres/test_reconciliation.py::test_what_is_refused_at_once_is_not_planned_anew_by_every_pass",
+        ),
+    ),
+    Mistake(
         "delivery goes on although a settlement lost rows",
         "aggregator/delivery/sender.py",
         "in_time = began < hold.until and settled == len(outcomes)",

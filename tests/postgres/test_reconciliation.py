@@ -690,6 +690,30 @@ def test_a_rejected_event_that_is_not_the_latest_is_planned_anew(
     assert owing.one("select count(*) from aggregator.parked") == 0
 
 
+def test_what_is_refused_at_once_is_not_planned_anew_by_every_pass(owing: World, sink: Sink) -> None:
+    """Two events came to nothing, and what replaces the first is too old to be sent: it stays, and the other waits."""
+    owing.deliver()
+    owing.source.use("cus_1", START, 5)
+    owing.collect()
+    owing.deliver()
+    came_to_nothing = [
+        name for (name,) in owing.rows("select identifier from aggregator.event where customer = 'cus_1'")
+    ]
+    assert len(came_to_nothing) == 2
+    sink.rejected |= set(came_to_nothing)
+    reconciliation(owing).take(report(owing, *came_to_nothing), owing.now)
+    waiting = ParkedEvents(owing.database).waiting(Choice(), 10)
+    owing.outbox.release([each.event for each in waiting], owing.now)
+    owing.now += 40 * 24 * HOUR
+    revisions = []
+    for _ in range(5):
+        owing.now += HOUR
+        owing.collect()
+        revisions.append(owing.one("select max(revision) from aggregator.event where customer = 'cus_1'"))
+    assert revisions[0] > 1, "the first is planned anew"
+    assert revisions[-1] == revisions[2], revisions
+
+
 @pytest.mark.parametrize(
     "trouble", [SinkError("No such customer."), LedgerUnreachable("The ledger did not answer.")]
 )

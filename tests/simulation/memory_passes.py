@@ -275,7 +275,8 @@ class MemoryPasses:
         again = []
         for event in rejected:
             slot = self._ledger.slot_of(tables.events[event])
-            if _rejected(tables, slot) is not None:
+            tail = None if slot.tail is None else tables.parked.get(slot.tail)
+            if _rejected(tables, slot) is not None and (tail is None or tail.state is not State.HELD):
                 slot.replan = True
                 again.append(slot.window_start)
         return min(again, default=None)

@@ -60,15 +60,3 @@ def windows_add_up() -> list[tuple[object, str, object]]:
         return decision._replace(carry=change.now % unit)
 
     return [(planner, "_decide_last", decide)]
-
-
-@mutant("a held correction is replaced by every pass, beside an event that was rejected")
-def held_is_replaced_for_ever() -> list[tuple[object, str, object]]:
-    real = memory_passes.MemoryPasses._void
-
-    def void(self: Any, events: Any, now: Any) -> Any:
-        for event in events:
-            self._ledger.tables.parked[event].was_accepted = True
-        return real(self, events, now)
-
-    return [(memory_passes.MemoryPasses, "_void", void)]
