@@ -5,12 +5,17 @@ Rules
 - A plan leaves out partitions that a span does not touch; so all of a partitioned table are looked at.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from aggregator.source.dialects import Table
+
+_NAME = r'("(?:[^"]|"")+"|[\w$]+)'
+QUALIFIED = re.compile(rf"{_NAME}\.{_NAME}")
+"""How a plan names the tables of a join or a sum that another server makes as a whole: `Aggregate on (public.usage u)`."""
 
 FOUND = sa.text("""
 with recursive planned as (
@@ -39,7 +44,7 @@ select format('%I.%I', nspname, relname) as name,
 def tables(connection: sa.Connection, query: str, values: Mapping[str, object]) -> list[Table]:
     """Ask for the plan of a query, which does not run, and look its tables up."""
     plan = connection.execute(sa.text(f"explain (verbose, format json) {query}"), values).scalar_one()
-    named = sorted(set(_relations(plan)))
+    named = sorted(set(relations(plan)))
     found = connection.execute(
         FOUND, {"schemas": [each for each, _ in named], "names": [each for _, each in named]}
     )
@@ -49,13 +54,19 @@ def tables(connection: sa.Connection, query: str, values: Mapping[str, object]) 
     ]
 
 
-def _relations(plan: Any) -> Iterator[tuple[str, str]]:
+def relations(plan: Any) -> Iterator[tuple[str, str]]:
     """Yield schema and name of each relation anywhere in a plan."""
     if isinstance(plan, list):
         for each in plan:
-            yield from _relations(each)
+            yield from relations(each)
     elif isinstance(plan, dict):
         if "Relation Name" in plan and "Schema" in plan:
             yield plan["Schema"], plan["Relation Name"]
+        for schema, name in QUALIFIED.findall(plan.get("Relations", "")):
+            yield _unquoted(schema), _unquoted(name)
         for each in plan.values():
-            yield from _relations(each)
+            yield from relations(each)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name

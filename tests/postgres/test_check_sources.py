@@ -13,6 +13,7 @@ from aggregator.cli.tables import table_notes
 from aggregator.config import load
 from aggregator.core.model import Span
 from aggregator.source.dialects import Table
+from aggregator.source.tables import relations
 from tests.postgres.servers import as_role
 
 pytestmark = pytest.mark.direct
@@ -128,6 +129,25 @@ def test_rows_of_another_server_want_a_proof_of_freshness(kind: str, said: str) 
     assert said in note
     assert "`freshness`" in note
     assert list(table_notes(source, "", span, freshness=True, filtered=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        ({"Relations": "Aggregate on (public.usage)"}, [("public", "usage")]),
+        (
+            {"Relations": 'Aggregate on ((public.usage u) INNER JOIN ("Odd one"."Us.""age" v))'},
+            [("public", "usage"), ("Odd one", 'Us."age')],
+        ),
+        ({"Schema": "public", "Relation Name": "usage"}, [("public", "usage")]),
+    ],
+)
+def test_tables_whose_sum_another_server_makes_are_found(
+    step: dict[str, str], named: list[tuple[str, str]]
+) -> None:
+    """A plan has no step for each of them then."""
+    plan = [{"Plan": {"Node Type": "Sort", "Plans": [{"Node Type": "Foreign Scan", **step}]}}]
+    assert list(relations(plan)) == named
 
 
 def test_a_default_that_stamps_too_early_is_named(run: Run, notes: Notes) -> None:
