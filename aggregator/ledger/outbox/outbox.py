@@ -296,9 +296,9 @@ class Outbox(Part):
     ) -> Claim | None:
         """Take up to `limit` due events of a sink, record the attempt, and commit; None if nothing is due.
 
-        `now` is what the caller takes for the ledger's time; the ledger's own clock has the say. `way` is how they are to
-        go, but for those that may have gone another way before; `feeds`, of which feeds they may be: left out, of all that
-        the sink has.
+        `now` is what the caller takes for the ledger's time; the ledger's own clock has the say. `transport` is how they
+        are to go, but for those that may have gone another way before; `feeds`, of which feeds they may be: left out, of
+        all that the sink has.
 
         Raises LedgerStopped if the ledger is not what it was, which every process knows from then on; ClocksApart if this
         host's clock differs from the ledger's. Then nothing is taken.
