@@ -8,7 +8,7 @@ _SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 _PRESENT = re.compile(
     r"\b(?:now|today|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|sysdate|sysdatetime\w*"
     r"|sysutcdatetime|getdate|getutcdate|curdate|curtime|utc_timestamp|utc_date|utc_time|now64)\s*\("
-    r"|\b(?:unixepoch|unix_timestamp)\s*\(\s*\)"
+    r"|\b(?:unixepoch|unix_timestamp)\s*\(\s*\)|\bage\s*\([^,()]*\)"
     r"|\b(?:current_timestamp|current_date|current_time|current_datetime|localtimestamp|localtime|sysdate|systimestamp)\b",
     re.IGNORECASE,
 )

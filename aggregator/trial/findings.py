@@ -73,6 +73,7 @@ class Kind(StrEnum):
     SAME = "same everywhere"
     AHEAD = "ahead of now"
     BEHIND = "hours behind"
+    UNMAPPED = "no customers"
     CUSTOMER_FORM = "no customers of the sink"
     CUSTOMER_UNKNOWN = "customers not found at the sink"
     MULTIPLIED = "multiplied rows"
@@ -229,6 +230,10 @@ def cut(
 
 def limited(counts: Iterable[int], query: str) -> list[Finding]:
     """Judge how many rows readings had, if the query itself has a limit."""
+    skips = text.offset(query)
+    if skips is not None:
+        said = f"{skips} leaves out the first rows, whoever they are about, and nobody is billed for them. Leave it out"
+        return [error(Kind.LIMIT, said)]
     found = text.limit(query)
     if found is None:
         return []
@@ -429,6 +434,14 @@ def _zone(*, naive: bool) -> str:
 def _lasting(time: dt.timedelta) -> str:
     minutes = int(time.total_seconds() // 60)
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def unmapped(keys: Sequence[str | None], window: Span) -> list[Finding]:
+    """Judge a window of which nothing can be billed, since no row says to whom."""
+    if not keys or any(key is not None for key in keys):
+        return []
+    said = f"none of the {len(keys)} row(s) of {window} has a customer: all of it is unmapped, and nobody is billed for it"
+    return [warning(Kind.UNMAPPED, said)]
 
 
 def customers(keys: Iterable[str | None], sink: str) -> list[Finding]:

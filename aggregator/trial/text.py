@@ -33,6 +33,7 @@ _INCLUSIVE = re.compile(
 _LIMIT = re.compile(
     r"\b(?:limit\s+(\d+)|fetch\s+(?:first|next)\s+(\d+)\s+rows?|top\s*\(?\s*(\d+))[^()]*$", re.IGNORECASE
 )
+_OFFSET = re.compile(r"\boffset\s+[1-9]\d*[^()]*$", re.IGNORECASE)
 _NEIGHBOURS = re.compile(
     r"\bover\b|\blag\s*\(|\blead\s*\(|\bmax\s*\([^)]*\)\s*-\s*(?:coalesce\s*\(\s*)?min\s*\(", re.IGNORECASE
 )
@@ -128,6 +129,11 @@ def limit(query: str) -> tuple[Line, int] | None:
     if found is None or line is None:
         return None
     return line, int(next(filter(None, found.groups())))
+
+
+def offset(query: str) -> Line | None:
+    """Return where the whole query leaves out its first rows."""
+    return _line(query, _OFFSET)
 
 
 def looks_at_neighbours(query: str) -> Line | None:

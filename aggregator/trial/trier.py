@@ -211,7 +211,7 @@ class Trial:
         readings = trying.readings(answer, window, self._length)
         rows = [Row(each.customer, each.window_start, each.quantity, each.at) for each in readings]
         self._customers = [row.customer for row in rows]
-        found = findings.repeated(rows, self._query)
+        found = findings.repeated(rows, self._query) + findings.unmapped(self._customers, window)
         if self._stripe is not None:
             found += findings.customers(self._customers, self._stripe)
         return found

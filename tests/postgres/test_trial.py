@@ -211,6 +211,20 @@ BAD: dict[str, tuple[str, Kind, Severity]] = {
         Kind.PRESENT,
         Severity.WARNING,
     ),
+    "the age of a row": (
+        (
+            "select customer, sum(extract(epoch from age(began_at))) as quantity from login"
+            " where began_at >= :start and began_at < :end group by 1"
+        ),
+        Kind.PRESENT,
+        Severity.WARNING,
+    ),
+    "no customer at all": (
+        "select null::text as customer, count(*) as quantity from usage where used_at >= :start and used_at < :end",
+        Kind.UNMAPPED,
+        Severity.WARNING,
+    ),
+    "offset": (PLAIN + " order by 2 desc offset 2", Kind.LIMIT, Severity.ERROR),
     "local times": (
         bounded("u.paris_at >= :start and u.paris_at < :end").replace(
             " as quantity", " as quantity, max(u.paris_at) as at"
