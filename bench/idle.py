@@ -1,9 +1,13 @@
 """What a daemon costs that has nothing to do: its CPU, and the ledger's, with many meters of which nothing is due.
 
-    python -m bench.idle [--meters 1000] [--seconds 60] [--every 5m]
+    python -m bench.idle [--meters 1000] [--every 5m] [--cycles 1] [--before 2] [--against DIR]
 
 The daemon is `aggregator run`, a process of its own, over one source and one sink. Each meter has had usage, which is read
-and sent before anything is measured; what is measured is the alarms that ring in vain, and whatever polls.
+and sent before anything is measured; then so many cycles of alarms pass, since the first rounds after a start wait for each
+other's transactions. What is measured is whole cycles in which every alarm rings in vain, and whatever polls. It says by how
+many passes and by how many leases the ledger was written meanwhile.
+
+With `--against`, another checkout is measured first, by the same files and for as long.
 """
 
 import argparse
@@ -20,7 +24,9 @@ from urllib.request import Request, urlopen
 
 import psycopg
 
+from aggregator.config.durations import parse_duration
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
+from bench.checkouts import HOME, Checkout, checkout, python_of
 from bench.processor import tree_seconds
 from bench.stand import Stand, first_day, stand
 
@@ -36,21 +42,25 @@ class Idle(NamedTuple):
     daemon: float
     ledger: float
     wakes_per_second: float
-    passes: int
-    """How many rounds of meters fell into the time."""
+    leases: int
+    """How many rounds of a meter took its lease."""
+    looked_at: int
+    """Of how many meters the ledger says that they were looked at in the last cycle."""
 
 
-def measure(meters: int, seconds: float, every: str) -> Idle:
-    """Start a daemon with so many meters, wait until it has nothing to do, and watch it for some seconds."""
+def measure(side: Checkout, meters: int, every: str, before: int, cycles: int) -> Idle:
+    """Start a daemon with so many meters, wait until it has nothing to do, and watch it for some cycles of alarms."""
+    period = parse_duration(every).total_seconds()
     with stand() as stood:
         prepare(stood.server, meters)
         make_stripe_meters(stood.sandbox, meters)
         path = stood.directory / "aggregator.yaml"
         path.write_text(json.dumps(config(stood, meters, every)))
         url = stood.server.url("ledger")
-        with daemon(path) as process, psycopg.connect(url, autocommit=True) as ledger:
+        with daemon(side, path) as process, psycopg.connect(url, autocommit=True) as ledger:
             wait_until_idle(process, ledger, meters)
-            return watch(process.pid, stood.processes["ledger"], ledger, seconds)
+            time.sleep(before * period)  # noqa: TID251 - a benchmark lets time pass
+            return watch(process.pid, stood.processes["ledger"], ledger, cycles, period)
 
 
 def prepare(server: EmbeddedPostgres, meters: int) -> None:
@@ -119,11 +129,14 @@ def config(stood: Stand, meters: int, every: str) -> dict[str, Any]:
 
 
 @contextmanager
-def daemon(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a daemon; if something breaks, show the end of its log."""
+def daemon(side: Checkout, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a daemon of a checkout; if something breaks, show the end of its log."""
     log = path.with_suffix(".log")
-    call = [sys.executable, "-m", "aggregator", "run", "--first-time", "--config", str(path)]
-    with log.open("wb") as told, subprocess.Popen(call, stdout=told, stderr=told) as process:
+    call = [str(python_of(side.root)), "-m", "aggregator", "run", "--first-time", "--config", str(path)]
+    with (
+        log.open("wb") as told,
+        subprocess.Popen(call, stdout=told, stderr=told, cwd=side.place, env=side.environment) as process,
+    ):
         try:
             yield process
         except BaseException:
@@ -155,19 +168,25 @@ def wait_until_idle(
     raise SystemExit(f"The daemon did not become idle: {row}.")
 
 
-def watch(pid: int, postmaster: int, ledger: psycopg.Connection[tuple[Any, ...]], seconds: float) -> Idle:
+def watch(
+    pid: int, postmaster: int, ledger: psycopg.Connection[tuple[Any, ...]], cycles: int, period: float
+) -> Idle:
     """Let time pass; return what it cost."""
-    rounds = "select sum(epoch)::int from aggregator.meter"
-    [(before,)] = ledger.execute(rounds)
+    leases = "select sum(epoch)::int from aggregator.meter"
+    looked_at = (
+        "select count(distinct meter_id) from aggregator.pass where started_at > now() - %s * interval '1 s'"
+    )
+    [(given,)] = ledger.execute(leases)
     began = time.monotonic()
     daemon_before, ledger_before, wakes_before = tree_seconds(pid), tree_seconds(postmaster), wakes(pid)
-    time.sleep(seconds)  # noqa: TID251 - a benchmark lets time pass
+    time.sleep(cycles * period)  # noqa: TID251 - a benchmark lets time pass
     took = time.monotonic() - began
     used = tree_seconds(pid) - daemon_before
     ledgers = tree_seconds(postmaster) - ledger_before
     woken = wakes(pid) - wakes_before
-    [(after,)] = ledger.execute(rounds)
-    return Idle(used / took, ledgers / took, woken / took, after - before)
+    [(given_since,)] = ledger.execute(leases)
+    [(looked,)] = ledger.execute(looked_at, [period])
+    return Idle(used / took, ledgers / took, woken / took, given_since - given, looked)
 
 
 def wakes(pid: int) -> int:
@@ -185,14 +204,20 @@ def main() -> None:
         prog="bench.idle", description="What a daemon costs that has nothing to do."
     )
     parser.add_argument("--meters", type=int, default=1_000)
-    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--every", default="5m", help="How often each meter is looked at (default 5m).")
+    parser.add_argument("--before", type=int, default=2, help="Cycles that pass before any is measured.")
+    parser.add_argument("--cycles", type=int, default=1, help="Cycles that are measured.")
+    parser.add_argument("--against", type=Path, help="Another checkout, measured first.")
     given = parser.parse_args()
-    found = measure(given.meters, given.seconds, given.every)
-    print(
-        f"{given.meters:,} meters, nothing due, {found.passes} rounds in {given.seconds:g} s: daemon "
-        f"{found.daemon:.2%} of a core, ledger and source {found.ledger:.2%}, {found.wakes_per_second:.0f} wakes/s"
-    )
+    for root in filter(None, (given.against, HOME)):
+        with checkout(root) as side:
+            found = measure(side, given.meters, given.every, given.before, given.cycles)
+        print(
+            f"{side.root}: {given.meters:,} meters, {given.cycles} cycle(s) of {given.every} with nothing due: daemon "
+            f"{found.daemon:.2%} of a core, ledger and source {found.ledger:.2%}, {found.wakes_per_second:.0f} wakes/s; "
+            f"{found.leases:,} leases, {found.looked_at:,} meters looked at in the last cycle",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -18,7 +19,8 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.windows import floor
-from aggregator.errors import SinkHalted
+from aggregator.errors import QueryTimedOut, SinkHalted
+from aggregator.source.engine import Glimpse
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,
@@ -138,6 +140,10 @@ class FakeSource:
     transactions: Fence | None = None
     differing: Differing | None = None
     reread_spans: list[Span] = field(default_factory=list)
+    glimpses: int = 0
+    glimpsed: list[tuple[str, Span]] = field(default_factory=list)
+    failing: set[str] = field(default_factory=set)
+    """Queries that are not answered in a glimpse."""
 
     def use(self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1) -> None:
         """Let a customer use something."""
@@ -158,12 +164,30 @@ class FakeSource:
             raise self.failure
         if allow is not None:
             span = Span(span.start, allow(self.fence()))
+        yield self._readings(span, window)
+
+    def _readings(self, span: Span, window: dt.timedelta) -> list[Reading]:
         epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-        yield [
+        return [
             Reading(at - (at - epoch) % window, customer, quantity, at, None if customer else "no customer")
             for customer, at, quantity in self.uses
             if at in span
         ]
+
+    @contextmanager
+    def glimpse(self, timeout: dt.timedelta) -> Iterator[Glimpse]:
+        """Hold a snapshot open, and count it."""
+        assert timeout > dt.timedelta(0)
+        if self.failure:
+            raise self.failure
+        self.glimpses += 1
+        yield Glimpse(self.fence(), self._glimpsed)
+
+    def _glimpsed(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+        self.glimpsed.append((query, span))
+        if query in self.failing:
+            raise QueryTimedOut(f"{query!r} takes too long")
+        yield self._readings(span, window)
 
     def columns(self, query: str, span: Span) -> FakeShape:
         """Say whether it tells windows apart by itself."""

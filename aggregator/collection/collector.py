@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aggregator.collection import schedule
+from aggregator.collection import schedule, sight
+from aggregator.collection.sight import Seen, Sight
 from aggregator.core import commit_barrier, definitions, planner, windows
 from aggregator.core.counts import Counts
 from aggregator.core.feed_terms import report_lost, sealed
@@ -46,7 +47,7 @@ from aggregator.errors import (
     QueryTimedOut,
     SourceError,
 )
-from aggregator.ledger.meters import Feed, Lease, Meters, Registered
+from aggregator.ledger.meters import Feed, Lease, Left, Meters, Registered
 from aggregator.ledger.passes.passes import Decide, Pass, Passes
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
@@ -222,7 +223,11 @@ class Collector:
         self.limits = limits
         self._elapsed = elapsed
         self._check_clock = check_clock
-        self._patience = patience
+        self.patience = patience
+        self.seen: Seen | None = None
+        """What the last round saw, if the next one may see just the same."""
+        self._sight: Sight | None = None
+        self._left: Left | None = None
         self._at_once: dict[str, bool] = {}
         self._unstable: frozenset[str] = frozenset()
         self._stopping = False
@@ -236,6 +241,8 @@ class Collector:
         with self._round() as (lease, result):
             if lease is not None:
                 self._read_due(lease, now, result)
+        if self._sight is not None and not self._stopping:
+            self.seen = sight.seen(self.meter, self._sight, result, self._left)
         return result
 
     def backfill(self, span: Span, goal: Span, now: dt.datetime) -> Collected:
@@ -263,6 +270,7 @@ class Collector:
     @contextmanager
     def _round(self) -> Iterator[tuple[Lease | None, Collected]]:
         """Hold the meter for a round, unless another process has it; give it back at the end."""
+        self.seen = self._sight = self._left = None
         lease = self._meters.acquire(self._registered)
         failpoints.passing("lease_taken")
         if lease is not None:
@@ -280,7 +288,7 @@ class Collector:
         finally:
             if lease:
                 with suppress(LedgerUnreachable):  # then it runs out by itself
-                    self._meters.release(lease)
+                    self._left = self._meters.release(lease)
 
     def preview(
         self, span: Span, now: dt.datetime, tally: Tally, known: Sequence[Definition], forecast: Forecast
@@ -291,7 +299,7 @@ class Collector:
         """
         for held, piece in definitions.pieces(known, span):
             with Spool() as spool:
-                allow = self._admission(piece, held, now, known)
+                allow = self.admission(piece, held, now, known)
                 for batch in self._source.read(held.query, piece, held.window, allow=allow):
                     spool.add(batch)
                 if allow.is_cut:
@@ -331,6 +339,8 @@ class Collector:
             if at_once is None:
                 with self._alive(lease):
                     at_once = self.at_once(held, Span(mark, mark))
+        if at_once:
+            self._sight = Sight(self.meter, lease)
         for this in schedule.passes(self.meter, lease, now, first, ready, at_once=at_once):
             if self._stopping:
                 return
@@ -357,20 +367,18 @@ class Collector:
         known, mark = lease.definitions, lease.mark
         settled = definitions.ready_until(known, mark, now - self.meter.delay)
         fence = self._source.fence()
-        if fence is None or not (self._patience or fence.must_prove):
+        if fence is None or not (self.patience or fence.must_prove):
             return settled, lease
         fence = commit_barrier.trusted(fence, lease.seen_until)
         boundary = windows.floor(fence.at, definitions.grid(known, mark))
         passed = commit_barrier.judge(fence, lease.noted, boundary)
-        ready = commit_barrier.ready(
-            now - self.meter.delay, passed, self._patience, bounded=not fence.standby
-        )
+        ready = commit_barrier.ready(now - self.meter.delay, passed, self.patience, bounded=not fence.standby)
         until = definitions.ready_until(known, mark, ready.until)
         fenced_until = definitions.ready_until(known, mark, ready.fenced_until)
         if fenced_until < settled:
             result.waits_for = passed.holder or "a transaction that has just ended"
         result.waits_anew = result.waits_for is not None and lease.waits_for is None
-        result.unfenced = until > fenced_until and bool(self._patience)
+        result.unfenced = until > fenced_until and bool(self.patience)
         if passed.noted != lease.noted or result.waits_for != lease.waits_for or result.unfenced:
             self._meters.note(
                 lease, passed.noted, waits_for=result.waits_for, given_up=result.unfenced, now=now
@@ -415,8 +423,10 @@ class Collector:
 
     def _read(self, lease: Lease, this: Pass, result: Collected, step: dt.timedelta | None = None) -> None:
         definition = this.definition
-        allow = self._admission(this.span, definition, this.now, lease.definitions, lease)
-        with self._noting_failure(lease, this, but=QueryTimedOut), Spool() as spool:
+        allow = self.admission(this.span, definition, this.now, lease.definitions, lease)
+        since = self._sight.since if self._sight is not None else None
+        with self._noting_failure(lease, this, but=QueryTimedOut), Spool(since) as spool:
+            began = self._elapsed()
             with self._alive(lease) as lost:
                 for batch in self._source.read(
                     definition.query, this.span, definition.window, step=step, allow=allow
@@ -424,6 +434,7 @@ class Collector:
                     failpoints.passing("reading_begun")
                     spool.add(batch)
                     self._go_on(lost)
+            took = self._elapsed() - began
             failpoints.passing("readings_taken")
             this = this._replace(seen=allow.seen)
             if allow.is_cut:
@@ -433,6 +444,8 @@ class Collector:
                     return
             tally = self._passes.commit(lease, spool, this, self._decide(this.now, definition))
         result.add(this.span, tally)
+        if self._sight is not None:
+            self._sight.took(spool, took)
         if tally.restless is not None and definition.fingerprint not in self._unstable:
             self._prove(lease, definition, tally.restless, result)
 
@@ -449,7 +462,7 @@ class Collector:
                     f"was read again {differing.how}"
                 )
 
-    def _admission(
+    def admission(
         self,
         span: Span,
         definition: Definition,
@@ -466,7 +479,7 @@ class Collector:
             noted=lease.noted if lease else (),
             seen_until=lease.seen_until if lease else None,
             settled=now - self.meter.delay,
-            patience=self._patience,
+            patience=self.patience,
             now=now,
         )
 

@@ -116,6 +116,11 @@ class Lookback(NamedTuple):
     daily: bool
 
 
+def near(mark: dt.datetime, revisit: dt.timedelta, length: dt.timedelta) -> dt.datetime:
+    """Return from where on every pass reads windows again that were read before."""
+    return mark - min(revisit, max(NEAR, 2 * length))
+
+
 def lookback(
     *,
     now: dt.datetime,
@@ -126,11 +131,11 @@ def lookback(
     daily_at: dt.datetime | None,
 ) -> Lookback:
     """Decide how far back a pass reads, given when the longer stretches were last read in full."""
-    near = mark - min(revisit, max(NEAR, 2 * length))
+    near_from = near(mark, revisit, length)
     daily = _is_over(daily_at, now, DAILY)
     hourly = daily or _is_over(hourly_at, now, HOUR)
-    deep = mark - revisit if daily else mark - min(revisit, HOURLY) if hourly else near
-    return Lookback(near, min(deep, near), hourly, daily)
+    deep = mark - revisit if daily else mark - min(revisit, HOURLY) if hourly else near_from
+    return Lookback(near_from, min(deep, near_from), hourly, daily)
 
 
 def _is_over(since: dt.datetime | None, now: dt.datetime, time: dt.timedelta) -> bool:

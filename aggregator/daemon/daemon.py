@@ -28,7 +28,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from aggregator.daemon.halted_sink import Halt
-from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, tasks
+from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, glances, tasks
 from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import report_start
 from aggregator.daemon.watchdog import Watching, report_set_back
@@ -193,6 +193,7 @@ class Work:
         self._clock = clock
         self._readiness = Readiness()
         self._tasks = tasks(app)
+        self._glances = glances(app)
         self._takers = (
             {sink: app.notification_poller(sink) for sink in app.notification_sinks} if address else {}
         )
@@ -235,9 +236,10 @@ class Work:
 
     def prepare(self) -> None:
         """Make everything ready, its threads included, and begin nothing yet. What can fail fails here."""
+        now = self._clock()
         for task in self._tasks:
             if task.trigger is not None:
-                self._schedule(task, task.trigger)
+                self._schedule(task, task.trigger, now)
         for sink in self._app.sink_ids:
             self._readiness.expect_sink(sink)
         report_set_back(self._log, self._app.ledger.outbox, self._app.ledger.instant())
@@ -247,9 +249,9 @@ class Work:
         for worker in self._workers:
             worker.start()
 
-    def _schedule(self, task: Task, trigger: BaseTrigger) -> None:
-        """Let a task be done at once when work begins, and then whenever it is due."""
-        now, pool = self._clock(), task.job.pool
+    def _schedule(self, task: Task, trigger: BaseTrigger, now: datetime) -> None:
+        """Let a task be done at once when work begins, and then whenever it is due: those of one period at one instant."""
+        pool = task.job.pool
         if pool == METERS:
             self._readiness.expect(task.of, self._app.ledger.instant(), partial(_next, trigger))
         self._scheduler.add_job(
@@ -312,11 +314,17 @@ class Work:
 
     def _read(self, task: Task) -> None:
         """Run one round of a meter, and note how it ended."""
+        if self._stopping.is_set():
+            return
         with self._waited_for():
             self._readiness.began(task.of, self._app.ledger.instant())
             failed, stopped = None, False
             try:
-                result = task.round()
+                result = self._glances[task.of].unchanged(task.of)
+                if result is None:
+                    result = task.round()
+                else:
+                    task.job.report(task.reporter, result)
             except Exception as error:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
                 failed, stopped = self._report_failed(task, error), isinstance(error, InvariantBroken)
             else:
@@ -371,9 +379,10 @@ class Work:
 
     def _ring(self) -> None:
         """Let every alarm ring now, and count the next ones from here: this host's clock is not what they were set by."""
+        now = self._clock()
         for job in self._scheduler.get_jobs():
             with suppress(JobLookupError):  # it is stopped for good
-                self._scheduler.modify_job(job.id, next_run_time=self._clock())
+                self._scheduler.modify_job(job.id, next_run_time=now)
 
     def _rouse(self, meter: str) -> None:
         for sink in self._app.collections[meter].meter.sinks:

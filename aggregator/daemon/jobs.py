@@ -18,6 +18,7 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from aggregator.collection.glance import Glance
 from aggregator.config import Meter, cron
 from aggregator.core.counts import Counts
 from aggregator.daemon.reporting import (
@@ -140,6 +141,16 @@ def _tasks_of(job: Job[Any], app: App, of: str, *, once: bool) -> Iterator[Task]
     body = (job.once if once else None) or job.body
     for _ in range(1 if once else job.beside):
         yield Task(job, of, app, trigger, body(app, of), Reporter(of, log.logger(), once=once))
+
+
+def glances(app: App) -> dict[str, Glance]:
+    """Return, by meter, what looks at it: meters of one source whose alarms ring together are looked at together."""
+    together: dict[tuple[str, timedelta | None, str | None], list[str]] = {}
+    for meter in sorted(app.collections):
+        configured = app.config.meters[meter]
+        rings = None if configured.cron else period(configured)
+        together.setdefault((configured.source, rings, configured.cron), []).append(meter)
+    return {meter: glance for these in together.values() for glance in [app.glance(these)] for meter in these}
 
 
 def waiting(app: App, sink: str) -> tuple[datetime | None, int]:

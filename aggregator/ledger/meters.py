@@ -28,7 +28,7 @@ from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
 from aggregator.ledger.passes import silence
 from aggregator.ledger.passes.silence import Silence
 
-__all__ = ["Feed", "Lease", "Meters", "Registered"]
+__all__ = ["Feed", "Lease", "Left", "Meters", "Registered"]
 
 # Registering inserts what is missing and reads what is there. It locks no row that exists, so that it never waits for a
 # pass that is being committed.
@@ -172,6 +172,7 @@ update aggregator.meter set lease_until = clock_timestamp() + %(length)s
 RELEASE = """
 update aggregator.meter set lease_owner = null, lease_until = null
  where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
+returning mark, reread_from, swept, seen_until, hourly_at, daily_at
 """
 
 
@@ -236,6 +237,17 @@ class Lease(NamedTuple):
     def key(self) -> dict[str, object]:
         """What a statement knows it by, which holds as long as nobody else has the meter."""
         return {"meter_id": self.registered.id, "epoch": self.epoch, "owner": self.owner}
+
+
+class Left(NamedTuple):
+    """A meter as it was given back: what the next lease of it will say, unless something happens meanwhile."""
+
+    mark: dt.datetime
+    reread_from: dt.datetime | None
+    swept: dt.datetime | None
+    seen_until: dt.datetime | None
+    hourly_at: dt.datetime | None
+    daily_at: dt.datetime | None
 
 
 class Meters(Part):
@@ -387,9 +399,10 @@ class Meters(Part):
         """Give a sign of life; False if the lease is lost already."""
         return self._run(RENEW, {**lease.key, "length": self._lease}) == 1
 
-    def release(self, lease: Lease) -> bool:
-        """Give the meter back; False if the lease was lost already."""
-        return self._run(RELEASE, lease.key) == 1
+    def release(self, lease: Lease) -> Left | None:
+        """Give the meter back, and return how it stands by then; None if the lease was lost already."""
+        row = self._row(RELEASE, lease.key)
+        return None if row is None else Left._make(row)
 
 
 def end_silent(connection: Connection, registered: Registered) -> str | None:

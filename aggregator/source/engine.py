@@ -95,6 +95,13 @@ class Snapshot(NamedTuple):
             self.renew()
 
 
+class Glimpse(NamedTuple):
+    """An open snapshot: what it proves, and what asks it a query."""
+
+    fence: Fence | None
+    read: Callable[[str, Span, dt.timedelta], Iterator[list[Reading]]]
+
+
 class Source:
     """One application database. Connects when first asked, once per read; any number of threads may read at once.
 
@@ -248,6 +255,27 @@ class Source:
         with self._snapshot() as snapshot:
             values = {"start": self._dialect.bound(span.start), "end": self._dialect.bound(span.end)}
             return self._dialect.tables(snapshot.connection, statement.text, values)
+
+    @contextmanager
+    def glimpse(self, timeout: dt.timedelta) -> Iterator["Glimpse"]:
+        """Hold a snapshot open in which several queries are asked, each for as long as `timeout` at most.
+
+        Raises, from within as well, as `read` does.
+        """
+        with self._snapshot(min(timeout, self._how.statement_timeout), proving=True) as snapshot:
+            yield Glimpse(self._fence(snapshot), partial(self._read_at_once, snapshot))
+
+    def _read_at_once(
+        self, snapshot: Snapshot, query: str, span: Span, window: dt.timedelta
+    ) -> Iterator[list[Reading]]:
+        """Yield all readings of a span in batches, by a query that returns `window`. Raises QueryRejected if it does not."""
+        with closing(snapshot.ask(self._statement(query), span)) as result:
+            found = self._places(result)
+            if found.window is None:
+                raise self._refusal("the query returned `window` before, and does not any more")
+            rows = Rows(found, self._instants, span, window, self._refusal, self._noise(result, found))
+            for batch in snapshot.batches(result):
+                yield rows.readings(batch)
 
     @contextmanager
     def trying(self, query: str, timeout: dt.timedelta) -> Iterator[Trying]:

@@ -5,13 +5,14 @@ Rules
 - Whoever builds closes: every part that holds a thread, a connection or a server is given back in the reverse order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 from aggregator.collection.collector import Collector
+from aggregator.collection.glance import Glance
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
@@ -127,6 +128,16 @@ class App:
     def definitions(self, meter: str) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
         return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
+
+    def glance(self, meters: Sequence[str]) -> Glance:
+        """Return what looks at meters of one source in one snapshot, before any of them is collected."""
+        return Glance(
+            [self.collections[meter] for meter in meters],
+            self.sources[self.config.meters[meters[0]].source],
+            self.ledger.passes,
+            present=self.ledger.now,
+            elapsed=monotonic,
+        )
 
     def delivery(self, sink: str, *, at_once: bool = False, only: tuple[str, Span] | None = None) -> Worker:
         """Return what delivers to a sink; several may work beside each other.

@@ -143,6 +143,7 @@ def app_with(meter: object, **parts: object) -> App:
         "notification_sinks": {},
         "reconciliation": lambda _: Quiet(),
         "collections": {"m": Counting()},
+        "glance": lambda _: SimpleNamespace(unchanged=lambda _: None),
         "unconfigured_meters": lambda _: [],
         "unconfigured": list,
         "unsafe_sources": dict,
@@ -153,7 +154,7 @@ def app_with(meter: object, **parts: object) -> App:
     return cast("App", SimpleNamespace(**(its | parts)))
 
 
-OFTEN = SimpleNamespace(cron=None, every=dt.timedelta(milliseconds=100))
+OFTEN = SimpleNamespace(source="app", cron=None, every=dt.timedelta(milliseconds=100))
 
 
 @pytest.fixture
@@ -247,7 +248,10 @@ def broken(*_: object) -> NoReturn:
     [
         pytest.param(broken, id="reading the files"),
         pytest.param(lambda: app_with(OFTEN, unconfigured_meters=broken), id="asking the ledger"),
-        pytest.param(lambda: app_with(SimpleNamespace(cron="0 0 * * 9", every=None)), id="making an alarm"),
+        pytest.param(
+            lambda: app_with(SimpleNamespace(source="app", cron="0 0 * * 9", every=None)),
+            id="making an alarm",
+        ),
         pytest.param(
             lambda: app_with(OFTEN, sink_ids={"s": 1}, reconciliation=broken), id="making the parts"
         ),
@@ -283,7 +287,7 @@ def test_a_reload_that_fails_in_any_way_leaves_what_worked(wrong: Callable[[], A
 def test_a_clock_that_is_set_stops_no_meter(ahead: dt.timedelta, cron: str | None, said: io.StringIO) -> None:
     """Alarms were set by the clock as it was, hours from now: all of them ring at once, and one line says by how much."""
     counting, by = Counting(), [dt.timedelta(0)]
-    meter = SimpleNamespace(cron=cron, every=dt.timedelta(hours=6))
+    meter = SimpleNamespace(source="app", cron=cron, every=dt.timedelta(hours=6))
     with at_work(app_with(meter, collections={"m": counting}), lambda: utcnow() + by[0]):
         assert counting.read.acquire(timeout=SOON_SECONDS)
         by[0] = ahead

@@ -14,6 +14,30 @@ from aggregator.daemon import jobs
 from tests.core.test_daemon import OFTEN, SOON_SECONDS, Counting, Quiet, Rounds, app_with, at_work
 
 
+def test_meters_of_one_source_whose_alarms_ring_together_are_looked_at_together() -> None:
+    """By their period, whether it is written or follows from the window, or by their line of a crontab."""
+    hour, minute = timedelta(hours=1), timedelta(minutes=1)
+    meters = {
+        "a": SimpleNamespace(source="app", cron=None, every=None, window=hour),
+        "b": SimpleNamespace(source="app", cron=None, every=5 * minute, window=24 * hour),
+        "c": SimpleNamespace(source="app", cron=None, every=minute, window=hour),
+        "d": SimpleNamespace(source="other", cron=None, every=None, window=hour),
+        "e": SimpleNamespace(source="app", cron="*/5 * * * *", every=None, window=hour),
+        "f": SimpleNamespace(source="app", cron="*/5 * * * *", every=None, window=minute),
+    }
+    app = app_with(
+        OFTEN, config=SimpleNamespace(meters=meters), collections=dict.fromkeys(meters), glance=tuple
+    )
+    assert jobs.glances(app) == {
+        "a": ("a", "b"),
+        "b": ("a", "b"),
+        "c": ("c",),
+        "d": ("d",),
+        "e": ("e", "f"),
+        "f": ("e", "f"),
+    }
+
+
 class Done(Counts):
     """What came of a job that does nothing: somebody has to look at it."""
 

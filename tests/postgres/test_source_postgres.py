@@ -190,6 +190,38 @@ def test_all_pieces_see_one_state(source: Source, run: Run) -> None:
     assert list(read) == []
 
 
+def test_all_queries_of_a_glimpse_see_one_state(source: Source, run: Run) -> None:
+    """What is committed after it was opened is not in it, whichever query is asked."""
+    run("insert into usage values ('cus_a', 1, %s)", NOON)
+    with source.glimpse(dt.timedelta(seconds=20)) as glimpse:
+        assert glimpse.fence is not None
+        run("insert into usage values ('cus_a', 1, %s)", NOON)
+        for query in (USAGE_BY_WINDOW, USAGE_BY_WINDOW.replace("sum(quantity)", "count(*)")):
+            [[found]] = glimpse.read(query, THREE, HOUR)
+            assert found == Reading(NOON, "cus_a", Decimal(1), None)
+
+
+def test_a_glimpse_takes_queries_that_return_window(source: Source, run: Run) -> None:
+    """What another query gave could not be told apart."""
+    run("insert into usage values ('cus_a', 1, %s)", NOON)
+    with (
+        pytest.raises(QueryRejected, match="returned `window` before"),
+        source.glimpse(dt.timedelta(seconds=20)) as glimpse,
+    ):
+        list(glimpse.read(USAGE, ONE, HOUR))
+
+
+def test_a_slow_query_ends_a_glimpse(source: Source, run: Run) -> None:
+    """It has a time limit of its own, since others wait for it."""
+    run("insert into usage values ('cus_a', 1, %s)", NOON)
+    slow = USAGE_BY_WINDOW.replace("from usage", "from usage, pg_sleep(20)")
+    with (
+        pytest.raises(QueryTimedOut, match="it may take"),
+        source.glimpse(dt.timedelta(milliseconds=50)) as glimpse,
+    ):
+        list(glimpse.read(slow, ONE, HOUR))
+
+
 def test_a_piece_too_heavy_for_the_whole_is_read(source_url: str) -> None:
     """The timeout bounds each piece, and the first question is one piece long: a window too long for it is still read."""
     slow = Source("app", source_url, statement_timeout=dt.timedelta(seconds=1))

@@ -13,7 +13,7 @@ PATIENCE = 15 * MINUTE
 @pytest.fixture
 def waiting(world: World) -> World:
     """A meter that waits for writers."""
-    world.collection._patience = PATIENCE
+    world.collection.patience = PATIENCE
     return world
 
 
@@ -94,7 +94,7 @@ def test_another_process_goes_on_with_what_was_noted(waiting: World) -> None:
     transactions(world, 90, 100)
     world.collect()
     other = world.beside()
-    other.collection._patience = PATIENCE
+    other.collection.patience = PATIENCE
     other.at(1, 6)
     transactions(other, 100, 130)
     assert other.collect().mark == START + HOUR

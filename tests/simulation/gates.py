@@ -7,6 +7,7 @@ without having done anything, or do its work and seem to have failed. Time passe
 import datetime as dt
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from aggregator.errors import (
     SourceUnreachable,
 )
 from aggregator.ledger.clock import LedgerClock
+from aggregator.source.engine import Glimpse
 from tests.simulation.application import Application
 from tests.simulation.conditions import HOUR, MINUTE, SECOND, Conditions
 from tests.simulation.invariants import Invariants
@@ -200,6 +202,27 @@ class SourceGate:
         gate.step()
         yield readings[half:]
         gate.process.complete.add(query)
+
+    @contextmanager
+    def glimpse(self, timeout: dt.timedelta) -> Iterator[Glimpse]:
+        """Hold one instant open. Raises SourceUnreachable at its beginning, or when it is asked."""
+        assert timeout > dt.timedelta(0)
+        gate = self._gate
+        gate.step()
+        if gate.random.random() < gate.conditions.query_fails:
+            raise SourceUnreachable
+        standby = self._standbys.any()
+        now = gate.scheduler.now
+
+        def read(query: str, span: Span, _: dt.timedelta) -> Iterator[list[Reading]]:
+            assert gate.scheduler.now == now, "it is one snapshot"
+            table = (standby or self._application).tables[query]
+            readings = table.readings(span, raw=gate.conditions.raw, names_at=gate.conditions.names_at)
+            readings = self._spells.show(self._application.tables[query], table, readings, span, now)
+            yield [] if gate.random.random() < gate.conditions.empty_read else readings
+            gate.step()
+
+        yield Glimpse(self._fence_of(standby), read)
 
     def reread(self, query: str, span: Span, window: dt.timedelta) -> None:
         """Say the same again: no query changes by itself."""

@@ -13,6 +13,7 @@ from aggregator.adoption import asking as adoption_shell
 from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
 from aggregator.collection.collector import Collected, Collector
+from aggregator.collection.glance import Glance
 from aggregator.core.model import (
     Decreases,
     Meter,
@@ -433,10 +434,18 @@ class Daemon:
     def collect(self, meter: Meter) -> None:
         """Collect for ever."""
         shell = self._collection(meter)
+        glance = Glance(
+            [shell], self._source(), self._ledger.passes, present=self._gate.now, elapsed=self._life.elapsed
+        )
         while True:
-            self._round(lambda: shell.run_once(self._gate.now()))
+            self._round(lambda: self._glanced(glance, meter) or shell.run_once(self._gate.now()))
             pace = max(meter.window, 5 * HOUR) if self._life.resting else meter.window
             self._scheduler.wait(pace * (0.3 + 0.7 * self._random.random()))
+
+    def _glanced(self, glance: Glance, meter: Meter) -> Collected | None:
+        result = glance.unchanged(meter.name)
+        self._life.marks["a glance stands for a round"] += result is not None
+        return result
 
     def backfill(self, meter: Meter, start: dt.datetime, end: dt.datetime | None) -> Backfilled:
         """Read a range, as `aggregator backfill` does. Raises UsageError if it cannot be billed."""
@@ -594,10 +603,13 @@ class Daemon:
             if count:
                 self._life.marks[name] += count
 
+    def _source(self) -> SourceGate:
+        return SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys)
+
     def _collection(self, meter: Meter) -> Collector:
         return Collector(
             self._registered[meter.name],
-            SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys),
+            self._source(),
             self._ledger.meters,
             self._ledger.passes,
             ledger_name=self._ledger.identity.name,

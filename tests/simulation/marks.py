@@ -31,6 +31,7 @@ RARE = (
     "backfill",
     "late commit found",
     "empty read",
+    "a glance stands for a round",
     "shrink guard held",
     "shrink guard confirmed",
     "waiting for the barrier",

@@ -33,7 +33,7 @@ from aggregator.errors import InvariantBroken, LeaseLost, MeterRefused
 from aggregator.ledger import meter_names
 from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.identity import Failover
-from aggregator.ledger.meters import Feed, Lease, Registered
+from aggregator.ledger.meters import Feed, Lease, Left, Registered
 from aggregator.ledger.outbox.first_use import TAKEN_BACK
 from aggregator.ledger.passes.silence import Silence
 
@@ -575,12 +575,13 @@ class MemoryMeters:
             row.lease_until = self._ledger.clock() + self._lease
         return row is not None
 
-    def release(self, lease: Lease) -> bool:
-        """Give the meter back; False if the lease was lost already."""
+    def release(self, lease: Lease) -> Left | None:
+        """Give the meter back, and return how it stands by then; None if the lease was lost already."""
         row = self._own(lease)
-        if row is not None:
-            row.lease_owner = row.lease_until = None
-        return row is not None
+        if row is None:
+            return None
+        row.lease_owner = row.lease_until = None
+        return Left(row.mark, row.reread_from, row.swept, row.seen_until, row.hourly_at, row.daily_at)
 
     def definitions(self, registered: Registered) -> tuple[Definition, ...]:
         """Return by which queries the meter is read, in the order of time."""

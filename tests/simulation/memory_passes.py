@@ -28,6 +28,7 @@ from aggregator.ledger.passes.records import RESUME_WITHIN
 from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
+from aggregator.ledger.passes.unchanged import Unchanged
 from aggregator.ledger.review.moves import may_move
 from tests.simulation import memory_moves as moves
 from tests.simulation.conditions import HOUR
@@ -110,6 +111,29 @@ class MemoryPasses:
             fingerprint = this.definition.fingerprint
             tables.pieces[meter.id, this.goal] = PieceRow(this.span, this.now, fingerprint)
         return tally
+
+    def note_unchanged(self, found: Sequence[Unchanged], now: dt.datetime, seconds: float) -> set[int]:
+        """Return the ids of the meters that were looked at without a lease and have nothing else to do."""
+        assert seconds >= 0
+        stopped = self._identity.stopped()
+        if stopped is not None:
+            raise LedgerStopped(stopped)
+        tables, noted = self._ledger.tables, set()
+        for each in found:
+            row = tables.meters[each.lease.registered.id]
+            feeds = {feed for feed, line in tables.feeds.items() if line.meter_id == row.id}
+            if (row.epoch, row.reread_from, row.hourly_at) != (each.lease.epoch, None, each.lease.hourly_at):
+                continue
+            if any(meter == row.id for meter, _ in tables.guarded):
+                continue
+            if any(key[0] in feeds for key in tables.reassertions):
+                continue
+            if any(parked.feed_id in feeds and parked.moved_with for parked in tables.parked.values()):
+                continue
+            if each.this.seen is not None:
+                row.seen_until = max(row.seen_until or each.this.seen, each.this.seen)
+            noted.add(row.id)
+        return noted
 
     def resume_backfill(
         self, registered: Registered, goal: Span, known: Sequence[Definition], now: dt.datetime

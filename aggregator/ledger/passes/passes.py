@@ -31,12 +31,13 @@ from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
-from aggregator.ledger.passes import reassert, records, shrink_guard
+from aggregator.ledger.passes import reassert, records, shrink_guard, unchanged
 from aggregator.ledger.passes.changes import changes, note_unmapped, stage
 from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
+from aggregator.ledger.passes.unchanged import Unchanged
 from aggregator.ledger.passes.writer import Writer
 from aggregator.ledger.review import moves
 from aggregator.runtime import failpoints
@@ -279,6 +280,18 @@ class Passes(Part):
         """Note that a pass failed, and why; nothing else of it is in the ledger."""
         with self._database.transaction() as connection:
             records.note_failure(connection, lease, this, seconds, error)
+
+    def note_unchanged(self, found: Sequence[Unchanged], now: dt.datetime, seconds: float) -> set[int]:
+        """Note that meters were looked at, without a lease, and nothing is new; return the ids of those with no more to do.
+
+        Raises LedgerStopped when the ledger is not to be written.
+        """
+        with self._database.transaction() as connection:
+            noted = unchanged.note(connection, found, now, seconds)
+            stopped = self._identity.stopped(connection) if self._identity is not None else None
+            if stopped is not None:
+                raise LedgerStopped(stopped)
+            return noted
 
     def resume_backfill(
         self, registered: Registered, goal: Span, known: Sequence[Definition], now: dt.datetime

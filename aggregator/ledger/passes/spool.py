@@ -2,11 +2,14 @@
 
 A spool holds the readings of one span as lines for COPY, in a file without a name that vanishes with the process. So memory
 stays bounded whatever the number of customers, and a slow ledger never keeps a snapshot open in a source.
+
+It can be told to digest the lines of its newest windows, so that another reading of the same windows is known for the same.
 """
 
 import datetime as dt
+import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 from aggregator.core.model import ZERO, Reading
@@ -15,13 +18,26 @@ from aggregator.ledger.passes.copy_format import instant, number, text
 IN_MEMORY_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 18
 
+MOST_DIGESTED = 5_000
+"""Lines that are digested at most. They are held until all are there, since a source gives its rows in any order."""
+
+DIGEST_BYTES = 16
+
+Digests = Mapping[dt.datetime, bytes]
+"""By the start of a window, what its lines come to, in whatever order they came. A window without lines has none."""
+
 
 class Spool:
-    """Takes readings once, gives them back as blocks of bytes for COPY. A context manager."""
+    """Takes readings once, gives them back as blocks of bytes for COPY. A context manager.
+
+    The lines of windows that start at `digest_from` or later are digested, unless there are too many of them.
+    """
 
     COLUMNS = "window_start, customer, quantity, at, reason"
 
-    def __init__(self) -> None:
+    def __init__(self, digest_from: dt.datetime | None = None) -> None:
+        self._digest_from = digest_from
+        self._lines: dict[dt.datetime, list[str]] | None = None if digest_from is None else {}
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
         self.rows = 0
         self.unmapped_rows = 0
@@ -50,6 +66,35 @@ class Spool:
             lines.append(f"{begins}\t{text(customer)}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n")
         self._file.write("".join(lines).encode())
         self.rows += len(lines)
+        if self._lines is not None:
+            self._keep(starts, lines)
+
+    def _keep(self, starts: Mapping[dt.datetime, str], lines: Iterable[str]) -> None:
+        """Hold lines to be digested; once there are too many, none."""
+        assert self._lines is not None
+        assert self._digest_from is not None
+        wanted = {
+            begins: self._lines.setdefault(start, [])
+            for start, begins in starts.items()
+            if start >= self._digest_from
+        }
+        if not wanted:
+            return
+        for line in lines:
+            held = wanted.get(line[: line.index("\t")])
+            if held is not None:
+                held.append(line)
+        if sum(map(len, self._lines.values())) > MOST_DIGESTED:
+            self._lines = None
+
+    def digests(self) -> Digests | None:
+        """Return what the lines come to, window by window; None if there were too many, or nobody asked for it."""
+        if self._lines is None:
+            return None
+        return {
+            start: hashlib.blake2b("".join(sorted(lines)).encode(), digest_size=DIGEST_BYTES).digest()
+            for start, lines in self._lines.items()
+        }
 
     def blocks(self) -> Iterator[bytes]:
         """Yield all that was taken in, from the beginning."""

@@ -1,0 +1,131 @@
+"""What the last round of a meter saw and left, so that a glance can tell whether another round would do anything. No I/O.
+
+Rules
+- A round is remembered only if it left nothing to be done: no window that waits, was left out or is guarded, no change that
+  waits for an event. Then the next round reads the same windows again, by the same query, until one more has ended or it is
+  time to look further back.
+- Where old windows changed just now, more may come: nothing is remembered before a round found none that did.
+- What is remembered holds for as long as the ledger has the meter as that round left it; the ledger itself says so.
+"""
+
+import datetime as dt
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from aggregator.collection import schedule
+from aggregator.core import commit_barrier, definitions, windows
+from aggregator.core.freshness import Admission
+from aggregator.core.model import Fence, Meter, Span
+from aggregator.ledger.meters import Lease, Left
+from aggregator.ledger.passes.passes import Pass
+from aggregator.ledger.passes.spool import Digests, Spool
+
+
+class Sight:
+    """Takes down what a round reads of the windows that every round reads again."""
+
+    def __init__(self, meter: Meter, lease: Lease) -> None:
+        length = definitions.at(lease.definitions, lease.mark).window
+        self.lease = lease
+        self.since = max(windows.near(lease.mark, meter.revisit, length), meter.start_at)
+        self.digests: dict[dt.datetime, bytes] | None = {}
+        self.seconds = 0.0
+        """How long the longest of its readings took."""
+
+    def took(self, spool: Spool, seconds: float) -> None:
+        """Take down one reading that was committed."""
+        found = spool.digests()
+        self.seconds = max(self.seconds, seconds)
+        if found is None or self.digests is None:
+            self.digests = None
+        else:
+            self.digests.update(found)
+
+
+class Seen(NamedTuple):
+    """What a round saw, and the meter as that round left it."""
+
+    lease: Lease
+    """The lease of that round, with what stood in the ledger at its end."""
+    since: dt.datetime
+    digests: Digests
+    """Of the windows from `since` to the mark."""
+    seconds: float
+
+    def next_pass(self, meter: Meter, now: dt.datetime) -> Pass | None:
+        """Return what a round would read if all of it has been seen; None if it has more to do."""
+        lease = self.lease
+        if definitions.ready_until(lease.definitions, lease.mark, now - meter.delay) > lease.mark:
+            return None
+        coming = schedule.passes(meter, lease, now, meter.start_at, lease.mark, at_once=True)
+        found = list(islice(coming, 2))
+        if len(found) != 1:
+            return None
+        [this] = found
+        known = Span(self.since, lease.mark)
+        within = known.start <= this.span.start and this.span.end == known.end
+        return this if within and not (this.hourly or this.daily) else None
+
+    def is_all(self, fence: Fence | None, allow: Admission, patience: dt.timedelta) -> bool:
+        """Tell whether a round would read up to the mark and note nothing, by what the source says of its transactions.
+
+        `allow` judges the reading, and has been asked then.
+        """
+        lease = self.lease
+        allow(fence)
+        if allow.is_cut:
+            return False
+        if fence is None or not (patience or fence.must_prove):
+            return True
+        fence = commit_barrier.trusted(fence, lease.seen_until)
+        boundary = windows.floor(fence.at, definitions.grid(lease.definitions, lease.mark))
+        return commit_barrier.judge(fence, lease.noted, boundary).noted == lease.noted
+
+    def same(self, span: Span, digests: Digests | None) -> bool:
+        """Tell whether another reading of a span found what was seen of it."""
+        return digests == {start: each for start, each in self.digests.items() if start in span}
+
+
+class Outcome(Protocol):
+    """What is asked of the result of a round."""
+
+    changed: int
+    moved: bool
+    deferred: int
+    guarded: int
+    unread: int
+    waits_for: str | None
+    unfenced: bool
+    left_from: dt.datetime | None
+
+
+def seen(meter: Meter, sight: Sight, result: Outcome, left: Left | None) -> Seen | None:
+    """Return what a round saw that came to its end, if it left nothing to be done; `left` is the meter at its end."""
+    lease = sight.lease
+    nothing_waits = not (
+        result.deferred
+        or result.guarded
+        or result.unread
+        or result.waits_for
+        or result.unfenced
+        or result.left_from
+        or lease.unread
+        or lease.unread_due
+    )
+    all_fed = lease.fed_until >= lease.mark
+    late = result.changed > 0 and not result.moved
+    if left is None or left.reread_from is not None or left.swept is not None or meter.retained is not None:
+        return None
+    if sight.digests is None or late or not (nothing_waits and all_fed):
+        return None
+    lease = lease._replace(
+        mark=left.mark,
+        reread_from=None,
+        swept=None,
+        fed_until=left.mark,
+        hourly_at=left.hourly_at,
+        daily_at=left.daily_at,
+        seen_until=left.seen_until,
+        waits_for=None,
+    )
+    return Seen(lease, sight.since, sight.digests, sight.seconds)

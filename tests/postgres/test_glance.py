@@ -1,0 +1,303 @@
+"""A glance stands for a round that would do nothing; whatever else there is to do is left to the round."""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from aggregator.collection import glance as glances
+from aggregator.collection.collector import Collected
+from aggregator.collection.glance import Glance
+from aggregator.core.model import Fence, Span
+from aggregator.errors import LedgerStopped, SourceUnreachable
+from aggregator.ledger.database import Database
+from tests.postgres.world import HOUR, METER, MINUTE, START, World
+
+Seconds = list[float]
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    """A daemon that has read the first window, and sent what was used in it."""
+    world = World(database)
+    world.source.use("cus_a", START, 10)
+    world.at(1, 6)
+    world.collect()
+    world.deliver()
+    return world
+
+
+def look(world: World, *others: World, seconds: Seconds | None = None) -> Collected | None:
+    """Let a world have a glance at its meter, and at others with it; it stands for the round of its own."""
+    return glance(world, *others, seconds=seconds).unchanged(world.meter.name)
+
+
+def glance(*worlds: World, seconds: Seconds | None = None) -> Glance:
+    return Glance(
+        [world.collection for world in worlds],
+        worlds[0].source,
+        worlds[0].passes,
+        present=lambda: worlds[0].now,
+        elapsed=lambda: seconds[0] if seconds else 0.0,
+    )
+
+
+def epoch(world: World) -> int:
+    return int(world.one("select epoch from aggregator.meter where name = %s", world.meter.name))
+
+
+def passes(world: World) -> list[tuple[object, ...]]:
+    return world.rows("select started_at, changed, rows from aggregator.pass order by id")
+
+
+def fence(at: dt.datetime, xid: int = 100, proven: dt.datetime | None = None) -> Fence:
+    return Fence(
+        at=at, xmin=xid, xmax=xid, oldest_start=None, sees_starts=True, standby=proven is not None, fresh_until=proven,
+        holder=None, declared=False,
+    )  # fmt: skip
+
+
+def test_nothing_new_takes_no_lease_and_no_round(world: World) -> None:
+    """The windows are read again, and nobody is kept from the meter meanwhile."""
+    before, read = epoch(world), len(world.source.reads)
+    world.at(1, 11)
+    found = look(world)
+    assert found == Collected("api_requests", START + HOUR)
+    assert world.source.glimpsed == [("", Span(START, START + HOUR))]
+    assert (epoch(world), len(world.source.reads)) == (before, read)
+
+
+def test_it_is_on_record_when_a_meter_was_looked_at(world: World) -> None:
+    """What a pass did stays; what comes after it and finds nothing is one record, of the last time."""
+    first = passes(world)
+    for minute in (11, 16, 21):
+        world.at(1, minute)
+        assert look(world)
+        assert passes(world) == [*first, (world.now, 0, 1)]
+
+
+def test_what_came_late_is_left_to_a_round(world: World) -> None:
+    """And the round bills it; only after one that found nothing late a glance is enough again."""
+    world.source.use("cus_a", START + MINUTE, 5)
+    world.at(1, 11)
+    assert look(world) is None
+    assert world.collect().corrections == 1
+    world.deliver()
+    assert world.booked("cus_a") == 15
+    world.at(1, 16)
+    assert look(world) is None, "where something came late, more may come"
+    world.collect()
+    world.at(1, 21)
+    assert look(world)
+
+
+def a_window_is_ready(world: World) -> None:
+    world.at(2, 5)
+
+
+def another_process_has_read_it(world: World) -> None:
+    other = world.beside()
+    other.now = world.now
+    other.collect()
+
+
+def another_process_has_it(world: World) -> None:
+    assert world.beside().hold()
+
+
+def something_is_to_be_read_again(world: World) -> None:
+    world.execute("update aggregator.meter set reread_from = start_at")
+
+
+def all_is_to_be_read_again(world: World) -> None:
+    world.execute("update aggregator.meter set hourly_at = null")
+
+
+def something_is_to_be_said_again(world: World) -> None:
+    world.execute(
+        "insert into aggregator.reassertion (feed_id, window_start, customer, due_at)"
+        " select id, since, 'cus_a', now() from aggregator.feed"
+    )
+
+
+def a_window_shrank(world: World) -> None:
+    world.execute(
+        "insert into aggregator.guarded (meter_id, window_start, before, now, since)"
+        " select id, start_at, 2, 1, now() from aggregator.meter"
+    )
+
+
+def usage_has_moved(world: World) -> None:
+    world.execute(
+        "insert into aggregator.parked (event_id, feed_id, state, reason, since, moved_with)"
+        " select id, feed_id, 'held', 'moved', now(), id from aggregator.event"
+    )
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        a_window_is_ready,
+        another_process_has_read_it,
+        another_process_has_it,
+        something_is_to_be_read_again,
+        all_is_to_be_read_again,
+        something_is_to_be_said_again,
+        a_window_shrank,
+        usage_has_moved,
+    ],
+)
+def test_whatever_else_there_is_to_do_is_left_to_a_round(
+    world: World, happens: Callable[[World], None]
+) -> None:
+    """The ledger says so, or the clock; nothing is noted then."""
+    world.at(1, 11)
+    happens(world)
+    before = passes(world)
+    assert look(world) is None
+    assert passes(world) == before
+
+
+def test_old_windows_are_read_again_by_a_round_when_their_turn_comes(world: World) -> None:
+    """Glances do not put off the hourly turn."""
+    world = World(world.database, meter=replace(METER, name="daily", window=24 * HOUR))
+    world.at(24, 5)
+    world.collect()
+    world.at(25, 4)
+    assert look(world)
+    world.at(25, 5)
+    assert look(world) is None
+
+
+def test_a_window_that_ended_is_fenced_by_a_round(world: World) -> None:
+    """A glance notes nothing of the source's transactions: what began before the window's end is to be waited for."""
+    world.collection.patience = HOUR
+    world.source.transactions = fence(world.at(1, 11))
+    world.collect()
+    world.source.transactions = fence(world.at(1, 59))
+    assert look(world)
+    world.source.transactions = fence(world.at(2, 1))
+    assert look(world) is None
+
+
+def test_a_snapshot_that_shows_less_than_before_proves_nothing(world: World) -> None:
+    """Behind one address there may be several standbys; a glance at one of them is on record for the others."""
+    world.source.transactions = fence(world.at(1, 11), proven=START + HOUR + 10 * MINUTE)
+    world.collect()
+    world.source.transactions = fence(world.at(1, 12), proven=START + HOUR + 9 * MINUTE)
+    assert look(world) is None
+    world.source.transactions = fence(world.at(1, 13), proven=START + HOUR + 12 * MINUTE)
+    assert look(world)
+    assert world.one("select seen_until from aggregator.meter") == START + HOUR + 12 * MINUTE
+
+
+def test_many_meters_are_looked_at_in_one_snapshot(world: World, database: Database) -> None:
+    """Each stands for its own round, once."""
+    others = [
+        World(database, meter=replace(METER, name=f"meter_{number}"), source=world.source)
+        for number in range(3)
+    ]
+    for each in others:
+        each.at(1, 6)
+        each.collect()
+    world.at(1, 11)
+    found = glance(world, *others)
+    names = [each.meter.name for each in (world, *others)]
+    assert [found.unchanged(name) for name in names] == [Collected(name, START + HOUR) for name in names]
+    assert (world.source.glimpses, len(world.source.glimpsed)) == (1, 4)
+    assert found.unchanged(names[0])
+    assert world.source.glimpses == 2, "what was found counts once"
+
+
+def test_one_query_that_fails_spoils_nobody_else_s_glance(world: World, database: Database) -> None:
+    """Its own round says what is wrong; whoever comes after it is looked at in another snapshot."""
+    broken = World(database, meter=replace(METER, name="broken", query="broken"), source=world.source)
+    after = World(database, meter=replace(METER, name="after"), source=world.source)
+    for each in (broken, after):
+        each.at(1, 6)
+        each.collect()
+    world.at(1, 11)
+    world.source.failing.add("broken")
+    found = glance(world, broken, after)
+    assert found.unchanged("api_requests")
+    assert found.unchanged("broken") is None
+    assert found.unchanged("after")
+
+
+def test_what_takes_the_source_long_is_left_to_its_rounds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others do not wait for it again before an hour is over."""
+    seconds = [0.0]
+    found, real = glance(world, seconds=seconds), glances._unchanged  # fmt: skip
+
+    def slow(*values: object) -> object:
+        seconds[0] += 2 * glances.QUICK_SECONDS
+        return real(*values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(glances, "_unchanged", slow)
+    world.at(1, 11)
+    assert found.unchanged("api_requests")
+    assert found.unchanged("api_requests") is None
+    seconds[0] += glances.SLOW_FOR_SECONDS
+    assert found.unchanged("api_requests")
+
+
+def test_a_glance_comes_to_an_end(world: World, database: Database) -> None:
+    """Whoever is not reached in time is looked at by the next one, and none is passed over."""
+    seconds = [0.0]
+    others = [
+        World(database, meter=replace(METER, name=f"meter_{number}"), source=world.source)
+        for number in range(2)
+    ]
+    for each in others:
+        each.at(1, 6)
+        each.collect()
+    world.at(1, 11)
+    found = glance(world, *others, seconds=seconds)
+    fence, world.source.fence = world.source.fence, lambda: None  # type: ignore[method-assign]
+
+    def late() -> Fence | None:
+        seconds[0] += 1.5 * glances.LONGEST_SECONDS
+        return fence()
+
+    world.source.fence = late  # type: ignore[method-assign]
+    assert found.unchanged("api_requests") is None, "the source took all the time there is"
+    world.source.fence = fence  # type: ignore[method-assign]
+    assert found.unchanged("meter_0")
+    assert found.unchanged("meter_1")
+
+
+def test_a_source_that_cannot_be_read_is_left_to_the_rounds(world: World) -> None:
+    """They say why, each of its own meter."""
+    world.source.failure = SourceUnreachable("no route")
+    world.at(1, 11)
+    assert look(world) is None
+
+
+def test_a_ledger_that_is_stopped_is_not_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rounds say that it is stopped."""
+    before = passes(world)
+
+    class Stopped:
+        def stopped(self, _: object) -> str:
+            return "it was wound back"
+
+    monkeypatch.setattr(world.passes, "_identity", Stopped())
+    world.at(1, 11)
+    assert look(world) is None
+    assert passes(world) == before
+    with pytest.raises(LedgerStopped):
+        world.collect()
+
+
+def test_a_query_that_does_not_return_window_is_read_by_rounds(database: Database) -> None:
+    """Its old windows are read by turns."""
+    world = World(database)
+    world.source.returns_window = False
+    world.at(1, 6)
+    world.collect()
+    world.at(1, 11)
+    assert look(world) is None
+    assert not world.source.glimpses
