@@ -35,6 +35,7 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.outbox.files import FileClaim, Files
 from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.reconciliation.reconciler import Reconciler
 from aggregator.runtime import log
@@ -222,6 +223,29 @@ def test_a_file_is_neither_begun_nor_taken_over_by_a_wrong_clock(today: Today, a
     assert today.files.settle(claim, written, today.host()) == 3
     assert is_now(today.stamps("settled_at"))
     assert is_now([today.one("select written_at from aggregator.file")])
+
+
+@pytest.mark.parametrize("ahead", WRONG)
+def test_a_cancellation_is_tried_by_the_ledgers_clock(today: Today, ahead: dt.timedelta) -> None:
+    """Not at all while the host's is wrong; and stamped with the ledger's, though the round began long ago."""
+    today.owe()
+    today.worker().run_once(today.database.now())
+    cancellations = Cancellations(today.database)
+    began = today.database.instant() - 3 * HOUR
+    [event, *_] = [row[0] for row in today.rows("select id from aggregator.event order by id")]
+    assert cancellations.ask(today.sink_id, [event], began) == [event]
+    [wanted] = cancellations.wanted(today.sink_id, now=began, limit=1)
+    today.host.ahead = ahead
+    with pytest.raises(ClocksApart):
+        cancellations.begin(wanted, began, began + MINUTE)
+    tries = "select tries, tried_at, next_at from aggregator.cancellation"
+    assert today.rows(tries)[0][0] == 0
+    today.host.ahead = dt.timedelta(0)
+    begun = cancellations.begin(wanted, began, began + MINUTE)
+    assert begun is not None
+    [(count, tried_at, next_at)] = today.rows(tries)
+    assert (count, tried_at, next_at) == (1, begun.tried_at, tried_at + MINUTE)
+    assert is_now([tried_at])
 
 
 def test_an_answer_of_long_ago_is_not_proven_by_a_wrong_clock(today: Today) -> None:

@@ -247,16 +247,22 @@ class Cancellations(Part):
         return sorted({*begun, *(each for each in found if each.state is CancellationState.LAPSED)})
 
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
-        """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
-        values = {
-            "id": wanted.id,
-            "asked_at": wanted.asked_at,
-            "tries": wanted.tries,
-            "now": now,
-            "until": until,
-        }
-        begun = self._row(BEGIN, values)
-        return wanted._replace(tries=wanted.tries + 1, tried_at=now) if begun else None
+        """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`.
+
+        `now` is what the caller takes for the ledger's time: a round may have stood still since. The ledger's own clock has
+        the say. Raises ClocksApart if this host's differs.
+        """
+        with self._database.transaction(now, clocks_agree=True) as connection:
+            at = connection.at
+            values = {
+                "id": wanted.id,
+                "asked_at": wanted.asked_at,
+                "tries": wanted.tries,
+                "now": at,
+                "until": at + (until - now),
+            }
+            begun = connection.execute(BEGIN, values).fetchone()
+        return wanted._replace(tries=wanted.tries + 1, tried_at=at) if begun else None
 
     def answered(
         self,
