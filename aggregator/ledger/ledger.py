@@ -24,6 +24,7 @@ from aggregator.ledger.reports import Reports
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
+from aggregator.ledger.usage import UsageReport
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import monotonic
 
@@ -67,6 +68,7 @@ class Ledger:
         self.parity = PlannedUsage(database)
         self.configurations = Configurations(database)
         self.reports = Reports(database)
+        self.usage = UsageReport(database)
 
     def now(self) -> dt.datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""

@@ -1,0 +1,42 @@
+"""What a source has of windows that were not read yet, the open one included: looked at, and never planned from.
+
+No barrier is waited for. What is not committed yet, or not copied to a standby, is missing; it is found when the windows are
+read.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from aggregator.core import commit_barrier, definitions
+from aggregator.core.model import Definition, Fence, Reading, Span
+from aggregator.ledger.passes.spool import Spool
+
+
+class Source(Protocol):
+    """What is asked of an application database."""
+
+    def read(
+        self, query: str, span: Span, window: dt.timedelta, *, allow: Callable[[Fence | None], dt.datetime]
+    ) -> Iterator[list[Reading]]:
+        """Yield all readings of the span in batches, from one snapshot; `allow` is told what that proves."""
+        ...
+
+
+def read_open(source: Source, known: Sequence[Definition], span: Span, spool: Spool) -> dt.datetime | None:
+    """Read a span, widened to whole windows, by the definitions that hold in it.
+
+    Return up to when the source has proven to show everything, where it must prove that. Raises as a reading does.
+    """
+    proven: list[dt.datetime] = []
+    for definition, piece in definitions.readable(known, span, ()):
+
+        def allow(fence: Fence | None, end: dt.datetime = piece.end) -> dt.datetime:
+            shown = None if fence is None else commit_barrier.proven_until(fence)
+            if shown is not None:
+                proven.append(shown)
+            return end
+
+        for batch in source.read(definition.query, piece, definition.window, allow=allow):
+            spool.add(batch)
+    return min(proven, default=None)

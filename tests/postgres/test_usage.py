@@ -1,0 +1,121 @@
+"""`aggregator usage`: every unit stands in one figure, on every line, whatever the history; and what the command prints."""
+
+import random
+import tracemalloc
+from decimal import Decimal
+from itertools import product
+
+import psycopg
+import pytest
+
+from aggregator.core.model import Reading, Span
+from aggregator.core.usage import By, Usage
+from aggregator.ledger.database import Database
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.usage import ALL_ROWS, OpenWindows, UsageFeed, UsageReport, question
+from tests import usage_by_hand
+from tests.postgres.made_usage import CUSTOMERS, HOUR, HOURS, START, Made
+
+WHOLE = Span(START, START + (HOURS + 3) * HOUR)
+PART = Span(START + 11 * HOUR, START + 50 * HOUR)
+GROUPINGS = (None, *By)
+
+
+def spool_of(seen: list[usage_by_hand.Seen]) -> Spool:
+    """Return readings as a pass brings them over."""
+    spool = Spool()
+    spool.add([Reading(each.window_start, each.customer, each.quantity, None, each.reason) for each in seen])
+    return spool
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_line_of_any_history_adds_up(seed: int, database: Database, ledger_url: str) -> None:
+    """By any grouping, of any range and customer, with open windows or without: as each event's state says, to the unit."""
+    dice = random.Random(seed)
+    report = UsageReport(database)
+    met: set[str] = set()
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        made = Made(connection, dice)
+        for number in range(3):
+            made.meter(f"meter_{number}")
+        for feed, span, live in product(report.feeds(None, WHOLE), (WHOLE, PART), (False, True)):
+            since = START + 48 * HOUR
+            seen = list(made.seen(since)) if live else []
+            with spool_of(seen) as spool:
+                opened = OpenWindows(since, spool, Decimal("0.001")) if live else None
+                by_hand = (since, seen) if live else None
+                for customer in (None, *CUSTOMERS[:1]):
+                    totals = {}
+                    for by in GROUPINGS:
+                        lines = list(report.lines(feed, span, by, customer=customer, opened=opened))
+                        assert lines == usage_by_hand.lines(connection, feed, span, by, customer, by_hand)
+                        totals[by] = Usage()
+                        for line in lines:
+                            assert line.usage.used == sum(line.usage[1:]), line
+                            met.update(name for name, amount in line.usage._asdict().items() if amount)
+                            totals[by] = totals[by].plus(line.usage)
+                    adding = [By.CUSTOMER] if feed.last else list(By)
+                    assert [totals[by] for by in adding] == [totals[None]] * len(adding)
+    assert met == set(Usage._fields)
+
+
+@pytest.fixture
+def large(database: Database, ledger_url: str) -> UsageFeed:
+    """A feed with one window that many customers have, and many windows that few have."""
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        connection.execute("insert into aggregator.sink (name) values ('one')")
+        connection.execute(
+            "insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark)"
+            " values ('requests', 'f', 3600, %s, %s)",
+            [START, START],
+        )
+        connection.execute(
+            "insert into aggregator.feed (meter_id, sink_id, since, read_until) values (1, 1, %s, %s)",
+            [START, START],
+        )
+        for windows, customers in ((range(1), 60_000), (range(1, 5_000), 10)):
+            connection.execute(
+                """
+                with billed as (
+                    insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, tail)
+                    select nextval('aggregator.slot_id'), 1, 1, %s + hour * interval '1 hour', 'cus_' || who, 2, 2,
+                           nextval('aggregator.event_id')
+                      from generate_series(%s::int, %s::int) as hour, generate_series(1, %s::int) as who
+                    returning *
+                )
+                insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
+                                              customer, identifier, delta, total)
+                select tail, id, 1, 1, 0, window_start, window_start, window_start, 'accepted', customer, 'agg_' || id, 2, 2
+                  from billed
+                """,
+                [START, windows.start, windows.stop - 1, customers],
+            )
+        connection.execute("vacuum analyze aggregator.slot, aggregator.event")
+    [feed] = UsageReport(database).feeds("requests", WHOLE)
+    return feed
+
+
+def test_memory_stays_bounded_whatever_the_number_of_customers(database: Database, large: UsageFeed) -> None:
+    """Sixty thousand lines take no more memory here than a few thousand."""
+    tracemalloc.start()
+    try:
+        found = sum(1 for _ in UsageReport(database).lines(large, Span(START, START + HOUR), By.CUSTOMER))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == 60_000
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("by", GROUPINGS)
+def test_a_range_is_found_by_its_windows(database: Database, large: UsageFeed, by: By | None) -> None:
+    """A day of a large feed is read by the slots' own key, and no table but the few that wait is read as a whole."""
+    statement, values = question(large, Span(START + 100 * HOUR, START + 124 * HOUR), by)
+    with database.transaction() as connection:
+        connection.execute(ALL_ROWS)
+        plan = "\n".join(
+            row[0] for row in psycopg.ClientCursor(connection).execute(f"explain {statement}", values)
+        )
+    assert "slot_pkey" in plan
+    assert "Seq Scan on slot" not in plan
+    assert "Seq Scan on event" not in plan
