@@ -70,6 +70,7 @@ COMMANDS = {
     "files": ("files", "list", "--json"),
     "export": ("export", "csv", METER, "--from", "{start}", "--to", "2999-01-01"),
     "adopt": ("adopt",),
+    "usage": ("usage", METER, "--from", "{start}", "--live", "--json"),
     "parity": ("parity", METER, "--from", "{start}", "--to", "{start}"),
 }
 """Every command that is given the configuration, and how it is called here."""

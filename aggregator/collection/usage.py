@@ -1,0 +1,146 @@
+"""What became of usage, asked of the ledger and, for what is not read yet, of the sources. Nothing is written.
+
+Rules
+- A source is asked only if that is wanted, once for all sinks of a meter, and before the ledger is.
+- Lines are kept on disk: the ledger's transactions are over before anybody looks at them, however slowly.
+- What is not in the figures is said: how far a meter is read, which windows are missing, and what may still change.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from decimal import Decimal
+from itertools import groupby
+from typing import NamedTuple
+
+from aggregator.collection.backfill import refuse_parts_of_windows
+from aggregator.collection.open_windows import Source, read_open
+from aggregator.core.model import Definition, Span
+from aggregator.core.usage import By, Line, Sum
+from aggregator.errors import UsageError
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.usage import OpenWindows, UsageFeed, UsageReport
+from aggregator.runtime.disk_list import DiskList
+
+
+class Question(NamedTuple):
+    """Whose usage is asked for, over which time, by what, and when."""
+
+    span: Span
+    at: dt.datetime
+    by: By | None = None
+    meter: str | None = None
+    customer: str | None = None
+
+    @property
+    def over_time(self) -> bool:
+        """Whether its lines follow each other in time."""
+        return self.by is not None and self.by is not By.CUSTOMER
+
+
+class MeterSource(NamedTuple):
+    """Where a meter is read, and how."""
+
+    name: str
+    source: Source
+    definitions: Sequence[Definition]
+    unit: Decimal
+    """The least that is billed."""
+
+
+class FeedUsage(NamedTuple):
+    """The usage of a feed: its lines, what they come to, and what is to be said of them, in sentences."""
+
+    feed: UsageFeed
+    lines: DiskList[Line]
+    sum: Sum
+    notes: list[str]
+
+
+def ask(
+    report: UsageReport,
+    question: Question,
+    configured: Collection[str],
+    stack: ExitStack,
+    source_of: Callable[[str], MeterSource | None] | None = None,
+) -> Iterator[FeedUsage]:
+    """Yield the usage of each feed, by meter and sink; the lines live as long as `stack`.
+
+    With `source_of`, sources are asked for what is not read yet; it gives None for a meter that is not configured.
+    Raises UsageError for a meter or a range that cannot be asked for, and as a reading does.
+    """
+    feeds = report.feeds(question.meter, question.span)
+    if not feeds:
+        known = {feed.meter for feed in report.feeds(None, question.span)} | {*configured}
+        raise UsageError(_report_unknown(question.meter, configured, known))
+    for meter, its in groupby(feeds, lambda feed: feed.meter):
+        of_meter = list(its)
+        refuse_parts_of_windows(meter, report.definitions(of_meter[0]), question.span)
+        with Spool() as spool:
+            opened, notes = _open(question, of_meter[0], spool, source_of)
+            for feed in of_meter:
+                lines = report.lines(
+                    feed, question.span, question.by, customer=question.customer, opened=opened
+                )
+                kept = stack.enter_context(DiskList[Line]())
+                total = Sum(adds_up=not (feed.last and question.over_time))
+                kept.keep(total.counting(lines))
+                yield FeedUsage(feed, kept, total, [*notes, *_report_missing(question, feed, total)])
+
+
+def _open(
+    question: Question,
+    feed: UsageFeed,
+    spool: Spool,
+    source_of: Callable[[str], MeterSource | None] | None,
+) -> tuple[OpenWindows | None, list[str]]:
+    """Ask a meter's source for what is not read yet, if that is wanted; return it, and what is to be said of it."""
+    read_up_to = f"{feed.meter} is read up to {_minute(feed.mark)}"
+    span = Span(max(feed.mark, question.span.start), min(question.at, question.span.end))
+    if source_of is None or span.start >= span.end:
+        return None, [f"{read_up_to}."]
+    found = source_of(feed.meter)
+    if found is None:
+        why = f"{feed.meter} is not in the configuration, so its source cannot be asked"
+        if question.meter is not None:
+            raise UsageError(f"{why}: leave out --live.")
+        return None, [f"{read_up_to}.", f"{why}."]
+    proven_until = read_open(found.source, found.definitions, span, spool)
+    at = f"{question.at:%Y-%m-%dT%H:%M:%SZ}"
+    notes = [f"{read_up_to}; open is what source {found.name} had of later windows at {at}."]
+    if proven_until is not None and proven_until < question.at:
+        proven = f"all up to {_minute(proven_until)} only" if proven_until > span.start else "nothing of that"
+        notes.append(f"Source {found.name} may lack some of it: it has proven to show {proven}.")
+    return OpenWindows(feed.mark, spool, found.unit), notes
+
+
+def _report_missing(question: Question, feed: UsageFeed, total: Sum) -> Iterator[str]:
+    """Say what is not in the figures, or is in them in a way of its own."""
+    until = min(each for each in (feed.mark, feed.until, question.span.end) if each is not None)
+    if feed.read_until < until:
+        yield f"{feed.meter} is planned for {feed.sink} up to {_minute(feed.read_until)} only (`aggregator status`)."
+    if feed.unread:
+        yield f"{feed.meter}: the source could not give {feed.unread:,} window(s) of the range (`aggregator status`)."
+    if feed.changes_from is not None and feed.changes_from < question.span.end:
+        yield (
+            f"{feed.meter}: windows from {_minute(feed.changes_from)} on are read again soon, since a change waits there; "
+            "it is not counted yet."
+        )
+    if not total.adds_up:
+        yield (
+            f"{feed.meter} is billed by a customer's last number: a line has the newest of its time, so that lines do not "
+            "add up over time."
+        )
+
+
+def _report_unknown(meter: str | None, configured: Collection[str], known: Collection[str]) -> str:
+    """Say why there is nothing to show."""
+    if meter is None or meter in configured:
+        what = "any meter" if meter is None else f"meter {meter}"
+        return f"Nothing of {what} was read yet: `aggregator run` reads it, or `aggregator backfill` a range of it."
+    names = ", ".join(sorted(known)) or "none"
+    return f"There is no meter {meter}, neither in the configuration nor in the ledger; there are: {names}."
+
+
+def _minute(instant: dt.datetime) -> str:
+    return f"{instant:%Y-%m-%dT%H:%MZ}"
