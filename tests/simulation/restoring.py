@@ -258,10 +258,11 @@ class Restoring:
             {"service": sink},
             without_readback=without,
         )
-        if self._quiet(adoption, scheduler.now):
+        looked = scheduler.now
+        if self._quiet(adoption, looked):
             self._decide_cancellations()
             life.carrying.put_away_what_was_forgotten()
-        adoption.ready(scheduler.now)
+        adoption.ready(looked)
         if self._of_stops.random() < 0.4:
             self._back_up()
             self._of_a_stop = True
