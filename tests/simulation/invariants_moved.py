@@ -88,9 +88,15 @@ class Moved:
                 self._require(event.state is State.HELD, "what moved waits on both sides", *told)
 
     def _stays_one(self, tables: Tables, pair: Pair) -> None:
-        """An increase does not leave while what was taken from the other customer there is still held."""
+        """An increase does not leave while what was taken from the other customer there is still held.
+
+        Unless that waits with a third customer by now, to whom the usage has moved on: what is left was used anew.
+        """
         lost, gained = (_tail(tables, event) for event in pair)
         if lost is None or gained is None:
+            return
+        parked = tables.parked.get(lost.id)
+        if parked is not None and parked.moved_with not in {None, pair.raises.id, gained.id}:
             return
         leaves = gained.state is State.DUE and gained.delta > 0
         stays = lost.state is State.HELD and lost.delta < 0
