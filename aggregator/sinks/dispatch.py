@@ -259,25 +259,28 @@ class Dispatcher:
 
     async def _serve(self, worker: _Worker) -> None:
         """Let events leave by a route, until cancelled. If it breaks, every sender is told why."""
-        route = worker.route
         try:
             while True:
-                request = await self._next(worker)
-                if route.prepare is not None:
-                    await route.prepare()
-                await route.pacer.come(len(request.part))
-                await self._slots.acquire()
-                leaving = self._still(route, request.part)
-                if leaving:
-                    _begin(self._call(worker, request, leaving), self._calls)
-                else:
-                    self._slots.release()
-                    self._go_on(worker, request)
+                await self._let_leave(worker, await self._next(worker))
         except BaseException as error:
             self._broken = error
             for batch in list(self._batches):
                 self._say(batch, error)
             raise
+
+    async def _let_leave(self, worker: _Worker, request: _Request) -> None:
+        """Begin a request once its turn has come, with what may still leave by then."""
+        route = worker.route
+        if route.prepare is not None:
+            await route.prepare()
+        await route.pacer.come(len(request.part))
+        await self._slots.acquire()
+        leaving = self._still(route, request.part)
+        if leaving:
+            _begin(self._call(worker, request, leaving), self._calls)
+        else:
+            self._slots.release()
+            self._go_on(worker, request)
 
     async def _next(self, worker: _Worker) -> _Request:
         """Return what makes up the next request: a half of one before, or what is ready, and of each key what follows it."""
@@ -408,6 +411,7 @@ class Dispatcher:
         batch.unanswered -= 1
         if batch.unanswered == 0:
             self._batches.discard(batch)
+            batch.queued = []  # each of them knows its batch: together they would stay until garbage is searched for
             if batch.patience:
                 batch.patience.cancel()
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime as dt
+import gc
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
 from functools import wraps
@@ -193,3 +195,22 @@ async def test_what_breaks_over_a_request_is_its_senders_trouble() -> None:
     (await far.arrived(3)).answer.set_result(ACCEPTED)
     await dispatcher.close()
     assert said(later) == {3: Answer.ACCEPTED}
+
+
+@on_a_loop
+async def test_nothing_of_a_batch_stays_once_all_of_it_is_told() -> None:
+    """Nor is it found only when garbage is searched for: in an outage batches follow each other fast."""
+    far = Far()
+    dispatcher = dispatching(route(far))
+    gc.disable()
+    try:
+        batch = await submit(dispatcher, usage(1), usage(2))
+        gone = weakref.ref(batch)
+        (await far.arrived(1, 2)).answer.set_result(Response(Answer.BUSY, "away"))
+        await far.nothing_more()
+        assert said(batch) == {1: Answer.BUSY, 2: Answer.BUSY}
+        del batch
+        assert gone() is None
+    finally:
+        gc.enable()
+    await dispatcher.close()
