@@ -4,7 +4,7 @@ from aggregator.daemon.jobs import WORKERS
 from aggregator.delivery.sender import drain
 from aggregator.runtime.clock import utcnow
 from bench.figures import Figure, measured
-from bench.stand import stand
+from bench.stand import seldom_collected, stand
 
 
 def measure(
@@ -14,6 +14,7 @@ def measure(
     with (
         stand(latency_seconds=latency_seconds) as on,
         on.app(on.source(rows, customers, hours), rate, transport) as app,
+        seldom_collected(),
     ):
         with measured(Figure("read, plan, commit"), on.processes) as collected:
             planned = app.collections["api_requests"].run_once(utcnow()).planned

@@ -30,7 +30,7 @@ from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
 from bench.figures import Figure, measured
 from bench.memory import peak_megabytes
-from bench.stand import postmaster
+from bench.stand import postmaster, seldom_collected
 
 HOUR = dt.timedelta(hours=1)
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
@@ -51,7 +51,7 @@ def measure(customers: int) -> list[Figure]:
     """Commit one window with so many customers, then read it again unchanged."""
     with tempfile.TemporaryDirectory() as directory, EmbeddedPostgres(Path(directory) / "pg") as server:
         migrate(server.url())
-        with short_turns(), Database(server.url()) as database, Spool() as spool:
+        with short_turns(), seldom_collected(), Database(server.url()) as database, Spool() as spool:
             for batch in readings(customers):
                 spool.add(batch)
             return _measure(database, spool, postmaster(server))

@@ -4,7 +4,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,13 @@ from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.wiring.app import App, build
 from bench.checkouts import HOME, python_of
+
+try:
+    from aggregator.runtime.garbage import seldom_collected
+except ImportError:  # a checkout that does not know it
+    seldom_collected = nullcontext  # type: ignore[assignment]
+
+__all__ = ["Stand", "first_day", "postmaster", "seldom_collected", "stand"]
 
 CONFIG = """
 ledger: {{url: '{ledger}', lease: 10m}}

@@ -72,11 +72,15 @@ def backfill(
     """
     from aggregator.cli.movers import forecast_json
     from aggregator.collection.backfill import Backfill, read_by_older, report_older, span_of
+    from aggregator.runtime.garbage import seldom_collected
     from aggregator.wiring.app import build
 
     config = load_config(config_path)
     names = known_meters(config, meters)
-    with build(config, name="aggregator backfill", verify=not dry_run, looks=dry_run) as app:
+    with (
+        seldom_collected(),
+        build(config, name="aggregator backfill", verify=not dry_run, looks=dry_run) as app,
+    ):
         now = app.ledger.instant() if dry_run else app.ledger.now()
         for each in app.moved_files():
             say(str(each), err=True)

@@ -52,9 +52,9 @@ def run(
       3  events wait for a busy sink: run it again
       4  a person is needed: see `aggregator status`
     """
-    from aggregator.runtime.garbage import uncollected
+    from aggregator.runtime.garbage import seldom_collected, uncollected
 
-    with uncollected() as begun:
+    with seldom_collected(), uncollected() as begun:
         _run(config_path, begun, once=once, verbose=verbose, web=web, first_time=first_time, as_json=as_json)
 
 

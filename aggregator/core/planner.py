@@ -93,6 +93,8 @@ class Policy:
     """What the names of all its events begin with, before the customer."""
     length: str = field(init=False, repr=False)
     """The length of a window as it stands in names, in seconds."""
+    windows: dict[dt.datetime, str] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """How windows stand in names, by their start, as far as there were events of them."""
 
     def __post_init__(self) -> None:
         texts = (self.ledger, self.sink, self.meter)
@@ -135,16 +137,19 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     """Decide about one changed slot, given what its customer is owed in parts too small to bill."""
     if policy.latest:
         return _decide_last(change, carry, unit, policy)
-    owed, booked = subtract(change.now, change.before), change.total
+    owed, booked = change.now, change.total
+    if change.before:
+        owed = subtract(owed, change.before)
     if carry:
         owed = add(owed, carry)
     if change.tail is not CLEAR:
         if change.tail is Tail.UNSETTLED:
             return Decision(change, deferred=True, total=booked, carry=carry, voids=None, event=None)
         owed, booked = add(owed, change.parked_delta), subtract(booked, change.parked_delta)
-    delta = floor(owed, unit)
-    rest = subtract(owed, delta)
-    assert ZERO <= rest < unit, f"carry {rest} of {change.customer} is not a fraction of {unit}"
+    delta, rest = floor(owed, unit), ZERO
+    if delta != owed:
+        rest = subtract(owed, delta)
+        assert ZERO <= rest < unit, f"carry {rest} of {change.customer} is not a fraction of {unit}"
     total = add(booked, delta) if booked else delta
     says = delta or (change.again and policy.sends_total)
     event = _event(change, delta, total, policy) if says else None
@@ -285,6 +290,8 @@ def identifier(policy: Policy, customer: str, window_start: dt.datetime, revisio
 
     Lengths precede texts, so that no two different names can run together into the same bytes.
     """
-    start = int(window_start.timestamp())
-    named = f"{policy.begins}{len(customer)}:{customer}{start}:{policy.length}:{revision}"
+    window = policy.windows.get(window_start)
+    if window is None:
+        window = policy.windows[window_start] = f"{int(window_start.timestamp())}:{policy.length}"
+    named = f"{policy.begins}{len(customer)}:{customer}{window}:{revision}"
     return "agg_" + sha256(named.encode()).hexdigest()[: IDENTIFIER_LENGTH - 4]

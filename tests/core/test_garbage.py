@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from aggregator.runtime.garbage import uncollected
+from aggregator.runtime.garbage import SELDOM, seldom_collected, uncollected
 
 
 def test_nothing_is_collected_until_all_has_begun() -> None:
@@ -29,3 +29,11 @@ def test_it_is_collected_again_after_a_start_that_failed() -> None:
     with pytest.raises(ValueError, match="wrong"), uncollected():
         raise ValueError("wrong")
     assert gc.isenabled()
+
+
+def test_garbage_is_searched_for_seldom_within_the_block_only() -> None:
+    """Afterwards, all is as it was."""
+    before = gc.get_threshold()
+    with seldom_collected():
+        assert gc.get_threshold() == (SELDOM, *before[1:])
+    assert gc.get_threshold() == before

@@ -5,7 +5,7 @@ in one statement each.
 """
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -134,7 +134,9 @@ class Writer:
         self._connection.execute(CREATE_CARRIES)
 
     def _finish(self) -> None:
-        self._send(Lines(carries=[self._carry(*moved) for moved in self._carries.close()]))
+        moved = self._carries.close()
+        if moved is not None:
+            self._send(Lines(carries=[self._carry(*moved)]))
         if self.fell:
             moves.note_fallen(self._connection)
         for statement in (UPDATE_SLOTS, UPSERT_CARRIES, DELETE_CARRIES):
@@ -157,24 +159,26 @@ class Writer:
         """Write the lines of a batch. A million decisions come through here: what is written twice is formatted once."""
         lines = Lines()
         feed, sink, run, planned_at = self._feed.id, self._feed.sink_id, self._pass_id, self._now
-        behind = self._waits_behind
+        behind, take = self._waits_behind, self._carries.take
         for decision in batch:
             change, deferred, total, _, _, event = decision
-            for moved in self._carries.take(decision):
+            moved = take(decision)
+            if moved is not None:
                 lines.carries.append(self._carry(*moved))
             if deferred:
                 continue
             if self._may_move and not change.now and (change.parked or (event and event.state is State.HELD)):
                 self.fell = True
             start, customer = self._start(change.window_start), text(change.customer)
-            revision, stamped_at, tail = change.revision, change.stamped_at, ""
+            revision, stamped_at, tail, stands_at = change.revision, change.stamped_at, "", str(total)
             at = None if stamped_at is None else instant(stamped_at)
             if event is not None:
                 at_event = instant(event.at)
                 state = STATES[event.state]
                 lines.events.append(
                     f"{event.id}\t{change.slot}\t{run}\t{feed}\t{revision}\t{start}\t{at_event}\t{planned_at}\t{state}"
-                    f"\t{customer}\t{event.identifier}\t{event.delta!s}\t{event.total!s}\t{text(event.reason)}\n"
+                    f"\t{customer}\t{event.identifier}\t{stands_at if event.delta is total else event.delta}\t{stands_at}"
+                    f"\t{text(event.reason)}\n"
                 )
                 if event.state is State.DUE:
                     lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
@@ -184,7 +188,7 @@ class Writer:
                         f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guarded}\n"
                     )
                 revision, at, tail = revision + 1, at or at_event, str(event.id)
-            slot = f"{feed}\t{revision}\t{start}\t{customer}\t{change.now!s}\t{total!s}\t{at or NULL}\t{tail or NULL}\n"
+            slot = f"{feed}\t{revision}\t{start}\t{customer}\t{change.now!s}\t{stands_at}\t{at or NULL}\t{tail or NULL}\n"
             if change.known:
                 lines.changed_slots.append(slot)
             else:
@@ -206,15 +210,16 @@ class _Carries:
         self._customer: str | None = None
         self._first = self._last = Decimal(0)
 
-    def take(self, decision: Decision) -> Iterator[tuple[str, Decimal]]:
-        """Take the next decision; yield the customer before it, if another one begins and its carry moved."""
-        if decision.change.customer != self._customer:
-            yield from self.close()
-            self._customer, self._first = decision.change.customer, decision.change.carry
+    def take(self, decision: Decision) -> tuple[str, Decimal] | None:
+        """Take the next decision; return the customer before it, if another one begins and its carry moved."""
+        change, moved = decision.change, None
+        if change.customer != self._customer:
+            moved = self.close()
+            self._customer, self._first = change.customer, change.carry
         self._last = decision.carry
+        return moved
 
-    def close(self) -> Iterator[tuple[str, Decimal]]:
-        """Yield the customer at hand, if its carry moved."""
-        if self._customer is not None and self._last != self._first:
-            yield self._customer, self._last
-        self._customer = None
+    def close(self) -> tuple[str, Decimal] | None:
+        """Return the customer at hand, if its carry moved."""
+        customer, self._customer = self._customer, None
+        return None if customer is None or self._last == self._first else (customer, self._last)
