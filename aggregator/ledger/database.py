@@ -15,7 +15,7 @@ Rules
 import datetime as dt
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -493,3 +493,8 @@ def _scripts() -> Path:
     package = Path(aggregator.__file__).parent
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def array(numbers: Iterable[int]) -> str:
+    """Write an array of integers as Postgres reads it: the driver goes over each in Python, several times."""
+    return f"{{{','.join(map(str, numbers))}}}"

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
-from aggregator.ledger.database import Connection, Database, Part
+from aggregator.ledger.database import Connection, Database, Part, array
 from aggregator.ledger.identity import WHAT_TO_DO, LedgerIdentity
 from aggregator.ledger.outbox.turns import Turns
 from aggregator.ledger.passes.reassert import note_newer_than
@@ -132,12 +132,15 @@ select min(due_at) filter (where due_at < '9999-01-01'), count(*)
   from aggregator.outbox where sink_id = %(sink_id)s and feed_id = any(%(feeds)s)
 """
 
+# Mostly there is nothing at all. Each sink is looked after once a second, and to look through a thousand feeds costs more.
+FIRST = "select event_id from aggregator.outbox order by event_id limit 1"
+
 # Only of what may leave: what waits for a person's word, however much, says nothing of how the rest is to go.
 MORE_DUE = """
 select exists (
     select from (
             select id, case when cleared_at is null then cleared_until else 9223372036854775807 end as until
-              from aggregator.feed where id = any(%(feeds)s)
+              from aggregator.feed where id = any(%(feeds)s::int[])
            ) as feed
      cross join (values (false), (true)) as kind (backfill)
      cross join lateral (
@@ -305,6 +308,8 @@ class Outbox(Part):
         """
         with claiming(self._database, self._identity, now, str(self._owner)) as (connection, made):
             at = connection.at
+            if connection.execute(FIRST).fetchone() is None:
+                return None
             those = _feeds(connection, sink_id, feeds)
             events = self._turns.pick(connection, sink_id, those, limit, at)
             if not events:
@@ -374,7 +379,7 @@ class Outbox(Part):
     ) -> bool:
         """Tell whether more than `count` events of a sink are due and may leave, of some of its feeds or of all."""
         with self._database.transaction() as connection:
-            those = _feeds(connection, sink_id, feeds)
+            those = array(_feeds(connection, sink_id, feeds))
             row = connection.execute(MORE_DUE, {"feeds": those, "count": count, "now": now}).fetchone()
         return row is not None and bool(row[0])
 
@@ -494,8 +499,3 @@ def _instant(at: dt.datetime | None) -> str | None:
 def _text(said: str | None) -> str | None:
     """Return what a sink said so that it can be stored: its bytes are somebody else's."""
     return None if said is None else storable(said)
-
-
-def array(numbers: Iterable[int]) -> str:
-    """Write an array of integers as Postgres reads it: the driver goes over each in Python, several times."""
-    return f"{{{','.join(map(str, numbers))}}}"

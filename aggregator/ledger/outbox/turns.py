@@ -8,7 +8,7 @@ Rules
 import datetime as dt
 from collections.abc import Sequence
 
-from aggregator.ledger.database import Connection
+from aggregator.ledger.database import Connection, array
 
 LEAST_SHARE = 8
 """Of fewer events at once a feed costs more than they do: it is looked for in an index, and lies on pages of its own. Where
@@ -66,7 +66,7 @@ select mine.event_id, turn.id, kind.backfill
                           from aggregator.outbox as waiting
                           join aggregator.feed on feed.id = waiting.feed_id and feed.ordered
                           join aggregator.event on event.id = waiting.event_id
-                         where waiting.feed_id = any(%(feeds)s)
+                         where waiting.feed_id = any(%(feeds)s::int[])
                          group by waiting.feed_id, event.customer)))
                  """
 
@@ -89,7 +89,7 @@ NEWEST_EVERY = 4
 """Of so many claims of a sink one takes the newest events of each feed, the others the oldest. So the windows of today do
 not wait until all of a backlog has left, and the backlog goes down nearly as fast."""
 
-IN_ORDER = "select exists (select from aggregator.feed where id = any(%(feeds)s) and ordered)"
+IN_ORDER = "select exists (select from aggregator.feed where id = any(%(feeds)s::int[]) and ordered)"
 
 
 class Turns:
@@ -109,7 +109,7 @@ class Turns:
         at = those.index(first) if first in those else 0
         those = [*those[at:], *those[:at]]
         turns = -(-limit // LEAST_SHARE)
-        values = {"feeds": those, "now": now, "limit": limit, "most": 2 * limit, "turns": turns}
+        values = {"feeds": array(those), "now": now, "limit": limit, "most": 2 * limit, "turns": turns}
         pick = PICK_NEWEST if self._is_for_newest(connection, sink_id, those) else PICK
         rows = connection.execute(pick, values).fetchall()
         if rows:
@@ -123,7 +123,7 @@ class Turns:
         """Tell whether it is the turn of the newest events."""
         if self._made.get(sink_id, 0) % NEWEST_EVERY < NEWEST_EVERY - 1:
             return False
-        return connection.execute(IN_ORDER, {"feeds": those}).fetchone() == (False,)
+        return connection.execute(IN_ORDER, {"feeds": array(those)}).fetchone() == (False,)
 
 
 def _next_turn(those: Sequence[int], taken: Sequence[int], turns: int) -> int:
