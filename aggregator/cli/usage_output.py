@@ -11,7 +11,7 @@ from aggregator.core.usage import By, Line, Usage
 from aggregator.sinks.files.formats import unformulated
 
 AT_ONCE = 500
-"""How many lines stand in one table: a longer list goes on in the next one, so that memory stays bounded."""
+"""How many lines are printed at once. A longer table goes on in the next one, so that memory stays bounded."""
 
 ALWAYS = {"used", "billed"}
 """Figures that a table shows even where they are zero on every line; with --live, `open` is one of them."""
@@ -69,12 +69,13 @@ def write_csv(question: Question, found: Iterable[FeedUsage]) -> None:
     write_raw(_row("meter", "sink", *_key(question, Line(None, None, Usage())), *Usage._fields))
     for each in found:
         names = unformulated(each.feed.meter), unformulated(each.feed.sink)
-        for line in _lines(question, each):
-            key = (
-                unformulated(value) if isinstance(value, str) else plain_value(value or "")
-                for value in _key(question, line).values()
-            )
-            write_raw(_row(*names, *key, *map(plain_value, line.usage)))
+        _write(_row(*names, *_cells(question, line)) for line in _lines(question, each))
+
+
+def _cells(question: Question, line: Line) -> Iterator[object]:
+    for value in _key(question, line).values():
+        yield unformulated(value) if isinstance(value, str) else plain_value(value or "")
+    yield from map(plain_value, line.usage)
 
 
 def _row(*cells: object) -> str:
@@ -97,12 +98,19 @@ def write_json(question: Question, found: Iterable[FeedUsage], *, live: bool) ->
     for number, each in enumerate(found):
         feed = {"meter": each.feed.meter, "sink": each.feed.sink, "read_until": each.feed.mark}
         write_raw((",\n" if number else "\n") + json_text(feed)[:-1] + ', "lines": [')
-        for place, line in enumerate(_lines(question, each)):
-            entry = {**_key(question, line), **line.usage._asdict()}
-            write_raw((",\n" if place else "\n") + json_text(entry))
+        _write(
+            (",\n" if place else "\n") + json_text({**_key(question, line), **line.usage._asdict()})
+            for place, line in enumerate(_lines(question, each))
+        )
         rest = {"total": each.sum.total._asdict() if each.sum.adds_up else None, "notes": each.notes}
         write_raw("], " + json_text(rest)[1:])
     write_raw("]}\n")
+
+
+def _write(texts: Iterator[str]) -> None:
+    """Print many texts, a few hundred at once: each time what was printed is pushed out."""
+    while some := "".join(islice(texts, AT_ONCE)):
+        write_raw(some)
 
 
 def _lines(question: Question, found: FeedUsage) -> Iterator[Line]:
