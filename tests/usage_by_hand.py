@@ -143,10 +143,9 @@ def _ledger(
     opened: tuple[dt.datetime, list[Seen]] | None,
 ) -> Ledger:
     def rows(statement: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        connection.execute("set timezone = 'UTC'")
         for whose, start, *others in connection.execute(statement.encode(), values).fetchall():
             if start in span and customer in (None, whose):
-                yield (whose, start), *others
+                yield (whose, start.astimezone(dt.UTC)), *others
 
     slots = dict(
         rows("select customer, window_start, quantity from aggregator.slot where feed_id = %s", feed.id)
