@@ -4,8 +4,9 @@ Most of a start is to import modules, some hundred thousand objects, which it wo
 the processor time of a start. What is made by then stays until the process ends, so it is set apart from what is walked
 through (docs.python.org/3/library/gc.html#gc.freeze).
 
-Nearly all that is made later is gone as soon as nobody uses it, without that collector. A pass holds batches of ten thousand
-decisions, a claim thousands of events; by default it walks through them whenever 700 objects more were made than went.
+Nearly all that is made later is gone as soon as nobody uses it, without that collector. A pass holds batches of
+thousands of decisions, a claim thousands of events; by default it walks through them whenever 700 objects more were made
+than went.
 """
 
 import gc

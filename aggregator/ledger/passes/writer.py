@@ -16,7 +16,9 @@ from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.copy_format import NULL, copy, instant, text
 from aggregator.ledger.review import moves
 
-BATCH = 10_000
+BATCH = 2_500
+"""Decisions that are copied at once. A handful of batches is in memory, some kilobytes for each decision; larger ones cost
+as much processor time."""
 
 CREATE_CHANGED = """
 create temporary table if not exists slot_change (
