@@ -301,8 +301,8 @@ def failing_over(conditions: Conditions) -> Conditions:
 def with_declarations(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw what is declared of a ledger that fails over. That there is one host is often true, and believed only then."""
     if conditions.fails_over:
-        conditions.failover = random.choice(["may_lose", "may_lose", "lossless", "one_host"])
-        if conditions.failover == "one_host" and random.random() < 0.7:
+        conditions.failover = random.choice(["may_lose", "may_lose", "lossless", "one_host", "one_host"])
+        if conditions.failover == "one_host" and random.random() < 0.4:
             conditions.hosts = 1
         if conditions.failover == "lossless":
             conditions.restores = 2

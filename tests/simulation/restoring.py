@@ -143,14 +143,14 @@ class Restoring:
             return
         fit = [each for each in self._backups if each.claims_made < tables.identity.claims_made]
         if life.conditions.failover == "one_host":
-            several = len(tables.hosts) > 1
             # Where it is not true, a ledger that has lost the first claim of another host cannot know of it.
-            fit = [each for each in fit if not several or each.hosts > 1]
+            known = min(len(tables.hosts), 2) if life.conditions.hosts > 1 else 0
+            fit = [each for each in fit if each.hosts >= known]
         if not fit:
             return
         if life.conditions.failover == "one_host":
-            known = "several are known" if len(tables.hosts) > 1 else "there is one"
-            life.marks.saw(f"one host is declared, and {known}")
+            several = "several are known" if len(tables.hosts) > 1 else "there is one"
+            life.marks.saw(f"one host is declared, and {several}")
         latest = life.conditions.fails_over or self._of_a_stop
         backup = fit[-1] if latest else self._random.choice(fit)
         now = life.scheduler.now
