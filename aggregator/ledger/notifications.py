@@ -17,7 +17,7 @@ from typing import NamedTuple
 from aggregator.core.model import EventId, Report
 from aggregator.core.notifications import ParsedNotification
 from aggregator.ledger.database import Connection, Part
-from aggregator.ledger.review.rejections import reject, take_report
+from aggregator.ledger.review.rejections import take_report
 
 KEPT = dt.timedelta(days=60)
 """Twice as long as a sink can be asked for a message (Stripe: 30 days, docs.stripe.com/api/v2/core/events)."""
@@ -31,11 +31,6 @@ returning id
 """
 
 KNOWN = "select id from aggregator.notification where sink_id = %(sink_id)s and id = any(%(ids)s)"
-
-OF_OURS = """
-select count(*) from aggregator.rejection
- where sink_id = %(sink_id)s and identifier = any(%(identifiers)s) and event_id is not null
-"""
 
 METERS_OF = """
 select distinct meter.name from aggregator.event
@@ -150,7 +145,7 @@ class Notifications(Part):
             if connection.execute(TAKE, values).fetchone() is None:
                 return Taking(fresh=False)
             for report, proof in zip(told.reports, proofs, strict=True):
-                found, asked = _take(connection, sink_id, report, now, proof)
+                found, asked = take_report(connection, sink_id, report, now, proof)
                 refused += found
                 if asked:
                     readbacks.append(report.meter)
@@ -189,20 +184,6 @@ class Notifications(Part):
         """Return when the latest pass of any meter began: a sign of life."""
         row = self._row(NEWEST_RUN)
         return row[0] if row else None
-
-
-def _take(
-    connection: Connection, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
-) -> tuple[list[EventId], bool]:
-    """Take one report; one that names nobody we know is followed up as if it named nobody."""
-    refused = reject(connection, sink_id, report.named, now, report.whose)
-    identifiers = [each.identifier for each in report.named]
-    row = connection.execute(OF_OURS, {"sink_id": sink_id, "identifiers": identifiers}).fetchone()
-    assert row is not None
-    if not row[0]:
-        report = report._replace(named=())
-    _, asked = take_report(connection, sink_id, report, now, proof)
-    return refused, asked
 
 
 LOOK_BACK = dt.timedelta(days=29)

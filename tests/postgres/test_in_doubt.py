@@ -21,9 +21,11 @@ from aggregator.core.model import (
     Span,
     State,
 )
+from aggregator.core.notifications import Notification, ParsedNotification
 from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.database import Database
+from aggregator.ledger.notifications import Notifications, Taking
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.review.rejections import refuse_missing
@@ -191,6 +193,15 @@ def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, i
 PROOF = 26 * HOUR
 
 
+def heard(world: World, report: Report, proof: dt.timedelta | None = PROOF) -> Taking:
+    """Take a report as it comes in a notification."""
+    told = ParsedNotification(Notification(report.id, "kind", world.now), (report,))
+    return Notifications(world.database).take(sink_id(world), told, "poll", world.now, [proof])
+
+
+STATE = "select state::text, (select count(*) from aggregator.rejection) from aggregator.event where id = %s"
+
+
 def test_what_was_sent_once_more_after_a_report_is_left_to_the_totals(
     owing: World, in_doubt: InDoubt
 ) -> None:
@@ -203,12 +214,29 @@ def test_what_was_sent_once_more_after_a_report_is_left_to_the_totals(
     told = Report("rep_1", METER.name, then, 1, (Rejection(identifier, "no such customer"),))
     assert in_doubt.take_report(sink_id(owing), told, owing.now, PROOF) == ([], True)
     assert in_doubt.take_report(sink_id(owing), told, owing.now, PROOF) == ([], False)
-    state = (
-        "select state::text, (select count(*) from aggregator.rejection) from aggregator.event where id = %s"
+    assert heard(owing, told._replace(id="rep_2")) == Taking(fresh=True, readbacks=(METER.name,))
+    assert owing.rows(STATE, event) == [("accepted", 0)]
+    soon = told._replace(id="rep_3", span=Span(at - MINUTE, at))
+    assert heard(owing, soon) == Taking(fresh=True, refused=(event,))
+
+
+@pytest.mark.parametrize("compared", [True, False])
+@pytest.mark.parametrize("proof", [PROOF, None])
+def test_what_an_adoption_has_compared_since_is_left_to_the_totals(
+    owing: World, compared: bool, proof: dt.timedelta | None
+) -> None:
+    """What the ledger forgot may stand there in its place: refused on that word, that would be billed twice."""
+    owing.deliver()
+    [(event, identifier, at)] = owing.rows(
+        "select id, identifier, attempted_at from aggregator.event limit 1"
     )
-    assert owing.rows(state, event) == [("accepted", 0)]
-    soon = told._replace(id="rep_2", span=Span(at - MINUTE, at))
-    assert in_doubt.take_report(sink_id(owing), soon, owing.now, PROOF) == ([event], False)
+    owing.execute(ADOPTION, at + HOUR if compared else at - HOUR)
+    told = Report("rep_1", METER.name, Span(at, at + MINUTE), 1, (Rejection(identifier, "invalid value"),))
+    if compared and proof is not None:
+        assert heard(owing, told, proof) == Taking(fresh=True, readbacks=(METER.name,))
+        assert owing.rows(STATE, event) == [("accepted", 0)]
+    else:
+        assert heard(owing, told, proof) == Taking(fresh=True, refused=(event,))
 
 
 def test_a_report_under_a_former_name_is_followed_up(owing: World, in_doubt: InDoubt) -> None:
@@ -424,6 +452,11 @@ def test_the_ledger_refuses_a_step_that_no_rule_allows(owing: World) -> None:
 
 
 # The commands, in this process: what they say, and what they refuse.
+
+ADOPTION = """
+insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, epoch, fingerprint)
+select id, 'adoption', tstzrange(start_at, mark), tstzrange(start_at, mark), %s, 0, 1, 'f' from aggregator.meter
+"""
 
 TAKE_OVER = """
 with pass as (

@@ -57,7 +57,7 @@ class MeterRow:
     epoch: int = 0
     seen_until: dt.datetime | None = None
     formerly: tuple[str, ...] = ()
-    adopted: tuple[Span, ...] = ()
+    adopted: tuple[tuple[Span, dt.datetime], ...] = ()
     """What adoptions have compared."""
 
 

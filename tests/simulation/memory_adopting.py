@@ -129,7 +129,7 @@ class MemoryAdopting:
                 carries.pop((line.feed.id, customer), None)
                 if carry:
                     carries[line.feed.id, customer] = carry
-        self._ledger.tables.meters[line.meter_id].adopted += (line.span,)
+        self._ledger.tables.meters[line.meter_id].adopted += ((line.span, now),)
         self._withdraw(line, rebased.left, now)
         for each in moved:
             self._take_over(line, each, name(line, each.comparison), now)

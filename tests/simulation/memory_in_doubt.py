@@ -152,14 +152,20 @@ class MemoryInDoubt:
         """Take a sink's report; return the events that are refused by it, and whether a read-back is asked for."""
         tables = self._ledger.tables
         until = report.span.end + REMEMBERED
-        anew = {
+        unsure = {
             event.identifier
             for event in tables.events.values()
-            if proof is not None and event.attempted_at is not None and event.attempted_at > until
+            if proof is not None and self._may_be_taken(event, until)
         }
-        told = [each for each in report.named if each.identifier not in anew]
+        told = [each for each in report.named if each.identifier not in unsure]
         refused = self.reject(sink_id, told, now)
-        named = len({each.identifier for each in told})
+        identifiers = {each.identifier for each in told}
+        ours = any(
+            (event.sink_id, event.identifier) == (sink_id, each)
+            for event in tables.events.values()
+            for each in identifiers
+        )
+        named = len(identifiers) if ours else 0
         feed = self._feed_called(sink_id, report.meter)
         if feed is None:
             return refused, False
@@ -169,6 +175,15 @@ class MemoryInDoubt:
         number = next(self._ledger.readback_ids)
         tables.readbacks[number] = ReadbackRow(number, feed, report.span, report.id, report.span.end + proof)
         return refused, True
+
+    def _may_be_taken(self, event: EventRow, until: dt.datetime) -> bool:
+        """Tell whether the sink may have taken an event, or others in its place, since it was rejected."""
+        if event.attempted_at is None:
+            return False
+        meter = self._ledger.tables.meters[self._ledger.tables.feeds[event.feed_id].meter_id]
+        return event.attempted_at > until or any(
+            event.window_start in span and at > event.attempted_at for span, at in meter.adopted
+        )
 
     def _feed_called(self, sink_id: int, meter: str) -> int | None:
         """Return the feed of a meter, by the name it has or had; None if there is none."""
@@ -264,7 +279,7 @@ class MemoryInDoubt:
             if customer in customers
             and start < span.end
             and start + length > span.start
-            and any(start in adopted for adopted in meter.adopted)
+            and any(start in span for span, _ in meter.adopted)
         ]
         if not touched:
             return span

@@ -35,19 +35,13 @@ class MemoryNotifications:
         refused: list[EventId] = []
         readbacks, unseen = [], []
         for report, proof in zip(told.reports, proofs, strict=True):
-            refused += self._in_doubt.reject(sink_id, report.named, now)
-            ours = any(self._is_ours(sink_id, each.identifier) for each in report.named)
-            left = report if ours else report._replace(named=())
-            _, asked = self._in_doubt.take_report(sink_id, left, now, proof)
+            found, asked = self._in_doubt.take_report(sink_id, report, now, proof)
+            refused += found
             if asked:
                 readbacks.append(report.meter)
             elif proof is None and report.meter and report.rejected > len(report.named):
                 unseen.append(report.meter)
         return Taking(fresh=True, refused=tuple(refused), readbacks=tuple(readbacks), unseen=tuple(unseen))
-
-    def _is_ours(self, sink_id: int, identifier: str) -> bool:
-        events = self._ledger.tables.events.values()
-        return any((event.sink_id, event.identifier) == (sink_id, identifier) for event in events)
 
     def known(self, sink_id: int, ids: Sequence[str]) -> set[str]:
         """Return which of these messages were taken already."""

@@ -182,12 +182,15 @@ class Restoring:
         self._die_with_it()
 
     def _die_with_it(self) -> None:
-        """Let a host die with the server that the ledger was on, unless it is the last one."""
+        """Let a host die with the server that the ledger was on, unless it is the last one.
+
+        If the ledger is as it was before an adoption, that is the host which remembers the adoption.
+        """
         life, dice = self._life, self._failovers
         alive = [host for host in self._hosts.all if not host.dead]
         if not life.conditions.fails_over or len(alive) == 1 or dice.random() < 0.3:
             return
-        dead = dice.choice(alive)
+        dead = self._host if self._of_a_stop else dice.choice(alive)
         self._hosts.kill(dead, HOUR * dice.choice([1, 12, 48]))
         for daemon in life.daemons:
             if daemon.host is dead and daemon.process.alive:
@@ -263,7 +266,7 @@ class Restoring:
             self._decide_cancellations()
             life.carrying.put_away_what_was_forgotten()
         adoption.ready(looked)
-        if self._of_stops.random() < 0.4:
+        if self._of_stops.random() < 0.8:
             self._back_up()
             self._of_a_stop = True
         with adoption.survey(scheduler.now) as survey:

@@ -8,8 +8,9 @@ Rules
   is said for that one.
 - Files that are imported have no sink that tells of them: what their rows came to is told to a sink that sends to the same
   account. An identifier is named by nobody who has not seen it, so whoever names one of a file's says something of it.
-- What a report names may have been sent once more after the sink had forgotten it, and have been taken then. Where the
-  sink's totals can be read, they decide about it, as about what is only counted.
+- What a report names may have been sent once more after the sink had forgotten it, and have been taken then; or an adoption
+  may have compared its window since, with what else was sent there and is forgotten. Where the sink's totals can be read,
+  they decide about it, as about what is only counted.
 - Rows are locked in one order everywhere: meter, outbox, parked, event, feed.
 """
 
@@ -46,9 +47,15 @@ returning identifier, reason
 
 # Identifiers have no index: one scan for all of them, of what was planned since a while. An adoption has taken over what the
 # sink had counted by then, rejections included: what it replaced is not owed again. What was taken back before it was sent
-# has lost its slot, and what is planned in its place goes by the same identifier.
+# has lost its slot, and what is planned in its place goes by the same identifier. Up to `until` the word of a report counts.
 FIND_REJECTED = """
-select event.id, event.identifier, event.attempted_at > %(until)s from aggregator.event
+select event.id, event.identifier,
+       event.attempted_at > %(until)s
+       or exists (
+            select from aggregator.pass join aggregator.feed on feed.meter_id = pass.meter_id
+             where feed.id = event.feed_id and pass.kind = 'adoption' and pass.span @> event.window_start
+               and pass.started_at > event.attempted_at and %(until)s::timestamptz is not null)
+  from aggregator.event
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
    and exists (
         select from aggregator.slot
@@ -119,6 +126,11 @@ select feed.sink_id, event.identifier, %(reason)s, %(now)s, event.id
     on conflict (sink_id, identifier) do nothing
 """
 
+OF_OURS = """
+select count(*) from aggregator.rejection
+ where sink_id = %(sink_id)s and identifier = any(%(identifiers)s) and event_id is not null
+"""
+
 # A process that was started before a meter got another name tells of it under the one it knows; that is nobody else's.
 FIND_FEED = """
 select feed.id from aggregator.feed join aggregator.meter on meter.id = feed.meter_id
@@ -137,10 +149,15 @@ returning id
 def take_report(
     connection: Connection, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None
 ) -> tuple[list[EventId], bool]:
-    """Take a sink's report, within a transaction; return the events refused by it, and whether a read-back is asked for."""
+    """Take a sink's report, within a transaction; return the events refused by it, and whether a read-back is asked for.
+
+    One that names nobody we know is followed up as if it named nobody.
+    """
     until = report.span.end + REMEMBERED if proof is not None else None
-    refused, anew = _reject(connection, sink_id, report.named, now, report.whose, until)
-    named = len({each.identifier for each in report.named} - anew)
+    refused, unsure = _reject(connection, sink_id, report.named, now, report.whose, until)
+    identifiers = list({each.identifier for each in report.named} - unsure)
+    row = connection.execute(OF_OURS, {"sink_id": sink_id, "identifiers": identifiers}).fetchone()
+    named = 0 if row == (0,) else len(identifiers)
     # Held from here on, so that a second delivery of the same report finds what the first one asked for.
     feed = connection.execute(FIND_FEED, {"sink_id": sink_id, "meter": report.meter}).fetchone()
     if feed is None or proof is None or report.rejected <= named:
@@ -195,7 +212,10 @@ def _reject(
     whose: str = "",
     until: dt.datetime | None = None,
 ) -> tuple[list[EventId], set[str]]:
-    """Record what a sink rejected; return the events refused by it now, and what was sent once more after `until`."""
+    """Record what a sink rejected; return the events refused by it now, and the names of those that it may have taken since.
+
+    Those are what was sent once more after `until`, and what an adoption has compared; none if `until` is None.
+    """
     named = {each.identifier: each.reason for each in rejections}
     values: dict[str, object] = {
         "sink_id": sink_id,
@@ -207,7 +227,7 @@ def _reject(
     if not fresh:
         return [], set()
     found: dict[str, EventId] = {}
-    anew: set[str] = set()
+    unsure: set[str] = set()
     for age in (USUALLY_WITHIN, REPORTED_WITHIN):
         left = fresh.keys() - found.keys()
         if left:
@@ -218,18 +238,18 @@ def _reject(
                 "whose": whose,
                 "until": until,
             }
-            for event, name, later in connection.execute(FIND_REJECTED, values):
+            for event, name, may_be_taken in connection.execute(FIND_REJECTED, values):
                 found[name] = event
-                if later:
-                    anew.add(name)
-    for name in anew:
+                if may_be_taken:
+                    unsure.add(name)
+    for name in unsure:
         del found[name]
-    forgotten = list(fresh.keys() - found.keys() if whose else anew)
+    forgotten = list(fresh.keys() - found.keys() if whose else unsure)
     if forgotten:
         connection.execute(FORGET, {"sink_id": sink_id, "identifiers": forgotten})
     events, identifiers = list(found.values()), list(found)
     connection.execute(NAME_REJECTED, {"sink_id": sink_id, "events": events, "identifiers": identifiers})
-    return _refuse(connection, events, [fresh[identifier] for identifier in identifiers], now), anew
+    return _refuse(connection, events, [fresh[identifier] for identifier in identifiers], now), unsure
 
 
 def _refuse(
