@@ -90,15 +90,16 @@ class MemoryCancellations:
     def begin(self, wanted: Wanted, now: dt.datetime, until: dt.datetime) -> Wanted | None:
         """Record a try before it is made; None if it is settled or somebody else tries. Nobody does until `until`."""
         row, stopped = self._row(wanted), self._ledger.tables.identity.stopped_at is not None
+        at = self._ledger.clock()
         if (
             row is None
             or (row.state, row.tries) != (CancellationState.ASKED, wanted.tries)
-            or row.next_at > now
+            or row.next_at > at
             or stopped
         ):
             return None
-        row.tries, row.tried_at, row.next_at, row.unsure = row.tries + 1, now, until, True
-        return wanted._replace(tries=wanted.tries + 1, tried_at=now)
+        row.tries, row.tried_at, row.next_at, row.unsure = row.tries + 1, at, at + (until - now), True
+        return wanted._replace(tries=wanted.tries + 1, tried_at=at)
 
     def answered(
         self,
