@@ -22,7 +22,7 @@ from typing import Protocol
 
 from aggregator.collection import schedule, sight
 from aggregator.collection.sight import Seen, Sight
-from aggregator.core import commit_barrier, definitions, planner, windows
+from aggregator.core import commit_barrier, definitions, freshness, planner, windows
 from aggregator.core.counts import Counts
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
@@ -369,9 +369,7 @@ class Collector:
         fence = self._source.fence()
         if fence is None or not (self.patience or fence.must_prove):
             return settled, lease
-        fence = commit_barrier.trusted(fence, lease.seen_until)
-        boundary = windows.floor(fence.at, definitions.grid(known, mark))
-        passed = commit_barrier.judge(fence, lease.noted, boundary)
+        passed = freshness.passed(fence, known, mark, lease.noted, lease.seen_until)
         ready = commit_barrier.ready(now - self.meter.delay, passed, self.patience, bounded=not fence.standby)
         until = definitions.ready_until(known, mark, ready.until)
         fenced_until = definitions.ready_until(known, mark, ready.fenced_until)

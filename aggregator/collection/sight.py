@@ -13,7 +13,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from aggregator.collection import schedule
-from aggregator.core import commit_barrier, definitions, windows
+from aggregator.core import definitions, freshness, windows
 from aggregator.core.freshness import Admission
 from aggregator.core.model import Fence, Meter, Span
 from aggregator.ledger.meters import Lease, Left
@@ -77,9 +77,8 @@ class Seen(NamedTuple):
             return False
         if fence is None or not (patience or fence.must_prove):
             return True
-        fence = commit_barrier.trusted(fence, lease.seen_until)
-        boundary = windows.floor(fence.at, definitions.grid(lease.definitions, lease.mark))
-        return commit_barrier.judge(fence, lease.noted, boundary).noted == lease.noted
+        passed = freshness.passed(fence, lease.definitions, lease.mark, lease.noted, lease.seen_until)
+        return passed.noted == lease.noted
 
     def same(self, span: Span, digests: Digests | None) -> bool:
         """Tell whether another reading of a span found what was seen of it."""

@@ -13,7 +13,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from aggregator.core import commit_barrier, definitions, windows
-from aggregator.core.commit_barrier import Noted
+from aggregator.core.commit_barrier import Noted, Passed
 from aggregator.core.model import Definition, Fence, Span
 
 
@@ -79,6 +79,21 @@ class Admission:
 
     def _first_read(self, fence: Fence, mark: dt.datetime) -> dt.datetime:
         """Return up to when windows may be read for the first time."""
-        boundary = windows.floor(fence.at, definitions.grid(self._known, mark))
-        passed = commit_barrier.judge(fence, self._noted, boundary)
-        return commit_barrier.ready(self._settled, passed, self._patience, bounded=not fence.standby).until
+        moved = passed(fence, self._known, mark, self._noted, self._seen_until)
+        return commit_barrier.ready(self._settled, moved, self._patience, bounded=not fence.standby).until
+
+
+def passed(
+    fence: Fence,
+    known: Sequence[Definition],
+    mark: dt.datetime,
+    noted: Sequence[Noted],
+    seen_until: dt.datetime | None,
+) -> Passed:
+    """Say how far the barrier has moved for a meter that is read up to a mark, by what its source says of its transactions.
+
+    `noted` and `seen_until` are what was noted of the source before.
+    """
+    fence = commit_barrier.trusted(fence, seen_until)
+    boundary = windows.floor(fence.at, definitions.grid(known, mark))
+    return commit_barrier.judge(fence, noted, boundary)

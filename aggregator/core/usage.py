@@ -59,10 +59,6 @@ class Usage(NamedTuple):
         return Usage._make(map(add, self, other))
 
 
-PARTS = Usage._fields[1:]
-"""The figures that `used` is the sum of, in their order."""
-
-
 class Line(NamedTuple):
     """The usage of a customer, of a stretch of time that begins at `start`, or of all together, if neither is given."""
 

@@ -275,7 +275,7 @@ class Meters(Part):
         with suppress(_Looked), self._database.transaction() as connection:
             for name, each in _register_all(connection, meters).items():
                 found[name] = each
-                known[name] = _definitions(connection, each.id)
+                known[name] = definitions_of(connection, each.id)
             raise _Looked
         return found, known
 
@@ -317,7 +317,7 @@ class Meters(Part):
             unread = connection.execute(FIND_UNREAD, values).fetchall()
             return lease._replace(
                 seen_until=seen_until,
-                definitions=_definitions(connection, registered.id),
+                definitions=definitions_of(connection, registered.id),
                 noted=tuple(Noted._make(each) for each in connection.execute(FIND_NOTED, values)),
                 unread=tuple(start for start, due in unread if not due),
                 unread_due=tuple(start for start, due in unread if due),
@@ -329,7 +329,7 @@ class Meters(Part):
     def definitions(self, registered: Registered) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, the meter is read, in the order of time."""
         with self._database.transaction() as connection:
-            return _definitions(connection, registered.id)
+            return definitions_of(connection, registered.id)
 
     def note_unstable(
         self, lease: Lease, fingerprint: str, window_start: dt.datetime, differing: Differing
@@ -472,7 +472,7 @@ def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
 
     Definitions that nobody has read by yet are forgotten: what follows begins where what was read by ends.
     """
-    known = _definitions(connection, meter_id)
+    known = definitions_of(connection, meter_id)
     if not known:
         connection.execute(
             ADD_DEFINITION,
@@ -496,7 +496,8 @@ def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
         connection.execute(ADD_DEFINITION, _columns(meter_id, new))
 
 
-def _definitions(connection: Connection, meter_id: int) -> tuple[Definition, ...]:
+def definitions_of(connection: Connection, meter_id: int) -> tuple[Definition, ...]:
+    """Return by which queries, and in which windows, a meter is read, in the order of time."""
     rows = connection.execute(FIND_DEFINITIONS, {"meter_id": meter_id})
     return tuple(Definition._make(row) for row in rows)
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.usage import By, Line, Usage
 from aggregator.ledger.database import Part
-from aggregator.ledger.meters import FIND_DEFINITIONS
+from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
 
@@ -48,18 +48,18 @@ PART = """
             when event.state = 'shadow' then 6 end
 """
 
-SLOTS = """
-  from aggregator.slot
+WITHIN = """
  where slot.feed_id = %(feed)s and slot.window_start >= %(start)s and slot.window_start < %(end)s
    and (%(customer)s::text is null or slot.customer = %(customer)s)
 """
 
-SLOTS_AND_EVENTS = """
+SLOTS = f"from aggregator.slot {WITHIN}"
+
+SLOTS_AND_EVENTS = f"""
   from aggregator.slot
   join aggregator.event on event.slot_id = slot.id
   left join aggregator.parked on parked.event_id = event.id
- where slot.feed_id = %(feed)s and slot.window_start >= %(start)s and slot.window_start < %(end)s
-   and (%(customer)s::text is null or slot.customer = %(customer)s)
+ {WITHIN}
 """
 
 # What was planned and is not billed, which is little: it waits to be sent or for a person. What was planned in shadow waits
@@ -118,10 +118,8 @@ select null::text collate "C" as customer, null::timestamptz as window_start, nu
 """
 
 # The line that a window of a customer is a part of.
-LINE = """
-       case when %(by)s::text = 'customer' then customer end as customer,
-       case when %(by)s::text <> 'customer' then date_trunc(%(by)s::text, window_start, 'UTC') end as start
-"""
+WHOSE = "case when %(by)s::text = 'customer' then customer end as customer"
+WHEN = "case when %(by)s::text <> 'customer' then date_trunc(%(by)s::text, window_start, 'UTC') end as start"
 
 # Where a slot stands is what was planned for it, so that what is billed is that, less what is not.
 ADDED = f"""
@@ -137,7 +135,7 @@ with unmapped as ({UNMAPPED}), opened as ({{opened}}), not_billed as ({NOT_BILLE
     select customer, window_start, part, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null from opened
 )
 select * from (
-select {LINE}, sum(used) as used,
+select {WHOSE}, {WHEN}, sum(used) as used,
        sum(amount) filter (where part = 1), sum(amount) filter (where part = 2), sum(amount) filter (where part = 3),
        sum(amount) filter (where part = 4), sum(amount) filter (where part = 5), sum(amount) filter (where part = 6),
        sum(carried), sum(amount) filter (where part = 8), sum(amount) filter (where part = 9)
@@ -160,9 +158,7 @@ with unmapped as ({UNMAPPED}), opened as ({{opened}}), said as (
      union all
     select customer, window_start, part, 1000000002, quantity from opened
 ), numbered as (
-    select customer,
-           case when %(by)s::text <> 'customer' then date_trunc(%(by)s::text, window_start, 'UTC') end as start,
-           part, array[extract(epoch from window_start), place, number] as number
+    select customer, {WHEN}, part, array[extract(epoch from window_start), place, number] as number
       from said
 ), newest as (
     select customer, start,
@@ -178,7 +174,7 @@ with unmapped as ({UNMAPPED}), opened as ({{opened}}), said as (
       from numbered group by 1, 2
 )
 select * from (
-select case when %(by)s::text = 'customer' then customer end as customer, start, sum(nine) as used,
+select {WHOSE}, start, sum(nine) as used,
        sum(one), sum(two - one), sum(three - two), sum(four - three), sum(five - four), sum(six - five), sum(seven - six),
        sum(eight - seven), sum(nine - eight)
   from newest
@@ -237,9 +233,8 @@ class UsageReport(Part):
 
     def definitions(self, feed: UsageFeed) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, the feed's meter is read, in the order of time."""
-        return tuple(
-            Definition._make(row) for row in self._rows(FIND_DEFINITIONS, {"meter_id": feed.meter_id})
-        )
+        with self._database.transaction() as connection:
+            return definitions_of(connection, feed.meter_id)
 
     def lines(
         self,

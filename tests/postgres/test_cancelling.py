@@ -33,6 +33,7 @@ from aggregator.reconciliation.canceller import (
 )
 from aggregator.reconciliation.reconciler import Reconciler
 from tests.fakes import FakeSink
+from tests.postgres.rejecting import reject_by_report
 from tests.postgres.world import HOUR, METER, START, World
 
 SECOND = dt.timedelta(seconds=1)
@@ -530,7 +531,7 @@ def test_only_what_is_booked_is_asked_for_and_once(owing: World, sink: Sink) -> 
     """An event that is not accepted, or is being cancelled already, is not asked for."""
     event, other = event_of(owing), event_of(owing, "cus_b")
     name = owing.one("select identifier from aggregator.event where id = %s", other)
-    InDoubt(owing.database).reject(sink_id(owing), [Rejection(name, "invalid")], owing.now)
+    reject_by_report(InDoubt(owing.database), sink_id(owing), [Rejection(name, "invalid")], owing.now)
     assert ask(owing, event, other, event + 99) == [event]
     assert ask(owing, event) == []
 

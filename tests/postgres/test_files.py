@@ -35,6 +35,7 @@ from aggregator.sinks.protocol import Batch
 from aggregator.sinks.stripe import StripeMeter
 from tests.fakes import FakeSink, FakeSource
 from tests.file_validator import Found, validate
+from tests.postgres.rejecting import reject_by_report
 from tests.postgres.restore import back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -479,7 +480,11 @@ def test_what_was_rejected_meanwhile_stays_rejected(world: FileWorld) -> None:
     [before] = world.lying().values()
     name = world.one("select min(identifier) from aggregator.event")
     assert (
-        len(InDoubt(world.database).reject(world.sink_id, [Rejection(name, "no such customer")], world.now))
+        len(
+            reject_by_report(
+                InDoubt(world.database), world.sink_id, [Rejection(name, "no such customer")], world.now
+            )
+        )
         == 1
     )
     other = world.another()

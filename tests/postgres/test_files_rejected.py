@@ -18,6 +18,7 @@ from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.sinks.files import CsvFormat, DirectorySink, JsonFormat
 from aggregator.sinks.stripe import StripeMeter
 from tests.file_validator import validate
+from tests.postgres.rejecting import reject_by_report
 from tests.postgres.test_files import AT_STRIPE, FileWorld
 from tests.postgres.world import METER, MINUTE
 
@@ -141,8 +142,11 @@ def test_what_stripe_rejected_by_name_is_left_as_it_is(world: FileWorld) -> None
     """An event that was refused, or planned anew, before the file was rejected is not owed a second time."""
     first = newest(world)
     names = [row[0] for row in world.rows("select identifier from aggregator.event order by id limit 2")]
-    InDoubt(world.database).reject(
-        world.sink_id, [Rejection(name, "no such customer") for name in names], world.now
+    reject_by_report(
+        InDoubt(world.database),
+        world.sink_id,
+        [Rejection(name, "no such customer") for name in names],
+        world.now,
     )
     [refused] = world.rows("select min(id) from aggregator.event where state = 'refused'")
     world.outbox.release(refused, world.now)

@@ -192,15 +192,21 @@ def test_a_snapshot_that_shows_less_than_before_proves_nothing(world: World) -> 
     assert world.one("select seen_until from aggregator.meter") == START + HOUR + 12 * MINUTE
 
 
-def test_many_meters_are_looked_at_in_one_snapshot(world: World, database: Database) -> None:
-    """Each stands for its own round, once."""
+def beside(world: World, count: int) -> list[World]:
+    """Return other meters of the same source, which have read their first window."""
     others = [
-        World(database, meter=replace(METER, name=f"meter_{number}"), source=world.source)
-        for number in range(3)
+        World(world.database, meter=replace(METER, name=f"meter_{number}"), source=world.source)
+        for number in range(count)
     ]
     for each in others:
         each.at(1, 6)
         each.collect()
+    return others
+
+
+def test_many_meters_are_looked_at_in_one_snapshot(world: World) -> None:
+    """Each stands for its own round, once."""
+    others = beside(world, 3)
     world.at(1, 11)
     found = glance(world, *others)
     names = [each.meter.name for each in (world, *others)]
@@ -244,27 +250,21 @@ def test_what_takes_the_source_long_is_left_to_its_rounds(
     assert found.unchanged("api_requests")
 
 
-def test_a_glance_comes_to_an_end(world: World, database: Database) -> None:
+def test_a_glance_comes_to_an_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is not reached in time is looked at by the next one, and none is passed over."""
     seconds = [0.0]
-    others = [
-        World(database, meter=replace(METER, name=f"meter_{number}"), source=world.source)
-        for number in range(2)
-    ]
-    for each in others:
-        each.at(1, 6)
-        each.collect()
+    others = beside(world, 2)
     world.at(1, 11)
     found = glance(world, *others, seconds=seconds)
-    fence, world.source.fence = world.source.fence, lambda: None  # type: ignore[method-assign]
+    fence = world.source.fence
 
     def late() -> Fence | None:
         seconds[0] += 1.5 * glances.LONGEST_SECONDS
         return fence()
 
-    world.source.fence = late  # type: ignore[method-assign]
+    monkeypatch.setattr(world.source, "fence", late)
     assert found.unchanged("api_requests") is None, "the source took all the time there is"
-    world.source.fence = fence  # type: ignore[method-assign]
+    monkeypatch.undo()
     assert found.unchanged("meter_0")
     assert found.unchanged("meter_1")
 

@@ -30,6 +30,7 @@ from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.review.rejections import refuse_missing
 from tests.postgres.configured import written
+from tests.postgres.rejecting import reject_by_report
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 SECOND = dt.timedelta(seconds=1)
@@ -112,8 +113,10 @@ def test_a_rejection_refuses_whatever_stood_there(
     event, name = event_of(owing)
     assert state_of(owing, event) == state
     sent = len(owing.sink.received)
-    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == [event]
-    assert in_doubt.reject(sink_id(owing), [Rejection(name, "again")], owing.now) == []
+    assert reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now) == [
+        event
+    ]
+    assert reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "again")], owing.now) == []
     assert owing.rows("select event_id, reason from aggregator.rejection") == [(event, "invalid value")]
     [each] = parked.waiting(Choice(state="refused"), 10)
     assert (each.event, each.reason, each.was_accepted, each.look_at) == (event, "invalid value", True, None)
@@ -131,7 +134,7 @@ def test_a_rejection_of_what_was_refused_marks_its_name_as_used(
     """It stays refused for its first reason, and a release plans it anew instead of sending a duplicate (B5)."""
     bring(owing, "refused")
     _, name = event_of(owing)
-    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
+    assert reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
     [each] = parked.waiting(Choice(customer="cus_1"), 10)
     assert (each.reason, each.was_accepted) == ("no such customer", True)
 
@@ -144,7 +147,7 @@ def test_a_rejection_of_what_was_never_sent_changes_nothing(
     bring(owing, state)
     [(event, name)] = owing.rows("select id, identifier from aggregator.event where state::text = %s", state)
     before = owing.rows("select id, state::text, reason from aggregator.event order by id")
-    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
+    assert reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now) == []
     assert owing.rows("select id, state::text, reason from aggregator.event order by id") == before
     assert owing.rows("select event_id from aggregator.rejection") == [(event,)]
 
@@ -155,12 +158,14 @@ def test_a_rejection_of_an_event_we_do_not_have(owing: World, in_doubt: InDoubt)
     event, name = event_of(owing)
     owing.execute("insert into aggregator.sink (name) values ('other')")
     other = owing.one("select id from aggregator.sink where name = 'other'")
-    assert in_doubt.reject(other, [Rejection(name, "not ours")], owing.now) == []
+    assert reject_by_report(in_doubt, other, [Rejection(name, "not ours")], owing.now) == []
     assert state_of(owing, event) == "accepted"
     unknown = Rejection("agg_unknown", "no such customer")
-    assert in_doubt.reject(sink_id(owing), [unknown, Rejection(name, "invalid value")], owing.now) == [event]
+    assert reject_by_report(
+        in_doubt, sink_id(owing), [unknown, Rejection(name, "invalid value")], owing.now
+    ) == [event]
     assert owing.one("select count(*) from aggregator.rejection where event_id is null") == 2
-    assert in_doubt.reject(sink_id(owing), [], owing.now) == []
+    assert reject_by_report(in_doubt, sink_id(owing), [], owing.now) == []
 
 
 def test_a_late_200_finds_nothing_to_settle(owing: World, in_doubt: InDoubt) -> None:
@@ -168,7 +173,7 @@ def test_a_late_200_finds_nothing_to_settle(owing: World, in_doubt: InDoubt) -> 
     claim = owing.outbox.claim(sink_id(owing), 100, owing.now)
     assert claim is not None
     event, name = event_of(owing)
-    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     for state in (State.ACCEPTED, State.DUE, State.IN_DOUBT, State.REFUSED):
         late = Outcome(EventId(event), state, owing.now, "late")
         assert owing.outbox.settle(ClaimId(claim.id), [late], owing.now) == 0
@@ -182,10 +187,10 @@ def test_an_older_event_than_a_report_can_name_is_not_looked_for(owing: World, i
     owing.deliver()
     old, its_name = event_of(owing, "cus_0")
     weeks = owing.now + dt.timedelta(days=30)
-    assert in_doubt.reject(sink_id(owing), [Rejection(its_name, "invalid value")], weeks) == [old]
+    assert reject_by_report(in_doubt, sink_id(owing), [Rejection(its_name, "invalid value")], weeks) == [old]
     event, name = event_of(owing)
     late = owing.now + dt.timedelta(days=61)
-    assert in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], late) == []
+    assert reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], late) == []
     assert owing.rows("select event_id from aggregator.rejection order by id") == [(old,), (None,)]
     assert state_of(owing, event) == "accepted"
 
@@ -326,7 +331,7 @@ def test_an_event_that_was_given_up_may_be_there(owing: World, in_doubt: InDoubt
     owing.execute("update aggregator.event set state = 'void' where id = %s", event)
     [meter_state] = _at_one_minute(owing, in_doubt, "cus_1")
     assert (meter_state.asked, meter_state.maybe_sent) == (False, True)
-    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     [meter_state] = _at_one_minute(owing, in_doubt, "cus_1")
     assert not meter_state.maybe_sent
 
@@ -395,7 +400,7 @@ def test_a_release_sends_some_and_plans_some_anew(owing: World, in_doubt: InDoub
     owing.deliver()
     refused, _ = event_of(owing, "cus_0")
     rejected, name = event_of(owing, "cus_1")
-    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     owing.sink.refused.clear()
     assert owing.outbox.release([rejected, refused], owing.now) == sorted([refused, rejected])
     assert (state_of(owing, refused), state_of(owing, rejected)) == ("due", "refused")
@@ -408,7 +413,7 @@ def test_a_release_leaves_an_older_reread_as_it_is(owing: World, in_doubt: InDou
     """What is to be read again from further back still is."""
     owing.deliver()
     event, name = event_of(owing)
-    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     owing.execute("update aggregator.meter set reread_from = %s", START - HOUR)
     owing.outbox.release([event], owing.now)
     assert owing.one("select reread_from from aggregator.meter") == START - HOUR
@@ -482,7 +487,7 @@ def test_what_an_adoption_has_taken_over_is_not_owed_again(owing: World) -> None
     [(event, name)] = owing.rows("select id, identifier from aggregator.event where customer = 'cus_1'")
     owing.execute(TAKE_OVER)
     in_doubt, sink_id = InDoubt(owing.database), owing.registered.feeds[0].sink_id
-    assert in_doubt.reject(sink_id, [Rejection(name, "no such customer")], owing.now) == []
+    assert reject_by_report(in_doubt, sink_id, [Rejection(name, "no such customer")], owing.now) == []
     with owing.database.transaction() as connection:
         assert refuse_missing(connection, [EventId(event)], "its figure is 0", owing.now) == 0
     assert owing.one("select state::text from aggregator.event where id = %s", event) == "accepted"
@@ -561,7 +566,7 @@ def test_released_after_a_rejection(owing: World, in_doubt: InDoubt, call: Calla
     """It says that the event is planned anew, and the list shows it (B5)."""
     owing.deliver()
     event, name = event_of(owing)
-    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     assert "1 event(s), accepted once and rejected later, are planned anew" in call("release", event).output
     assert "refused, planned anew" in call("list").output
     assert json.loads(call("release", event, "--json").output)["planned_anew"] == [event]
@@ -587,7 +592,7 @@ def test_what_no_pass_would_plan_anew_is_not_released(
     """Its window is not read, or not for that sink: it is said why, nothing is marked, and the others go."""
     owing.deliver()
     event, name = event_of(owing)
-    in_doubt.reject(sink_id(owing), [Rejection(name, "invalid value")], owing.now)
+    reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
     path = tmp_path / "aggregator.yaml"
     config = path.read_text()
     if away is None:

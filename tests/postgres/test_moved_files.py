@@ -13,6 +13,7 @@ from aggregator.ledger.outbox.moved_files import LATEST_WRITE, MovedFile, Places
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.sinks.files import DirectorySink
 from aggregator.sinks.files.directory import numbered
+from tests.postgres.rejecting import reject_by_report
 from tests.postgres.test_files import HOLD, AfterItsName, BeforeItsName, FileWorld, Killed
 from tests.postgres.world import METER, MINUTE
 
@@ -127,7 +128,7 @@ def test_what_was_rejected_meanwhile_is_not_written_again(world: FileWorld, tmp_
     """An event that Stripe found invalid before the word was given stays refused."""
     begun(world, BeforeItsName)
     name = world.one("select min(identifier) from aggregator.event")
-    InDoubt(world.database).reject(world.sink_id, [Rejection(name, "no such customer")], world.now)
+    reject_by_report(InDoubt(world.database), world.sink_id, [Rejection(name, "no such customer")], world.now)
     other = moved(world, tmp_path / "new")
     other.now += HOLD + LATEST_WRITE
     assert places(other).events_in("fake", str(world.directory)) == {

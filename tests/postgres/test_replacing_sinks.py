@@ -20,6 +20,7 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
 from tests.fakes import LIMITS, FakeSink
+from tests.postgres.rejecting import reject_by_report
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 SECOND = dt.timedelta(seconds=1)
@@ -171,8 +172,11 @@ def test_what_the_sink_rejected_is_not_said_again_by_itself(overwriting: Replaci
         overwriting.deliver()
         accepted = overwriting.rows("select identifier from aggregator.event where state = 'accepted'")
         rejections = [Rejection(identifier, "no such customer") for (identifier,) in accepted]
-        InDoubt(overwriting.database).reject(
-            overwriting.registered.feeds[0].sink_id, rejections, overwriting.now
+        reject_by_report(
+            InDoubt(overwriting.database),
+            overwriting.registered.feeds[0].sink_id,
+            rejections,
+            overwriting.now,
         )
         if minutes == 84:
             overwriting.source.use("cus_a", START + MINUTE, 2)
@@ -190,8 +194,8 @@ def test_a_total_of_which_one_copy_was_rejected_does_not_stay_by_another(overwri
     overwriting.deliver_later()
     [(identifier,)] = overwriting.rows("select identifier from aggregator.event where state = 'accepted'")
     sink_id = overwriting.registered.feeds[0].sink_id
-    InDoubt(overwriting.database).reject(
-        sink_id, [Rejection(identifier, "no such customer")], overwriting.now
+    reject_by_report(
+        InDoubt(overwriting.database), sink_id, [Rejection(identifier, "no such customer")], overwriting.now
     )
     overwriting.source.uses.clear()
     for hours in range(2, 12):
@@ -278,7 +282,7 @@ def test_what_waits_for_a_person_is_not_said_again_without_a_word(
     world.round(2, 20)
     [(event, identifier)] = world.rows("select id, identifier from aggregator.event where total = 7")
     sink_id = world.registered.feeds[0].sink_id
-    InDoubt(database).reject(sink_id, [Rejection(identifier, "no such customer")], world.now)
+    reject_by_report(InDoubt(database), sink_id, [Rejection(identifier, "no such customer")], world.now)
     if dismissed:
         ParkedEvents(database).dismiss([event], world.now)
     world.source.use("cus_a", START + MINUTE, 1)

@@ -26,6 +26,7 @@ from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.reconciliation.canceller import Canceller, why_not_cancellable
 from aggregator.reconciliation.reconciler import Reconciler
 from tests.fakes import FakeSource
+from tests.postgres.rejecting import reject_by_report
 from tests.postgres.restore import PinnedWorld, back_up
 from tests.postgres.test_adoption import begin, cycle, lose, quiet_down, use
 from tests.postgres.test_replacing_sinks import Replacing
@@ -214,7 +215,7 @@ def shrunk_by_hand(database: Database) -> World:
         world.collect()
         world.deliver()
     [(name,)] = world.rows("select identifier from aggregator.event where revision = 0")
-    assert InDoubt(database).reject(sink_of(world), [Rejection(name, "invalid")], world.now)
+    assert reject_by_report(InDoubt(database), sink_of(world), [Rejection(name, "invalid")], world.now)
     world.source.uses[1] = ("cus_a", START, Decimal(2))
     a_few_rounds(world, 1)
     return world
@@ -264,7 +265,9 @@ def test_what_the_sink_refuses_again_is_not_planned_again_by_every_pass(database
         world.collect()
         world.deliver()
     rows = world.rows("select id, identifier from aggregator.event order by id")
-    InDoubt(database).reject(sink_of(world), [Rejection(name, "invalid") for _, name in rows], world.now)
+    reject_by_report(
+        InDoubt(database), sink_of(world), [Rejection(name, "invalid") for _, name in rows], world.now
+    )
     world.sink.refused = {"cus_a"}
     world.outbox.release([event for event, _ in rows], world.now)
     a_few_rounds(world, 10)

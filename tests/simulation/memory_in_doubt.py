@@ -103,7 +103,7 @@ class MemoryInDoubt:
             if parked is not None and parked.state is State.IN_DOUBT:
                 parked.look_at = look_at
 
-    def reject(self, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime) -> list[EventId]:
+    def _reject(self, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime) -> list[EventId]:
         """Record what a sink rejected after it had accepted it; return the events that are refused by it now."""
         tables, fresh = self._ledger.tables, dict[str, str]()
         for identifier, reason in {each.identifier: each.reason for each in rejections}.items():
@@ -158,7 +158,7 @@ class MemoryInDoubt:
             if proof is not None and self._may_be_taken(event, until)
         }
         told = [each for each in report.named if each.identifier not in unsure]
-        refused = self.reject(sink_id, told, now)
+        refused = self._reject(sink_id, told, now)
         identifiers = {each.identifier for each in told}
         ours = any(
             (event.sink_id, event.identifier) == (sink_id, each)

@@ -361,7 +361,7 @@ def rejection_ignored() -> list[tuple[object, str, object]]:
 @mutant("a report that names nothing is not followed up")
 def unnamed_report_ignored() -> list[tuple[object, str, object]]:
     def take_report(self: MemoryInDoubt, sink_id: int, report: Any, now: Any, proof: Any) -> Any:
-        return self.reject(sink_id, report.named, now), False
+        return self._reject(sink_id, report.named, now), False
 
     return [(MemoryInDoubt, "take_report", take_report)]
 

@@ -14,7 +14,6 @@ from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.model import (
     EventId,
-    Rejection,
     Report,
     Span,
     State,
@@ -23,7 +22,7 @@ from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Find
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review import unacknowledged
 from aggregator.ledger.review.parked import ABSENT, LOCK_PARKED, PRESENT
-from aggregator.ledger.review.rejections import REPORTED_WITHIN, refuse_missing, reject, take_report
+from aggregator.ledger.review.rejections import REPORTED_WITHIN, refuse_missing, take_report
 from aggregator.ledger.review.unacknowledged import Uncovered
 
 CLOCKS_DIFFER = dt.timedelta(minutes=1)
@@ -227,11 +226,6 @@ class InDoubt(Part):
     def put_off(self, in_span: EventsInSpan, look_at: dt.datetime) -> None:
         """Leave the events in doubt of an excerpt alone until then."""
         self._run(PUT_OFF, {"events": [event.id for event in in_span.asked], "look_at": look_at})
-
-    def reject(self, sink_id: int, rejections: Sequence[Rejection], now: dt.datetime) -> list[EventId]:
-        """Record what a sink rejected after it had accepted it; return the events that are refused by it now."""
-        with self._database.transaction() as connection:
-            return reject(connection, sink_id, rejections, now)
 
     def take_report(
         self, sink_id: int, report: Report, now: dt.datetime, proof: dt.timedelta | None

@@ -189,32 +189,19 @@ def refuse_known(
     return _refuse(connection, events, [reason] * len(events), now)
 
 
-def reject(
-    connection: Connection,
-    sink_id: int,
-    rejections: Sequence[Rejection],
-    now: dt.datetime,
-    whose: str = "",
-) -> list[EventId]:
-    """Record what a sink rejected, within a transaction; return the events that are refused by it now.
-
-    An event that never existed, or that a newer plan has replaced, is put on record and changes nothing. `whose` is what the
-    customers' names begin with that this can be about.
-    """
-    return _reject(connection, sink_id, rejections, now, whose)[0]
-
-
 def _reject(
     connection: Connection,
     sink_id: int,
     rejections: Sequence[Rejection],
     now: dt.datetime,
-    whose: str = "",
-    until: dt.datetime | None = None,
+    whose: str,
+    until: dt.datetime | None,
 ) -> tuple[list[EventId], set[str]]:
     """Record what a sink rejected; return the events refused by it now, and the names of those that it may have taken since.
 
-    Those are what was sent once more after `until`, and what an adoption has compared; none if `until` is None.
+    Those are what was sent once more after `until`, and what an adoption has compared; none if `until` is None. An event
+    that never existed, or that a newer plan has replaced, is put on record and changes nothing. `whose` is what the
+    customers' names begin with that this can be about.
     """
     named = {each.identifier: each.reason for each in rejections}
     values: dict[str, object] = {
