@@ -88,6 +88,8 @@ class Conditions:
     """How many customers the sink never takes."""
     vanishes: int = 0
     """How often a customer is unknown for a while."""
+    customer_first: bool = False
+    """Refuses a customer that it does not know even where it knows the event: the order is documented nowhere."""
     halts: int = 0
     """How often it refuses us as a whole for a while."""
     poller: bool = False
@@ -381,6 +383,37 @@ def removing(conditions: Conditions) -> Conditions:
     return conditions
 
 
+def with_order(conditions: Conditions, random: random.Random) -> Conditions:
+    """Draw what the service looks at first; in some lives customers are often unknown to it, and answers lost."""
+    conditions.customer_first = random.random() < 0.5
+    if random.random() < 0.06 and not conditions.files:
+        vanishing(conditions)
+    return conditions
+
+
+def vanishing(conditions: Conditions) -> Conditions:
+    """Let customers be unknown to the service again and again, also after it took an event whose answer is lost."""
+    conditions.customer_first, conditions.vanishes = True, 6
+    conditions.lost_after = max(conditions.lost_after, 0.3)
+    return conditions
+
+
+def with_sleep(conditions: Conditions, random: random.Random) -> Conditions:
+    """Draw whether the one process of a life often stands still, with large claims of which answers are lost."""
+    plain = conditions.write_model is WriteModel.DELTA and not conditions.files and not conditions.restores
+    if random.random() < 0.06 and plain and conditions.hosts == 1:
+        sleeping(conditions)
+    return conditions
+
+
+def sleeping(conditions: Conditions) -> Conditions:
+    """Let the only process stand still for long, in the middle of what it sends."""
+    conditions.daemons = conditions.workers = 1
+    conditions.batch, conditions.kill = 100, 0.0
+    conditions.pause, conditions.lost_after = 0.02, max(conditions.lost_after, 0.4)
+    return conditions
+
+
 def short(random: random.Random) -> Conditions:
     """Draw a life with few steps: for a ledger that takes its time."""
     conditions = draw(random)
@@ -484,6 +517,8 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("renames", with_renames),
         ("removals", with_removals),
         ("rejections", with_rejections),
+        ("order", with_order),
+        ("sleep", with_sleep),
     ):
         kind(conditions, random.Random(f"{seed}: {name}"))
     return conditions

@@ -14,6 +14,7 @@ RARE = (
     "sink halted",
     "request delivered late",
     "request delivered twice",
+    "a customer is gone after its event was taken",
     "never left: the claim may have run out",
     "duplicate after a lost answer",
     "in doubt",

@@ -90,10 +90,14 @@ class Service:
         now = self._scheduler.now
         self.received += 1
         seen = self._memory.get(event.identifier)
-        if seen is not None and now - seen < REMEMBERS:
-            return Answer.DUPLICATE, f"An event already exists with identifier {event.identifier}."
+        known = seen is not None and now - seen < REMEMBERS
         gone = any(event.customer == customer and now in span for customer, span in self.gone)
-        if gone or event.customer in self.unknown_customers:
+        gone = gone or event.customer in self.unknown_customers
+        if known and not (gone and self._conditions.customer_first):
+            return Answer.DUPLICATE, f"An event already exists with identifier {event.identifier}."
+        if gone:
+            if known:
+                self._saw("a customer is gone after its event was taken")
             return Answer.REFUSED, f"No such customer: {event.customer}"
         if not now - OLDEST < event.at <= now + AHEAD:
             return Answer.REFUSED, f"The timestamp {event.at} is out of bounds."

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,14 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(there.read_text()), (
             f"{path.name} links to {target}: no such heading"
         )
+
+
+def test_the_package_names_addresses_that_the_pages_cite() -> None:
+    """What an index shows beside the package are pages that a reader of the docs is sent to as well."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    text = "".join(each.read_text() for each in PAGES)
+    assert urls
+    assert not [url for url in urls.values() if not re.search(re.escape(url) + r"[)#\s]", text)]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
