@@ -85,7 +85,7 @@ def _run(
             outcome = run_once(app, as_json=as_json)
         raise click.exceptions.Exit(outcome)
     from aggregator.daemon.daemon import Daemon
-    from aggregator.daemon.webhook import Address
+    from aggregator.web.listener import Address
 
     address = Address(web) if web else None
     words = [somebody()] if first_time else []

@@ -32,7 +32,7 @@ from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, glances, tasks
 from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import report_start
 from aggregator.daemon.watchdog import Watching, report_set_back
-from aggregator.daemon.webhook import Address, Web
+from aggregator.daemon.webhook import Web
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import (
     AggregatorError,
@@ -44,6 +44,7 @@ from aggregator.errors import (
 )
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
+from aggregator.web.listener import Address
 from aggregator.wiring.app import App
 
 IDLE_SECONDS = 1.0

@@ -14,20 +14,23 @@ Rules
 """
 
 import asyncio
-import json
-import socket
-import threading
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.reporting import report_taken
-from aggregator.errors import AggregatorError, LedgerError, UsageError
+from aggregator.errors import AggregatorError, LedgerError
 from aggregator.ledger.notifications import Notifications
 from aggregator.reconciliation.notification_poller import NotificationPoller, NotSigned
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock
+from aggregator.web.application import Application, Refused, Render, Workers, read_body, said
+from aggregator.web.listener import Address, Listener
 
 PREFIX = "/webhooks/stripe/"
 PROBES = {"/healthz", "/livez", "/readyz"}
@@ -35,22 +38,12 @@ PROBES = {"/healthz", "/livez", "/readyz"}
 LARGEST_BODY = 256 * 1024
 """A notification has a few hundred bytes, an import set's a few thousand."""
 
-BODY_SECONDS = 10.0
-MOST_HEADERS = 100
 MOST_AT_WORK = 4
 """Deliveries worked on at once: each may hold a connection to the ledger, of which collection needs its share."""
 
 MOST_WAITING = 32
 READY_SECONDS = 3.0
 """How long a probe waits for the ledger: less than most probes wait for us."""
-
-BACKLOG = 128
-STOP_SECONDS = 5
-"""How long stopping waits for deliveries that are being worked on. What is cut off is delivered again."""
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Reply(NamedTuple):
@@ -59,48 +52,14 @@ class Reply(NamedTuple):
     status: int
     words: Mapping[str, object]
 
-
-class _Refused(Exception):
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.reply = Reply(status, {"error": reason})
-
-
-class Address:
-    """Where we listen, bound for as long as the process lives."""
-
-    def __init__(self, text: str) -> None:
-        host, colon, port = text.strip().rpartition(":")
-        host = host.strip("[]")
-        if not colon or not host or not port.isdigit() or int(port) > 65535:
-            raise UsageError(f"{text} is no address to listen on; write HOST:PORT, such as 127.0.0.1:8080.")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.bind((host, int(port)))
-            self._listener.listen(BACKLOG)
-        except OSError as error:
-            self._listener.close()
-            raise UsageError(f"Cannot listen on {text}: {error.strerror}. Choose another port.") from None
-
-    @property
-    def url(self) -> str:
-        """Where it is, with the real port if any was asked for."""
-        host, port = self._listener.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-    def lend(self) -> socket.socket:
-        """Return the socket for a server to listen on, and to close."""
-        return self._listener.dup()
-
-    def close(self) -> None:
-        """Listen no more."""
-        self._listener.close()
+    def response(self) -> Response:
+        """Return it as it is sent."""
+        close = {"connection": "close"} if self.status >= 400 else None
+        return JSONResponse(self.words, self.status, close)
 
 
 class Web:
-    """The server, on a thread of its own."""
+    """What is listened to: deliveries, probes, and whatever else has routes, on a thread of its own."""
 
     def __init__(
         self,
@@ -110,113 +69,68 @@ class Web:
         clock: Clock,
         slow: Callable[[], str | None] = lambda: None,
         readiness: Readiness | None = None,
+        routes: Sequence[BaseRoute] = (),
+        render: Render | None = None,
     ) -> None:
-        """`clock` is the ledger's; `slow` says what takes too long there, and asks nobody."""
-        import uvicorn
-
-        from aggregator.daemon.connections import LONGEST_HEAD, protocol
-
-        self._address = address
-        self._application = Application(takers, notifications, clock, slow, readiness or Readiness())
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self._application,
-                http=protocol(),
-                h11_max_incomplete_event_size=LONGEST_HEAD,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=STOP_SECONDS,
-            )
-        )
-        self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
+        """`clock` is the ledger's; `slow` says what is slow there, and asks nobody; `render` makes a page of an error."""
+        self._deliveries = Deliveries(takers, clock)
+        self._probes = Probes(notifications, clock, slow, readiness or Readiness())
+        own = [*self._deliveries.routes(), *self._probes.routes()]
+        errors = _json_for_ours(render) if render else None
+        self._listener = Listener(address, Application([*own, *routes], errors))
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
-        log.logger().info(log.WEB_STARTED, url=self._address.url)
+        self._listener.start()
 
     def stop(self) -> None:
         """Take nothing more, wait for what is being worked on, and come back."""
-        self._server.should_exit = True
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS + 2)
-        self._application.close()
-
-    def _serve(self) -> None:
-        try:
-            self._server.run(sockets=[self._address.lend()])
-        except Exception:  # noqa: BLE001 - the outermost loop of this thread
-            log.logger().exception(log.UNEXPECTED, part="web")
+        self._listener.stop()
+        self._deliveries.close()
+        self._probes.close()
 
 
-class Application:
-    """Answers HTTP calls. Deliveries are worked on in threads, since the ledger and the sinks are waited for there."""
+def _json_for_ours(render: Render) -> Render:
+    """Show errors as pages, but to senders and probes as they expect them."""
 
-    def __init__(
-        self,
-        takers: Mapping[str, NotificationPoller],
-        notifications: Notifications,
-        clock: Clock,
-        slow: Callable[[], str | None],
-        readiness: Readiness,
-    ) -> None:
-        self._slow = slow
+    def shown(request: Request, status: int, words: str) -> Response:
+        path = request.scope["path"]
+        ours = path in PROBES or path.startswith(PREFIX)
+        return said(status, words) if ours else render(request, status, words)
+
+    return shown
+
+
+class Deliveries:
+    """Takes what is delivered, in threads, since the ledger and the sinks are waited for there."""
+
+    def __init__(self, takers: Mapping[str, NotificationPoller], clock: Clock) -> None:
         self._takers = takers
-        self._notifications = notifications
         self._clock = clock
-        self._readiness = readiness
-        self._workers = ThreadPoolExecutor(MOST_AT_WORK, "web")
-        self._prober = ThreadPoolExecutor(1, "web-ready")
-        self._probing: asyncio.Future[Reply] | None = None
-        self._waiting = 0
+        self._workers = Workers("web", MOST_AT_WORK, MOST_WAITING)
         self._log = log.logger()
+
+    def routes(self) -> list[BaseRoute]:
+        """Return where deliveries are taken. A sink that is not there and one without a secret look alike."""
+        return [
+            Route(f"{PREFIX}{{sink:path}}", self._deliver, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+        ]
 
     def close(self) -> None:
         """Give the threads back."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
-        self._prober.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
-        if scope["type"] != "http":
-            return
-        try:
-            reply = await self._answer(scope, receive)
-        except _Refused as refused:
-            reply = refused.reply
-        except Exception:  # noqa: BLE001 - the outermost loop: whoever called is told to come again
-            self._log.exception(log.UNEXPECTED, part="web")
-            reply = Reply(503, {"error": "try again"})
-        await _send(send, reply)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Reply:
-        path, method = scope["path"], scope["method"]
-        if len(scope["headers"]) > MOST_HEADERS:
-            raise _Refused(431, "too many headers")
-        if path in PROBES:
-            _only(method, "GET", "HEAD")
-            return Reply(200, {"alive": True}) if path == "/livez" else await self._ready()
-        sink = path.removeprefix(PREFIX)
-        taker = self._takers.get(sink) if path.startswith(PREFIX) else None
+    async def _deliver(self, request: Request) -> Response:
+        sink = request.path_params["sink"]
+        taker = self._takers.get(sink)
         if taker is None or not taker.takes_deliveries:
-            raise _Refused(404, "nothing is here")
-        _only(method, "POST")
-        body = await _body(scope, receive)
-        signature = _header(scope, b"stripe-signature")
-        return await self._at_work(lambda: self._take(sink, taker, body, signature))
-
-    async def _at_work(self, work: Callable[[], Reply]) -> Reply:
-        if self._waiting >= MOST_WAITING:
-            raise _Refused(503, "too much at once, try again")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-        finally:
-            self._waiting -= 1
+            raise Refused(404, "nothing is here")
+        if request.method != "POST":
+            raise Refused(405, "only POST", {"allow": "POST"})
+        body = await read_body(request, LARGEST_BODY)
+        signature = request.headers.get("stripe-signature", "")
+        reply = await self._workers.do(lambda: self._take(sink, taker, body, signature))
+        return reply.response()
 
     def _take(self, sink: str, taker: NotificationPoller, body: bytes, signature: str) -> Reply:
         try:
@@ -229,6 +143,42 @@ class Application:
             return Reply(503, {"error": "try again"})
         report_taken(self._log, sink, taken)
         return Reply(200, {"taken": taken.messages})
+
+
+class Probes:
+    """Says whether we are alive, and ready; on a thread of its own, so that nothing else keeps a probe waiting."""
+
+    def __init__(
+        self,
+        notifications: Notifications,
+        clock: Clock,
+        slow: Callable[[], str | None],
+        readiness: Readiness,
+    ) -> None:
+        self._slow = slow
+        self._notifications = notifications
+        self._clock = clock
+        self._readiness = readiness
+        self._prober = ThreadPoolExecutor(1, "web-ready")
+        self._probing: asyncio.Future[Reply] | None = None
+
+    def routes(self) -> list[BaseRoute]:
+        """Return where probes are answered."""
+        return [
+            Route("/livez", self._livez, methods=["GET"]),
+            Route("/readyz", self._readyz, methods=["GET"]),
+            Route("/healthz", self._readyz, methods=["GET"]),
+        ]
+
+    def close(self) -> None:
+        """Give the thread back."""
+        self._prober.shutdown(wait=False, cancel_futures=True)
+
+    async def _livez(self, _: Request) -> Response:
+        return Reply(200, {"alive": True}).response()
+
+    async def _readyz(self, _: Request) -> Response:
+        return (await self._ready()).response()
 
     async def _ready(self) -> Reply:
         """Answer a probe. Those that come at once share one look, which outlasts a probe that gives up."""
@@ -254,42 +204,3 @@ class Application:
     def _unready(self, ledger: str, why: str | None) -> Reply:
         reason = Reason("ledger", None, why or f"the ledger {ledger}")
         return Reply(503, {"ready": False, "ledger": ledger, "reasons": [reason._asdict()]})
-
-
-def _only(method: str, *allowed: str) -> None:
-    if method not in allowed:
-        raise _Refused(405, f"only {allowed[0]}")
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
-
-
-async def _body(scope: Scope, receive: Receive) -> bytes:
-    """Read the body as it came: what is signed is its bytes."""
-    length = _header(scope, b"content-length")
-    if length.isdigit() and int(length) > LARGEST_BODY:
-        raise _Refused(413, "too large")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _Refused(400, "gone")
-                body += message.get("body", b"")
-                if len(body) > LARGEST_BODY:
-                    raise _Refused(413, "too large")
-                if not message.get("more_body"):
-                    return bytes(body)
-    except TimeoutError:
-        raise _Refused(408, "too slow") from None
-
-
-async def _send(send: Send, reply: Reply) -> None:
-    body = json.dumps(reply.words).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if reply.status >= 400:
-        headers.append((b"connection", b"close"))  # what of a body has not come is not waited for
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -18,9 +18,8 @@ import h11
 import pytest
 import stripe
 
-from aggregator.daemon import connections
 from aggregator.daemon.readiness import Readiness, Reason
-from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Address, Web
+from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Web
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import Notifications
@@ -29,6 +28,8 @@ from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeNotificationClient, StripeSink
 from aggregator.sinks.stripe.limits import Rates
+from aggregator.web import connections
+from aggregator.web.listener import Address
 from tests.fakes import FakeSink
 from tests.postgres.world import START, World
 
