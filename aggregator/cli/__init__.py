@@ -47,6 +47,7 @@ COMMANDS = {
     "Look": {
         "status": "Show for each meter how far it is read, what is due, and what waits for a person.",
         "usage": ("Show how much was used of METER, or of all meters, and what became of it, for each sink."),
+        "runs": "Show what each pass and delivery of METER, or of all meters, did, what failed, and what waits.",
         "lateness": "Show how late usage arrives after the end of its window, for each METER or for all.",
         "parity": (
             "Compare what was planned for two sinks of METER, per customer and day, and show where "

@@ -9,6 +9,7 @@ import uuid
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, ledger_id_of
+from aggregator.ledger.history import Records
 from aggregator.ledger.identity import Failover, LedgerIdentity
 from aggregator.ledger.meters import Meters
 from aggregator.ledger.notifications import Notifications, Origins
@@ -69,6 +70,7 @@ class Ledger:
         self.configurations = Configurations(database)
         self.reports = Reports(database)
         self.usage = UsageReport(database)
+        self.records = Records(database)
 
     def now(self) -> dt.datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""

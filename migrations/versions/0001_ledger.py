@@ -204,10 +204,16 @@ create table aggregator.pass (
     deferred    bigint not null default 0,
     epoch       bigint not null,
     fingerprint text not null,
-    error       text
+    error       text,
+    since       timestamptz,
+    times       integer not null default 1 check (times > 0)
 );
 create index pass_by_meter on aggregator.pass (meter_id, id);
+create index pass_failed on aggregator.pass (meter_id, id) where error is not null;
 comment on table aggregator.pass is 'What each pass did, or why it did nothing.';
+comment on column aggregator.pass.times is
+    'For how many passes in a row it stands that did nothing, or failed in the same way; it is the newest of them.';
+comment on column aggregator.pass.since is 'When the first of those began; null: there is one only.';
 
 create table aggregator.unmapped (
     id           bigint generated always as identity primary key,
@@ -422,6 +428,7 @@ create table aggregator.attempt (
     request_id text
 );
 create index attempt_by_event on aggregator.attempt (event_id);
+create index attempt_by_claim on aggregator.attempt (claim_id);
 comment on table aggregator.attempt is 'Every try that did not end well. The one that did is on the event itself.';
 """
 

@@ -28,14 +28,19 @@ update aggregator.pass
  where id = %(pass_id)s
 """
 
-# A pass that did nothing, or failed in the same way, says no more than the one before it: the newest of a row of them stays.
+# A pass that did nothing, or failed in the same way, says no more than the one before it: the newest of a row of them stays,
+# and knows how many they were, and since when.
 FORGET_LIKE = """
-delete from aggregator.pass as old using aggregator.pass as new
- where new.id = %(pass_id)s
-   and old.id = (select max(id) from aggregator.pass where meter_id = new.meter_id and id < new.id)
-   and old.kind = 'live' and new.kind = 'live'
-   and old.changed = 0 and new.changed = 0 and old.deferred = 0 and new.deferred = 0
-   and old.error is not distinct from new.error
+with gone as (
+    delete from aggregator.pass as old using aggregator.pass as new
+     where new.id = %(pass_id)s
+       and old.id = (select max(id) from aggregator.pass where meter_id = new.meter_id and id < new.id)
+       and old.kind = 'live' and new.kind = 'live'
+       and old.changed = 0 and new.changed = 0 and old.deferred = 0 and new.deferred = 0
+       and old.error is not distinct from new.error
+    returning coalesce(old.since, old.started_at) as since, old.times
+)
+update aggregator.pass set since = gone.since, times = pass.times + gone.times from gone where pass.id = %(pass_id)s
 """
 
 RESUME_BACKFILL = """

@@ -39,7 +39,8 @@ with said as (
             select * from aggregator.pass where pass.meter_id = held.id order by id desc limit 1) as pass
 ), renewed as (
     update aggregator.pass
-       set span = last.span, goal = last.span, started_at = %(now)s, seconds = %(seconds)s, rows = last.rows
+       set span = last.span, goal = last.span, started_at = %(now)s, seconds = %(seconds)s, rows = last.rows,
+           since = coalesce(pass.since, pass.started_at), times = pass.times + 1
       from last where pass.id = last.pass_id and last.found_nothing
 ), added as (
     insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, rows, epoch, fingerprint)
