@@ -215,6 +215,21 @@ comment on column aggregator.pass.times is
     'For how many passes in a row it stands that did nothing, or failed in the same way; it is the newest of them.';
 comment on column aggregator.pass.since is 'When the first of those began; null: there is one only.';
 
+create table aggregator.evidence (
+    meter_id     integer not null references aggregator.meter,
+    window_start timestamptz not null,
+    pass_id      bigint not null,
+    rows         bigint not null,
+    quantity     numeric not null,
+    checksum     bigint not null,
+    primary key (meter_id, window_start, pass_id)
+);
+comment on table aggregator.evidence is
+    'What a pass read of a window, if it was read for the first time or anything of it had changed.';
+comment on column aggregator.evidence.quantity is 'The sum of all that can be billed.';
+comment on column aggregator.evidence.checksum is
+    'Of customers and quantities, in whatever order they came. To be compared within this ledger only.';
+
 create table aggregator.unmapped (
     id           bigint generated always as identity primary key,
     meter_id     integer not null references aggregator.meter,
@@ -330,6 +345,7 @@ create table aggregator.event (
     identifier   text not null check (length(identifier) between 1 and 100),
     delta        numeric not null,
     total        numeric not null,
+    quantity     numeric,
     transport    text,
     request_id   text,
     reason       text,
@@ -341,6 +357,8 @@ comment on table aggregator.event is
 comment on column aggregator.event.exposed_at is
     'When the first attempt began that may have reached the sink; null while none has.';
 comment on column aggregator.event.attempted_at is 'When the latest attempt began.';
+comment on column aggregator.event.quantity is
+    'What the source said of the slot when it was planned; null where that is its total.';
 comment on column aggregator.event.transport is
     'How the first attempt went that may have reached the sink, in the sink''s own word. Later ones go the same way.';
 """
@@ -589,7 +607,7 @@ $$;
 
 create trigger event_is_frozen
     before update of id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta,
-                     total
+                     total, quantity
     on aggregator.event for each row
     execute function aggregator.refuse('what an event says never changes');
 

@@ -31,7 +31,7 @@ from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
-from aggregator.ledger.passes import reassert, records, shrink_guard, unchanged
+from aggregator.ledger.passes import evidence, reassert, records, shrink_guard, unchanged
 from aggregator.ledger.passes.changes import changes, note_unmapped, stage
 from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
@@ -176,12 +176,15 @@ class Passes(Part):
                         may_move=moves.may_move(registered, feed),
                     )
                     writer.write(tally.counting(decisions))
+                    tally.reread.update(tally.moved)
                     if writer.fell:
                         tally.held += moves.hold(connection, feed, pass_id, this.now)
                     reassert.note_newer(connection, feed, pass_id, this.now)
                     reassert.note_close(connection, feed, pass_id, this.now)
                     if not fallen:
                         shrink_guard.check(connection, registered, feed, tally)
+            if tally.changed:
+                evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
             moves.keep(connection, registered.feeds, pass_id, tally.voided, this.now)
             once_more = _void(connection, tally.voided, this.now)

@@ -41,6 +41,8 @@ class Tally:
     """The mark before the pass: what lies before it had been read."""
     moved: dict[dt.datetime, Decimal] = field(default_factory=dict)
     """By how much windows that had been read, or written ahead of the mark, moved; counted for one feed."""
+    reread: set[dt.datetime] = field(default_factory=set)
+    """Those windows of all feeds: what was read of them is no longer what was read before."""
     late: dict[dt.datetime, tuple[int, Decimal]] = field(default_factory=dict)
     on_time: int = 0
     on_time_quantity: Decimal = ZERO

@@ -55,7 +55,7 @@ SLOT = "id, feed_id, revision, window_start, customer, quantity, total, stamped_
 SLOT_CHANGE = "feed_id, revision, window_start, customer, quantity, total, stamped_at, tail"
 EVENT = (
     "id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier,"
-    " delta, total, reason"
+    " delta, total, quantity, reason"
 )
 OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
 PARKED = "event_id, feed_id, state, reason, since, guarded"
@@ -174,13 +174,14 @@ class Writer:
             start, customer = self._start(change.window_start), text(change.customer)
             revision, stamped_at, tail, stands_at = change.revision, change.stamped_at, "", str(total)
             at = None if stamped_at is None else instant(stamped_at)
+            quantity = str(change.now)
             if event is not None:
                 at_event = instant(event.at)
                 state = STATES[event.state]
                 lines.events.append(
                     f"{event.id}\t{change.slot}\t{run}\t{feed}\t{revision}\t{start}\t{at_event}\t{planned_at}\t{state}"
                     f"\t{customer}\t{event.identifier}\t{stands_at if event.delta is total else event.delta}\t{stands_at}"
-                    f"\t{text(event.reason)}\n"
+                    f"\t{NULL if quantity == stands_at else quantity}\t{text(event.reason)}\n"
                 )
                 if event.state is State.DUE:
                     lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
@@ -190,7 +191,7 @@ class Writer:
                         f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guarded}\n"
                     )
                 revision, at, tail = revision + 1, at or at_event, str(event.id)
-            slot = f"{feed}\t{revision}\t{start}\t{customer}\t{change.now!s}\t{stands_at}\t{at or NULL}\t{tail or NULL}\n"
+            slot = f"{feed}\t{revision}\t{start}\t{customer}\t{quantity}\t{stands_at}\t{at or NULL}\t{tail or NULL}\n"
             if change.known:
                 lines.changed_slots.append(slot)
             else:
