@@ -23,7 +23,6 @@ from aggregator.core.model import (
     Change,
     Decision,
     Decreases,
-    Encoding,
     Meter,
     Reading,
     Span,
@@ -105,7 +104,6 @@ def _sink(directory: Path, url: str | None) -> FileSink:
             by_hand=False,
             bounds=BOUNDS,
             form=form,
-            meters=AT_STRIPE,
         )
     return S3Sink(
         "files",
@@ -117,8 +115,6 @@ def _sink(directory: Path, url: str | None) -> FileSink:
         timeout=MINUTE,
         bounds=BOUNDS,
         form=form,
-        encoding=Encoding.NUMBER,
-        meters=AT_STRIPE,
     )
 
 

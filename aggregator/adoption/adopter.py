@@ -17,21 +17,16 @@ Rules
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from aggregator.adoption.asking import by_customer
 from aggregator.adoption.comparison import Comparison, Found
 from aggregator.adoption.survey import Compared, Left, SplitWindow, Survey
 from aggregator.core import commit_barrier, definitions, planner
-from aggregator.core.model import (
-    Definition,
-    Fence,
-    Meter,
-    Reading,
-    Span,
-)
+from aggregator.core.freshness import Reads
+from aggregator.core.model import EPOCH, Definition, Fence, Meter, Span
 from aggregator.core.rebase import SlotComparison
-from aggregator.core.windows import floor
+from aggregator.core.windows import MINUTE, floor
 from aggregator.errors import CustomerUnknown, LedgerError, SinkUnreachable, SourceError, UsageError
 from aggregator.ledger.adoption import Counted, Line, Rebased
 from aggregator.ledger.identity import Pinned, named
@@ -41,33 +36,14 @@ from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.disk_list import DiskList
 from aggregator.sinks.protocol import Destination
 
-HOUR = dt.timedelta(hours=1)
-
 QUIET = dt.timedelta(hours=2)
 """How long nothing must have been sent: far longer than a request can be on its way, and than a sink needs to count it."""
 
 FURTHEST = dt.timedelta(days=35)
 """Nothing older can be sent (docs.stripe.com/api/billing/meter-event/create), so it need not be compared."""
 
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
 TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
-
-
-class Source(Protocol):
-    """What an adoption asks of an application database."""
-
-    def read(
-        self,
-        query: str,
-        span: Span,
-        window: dt.timedelta,
-        *,
-        allow: Callable[[Fence | None], dt.datetime] | None = None,
-    ) -> Iterator[list[Reading]]:
-        """Yield all readings of the span in batches, from one snapshot; `allow` hears first what that proves."""
-        ...
 
 
 class Situation(NamedTuple):
@@ -93,7 +69,7 @@ class Adopter:
         self,
         ledger: Ledger,
         registered: Iterable[Registered],
-        sources: Mapping[str, Source],
+        sources: Mapping[str, Reads],
         sinks: Mapping[str, Destination],
         *,
         quiet: dt.timedelta = QUIET,
@@ -325,7 +301,7 @@ def _generation(ledger: int, host: int, now: dt.datetime) -> int:
     quantity, which a sink takes for a duplicate. Minutes, since seconds exceed an integer in 2038; an adoption waits longer
     than one for the quiet time.
     """
-    return max(ledger + 1, host + 1, int((now - EPOCH) / dt.timedelta(minutes=1)))
+    return max(ledger + 1, host + 1, int((now - EPOCH) / MINUTE))
 
 
 def _shows(meter: Meter, span: Span, sent_until: dt.datetime) -> Callable[[Fence | None], dt.datetime]:

@@ -83,7 +83,7 @@ class Step(NamedTuple):
 @contextmanager
 def admins_of(config: "Config") -> "Iterator[dict[str, AdminClient]]":
     """Give an admin client for each sink that keeps meters, and close them at the end."""
-    from aggregator.wiring.app import build_admin_client
+    from aggregator.wiring.sinks import build_admin_client
 
     with ExitStack() as stack:
         made = {name: build_admin_client(config, name) for name in config.sinks}

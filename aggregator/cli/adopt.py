@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.common import (
+    answer,
     config_option,
     json_option,
     load_config,
@@ -133,10 +134,8 @@ def _follow(identity: "LedgerIdentity", *, as_json: bool) -> None:
     trouble = identity.follow()
     if trouble is not None:
         raise LedgerStopped(trouble)
-    if as_json:
-        write_json({"stopped": None, "adopted": False})
-    else:
-        say("The ledger goes on, on your word that no commit was lost.")
+    said = "The ledger goes on, on your word that no commit was lost."
+    answer({"stopped": None, "adopted": False}, said, as_json=as_json)
 
 
 def _work(adoption: "Adopter", clock: "Clock", *, yes: bool) -> "tuple[list[Compared], list[Left]]":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.common import (
+    answer,
     config_option,
     json_option,
     load_config,
@@ -143,11 +144,10 @@ def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_js
             else ledger.answered(each, CancellationState.REFUSED, reason, now, now, unsure=False)
         )
         done += [int(each.event)] * settled
-    if as_json:
-        write_json({"gone" if gone else "still_there": done, "not_open": sorted(set(ids) - set(done))})
-    else:
-        say(f"{len(done)} event(s) {'cancelled' if gone else 'stay as they are'}.")
-    if left := sorted(set(ids) - set(done)):
+    left = sorted(set(ids) - set(done))
+    said = f"{len(done)} event(s) {'cancelled' if gone else 'stay as they are'}."
+    answer({"gone" if gone else "still_there": done, "not_open": left}, said, as_json=as_json)
+    if left:
         raise UsageError(
             f"Not waiting for a person's word: {', '.join(map(str, left))}; see `aggregator status`."
         )

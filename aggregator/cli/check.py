@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from aggregator.cli.common import (
-    config_option,
-    json_option,
-    load_config,
-    say,
-    show_rows,
-    write_json,
-)
+from aggregator.cli.common import config_option, json_option, load_config, say, show_rows, write_json
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.feeds import findings_of
 from aggregator.cli.tables import table_notes
@@ -91,7 +84,8 @@ def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
     """Look at the ledger, and fill `pinned` with the account that each sink went to."""
     from aggregator.errors import LedgerError
     from aggregator.ledger.database import remarks
-    from aggregator.wiring.app import STILL_BILLABLE, file_places, open_ledger
+    from aggregator.wiring.app import STILL_BILLABLE, open_ledger
+    from aggregator.wiring.sinks import file_places
 
     where = "embedded Postgres" if config.ledger.url is None else "ledger.url"
     try:
@@ -133,7 +127,8 @@ def _names(
     from aggregator.core.renaming import follows, refusals, renames
     from aggregator.errors import SinkError
     from aggregator.ledger.meter_names import wanted
-    from aggregator.wiring.app import build_sink, meter_of, outlets
+    from aggregator.wiring.app import meter_of
+    from aggregator.wiring.sinks import build_sink, outlets
 
     memory = ledger.meters.memory()
     known = {line.outlet.sink for line in memory.lines}
@@ -191,7 +186,7 @@ def _state(config: "Config", ledger: "Ledger") -> Iterator[Finding]:
 def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
     """Yield what looks up customers, for each sink that knows them; they connect when they are first asked."""
     from aggregator.trial.lookup import KnowsCustomers, Register
-    from aggregator.wiring.app import build_sink
+    from aggregator.wiring.sinks import build_sink
 
     sinks = {name: build_sink(config, name) for name in config.sinks}
     try:
@@ -208,19 +203,11 @@ def _sources(
     from aggregator.core.model import Span
     from aggregator.errors import SourceError
     from aggregator.runtime.clock import utcnow
-    from aggregator.source import Source
+    from aggregator.wiring.app import build_source
 
     for name, configured in config.sources.items():
         try:
-            source = Source(
-                name,
-                configured.url_revealed(),
-                statement_timeout=configured.statement_timeout,
-                timezone=configured.timezone,
-                freshness=configured.freshness,
-                filtered=configured.row_security == "allowed",
-                application_name="aggregator check",
-            )
+            source = build_source(config, name, "aggregator check")
         except SourceError as error:
             yield Finding(f"source {name}", "wrong", str(error))
             continue
@@ -333,7 +320,7 @@ def _sinks(config: "Config", pinned: Mapping[str, str], *, trying: bool) -> Iter
     from aggregator.errors import SinkError
     from aggregator.ledger.identity import account_changed
     from aggregator.sinks.protocol import HasCaveats
-    from aggregator.wiring.app import build_sink, counted_twice
+    from aggregator.wiring.sinks import build_sink, counted_twice
 
     accounts: dict[str, str | None] = {}
     for name in config.sinks:
@@ -390,7 +377,7 @@ def _fits(sink: "ConfiguredSink", meters: int) -> str:
 def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
     """Say what the key of a sink may do, if it keeps meters: too little, or more than it needs."""
     from aggregator.errors import SinkError
-    from aggregator.wiring.app import build_admin_client
+    from aggregator.wiring.sinks import build_admin_client
 
     admin = build_admin_client(config, name)
     if admin is None:
@@ -418,7 +405,7 @@ def _unsubscribed(config: "Config", name: str, sink: "Destination") -> Iterator[
     from aggregator.core.model import Span
     from aggregator.errors import SinkError
     from aggregator.runtime.clock import utcnow
-    from aggregator.wiring.app import build_notification_client
+    from aggregator.wiring.sinks import build_notification_client
 
     notification_client, configured = build_notification_client(config, name, sink), config.sinks[name]
     if notification_client is None or not isinstance(configured, StripeSink):

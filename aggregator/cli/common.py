@@ -132,6 +132,15 @@ def write_json(value: object) -> None:
     write_raw(json_text(value, indent=2) + "\n")
 
 
+def answer(value: object, *lines: str, as_json: bool) -> None:
+    """Print JSON for programs, or these lines for people; an empty one is left out."""
+    if as_json:
+        write_json(value)
+    else:
+        for line in filter(None, lines):
+            say(line)
+
+
 def json_text(value: object, indent: int | None = None) -> str:
     """Return JSON in printable ASCII; json itself escapes all control characters but one."""
     return json.dumps(value, default=plain_value, indent=indent).replace("\x7f", "\\u007f")

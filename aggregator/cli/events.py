@@ -12,6 +12,7 @@ import click
 from aggregator.cli.cancel import cancel
 from aggregator.cli.common import (
     Instant,
+    answer,
     config_option,
     duration,
     json_option,
@@ -235,12 +236,9 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
                 "an hour later (or four windows, if that is longer) its events can be given up."
             )
         refused, in_doubt = ledger.outbox.give_up(feeds, now) if feeds else (0, 0)
-    if as_json:
-        write_json({"given_up": refused, "in_doubt": in_doubt})
-    else:
-        say(f"{refused} event(s) of {meter} to {sink} given up; nothing of them is billed.")
-        if in_doubt:
-            say(f"{in_doubt} event(s) may have left before, and are in doubt (`aggregator events list`).")
+    said = f"{refused} event(s) of {meter} to {sink} given up; nothing of them is billed."
+    doubted = f"{in_doubt} event(s) may have left before, and are in doubt (`aggregator events list`)."
+    answer({"given_up": refused, "in_doubt": in_doubt}, said, doubted * bool(in_doubt), as_json=as_json)
 
 
 @events.command("mark-accepted")
@@ -305,7 +303,7 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, accepted: bool, as_json:
 
 def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
     """Return from when the sink's totals surely show the event, if it arrived."""
-    from aggregator.wiring.app import build_sink
+    from aggregator.wiring.sinks import build_sink
 
     known = (
         build_sink(config, event.sink).limits_for(event.meter).proof if event.sink in config.sinks else None

@@ -67,7 +67,8 @@ def csv_files(
     from aggregator.collection.backfill import refuse_parts_of_windows
     from aggregator.core.model import Span
     from aggregator.delivery.sender import drain
-    from aggregator.wiring.app import build, file_places
+    from aggregator.wiring.app import build
+    from aggregator.wiring.sinks import file_places
 
     config = load_config(config_path)
     known_meters(config, [meter])

@@ -1,12 +1,13 @@
 """`aggregator files`: the files that were written, and a person's word that they are uploaded, or not taken."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from aggregator.cli.common import (
+    answer,
     config_option,
     json_option,
     load_config,
@@ -42,7 +43,8 @@ def files() -> None:
 @json_option
 def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit: int, as_json: bool) -> None:
     """List files, the newest first: what each holds, when it was written, and whether it is uploaded."""
-    from aggregator.wiring.app import file_places, open_ledger
+    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.sinks import file_places
 
     config = load_config(config_path)
     if sink is not None:
@@ -78,10 +80,8 @@ def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None
     bare = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
         done = ledger.uploads.confirm(bare, ledger.now())
-    if as_json:
-        write_json({"confirmed": sorted(bare), "events": done})
-    else:
-        say(f"{len(bare)} file(s) confirmed, with {done:,} event(s).")
+    said = f"{len(bare)} file(s) confirmed, with {done:,} event(s)."
+    answer({"confirmed": sorted(bare), "events": done}, said, as_json=as_json)
 
 
 @files.command()
@@ -110,21 +110,19 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
     rows = None if rows_path is None else failed_rows(rows_path, keys)
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
         done = ledger.uploads.reject(name, reason, ledger.now(), rows)
-    if as_json:
-        write_json({"rejected": name, "events": done.events, "already_at": done.already_at})
-    else:
-        _report_rejected(name, done, whole=rows is None)
+    found = {"rejected": name, "events": done.events, "already_at": done.already_at}
+    answer(found, *_rejected(name, done, whole=rows is None), as_json=as_json)
 
 
-def _report_rejected(name: str, done: "Rejected", *, whole: bool) -> None:
+def _rejected(name: str, done: "Rejected", *, whole: bool) -> Iterator[str]:
     if done.already_at is not None:
-        say(f"{name} was rejected at {shown(done.already_at)} already; nothing was changed.")
+        yield f"{name} was rejected at {shown(done.already_at)} already; nothing was changed."
         return
-    say(f"{'' if whole else 'Rows of '}{name} rejected: {done.events:,} event(s) are refused.")
+    yield f"{'' if whole else 'Rows of '}{name} rejected: {done.events:,} event(s) are refused."
     if done.events:
-        say(f"Put right what the reason says, then `aggregator events release --file {name}` lets them go.")
+        yield f"Put right what the reason says, then `aggregator events release --file {name}` lets them go."
     if done.by_hand and whole:
-        say("Move the file away, so that nobody uploads it again.")
+        yield "Move the file away, so that nobody uploads it again."
 
 
 @files.command()
@@ -144,7 +142,8 @@ def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
     This is for files that were begun before you gave the sink another directory, bucket or prefix. Look there first: if one
     of them is there after all, its contents are billed twice.
     """
-    from aggregator.wiring.app import file_places, lying_in, open_ledger
+    from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.sinks import file_places, lying_in
 
     config = load_config(config_path)
     _known(config, sink)
@@ -158,12 +157,9 @@ def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
                 "`aggregator files list` shows none that waits."
             )
         moved, events = ledger.places.move(sink, begun_in, ledger.now())
-    if as_json:
-        write_json({"files": moved, "events": events})
-    else:
-        say(
-            f"{moved} file(s) given up, with {events:,} event(s); the daemon or `aggregator run --once` writes them anew."
-        )
+    then = "the daemon or `aggregator run --once` writes them anew"
+    said = f"{moved} file(s) given up, with {events:,} event(s); {then}."
+    answer({"files": moved, "events": events}, said, as_json=as_json)
 
 
 def _known(config: "Config", sink: str) -> None:

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import (
-    config_option,
-    say,
-)
+from aggregator.cli.common import config_option, say
 from aggregator.errors import UsageError
 
 

@@ -4,11 +4,7 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import (
-    config_option,
-    load_config,
-    say,
-)
+from aggregator.cli.common import config_option, load_config, say
 
 
 @click.command()

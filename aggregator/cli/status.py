@@ -55,13 +55,8 @@ UNMAPPED = "meter reason customer rows> quantity> windows"
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show for each meter how far it is read, what is due, and what waits for a person."""
     from aggregator.ledger.review.parked import Choice
-    from aggregator.wiring.app import (
-        STILL_BILLABLE,
-        feeding,
-        file_places,
-        not_sent,
-        open_ledger,
-    )
+    from aggregator.wiring.app import STILL_BILLABLE, feeding, not_sent, open_ledger
+    from aggregator.wiring.sinks import file_places
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator status") as ledger:
@@ -227,7 +222,7 @@ def _unconfigured(config: "Config", waits: "Iterable[Unconfigured]", now: dt.dat
 
 def _backlog(config: "Config", row: "Backlog") -> dict[str, object]:
     """Estimate how long a sink takes for what waits there: at the pace of late, else, at least, at the declared rate."""
-    from aggregator.wiring.app import declared_rate
+    from aggregator.wiring.sinks import declared_rate
 
     declared = None if row.per_second else declared_rate(config, row.sink, row.events)
     pace = row.per_second or declared

@@ -13,39 +13,26 @@ from dataclasses import dataclass, field, fields
 
 from aggregator.collection.collector import Collected, Collector
 from aggregator.core import definitions, windows
-from aggregator.core.counts import Counts
 from aggregator.core.forecast import Forecast
 from aggregator.core.model import Definition, Limits, Meter, Span
 from aggregator.errors import UsageError
-from aggregator.ledger.passes.stats import Tally
+from aggregator.ledger.passes.stats import PassCounts, Tally
 
 PIECES = 40
 """A backfill is cut into about so many pieces: enough for a progress bar, and little to repeat after an interruption."""
 
 
 @dataclass(slots=True)
-class Backfilled(Counts):
-    """What a backfill came to, or would come to."""
+class Backfilled(PassCounts):
+    """What a backfill came to, or would come to. From `left_from` on, if it has one, nothing was read."""
 
     meter: str
     span: Span
     resumed_at: dt.datetime | None = None
     windows: int = 0
-    rows: int = 0
     unchanged: int = 0
     """Events of the range that the ledger had before."""
     new: int = 0
-    corrections: int = 0
-    held: int = 0
-    refused: int = 0
-    shadow: int = 0
-    """Events that are never sent."""
-    deferred: int = 0
-    unmapped_rows: int = 0
-    """Rows that can be billed to nobody."""
-    left_from: dt.datetime | None = None
-    """From where on the source has not proven to show everything, so that nothing was read; and why."""
-    left_why: str | None = None
     forecast: Forecast = field(default_factory=Forecast)
     """Whom it would move, if it is only looked at."""
 
@@ -58,9 +45,8 @@ class Backfilled(Counts):
         """Take one piece into account, be it committed or only looked at."""
         self.add_counts(piece)
         self.new += piece.planned - piece.corrections
-        self.unmapped_rows += piece.unmapped_rows
         if piece.left_from is not None:
-            self.left_from, self.left_why = piece.left_from, piece.left_why
+            self.leave(piece.left_from, piece.left_why)
 
 
 def refuse_parts_of_windows(meter: str, known: Sequence[Definition], span: Span) -> None:

@@ -23,21 +23,10 @@ from typing import Protocol
 from aggregator.collection import schedule, sight
 from aggregator.collection.sight import Seen, Sight
 from aggregator.core import commit_barrier, definitions, freshness, planner, windows
-from aggregator.core.counts import Counts
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
-from aggregator.core.freshness import Admission
-from aggregator.core.model import (
-    Change,
-    Decision,
-    Definition,
-    Differing,
-    Fence,
-    Limits,
-    Meter,
-    Reading,
-    Span,
-)
+from aggregator.core.freshness import Admission, Reads
+from aggregator.core.model import Change, Decision, Definition, Differing, Fence, Limits, Meter, Span
 from aggregator.errors import (
     AggregatorError,
     InvariantBroken,
@@ -50,30 +39,21 @@ from aggregator.errors import (
 from aggregator.ledger.meters import Feed, Lease, Left, Meters, Registered
 from aggregator.ledger.passes.passes import Decide, Pass, Passes
 from aggregator.ledger.passes.spool import Spool
-from aggregator.ledger.passes.stats import Tally
+from aggregator.ledger.passes.stats import PassCounts, Tally
 from aggregator.runtime import failpoints
 from aggregator.runtime.redact import named, storable
 
 
 @dataclass(slots=True)
-class Collected(Counts):
+class Collected(PassCounts):
     """What one round of collection did for one meter."""
 
     meter: str
     mark: dt.datetime | None = None
     spans: int = 0
-    rows: int = 0
     changed: int = 0
     planned: int = 0
-    corrections: int = 0
-    held: int = 0
-    refused: int = 0
-    shadow: int = 0
-    """Events that are never sent."""
-    deferred: int = 0
     oldest_deferred: dt.datetime | None = None
-    unmapped_rows: int = 0
-    """Rows that can be billed to nobody."""
     guarded: int = 0
     """Windows that shrank so much that a second reading must confirm it."""
     unread: int = 0
@@ -84,9 +64,6 @@ class Collected(Counts):
     """They began to wait with this round."""
     unfenced: bool = False
     """Windows were read without waiting any longer."""
-    left_from: dt.datetime | None = None
-    """From where on something was left that the source has not proven to show; and why."""
-    left_why: str | None = None
     silent_since: dt.datetime | None = None
     """Since when there has been no usage, if there always was some before; `silent_anew` if that is news."""
     silent_anew: bool = False
@@ -136,11 +113,6 @@ class Collected(Counts):
         if not tally.guarded:
             self.move(span)
 
-    def leave(self, since: dt.datetime, why: str | None) -> None:
-        """Note that a reading left what lies behind an instant."""
-        if self.left_from is None or since < self.left_from:
-            self.left_from, self.left_why = since, why
-
     def move(self, span: Span) -> None:
         """Take into account that the mark went on behind a span, if it stood in it."""
         if self.mark is not None and span.start <= self.mark < span.end:
@@ -162,23 +134,8 @@ class Shape(Protocol):
     def returns_window(self) -> bool: ...  # noqa: D102
 
 
-class Source(Protocol):
-    """What collection asks of an application database."""
-
-    def read(
-        self,
-        query: str,
-        span: Span,
-        window: dt.timedelta,
-        *,
-        step: dt.timedelta | None = None,
-        allow: Callable[[Fence | None], dt.datetime] | None = None,
-    ) -> Iterator[list[Reading]]:
-        """Yield all readings of the span in batches, from one snapshot; asked for in pieces of `step`, if given.
-
-        `allow` is told what that snapshot proves, and says up to when it is read.
-        """
-        ...
+class Source(Reads, Protocol):
+    """What collection asks of an application database besides."""
 
     def reread(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
         """Read a window again, and return what the query itself changes; None if nothing or if that cannot be told."""

@@ -8,6 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 SecretFile = Annotated[Path, Field(strict=False)]
 
 
+def in_a_file(key: str, what: str, example: str) -> Any:
+    """Describe the key that names a file with the value of another key."""
+    description = f"File that holds {what}, instead of `{key}`; relative to this file."
+    return Field(default=None, description=description, examples=[example])
+
+
 class Block(BaseModel):
     """One block of the file: unknown keys are refused, values are not converted, nothing changes later."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
-from aggregator.config.block import Block, SecretFile
+from aggregator.config.block import Block, SecretFile, in_a_file
 from aggregator.config.durations import parse_duration
 from aggregator.config.values import Duration, WebAddress, at_least, at_most, refuse
 
@@ -134,21 +134,15 @@ class S3Sink(_ImportFiles):
         description="Key pair, first half. Left out: the credentials that boto3 finds, such as a role.",
         examples=["${AWS_ACCESS_KEY_ID}"],
     )
-    access_key_id_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds it, instead of `access_key_id`; relative to this file.",
-        examples=["/run/secrets/aws_access_key_id"],
-    )
+    access_key_id_file: SecretFile | None = in_a_file("access_key_id", "it", "/run/secrets/aws_access_key_id")
     secret_access_key: Annotated[SecretStr | None, AfterValidator(_with_its_secret)] = Field(
         default=None,
         validate_default=True,
         description="Key pair, second half.",
         examples=["${AWS_SECRET_ACCESS_KEY}"],
     )
-    secret_access_key_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds it, instead of `secret_access_key`; relative to this file.",
-        examples=["/run/secrets/aws_secret_access_key"],
+    secret_access_key_file: SecretFile | None = in_a_file(
+        "secret_access_key", "it", "/run/secrets/aws_secret_access_key"
     )
     timeout: Annotated[Duration, at_least("1s"), at_most("5m", "a stuck call would hold its file")] = Field(
         default=parse_duration("10s"),

@@ -12,15 +12,7 @@ from pathlib import Path
 from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Location, Problems, dotted
 from aggregator.config.files import Files
 from aggregator.config.meter import Meter
-from aggregator.config.models import (
-    SINK_SECRETS,
-    SINK_TYPES,
-    Config,
-    File,
-    Ledger,
-    Sink,
-    Source,
-)
+from aggregator.config.models import SINK_SECRETS, SINK_TYPES, Config, File, Ledger, Sink, Source
 from aggregator.config.sections import Section
 from aggregator.config.values import NAME_PATTERN, NAME_RULE
 from aggregator.config.wording import keys, unknown_key, unknown_name

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
-from aggregator.config.block import Block, SecretFile
+from aggregator.config.block import Block, SecretFile, in_a_file
 from aggregator.config.durations import parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
@@ -61,11 +61,7 @@ class Ledger(Block):
         description="`postgresql://` URL of the database (Postgres 14 or later) that remembers what was billed.",
         examples=["${LEDGER_URL}"],
     )
-    url_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds the URL, instead of `url`; relative to this file.",
-        examples=["/run/secrets/ledger_url"],
-    )
+    url_file: SecretFile | None = in_a_file("url", "the URL", "/run/secrets/ledger_url")
     lease: Annotated[Duration, at_least("5s")] = Field(
         default=parse_duration("2m"),
         description="How long a process keeps a meter without renewing its lease, before another process takes over.",
@@ -98,11 +94,7 @@ class Source(Block):
         description="SQLAlchemy URL of the database, with a role that may only read.",
         examples=["${APP_DATABASE_URL}"],
     )
-    url_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds the URL, instead of `url`; relative to this file.",
-        examples=["/run/secrets/app_database_url"],
-    )
+    url_file: SecretFile | None = in_a_file("url", "the URL", "/run/secrets/app_database_url")
     statement_timeout: Annotated[Duration, at_least("1s")] = Field(
         default=parse_duration("60s"),
         description="How long one query may run before it is stopped.",
@@ -190,11 +182,7 @@ class StripeSink(Block):
         description="Secret or restricted key that may write meter events and read meters and summaries.",
         examples=["${STRIPE_API_KEY}"],
     )
-    api_key_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds the key, instead of `api_key`; relative to this file.",
-        examples=["/run/secrets/stripe_api_key"],
-    )
+    api_key_file: SecretFile | None = in_a_file("api_key", "the key", "/run/secrets/stripe_api_key")
     mode: Annotated[Literal["live", "test"], AfterValidator(_mode_of_the_key)] = Field(
         description="`live` bills real customers, `test` does not. Must match the key; has no default.",
         examples=["test"],
@@ -257,10 +245,8 @@ class StripeSink(Block):
         ),
         examples=["${STRIPE_WEBHOOK_SECRET}"],
     )
-    webhook_secret_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds the secret, instead of `webhook_secret`; relative to this file.",
-        examples=["/run/secrets/stripe_webhook_secret"],
+    webhook_secret_file: SecretFile | None = in_a_file(
+        "webhook_secret", "the secret", "/run/secrets/stripe_webhook_secret"
     )
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from aggregator.config.block import Block, SecretFile
+from aggregator.config.block import Block, SecretFile, in_a_file
 from aggregator.config.durations import parse_duration
 from aggregator.config.values import Duration, WebAddress, at_least, on_this_machine, refuse
 
@@ -34,11 +34,7 @@ class MetronomeSink(Block):
         description="API token that may send usage events and read billable metrics, customers, usage and invoices.",
         examples=["${METRONOME_TOKEN}"],
     )
-    api_key_file: SecretFile | None = Field(
-        default=None,
-        description="File that holds the token, instead of `api_key`; relative to this file.",
-        examples=["/run/secrets/metronome_token"],
-    )
+    api_key_file: SecretFile | None = in_a_file("api_key", "the token", "/run/secrets/metronome_token")
     quantity_encoding: Literal["text", "number"] = Field(
         description=(
             "How a quantity is written: as `text` in quotes, or as a JSON `number`. The wrong one is billed as zero, so it "

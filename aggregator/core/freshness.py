@@ -10,11 +10,31 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from aggregator.core import commit_barrier, definitions, windows
 from aggregator.core.commit_barrier import Noted, Passed
-from aggregator.core.model import Definition, Fence, Span
+from aggregator.core.model import Definition, Fence, Reading, Span
+
+
+class Reads(Protocol):
+    """What can be read, such as an application database."""
+
+    def read(
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        allow: Callable[[Fence | None], dt.datetime] | None = None,
+    ) -> Iterator[list[Reading]]:
+        """Yield all readings of the span in batches, from one snapshot; asked for in pieces of `step`, if given.
+
+        `allow` is told what that snapshot proves, and says up to when it is read.
+        """
+        ...
 
 
 class Admission:

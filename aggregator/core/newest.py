@@ -11,15 +11,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from aggregator.core.model import ZERO
-from aggregator.core.readbacks import (
-    Conclusion,
-    EventsInSpan,
-    EventState,
-    Finding,
-    comparable,
-    same,
-    unclear,
-)
+from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding, comparable, same, unclear
 from aggregator.core.states import BOOKED
 
 

@@ -38,8 +38,8 @@ from aggregator.core.model import (
     Tail,
     WriteModel,
 )
+from aggregator.core.windows import MINUTE
 
-MINUTE = dt.timedelta(minutes=1)
 SECOND = dt.timedelta(seconds=1)
 
 EXACT = Context(prec=200, traps=[InvalidOperation, Inexact])

@@ -13,15 +13,7 @@ import datetime as dt
 from hashlib import sha256
 from typing import assert_never
 
-from aggregator.core.model import (
-    Answer,
-    Event,
-    Limits,
-    Outcome,
-    State,
-    Verdict,
-    WriteModel,
-)
+from aggregator.core.model import Answer, Event, Limits, Outcome, State, Verdict, WriteModel
 
 FIRST_WAIT_SECONDS = 1.0
 """Long enough for a sink to recover from a hiccup, short enough that nobody waits for it."""

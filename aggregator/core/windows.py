@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import EPOCH, Span
 
+MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
 
@@ -33,6 +34,11 @@ def floor(instant: dt.datetime, length: dt.timedelta) -> dt.datetime:
 def is_boundary(instant: dt.datetime, length: dt.timedelta) -> bool:
     """Tell whether a window of this length begins at the instant."""
     return not (instant - EPOCH) % length
+
+
+def is_whole(span: Span, length: dt.timedelta) -> bool:
+    """Tell whether a span begins and ends where windows of this length do."""
+    return is_boundary(span.start, length) and is_boundary(span.end, length)
 
 
 def tile(span: Span, length: dt.timedelta) -> Iterator[Span]:

@@ -15,12 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from aggregator.core import retry
-from aggregator.core.model import (
-    Event,
-    Outcome,
-    Span,
-    State,
-)
+from aggregator.core.model import Event, Outcome, Span, State
 from aggregator.core.windows import is_ahead
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable

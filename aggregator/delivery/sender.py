@@ -19,15 +19,7 @@ from typing import Protocol
 
 from aggregator.core import retry
 from aggregator.core.counts import Counts
-from aggregator.core.model import (
-    Answer,
-    Event,
-    EventId,
-    Outcome,
-    State,
-    Verdict,
-    Written,
-)
+from aggregator.core.model import Answer, Event, EventId, Outcome, State, Verdict, Written
 from aggregator.delivery.first_use import Clear, FirstUseState
 from aggregator.errors import AggregatorError, SinkHalted
 from aggregator.ledger.outbox.outbox import Claim, Outbox

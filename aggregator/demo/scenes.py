@@ -30,7 +30,8 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.sandbox import ControlClient
-from aggregator.wiring.app import build_sink, open_ledger
+from aggregator.wiring.app import open_ledger
+from aggregator.wiring.sinks import build_sink
 
 DIRECTORY = Path(".aggregator/demo")
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from aggregator.core.model import EPOCH
 from aggregator.ledger.database import Part
 
 Meters = Mapping[str, Mapping[str, str]]
@@ -20,14 +21,12 @@ select %(host)s, %(process)s, %(meters)s::jsonb
 
 LATEST = "select loaded_at, host, process, meters from aggregator.configuration order by id desc limit 2"
 
+# A meter's first definition holds since the epoch: for ever.
 DEFINED_SINCE = """
 select meter.name, max(definition.since)
   from aggregator.definition join aggregator.meter on meter.id = definition.meter_id
  group by 1 having max(definition.since) > %(beginning)s
 """
-
-BEGINNING = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-"""From when a meter's first definition holds: for ever."""
 
 
 class Configuration(NamedTuple):
@@ -54,4 +53,4 @@ class Configurations(Part):
 
     def defined_since(self) -> dict[str, dt.datetime]:
         """Return from which window on each meter's newest definition holds, of those that have had another before."""
-        return dict(self._rows(DEFINED_SINCE, {"beginning": BEGINNING}))
+        return dict(self._rows(DEFINED_SINCE, {"beginning": EPOCH}))

@@ -9,15 +9,7 @@ Rules
 from collections.abc import Sequence
 
 from aggregator.core.model import Meter
-from aggregator.core.renaming import (
-    KnownLine,
-    KnownMeter,
-    Memory,
-    Outlet,
-    Wanted,
-    refusals,
-    renames,
-)
+from aggregator.core.renaming import KnownLine, KnownMeter, Memory, Outlet, Wanted, refusals, renames
 from aggregator.errors import MeterRefused
 from aggregator.ledger.database import Connection
 

@@ -20,13 +20,10 @@ from aggregator.core import newest, readbacks
 from aggregator.core.counts import Counts
 from aggregator.core.model import Report, Span, WriteModel
 from aggregator.core.readbacks import Conclusion, EventsInSpan, Finding
-from aggregator.core.windows import floor, is_ahead
+from aggregator.core.windows import HOUR, MINUTE, floor, is_ahead
 from aggregator.errors import AggregatorError, SinkError, SinkHalted, SinkUnreachable
 from aggregator.ledger.review.in_doubt import MOST_PLACES, InDoubt, Readback, Settled
 from aggregator.sinks.protocol import Totals
-
-MINUTE = dt.timedelta(minutes=1)
-HOUR = dt.timedelta(hours=1)
 
 MINUTES_AT_ONCE = 100
 """Minutes in doubt per round: each costs a call, and a sink that is asked must not be kept from taking events."""

@@ -45,12 +45,6 @@ class Received(NamedTuple):
     body: bytes
 
 
-class Head(NamedTuple):
-    """What is the same in many calls: where to, and the headers."""
-
-    text: bytes
-
-
 class HttpCalls:
     """Connections to one address: as many as there are calls at once. Made, used and closed on one event loop."""
 
@@ -73,20 +67,20 @@ class HttpCalls:
         """How many connections wait for the next call."""
         return len(self._idle)
 
-    def head(self, path: str, headers: Mapping[str, str]) -> Head:
-        """Return what calls to a path have in common. Raises ValueError if a header cannot be sent as one line."""
+    def head(self, path: str, headers: Mapping[str, str]) -> bytes:
+        """Return how calls to a path begin. Raises ValueError if a header cannot be sent as one line."""
         lines = [f"POST {self._base}{path} HTTP/1.1", _line("Host", self._named)]
         lines += [_line(name, value) for name, value in headers.items()]
         lines += [_line("Accept", "*/*"), _line("Accept-Encoding", "gzip, deflate")]
-        return Head("".join(f"{line}\r\n" for line in lines).encode("latin-1"))
+        return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
-    async def post(self, head: Head, body: bytes, **headers: str) -> Received | NoResponse:
+    async def post(self, head: bytes, body: bytes, **headers: str) -> Received | NoResponse:
         """Make one request, with these headers of its own, an underscore for each hyphen; return what came of it.
 
         Raises ValueError as `head` does, and nothing else that is no interruption.
         """
         own = "".join(f"{_line(name.replace('_', '-'), value)}\r\n" for name, value in headers.items())
-        request = b"%sContent-Length: %d\r\n%s\r\n%s" % (head.text, len(body), own.encode("latin-1"), body)
+        request = b"%sContent-Length: %d\r\n%s\r\n%s" % (head, len(body), own.encode("latin-1"), body)
         until = self._loop.time() + self.timeout_seconds
         connection = self._kept() or await self._connect()
         if isinstance(connection, NoResponse):

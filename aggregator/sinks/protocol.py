@@ -21,14 +21,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from aggregator.core.model import (
-    Bounds,
-    Event,
-    Limits,
-    Span,
-    Verdict,
-    Written,
-)
+from aggregator.core.model import Bounds, Event, Limits, Span, Verdict, Written
 
 
 class Totals(Protocol):

@@ -31,15 +31,7 @@ from aggregator.source.dialects import Dialect, Fault, Renew, Table
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.other import other
 from aggregator.source.postgres import POSTGRES
-from aggregator.source.rows import (
-    DOUBLE_NOISE,
-    SINGLE_NOISE,
-    Instants,
-    OutOfRange,
-    Places,
-    Rows,
-    places,
-)
+from aggregator.source.rows import DOUBLE_NOISE, SINGLE_NOISE, Instants, OutOfRange, Places, Rows, places
 from aggregator.source.sqlite import SQLITE
 from aggregator.source.trying import Trying, differing
 from aggregator.source.urls import parsed, secrets_of

@@ -77,7 +77,6 @@ def types(columns: Sequence[Column], *, naive_is_utc: bool) -> list[Finding]:
 def _float(kind: str) -> str:
     digits = "7 digits" if kind in {"float4", "float32", "real"} else "15 digits"
     return (
-        f"column `quantity` is floating point ({kind}, {digits}), and a sum of it depends on the order of the "
-        "rows: cast each "
-        "row before it is added up, `sum(x::numeric)`, in MySQL `sum(cast(x as decimal(38, 9)))`"
+        f"column `quantity` is floating point ({kind}, {digits}), and a sum of it depends on the order of the rows: cast "
+        "each row before it is added up, `sum(x::numeric)`, in MySQL `sum(cast(x as decimal(38, 9)))`"
     )

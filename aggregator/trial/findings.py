@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Span
+from aggregator.core.windows import HOUR
 from aggregator.trial import text
 
 Sums = Mapping[tuple[str | None, dt.datetime | None], Decimal]
@@ -27,7 +28,6 @@ STRIPE_CUSTOMER = re.compile(r"(?:acct_\w+/)?(?:cus|acct)_\w+")
 """`cus_...`, behind its account where accounts are named; an account may be a customer itself."""
 
 ZONE_TOLERANCE = dt.timedelta(minutes=5)
-HOUR = dt.timedelta(hours=1)
 HALF_HOUR = HOUR / 2
 NEAREST_BEHIND = 3
 FURTHEST_ZONE = dt.timedelta(hours=14)
@@ -206,9 +206,8 @@ def cut(
     here, there = together.get(key, ZERO), apart.get(key, ZERO)
     neighbours = text.looks_at_neighbours(query)
     said = (
-        f"what it answers depends on where a reading begins and ends: customer {key[0]!r} has {here:f} when the "
-        f"span {span} is "
-        f"read at once, and {there:f} when it is cut into its windows. "
+        f"what it answers depends on where a reading begins and ends: customer {key[0]!r} has {here:f} when the span {span} "
+        f"is read at once, and {there:f} when it is cut into its windows. "
     )
     if not by_window and neighbours is None:
         if text.may_not_add_up(query):
@@ -307,9 +306,8 @@ def alike_everywhere(windows: Sequence[tuple[Span, Sums]], whole: Sums, query: s
         if text.names_what_is_gone(query):
             return [warning(Kind.STATE, f"{len(used)} disjoint windows all give {total(whole):f}: {STATE}")]
         said = (
-            f"{len(used)} disjoint windows all give {total(whole):f}, and so do all of them together: it counts "
-            "what is there, "
-            f"whenever that was. {_change(text.bounds(query), 'compare the time of use with `:start` and `:end`')}"
+            f"{len(used)} disjoint windows all give {total(whole):f}, and so do all of them together: it counts what is "
+            f"there, whenever that was. {_change(text.bounds(query), 'compare the time of use with `:start` and `:end`')}"
         )
         return [error(Kind.SAME, said)]
     return []
@@ -425,8 +423,7 @@ def _zone(*, naive: bool) -> str:
     if naive:
         return (
             "Convert both ways: `used_at >= :start at time zone 'Europe/Paris'`, and `max(used_at at time zone "
-            "'Europe/Paris') "
-            "as at`, with the zone they were written in (docs/queries.md)"
+            "'Europe/Paris') as at`, with the zone they were written in (docs/queries.md)"
         )
     return "Look at how the rows are written: the application's session has another time zone than the times it writes"
 
@@ -452,9 +449,8 @@ def customers(keys: Iterable[str | None], sink: str) -> list[Finding]:
         return []
     shown = ", ".join(repr(key[:40]) for key in strange[:3])
     said = (
-        f"{len(strange)} of {len(named)} customers are no customers of Stripe ({shown}), and {sink} refuses "
-        "their usage: return "
-        "the id that begins with `cus_`, which your customer table should hold"
+        f"{len(strange)} of {len(named)} customers are no customers of Stripe ({shown}), and {sink} refuses their usage: "
+        "return the id that begins with `cus_`, which your customer table should hold"
     )
     if len(strange) == len(named):
         return [error(Kind.CUSTOMER_FORM, said)]
@@ -485,11 +481,9 @@ def repeated(rows: Iterable[Row], query: str) -> list[Finding]:
     if not sure:
         return []
     said = (
-        f"{len(several)} customer(s) come in several rows that are the same in every way, as {customer!r} with "
-        f"{len(group)} times "
-        f"{group[0].quantity}: a join finds them more than once, and their usage is multiplied. Group by "
-        "`customer` alone, and "
-        "see that the table it comes from has each customer once"
+        f"{len(several)} customer(s) come in several rows that are the same in every way, as {customer!r} with {len(group)} "
+        f"times {group[0].quantity}: a join finds them more than once, and their usage is multiplied. Group by `customer` "
+        "alone, and see that the table it comes from has each customer once"
     )
     return [error(Kind.REPEATED, said)]
 
@@ -530,9 +524,8 @@ def slow(seconds: float, table: str | None, query: str) -> list[Finding]:
 def nothing(since: dt.datetime, query: str) -> list[Finding]:
     """Judge a query that found nothing at all."""
     said = (
-        f"it returns no usage since {since:%Y-%m-%d}, so nothing else about it could be tried: see that the "
-        "names and times in "
-        f"it are right ({text.bounds(query)}), and check again once there is usage"
+        f"it returns no usage since {since:%Y-%m-%d}, so nothing else about it could be tried: see that the names and times "
+        f"in it are right ({text.bounds(query)}), and check again once there is usage"
     )
     return [warning(Kind.NO_ROWS, said)]
 

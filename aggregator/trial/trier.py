@@ -172,14 +172,14 @@ class Trial:
         while end - until < FURTHEST_BACK:
             span = Span(until - step, until)
             if self._any(trying, span):
-                return self._narrowed(trying, span)
+                return self._narrowed(trying, span, self._length)
             until, step = span.start, min(step * GROWTH, FURTHEST_BACK // self._length * self._length)
         return None
 
-    def _narrowed(self, trying: Trying, span: Span) -> Span:
-        """Return the last window with usage of a span with usage."""
-        while windows.count(span, self._length) > 1:
-            middle = windows.floor(span.start + (span.end - span.start) / 2, self._length)
+    def _narrowed(self, trying: Trying, span: Span, length: dt.timedelta) -> Span:
+        """Return the last stretch of this length that has usage, of a span with usage."""
+        while windows.count(span, length) > 1:
+            middle = windows.floor(span.start + (span.end - span.start) / 2, length)
             later = Span(middle, span.end)
             span = later if self._any(trying, later) else Span(span.start, middle)
         return span
@@ -193,7 +193,7 @@ class Trial:
         return findings.column_of_times(trying.sample(*bound), *bound)
 
     def _outside(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
-        middle = windows.floor(window.start + self._length / 2, dt.timedelta(minutes=1))
+        middle = windows.floor(window.start + self._length / 2, windows.MINUTE)
         outside = Outside(
             window,
             _sums(trying.amounts(answer, window, self._length), by_window=False),
@@ -327,8 +327,7 @@ class Trial:
         """Judge the newest usage against the present instant."""
         kinds = {column.kind for column in columns if column.name.lower() in {"at", "window"}}
         naive = trying.naive_is_utc and (kinds <= {"timestamp", "date", None})
-        minute = dt.timedelta(minutes=1)
-        present = windows.floor(now, minute) + minute
+        present = windows.floor(now, windows.MINUTE) + windows.MINUTE
         furthest = findings.FURTHEST_ZONE + windows.HOUR
         newest = self._last(trying, Span(present, present + furthest))
         if newest is not None:
@@ -349,7 +348,7 @@ class Trial:
         before = (Span(newest - (n + 1) * half, newest - n * half) for n in range(HALF_HOURS_OF_STEADY_USAGE))
         if not all(self._any(trying, each) for each in before):
             return []
-        last_but_one = self._last(trying, Span(newest - half, newest - minute))
+        last_but_one = self._last(trying, Span(newest - half, newest - windows.MINUTE))
         gap = half if last_but_one is None else newest - last_but_one
         return findings.behind(newest, gap, now)
 
@@ -357,15 +356,7 @@ class Trial:
         """Return the last minute of a stretch that has usage; None if none has."""
         if not self._any(trying, span):
             return None
-        minute = dt.timedelta(minutes=1)
-        while span.end - span.start > minute:
-            middle = windows.floor(span.start + (span.end - span.start) / 2, minute)
-            span = (
-                Span(middle, span.end)
-                if self._any(trying, Span(middle, span.end))
-                else Span(span.start, middle)
-            )
-        return span.end
+        return self._narrowed(trying, span, windows.MINUTE).end
 
     def _joins(self, trying: Trying) -> list[Finding]:
         """Judge joins whose other side has a key more than once."""

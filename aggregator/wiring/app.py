@@ -17,13 +17,7 @@ from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
-from aggregator.core.model import (
-    Decreases,
-    Definition,
-    Meter,
-    Span,
-    Terms,
-)
+from aggregator.core.model import Decreases, Definition, Meter, Span, Terms
 from aggregator.core.renaming import Outlet
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
@@ -46,13 +40,9 @@ from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.source import Source
 from aggregator.wiring.sinks import (
-    build_admin_client,
     build_notification_client,
     build_sink,
     counted_twice,
-    declared_rate,
-    file_places,
-    lying_in,
     outlets,
     places_of,
     share_rates,
@@ -62,25 +52,6 @@ from aggregator.wiring.sinks import (
 
 if TYPE_CHECKING:
     from aggregator.sinks.stripe import StripeNotificationClient
-
-__all__ = [
-    "App",
-    "build",
-    "build_admin_client",
-    "build_notification_client",
-    "build_sink",
-    "counted_twice",
-    "declared_rate",
-    "feeding",
-    "file_places",
-    "ledger_url",
-    "lying_in",
-    "meter_of",
-    "not_sent",
-    "open_ledger",
-    "outlets",
-    "places_of",
-]
 
 CLOCK_SKEW = timedelta(seconds=60)
 """A host whose clock is further from the ledger's reads and sends nothing: far more than hosts that are kept in time differ,
@@ -335,7 +306,7 @@ def build(
     with ExitStack() as stack:
         stack.enter_context(short_turns())
         ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name, host=host))
-        sources = {key: _source(config, key, name) for key in config.sources}
+        sources = {key: build_source(config, key, name) for key in config.sources}
         sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
         for part in (*sources.values(), *sinks.values()):
             stack.callback(part.close)
@@ -485,35 +456,25 @@ def _note_halts(
 def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
     """Return the core's view of a configured meter; `outlets` say what it feeds at its sinks."""
     return Meter(
-        name=meter.name,
-        source=meter.source,
+        **meter.named("name", "renamed_from", "source", "sinks", "decimals", "shrink_guard"),
+        **meter.named("window", "start_at", "delay", "revisit", "split"),
         query=meter.query_text,
         fingerprint=fingerprint(meter),
-        sinks=meter.sinks,
         terms=tuple(Terms(fed.sink, fed.bill_from, fed.bill_until, fed.shadow) for fed in meter.feeds),
-        window=meter.window,
-        start_at=meter.start_at,
-        delay=meter.delay,
-        revisit=meter.revisit,
-        decimals=meter.decimals,
         decreases=Decreases(meter.decreases),
-        shrink_guard=meter.shrink_guard,
         retained=meter.data_retained_from,
-        split=meter.split,
         latest=meter.stripe.formula == "last",
-        renamed_from=meter.renamed_from,
         outlets=outlets,
     )
 
 
-def _source(config: Config, name: str, application_name: str) -> Source:
+def build_source(config: Config, name: str, application_name: str) -> Source:
+    """Return a source as configured; it connects when it is first used. Raises SourceError if its URL is of no use."""
     source = config.sources[name]
     return Source(
         name,
         source.url_revealed(),
-        statement_timeout=source.statement_timeout,
-        timezone=source.timezone,
-        freshness=source.freshness,
+        **source.named("statement_timeout", "timezone", "freshness"),
         filtered=source.row_security == "allowed",
         application_name=application_name,
         url_now=lambda: url_now(source),

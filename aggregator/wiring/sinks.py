@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
 from aggregator.config.rotated import keys_now, webhook_secrets_now
@@ -284,19 +284,19 @@ def _file_sink(name: str, sink: FileSink, meters: "dict[str, StripeMeter]") -> S
             by_hand=True,
             bounds=Bounds(DASHBOARD_ROWS, sink.max_bytes, sink.close_after),
             form=files.CsvFormat(meters, identified=False, alone=True, guarded=not sink.exact),
-            meters=meters,
         )
-    encoding = Encoding(sink.quantity_encoding)
-    form: Format = (
-        files.CsvFormat(meters, identified=True, alone=False)
-        if sink.format == "csv"
-        else files.JsonFormat(meters, lines=sink.format == "jsonl", encoding=encoding)
-    )
+    form: Format
+    if sink.format == "csv":
+        form = files.CsvFormat(meters, identified=True, alone=False)
+    else:
+        encoding = Encoding(sink.quantity_encoding)
+        form = files.JsonFormat(meters, lines=sink.format == "jsonl", encoding=encoding)
     bounds = Bounds(sink.max_records, sink.max_bytes, sink.close_after)
-    written: dict[str, Any] = {"bounds": bounds, "form": form, "encoding": encoding, "meters": meters}
     if isinstance(sink, DirectorySink):
-        kind = "files for the import"
-        return files.DirectorySink(name, directory=sink.directory, kind=kind, by_hand=False, **written)
+        kind, directory = "files for the import", sink.directory
+        return files.DirectorySink(
+            name, directory=directory, kind=kind, by_hand=False, bounds=bounds, form=form
+        )
     pair = sink.keys_revealed()
     place = sink.named("bucket", "prefix", "region", "endpoint_url", "timeout")
-    return files.S3Sink(name, **place, keys=files.Keys(*pair) if pair else None, **written)
+    return files.S3Sink(name, **place, keys=files.Keys(*pair) if pair else None, bounds=bounds, form=form)

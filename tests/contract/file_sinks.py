@@ -116,7 +116,6 @@ def in_directory(directory: Path, kind: str) -> Place:
         by_hand=kind == "dashboard",
         bounds=BOUNDS,
         form=forms()[kind],
-        meters=METERS,
     )
 
     def contents() -> dict[str, tuple[bytes, str]]:
@@ -146,8 +145,6 @@ def in_bucket(store: Store, kind: str, prefix: str = "usage/", **settings: str) 
         timeout=dt.timedelta(seconds=20),
         bounds=BOUNDS,
         form=forms()[kind],
-        encoding=Encoding.NUMBER,
-        meters=METERS,
     )
 
     def contents() -> dict[str, tuple[bytes, str]]:

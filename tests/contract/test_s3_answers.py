@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import pytest
 
-from aggregator.core.model import Encoding
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime import log
 from aggregator.sinks.files import Keys, S3Sink
 from aggregator.sinks.files import bucket as bucket_module
 from aggregator.sinks.protocol import Batch
-from tests.contract.file_sinks import BOUNDS, METERS, forms, some
+from tests.contract.file_sinks import BOUNDS, forms, some
 from tests.object_store import KEY_ID, REGION, SECRET
 
 
@@ -115,8 +114,6 @@ def sink_at(scripted: Scripted, keys: Keys | None) -> S3Sink:
         timeout=dt.timedelta(seconds=20),
         bounds=BOUNDS,
         form=forms()["jsonl"],
-        encoding=Encoding.NUMBER,
-        meters=METERS,
     )
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.core.model import Encoding
 from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.sinks.files import Keys, S3Sink
 from aggregator.sinks.files.bucket import PART_BYTES, Bucket
 from aggregator.sinks.protocol import Batch
-from tests.contract.file_sinks import BOUNDS, METERS, Interrupted, Place, forms, in_bucket, many, only, some
+from tests.contract.file_sinks import BOUNDS, Interrupted, Place, forms, in_bucket, many, only, some
 from tests.file_validator import validate
 from tests.object_store import KEY_ID, REGION, SECRET, Store
 
@@ -105,8 +104,6 @@ def test_old_uploads_of_ours_are_removed_at_the_start(store: Store) -> None:
             timeout=dt.timedelta(seconds=20),
             bounds=BOUNDS,
             form=forms()["jsonl"],
-            encoding=Encoding.NUMBER,
-            meters=METERS,
             clock=partial(since.__add__, dt.timedelta(hours=hours)),
         )
         assert sink.write(Batch(some(3, first=hours), again=False), lambda: True) is not None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aggregator.core.model import Bounds, Encoding, Written
+from aggregator.core.model import Bounds, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.sinks.event_loop import LazyLoop
 from aggregator.sinks.files.formats import CsvFormat
@@ -78,8 +78,6 @@ def test_a_file_that_could_not_be_written_is_made_again() -> None:
         by_hand=False,
         bounds=BOUNDS,
         form=CsvFormat({}, identified=False, alone=False),
-        encoding=Encoding.TEXT,
-        meters={},
     )
     with pytest.raises(SinkUnreachable, match=r"Sink s3 could not write a file \(KeyError: 'ETag'\)"):
         sink.write(Batch([], again=False), lambda: True)

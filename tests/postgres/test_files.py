@@ -91,7 +91,6 @@ class FileWorld(World):
             by_hand=by_hand,
             bounds=bounds,
             form=form or JsonFormat(AT_STRIPE, lines=True),
-            meters=AT_STRIPE,
         )
         return made
 
@@ -236,9 +235,7 @@ def test_a_meter_that_replaces_is_written_as_a_total(database: Database, tmp_pat
 
     class Replacing(DirectorySink):
         def __init__(self, name: str, **settings: Any) -> None:
-            super().__init__(
-                name, **{**settings, "meters": replacing, "form": JsonFormat(replacing, lines=True)}
-            )
+            super().__init__(name, **{**settings, "form": JsonFormat(replacing, lines=True)})
 
     world = FileWorld(database, tmp_path / "files", kind=Replacing)
     for quantity in (5, 2):

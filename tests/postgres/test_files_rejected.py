@@ -30,7 +30,7 @@ class Replacing(DirectorySink):
     """A sink whose meter keeps the newest number of each hour."""
 
     def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, **{**settings, "meters": HOURLY, "form": JsonFormat(HOURLY, lines=True)})
+        super().__init__(name, **{**settings, "form": JsonFormat(HOURLY, lines=True)})
 
 
 @pytest.fixture

@@ -101,6 +101,18 @@ def test_a_backfill_that_was_interrupted_long_ago_begins_anew(world: World) -> N
     assert world.booked("cus_a") == 1
 
 
+def test_a_backfill_counts_once_what_can_be_billed_to_nobody(world: World) -> None:
+    """Both where it is only looked at and where it is written."""
+    world.source.use(None, START, 5)
+    world.source.use("cus_a", START, 1)
+    world.at(3)
+    job = Backfill(
+        world.collection, world.meters.definitions(world.registered), Span(START, START + 2 * HOUR)
+    )
+    assert job.dry_run(world.now).unmapped_rows == 1
+    assert job.run(world.now, lambda: None).unmapped_rows == 1
+
+
 def test_what_is_withheld_with_an_unusable_row_has_a_name(world: World) -> None:
     """The good rows of a slot with a bad one are not billed, and counted where one looks (invariant 1)."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from io import BytesIO
 
-from aggregator.core.model import Bounds, Encoding, Event, Written
+from aggregator.core.model import Bounds, Event, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.sinks.files import making
 from aggregator.sinks.files.formats import JsonFormat
@@ -41,8 +41,6 @@ class FileGate(SinkOfFiles):
             by_hand=gate.conditions.by_hand,
             bounds=bounds(gate.conditions),
             form=JsonFormat(known, lines=True),
-            encoding=Encoding.NUMBER,
-            meters=known,
         )
         self._gate = gate
         self._service = service

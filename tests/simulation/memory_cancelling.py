@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import EventsInSpan
 from aggregator.core.states import BOOKED, CancellationState, is_settled, may_go_on
-from aggregator.core.windows import floor
+from aggregator.core.windows import MINUTE, floor
 from aggregator.errors import InvariantBroken
-from aggregator.ledger.review.cancellations import MINUTE, TAKEN_OVER_SINCE, Wanted
+from aggregator.ledger.review.cancellations import TAKEN_OVER_SINCE, Wanted
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
 from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_parked import event_before, take_back_held

@@ -23,8 +23,7 @@ from aggregator.core.model import (
 from aggregator.core.planner import LOWERS
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.meters import Feed, Lease, Registered
-from aggregator.ledger.passes.passes import Decide, Pass
-from aggregator.ledger.passes.records import RESUME_WITHIN
+from aggregator.ledger.passes.passes import RESUME_WITHIN, Decide, Pass
 from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally

@@ -15,14 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from aggregator.core.model import (
-    Bounds,
-    ClaimId,
-    Event,
-    Outcome,
-    Span,
-    Written,
-)
+from aggregator.core.model import Bounds, ClaimId, Event, Outcome, Span, Written
 from aggregator.ledger.database import Database, Part
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.outbox.outbox import SETTLE, claiming, document

@@ -5,13 +5,7 @@ from concurrent.futures import Executor
 from decimal import Decimal
 from typing import Any
 
-from aggregator.core.model import (
-    ZERO,
-    Change,
-    Span,
-    Tail,
-    WriteModel,
-)
+from aggregator.core.model import ZERO, Change, Span, Tail, WriteModel
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.spool import Spool

@@ -19,13 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
-from aggregator.core.model import (
-    Change,
-    Decision,
-    Definition,
-    EventId,
-    Span,
-)
+from psycopg.types.range import TimestamptzRange
+
+from aggregator.core import definitions
+from aggregator.core.model import Change, Decision, Definition, EventId, Span
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
@@ -108,6 +105,16 @@ values (%(meter_id)s, %(start)s, %(reason)s, %(now)s, %(now)s + interval '1 hour
        set reason = excluded.reason, tries = unread.tries + 1,
            next_at = %(now)s + least(interval '1 hour' * power(2, unread.tries), interval '1 day')
 """
+
+RESUME_BACKFILL = """
+select lower(span), upper(span), fingerprint from aggregator.pass
+ where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
+   and started_at > %(recent)s
+ order by id desc limit 1
+"""
+
+RESUME_WITHIN = dt.timedelta(hours=1)
+"""A backfill that was interrupted longer ago begins anew."""
 
 
 class Decide(Protocol):
@@ -304,8 +311,11 @@ class Passes(Part):
         After a while, or under another query, what was read may no longer be what there is: then it begins anew, which
         costs reading and nothing else.
         """
-        with self._database.transaction() as connection:
-            return records.resumed_at(connection, registered, goal, known, now)
+        values = {"meter_id": registered.id, "goal": TimestamptzRange(*goal), "recent": now - RESUME_WITHIN}
+        row = self._row(RESUME_BACKFILL, values)
+        if row is None or row[1] >= goal.end or definitions.at(known, row[0]).fingerprint != row[2]:
+            return None
+        return row[1]  # type: ignore[no-any-return]  # the end of a span
 
 
 def _where(lease: Lease, this: Pass) -> dict[str, object]:

@@ -1,12 +1,10 @@
 """The record of passes: what each did, or why it did nothing; how late usage was found; how far a backfill came."""
 
 import datetime as dt
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
-from aggregator.core import definitions
 from aggregator.core.model import Definition, Span
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Lease, Registered
@@ -42,18 +40,6 @@ with gone as (
 )
 update aggregator.pass set since = gone.since, times = pass.times + gone.times from gone where pass.id = %(pass_id)s
 """
-
-RESUME_BACKFILL = """
-select lower(span), upper(span), fingerprint from aggregator.pass
- where meter_id = %(meter_id)s and kind = 'backfill' and goal = %(goal)s and error is null
-   and started_at > %(recent)s
- order by id desc limit 1
-"""
-
-
-RESUME_WITHIN = dt.timedelta(hours=1)
-"""A backfill that was interrupted longer ago begins anew."""
-
 
 COUNT_LATENESS = """
 insert into aggregator.lateness (meter_id, day, seconds, slots, quantity)
@@ -105,21 +91,6 @@ def note_failure(connection: Connection, lease: Lease, this: Pass, seconds: floa
     """Record that a pass failed, and why."""
     pass_id = _record(connection, lease, this, Tally(), seconds, error)
     connection.execute(FORGET_LIKE, {"pass_id": pass_id})
-
-
-def resumed_at(
-    connection: Connection,
-    registered: Registered,
-    goal: Span,
-    known: Sequence[Definition],
-    now: dt.datetime,
-) -> dt.datetime | None:
-    """Return how far a backfill of exactly this range by these definitions came that was interrupted just now, or None."""
-    values = {"meter_id": registered.id, "goal": TimestamptzRange(*goal), "recent": now - RESUME_WITHIN}
-    row = connection.execute(RESUME_BACKFILL, values).fetchone()
-    if row is None or row[1] >= goal.end or definitions.at(known, row[0]).fingerprint != row[2]:
-        return None
-    return row[1]  # type: ignore[no-any-return]  # the end of a span
 
 
 def count_lateness(connection: Connection, registered: Registered, this: Pass, tally: Tally) -> None:

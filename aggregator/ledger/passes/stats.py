@@ -5,36 +5,46 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from aggregator.core.counts import Counts
 from aggregator.core.lateness import Late, step_of
-from aggregator.core.model import (
-    ZERO,
-    Change,
-    Decision,
-    EventId,
-    State,
-)
+from aggregator.core.model import ZERO, Change, Decision, EventId, State
 from aggregator.core.planner import is_restless
 from aggregator.ledger.meters import Feed
 
 BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
-@dataclass(slots=True)
-class Tally:
-    """What one pass did."""
+@dataclass(slots=True, kw_only=True)
+class PassCounts(Counts):
+    """What is counted of a pass, of a round of passes, and of a backfill."""
 
     rows: int = 0
     unmapped_rows: int = 0
-    unmapped_quantity: Decimal = ZERO
-    """What those rows come to, as far as they have a usable number; only a preview counts it."""
-    changed: int = 0
-    planned: int = 0
+    """Rows that can be billed to nobody."""
     corrections: int = 0
     held: int = 0
     refused: int = 0
     shadow: int = 0
     """Events that are never sent."""
     deferred: int = 0
+    left_from: dt.datetime | None = None
+    """From where on something was left that the source has not proven to show; and why."""
+    left_why: str | None = None
+
+    def leave(self, since: dt.datetime, why: str | None) -> None:
+        """Note that a reading left what lies behind an instant."""
+        if self.left_from is None or since < self.left_from:
+            self.left_from, self.left_why = since, why
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally(PassCounts):
+    """What one pass did, or would do."""
+
+    unmapped_quantity: Decimal = ZERO
+    """What rows come to that can be billed to nobody, as far as they have a usable number; only a preview counts it."""
+    changed: int = 0
+    planned: int = 0
     guarded: int = 0
     """Windows that shrank so much that decreases are held until a second reading confirms them."""
     mark: dt.datetime = BEGINNING
@@ -50,14 +60,6 @@ class Tally:
     restless: dt.datetime | None = None
     """The newest window that changed so often that its query is to be looked at."""
     voided: list[EventId] = field(default_factory=list)
-    left_from: dt.datetime | None = None
-    """For whoever only looks: from where on the source has not proven to show everything; and why."""
-    left_why: str | None = None
-
-    def leave(self, since: dt.datetime, why: str | None) -> None:
-        """Note that a look left what lies behind an instant."""
-        if self.left_from is None or since < self.left_from:
-            self.left_from, self.left_why = since, why
 
     def counting(self, decisions: Iterable[Decision]) -> Iterator[Decision]:
         """Pass decisions on, and take each into account."""

@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 from aggregator.core.model import EventId, Span, State
 from aggregator.core.readbacks import EventsInSpan
 from aggregator.core.states import CancellationState, is_settled, may_go_on
+from aggregator.core.windows import MINUTE, floor
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review.in_doubt import events_in_span
 from aggregator.ledger.review.parked import LOCK_SLOTS, take_back_held
 from aggregator.ledger.review.rejections import refuse_known
-
-MINUTE = dt.timedelta(minutes=1)
 
 CANDIDATES = """
 select event.id, meter.name, event.customer, event.window_start, event.delta, event.at, event.identifier,
@@ -287,7 +286,7 @@ class Cancellations(Part):
 
     def look(self, wanted: Wanted) -> EventsInSpan:
         """Return all events of the customer in the event's minute, the event itself in question."""
-        minute = wanted.at.replace(second=0, microsecond=0)
+        minute = floor(wanted.at, MINUTE)
         with self._database.transaction() as connection:
             in_span = events_in_span(
                 connection, wanted.feed, wanted.meter, wanted.customer, Span(minute, minute + MINUTE)

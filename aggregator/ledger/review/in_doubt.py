@@ -12,18 +12,13 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
-from aggregator.core.model import (
-    EventId,
-    Report,
-    Span,
-    State,
-)
+from aggregator.core.model import EventId, Report, Span, State
 from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
-from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.database import Connection
 from aggregator.ledger.review import unacknowledged
 from aggregator.ledger.review.parked import ABSENT, LOCK_PARKED, PRESENT
 from aggregator.ledger.review.rejections import REPORTED_WITHIN, refuse_missing, take_report
-from aggregator.ledger.review.unacknowledged import Uncovered
+from aggregator.ledger.review.unacknowledged import Unacknowledged
 
 CLOCKS_DIFFER = dt.timedelta(minutes=1)
 """By how much the sink's clock may differ from ours: so much wider is the span in which it may have received an event."""
@@ -171,7 +166,7 @@ class Settled(NamedTuple):
     stale: bool = False
 
 
-class InDoubt(Part):
+class InDoubt(Unacknowledged):
     """The verbs about events in doubt, rejections and read-backs. Each is one short transaction."""
 
     def open(self, sink_id: int, now: dt.datetime, proof: dt.timedelta, limit: int) -> list[EventsInSpan]:
@@ -243,23 +238,6 @@ class InDoubt(Part):
         values = {"sink_id": sink_id, "now": now}
         row = self._row(DUE_READBACK, values)
         return Readback(row[0], row[1], row[2], Span(row[3].lower, row[3].upper), row[4]) if row else None
-
-    def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
-        """Return up to when each feed of a sink that gives no answer per event has been read back."""
-        with self._database.transaction() as connection:
-            return unacknowledged.uncovered(connection, sink_id, earliest)
-
-    def sent_silently(
-        self, sink_id: int, transport: str, earliest: dt.datetime
-    ) -> tuple[list[tuple[int, str, Span]], bool]:
-        """Return which stretches of which feeds went by a way without answers, unread; and whether more may come."""
-        with self._database.transaction() as connection:
-            return unacknowledged.silently(connection, sink_id, transport, earliest)
-
-    def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool:
-        """Ask that all that was sent through a feed in a span is read back; False if somebody else has."""
-        with self._database.transaction() as connection:
-            return unacknowledged.ask(connection, feed, span, now)
 
     def places(self, readback: Readback) -> list[tuple[str, dt.datetime]]:
         """Return the customers and hours with accepted events that a read-back is about, `MOST_PLACES` at most."""

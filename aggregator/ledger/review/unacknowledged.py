@@ -12,7 +12,7 @@ from typing import NamedTuple
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.model import Span
-from aggregator.ledger.database import Connection
+from aggregator.ledger.database import Part
 
 REASON = "no answer per event"
 """What such a read-back says of why it was asked for."""
@@ -102,32 +102,33 @@ class Uncovered(NamedTuple):
     since: dt.datetime
 
 
-def uncovered(connection: Connection, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
-    """Return, within a transaction, the feeds of a sink through which anything may have been sent."""
-    values = {"sink_id": sink_id, "earliest": earliest}
-    return [Uncovered._make(row) for row in connection.execute(UNCOVERED, values) if row[2] is not None]
+class Unacknowledged(Part):
+    """The verbs about read-backs that are asked for by themselves."""
 
+    def uncovered(self, sink_id: int, earliest: dt.datetime) -> list[Uncovered]:
+        """Return up to when each feed of a sink that gives no answer per event has been read back."""
+        rows = self._rows(UNCOVERED, {"sink_id": sink_id, "earliest": earliest})
+        return [Uncovered._make(row) for row in rows if row[2] is not None]
 
-def silently(
-    connection: Connection, sink_id: int, transport: str, earliest: dt.datetime
-) -> tuple[list[tuple[int, str, Span]], bool]:
-    """Return, within a transaction, which stretches went by a way without answers; and whether there may be more later."""
-    values = {"sink_id": sink_id, "transport": transport, "earliest": earliest}
-    more = connection.execute(UNDER_WAY, values).fetchone()
-    rows = connection.execute(SENT_SILENTLY, values).fetchall()
-    return [(feed, meter, Span(start, end)) for feed, meter, start, end in rows], more == (True,)
+    def sent_silently(
+        self, sink_id: int, transport: str, earliest: dt.datetime
+    ) -> tuple[list[tuple[int, str, Span]], bool]:
+        """Return which stretches of which feeds went by a way without answers, unread; and whether more may come."""
+        values = {"sink_id": sink_id, "transport": transport, "earliest": earliest}
+        with self._database.transaction() as connection:
+            more = connection.execute(UNDER_WAY, values).fetchone()
+            rows = connection.execute(SENT_SILENTLY, values).fetchall()
+        return [(feed, meter, Span(start, end)) for feed, meter, start, end in rows], more == (True,)
 
-
-def ask(connection: Connection, feed: int, span: Span, now: dt.datetime) -> bool:
-    """Ask for the read-back of a stretch, within a transaction, unless somebody else has."""
-    values: dict[str, object] = {
-        "feed": feed,
-        "span": TimestamptzRange(*span),
-        "since": span.start,
-        "now": now,
-        "reason": REASON,
-    }
-    connection.execute(LOCK_FEED, values)
-    if connection.execute(REPLACE, values).fetchone() is not None:
-        return True
-    return connection.execute(ASK, values).fetchone() is not None
+    def ask_readback(self, feed: int, span: Span, now: dt.datetime) -> bool:
+        """Ask that all that was sent through a feed in a span is read back; False if somebody else has."""
+        values: dict[str, object] = {
+            "feed": feed,
+            "span": TimestamptzRange(*span),
+            "since": span.start,
+            "now": now,
+            "reason": REASON,
+        }
+        with self._database.transaction() as connection:
+            connection.execute(LOCK_FEED, values)
+            return any(connection.execute(each, values).fetchone() is not None for each in (REPLACE, ASK))

@@ -10,20 +10,19 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
-from aggregator.core.model import Bounds, Encoding, Written
+from aggregator.core.model import Bounds, Written
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime import failpoints
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
 from aggregator.sinks.protocol import Batch
-from aggregator.sinks.stripe_meter import StripeMeter
 
 UNFINISHED, SUFFIX = ".aggregator-", ".part"
 
@@ -41,26 +40,9 @@ class DirectorySink(SinkOfFiles):
     """Writes files to a directory. `kind` says what they are for, so that a sink does not become one of another kind."""
 
     def __init__(
-        self,
-        name: str,
-        *,
-        directory: Path,
-        kind: str,
-        by_hand: bool,
-        bounds: Bounds,
-        form: Format,
-        meters: Mapping[str, StripeMeter],
-        encoding: Encoding = Encoding.TEXT,
+        self, name: str, *, directory: Path, kind: str, by_hand: bool, bounds: Bounds, form: Format
     ) -> None:
-        super().__init__(
-            name,
-            place=str(directory),
-            by_hand=by_hand,
-            bounds=bounds,
-            form=form,
-            encoding=encoding,
-            meters=meters,
-        )
+        super().__init__(name, place=str(directory), by_hand=by_hand, bounds=bounds, form=form)
         self._directory = directory
         self._kind = kind
         self._cleared = False

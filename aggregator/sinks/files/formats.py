@@ -12,7 +12,6 @@ which knows no identifier, and docs.stripe.com/billing/subscriptions/usage-based
 import json
 import re
 from collections.abc import Mapping
-from typing import Protocol
 
 from aggregator.core.model import EPOCH, Encoding, Event
 from aggregator.core.planner import IDENTIFIER_LENGTH, plain
@@ -26,46 +25,54 @@ SIGNS = 8
 """Quotes, commas and line ends that a record may have besides what is counted by name."""
 
 
-class Format(Protocol):
-    """How events are written down one after the other."""
+class Format:
+    """How the events of these meters are written down one after the other."""
 
     extension: str
     between: bytes
     end: bytes
 
+    def __init__(self, meters: Mapping[str, StripeMeter]) -> None:
+        self.meters = meters
+
     def bundles(self) -> list[dict[str, int]]:
         """Return which meters may share a file, each with the bytes of a record besides what differs."""
-        ...
+        raise NotImplementedError
 
     def called(self, meter: str) -> str:
-        """Return by what name a meter is counted, as it may stand in the name of a file."""
-        ...
+        """Return the meter's event name, as it may stand in the name of a file anywhere."""
+        return re.sub(r"[^A-Za-z0-9_]+", "_", self.meters[meter].event_name)
 
     def begin(self, meter: str) -> bytes:
         """Return what stands before the first record, which is one of this meter."""
-        ...
+        raise NotImplementedError
 
     def record(self, event: Event) -> bytes:
-        """Return one record."""
-        ...
+        """Return one record, without its end."""
+        raise NotImplementedError
 
     def misfit(self, event: Event) -> str | None:
-        """Say why an event cannot be written; None if it can."""
-        ...
+        """Say why an event cannot be written; None if it can: what is no customer's id cannot."""
+        if len(event.customer) > LONGEST_CUSTOMER:
+            return f"the customer has more than {LONGEST_CUSTOMER} characters, so it is no id of Stripe's"
+        return None
+
+    def _quantity(self, event: Event) -> str:
+        return plain(self.meters[event.meter].quantity(event))
 
 
-class JsonFormat:
+class JsonFormat(Format):
     """JSON Lines, or with `lines=False` one JSON array with a record per line."""
 
     def __init__(
         self, meters: Mapping[str, StripeMeter], *, lines: bool, encoding: Encoding = Encoding.NUMBER
     ) -> None:
+        super().__init__(meters)
         self.extension = "jsonl" if lines else "json"
         self.between = b"\n" if lines else b",\n"
         self.end = b"\n" if lines else b"\n]\n"
         self._begin = b"" if lines else b"[\n"
         quote = '"' if encoding is Encoding.TEXT else ""
-        self._meters = meters
         self._around = {
             name: (
                 f',"event_name":{_text(meter.event_name)},"payload":{{{_text(meter.customer_key)}:',
@@ -83,10 +90,6 @@ class JsonFormat:
         }
         return [sizes] if sizes else []
 
-    def called(self, meter: str) -> str:
-        """Return the meter's event name, as it may stand in the name of a file."""
-        return _in_a_name(self._meters[meter].event_name)
-
     def begin(self, meter: str) -> bytes:  # noqa: ARG002 - every record names its own keys
         """Return how the file begins."""
         return self._begin
@@ -94,18 +97,13 @@ class JsonFormat:
     def record(self, event: Event) -> bytes:
         """Return one record, as one line."""
         before, middle, after = self._around[event.meter]
-        quantity = plain(self._meters[event.meter].quantity(event))
         return (
             f'{{"identifier":{_text(event.identifier)},"timestamp":{_seconds(event)}'
-            f"{before}{_text(event.customer)}{middle}{quantity}{after}"
+            f"{before}{_text(event.customer)}{middle}{self._quantity(event)}{after}"
         ).encode()
 
-    def misfit(self, event: Event) -> str | None:
-        """Refuse what is no customer's id."""
-        return _misfit(event.customer)
 
-
-class CsvFormat:
+class CsvFormat(Format):
     """Rows under a header. With `identified` the identifier comes first; with `alone` a file holds one meter.
 
     With `guarded`, as for files that people open, no customer is one that a spreadsheet would take for a formula.
@@ -118,7 +116,7 @@ class CsvFormat:
     def __init__(
         self, meters: Mapping[str, StripeMeter], *, identified: bool, alone: bool, guarded: bool = False
     ) -> None:
-        self._meters = meters
+        super().__init__(meters)
         self._customer = unformulated if guarded else str
         self._identified = identified
         self._alone = alone
@@ -127,37 +125,31 @@ class CsvFormat:
     def bundles(self) -> list[dict[str, int]]:
         """Return meters with the same columns together, or each alone."""
         together: dict[tuple[str, ...], dict[str, int]] = {}
-        for name, meter in self._meters.items():
+        for name, meter in self.meters.items():
             columns = (meter.customer_key, meter.value_key, name if self._alone else "")
             size = len(self._names[name].encode()) + TIMESTAMP_DIGITS + SIGNS
             size -= 0 if self._identified else IDENTIFIER_LENGTH  # it is summed up, and not written
             together.setdefault(columns, {})[name] = size
         return list(together.values())
 
-    def called(self, meter: str) -> str:
-        """Return the meter's event name, as it may stand in the name of a file."""
-        return _in_a_name(self._meters[meter].event_name)
-
     def begin(self, meter: str) -> bytes:
         """Return the header."""
-        its = self._meters[meter]
+        its = self.meters[meter]
         keys = (f"payload_{its.customer_key}", f"payload_{its.value_key}")
         columns = ("timestamp", "event_name", *map(_cell, keys))
         return (",".join(("identifier", *columns) if self._identified else columns) + "\n").encode()
 
     def record(self, event: Event) -> bytes:
         """Return one row, without its end."""
-        quantity = plain(self._meters[event.meter].quantity(event))
-        row = (
-            f"{_seconds(event)},{self._names[event.meter]},{_cell(self._customer(event.customer))},{quantity}"
-        )
+        customer = _cell(self._customer(event.customer))
+        row = f"{_seconds(event)},{self._names[event.meter]},{customer},{self._quantity(event)}"
         return (f"{_cell(event.identifier)},{row}" if self._identified else row).encode()
 
     def misfit(self, event: Event) -> str | None:
         """Refuse what is no customer's id, and what would not stay on one line."""
         if any(ord(sign) < 32 or ord(sign) == 127 for sign in event.customer):
             return "the customer holds a line break or another control character, which a row of a CSV file cannot"
-        return _misfit(event.customer)
+        return super().misfit(event)
 
 
 FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -172,17 +164,6 @@ def unformulated(text: str) -> str:
 def as_given(cell: str) -> str:
     """Return what `unformulated` made a cell of."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
-
-
-def _in_a_name(text: str) -> str:
-    """Return what of a text may stand in the name of a file anywhere."""
-    return re.sub(r"[^A-Za-z0-9_]+", "_", text)
-
-
-def _misfit(customer: str) -> str | None:
-    if len(customer) > LONGEST_CUSTOMER:
-        return f"the customer has more than {LONGEST_CUSTOMER} characters, so it is no id of Stripe's"
-    return None
 
 
 def _seconds(event: Event) -> int:

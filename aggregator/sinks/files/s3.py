@@ -10,10 +10,10 @@ Rules
 
 import datetime as dt
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import BinaryIO, cast
 
-from aggregator.core.model import Bounds, Encoding, Written
+from aggregator.core.model import Bounds, Written
 from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.runtime import failpoints
 from aggregator.runtime.clock import Clock, utcnow
@@ -22,7 +22,6 @@ from aggregator.sinks.files.formats import Format
 from aggregator.sinks.files.making import make
 from aggregator.sinks.files.sink import SinkOfFiles, there_already
 from aggregator.sinks.protocol import Batch
-from aggregator.sinks.stripe_meter import StripeMeter
 
 ABANDONED_AFTER = dt.timedelta(hours=6)
 """A file of 1 GB takes minutes. An upload this old has nobody who goes on with it."""
@@ -43,19 +42,9 @@ class S3Sink(SinkOfFiles):
         timeout: dt.timedelta,
         bounds: Bounds,
         form: Format,
-        encoding: Encoding,
-        meters: Mapping[str, StripeMeter],
         clock: Clock = utcnow,
     ) -> None:
-        super().__init__(
-            name,
-            place=f"s3://{bucket}/{prefix}",
-            by_hand=False,
-            bounds=bounds,
-            form=form,
-            encoding=encoding,
-            meters=meters,
-        )
+        super().__init__(name, place=f"s3://{bucket}/{prefix}", by_hand=False, bounds=bounds, form=form)
         self._prefix = prefix
         self._region = region
         self._bucket_name = bucket

@@ -6,20 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from aggregator.core.model import (
-    Bounds,
-    Encoding,
-    Event,
-    Limits,
-    Span,
-    WriteModel,
-    Written,
-)
+from aggregator.core.model import Bounds, Event, Limits, Span, WriteModel, Written
 from aggregator.errors import AggregatorError, SinkError, SinkUnreachable
 from aggregator.runtime.redact import named, redacted
 from aggregator.sinks.files.formats import Format
 from aggregator.sinks.protocol import Batch
-from aggregator.sinks.stripe_meter import StripeMeter
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,
@@ -43,30 +34,19 @@ LIMITS = Limits(
 class SinkOfFiles:
     """The part of a `FileSink` that does not depend on where its files lie."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        place: str,
-        by_hand: bool,
-        bounds: Bounds,
-        form: Format,
-        encoding: Encoding,
-        meters: Mapping[str, StripeMeter],
-    ) -> None:
+    def __init__(self, name: str, *, place: str, by_hand: bool, bounds: Bounds, form: Format) -> None:
         self.name = name
         self.place = place
         self.by_hand = by_hand
         self.bounds = bounds
-        self.limits = replace(LIMITS, encoding=encoding, keeps_order=by_hand)
+        self.limits = replace(LIMITS, keeps_order=by_hand)
         self._replacing = replace(self.limits, write_model=WriteModel.OVERWRITE)
         self._form = form
-        self._meters = meters
         self._stopping = threading.Event()
 
     def limits_for(self, meter: str) -> Limits:
         """Return what holds for one of our meters: where its events replace each other at Stripe, they say the total."""
-        known = self._meters.get(meter)
+        known = self._form.meters.get(meter)
         return self._replacing if known is not None and known.replaces else self.limits
 
     def bundles(self) -> Sequence[Mapping[str, int]]:
@@ -75,7 +55,7 @@ class SinkOfFiles:
 
     def misfit(self, event: Event) -> str | None:
         """Say why an event cannot be written at all. Raises SinkError for one whose meter no longer feeds the sink."""
-        if event.meter not in self._meters:
+        if event.meter not in self._form.meters:
             raise SinkError(
                 f"A file of sink {self.name} was begun with events of the meter {event.meter}, which no longer feeds it: "
                 "put it back, so that the same file can be written."
@@ -120,7 +100,7 @@ class SinkOfFiles:
 
     def resume(self) -> None:
         """Look whether files can be made there again; nothing is kept of having been halted. Raises SinkError if not."""
-        self.preflight(self._meters)
+        self.preflight(self._form.meters)
 
     def stop(self) -> None:
         """Begin nothing new: what is not under its name yet is left, and made again by whoever comes next."""

@@ -14,9 +14,12 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from decimal import Decimal, localcontext
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 
+from aggregator.core import definitions
 from aggregator.core.model import ZERO, Span
+from aggregator.core.windows import DAY, HOUR, floor, is_boundary, is_whole
 from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable, SinkUnreadable
 from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome import fitting
@@ -37,7 +40,6 @@ MOST_PAGES = 100
 MOST_DIGITS = 100
 """A sum of what Metronome shows is rounded nowhere."""
 
-HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 STEPS: Mapping[dt.timedelta, Literal["HOUR", "DAY"]] = {HOUR: "HOUR", DAY: "DAY"}
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -99,7 +101,7 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError when there is no answer that says so, above all CustomerUnknown.
         """
-        step = DAY if _lies_on(span, DAY) else HOUR
+        step = DAY if is_whole(span, DAY) else HOUR
         found = await self.breakdown(name, customer, span, step)
         with localcontext(prec=MOST_DIGITS):
             return sum(found.values(), ZERO)
@@ -111,7 +113,7 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError.
         """
-        if step not in STEPS or not _lies_on(span, step):
+        if step not in STEPS or not is_whole(span, step):
             raise SinkError(
                 f"Metronome counts by whole UTC hours and days, and {span} is not made of such. Look for the event in "
                 "Metronome's event search, by its identifier."
@@ -123,7 +125,7 @@ class Account:
             start, value = _start(row), _value(row)
             if row.get("customer_id") != known or row.get("billable_metric_id") != metric:
                 raise SinkError(f"Metronome's usage of {name} is about somebody or something else.")
-            if start in found or (start - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) % step:
+            if start in found or not is_boundary(start, step):
                 raise SinkError(f"Metronome's usage of {name} by {STEPS[step]} makes no sense at {start}.")
             found[start] = value
         return {start: value for start, value in found.items() if start in span and value}
@@ -146,16 +148,7 @@ class Account:
         """
         known = await self._customer(customer)
         read = self.client.api.v1.customers.invoices.with_raw_response
-
-        def ask(page: dict[str, str]) -> Awaitable[Answer]:
-            return read.list(
-                customer_id=known,
-                type="USAGE",
-                limit=PAGE,
-                skip_zero_qty_line_items=True,
-                extra_query=dict(page),
-            )
-
+        ask = partial(read.list, customer_id=known, type="USAGE", limit=PAGE, skip_zero_qty_line_items=True)
         rows = await self._pages(ask, "invoices")
         spans = [(row, _span(row)) for row in rows if row.get("type", "USAGE") == "USAGE"]
         return [
@@ -201,18 +194,14 @@ class Account:
                 self._raise(error)
 
     async def _usage(self, metric: str, customer: str, span: Span, step: dt.timedelta) -> list[Row]:
-        usage = self.client.api.v1.usage.with_raw_response
-
-        def ask(page: dict[str, str]) -> Awaitable[Answer]:
-            return usage.list(
-                starting_on=wire.instant(_midnight(span.start)),
-                ending_before=wire.instant(_midnight(span.end + DAY - dt.timedelta(microseconds=1))),
-                window_size=STEPS[step],
-                billable_metrics=[{"id": metric}],
-                customer_ids=[customer],
-                extra_query=dict(page),
-            )
-
+        ask = partial(
+            self.client.api.v1.usage.with_raw_response.list,
+            starting_on=wire.instant(floor(span.start, DAY)),
+            ending_before=wire.instant(definitions.ceiling(span.end, DAY)),
+            window_size=STEPS[step],
+            billable_metrics=[{"id": metric}],
+            customer_ids=[customer],
+        )
         return await self._pages(ask, "usage")
 
     async def _customer(self, name: str) -> str:
@@ -221,11 +210,7 @@ class Account:
         Raises CustomerUnknown if nobody has the alias, or more than one.
         """
         customers = self.client.api.v1.customers.with_raw_response
-
-        def ask(page: dict[str, str]) -> Awaitable[Answer]:
-            return customers.list(ingest_alias=name, extra_query=dict(page))
-
-        found = await self._pages(ask, "customers")
+        found = await self._pages(partial(customers.list, ingest_alias=name), "customers")
         if len(found) == 1 and isinstance(found[0].get("id"), str):
             return str(found[0]["id"])
         if not found and UUID.fullmatch(name) and await self._found(customers.retrieve(customer_id=name)):
@@ -275,18 +260,19 @@ class Account:
 
     async def _list_metrics(self) -> list[Metric]:
         metrics = self.client.api.v1.billable_metrics.with_raw_response
+        return await self._pages(partial(metrics.list, limit=PAGE), "billable metrics")
 
-        def ask(page: dict[str, str]) -> Awaitable[Answer]:
-            return metrics.list(limit=PAGE, extra_query=dict(page))
-
-        return await self._pages(ask, "billable metrics")
-
-    async def _pages(self, ask: Callable[[dict[str, str]], Awaitable[Answer]], what: str) -> list[Row]:
+    async def _pages(self, ask: Callable[..., Awaitable[Answer]], what: str) -> list[Row]:
         """Return the rows of all pages. Raises SinkUnreachable, SinkHalted or SinkError."""
         rows: list[Row] = []
-        cursor: dict[str, str] = {}
+        cursor: dict[str, object] = {}
         for _ in range(MOST_PAGES):
-            answer = _object(await self._said(ask(cursor)))
+            try:
+                answer = _object(await self._ask(ask(extra_query=cursor)))
+            except SinkError:
+                raise
+            except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+                self._raise(error)
             data, following = answer.get("data"), answer.get("next_page")
             if not isinstance(data, list) or not all(isinstance(each, Mapping) for each in data):
                 raise SinkError(f"Metronome's answer to sink {self._sink} is no list of {what}.")
@@ -297,13 +283,6 @@ class Account:
                 raise SinkError(f"Metronome's list of {what} goes round in a circle.")
             cursor = {"next_page": str(following)}
         raise SinkError(f"Metronome lists more than {MOST_PAGES} pages of {what}; ask for a shorter span.")
-
-    async def _said(self, call: Awaitable[Answer]) -> bytes:
-        """Return an answer. Raises SinkUnreachable, SinkHalted or SinkError if there is none."""
-        try:
-            return await self._ask(call)
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._raise(error)
 
     async def _ask(self, call: Awaitable[Answer]) -> bytes:
         async with asyncio.timeout(self.client.timeout_seconds):
@@ -374,12 +353,3 @@ def _value(row: Row) -> Decimal:
     if not isinstance(value, Decimal) or not value.is_finite():
         raise SinkError(f"Metronome's usage shows {value!r}, which is no quantity.")
     return value
-
-
-def _midnight(at: dt.datetime) -> dt.datetime:
-    return at.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _lies_on(span: Span, step: dt.timedelta) -> bool:
-    epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    return not any((bound - epoch) % step for bound in span)

@@ -12,7 +12,7 @@ Rules
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from aggregator import __version__
 from aggregator.core.model import Encoding, Event
@@ -23,9 +23,6 @@ from aggregator.sinks.metronome import event as wire
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.responses import Refusal, judge_refusal, judge_success
 from aggregator.sinks.responses import NoResponse, Response, judge_silence
-
-if TYPE_CHECKING:
-    from aggregator.sinks.http_calls import Head
 
 MOST_EVENTS = 100
 """As many as one request takes (docs.metronome.com, send usage events)."""
@@ -79,7 +76,7 @@ class Client:
         from aggregator.sinks.http_calls import CONNECT_SHARE
 
         self._credentials.use(api_key)
-        self._head: Head | None = None
+        self._head: bytes | None = None
         self.api = metronome.AsyncMetronome(
             bearer_token=api_key,
             base_url=self._api_base,

@@ -10,20 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from decimal import Decimal
 
-from aggregator.core.model import (
-    Encoding,
-    Event,
-    Limits,
-    Span,
-    WriteModel,
-)
+from aggregator.core.model import Encoding, Event, Limits, Span, WriteModel
 from aggregator.core.rate_limit import Pace
+from aggregator.core.windows import HOUR
 from aggregator.errors import SinkError, SinkHalted
 from aggregator.runtime import clock
 from aggregator.sinks.dispatch import Bound, Dispatcher, Route
 from aggregator.sinks.http_sink import PATIENCE, Connection, HttpSink, batch
 from aggregator.sinks.metronome import trial
-from aggregator.sinks.metronome.account import HOUR, Account
+from aggregator.sinks.metronome.account import Account
 from aggregator.sinks.metronome.client import MOST_EVENTS, Client, RequestSender
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.invoices import ASKED_AT_ONCE, Invoices

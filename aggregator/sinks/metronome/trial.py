@@ -10,15 +10,10 @@ from collections.abc import Callable
 from decimal import Decimal
 from uuid import uuid4
 
-from aggregator.core.model import (
-    Answer,
-    Encoding,
-    Event,
-    EventId,
-    Span,
-)
+from aggregator.core.model import Answer, Encoding, Event, EventId, Span
+from aggregator.core.windows import DAY, floor
 from aggregator.errors import SinkError
-from aggregator.sinks.metronome.account import DAY, Account
+from aggregator.sinks.metronome.account import Account
 from aggregator.sinks.metronome.client import RequestSender
 
 QUANTITY = Decimal("1.25")
@@ -43,8 +38,7 @@ async def attempt(
     """
     if await account.why_unknown(customer):
         return f"Metronome has no customer {customer}: create one with this ingest alias for `self_test_customer`."
-    day = Span(now.replace(hour=0, minute=0, second=0, microsecond=0), now)
-    day = Span(day.start, day.start + DAY)
+    day = Span(floor(now, DAY), floor(now, DAY) + DAY)
     before = await account.total(meter, customer, day)
     judged = await sender.send([_event(meter, customer, now)])
     if judged.answer is not Answer.ACCEPTED:

@@ -8,11 +8,13 @@ Rules
 
 import datetime as dt
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from aggregator.core.model import ZERO, Span
+from aggregator.core.windows import DAY, HOUR, MINUTE, is_boundary, is_whole
 from aggregator.errors import (
     AccountRefused,
     CustomerUnknown,
@@ -44,13 +46,8 @@ PAGE = 100
 MOST_PAGES = 100
 """Ten thousand meters, or hours: far more than there are known to be, and an end to reading them."""
 
-GROUPINGS: Mapping[dt.timedelta, Literal["hour", "day"]] = {
-    dt.timedelta(hours=1): "hour",
-    dt.timedelta(days=1): "day",
-}
+GROUPINGS: Mapping[dt.timedelta, Literal["hour", "day"]] = {HOUR: "hour", DAY: "day"}
 """The steps by which Stripe breaks down a range, in UTC (docs.stripe.com/api/billing/meter-event-summary/list)."""
-
-MINUTE = dt.timedelta(minutes=1)
 
 FORBIDDEN, NOT_FOUND = 403, 404
 
@@ -80,13 +77,9 @@ class Account:
     async def comparisons(self, names: Iterable[str]) -> list[Comparison]:
         """Compare these meters of ours with the account's, in their order. Raises as `problems` does."""
         wanted = {name: self._meters[name] for name in names}
-        try:
+        with self._asking():
             found = await self._find({meter.event_name for meter in wanted.values()})
             known = {event_name: described(meter) for event_name, meter in found.items()}
-        except SinkError:
-            raise
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self.fail(error)
         return [
             compare(name, meter, known.get(meter.event_name), livemode=self.context.livemode)
             for name, meter in wanted.items()
@@ -156,7 +149,7 @@ class Account:
         found: dict[dt.datetime, Decimal] = {}
         async for row in self._summaries(name, params):
             start = _start(row)
-            if start in found or start not in span or start.timestamp() % step.total_seconds():
+            if start in found or start not in span or not is_boundary(start, step):
                 raise SinkError(
                     f"Stripe's summaries of {name} by {GROUPINGS[step]} make no sense at {start}."
                 )
@@ -252,6 +245,16 @@ class Account:
             raise CustomerUnknown(f"Stripe does not know customer {customer}: {describe(told)}.") from error
         self.fail(error)
 
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn what the library raises into what it means, as `fail` does."""
+        try:
+            yield
+        except SinkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self.fail(error)
+
     def fail(self, error: Exception) -> NoReturn:
         """Raise what an error of a call means: SinkUnreachable, SinkHalted, AccountRefused or SinkError."""
         told = self._client.describe(error)
@@ -271,9 +274,7 @@ class Account:
 
 def assert_whole(span: Span, unit: dt.timedelta) -> None:
     """See to it that the bounds of a span lie on whole units: Stripe refuses any other, which would be a mistake of ours."""
-    seconds = int(unit.total_seconds())
-    whole = all(bound.timestamp() % seconds == 0 for bound in span)
-    assert whole, f"{span} does not lie on whole steps of {unit}"
+    assert is_whole(span, unit), f"{span} does not lie on whole steps of {unit}"
 
 
 def _range(customer: str, span: Span, unit: dt.timedelta) -> "MeterEventSummaryListParams":

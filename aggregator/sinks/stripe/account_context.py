@@ -13,20 +13,14 @@ from typing import TYPE_CHECKING
 from aggregator.core.model import Answer
 from aggregator.sinks.responses import NoResponse, Response, judge_silence
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.responses import (
-    Refusal,
-    describe,
-    is_wrong_account,
-    judge_refusal,
-    why_halt,
-)
+from aggregator.sinks.stripe.responses import Refusal, describe, is_wrong_account, judge_refusal, why_halt
 from aggregator.sinks.stripe_meter import StripeMeter
 
 if TYPE_CHECKING:
     from stripe import RequestOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class AccountContext:
     """Where calls for one account go. `account` is None for the account that the key belongs to.
 

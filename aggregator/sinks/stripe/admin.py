@@ -13,8 +13,8 @@ Rules
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Self
 
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
@@ -29,7 +29,7 @@ from aggregator.sinks.stripe.responses import describe, why_halt
 from aggregator.sinks.stripe_meter import StripeMeter
 
 if TYPE_CHECKING:
-    from stripe.params.billing import MeterCreateParams
+    from stripe.params.billing import MeterCreateParams, MeterUpdateParams
 
 REPEATS = 2
 """How often the library repeats a call of its own accord, under the same key, after a conflict or without an answer."""
@@ -46,7 +46,7 @@ class Administration:
     """Changes the meters of the account that a key belongs to."""
 
     def __init__(self, account: Account) -> None:
-        self._account = account
+        self.account = account
         self._context = account.context
         self._calls = account.context.client.api.v1.billing.meters
 
@@ -78,29 +78,20 @@ class Administration:
         """Give a Stripe meter the display name that one of ours has. Raises SinkHalted, SinkUnreachable or SinkError."""
         meter = self._context.meters[name]
         assert meter.display_name is not None, f"meter {name} has no display name to give"
-        try:
-            renamed = described(
-                await self._calls.update_async(
-                    known.id, {"display_name": meter.display_name}, self._context.options
-                )
-            )
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._raise(error, f"rename the meter {known.event_name}")
+        params: MeterUpdateParams = {"display_name": meter.display_name}
+        with self._changing(f"rename the meter {known.event_name}"):
+            renamed = described(await self._calls.update_async(known.id, params, self._context.options))
         return compare(name, meter, renamed, livemode=self._context.livemode)
 
     async def deactivate(self, known: Known) -> Known:
         """Let a meter take no more events. Raises SinkHalted, SinkUnreachable or SinkError."""
-        try:
+        with self._changing(f"deactivate the meter {known.event_name}"):
             return described(await self._calls.deactivate_async(known.id, None, self._context.options))
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._raise(error, f"deactivate the meter {known.event_name}")
 
     async def reactivate(self, known: Known) -> Known:
         """Let a meter take events again. Raises SinkHalted, SinkUnreachable or SinkError."""
-        try:
+        with self._changing(f"reactivate the meter {known.event_name}"):
             return described(await self._calls.reactivate_async(known.id, None, self._context.options))
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._raise(error, f"reactivate the meter {known.event_name}")
 
     async def _after(self, error: Exception, name: str) -> Comparison | None:
         """Return what the account has after a failure: somebody else's meter, or ours whose answer was lost."""
@@ -108,10 +99,17 @@ class Administration:
         if not isinstance(told, NoResponse) and why_halt(told, self._context.sink):
             return None
         try:
-            [found] = await self._account.comparisons([name])
+            [found] = await self.account.comparisons([name])
         except SinkError:
             return None  # the first failure is the one to tell
         return found if found.known else None
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
+            self._raise(error, what)
 
     def _raise(self, error: Exception, what: str) -> NoReturn:
         told = self._context.client.describe(error)
@@ -184,67 +182,56 @@ class AdminClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def compare(self, names: Iterable[str]) -> list[Comparison]:
         """Compare these meters of ours with the account's, in their order."""
-        return self._loop.ask(lambda account: account.comparisons(names))
+        return self._loop.ask(lambda there: there.account.comparisons(names))
 
     def account(self) -> str | None:
         """Name the account, as `acct_1`; None if the key may not ask."""
-        named = self._loop.ask(lambda account: account.identity())
+        named = self._loop.ask(lambda there: there.account.identity())
         return named.split()[0] if named else None
 
     def create(self, name: str, now: dt.datetime) -> Made:
         """Make the Stripe meter of one of ours, or find that it is there by now."""
-        return self._loop.ask(lambda account: Administration(account).create(name, now))
+        return self._loop.ask(lambda there: there.create(name, now))
 
     def rename(self, name: str, known: Known) -> Comparison:
         """Give a Stripe meter the display name that one of ours has."""
-        return self._loop.ask(lambda account: Administration(account).rename(name, known))
+        return self._loop.ask(lambda there: there.rename(name, known))
 
     def deactivate(self, known: Known) -> Known:
         """Let a meter take no more events."""
-        return self._loop.ask(lambda account: Administration(account).deactivate(known))
+        return self._loop.ask(lambda there: there.deactivate(known))
 
     def reactivate(self, known: Known) -> Known:
         """Let a meter take events again."""
-        return self._loop.ask(lambda account: Administration(account).reactivate(known))
+        return self._loop.ask(lambda there: there.reactivate(known))
 
     def key_report(self, uses: Iterable[Use]) -> KeyReport:
         """Say what the key may do."""
         restricted = self._api_key.startswith("rk_")
         return self._loop.ask(
-            lambda account: KeyPermissions(account.context, restricted=restricted).report(uses)
+            lambda there: KeyPermissions(there.account.context, restricted=restricted).report(uses)
         )
 
     def close(self) -> None:
         """Give back connection and thread. Doing it twice does no harm."""
         self._loop.close()
 
-    async def _connect(self) -> Account:
+    async def _connect(self) -> Administration:
         client = Client(
             self._api_key,
             api_base=self._api_base,
             timeout_seconds=self._timeout.total_seconds(),
             connections=1,
         )
-        return Account(
-            AccountContext(
-                client=client,
-                sink=self.sink,
-                meters=self.meters,
-                livemode=self.mode == "live",
-                account=self._account,
-            )
-        )
+        livemode = self.mode == "live"
+        context = AccountContext(client, self.sink, self.meters, livemode, self._account)
+        return Administration(Account(context))
 
 
-async def _shut(account: Account) -> None:
-    await account.context.client.close()
+async def _shut(administration: Administration) -> None:
+    await administration.account.context.client.close()

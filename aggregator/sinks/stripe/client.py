@@ -25,7 +25,7 @@ from aggregator.sinks.stripe.responses import Refusal
 if TYPE_CHECKING:
     from stripe._base_address import BaseAddresses
 
-    from aggregator.sinks.http_calls import Head, Received
+    from aggregator.sinks.http_calls import Received
 
 
 class Answered(NamedTuple):
@@ -73,7 +73,7 @@ class Client:
             for base in set(bases.values())
         }
         self._calls = {path: calls[base] for path, base in bases.items()}
-        self._heads: dict[tuple[wire.Path, str | None], tuple[str, Head]] = {}
+        self._heads: dict[tuple[wire.Path, str | None], tuple[str, bytes]] = {}
         """What calls to a path for an account have in common, and for which key or token."""
         self._credentials = Credentials(api_key)
         self.use_key(api_key)
@@ -138,7 +138,7 @@ class Client:
         hidden = self._credentials.hide(str(text))
         return hidden.replace(token, "[session]") if token else hidden
 
-    def _head(self, path: wire.Path, account: str | None, key: str) -> "Head":
+    def _head(self, path: wire.Path, account: str | None, key: str) -> bytes:
         made_for, head = self._heads.get((path, account), (None, None))
         if head is None or made_for != key:
             head = self._calls[path].head(path, wire.headers(path, key, account))

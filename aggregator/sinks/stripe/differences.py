@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
+from aggregator.core.windows import DAY, floor
 from aggregator.sinks.stripe_meter import StripeMeter
-
-DAY = dt.timedelta(days=1)
 
 
 class Known(NamedTuple):
@@ -107,7 +106,7 @@ def compare(name: str, meter: StripeMeter, known: Known | None, *, livemode: boo
 
 def next_midnight(now: dt.datetime) -> dt.datetime:
     """Return the next midnight UTC: a boundary of windows of every length, and never in the past."""
-    return now.replace(hour=0, minute=0, second=0, microsecond=0) + DAY
+    return floor(now, DAY) + DAY
 
 
 def _mode(known: Known) -> Difference:

@@ -20,8 +20,9 @@ import json
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from aggregator.core.model import Answer, Span, WriteModel
 from aggregator.core.notifications import CancelResult, Notification, ParsedNotification
@@ -34,6 +35,11 @@ from aggregator.sinks.stripe.invalid_events import WHOLE
 from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, is_wrong_account
 from aggregator.sinks.stripe.sink import StripeSink
 from aggregator.sinks.stripe_meter import StripeMeter
+
+if TYPE_CHECKING:
+    from stripe.params.v2.core import EventListParams
+
+Read = TypeVar("Read")
 
 PAGE = 100
 MOST_LISTED = 5_000
@@ -68,26 +74,13 @@ class Messages:
         Raises SinkCrowded if there are more than can be read at once; AccountRefused, SinkUnreachable, SinkHalted or
         SinkError.
         """
-        found: list[Notification] = []
-        try:
-            async with asyncio.timeout(LIST_SECONDS):
-                page = await self._client.api.v2.core.events.list_async(
-                    {
-                        "types": list(invalid_events.FETCHED),
-                        "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
-                        "limit": PAGE,
-                    },
-                    self._context.as_context,
-                )
-                async for message in page.auto_paging_iter():
-                    found += _heads(message.to_dict())
-                    if len(found) > MOST_LISTED:
-                        break
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._fail(error)
-        if len(found) > MOST_LISTED:
-            raise SinkCrowded(f"Stripe has more than {MOST_LISTED} reports for sink {self._sink} in {span}.")
-        return found
+        params: EventListParams = {
+            "types": list(invalid_events.FETCHED),
+            "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
+            "limit": PAGE,
+        }
+        events = self._client.api.v2.core.events.list_async(params, self._context.as_context)
+        return await self._all(events, _heads, f"reports for sink {self._sink} in {span}")
 
     async def imports(self, span: Span) -> list[ParsedNotification]:
         """Return what Stripe said within a span of files, or rows of files, that it could not import.
@@ -95,30 +88,29 @@ class Messages:
         Raises SinkCrowded if it said more than can be read at once, of what went well, too; SinkUnreachable, SinkHalted or
         SinkError.
         """
-        found: list[ParsedNotification] = []
+        start, end = math.floor(span.start.timestamp()), math.ceil(span.end.timestamp())
+        events = self._client.api.v1.events.list_async(
+            {"types": list(invalid_events.WHOLE), "created": {"gte": start, "lt": end}, "limit": PAGE},
+            self._context.options,
+        )
+        return await self._all(events, _imported, f"imports for sink {self._sink} in {span}")
+
+    async def _all(
+        self, first: Awaitable[Any], read: Callable[[Mapping[str, object]], list[Read]], what: str
+    ) -> list[Read]:
+        """Return what is read of a list, of which `first` is the first page; `what` names it where it is too long."""
+        found: list[Read] = []
         listed = 0
-        try:
+        with self._asking():
             async with asyncio.timeout(LIST_SECONDS):
-                page = await self._client.api.v1.events.list_async(
-                    {
-                        "types": list(invalid_events.WHOLE),
-                        "created": {
-                            "gte": math.floor(span.start.timestamp()),
-                            "lt": math.ceil(span.end.timestamp()),
-                        },
-                        "limit": PAGE,
-                    },
-                    self._context.options,
-                )
-                async for event in page.auto_paging_iter():
+                page = await first
+                async for message in page.auto_paging_iter():
                     listed += 1
-                    found += _imported(event.to_dict())
+                    found += read(message.to_dict())
                     if listed > MOST_LISTED:
                         break
-        except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            self._fail(error)
         if listed > MOST_LISTED:
-            raise SinkCrowded(f"Stripe has more than {MOST_LISTED} imports for sink {self._sink} in {span}.")
+            raise SinkCrowded(f"Stripe has more than {MOST_LISTED} {what}.")
         return found
 
     async def fetched(self, name: str) -> ParsedNotification:
@@ -136,7 +128,8 @@ class Messages:
             self._fail(error)
         try:
             stripe_meter = invalid_events.related_meter(message)
-            meter = await self._ours(stripe_meter) if stripe_meter else None
+            with self._asking():
+                meter = await self._account.our_meter(stripe_meter) if stripe_meter else None
             event_names = {ours: known.event_name for ours, known in self._context.meters.items()}
             read = invalid_events.read_report(message, meter, event_names)
         except ValueError as error:
@@ -145,9 +138,10 @@ class Messages:
             raise SinkError(f"Stripe answered with another event than {name}.")
         return read
 
-    async def _ours(self, stripe_meter: str) -> str | None:
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
         try:
-            return await self._account.our_meter(stripe_meter)
+            yield
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
             self._fail(error)
 

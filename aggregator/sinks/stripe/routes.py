@@ -8,7 +8,8 @@ Rules
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 
 from aggregator.core.model import Answer, Event, WriteModel
 from aggregator.core.rate_limit import Pace
@@ -16,37 +17,32 @@ from aggregator.sinks.dispatch import Bound, Pacer, Route
 from aggregator.sinks.responses import Response, no_longer_fed
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.account_context import AccountContext
-from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses, Checked
 from aggregator.sinks.stripe.limits import Rates
 from aggregator.sinks.stripe.meter_events import MeterEventSender
 from aggregator.sinks.stripe.stream import AT_ONCE, Session, StreamSender, after_refusal
-from aggregator.sinks.stripe_meter import StripeMeter
 
 
 class Routes:
-    """The accounts of one sink, and the routes to them. Used on its event loop."""
+    """The accounts of one sink, and the routes to them. Used on its event loop.
+
+    `context` is that of the account that the configuration names, or the one that the key belongs to.
+    """
 
     def __init__(
         self,
-        client: Client,
-        sink: str,
-        meters: Mapping[str, StripeMeter],
+        context: AccountContext,
         addresses: Addresses,
         rates: Rates,
         *,
         transport: str,
-        livemode: bool,
         monotonic: Callable[[], float],
         pacer: Callable[..., Pacer],
     ) -> None:
-        self._client = client
-        self._sink = sink
-        self._meters = meters
+        self._context = context
         self._addresses = addresses
         self._rates = rates
         self._transport = transport
-        self._livemode = livemode
         self._monotonic = monotonic
         self._pacer = pacer
         self._looking = asyncio.Semaphore(LOOKS_AT_ONCE)
@@ -59,9 +55,9 @@ class Routes:
         address = self._addresses.of(event.customer)
         if address is None:
             return Response(Answer.REFUSED, self._addresses.fault(event.customer))
-        meter = self._meters.get(event.meter)
+        meter = self._context.meters.get(event.meter)
         if meter is None:
-            return no_longer_fed(event.meter, self._sink)
+            return no_longer_fed(event.meter, self._context.sink)
         key = (address.account, address.customer, meter.event_name)
         # Of a `last` meter, the order within one request is not documented.
         alone = meter.write_model is WriteModel.LAST
@@ -70,21 +66,13 @@ class Routes:
     @property
     def configured(self) -> Account:
         """The account that the configuration names, or the one that the key belongs to."""
-        return self.account(self._addresses.configured)
+        return self.account(self._context.account)
 
     def account(self, name: str | None) -> Account:
         """Return what can be asked of an account."""
         if name not in self._accounts:
-            self._accounts[name] = Account(
-                AccountContext(
-                    client=self._client,
-                    sink=self._sink,
-                    meters=self._meters,
-                    livemode=self._livemode,
-                    account=name,
-                    of_customer=self._addresses.by_customer and name is not None,
-                )
-            )
+            of_customer = self._addresses.by_customer and name is not None
+            self._accounts[name] = Account(replace(self._context, account=name, of_customer=of_customer))
         return self._accounts[name]
 
     def paces(self) -> dict[tuple[str, str | None], float]:

@@ -11,16 +11,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
-from aggregator.core.model import (
-    ZERO,
-    Limits,
-    Span,
-)
+from aggregator.core.model import ZERO, Limits, Span
+from aggregator.core.windows import MINUTE
 from aggregator.errors import SinkHalted
 from aggregator.runtime import clock
 from aggregator.sinks.dispatch import Dispatcher
 from aggregator.sinks.http_sink import PATIENCE, Connection, HttpSink
-from aggregator.sinks.stripe.account import GROUPINGS, MINUTE, Account, assert_whole
+from aggregator.sinks.stripe.account import GROUPINGS, Account, assert_whole
+from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
 from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
@@ -168,13 +166,10 @@ class StripeSink(HttpSink[Routes]):
             connections=self._max_in_flight + LOOKS_AT_ONCE,
         )
         routes = Routes(
-            client,
-            self.name,
-            self._meters,
+            AccountContext(client, self.name, self._meters, self._livemode, self.addresses.configured),
             self.addresses,
             self._rates,
             transport=self.limits.transport,
-            livemode=self._livemode,
             monotonic=self._monotonic,
             pacer=self._pacer,
         )
