@@ -10,7 +10,7 @@ Rules
 - A window that changes again and again is read again at once. If that differs by the query's own doing, its corrections
   wait for a person.
 - Each reading is judged by what its own transaction proves; what it has not proven to see is left for later.
-- A span that takes the source too long is read in halves, down to single windows; a window that still does is set aside.
+- A span that takes the source too long is read in halves, down to single windows; a window that still does stays unread.
 """
 
 import datetime as dt

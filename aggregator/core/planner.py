@@ -7,7 +7,7 @@ Rules
   remainder stays with the customer as carry.
 - `total(r) = total(r-1) + delta(r)`; revisions count 0, 1, 2, ... without a hole.
 - A slot has at most one unsettled event. While it has one, a change waits: the slot stays as it is and is read again.
-- Where a sink keeps the newest number, where a slot stands can be said again, by an event that changes nothing; before a
+- Where a sink keeps the newest number, where a slot stands can be sent again, by an event that changes nothing; before a
   decrease that is held, too. Where it bills the last number of a customer, each window is floored for itself, and each is
   said, zero too; whatever is said of an older window is followed by all newer ones, in their order.
 - A decrease is held for a person, or for a cancellation, unless the meter says `decreases: apply`; one that is suspiciously

@@ -154,9 +154,9 @@ class FirstUse:
         self._stopping = True
 
     def run_once(self, now: dt.datetime) -> list[FirstUseState] | None:
-        """Let go what may leave, and return what is worth a word: each thing once. None: another one is about it.
+        """Clear what may leave, and return what is worth a word: each thing once. None: another one is about it.
 
-        Nobody waits for that: a slow sink takes minutes for the customers of many feeds, and what was let go before, or
+        Nobody waits for that: a slow sink takes minutes for the customers of many feeds, and what was cleared before, or
         never had to be, is to leave meanwhile.
         """
         if not self._lock.acquire(blocking=False):
@@ -255,4 +255,4 @@ class FirstUse:
 
 
 Clear = Callable[[dt.datetime], list[FirstUseState] | None]
-"""Lets go what may leave, before anything is claimed; None if another one is about it."""
+"""Clears what may leave, before anything is claimed; None if another one is about it."""

@@ -45,7 +45,7 @@ AWAY_SECONDS = 60.0
 """A sink that has taken nothing for so long is away: who runs once, or sends a backfill, is told, and comes again."""
 
 LOOK_SECONDS = 1.0
-"""How soon a lane that waits for what another one lets go looks by itself."""
+"""How soon a lane that waits for what another one clears looks by itself."""
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class Sender:
     """Sends what one sink is owed. Several may run beside each other on one sink: a claim belongs to one of them.
 
     `clock` is the ledger's, `elapsed` one that nobody sets.
-    `clear` lets go what may leave; without it only what others let go is sent.
+    `clear` clears what may leave; without it only what others cleared is sent.
     `feeds` are those of the configuration: what is owed of others is nobody's here.
     """
 

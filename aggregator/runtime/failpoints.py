@@ -18,7 +18,7 @@ POINTS = {
     "readings_taken": "all readings are spooled, nothing is in the ledger",
     "readings_staged": "inside the pass's transaction, nothing is planned",
     "pass_written": "slots, events and the mark are written, not committed",
-    "pass_committed": "the pass is committed, and nobody has been told",
+    "pass_committed": "the pass is committed, and not yet reported",
     "claim_written": "events are claimed, not committed",
     "claim_committed": "the attempt is on record, nothing has left",
     "event_leaving": "the sink is about to be called",

@@ -106,7 +106,7 @@ def test_a_lowered_total_is_held_as_any_decrease() -> None:
 
 
 def test_a_lowered_total_is_held_once_nothing_older_stands_behind_it() -> None:
-    """Where the last number is billed, what is booked is said again behind an older window; the next pass holds the rest."""
+    """Where the last number is billed, what is booked is sent again behind an older window; the next pass holds the rest."""
     held = replace(LAST, decreases=Decreases.HOLD)
     first, second = decided(CORRECTED, held)
     expect([first, second], "event | total \n due | 8 \n due | 4")

@@ -289,7 +289,7 @@ def test_a_ledger_whose_clock_is_set_back_bills_nothing_twice(today: Today) -> N
 
 
 def test_what_a_clock_that_is_set_back_had_put_off_is_not_waited_for(today: Today) -> None:
-    """What is in doubt, unread, to be said again or to be taken back comes to its turn as if it were put off just now."""
+    """What is in doubt, unread, to be sent again or to be taken back comes to its turn as if it were put off just now."""
     today.owe()
     today.sink.lost_after_booking = lambda event: True
     today.worker().run_once(today.database.now())

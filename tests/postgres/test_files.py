@@ -282,7 +282,7 @@ class BeforeItsName(DirectorySink):
 
 
 class AfterItsName(DirectorySink):
-    """Gone when the file is there, and nobody has been told."""
+    """Gone when the file is there, and not yet settled."""
 
     def _write(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:
         super()._write(batch, may_go_on)

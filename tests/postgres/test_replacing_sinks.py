@@ -131,7 +131,7 @@ def test_corrections_replace_and_never_add(overwriting: Replacing) -> None:
 def test_a_total_that_followed_closely_is_said_once_more_where_order_is_not_kept(
     database: Database, keeps_order: bool
 ) -> None:
-    """Two files with one hour's totals may be taken in any order: hours later it is said again, and then not any more."""
+    """Two files with one hour's totals may be taken in any order: hours later it is sent again, and then not any more."""
     world = Replacing(database, WriteModel.OVERWRITE, keeps_order=keeps_order)
     world.source.use("cus_a", START, 5)
     world.round(1)
@@ -228,7 +228,7 @@ def test_decreases_that_are_held_have_nothing_said_again_for_them(seats: Replaci
 
 
 def test_a_decrease_that_is_held_does_not_stand_for_its_window(seats: Replacing) -> None:
-    """It is found in the same pass as a correction of an older window: what is booked is said again behind that."""
+    """It is found in the same pass as a correction of an older window: what is booked is sent again behind that."""
     hold_decreases(seats)
     seats.source.use("cus_a", START, 3)
     seats.source.use("cus_a", START + HOUR, 7)
@@ -298,7 +298,7 @@ def test_what_waits_for_a_person_is_not_said_again_without_a_word(
 
 
 def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: Replacing) -> None:
-    """Its event was refused after an attempt without an answer. Once nothing can be on its way, the total is said again."""
+    """Its event was refused after an attempt without an answer. Once nothing can be on its way, the total is sent again."""
     sink = overwriting.told
     overwriting.source.use("cus_a", START, 5)
     sink.delayed = lambda event: not sink.received
@@ -320,7 +320,7 @@ def test_a_total_that_was_replaced_and_arrives_late_does_not_stay(overwriting: R
     said = len(sink.told)
     overwriting.round(9, 30)
     overwriting.round(9, 40)
-    assert len(sink.told) == said, "said again once, and not for ever"
+    assert len(sink.told) == said, "sent again once, and not for ever"
     overwriting.check_balance()
 
 
@@ -376,7 +376,7 @@ def held(world: Replacing) -> list[tuple[dt.datetime, int]]:
 
 @pytest.mark.parametrize("base", [1, 240])
 def test_a_late_total_does_not_stay_while_a_decrease_is_held(overwriting: Replacing, base: int) -> None:
-    """What is booked is said again, and the decrease still waits for a person, however old the window is."""
+    """What is booked is sent again, and the decrease still waits for a person, however old the window is."""
     sink = overwriting.told
     overwriting.collection.meter = replace(overwriting.meter, revisit=2 * HOUR)
     overwriting.round(base)
@@ -409,7 +409,7 @@ def test_a_late_total_does_not_stay_while_a_decrease_is_held(overwriting: Replac
 
 
 def test_the_last_number_stays_the_newest_while_its_decrease_is_held(seats: Replacing) -> None:
-    """An older window is corrected: the newer one is said again as it is booked, by arrival and by instant."""
+    """An older window is corrected: the newer one is sent again as it is booked, by arrival and by instant."""
     seats.source.use("cus_a", START, 10)
     seats.source.use("cus_a", START + HOUR, 12)
     seats.round(2)
@@ -441,7 +441,7 @@ def test_the_last_number_is_what_the_newest_window_says(seats: Replacing) -> Non
     said = len(seats.told.told)
     seats.round(5, 30)
     seats.round(5, 40)
-    assert len(seats.told.told) == said, "what is newer was said again once"
+    assert len(seats.told.told) == said, "what is newer was sent again once"
 
 
 @pytest.mark.parametrize("windows", [20, 40])
@@ -502,7 +502,7 @@ def test_what_is_still_owed_is_said_again_once_it_is_settled(seats: Replacing) -
 
 
 def test_a_release_in_the_middle_of_a_round_is_followed_up(database: Database) -> None:
-    """What is released after a round began, and before it commits, is said again by the next one, though nothing is due."""
+    """What is released after a round began, and before it commits, is sent again by the next one, though nothing is due."""
     seats = Replacing(database, WriteModel.LAST, revisit=dt.timedelta(0), decreases=Decreases.HOLD)
     for hour, number in ((0, 50), (1, 60), (2, 40)):
         seats.source.use("cus_a", START + hour * HOUR, number)

@@ -166,7 +166,7 @@ def rounds(world: Replacing, count: int) -> None:
 
 @pytest.mark.parametrize("who", ["a person", "the guard"])
 def test_an_old_window_that_is_let_go_does_not_stay_the_last(database: Database, who: str) -> None:
-    """A held decrease leaves behind the newer windows: they are said again, whoever lets it go."""
+    """A held decrease leaves behind the newer windows: they are sent again, whoever lets it go."""
     world = Replacing(database, WriteModel.LAST)
     world.source.use("cus_a", START + 5 * MINUTE, 10)
     world.source.use("cus_a", START + HOUR + 5 * MINUTE, 12)

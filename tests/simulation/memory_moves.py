@@ -151,7 +151,7 @@ def keep(ledger: MemoryLedger, registered: Registered, voided: Collection[EventI
 
 
 def part(ledger: MemoryLedger, registered: Registered, now: dt.datetime) -> None:
-    """Let go what waits for a decrease that does not wait any more."""
+    """Release what waits for a decrease that does not wait any more."""
     tables, feeds = ledger.tables, {feed.id: feed for feed in registered.feeds}
     alone = []
     for event_id, parked in tables.parked.items():

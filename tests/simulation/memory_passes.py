@@ -204,7 +204,7 @@ class MemoryPasses:
         note_newer_than(self._ledger, gone, this.now)
 
     def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
-        """Set one window aside that the source could not give; the mark goes on behind it. Raises LeaseLost."""
+        """Note one window as unread that the source could not give; the mark goes on behind it. Raises LeaseLost."""
         meter, unread = self._held(lease), self._ledger.tables.unread
         before = unread.get((meter.id, this.span.start))
         if before is None:

@@ -86,7 +86,7 @@ DIFFERING = """
 """
 
 # Where a customer is billed by the newest window, all that is newer than one that differs goes along, whether it was read or
-# not: it is said again behind that, in the order of the windows and in the same pass. One after the other they would wait
+# not: it is sent again behind that, in the order of the windows and in the same pass. One after the other they would wait
 # for each other, pass after pass. What was rejected, or left at that by a person, is not said without a word.
 AND_NEWER = """
         select slot.window_start, slot.customer, slot.quantity, slot.quantity, null, slot.id, slot.total, slot.revision,

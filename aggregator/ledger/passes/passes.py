@@ -6,9 +6,9 @@ Rules
   commits nothing, and whoever is paused while bringing much over holds nobody up.
 - No time limit of the server ends a COPY whose client is silent. So a holder says by an advisory lock which session it is,
   and whoever finds its lease run out, and that session waiting for its client, ends it (`meters.end_silent`).
-- Slots, events, carries, rows set aside, the mark and the record of the pass go together. Nothing is sent from here.
+- Slots, events, carries, unmapped rows, the mark and the record of the pass go together. Nothing is sent from here.
 - A window that loses too much at once is believed at the second reading: until then decreases are held, and the mark stays.
-- A window that the source cannot give is set aside by name, and the mark goes on behind it: the others do not wait for it.
+- A window that the source cannot give is noted as unread, and the mark goes on behind it: the others do not wait for it.
 - Writing goes in batches between fetches from one cursor, so that memory stays bounded whatever the number of customers.
   One thread talks to the server meanwhile, so that its work and the planner's overlap.
 """
@@ -218,7 +218,7 @@ class Passes(Part):
         return tally
 
     def set_unread(self, lease: Lease, this: Pass, reason: str) -> None:
-        """Set one window aside that the source could not give; the mark goes on behind it. Raises LeaseLost."""
+        """Note one window as unread that the source could not give; the mark goes on behind it. Raises LeaseLost."""
         with self._database.transaction() as connection:
             _, reread_from = self._hold(connection, lease)
             connection.execute(SET_UNREAD, {**_where(lease, this), "now": this.now, "reason": reason})

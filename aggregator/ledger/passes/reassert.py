@@ -2,9 +2,9 @@
 
 Rules
 - A late number must not stay. An event that was given up after it had left may still arrive behind the one that replaced it;
-  so the slot is said again, later than any request is still on its way.
+  so the slot is sent again, later than any request is still on its way.
 - Where a customer's last number is billed, and the sink may go by arrival, a correction of an old window would stand behind
-  the newer ones: they are said again, in their order and by the same pass. All of them, not just the newest: where a billing
+  the newer ones: they are sent again, in their order and by the same pass. All of them, not just the newest: where a billing
   period ends the ledger does not know, and each has a newest window. One whose event is still owed cannot be said yet; it is
   noted, and said with all that is newer than it.
 - Of two files that lie in a folder, the older may be taken last. A total that follows another so soon is said once more.
@@ -67,8 +67,8 @@ delete from aggregator.reassertion using aggregator.event
    and reassertion.customer = event.customer and reassertion.due_at <= %(now)s
 """
 
-# What is held, or is refused at once, says nothing to the sink: no newer window is said again for it, before it is released.
-# Else each decrease that is held would have all windows behind it said again, those that are held among them, which have to
+# What is held, or is refused at once, says nothing to the sink: no newer window is sent again for it, before it is released.
+# Else each decrease that is held would have all windows behind it sent again, those that are held among them, which have to
 # be held again then.
 NOTE_NEWER = """
 insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
@@ -126,7 +126,7 @@ def note_newer_than(connection: Connection, events: Sequence[int], now: dt.datet
 
 
 def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) -> None:
-    """Mark what of a span is to be said again by now, for the pass that is about to compare it."""
+    """Mark what of a span is to be sent again by now, for the pass that is about to compare it."""
     if feed.model is not WriteModel.DELTA:
         values = {"feed_id": feed.id, "start": span.start, "end": span.end, "now": now}
         connection.execute(TAKE_UP, values)
@@ -135,7 +135,7 @@ def take_up(connection: Connection, feed: Feed, span: Span, now: dt.datetime) ->
 def waiting(
     connection: Connection, feeds: Sequence[Feed], sealed: dt.datetime | None, now: dt.datetime
 ) -> dt.datetime | None:
-    """Return the oldest window that is to be said again, so that it is read; `sealed` is before when none can be."""
+    """Return the oldest window that is to be sent again, so that it is read; `sealed` is before when none can be."""
     replacing = [feed.id for feed in feeds if feed.model is not WriteModel.DELTA]
     if not replacing:
         return None

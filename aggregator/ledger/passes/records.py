@@ -73,7 +73,7 @@ class Pass(NamedTuple):
     seen: dt.datetime | None = None
     """Up to when the source surely showed everything at this reading, if it says so."""
     more: bool = False
-    """Whether another pass of the round reads on where this one ends, and says again what is newer there."""
+    """Whether another pass of the round reads on where this one ends, and sends again what is newer there."""
 
 
 def begin(connection: Connection, lease: Lease, this: Pass, tally: Tally, seconds: float) -> int:

@@ -55,7 +55,7 @@ select slot.window_start, event.customer, slot.quantity, parked.event_id
 """
 
 # Each step is linear in what fell and what began: who has the same number as a thousand others is never compared with them
-# one by one. An increase behind another event of its slot may be said again where totals are sent, and would leave by that.
+# one by one. An increase behind another event of its slot may be sent again where totals are sent, and would leave by that.
 NOTE_BEGUN = """
 create temporary table begun on commit drop as
     select slot.window_start, slot.customer, slot.quantity, event.id as event_id
@@ -275,7 +275,7 @@ def keep(
 
 
 def part(connection: Connection, feeds: Sequence[Feed], now: dt.datetime) -> None:
-    """Let go what waits for a decrease that does not wait any more."""
+    """Release what waits for a decrease that does not wait any more."""
     connection.execute(PART, {"feeds": [feed.id for feed in feeds], "now": now})
 
 
