@@ -261,7 +261,7 @@ class LedgerIdentity(Part):
     ) -> ClaimCount:
         """Count a claim, as the last thing in its transaction. Raises LedgerStopped: then nothing of it may be committed."""
         row = connection.execute(BEAT, {"now": now}).fetchone()
-        known = self._known()
+        known = self.known()
         found = self._compared(connection, row, known, made=claim_id)
         self._generation = found.generation
         trouble = found.stopped_reason or _mismatch(found, known, where=self._claim_counter, counted=True)
@@ -298,7 +298,7 @@ class LedgerIdentity(Part):
         If it may have been set back to a time when it was stopped already, it is stopped from now on.
         """
         self.stopped_seen = True
-        known = self._known()
+        known = self.known()
         known_at = known.at if known is not None and known.ledger_id == self._ledger_id else None
         self._run(STOP, {"reason": reason, "now": now, "failover": failover, "known_at": known_at})
 
@@ -311,10 +311,6 @@ class LedgerIdentity(Part):
         self._generation = found.generation
         return found.stopped_reason or failed_over(found, self._failover)
 
-    def known(self) -> ClaimCount | None:
-        """Return what the file beside the ledger says."""
-        return self._known()
-
     def adopted(self, pinned: Pinned, now: dt.datetime) -> None:
         """Begin to count anew beside the ledger, after an adoption was committed."""
         self._generation = pinned.generation
@@ -323,7 +319,8 @@ class LedgerIdentity(Part):
                 ClaimCount(pinned.ledger_id, pinned.generation, pinned.claims_made, pinned.cluster, now)
             )
 
-    def _known(self) -> ClaimCount | None:
+    def known(self) -> ClaimCount | None:
+        """Return what the file beside the ledger says."""
         return self._claim_counter.known() if self.unguarded is None else None
 
     def _look(self, connection: Connection) -> tuple[Pinned, ClaimCount | None]:
@@ -331,7 +328,7 @@ class LedgerIdentity(Part):
 
         The file first: what another process commits in between is in the ledger by then, and would be missing in it else.
         """
-        known = self._known()
+        known = self.known()
         return self._compared(connection, connection.execute(LOOK).fetchone(), known), known
 
     def _compared(

@@ -48,10 +48,14 @@ class Permission(NamedTuple):
     use: Use
     without: str
     """What does not work without it."""
-    method: Literal["get", "post"]
     path: str
     params: Mapping[str, object] = {}
     optional: bool = False
+
+    @property
+    def method(self) -> Literal["get", "post"]:
+        """How it is called: what writes, without the parameters that it requires."""
+        return "post" if self.level == "write" else "get"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.level}"
@@ -63,7 +67,6 @@ NEEDED = (
         "write",
         Use.SEND,
         "no usage can be sent",
-        "post",
         "/v1/billing/meter_events",
     ),
     Permission(
@@ -71,7 +74,6 @@ NEEDED = (
         "read",
         Use.SEND,
         "nobody can see whether the meters there fit what is sent",
-        "get",
         "/v1/billing/meters",
         {"limit": 1},
     ),
@@ -80,7 +82,6 @@ NEEDED = (
         "read",
         Use.READ_BACK,
         "an event whose answer was lost for long stays in doubt until a person has looked",
-        "get",
         f"/v1/billing/meters/{NOBODY}/event_summaries",
         {"customer": NOBODY, "start_time": 0, "end_time": 60, "limit": 1},
     ),
@@ -89,7 +90,6 @@ NEEDED = (
         "read",
         Use.ACCOUNT,
         "a key of another account is not noticed",
-        "get",
         "/v1/account",
         optional=True,
     ),
@@ -98,7 +98,6 @@ NEEDED = (
         "write",
         Use.APPLY,
         "`aggregator meters apply`, `deactivate` and `reactivate` do not work with this key",
-        "post",
         "/v1/billing/meters",
         optional=True,
     ),
@@ -107,7 +106,6 @@ NEEDED = (
         "read",
         Use.LOOK_UP,
         "`aggregator check` cannot look up whether customers that a query returns are there; nothing else needs it",
-        "get",
         "/v1/customers",
         {"limit": 1},
         optional=True,
@@ -117,7 +115,6 @@ NEEDED = (
         "read",
         Use.REPORTS,
         "events that Stripe rejects after accepting them are not noticed",
-        "get",
         "/v2/core/events",
         {"limit": 1},
         optional=True,
@@ -127,7 +124,6 @@ NEEDED = (
         "read",
         Use.IMPORTS,
         "files that Stripe could not import are not noticed",
-        "get",
         "/v1/events",
         {"limit": 1},
         optional=True,
@@ -137,7 +133,6 @@ NEEDED = (
         "write",
         Use.CANCEL,
         "no event can be cancelled",
-        "post",
         "/v1/billing/meter_event_adjustments",
         optional=True,
     ),
