@@ -41,6 +41,8 @@ from aggregator.errors import (
     LeaseLost,
     LedgerError,
     LedgerStopped,
+    SourceError,
+    SourceUnreachable,
 )
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
@@ -230,9 +232,17 @@ class Work:
         ]
 
     def _listener(self, address: Address) -> Web:
+        from aggregator.daemon.metrics import metrics_of
+
         ledger = self._app.ledger
         return Web(
-            address, self._takers, ledger.notifications, ledger.instant, ledger.database.slow, self._readiness
+            address,
+            self._takers,
+            ledger.notifications,
+            ledger.instant,
+            ledger.database.slow,
+            self._readiness,
+            scrape=metrics_of(self._app, self._readiness),
         )
 
     def prepare(self) -> None:
@@ -328,11 +338,17 @@ class Work:
                     task.job.report(task.reporter, result)
             except Exception as error:  # noqa: BLE001 - the outermost loop: one meter's bug must not end the others
                 failed, stopped = self._report_failed(task, error), isinstance(error, InvariantBroken)
+                if isinstance(error, SourceError):
+                    self._reached(task.of, up=not isinstance(error, SourceUnreachable))
             else:
+                self._reached(task.of, up=True)
                 self._apart.discard(task.of)
                 if result.planned:
                     self._rouse(task.of)
             self._readiness.ended(task.of, self._app.ledger.instant(), failed, stopped=stopped)
+
+    def _reached(self, meter: str, *, up: bool) -> None:
+        self._readiness.reached(self._app.config.meters[meter].source, up=up)
 
     def _ask(self, task: Task) -> None:
         """Do rounds of something about a sink for as long as there is more."""

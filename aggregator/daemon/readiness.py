@@ -55,6 +55,7 @@ class Readiness:
         self._lock = threading.Lock()
         self._meters: dict[str, _Meter] = {}
         self._sinks: dict[str, str | None] = {}
+        self._sources: dict[str, bool] = {}
         self._ledger: str | None = None
 
     def expect(self, meter: str, now: datetime, due_after: Callable[[datetime], datetime | None]) -> None:
@@ -79,6 +80,16 @@ class Readiness:
             its.begun_at, its.failed, its.stopped = None, failed, stopped
             if failed is None:
                 its.well_at, self._ledger = now, None
+
+    def reached(self, source: str, *, up: bool) -> None:
+        """Note whether a source could be reached."""
+        with self._lock:
+            self._sources[source] = up
+
+    def sources(self) -> dict[str, bool]:
+        """Return which sources could be reached when they were last asked."""
+        with self._lock:
+            return dict(self._sources)
 
     def halted(self, sink: str, reason: str) -> None:
         """Note that a sink refuses us as a whole."""

@@ -3,6 +3,7 @@
     POST /webhooks/stripe/{sink}    200 taken, or nothing to us; 400 not signed by one of the sink's secrets; 503 come again
     GET  /readyz, /healthz          200 if the ledger answers, and some meter is read in time and some sink takes; else 503
     GET  /livez                     200 while the process answers at all
+    GET  /metrics                   200 with the figures of `monitoring`, whatever works or not
 
 Rules
 - 200 is said once what was delivered is committed in the ledger. What could not be fetched or written is 503, and the sender
@@ -26,14 +27,16 @@ from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.reporting import report_taken
 from aggregator.errors import AggregatorError, LedgerError
 from aggregator.ledger.notifications import Notifications
+from aggregator.monitoring.response import Response as Scraped
 from aggregator.reconciliation.notification_poller import NotificationPoller, NotSigned
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock
 from aggregator.web.application import Application, Refused, Render, Workers, read_body, said
 from aggregator.web.listener import Address, Listener
+from aggregator.web.metrics import Metrics
 
 PREFIX = "/webhooks/stripe/"
-PROBES = {"/healthz", "/livez", "/readyz"}
+PROBES = {"/healthz", "/livez", "/metrics", "/readyz"}
 
 LARGEST_BODY = 256 * 1024
 """A notification has a few hundred bytes, an import set's a few thousand."""
@@ -71,11 +74,17 @@ class Web:
         readiness: Readiness | None = None,
         routes: Sequence[BaseRoute] = (),
         render: Render | None = None,
+        scrape: Callable[[], Scraped] | None = None,
     ) -> None:
-        """`clock` is the ledger's; `slow` says what is slow there, and asks nobody; `render` makes a page of an error."""
+        """`clock` is the ledger's; `slow` says what is slow there, and asks nobody; `render` makes a page of an error.
+
+        `scrape` gives what `/metrics` is answered with.
+        """
         self._deliveries = Deliveries(takers, clock)
         self._probes = Probes(notifications, clock, slow, readiness or Readiness())
+        self._metrics = Metrics(scrape) if scrape else None
         own = [*self._deliveries.routes(), *self._probes.routes()]
+        own += self._metrics.routes() if self._metrics else []
         errors = _json_for_ours(render) if render else None
         self._listener = Listener(address, Application([*own, *routes], errors))
 
@@ -88,6 +97,8 @@ class Web:
         self._listener.stop()
         self._deliveries.close()
         self._probes.close()
+        if self._metrics:
+            self._metrics.close()
 
 
 def _json_for_ours(render: Render) -> Render:

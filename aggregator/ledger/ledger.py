@@ -9,6 +9,7 @@ import uuid
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, ledger_id_of
+from aggregator.ledger.figures import Figures
 from aggregator.ledger.history import Records
 from aggregator.ledger.identity import Failover, LedgerIdentity
 from aggregator.ledger.meters import Meters
@@ -71,6 +72,7 @@ class Ledger:
         self.reports = Reports(database)
         self.usage = UsageReport(database)
         self.records = Records(database)
+        self.figures = Figures(database)
 
     def now(self) -> dt.datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""
@@ -79,3 +81,8 @@ class Ledger:
     def instant(self) -> dt.datetime:
         """Return the same, whatever this host's clock shows: for whoever only looks, or settles what is in the air."""
         return self.database.instant()
+
+    def clocks_differ(self) -> bool:
+        """Tell whether this host's clock and the ledger's differ too much, as they were last heard; it asks nobody."""
+        clock = self.database.clock
+        return clock is not None and clock.apart() is not None

@@ -457,6 +457,32 @@ create index event_by_time on aggregator.event using brin (planned_at) with (aut
 create index claim_by_time on aggregator.claim using brin (claimed_at) with (autosummarize = on);
 """
 
+# What was done, counted with it in one transaction, so that a figure that only grows need not count every row there is. Who
+# settles beside others counts in a row of its own: nobody waits for another's commit.
+COUNTS = """
+create table aggregator.pass_count (
+    meter_id integer not null references aggregator.meter,
+    kind     text not null,
+    failed   boolean not null,
+    passes   bigint not null,
+    seconds  double precision not null,
+    rows     bigint not null,
+    planned  bigint not null,
+    primary key (meter_id, kind, failed)
+) with (fillfactor = 50);
+comment on table aggregator.pass_count is 'How many passes there were of each kind, and what they came to.';
+
+create table aggregator.verdict_count (
+    feed_id integer not null references aggregator.feed,
+    state   aggregator.event_state not null,
+    part    smallint not null,
+    events  bigint not null,
+    primary key (feed_id, state, part)
+) with (fillfactor = 50);
+comment on table aggregator.verdict_count is
+    'How many attempts ended in each state: `due` is to be sent again. The sum of all parts is the figure.';
+"""
+
 # What waits for a person, for proof from the sink, or to be said again.
 REVIEW = """
 create table aggregator.parked (
@@ -639,7 +665,19 @@ create trigger file_is_frozen
     execute function aggregator.refuse('what a file holds never changes');
 """
 
-SCHEMA = (IDENTITY, METERS, FEEDS, PASSES, SLOTS_AND_EVENTS, OUTBOX, BY_TIME, REVIEW, NOTIFICATIONS, TRIGGERS)
+SCHEMA = (
+    IDENTITY,
+    METERS,
+    FEEDS,
+    PASSES,
+    SLOTS_AND_EVENTS,
+    OUTBOX,
+    BY_TIME,
+    COUNTS,
+    REVIEW,
+    NOTIFICATIONS,
+    TRIGGERS,
+)
 """In the order in which they are made."""
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from aggregator.core.model import Bounds, ClaimId, Event, Outcome, Span, Written
 from aggregator.ledger.database import Database, Part
 from aggregator.ledger.identity import LedgerIdentity
-from aggregator.ledger.outbox.outbox import SETTLE, claiming, document
+from aggregator.ledger.outbox.outbox import COUNT_VERDICTS, SETTLE, claiming, document
 from aggregator.runtime import failpoints
 
 PAGE = 10_000
@@ -128,7 +128,7 @@ select claim.id from aggregator.claim join aggregator.file on file.claim_id = cl
 """
 
 # What a sink reported as invalid meanwhile is refused already, and stays so.
-ACCEPT = """
+ACCEPT = f"""
 with mine as (
     delete from aggregator.outbox
      using (select unnest(events) as event_id from aggregator.claim where id = %(claim)s) as member
@@ -137,10 +137,10 @@ with mine as (
 ), settled as (
     update aggregator.event set state = 'accepted', request_id = %(name)s, reason = null, settled_at = %(now)s
       from mine where event.id = mine.event_id and event.state = 'sending'
-    returning event.id
-)
+    returning event.id, event.feed_id, event.state, 0 as uncounted
+), counted as ({COUNT_VERDICTS})
 select count(*) from settled
-"""
+"""  # noqa: S608 - our own text
 
 WRITTEN = """
 update aggregator.file

@@ -41,6 +41,14 @@ with gone as (
 update aggregator.pass set since = gone.since, times = pass.times + gone.times from gone where pass.id = %(pass_id)s
 """
 
+COUNT = """
+insert into aggregator.pass_count (meter_id, kind, failed, passes, seconds, rows, planned)
+select meter_id, kind, error is not null, 1, seconds, rows, planned from aggregator.pass where id = %(pass_id)s
+    on conflict (meter_id, kind, failed) do update
+       set passes = pass_count.passes + 1, seconds = pass_count.seconds + excluded.seconds,
+           rows = pass_count.rows + excluded.rows, planned = pass_count.planned + excluded.planned
+"""
+
 COUNT_LATENESS = """
 insert into aggregator.lateness (meter_id, day, seconds, slots, quantity)
 select %(meter_id)s, %(now)s::timestamptz::date, seconds, slots, quantity
@@ -84,12 +92,14 @@ def begin(connection: Connection, lease: Lease, this: Pass, tally: Tally, second
 def finish(connection: Connection, pass_id: int, tally: Tally, seconds: float) -> None:
     """Complete the record of a pass."""
     connection.execute(FINISH, {**_figures(tally), "pass_id": pass_id, "seconds": seconds})
+    connection.execute(COUNT, {"pass_id": pass_id})
     connection.execute(FORGET_LIKE, {"pass_id": pass_id})
 
 
 def note_failure(connection: Connection, lease: Lease, this: Pass, seconds: float, error: str) -> None:
     """Record that a pass failed, and why."""
     pass_id = _record(connection, lease, this, Tally(), seconds, error)
+    connection.execute(COUNT, {"pass_id": pass_id})
     connection.execute(FORGET_LIKE, {"pass_id": pass_id})
 
 

@@ -1,0 +1,201 @@
+"""What the ledger says of itself in numbers, for whoever asks again and again: monitoring.
+
+Rules
+- Nothing here looks through events or slots: what only grows is counted as it is written (`pass_count`, `verdict_count`),
+  and what waits is found through the outbox and through what is parked, which are what there is left to do.
+- The events that wait are looked up by their key, one by one. Of a million that takes a second or two and no memory,
+  whatever the server believes of the size of its tables.
+- What waits is one statement's word, so an event is counted in one state, however fast it moves on.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from aggregator.ledger.database import Part
+
+METERS = """
+select meter.name, meter.mark, meter.silent_since, meter.waits_since, last.started_at, coalesce(last.failed, false),
+       (select count(*) from aggregator.unread where unread.meter_id = meter.id),
+       (select count(*) from aggregator.guarded where guarded.meter_id = meter.id),
+       exists (select from aggregator.unstable
+                where unstable.meter_id = meter.id and unstable.fingerprint = meter.fingerprint)
+  from aggregator.meter
+  left join lateral (
+        select started_at, error is not null as failed from aggregator.pass
+         where meter_id = meter.id order by id desc limit 1
+       ) as last on true
+ order by meter.name
+"""
+
+FEEDS = """
+select meter.name, sink.name, feed.stopped_at is not null
+  from aggregator.feed
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+ order by meter.name, sink.name
+"""
+
+SINKS = "select name, halted_at from aggregator.sink order by name"
+
+PASSES = """
+select meter.name, kind, failed, passes, seconds, rows, planned
+  from aggregator.pass_count join aggregator.meter on meter.id = pass_count.meter_id
+ order by meter.name, kind, failed
+"""
+
+VERDICTS = """
+select meter.name, sink.name, verdict_count.state::text, sum(events)::bigint
+  from aggregator.verdict_count
+  join aggregator.feed on feed.id = verdict_count.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+ group by 1, 2, 3 order by 1, 2, 3
+"""
+
+STOPPED = "select stopped_at is not null from aggregator.identity"
+
+# `offset 0` keeps the planner from reading all events for those that wait.
+WAITING = """
+with waiting as (
+    select feed_id, event_id, case when claim_id is null then 'due' else 'sending' end as state, null::timestamptz as since
+      from aggregator.outbox
+     union all
+    select feed_id, event_id, state::text, since from aggregator.parked where dismissed_at is null
+), summed as (
+    select waiting.feed_id, waiting.state, count(*) as events, sum(event.delta) as units,
+           min(coalesce(waiting.since, event.planned_at)) as oldest, min(event.at) as first_use,
+           min(event.exposed_at) as first_sent
+      from waiting
+     cross join lateral (select * from aggregator.event where event.id = waiting.event_id offset 0) as event
+     group by 1, 2
+)
+select meter.name, sink.name, summed.state, summed.events, summed.units, summed.oldest, summed.first_use, summed.first_sent
+  from summed
+  join aggregator.feed on feed.id = summed.feed_id
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+ order by 1, 2, 3
+"""
+
+UNMAPPED = """
+select meter.name, sum(rows)::bigint, coalesce(sum(quantity), 0)
+  from aggregator.unmapped join aggregator.meter on meter.id = unmapped.meter_id
+ group by 1 order by 1
+"""
+
+
+class MeterFigures(NamedTuple):
+    """How one meter is read."""
+
+    meter: str
+    mark: dt.datetime
+    silent_since: dt.datetime | None
+    waits_since: dt.datetime | None
+    """Since when a window waits for the source's transactions."""
+    last_pass_at: dt.datetime | None
+    failing: bool
+    """Whether its last pass failed."""
+    unread: int
+    guarded: int
+    unstable: bool
+
+
+class FeedFigures(NamedTuple):
+    """One meter's line into one sink: whether it is stopped, since the sink holds what this ledger never sent."""
+
+    meter: str
+    sink: str
+    stopped: bool
+
+
+class SinkFigures(NamedTuple):
+    """Since when a sink refuses us as a whole, if it does."""
+
+    sink: str
+    halted_at: dt.datetime | None
+
+
+class PassFigures(NamedTuple):
+    """How many passes of a kind a meter had, and what they came to."""
+
+    meter: str
+    kind: str
+    failed: bool
+    passes: int
+    seconds: float
+    rows: int
+    planned: int
+
+
+class VerdictFigures(NamedTuple):
+    """How many attempts at events of a feed ended in a state."""
+
+    meter: str
+    sink: str
+    state: str
+    events: int
+
+
+class WaitingFigures(NamedTuple):
+    """What of a feed waits in one state."""
+
+    meter: str
+    sink: str
+    state: str
+    events: int
+    units: Decimal
+    oldest_at: dt.datetime
+    """Since when the oldest waits: since it was planned, or since it is parked."""
+    first_use_at: dt.datetime
+    """The earliest instant at which any of it was used: a sink takes no event that is too old."""
+    first_sent_at: dt.datetime | None
+    """When the first attempt began, of those that may have arrived."""
+
+
+class Progress(NamedTuple):
+    """What the ledger has done, and how it stands: everything that is cheap to tell."""
+
+    meters: Sequence[MeterFigures]
+    feeds: Sequence[FeedFigures]
+    sinks: Sequence[SinkFigures]
+    passes: Sequence[PassFigures]
+    verdicts: Sequence[VerdictFigures]
+    stopped: bool
+
+
+class UnmappedFigures(NamedTuple):
+    """What a meter has of rows that can be billed to nobody."""
+
+    meter: str
+    rows: int
+    units: Decimal
+
+
+class Figures(Part):
+    """The questions of monitoring. Nothing here writes."""
+
+    def progress(self) -> Progress:
+        """Return what was done, and how each meter, feed and sink stands."""
+        with self._database.transaction() as connection:
+
+            def asked(statement: str) -> list[tuple[Any, ...]]:
+                return connection.execute(statement).fetchall()
+
+            return Progress(
+                [MeterFigures._make(row) for row in asked(METERS)],
+                [FeedFigures._make(row) for row in asked(FEEDS)],
+                [SinkFigures._make(row) for row in asked(SINKS)],
+                [PassFigures._make(row) for row in asked(PASSES)],
+                [VerdictFigures._make(row) for row in asked(VERDICTS)],
+                stopped=asked(STOPPED) == [(True,)],
+            )
+
+    def waiting(self) -> list[WaitingFigures]:
+        """Return what waits, by feed and state. It takes as long as there are events that wait."""
+        return [WaitingFigures._make(row) for row in self._rows(WAITING)]
+
+    def unmapped(self) -> list[UnmappedFigures]:
+        """Return what can be billed to nobody, by meter."""
+        return [UnmappedFigures._make(row) for row in self._rows(UNMAPPED)]

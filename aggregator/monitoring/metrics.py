@@ -1,0 +1,377 @@
+"""What Prometheus is told: every figure is read from the ledger when it is asked for, so no restart changes it.
+
+Rules
+- A figure that may fall is a gauge. A counter that stands at 1000, 999, 1001 would be taken for two restarts.
+- An age is counted to the present instant by the ledger's clock, also where the ledger has not answered for a while: it
+  grows on. It is a value of its own, never a sample's timestamp: Prometheus drops one that is five minutes old.
+- Whoever is gone is gone: nothing is remembered of a meter, feed or state that the ledger does not name any more. What is
+  configured has its zeros.
+- Without an answer of the ledger there are the last figures, with their age; before the first answer there is at least
+  whether it answers. So no scrape is empty, and none fails.
+- No figure is told per customer: there may be millions. `aggregator usage` has those.
+"""
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+import aggregator
+from aggregator.config import Config, FileSink
+from aggregator.core.lateness import Late
+from aggregator.core.model import Limits
+from aggregator.ledger.figures import FeedFigures, Progress, UnmappedFigures, WaitingFigures
+from aggregator.ledger.ledger import Ledger
+from aggregator.monitoring.latest import Answer, Latest
+from aggregator.runtime.clock import monotonic
+
+WAITING_STATES = ("due", "sending", "held", "refused", "in_doubt")
+VERDICTS = ("accepted", "refused", "in_doubt", "due")
+QUANTILES = (Decimal("0.5"), Decimal("0.9"), Decimal("0.99"))
+
+LATENESS_WITHIN = dt.timedelta(days=7)
+USUALLY_READ_WITHIN = dt.timedelta(minutes=5)
+"""How soon after it is ready a window is read, where nobody says when a meter is looked at."""
+
+NO_CLIFF = dt.timedelta(days=300)
+"""A sink that remembers, or takes, what is so old has no limit worth a figure."""
+
+Family = tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, tuple[str, ...]]
+GAUGE, COUNTER = GaugeMetricFamily, CounterMetricFamily
+
+FEED = ("meter", "sink")
+
+FAMILIES: dict[str, Family] = {
+    "aggregator_build_info": (GAUGE, "1, with the version that runs.", ("version",)),
+    "aggregator_ledger_up": (GAUGE, "1 if the ledger answered this scrape.", ()),
+    "aggregator_ledger_stopped": (
+        GAUGE,
+        "1 if the ledger is not what it was, so nothing is read or sent.",
+        (),
+    ),
+    "aggregator_clocks_apart": (
+        GAUGE,
+        "1 if this host's clock differs from the ledger's, so nothing is done.",
+        (),
+    ),
+    "aggregator_figures_age_seconds": (
+        GAUGE,
+        "How old the figures of this page are: progress, waiting (events and units), or unmapped (and lateness).",
+        ("figures",),
+    ),
+    "aggregator_source_up": (
+        GAUGE,
+        "1 if the last pass or glance reached the source, 0 if it could not be reached.",
+        ("source",),
+    ),
+    "aggregator_sink_halted": (GAUGE, "1 if the sink refuses every call.", ("sink",)),
+    "aggregator_feed_stopped": (
+        GAUGE,
+        "1 if the sink holds usage of the meter that this ledger never sent.",
+        FEED,
+    ),
+    "aggregator_mark_timestamp_seconds": (
+        GAUGE,
+        "Up to where the meter has been read and committed, in seconds since 1970.",
+        ("meter",),
+    ),
+    "aggregator_mark_age_seconds": (GAUGE, "How long ago the mark is.", ("meter",)),
+    "aggregator_mark_overdue_seconds": (
+        GAUGE,
+        "For how long the next window should have been read; 0 if it is not due yet.",
+        ("meter",),
+    ),
+    "aggregator_last_pass_age_seconds": (GAUGE, "How long ago the last pass or glance began.", ("meter",)),
+    "aggregator_pass_failing": (GAUGE, "1 if the last pass of the meter failed.", ("meter",)),
+    "aggregator_passes": (
+        COUNTER,
+        "Passes that wrote to the ledger; a glance that finds nothing new is none.",
+        ("meter", "kind", "outcome"),
+    ),
+    "aggregator_pass_seconds": (
+        COUNTER,
+        "Seconds that these passes took in the ledger.",
+        ("meter", "kind", "outcome"),
+    ),
+    "aggregator_rows_read": (COUNTER, "Rows of the source that these passes read.", ("meter",)),
+    "aggregator_events_planned": (COUNTER, "Events that these passes planned.", ("meter",)),
+    "aggregator_barrier_waiting_seconds": (
+        GAUGE,
+        "For how long a window waits for transactions of the source; 0 if none does.",
+        ("meter",),
+    ),
+    "aggregator_unread_windows": (GAUGE, "Windows that the source could not deliver.", ("meter",)),
+    "aggregator_guarded_windows": (
+        GAUGE,
+        "Windows that shrank so much that a second read must confirm it.",
+        ("meter",),
+    ),
+    "aggregator_query_unstable": (GAUGE, "1 if the query gives another number each time.", ("meter",)),
+    "aggregator_silent_seconds": (
+        GAUGE,
+        "For how long a meter has had no usage that always had some; 0 if that is not so.",
+        ("meter",),
+    ),
+    "aggregator_events": (GAUGE, "Events that wait, by state.", (*FEED, "state")),
+    "aggregator_units": (GAUGE, "By how much these events change what is billed.", (*FEED, "state")),
+    "aggregator_oldest_event_seconds": (
+        GAUGE,
+        "How long the oldest of these events has waited in all.",
+        (*FEED, "state"),
+    ),
+    "aggregator_until_in_doubt_seconds": (
+        GAUGE,
+        "How long until the first event without an answer can no longer be sent again safely.",
+        FEED,
+    ),
+    "aggregator_until_too_old_seconds": (
+        GAUGE,
+        "How long until the sink takes the oldest of these events no more; `unread` is what is still in the source.",
+        (*FEED, "state"),
+    ),
+    "aggregator_attempts": (
+        COUNTER,
+        "Attempts at events by what became of them; `due` is to be sent again.",
+        (*FEED, "outcome"),
+    ),
+    "aggregator_unmapped_rows": (GAUGE, "Rows that can be billed to nobody.", ("meter",)),
+    "aggregator_unmapped_units": (
+        GAUGE,
+        "What these rows come to, as far as they have a number.",
+        ("meter",),
+    ),
+    "aggregator_lateness_seconds": (
+        GAUGE,
+        "Within how long after its window's end this share of the slots of 7 days was found.",
+        ("meter", "quantile"),
+    ),
+}
+"""Every metric that we tell of ourselves: its kind, what it is, and its labels. A counter is written with `_total`."""
+
+
+class Context(NamedTuple):
+    """What only the process that does the work can tell, or whoever else listens may leave out."""
+
+    source_up: Callable[[], Mapping[str, bool]] = dict
+    """Which sources could be reached when they were last asked."""
+    read_by: Callable[[str, dt.datetime], dt.datetime | None] = lambda _, ready: ready + USUALLY_READ_WITHIN
+    """By when a meter should be read whose next window is ready at an instant."""
+    limits: Callable[[str, str], Limits | None] = lambda _meter, _sink: None
+    """What a sink can take of a meter, if it is configured."""
+
+
+class Answers(NamedTuple):
+    """What the ledger last said to each question."""
+
+    progress: Answer[Progress]
+    waiting: Answer[list[WaitingFigures]]
+    usage: Answer[tuple[list[UnmappedFigures], dict[str, dict[int, Late]]]]
+
+
+class Figures:
+    """The questions to one ledger, each asked by one thread at a time."""
+
+    def __init__(self, ledger: Ledger, elapsed: Callable[[], float] = monotonic) -> None:
+        self.ledger = ledger
+        self._progress = Latest(ledger.figures.progress, elapsed)
+        self._waiting = Latest(ledger.figures.waiting, elapsed)
+        self._usage = Latest(self._ask_usage, elapsed)
+
+    def _ask_usage(self) -> tuple[list[UnmappedFigures], dict[str, dict[int, Late]]]:
+        return self.ledger.figures.unmapped(), self.ledger.reports.lateness(
+            self.ledger.instant() - LATENESS_WITHIN
+        )
+
+    def answers(self) -> Answers:
+        """Return the latest answers. All questions are asked at once, so the slowest one decides how long it takes."""
+        for each in (self._progress, self._waiting, self._usage):
+            each.begin()
+        return Answers(self._progress.get(), self._waiting.get(), self._usage.get())
+
+
+class LedgerCollector(Collector):
+    """A collector for prometheus-client: whoever has a registry of their own can register it there."""
+
+    def __init__(self, config: Config, figures: Figures, context: Context | None = None) -> None:
+        self._config = config
+        self._figures = figures
+        self._context = context or Context()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family of `FAMILIES`, in that order, those without a sample left out."""
+        answers = self._figures.answers()
+        ledger = self._figures.ledger
+        page = Page(self._config, self._context, ledger.instant())
+        page.add_process(answers, apart=ledger.clocks_differ())
+        if answers.progress.value is not None:
+            page.add_progress(answers.progress.value)
+        if answers.waiting.value is not None:
+            feeds = answers.progress.value.feeds if answers.progress.value else ()
+            page.add_waiting(feeds, answers.waiting.value)
+        if answers.usage.value is not None:
+            page.add_usage(*answers.usage.value)
+        yield from (family for family in page.families.values() if family.samples)
+
+
+class Page:
+    """One scrape, in the making."""
+
+    def __init__(self, config: Config, context: Context, now: dt.datetime) -> None:
+        self._config = config
+        self._context = context
+        self._now = now
+        self._limits: dict[tuple[str, str], Limits | None] = {}
+        self.families: dict[str, Metric] = {
+            name: kind(name, text, labels=labels) for name, (kind, text, labels) in FAMILIES.items()
+        }
+
+    def _add(self, name: str, labels: Iterable[str], value: Decimal | float) -> None:
+        self.families[f"aggregator_{name}"].add_metric(list(labels), value)  # type: ignore[attr-defined]  # each family has it
+
+    def _seconds(self, since: dt.datetime | None) -> float:
+        return (self._now - since).total_seconds() if since is not None else 0
+
+    def add_process(self, answers: Answers, *, apart: bool) -> None:
+        """Add whether the ledger answers, and how old what it said is; and what this process knows by itself."""
+        self._add("build_info", [aggregator.__version__], 1)
+        self._add("ledger_up", [], answers.progress.trouble is None and answers.progress.value is not None)
+        self._add("clocks_apart", [], apart)
+        progress, waiting, usage = answers
+        ages = {
+            "progress": progress.age_seconds,
+            "waiting": waiting.age_seconds,
+            "unmapped": usage.age_seconds,
+        }
+        for figures, age in ages.items():
+            if age is not None:
+                self._add("figures_age_seconds", [figures], age)
+        for source, up in sorted(self._context.source_up().items()):
+            self._add("source_up", [source], up)
+
+    def add_progress(self, progress: Progress) -> None:
+        """Add what was done, and how meters, feeds and sinks stand, as far as they are configured."""
+        self._add("ledger_stopped", [], progress.stopped)
+        for sink in progress.sinks:
+            if sink.sink in self._config.sinks:
+                self._add("sink_halted", [sink.sink], sink.halted_at is not None)
+        for feed in progress.feeds:
+            if self._is_configured(feed.meter, feed.sink):
+                self._add("feed_stopped", [feed.meter, feed.sink], feed.stopped)
+        self._add_meters(progress)
+        self._add_counters(progress)
+
+    def _add_meters(self, progress: Progress) -> None:
+        for its in progress.meters:
+            meter = self._config.meters.get(its.meter)
+            if meter is None:
+                continue
+            of = [its.meter]
+            self._add("mark_timestamp_seconds", of, Decimal(str(its.mark.timestamp())))
+            self._add("mark_age_seconds", of, self._seconds(its.mark))
+            due = self._context.read_by(its.meter, its.mark + meter.window + meter.delay)
+            self._add("mark_overdue_seconds", of, max(0.0, self._seconds(due)))
+            if its.last_pass_at is not None:
+                self._add("last_pass_age_seconds", of, self._seconds(its.last_pass_at))
+            self._add("pass_failing", of, its.failing)
+            self._add("barrier_waiting_seconds", of, self._seconds(its.waits_since))
+            self._add("unread_windows", of, its.unread)
+            self._add("guarded_windows", of, its.guarded)
+            self._add("query_unstable", of, its.unstable)
+            self._add("silent_seconds", of, self._seconds(its.silent_since))
+            for sink in meter.sinks:
+                self._add_cliff("until_too_old_seconds", its.meter, sink, its.mark, "unread")
+
+    def _add_counters(self, progress: Progress) -> None:
+        rows: dict[str, int] = {}
+        planned: dict[str, int] = {}
+        for its in progress.passes:
+            of = [its.meter, its.kind, "failed" if its.failed else "committed"]
+            self._add("passes", of, its.passes)
+            self._add("pass_seconds", of, its.seconds)
+            rows[its.meter] = rows.get(its.meter, 0) + its.rows
+            planned[its.meter] = planned.get(its.meter, 0) + its.planned
+        for meter, count in rows.items():
+            self._add("rows_read", [meter], count)
+            self._add("events_planned", [meter], planned[meter])
+        counted = {(its.meter, its.sink, its.state): its.events for its in progress.verdicts}
+        for feed in progress.feeds:
+            for outcome in VERDICTS:
+                self._add(
+                    "attempts",
+                    [feed.meter, feed.sink, outcome],
+                    counted.get((feed.meter, feed.sink, outcome), 0),
+                )
+
+    def add_waiting(self, feeds: Iterable[FeedFigures], waiting: Iterable[WaitingFigures]) -> None:
+        """Add what waits, and until when it must be gone; zeros where nothing does."""
+        found = {(its.meter, its.sink, its.state): its for its in waiting}
+        known = dict.fromkeys(
+            [*((feed.meter, feed.sink) for feed in feeds), *((each[0], each[1]) for each in found)]
+        )
+        for meter, sink in known:
+            sent: list[dt.datetime] = []
+            for state in WAITING_STATES:
+                its = found.get((meter, sink, state))
+                of = [meter, sink, state]
+                self._add("events", of, its.events if its else 0)
+                self._add("units", of, its.units if its else 0)
+                self._add("oldest_event_seconds", of, self._seconds(its.oldest_at) if its else 0)
+                if its is not None:
+                    self._add_cliff("until_too_old_seconds", meter, sink, its.first_use_at, state)
+                    if its.first_sent_at is not None and state in {"due", "sending"}:
+                        sent.append(its.first_sent_at)
+            if sent:
+                self._add_cliff("until_in_doubt_seconds", meter, sink, min(sent))
+
+    def add_usage(
+        self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, Late]]
+    ) -> None:
+        """Add what can be billed to nobody, and how late usage comes."""
+        found = {its.meter: its for its in unmapped}
+        for meter in self._config.meters:
+            its = found.get(meter)
+            self._add("unmapped_rows", [meter], its.rows if its else 0)
+            self._add("unmapped_units", [meter], its.units if its else 0)
+            for quantile in QUANTILES:
+                step = _step(lateness.get(meter, {}), quantile)
+                if step is not None:
+                    self._add("lateness_seconds", [meter, str(quantile)], step)
+
+    def _add_cliff(self, name: str, meter: str, sink: str, since: dt.datetime, *state: str) -> None:
+        """Add how long is left of what the sink allows since an instant, if it sets a limit."""
+        if not self._is_configured(meter, sink):
+            return
+        limits = self._limits_of(meter, sink)
+        if limits is None:
+            return
+        if name == "until_in_doubt_seconds":
+            if isinstance(self._config.sinks[sink], FileSink):
+                return  # a file is written again, whenever
+            allowed = limits.memory
+        else:
+            allowed = limits.past
+        if allowed < NO_CLIFF:
+            self._add(name, [meter, sink, *state], allowed.total_seconds() - self._seconds(since))
+
+    def _limits_of(self, meter: str, sink: str) -> Limits | None:
+        if (meter, sink) not in self._limits:
+            self._limits[meter, sink] = self._context.limits(meter, sink)
+        return self._limits[meter, sink]
+
+    def _is_configured(self, meter: str, sink: str) -> bool:
+        its = self._config.meters.get(meter)
+        return its is not None and sink in its.sinks
+
+
+def _step(histogram: Mapping[int, Late], share: Decimal) -> int | None:
+    """Return the shortest step of seconds within which this share of the slots was found; None if there are none."""
+    whole = sum(late.slots for late in histogram.values())
+    covered = 0
+    for step in sorted(histogram):
+        covered += histogram[step].slots
+        if whole and covered >= share * whole:
+            return step
+    return None

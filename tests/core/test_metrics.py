@@ -1,0 +1,249 @@
+"""One scrape, from what the ledger said: zeros where nothing is, nothing of what is gone, and how much time is left."""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.config import Config, load
+from aggregator.core.lateness import Late
+from aggregator.core.model import Limits
+from aggregator.ledger.figures import (
+    FeedFigures,
+    MeterFigures,
+    PassFigures,
+    Progress,
+    SinkFigures,
+    UnmappedFigures,
+    VerdictFigures,
+    WaitingFigures,
+)
+from aggregator.monitoring.exposition import render
+from aggregator.monitoring.latest import Answer
+from aggregator.monitoring.metrics import WAITING_STATES, Answers, Context, Page
+from tests.fakes import LIMITS
+
+NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
+HOUR, MINUTE = dt.timedelta(hours=1), dt.timedelta(minutes=1)
+Labels = tuple[str, ...]
+
+CONFIG = """
+sources:
+  app: {url: "postgresql://reader@db/app"}
+sinks:
+  stripe: {type: stripe, api_key: rk_test_1, mode: test}
+meters:
+  api:
+    source: app
+    sinks: [stripe]
+    window: 1h
+    start_at: 2026-11-01T00:00Z
+    delay: 5m
+    query: select customer, quantity from usage where at >= :start and at < :end
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """One meter with one sink."""
+    path = tmp_path / "aggregator.yaml"
+    path.write_text(CONFIG)
+    return load(path, {})
+
+
+def page(config: Config, *, limits: Limits = LIMITS) -> Page:
+    return Page(config, Context(limits=lambda _meter, _sink: limits), NOW)
+
+
+def samples(made: Page, name: str) -> dict[Labels, object]:
+    """Return the samples of a metric by the values of their labels."""
+    found = made.families[f"aggregator_{name}"].samples
+    return {tuple(sample.labels.values()): sample.value for sample in found}
+
+
+def meter(mark: dt.datetime, **more: Any) -> MeterFigures:
+    its = MeterFigures(
+        "api", mark, None, None, NOW - MINUTE, failing=False, unread=0, guarded=0, unstable=False
+    )
+    return its._replace(**more)
+
+
+def progress(
+    meters: Sequence[MeterFigures] = (),
+    feeds: Sequence[FeedFigures] = (),
+    sinks: Sequence[SinkFigures] = (),
+    passes: Sequence[PassFigures] = (),
+    verdicts: Sequence[VerdictFigures] = (),
+) -> Progress:
+    return Progress(meters, feeds, sinks, passes, verdicts, stopped=False)
+
+
+API = FeedFigures("api", "stripe", stopped=False)
+
+
+def waiting(state: str, events: int = 1, **more: Any) -> WaitingFigures:
+    its = WaitingFigures("api", "stripe", state, events, Decimal(7), NOW - HOUR, NOW - 2 * HOUR, None)
+    return its._replace(**more)
+
+
+def test_every_state_has_a_figure(config: Config) -> None:
+    """Zero where nothing waits, so that no alert hangs on a figure that is not there."""
+    made = page(config)
+    made.add_waiting([API], [waiting("due", 3)])
+    assert samples(made, "events") == {
+        ("api", "stripe", state): 3 if state == "due" else 0 for state in WAITING_STATES
+    }
+    assert samples(made, "units")["api", "stripe", "due"] == Decimal(7)
+    assert samples(made, "oldest_event_seconds")["api", "stripe", "due"] == 3600
+
+
+def test_events_of_a_meter_that_was_removed_are_still_told(config: Config) -> None:
+    """They wait for a person; where it stood, and what limits it has, is nobody's business any more."""
+    made = page(config)
+    made.add_progress(progress([meter(NOW, meter="gone")], [FeedFigures("gone", "stripe", stopped=True)]))
+    made.add_waiting([], [waiting("held", 5, meter="gone")])
+    assert samples(made, "events")["gone", "stripe", "held"] == 5
+    for name in ("mark_age_seconds", "feed_stopped", "until_too_old_seconds"):
+        assert samples(made, name) == {}
+
+
+@pytest.mark.parametrize(
+    ("mark", "overdue"),
+    [
+        (NOW - HOUR, 0),
+        (NOW - HOUR - 10 * MINUTE, 0),
+        (NOW - HOUR - 11 * MINUTE, 60),
+        (NOW - 5 * HOUR, 4 * 3600 - 600),
+        (NOW + HOUR, 0),
+    ],
+)
+def test_a_meter_is_overdue_once_its_next_window_should_have_been_read(
+    config: Config, mark: dt.datetime, overdue: int
+) -> None:
+    """That is: once it has ended, its delay is over, and the alarm has rung."""
+    made = page(config)
+    made.add_progress(progress([meter(mark)]))
+    assert samples(made, "mark_overdue_seconds") == {("api",): overdue}
+    assert samples(made, "mark_age_seconds") == {("api",): (NOW - mark).total_seconds()}
+
+
+def test_the_cliffs_are_told_in_time(config: Config) -> None:
+    """20 hours after the first attempt without an answer, and 35 days after the first use that is not sent, or not read."""
+    made = page(config)
+    sent = NOW - 19 * HOUR
+    made.add_progress(progress([meter(NOW - 34 * 24 * HOUR)], [API]))
+    made.add_waiting(
+        [API],
+        [
+            waiting("due", first_sent_at=sent + HOUR),
+            waiting("sending", first_sent_at=sent),
+            waiting("in_doubt", first_sent_at=NOW - 30 * HOUR),
+            waiting("held", first_use_at=NOW - 36 * 24 * HOUR),
+        ],
+    )
+    assert samples(made, "until_in_doubt_seconds") == {("api", "stripe"): 3600}
+    too_old = samples(made, "until_too_old_seconds")
+    assert too_old["api", "stripe", "unread"] == 24 * 3600
+    assert too_old["api", "stripe", "held"] == -24 * 3600
+    assert too_old["api", "stripe", "due"] == (35 * 24 - 2) * 3600
+
+
+def test_a_sink_without_a_limit_has_no_cliff(config: Config) -> None:
+    """It remembers for as long as anybody can tell."""
+    made = page(
+        config, limits=replace(LIMITS, memory=dt.timedelta(days=10_000), past=dt.timedelta(days=10_000))
+    )
+    made.add_progress(progress([meter(NOW)], [API]))
+    made.add_waiting([API], [waiting("due", first_sent_at=NOW)])
+    assert samples(made, "until_in_doubt_seconds") == samples(made, "until_too_old_seconds") == {}
+
+
+def test_what_was_done_is_counted(config: Config) -> None:
+    """Passes by kind and outcome; rows and events over all of them; attempts by outcome, zeros included."""
+    made = page(config)
+    passes = [
+        PassFigures("api", "live", False, 3, 1.5, 30, 20),
+        PassFigures("api", "backfill", False, 1, 2.0, 5, 4),
+        PassFigures("api", "live", True, 2, 0.5, 0, 0),
+    ]
+    made.add_progress(
+        progress(feeds=[API], passes=passes, verdicts=[VerdictFigures("api", "stripe", "accepted", 24)])
+    )
+    assert samples(made, "passes") == {
+        ("api", "live", "committed"): 3,
+        ("api", "backfill", "committed"): 1,
+        ("api", "live", "failed"): 2,
+    }
+    assert samples(made, "rows_read") == {("api",): 35}
+    assert samples(made, "events_planned") == {("api",): 24}
+    assert samples(made, "attempts") == {
+        ("api", "stripe", outcome): 24 if outcome == "accepted" else 0
+        for outcome in ("accepted", "refused", "in_doubt", "due")
+    }
+
+
+def test_lateness_is_told_by_shares(config: Config) -> None:
+    """The step within which a share of the slots was found; nothing where there were none."""
+    made = page(config)
+    histogram = {0: Late(50, Decimal(1)), 300: Late(45, Decimal(1)), 86400: Late(5, Decimal(1))}
+    made.add_usage([UnmappedFigures("api", 2, Decimal("7.5"))], {"api": histogram})
+    assert samples(made, "lateness_seconds") == {
+        ("api", "0.5"): 0,
+        ("api", "0.9"): 300,
+        ("api", "0.99"): 86400,
+    }
+    assert samples(made, "unmapped_units") == {("api",): Decimal("7.5")}
+    nothing = page(config)
+    nothing.add_usage([], {})
+    assert samples(nothing, "lateness_seconds") == {}
+    assert samples(nothing, "unmapped_rows") == {("api",): 0}
+
+
+def answers(trouble: str | None, value: Progress | None, age: float | None) -> Answers:
+    return Answers(Answer(value, age, trouble), Answer(None, None, trouble), Answer(None, None, trouble))
+
+
+def test_a_ledger_that_is_away_leaves_a_page(config: Config) -> None:
+    """Before its first answer, too: it is down, and nothing else is told of it."""
+    made = page(config)
+    made.add_process(answers("away", None, None), apart=False)
+    assert samples(made, "ledger_up") == {(): False}
+    assert samples(made, "figures_age_seconds") == {}
+    later = page(config)
+    later.add_process(answers("away", progress(), 90.0), apart=True)
+    assert samples(later, "ledger_up") == {(): False}
+    assert samples(later, "clocks_apart") == {(): True}
+    assert samples(later, "figures_age_seconds") == {("progress",): 90.0}
+    back = page(config)
+    back.add_process(answers(None, progress(), 0.0), apart=False)
+    assert samples(back, "ledger_up") == {(): True}
+
+
+def test_no_series_is_written_twice(config: Config) -> None:
+    """Prometheus would take the first, and say nothing."""
+    made = page(config)
+    made.add_process(answers(None, progress(), 0.0), apart=False)
+    made.add_progress(progress([meter(NOW)], [API], [SinkFigures("stripe", NOW)]))
+    made.add_waiting([API], [waiting(state) for state in WAITING_STATES])
+    made.add_usage([], {})
+    lines = render(made.families.values()).decode().splitlines()
+    series = Counter(line.rpartition(" ")[0] for line in lines if not line.startswith("#"))
+    assert [name for name, times in series.items() if times > 1] == []
+    assert len(series) > 30
+
+
+def test_no_label_names_a_customer(config: Config) -> None:
+    """There may be millions of them."""
+    labels: Mapping[str, None] = {
+        label: None
+        for family in page(config).families.values()
+        for label in family._labelnames  # type: ignore[attr-defined]
+    }
+    assert sorted(labels) == sorted(
+        ["version", "figures", "source", "sink", "meter", "kind", "outcome", "state", "quantile"]
+    )

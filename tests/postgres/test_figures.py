@@ -1,0 +1,164 @@
+"""The figures of monitoring are what the ledger holds: held against the rows of events, whatever became of them."""
+
+from decimal import Decimal
+
+import pytest
+
+from aggregator.core.model import Answer, Event
+from aggregator.errors import SourceUnreachable
+from aggregator.ledger.database import Database
+from aggregator.ledger.figures import WAITING, Figures
+from tests.postgres.world import HOUR, START, World
+
+BY_STATE = "select state::text, count(*), sum(delta) from aggregator.event group by 1"
+MANY_EVENTS = """
+insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer,
+                              identifier, delta, total)
+select n, n, 1, %(feed)s, 0, %(at)s, %(at)s, %(at)s, 'accepted', 'cus', 'made ' || n, 1, 1
+  from generate_series(1000000, 1030000) as n
+"""
+
+
+@pytest.fixture
+def figures(database: Database) -> Figures:
+    """The figures of the ledger."""
+    return Figures(database)
+
+
+@pytest.fixture
+def owing(world: World) -> World:
+    """A world that owes ten customers one event each."""
+    return owing_world(world)
+
+
+def owing_world(world: World) -> World:
+    for number in range(10):
+        world.source.use(f"cus_{number}", START, number + 1)
+    world.at(1, 5)
+    world.collect()
+    return world
+
+
+def answer(event: Event) -> Answer | None:
+    """Refuse two, do not answer three, and be busy for one."""
+    number = int(event.customer[-1])
+    return {1: Answer.REFUSED, 2: Answer.REFUSED, 7: Answer.BUSY}.get(number) or (
+        Answer.UNKNOWN if number in {3, 4, 5} else None
+    )
+
+
+def held_events(world: World) -> None:
+    """Lower what two customers have, so that it waits for a person."""
+    world.source.uses = [use for use in world.source.uses if use[0] not in {"cus_8", "cus_9"}]
+    world.at(2, 5)
+    world.collect()
+
+
+def test_what_waits_is_what_the_events_say(owing: World, figures: Figures) -> None:
+    """In each state as many events and units as there are such events, whoever has them."""
+    owing.sink.fault = answer
+    owing.deliver()
+    held_events(owing)
+    owing.source.use("cus_0", START + 2 * HOUR, 50)
+    owing.at(3, 5)
+    owing.collect()
+    sink_id = owing.registered.feeds[0].sink_id
+    assert owing.outbox.claim(sink_id, 1, owing.now) is not None
+    waiting = {its.state: (its.events, its.units) for its in figures.waiting()}
+    told = {state: (events, units) for state, events, units in owing.rows(BY_STATE)}
+    assert waiting == {state: of for state, of in told.items() if state not in {"accepted", "void"}}
+    assert waiting.keys() >= {"due", "sending", "held", "refused"}
+
+
+def test_what_is_dismissed_does_not_wait(owing: World, figures: Figures) -> None:
+    """A person has said that it is well so."""
+    owing.sink.fault = lambda _: Answer.REFUSED
+    owing.deliver()
+    assert [(its.state, its.events) for its in figures.waiting()] == [("refused", 10)]
+    owing.execute("update aggregator.parked set dismissed_at = now()")
+    assert figures.waiting() == []
+
+
+def test_what_waits_tells_since_when(owing: World, figures: Figures) -> None:
+    """Since when the oldest does, when it was first used, and when the first attempt began that may have arrived."""
+    planned = owing.now
+    [due] = figures.waiting()
+    assert (due.oldest_at, due.first_use_at, due.first_sent_at) == (planned, START, None)
+    owing.sink.fault = lambda _: Answer.UNKNOWN
+    owing.at(4)
+    owing.deliver()
+    [again] = figures.waiting()
+    assert (again.state, again.oldest_at, again.first_sent_at) == ("due", planned, owing.now)
+
+
+@pytest.mark.parametrize("sessions", [1, 16])
+def test_attempts_are_counted_by_what_became_of_them(ledger_url: str, sessions: int) -> None:
+    """Each once, by however many sessions: one that is to be tried again as such, and then as what it came to."""
+    with Database(ledger_url, size=sessions) as database:
+        world = owing_world(World(database))
+        world.sink.fault = answer
+        world.deliver()
+        figures = Figures(database)
+        first = {its.state: its.events for its in figures.progress().verdicts}
+        assert first == {"accepted": 4, "refused": 2, "due": 4}
+        world.sink.fault = lambda _: None
+        world.deliver_later()
+        assert {its.state: its.events for its in figures.progress().verdicts} == first | {"accepted": 8}
+        assert world.one("select count(*) from aggregator.event where state = 'accepted'") == 8
+
+
+def test_who_comes_too_late_counts_nothing(owing: World, figures: Figures) -> None:
+    """What another process has settled meanwhile is counted once."""
+    feed = owing.registered.feeds[0]
+    claim = owing.outbox.claim(feed.sink_id, 100, owing.now)
+    assert claim is not None
+    other = owing.beside()
+    other.at(3)
+    other.deliver()
+    owing.deliver()
+    assert [(its.state, its.events) for its in figures.progress().verdicts] == [("accepted", 10)]
+
+
+def test_passes_are_counted(owing: World, figures: Figures) -> None:
+    """Those that came to something and those that failed, though the record keeps the newest of a row of them only."""
+    owing.source.failure = SourceUnreachable("away")
+    for minute in range(10, 14):
+        owing.at(2, minute)
+        with pytest.raises(SourceUnreachable):
+            owing.collect()
+    found = {its.failed: (its.passes, its.rows, its.planned) for its in figures.progress().passes}
+    assert found[False][1:] == (10, 10)
+    assert found[True] == (4, 0, 0)
+    assert owing.one("select count(*) from aggregator.pass where error is not null") == 1
+    [meter] = figures.progress().meters
+    assert (meter.failing, meter.last_pass_at) == (True, owing.now)
+
+
+def test_a_halted_sink_is_told(owing: World, figures: Figures) -> None:
+    """For as long as it is halted."""
+    sink_id = owing.registered.feeds[0].sink_id
+    owing.outbox.halt(sink_id, "no such key", owing.now)
+    assert [its.halted_at for its in figures.progress().sinks] == [owing.now]
+    owing.outbox.resume(sink_id)
+    assert [its.halted_at for its in figures.progress().sinks] == [None]
+
+
+def test_unmapped_usage_is_told(world: World, figures: Figures) -> None:
+    """Rows and units, by meter."""
+    world.source.use(None, START, 7)
+    world.source.use(None, START, Decimal("0.5"))
+    world.at(1, 5)
+    world.collect()
+    assert figures.unmapped() == [("api_requests", 2, Decimal("7.5"))]
+
+
+def test_what_waits_costs_nothing_for_what_does_not(owing: World, figures: Figures) -> None:
+    """Of many events that are settled none is looked at, though the server believes that the outbox is as long."""
+    with owing.database.transaction() as connection:
+        connection.execute(MANY_EVENTS, {"feed": owing.registered.feeds[0].id, "at": START})
+        connection.execute(
+            "update pg_class set reltuples = 1000000, relpages = 1 where oid = 'aggregator.outbox'::regclass"
+        )
+        plan = "\n".join(row[0] for row in connection.execute("explain " + WAITING))
+    assert "Seq Scan on event" not in plan, plan
+    assert "Index Scan using event_pkey on event" in plan, plan

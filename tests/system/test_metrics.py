@@ -1,0 +1,85 @@
+"""What a real daemon tells of itself, before and after it is killed."""
+
+import re
+from urllib.request import urlopen
+
+from aggregator.core.windows import floor
+from tests.system.harness import HOUR, KEY, METER, Process, World, until
+
+DAY = 24 * HOUR
+
+GOES_ON = re.compile(
+    r"process_|aggregator_(\w*age_seconds|oldest_event_seconds|until_\w+|passes|pass_seconds|rows_read)"
+)
+"""What changes as time passes, and by the pass with which a daemon begins."""
+
+
+def listening(world: World) -> tuple[Process, str]:
+    """Start a daemon that answers, and return it with its address."""
+    world.write()
+    daemon = world.start_process("run", "--verbose", "--web", "127.0.0.1:0", name="daemon")
+    return daemon, daemon.logged("web_started")["url"]
+
+
+def figures(url: str) -> dict[str, str]:
+    """Return every series of a scrape with its value."""
+    with urlopen(f"{url}/metrics", timeout=20) as answer:
+        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        lines = answer.read().decode().splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+
+
+def test_a_daemon_that_was_killed_tells_the_same_as_before(world: World) -> None:
+    """Nothing is kept in a process: what waits, what was refused, and what was ever sent is in the ledger."""
+    world.start = floor(world.start, DAY) - DAY
+    world.meter.update({"window": "1d", "start_at": f"{world.start:%Y-%m-%dT%H:%MZ}", "every": "1h"})
+    for number in range(40):
+        world.use(f"cus_{number}", 1_000_003 + number, minute=number)
+    world.use(None, 7, minute=3)
+    world.sink["rate_limit"] = 20
+    daemon, url = listening(world)
+    until(lambda: world.sandbox.stats()["accepted"] > 5, "it sends")
+    world.sandbox.set_keys(revoked=[KEY])
+    daemon.logged("sink_halted")
+    sent = f'meter="{METER}",sink="stripe"'
+    until(
+        lambda: figures(url)[f'aggregator_events{{{sent},state="sending"}}'] == "0", "nothing is in the air"
+    )
+    before = figures(url)
+    daemon.kill()
+    again, url = listening(world)
+    again.logged("sink_halted")
+    of = f'aggregator_passes_total{{meter="{METER}",kind="live",outcome="committed"}}'
+    until(lambda: int(figures(url)[of]) > int(before[of]), "it has read")
+    after = figures(url)
+    assert {name: value for name, value in after.items() if not GOES_ON.match(name)} == {
+        name: value for name, value in before.items() if not GOES_ON.match(name)
+    }
+    assert before['aggregator_sink_halted{sink="stripe"}'] == "1"
+    accepted = int(before[f'aggregator_attempts_total{{{sent},outcome="accepted"}}'])
+    waits = int(before[f'aggregator_events{{{sent},state="due"}}'])
+    assert (accepted > 5, accepted + waits) == (True, 40)
+    total = sum(1_000_003 + number for number in range(40))
+    [(billed,)] = world.ledger("select sum(delta) from aggregator.event where state = 'accepted'")
+    assert int(before[f'aggregator_units{{{sent},state="due"}}']) == total - billed
+    assert before[f'aggregator_unmapped_units{{meter="{METER}"}}'] == "7"
+
+
+def test_a_ledger_that_is_away_leaves_the_last_figures(world: World) -> None:
+    """A scrape is answered all the same, says that they are old, and how old."""
+    world.use("cus_1", 5, minute=1)
+    daemon, url = listening(world)
+    world.quiet()
+    before = figures(url)
+    assert before["aggregator_ledger_up"] == "1"
+    name = world.one("select current_database()")
+    world.source(f"alter database {name} allow_connections false")
+    world.source("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", name)
+    until(lambda: figures(url)["aggregator_ledger_up"] == "0", "the ledger is said to be away")
+    away = figures(url)
+    assert float(away['aggregator_figures_age_seconds{figures="progress"}']) > 0
+    accepted = f'aggregator_attempts_total{{meter="{METER}",sink="stripe",outcome="accepted"}}'
+    assert away[accepted] == before[accepted] == "1"
+    world.source(f"alter database {name} allow_connections true")
+    until(lambda: figures(url)["aggregator_ledger_up"] == "1", "it is back")
+    daemon.stop()
