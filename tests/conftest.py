@@ -43,6 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the proofs take from the command line."""
     parser.addoption("--kills", type=int, default=4, help="How often `aggregator selftest` kills the daemon.")
     parser.addoption(
+        "--changes", type=int, default=24, help="How many units are changed for a reconciliation to find."
+    )
+    parser.addoption("--seed", type=int, default=1, help="At which places they are changed.")
+    parser.addoption(
         "--through-pgbouncer",
         action="store_true",
         help="FeedCoverage every ledger and source through pgbouncer in transaction mode.",

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.adoption.asking import by_customer
 from aggregator.adoption.comparison import Comparison, Found
 from aggregator.adoption.survey import Compared, Left, SplitWindow, Survey
 from aggregator.core import commit_barrier, definitions, planner
@@ -34,6 +33,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.spool import Spool
 from aggregator.runtime.disk_list import DiskList
+from aggregator.sinks.asking import by_customer
 from aggregator.sinks.protocol import Destination
 
 QUIET = dt.timedelta(hours=2)

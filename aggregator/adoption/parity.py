@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.adoption.asking import by_customer
 from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
 from aggregator.core.windows import DAY
 from aggregator.ledger.parity import Place, Side
+from aggregator.sinks.asking import by_customer
 from aggregator.sinks.protocol import Totals
 
 Said = Mapping[dt.datetime, Decimal]

@@ -49,6 +49,10 @@ COMMANDS = {
         "usage": ("Show how much was used of METER, or of all meters, and what became of it, for each sink."),
         "runs": "Show what each pass and delivery of METER, or of all meters, did, what failed, and what waits.",
         "lateness": "Show how late usage arrives after the end of its window, for each METER or for all.",
+        "reconcile": (
+            "Compare source, ledger and sink per customer and window, for each METER or for all, and say why they "
+            "differ."
+        ),
         "parity": (
             "Compare what was planned for two sinks of METER, per customer and day, and show where "
             "they differ."

@@ -23,13 +23,19 @@ class Source(Protocol):
         ...
 
 
-def read_open(source: Source, known: Sequence[Definition], span: Span, spool: Spool) -> dt.datetime | None:
-    """Read a span, widened to whole windows, by the definitions that hold in it.
+def read_open(
+    source: Source,
+    known: Sequence[Definition],
+    span: Span,
+    spool: Spool,
+    unread: Sequence[dt.datetime] = (),
+) -> dt.datetime | None:
+    """Read a span, widened to whole windows, by the definitions that hold in it; without the windows that begin at `unread`.
 
     Return up to when the source has proven to show everything, where it must prove that. Raises as a reading does.
     """
     proven: list[dt.datetime] = []
-    for definition, piece in definitions.readable(known, span, ()):
+    for definition, piece in definitions.readable(known, span, unread):
 
         def allow(fence: Fence | None, end: dt.datetime = piece.end) -> dt.datetime:
             shown = None if fence is None else commit_barrier.proven_until(fence)

@@ -35,7 +35,7 @@ BEGINNINGS = {
     State.HELD: "planned, and a person is to see it first: it lowers a bill, or its query is not stable",
     State.REFUSED: "planned, though the sink takes nothing like it",
     State.SHADOW: "planned to be compared, and never sent",
-    State.CONFIRMED: "found in the sink's own totals by an adoption",
+    State.CONFIRMED: "found in the sink's own totals by an adoption, or by a repair",
 }
 """In which states an event may begin, each with its cause."""
 

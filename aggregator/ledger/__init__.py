@@ -13,6 +13,7 @@ adoption        what a sink holds already, taken over
 notifications   what sinks tell by themselves, taken once
 parity          what was planned for two sinks of a meter, beside each other
 figures         what monitoring asks again and again
+drift           what it has of customers and days, beside source and sink
 usage           what became of usage, in figures that add up
 history         what passes and deliveries did, and what waits
 reports         questions, for status and proofs

@@ -9,6 +9,7 @@ import uuid
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, ledger_id_of
+from aggregator.ledger.drift import DriftReport
 from aggregator.ledger.figures import Figures
 from aggregator.ledger.history import Records
 from aggregator.ledger.identity import Failover, LedgerIdentity
@@ -26,6 +27,7 @@ from aggregator.ledger.reports import Reports
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
+from aggregator.ledger.review.repairs import Repairs
 from aggregator.ledger.usage import UsageReport
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import monotonic
@@ -73,6 +75,8 @@ class Ledger:
         self.usage = UsageReport(database)
         self.records = Records(database)
         self.figures = Figures(database)
+        self.drift = DriftReport(database)
+        self.repairs = Repairs(database)
 
     def now(self) -> dt.datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""

@@ -191,7 +191,7 @@ PASSES = """
 create table aggregator.pass (
     id          bigint generated always as identity primary key,
     meter_id    integer not null references aggregator.meter,
-    kind        text not null check (kind in ('live', 'backfill', 'adoption')),
+    kind        text not null check (kind in ('live', 'backfill', 'adoption', 'repair')),
     span        tstzrange not null,
     goal        tstzrange not null,
     started_at  timestamptz not null,

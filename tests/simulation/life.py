@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from aggregator.adoption import asking as adoption_shell
 from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
 from aggregator.collection.collector import Collected, Collector
@@ -36,6 +35,7 @@ from aggregator.ledger.passes.stats import Tally
 from aggregator.reconciliation.canceller import Canceller
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.reconciliation.reconciler import Reconciler
+from aggregator.sinks import asking as adoption_shell
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand

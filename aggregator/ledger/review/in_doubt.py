@@ -72,8 +72,8 @@ select event.id, event.at, event.delta,
 """
 
 
-# In a window that an adoption compared, what was sent and forgotten may lie at any time, also if it comes to nothing: only
-# the whole window's figure has all of it.
+# In a window that an adoption or a repair compared, what was sent and forgotten may lie at any time, also if it comes to
+# nothing: only the whole window's figure has all of it.
 COMPARED = """
 select min(slot.window_start), max(slot.window_start + longest.length)
   from aggregator.slot
@@ -85,8 +85,10 @@ select min(slot.window_start), max(slot.window_start + longest.length)
        ) as longest
  where slot.feed_id = %(feed)s and slot.customer = %(customer)s
    and slot.window_start < %(end)s and slot.window_start + longest.length > %(start)s
-   and exists (select from aggregator.pass
-                where pass.meter_id = meter.id and pass.kind = 'adoption' and pass.span @> slot.window_start)
+   and (exists (select from aggregator.pass
+                 where pass.meter_id = meter.id and pass.kind = 'adoption' and pass.span @> slot.window_start)
+        or exists (select from aggregator.event join aggregator.pass on pass.id = event.pass_id
+                    where event.slot_id = slot.id and pass.kind = 'repair'))
 """
 
 UNCLEAR = """

@@ -69,7 +69,7 @@ select event.id, event.identifier,
    and starts_with(event.customer, %(whose)s)
    and not exists (
         select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
-         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind = 'adoption'
+         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind in ('adoption', 'repair')
        )
 """
 
@@ -79,7 +79,7 @@ select event.id from aggregator.event
  where event.id = any(%(events)s)
    and not exists (
         select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
-         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind = 'adoption'
+         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind in ('adoption', 'repair')
        )
 """
 

@@ -16,9 +16,11 @@ Known = TypeVar("Known")
 Said = TypeVar("Said")
 
 
-def by_customer(known: Iterable[Known], ask: Callable[[list[Known]], Said]) -> Iterator[Said]:
+def by_customer(
+    known: Iterable[Known], ask: Callable[[list[Known]], Said], *, at_once: int = ASKED_AT_ONCE
+) -> Iterator[Said]:
     """Yield what comes of asking about each customer, in the order of `known`, which is by customer."""
     customers = (list(each) for _, each in groupby(known, attrgetter("customer")))
-    with ThreadPoolExecutor(ASKED_AT_ONCE, "adoption") as pool:
+    with ThreadPoolExecutor(at_once, "asking") as pool:
         while some := list(islice(customers, CUSTOMERS_AT_ONCE)):
             yield from pool.map(ask, some)

@@ -1,0 +1,120 @@
+"""`aggregator reconcile`: whether source, ledger and sink say the same, and why not."""
+
+import datetime as dt
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.cli.common import Instant, config_option, json_option, known_meters, load_config
+from aggregator.cli.completion import MeterName
+from aggregator.cli.exit_codes import ExitCode
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.core.model import Span
+
+DAYS = 35
+"""How many days are compared unless said otherwise: nothing older can be billed at Stripe
+(docs.stripe.com/api/billing/meter-event/create)."""
+
+
+@click.command()
+@click.argument("meters", type=MeterName(), nargs=-1, metavar="[METER]...")
+@click.option("--customer", help="Only of this customer, whether the ledger knows them or not.")
+@click.option(
+    "--from",
+    "start",
+    type=Instant(),
+    help=f"First UTC day. Without it: {DAYS} days back, since nothing older can be billed.",
+)
+@click.option("--to", "end", type=Instant(), help="End of the last UTC day. Without it: the end of today.")
+@click.option(
+    "--no-source", is_flag=True, help="Do not ask the sources: compare the ledger with the sinks only."
+)
+@click.option(
+    "--every-hour",
+    is_flag=True,
+    help="Ask the sinks for the hours of every day: differences of one day that come to nothing are seen no other way.",
+)
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Plan anew what a sink has too little, and propose what it has too much; nothing is lowered by itself.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    help="How many differences to show; 0 for all. CSV and JSON have all of them.",
+)
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="Print the differences as CSV for spreadsheets instead of a table."
+)
+@config_option
+@json_option
+def reconcile(
+    config_path: Path,
+    *,
+    meters: tuple[str, ...],
+    customer: str | None,
+    start: dt.datetime | None,
+    end: dt.datetime | None,
+    no_source: bool,
+    every_hour: bool,
+    repair: bool,
+    limit: int,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Compare source, ledger and sink per customer and window, for each METER or for all, and say why they differ.
+
+    Sinks are asked for whole UTC days, and for hours only where a day differs. Without --repair nothing is written. What
+    --repair plans goes out as anything else does: by the daemon or `aggregator run --once`.
+
+    Exit code 3: something differs, or is on its way.
+    """
+    from aggregator.cli import reconcile_output as output
+    from aggregator.wiring import reconciling
+    from aggregator.wiring.app import build
+
+    if as_csv and as_json:
+        raise UsageError("Say either --csv or --json.")
+    config = load_config(config_path)
+    names = known_meters(config, list(dict.fromkeys(meters)))
+    with ExitStack() as stack:
+        with build(config, name="aggregator reconcile", verify=repair, looks=not repair) as app:
+            now = app.ledger.now() if repair else app.ledger.instant()
+            span = _span(start, end, now)
+            question = reconciling.Question(span, names, now, customer, not no_source, every_hour)
+            compared = list(reconciling.reconcile(app, question, stack))
+            if not compared:
+                raise UsageError(
+                    "Nothing of these meters was read yet: `aggregator run` reads them, or `aggregator backfill` a range."
+                )
+            done = [each for one in compared for each in reconciling.repair(app, one, now)] if repair else []
+        show = output.write_csv if as_csv else output.write_json if as_json else output.show
+        show(question, compared, done if repair else None, limit)
+    if any(each.summary.differing or each.summary.unasked or each.unbalanced for each in compared):
+        raise click.exceptions.Exit(ExitCode.WORK_LEFT)
+
+
+def _span(start: dt.datetime | None, end: dt.datetime | None, now: dt.datetime) -> "Span":
+    """Return the days that are meant. Raises UsageError."""
+    from aggregator.core.model import Span
+    from aggregator.core.windows import DAY, floor, is_boundary
+
+    today = floor(now, DAY)
+    until = end or today + DAY
+    since = start or today - DAYS * DAY
+    for name, instant in (("--from", since), ("--to", until)):
+        if not is_boundary(instant, DAY):
+            raise UsageError(
+                f"{name} must be the begin of a UTC day, such as {floor(instant, DAY):%Y-%m-%d}: sinks are asked by days."
+            )
+    if since >= until:
+        before = "--to" if end is not None else f"{until:%Y-%m-%d}, the end of today"
+        raise UsageError(f"The range {Span(since, until)} is empty; give --from a day before {before}.")
+    return Span(since, until)

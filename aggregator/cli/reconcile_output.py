@@ -1,0 +1,229 @@
+"""How `aggregator reconcile` prints what it found: tables for people, CSV for spreadsheets, JSON for programs."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from itertools import islice
+
+from aggregator.cli.common import json_text, plain_value, say, show_rows, shown, write_raw
+from aggregator.core.drift import NAMES, Cause, Difference, next_command
+from aggregator.core.planner import plain
+from aggregator.ledger.review.repairs import Done
+from aggregator.reconciliation.drift_finder import Found, Summary
+from aggregator.sinks.files.formats import unformulated
+from aggregator.wiring.reconciling import Compared, Question, total_of
+
+AT_ONCE = 500
+"""How many differences stand in one table: a longer list goes on in the next one, so that memory stays bounded."""
+
+MOST_COMMANDS = 12
+"""How many commands are shown: each of them stands in CSV and JSON."""
+
+MOST_IDS = 3
+"""How many events a line of the table names."""
+
+DIFFERENCES = "meter sink customer from cause lacks>=amount source> ledger> billed> in_sink> events"
+SUMMARIES = (
+    "meter sink customers> days> accepted>=events source> ledger> billed> in_sink> reads> differ>=differing"
+)
+
+Repaired = Sequence[tuple[Found, Done]]
+
+
+def show(question: Question, compared: Sequence[Compared], done: Repaired | None, limit: int) -> None:
+    """Print each difference with its figures, what to do next, and what was compared."""
+    rows = (
+        {**_row(found, each), "events": _some(each), "cause": NAMES.get(each.cause, each.cause.value)}
+        for found, each in _all(compared)
+    )
+    told = 0
+    while some := list(islice(rows, min(AT_ONCE, limit - told) if limit else AT_ONCE)):
+        told += len(some)
+        show_rows("differences", DIFFERENCES, some)
+    count = sum(number for each in compared for number, _ in each.summary.causes.values())
+    if count > told:
+        say(f"{count - told:,} more differ; see --limit, --csv and --json.")
+    _show_causes(compared)
+    _show_commands(compared)
+    if done is not None:
+        _show_done(done)
+    show_rows(f"compared {question.span}", SUMMARIES, (_summary(each) for each in compared))
+    for note in dict.fromkeys(note for each in compared for note in each.notes):
+        say(note)
+    changed = sum(len(each.summary.changed) for each in compared)
+    if changed:
+        for each in compared:
+            if each.summary.changed:
+                much = f"{'+' if each.summary.rose > 0 else ''}{shown(each.summary.rose)}"
+                say(
+                    f"The source of {each.summary.meter} has changed since it was billed to {each.summary.sink}: "
+                    f"{len(each.summary.changed):,} customer(s), {much}."
+                )
+    reads = sum(each.summary.reads for each in compared)
+    places = sum(each.summary.days for each in compared)
+    if count:
+        say(f"{places:,} customer(s) and day(s) compared with {reads:,} read(s); {count:,} difference(s).")
+    else:
+        say(f"Equal: {places:,} customer(s) and day(s) compared with {reads:,} read(s).")
+
+
+def _show_causes(compared: Sequence[Compared]) -> None:
+    found = [(cause, *total_of(compared, cause)) for cause in Cause]
+    told = [
+        f"{count:,} {NAMES.get(cause, cause.value)} ({'+' if amount > 0 else ''}{shown(amount)})"
+        for cause, count, amount in found
+        if count
+    ]
+    if told:
+        say(f"The sinks lack: {', '.join(told)}.")
+
+
+def _show_commands(compared: Sequence[Compared]) -> None:
+    commands = dict.fromkeys(
+        next_command(each, found.meter, found.place.customer, found.place.span)
+        for found, each in islice(_all(compared), AT_ONCE)
+    )
+    for command in islice(commands, MOST_COMMANDS):
+        say(f"   {command}")
+    if len(commands) > MOST_COMMANDS:
+        say(f"   and {len(commands) - MOST_COMMANDS:,} more; see --csv and --json.")
+
+
+def _show_done(done: Repaired) -> None:
+    planned = sum(len(each.planned) for _, each in done)
+    held = [str(each.held) for _, each in done if each.held is not None]
+    taken = sum(bool(each.taken_over) for _, each in done)
+    again = sum(each.read_again for _, each in done)
+    say(
+        f"Repaired: {planned:,} event(s) are planned anew, {taken:,} place(s) taken over from the sinks; {again:,} are read "
+        "again by the next pass (the daemon, or `aggregator run --once`)."
+    )
+    if held:
+        say(
+            f"{len(held):,} event(s) that would lower what a sink holds are held (`aggregator events list --state held`): "
+            f"`aggregator events release {' '.join(held[:MOST_COMMANDS])}`, or `dismiss`."
+        )
+    for found, each in done:
+        if each.left is not None:
+            say(f"Not repaired: {found.meter} of {found.place.customer} in {found.place.span}: {each.left}.")
+
+
+def write_csv(question: Question, compared: Sequence[Compared], done: Repaired | None, limit: int) -> None:  # noqa: ARG001 - all of it, always
+    """Print every difference under one heading; no name in it is a formula to a spreadsheet."""
+    heading = [
+        "meter",
+        "sink",
+        "customer",
+        "from",
+        "to",
+        "cause",
+        "amount",
+        "source",
+        "ledger",
+        "billed",
+        "in_sink",
+        "events",
+        "reason",
+        "next",
+    ]
+    write_raw(_line(heading))
+    lines = (_line([_cell(_row(found, each)[key]) for key in heading]) for found, each in _all(compared))
+    while some := "".join(islice(lines, AT_ONCE)):
+        write_raw(some)
+
+
+def write_json(question: Question, compared: Sequence[Compared], done: Repaired | None, limit: int) -> None:  # noqa: ARG001 - all of it, always
+    """Print one object piece by piece, so that a long list never stands in memory."""
+    head = {"from": question.span.start, "to": question.span.end, "as_of": question.now}
+    write_raw(json_text(head)[:-1] + ', "differences": [')
+    for number, (found, each) in enumerate(_all(compared)):
+        row = {**_row(found, each), "events": list(each.events), "repair": each.repair.value or None}
+        write_raw((",\n" if number else "\n") + json_text(row))
+    feeds = [
+        {
+            **_summary(each),
+            "read_until": each.read_until,
+            "asked": each.summary.asked,
+            "causes": {
+                cause: {"count": n, "amount": much} for cause, (n, much) in each.summary.causes.items()
+            },
+            "changed_since": {"customers": len(each.summary.changed), "amount": each.summary.rose},
+            "notes": each.notes,
+        }
+        for each in compared
+    ]
+    equal = not any(each.summary.differing for each in compared)
+    rest: dict[str, object] = {"equal": equal, "feeds": feeds}
+    if done is not None:
+        rest["repaired"] = [
+            {
+                "meter": found.meter,
+                "sink": found.sink,
+                "customer": found.place.customer,
+                "from": found.place.span.start,
+                "to": found.place.span.end,
+                **each._asdict(),
+            }
+            for found, each in done
+        ]
+    write_raw("], " + json_text(rest)[1:] + "\n")
+
+
+def _all(compared: Sequence[Compared]) -> Iterator[tuple[Found, Difference]]:
+    for each in compared:
+        for found in each.found.all():
+            for difference in found.differences:
+                yield found, difference
+
+
+def _row(found: Found, each: Difference) -> dict[str, object]:
+    place = found.place
+    return {
+        "meter": found.meter,
+        "sink": found.sink,
+        "customer": place.customer,
+        "from": place.span.start,
+        "to": place.span.end,
+        "cause": each.cause.value,
+        "amount": each.amount,
+        "source": place.source,
+        "ledger": place.read,
+        "billed": place.booked,
+        "in_sink": Decimal(plain(place.held_by_sink)),
+        "events": " ".join(map(str, each.events)),
+        "reason": each.reason,
+        "next": next_command(each, found.meter, place.customer, place.span),
+    }
+
+
+def _summary(each: Compared) -> dict[str, object]:
+    its: Summary = each.summary
+    return {
+        "meter": its.meter,
+        "sink": its.sink,
+        "customers": its.customers,
+        "days": its.days,
+        "events": its.events,
+        "source": its.source,
+        "ledger": its.ledger,
+        "billed": its.billed,
+        "in_sink": Decimal(plain(its.in_sink)) if its.asked else None,
+        "reads": its.reads,
+        "differing": its.differing,
+    }
+
+
+def _some(each: Difference) -> str:
+    more = len(each.events) - MOST_IDS
+    return " ".join(map(str, each.events[:MOST_IDS])) + (f" +{more}" if more > 0 else "")
+
+
+def _cell(value: object) -> object:
+    return unformulated(value) if isinstance(value, str) else plain_value(value)
+
+
+def _line(cells: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -1,0 +1,263 @@
+"""What the ledger has of customers and days, beside what the source says now; and single places, with their events.
+
+Rules
+- The server makes one line per customer and UTC day, and they come in batches: memory stays bounded whatever there is.
+- A day's line says whether it is worth a closer look; then the slots and events of that customer alone are read.
+- Whoever had usage in the weeks around the span has a line, too: somebody else may have sent something of them.
+- Nothing here writes, except what was read from the source just now into a table of the transaction's own.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.core.drift import KnownEvent, Place, Window
+from aggregator.core.model import ZERO, EventId, SlotId, Span, State
+from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.passes.changes import WORK_MEMORY, stage
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.usage import ALL_ROWS
+
+AROUND = dt.timedelta(days=35)
+"""How far before and after a span a customer may have had usage to be asked about."""
+
+NO_READING = """
+create temporary table reading (
+    window_start timestamptz, customer text collate "C", quantity numeric, at timestamptz, reason text
+) on commit drop
+"""
+
+# A slot and its events, summed. What the source says is not known of windows that it could not give, or has not been asked
+# for (`asked_from`, `asked_until`), nor of a slot with an unusable row. A float that differs by less than half a unit is
+# what it was.
+SLOTS = """
+with slot as (
+    select id, customer, window_start, quantity, total from aggregator.slot
+     where feed_id = %(feed)s and window_start >= %(start)s and window_start < %(end)s
+       and (%(customer)s::text is null or customer = %(customer)s)
+), seen as (
+    select customer, window_start, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
+      from reading
+     where customer is not null
+       and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
+       and (%(customer)s::text is null or customer = %(customer)s)
+     group by customer, window_start
+), sent as (
+    select event.slot_id,
+           coalesce(sum(event.delta) filter (where event.state in ('accepted', 'confirmed')), 0) as booked,
+           coalesce(sum(event.delta) filter (where event.state <> 'void'), 0) as planned,
+           count(*) filter (where event.state in ('accepted', 'confirmed')) as events,
+           bool_or(event.state in ('due', 'sending', 'held', 'refused', 'in_doubt')) as waits
+      from slot join aggregator.event on event.slot_id = slot.id
+     group by event.slot_id
+), beside as (
+    select customer, window_start, coalesce(slot.quantity, 0) as read, coalesce(slot.total, 0) as total,
+           coalesce(sent.booked, 0) as booked, coalesce(sent.planned, 0) as planned, coalesce(sent.events, 0) as events,
+           coalesce(sent.waits, false) as waits,
+           case when %(asked)s and window_start >= greatest(%(asked_from)s, %(since)s)
+                 and window_start < least(%(asked_until)s, %(until)s)
+                 and not coalesce(seen.spoilt, false)
+                 and not exists (select from aggregator.unread
+                                  where unread.meter_id = %(meter)s and unread.window_start = found.window_start)
+                then coalesce(seen.quantity, 0) end as source
+      from (select customer, window_start from slot union select customer, window_start from seen) as found
+      left join slot using (customer, window_start)
+      left join seen using (customer, window_start)
+      left join sent on sent.slot_id = slot.id
+)
+"""
+
+DAYS = f"""
+{SLOTS}, differing as (
+    select *, source is not null and source <> read
+              and (%(exact)s or abs(source - read) > %(unit)s / 2) as differs
+      from beside
+), known as (
+    select distinct customer from aggregator.slot
+     where feed_id = %(feed)s and window_start >= %(start)s - %(around)s and window_start < %(end)s + %(around)s
+       and (%(customer)s::text is null or customer = %(customer)s)
+     union select customer from differing
+     union select %(customer)s::text collate "C" where %(customer)s::text is not null
+)
+select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coalesce(day.booked, 0),
+       coalesce(day.events, 0), coalesce(day.odd, false), coalesce(day.starts, '{{}}'), coalesce(day.numbers, '{{}}')
+  from known left join (
+        select customer, date_trunc('day', window_start, 'UTC') as start,
+               sum(case when differs then source else read end) as source, sum(read) as read, sum(booked) as booked,
+               sum(events) as events, bool_or(waits or planned <> total or differs) as odd,
+               array_agg(window_start) filter (where differs) as starts,
+               array_agg(source) filter (where differs) as numbers
+          from differing group by 1, 2
+       ) as day using (customer)
+ order by 1, 2
+"""  # noqa: S608 - our own text
+
+WINDOWS = """
+select id, window_start, quantity, total, revision, stamped_at from aggregator.slot
+ where feed_id = %(feed)s and customer = %(customer)s and window_start >= %(start)s and window_start < %(end)s
+ order by window_start
+"""
+
+EVENTS = """
+select event.window_start, event.id, event.revision, event.delta, event.total, event.state::text, event.attempts,
+       coalesce(event.attempted_at, event.settled_at), event.exposed_at is not null,
+       coalesce(parked.was_accepted, false)
+           or exists (select from aggregator.rejection join aggregator.feed on feed.id = event.feed_id
+                       where rejection.sink_id = feed.sink_id and rejection.identifier = event.identifier
+                         and rejection.event_id = event.id),
+       parked.dismissed_at is not null
+  from aggregator.slot
+  join aggregator.event on event.slot_id = slot.id
+  left join aggregator.parked on parked.event_id = event.id
+ where slot.feed_id = %(feed)s and slot.customer = %(customer)s
+   and slot.window_start >= %(start)s and slot.window_start < %(end)s
+ order by event.id
+"""
+
+# Where the last number is billed, windows are floored one by one, and nothing adds up.
+UNBALANCED = """
+select slot.customer, sum(slot.quantity) - sum(slot.total) - coalesce(max(carry.amount), 0)
+  from aggregator.slot
+  join aggregator.feed on feed.id = slot.feed_id and not feed.ordered
+  left join aggregator.carry on carry.feed_id = slot.feed_id and carry.customer = slot.customer
+ where slot.feed_id = %(feed)s and (%(customer)s::text is null or slot.customer = %(customer)s)
+ group by slot.customer having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0)
+ order by 1 limit %(limit)s
+"""
+
+FOREVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
+class Asked(NamedTuple):
+    """What the source said just now of a meter's windows."""
+
+    span: Span
+    readings: Spool
+    unit: Decimal
+    """The least that is billed."""
+
+
+class FeedLine(NamedTuple):
+    """A feed that is compared: whose it is, and within what it bills."""
+
+    feed: int
+    meter_id: int
+    since: dt.datetime
+    until: dt.datetime | None
+
+
+class DayLine(NamedTuple):
+    """One customer and UTC day by the ledger, or a customer of whom there is nothing, with no day."""
+
+    customer: str
+    start: dt.datetime | None
+    source: Decimal
+    """What the source says; what it said, where it was not asked."""
+    read: Decimal
+    booked: Decimal
+    events: int
+    """How many events the sink has accepted."""
+    odd: bool
+    """Whether something waits, differs at the source, or contradicts itself: single windows are to be looked at."""
+    changed: tuple[tuple[dt.datetime, Decimal], ...] = ()
+    """Windows of which the source says something else than was read, and what."""
+
+
+class Slot(NamedTuple):
+    """A slot as it stands, so that whoever writes by it can see that it still does."""
+
+    id: SlotId
+    window_start: dt.datetime
+    quantity: Decimal
+    total: Decimal
+    revision: int
+    stamped_at: dt.datetime | None = None
+    """The instant of its first event."""
+
+
+class Customer(NamedTuple):
+    """The slots and events of one customer over a span."""
+
+    customer: str
+    slots: tuple[Slot, ...]
+    events: tuple[tuple[dt.datetime, KnownEvent], ...]
+    """With the starts of their windows."""
+
+    def place(self, span: Span, sink: Decimal | None, source: dict[dt.datetime, Decimal]) -> Place:
+        """Return what of it lies in a span, beside what the sink has of that, and the source where it differs."""
+        windows = {
+            slot.window_start: Window(
+                slot.window_start, source.get(slot.window_start), slot.quantity, slot.total
+            )
+            for slot in self.slots
+            if slot.window_start in span
+        }
+        for start in source.keys() - windows.keys():
+            if start in span:
+                windows[start] = Window(start, source[start], ZERO, ZERO)
+        events = tuple(event for start, event in self.events if start in span)
+        return Place(self.customer, span, tuple(windows[start] for start in sorted(windows)), events, sink)
+
+
+class DriftReport(Part):
+    """The questions of a reconciliation. Nothing here writes."""
+
+    def days(
+        self, line: FeedLine, span: Span, asked: Asked | None = None, customer: str | None = None
+    ) -> Iterator[DayLine]:
+        """Yield what the ledger has of each customer and day, by customer; the transaction lasts as long as the iterator.
+
+        Whoever had usage not long before or after has a line without a day, if there is none of the span.
+        """
+        values = {
+            "feed": line.feed,
+            "meter": line.meter_id,
+            "since": line.since,
+            "until": line.until or FOREVER,
+            "start": span.start,
+            "end": span.end,
+            "around": AROUND,
+            "customer": customer,
+            "asked": asked is not None,
+            "asked_from": asked.span.start if asked else span.start,
+            "asked_until": asked.span.end if asked else span.start,
+            "exact": asked is None or not asked.readings.noise,
+            "unit": asked.unit if asked else Decimal(1),
+        }
+        with self._database.transaction() as connection:
+            connection.execute(WORK_MEMORY)
+            connection.execute(ALL_ROWS)
+            if asked is None:
+                connection.execute(NO_READING)
+            else:
+                stage(connection, asked.readings, asked.unit)
+            with connection.cursor(name="days") as cursor:
+                cursor.itersize = 5_000
+                for who, start, source, read, booked, events, odd, starts, numbers in cursor.execute(
+                    DAYS, values
+                ):
+                    changed = tuple(zip(starts, numbers, strict=True))
+                    yield DayLine(who, start, source, read, booked, events, odd, changed)
+
+    def customer(self, feed: int, customer: str, span: Span) -> Customer:
+        """Return the slots and events of one customer in a span."""
+        with self._database.transaction() as connection:
+            return customer_of(connection, feed, customer, span)
+
+    def unbalanced(self, feed: int, customer: str | None, limit: int) -> list[tuple[str, Decimal]]:
+        """Return customers whose readings are not what was planned for them and what is carried, and by how much."""
+        return self._rows(UNBALANCED, {"feed": feed, "customer": customer, "limit": limit})
+
+
+def customer_of(connection: Connection, feed: int, customer: str, span: Span) -> Customer:
+    """Return the slots and events of one customer in a span, within a transaction."""
+    values = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
+    slots = tuple(Slot._make(row) for row in connection.execute(WINDOWS, values).fetchall())
+    events = tuple(
+        (start, KnownEvent(EventId(event), revision, delta, total, State(state), *rest))
+        for start, event, revision, delta, total, state, *rest in connection.execute(
+            EVENTS, values
+        ).fetchall()
+    )
+    return Customer(customer, slots, events)

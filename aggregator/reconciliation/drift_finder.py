@@ -1,0 +1,293 @@
+"""Finds where source, ledger and sink differ: days of every customer first, and hours only where a day differs.
+
+Rules
+- A sink is asked for as little as that needs: one read for all days of a customer, and one for each four days whose hours
+  are to be told apart. Reads are counted, and the sink itself keeps to what it may be asked.
+- The ledger is read first, by customer and day, and its transaction is over before a sink is asked. Only a few customers
+  are in memory at once.
+- What the source says is handed in: nothing in here sees a source. Why figures differ is for `core.drift`.
+- A sink that cannot say anything of a customer leaves that one unchecked, and says why; one that cannot be reached, or may
+  not be asked any more today, ends it.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.core import definitions
+from aggregator.core.drift import (
+    DAY,
+    HOUR,
+    Cause,
+    Difference,
+    Place,
+    Terms,
+    judge,
+    reads_by_day,
+    reads_by_hour,
+    same,
+)
+from aggregator.core.model import ZERO, Definition, Limits, Span, WriteModel
+from aggregator.core.planner import add, plain, subtract
+from aggregator.errors import AccountRefused, CustomerUnknown
+from aggregator.ledger.drift import DayLine, DriftReport, FeedLine
+from aggregator.sinks.asking import by_customer
+from aggregator.sinks.protocol import Totals
+
+ASKED_AT_ONCE = 16
+"""Customers that are asked about beside each other: as many connections as a sink keeps for what is only read."""
+
+PROOF = dt.timedelta(hours=26)
+"""How long a sink may need to count what it accepted, where it says nothing of that."""
+
+MOST_UNASKED = 20
+"""How many customers are named of whom a sink could say nothing."""
+
+
+class Line(NamedTuple):
+    """A feed that is compared, and by what."""
+
+    meter: str
+    sink: str
+    feed: FeedLine
+    span: Span
+    """Whole UTC days."""
+    known: Sequence[Definition]
+    unit: Decimal
+    read_again_from: dt.datetime
+    shadow: bool = False
+    """Whether nothing of it is sent, so that what its sink holds is not ours."""
+
+
+class Found(NamedTuple):
+    """A place that differs, and how."""
+
+    meter: str
+    sink: str
+    place: Place
+    differences: tuple[Difference, ...]
+
+
+@dataclass(slots=True)
+class Summary:
+    """What was compared, and what that came to."""
+
+    meter: str
+    sink: str
+    asked: bool
+    """Whether the sink was asked."""
+    customers: int = 0
+    days: int = 0
+    """Customers and days."""
+    events: int = 0
+    """Accepted events among them."""
+    reads: int = 0
+    differing: int = 0
+    """Places that differ."""
+    source: Decimal = ZERO
+    ledger: Decimal = ZERO
+    billed: Decimal = ZERO
+    in_sink: Decimal = ZERO
+    causes: dict[str, tuple[int, Decimal]] = field(default_factory=dict)
+    """How many differences of each cause, and what they come to."""
+    changed: set[str] = field(default_factory=set)
+    """Customers of whom the source says something else than when it was billed."""
+    rose: Decimal = ZERO
+    """By how much those have changed."""
+    unasked: list[str] = field(default_factory=list)
+    """Why the sink could say nothing of a customer."""
+
+    @property
+    def carried(self) -> Decimal:
+        """What was read and is not planned, or is billed for others."""
+        return subtract(self.ledger, self.billed)
+
+    def take(self, found: Found) -> None:
+        """Take a place that differs into account."""
+        self.differing += 1
+        for each in found.differences:
+            count, amount = self.causes.get(each.cause, (0, ZERO))
+            self.causes[each.cause] = count + 1, add(amount, each.amount)
+            if each.cause in (Cause.LATE, Cause.CHANGED):
+                self.changed.add(found.place.customer)
+                self.rose = add(self.rose, each.amount)
+
+
+class _Asked(NamedTuple):
+    """What came of looking at one customer."""
+
+    lines: Sequence[DayLine]
+    in_sink: Decimal
+    reads: int
+    found: tuple[Found, ...]
+    unasked: str | None = None
+
+
+class DriftFinder:
+    """Compares one feed. `sink` is asked if it can be; without it, only source and ledger are compared.
+
+    `late` is what the sink says of its totals being late: then nothing is called missing. With `every_hour`, hours are
+    asked for of every day: two differences of one day that come to nothing are seen no other way.
+    """
+
+    def __init__(
+        self,
+        report: DriftReport,
+        line: Line,
+        sink: Totals | None,
+        now: dt.datetime,
+        late: str | None = None,
+        *,
+        every_hour: bool = False,
+    ) -> None:
+        limits = sink.limits_for(line.meter) if sink is not None else None
+        self._sink = sink if limits is not None and not line.shadow and readable(limits) else None
+        self._every_hour = every_hour
+        self._report = report
+        self._line = line
+        self._newest_of = limits.newest_of if limits else None
+        self._terms = Terms(
+            now,
+            line.unit,
+            limits.write_model if limits else WriteModel.DELTA,
+            (limits.proof if limits else None) or PROOF,
+            line.read_again_from,
+            late,
+        )
+        self.summary = Summary(line.meter, line.sink, self._sink is not None)
+
+    def compare(self, lines: Iterable[DayLine]) -> Iterator[Found]:
+        """Yield what differs, customer by customer. Raises SinkError."""
+        for asked in by_customer(lines, self._look, at_once=ASKED_AT_ONCE if self._sink else 1):
+            self._count(asked)
+            for found in asked.found:
+                self.summary.take(found)
+                yield found
+
+    def _count(self, asked: _Asked) -> None:
+        summary = self.summary
+        summary.customers += 1
+        summary.reads += asked.reads
+        if asked.unasked is not None and len(summary.unasked) < MOST_UNASKED:
+            summary.unasked.append(asked.unasked)
+        for line in asked.lines:
+            summary.days += line.start is not None
+            summary.events += line.events
+            summary.source = add(summary.source, line.source)
+            summary.ledger = add(summary.ledger, line.read)
+            summary.billed = add(summary.billed, line.booked)
+        summary.in_sink = add(summary.in_sink, asked.in_sink)
+
+    def _look(self, lines: list[DayLine]) -> _Asked:
+        """Look at one customer: at its days, and at windows where one of them is odd."""
+        customer = lines[0].customer
+        known = {line.start: line for line in lines if line.start is not None}
+        reads, unasked = 0, None
+        counted: Mapping[dt.datetime, Decimal] | None = None
+        if self._sink is not None:
+            try:
+                counted, reads = self._counted(customer, reads_by_day(self._line.span), DAY)
+            except (CustomerUnknown, AccountRefused) as error:
+                unasked = str(error)
+        odd, differing = [], []
+        for day in sorted(known.keys() | (counted or {}).keys()):
+            line = known.get(day)
+            booked = line.booked if line else ZERO
+            if counted is not None and (
+                self._every_hour
+                or (line is not None and line.changed)
+                or not same(counted.get(day, ZERO), booked, self._line.unit)
+            ):
+                differing.append(day)
+            elif line is not None and line.odd:
+                odd.append(day)
+        hours: Mapping[dt.datetime, Decimal] = {}
+        if counted is not None:
+            finer = [day for day in differing if self._step(day) < DAY]
+            hours, more = self._counted(customer, reads_by_hour(finer), HOUR)
+            reads += more
+        found = [
+            each
+            for day in sorted([*odd, *differing])
+            for each in self._places(
+                customer,
+                day,
+                known.get(day),
+                counted[day]
+                if counted and day in differing and day in counted
+                else ZERO
+                if day in differing
+                else None,
+                hours,
+            )
+        ]
+        in_sink = ZERO
+        for much in (counted or {}).values():
+            in_sink = add(in_sink, much)
+        return _Asked(lines, in_sink, reads, tuple(found), unasked)
+
+    def _counted(
+        self, customer: str, spans: Sequence[Span], step: dt.timedelta
+    ) -> tuple[dict[dt.datetime, Decimal], int]:
+        """Ask the sink for each step of some spans; return that, and how many reads it took."""
+        assert self._sink is not None, "there is a sink to be asked"
+        counted: dict[dt.datetime, Decimal] = {}
+        for span in spans:
+            counted |= self._sink.breakdown(self._line.meter, customer, span, step)
+        return counted, len(spans)
+
+    def _step(self, instant: dt.datetime) -> dt.timedelta:
+        """Return what is compared at once: a window, or an hour of shorter ones."""
+        window = definitions.at(self._line.known, instant).window
+        return max(window, HOUR, self._newest_of or HOUR)
+
+    def _places(
+        self,
+        customer: str,
+        day: dt.datetime,
+        line: DayLine | None,
+        figure: Decimal | None,
+        hours: Mapping[dt.datetime, Decimal],
+    ) -> Iterator[Found]:
+        """Yield what differs in one day; `figure` is what the sink has of it, if it differs from what is booked."""
+        rows = self._report.customer(self._line.feed.feed, customer, Span(day, day + DAY))
+        source = dict(line.changed) if line is not None else {}
+        step = self._step(day)
+        sums: dict[dt.datetime, Decimal] = defaultdict(Decimal)
+        if figure is not None:
+            its = {start: much for start, much in hours.items() if start in Span(day, day + DAY)}
+            for start, much in ({day: figure} if step >= DAY else its).items():
+                sums[day + (start - day) // step * step] += much
+        starts = {
+            day + (each - day) // step * step
+            for each in (*(slot.window_start for slot in rows.slots), *source)
+        }
+        whole = ZERO
+        for start in sorted(starts | sums.keys()):
+            span = Span(start, start + step)
+            whole = add(whole, sums.get(start, ZERO))
+            place = rows.place(span, None if figure is None else sums.get(start, ZERO), source)
+            differences = judge(place, self._terms)
+            if differences:
+                yield Found(self._line.meter, self._line.sink, place, tuple(differences))
+        if figure is not None and not same(whole, figure, self._line.unit):
+            reason = f"the sink has {plain(figure)} for the day, and {plain(whole)} by its hours: ask again"
+            place = rows.place(Span(day, day + DAY), figure, source)
+            yield Found(
+                self._line.meter,
+                self._line.sink,
+                place,
+                (Difference(Cause.UNEXPLAINED, subtract(whole, figure), (), reason),),
+            )
+
+
+def readable(limits: Limits) -> bool:
+    """Tell whether a sink's totals can be compared with what the ledger has of a meter."""
+    if limits.reads_by is None:
+        return False
+    if limits.write_model is WriteModel.LAST:
+        return False
+    return limits.write_model is WriteModel.DELTA or limits.newest_of is not None

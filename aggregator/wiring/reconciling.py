@@ -1,0 +1,202 @@
+"""Compares source, ledger and sink, meter by meter, and puts right what differs if that is wanted.
+
+Rules
+- A source is asked once for all sinks of a meter, before the ledger, and what it proves to show is all that is compared.
+- Each part sees what it may see: a source is read by `collection`, a sink by `reconciliation`; here they only meet.
+- What differs is kept on disk, so that nothing waits for who looks at it, and memory stays bounded.
+"""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.collection.open_windows import read_open
+from aggregator.core import definitions, planner
+from aggregator.core.drift import Repair
+from aggregator.core.model import ZERO, Change, Definition, EventId, SlotId, Span, Tail, WriteModel
+from aggregator.core.windows import floor
+from aggregator.ledger.drift import Asked, DayLine, FeedLine
+from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.review.repairs import Done, Naming, Proposal
+from aggregator.ledger.usage import UsageFeed
+from aggregator.reconciliation.drift_finder import DriftFinder, Found, Line, Summary
+from aggregator.runtime.disk_list import DiskList
+from aggregator.wiring.app import App
+
+MOST_UNBALANCED, MOST_NAMED = 1_000, 3
+"""How many customers are found of whom the ledger contradicts itself, and how many of them are named."""
+
+
+class Question(NamedTuple):
+    """What is compared: whole UTC days of some meters, of all customers or of one."""
+
+    span: Span
+    meters: Sequence[str]
+    now: dt.datetime
+    customer: str | None = None
+    sources: bool = True
+    """Whether sources are asked, too."""
+    every_hour: bool = False
+    """Whether sinks are asked for the hours of every day."""
+
+
+class Compared(NamedTuple):
+    """What came of one feed."""
+
+    line: Line
+    summary: Summary
+    found: DiskList[Found]
+    read_until: dt.datetime
+    """Up to where source and ledger were compared."""
+    notes: list[str]
+    unbalanced: frozenset[str]
+    """Customers of whom the ledger contradicts itself."""
+
+
+def reconcile(app: App, question: Question, stack: ExitStack) -> Iterator[Compared]:
+    """Yield what differs of each feed, by meter and sink; lists live as long as `stack`.
+
+    Raises SourceError or SinkError if one of them does not answer.
+    """
+    for meter in question.meters:
+        feeds = [each for each in app.ledger.usage.feeds(meter, question.span) if each.sink in app.sinks]
+        if not feeds or meter not in app.registered:
+            continue
+        holding = app.definitions(meter)
+        with Spool() as spool:
+            asked, notes = _read(app, question, meter, feeds, holding, spool)
+            for feed in feeds:
+                yield _compare(app, question, feed, holding, asked, notes, stack)
+
+
+def _read(
+    app: App,
+    question: Question,
+    meter: str,
+    feeds: Sequence[UsageFeed],
+    holding: Sequence[Definition],
+    spool: Spool,
+) -> tuple[Asked | None, list[str]]:
+    """Read what the source says now of windows that were read before; return that, and what is to be said of it."""
+    its = app.registered[meter].meter
+    if not question.sources:
+        return None, []
+    start = max(question.span.start, min(feed.since for feed in feeds))
+    sealed = its.sealed_until(question.now)
+    if sealed is not None and sealed > start:
+        start = definitions.ceiling(sealed, definitions.at(holding, sealed).window)
+    span = Span(start, min(question.span.end, feeds[0].mark))
+    if span.start >= span.end:
+        return None, [f"Nothing of {meter} was read of that time yet."]
+    unread = app.ledger.adoption.unread(feeds[0].meter_id)
+    proven = read_open(app.sources[its.source], holding, span, spool, unread)
+    notes = []
+    if proven is not None and proven < span.end:
+        span = Span(span.start, max(span.start, floor(proven, definitions.at(holding, proven).window)))
+        notes.append(f"Source {its.source} has proven to show all up to {span.end:%Y-%m-%dT%H:%MZ} only.")
+    return Asked(span, spool, its.unit), notes
+
+
+def _compare(
+    app: App,
+    question: Question,
+    feed: UsageFeed,
+    holding: Sequence[Definition],
+    asked: Asked | None,
+    notes: Sequence[str],
+    stack: ExitStack,
+) -> Compared:
+    its = app.registered[feed.meter].meter
+    lines = FeedLine(feed.id, feed.meter_id, feed.since, feed.until)
+    shadow = any(each.shadow for each in app.registered[feed.meter].feeds if each.id == feed.id)
+    line = Line(
+        feed.meter, feed.sink, lines, question.span, holding, its.unit, feed.mark - its.revisit, shadow
+    )
+    if asked is not None:
+        asked = asked._replace(span=Span(asked.span.start, min(asked.span.end, feed.read_until)))
+    finder = DriftFinder(
+        app.ledger.drift, line, app.sinks[feed.sink], question.now, every_hour=question.every_hour
+    )
+    found = stack.enter_context(DiskList[Found]())
+    with DiskList[DayLine]() as kept:
+        kept.keep(app.ledger.drift.days(lines, question.span, asked, question.customer))
+        found.keep(finder.compare(kept.all()))
+    said = list(notes)
+    if shadow:
+        said.append(f"{feed.meter} is in shadow for {feed.sink}: nothing is sent there, so it was not asked.")
+    elif not finder.summary.asked:
+        said.append(f"{feed.sink} has no totals of {feed.meter} that could be compared, so it was not asked.")
+    said += finder.summary.unasked
+    unbalanced = app.ledger.drift.unbalanced(feed.id, question.customer, MOST_UNBALANCED)
+    for customer, much in unbalanced[:MOST_NAMED]:
+        said.append(
+            f"The ledger contradicts itself: for {customer} and {feed.meter}, {planner.plain(much)} more was read than was "
+            f"planned for {feed.sink} and is carried. Nothing is repaired there; docs/reconcile.md says what to do."
+        )
+    until = asked.span.end if asked is not None else question.span.start
+    return Compared(line, finder.summary, found, until, said, frozenset(each for each, _ in unbalanced))
+
+
+def repair(app: App, compared: Compared, now: dt.datetime) -> Iterator[tuple[Found, Done]]:
+    """Put right what differs of a feed, as far as that can be done; yield what became of each place."""
+    name = naming(app, compared.line, now)
+    for found in compared.found.all():
+        if found.place.customer in compared.unbalanced:
+            continue
+        if any(each.repair is not Repair.NONE for each in found.differences):
+            done = app.ledger.repairs.put_right(compared.line.feed, found.place, found.differences, name, now)
+            yield found, done
+
+
+def naming(app: App, line: Line, now: dt.datetime) -> Naming:
+    """Return what names and stamps the events of a feed, as the planner would."""
+    known = app.registered[line.meter]
+    limits = app.sinks[line.sink].limits_for(line.meter)
+
+    def name(customer: str, start: dt.datetime, revision: int, stamped_at: dt.datetime | None) -> Proposal:
+        policy = planner.Policy(
+            ledger=app.ledger.identity.name(),
+            sink=line.sink,
+            meter=known.identity,
+            window=definitions.at(line.known, start).window,
+            decimals=known.meter.decimals,
+            decreases=known.meter.decreases,
+            limits=limits,
+            now=now,
+        )
+        change = Change(
+            slot=SlotId(0),
+            event=EventId(0),
+            customer=customer,
+            window_start=start,
+            before=ZERO,
+            now=ZERO,
+            at=None,
+            total=ZERO,
+            revision=revision,
+            stamped_at=stamped_at,
+            carry=ZERO,
+            tail=Tail.CLEAR,
+            parked=None,
+            parked_delta=ZERO,
+            known=True,
+        )
+        at = planner.stamp(change, policy.window, limits.write_model)
+        refused = None
+        if at < policy.oldest:
+            refused = (
+                f"{line.sink} takes nothing older than {limits.past_days} days: put it right there by hand"
+            )
+        elif limits.write_model is WriteModel.DELTA and not limits.negatives:
+            refused = f"{line.sink} takes no quantity below zero: put it right there by hand"
+        return Proposal(planner.identifier(policy, customer, start, revision), at, refused)
+
+    return name
+
+
+def total_of(compared: Sequence[Compared], cause: str) -> tuple[int, Decimal]:
+    """Return how many differences of a cause there are in all, and what they come to."""
+    found = [each.summary.causes[cause] for each in compared if cause in each.summary.causes]
+    return sum(count for count, _ in found), sum((amount for _, amount in found), ZERO)

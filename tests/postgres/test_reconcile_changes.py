@@ -1,0 +1,417 @@
+"""Units added and removed at random places of the source, the ledger and the sandbox: one reconciliation finds each of them.
+
+`--changes 200` makes as many; among the other tests it is a few.
+"""
+
+import csv
+import datetime as dt
+import io
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from stripe import StripeClient
+
+from aggregator.cli.reconcile import reconcile as command
+from aggregator.config import load
+from aggregator.core.drift import Cause
+from aggregator.core.model import Span
+from aggregator.core.windows import DAY, HOUR, floor
+from aggregator.daemon.jobs import Drained
+from aggregator.errors import UsageError
+from aggregator.ledger.review.parked import Choice
+from aggregator.runtime.clock import utcnow
+from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
+from aggregator.sandbox.metronome import MetronomeControl
+from aggregator.wiring.app import App, build
+from aggregator.wiring.reconciling import Compared, Question, reconcile, repair
+from tests.postgres.configured import written
+
+KEY = "sk_test_reconcile"
+DAYS = 5
+METERS = {"calls": ["stripe", "metronome"], "bytes": ["metronome", "stripe"], "stored": ["stripe"]}
+REVISIT_DAYS = 3
+
+CONFIG = """
+ledger: {{url: '{ledger}'}}
+state_dir: '{directory}'
+sources: {{app: {{url: 'sqlite:///{source}', timezone: UTC}}}}
+sinks:
+  stripe: {{type: stripe, api_key: {key}, mode: test, api_base: '{sandbox}'}}
+  metronome: {{type: metronome, api_key: token, quantity_encoding: text, api_base: '{sandbox}/metronome'}}
+defaults:
+  source: app
+  window: 1h
+  start_at: {start}
+  revisit: {revisit}d
+meters:
+  calls: {{sinks: [stripe, metronome], query: "{query}"}}
+  bytes: {{sinks: [stripe, metronome], query: "{query}"}}
+  stored: {{sinks: [stripe], query: "{query}", stripe: {{event_time_window: hour}}}}
+"""
+
+QUERY = (
+    "select customer, sum(quantity) as quantity, hour as window from {meter} "
+    "where hour >= :start and hour < :end group by customer, hour"
+)
+
+
+class Change(NamedTuple):
+    """One unit, added or removed somewhere: who has it, and what is to be said of it."""
+
+    where: str
+    meter: str
+    sink: str | None
+    """Where it is seen; None: at every sink."""
+    customer: str
+    hour: dt.datetime
+    cause: Cause
+
+
+class Lab:
+    """A source, a ledger and the sandboxes of two sinks, in which everything was billed days ago."""
+
+    def __init__(self, app: App, source: Path, sandbox: RunningSandbox, ledger: str, changes: int) -> None:
+        self.app = app
+        self.customers = [f"cus_{number}" for number in range(2 + changes // (DAYS * len(METERS)))]
+        self.sandbox = sandbox
+        self.metronome = MetronomeControl(sandbox.url)
+        self.stripe = StripeClient(
+            KEY,
+            base_addresses={
+                "api": sandbox.url,
+                "meter_events": sandbox.url,
+                "files": sandbox.url,
+                "connect": sandbox.url,
+            },
+        )
+        self._source, self._ledger, self._random = source, ledger, Random(changes)
+        self.end = floor(utcnow(), DAY)
+        self.start = self.end - DAYS * DAY
+        self.quantities: dict[tuple[str, str, dt.datetime], int] = {}
+        self._number = 0
+
+    def fill(self) -> None:
+        """Let every customer use something in a few hours of every day, and bill it."""
+        for meter in METERS:
+            self.source(f"create table {meter} (customer text, hour timestamp, quantity integer)")
+            for customer in self.customers:
+                for hour in range(1, DAYS * 24, 8):
+                    at, much = self.start + hour * HOUR, self._random.choice((1, 3, 5, 8))
+                    self.quantities[meter, customer, at] = much
+            its = [
+                (who, self.text(at), much)
+                for (name, who, at), much in self.quantities.items()
+                if name == meter
+            ]
+            with closing(sqlite3.connect(self._source)) as connection, connection:
+                connection.executemany(f"insert into {meter} values (?, ?, ?)", its)
+        for customer in self.customers:
+            self.metronome.add_customer(customer, customer)
+        for meter in ("calls", "bytes"):
+            self.metronome.add_metric(meter)
+        self.app.first_time(METERS, "a test", utcnow())
+        self.pass_over()
+
+    def text(self, at: dt.datetime) -> str:
+        """Write an instant as the source has it."""
+        return f"{at:%Y-%m-%d %H:%M:%S.%f}"
+
+    def source(self, statement: str, *values: object) -> None:
+        """Change the source."""
+        with closing(sqlite3.connect(self._source)) as connection, connection:
+            connection.execute(statement, values)
+
+    def ledger(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Change the ledger, or ask it."""
+        with psycopg.connect(self._ledger, autocommit=True) as connection:
+            cursor = connection.execute(statement, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def pass_over(self) -> None:
+        """Let every meter be read, everything be sent, and all of it be days ago."""
+        for meter in self.app.collections.values():
+            while meter.run_once(self.app.ledger.instant()).more:
+                pass
+        for sink in self.app.sink_ids:
+            Drained(self.app, sink).run_once(self.app.ledger.instant())
+        self.ledger(
+            "update aggregator.event set attempted_at = attempted_at - interval '3 days', "
+            "exposed_at = exposed_at - interval '3 days', settled_at = settled_at - interval '3 days' "
+            "where settled_at > now() - interval '1 day'"
+        )
+
+    def compare(self, stack: ExitStack) -> list[Compared]:
+        """Compare everything."""
+        question = Question(Span(self.start, self.end), list(METERS), self.app.ledger.instant())
+        return list(reconcile(self.app, question, stack))
+
+    def release(self) -> int:
+        """Release all that is held, as a person would after a look."""
+        held = self.app.ledger.parked.waiting(Choice(state="held"), 10_000)
+        return len(self.app.ledger.outbox.release([each.event for each in held], self.app.ledger.instant()))
+
+    def received(self) -> tuple[int, int]:
+        """Return how many events each sandbox has."""
+        return self.sandbox.stats()["accepted"], len(self.metronome.events())
+
+    def change(self, place: tuple[str, str, dt.datetime]) -> Change:
+        """Add or remove a unit somewhere, at a place that nothing else is changed at."""
+        where, by = self._random.choice(("source", "ledger", "sandbox")), self._random.choice((1, -1))
+        meter, customer, hour = place
+        its = {"source": self._in_source, "ledger": self._in_ledger, "sandbox": self._in_sandbox}
+        sink, cause = its[where](meter, customer, hour, by)
+        return Change(f"{where} {by:+}", meter, sink, customer, hour, cause)
+
+    def _in_source(self, meter: str, customer: str, hour: dt.datetime, by: int) -> tuple[None, Cause]:
+        self.source(f"insert into {meter} values (?, ?, ?)", customer, self.text(hour), by)
+        found_by_itself = by > 0 and hour >= self._mark(meter) - REVISIT_DAYS * DAY
+        return None, Cause.LATE if found_by_itself else Cause.CHANGED
+
+    def _mark(self, meter: str) -> dt.datetime:
+        [(mark,)] = self.ledger("select mark from aggregator.meter where name = %s", meter)
+        return mark  # type: ignore[no-any-return]
+
+    def _in_ledger(self, meter: str, customer: str, hour: dt.datetime, by: int) -> tuple[str, Cause]:
+        sink = self._random.choice(METERS[meter])
+        [(feed,)] = self.ledger(
+            "select feed.id from aggregator.feed join aggregator.meter on meter.id = feed.meter_id "
+            "join aggregator.sink on sink.id = feed.sink_id where meter.name = %s and sink.name = %s",
+            meter,
+            sink,
+        )
+        self.ledger("alter table aggregator.event disable trigger event_is_frozen")
+        for statement in (
+            "update aggregator.event set delta = delta + %s, total = total + %s",
+            "update aggregator.slot set quantity = quantity + %s, total = total + %s",
+        ):
+            self.ledger(
+                f"{statement} where feed_id = %s and customer = %s and window_start = %s",
+                by,
+                by,
+                feed,
+                customer,
+                hour,
+            )
+        self.ledger("alter table aggregator.event enable trigger event_is_frozen")
+        return sink, Cause.UNEXPLAINED
+
+    def _in_sandbox(self, meter: str, customer: str, hour: dt.datetime, by: int) -> tuple[str, Cause]:
+        sink = self._random.choice(METERS[meter])
+        much = self.quantities[meter, customer, hour]
+        if sink == "metronome":
+            self.send(sink, meter, customer, hour, by)
+            return sink, Cause.MISSING if -by == much else Cause.FOREIGN
+        if by < 0 and much == 1 and meter != "stored":
+            [(name,)] = self.ledger(
+                "select identifier from aggregator.event join aggregator.feed on feed.id = event.feed_id "
+                "join aggregator.meter on meter.id = feed.meter_id join aggregator.sink on sink.id = feed.sink_id "
+                "where meter.name = %s and sink.name = 'stripe' and event.customer = %s and window_start = %s",
+                meter,
+                customer,
+                hour,
+            )
+            self.stripe.v1.billing.meter_event_adjustments.create(
+                {"event_name": meter, "type": "cancel", "cancel": {"identifier": name}}
+            )
+            return sink, Cause.MISSING
+        self.send(sink, meter, customer, hour, much + by if meter == "stored" else by)
+        return sink, Cause.MISSING if -by == much else Cause.FOREIGN
+
+    def send(self, sink: str, meter: str, customer: str, hour: dt.datetime, much: int) -> None:
+        """Send an event that is not ours."""
+        self._number += 1
+        stray = f"stray_{self._number}"
+        if sink == "metronome":
+            event = {
+                "transaction_id": stray,
+                "customer_id": customer,
+                "event_type": meter,
+                "timestamp": f"{hour:%Y-%m-%dT%H:30:00Z}",
+                "properties": {"quantity": str(much)},
+            }
+            self.metronome.call("POST", "/v1/ingest", [event])
+            return
+        self.stripe.v1.billing.meter_events.create(
+            {
+                "event_name": meter,
+                "identifier": stray,
+                "timestamp": int((hour + HOUR / 2).timestamp()),
+                "payload": {"stripe_customer_id": customer, "value": str(much)},
+            }
+        )
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[RunningSandbox]:
+    """Both sandboxes in one server."""
+    specs = (MeterSpec("calls"), MeterSpec("bytes"), MeterSpec("stored", "sum", "hour"))
+    with running(SandboxOptions(meters=specs)) as server:
+        yield server
+
+
+@pytest.fixture
+def lab(
+    ledger_url: str,
+    tmp_path: Path,
+    sandbox: RunningSandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Iterator[Lab]:
+    """Everything billed."""
+    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    sandbox.reset()
+    MetronomeControl(sandbox.url).reset()
+    source = tmp_path / "app.db"
+    text = CONFIG.format(
+        ledger=ledger_url,
+        directory=tmp_path,
+        source=source,
+        key=KEY,
+        sandbox=sandbox.url,
+        start=f"{floor(utcnow(), DAY) - DAYS * DAY:%Y-%m-%dT%H:%MZ}",
+        revisit=REVISIT_DAYS,
+        query="{query}",
+    )
+    for meter in METERS:
+        text = text.replace("{query}", QUERY.format(meter=meter), 1)
+    (tmp_path / "aggregator.yaml").write_text(text)
+    with build(load(tmp_path / "aggregator.yaml", {}), name="test") as app:
+        lab = Lab(app, source, sandbox, ledger_url, request.config.getoption("--changes"))
+        lab.fill()
+        yield lab
+
+
+class Called(NamedTuple):
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+
+
+def call(lab: Lab, *arguments: str) -> Called:
+    """Run `aggregator reconcile` over the time of the lab."""
+    span = ["--from", f"{lab.start:%Y-%m-%d}", "--to", f"{lab.end:%Y-%m-%d}"]
+    path = lab.app.config.state_dir / "aggregator.yaml"
+    said = CliRunner().invoke(command, [*arguments, *span, "--config", str(path)])
+    return Called(said.exit_code, said.output)
+
+
+def said(compared: list[Compared]) -> set[tuple[str, str, str, dt.datetime, Cause]]:
+    """Return all that differs, without the amounts."""
+    return {
+        (found.meter, found.sink, found.place.customer, found.place.span.start, each.cause)
+        for one in compared
+        for found in one.found.all()
+        for each in found.differences
+    }
+
+
+def test_units_changed_anywhere_are_found_and_put_right(lab: Lab, request: pytest.FixtureRequest) -> None:
+    """Each has its place and its cause, and there is nothing else; after a repair all is equal, and stays so."""
+    with ExitStack() as stack:
+        assert said(lab.compare(stack)) == set()
+    chance = Random(request.config.getoption("--seed"))
+    days: dict[tuple[str, str, dt.date], list[tuple[str, str, dt.datetime]]] = {}
+    for place in sorted(lab.quantities):
+        days.setdefault((*place[:2], place[2].date()), []).append(place)
+    places = [
+        chance.choice(days[day]) for day in chance.sample(sorted(days), request.config.getoption("--changes"))
+    ]
+    changes = [lab.change(place) for place in places]
+    expected = {
+        (each.meter, sink, each.customer, each.hour, each.cause)
+        for each in changes
+        for sink in (METERS[each.meter] if each.sink is None else [each.sink])
+    }
+    with ExitStack() as stack:
+        compared = lab.compare(stack)
+        assert said(compared) == expected, changes
+        before = lab.received()
+        done = [each for one in compared for each in repair(lab.app, one, lab.app.ledger.instant())]
+        assert lab.received() == before, "a repair sends nothing by itself"
+        assert [each.left for _, each in done if each.left] == []
+    lab.pass_over()
+    lab.release()
+    lab.pass_over()
+    with ExitStack() as stack:
+        compared = lab.compare(stack)
+        assert said(compared) == set()
+        assert all(each.summary.source == each.summary.in_sink for each in compared)
+    before = lab.received()
+    with ExitStack() as stack:
+        assert [each for one in lab.compare(stack) for each in repair(lab.app, one, utcnow())] == []
+    lab.pass_over()
+    assert lab.received() == before, "a second run sends nothing"
+
+
+def test_the_command_says_what_differs_and_what_to_type_next(lab: Lab) -> None:
+    """Exit code 3, each difference with figures, cause and command; CSV and JSON have the same, with all digits."""
+    equal = call(lab)
+    assert equal.code == 0
+    assert equal.out.splitlines()[-1].startswith(
+        f"Equal: {len(lab.customers) * DAYS * 5} customer(s) and day(s)"
+    )
+    places = sorted(place for place in lab.quantities if place[0] == "calls")
+    lab.send("metronome", *places[0], 500)
+    late = places[-1]
+    lab.source("insert into calls values (?, ?, ?)", late[1], lab.text(late[2]), 120)
+    day, much = places[0][2], lab.quantities[places[0]]
+    found = call(lab)
+    assert found.code == 3
+    lines = [line.split() for line in found.out.splitlines() if line.startswith(" calls")]
+    stray = [
+        "calls",
+        "metronome",
+        "cus_0",
+        f"{day:%Y-%m-%d}",
+        f"{day:%H:%M}",
+        *["sent", "by", "somebody", "else"],
+    ]
+    assert [*stray, "-500", str(much), str(much), str(much), str(much + 500)] in lines
+    command = f"aggregator reconcile calls --customer cus_0 --from {day:%Y-%m-%d} --to {day + DAY:%Y-%m-%d} --repair"
+    assert f"   {command}" in found.out.splitlines()
+    assert "The source of calls has changed since it was billed to stripe: 1 customer(s), +120." in found.out
+    told = json.loads(call(lab, "calls", "--json").out)
+    assert (told["equal"], {each["cause"] for each in told["differences"]}) == (False, {"foreign", "late"})
+    rows = list(csv.DictReader(io.StringIO(call(lab, "calls", "--csv").out)))
+    assert [(row["sink"], row["cause"], row["amount"]) for row in rows] == [
+        ("metronome", "foreign", "-500"),
+        ("metronome", "late", "120"),
+        ("stripe", "late", "120"),
+    ]
+    assert rows[0]["next"] == command
+    only = json.loads(call(lab, "calls", "--customer", "cus_0", "--no-source", "--json").out)
+    assert [each["cause"] for each in only["differences"]] == ["foreign"]
+    mended = call(lab, "--repair")
+    [held] = lab.app.ledger.parked.waiting(Choice(state="held"), 10)
+    assert (mended.code, held.delta) == (3, -500)
+    assert f"aggregator events release {held.event}" in mended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "There is no meter nothing"),
+        (["--csv", "--json"], "Say either --csv or --json"),
+        (["--from", "2026-11-01T05:00Z"], "--from must be the begin of a UTC day, such as 2026-11-01"),
+        (["--from", "2026-11-02", "--to", "2026-11-02"], "is empty"),
+    ],
+)
+def test_a_wrong_call_gets_one_sentence(
+    arguments: list[str], said: str, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names what is wrong, and what to write."""
+    monkeypatch.setattr("aggregator.wiring.app.unfit", lambda database: [])
+    sink = "type: stripe, api_key: sk_test_1, mode: test, api_base: 'http://127.0.0.1:1'"
+    path = written(tmp_path, ledger_url, sink)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        CliRunner().invoke(command, [*arguments, "--config", str(path)], catch_exceptions=False)
