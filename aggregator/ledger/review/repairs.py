@@ -57,9 +57,9 @@ returning id
 ADD_EVENT = """
 insert into aggregator.event
        (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,
-        delta, total, reason)
+        delta, total, quantity, reason)
 values (%(id)s, %(slot)s, %(pass)s, %(feed)s, %(revision)s, %(start)s, %(at)s, %(now)s, %(settled)s, %(state)s, %(customer)s,
-        %(identifier)s, %(delta)s, %(total)s, %(reason)s)
+        %(identifier)s, %(delta)s, %(total)s, %(said)s, %(reason)s)
 """
 
 PARK = """
@@ -204,6 +204,7 @@ class _TakingOver:
             "held": int(proposal is not None),
         }
         [(values["pass"],)] = self._connection.execute(RECORD, values)
+        self._said = slot.quantity
         taken = self._name(self._place.customer, slot.window_start, slot.revision, slot.stamped_at)
         slot = self._add(
             values, slot, more, taken._replace(at=slot.stamped_at or slot.window_start), TAKEN_OVER
@@ -251,6 +252,7 @@ class _TakingOver:
             "identifier": proposal.identifier,
             "delta": delta,
             "total": moved.total,
+            "said": None if self._said == moved.total else self._said,
             "reason": reason,
         }
         self._connection.execute(ADD_EVENT, of_event)
