@@ -28,15 +28,19 @@ from aggregator.runtime.clock import Clock, boottime
 from aggregator.runtime.redact import named, redacted
 from aggregator.sinks.protocol import Sink
 
-SETTLE_AT_ONCE = 200
-"""Outcomes per settling transaction: few enough that they are on disk within a fraction of a second of their arrival."""
+SETTLE_FROM, SETTLE_AFTER_SECONDS = 200, 0.1
+"""So many outcomes are a settling transaction, once the first of them is so old: they are on disk within a fraction of a
+second of their arrival, and what comes faster is settled by more at once."""
 
-SETTLES_PER_CLAIM = 5
-"""Of a large claim more are settled at once: each settling renews what is left of the claim, row by row."""
-
+SETTLE_AT_MOST = 1_000
+"""Outcomes per settling transaction, however fast they come."""
 
 SETTLE_WITHIN_SECONDS = 2.0
 """Verdicts wait no longer than this for others to be settled with: it keeps the claim alive, too."""
+
+RENEW_AFTER = 1 / 4
+"""A claim is renewed with the first settling after so much of the time in which its events may leave. Each renewal writes
+every row that is left of it; most claims are settled before they need one."""
 
 CLEARING_SECONDS = 1.0
 """So late the instant may be that a claim goes by."""
@@ -190,9 +194,8 @@ class Sender:
             return self._elapsed() < hold.until and not self._outbox.stopped
 
         try:
-            at_once = max(SETTLE_AT_ONCE, len(hold.claim.events) // SETTLES_PER_CLAIM)
             said = self._watched(_all_said(self._sink.send(events, may_leave), events), by_id)
-            for verdicts in _batches(said, at_once, self._elapsed):
+            for verdicts in _batches(said, self._elapsed):
                 failpoints.passing("answer_read")
                 now = self._clock()
                 outcomes = [
@@ -222,7 +225,7 @@ class Sender:
         return retry.judge(verdict, event, now, began, self._sink.limits_for(event.meter).write_model)
 
     def _settle(self, hold: "_Hold", outcomes: list[Outcome], now: dt.datetime, result: Delivered) -> None:
-        """Settle a part of a claim, which renews the rest.
+        """Settle a part of a claim, and renew the rest if it is time to.
 
         A claim that lost a row to another, or was too late, lets nothing more leave: after a long pause even the sink's
         memory may have run out, and whether the rest may be sent is to be judged anew.
@@ -230,10 +233,13 @@ class Sender:
         if not outcomes:
             return
         began = self._elapsed()
-        settled = self._outbox.settle(hold.claim.id, outcomes, now)
+        renew = hold.is_to_be_renewed(began)
+        settled = self._outbox.settle(hold.claim.id, outcomes, now, renew=renew)
         result.stale += len(outcomes) - settled
-        in_time = began < hold.until and settled == len(outcomes)
-        hold.until = began + hold.claim.leave_seconds if in_time else began
+        if began >= hold.until or settled < len(outcomes):
+            hold.until = began
+        elif renew:
+            hold.until = began + hold.claim.leave_seconds
 
 
 class _Hold:
@@ -242,6 +248,10 @@ class _Hold:
     def __init__(self, claim: Claim, began: float) -> None:
         self.claim = claim
         self.until = began + claim.leave_seconds
+
+    def is_to_be_renewed(self, now: float) -> bool:
+        """Tell whether enough of the time is over that the claim is worth a renewal."""
+        return self.until - now <= self.claim.leave_seconds * (1 - RENEW_AFTER)
 
 
 def _all_said(verdicts: Iterator[Verdict], events: Sequence[Event]) -> Iterator[Verdict]:
@@ -258,17 +268,17 @@ def _all_said(verdicts: Iterator[Verdict], events: Sequence[Event]) -> Iterator[
         yield from (Verdict(event, Answer.UNKNOWN, reason) for event in open_ids)
 
 
-def _batches(
-    verdicts: Iterator[Verdict], at_once: int, elapsed: Callable[[], float]
-) -> Iterator[list[Verdict]]:
+def _batches(verdicts: Iterator[Verdict], elapsed: Callable[[], float]) -> Iterator[list[Verdict]]:
     """Yield verdicts in lists to settle at once; what has arrived when the sink breaks off comes before its error."""
     batch: list[Verdict] = []
     first = 0.0
     try:
         for verdict in verdicts:
-            first = first if batch else elapsed()
+            now = elapsed()
+            first = first if batch else now
             batch.append(verdict)
-            if len(batch) >= at_once or elapsed() - first >= SETTLE_WITHIN_SECONDS:
+            enough = SETTLE_AFTER_SECONDS if len(batch) >= SETTLE_FROM else SETTLE_WITHIN_SECONDS
+            if now - first >= enough or len(batch) >= SETTLE_AT_MOST:
                 yield batch
                 batch = []
     except SinkHalted:

@@ -17,6 +17,8 @@ Rules
   refused stands alone: only that one is. So one bad event among a hundred costs about fourteen requests, and a request never
   more than twice as many as it has events. A half waits and is asked about like any other request, and its keys are free
   when the last one is through. What becomes of its events, given back or not, is judged by `after_refusal`.
+- Verdicts are told to the thread that waits for them several at a time, within milliseconds: waking it for each of them is
+  not free.
 - What a route has an `objection` to is asked before it lines up, and nothing else waits for that. Events that are cleared in
   the same moment share a request again.
 """
@@ -35,6 +37,9 @@ from aggregator.sinks.responses import Response
 REFUSED = (Answer.REFUSED, Answer.DUPLICATE)
 """What is said of a request because of one of its events."""
 
+POSTED_WITHIN_SECONDS = 0.005
+"""How long a verdict may lie before its thread is woken: no person notices it, and hundreds of calls may end meanwhile."""
+
 
 class Batch:
     """The events of one `send`, and what was said of them: a verdict for each, or the error that broke us."""
@@ -44,18 +49,30 @@ class Batch:
         self.may_leave = may_leave
         self.closed = False
         """Whether nothing more of it may leave."""
-        self.said: SimpleQueue[Verdict | BaseException] = SimpleQueue()
+        self.said: SimpleQueue[list[Verdict] | BaseException] = SimpleQueue()
+        self.unposted: list[Verdict] = []
+        """What was said and not yet passed on; `posting` does that after a moment."""
+        self.posting: asyncio.TimerHandle | None = None
         self.queued: list[Queued] = []
         self.unanswered = len(events)
         self.patience: asyncio.TimerHandle | None = None
 
     def verdicts(self) -> Iterator[Verdict]:
         """Yield a verdict on each event as it arrives, on any thread. Raises what broke us."""
-        for _ in self.events:
+        left = len(self.events)
+        while left > 0:
             said = self.said.get()
             if isinstance(said, BaseException):
                 raise said
-            yield said
+            yield from said
+            left -= len(said)
+
+    def post(self) -> None:
+        """Pass on what was said."""
+        if self.posting is not None:
+            self.posting.cancel()
+            posted, self.unposted, self.posting = self.unposted, [], None
+            self.said.put(posted)
 
 
 class Queued:
@@ -321,7 +338,7 @@ class Dispatcher:
 
     def _still(self, route: Route, part: Sequence[Queued]) -> list[Queued]:
         """Return which of them leave now; all others have been told why not."""
-        for batch in {queued.batch for queued in part}:
+        for batch in {queued.batch for queued in part} if len(part) > 1 else (part[0].batch,):
             if not batch.closed and not batch.may_leave():
                 self.give_back(batch)
         if route.fault is not None:
@@ -366,7 +383,9 @@ class Dispatcher:
             worker.halved.append(request)
             worker.something.set()
         else:
-            for key in dict.fromkeys(queued.key for queued in request.whole):
+            whole = request.whole
+            keys = (whole[0].key,) if len(whole) == 1 else dict.fromkeys(queued.key for queued in whole)
+            for key in keys:
                 if key is not None:
                     self._advance(key)
 
@@ -407,9 +426,16 @@ class Dispatcher:
             self.give_back(batch)
 
     def _say(self, batch: Batch, said: Verdict | BaseException) -> None:
-        batch.said.put(said)
+        if isinstance(said, BaseException):
+            batch.post()
+            batch.said.put(said)
+        else:
+            batch.unposted.append(said)
+            if batch.posting is None:
+                batch.posting = asyncio.get_running_loop().call_later(POSTED_WITHIN_SECONDS, batch.post)
         batch.unanswered -= 1
         if batch.unanswered == 0:
+            batch.post()
             self._batches.discard(batch)
             batch.queued = []  # each of them knows its batch: together they would stay until garbage is searched for
             if batch.patience:

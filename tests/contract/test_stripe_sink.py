@@ -420,8 +420,8 @@ def test_a_conflict_is_busy(script: Script, make_sink: MakeSink) -> None:
 
 
 def test_a_slow_sink_is_given_small_batches(make_sink: MakeSink) -> None:
-    """Test mode's rate would keep 500 events waiting; what the sink asks for fits its rate."""
-    assert make_sink("http://sink.test", calls_per_second=1_000).limits.batch == 500
+    """Test mode's rate would keep 1,000 events waiting; what the sink asks for fits its rate."""
+    assert make_sink("http://sink.test", calls_per_second=1_000).limits.batch == 1_000
     assert make_sink("http://sink.test", calls_per_second=25).limits.batch == 125
 
 

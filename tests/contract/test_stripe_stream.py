@@ -502,13 +502,13 @@ def test_both_ways_at_once_keep_a_customers_events_apart(server: Server, make_si
 def test_what_each_transport_declares(make_sink: MakeSink) -> None:
     """The stream has no answers and large batches; `auto` goes by version 1 and names what is above."""
     v1, v2, stream, auto = (make_sink(transport).limits for transport in ("v1", "v2", "stream", "auto"))
-    assert (v1.transport, v1.answers, v1.batch, v1.bulk) == ("v1", True, 500, None)
-    assert (v2.transport, v2.answers, v2.batch, v2.bulk) == ("v2", True, 500, None)
+    assert (v1.transport, v1.answers, v1.batch, v1.bulk) == ("v1", True, 1_000, None)
+    assert (v2.transport, v2.answers, v2.batch, v2.bulk) == ("v2", True, 1_000, None)
     assert (stream.transport, stream.answers, stream.batch, stream.bulk) == ("stream", False, 5_000, None)
     assert (auto.transport, auto.answers, auto.batch, auto.bulk) == (
         "v1",
         False,
-        500,
+        1_000,
         ("stream", 10_000, 5_000),
     )
     assert v1.memory == stream.memory

@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import wraps
 from typing import Any
 
-from aggregator.core.model import Answer, Event, EventId, Verdict
+from aggregator.core.model import Answer, Event, EventId
 from aggregator.core.rate_limit import Pace
 from aggregator.sinks.dispatch import Batch, Bound, Dispatcher, Pacer, Queued, Route
 from aggregator.sinks.responses import Response
@@ -98,10 +98,11 @@ async def submit(dispatcher: Dispatcher, *events: Event) -> Batch:
 def said(batch: Batch) -> dict[int, Answer]:
     """What has been said of a batch's events so far."""
     found: dict[int, Answer] = {}
+    batch.post()
     while not batch.said.empty():
-        verdict = batch.said.get()
-        assert isinstance(verdict, Verdict)
-        found[verdict.event] = verdict.answer
+        verdicts = batch.said.get()
+        assert not isinstance(verdicts, BaseException)
+        found |= {verdict.event: verdict.answer for verdict in verdicts}
     return found
 
 

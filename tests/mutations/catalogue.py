@@ -51,8 +51,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "delivery goes on although a settlement lost rows",
         "aggregator/delivery/sender.py",
-        "in_time = began < hold.until and settled == len(outcomes)",
-        "in_time = began < hold.until",
+        "if began >= hold.until or settled < len(outcomes):",
+        "if began >= hold.until:",
         (
             "tests/postgres/test_delivery.py::test_a_claim_that_lost_rows_to_another_process_sends_nothing_more",
         ),
@@ -99,8 +99,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "settling a part of a claim does not renew the rest",
         "aggregator/ledger/outbox/outbox.py",
-        '            connection.execute(RENEW_CLAIM, {"claim": claim, "until": at + self._hold})\n',
-        "",
+        "            if renew:\n",
+        "            if False:\n",
         ("tests/postgres/test_delivery.py::test_settling_a_part_of_a_claim_renews_the_rest",),
     ),
     Mistake(

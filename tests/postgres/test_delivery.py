@@ -117,6 +117,37 @@ def test_settling_a_part_of_a_claim_renews_the_rest(owing: World) -> None:
     assert owing.outbox.settle(claim.id, accepted, owing.now + 55 * SECOND) == 9
 
 
+def test_without_a_renewal_the_rest_of_a_claim_is_due_when_it_was(owing: World) -> None:
+    """A renewal writes every row that is left, so that who settles often asks for few."""
+    sink_id = owing.registered.feeds[0].sink_id
+    claim = owing.outbox.claim(sink_id, 100, owing.now)
+    assert claim is not None
+    owing.now += 50 * SECOND
+    done = [Outcome(claim.events[0].id, State.ACCEPTED)]
+    assert owing.outbox.settle(claim.id, done, owing.now, renew=False) == 1
+    taken = owing.beside().outbox.claim(sink_id, 100, owing.now + 50 * SECOND)
+    assert taken is not None
+    assert len(taken.events) == 9
+
+
+def test_a_claim_of_a_slow_sink_stays_its_senders_to_the_end(owing: World) -> None:
+    """It is renewed with what is settled meanwhile, before anybody else may take it and while its events may leave."""
+    seconds = [0.0]
+    sink_id = owing.registered.feeds[0].sink_id
+    delivery = Sender(owing.outbox, owing.sink, sink_id, lambda: owing.now, lambda: seconds[0])
+    other = owing.beside()
+
+    def slowly(event: Event) -> Answer | None:
+        seconds[0] += 10.0
+        owing.now += 10 * SECOND
+        assert other.outbox.claim(sink_id, 100, owing.now) is None
+        return None
+
+    owing.sink.fault = slowly
+    result = delivery.run_once(owing.now)
+    assert (result.accepted, result.unsent, result.stale) == (10, 0, 0)
+
+
 def test_a_late_settlement_changes_nothing(owing: World) -> None:
     """Whoever settles after its claim was taken over affects no row (invariant 6)."""
     sink_id = owing.registered.feeds[0].sink_id

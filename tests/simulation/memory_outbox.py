@@ -140,7 +140,9 @@ class MemoryOutbox:
             first.add(place)
         return behind
 
-    def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
+    def settle(
+        self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime, *, renew: bool = True
+    ) -> int:
         """Record what became of events of a claim; return how many were still the claim's to settle."""
         if not outcomes:
             return 0
@@ -151,7 +153,7 @@ class MemoryOutbox:
             return settled  # forgotten by a restore
         for event_id in row_of_claim.events:
             row = tables.outbox.get(event_id)
-            if row is not None and row.claim_id == claim:
+            if renew and row is not None and row.claim_id == claim:
                 row.due_at = now + self._hold
         if not any(
             event_id in tables.outbox and tables.outbox[event_id].claim_id == claim

@@ -2,8 +2,8 @@
 
 Rules
 - A claim is committed before the first byte leaves: it names its events, and each of them counts an attempt.
-- A claimed row is due again when its claim runs out, and settling a part of a claim renews the rest. So a process that died
-  leaves nothing behind but the question whether its events arrived; they go out again as the same bytes.
+- A claimed row is due again when its claim runs out, and settling a part of a claim can renew the rest. So a process that
+  died leaves nothing behind but the question whether its events arrived; they go out again as the same bytes.
 - What is claimed and settled is stamped by the ledger's clock, within the transaction. A host whose clock differs claims
   nothing, and settles what it has in the air all the same.
 - A claim is counted, in the ledger and beside it, before anything of it leaves: a ledger that was wound back claims nothing.
@@ -49,14 +49,15 @@ TAKE_ROWS = """
 update aggregator.outbox set claim_id = %(claim)s, due_at = %(until)s where event_id = any(%(events)s::bigint[])
 """
 
-# `exposed_at` and `attempted_at` are returned as they were before this attempt. What may have arrived one way goes the same
+# `exposed_at` and `attempted_at` are returned as they were before this attempt. Both sides of the join are given the ids:
+# with one of them alone, the planner reads all of a short table for the other. What may have arrived one way goes the same
 # way again: a sink with several is not known to remember an identifier in all of them.
 TAKE_EVENTS = """
 update aggregator.event
    set state = 'sending', attempts = event.attempts + 1, exposed_at = coalesce(event.exposed_at, %(now)s),
        attempted_at = %(now)s, transport = case when event.exposed_at is null then %(transport)s else event.transport end
   from aggregator.event as old, aggregator.feed, aggregator.meter
- where event.id = any(%(events)s::bigint[]) and old.id = event.id
+ where event.id = any(%(events)s::bigint[]) and old.id = event.id and old.id = any(%(events)s::bigint[])
    and feed.id = event.feed_id and meter.id = feed.meter_id
 returning event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
           event.at, event.identifier, event.attempts, old.exposed_at, old.attempted_at,
@@ -75,7 +76,8 @@ COUNT_VERDICTS = """
 # that another one does.
 SETTLE = f"""
 with given as (
-    select * from json_to_recordset(%(outcomes)s::json) as outcome (
+    select event_id, state, due_at, reason, request_id, exposed_at, coalesce(uncounted, 0) as uncounted, attempted_at
+      from json_to_recordset(%(outcomes)s::json) as outcome (
         event_id bigint, state aggregator.event_state, due_at timestamptz, reason text, request_id text,
         exposed_at timestamptz, uncounted int, attempted_at timestamptz)
 ), mine as (
@@ -355,15 +357,21 @@ class Outbox(Part):
         """Whether the ledger is known to be stopped: nothing more of a claim may leave then."""
         return self._identity is not None and self._identity.stopped_seen
 
-    def settle(self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime) -> int:
-        """Record what became of events of a claim; return how many were still the claim's to settle."""
+    def settle(
+        self, claim: ClaimId, outcomes: Sequence[Outcome], now: dt.datetime, *, renew: bool = True
+    ) -> int:
+        """Record what became of events of a claim; return how many were still the claim's to settle.
+
+        With `renew`, what is left of it stays claimed for another while; that costs an update of each row.
+        """
         if not outcomes:
             return 0
         with self._database.transaction(now) as connection:
             at = connection.at
             values = {"claim": claim, "owner": self._owner, "now": at, "outcomes": document(outcomes)}
             row = connection.execute(SETTLE, values).fetchone()
-            connection.execute(RENEW_CLAIM, {"claim": claim, "until": at + self._hold})
+            if renew:
+                connection.execute(RENEW_CLAIM, {"claim": claim, "until": at + self._hold})
             connection.execute(CLOSE_CLAIM, {"claim": claim, "now": at})
             failpoints.passing("settle_written")
         failpoints.passing("settle_committed")
@@ -482,28 +490,23 @@ def _feeds(connection: Connection, sink_id: int, feeds: Sequence[int] | None) ->
 
 
 def document(outcomes: Iterable[Outcome]) -> str:
-    """Return outcomes as JSON, of which the server makes rows: an array for each column takes several times as long."""
-    return json.dumps(
-        [
-            {
-                "event_id": outcome.event,
-                "state": outcome.state.value,
-                "due_at": _instant(outcome.due_at),
-                "reason": _text(outcome.reason),
-                "request_id": _text(outcome.request_id),
-                "exposed_at": _instant(outcome.exposed_at),
-                "uncounted": 0 if outcome.counts else 1,
-                "attempted_at": _instant(outcome.attempted_at),
-            }
-            for outcome in outcomes
-        ]
-    )
+    """Return outcomes as JSON, of which the server makes rows: an array for each column takes several times as long.
 
-
-def _instant(at: dt.datetime | None) -> str | None:
-    return None if at is None else at.isoformat()
-
-
-def _text(said: str | None) -> str | None:
-    """Return what a sink said so that it can be stored: its bytes are somebody else's."""
-    return None if said is None else storable(said)
+    What an outcome does not have is left out, and is null there. What a sink said is made fit to be stored: its bytes are
+    somebody else's. The events of a claim share an instant, which is written once.
+    """
+    instants: dict[dt.datetime, str] = {}
+    rows = []
+    for event, state, due_at, reason, request_id, exposed_at, counts, attempted_at in outcomes:
+        row: dict[str, object] = {"event_id": event, "state": state}
+        for name, at in (("due_at", due_at), ("exposed_at", exposed_at), ("attempted_at", attempted_at)):
+            if at is not None:
+                row[name] = instants.get(at) or instants.setdefault(at, at.isoformat())
+        if reason is not None:
+            row["reason"] = storable(reason)
+        if request_id is not None:
+            row["request_id"] = storable(request_id)
+        if not counts:
+            row["uncounted"] = 1
+        rows.append(row)
+    return json.dumps(rows)

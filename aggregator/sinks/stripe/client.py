@@ -120,7 +120,7 @@ class Client:
                 return told._replace(what=self.hide(told.what, token) or "")
             case Refusal():
                 return self._hidden(told, token)
-        return told._replace(request_id=self.hide(told.request_id, token))
+        return Answered(told.body, self.hide(told.request_id, token))
 
     def describe(self, error: Exception) -> Refusal | NoResponse:
         """Say what an error of the library's tells: an answer that refuses, or none. Never repeats the key."""

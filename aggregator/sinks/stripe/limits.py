@@ -24,7 +24,7 @@ LIMITS = Limits(
     # docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api
     significant_digits=15,
     identifier_length=100,
-    batch=500,
+    batch=1_000,
     silent_way="stream",
     # docs.stripe.com/rate-limits: live mode; the configuration lowers it.
     rate=1_000.0,
