@@ -48,6 +48,7 @@ COMMANDS = {
         "status": "Show for each meter how far it is read, what is due, and what waits for a person.",
         "usage": ("Show how much was used of METER, or of all meters, and what became of it, for each sink."),
         "runs": "Show what each pass and delivery of METER, or of all meters, did, what failed, and what waits.",
+        "web": "Serve a page of what the ledger knows, and an API for a customer's own usage.",
         "lateness": "Show how late usage arrives after the end of its window, for each METER or for all.",
         "reconcile": (
             "Compare source, ledger and sink per customer and window, for each METER or for all, and say why they "

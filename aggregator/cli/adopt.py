@@ -14,9 +14,9 @@ from aggregator.cli.common import (
     load_config,
     say,
     show_rows,
-    shown,
     write_json,
 )
+from aggregator.core.shown import shown
 
 if TYPE_CHECKING:
     from aggregator.adoption.adopter import Adopter, Situation

@@ -9,11 +9,13 @@ import click
 from aggregator.cli.common import (
     answer,
     config_option,
+    deciding_option,
     json_option,
     load_config,
     say,
     show_rows,
     some_ids_argument,
+    somebody,
     write_json,
 )
 from aggregator.cli.exit_codes import ExitCode
@@ -46,10 +48,18 @@ MOST = 1_000
     flag_value="still-there",
     help="State that the sink still has them, if aggregator cannot find out.",
 )
+@deciding_option
 @config_option
 @json_option
 def cancel(
-    config_path: Path, *, ids: tuple[int, ...], sink: str, yes: bool, word: str | None, as_json: bool
+    config_path: Path,
+    *,
+    ids: tuple[int, ...],
+    sink: str,
+    yes: bool,
+    word: str | None,
+    reason: str | None,
+    as_json: bool,
 ) -> None:
     """Have a sink take back events that it accepted less than a day ago.
 
@@ -57,6 +67,7 @@ def cancel(
     says is owed: if its window has changed, it is planned anew, and `events release ID` plans the same quantity again.
     Until then nothing of that window is planned. So the sink may hold too little for a while, but never too much.
     """
+    from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import build
 
     if len(ids) > MOST:
@@ -81,7 +92,8 @@ def cancel(
                 raise UsageError("With --json nobody can be asked: give --yes.")
             click.confirm("Cancel them?", abort=True)
         events = [each.event for each in chosen]
-        asked = app.ledger.cancellations.ask(app.sink_ids[sink], events, app.ledger.now())
+        decider = Decider(somebody(), reason)
+        asked = app.ledger.cancellations.ask(app.sink_ids[sink], events, app.ledger.now(), decider)
         _show(app, sink, asked, _work(app.cancelling(sink), asked, app.ledger.now()), as_json=as_json)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aggregator.core.shown import shown
 from aggregator.errors import ConfigError, UsageError
 from aggregator.runtime.terminal import console, printable
 
@@ -41,6 +42,9 @@ WIDE = 200
 COLUMN = re.compile(r"([^=>#]+)([>#]?)(?:=(.+))?")
 """How `show_rows` is told of a column."""
 
+deciding_option = click.option(
+    "--reason", metavar="TEXT", help="Why, in your words. It stays on record with who you are."
+)
 some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table."
@@ -240,42 +244,3 @@ def _records(title: str, columns: Mapping[str, str], lines: Sequence[Sequence[st
         for heading, value in zip(columns, line, strict=True):
             table.add_row(Text(printable(heading)), Text(value))
     return Group(Text(printable(title), "bold"), table, "")
-
-
-def shown(value: object) -> str:
-    """Write a value for a person."""
-    match value:
-        case None:
-            return "-"
-        case dt.datetime():
-            return f"{value:%Y-%m-%d %H:%M}" + (f":{value:%S}" if value.second else "")
-        case Decimal():
-            return _grouped(value)
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return f"{value:,}"
-        case dt.timedelta():
-            return duration(value)
-        case _:
-            return str(value)
-
-
-def _grouped(value: Decimal) -> str:
-    whole, _, fraction = format(value, "f").partition(".")
-    fraction = fraction.rstrip("0")
-    sign = "-" if whole.startswith("-") else ""
-    return f"{sign}{int(whole.lstrip('-') or 0):,}" + (f".{fraction}" if fraction else "")
-
-
-def duration(value: dt.timedelta) -> str:
-    """Write a duration with its two largest units: `3d 4h`, `5m 10s`."""
-    seconds = int(value.total_seconds())
-    if seconds < 0:
-        return "-" + duration(-value)
-    parts = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count}{unit}")
-    return " ".join(parts[:2]) or "0s"

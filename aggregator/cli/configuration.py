@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from aggregator.cli.common import shown
+from aggregator.core.shown import shown
 
 if TYPE_CHECKING:
     from aggregator.config import Config

@@ -14,15 +14,17 @@ from aggregator.cli.common import (
     Instant,
     answer,
     config_option,
-    duration,
+    deciding_option,
     json_option,
     load_config,
     say,
     show_rows,
     some_ids_argument,
+    somebody,
     write_json,
 )
 from aggregator.cli.help import Commands
+from aggregator.core.shown import duration
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,11 +114,18 @@ def list_events(
     choice = Choice(meter=meter, state=state, customer=customer, file=file, dismissed=dismissed)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         found, moved = ledger.parked.waiting(choice, limit + 1), ledger.parked.moved(limit, meter)
+        decided = ledger.decisions.about(each.event for each in found[:limit] if each.dismissed_at)
     shown, more = found[:limit], len(found) > limit
     if as_json:
         write_json(
             {
-                "events": [each._asdict() for each in shown],
+                "events": [
+                    {
+                        **each._asdict(),
+                        "decision": decided[each.event]._asdict() if each.event in decided else None,
+                    }
+                    for each in shown
+                ],
                 "more": more,
                 "moves": [each._asdict() for each in moved],
             }
@@ -127,24 +136,30 @@ def list_events(
             say(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
         for each in moved:
             say(each.describe())
+        for event, decision in decided.items():
+            say(f"{event} was {decision.describe()}")
     else:
         say("No event waits for anybody.")
 
 
 @events.command()
 @choosing
+@deciding_option
 @config_option
 @json_option
-def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
+def release(config_path: Path, *, choice: "Choice", reason: str | None, as_json: bool) -> None:
     """Send held or refused events: by ID, or all of a meter or of a file.
 
     They go out as they were planned, under the same identifier. If the sink had accepted an event and rejected it later,
     its identifier is used up: the meter's next pass plans it anew. If usage moved from one customer to another, both sides
     are sent, in all windows.
     """
+    from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger
+    from aggregator.wiring.deciding import why_not_anew
 
     config = load_config(config_path)
+    decider = Decider(somebody(), reason)
     choice = choice._replace(undecided=choice.file is not None)
     done: set[int] = set()
     replanned: list[int] = []
@@ -152,9 +167,11 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
         while True:
             now = ledger.now()
             fitting, others = _fitting(ledger.parked, choice, DECIDABLE)
-            stuck = {each.event: why for each in fitting if (why := _why_not_anew(config, each, now))}
+            stuck = {each.event: why for each in fitting if (why := why_not_anew(config, each, now))}
             part = set(
-                ledger.outbox.release([each.event for each in fitting if each.event not in stuck], now)
+                ledger.outbox.release(
+                    [each.event for each in fitting if each.event not in stuck], now, decider
+                )
             )
             replanned += sorted(each.event for each in fitting if each.was_accepted and each.event in part)
             done |= part
@@ -185,20 +202,23 @@ def release(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
 
 @events.command()
 @choosing
+@deciding_option
 @config_option
 @json_option
-def dismiss(config_path: Path, *, choice: "Choice", as_json: bool) -> None:
+def dismiss(config_path: Path, *, choice: "Choice", reason: str | None, as_json: bool) -> None:
     """Dismiss held or refused events: nothing of them is billed, and they are no longer listed.
 
     If the window changes, the new event replaces them all the same. To undo, `release` them by ID. If usage moved from one
     customer to another, both sides are dismissed, in all windows.
     """
+    from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         fitting, others = _fitting(ledger.parked, choice, DECIDABLE)
-        done = set(ledger.parked.dismiss([each.event for each in fitting], ledger.now()))
+        decider = Decider(somebody(), reason)
+        done = set(ledger.parked.dismiss([each.event for each in fitting], ledger.now(), decider))
     if as_json:
         write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
@@ -309,31 +329,6 @@ def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
         build_sink(config, event.sink).limits_for(event.meter).proof if event.sink in config.sinks else None
     )
     return (event.attempted_at or event.since) + (known or PROOF)
-
-
-def _why_not_anew(config: "Config", event: "Waiting", now: dt.datetime) -> str | None:
-    """Say why no pass would plan an event anew, and what to do; None if one does, or if it goes out as it is."""
-    from aggregator.wiring.app import meter_of
-
-    if not event.was_accepted:
-        return None
-    if not event.fed:
-        return (
-            f"Its window is not billed through {event.sink} any more (`bill_from`, `bill_until` of {event.meter}): change "
-            "that, and release it then; or bill it otherwise, and dismiss it."
-        )
-    meter = config.meters.get(event.meter)
-    if meter is None:
-        return f"Meter {event.meter} is not configured any more: put it back, and release it then; or dismiss it."
-    if event.sink not in meter.sinks:
-        return f"Meter {event.meter} does not feed {event.sink} any more: put it back, and release it then; or dismiss it."
-    sealed = meter_of(meter).sealed_until(now)
-    if sealed is not None and event.window_start < sealed:
-        return (
-            f"Its window lies before `data_retained_from` of {event.meter} and is not read any more: bill it otherwise, "
-            "and dismiss it."
-        )
-    return None
 
 
 def _choice(

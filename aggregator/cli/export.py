@@ -14,13 +14,13 @@ from aggregator.cli.common import (
     known_meters,
     load_config,
     say,
-    shown,
     write_json,
 )
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.files import raw_meters, show_files
 from aggregator.cli.help import Commands
+from aggregator.core.shown import shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from aggregator.cli.common import (
     load_config,
     say,
     show_rows,
-    shown,
     write_json,
 )
 from aggregator.cli.help import Commands
+from aggregator.core.shown import shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:

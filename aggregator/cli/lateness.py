@@ -8,7 +8,6 @@ import click
 
 from aggregator.cli.common import (
     config_option,
-    duration,
     json_option,
     known_meters,
     load_config,
@@ -17,6 +16,7 @@ from aggregator.cli.common import (
     write_json,
 )
 from aggregator.cli.completion import MeterName
+from aggregator.core.shown import duration
 
 
 @click.command()

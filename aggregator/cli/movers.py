@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from aggregator.cli.common import show_rows, shown
+from aggregator.cli.common import show_rows
+from aggregator.core.shown import shown
 
 if TYPE_CHECKING:
     from aggregator.core.forecast import Figures, Forecast

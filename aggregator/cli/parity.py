@@ -17,11 +17,11 @@ from aggregator.cli.common import (
     load_config,
     say,
     show_rows,
-    shown,
     write_raw,
 )
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.core.shown import shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:

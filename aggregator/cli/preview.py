@@ -19,8 +19,8 @@ from aggregator.cli.common import (
     show_rows,
     write_json,
 )
-from aggregator.cli.common import shown as quantity
 from aggregator.cli.completion import MeterName
+from aggregator.core.shown import shown as quantity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

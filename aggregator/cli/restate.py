@@ -15,11 +15,11 @@ from aggregator.cli.common import (
     known_meters,
     load_config,
     say,
-    shown,
     write_json,
 )
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.core.shown import shown
 from aggregator.errors import SourceError, UsageError
 
 if TYPE_CHECKING:

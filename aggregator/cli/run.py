@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--web",
     metavar="HOST:PORT",
-    help="Listen on this address for what Stripe delivers, and answer /livez and /readyz.",
+    help="Serve the page and the API there, take what Stripe delivers, and answer /livez and /readyz.",
 )
 @first_time_option
 @json_option

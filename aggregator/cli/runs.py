@@ -6,17 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.cli.common import (
-    Instant,
-    config_option,
-    json_option,
-    load_config,
-    say,
-    show_rows,
-    shown,
-    write_json,
-)
+from aggregator.cli.common import Instant, config_option, json_option, load_config, say, show_rows, write_json
 from aggregator.cli.completion import MeterName
+from aggregator.core.shown import shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,16 +9,15 @@ import click
 
 from aggregator.cli.common import (
     config_option,
-    duration,
     json_option,
     load_config,
     say,
     show_rows,
-    shown,
     write_json,
 )
 from aggregator.cli.configuration import ConfigurationShown
 from aggregator.cli.feeds import report_feeds
+from aggregator.core.shown import duration, shown
 
 if TYPE_CHECKING:
     from aggregator.config import Config

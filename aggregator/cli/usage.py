@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.core.model import Span
     from aggregator.ledger.ledger import Ledger
-    from aggregator.wiring.app import App
 
 
 class Month(click.ParamType["Span"]):
@@ -138,17 +137,7 @@ def _opened(
     name = "aggregator usage"
     if live:
         with build(config, name=name, looks=True) as app:
-            yield app.ledger, lambda meter: _source(app, meter)
+            yield app.ledger, app.meter_source
     else:
         with open_ledger(config, may_migrate=True, name=name) as ledger:
             yield ledger, None
-
-
-def _source(app: "App", name: str) -> "MeterSource | None":
-    """Return where a meter is read; None if it is not configured."""
-    from aggregator.collection.usage import MeterSource
-
-    if name not in app.registered:
-        return None
-    meter = app.registered[name].meter
-    return MeterSource(meter.source, app.sources[meter.source], app.definitions(name), meter.unit)

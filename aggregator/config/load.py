@@ -15,10 +15,11 @@ from aggregator.config.meter import Meter
 from aggregator.config.models import SINK_SECRETS, SINK_TYPES, Config, File, Ledger, Sink, Source
 from aggregator.config.sections import Section
 from aggregator.config.values import NAME_PATTERN, NAME_RULE
+from aggregator.config.web import WEB_SECRETS, Web
 from aggregator.config.wording import keys, unknown_key, unknown_name
 from aggregator.errors import ConfigError
 
-TOP_ONLY = ("state_dir", "ledger")
+TOP_ONLY = ("state_dir", "ledger", "web")
 FREE = "x-"
 """How keys begin at the top level that are the reader's own, as for anchors that several blocks share."""
 ONE_METER_ONLY = frozenset({"name", "query", "query_file", "renamed_from"})
@@ -54,7 +55,7 @@ class _Assembly:
     def config(self) -> Config | None:
         """Return the whole, or None where a problem kept a block from being built."""
         self._gather()
-        ledger, state_dir = self._ledger(), self._state_dir()
+        ledger, state_dir, web = self._ledger(), self._state_dir(), self._web()
         sources = {name: self._source(section) for name, section in self.sources.items()}
         sinks = {name: self._sink(section) for name, section in self.sinks.items()}
         meters = {name: self._meter(section) for name, section in self.meters.items()}
@@ -62,7 +63,14 @@ class _Assembly:
         if self.files.problems.found:
             return None
         return Config.model_validate(
-            {"state_dir": state_dir, "ledger": ledger, "sources": sources, "sinks": sinks, "meters": meters}
+            {
+                "state_dir": state_dir,
+                "ledger": ledger,
+                "web": web,
+                "sources": sources,
+                "sinks": sinks,
+                "meters": meters,
+            }
         )
 
     def _gather(self) -> None:
@@ -116,6 +124,14 @@ class _Assembly:
     def _ledger(self) -> Ledger | None:
         section = Section(self.top, ("ledger",), _mapping(self.top, "ledger", "keys"))
         return section.build(Ledger, section.resolved("url", LONGEST_SECRET, needed=False))
+
+    def _web(self) -> Web | None:
+        section = Section(self.top, ("web",), _mapping(self.top, "web", "keys"))
+        data = section.merged()
+        for key in WEB_SECRETS:
+            found = section.resolved(key, LONGEST_SECRET, needed=False)
+            data |= {name: found[name] for name in (key, f"{key}_file") if name in found}
+        return section.build(Web, data)
 
     def _state_dir(self) -> Path:
         written = self.top.data.get("state_dir", str(Config.model_fields["state_dir"].default))

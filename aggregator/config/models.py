@@ -35,6 +35,7 @@ from aggregator.config.values import (
     on_this_machine,
     refuse,
 )
+from aggregator.config.web import Web
 from aggregator.errors import UsageError
 
 # Stripe's limits on calls to the metering endpoints, per second and account; test mode has the lower one.
@@ -328,6 +329,11 @@ class Config(Block):
         ),
         examples=[{"url": "${LEDGER_URL}"}],
     )
+    web: Web = Field(
+        default=Web(),
+        description="The page and the API: who may look, and who may decide.",
+        examples=[{"operator_token": "${AGGREGATOR_WEB_TOKEN}"}],
+    )
     sources: dict[str, Source] = Field(
         description="The application databases, by name.", examples=[{"app": {"url": "${APP_DATABASE_URL}"}}]
     )
@@ -360,7 +366,7 @@ class Config(Block):
 
 
 class File(Config):
-    """What one file may hold. Included files hold all of it but `state_dir` and `ledger`."""
+    """What one file may hold. Included files hold all of it but `state_dir`, `ledger` and `web`."""
 
     include: tuple[str, ...] = Field(
         default=(),

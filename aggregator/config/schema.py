@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 from aggregator.config.durations import format_duration
 from aggregator.config.models import SINK_SECRETS, SINK_TYPES, File
 from aggregator.config.values import NAME_PATTERN
+from aggregator.config.web import WEB_SECRETS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -53,6 +54,7 @@ def json_schema() -> dict[str, object]:
         if optional:
             _not_both(blocks[sink.__name__], *optional)
     _not_both(blocks["Ledger"], ("url", "url_file"))
+    _not_both(blocks["Web"], *((key, f"{key}_file") for key in WEB_SECRETS))
     _loosen_meter(blocks)
     _name_the_blocks(schema)
     return {"$schema": DIALECT, "$id": ID, **_tidy(schema), "title": "aggregator configuration"}

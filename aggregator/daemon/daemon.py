@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
@@ -32,7 +32,6 @@ from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, glances, tasks
 from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import report_start
 from aggregator.daemon.watchdog import Watching, report_set_back
-from aggregator.daemon.webhook import Web
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import (
     AggregatorError,
@@ -46,8 +45,11 @@ from aggregator.errors import (
 )
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
-from aggregator.web.listener import Address
 from aggregator.wiring.app import App
+
+if TYPE_CHECKING:
+    from aggregator.daemon.webhook import Web
+    from aggregator.web.listener import Address
 
 IDLE_SECONDS = 1.0
 """How soon delivery notices what other processes planned. Our own plans wake it at once."""
@@ -95,7 +97,7 @@ class Daemon:
     sinks' messages are delivered to, None for nowhere.
     """
 
-    def __init__(self, build: Build, clock: Clock, address: Address | None = None) -> None:
+    def __init__(self, build: Build, clock: Clock, address: "Address | None" = None) -> None:
         self._build = build
         self._address = address
         self._clock = clock
@@ -191,7 +193,7 @@ class Running(NamedTuple):
 class Work:
     """One App at work: the scheduler for what is done from time to time, the workers for its sinks."""
 
-    def __init__(self, app: App, clock: Clock, address: Address | None = None) -> None:
+    def __init__(self, app: App, clock: Clock, address: "Address | None" = None) -> None:
         self._app = app
         self._clock = clock
         self._readiness = Readiness()
@@ -231,10 +233,13 @@ class Work:
             if task.job.pool == SENDING
         ]
 
-    def _listener(self, address: Address) -> Web:
+    def _listener(self, address: "Address") -> "Web":
         from aggregator.daemon.metrics import metrics_of
+        from aggregator.daemon.webhook import Web
+        from aggregator.web.serving import Served
 
-        ledger = self._app.ledger
+        app, ledger = self._app, self._app.ledger
+        pages = Served(address, app.config, ledger, app.meter_source)
         return Web(
             address,
             self._takers,
@@ -242,7 +247,8 @@ class Work:
             ledger.instant,
             ledger.database.slow,
             self._readiness,
-            scrape=metrics_of(self._app, self._readiness),
+            pages,
+            scrape=metrics_of(app, self._readiness),
         )
 
     def prepare(self) -> None:

@@ -15,7 +15,7 @@ Rules
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from aggregator.runtime.clock import Clock
 from aggregator.web.application import Application, Refused, Render, Workers, read_body, said
 from aggregator.web.listener import Address, Listener
 from aggregator.web.metrics import Metrics
+from aggregator.web.serving import Served
 
 PREFIX = "/webhooks/stripe/"
 PROBES = {"/healthz", "/livez", "/metrics", "/readyz"}
@@ -72,11 +73,10 @@ class Web:
         clock: Clock,
         slow: Callable[[], str | None] = lambda: None,
         readiness: Readiness | None = None,
-        routes: Sequence[BaseRoute] = (),
-        render: Render | None = None,
+        pages: Served | None = None,
         scrape: Callable[[], Scraped] | None = None,
     ) -> None:
-        """`clock` is the ledger's; `slow` says what is slow there, and asks nobody; `render` makes a page of an error.
+        """`clock` is the ledger's; `slow` says what takes too long there, and asks nobody.
 
         `scrape` gives what `/metrics` is answered with.
         """
@@ -85,7 +85,8 @@ class Web:
         self._metrics = Metrics(scrape) if scrape else None
         own = [*self._deliveries.routes(), *self._probes.routes()]
         own += self._metrics.routes() if self._metrics else []
-        errors = _json_for_ours(render) if render else None
+        self._pages = pages
+        routes, errors = (pages.routes(), _json_for_ours(pages.error)) if pages else ([], None)
         self._listener = Listener(address, Application([*own, *routes], errors))
 
     def start(self) -> None:
@@ -99,6 +100,8 @@ class Web:
         self._probes.close()
         if self._metrics:
             self._metrics.close()
+        if self._pages:
+            self._pages.close()
 
 
 def _json_for_ours(render: Render) -> Render:

@@ -16,6 +16,7 @@ figures         what monitoring asks again and again
 drift           what it has of customers and days, beside source and sink
 usage           what became of usage, in figures that add up
 history         what passes and deliveries did, and what waits
+usage_windows   what each hour holds, for pages
 reports         questions, for status and proofs
 ledger          all of it together, as the wiring opens it
 

@@ -25,10 +25,12 @@ from aggregator.ledger.parity import PlannedUsage
 from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.review.cancellations import Cancellations
+from aggregator.ledger.review.decisions import Decisions
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
 from aggregator.ledger.review.repairs import Repairs
 from aggregator.ledger.usage import UsageReport
+from aggregator.ledger.usage_windows import UsageWindows
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import monotonic
 
@@ -64,6 +66,7 @@ class Ledger:
         self.uploads = Uploads(database)
         self.places = Places(database)
         self.parked = ParkedEvents(database)
+        self.decisions = Decisions(database)
         self.in_doubt = InDoubt(database)
         self.cancellations = Cancellations(database)
         self.notifications = Notifications(database)
@@ -77,6 +80,7 @@ class Ledger:
         self.figures = Figures(database)
         self.drift = DriftReport(database)
         self.repairs = Repairs(database)
+        self.usage_windows = UsageWindows(database)
 
     def now(self) -> dt.datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""

@@ -6,5 +6,5 @@ Rules
 - Everything that is shown is escaped, and numbers are sent as text: exact, and formatted here.
 - Whoever asks is bounded as a webhook's callers are: connections, heads, bodies, and how much is worked on at once.
 
-Only `daemon` and `cli` import it. Begin with `application`.
+Only `daemon` and `cli` import it. Begin with `site`.
 """

@@ -39,9 +39,14 @@ class Address:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
+    def host(self) -> str:
+        """The host that was asked for, as an address."""
+        return str(self._listener.getsockname()[0].partition("%")[0])
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        return ipaddress.ip_address(self._listener.getsockname()[0].partition("%")[0]).is_loopback
+        return ipaddress.ip_address(self.host).is_loopback
 
     def lend(self) -> socket.socket:
         """Return the socket for a server to listen on, and to close."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from aggregator.collection.collector import Collector
 from aggregator.collection.glance import Glance
+from aggregator.collection.usage import MeterSource
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
@@ -99,6 +100,13 @@ class App:
     def definitions(self, meter: str) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
         return self.looked.get(meter) or self.ledger.meters.definitions(self.registered[meter])
+
+    def meter_source(self, meter: str) -> MeterSource | None:
+        """Return where a meter is read, for whoever asks what it has now; None if it is not configured."""
+        if meter not in self.registered:
+            return None
+        its = self.registered[meter].meter
+        return MeterSource(its.source, self.sources[its.source], self.definitions(meter), its.unit)
 
     def glance(self, meters: Sequence[str]) -> Glance:
         """Return what looks at meters of one source in one snapshot, before any of them is collected."""

@@ -485,6 +485,18 @@ comment on table aggregator.verdict_count is
 
 # What waits for a person, for proof from the sink, or to be said again.
 REVIEW = """
+create table aggregator.decision (
+    id         bigint generated always as identity primary key,
+    decided_at timestamptz not null,
+    verb       text not null check (verb in ('release', 'dismiss', 'cancel')),
+    who        text not null check (who <> ''),
+    reason     text check (reason <> ''),
+    events     bigint[] not null check (cardinality(events) > 0)
+);
+create index decision_by_event on aggregator.decision using gin (events);
+comment on table aggregator.decision is
+    'What a person decided about events that waited, who it was and why. Written with what it changed; never changed.';
+
 create table aggregator.parked (
     event_id     bigint primary key references aggregator.event,
     feed_id      integer not null references aggregator.feed,

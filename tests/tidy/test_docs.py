@@ -47,6 +47,8 @@ ENVIRONMENT = {
     "NEXT_API_KEY": "rk_live_2",
     "STRIPE_WEBHOOK_SECRET": "whsec_1",
     "METRONOME_TOKEN": "token",
+    "AGGREGATOR_WEB_TOKEN": "operator-token-of-24-chars",
+    "AGGREGATOR_TOKEN_SECRET": "a-secret-that-has-32-characters-at-least",
 }
 
 
@@ -118,6 +120,7 @@ def keys() -> dict[str, dict[str, Any]]:
     return {
         "## Top level": schema["properties"],
         "## ledger": found["Ledger"],
+        "## web": found["Web"],
         "## sources": found["Source"],
         "## sinks": found["StripeSink"] | found["StripeReports"],
         "## Metronome sinks": found["MetronomeSink"],

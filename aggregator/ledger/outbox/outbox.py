@@ -30,6 +30,7 @@ from aggregator.ledger.identity import WHAT_TO_DO, LedgerIdentity
 from aggregator.ledger.outbox.turns import Turns
 from aggregator.ledger.passes.reassert import note_newer_than
 from aggregator.ledger.review import moves
+from aggregator.ledger.review.decisions import Decider, Verb, note
 from aggregator.ledger.review.parked import take_back_held
 from aggregator.runtime import failpoints
 from aggregator.runtime.redact import storable
@@ -436,8 +437,8 @@ class Outbox(Part):
         assert row is not None
         return row[0], row[1]
 
-    def release(self, events: Sequence[int], now: dt.datetime) -> list[int]:
-        """Let held or refused events go, on a person's word; return those that were.
+    def release(self, events: Sequence[int], now: dt.datetime, decider: Decider | None = None) -> list[int]:
+        """Let held or refused events go, on a person's word; return those that were. Who decides is put on record.
 
         They are due as they were planned, but for what the sink took before and rejected later: that is planned anew.
         With one event of a move, all of it goes.
@@ -450,7 +451,9 @@ class Outbox(Part):
             # A decrease that is held behind it would be planned again in its place, and held again, for ever.
             take_back_held(connection, [row[0] for row in again], "planned anew with an event before it", now)
             note_newer_than(connection, [row[0] for row in due], now)
-        return sorted(row[0] for row in [*due, *again])
+            done = sorted(row[0] for row in [*due, *again])
+            note(connection, Verb.RELEASE, done, decider, now)
+        return done
 
 
 @contextmanager

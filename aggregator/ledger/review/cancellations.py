@@ -22,6 +22,7 @@ from aggregator.core.readbacks import EventsInSpan
 from aggregator.core.states import CancellationState, is_settled, may_go_on
 from aggregator.core.windows import MINUTE, floor
 from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.review.decisions import Decider, Verb, note
 from aggregator.ledger.review.in_doubt import events_in_span
 from aggregator.ledger.review.parked import LOCK_SLOTS, take_back_held
 from aggregator.ledger.review.rejections import refuse_known
@@ -203,10 +204,15 @@ class Cancellations(Part):
         rows = self._rows(CANDIDATES, {"sink_id": sink_id, "events": list(events)})
         return [Candidate._make(row) for row in rows]
 
-    def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]:
+    def ask(
+        self, sink_id: int, events: Sequence[int], now: dt.datetime, decider: Decider | None = None
+    ) -> list[int]:
         """Put on record that these are wanted back; return those that count as booked and were not wanted already."""
-        rows = self._rows(ASK, {"sink_id": sink_id, "events": list(events), "now": now})
-        return [row[0] for row in rows]
+        values = {"sink_id": sink_id, "events": list(events), "now": now}
+        with self._database.transaction() as connection:
+            done = [row[0] for row in connection.execute(ASK, values)]
+            note(connection, Verb.CANCEL, done, decider, now)
+        return done
 
     def ask_lowered(
         self, sink_id: int, meters: Collection[str], since: dt.datetime, now: dt.datetime, limit: int

@@ -14,6 +14,7 @@ from aggregator.core.model import Span
 from aggregator.core.readbacks import Finding
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review import moves
+from aggregator.ledger.review.decisions import Decider, Verb, note
 
 LOCK_PARKED = """
 select event_id from aggregator.parked where event_id = any(%(events)s) order by event_id for update
@@ -177,14 +178,16 @@ class ParkedEvents(Part):
         }
         return [Waiting._make(row) for row in self._rows(WAITING, values)]
 
-    def dismiss(self, events: Sequence[int], now: dt.datetime) -> list[int]:
+    def dismiss(self, events: Sequence[int], now: dt.datetime, decider: Decider | None = None) -> list[int]:
         """Leave held or refused events at that, on a person's word; return those that were. A newer plan replaces them.
 
-        With one event of a move, all of it is left at that.
+        With one event of a move, all of it is left at that. Who decides is put on record.
         """
         with self._database.transaction() as connection:
             values = {"events": moves.whole(connection, events), "now": now}
-            return [row[0] for row in connection.execute(DISMISS, values)]
+            done = [row[0] for row in connection.execute(DISMISS, values)]
+            note(connection, Verb.DISMISS, done, decider, now)
+        return done
 
     def moved(self, limit: int, meter: str | None = None) -> list[moves.Move]:
         """Return the usage that moved from one customer to another and waits for a person."""

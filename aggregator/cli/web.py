@@ -1,0 +1,139 @@
+"""`aggregator web`: the page and the API alone, on a ledger; and tokens for customers."""
+
+import datetime as dt
+import signal
+import threading
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aggregator.cli.common import config_option, json_option, load_config, say, write_json
+from aggregator.cli.completion import MeterName
+from aggregator.cli.help import Commands
+from aggregator.errors import UsageError
+
+if TYPE_CHECKING:
+    from aggregator.config import Config
+
+LOOPBACK = "127.0.0.1:8080"
+
+
+class Duration(click.ParamType[dt.timedelta]):
+    """A duration such as `1h`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.timedelta:
+        """Return the duration, or fail with what to write."""
+        from aggregator.config.durations import parse_duration
+
+        if isinstance(value, dt.timedelta):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a duration; write 1h, 30m or 7d.", param, ctx)
+
+
+@click.group(cls=Commands, invoke_without_command=True)
+@click.option("--listen", metavar="HOST:PORT", default=LOOPBACK, show_default=True, help="Where to listen.")
+@config_option
+@click.pass_context
+def web(context: click.Context, config_path: Path, *, listen: str) -> None:
+    """Serve a page of what the ledger knows, and an API for a customer's own usage.
+
+    Without a command it runs until it is told to stop. It reads and sends nothing: that is `aggregator run`, which
+    serves the same with --web. Only this machine can look, unless `web: operator_token` is set.
+    """
+    if context.invoked_subcommand is None:
+        _serve(load_config(config_path), listen)
+    elif context.get_parameter_source("config_path") is not click.core.ParameterSource.DEFAULT:
+        context.obj = config_path
+
+
+def _serve(config: "Config", listen: str) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    from aggregator.runtime import log
+    from aggregator.web.application import Application
+    from aggregator.web.listener import Address, Listener
+    from aggregator.web.serving import Served, access_of
+    from aggregator.wiring.app import build
+
+    log.configure(verbose=False)
+    address = Address(listen)
+    access_of(address, config)
+    stop = threading.Event()
+
+    def note(number: int, _frame: types.FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    with build(config, name="aggregator web", looks=True) as app:
+        pages = Served(address, config, app.ledger, app.meter_source)
+        listener = Listener(address, Application(pages.routes(), pages.error))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, note)
+        listener.start()
+        say(f"{config.web.public_url or address.url} shows the ledger until you press Ctrl-C.")
+        while not stop.wait(0.5):
+            pass
+        listener.stop()
+        pages.close()
+    address.close()
+
+
+@web.command()
+@click.option("--customer", required=True, help="The customer whose usage may be read.")
+@click.option("--for", "lasts", type=Duration(), required=True, help="How long, such as 1h; 31d at most.")
+@click.option(
+    "--meter",
+    "meters",
+    type=MeterName(),
+    multiple=True,
+    help="Only this meter. Give it again for more of them.",
+)
+@config_option
+@json_option
+@click.pass_context
+def token(
+    context: click.Context,
+    config_path: Path,
+    *,
+    customer: str,
+    lasts: dt.timedelta,
+    meters: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Print a token by which a customer's own usage can be read, and nothing else, until it is over.
+
+    Give it to the page of your product that shows it: `GET /api/usage?customer=...` with `Authorization: Bearer TOKEN`.
+    """
+    from aggregator.runtime.clock import utcnow
+    from aggregator.web.tokens import Scope, issue
+
+    config = load_config(context.obj or config_path)
+    secret = config.web.token_secret_revealed()
+    if secret is None:
+        raise UsageError(
+            "No token can be signed: set `web: {token_secret: ${AGGREGATOR_TOKEN_SECRET}}` in the configuration "
+            "(`openssl rand -hex 24` prints a secret)."
+        )
+    if not customer or "\0" in customer:
+        raise UsageError("Say whose usage may be read.")
+    unknown = [name for name in meters if name not in config.meters]
+    if unknown:
+        known = ", ".join(sorted(config.meters))
+        raise UsageError(f"There is no meter {unknown[0]} in the configuration; it has: {known}.")
+    now = utcnow()
+    try:
+        text = issue(secret, Scope(customer, meters or None), now, lasts)
+    except ValueError as error:
+        raise UsageError(f"Not for so long: {error}.") from None
+    if as_json:
+        write_json(
+            {"token": text, "customer": customer, "meters": list(meters) or None, "until": now + lasts}
+        )
+    else:
+        say(text)

@@ -1,0 +1,97 @@
+"""The block of the page and the API: who may look, who may decide, and whose tokens are good."""
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
+
+from aggregator.config.block import Block, SecretFile
+from aggregator.config.values import WebAddress, refuse
+
+SHORTEST_TOKEN = 24
+SHORTEST_SECRET = 32
+"""In characters: what is guessed neither by a person nor by a machine that asks as fast as it may."""
+
+
+def _unguessable(least: int) -> AfterValidator:
+    """Refuse a secret that is too short, or has white space."""
+
+    def check(value: SecretStr) -> SecretStr:
+        text = value.get_secret_value().strip()
+        if len(text) < least or re.search(r"\s", text):
+            raise refuse(
+                f"must have {least} characters at least, and no white space: `openssl rand -hex 24` prints one"
+            )
+        return SecretStr(text)
+
+    return AfterValidator(check)
+
+
+def _origin(value: str) -> str:
+    """Refuse what a browser would never name as the origin of a page."""
+    parts = urlsplit(value)
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.netloc
+        or value != f"{parts.scheme}://{parts.netloc}"
+    ):
+        raise refuse(
+            "must be an origin, such as `https://app.example.com`: without a path, and without `/` at the end"
+        )
+    return value
+
+
+Origin = Annotated[
+    str, AfterValidator(_origin), WithJsonSchema({"type": "string", "pattern": "^https?://[^/]+$"})
+]
+
+
+class Web(Block):
+    """The page and the API of `run --web` and `aggregator web`."""
+
+    operator_token: Annotated[SecretStr, _unguessable(SHORTEST_TOKEN)] | None = Field(
+        default=None,
+        description=(
+            "What people sign in with. Without it nobody can decide anything on the page, and only this machine can look."
+        ),
+        examples=["${AGGREGATOR_WEB_TOKEN}"],
+    )
+    operator_token_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the token, instead of `operator_token`; relative to this file.",
+        examples=["/run/secrets/web_token"],
+    )
+    token_secret: Annotated[SecretStr, _unguessable(SHORTEST_SECRET)] | None = Field(
+        default=None,
+        description="What signs the tokens of `aggregator web token`, by which a customer's own usage is read.",
+        examples=["${AGGREGATOR_TOKEN_SECRET}"],
+    )
+    token_secret_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the secret, instead of `token_secret`; relative to this file.",
+        examples=["/run/secrets/token_secret"],
+    )
+    public_url: WebAddress | None = Field(
+        default=None,
+        description="Where people reach the page if a web server with TLS stands before it. Then everybody must sign in.",
+        examples=["https://usage.example.com"],
+    )
+    allow_origins: tuple[Origin, ...] = Field(
+        default=(),
+        strict=False,
+        description="Pages of yours whose scripts may read the API, with a customer's token.",
+        examples=[["https://app.example.com"]],
+    )
+
+    def operator_token_revealed(self) -> str | None:
+        """Return the token in clear."""
+        return self.operator_token.get_secret_value() if self.operator_token else None
+
+    def token_secret_revealed(self) -> str | None:
+        """Return the secret in clear."""
+        return self.token_secret.get_secret_value() if self.token_secret else None
+
+
+WEB_SECRETS = ("operator_token", "token_secret")
+"""Which keys may stand in a file of their own."""

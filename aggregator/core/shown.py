@@ -1,0 +1,43 @@
+"""How values are written for people: exact numbers with separators, instants in UTC, durations in two units. Pure."""
+
+import datetime as dt
+from decimal import Decimal
+
+
+def shown(value: object) -> str:
+    """Write a value for a person."""
+    match value:
+        case None:
+            return "-"
+        case dt.datetime():
+            return f"{value:%Y-%m-%d %H:%M}" + (f":{value:%S}" if value.second else "")
+        case Decimal():
+            return _grouped(value)
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case dt.timedelta():
+            return duration(value)
+        case _:
+            return str(value)
+
+
+def _grouped(value: Decimal) -> str:
+    whole, _, fraction = format(value, "f").partition(".")
+    fraction = fraction.rstrip("0")
+    sign = "-" if whole.startswith("-") else ""
+    return f"{sign}{int(whole.lstrip('-') or 0):,}" + (f".{fraction}" if fraction else "")
+
+
+def duration(value: dt.timedelta) -> str:
+    """Write a duration with its two largest units: `3d 4h`, `5m 10s`."""
+    seconds = int(value.total_seconds())
+    if seconds < 0:
+        return "-" + duration(-value)
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"

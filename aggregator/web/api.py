@@ -1,0 +1,310 @@
+"""The API of a customer's own usage, for the usage page of your product: exact, small, and cheap to ask again.
+
+    GET /api/usage?customer=C [&meter=M ...] [&period=2026-11 | &from=2026-11-01&to=2026-11-08] [&by=day|hour]
+    GET /api/openapi.json
+
+Rules
+- A customer's token reads that customer's usage, of its meters, and nothing else; the operator's token and whoever signed in
+  read everybody's. On this machine alone no token is needed to look, as on the pages.
+- Numbers are texts, exact: a browser's own numbers round. Nothing in an answer changes that did not change in the ledger, so
+  its ETag tells whether there is anything new.
+- What was made is kept for `KEPT_SECONDS`, and whoever asks for the same meanwhile waits for the one that is made already.
+- No source is asked: how far a meter is read stands beside its figures.
+"""
+
+import asyncio
+import datetime as dt
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from aggregator.core.model import Span
+from aggregator.core.usage import By, Line, Usage, month, month_of
+from aggregator.core.windows import DAY, is_boundary
+from aggregator.errors import AggregatorError
+from aggregator.ledger.usage import UsageFeed
+from aggregator.runtime.clock import monotonic
+from aggregator.web.application import Refused, Workers
+from aggregator.web.openapi import document
+from aggregator.web.sessions import Access
+from aggregator.web.site import Backend
+from aggregator.web.tokens import NotGood, Scope, scope_of
+
+KEPT_SECONDS = 5.0
+MOST_KEPT = 5_000
+"""Answers that are kept: a few KiB each."""
+
+MOST_AT_WORK = 4
+MOST_WAITING = 512
+LONGEST_SPAN = dt.timedelta(days=366)
+MOST_METERS = 50
+LONGEST_CUSTOMER = 500
+HEADERS = {
+    "cache-control": "private, max-age=5",
+    "vary": "authorization, cookie, origin",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "cross-origin",
+}
+
+
+class Wanted(NamedTuple):
+    """What is asked for."""
+
+    customer: str
+    meters: tuple[str, ...] | None
+    span: Span
+    by: By | None
+
+
+class Answer(NamedTuple):
+    """What is answered, and the mark by which it is known again."""
+
+    body: bytes
+    etag: str
+
+
+class Api:
+    """Answers what a customer used."""
+
+    def __init__(
+        self, backend: Backend, access: Access, token_secret: str | None, origins: Sequence[str]
+    ) -> None:
+        self._backend = backend
+        self._access = access
+        self._secret = token_secret
+        self._origins = frozenset(origins)
+        self._workers = Workers("api", MOST_AT_WORK, MOST_WAITING)
+        self._kept: OrderedDict[Wanted, tuple[float, asyncio.Future[Answer]]] = OrderedDict()
+
+    def routes(self) -> list[BaseRoute]:
+        """Return where it is asked."""
+        return [
+            Route("/api/usage", self._usage, methods=["GET"]),
+            Route("/api/usage", self._preflight, methods=["OPTIONS"]),
+            Route("/api/openapi.json", self._document, methods=["GET"]),
+        ]
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._workers.close()
+
+    async def _usage(self, request: Request) -> Response:
+        self._access.check_host(request)
+        now = self._backend.ledger.instant()
+        try:
+            wanted = self._allowed(request, wanted_of(request.query_params, now), now)
+            answer = await self._answer(wanted)
+        except Refused as refused:
+            refused.headers = {
+                **(refused.headers or {}),
+                **self._shared(request),
+                "cache-control": "no-store",
+            }
+            raise
+        headers = {**HEADERS, **self._shared(request), "etag": answer.etag}
+        if _known(request.headers.get("if-none-match", ""), answer.etag):
+            return Response(None, 304, headers)
+        return Response(answer.body, 200, headers, "application/json")
+
+    async def _preflight(self, request: Request) -> Response:
+        """Answer a browser that asks whether a page of another origin may ask us."""
+        shared = self._shared(request)
+        if not shared:
+            raise Refused(403, "this origin is not in `web: allow_origins`")
+        allowed = {
+            "access-control-allow-methods": "GET",
+            "access-control-allow-headers": "authorization, if-none-match",
+            "access-control-max-age": "600",
+        }
+        return Response(None, 204, {**shared, **allowed})
+
+    async def _document(self, _: Request) -> Response:
+        return JSONResponse(document(), headers={**HEADERS, "cache-control": "public, max-age=300"})
+
+    def _allowed(self, request: Request, wanted: Wanted, now: dt.datetime) -> Wanted:
+        """Return what of it whoever asks may read. Raises Refused."""
+        kind, _, bearer = request.headers.get("authorization", "").partition(" ")
+        if not kind:
+            if not self._access.may_look(request, self._access.session(request, now)):
+                raise _unknown("give a token: `Authorization: Bearer TOKEN`")
+            return wanted
+        bearer = bearer.strip()
+        if kind.lower() != "bearer" or not bearer:
+            raise _unknown("give a token: `Authorization: Bearer TOKEN`")
+        if self._access.is_operator(bearer):
+            return wanted
+        return _within(self._scope(bearer, now), wanted)
+
+    def _scope(self, bearer: str, now: dt.datetime) -> Scope:
+        refused = _unknown("this token is not good, or not any more")
+        if self._secret is None:
+            raise refused
+        try:
+            return scope_of(self._secret, bearer, now)
+        except NotGood:
+            raise refused from None
+
+    def _shared(self, request: Request) -> dict[str, str]:
+        """Return what lets a page of an origin of yours read the answer. Its cookies are never taken."""
+        origin = request.headers.get("origin", "")
+        return {"access-control-allow-origin": origin} if origin in self._origins else {}
+
+    async def _answer(self, wanted: Wanted) -> Answer:
+        """Return what was made a moment ago, or make it; one at a time makes the same."""
+        now = monotonic()
+        made, found = self._kept.get(wanted, (0.0, None))
+        if found is None or now - made > KEPT_SECONDS or _failed(found):
+            found = asyncio.ensure_future(self._workers.do(lambda: self._made(wanted)))
+            self._kept[wanted] = (now, found)
+            self._kept.move_to_end(wanted)
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return await asyncio.shield(found)
+
+    def _made(self, wanted: Wanted) -> Answer:
+        try:
+            body = json.dumps(self._figures(wanted), ensure_ascii=True, separators=(",", ":")).encode()
+        except AggregatorError:
+            raise Refused(503, "the ledger does not answer, try again", {"retry-after": "5"}) from None
+        return Answer(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+    def _figures(self, wanted: Wanted) -> Mapping[str, object]:
+        report = self._backend.ledger.usage
+        feeds = [
+            feed
+            for feed in report.feeds(None, wanted.span)
+            if wanted.meters is None or feed.meter in wanted.meters
+        ]
+        if len(feeds) > MOST_METERS:
+            raise Refused(400, f"that is more than {MOST_METERS} meters and sinks: say which, by `meter`")
+        return {
+            "customer": wanted.customer,
+            "from": _instant(wanted.span.start),
+            "to": _instant(wanted.span.end),
+            "by": wanted.by,
+            "usage": [self._of_feed(feed, wanted) for feed in feeds],
+        }
+
+    def _of_feed(self, feed: UsageFeed, wanted: Wanted) -> Mapping[str, object]:
+        report, whose = self._backend.ledger.usage, wanted.customer
+        lines = list(report.lines(feed, wanted.span, wanted.by, customer=whose))
+        total = Usage()
+        if wanted.by is None or feed.last:
+            total = next(iter(report.lines(feed, wanted.span, customer=whose)), Line(None, None, total)).usage
+        else:
+            for line in lines:
+                total = total.plus(line.usage)
+        told: dict[str, object] = {
+            "meter": feed.meter,
+            "sink": feed.sink,
+            "read_until": _instant(feed.mark),
+            **_usage(total),
+        }
+        if wanted.by is not None:
+            told["lines"] = [
+                {"from": _instant(line.start), **_usage(line.usage)} for line in lines if line.start
+            ]
+        return told
+
+
+def wanted_of(query: QueryParams, now: dt.datetime) -> Wanted:
+    """Return what a query asks for. Raises Refused for what cannot be asked."""
+    unknown = query.keys() - {"customer", "meter", "period", "from", "to", "by"}
+    if unknown:
+        raise Refused(400, f"there is no parameter {min(unknown)[:40]}")
+    customer = query.get("customer", "")
+    if not customer or len(customer) > LONGEST_CUSTOMER or "\0" in customer:
+        raise Refused(400, "say whose usage: `customer`")
+    meters = query.getlist("meter")
+    if len(meters) > MOST_METERS:
+        raise Refused(400, f"name {MOST_METERS} meters at most")
+    by = query.get("by")
+    if by not in (None, "hour", "day", "month"):
+        raise Refused(400, "`by` is hour, day or month")
+    return Wanted(customer, tuple(sorted(set(meters))) or None, _span(query, now), By(by) if by else None)
+
+
+def _span(query: Mapping[str, str], now: dt.datetime) -> Span:
+    period, start, end = query.get("period"), query.get("from"), query.get("to")
+    if period is not None and (start or end):
+        raise Refused(400, "give `period`, or `from` and `to`")
+    if period is not None:
+        return _month(period)
+    if start is None and end is None:
+        return month_of(now)
+    if start is None or end is None:
+        raise Refused(400, "give both `from` and `to`")
+    span = Span(_day(start), _day(end))
+    if not span.start < span.end <= span.start + LONGEST_SPAN:
+        raise Refused(400, "`from` is before `to`, and a year at most")
+    return span
+
+
+def _month(text: str) -> Span:
+    wrong = Refused(400, "`period` is a month such as 2026-11")
+    try:
+        span = month(text)
+    except ValueError:
+        raise wrong from None
+    if not 2000 <= span.start.year < 3000:
+        raise wrong
+    return span
+
+
+def _day(text: str) -> dt.datetime:
+    try:
+        instant = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(400, "`from` and `to` are days such as 2026-11-01") from None
+    instant = instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
+    if not 2000 <= instant.year < 3000 or not is_boundary(instant, DAY):
+        raise Refused(400, "`from` and `to` are midnights in UTC")
+    return instant
+
+
+def _within(scope: Scope, wanted: Wanted) -> Wanted:
+    """Return what of it is in a token's scope; all that is asked for must be. Raises Refused."""
+    if wanted.customer != scope.customer:
+        raise Refused(403, "this token is for another customer")
+    if scope.meters is None:
+        return wanted
+    if wanted.meters is not None and not set(wanted.meters) <= set(scope.meters):
+        raise Refused(403, "this token is for other meters")
+    return wanted._replace(meters=wanted.meters or tuple(sorted(scope.meters)))
+
+
+def _failed(made: asyncio.Future[Answer]) -> bool:
+    return made.done() and (made.cancelled() or made.exception() is not None)
+
+
+def _unknown(words: str) -> Refused:
+    return Refused(401, words, {"www-authenticate": 'Bearer realm="usage"'})
+
+
+def _known(header: str, etag: str) -> bool:
+    """Tell whether whoever asks has the answer already (RFC 9110, section 13.1.2: compared weakly)."""
+    given = [each.strip().removeprefix("W/") for each in header.split(",")]
+    return "*" in given or etag in given
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    not_billed = usage.used - usage.billed - usage.dismissed - usage.shadow
+    return {"used": _exact(usage.used), "billed": _exact(usage.billed), "not_billed_yet": _exact(not_billed)}
+
+
+def _exact(amount: Decimal) -> str:
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _instant(instant: dt.datetime) -> str:
+    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,382 @@
+"""What each page shows: figures, taken from the ledger when it is asked for."""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from decimal import Decimal
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from aggregator.collection.usage import Question, ask
+from aggregator.config.changes import changed_settings, settings_of
+from aggregator.core.lateness import in_time
+from aggregator.core.model import ZERO, Span
+from aggregator.core.usage import By, Line, Usage, month, month_of
+from aggregator.core.windows import DAY, HOUR, floor
+from aggregator.ledger.reports import FeedStatus
+from aggregator.ledger.review.parked import Choice
+from aggregator.ledger.usage import UsageFeed
+from aggregator.web.application import Refused
+from aggregator.web.charts import Chart, Point, chart
+from aggregator.web.health import Health, Pace, health, pace_of
+from aggregator.web.rollups import Rollups
+from aggregator.web.site import Asked, Backend, Page, View
+
+LINES = 100
+"""Rows of a table on one page: what helps people who cannot see takes long for more."""
+
+MOST_PAGES = 1_000
+MOST_FILES = 200
+MOST_DECISIONS = 20
+MOST_FEEDS_OF_A_CUSTOMER = 60
+LATENESS_WITHIN = dt.timedelta(days=14)
+
+Row = TypeVar("Row")
+
+
+class MeterRow(NamedTuple):
+    """A meter and a sink, and how they stand."""
+
+    status: FeedStatus
+    health: Health
+    lag: dt.timedelta
+
+
+class Period(NamedTuple):
+    """A month, how it is written, and its neighbours."""
+
+    span: Span
+    text: str
+    before: str
+    after: str | None
+
+    @property
+    def title(self) -> str:
+        """Return its name."""
+        return f"{self.span.start:%B %Y}"
+
+
+class Hour(NamedTuple):
+    """An hour that holds usage."""
+
+    start: dt.datetime
+    slots: int
+    used: Decimal
+
+
+class MeterUsage(NamedTuple):
+    """What a customer used of a meter in a period, and what became of it, for one sink."""
+
+    feed: UsageFeed
+    usage: Usage
+    chart: Chart | None
+    notes: list[str]
+
+    @property
+    def not_billed(self) -> Decimal:
+        """What of it is not billed yet, and may still be."""
+        return self.usage.used - self.usage.billed - self.usage.dismissed - self.usage.shadow
+
+
+def overview(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Show every meter, and what needs somebody."""
+    ledger, now = backend.ledger, asked.now
+    rows = list(meter_rows(backend, now))
+    stopped = ledger.identity.check(now)
+    lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
+    values = {
+        "rows": rows,
+        "troubles": [row for row in rows if row.health.level != "good"],
+        "stopped": stopped,
+        "apart": ledger.database.clocks_apart(),
+        "unmapped": ledger.reports.unmapped(10),
+        "files": len(ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_FILES)),
+        "late": {name: in_time(its) for name, its in sorted(lateness.items())},
+        "now": now,
+    }
+    return Page("overview.html", values)
+
+
+def meter_rows(backend: Backend, now: dt.datetime) -> Iterator[MeterRow]:
+    """Yield how each meter stands with each sink."""
+    for row in backend.ledger.reports.status():
+        yield MeterRow(row, health(row, now, pace(backend, row.meter)), now - row.mark)
+
+
+def pace(backend: Backend, meter: str) -> Pace | None:
+    """Return how soon a meter is read by the configuration; None if it is not in there."""
+    its = backend.config.meters.get(meter)
+    return pace_of(its.delay, its.every, its.window, by_cron=its.cron is not None) if its else None
+
+
+def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
+    """Show a meter's usage over a month by day, or over a day by hour."""
+    name, now = asked.path["meter"], asked.now
+    rows = [row for row in meter_rows(backend, now) if row.status.meter == name]
+    if not rows:
+        raise Refused(404, f"there is no meter {name[:100]} in the ledger")
+    sink = asked.query.get("sink") or rows[0].status.sink
+    row = next((row for row in rows if row.status.sink == sink), None)
+    if row is None:
+        raise Refused(404, f"{name} does not feed {sink[:100]}")
+    period = _period(asked)
+    day = _day(asked)
+    span = Span(day, day + DAY) if day else period.span
+    feed = _feed(backend, name, sink, span)
+    step = HOUR if day or feed.last else DAY
+    points = rollups.points(feed, span, step)
+    hours = rollups.hours(feed, span)
+    newest = sorted(hours.values(), key=lambda each: each.start, reverse=True)
+    page, more = _page(asked, newest, 24)
+    drawn = [point for point in points if point.start <= now]
+    values = {
+        "name": name,
+        "row": row,
+        "rows": rows,
+        "period": period,
+        "day": day,
+        "feed": feed,
+        "chart": chart(
+            drawn, f"{name} {'by hour' if step == HOUR else 'by day'}", "%H:%M" if day else "%d %b"
+        ),
+        "used": sum((point.used for point in points), ZERO),
+        "billed": sum((point.billed for point in points), ZERO),
+        "hours": [Hour(each.start, each.slots, each.used) for each in page],
+        "hourly": feed.last or row.status.window_seconds <= 3_600,
+        "one_slot_each": row.status.window_seconds >= 3_600,
+        "page": _number(asked),
+        "more": more,
+        "one_day": DAY,
+        "now": now,
+    }
+    return Page("meter.html", values)
+
+
+def window(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Show the customers of a meter in a window: who used most first."""
+    name, sink = asked.path["meter"], asked.query.get("sink", "")
+    start = _instant(asked.path["start"])
+    rows = [row for row in backend.ledger.reports.status() if row.meter == name]
+    status = next((row for row in rows if row.sink == sink), rows[0] if rows else None)
+    if status is None:
+        raise Refused(404, f"there is no meter {name[:100]} in the ledger")
+    length = max(HOUR, dt.timedelta(seconds=status.window_seconds))
+    span = Span(floor(start, length), floor(start, length) + length)
+    feed = _feed(backend, name, status.sink, span)
+    found: list[Line] = []
+    total, count, skipped = Usage(), 0, (_number(asked) - 1) * LINES
+    for line in backend.ledger.usage.lines(feed, span, By.CUSTOMER):
+        total = total.plus(line.usage)
+        if skipped <= count < skipped + LINES:
+            found.append(line)
+        count += 1
+    values = {
+        "name": name,
+        "sink": status.sink,
+        "span": span,
+        "before": span.start - length,
+        "after": span.end if span.end <= asked.now else None,
+        "lines": found,
+        "figures": _figures(line.usage for line in [Line(None, None, total)]),
+        "total": total,
+        "count": count,
+        "page": _number(asked),
+        "more": count > skipped + LINES,
+        "read": feed.mark >= span.end,
+        "now": asked.now,
+    }
+    return Page("window.html", values)
+
+
+def customers(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Find a customer: by how its name begins, among those that had usage lately."""
+    prefix = asked.query.get("begins", "").strip()[:200]
+    feeds = backend.ledger.usage.feeds(None, Span(asked.now, asked.now))
+    found: dict[str, list[str]] = {}
+    for feed in feeds[:MOST_FEEDS_OF_A_CUSTOMER]:
+        for name in backend.ledger.usage_windows.customers(feed.id, prefix, LINES):
+            meters = found.setdefault(name, [])
+            if feed.meter not in meters:
+                meters.append(feed.meter)
+    rows = sorted(found.items())
+    values = {"begins": prefix, "rows": rows[:LINES], "more": len(rows) > LINES, "now": asked.now}
+    return Page("customers.html", values)
+
+
+def customer(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Show what a customer used in a month of every meter, and what is not billed yet; with `live`, as the source has it."""
+    whose, period = asked.path["customer"], _period(asked)
+    live = bool(asked.query.get("live"))
+    if live and backend.source_of is None:
+        raise Refused(409, "no source can be asked here")
+    found = list(_used(backend, whose, period.span, asked.now, live=live))
+    values = {
+        "whose": whose,
+        "period": period,
+        "found": [each for each in found if any(each.usage)],
+        "nothing": [each.feed.meter for each in found if not any(each.usage)],
+        "figures": _figures(each.usage for each in found),
+        "waiting": backend.ledger.parked.waiting(Choice(customer=whose), LINES),
+        "live": live,
+        "can_ask": backend.source_of is not None,
+        "now": asked.now,
+    }
+    return Page("statement.html" if asked.query.get("statement") else "customer.html", values)
+
+
+def _used(backend: Backend, whose: str, span: Span, now: dt.datetime, *, live: bool) -> Iterator[MeterUsage]:
+    """Yield what a customer used of each meter, for each sink."""
+    question = Question(span, now, By.DAY, None, whose)
+    report = backend.ledger.usage
+    if not report.feeds(None, span):
+        return
+    with ExitStack() as stack:
+        source_of = backend.source_of if live else None
+        for each in islice(
+            ask(report, question, backend.config.meters, stack, source_of), MOST_FEEDS_OF_A_CUSTOMER
+        ):
+            lines = list(each.lines.all())
+            usage = each.sum.total
+            if not each.sum.adds_up:
+                usage = next(
+                    iter(report.lines(each.feed, span, customer=whose)), Line(None, None, Usage())
+                ).usage
+            yield MeterUsage(each.feed, usage, _by_day(lines, span, now, each.feed.meter), each.notes)
+
+
+def _by_day(lines: Iterable[Line], span: Span, now: dt.datetime, what: str) -> Chart | None:
+    found = {line.start: line.usage for line in lines}
+    if not found:
+        return None
+    days = [span.start + DAY * number for number in range((span.end - span.start) // DAY)]
+    points = [
+        Point(day, found.get(day, Usage()).used, found.get(day, Usage()).billed) for day in days if day <= now
+    ]
+    return chart(points, f"{what} by day", "%d %b")
+
+
+def events(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Show what waits for a person, grouped as it was asked for, with what can be done about it."""
+    query = asked.query
+    state = query.get("state") if query.get("state") in ("held", "refused", "in_doubt") else None
+    choice = Choice(
+        meter=query.get("meter") or None,
+        state=state,
+        customer=query.get("customer") or None,
+        dismissed=bool(query.get("dismissed")),
+    )
+    parked = backend.ledger.parked
+    found = parked.waiting(choice, LINES + 1)
+    values = {
+        "rows": found[:LINES],
+        "more": len(found) > LINES,
+        "choice": choice,
+        "moves": parked.moved(LINES, choice.meter),
+        "decided": backend.ledger.decisions.about(each.event for each in found if each.dismissed_at),
+        "decisions": backend.ledger.decisions.latest(MOST_DECISIONS),
+        "meters": sorted({row.meter for row in backend.ledger.reports.status()}),
+        "done": query.get("done", "")[:500],
+        "now": asked.now,
+    }
+    return Page("events.html", values)
+
+
+def files(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Show files that a person must upload, then those that were written lately."""
+    uploads = backend.ledger.uploads
+    waiting = uploads.listed(sink=None, unconfirmed=True, limit=MOST_FILES)
+    names = {row.name for row in waiting}
+    others = [row for row in uploads.listed(sink=None, unconfirmed=False, limit=50) if row.name not in names]
+    values = {
+        "waiting": [row for row in waiting if row.name],
+        "others": [row for row in others if row.name],
+        "done": asked.query.get("done", "")[:500],
+        "now": asked.now,
+    }
+    return Page("files.html", values)
+
+
+def configuration(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Show the settings of the meters that are in force, what they changed, and what the files say that is not."""
+    in_force, before = backend.ledger.configurations.latest()
+    here = settings_of(backend.config.meters)
+    values = {
+        "in_force": in_force,
+        "changed": list(changed_settings(before.meters, in_force.meters)) if in_force and before else [],
+        "not_yet": list(changed_settings(in_force.meters, here)) if in_force else [],
+        "since": backend.ledger.configurations.defined_since(),
+        "meters": sorted((in_force.meters if in_force else here).items()),
+        "now": asked.now,
+    }
+    return Page("configuration.html", values)
+
+
+VIEWS: dict[str, View] = {
+    "/": overview,
+    "/meters/{meter}": meter,
+    "/meters/{meter}/{start}": window,
+    "/customers": customers,
+    "/customers/{customer:path}": customer,
+    "/events": events,
+    "/files": files,
+    "/configuration": configuration,
+}
+"""Each page by its address."""
+
+
+def _feed(backend: Backend, meter: str, sink: str, span: Span) -> UsageFeed:
+    found = [feed for feed in backend.ledger.usage.feeds(meter, span) if feed.sink == sink]
+    if not found:
+        raise Refused(404, f"{meter[:100]} does not feed {sink[:100]}")
+    return found[0]
+
+
+def _period(asked: Asked) -> Period:
+    text = asked.query.get("period", "")
+    wrong = Refused(400, f"{text[:40]} is not a month; write 2026-11")
+    try:
+        span = month(text) if text else month_of(asked.now)
+    except ValueError:
+        raise wrong from None
+    if not 2000 <= span.start.year < 3000:
+        raise wrong
+    before = month_of(span.start - DAY).start
+    after = f"{span.end:%Y-%m}" if span.end <= asked.now else None
+    return Period(span, f"{span.start:%Y-%m}", f"{before:%Y-%m}", after)
+
+
+def _day(asked: Asked) -> dt.datetime | None:
+    text = asked.query.get("day")
+    if not text:
+        return None
+    return floor(_instant(text), DAY)
+
+
+def _instant(text: str) -> dt.datetime:
+    try:
+        instant = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(400, f"{text[:40]} is not a time; write 2026-11-01T06:00Z") from None
+    instant = instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
+    if not 2000 <= instant.year < 3000:
+        raise Refused(400, f"{text[:40]} lies outside the years 2000 to 2999")
+    return instant
+
+
+def _number(asked: Asked) -> int:
+    """Return which page of a long table is asked for."""
+    text = asked.query.get("page", "1")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_PAGES):
+        raise Refused(400, "that is no page of this table")
+    return int(text)
+
+
+def _page(asked: Asked, rows: list[Row], size: int) -> tuple[list[Row], bool]:
+    first = (_number(asked) - 1) * size
+    return rows[first : first + size], len(rows) > first + size
+
+
+def _figures(usages: Iterable[Usage]) -> list[str]:
+    """Return which figures a table shows: what is zero on every line is left out."""
+    found = {name for usage in usages for name, amount in zip(Usage._fields, usage, strict=True) if amount}
+    return [name for name in Usage._fields if name in found | {"used", "billed"}]

@@ -1,0 +1,209 @@
+"""A ledger that is worth looking at: a month of three meters, most of it billed, and something that waits for a person."""
+
+import datetime as dt
+import json
+from typing import Any
+
+import psycopg
+
+from aggregator.core.usage import month_of
+
+HOUR = dt.timedelta(hours=1)
+DAY = dt.timedelta(days=1)
+NOW = dt.datetime(2026, 11, 20, 14, 25, tzinfo=dt.UTC)
+"""An instant at which a ledger can be looked at whatever the time is."""
+
+METERS = {"api_requests": 400, "gb_stored": 12, "seats": 3}
+FIRST = (
+    "acme",
+    "borealis",
+    "cedar",
+    "delta_labs",
+    "everest",
+    "fjord",
+    "granite",
+    "harbour",
+    "iris",
+    "juniper",
+)
+
+# A customer's use rises over the month, by day more than by night, and each customer's differs; no dice are thrown.
+SLOTS = """
+insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, tail)
+select nextval('aggregator.slot_id'), %(feed)s, 1, hour, customer, quantity, quantity, nextval('aggregator.event_id')
+  from (select hour, 'cus_' || name || case when number > 10 then '_' || number else '' end as customer,
+               round(%(scale)s * (1 + number %% 7) * (1 + 0.6 * sin((extract(hour from hour) - 8) * pi() / 12))
+                     * (1 + extract(day from hour) / 40)
+                     * (0.8 + ((number * 7919 + extract(doy from hour)::int * 31) %% 40) / 100.0))::numeric as quantity
+          from generate_series(%(start)s::timestamptz, %(end)s::timestamptz - interval '1 hour', interval '1 hour') as hour
+          cross join (select number, (%(names)s::text[])[1 + (number - 1) %% 10] as name
+                        from generate_series(1, %(customers)s) as number) as customer
+       ) as used
+ where quantity > 0
+"""
+
+# All is billed but for the newest hour, and for what waits.
+EVENTS = """
+insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state,
+                              reason, customer, identifier, delta, total)
+select tail, id, 1, feed_id, 0, window_start, window_start + interval '59 minutes', window_start + interval '66 minutes',
+       case when state = 'due' then null else window_start + interval '67 minutes' end, state::aggregator.event_state,
+       reason, customer, 'agg_' || tail, total, total
+  from (select slot.*, waits.reason,
+               coalesce(waits.state, case when slot.window_start = %(newest)s then 'due' else 'confirmed' end) as state
+          from aggregator.slot
+          left join jsonb_to_recordset(%(waits)s) as waits (customer text, at timestamptz, state text, reason text)
+            on waits.customer = slot.customer and waits.at = slot.window_start
+         where slot.feed_id = %(feed)s) as known
+"""
+
+OUTBOX = """
+insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)
+select id, 1, feed_id, planned_at from aggregator.event where state = 'due' and feed_id = %(feed)s
+"""
+
+PARKED = """
+insert into aggregator.parked (event_id, feed_id, state, reason, since, dismissed_at)
+select id, feed_id, state, reason, settled_at, case when window_start = %(dismissed)s then settled_at + interval '1 hour' end
+  from aggregator.event where state in ('held', 'refused', 'in_doubt') and feed_id = %(feed)s
+"""
+
+DECIDED = """
+insert into aggregator.decision (decided_at, verb, who, reason, events)
+select dismissed_at, 'dismiss', 'Ada on the page', 'A trial account; nothing is owed.', array[event_id]
+  from aggregator.parked where dismissed_at is not null and feed_id = %(feed)s
+"""
+
+DISMISSED = 40
+WAITING = [
+    ("api_requests", "cus_acme", 5, "held", "The source says 1,204 less than was billed: `decreases: hold`."),
+    ("api_requests", "cus_fjord", 5, "held", "The source says 310 less than was billed: `decreases: hold`."),
+    ("gb_stored", "cus_iris_19", 9, "refused", "No such customer: 'cus_iris_19' (resource_missing)."),
+    (
+        "seats",
+        "cus_cedar",
+        30,
+        "in_doubt",
+        "No answer for 20 hours; the sink's totals are read from 06:00 on.",
+    ),
+    ("seats", "cus_delta_labs", DISMISSED, "refused", "The customer has no subscription with this meter."),
+]
+"""What waits for a person, and for how many hours by the newest window. What waits for longest, somebody has dismissed."""
+
+
+def fill(
+    connection: psycopg.Connection[Any],
+    now: dt.datetime,
+    customers: int = 24,
+    *,
+    since: dt.datetime | None = None,
+    events: bool = True,
+) -> None:
+    """Fill an empty ledger as it may be at an instant of a month: since its beginning, or since another instant."""
+    start = since or month_of(now).start
+    mark = now.replace(minute=0, second=0, microsecond=0)
+    one(connection, "insert into aggregator.sink (name, account) values ('stripe', 'acct_1') returning id")
+    for name, scale in METERS.items():
+        meter(connection, name, scale, start, mark, customers, events=events)
+    if events:
+        connection.execute(
+            "insert into aggregator.unmapped (meter_id, window_start, reason, customer, rows, quantity)"
+            " values (1, %s, 'no customer', null, 12, 431)",
+            [mark - 7 * HOUR],
+        )
+        described(connection, month_of(now).start)
+
+
+def meter(
+    connection: psycopg.Connection[Any], name: str, scale: int, start: dt.datetime, mark: dt.datetime, customers: int,
+    *, events: bool,
+) -> None:  # fmt: skip
+    """Make a meter that was read up to an instant, and is billed for all but its newest hour."""
+    its = one(
+        connection,
+        "insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark) values (%s, 'f', 3600, %s, %s)"
+        " returning id", name, start, mark,
+    )  # fmt: skip
+    connection.execute(
+        "insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds)"
+        " values (%s, %s, 'f', '', 3600)",
+        [its, start],
+    )
+    feed = one(
+        connection,
+        "insert into aggregator.feed (meter_id, sink_id, since, read_until, cleared_at, cleared_by)"
+        " values (%s, 1, %s, %s, %s, 'it is new') returning id", its, start, mark, start,
+    )  # fmt: skip
+    waits = [
+        {"customer": customer, "at": (mark - hours * HOUR).isoformat(), "state": state, "reason": reason}
+        for of, customer, hours, state, reason in WAITING
+        if of == name
+    ]
+    values = {
+        "feed": feed,
+        "start": start,
+        "end": mark,
+        "scale": scale,
+        "names": list(FIRST),
+        "customers": customers,
+        "newest": mark - HOUR,
+        "dismissed": mark - DISMISSED * HOUR,
+        "waits": json.dumps(waits),
+    }
+    connection.execute(SLOTS, values)
+    connection.execute(
+        "insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, epoch,"
+        " fingerprint)"
+        " values (%s, 'live', tstzrange(%s, %s), tstzrange(%s, %s), %s, 0.4, 1000, 24, 24, 1, 'f')",
+        [its, mark - HOUR, mark, mark - HOUR, mark, mark + 6 * HOUR / 60],
+    )
+    if events:
+        for statement in (EVENTS, OUTBOX, PARKED, DECIDED):
+            connection.execute(statement, values)
+
+
+def described(connection: psycopg.Connection[Any], start: dt.datetime) -> None:
+    """Note a configuration, a file to be uploaded and one that was, and how late usage came."""
+    query = "select customer, count(*) as quantity\n  from request\n where at >= :start and at < :end\n group by 1"
+    settings = {
+        name: {"source": "app", "sinks": "[stripe]", "window": "1h", "delay": "5m", "query": query}
+        for name in METERS
+    }
+    before = {name: {**its, "delay": "2m"} if name == "seats" else its for name, its in settings.items()}
+    for number, meters in enumerate((before, settings)):
+        connection.execute(
+            "insert into aggregator.configuration (loaded_at, host, process, meters) values (%s, 'billing-1', %s, %s)",
+            [start + number * 9 * DAY, 4211 + number, json.dumps(meters)],
+        )
+    for number in range(2):
+        claim = one(
+            connection,
+            "insert into aggregator.claim (sink_id, owner, claimed_at, events, settled_at)"
+            " values (1, gen_random_uuid(), %s, '{1}', %s) returning id", start, start,
+        )  # fmt: skip
+        connection.execute(
+            "insert into aggregator.file (claim_id, sink_id, place, by_hand, held_until, name, meters, first_window,"
+            " last_window, records, bytes, sha256, written_at, confirmed_at)"
+            " values (%s, 1, '/var/lib/aggregator/files', true, %s, %s, '{gb_stored}', %s, %s, 4200, 301244, 'ab', %s, %s)",
+            [
+                claim,
+                start,
+                f"gb_stored-{number + 1:04}.csv",
+                start,
+                start + DAY,
+                start + DAY,
+                None if number else start + DAY,
+            ],
+        )
+    connection.execute(
+        "insert into aggregator.lateness (meter_id, day, seconds, slots, quantity)"
+        " select id, %s::date, late, slots, slots * 10 from aggregator.meter,"
+        " (values (0, 9950), (300, 40), (3600, 10)) as step (late, slots)", [start + 20 * DAY],
+    )  # fmt: skip
+
+
+def one(connection: psycopg.Connection[Any], statement: str, *values: object) -> Any:
+    """Return the first value that a statement gives."""
+    row = connection.execute(statement.encode(), values).fetchone()
+    assert row is not None
+    return row[0]
