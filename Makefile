@@ -32,14 +32,15 @@ demo: $(READY) ## the main job in two minutes: embedded Postgres, sandbox, backf
 test: $(READY) ## all tests (real Postgres from a wheel; loopback only)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
-.PHONY: pooler
-pooler: ## install pgbouncer (Debian's) if this user may; without it the tests that need it are skipped
-	@if PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null; then exit 0; fi; \
+.PHONY: tools
+tools: ## install pgbouncer and prometheus (Debian's) if this user may; tests that need what is missing are skipped
+	@if PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null && command -v promtool >/dev/null; then exit 0; fi; \
 	as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; \
 	{ command -v apt-get >/dev/null && $$as_root true 2>/dev/null \
 	  && timeout 300 $$as_root apt-get update -qq \
-	  && timeout 300 $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=60 pgbouncer; } >/dev/null \
-	|| echo 'pgbouncer is not installed and cannot be: the tests that need it are skipped.'
+	  && timeout 300 $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=60 --no-install-recommends \
+	     pgbouncer prometheus; } >/dev/null \
+	|| echo 'pgbouncer or prometheus is not installed and cannot be: the tests that need it are skipped.'
 
 .PHONY: sim
 sim: $(READY) ## simulated lives of the real code under faults: SEEDS=2000, or SEED=17 to live one again

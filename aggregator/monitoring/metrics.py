@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 import aggregator
 from aggregator.config import Config, FileSink
@@ -30,7 +31,7 @@ from aggregator.runtime.clock import monotonic
 
 WAITING_STATES = ("due", "sending", "held", "refused", "in_doubt")
 VERDICTS = ("accepted", "refused", "in_doubt", "due")
-QUANTILES = (Decimal("0.5"), Decimal("0.9"), Decimal("0.99"))
+PERCENTILES = (50, 90, 99)
 
 LATENESS_WITHIN = dt.timedelta(days=7)
 USUALLY_READ_WITHIN = dt.timedelta(minutes=5)
@@ -119,7 +120,7 @@ FAMILIES: dict[str, Family] = {
     "aggregator_units": (GAUGE, "By how much these events change what is billed.", (*FEED, "state")),
     "aggregator_oldest_event_seconds": (
         GAUGE,
-        "How long the oldest of these events has waited in all.",
+        "How long the oldest of these events has waited in all, if there are any.",
         (*FEED, "state"),
     ),
     "aggregator_until_in_doubt_seconds": (
@@ -145,11 +146,20 @@ FAMILIES: dict[str, Family] = {
     ),
     "aggregator_lateness_seconds": (
         GAUGE,
-        "Within how long after its window's end this share of the slots of 7 days was found.",
-        ("meter", "quantile"),
+        "Within how long after its window's end so many percent of the slots of 7 days were found.",
+        ("meter", "percentile"),
     ),
 }
 """Every metric that we tell of ourselves: its kind, what it is, and its labels. A counter is written with `_total`."""
+
+
+PREFIX = "aggregator_"
+Labels = dict[str, str]
+
+
+def written_name(name: str) -> str:
+    """Return what a family's samples are called."""
+    return name + "_total" if FAMILIES[name][0] is COUNTER else name
 
 
 class Context(NamedTuple):
@@ -227,18 +237,23 @@ class Page:
         self.families: dict[str, Metric] = {
             name: kind(name, text, labels=labels) for name, (kind, text, labels) in FAMILIES.items()
         }
+        self._written = {
+            name.removeprefix(PREFIX): (family, written_name(name)) for name, family in self.families.items()
+        }
 
-    def _add(self, name: str, labels: Iterable[str], value: Decimal | float) -> None:
-        self.families[f"aggregator_{name}"].add_metric(list(labels), value)  # type: ignore[attr-defined]  # each family has it
+    def _add(self, name: str, labels: Labels, value: Decimal | float) -> None:
+        """Add a sample. There are tens of thousands: labels that are one object are made once, and written down once."""
+        family, written = self._written[name]
+        family.samples.append(Sample(written, labels, value))  # type: ignore[arg-type]  # exact, until it is written
 
     def _seconds(self, since: dt.datetime | None) -> float:
         return (self._now - since).total_seconds() if since is not None else 0
 
     def add_process(self, answers: Answers, *, apart: bool) -> None:
         """Add whether the ledger answers, and how old what it said is; and what this process knows by itself."""
-        self._add("build_info", [aggregator.__version__], 1)
-        self._add("ledger_up", [], answers.progress.trouble is None and answers.progress.value is not None)
-        self._add("clocks_apart", [], apart)
+        self._add("build_info", {"version": aggregator.__version__}, 1)
+        self._add("ledger_up", {}, answers.progress.trouble is None and answers.progress.value is not None)
+        self._add("clocks_apart", {}, apart)
         progress, waiting, usage = answers
         ages = {
             "progress": progress.age_seconds,
@@ -247,19 +262,19 @@ class Page:
         }
         for figures, age in ages.items():
             if age is not None:
-                self._add("figures_age_seconds", [figures], age)
+                self._add("figures_age_seconds", {"figures": figures}, age)
         for source, up in sorted(self._context.source_up().items()):
-            self._add("source_up", [source], up)
+            self._add("source_up", {"source": source}, up)
 
     def add_progress(self, progress: Progress) -> None:
         """Add what was done, and how meters, feeds and sinks stand, as far as they are configured."""
-        self._add("ledger_stopped", [], progress.stopped)
+        self._add("ledger_stopped", {}, progress.stopped)
         for sink in progress.sinks:
             if sink.sink in self._config.sinks:
-                self._add("sink_halted", [sink.sink], sink.halted_at is not None)
+                self._add("sink_halted", {"sink": sink.sink}, sink.halted_at is not None)
         for feed in progress.feeds:
             if self._is_configured(feed.meter, feed.sink):
-                self._add("feed_stopped", [feed.meter, feed.sink], feed.stopped)
+                self._add("feed_stopped", {"meter": feed.meter, "sink": feed.sink}, feed.stopped)
         self._add_meters(progress)
         self._add_counters(progress)
 
@@ -268,7 +283,7 @@ class Page:
             meter = self._config.meters.get(its.meter)
             if meter is None:
                 continue
-            of = [its.meter]
+            of = {"meter": its.meter}
             self._add("mark_timestamp_seconds", of, Decimal(str(its.mark.timestamp())))
             self._add("mark_age_seconds", of, self._seconds(its.mark))
             due = self._context.read_by(its.meter, its.mark + meter.window + meter.delay)
@@ -282,28 +297,27 @@ class Page:
             self._add("query_unstable", of, its.unstable)
             self._add("silent_seconds", of, self._seconds(its.silent_since))
             for sink in meter.sinks:
-                self._add_cliff("until_too_old_seconds", its.meter, sink, its.mark, "unread")
+                unread = {"meter": its.meter, "sink": sink, "state": "unread"}
+                self._add_cliff("until_too_old_seconds", unread, its.mark)
 
     def _add_counters(self, progress: Progress) -> None:
         rows: dict[str, int] = {}
         planned: dict[str, int] = {}
         for its in progress.passes:
-            of = [its.meter, its.kind, "failed" if its.failed else "committed"]
+            outcome = "failed" if its.failed else "committed"
+            of = {"meter": its.meter, "kind": its.kind, "outcome": outcome}
             self._add("passes", of, its.passes)
             self._add("pass_seconds", of, its.seconds)
             rows[its.meter] = rows.get(its.meter, 0) + its.rows
             planned[its.meter] = planned.get(its.meter, 0) + its.planned
         for meter, count in rows.items():
-            self._add("rows_read", [meter], count)
-            self._add("events_planned", [meter], planned[meter])
+            self._add("rows_read", {"meter": meter}, count)
+            self._add("events_planned", {"meter": meter}, planned[meter])
         counted = {(its.meter, its.sink, its.state): its.events for its in progress.verdicts}
         for feed in progress.feeds:
             for outcome in VERDICTS:
-                self._add(
-                    "attempts",
-                    [feed.meter, feed.sink, outcome],
-                    counted.get((feed.meter, feed.sink, outcome), 0),
-                )
+                of = {"meter": feed.meter, "sink": feed.sink, "outcome": outcome}
+                self._add("attempts", of, counted.get((feed.meter, feed.sink, outcome), 0))
 
     def add_waiting(self, feeds: Iterable[FeedFigures], waiting: Iterable[WaitingFigures]) -> None:
         """Add what waits, and until when it must be gone; zeros where nothing does."""
@@ -315,16 +329,16 @@ class Page:
             sent: list[dt.datetime] = []
             for state in WAITING_STATES:
                 its = found.get((meter, sink, state))
-                of = [meter, sink, state]
+                of = {"meter": meter, "sink": sink, "state": state}
                 self._add("events", of, its.events if its else 0)
                 self._add("units", of, its.units if its else 0)
-                self._add("oldest_event_seconds", of, self._seconds(its.oldest_at) if its else 0)
                 if its is not None:
-                    self._add_cliff("until_too_old_seconds", meter, sink, its.first_use_at, state)
+                    self._add("oldest_event_seconds", of, self._seconds(its.oldest_at))
+                    self._add_cliff("until_too_old_seconds", of, its.first_use_at)
                     if its.first_sent_at is not None and state in {"due", "sending"}:
                         sent.append(its.first_sent_at)
             if sent:
-                self._add_cliff("until_in_doubt_seconds", meter, sink, min(sent))
+                self._add_cliff("until_in_doubt_seconds", {"meter": meter, "sink": sink}, min(sent))
 
     def add_usage(
         self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, Late]]
@@ -333,28 +347,28 @@ class Page:
         found = {its.meter: its for its in unmapped}
         for meter in self._config.meters:
             its = found.get(meter)
-            self._add("unmapped_rows", [meter], its.rows if its else 0)
-            self._add("unmapped_units", [meter], its.units if its else 0)
-            for quantile in QUANTILES:
-                step = _step(lateness.get(meter, {}), quantile)
+            of = {"meter": meter}
+            self._add("unmapped_rows", of, its.rows if its else 0)
+            self._add("unmapped_units", of, its.units if its else 0)
+            for percentile in PERCENTILES:
+                step = _step(lateness.get(meter, {}), percentile)
                 if step is not None:
-                    self._add("lateness_seconds", [meter, str(quantile)], step)
+                    self._add("lateness_seconds", {"meter": meter, "percentile": str(percentile)}, step)
 
-    def _add_cliff(self, name: str, meter: str, sink: str, since: dt.datetime, *state: str) -> None:
+    def _add_cliff(self, name: str, labels: Labels, since: dt.datetime) -> None:
         """Add how long is left of what the sink allows since an instant, if it sets a limit."""
-        if not self._is_configured(meter, sink):
-            return
-        limits = self._limits_of(meter, sink)
+        meter, sink = labels["meter"], labels["sink"]
+        limits = self._limits_of(meter, sink) if self._is_configured(meter, sink) else None
         if limits is None:
             return
-        if name == "until_in_doubt_seconds":
-            if isinstance(self._config.sinks[sink], FileSink):
-                return  # a file is written again, whenever
-            allowed = limits.memory
-        else:
+        if name == "until_too_old_seconds":
             allowed = limits.past
+        elif isinstance(self._config.sinks[sink], FileSink):
+            return  # a file is written again, whenever
+        else:
+            allowed = limits.memory
         if allowed < NO_CLIFF:
-            self._add(name, [meter, sink, *state], allowed.total_seconds() - self._seconds(since))
+            self._add(name, labels, allowed.total_seconds() - self._seconds(since))
 
     def _limits_of(self, meter: str, sink: str) -> Limits | None:
         if (meter, sink) not in self._limits:
@@ -366,12 +380,12 @@ class Page:
         return its is not None and sink in its.sinks
 
 
-def _step(histogram: Mapping[int, Late], share: Decimal) -> int | None:
-    """Return the shortest step of seconds within which this share of the slots was found; None if there are none."""
+def _step(histogram: Mapping[int, Late], percent: int) -> int | None:
+    """Return the shortest step of seconds within which so many percent of the slots were found; None if there are none."""
     whole = sum(late.slots for late in histogram.values())
     covered = 0
     for step in sorted(histogram):
         covered += histogram[step].slots
-        if whole and covered >= share * whole:
+        if whole and 100 * covered >= percent * whole:
             return step
     return None

@@ -25,7 +25,7 @@ from aggregator.ledger.figures import (
 )
 from aggregator.monitoring.exposition import render
 from aggregator.monitoring.latest import Answer
-from aggregator.monitoring.metrics import WAITING_STATES, Answers, Context, Page
+from aggregator.monitoring.metrics import FAMILIES, WAITING_STATES, Answers, Context, Page
 from tests.fakes import LIMITS
 
 NOW = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
@@ -99,7 +99,7 @@ def test_every_state_has_a_figure(config: Config) -> None:
         ("api", "stripe", state): 3 if state == "due" else 0 for state in WAITING_STATES
     }
     assert samples(made, "units")["api", "stripe", "due"] == Decimal(7)
-    assert samples(made, "oldest_event_seconds")["api", "stripe", "due"] == 3600
+    assert samples(made, "oldest_event_seconds") == {("api", "stripe", "due"): 3600}
 
 
 def test_events_of_a_meter_that_was_removed_are_still_told(config: Config) -> None:
@@ -187,15 +187,15 @@ def test_what_was_done_is_counted(config: Config) -> None:
     }
 
 
-def test_lateness_is_told_by_shares(config: Config) -> None:
-    """The step within which a share of the slots was found; nothing where there were none."""
+def test_lateness_is_told_by_percentiles(config: Config) -> None:
+    """The step within which so many of the slots were found; nothing where there were none."""
     made = page(config)
     histogram = {0: Late(50, Decimal(1)), 300: Late(45, Decimal(1)), 86400: Late(5, Decimal(1))}
     made.add_usage([UnmappedFigures("api", 2, Decimal("7.5"))], {"api": histogram})
     assert samples(made, "lateness_seconds") == {
-        ("api", "0.5"): 0,
-        ("api", "0.9"): 300,
-        ("api", "0.99"): 86400,
+        ("api", "50"): 0,
+        ("api", "90"): 300,
+        ("api", "99"): 86400,
     }
     assert samples(made, "unmapped_units") == {("api",): Decimal("7.5")}
     nothing = page(config)
@@ -237,6 +237,21 @@ def test_no_series_is_written_twice(config: Config) -> None:
     assert len(series) > 30
 
 
+def test_every_sample_has_the_labels_of_its_metric(config: Config) -> None:
+    """In their order, and under the name that is documented."""
+    made = page(config)
+    made.add_process(answers(None, progress(), 0.0), apart=False)
+    passes = [PassFigures("api", "live", False, 3, 1.5, 30, 20)]
+    made.add_progress(progress([meter(NOW)], [API], [SinkFigures("stripe", NOW)], passes))
+    made.add_waiting([API], [waiting(state, first_sent_at=NOW) for state in WAITING_STATES])
+    made.add_usage([], {"api": {0: Late(1, Decimal(1))}})
+    for name, family in made.families.items():
+        assert family.samples or name == "aggregator_source_up", name
+        for sample in family.samples:
+            assert tuple(sample.labels) == FAMILIES[name][2], name
+            assert sample.name == name + "_total" * (family.type == "counter")
+
+
 def test_no_label_names_a_customer(config: Config) -> None:
     """There may be millions of them."""
     labels: Mapping[str, None] = {
@@ -245,5 +260,5 @@ def test_no_label_names_a_customer(config: Config) -> None:
         for label in family._labelnames  # type: ignore[attr-defined]
     }
     assert sorted(labels) == sorted(
-        ["version", "figures", "source", "sink", "meter", "kind", "outcome", "state", "quantile"]
+        ["version", "figures", "source", "sink", "meter", "kind", "outcome", "state", "percentile"]
     )

@@ -1,12 +1,17 @@
 """What a real daemon tells of itself, before and after it is killed."""
 
 import re
+from pathlib import Path
 from urllib.request import urlopen
 
+import pytest
+
 from aggregator.core.windows import floor
+from tests.prometheus import missing, prometheus, promtool
 from tests.system.harness import HOUR, KEY, METER, Process, World, until
 
 DAY = 24 * HOUR
+RULES = Path(__file__).parents[2] / "config" / "monitoring" / "alerts.yml"
 
 GOES_ON = re.compile(
     r"process_|aggregator_(\w*age_seconds|oldest_event_seconds|until_\w+|passes|pass_seconds|rows_read)"
@@ -82,4 +87,34 @@ def test_a_ledger_that_is_away_leaves_the_last_figures(world: World) -> None:
     assert away[accepted] == before[accepted] == "1"
     world.source(f"alter database {name} allow_connections true")
     until(lambda: figures(url)["aggregator_ledger_up"] == "1", "it is back")
+    daemon.stop()
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_prometheus_reads_it_and_raises_the_alarm(world: World, tmp_path: Path) -> None:
+    """Debian's own: it takes every series, finds nothing to say of their names, and fires what a person should know."""
+    for number in range(3):
+        world.use(f"cus_{number}", 20261128, minute=number)
+    world.sandbox.set_keys(revoked=[KEY])
+    daemon, url = listening(world)
+    daemon.logged("sink_halted")
+    until(lambda: world.waiting() == 3, "it has read")
+    with urlopen(f"{url}/metrics", timeout=20) as answer:
+        page = answer.read().decode()
+    checked = promtool("check", "metrics", told=page)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    with prometheus(tmp_path, url.removeprefix("http://"), RULES) as watching:
+        waits = 'aggregator_units{state="due"}'
+        found = until(lambda: watching.values(waits), "it is scraped")
+        assert found == {(METER, "stripe", "due"): "60783384"}
+        assert watching.values("up") == {(): "1"}
+        told = {line.split("{")[0].split(" ")[0] for line in page.splitlines() if not line.startswith("#")}
+        assert set(watching.ask("label/__name__/values")) >= told
+        until(lambda: "AggregatorSinkHalted" in watching.alerts(), "the alert fires", seen=watching.alerts)
+        assert watching.alerts() == {"AggregatorSinkHalted": "Sink stripe refuses every call."}
+        rules = [rule for group in watching.ask("rules")["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in rules} == {"ok"}
+        world.sandbox.set_keys()
+        daemon.logged("sink_resumed")
+        until(lambda: watching.values(waits) == {(METER, "stripe", "due"): "0"}, "it is seen that they left")
     daemon.stop()

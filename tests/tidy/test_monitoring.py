@@ -2,11 +2,20 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import click
+from ruamel.yaml import YAML
+
+from aggregator.cli import cli
 from aggregator.monitoring.metrics import COUNTER, FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "monitoring.md").read_text()
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+ALERTS: list[dict[str, Any]] = YAML(typ="safe", pure=True).load(
+    (ROOT / "config" / "monitoring" / "alerts.yml").read_text()
+)["groups"][0]["rules"]
 
 
 def test_every_metric_is_documented() -> None:
@@ -21,3 +30,25 @@ def test_every_metric_is_documented() -> None:
         )
         for name, (kind, text, labels) in FAMILIES.items()
     ]
+
+
+def test_every_alert_has_its_paragraph() -> None:
+    """docs/runbook.md has a heading for each alert, in the order of the rules, and no other; each alert links to its own."""
+    names = [each["alert"] for each in ALERTS]
+    assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == names
+    links = [each["annotations"]["runbook_url"] for each in ALERTS]
+    assert links == [f"docs/runbook.md#{name.lower()}" for name in names]
+
+
+def test_every_command_of_an_alert_is_one() -> None:
+    """What an alert says to run first is a command of ours with options that it has, or one of the system."""
+    for each in ALERTS:
+        program, *words = each["annotations"]["command"].split()
+        if program != "aggregator":
+            assert program in {"systemctl", "timedatectl"}
+            continue
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {name for option in command.params for name in option.opts}
+        assert {word for word in words if word.startswith("--")} <= known, each["alert"]
