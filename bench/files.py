@@ -183,7 +183,7 @@ def _plan(database: Database, events: int) -> int:
         now=utcnow(),
     )
 
-    def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
+    def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool, **_: object) -> Iterable[Decision]:
         assert not guarded, f"nothing of {feed.sink} shrinks"
         return planner.plan(changes, policy)
 

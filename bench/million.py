@@ -92,7 +92,7 @@ def _measure(database: Database, spool: Spool, server: int) -> list[Figure]:
         now=START + 2 * HOUR,
     )
 
-    def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
+    def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool, **_: object) -> Iterable[Decision]:
         assert not guarded, f"nothing of {feed.sink} shrinks"
         return planner.plan(changes, policy)
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 STATES = ("held", "refused", "in_doubt")
 DECIDABLE = ("held", "refused")
 
+GUARDS = ("max_per_customer_window", "max_change", "max_total_change")
+
 MOST_SAID = 20
 MOST_AT_ONCE = 10_000
 """As many events as one call decides about. A longer list is decided in several calls."""
@@ -50,12 +52,17 @@ decidable_option = click.option(
     "--state", type=click.Choice(DECIDABLE), help="Only events in this state. Without it: both."
 )
 file_option = click.option("--file", "file", metavar="NAME", help="Only events that were in this file.")
+guard_option = click.option(
+    "--guard",
+    type=click.Choice(GUARDS),
+    help="Only events held by this guard, a key of the meter's `guards`.",
+)
 from_option = click.option("--from", "start", type=Instant(), help="Only windows from this time on.")
 to_option = click.option("--to", "end", type=Instant(), help="Only windows before this time.")
 
 
 def choosing(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take IDs, or --meter or --file with --state, --from and --to: what they come to is its `choice`."""
+    """Let a command take IDs, or --meter or --file with options that narrow it: what they come to is its `choice`."""
 
     @wraps(command)
     def chosen(
@@ -64,14 +71,18 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
         ids: tuple[int, ...],
         meter: str | None,
         state: str | None,
+        customer: str | None,
+        guard: str | None,
         start: dt.datetime | None,
         end: dt.datetime | None,
         file: str | None,
         **rest: object,
     ) -> None:
-        command(config_path, choice=_choice(ids, meter, state, start, end, file), **rest)
+        choice = _choice(ids, meter, state, start, end, file, customer, guard)
+        command(config_path, choice=choice, **rest)
 
-    for option in (file_option, to_option, from_option, decidable_option, meter_option, ids_argument):
+    options = (file_option, to_option, from_option, guard_option, customer_option, decidable_option)
+    for option in (*options, meter_option, ids_argument):
         chosen = option(chosen)
     return chosen
 
@@ -115,6 +126,7 @@ def list_events(
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         found, moved = ledger.parked.waiting(choice, limit + 1), ledger.parked.moved(limit, meter)
         decided = ledger.decisions.about(each.event for each in found[:limit] if each.dismissed_at)
+        by_guards = ledger.parked.held_by_guards(limit, meter, customer)
     shown, more = found[:limit], len(found) > limit
     if as_json:
         write_json(
@@ -128,14 +140,15 @@ def list_events(
                 ],
                 "more": more,
                 "moves": [each._asdict() for each in moved],
+                "held_by_guards": [{**each._asdict(), "release": each.release} for each in by_guards],
             }
         )
     elif shown:
         show_rows("events that wait", COLUMNS, ({**each._asdict(), "state": _state(each)} for each in shown))
         if more:
             say(f"There are more than {limit}; see --limit, --meter, --state, --customer and --file.")
-        for each in moved:
-            say(each.describe())
+        for line in (*(each.describe() for each in moved), *(each.describe() for each in by_guards)):
+            say(line)
         for event, decision in decided.items():
             say(f"{event} was {decision.describe()}")
     else:
@@ -338,21 +351,26 @@ def _choice(
     start: dt.datetime | None,
     end: dt.datetime | None,
     file: str | None,
+    customer: str | None,
+    guard: str | None,
 ) -> "Choice":
     """Return which events are meant: those named, or all of a meter or file. Raises UsageError for neither and for both."""
     from aggregator.core.model import Span
     from aggregator.ledger.review.parked import Choice
 
-    narrowed = bool(meter or state or start or end or file)
+    narrowed = bool(meter or state or start or end or file or customer or guard)
     if ids and narrowed:
-        raise UsageError("Give IDs, or --meter or --file with --state, --from and --to; not both.")
+        raise UsageError(
+            "Give IDs, or --meter or --file with --state, --customer, --guard, --from and --to; not both."
+        )
     if ids:
         return Choice(ids=ids, dismissed=True)
     if meter is None and file is None:
         raise UsageError("Say which: IDs (see `aggregator events list`), --meter, or --file.")
     first = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
     last = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
-    return Choice(meter=meter, state=state, span=Span(start or first, end or last), file=file)
+    span = Span(start or first, end or last)
+    return Choice(meter=meter, state=state, customer=customer, guard=guard, span=span, file=file)
 
 
 def _fitting(

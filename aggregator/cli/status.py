@@ -43,6 +43,7 @@ METERS = "meter sink mark lag>=lag_seconds due> sending> refused> held> in_doubt
 UNREAD = "meter window=window_start tries> next=next_at reason"
 PARKED = "id#=event meter customer window=window_start rev>=revision delta> state reason"
 UNMAPPED = "meter reason customer rows> quantity> windows"
+SILENT = "meter customer since usual>"
 
 
 @click.command()
@@ -65,6 +66,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         memory = ledger.meters.memory()
         parked = ledger.parked.waiting(Choice(), limit, newest_first=True)
         moved = ledger.parked.moved(limit)
+        by_guards = ledger.parked.held_by_guards(limit)
+        silent = ledger.reports.silent_customers(limit)
         unmapped = ledger.reports.unmapped(limit)
         unread = ledger.reports.unread(limit)
         unconfigured_meters = ledger.reports.unconfigured_meters(config.meters, now - STILL_BILLABLE, now)
@@ -84,6 +87,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "meters": [{**row._asdict(), "lag_seconds": now - row.mark} for row in statuses],
         "parked": [row._asdict() for row in parked],
         "moves": [row._asdict() for row in moved],
+        "held_by_guards": [{**row._asdict(), "release": row.release} for row in by_guards],
+        "silent_customers": [row._asdict() for row in silent],
         "unmapped": [row._asdict() for row in unmapped],
         "unread": [row._asdict() for row in unread],
         "removed": [row._asdict() for row in unconfigured_meters],
@@ -125,6 +130,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *_stopped(statuses),
         *_waiting(statuses, now),
         *(move.describe() for move in moved),
+        *(row.describe() for row in by_guards),
         *notes,
         *_removed(unconfigured_meters),
         *_unconfigured(config, unconfigured, now),
@@ -150,6 +156,12 @@ def _show_waiting(report: Mapping[str, Any]) -> None:
         show_rows(
             "events that wait for a person (`aggregator events release ID` sends one; see `aggregator events --help`)",
             PARKED,
+            rows,
+        )
+    if rows := report["silent_customers"]:
+        show_rows(
+            "customers without usage that had some at this hour in every week before (`unusual_zero`)",
+            SILENT,
             rows,
         )
     if rows := report["unmapped"]:

@@ -15,9 +15,9 @@ Rules
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aggregator.collection import schedule, sight
@@ -26,7 +26,7 @@ from aggregator.core import commit_barrier, definitions, freshness, planner, win
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
 from aggregator.core.freshness import Admission, Reads
-from aggregator.core.model import Change, Decision, Definition, Differing, Fence, Limits, Meter, Span
+from aggregator.core.model import Change, Decision, Definition, Differing, Fence, Limits, Meter, Span, Swollen
 from aggregator.errors import (
     AggregatorError,
     InvariantBroken,
@@ -66,6 +66,9 @@ class Collected(PassCounts):
     """Windows were read without waiting any longer."""
     silent_since: dt.datetime | None = None
     """Since when there has been no usage, if there always was some before; `silent_anew` if that is news."""
+    silent_customers: int = 0
+    """Customers without usage that always had some at this hour; and how many of them are news."""
+    silent_customers_anew: int = 0
     silent_anew: bool = False
     lost: list[str] = field(default_factory=list)
     """What sinks lack that the source no longer has, in words, if that is news."""
@@ -89,15 +92,16 @@ class Collected(PassCounts):
             **({"left_from": self.left_from.isoformat()} if self.left_from else {}),
             **{
                 name: count
-                for name in ("held", "refused", "shadow", "deferred", "guarded", "unread")
+                for name in ("held", "refused", "shadow", "deferred", "guarded", "beyond", "unread")
                 if (count := getattr(self, name))
             },
         }
 
     @property
     def needs_person(self) -> bool:
-        """Whether events wait for somebody, a window could not be had, or the meter fell silent."""
-        return bool(self.held or self.refused or self.unread or self.silent_since)
+        """Whether events wait for somebody, a window could not be had, or the meter or a customer fell silent."""
+        silent = self.silent_since or self.silent_customers
+        return bool(self.held or self.refused or self.unread or silent)
 
     @property
     def leaves_work(self) -> bool:
@@ -107,6 +111,7 @@ class Collected(PassCounts):
     def add(self, span: Span, tally: Tally) -> None:
         """Take one committed pass into account."""
         self.add_counts(tally)
+        self.beyond_units += tally.beyond_units
         self.spans += 1
         waiting = [start for start in (self.oldest_deferred, tally.oldest_deferred) if start is not None]
         self.oldest_deferred = min(waiting, default=None)
@@ -268,7 +273,7 @@ class Collector:
                 tally.unmapped_rows += spool.unmapped_rows
                 tally.unmapped_quantity += spool.unmapped_quantity
                 decide = self._decide(now, held, forecast)
-                decided = self._passes.preview(self._registered, spool, piece, decide)
+                decided = self._passes.preview(self._registered, spool, piece, decide, known)
                 for feed, decision in tally.counting_pairs(decided):
                     forecast.count(feed.sink, decision)
                     yield feed, decision
@@ -308,6 +313,9 @@ class Collector:
             self._pass(lease, this._replace(rest_waits=result.oldest_deferred), result)
         silence = self._meters.silence(lease)
         result.silent_since, result.silent_anew = silence
+        if self.meter.guards.unusual_zero:
+            found = self._meters.silent_customers(lease)
+            result.silent_customers, result.silent_customers_anew = found
 
     def _seal(self, lease: Lease, first: dt.datetime, result: Collected) -> Lease:
         """Note, and tell once, which windows sinks lack that the source no longer has; return the lease as it is then."""
@@ -493,15 +501,16 @@ class Collector:
             )
 
     def _decide(self, now: dt.datetime, definition: Definition, forecast: Forecast | None = None) -> Decide:
-        def decide(feed: Feed, changes: Iterable[Change], *, guarded: bool) -> Iterable[Decision]:
+        def decide(
+            feed: Feed, changes: Iterable[Change], *, guarded: bool, swollen: Mapping[dt.datetime, Swollen]
+        ) -> Iterable[Decision]:
             coming = changes if forecast is None else forecast.carrying(feed.sink, changes)
-            return planner.plan(coming, self._policy(feed, now, definition, guarded=guarded))
+            policy = self._policy(feed, now, definition)
+            return planner.plan(coming, replace(policy, guarded=guarded, swollen=swollen))
 
         return decide
 
-    def _policy(
-        self, feed: Feed, now: dt.datetime, definition: Definition, *, guarded: bool
-    ) -> planner.Policy:
+    def _policy(self, feed: Feed, now: dt.datetime, definition: Definition) -> planner.Policy:
         return planner.Policy(
             ledger=self._ledger_name(),
             sink=feed.sink,
@@ -511,7 +520,7 @@ class Collector:
             decreases=self.meter.decreases,
             limits=self.limits[feed.sink],
             now=now,
-            guarded=guarded,
+            guards=self.meter.guards,
             shadow=feed.shadow,
             unstable=definition.fingerprint in self._unstable,
         )

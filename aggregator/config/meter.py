@@ -16,6 +16,7 @@ from pydantic_core import PydanticKnownError
 
 from aggregator.config.block import Block
 from aggregator.config.durations import parse_duration
+from aggregator.config.guards import Guards
 from aggregator.config.query import normalised_query
 from aggregator.config.values import (
     Cron,
@@ -327,6 +328,13 @@ class Meter(Block):
             "another read confirms it."
         ),
         examples=["20%"],
+    )
+    guards: Guards = Field(
+        default=Guards(),
+        description=(
+            "What is too much to be sent before a person has looked at it: such increases are held, all others go out."
+        ),
+        examples=[{"max_per_customer_window": 100000, "max_change": "10x", "unusual_from": 1000}],
     )
     split: Annotated[Duration, at_least("1m")] | None = Field(
         default=None,

@@ -28,6 +28,16 @@ def at(definitions: Sequence[Definition], instant: dt.datetime) -> Definition:
     return held
 
 
+def same_windows_since(definitions: Sequence[Definition], instant: dt.datetime) -> dt.datetime:
+    """Return since when windows have been as long as at an instant, whatever the query was."""
+    held = at(definitions, instant)
+    since = definitions[0].since
+    for definition in definitions:
+        if definition.since <= instant and definition.window != held.window:
+            since = next(each.since for each in definitions if each.since > definition.since)
+    return since
+
+
 def pieces(definitions: Sequence[Definition], span: Span) -> Iterator[tuple[Definition, Span]]:
     """Yield a span in pieces of one definition each, in order, widened to whole windows of that definition."""
     start = span.start

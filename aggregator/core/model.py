@@ -43,6 +43,47 @@ class Decreases(StrEnum):
     CANCEL = "cancel"  # held, and what it corrects is taken back from the sink, as long as that can be done
 
 
+class Guard(StrEnum):
+    """Which guard holds an event: the key of the meter that set it."""
+
+    SHRINK = "shrink_guard"
+    CUSTOMER = "max_per_customer_window"
+    CHANGE = "max_change"
+    TOTAL = "max_total_change"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """What is too much to be sent without a person's word, in units; None: nothing is."""
+
+    max_per_customer_window: Decimal | None = None
+    """The most that a customer may use in a window."""
+    max_change: Decimal | None = None
+    """How many times what was usual a customer may use in a window."""
+    max_total_change: Decimal | None = None
+    """How many times what was usual all customers together may use in a window."""
+    unusual_from: Decimal = ZERO
+    """Up to how many units nothing is unusual, however little was usual."""
+    unusual_zero: bool = False
+    """Whether a customer is told of that always had usage and has none."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is ever held by them."""
+        limits = (self.max_per_customer_window, self.max_change, self.max_total_change)
+        return any(limit is not None for limit in limits)
+
+
+NO_GUARDS = Guards()
+
+
+class Swollen(NamedTuple):
+    """A window in which all customers together use unusually much: how much, and what was usual."""
+
+    now: Decimal
+    usual: Decimal
+
+
 class WriteModel(StrEnum):
     """Which number of an event a sink books: the change, or where the slot stands after it.
 
@@ -164,6 +205,8 @@ class Meter:
     decreases: Decreases = Decreases.HOLD
     shrink_guard: Decimal = Decimal("0.2")
     """A window that loses more than this share of its quantity at once must be read twice before it is lowered."""
+    guards: Guards = NO_GUARDS
+    """What is too much to be sent without a person's word."""
     retained: dt.datetime | dt.timedelta | None = None
     """Since when, or for how long, the source keeps its rows. Windows before that are sealed; None: it keeps them all."""
     latest: bool = False
@@ -294,6 +337,12 @@ class Change(NamedTuple):
     """Whether the slot's latest event was planned in shadow: the sink has nothing for a correction to correct."""
     newer: bool = False
     """Whether it has not changed, and is here because an older window of the customer has: it may have to follow that."""
+    unsaid: bool = False
+    """Whether a guard holds all that it ever had: there is nothing at the sink that could be said again."""
+    usual: Decimal | None = None
+    """What was usual for its customer at this hour; None if nothing was, or if nobody asks."""
+    passed: bool = False
+    """Whether what is planned anew had left before: the guards had let it go."""
 
 
 class Planned(NamedTuple):
@@ -307,8 +356,8 @@ class Planned(NamedTuple):
     identifier: str
     state: State
     reason: str | None
-    guarded: bool = False
-    """Whether it is held by the shrink guard: until the window is read again."""
+    guard: Guard | None = None
+    """Which guard holds it: the shrink guard until the window is read again, any other until a person says so."""
 
 
 class Decision(NamedTuple):

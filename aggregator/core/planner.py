@@ -14,6 +14,7 @@ Rules
   large is held anyway.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
   sink has nothing that a correction could correct.
+- An increase that runs into one of the meter's guards is held for a person (see `guards`). All else goes out.
 - Where a query is proven to change by itself, five events of a slot go; then a person is asked, and the slot stands still.
 - An event's identifier is a function of what it names, so that planning the same thing again gives the same one.
 - Its instant lies inside its window and is frozen here. Stripe bills by it, so the window's end or the time of sending
@@ -21,20 +22,25 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context, Decimal, Inexact, InvalidOperation
 from hashlib import sha256
 
+from aggregator.core import guards
 from aggregator.core.model import (
+    NO_GUARDS,
     ZERO,
     Change,
     Decision,
     Decreases,
+    Guard,
+    Guards,
     Limits,
     Planned,
     Span,
     State,
+    Swollen,
     Tail,
     WriteModel,
 )
@@ -81,6 +87,9 @@ class Policy:
     now: dt.datetime
     guarded: bool = False
     """Whether every decrease is held, whatever the meter says, because windows shrank too much at once."""
+    guards: Guards = NO_GUARDS
+    swollen: Mapping[dt.datetime, Swollen] = field(default_factory=dict)
+    """Windows in which all customers together use unusually much, by their start: their increases are held."""
     shadow: bool = False
     """Whether nothing of what is planned is ever sent."""
     unstable: bool = False
@@ -88,6 +97,8 @@ class Policy:
     oldest: dt.datetime = field(init=False, repr=False)
     """The earliest instant that the sink takes. It and what follows serve a million events, and are made once."""
     sends_total: bool = field(init=False, repr=False)
+    watches: bool = field(init=False, repr=False)
+    """Whether any guard could hold an increase."""
     latest: bool = field(init=False, repr=False)
     begins: str = field(init=False, repr=False)
     """What the names of all its events begin with, before the customer."""
@@ -100,6 +111,7 @@ class Policy:
         texts = (self.ledger, self.sink, self.meter)
         object.__setattr__(self, "oldest", self.now - self.limits.past)
         object.__setattr__(self, "sends_total", self.limits.write_model is not WriteModel.DELTA)
+        object.__setattr__(self, "watches", self.guards.holds)
         object.__setattr__(self, "latest", self.limits.write_model is WriteModel.LAST)
         object.__setattr__(self, "begins", "".join(f"{len(text)}:{text}" for text in texts))
         object.__setattr__(self, "length", str(int(self.window.total_seconds())))
@@ -122,7 +134,9 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
             continue  # a newer number is worth no more than the one that waits
         if change.customer != customer:
             customer, carry, older_said = change.customer, change.carry, False
-        if change.newer and (not older_said or change.shadow or change.tail is Tail.UNSETTLED):
+        if change.newer and (
+            not older_said or change.shadow or change.unsaid or change.tail is Tail.UNSETTLED
+        ):
             continue
         if older_said and change.revision:
             change = change._replace(again=True)  # noqa: PLW2901 - it is to be said behind the older one
@@ -153,7 +167,7 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     total = add(booked, delta) if booked else delta
     says = delta or (change.again and policy.sends_total)
     event = _event(change, delta, total, policy) if says else None
-    if change.again and event is not None and _stays_unsaid(event, policy):
+    if change.again and event is not None and _stays_unsaid(change, event, policy):
         return _send_again(change, carry, booked, policy)
     return build(Decision, (change, False, total, rest, change.parked, event))
 
@@ -174,18 +188,18 @@ def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) 
     unsaid = not change.known or change.tail is not CLEAR
     says = delta or change.again or unsaid
     event = _event(change, delta, total, policy) if says else None
-    if change.again and event is not None and _stays_unsaid(event, policy):
+    if change.again and event is not None and _stays_unsaid(change, event, policy):
         return _send_again(change, carry, booked, policy)
     return Decision(change, deferred=False, total=total, carry=carry, voids=change.parked, event=event)
 
 
-def _stays_unsaid(event: Planned, policy: Policy) -> bool:
-    """Tell whether a decrease is to be held, by which it is not said where the slot stands."""
-    return policy.sends_total and event.state is State.HELD
+def _stays_unsaid(change: Change, event: Planned, policy: Policy) -> bool:
+    """Tell whether a change is to be held, by which it is not said where the slot stands; if it stands anywhere."""
+    return policy.sends_total and event.state is State.HELD and not change.unsaid
 
 
 def _send_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy) -> Decision:
-    """Take back what is held, if it is, and say where the slot stands. The next pass finds it lower, and holds that."""
+    """Take back what is held, if it is, and say where the slot stands. The next pass finds the change, and holds that."""
     back = change._replace(now=subtract(change.before, change.parked_delta))
     event = _event(change, ZERO, booked, policy)
     return Decision(back, deferred=False, total=booked, carry=carry, voids=change.parked, event=event)
@@ -196,13 +210,17 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     at = stamp(change, policy.window, policy.limits.write_model)
     guarded = policy.guarded or change.tail is Tail.GUARDED
     state, reason = _initial_state(delta, total, at, policy, guarded=guarded)
-    by_guard = guarded and state is State.HELD
+    guard = Guard.SHRINK if guarded and state is State.HELD else None
+    if policy.watches and delta > 0 and state is DUE:
+        guard = guards.tripped_by(change, subtract(total, delta), policy.guards, policy.swollen)
+        if guard is not None:
+            state, reason = State.HELD, guards.reason(guard, change, policy.guards, policy.swollen)
     if state is DUE and delta and policy.unstable and asks_a_person(change.revision):
         state, reason = State.HELD, UNSTABLE
     if policy.shadow or change.shadow:
-        state, reason, by_guard = State.SHADOW, reason and f"would be {state.value}: {reason}", False
+        state, reason, guard = State.SHADOW, reason and f"would be {state.value}: {reason}", None
     name = identifier(policy, change.customer, change.window_start, change.revision)
-    return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason, by_guard))
+    return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason, guard))
 
 
 def _initial_state(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from aggregator.collection.collector import Collected
+from aggregator.core.planner import plain
 from aggregator.delivery.sender import Delivered
 from aggregator.reconciliation.canceller import Round
 from aggregator.reconciliation.notification_poller import IMPORTS, Taken
@@ -157,8 +158,18 @@ def report_warnings(logger: log.Log, result: Collected) -> None:
         logger.warning(log.BARRIER_GIVEN_UP, meter=result.meter, waited_for=result.waits_for)
     if result.guarded:
         logger.warning(log.SHRINK_HELD, meter=result.meter, windows=result.guarded, held=result.held)
+    if result.beyond:
+        units = plain(result.beyond_units)
+        logger.warning(log.GUARD_HELD, meter=result.meter, events=result.beyond, units=units)
     if result.silent_anew:
         logger.warning(log.METER_SILENT, meter=result.meter, since=str(result.silent_since))
+    if result.silent_customers_anew:
+        logger.warning(
+            log.CUSTOMERS_SILENT,
+            meter=result.meter,
+            customers=result.silent_customers,
+            new=result.silent_customers_anew,
+        )
     for reason in result.unstable:
         logger.error(log.QUERY_UNSTABLE, meter=result.meter, reason=reason)
     if result.unread:

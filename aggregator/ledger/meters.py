@@ -25,8 +25,9 @@ from aggregator.ledger import feeds as lines
 from aggregator.ledger import meter_names
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import LOCK_MARK, Feed, as_it_is, fed_until
-from aggregator.ledger.passes import silence
+from aggregator.ledger.passes import silence, silent_customers
 from aggregator.ledger.passes.silence import Silence
+from aggregator.ledger.passes.silent_customers import SilentCustomers
 
 __all__ = ["Feed", "Lease", "Left", "Meters", "Registered"]
 
@@ -384,6 +385,23 @@ class Meters(Part):
             assert found is not None, "a meter that is held is there"
             return silence.look(
                 connection, lease.registered.id, lease.epoch, meter.window, meter.start_at, found[0]
+            )
+
+    def silent_customers(self, lease: Lease) -> SilentCustomers:
+        """Find out which customers have fallen silent in what was read under this lease, and note it.
+
+        Nobody asks unless the meter's guards say so.
+        """
+        registered = lease.registered
+        with self._database.transaction() as connection:
+            held = connection.execute(HOLD, lease.key).fetchone()
+            found = connection.execute(FIND_MARK, {"meter_id": registered.id}).fetchone()
+            if held is None or found is None:
+                raise LeaseLost
+            feeds = [feed.id for feed in registered.feeds]
+            meter = registered.meter
+            return silent_customers.look(
+                connection, registered.id, feeds, meter.window, meter.guards, lease.mark, found[0]
             )
 
     def seal(self, lease: Lease, coverages: Sequence[FeedCoverage]) -> Lease:

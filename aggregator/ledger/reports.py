@@ -153,6 +153,14 @@ select count(*) from aggregator.event
 """
 
 
+# The most usual first: what lacks most.
+SILENT_CUSTOMERS = """
+select meter.name, customer, since, usual, count(*) over (partition by meter.id)
+  from aggregator.silent_customer join aggregator.meter on meter.id = silent_customer.meter_id
+ order by usual desc, meter.name, customer limit %(limit)s
+"""
+
+
 class FeedStatus(NamedTuple):
     """How one meter stands with one sink."""
 
@@ -202,6 +210,18 @@ class FeedStatus(NamedTuple):
     cleared_at: dt.datetime | None
     """Since when all of it may be sent, and who or what said so; None while the sink is still to be asked."""
     cleared_by: str | None
+
+
+class SilentCustomer(NamedTuple):
+    """A customer without usage that had some at this hour in every week before."""
+
+    meter: str
+    customer: str
+    since: dt.datetime
+    usual: Decimal
+    """The least that it had then."""
+    of: int
+    """How many customers of the meter are silent."""
 
 
 class Unread(NamedTuple):
@@ -285,6 +305,10 @@ class Reports(Part):
         for meter, seconds, *late in self._rows(LATENESS, {"since": since}):
             found.setdefault(meter, {})[seconds] = Late._make(late)
         return found
+
+    def silent_customers(self, limit: int = 20) -> list[SilentCustomer]:
+        """Return the customers that have fallen silent, those first that used most."""
+        return [SilentCustomer._make(row) for row in self._rows(SILENT_CUSTOMERS, {"limit": limit})]
 
     def unread(self, limit: int = 20) -> list[Unread]:
         """Return the windows that the source could not give, the oldest trouble first."""

@@ -18,7 +18,7 @@ from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
-from aggregator.core.model import Decreases, Definition, Meter, Span, Terms
+from aggregator.core.model import ZERO, Decreases, Definition, Guards, Meter, Span, Terms
 from aggregator.core.renaming import Outlet
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
@@ -470,10 +470,16 @@ def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
         fingerprint=fingerprint(meter),
         terms=tuple(Terms(fed.sink, fed.bill_from, fed.bill_until, fed.shadow) for fed in meter.feeds),
         decreases=Decreases(meter.decreases),
+        guards=_guards(meter),
         retained=meter.data_retained_from,
         latest=meter.stripe.formula == "last",
         outlets=outlets,
     )
+
+
+def _guards(meter: ConfiguredMeter) -> Guards:
+    limits = meter.guards.named("max_per_customer_window", "max_change", "max_total_change", "unusual_zero")
+    return Guards(**limits, unusual_from=meter.guards.unusual_from or ZERO)
 
 
 def build_source(config: Config, name: str, application_name: str) -> Source:

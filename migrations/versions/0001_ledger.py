@@ -264,6 +264,17 @@ create table aggregator.guarded (
 );
 comment on table aggregator.guarded is 'Windows that shrank so much that a second read must confirm it.';
 
+create table aggregator.silent_customer (
+    meter_id integer not null references aggregator.meter,
+    customer text collate "C" not null,
+    since    timestamptz not null,
+    usual    numeric not null,
+    primary key (meter_id, customer)
+);
+comment on table aggregator.silent_customer is
+    'Customers without usage since an hour in which they had some in every week before.';
+comment on column aggregator.silent_customer.usual is 'The least that they had in that hour.';
+
 create table aggregator.unstable (
     meter_id     integer not null references aggregator.meter,
     fingerprint  text not null,
@@ -505,7 +516,7 @@ create table aggregator.parked (
     since        timestamptz not null,
     look_at      timestamptz,
     dismissed_at timestamptz,
-    guarded      boolean not null default false,
+    guard        text check (guard in ('shrink_guard', 'max_per_customer_window', 'max_change', 'max_total_change')),
     was_accepted boolean not null default false,
     moved_with   bigint
 );
@@ -513,7 +524,8 @@ create index parked_moved on aggregator.parked (feed_id) where moved_with is not
 comment on table aggregator.parked is 'Events that wait for a person, or for proof from the sink.';
 comment on column aggregator.parked.look_at is 'When the sink is to be read back for it again.';
 comment on column aggregator.parked.dismissed_at is 'When a person left it at that. A newer plan still replaces it.';
-comment on column aggregator.parked.guarded is 'Held by the shrink guard, until a second read confirms the decrease.';
+comment on column aggregator.parked.guard is
+    'Which guard holds it, by its key in the configuration: the shrink guard until a second read confirms the decrease.';
 comment on column aggregator.parked.was_accepted is
     'The sink took it and rejected it later: its identifier is used up, so it is planned anew and never sent again.';
 comment on column aggregator.parked.moved_with is

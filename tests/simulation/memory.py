@@ -21,6 +21,7 @@ from aggregator.core.model import (
     Definition,
     Event,
     EventId,
+    Guard,
     Meter,
     Reading,
     SlotId,
@@ -36,6 +37,7 @@ from aggregator.ledger.identity import Failover
 from aggregator.ledger.meters import Feed, Lease, Left, Registered
 from aggregator.ledger.outbox.first_use import TAKEN_BACK
 from aggregator.ledger.passes.silence import Silence
+from aggregator.ledger.passes.silent_customers import SilentCustomers
 
 
 @dataclass(slots=True)
@@ -180,7 +182,7 @@ class ParkedRow:
     state: State
     reason: str
     since: dt.datetime
-    guarded: bool = False
+    guard: Guard | None = None
     was_accepted: bool = False
     look_at: dt.datetime | None = None
     moved_with: EventId | None = None
@@ -558,6 +560,10 @@ class MemoryMeters:
     def silence(self, lease: Lease) -> Silence:
         """Say nothing: whether a meter is silent is told to a person, and changes no bill."""
         return Silence(None, is_new=False)
+
+    def silent_customers(self, lease: Lease) -> SilentCustomers:
+        """Say nothing, for the same reason."""
+        return SilentCustomers()
 
     def seal(self, lease: Lease, coverages: Values[FeedCoverage]) -> Lease:
         """Note what the feeds lack that the source no longer has; return the lease as it is then. Raises LeaseLost."""

@@ -31,7 +31,7 @@ class MemoryCancellations:
         known = {row.event_id for row in tables.cancellations.values()}
         for event_id, parked in tables.parked.items():
             held = tables.events[event_id]
-            if parked.state is not State.HELD or parked.guarded or held.delta >= 0:
+            if parked.state is not State.HELD or parked.guard is not None or held.delta >= 0:
                 continue
             earlier = event_before(self._ledger, held)
             if (

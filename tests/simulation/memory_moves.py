@@ -161,7 +161,7 @@ def part(ledger: MemoryLedger, registered: Registered, now: dt.datetime) -> None
                 alone.append(event_id)
     for event_id in alone:
         event = tables.events[event_id]
-        if event.delta < 0:
+        if event.delta < 0 or tables.parked[event_id].guard is not None:
             tables.parked[event_id].moved_with = None
             continue
         del tables.parked[event_id]

@@ -13,6 +13,7 @@ from aggregator.core.model import (
     Decreases,
     Definition,
     EventId,
+    Guard,
     Reading,
     SlotId,
     Span,
@@ -23,11 +24,12 @@ from aggregator.core.model import (
 from aggregator.core.planner import LOWERS
 from aggregator.errors import InvariantBroken, LeaseLost, LedgerStopped
 from aggregator.ledger.meters import Feed, Lease, Registered
-from aggregator.ledger.passes.passes import RESUME_WITHIN, Decide, Pass
-from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER
+from aggregator.ledger.passes.passes import RESUME_WITHIN, Decide, Held, Pass
+from aggregator.ledger.passes.shrink_guard import BELIEVED_AFTER, Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.passes.unchanged import Unchanged
+from aggregator.ledger.passes.usual import Past, Swelled, past_of
 from aggregator.ledger.review.moves import may_move
 from tests.simulation import memory_moves as moves
 from tests.simulation.conditions import HOUR
@@ -44,6 +46,7 @@ from tests.simulation.memory import (
 )
 from tests.simulation.memory_identity import MemoryIdentity
 from tests.simulation.memory_reassert import note_given_up, note_newer, note_newer_than, taking_up, waiting
+from tests.simulation.memory_usual import asked, let_go, of_slot, swollen
 
 
 class MemoryPasses:
@@ -64,9 +67,16 @@ class MemoryPasses:
 
     def _commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide) -> Tally:
         readings = list(readings_of(spool))
-        tally, decided, shrunk = self._plan(lease, spool, this, decide, readings, guarded=0)
-        if shrunk:
-            tally, decided, _ = self._plan(lease, spool, this, decide, readings, guarded=len(shrunk))
+        held = Held()
+        while True:
+            try:
+                tally, decided, over = self._plan(lease, spool, this, decide, readings, held)
+                break
+            except Shrunk as found:
+                held = held._replace(fallen=found.windows)
+            except Swelled as swelled:
+                held = held.and_swollen(swelled)
+        shrunk = [each.start for each in held.fallen]
         tables, meter = self._ledger.tables, self._held(lease)
         for event in tally.voided:
             if event not in tables.parked or tables.parked[event].state is State.IN_DOUBT:
@@ -82,6 +92,7 @@ class MemoryPasses:
             planned = [decision.event.id for decision in decisions if decision.event is not None]
             tally.held += moves.hold(self._ledger, feed, fell, planned, this.now)
             note_newer(self._ledger, feed, decisions, this.now)
+            let_go(self._ledger, feed, over.get(feed.id, []), tally.voided, this.now)
         note_given_up(self._ledger, lease.registered, tally.voided, this.now)
         moves.keep(self._ledger, lease.registered, tally.voided, this.now)
         once_more = self._void(tally.voided, this.now)
@@ -95,7 +106,7 @@ class MemoryPasses:
         guarded = [
             tables.events[event].window_start
             for event, parked in tables.parked.items()
-            if parked.guarded and parked.feed_id in feeds
+            if parked.guard is Guard.SHRINK and parked.feed_id in feeds
         ]
         oldest = [
             _left_to_read(since, this, meter.mark),
@@ -145,23 +156,36 @@ class MemoryPasses:
         return piece.span.end if held.fingerprint == piece.fingerprint else None
 
     def _plan(
-        self, lease: Lease, spool: Spool, this: Pass, decide: Decide, readings: list[Reading], *, guarded: int
-    ) -> tuple[Tally, list[tuple[Feed, list[Decision]]], list[dt.datetime]]:
-        """Decide, and say which windows lose too much; with `guarded`, how many of them did, every decrease is held."""
-        meter = self._held(lease)
-        tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=meter.mark, guarded=guarded)
+        self, lease: Lease, spool: Spool, this: Pass, decide: Decide, readings: list[Reading], held: Held
+    ) -> tuple[Tally, list[tuple[Feed, list[Decision]]], dict[int, list[dt.datetime]]]:
+        """Decide, and say in which windows what waits may go, by feed; raises what is to be held only now."""
+        meter, guarded = self._held(lease), len(held.fallen)
+        past = past_of(lease.registered.meter, lease.definitions, this.span.start)
+        tally = Tally(
+            rows=spool.rows,
+            unmapped_rows=spool.unmapped_rows,
+            mark=meter.mark,
+            guarded=guarded,
+            adds_up=past is not None and past.sums,
+        )
         decided: list[tuple[Feed, list[Decision]]] = []
+        over: dict[int, list[dt.datetime]] = {}
         for feed, coverage in zip(lease.registered.feeds, lease.coverages, strict=True):
             tally.mark = min(meter.mark, coverage.read_until)
-            changes = _changes(self._ledger, feed, this.span, readings, more=this.more)
-            decisions = list(tally.counting(decide(feed, changes, guarded=bool(guarded))))
+            changes = _changes(self._ledger, feed, this.span, readings, more=this.more, past=past)
+            windows = held.swollen.get(feed.id, {})
+            decisions = list(tally.counting(decide(feed, changes, guarded=bool(guarded), swollen=windows)))
             decided.append((feed, decisions))
             shrunk = [] if guarded else self._shrunk(lease.registered, feed, tally)
             if shrunk:
-                return tally, decided, shrunk
-        return tally, decided, []
+                raise Shrunk(shrunk)
+            if past is not None and past.sums:
+                found, over[feed.id] = swollen(self._ledger.tables, feed, this.span, past, tally, decisions)
+                if found:
+                    raise Swelled(feed, found)
+        return tally, decided, over
 
-    def _shrunk(self, registered: Registered, feed: Feed, tally: Tally) -> list[dt.datetime]:
+    def _shrunk(self, registered: Registered, feed: Feed, tally: Tally) -> list[Fallen]:
         """Return the windows that were read before and lose too much: all of it, or more than the meter's share."""
         moved = {start: each for start, each in tally.moved.items() if each < 0}
         tally.moved.clear()
@@ -170,7 +194,7 @@ class MemoryPasses:
             slots = self._ledger.tables.slots[feed.id].get(start, {})
             before = sum((slot.quantity for slot in slots.values()), ZERO)
             if before + fallen == 0 or -fallen > registered.meter.shrink_guard * before:
-                shrunk.append(start)
+                shrunk.append(Fallen(start, before, before + fallen))
         return shrunk
 
     def _guard(
@@ -186,7 +210,9 @@ class MemoryPasses:
         gone = []
         for event_id, parked in list(tables.parked.items()):
             event = tables.events[event_id]
-            if not (parked.guarded and parked.since <= ripe and event.window_start in this.span):
+            if not (
+                parked.guard is Guard.SHRINK and parked.since <= ripe and event.window_start in this.span
+            ):
                 continue
             if parked.feed_id not in feeds or (event.window_start, event.customer) in spoilt:
                 continue
@@ -197,7 +223,7 @@ class MemoryPasses:
                 tables.outbox[event_id] = OutboxRow(feeds[parked.feed_id].sink_id, this.now)
                 gone.append(event_id)
             else:
-                parked.guarded, parked.reason = False, LOWERS
+                parked.guard, parked.reason = None, LOWERS
         for key, since in list(tables.guarded.items()):
             if key[0] == registered.id and key[1] in this.span and since <= ripe:
                 del tables.guarded[key]
@@ -259,7 +285,7 @@ class MemoryPasses:
                     tables.outbox[event.id] = OutboxRow(feed.sink_id, now, backfill=backfill)
                 elif event.state is not State.SHADOW:
                     tables.parked[event.id] = ParkedRow(
-                        feed.id, event.state, event.reason or "", now, guarded=event.guarded
+                        feed.id, event.state, event.reason or "", now, guard=event.guard
                     )
                 revision, at, tail = revision + 1, at or event.at, event.id
             customers = tables.slots[feed.id].setdefault(change.window_start, {})
@@ -365,7 +391,7 @@ def _check(ledger: MemoryLedger, feed: Feed, decisions: list[Decision]) -> None:
 
 
 def _changes(
-    ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Reading], *, more: bool
+    ledger: MemoryLedger, feed: Feed, span: Span, readings: list[Reading], *, more: bool, past: Past | None
 ) -> Iterator[Change]:
     """Yield what differs between what was read and what the ledger holds, customer by customer."""
     tables = ledger.tables
@@ -404,16 +430,20 @@ def _changes(
     for customer, start, quantity, at, slot in found:
         event = EventId(next(ledger.event_ids))
         carry = tables.carries.get((feed.id, customer), ZERO)
+        usual = asked(tables, feed, start, customer, quantity, past)
         if slot is None:
             new = SlotId(next(ledger.slot_ids))
             yield Change(
-                new, event, customer, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO, False
+                new, event, customer, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO, False,
+                usual=usual,
             )  # fmt: skip
             continue
         tail, parked, delta = _tail(tables, slot)
+        unsaid, passed = of_slot(tables, slot, parked)
         yield Change(
             slot.id, event, customer, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
             carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot), (customer, start) in newer,
+            unsaid, usual, passed,
         )  # fmt: skip
 
 
@@ -451,7 +481,7 @@ def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]
     parked = tables.parked[last]
     if parked.state is State.IN_DOUBT:
         return Tail.UNSETTLED, None, ZERO
-    tail = Tail.GUARDED if parked.guarded else Tail.PARKED
+    tail = Tail.GUARDED if parked.guard is Guard.SHRINK else Tail.PARKED
     return tail, last, tables.events[last].delta
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from aggregator.core import commit_barrier
 from aggregator.core.freshness import Admission
 from aggregator.core.model import Fence
+from aggregator.ledger.passes.shrink_guard import Fallen
 from tests.simulation import memory_passes
 from tests.simulation.memory_passes import MemoryPasses
 from tests.simulation.mutation import mutant
@@ -22,13 +23,8 @@ def shrinking_believed() -> Sequence[tuple[object, str, object]]:
 def only_nothing_is_suspicious() -> Sequence[tuple[object, str, object]]:
     real = MemoryPasses._shrunk
 
-    def shrunk(self: MemoryPasses, registered: Any, feed: Any, tally: Any) -> list[dt.datetime]:
-        moved, slots = dict(tally.moved), self._ledger.tables.slots[feed.id]
-        return [
-            start
-            for start in real(self, registered, feed, tally)
-            if not sum(slot.quantity for slot in slots.get(start, {}).values()) + moved[start]
-        ]
+    def shrunk(self: MemoryPasses, registered: Any, feed: Any, tally: Any) -> list[Fallen]:
+        return [fallen for fallen in real(self, registered, feed, tally) if not fallen.after]
 
     return [(MemoryPasses, "_shrunk", shrunk)]
 

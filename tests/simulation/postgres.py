@@ -18,6 +18,7 @@ from aggregator.core.model import (
     ClaimId,
     Definition,
     EventId,
+    Guard,
     SlotId,
     Span,
     State,
@@ -264,11 +265,12 @@ def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
     for row in rows("select event_id, sink_id, due_at, claim_id from aggregator.outbox order by event_id"):
         tables.outbox[EventId(row[0])] = OutboxRow(*row[1:])
     for row in rows(
-        "select event_id, feed_id, state::text, reason, since, guarded, was_accepted, look_at, moved_with, dismissed_at"
+        "select event_id, feed_id, state::text, reason, since, guard, was_accepted, look_at, moved_with, dismissed_at"
         " from aggregator.parked order by 1"
     ):
         parked = ParkedRow(*row[1:])
         parked.state = State(parked.state)
+        parked.guard = Guard(parked.guard) if parked.guard is not None else None
         tables.parked[EventId(row[0])] = parked
     for row in rows(
         "select id, sink_id, owner, claimed_at, events, settled_at from aggregator.claim order by id"

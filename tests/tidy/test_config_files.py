@@ -18,7 +18,14 @@ PARTS = sorted(DIRECTORY.rglob("*.yaml"))
 SCHEMA: dict[str, Any] = json_schema()
 
 Schema = dict[str, Any]
-TYPES = {"string": str, "boolean": bool, "integer": int, "array": list, "object": dict}
+TYPES: dict[str, Any] = {
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+}
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def misfits(schema: Schema, value: object, path: str = "") -> list[str]:
 
 
 def _type(rule: str, value: object, path: str, _: Schema) -> list[str]:
-    fits = isinstance(value, TYPES[rule]) and not (rule == "integer" and isinstance(value, bool))
+    fits = isinstance(value, TYPES[rule]) and not (rule in {"integer", "number"} and isinstance(value, bool))
     return [] if fits else [f"{path} is not {rule}"]
 
 

@@ -127,7 +127,11 @@ def keys() -> dict[str, dict[str, Any]]:
         "## csv sinks": found["CsvSink"],
         "## directory sinks": found["DirectorySink"],
         "## s3 sinks": found["S3Sink"],
-        "## meters": found["Meter"] | found["StripeEvent"] | found["MetronomeEvent"] | found["FedSink"],
+        "## meters": found["Meter"]
+        | found["Guards"]
+        | found["StripeEvent"]
+        | found["MetronomeEvent"]
+        | found["FedSink"],
     }
 
 

@@ -9,6 +9,7 @@ from aggregator.core.model import ZERO, Change, Span, Tail, WriteModel
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.passes.usual import Past
 from aggregator.ledger.passes.writer import BATCH
 
 UNBOOKED = (ZERO, 0, None)
@@ -17,8 +18,14 @@ UNBOOKED = (ZERO, 0, None)
 UNTROUBLED = (Tail.CLEAR, None, ZERO)
 """What stands in the way of a slot that nothing stands in the way of."""
 
-UNKNOWN = (False, False, False, False)
+UNASKED = (False, None, False)
+"""What guards ask about a slot, if none does."""
+
+UNKNOWN = (False, False, False, False, *UNASKED)
 """What there is to tell of a slot that the ledger does not have."""
+
+COLUMNS = 18
+"""How many columns a row has where nothing more is asked."""
 
 # The sorts and hashes over a million readings stay in memory with this; a transaction has a handful of them at most.
 # Compiling the query would cost more than it saves.
@@ -111,7 +118,7 @@ select found.slot_id,
        found.total, found.revision, found.stamped_at,
        carry.amount,
        case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
-            when parked.guarded then 'guarded'
+            when parked.guard = 'shrink_guard' then 'guarded'
             when parked.event_id is not null then 'parked' end,
        case when parked.state <> 'in_doubt' then parked.event_id end,
        case when parked.state <> 'in_doubt' then waiting.delta end,
@@ -136,14 +143,57 @@ OF_EACH = """
  order by found.customer, found.window_start
 """
 
-CHANGED = "\n".join((WHAT_IS_KNOWN, "from (", DIFFERING, ") as found", OF_EACH))
+# Whether a guard holds all that a slot ever had, so that where it stands was never said.
+UNSAID = """,
+       parked.guard <> 'shrink_guard'
+       and not exists (select from aggregator.event as said
+                        where said.slot_id = found.slot_id
+                          and (said.exposed_at is not null or said.state in ('accepted', 'confirmed')))
+"""
 
-CHANGED_AND_NEWER = "\n".join(
-    (
-        *("with differing as materialized (", DIFFERING, ")", WHAT_IS_KNOWN),
-        *("from (select * from differing union all", AND_NEWER, ") as found", OF_EACH),
+PASSED = ", usual.quantity, parked.state = 'refused' and waiting.attempted_at is not null"
+
+# Window by window, as each is found by the key: all windows of an hour would be looked through for all customers.
+USUAL = """
+  left join lateral (
+        select max(past.quantity) as quantity
+          from (
+                select week, max(slot.quantity) as quantity
+                  from generate_series(1, %(weeks)s) as week
+                 cross join generate_series(0, %(windows)s - 1) as number
+                  join aggregator.slot
+                    on slot.feed_id = %(feed_id)s and slot.customer = found.customer
+                   and slot.window_start = date_bin(%(stretch)s, found.window_start, 'epoch')
+                                           - week * interval '168 hours' + number * %(window)s::interval
+                 where slot.quantity > 0 and slot.window_start >= %(compared_since)s
+                   and not exists (select from aggregator.parked as held
+                                    where held.event_id = slot.tail and held.guard <> 'shrink_guard')
+                 group by week
+               ) as past
+         where %(compares)s and found.now > %(unusual_from)s
+        having count(*) >= %(least_weeks)s
+       ) as usual on true
+"""
+
+
+def _statement(*, newer: bool, unsaid: bool, limited: bool) -> str:
+    """Return how to find what differs: with what is newer, where totals are said with that, and with what guards ask."""
+    known = WHAT_IS_KNOWN + (UNSAID if unsaid else "") + (PASSED if limited else "")
+    found = ("from (", DIFFERING, ") as found")
+    if newer:
+        known = "\n".join(("with differing as materialized (", DIFFERING, ")", known))
+        found = ("from (select * from differing union all", AND_NEWER, ") as found")
+    return "\n".join((known, *found, USUAL if limited else "", OF_EACH))
+
+
+STATEMENTS = {
+    (model, limited): _statement(
+        newer=model is WriteModel.LAST, unsaid=limited or model is not WriteModel.DELTA, limited=limited
     )
-)
+    for model in WriteModel
+    for limited in (False, True)
+}
+"""By what a sink books, and whether a guard could hold an increase: what nobody asks for is not looked up."""
 
 FORGET_UNMAPPED = """
 delete from aggregator.unmapped
@@ -194,6 +244,7 @@ def changes(
     io: Executor,
     feed: Feed,
     span: Span,
+    past: Past | None,
     *,
     noise: Decimal = ZERO,
     unit: Decimal = Decimal(1),
@@ -203,7 +254,7 @@ def changes(
 
     `noise` is by what share the same rows may come out differently, and `unit` the least that is billed.
     `io` fetches a batch ahead, between whatever else it has to do on the connection. With `more`, another pass takes up what
-    is newer than the span.
+    is newer than the span. `past` is what guards compare with, if there are any.
     """
     values = {
         "feed_id": feed.id,
@@ -218,7 +269,9 @@ def changes(
         "noise": noise,
         "unit": unit,
     }
-    statement = CHANGED_AND_NEWER if feed.model is WriteModel.LAST else CHANGED
+    if past is not None:
+        values |= past.values()
+    statement = STATEMENTS[feed.model, past is not None]
     cursor = connection.cursor(name=f"changed_{feed.id}")
     try:
         io.submit(cursor.execute, statement, values, binary=True).result()
@@ -226,7 +279,7 @@ def changes(
         while rows := upcoming.result():
             upcoming = io.submit(cursor.fetchmany, BATCH)
             for row in rows:
-                yield _change(row)
+                yield _change(row) if len(row) == COLUMNS else _asked_about(row)
     finally:
         io.submit(cursor.close).result()
 
@@ -258,8 +311,33 @@ def _change(row: tuple[Any, ...]) -> Change:
         )
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
     return Change._make(
-        (slot, event, customer, start, before, now, at, *booked, carry, *trouble, True, again, shadow, newer)
+        (
+            slot,
+            event,
+            customer,
+            start,
+            before,
+            now,
+            at,
+            *booked,
+            carry,
+            *trouble,
+            True,
+            again,
+            shadow,
+            newer,
+            *UNASKED,
+        )
     )
+
+
+def _asked_about(row: tuple[Any, ...]) -> Change:
+    """Make a change of a longer row: whether nothing of the slot was said, and what guards ask."""
+    unsaid, usual, passed = (*row[COLUMNS:], None, None)[:3]
+    change = _change(row[:COLUMNS])
+    if unsaid or usual is not None or passed:
+        return change._replace(unsaid=bool(unsaid), usual=usual, passed=bool(passed))
+    return change
 
 
 def note_unmapped(connection: Connection, registered: Registered, span: Span) -> None:

@@ -8,33 +8,35 @@ Rules
   and whoever finds its lease run out, and that session waiting for its client, ends it (`meters.end_silent`).
 - Slots, events, carries, unmapped rows, the mark and the record of the pass go together. Nothing is sent from here.
 - A window that loses too much at once is believed at the second reading: until then decreases are held, and the mark stays.
+  The increases of one that is swollen are held, and the mark goes on.
 - A window that the source cannot give is noted as unread, and the mark goes on behind it: the others do not wait for it.
 - Writing goes in batches between fetches from one cursor, so that memory stays bounded whatever the number of customers.
   One thread talks to the server meanwhile, so that its work and the planner's overlap.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from psycopg.types.range import TimestamptzRange
 
 from aggregator.core import definitions
-from aggregator.core.model import Change, Decision, Definition, EventId, Span
+from aggregator.core.model import Change, Decision, Definition, EventId, Span, Swollen
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.meters import HOLDERS, RENEW, Feed, Lease, Registered
-from aggregator.ledger.passes import evidence, reassert, records, shrink_guard, unchanged
+from aggregator.ledger.passes import evidence, reassert, records, shrink_guard, unchanged, usual
 from aggregator.ledger.passes.changes import changes, note_unmapped, stage
 from aggregator.ledger.passes.records import Pass
 from aggregator.ledger.passes.shrink_guard import Fallen, Shrunk
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.passes.unchanged import Unchanged
+from aggregator.ledger.passes.usual import Swelled
 from aggregator.ledger.passes.writer import Writer
 from aggregator.ledger.review import moves
 from aggregator.runtime import failpoints
@@ -118,11 +120,27 @@ RESUME_WITHIN = dt.timedelta(hours=1)
 
 
 class Decide(Protocol):
-    """What the planner makes of the changes of one feed; `guarded` is whether the shrink guard holds every decrease."""
+    """What the planner makes of the changes of one feed.
+
+    `guarded` is whether the shrink guard holds every decrease; `swollen`, in which windows every increase is held.
+    """
 
     def __call__(  # noqa: D102
-        self, feed: Feed, changes: Iterable[Change], *, guarded: bool
+        self, feed: Feed, changes: Iterable[Change], *, guarded: bool, swollen: Mapping[dt.datetime, Swollen]
     ) -> Iterable[Decision]: ...
+
+
+class Held(NamedTuple):
+    """What a pass holds, because it was found when it was written before: windows that fell, and those that are swollen."""
+
+    fallen: Sequence[Fallen] = ()
+    swollen: Mapping[int, Mapping[dt.datetime, Swollen]] = {}
+    """By feed."""
+
+    def and_swollen(self, swelled: Swelled) -> "Held":
+        """Return the same with more windows that are swollen."""
+        windows = {**self.swollen.get(swelled.feed.id, {}), **swelled.windows}
+        return self._replace(swollen={**self.swollen, swelled.feed.id: windows})
 
 
 class Passes(Part):
@@ -149,30 +167,37 @@ class Passes(Part):
         Raises LeaseLost when another process holds the meter by now, LedgerStopped when the ledger is not to be written,
         InvariantBroken when the database refuses the plan; in each case nothing was written.
         """
-        try:
-            return self._commit(lease, spool, this, decide, [])
-        except Shrunk as shrunk:
-            return self._commit(lease, spool, this, decide, shrunk.windows)
+        held = Held()
+        while True:  # what falls is found once, and of what is swollen there is more each time
+            try:
+                return self._commit(lease, spool, this, decide, held)
+            except Shrunk as shrunk:
+                held = held._replace(fallen=shrunk.windows)
+            except Swelled as swelled:
+                held = held.and_swollen(swelled)
 
-    def _commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide, fallen: list[Fallen]) -> Tally:
-        """Write the pass; with windows that fell too much, every decrease is held. Raises Shrunk for such that were not."""
+    def _commit(self, lease: Lease, spool: Spool, this: Pass, decide: Decide, held: Held) -> Tally:
+        """Write the pass, with what is to be held. Raises Shrunk and Swelled for what it finds of that only now."""
         began = self._elapsed()
-        registered = lease.registered
+        registered, fallen = lease.registered, held.fallen
+        past = usual.past_of(registered.meter, lease.definitions, this.span.start)
         with self._database.transaction() as connection:
             unit = registered.meter.unit
             stage(connection, spool, unit, self._signs_of_life(lease))
             failpoints.passing("readings_staged")
             mark, reread_from = self._hold(connection, lease)
             tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=mark, guarded=len(fallen))
+            tally.adds_up = past is not None and past.sums
             pass_id = records.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed, coverage in zip(registered.feeds, lease.coverages, strict=True):
                     reassert.take_up(connection, feed, this.span, this.now)
                     tally.mark = min(mark, coverage.read_until)
                     found = changes(
-                        connection, io, feed, this.span, noise=spool.noise, unit=unit, more=this.more
+                        connection, io, feed, this.span, past, noise=spool.noise, unit=unit, more=this.more
                     )
-                    decisions = decide(feed, found, guarded=bool(fallen))
+                    swollen = held.swollen.get(feed.id, {})
+                    decisions = decide(feed, found, guarded=bool(fallen), swollen=swollen)
                     writer = Writer(
                         connection,
                         io,
@@ -190,6 +215,8 @@ class Passes(Part):
                     reassert.note_close(connection, feed, pass_id, this.now)
                     if not fallen:
                         shrink_guard.check(connection, registered, feed, tally)
+                    if past is not None and past.sums:
+                        usual.check(connection, feed, this.span, past, tally, this.now)
             if tally.changed:
                 evidence.note(connection, registered, pass_id, mark, tally.reread)
             reassert.note_given_up(connection, registered.feeds, tally.voided, this.now)
@@ -198,16 +225,8 @@ class Passes(Part):
             moves.part(connection, registered.feeds, this.now)
             note_unmapped(connection, registered, this.span)
             shrink_guard.note_or_believe(connection, registered, this.span, this.now, fallen)
-            waiting = [
-                _left_to_read(reread_from, this, mark),
-                tally.oldest_deferred,
-                once_more,
-                shrink_guard.waiting(connection, registered),
-                reassert.waiting(
-                    connection, registered.feeds, registered.meter.sealed_until(this.now), this.now
-                ),
-            ]
-            oldest = min((each for each in waiting if each), default=None)
+            left = (_left_to_read(reread_from, this, mark), tally.oldest_deferred, once_more)
+            oldest = _oldest_waiting(connection, registered, left, this.now)
             self._move(connection, lease, this, oldest, stays=bool(fallen))
             connection.execute(READ_AT_LAST, _where(lease, this))
             if this.kind == "live":
@@ -275,15 +294,19 @@ class Passes(Part):
         return held[0], held[1]
 
     def preview(
-        self, registered: Registered, spool: Spool, span: Span, decide: Decide
+        self, registered: Registered, spool: Spool, span: Span, decide: Decide, known: Sequence[Definition]
     ) -> Iterator[tuple[Feed, Decision]]:
-        """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early."""
+        """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early.
+
+        Whether a window is swollen shows when it is written: nothing is held for that here.
+        """
+        past = usual.past_of(registered.meter, known, span.start)
         with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
             unit = registered.meter.unit
             stage(connection, spool, unit)
             for feed in registered.feeds:
-                found = changes(connection, io, feed, span, noise=spool.noise, unit=unit)
-                for decision in decide(feed, found, guarded=False):
+                found = changes(connection, io, feed, span, past, noise=spool.noise, unit=unit)
+                for decision in decide(feed, found, guarded=False, swollen={}):
                     yield feed, decision
 
     def record_failure(self, lease: Lease, this: Pass, seconds: float, error: str) -> None:
@@ -320,6 +343,19 @@ class Passes(Part):
 
 def _where(lease: Lease, this: Pass) -> dict[str, object]:
     return {"meter_id": lease.registered.id, "start": this.span.start, "end": this.span.end}
+
+
+def _oldest_waiting(
+    connection: Connection, registered: Registered, left: Iterable[dt.datetime | None], now: dt.datetime
+) -> dt.datetime | None:
+    """Return from where old windows are to be read again: for what was left, for a second look, or to be said again."""
+    sealed = registered.meter.sealed_until(now)
+    waiting = [
+        *left,
+        shrink_guard.waiting(connection, registered),
+        reassert.waiting(connection, registered.feeds, sealed, now),
+    ]
+    return min((each for each in waiting if each), default=None)
 
 
 def _left_to_read(since: dt.datetime | None, this: Pass, mark: dt.datetime) -> dt.datetime | None:

@@ -8,6 +8,7 @@ Rules
 """
 
 import datetime as dt
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ BELIEVE = """
 with ripe as (
     select parked.event_id from aggregator.parked
       join aggregator.event on event.id = parked.event_id
-     where parked.feed_id = any(%(feeds)s) and parked.guarded and parked.since <= %(ripe)s
+     where parked.feed_id = any(%(feeds)s) and parked.guard = 'shrink_guard' and parked.since <= %(ripe)s
        and event.window_start >= %(start)s and event.window_start < %(end)s
        and parked.dismissed_at is null
        and not exists (select from reading where reading.reason is not null
@@ -55,7 +56,7 @@ with ripe as (
 ), sent as (
     update aggregator.event set state = 'due', reason = null from released where event.id = released.event_id
 ), kept as (
-    update aggregator.parked set guarded = false, reason = %(reason)s
+    update aggregator.parked set guard = null, reason = %(reason)s
       from ripe where not %(applies)s and parked.event_id = ripe.event_id
 )
 select event_id from released
@@ -63,7 +64,7 @@ select event_id from released
 
 OLDEST_GUARDED = """
 select min(event.window_start) from aggregator.parked join aggregator.event on event.id = parked.event_id
- where parked.feed_id = any(%(feeds)s) and parked.guarded and parked.dismissed_at is null
+ where parked.feed_id = any(%(feeds)s) and parked.guard = 'shrink_guard' and parked.dismissed_at is null
 """
 
 FORGET_GUARDED = """
@@ -105,7 +106,7 @@ def check(connection: Connection, registered: Registered, feed: Feed, tally: Tal
 
 
 def note_or_believe(
-    connection: Connection, registered: Registered, span: Span, now: dt.datetime, fallen: list[Fallen]
+    connection: Connection, registered: Registered, span: Span, now: dt.datetime, fallen: Sequence[Fallen]
 ) -> None:
     """Note which windows shrank; or, after a pass in which none did, believe what was held for a second reading."""
     values: dict[str, object] = {"meter_id": registered.id, "now": now}

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from aggregator.core.counts import Counts
 from aggregator.core.lateness import Late, step_of
-from aggregator.core.model import ZERO, Change, Decision, EventId, State
+from aggregator.core.model import ZERO, Change, Decision, EventId, Guard, State
 from aggregator.core.planner import is_restless
 from aggregator.ledger.meters import Feed
 
@@ -27,6 +27,9 @@ class PassCounts(Counts):
     shadow: int = 0
     """Events that are never sent."""
     deferred: int = 0
+    beyond: int = 0
+    """Events that a guard against too much holds; and how many units they come to."""
+    beyond_units: Decimal = ZERO
     left_from: dt.datetime | None = None
     """From where on something was left that the source has not proven to show; and why."""
     left_why: str | None = None
@@ -47,6 +50,10 @@ class Tally(PassCounts):
     planned: int = 0
     guarded: int = 0
     """Windows that shrank so much that decreases are held until a second reading confirms them."""
+    adds_up: bool = False
+    """Whether it is to be counted by how much windows are raised."""
+    raised: dict[dt.datetime, Decimal] = field(default_factory=dict)
+    """By how much, in events that are due; counted for one feed."""
     mark: dt.datetime = BEGINNING
     """The mark before the pass: what lies before it had been read."""
     moved: dict[dt.datetime, Decimal] = field(default_factory=dict)
@@ -93,6 +100,12 @@ class Tally(PassCounts):
             self.held += decision.event.state is State.HELD
             self.refused += decision.event.state is State.REFUSED
             self.shadow += decision.event.state is State.SHADOW
+            if decision.event.guard is not None and decision.event.guard is not Guard.SHRINK:
+                self.beyond += 1
+                self.beyond_units += decision.event.delta
+            elif self.adds_up and decision.event.delta > 0 and decision.event.state is State.DUE:
+                start = decision.change.window_start
+                self.raised[start] = self.raised.get(start, ZERO) + decision.event.delta
 
     def _read_again(self, decision: Decision) -> None:
         start = decision.change.window_start

@@ -58,7 +58,7 @@ EVENT = (
     " delta, total, quantity, reason"
 )
 OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
-PARKED = "event_id, feed_id, state, reason, since, guarded"
+PARKED = "event_id, feed_id, state, reason, since, guard"
 CARRY = "feed_id, customer, amount"
 
 STATES = {state: state.value for state in State}
@@ -186,9 +186,9 @@ class Writer:
                 if event.state is State.DUE:
                     lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
                 elif event.state is not State.SHADOW:
-                    guarded = "t" if event.guarded else "f"
+                    guard = NULL if event.guard is None else event.guard.value
                     lines.parked.append(
-                        f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guarded}\n"
+                        f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guard}\n"
                     )
                 revision, at, tail = revision + 1, at or at_event, str(event.id)
             slot = f"{feed}\t{revision}\t{start}\t{customer}\t{quantity}\t{stands_at}\t{at or NULL}\t{tail or NULL}\n"

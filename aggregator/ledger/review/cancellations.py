@@ -67,7 +67,7 @@ select earlier.id
          where before.slot_id = held.slot_id and before.id <> held.id and before.state <> 'void'
          order by before.revision desc limit 1
        ) as earlier on true
- where parked.state = 'held' and not parked.guarded and parked.dismissed_at is null
+ where parked.state = 'held' and parked.guard is null and parked.dismissed_at is null
    and earlier.state in ('accepted', 'confirmed') and earlier.delta > 0 and earlier.attempted_at is not null
    and not exists (select from aggregator.identity where stopped_at is not null)
    and coalesce(earlier.exposed_at, earlier.attempted_at, earlier.settled_at) > %(since)s

@@ -148,7 +148,8 @@ select raises, feed_id, 'held', %(reason)s, %(now)s, lowers from pair where begi
 # Whatever became of the other side, a pair is one only while both sides wait.
 PART = """
 with alone as (
-    select parked.event_id, parked.feed_id, event.delta > 0 and parked.dismissed_at is null as leaves
+    select parked.event_id, parked.feed_id,
+           event.delta > 0 and parked.dismissed_at is null and parked.guard is null as leaves
       from aggregator.parked join aggregator.event on event.id = parked.event_id
      where parked.feed_id = any(%(feeds)s) and parked.moved_with is not null
        and not exists (select from aggregator.parked as other

@@ -15,6 +15,7 @@ from aggregator.core.readbacks import Finding
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review import moves
 from aggregator.ledger.review.decisions import Decider, Verb, note
+from aggregator.ledger.review.held_by_guards import HeldByGuard, held_by_guards
 
 LOCK_PARKED = """
 select event_id from aggregator.parked where event_id = any(%(events)s) order by event_id for update
@@ -82,7 +83,7 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
        parked.state::text, parked.reason, parked.since, event.at, event.identifier,
        coalesce(event.attempted_at, event.settled_at), parked.was_accepted, coalesce(slot.replan, false),
        parked.dismissed_at, parked.look_at,
-       event.window_start >= feed.since and (feed.until is null or event.window_start < feed.until)
+       event.window_start >= feed.since and (feed.until is null or event.window_start < feed.until), parked.guard
   from aggregator.parked
   join aggregator.event on event.id = parked.event_id
   join aggregator.feed on feed.id = parked.feed_id
@@ -94,6 +95,7 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
    and (%(meter)s::text is null or meter.name = %(meter)s)
    and (%(state)s::text is null or parked.state::text = %(state)s)
    and (%(customer)s::text is null or event.customer = %(customer)s)
+   and (%(guard)s::text is null or parked.guard = %(guard)s)
    and (%(start)s::timestamptz is null or event.window_start >= %(start)s)
    and (%(end)s::timestamptz is null or event.window_start < %(end)s)
    and (%(file)s::text is null or event.request_id = %(file)s)
@@ -141,6 +143,8 @@ class Waiting(NamedTuple):
     look_at: dt.datetime | None
     fed: bool
     """Whether its window goes through its sink by the terms of now."""
+    guard: str | None
+    """Which guard holds it, by its key in the configuration."""
 
 
 class Choice(NamedTuple):
@@ -153,6 +157,7 @@ class Choice(NamedTuple):
     span: Span | None = None
     dismissed: bool = False
     file: str | None = None
+    guard: str | None = None
     undecided: bool = False
     """Only those that the next pass does not plan anew by itself."""
 
@@ -168,6 +173,7 @@ class ParkedEvents(Part):
             "meter": choice.meter,
             "state": choice.state,
             "customer": choice.customer,
+            "guard": choice.guard,
             "start": start,
             "end": end,
             "dismissed": choice.dismissed,
@@ -193,6 +199,13 @@ class ParkedEvents(Part):
         """Return the usage that moved from one customer to another and waits for a person."""
         with self._database.transaction() as connection:
             return moves.open_moves(connection, limit, meter)
+
+    def held_by_guards(
+        self, limit: int, meter: str | None = None, customer: str | None = None
+    ) -> list[HeldByGuard]:
+        """Return what guards against too much hold, by customer or by window, the most units first."""
+        with self._database.transaction() as connection:
+            return held_by_guards(connection, limit, meter, customer)
 
     def settle_by_hand(self, events: Sequence[int], finding: Finding, now: dt.datetime) -> list[int]:
         """Settle events in doubt on a person's word, as present or absent; return those that were in doubt."""

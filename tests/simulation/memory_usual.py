@@ -1,0 +1,163 @@
+"""The ledger in memory: what was usual, and windows that are swollen."""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from aggregator.core import guards
+from aggregator.core.guards import LEAST_WEEKS, WEEK, WEEKS
+from aggregator.core.model import EPOCH, ZERO, Decision, EventId, Guard, Span, State, Swollen
+from aggregator.ledger.meters import Feed
+from aggregator.ledger.passes.stats import Tally
+from aggregator.ledger.passes.usual import Past
+from tests.simulation.memory import MemoryLedger, OutboxRow, ParkedRow, SlotRow, Tables
+from tests.simulation.memory_reassert import note_newer_than
+
+SAID = frozenset({State.ACCEPTED, State.CONFIRMED})
+
+
+def asked(
+    tables: Tables, feed: Feed, start: dt.datetime, customer: str, now: Decimal, past: Past | None
+) -> Decimal | None:
+    """Return what was usual for a customer at the hour of a window, if a guard asks."""
+    if past is None or past.guards.max_change is None or now <= past.guards.unusual_from:
+        return None
+    weeks = []
+    for windows in _weeks(start, past):
+        slots = [tables.slots[feed.id].get(each, {}).get(customer) for each in windows]
+        used = [slot.quantity for slot in slots if slot and slot.quantity > 0 and not _held(tables, slot)]
+        weeks += [max(used)] if used else []
+    return max(weeks) if len(weeks) >= LEAST_WEEKS else None
+
+
+def of_slot(tables: Tables, slot: SlotRow, parked: EventId | None) -> tuple[bool, bool]:
+    """Tell of a slot whether a guard holds all that it ever had, and whether what waits had left before."""
+    row = tables.parked.get(parked) if parked is not None else None
+    if row is None or parked is None:
+        return False, False
+    events = [event for event in tables.events.values() if event.slot_id == slot.id]
+    said = any(event.exposed_at is not None or event.state in SAID for event in events)
+    passed = row.state is State.REFUSED and tables.events[parked].attempted_at is not None
+    return _by_limit(row) and not said, passed
+
+
+def swollen(
+    tables: Tables, feed: Feed, span: Span, past: Past, tally: Tally, decisions: Sequence[Decision]
+) -> tuple[dict[dt.datetime, Swollen], list[dt.datetime]]:
+    """Return which windows are swollen that a plan raises, and in which others what waits may go."""
+    raised, tally.raised = tally.raised, {}
+    waits = {
+        tables.events[event].window_start
+        for event, parked in tables.parked.items()
+        if parked.feed_id == feed.id and _swelled(parked) and tables.events[event].window_start in span
+    }
+    planned: dict[dt.datetime, dict[str, Decision]] = defaultdict(dict)
+    for decision in decisions:
+        if not decision.deferred:
+            planned[decision.change.window_start][decision.change.customer] = decision
+    found, over = {}, []
+    for start in sorted({*raised, *waits}):
+        counted, waiting = _summed(tables, feed, start, planned[start])
+        usual = _usual(tables, feed, start, past, planned)
+        passed = counted - waiting - raised.get(start, ZERO)
+        if usual is not None and guards.is_swollen(counted, passed, usual, past.guards):
+            if start in raised:
+                found[start] = Swollen(counted, usual)
+        elif waiting:
+            over.append(start)
+    return found, over
+
+
+def let_go(
+    ledger: MemoryLedger,
+    feed: Feed,
+    windows: Sequence[dt.datetime],
+    voided: Sequence[EventId],
+    now: dt.datetime,
+) -> None:
+    """Let go what waits because these windows were swollen, unless a newer plan replaces it."""
+    tables, gone = ledger.tables, []
+    for start in windows:
+        for slot in tables.slots[feed.id].get(start, {}).values():
+            parked = tables.parked.get(slot.tail) if slot.tail is not None else None
+            if parked is None or slot.tail is None or not _swelled(parked) or parked.moved_with is not None:
+                continue
+            if slot.tail in voided:
+                continue
+            del tables.parked[slot.tail]
+            event = tables.events[slot.tail]
+            ledger.move(event, State.DUE)
+            event.reason = None
+            tables.outbox[slot.tail] = OutboxRow(feed.sink_id, now)
+            gone.append(slot.tail)
+    note_newer_than(ledger, gone, now)
+
+
+def _weeks(start: dt.datetime, past: Past) -> list[list[dt.datetime]]:
+    """Return the windows of the same hour of each week before, as far as they are compared."""
+    stretch = max(guards.STRETCH, past.window)
+    first = start - (start - EPOCH) % stretch
+    return [
+        [
+            each
+            for number in range(stretch // past.window)
+            if (each := first - week * WEEK + number * past.window) >= past.since
+        ]
+        for week in range(1, WEEKS + 1)
+    ]
+
+
+def _usual(
+    tables: Tables,
+    feed: Feed,
+    start: dt.datetime,
+    past: Past,
+    planned: Mapping[dt.datetime, Mapping[str, Decision]],
+) -> Decimal | None:
+    weeks = []
+    for windows in _weeks(start, past):
+        summed = (_summed(tables, feed, each, planned.get(each, {})) for each in windows)
+        sums = [counted - waiting for counted, waiting in summed]
+        weeks += [max(sums)] if any(each > 0 for each in sums) else []
+    return max(weeks) if len(weeks) >= LEAST_WEEKS else None
+
+
+def _summed(
+    tables: Tables, feed: Feed, start: dt.datetime, planned: Mapping[str, Decision]
+) -> tuple[Decimal, Decimal]:
+    """Return what a window comes to without what a guard holds of single customers; and how much of that waits."""
+    counted = waiting = ZERO
+    slots = tables.slots[feed.id].get(start, {})
+    for customer in {*slots, *planned}:
+        total, delta, swelled = _stands(tables, slots.get(customer), planned.get(customer))
+        counted += total if swelled else total - delta
+        waiting += delta if swelled else ZERO
+    return counted, waiting
+
+
+def _stands(tables: Tables, slot: SlotRow | None, decision: Decision | None) -> tuple[Decimal, Decimal, bool]:
+    """Return where a slot stands by a plan, what of that a guard holds, and whether that is for the window as a whole."""
+    total = decision.total if decision is not None else slot.total if slot is not None else ZERO
+    if decision is not None and decision.event is not None:
+        guard = decision.event.guard
+        limited = guard is not None and guard is not Guard.SHRINK
+        return total, decision.event.delta if limited else ZERO, guard is Guard.TOTAL
+    parked = tables.parked.get(slot.tail) if slot is not None and slot.tail is not None else None
+    withdrawn = decision is not None and slot is not None and decision.voids == slot.tail
+    if parked is None or slot is None or slot.tail is None or withdrawn or not _by_limit(parked):
+        return total, ZERO, False
+    return total, tables.events[slot.tail].delta, _swelled(parked)
+
+
+def _held(tables: Tables, slot: SlotRow) -> bool:
+    parked = tables.parked.get(slot.tail) if slot.tail is not None else None
+    return parked is not None and _by_limit(parked)
+
+
+def _by_limit(parked: ParkedRow) -> bool:
+    return parked.guard is not None and parked.guard is not Guard.SHRINK
+
+
+def _swelled(parked: ParkedRow) -> bool:
+    return parked.guard is Guard.TOTAL and parked.dismissed_at is None
