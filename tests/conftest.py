@@ -49,8 +49,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--through-pgbouncer",
         action="store_true",
-        help="FeedCoverage every ledger and source through pgbouncer in transaction mode.",
+        help="Reach every ledger and source through pgbouncer in transaction mode; leave out tests that have neither.",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out of a run through pgbouncer what would not go through it: it is the same as in the run without."""
+    if config.getoption("--through-pgbouncer"):
+        same = [
+            item for item in items if _is_direct(item) or "reached" not in getattr(item, "fixturenames", ())
+        ]
+        config.hook.pytest_deselected(items=same)
+        left_out = set(same)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_direct(item: pytest.Item) -> bool:
+    return item.get_closest_marker("direct") is not None
 
 
 @pytest.fixture(autouse=True)
@@ -157,8 +172,7 @@ def reached(request: pytest.FixtureRequest) -> Callable[[str], str]:
     A test marked `direct` is about a role of its own, and the pooler gives everybody one; or it copies a database, which
     nobody else may be connected to.
     """
-    direct = request.node.get_closest_marker("direct") is not None
-    if direct or not request.config.getoption("--through-pgbouncer"):
+    if _is_direct(request.node) or not request.config.getoption("--through-pgbouncer"):
         return str
     running: Pooler = request.getfixturevalue("pooler")
     return running.url
