@@ -65,8 +65,9 @@ BETWEEN_PARTS: dict[type, set[str]] = {
 
 
 def verbs(part: type) -> Iterator[tuple[str, object]]:
-    """Yield the public methods and properties of a class."""
-    for name, member in vars(part).items():
+    """Yield the public methods and properties of a class, and of those that it is made of."""
+    members = {name: member for each in reversed(part.__mro__[:-1]) for name, member in vars(each).items()}
+    for name, member in members.items():
         if not name.startswith("_") and (callable(member) or isinstance(member, property)):
             yield name, member
 
