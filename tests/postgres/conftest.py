@@ -5,6 +5,7 @@ import pytest
 from psycopg import sql
 
 from aggregator.ledger.database import Database
+from tests.postgres.replication import Connection, Pair, administered, at_work
 from tests.postgres.servers import as_role
 from tests.postgres.world import World
 
@@ -20,6 +21,20 @@ def database(ledger_url: str) -> Iterator[Database]:
 def world(database: Database) -> World:
     """One daemon on a fresh ledger."""
     return World(database)
+
+
+@pytest.fixture
+def primary(pair: Pair) -> Iterator[Connection]:
+    """The application at work on the primary of a module's pair of servers."""
+    with at_work(pair) as connection:
+        yield connection
+
+
+@pytest.fixture
+def follower(pair: Pair) -> Iterator[Connection]:
+    """An administrator of the standby."""
+    with administered(pair) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from tests.postgres.replication import (
     HEARTBEAT,
     Connection,
     Pair,
-    administered,
-    at_work,
     caught_up,
     paused,
     replicated,
@@ -34,20 +32,6 @@ def pair() -> Iterator[Pair]:
     """A primary, and a standby that streams from it."""
     with replicated() as pair:
         yield pair
-
-
-@pytest.fixture
-def primary(pair: Pair) -> Iterator[Connection]:
-    """The application at work on the primary."""
-    with at_work(pair) as connection:
-        yield connection
-
-
-@pytest.fixture
-def follower(pair: Pair) -> Iterator[Connection]:
-    """An administrator of the standby."""
-    with administered(pair) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from tests.postgres.replication import (
     HEARTBEAT,
     Connection,
     Pair,
-    administered,
-    at_work,
     caught_up,
     paused,
     replicated,
@@ -40,20 +38,6 @@ def pair() -> Iterator[Pair]:
     """A primary, and a standby that streams from it."""
     with replicated(wal_level="logical") as pair:
         yield pair
-
-
-@pytest.fixture
-def primary(pair: Pair) -> Iterator[Connection]:
-    """The application at work on the primary."""
-    with at_work(pair) as connection:
-        yield connection
-
-
-@pytest.fixture
-def follower(pair: Pair) -> Iterator[Connection]:
-    """An administrator of the standby."""
-    with administered(pair) as connection:
-        yield connection
 
 
 def beat(primary: Connection) -> None:
