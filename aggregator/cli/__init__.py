@@ -49,6 +49,8 @@ COMMANDS = {
         "usage": ("Show how much was used of METER, or of all meters, and what became of it, for each sink."),
         "runs": "Show what each pass and delivery of METER, or of all meters, did, what failed, and what waits.",
         "web": "Serve a page of what the ledger knows, and an API for a customer's own usage.",
+        "explain": "Explain what a customer was billed of METER: what the source said and when, what was sent, and what the "
+        "sink answered.",
         "lateness": "Show how late usage arrives after the end of its window, for each METER or for all.",
         "reconcile": (
             "Compare source, ledger and sink per customer and window, for each METER or for all, and say why they "

@@ -238,10 +238,24 @@ def _sources(
                 yield from tried
                 for text in notes:
                     yield Finding(f"meter {meter.name}", "note", text)
+                yield from _detail_query(meter, source, end)
         except SourceError as error:
             yield Finding(f"source {name}", "wrong", str(error))
         finally:
             source.close()
+
+
+def _detail_query(meter: "Meter", source: "Source", at: dt.datetime) -> Iterator[Finding]:
+    """Try the query for the rows behind a number, over no time at all."""
+    from aggregator.core.model import Span
+    from aggregator.errors import SourceError
+
+    if meter.detail_query is None:
+        return
+    try:
+        source.rows_behind(meter.detail_query, Span(at, at), "", 1)
+    except SourceError as error:
+        yield Finding(f"meter {meter.name}", "wrong", f"`detail_query`: {error}")
 
 
 def _trial(

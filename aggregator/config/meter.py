@@ -20,6 +20,7 @@ from aggregator.config.guards import Guards
 from aggregator.config.query import normalised_query
 from aggregator.config.values import (
     Cron,
+    DetailQuery,
     Duration,
     Instant,
     Query,
@@ -282,6 +283,16 @@ class Meter(Block):
         default=None,
         description="File that holds the query, instead of `query`; relative to this file.",
         examples=["queries/api_requests.sql"],
+    )
+    detail_query: DetailQuery | None = Field(
+        default=None,
+        description=(
+            "One select that gives the rows behind what `:customer` used from `:start` to before `:end`, in whichever "
+            "columns help to explain a bill. Only `aggregator explain` asks it; it changes nothing of what is billed."
+        ),
+        examples=[
+            "select id, path, at from usage where customer = :customer and at >= :start and at < :end order by at"
+        ],
     )
     window: WindowLength = Field(
         description="How long a window is; one event per customer and window. Divides a day; from 1m to 1d.",

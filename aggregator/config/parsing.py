@@ -28,7 +28,7 @@ from aggregator.config.documents import (
 )
 from aggregator.errors import Problem
 
-LITERAL_KEYS = frozenset({"query"})
+LITERAL_KEYS = frozenset({"query", "detail_query"})
 """Keys whose text is never searched for variables."""
 
 DEEPEST = 40

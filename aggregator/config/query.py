@@ -6,6 +6,7 @@ than there is, never less, so it errs towards refusing.
 """
 
 import re
+from collections.abc import Sequence
 
 _UNSEEN = re.compile(
     r"""
@@ -22,15 +23,17 @@ _PARAMETER = re.compile(r"(?<![:\w\\]):([A-Za-z_]\w*)")
 _FIRST_WORD = re.compile(r"\s*(\w*)")
 _TAIL = re.compile(r"[;\s]*\Z")
 
-PARAMETERS = frozenset({"start", "end"})
+PARAMETERS = ("start", "end")
+DETAIL_PARAMETERS = (*PARAMETERS, "customer")
+"""What is filled in of a usage query, and of one that gives the rows behind what a customer used."""
 
 
-def final_query(text: str) -> str:
+def final_query(text: str, parameters: Sequence[str] = PARAMETERS) -> str:
     """Return the statement as it is sent, without a trailing semicolon; ValueError says what to change."""
     bare = _bare(text)
     tail = _TAIL.search(bare)
     assert tail is not None, "the tail may be empty, but it is always there"
-    _check(bare[: tail.start()])
+    _check(bare[: tail.start()], parameters)
     return text[: tail.start()].rstrip()
 
 
@@ -44,7 +47,7 @@ def _bare(text: str) -> str:
     return _UNSEEN.sub(lambda m: (" " if m["comment"] else "'") * len(m[0]), text)
 
 
-def _check(bare: str) -> None:
+def _check(bare: str, parameters: Sequence[str]) -> None:
     if not bare.strip():
         raise ValueError("is empty: write the `select` that gives customer and quantity")
     first = _FIRST_WORD.match(bare)
@@ -54,11 +57,15 @@ def _check(bare: str) -> None:
         )
     if ";" in bare:
         raise ValueError("must be one statement: remove everything from the first `;` on")
-    _check_parameters(set(_PARAMETER.findall(bare)))
+    _check_parameters(set(_PARAMETER.findall(bare)), parameters)
 
 
-def _check_parameters(found: set[str]) -> None:
-    missing = [f"`:{name}`" for name in ("start", "end") if name not in found]
+def _check_parameters(found: set[str], parameters: Sequence[str]) -> None:
+    missing = [f"`:{name}`" for name in parameters if name not in found]
+    if missing == ["`:customer`"]:
+        raise ValueError(
+            "does not use `:customer`: it is asked for the rows of one customer, as in `and customer = :customer`"
+        )
     if missing:
         raise ValueError(
             f"does not use {' and '.join(missing)}: bound the rows with "
@@ -69,9 +76,10 @@ def _check_parameters(found: set[str]) -> None:
                 else ""
             )
         )
-    unknown = sorted(found - PARAMETERS)
+    unknown = sorted(found.difference(parameters))
     if unknown:
+        given = [f"`:{name}`" for name in parameters]
         raise ValueError(
-            f"uses `:{unknown[0]}`, which nothing fills in: only `:start` and `:end` are given "
+            f"uses `:{unknown[0]}`, which nothing fills in: only {', '.join(given[:-1])} and {given[-1]} are given "
             f"(write `\\:{unknown[0]}` for a colon that stands for itself)"
         )

@@ -79,7 +79,11 @@ def _loosen_meter(blocks: dict[str, Schema]) -> None:
     sinks = meter["properties"]["sinks"]
     sinks["items"] = {"anyOf": [{"type": "string"}, sinks["items"]]}
     _not_both(meter, ("every", "cron"))
-    shared = {key: value for key, value in meter["properties"].items() if not key.startswith("query")}
+    shared = {
+        key: value
+        for key, value in meter["properties"].items()
+        if not key.startswith(("query", "detail_query"))
+    }
     blocks["Defaults"] = meter | {
         "properties": shared,
         "description": "Keys for meters that do not set them.",

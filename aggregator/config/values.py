@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from aggregator.config import cron
 from aggregator.config.durations import DURATION_PATTERN, format_duration, parse_duration
-from aggregator.config.query import final_query
+from aggregator.config.query import DETAIL_PARAMETERS, final_query
 
 OURS = "aggregator"
 """The type of every pydantic error whose message is already in our words."""
@@ -299,6 +299,16 @@ def _query(value: str) -> str:
 
 
 Query = Annotated[str, AfterValidator(_query)]
+
+
+def _detail_query(value: str) -> str:
+    try:
+        return final_query(value, DETAIL_PARAMETERS)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+
+
+DetailQuery = Annotated[str, AfterValidator(_detail_query)]
 
 
 def _share(value: object) -> object:

@@ -1,6 +1,8 @@
 """What the text of a query says by itself, as far as a glance can tell. Pure."""
 
+import datetime as dt
 import re
+from collections.abc import Mapping
 
 _SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", re.DOTALL)
 """Comments, and text in quotes."""
@@ -25,3 +27,34 @@ def present(query: str) -> int | None:
     """Return where the query names the present instant; None if it does not."""
     found = _PRESENT.search(bare(query)) or _PRESENT_IN_QUOTES.search(query)
     return None if found is None else found.start()
+
+
+_COLON = re.compile(r"\\:|(?<![:\w\\]):([A-Za-z_]\w*)")
+"""A colon that stands for itself, and one that begins the name of a value."""
+
+
+def filled(query: str, values: Mapping[str, object]) -> str:
+    """Return the query with values in place of their names, where a source fills them in: ready to be pasted."""
+
+    def fill(found: "re.Match[str]") -> str:
+        name = found[1]
+        if name is None:
+            return ":"
+        return literal(values[name]) if name in values else found[0]
+
+    return _COLON.sub(fill, query)
+
+
+def literal(value: object) -> str:
+    """Return a value as SQL has it."""
+    if isinstance(value, dt.datetime):
+        kind = "timestamp" if value.tzinfo is None else "timestamptz"
+        return f"{kind} '{value.isoformat(sep=' ')}'"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def of_customer(query: str, customer: str) -> str:
+    """Return a statement that gives what a filled query says of one customer."""
+    return f"select * from (\n{query}\n) as usage\nwhere customer = {literal(customer)};"  # noqa: S608 - to be shown

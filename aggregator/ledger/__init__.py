@@ -17,6 +17,7 @@ drift           what it has of customers and days, beside source and sink
 usage           what became of usage, in figures that add up
 history         what passes and deliveries did, and what waits
 usage_windows   what each hour holds, for pages
+facts           all that is on record of a number
 reports         questions, for status and proofs
 ledger          all of it together, as the wiring opens it
 

@@ -10,6 +10,7 @@ from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.configurations import Configurations
 from aggregator.ledger.database import Database, ledger_id_of
 from aggregator.ledger.drift import DriftReport
+from aggregator.ledger.facts import Facts
 from aggregator.ledger.figures import Figures
 from aggregator.ledger.history import Records
 from aggregator.ledger.identity import Failover, LedgerIdentity
@@ -81,6 +82,7 @@ class Ledger:
         self.drift = DriftReport(database)
         self.repairs = Repairs(database)
         self.usage_windows = UsageWindows(database)
+        self.facts = Facts(database)
 
     def now(self) -> dt.datetime:
         """Return the present instant by the ledger's clock. Raises ClocksApart while this host's differs."""

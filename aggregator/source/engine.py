@@ -39,11 +39,15 @@ from aggregator.source.urls import parsed, secrets_of
 BATCH = 5_000
 """Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""
 
-CAST_OF_BOUND = re.compile(r"(?<![:\w\\])(:(?:start|end))(?=::)")
+BOUNDS = "start|end"
+BOUNDS_AND_CUSTOMER = "start|end|customer"
+"""What is filled in of a usage query, and of a query for the rows behind one customer's usage."""
+
+CAST_OF_BOUND = r"(?<![:\w\\])(:(?:{names}))(?=::)"
 """`:start::date`, which SQLAlchemy does not take for a parameter and a cast."""
 
-OTHER_COLON = re.compile(r"(?<![:\w\\]):(?!(?:start|end)\b)(?=\w)")
-"""A colon that is the text's own, as in the JSON `{"paid":true}`."""
+OTHER_COLON = r"(?<![:\w\\]):(?!(?:{names})\b)(?=\w)"
+"""A colon that is the text's own, as in the JSON `{{"paid":true}}`."""
 
 LATER = "a moment later: the query counts up to the present instant"
 
@@ -239,6 +243,33 @@ class Source:
                 self._try_instants(found, row)
         return Shape(found.window is not None, found.at is not None)
 
+    def filled(self, query: str, span: Span) -> str:
+        """Return a usage query with a span filled in as this kind of database takes it, ready to be pasted."""
+        bound = self._dialect.bound
+        return query_text.filled(query, {"start": bound(span.start), "end": bound(span.end)})
+
+    def rows_behind(
+        self, query: str, span: Span, customer: str, most: int
+    ) -> tuple[list[str], list[tuple[object, ...]], bool]:
+        """Ask for the rows behind what a customer used: their columns, up to `most` of them, and whether there are more.
+
+        Raises QueryRejected, QueryTimedOut or SourceUnreachable.
+        """
+        statement = self._statement(query, BOUNDS_AND_CUSTOMER)
+        with self._snapshot() as snapshot:
+            snapshot.renew()
+            bound = snapshot.dialect.bound
+            values = {"start": bound(span.start), "end": bound(span.end), "customer": customer}
+            asked = snapshot.connection.execute(statement, values, execution_options={"yield_per": most + 1})
+            with closing(asked) as result:
+                if not result.returns_rows:
+                    raise self._refusal(
+                        "a `detail_query` may only read, and must return rows: write one `select`"
+                    )
+                snapshot.renew()
+                found = [tuple(row) for row in result.fetchmany(most + 1)]
+                return list(result.keys()), found[:most], len(found) > most
+
     def tables(self, query: str, span: Span) -> list[Table]:
         """Return which tables a query reads, by its plan; none where that cannot be asked. Raises as `read` does."""
         if self._dialect.tables is None:
@@ -411,11 +442,12 @@ class Source:
             self._secrets = sorted({*self._secrets, *secrets_of(now, text)}, key=len, reverse=True)
         return True
 
-    def _statement(self, query: str) -> sa.TextClause:
-        """Return the text with `:start` and `:end` as its only parameters."""
+    def _statement(self, query: str, names: str = BOUNDS) -> sa.TextClause:
+        """Return the text with `:start` and `:end` as its only parameters, or with other names."""
         if "\0" in query:
             raise self._refusal("the query holds a NUL character")
-        text = OTHER_COLON.sub(r"\:", CAST_OF_BOUND.sub(r"(\1)", query))
+        bound = re.sub(CAST_OF_BOUND.format(names=names), r"(\1)", query)
+        text = re.sub(OTHER_COLON.format(names=names), r"\:", bound)
         # On a line of its own, so that line numbers in the server's errors can be told.
         return sa.text("\n" + text)
 

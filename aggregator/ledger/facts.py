@@ -1,0 +1,324 @@
+"""What is on record of one customer's windows of a meter: events with all that happened to them, and what was read. Nothing
+here writes, except what was read from the source just now into a table of the transaction's own.
+
+Rules
+- Slots are found by their whole key, window by window: what it costs is told by the windows that are asked about, and not by
+  how many customers there are.
+- Of events all is looked up by their ids. Identifiers have no index: to find one is a scan, of the latest first.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from aggregator.core import definitions, windows
+from aggregator.core.explanation import (
+    CancelFact,
+    Decided,
+    EventFact,
+    Evidence,
+    Now,
+    Parked,
+    PassFact,
+    Plain,
+    Try,
+    WindowFacts,
+)
+from aggregator.core.model import ZERO, Definition, Span, State
+from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.meters import definitions_of
+from aggregator.ledger.passes.changes import stage
+from aggregator.ledger.passes.evidence import TAKEN
+from aggregator.ledger.passes.spool import Spool
+
+FEEDS = """
+select feed.id, meter.id, meter.name, sink.name, feed.ordered, meter.mark, feed.since, feed.until
+  from aggregator.feed
+  join aggregator.meter on meter.id = feed.meter_id
+  join aggregator.sink on sink.id = feed.sink_id
+ where (%(meter)s::text is null or meter.name = %(meter)s)
+ order by meter.name, sink.name
+"""
+
+EVENT_BY_ID = "select feed_id, customer, window_start from aggregator.event where id = %(event)s"
+EVENT_BY_IDENTIFIER = """
+select feed_id, customer, window_start from aggregator.event
+ where identifier = %(identifier)s and planned_at > %(since)s order by id desc limit 1
+"""
+
+LOOKED_FOR_WITHIN = (dt.timedelta(days=3), dt.timedelta(days=60), dt.timedelta(days=36_500))
+"""How long ago an event was planned whose identifier is looked for: first a little, then all."""
+
+OF_CUSTOMER = """
+  from unnest(%(starts)s::timestamptz[]) as asked (start)
+  join aggregator.slot on slot.feed_id = %(feed)s and slot.window_start = asked.start and slot.customer = %(customer)s
+"""
+
+# Whether more happened than that a window was read once and accepted at once.
+SLOTS = f"""
+select slot.window_start, slot.quantity, slot.total,
+       slot.revision > 1 or coalesce(event.state not in ('accepted', 'confirmed') or event.attempts > 1, false)
+       or exists (select from aggregator.cancellation where cancellation.event_id = event.id)
+       {OF_CUSTOMER}
+  left join aggregator.event on event.id = slot.tail
+ order by 1
+"""  # noqa: S608 - our own text
+
+EVENTS = f"""
+select slot.window_start, event.id, event.revision, event.delta, event.total, coalesce(event.quantity, event.total),
+       event.at, event.identifier, event.planned_at, event.state::text, event.reason, event.attempts, event.exposed_at,
+       event.attempted_at, event.settled_at, nullif(event.transport, ''), event.request_id,
+       pass.id, pass.kind, pass.started_at, pass.seconds,
+       parked.since, parked.reason, parked.look_at, parked.dismissed_at, parked.was_accepted, parked.moved_with,
+       rejection.received_at, rejection.reason, claim.id, claim.name, outbox.due_at
+       {OF_CUSTOMER}
+  join aggregator.event on event.slot_id = slot.id
+  left join aggregator.pass on pass.id = event.pass_id
+  left join aggregator.parked on parked.event_id = event.id
+  left join aggregator.outbox on outbox.event_id = event.id
+  left join lateral (
+        select received_at, reason from aggregator.rejection where rejection.identifier = event.identifier
+           and rejection.event_id = event.id limit 1
+       ) as rejection on true
+  left join lateral (
+        select claim.id, file.name from aggregator.claim left join aggregator.file on file.claim_id = claim.id
+         where claim.claimed_at = event.attempted_at and event.id = any(claim.events) limit 1
+       ) as claim on true
+ order by slot.window_start, event.revision
+"""  # noqa: S608 - our own text
+
+TRIES = """
+select event_id, at, answer, reason, request_id from aggregator.attempt where event_id = any(%(events)s) order by id
+"""
+
+CANCELLING = """
+select event_id, asked_at, state, settled_at, answer from aggregator.cancellation
+ where event_id = any(%(events)s) order by id
+"""
+
+DECIDED = """
+select named.event, decided_at, verb, who, reason
+  from unnest(%(events)s::bigint[]) as named (event)
+  join aggregator.decision on decision.events @> array[named.event]
+ order by decision.id
+"""
+
+EVIDENCE = """
+select window_start, pass_id, coalesce(pass.started_at, 'epoch'), evidence.rows, quantity, checksum
+  from aggregator.evidence left join aggregator.pass on pass.id = pass_id
+ where evidence.meter_id = %(meter)s and window_start = any(%(starts)s::timestamptz[])
+ order by window_start, pass_id
+"""
+
+UNREAD = """
+select window_start, reason from aggregator.unread
+ where meter_id = %(meter)s and window_start = any(%(starts)s::timestamptz[])
+"""
+
+UNUSABLE = """
+select window_start, min(reason) from aggregator.unmapped
+ where meter_id = %(meter)s and window_start = any(%(starts)s::timestamptz[]) and customer = %(customer)s group by 1
+"""
+
+# What was read just now, beside what was read before. A span was read completely, so what is not there is zero; a customer
+# with an unusable row stays as known. A float that differs by no more than the order of its rows can make has not changed.
+COMPARED = f"""
+with asked as (
+    select start from unnest(%(starts)s::timestamptz[]) as asked (start)
+), whole as (
+    select window_start, {TAKEN} from reading where window_start in (select start from asked) group by 1
+), seen as (
+    select window_start, customer, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
+      from reading where customer is not null and window_start in (select start from asked) group by 1, 2
+), both_said as (
+    select window_start, customer, coalesce(slot.quantity, 0) as before,
+           case when seen.spoilt then coalesce(slot.quantity, 0) else coalesce(seen.quantity, 0) end as now
+      from seen
+      full join (
+            select window_start, customer, quantity from aggregator.slot
+             where feed_id = %(feed)s and window_start in (select start from asked)
+           ) as slot using (window_start, customer)
+), compared as (
+    select window_start, max(now) filter (where customer = %(customer)s) as quantity,
+           count(*) filter (where differs) as customers, sum(now - before) filter (where differs) as change
+      from (select *, now <> before
+                      and (%(exact)s or abs(now - before) > least(%(unit)s / 2,
+                           greatest(%(unit)s / 1e9, 2 * %(noise)s * greatest(abs(now), abs(before))))) as differs
+              from both_said) as each_customer
+     group by 1
+)
+select start, coalesce(compared.quantity, 0), coalesce(whole.rows, 0), coalesce(whole.quantity, 0),
+       coalesce(whole.checksum, 0), coalesce(compared.customers, 0), coalesce(compared.change, 0)
+  from asked
+  left join compared on compared.window_start = start
+  left join whole on whole.window_start = start
+"""  # noqa: S608 - our own text
+
+FOREVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
+class ExplainedFeed(NamedTuple):
+    """What a meter sends to a sink, as far as it is to be explained."""
+
+    id: int
+    meter_id: int
+    meter: str
+    sink: str
+    last: bool
+    mark: dt.datetime
+    since: dt.datetime
+    until: dt.datetime
+    """The end of all time, if it has none."""
+
+
+class Place(NamedTuple):
+    """Where an event belongs."""
+
+    feed: ExplainedFeed
+    customer: str
+    window: Span
+
+
+class Known(NamedTuple):
+    """The windows of a customer in a feed: which of them have a story, and what the others come to."""
+
+    feed: ExplainedFeed
+    with_story: Sequence[dt.datetime]
+    plain: Plain
+
+
+class Facts(Part):
+    """The question what is on record of a number."""
+
+    def feeds(self, meter: str | None = None) -> list[ExplainedFeed]:
+        """Return the feeds that a meter has or had, or those of all meters."""
+        return [_feed(row) for row in self._rows(FEEDS, {"meter": meter})]
+
+    def definitions(self, feed: ExplainedFeed) -> tuple[Definition, ...]:
+        """Return by which queries, and in which windows, the feed's meter is read, in the order of time."""
+        with self._database.transaction() as connection:
+            return definitions_of(connection, feed.meter_id)
+
+    def place(self, event: str, now: dt.datetime) -> Place | None:
+        """Return where the event of an id, or of an identifier, belongs; None if there is none."""
+        row = self._row(EVENT_BY_ID, {"event": int(event)}) if event.isdecimal() and len(event) < 19 else None
+        for within in () if row is not None else LOOKED_FOR_WITHIN:
+            row = self._row(EVENT_BY_IDENTIFIER, {"identifier": event, "since": now - within})
+            if row is not None:
+                break
+        if row is None:
+            return None
+        feed = next(each for each in self.feeds() if each.id == row[0])
+        length = definitions.at(self.definitions(feed), row[2]).window
+        return Place(feed, row[1], Span(row[2], row[2] + length))
+
+    def known(self, feed: ExplainedFeed, customer: str, span: Span) -> Known:
+        """Return which windows of a customer have a story; the others are counted."""
+        starts = list(_starts(self.definitions(feed), span))
+        stories: list[dt.datetime] = []
+        plain = Plain(feed.meter, feed.sink, 0, ZERO, ZERO)
+        values = {"feed": feed.id, "customer": customer, "starts": starts}
+        for start, quantity, total, story in self._rows(SLOTS, values):
+            if story:
+                stories.append(start)
+            else:
+                plain = plain._replace(
+                    windows=plain.windows + 1, quantity=plain.quantity + quantity, billed=plain.billed + total
+                )
+        return Known(feed, stories, plain)
+
+    def windows(self, feed: ExplainedFeed, customer: str, starts: Sequence[dt.datetime]) -> list[WindowFacts]:
+        """Return all that is on record of some windows of a customer, in their order."""
+        values = {"feed": feed.id, "meter": feed.meter_id, "customer": customer, "starts": list(starts)}
+        with self._database.transaction() as connection:
+            known = definitions_of(connection, feed.meter_id)
+            slots = {row[0]: row[1:3] for row in connection.execute(SLOTS, values)}
+            events = _events(connection, values)
+            evidence = defaultdict(list)
+            for start, *kept in connection.execute(EVIDENCE, values):
+                evidence[start].append(Evidence._make(kept))
+            unread = dict(connection.execute(UNREAD, values).fetchall())
+            unusable = dict(connection.execute(UNUSABLE, values).fetchall())
+        found = []
+        for start in starts:
+            definition = definitions.at(known, start)
+            quantity, total = slots.get(start, (None, ZERO))
+            found.append(
+                WindowFacts(
+                    feed.meter, feed.sink, customer, Span(start, start + definition.window), quantity, total, definition,
+                    feed.last, feed.mark, Span(feed.since, feed.until), events[start], evidence[start], unread.get(start),
+                    unusable.get(start),
+                )
+            )  # fmt: skip
+        return found
+
+    def compare(
+        self,
+        feed: ExplainedFeed,
+        customer: str,
+        starts: Sequence[dt.datetime],
+        readings: Spool,
+        unit: Decimal,
+        now: Now,
+    ) -> dict[dt.datetime, Now]:
+        """Return what was read of windows just now, compared with what was read before; `now` says when, and from where."""
+        values = {
+            "feed": feed.id,
+            "customer": customer,
+            "starts": list(starts),
+            "exact": not readings.noise,
+            "noise": readings.noise,
+            "unit": unit,
+        }
+        with self._database.transaction() as connection:
+            stage(connection, readings, unit)
+            return {
+                start: now._replace(
+                    quantity=quantity,
+                    rows=rows,
+                    sum=total,
+                    checksum=checksum,
+                    customers=customers,
+                    change=change,
+                )
+                for start, quantity, rows, total, checksum, customers, change in connection.execute(
+                    COMPARED, values
+                )
+            }
+
+
+def _feed(row: tuple[Any, ...]) -> ExplainedFeed:
+    *others, until = row
+    return ExplainedFeed._make((*others, until or FOREVER))
+
+
+def _starts(known: Sequence[Definition], span: Span) -> Iterator[dt.datetime]:
+    """Yield the windows of a span, each as long as its definition says."""
+    for definition, piece in definitions.pieces(known, span):
+        for window in windows.tile(piece, definition.window):
+            yield window.start
+
+
+def _events(connection: Connection, values: dict[str, object]) -> "defaultdict[dt.datetime, list[EventFact]]":
+    """Return the events of windows, each with its tries and what a person asked of it."""
+    rows = connection.execute(EVENTS, values).fetchall()
+    ids = {"events": [row[1] for row in rows]}
+    tries, cancelling = defaultdict(list), defaultdict(list)
+    for event, at, state, *said in connection.execute(TRIES, ids):
+        tries[event].append(Try(at, State(state), *said))
+    for event, *asked in connection.execute(CANCELLING, ids):
+        cancelling[event].append(CancelFact._make(asked))
+    decided = defaultdict(list)
+    for event, *what in connection.execute(DECIDED, ids):
+        decided[event].append(Decided._make(what))
+    found = defaultdict(list)
+    for row in rows:
+        start, event, *own = row[:17]
+        own[7] = State(own[7])
+        planned_by = PassFact._make(row[17:21]) if row[17] is not None else None
+        parked = Parked._make(row[21:27]) if row[21] is not None else None
+        later = (*row[27:29], cancelling[event], *row[29:32], decided[event])
+        found[start].append(EventFact._make((event, *own, planned_by, tries[event], parked, *later)))
+    return found
