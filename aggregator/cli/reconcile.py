@@ -97,7 +97,7 @@ def reconcile(
             done = [each for one in compared for each in reconciling.repair(app, one, now)] if repair else []
         show = output.write_csv if as_csv else output.write_json if as_json else output.show
         show(question, compared, done if repair else None, limit)
-    if any(each.summary.differing or each.summary.unasked or each.unbalanced for each in compared):
+    if any(each.unfinished for each in compared):
         raise click.exceptions.Exit(ExitCode.WORK_LEFT)
 
 

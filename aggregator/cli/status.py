@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aggregator.ledger.outbox.uploads import FileRow
     from aggregator.ledger.reports import Backlog, FeedStatus, Unconfigured, UnconfiguredMeter
     from aggregator.ledger.review.cancellations import Wanted
+    from aggregator.ledger.review.checks import Coverage
 
 LATENESS_WITHIN = dt.timedelta(days=14)
 """Lateness of longer ago says little about the present."""
@@ -42,6 +43,7 @@ WORTH_A_WORD_SECONDS = 10.0
 METERS = "meter sink mark lag>=lag_seconds due> sending> refused> held> in_doubt> unmapped>=unmapped_rows last_run>"
 UNREAD = "meter window=window_start tries> next=next_at reason"
 PARKED = "id#=event meter customer window=window_start rev>=revision delta> state reason"
+DRIFT = "meter sink customer from=start cause lacks>=amount reason"
 UNMAPPED = "meter reason customer rows> quantity> windows"
 SILENT = "meter customer since usual>"
 
@@ -80,6 +82,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         backlogs = ledger.reports.backlogs(now - PACE_WITHIN, now)
         in_force, before = ledger.configurations.latest()
         defined = ledger.configurations.defined_since()
+        coverage, drift = ledger.checks.coverage(), ledger.checks.drift(limit)
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
     notes = [*_renamed(memory), *report_feeds(config, statuses, now)]
@@ -100,6 +103,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "unconfigured": [{**row._asdict(), "what_to_do": not_sent(config, row)} for row in unconfigured],
         "backlogs": [_backlog(config, row) for row in backlogs],
         "begun_elsewhere": [row.figures() for row in elsewhere],
+        "checked": [row._asdict() for row in coverage],
+        "drift": [row._asdict() for row in drift],
         "configuration": configuration.figures(),
         "stopped": stopped,
         "unguarded": unguarded,
@@ -137,6 +142,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         *_backlogs(config, backlogs),
         *_unsubscribed(polled),
         *_wanted(wanted),
+        *_checked(coverage, now),
         *_uploads(uploads),
         *map(str, elsewhere),
         *suggestions,
@@ -164,6 +170,8 @@ def _show_waiting(report: Mapping[str, Any]) -> None:
             SILENT,
             rows,
         )
+    if rows := report["drift"]:
+        show_rows("differences from what sinks accepted (`aggregator reconcile`)", DRIFT, rows)
     if rows := report["unmapped"]:
         spans = [f"{shown(row['first_window'])} .. {shown(row['last_window'])}" for row in rows]
         named = [{**row, "windows": span} for row, span in zip(rows, spans, strict=True)]
@@ -282,6 +290,24 @@ def _wanted(wanted: "Iterable[Wanted]") -> Iterator[str]:
             )
         else:
             yield f"{whose} is being cancelled since {shown(row.asked_at)}: {row.answer or 'not asked yet'}."
+
+
+def _checked(coverage: "Iterable[Coverage]", now: dt.datetime) -> Iterator[str]:
+    """Say how much of what each sink accepted was compared with its totals, and what differs."""
+    for row in coverage:
+        if row.listed:
+            oldest = (
+                f"; the oldest unchecked event was sent {duration(now - row.oldest)} ago"
+                if row.oldest
+                else ""
+            )
+            share = row.checked / row.listed
+            yield f"Sink {row.sink}: {row.checked:,} of {row.listed:,} accepted event(s) checked ({share:.1%}){oldest}."
+        if row.places:
+            yield (
+                f"Sink {row.sink} differs from what it accepted in {row.places:,} place(s): it lacks {shown(row.lacks)} and "
+                f"has {shown(row.beyond)} too much. `aggregator reconcile` says why, and what to do."
+            )
 
 
 def _uploads(rows: "Iterable[FileRow]") -> Iterator[str]:

@@ -19,7 +19,7 @@ from aggregator.config.block import Block, SecretFile, in_a_file
 from aggregator.config.durations import parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
-from aggregator.config.sinks import MetronomeSink
+from aggregator.config.sinks import MetronomeSink, ReadableSink
 from aggregator.config.values import (
     API_KEY,
     DatabaseUrl,
@@ -175,7 +175,7 @@ def _one_or_each(accounts: str | None, info: ValidationInfo) -> str | None:
     return accounts
 
 
-class StripeSink(Block):
+class StripeSink(ReadableSink):
     """Stripe's meter events."""
 
     type: Literal["stripe"] = Field(description="What kind of sink this is.", examples=["stripe"])
@@ -264,22 +264,23 @@ class StripeSink(Block):
     @property
     def stream_by_event(self) -> bool:
         """Whether events count for the stream's rate, rather than requests."""
-        return self.rate_limit is not None or self._local or (self.mode == "live" and not self._connected)
+        return self.rate_limit is not None or self.local or (self.mode == "live" and not self._connected)
 
     @property
     def stream_per_second(self) -> int:
         """The rate of the stream that applies, in events or in requests."""
-        if self.rate_limit is None and self.stream_by_event and not self._local:
+        if self.rate_limit is None and self.stream_by_event and not self.local:
             return STREAM_EVENTS_PER_SECOND
         return self.calls_per_second
 
     @property
     def unlimited(self) -> bool:
         """Whether nobody sets a limit, so that several processes need not share one."""
-        return self.rate_limit is None and self._local
+        return self.rate_limit is None and self.local
 
     @property
-    def _local(self) -> bool:
+    def local(self) -> bool:
+        """Whether it is on this machine, where nobody sets a limit."""
         return self.api_base is not None and on_this_machine(self.api_base)
 
     @property

@@ -26,7 +26,35 @@ def _token(token: SecretStr) -> SecretStr:
     return token
 
 
-class MetronomeSink(Block):
+# docs.stripe.com/rate-limits: 25 calls a second in test mode, and 100 in live mode, for all that is asked together.
+READS_PER_SECOND = 20
+
+# docs.stripe.com/rate-limits: 500 reads for each transaction of 30 days, and 10,000 a month at least. A hundred customers
+# who pay once a month are worth 1,600 a day.
+READS_PER_DAY = 10_000
+
+
+class ReadableSink(Block):
+    """A sink whose own totals can be read: how often it is asked for them."""
+
+    reads_per_second: int = Field(
+        default=READS_PER_SECOND,
+        ge=1,
+        description="How often the sink is asked for its totals, per second at most, for all daemons together.",
+        examples=[READS_PER_SECOND],
+    )
+    reads_per_day: int = Field(
+        default=READS_PER_DAY,
+        ge=1,
+        description=(
+            "How often it is asked for them per UTC day before comparing pauses until the next one. What must be known to "
+            "send, or to settle an event in doubt, is asked all the same."
+        ),
+        examples=[READS_PER_DAY],
+    )
+
+
+class MetronomeSink(ReadableSink):
     """Metronome's usage events."""
 
     type: Literal["metronome"] = Field(description="What kind of sink this is.", examples=["metronome"])
@@ -82,7 +110,12 @@ class MetronomeSink(Block):
     @property
     def unlimited(self) -> bool:
         """Whether nobody sets a limit, so that several processes need not share one."""
-        return self.rate_limit is None and self.api_base is not None and on_this_machine(self.api_base)
+        return self.rate_limit is None and self.local
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine."""
+        return self.api_base is not None and on_this_machine(self.api_base)
 
     def api_key_revealed(self) -> str:
         """Return the token in clear."""

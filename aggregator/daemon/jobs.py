@@ -24,6 +24,7 @@ from aggregator.core.counts import Counts
 from aggregator.daemon.reporting import (
     Reporter,
     report_cancelled,
+    report_checked,
     report_collected,
     report_delivered,
     report_notifications,
@@ -32,6 +33,7 @@ from aggregator.daemon.reporting import (
 from aggregator.delivery.sender import Delivered, drain
 from aggregator.runtime import log
 from aggregator.wiring.app import App
+from aggregator.wiring.reconciling import checking
 
 METERS = "default"
 SINKS = "sinks"
@@ -45,6 +47,9 @@ WORKERS = 3
 
 RECONCILE_EVERY = timedelta(minutes=1)
 """How often a sink is read back for what is in doubt. None of that is urgent: it waits for a day in any case."""
+
+CHECK_EVERY = timedelta(minutes=1)
+"""How often it is looked for what is to be compared with a sink's totals: what there is goes on without a pause."""
 
 CANCEL_EVERY = timedelta(minutes=1)
 
@@ -274,6 +279,16 @@ JOBS: tuple[Job[Any], ...] = (
         body=lambda app, sink: app.reconciliation(sink),
         report=report_reconciled,
         failed=log.RECONCILIATION_FAILED,
+    ),
+    Job(
+        "check",
+        "sink",
+        fed_sinks,
+        SINKS,
+        due=lambda app, sink: every(CHECK_EVERY) if app.sinks[sink].limits.reads_by else None,
+        body=checking,
+        report=report_checked,
+        failed=log.CHECK_FAILED,
     ),
     Job(
         "deliver",

@@ -12,6 +12,7 @@ from aggregator.collection.collector import Collected
 from aggregator.core.planner import plain
 from aggregator.delivery.sender import Delivered
 from aggregator.reconciliation.canceller import Round
+from aggregator.reconciliation.checker import Checked
 from aggregator.reconciliation.notification_poller import IMPORTS, Taken
 from aggregator.reconciliation.reconciler import Reconciled
 from aggregator.runtime import log
@@ -90,6 +91,20 @@ def report_reconciled(to: Reporter, result: Reconciled) -> None:
         to.log.warning(log.EVENT_UNCLEAR, sink=to.of, reason=reason)
     if result.figures():
         to.log.info(log.RECONCILED, sink=to.of, **result.figures())
+
+
+def report_checked(to: Reporter, result: Checked) -> None:
+    """Say what was compared with a sink's totals, and what differs; once, that the sink says they are late."""
+    if result.late is not None and to.told.get("late") != result.late:
+        to.log.warning(log.CHECK_WAITING, sink=to.of, reason=result.late)
+    to.told["late"] = result.late or ""
+    for reason in result.found[:MOST_SAID]:
+        to.log.error(log.DRIFT_FOUND, sink=to.of, reason=reason, remedy="aggregator reconcile")
+    if len(result.found) > MOST_SAID:
+        more = f"{len(result.found) - MOST_SAID:,} more places differ"
+        to.log.error(log.DRIFT_FOUND, sink=to.of, reason=more, remedy="aggregator reconcile")
+    if result.figures():
+        to.log.info(log.CHECKED, sink=to.of, **result.figures())
 
 
 def report_taken(logger: log.Log, sink: str, taken: Taken) -> None:

@@ -14,6 +14,7 @@ notifications   what sinks tell by themselves, taken once
 parity          what was planned for two sinks of a meter, beside each other
 figures         what monitoring asks again and again
 drift           what it has of customers and days, beside source and sink
+reads           how often sinks were asked for figures
 usage           what became of usage, in figures that add up
 history         what passes and deliveries did, and what waits
 usage_windows   what each hour holds, for pages

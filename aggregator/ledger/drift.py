@@ -8,7 +8,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -35,13 +35,13 @@ SLOTS = """
 with slot as (
     select id, customer, window_start, quantity, total from aggregator.slot
      where feed_id = %(feed)s and window_start >= %(start)s and window_start < %(end)s
-       and (%(customer)s::text is null or customer = %(customer)s)
+       and (%(customers)s::text[] is null or customer = any(%(customers)s))
 ), seen as (
     select customer, window_start, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
       from reading
      where customer is not null
        and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
-       and (%(customer)s::text is null or customer = %(customer)s)
+       and (%(customers)s::text[] is null or customer = any(%(customers)s))
      group by customer, window_start
 ), sent as (
     select event.slot_id,
@@ -76,9 +76,9 @@ DAYS = f"""
 ), known as (
     select distinct customer from aggregator.slot
      where feed_id = %(feed)s and window_start >= %(start)s - %(around)s and window_start < %(end)s + %(around)s
-       and (%(customer)s::text is null or customer = %(customer)s)
+       and (%(customers)s::text[] is null or customer = any(%(customers)s))
      union select customer from differing
-     union select %(customer)s::text collate "C" where %(customer)s::text is not null
+     union select unnest(%(customers)s::text[]) collate "C"
 )
 select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coalesce(day.booked, 0),
        coalesce(day.events, 0), coalesce(day.odd, false), coalesce(day.starts, '{{}}'), coalesce(day.numbers, '{{}}')
@@ -204,9 +204,13 @@ class DriftReport(Part):
     """The questions of a reconciliation. Nothing here writes."""
 
     def days(
-        self, line: FeedLine, span: Span, asked: Asked | None = None, customer: str | None = None
+        self,
+        line: FeedLine,
+        span: Span,
+        asked: Asked | None = None,
+        customers: Sequence[str] | None = None,
     ) -> Iterator[DayLine]:
-        """Yield what the ledger has of each customer and day, by customer; the transaction lasts as long as the iterator.
+        """Yield what the ledger has of customers and days, by customer; the transaction lasts as long as the iterator.
 
         Whoever had usage not long before or after has a line without a day, if there is none of the span.
         """
@@ -218,7 +222,7 @@ class DriftReport(Part):
             "start": span.start,
             "end": span.end,
             "around": AROUND,
-            "customer": customer,
+            "customers": None if customers is None else list(customers),
             "asked": asked is not None,
             "asked_from": asked.span.start if asked else span.start,
             "asked_until": asked.span.end if asked else span.start,

@@ -24,8 +24,10 @@ from aggregator.ledger.outbox.rate_shares import RateShares
 from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.parity import PlannedUsage
 from aggregator.ledger.passes.passes import Passes
+from aggregator.ledger.reads import Reads
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.review.cancellations import Cancellations
+from aggregator.ledger.review.checks import Checks
 from aggregator.ledger.review.decisions import Decisions
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
@@ -80,6 +82,8 @@ class Ledger:
         self.records = Records(database)
         self.figures = Figures(database)
         self.drift = DriftReport(database)
+        self.reads = Reads(database)
+        self.checks = Checks(database)
         self.repairs = Repairs(database)
         self.usage_windows = UsageWindows(database)
         self.facts = Facts(database)

@@ -12,7 +12,7 @@ Rules
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
@@ -97,6 +97,8 @@ class Summary:
     """Customers of whom the source says something else than when it was billed."""
     rose: Decimal = ZERO
     """By how much those have changed."""
+    left_out: int = 0
+    """Customers that were not looked at, since the sink may not be asked any more today."""
     unasked: list[str] = field(default_factory=list)
     """Why the sink could say nothing of a customer."""
 
@@ -142,10 +144,12 @@ class DriftFinder:
         late: str | None = None,
         *,
         every_hour: bool = False,
+        may_ask: Callable[[], bool] = lambda: True,
     ) -> None:
         limits = sink.limits_for(line.meter) if sink is not None else None
         self._sink = sink if limits is not None and not line.shadow and readable(limits) else None
         self._every_hour = every_hour
+        self._may_ask = may_ask
         self._report = report
         self._line = line
         self._newest_of = limits.newest_of if limits else None
@@ -157,11 +161,17 @@ class DriftFinder:
             line.read_again_from,
             late,
         )
+        self.unseen: list[str] = []
+        """Customers of whom nothing is known: the sink could say nothing, or may not be asked."""
         self.summary = Summary(line.meter, line.sink, self._sink is not None)
 
     def compare(self, lines: Iterable[DayLine]) -> Iterator[Found]:
         """Yield what differs, customer by customer. Raises SinkError."""
         for asked in by_customer(lines, self._look, at_once=ASKED_AT_ONCE if self._sink else 1):
+            if isinstance(asked, str):
+                self.summary.left_out += 1
+                self.unseen.append(asked)
+                continue
             self._count(asked)
             for found in asked.found:
                 self.summary.take(found)
@@ -171,8 +181,10 @@ class DriftFinder:
         summary = self.summary
         summary.customers += 1
         summary.reads += asked.reads
-        if asked.unasked is not None and len(summary.unasked) < MOST_UNASKED:
-            summary.unasked.append(asked.unasked)
+        if asked.unasked is not None:
+            self.unseen.append(asked.lines[0].customer)
+            if len(summary.unasked) < MOST_UNASKED:
+                summary.unasked.append(asked.unasked)
         for line in asked.lines:
             summary.days += line.start is not None
             summary.events += line.events
@@ -181,9 +193,14 @@ class DriftFinder:
             summary.billed = add(summary.billed, line.booked)
         summary.in_sink = add(summary.in_sink, asked.in_sink)
 
-    def _look(self, lines: list[DayLine]) -> _Asked:
-        """Look at one customer: at its days, and at windows where one of them is odd."""
+    def _look(self, lines: list[DayLine]) -> _Asked | str:
+        """Look at one customer: at its days, and at windows where one of them is odd.
+
+        Return the customer alone if the sink may not be asked.
+        """
         customer = lines[0].customer
+        if self._sink is not None and not self._may_ask():
+            return customer
         known = {line.start: line for line in lines if line.start is not None}
         reads, unasked = 0, None
         counted: Mapping[dt.datetime, Decimal] | None = None

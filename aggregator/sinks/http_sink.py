@@ -13,8 +13,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from aggregator.core.model import Answer, Event, Verdict
 from aggregator.core.rate_limit import Pace
 from aggregator.errors import SinkHalted
+from aggregator.runtime.clock import monotonic
 from aggregator.sinks.dispatch import Batch, Dispatcher, Pacer
 from aggregator.sinks.event_loop import LazyLoop
+from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.sinks.shared_rate import SharedRate
 
 PATIENCE = dt.timedelta(minutes=1)
@@ -57,6 +59,8 @@ class HttpSink(Generic[Far]):
         self._api_key = api_key
         self._loop = LazyLoop(f"sink-{name}", self._connect, self._shut)
         self._shared: SharedRate | None = None
+        self._reads: ReadAllowance | None = None
+        self._read_pacer: Pacer | None = None
         self._stopped = False
         self._unopened: str | None = None
         """Why it could not be opened, if that halts it."""
@@ -64,6 +68,10 @@ class HttpSink(Generic[Far]):
     def share_rate(self, shared: SharedRate) -> None:
         """Keep to its shares of the rate limits, from the first event on: others send to the same account."""
         self._shared = shared
+
+    def limit_reads(self, allowance: ReadAllowance) -> None:
+        """Ask for figures no more often than this, and have each of them counted."""
+        self._reads = allowance
 
     def send(self, events: Sequence[Event], may_leave: Callable[[], bool]) -> Iterator[Verdict]:
         """Send events and yield a verdict on each as it arrives. Raises SinkHalted, at the end, once the sink is halted."""
@@ -120,6 +128,22 @@ class HttpSink(Generic[Far]):
     def _ask(self, question: Callable[[Far], Coroutine[Any, Any, Result]]) -> Result:
         """Have something asked of the far side; return or raise what comes of it."""
         return self._loop.ask(lambda connection: question(connection.far))
+
+    def _read(self, question: Callable[[Far], Coroutine[Any, Any, Result]], reads: int = 1) -> Result:
+        """Have a figure asked for, which takes so many calls, once it is its turn; return or raise what comes of it."""
+        if self._reads is None:
+            return self._ask(question)
+        self._reads.take(reads)
+        if self._read_pacer is None:
+            self._read_pacer = self._pacer("reads", Pace(self._reads.per_second), monotonic)
+        pacer = self._read_pacer
+
+        async def paced(far: Far) -> Result:
+            for _ in range(reads):
+                await pacer.come(1)
+            return await question(far)
+
+        return self._ask(paced)
 
     def _resumed(self) -> None:
         """Send again after having been halted."""

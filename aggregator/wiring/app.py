@@ -39,11 +39,13 @@ from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
 from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
+from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.source import Source
 from aggregator.wiring.sinks import (
     build_notification_client,
     build_sink,
     counted_twice,
+    limit_reads,
     outlets,
     places_of,
     share_rates,
@@ -96,6 +98,8 @@ class App:
     """Sinks that tell what they find invalid later, and take events back on demand."""
     first_uses: dict[str, FirstUse]
     """What asks each sink, before the first events of a feed leave, what it holds already."""
+    allowances: dict[str, ReadAllowance]
+    """How often each sink may be asked for its totals."""
 
     def definitions(self, meter: str) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
@@ -345,6 +349,7 @@ def build(
             _clear_unreadable(ledger, registered.values(), sinks)
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
         share_rates(config, sinks, sink_ids, ledger.rate_shares)
+        allowances = limit_reads(config, sinks, sink_ids, ledger.reads)
         if verify:
             _note_halts(ledger, sink_ids, unverified, refused)
         yield App(
@@ -362,6 +367,7 @@ def build(
             {key: sink_id for key, sink_id in sink_ids.items() if key in notification_clients} | listeners,
             notification_clients,
             _first_uses(ledger, registered.values(), sinks, sink_ids),
+            allowances,
         )
 
 

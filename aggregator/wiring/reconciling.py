@@ -7,7 +7,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from aggregator.ledger.drift import Asked, DayLine, FeedLine
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.review.repairs import Done, Naming, Proposal
 from aggregator.ledger.usage import UsageFeed
+from aggregator.reconciliation.checker import Checker
 from aggregator.reconciliation.drift_finder import DriftFinder, Found, Line, Summary
 from aggregator.runtime.disk_list import DiskList
 from aggregator.wiring.app import App
@@ -54,6 +55,12 @@ class Compared(NamedTuple):
     unbalanced: frozenset[str]
     """Customers of whom the ledger contradicts itself."""
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether anything differs, or was not compared."""
+        its = self.summary
+        return bool(its.differing or its.unasked or its.left_out or self.unbalanced)
+
 
 def reconcile(app: App, question: Question, stack: ExitStack) -> Iterator[Compared]:
     """Yield what differs of each feed, by meter and sink; lists live as long as `stack`.
@@ -68,7 +75,7 @@ def reconcile(app: App, question: Question, stack: ExitStack) -> Iterator[Compar
         with Spool() as spool:
             asked, notes = _read(app, question, meter, feeds, holding, spool)
             for feed in feeds:
-                yield _compare(app, question, feed, holding, asked, notes, stack)
+                yield _compare(app, question, feed, asked, notes, stack)
 
 
 def _read(
@@ -103,25 +110,27 @@ def _compare(
     app: App,
     question: Question,
     feed: UsageFeed,
-    holding: Sequence[Definition],
     asked: Asked | None,
     notes: Sequence[str],
     stack: ExitStack,
 ) -> Compared:
-    its = app.registered[feed.meter].meter
-    lines = FeedLine(feed.id, feed.meter_id, feed.since, feed.until)
-    shadow = any(each.shadow for each in app.registered[feed.meter].feeds if each.id == feed.id)
-    line = Line(
-        feed.meter, feed.sink, lines, question.span, holding, its.unit, feed.mark - its.revisit, shadow
-    )
+    line = _line(app, feed, question.span)
+    lines, shadow = line.feed, line.shadow
     if asked is not None:
         asked = asked._replace(span=Span(asked.span.start, min(asked.span.end, feed.read_until)))
     finder = DriftFinder(
-        app.ledger.drift, line, app.sinks[feed.sink], question.now, every_hour=question.every_hour
+        app.ledger.drift,
+        line,
+        app.sinks[feed.sink],
+        question.now,
+        every_hour=question.every_hour,
+        may_ask=may_ask(app, feed.sink),
     )
     found = stack.enter_context(DiskList[Found]())
     with DiskList[DayLine]() as kept:
-        kept.keep(app.ledger.drift.days(lines, question.span, asked, question.customer))
+        kept.keep(
+            app.ledger.drift.days(lines, question.span, asked, question.customer and [question.customer])
+        )
         found.keep(finder.compare(kept.all()))
     said = list(notes)
     if shadow:
@@ -129,6 +138,11 @@ def _compare(
     elif not finder.summary.asked:
         said.append(f"{feed.sink} has no totals of {feed.meter} that could be compared, so it was not asked.")
     said += finder.summary.unasked
+    if finder.summary.left_out:
+        said.append(
+            f"{finder.summary.left_out:,} customer(s) of {feed.meter} were not compared: {feed.sink} was asked as often "
+            "today as `reads_per_day` allows. Go on after midnight UTC, or allow more."
+        )
     unbalanced = app.ledger.drift.unbalanced(feed.id, question.customer, MOST_UNBALANCED)
     for customer, much in unbalanced[:MOST_NAMED]:
         said.append(
@@ -137,6 +151,45 @@ def _compare(
         )
     until = asked.span.end if asked is not None else question.span.start
     return Compared(line, finder.summary, found, until, said, frozenset(each for each, _ in unbalanced))
+
+
+def checking(app: App, sink: str) -> Checker:
+    """Return what compares a sink's totals with what it accepted, all the time."""
+    meters = {
+        feed.id: name for name, known in app.registered.items() for feed in known.feeds if feed.sink == sink
+    }
+
+    def line(feed_id: int, span: Span) -> Line | None:
+        """Return by what a feed is compared: as it stands now, and only with its sink."""
+        name = meters.get(feed_id)
+        for feed in app.ledger.usage.feeds(name, span) if name else ():
+            if feed.id == feed_id:
+                return _line(app, feed, span)
+        return None
+
+    return Checker(
+        app.ledger.checks,
+        app.ledger.drift,
+        app.sinks[sink],
+        app.sink_ids[sink],
+        meters,
+        line,
+        may_ask=may_ask(app, sink),
+    )
+
+
+def _line(app: App, feed: UsageFeed, span: Span) -> Line:
+    its = app.registered[feed.meter].meter
+    lines = FeedLine(feed.id, feed.meter_id, feed.since, feed.until)
+    shadow = any(each.shadow for each in app.registered[feed.meter].feeds if each.id == feed.id)
+    known = app.definitions(feed.meter)
+    return Line(feed.meter, feed.sink, lines, span, known, its.unit, feed.mark - its.revisit, shadow)
+
+
+def may_ask(app: App, sink: str) -> Callable[[], bool]:
+    """Return what tells whether a sink may still be asked today."""
+    allowance = app.allowances.get(sink)
+    return (lambda: True) if allowance is None else (lambda: allowance.left)
 
 
 def repair(app: App, compared: Compared, now: dt.datetime) -> Iterator[tuple[Found, Done]]:

@@ -22,12 +22,17 @@ from aggregator.sinks.protocol import FileSink as SinkOfFiles
 if TYPE_CHECKING:
     from aggregator.config import Meter
     from aggregator.ledger.outbox.rate_shares import RateShares
+    from aggregator.ledger.reads import Reads
     from aggregator.sinks.files import Format
+    from aggregator.sinks.read_allowance import ReadAllowance
     from aggregator.sinks.stripe import AdminClient, StripeMeter, StripeNotificationClient
     from aggregator.sinks.stripe.limits import Rates
 
 CONNECTING = "api_base", "timeout", "max_in_flight"
 """The settings of every sink that is called over HTTP."""
+
+UNLIMITED_READS = 10_000.0
+"""Reads a second where nobody sets a limit."""
 
 DASHBOARD_ROWS = 1_000_000
 """No limit of rows is stated for the Dashboard: that of bytes comes first."""
@@ -91,6 +96,32 @@ def share_rates(
                     its.share_rate(
                         SharedRate(partial(shares.renew, sink_id), partial(shares.release, sink_id))
                     )
+
+
+def limit_reads(
+    config: Config, sinks: Mapping[str, Destination], sink_ids: Mapping[str, int], reads: "Reads"
+) -> "dict[str, ReadAllowance]":
+    """Let each sink that meters feed be asked for figures no more often than is declared; return that, by sink.
+
+    One on this machine may be asked as often as wanted, unless the configuration says otherwise.
+    """
+    from aggregator.sinks.metronome import MetronomeSink as Metronome
+    from aggregator.sinks.read_allowance import ReadAllowance
+    from aggregator.sinks.stripe import StripeSink as Stripe
+
+    found = {}
+    for name, sink_id in sink_ids.items():
+        match sinks[name], config.sinks[name]:
+            case ((Stripe() | Metronome()) as its, (StripeSink() | MetronomeSink()) as configured):
+                given = configured.model_fields_set
+                free = configured.local and not given & {"reads_per_second", "reads_per_day"}
+                found[name] = ReadAllowance(
+                    UNLIMITED_READS if free else configured.reads_per_second,
+                    None if free else configured.reads_per_day,
+                    partial(reads.book, sink_id),
+                )
+                its.limit_reads(found[name])
+    return found
 
 
 def declared_rate(config: Config, name: str, waiting: int) -> float | None:

@@ -414,6 +414,14 @@ comment on table aggregator.rate_share is
 comment on column aggregator.rate_share.wanted is 'What the process could use.';
 comment on column aggregator.rate_share.held is 'What it uses, at most, until `held_until`: no other may use that.';
 
+create table aggregator.read_count (
+    sink_id integer not null references aggregator.sink,
+    day     date not null,
+    reads   bigint not null check (reads >= 0),
+    primary key (sink_id, day)
+) with (fillfactor = 50);
+comment on table aggregator.read_count is 'How often each sink was asked for its totals, by UTC day, by all processes.';
+
 create table aggregator.file (
     claim_id        bigint primary key references aggregator.claim,
     sink_id         integer not null references aggregator.sink,
@@ -551,6 +559,51 @@ comment on column aggregator.readback.unacknowledged is
     'Whether it was asked for by itself: the sink has no word on each event.';
 comment on column aggregator.readback.nothing_found is
     'Whether it is done and changed nothing, so that it may make room for the next one.';
+
+create table aggregator.checking (
+    sink_id      integer primary key references aggregator.sink,
+    listed_claim bigint not null default 0,
+    listed       bigint not null default 0,
+    checked      bigint not null default 0,
+    checked_at   timestamptz
+);
+comment on table aggregator.checking is 'How much of what each sink accepted was compared with its own totals.';
+comment on column aggregator.checking.listed_claim is
+    'Claims up to this one were looked through for what is to be compared.';
+comment on column aggregator.checking.listed is 'Accepted events in them.';
+comment on column aggregator.checking.checked is 'How many of those were compared.';
+
+create table aggregator.unchecked (
+    feed_id      integer not null references aggregator.feed,
+    customer     text collate "C" not null,
+    since        timestamptz not null,
+    first_window timestamptz not null,
+    last_window  timestamptz not null,
+    events       bigint not null,
+    suspicious   boolean not null,
+    next_at      timestamptz not null,
+    primary key (feed_id, customer)
+);
+comment on table aggregator.unchecked is
+    'Customers of whom events were accepted that are still to be compared with the sink''s own totals.';
+comment on column aggregator.unchecked.since is 'When the oldest of them was claimed.';
+comment on column aggregator.unchecked.suspicious is
+    'Whether one of them was sent more than once, or something of the customer differed before: it comes first.';
+
+create table aggregator.drift (
+    feed_id      integer not null references aggregator.feed,
+    customer     text collate "C" not null,
+    window_start timestamptz not null,
+    window_end   timestamptz not null,
+    cause        text not null,
+    amount       numeric not null,
+    reason       text not null,
+    found_at     timestamptz not null,
+    primary key (feed_id, customer, window_start, cause)
+);
+comment on table aggregator.drift is
+    'Where a sink''s own totals differ from what was accepted, until they are compared again.';
+comment on column aggregator.drift.amount is 'By how much the sink has too little; below zero: too much.';
 
 create table aggregator.reassertion (
     feed_id      integer not null references aggregator.feed,

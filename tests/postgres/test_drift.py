@@ -104,7 +104,7 @@ class Compared:
         with Spool() as spool:
             read_open(self.world.source, line.known, line.span, spool)
             asked = Asked(line.span, spool, line.unit)
-            lines = list(report.days(line.feed, line.span, asked, customer))
+            lines = list(report.days(line.feed, line.span, asked, customer and [customer]))
         finder = DriftFinder(report, line, self.sink, self.world.now, late, every_hour=every_hour)
         return list(finder.compare(lines)), finder.summary
 

@@ -50,6 +50,9 @@ LIMITS = Limits(
     zeros=True,
 )
 
+READS = 2
+"""Calls that a figure takes: one for the customer's id, and one for a page of usage."""
+
 TRIAL_PATIENCE = dt.timedelta(minutes=2)
 """How long a test event may take to be counted; Metronome says at once, and names no bound."""
 
@@ -117,7 +120,7 @@ class MetronomeSink(HttpSink[Account]):
 
         Raises SinkUnreachable, SinkHalted or SinkError if it gives no number, as for any other span.
         """
-        return self._ask(lambda account: account.total(meter, customer, span))
+        return self._read(lambda account: account.total(meter, customer, span), READS)
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
@@ -126,7 +129,7 @@ class MetronomeSink(HttpSink[Account]):
 
         `step` is one hour or one day, and the span lies on such. Raises as `total` does.
         """
-        return self._ask(lambda account: account.breakdown(meter, customer, span, step))
+        return self._read(lambda account: account.breakdown(meter, customer, span, step), READS)
 
     def knows_by_name(self, customer: str) -> bool:  # noqa: ARG002 - an alias may be anything
         """Say whether a customer can be looked up."""

@@ -17,7 +17,7 @@ from aggregator.errors import SinkHalted
 from aggregator.runtime import clock
 from aggregator.sinks.dispatch import Dispatcher
 from aggregator.sinks.http_sink import PATIENCE, Connection, HttpSink
-from aggregator.sinks.stripe.account import GROUPINGS, Account, assert_whole
+from aggregator.sinks.stripe.account import GROUPINGS, PAGE, Account, assert_whole
 from aggregator.sinks.stripe.account_context import AccountContext
 from aggregator.sinks.stripe.client import Client
 from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
@@ -107,7 +107,7 @@ class StripeSink(HttpSink[Routes]):
         address = self.addresses.of(customer)
         if address is None:  # so that nothing of it can be there
             return ZERO
-        return self._ask(lambda routes: routes.account(address.account).total(meter, customer, span))
+        return self._read(lambda routes: routes.account(address.account).total(meter, customer, span))
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
@@ -121,8 +121,9 @@ class StripeSink(HttpSink[Routes]):
         address = self.addresses.of(customer)
         if address is None:
             return {}
-        return self._ask(
-            lambda routes: routes.account(address.account).breakdown(meter, customer, span, step)
+        return self._read(
+            lambda routes: routes.account(address.account).breakdown(meter, customer, span, step),
+            max(1, -(-((span.end - span.start) // step) // PAGE)),
         )
 
     def knows_by_name(self, customer: str) -> bool:

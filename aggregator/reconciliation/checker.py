@@ -1,0 +1,153 @@
+"""Compares what a sink accepted with its own totals, all the time: every event once, as soon as its totals must be there.
+
+Rules
+- Customers come one feed after the other: suspicious ones first, then those whose oldest unchecked event is the oldest.
+- A sink is asked within its allowance. What is left goes on in the next round, or the next day.
+- While a sink says that its totals are late, nothing is asked: what they lack they may yet have.
+- What differs goes on record and is said. To put it right is for a person (`aggregator reconcile --repair`).
+- What cannot be judged yet, since something of it is on its way, is looked at again some hours later.
+"""
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aggregator.core.counts import Counts
+from aggregator.core.drift import DAY, Cause
+from aggregator.core.model import Span
+from aggregator.core.windows import floor
+from aggregator.ledger.drift import DriftReport
+from aggregator.ledger.review.checks import Checks, Drift, Unchecked
+from aggregator.reconciliation.drift_finder import PROOF, DriftFinder, Found, Line, readable
+from aggregator.sinks.protocol import Totals
+
+CUSTOMERS_AT_ONCE = 500
+"""Customers of a round: half a minute at the pace of a sink that takes twenty reads a second."""
+
+AGAIN_AFTER = dt.timedelta(hours=6)
+"""When a customer is looked at again of whom nothing can be concluded yet, or whom the sink does not know."""
+
+KEPT = frozenset({Cause.DUPLICATE, Cause.FOREIGN, Cause.MISSING, Cause.UNEXPLAINED})
+"""What goes on record. The rest is on record already, as an event that waits."""
+
+LineOf = Callable[[int, Span], Line | None]
+"""Returns by what a feed is compared; None if that is not configured here."""
+
+
+@dataclass(slots=True)
+class Checked(Counts):
+    """What one round compared. `waiting` counts customers of whom nothing can be concluded yet."""
+
+    customers: int = 0
+    events: int = 0
+    differing: int = 0
+    waiting: int = 0
+    reads: int = 0
+    found: list[str] = field(default_factory=list)
+    """What differs, in sentences."""
+    late: str | None = None
+    """What the sink says of its totals being late."""
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether something differs."""
+        return bool(self.differing)
+
+
+class Checker:
+    """Checks one sink. `lines` says by what each of its feeds is compared, `late` what the sink says of its totals."""
+
+    def __init__(
+        self,
+        checks: Checks,
+        report: DriftReport,
+        sink: Totals,
+        sink_id: int,
+        feeds: Mapping[int, str],
+        lines: LineOf,
+        *,
+        may_ask: Callable[[], bool] = lambda: True,
+        late: Callable[[], str | None] = lambda: None,
+        at_once: int = CUSTOMERS_AT_ONCE,
+    ) -> None:
+        self._checks = checks
+        self._report = report
+        self._sink = sink
+        self._sink_id = sink_id
+        self._feeds = [feed for feed, meter in feeds.items() if readable(sink.limits_for(meter))]
+        self._lines = lines
+        self._may_ask = may_ask
+        self._late = late
+        self._at_once = at_once
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Ask nothing more; a round that is under way ends with the customers it has begun with."""
+        self._stopping.set()
+
+    def run_once(self, now: dt.datetime) -> Checked:
+        """List what is to be compared by now, and compare some of it. Raises SinkError."""
+        result = Checked()
+        if not self._feeds:
+            return result
+        proof = self._sink.limits.proof or PROOF
+        result.more = self._checks.list_sent(self._sink_id, now - proof, now)
+        result.late = self._late()
+        if result.late is not None or not self._may_ask():
+            return result
+        due = self._checks.due(self._sink_id, self._feeds, now, self._at_once)
+        if due and not self._stopping.is_set():
+            self._compare(due, now, result)
+            result.more |= len(due) == self._at_once and self._may_ask()
+        return result
+
+    def _compare(self, due: Sequence[Unchecked], now: dt.datetime, result: Checked) -> None:
+        """Compare customers of one feed over the days that their events lie in."""
+        feed = due[0].feed
+        span = Span(
+            floor(min(each.first_window for each in due), DAY),
+            floor(max(each.last_window for each in due), DAY) + DAY,
+        )
+        line = self._lines(feed, span)
+        if line is None or line.shadow:
+            self._checks.put_off(feed, [each.customer for each in due], now + AGAIN_AFTER)
+            return
+        finder = DriftFinder(self._report, line, self._sink, now, may_ask=self._may_go_on)
+        customers = [each.customer for each in due]
+        found = list(finder.compare(list(self._report.days(line.feed, span, customers=customers))))
+        waiting = {each.place.customer for each in found if _unsure(each)} | set(finder.unseen)
+        done = [each for each in due if each.customer not in waiting]
+        drifts = [
+            Drift(
+                each.place.customer,
+                each.place.span.start,
+                each.place.span.end,
+                difference.cause.value,
+                difference.amount,
+                difference.reason,
+            )
+            for each in found
+            for difference in each.differences
+            if difference.cause in KEPT and each.place.customer not in waiting
+        ]
+        self._checks.compared(feed, done, span, drifts, now)
+        if waiting:
+            self._checks.put_off(feed, sorted(waiting), now + AGAIN_AFTER)
+        result.customers += len(done)
+        result.events += sum(each.events for each in done)
+        result.differing += len(drifts)
+        result.waiting += len(waiting)
+        result.reads += finder.summary.reads
+        result.found += [
+            f"{line.meter} of {each.customer} in {Span(each.start, each.end)}: {each.reason}"
+            for each in drifts
+        ]
+
+    def _may_go_on(self) -> bool:
+        return not self._stopping.is_set() and self._may_ask()
+
+
+def _unsure(found: Found) -> bool:
+    """Tell whether the sink's figure says nothing of a place yet."""
+    return found.place.sink is not None and any(each.cause is Cause.PENDING for each in found.differences)
