@@ -35,6 +35,8 @@ class ParsedNotification(NamedTuple):
     reports: tuple[Report, ...] = ()
     unimported: tuple[Unimported, ...] = ()
     trouble: str | None = None
+    totals_late: bool | None = None
+    """Whether it says that the sink's totals are late, or that they are not any more; None if it is about something else."""
 
     def __str__(self) -> str:
         parts = [
@@ -45,6 +47,8 @@ class ParsedNotification(NamedTuple):
             f"{', '.join(each.files) or 'a file'} not imported: {each.reason}" for each in self.unimported
         ]
         parts += [self.trouble] if self.trouble else []
+        if self.totals_late is not None:
+            parts.append("its totals are late" if self.totals_late else "its totals are on time again")
         return "; ".join(parts) or "nothing of ours"
 
 

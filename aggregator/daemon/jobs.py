@@ -33,7 +33,6 @@ from aggregator.daemon.reporting import (
 from aggregator.delivery.sender import Delivered, drain
 from aggregator.runtime import log
 from aggregator.wiring.app import App
-from aggregator.wiring.reconciling import checking
 
 METERS = "default"
 SINKS = "sinks"
@@ -285,8 +284,8 @@ JOBS: tuple[Job[Any], ...] = (
         "sink",
         fed_sinks,
         SINKS,
-        due=lambda app, sink: every(CHECK_EVERY) if app.sinks[sink].limits.reads_by else None,
-        body=checking,
+        due=lambda _app, _sink: every(CHECK_EVERY),
+        body=lambda app, sink: app.checking(sink),
         report=report_checked,
         failed=log.CHECK_FAILED,
     ),

@@ -30,6 +30,14 @@ values (%(sink_id)s, %(id)s, %(kind)s, %(created_at)s, %(came_by)s, %(now)s, %(s
 returning id
 """
 
+# What was said last counts, in whatever order it comes.
+NOTE_LATE = """
+insert into aggregator.checking (sink_id, late_since, told_at)
+values (%(sink_id)s, case when %(late)s then %(created_at)s::timestamptz end, %(created_at)s)
+    on conflict (sink_id) do update set late_since = excluded.late_since, told_at = excluded.told_at
+ where checking.told_at is null or checking.told_at <= excluded.told_at
+"""
+
 KNOWN = "select id from aggregator.notification where sink_id = %(sink_id)s and id = any(%(ids)s)"
 
 METERS_OF = """
@@ -144,6 +152,8 @@ class Notifications(Part):
         with self._database.transaction() as connection:
             if connection.execute(TAKE, values).fetchone() is None:
                 return Taking(fresh=False)
+            if told.totals_late is not None:
+                connection.execute(NOTE_LATE, {**values, "late": told.totals_late})
             for report, proof in zip(told.reports, proofs, strict=True):
                 found, asked = take_report(connection, sink_id, report, now, proof)
                 refused += found

@@ -148,6 +148,7 @@ class DriftFinder:
     ) -> None:
         limits = sink.limits_for(line.meter) if sink is not None else None
         self._sink = sink if limits is not None and not line.shadow and readable(limits) else None
+        self.late = late
         self._every_hour = every_hour
         self._may_ask = may_ask
         self._report = report

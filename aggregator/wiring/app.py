@@ -54,6 +54,7 @@ from aggregator.wiring.sinks import (
 )
 
 if TYPE_CHECKING:
+    from aggregator.reconciliation.checker import Checker
     from aggregator.sinks.stripe import StripeNotificationClient
 
 CLOCK_SKEW = timedelta(seconds=60)
@@ -154,6 +155,12 @@ class App:
     def reconciliation(self, sink: str) -> Reconciler:
         """Return what reads a sink back; one at a time per sink is enough."""
         return Reconciler(self.ledger.in_doubt, self.sinks[sink], self.sink_ids[sink])
+
+    def checking(self, sink: str) -> "Checker":
+        """Return what compares a sink's totals with what it accepted, all the time."""
+        from aggregator.wiring.reconciling import checking
+
+        return checking(self, sink)
 
     def resume(self, sink: str) -> None:
         """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.

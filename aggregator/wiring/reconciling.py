@@ -123,6 +123,7 @@ def _compare(
         line,
         app.sinks[feed.sink],
         question.now,
+        app.ledger.checks.late(app.sink_ids[feed.sink]) if feed.sink in app.sink_ids else None,
         every_hour=question.every_hour,
         may_ask=may_ask(app, feed.sink),
     )
@@ -138,6 +139,8 @@ def _compare(
     elif not finder.summary.asked:
         said.append(f"{feed.sink} has no totals of {feed.meter} that could be compared, so it was not asked.")
     said += finder.summary.unasked
+    if finder.late is not None:
+        said.append(f"{feed.sink} is not believed where it lacks something: {finder.late}.")
     if finder.summary.left_out:
         said.append(
             f"{finder.summary.left_out:,} customer(s) of {feed.meter} were not compared: {feed.sink} was asked as often "
@@ -175,6 +178,7 @@ def checking(app: App, sink: str) -> Checker:
         meters,
         line,
         may_ask=may_ask(app, sink),
+        late=lambda: app.ledger.checks.late(app.sink_ids[sink]),
     )
 
 

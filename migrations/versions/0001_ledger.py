@@ -565,13 +565,18 @@ create table aggregator.checking (
     listed_claim bigint not null default 0,
     listed       bigint not null default 0,
     checked      bigint not null default 0,
-    checked_at   timestamptz
+    checked_at   timestamptz,
+    late_since   timestamptz,
+    told_at      timestamptz
 );
 comment on table aggregator.checking is 'How much of what each sink accepted was compared with its own totals.';
 comment on column aggregator.checking.listed_claim is
     'Claims up to this one were looked through for what is to be compared.';
 comment on column aggregator.checking.listed is 'Accepted events in them.';
 comment on column aggregator.checking.checked is 'How many of those were compared.';
+comment on column aggregator.checking.late_since is
+    'Since when the sink says that its totals are late; null: it does not. Nothing is called missing meanwhile.';
+comment on column aggregator.checking.told_at is 'When the sink said so, or said that they are not any more.';
 
 create table aggregator.unchecked (
     feed_id      integer not null references aggregator.feed,

@@ -17,6 +17,7 @@ from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import ClocksApart
 from aggregator.reconciliation.canceller import Round
+from aggregator.reconciliation.checker import Checked
 from aggregator.reconciliation.notification_poller import Taken
 from aggregator.reconciliation.reconciler import Reconciled
 from aggregator.runtime import log
@@ -44,6 +45,18 @@ class Slow:
         self.asked.set()
         assert self._answered.wait(SOON_SECONDS)
         return Taken()
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+
+
+class Unasked:
+    """A sink of which everything was compared."""
+
+    def run_once(self, now: dt.datetime) -> Checked:
+        """Compare nothing."""
+        assert now.tzinfo is not None
+        return Checked()
 
     def stop(self) -> None:
         """Ask nothing more."""
@@ -142,6 +155,7 @@ def app_with(meter: object, **parts: object) -> App:
         "sink_ids": {},
         "notification_sinks": {},
         "reconciliation": lambda _: Quiet(),
+        "checking": lambda _: Unasked(),
         "collections": {"m": Counting()},
         "glance": lambda _: SimpleNamespace(unchanged=lambda _: None),
         "unconfigured_meters": lambda _: [],

@@ -48,7 +48,7 @@ class Done(Counts):
 
 
 def test_one_pass_goes_from_thing_to_thing() -> None:
-    """Meters first; then what each sink tells, and its cancellations; then each is read back and delivered to."""
+    """Meters first; then what each sink tells, and its cancellations; then each is read back, compared, and delivered to."""
     app = app_with(
         OFTEN,
         collections={"m": Counting(), "a": Counting()},
@@ -66,8 +66,10 @@ def test_one_pass_goes_from_thing_to_thing() -> None:
         "reports s",
         "cancellations s",
         "reconcile r",
+        "check r",
         "deliver r",
         "reconcile s",
+        "check s",
         "deliver s",
     ]
 

@@ -23,6 +23,7 @@ from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Web
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import Notifications
+from aggregator.ledger.review.checks import Checks
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
@@ -145,6 +146,25 @@ def told(site: Site, kind: str = KIND) -> dict[str, Any]:
     """Let the sandbox make up a message; return what a webhook is told of it."""
     event = site.sandbox.notify(kind)
     return {key: value for key, value in event.items() if key != "data"}
+
+
+def test_what_stripe_says_of_late_totals_is_taken(site: Site) -> None:
+    """From then on nothing is called missing; until it says that they are on time again, in whatever order that comes."""
+    checks = Checks(site.database)
+    with site.database.transaction() as connection:
+        [(sink_id,)] = connection.execute("select id from aggregator.sink where name = 'fake'")
+    kind = "v2.core.health.meter_event_summaries_delayed"
+    assert checks.late(sink_id) is None
+    firing, resolved = told(site, f"{kind}.firing"), told(site, f"{kind}.resolved")
+    resolved["created"] = f"{utcnow() + dt.timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
+    assert site.deliver(firing).status == 200
+    said = checks.late(sink_id)
+    assert said is not None
+    assert said.startswith("it says that its totals are late since 20")
+    assert site.deliver(resolved).status == 200
+    assert checks.late(sink_id) is None
+    assert site.deliver({**firing, "id": "evt_late"}).status == 200
+    assert checks.late(sink_id) is None, "what was said before comes too late to count"
 
 
 def test_a_delivery_is_taken(site: Site) -> None:

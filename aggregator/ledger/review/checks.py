@@ -106,6 +106,8 @@ values (%(feed)s, %(customer)s, %(start)s, %(end)s, %(cause)s, %(amount)s, %(rea
    set amount = excluded.amount, reason = excluded.reason
 """
 
+LATE = "select late_since from aggregator.checking where sink_id = %(sink)s and late_since is not null"
+
 COVERAGE = """
 select sink.name, checking.listed, checking.checked, checking.checked_at, left_over.since, coalesce(left_over.customers, 0),
        coalesce(left_over.events, 0)::bigint, coalesce(found.places, 0), coalesce(found.lacks, 0), coalesce(found.beyond, 0)
@@ -244,6 +246,11 @@ class Checks(Part):
     def put_off(self, feed: int, customers: Sequence[str], next_at: dt.datetime) -> None:
         """Compare customers later: nothing can be concluded of them yet."""
         self._run(PUT_OFF, {"feed": feed, "customers": list(customers), "next_at": next_at})
+
+    def late(self, sink_id: int) -> str | None:
+        """Say that the sink says its totals are late; None if it does not."""
+        row = self._row(LATE, {"sink": sink_id})
+        return f"it says that its totals are late since {row[0]:%Y-%m-%d %H:%M} UTC" if row else None
 
     def coverage(self) -> list[Coverage]:
         """Return how much of what each sink accepted was compared."""

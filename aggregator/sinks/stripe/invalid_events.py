@@ -35,6 +35,13 @@ FETCHED = (ERROR_REPORT, NO_METER)
 WHOLE = (IMPORT_FAILED, IMPORT_SUCCEEDED)
 """Messages that say everything themselves."""
 
+LATE = "v2.core.health.meter_event_summaries_delayed.firing"
+ON_TIME = "v2.core.health.meter_event_summaries_delayed.resolved"
+
+HEALTH = (LATE, ON_TIME)
+"""Messages that summaries are delayed, and that they are not any more: their types say it. Stripe has them in a preview, so
+they are taken where somebody has subscribed to them, and not asked for: a list with an unknown type may be refused."""
+
 IDENTIFIER = re.compile(r"(agg_[0-9a-f]{40})(?:\.|$)")
 """An identifier of ours, alone or at the beginning of an `Idempotency-Key` of ours."""
 

@@ -173,10 +173,12 @@ def delivered(
         message = json.loads(body)
         if not isinstance(message, dict):
             raise SinkError("not an object")
-        if message.get("type") not in (*invalid_events.FETCHED, *invalid_events.WHOLE) or _other(
-            message, livemode
-        ):
+        known = (*invalid_events.FETCHED, *invalid_events.WHOLE, *invalid_events.HEALTH)
+        if message.get("type") not in known or _other(message, livemode):
             return None
+        if message["type"] in invalid_events.HEALTH:
+            late = message["type"] == invalid_events.LATE
+            return ParsedNotification(invalid_events.notification_of(message), totals_late=late)
         return (
             invalid_events.notification_of(message)
             if message["type"] in invalid_events.FETCHED
