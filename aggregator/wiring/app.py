@@ -356,7 +356,6 @@ def build(
             _clear_unreadable(ledger, registered.values(), sinks)
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
         share_rates(config, sinks, sink_ids, ledger.rate_shares)
-        allowances = limit_reads(config, sinks, sink_ids, ledger.reads)
         if verify:
             _note_halts(ledger, sink_ids, unverified, refused)
         yield App(
@@ -374,7 +373,7 @@ def build(
             {key: sink_id for key, sink_id in sink_ids.items() if key in notification_clients} | listeners,
             notification_clients,
             _first_uses(ledger, registered.values(), sinks, sink_ids),
-            allowances,
+            limit_reads(config, sinks, sink_ids, ledger.reads),
         )
 
 
