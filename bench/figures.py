@@ -24,11 +24,13 @@ class Figure:
     peak_megabytes: float | None = None
 
     def of(self, key: str) -> float | None:
-        """Return microseconds per event of a part, seconds by the clock (`wall`), or megabytes (`peak`)."""
+        """Return microseconds per event of a part or the `whole`, seconds by the clock (`wall`), or megabytes (`peak`)."""
         if key == "wall":
             return self.wall
         if key == "peak":
             return self.peak_megabytes
+        if key == "whole":
+            return 1e6 * sum(self.seconds.values()) / self.events if len(self.seconds) > 1 else None
         spent = self.seconds.get(key)
         return None if spent is None else 1e6 * spent / self.events
 
@@ -64,7 +66,14 @@ def loaded(line: str) -> list[Figure] | Missing:
     return Missing(found["missing"]) if isinstance(found, dict) else [Figure(**each) for each in found]
 
 
-COLUMNS = {"wall": "s", "client": "client", "ledger": "ledger", "sandbox": "sandbox", "peak": "MB"}
+COLUMNS = {
+    "wall": "s",
+    "client": "client",
+    "ledger": "ledger",
+    "sandbox": "sandbox",
+    "whole": "whole",
+    "peak": "MB",
+}
 WIDTH = 17
 
 

@@ -1,10 +1,10 @@
-"""Our own: `aggregator run --once`, its ledger beside the rows."""
+"""Our own: `aggregator run --once`, its ledger beside the rows. Its tables are there before."""
 
-import sys
+import subprocess
 
 import psycopg
 
-from aggregator.ledger.database import migrate
+from bench.checkouts import Checkout, python_of
 from bench.figures import Figure
 from bench.peers.work import Work, timed
 from bench.stand import CONFIG, STRIPE, first_day
@@ -12,8 +12,8 @@ from bench.stand import CONFIG, STRIPE, first_day
 NAME = "aggregator"
 
 
-def measure(on: Work) -> Figure:
-    """Read, plan, record and send once. The ledger's tables are there; `--first-time` says that nobody sent any of it."""
+def measure(on: Work, side: Checkout) -> Figure:
+    """Read, plan, record and send once. `--first-time` says that nobody sent any of it."""
     with psycopg.connect(on.postgres.url(), autocommit=True) as connection:
         connection.execute("create database ledger")
     sink = STRIPE.format(sandbox=on.server, rate=100_000, transport="v1")
@@ -21,6 +21,11 @@ def measure(on: Work) -> Figure:
         ledger=on.postgres.url("ledger"), source=on.source, sink=sink, start=first_day(on.postgres)
     )
     (on.directory / "aggregator.yaml").write_text(config)
-    migrate(on.postgres.url("ledger"))
-    call = [sys.executable, "-m", "aggregator", "run", "--once", "--first-time"]
-    return timed(NAME, on, call, {})
+    environment = side.environment
+    program = [str(python_of(side.root)), "-m", "aggregator"]
+    made = subprocess.run(
+        [*program, "migrate"], cwd=on.directory, env=environment, capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        raise SystemExit(f"bench.peers: {side.root} makes no ledger: {made.stderr[-2_000:]}")
+    return timed(NAME, on, [*program, "run", "--once", "--first-time"], environment)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psycopg
 
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
-from bench.checkouts import HOME
+from bench.checkouts import HOME, installed
 from bench.figures import Figure
 from bench.processor import tree_seconds
 from bench.stand import make_source, postmaster
@@ -64,7 +64,7 @@ def timed(name: str, on: Work, call: Sequence[str], environment: dict[str, str])
     with (
         log.open("w") as output,
         subprocess.Popen(
-            call, cwd=on.directory, env={**os.environ, **environment}, stdout=output, stderr=output
+            call, cwd=on.directory, env={**installed(), **environment}, stdout=output, stderr=output
         ) as process,
     ):
         _, status, used = os.wait4(process.pid, 0)
