@@ -33,14 +33,16 @@ test: $(READY) ## all tests (real Postgres from a wheel; loopback only)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: tools
-tools: ## install pgbouncer and prometheus (Debian's) if this user may; tests that need what is missing are skipped
-	@if PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null && command -v promtool >/dev/null; then exit 0; fi; \
-	as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; \
-	{ command -v apt-get >/dev/null && $$as_root true 2>/dev/null \
-	  && timeout 300 $$as_root apt-get update -qq \
-	  && timeout 300 $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=60 --no-install-recommends \
-	     pgbouncer prometheus; } >/dev/null \
-	|| echo 'pgbouncer or prometheus is not installed and cannot be: the tests that need it are skipped.'
+tools: ## install pgbouncer, prometheus and chromium (Debian's) if this user may; without one, what needs it is skipped
+	@for program in pgbouncer prometheus chromium; do \
+	  if PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null; then continue; fi; \
+	  as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; \
+	  { command -v apt-get >/dev/null && $$as_root true 2>/dev/null \
+	    && timeout 300 $$as_root apt-get update -qq \
+	    && timeout 300 $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	       -o DPkg::Lock::Timeout=60 $$program; } >/dev/null \
+	  || echo "$$program is not installed and cannot be: the tests that need it are skipped."; \
+	done
 
 .PHONY: sim
 sim: $(READY) ## simulated lives of the real code under faults: SEEDS=2000, or SEED=17 to live one again

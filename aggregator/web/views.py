@@ -13,6 +13,7 @@ from aggregator.core.lateness import in_time
 from aggregator.core.model import ZERO, Span
 from aggregator.core.usage import By, Line, Usage, month, month_of
 from aggregator.core.windows import DAY, HOUR, floor
+from aggregator.ledger.history import Asked as WantedRuns
 from aggregator.ledger.reports import FeedStatus
 from aggregator.ledger.review.parked import Choice
 from aggregator.ledger.usage import UsageFeed
@@ -28,7 +29,9 @@ LINES = 100
 MOST_PAGES = 1_000
 MOST_FILES = 200
 MOST_DECISIONS = 20
+MOST_RUNS = 30
 MOST_FEEDS_OF_A_CUSTOMER = 60
+LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 LATENESS_WITHIN = dt.timedelta(days=14)
 
 Row = TypeVar("Row")
@@ -296,6 +299,17 @@ def files(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     return Page("files.html", values)
 
 
+def runs(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+    """Show what passes and deliveries did lately, and what waits with the way to try again."""
+    name, failed = asked.query.get("meter") or None, bool(asked.query.get("failed"))
+    meters = backend.ledger.records.meters()
+    if name is not None and name not in meters:
+        raise Refused(404, f"there is no meter {name[:100]} in the ledger")
+    found = backend.ledger.records.history(WantedRuns(name, MOST_RUNS, LONG_AGO, failed), asked.now)
+    values = {"found": found, "meters": meters, "meter": name, "failed": failed}
+    return Page("runs.html", values)
+
+
 def configuration(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     """Show the settings of the meters that are in force, what they changed, and what the files say that is not."""
     in_force, before = backend.ledger.configurations.latest()
@@ -318,6 +332,7 @@ VIEWS: dict[str, View] = {
     "/customers": customers,
     "/customers/{customer:path}": customer,
     "/events": events,
+    "/runs": runs,
     "/files": files,
     "/configuration": configuration,
 }

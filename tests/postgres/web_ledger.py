@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 
 from aggregator.core.usage import month_of
+from aggregator.ledger.configurations import Meters
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
@@ -98,6 +99,7 @@ def fill(
     *,
     since: dt.datetime | None = None,
     events: bool = True,
+    meters: Meters | None = None,
 ) -> None:
     """Fill an empty ledger as it may be at an instant of a month: since its beginning, or since another instant."""
     start = since or month_of(now).start
@@ -111,7 +113,7 @@ def fill(
             " values (1, %s, 'no customer', null, 12, 431)",
             [mark - 7 * HOUR],
         )
-        described(connection, month_of(now).start)
+        described(connection, month_of(now).start, meters or {})
 
 
 def meter(
@@ -162,18 +164,17 @@ def meter(
             connection.execute(statement, values)
 
 
-def described(connection: psycopg.Connection[Any], start: dt.datetime) -> None:
+def described(connection: psycopg.Connection[Any], start: dt.datetime, meters: Meters) -> None:
     """Note a configuration, a file to be uploaded and one that was, and how late usage came."""
-    query = "select customer, count(*) as quantity\n  from request\n where at >= :start and at < :end\n group by 1"
-    settings = {
-        name: {"source": "app", "sinks": "[stripe]", "window": "1h", "delay": "5m", "query": query}
-        for name in METERS
-    }
-    before = {name: {**its, "delay": "2m"} if name == "seats" else its for name, its in settings.items()}
-    for number, meters in enumerate((before, settings)):
+    before = {name: {**its, "delay": "2m"} if name == "seats" else its for name, its in meters.items()}
+    for number, loaded in enumerate((before, meters)):
         connection.execute(
             "insert into aggregator.configuration (loaded_at, host, process, meters) values (%s, 'billing-1', %s, %s)",
-            [start + number * 9 * DAY, 4211 + number, json.dumps(meters)],
+            [
+                start + number * 9 * DAY,
+                4211 + number,
+                json.dumps({name: dict(its) for name, its in loaded.items()}),
+            ],
         )
     for number in range(2):
         claim = one(
