@@ -51,6 +51,7 @@ COMMANDS = {
         "web": "Serve a page of what the ledger knows, and an API for a customer's own usage.",
         "explain": "Explain what a customer was billed of METER: what the source said and when, what was sent, and what the "
         "sink answered.",
+        "statement": "State what CUSTOMER was billed over a month, of all meters, with each correction by itself.",
         "lateness": "Show how late usage arrives after the end of its window, for each METER or for all.",
         "reconcile": (
             "Compare source, ledger and sink per customer and window, for each METER or for all, and say why they "

@@ -94,7 +94,9 @@ def usage(
     with ExitStack() as stack:
         with _opened(config, live=live) as (ledger, source_of):
             at = ledger.instant()
-            question = Question(_span(start, end, period, at), at, By(by) if by else None, meter, customer)
+            question = Question(
+                span_asked(start, end, period, at), at, By(by) if by else None, meter, customer
+            )
             found = list(ask(ledger.usage, question, config.meters, stack, source_of))
         if as_csv:
             usage_output.write_csv(question, found)
@@ -104,7 +106,7 @@ def usage(
             usage_output.show(question, found, limit, live=live)
 
 
-def _span(
+def span_asked(
     start: dt.datetime | None, end: dt.datetime | None, period: "Span | None", now: dt.datetime
 ) -> "Span":
     """Return the time that is meant; each of its ends that is not given is a midnight. Raises UsageError."""

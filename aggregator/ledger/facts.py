@@ -27,6 +27,7 @@ from aggregator.core.explanation import (
     WindowFacts,
 )
 from aggregator.core.model import ZERO, Definition, Span, State
+from aggregator.core.statement import Entry
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import stage
@@ -88,6 +89,16 @@ select slot.window_start, event.id, event.revision, event.delta, event.total, co
        ) as claim on true
  order by slot.window_start, event.revision
 """  # noqa: S608 - our own text
+
+ENTRIES = f"""
+select event.id, slot.window_start, event.revision, event.delta, event.total, coalesce(event.quantity, event.total),
+       event.state::text, parked.dismissed_at is not null, event.planned_at, event.settled_at, event.identifier,
+       event.request_id, coalesce(parked.reason, event.reason)
+       {OF_CUSTOMER}
+  join aggregator.event on event.slot_id = slot.id and event.state <> 'void'
+  left join aggregator.parked on parked.event_id = event.id
+ order by slot.window_start, event.revision
+"""
 
 TRIES = """
 select event_id, at, answer, reason, request_id from aggregator.attempt where event_id = any(%(events)s) order by id
@@ -253,6 +264,22 @@ class Facts(Part):
                 )
             )  # fmt: skip
         return found
+
+    def entries(self, feed: ExplainedFeed, customer: str, span: Span) -> Iterator[Entry]:
+        """Yield what was planned for a customer over a span, window by window, but for what was withdrawn.
+
+        The transaction lasts as long as the iterator.
+        """
+        with self._database.transaction() as connection, connection.cursor(name="entries") as cursor:
+            known = definitions_of(connection, feed.meter_id)
+            starts = list(_starts(known, span))
+            cursor.itersize = 2_000
+            for event, start, *said, state, dismissed, at, settled, name, request, reason in cursor.execute(
+                ENTRIES, {"feed": feed.id, "customer": customer, "starts": starts}
+            ):
+                window = Span(start, start + definitions.at(known, start).window)
+                rest = (State(state), dismissed, at, settled, name, request, reason)
+                yield Entry._make((event, window, *said, *rest))
 
     def compare(
         self,
