@@ -9,8 +9,8 @@ bucket.py     the calls to the store, and what its errors mean
 
 Nobody answers for a file's records one by one. What Stripe could not take of a whole file, or of some of its rows, it says
 by the events `data_management.import_set.failed` and `data_management.import_set.succeeded` with `status:
-succeeded_with_errors`. The rows of the error file name their identifiers: whoever reads it hands them to `InDoubt.reject`
-of the sink, which refuses the events by identifier (`ledger.rejections`), whatever the state of their file.
+succeeded_with_errors`. The rows of the error file name their identifiers: whoever reads it hands them to `Uploads.reject`
+(`aggregator files reject --rows`), which refuses the events by identifier.
 
 It imports what all sinks share, the runtime and the core; the wiring and commands import it. Begin with `sink`, then with
 `formats`.

@@ -83,7 +83,8 @@ class Account:
         for name in names:
             meter = self._meters[name]
             if meter.metric_id:
-                found = await self._metric(meter.metric_id)
+                metrics = self.client.api.v1.billable_metrics.with_raw_response
+                found = await self._found(metrics.retrieve(billable_metric_id=meter.metric_id))
                 if found is None:
                     problems.append(
                         f"Meter {name}: Metronome has no billable metric {meter.metric_id}. Correct `metronome.metric_id`."
@@ -239,10 +240,6 @@ class Account:
                 )
             self._metrics[name] = str(found[0].get("id"))
         return self._metrics[name]
-
-    async def _metric(self, metric_id: str) -> Metric | None:
-        metrics = self.client.api.v1.billable_metrics.with_raw_response
-        return await self._found(metrics.retrieve(billable_metric_id=metric_id))
 
     async def _found(self, call: Awaitable[Answer]) -> Row | None:
         """Return the one thing that a call asks for by its id; None if there is none."""
