@@ -66,6 +66,13 @@ def s3(scale: int) -> list[Figure]:
     return measure("s3", 1_000_000 // scale)
 
 
+def reconcile(scale: int) -> list[Figure]:
+    """A million accepted events of ten thousand customers, compared with the sink's totals."""
+    from bench.reconcile import measure
+
+    return measure(max(10_000 // scale, 2))
+
+
 def start(scale: int) -> list[Figure]:
     """The help and the daemon, some times over."""
     from bench.start import measure
@@ -81,6 +88,7 @@ MEASURES: dict[str, Measure] = {
     "million": million,
     "directory": directory,
     "s3": s3,
+    "reconcile": reconcile,
     "start": start,
 }
 

@@ -30,12 +30,19 @@ create temporary table reading (
 
 # A slot and its events, summed. What the source says is not known of windows that it could not give, or has not been asked
 # for (`asked_from`, `asked_until`), nor of a slot with an unusable row. A float that differs by less than half a unit is
-# what it was.
-SLOTS = """
+# what it was. Each side is summed by itself and joined in full: that is done by sorting or hashing, whatever the server
+# believes of how many rows there are.
+DAYS = """
 with slot as (
-    select id, customer, window_start, quantity, total from aggregator.slot
-     where feed_id = %(feed)s and window_start >= %(start)s and window_start < %(end)s
-       and (%(customers)s::text[] is null or customer = any(%(customers)s))
+    select slot.customer, slot.window_start, slot.quantity as read, slot.total,
+           coalesce(sum(event.delta) filter (where event.state in ('accepted', 'confirmed')), 0) as booked,
+           coalesce(sum(event.delta) filter (where event.state <> 'void'), 0) as planned,
+           count(*) filter (where event.state in ('accepted', 'confirmed')) as events,
+           coalesce(bool_or(event.state in ('due', 'sending', 'held', 'refused', 'in_doubt')), false) as waits
+      from aggregator.slot left join aggregator.event on event.slot_id = slot.id
+     where slot.feed_id = %(feed)s and slot.window_start >= %(start)s and slot.window_start < %(end)s
+       and (%(customers)s::text[] is null or slot.customer = any(%(customers)s))
+     group by slot.feed_id, slot.window_start, slot.customer
 ), seen as (
     select customer, window_start, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
       from reading
@@ -43,55 +50,36 @@ with slot as (
        and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
        and (%(customers)s::text[] is null or customer = any(%(customers)s))
      group by customer, window_start
-), sent as (
-    select event.slot_id,
-           coalesce(sum(event.delta) filter (where event.state in ('accepted', 'confirmed')), 0) as booked,
-           coalesce(sum(event.delta) filter (where event.state <> 'void'), 0) as planned,
-           count(*) filter (where event.state in ('accepted', 'confirmed')) as events,
-           bool_or(event.state in ('due', 'sending', 'held', 'refused', 'in_doubt')) as waits
-      from slot join aggregator.event on event.slot_id = slot.id
-     group by event.slot_id
 ), beside as (
-    select customer, window_start, coalesce(slot.quantity, 0) as read, coalesce(slot.total, 0) as total,
-           coalesce(sent.booked, 0) as booked, coalesce(sent.planned, 0) as planned, coalesce(sent.events, 0) as events,
-           coalesce(sent.waits, false) as waits,
+    select customer, window_start, coalesce(read, 0) as read, coalesce(total, 0) as total, coalesce(booked, 0) as booked,
+           coalesce(planned, 0) as planned, coalesce(events, 0) as events, coalesce(waits, false) as waits,
            case when %(asked)s and window_start >= greatest(%(asked_from)s, %(since)s)
-                 and window_start < least(%(asked_until)s, %(until)s)
-                 and not coalesce(seen.spoilt, false)
-                 and not exists (select from aggregator.unread
-                                  where unread.meter_id = %(meter)s and unread.window_start = found.window_start)
-                then coalesce(seen.quantity, 0) end as source
-      from (select customer, window_start from slot union select customer, window_start from seen) as found
-      left join slot using (customer, window_start)
-      left join seen using (customer, window_start)
-      left join sent on sent.slot_id = slot.id
-)
-"""
-
-DAYS = f"""
-{SLOTS}, differing as (
+                 and window_start < least(%(asked_until)s, %(until)s) and not coalesce(spoilt, false)
+                 and not window_start = any(array(
+                         select unread.window_start from aggregator.unread where unread.meter_id = %(meter)s))
+                then coalesce(quantity, 0) end as source
+      from slot full join seen using (customer, window_start)
+), differing as (
     select *, source is not null and source <> read
               and (%(exact)s or abs(source - read) > %(unit)s / 2) as differs
       from beside
+), day as (
+    select customer, date_trunc('day', window_start, 'UTC') as start,
+           sum(case when differs then source else read end) as source, sum(read) as read, sum(booked) as booked,
+           sum(events) as events, bool_or(waits or planned <> total or differs) as odd,
+           array_agg(window_start) filter (where differs) as starts, array_agg(source) filter (where differs) as numbers
+      from differing group by 1, 2
 ), known as (
     select distinct customer from aggregator.slot
      where feed_id = %(feed)s and window_start >= %(start)s - %(around)s and window_start < %(end)s + %(around)s
        and (%(customers)s::text[] is null or customer = any(%(customers)s))
-     union select customer from differing
      union select unnest(%(customers)s::text[]) collate "C"
 )
 select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coalesce(day.booked, 0),
-       coalesce(day.events, 0), coalesce(day.odd, false), coalesce(day.starts, '{{}}'), coalesce(day.numbers, '{{}}')
-  from known left join (
-        select customer, date_trunc('day', window_start, 'UTC') as start,
-               sum(case when differs then source else read end) as source, sum(read) as read, sum(booked) as booked,
-               sum(events) as events, bool_or(waits or planned <> total or differs) as odd,
-               array_agg(window_start) filter (where differs) as starts,
-               array_agg(source) filter (where differs) as numbers
-          from differing group by 1, 2
-       ) as day using (customer)
+       coalesce(day.events, 0), coalesce(day.odd, false), coalesce(day.starts, '{}'), coalesce(day.numbers, '{}')
+  from known full join day using (customer)
  order by 1, 2
-"""  # noqa: S608 - our own text
+"""
 
 WINDOWS = """
 select id, window_start, quantity, total, revision, stamped_at from aggregator.slot
