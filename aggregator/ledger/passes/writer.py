@@ -61,6 +61,8 @@ OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
 PARKED = "event_id, feed_id, state, reason, since, guard"
 CARRY = "feed_id, customer, amount"
 
+DUE, HELD, SHADOW = State.DUE, State.HELD, State.SHADOW
+
 STATES = {state: state.value for state in State}
 """The names of states, looked up: an Enum's `value` costs more than a row's whole formatting."""
 
@@ -161,7 +163,7 @@ class Writer:
         """Write the lines of a batch. A million decisions come through here: what is written twice is formatted once."""
         lines = Lines()
         feed, sink, run, planned_at = self._feed.id, self._feed.sink_id, self._pass_id, self._now
-        behind, take = self._waits_behind, self._carries.take
+        behind, take, starts = self._waits_behind, self._carries.take, self._starts
         for decision in batch:
             change, deferred, total, _, _, event = decision
             moved = take(decision)
@@ -169,28 +171,31 @@ class Writer:
                 lines.carries.append(self._carry(*moved))
             if deferred:
                 continue
-            if self._may_move and not change.now and (change.parked or (event and event.state is State.HELD)):
+            if self._may_move and not change.now and (change.parked or (event and event.state is HELD)):
                 self.fell = True
-            start, customer = self._start(change.window_start), text(change.customer)
+            start = starts.get(change.window_start) or self._start(change.window_start)
+            customer = text(change.customer)
             revision, stamped_at, tail, stands_at = change.revision, change.stamped_at, "", str(total)
             at = None if stamped_at is None else instant(stamped_at)
             quantity = str(change.now)
             if event is not None:
-                at_event = instant(event.at)
-                state = STATES[event.state]
-                lines.events.append(
-                    f"{event.id}\t{change.slot}\t{run}\t{feed}\t{revision}\t{start}\t{at_event}\t{planned_at}\t{state}"
-                    f"\t{customer}\t{event.identifier}\t{stands_at if event.delta is total else event.delta}\t{stands_at}"
-                    f"\t{NULL if quantity == stands_at else quantity}\t{text(event.reason)}\n"
+                event_id, _, delta, _, stamp, identifier, its_state, reason, guard = event
+                at_event, state, why = (
+                    stamp.isoformat(),
+                    STATES[its_state],
+                    NULL if reason is None else text(reason),
                 )
-                if event.state is State.DUE:
-                    lines.due.append(f"{event.id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
-                elif event.state is not State.SHADOW:
-                    guard = NULL if event.guard is None else event.guard.value
-                    lines.parked.append(
-                        f"{event.id}\t{feed}\t{state}\t{text(event.reason)}\t{planned_at}\t{guard}\n"
-                    )
-                revision, at, tail = revision + 1, at or at_event, str(event.id)
+                lines.events.append(
+                    f"{event_id}\t{change.slot}\t{run}\t{feed}\t{revision}\t{start}\t{at_event}\t{planned_at}\t{state}"
+                    f"\t{customer}\t{identifier}\t{stands_at if delta is total else delta}\t{stands_at}"
+                    f"\t{NULL if quantity == stands_at else quantity}\t{why}\n"
+                )
+                if its_state is DUE:
+                    lines.due.append(f"{event_id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
+                elif its_state is not SHADOW:
+                    by = NULL if guard is None else guard.value
+                    lines.parked.append(f"{event_id}\t{feed}\t{state}\t{why}\t{planned_at}\t{by}\n")
+                revision, at, tail = revision + 1, at or at_event, str(event_id)
             slot = f"{feed}\t{revision}\t{start}\t{customer}\t{quantity}\t{stands_at}\t{at or NULL}\t{tail or NULL}\n"
             if change.known:
                 lines.changed_slots.append(slot)
