@@ -48,6 +48,9 @@ COMMANDS = {
         "status": "Show for each meter how far it is read, what is due, and what waits for a person.",
         "usage": ("Show how much was used of METER, or of all meters, and what became of it, for each sink."),
         "runs": "Show what each pass and delivery of METER, or of all meters, did, what failed, and what waits.",
+        "notify": (
+            "Show the troubles that people are told of; or with --test, send each service a message to see that it arrives."
+        ),
         "web": "Serve a page of what the ledger knows, and an API for a customer's own usage.",
         "explain": "Explain what a customer was billed of METER: what the source said and when, what was sent, and what the "
         "sink answered.",

@@ -83,6 +83,7 @@ def _run(
                 app.first_time(app.registered, somebody(), app.ledger.instant())
             begun()
             outcome = run_once(app, as_json=as_json)
+        _say_alive(config.monitoring.sign_of_life_url(), outcome)
         raise click.exceptions.Exit(outcome)
     from aggregator.daemon.daemon import Daemon
     from aggregator.web.listener import Address
@@ -102,6 +103,15 @@ def _run(
         told = Daemon(building, utcnow, address).run()
     signal.signal(told, signal.SIG_DFL)
     os.kill(os.getpid(), told)
+
+
+def _say_alive(url: str | None, outcome: ExitCode) -> None:
+    """Call whoever waits for a sign of life, unless the pass failed."""
+    if url is None or outcome is ExitCode.FAILED:
+        return
+    from aggregator.monitoring.watch import SignOfLife
+
+    SignOfLife(url, lambda: True)()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ every block on its own, compare across blocks. No step stops at the first mistak
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, 
 from aggregator.config.files import Files
 from aggregator.config.meter import Meter
 from aggregator.config.models import SINK_SECRETS, SINK_TYPES, Config, File, Ledger, Sink, Source
-from aggregator.config.sections import Section
+from aggregator.config.monitoring import MONITORING_SECRETS, Monitoring
+from aggregator.config.sections import Model, Section
 from aggregator.config.values import NAME_PATTERN, NAME_RULE
 from aggregator.config.web import WEB_SECRETS, Web
 from aggregator.config.wording import keys, unknown_key, unknown_name
 from aggregator.errors import ConfigError
 
-TOP_ONLY = ("state_dir", "ledger", "web")
+TOP_ONLY = ("state_dir", "ledger", "web", "monitoring")
 FREE = "x-"
 """How keys begin at the top level that are the reader's own, as for anchors that several blocks share."""
 ONE_METER_ONLY = frozenset({"name", "query", "query_file", "detail_query", "renamed_from"})
@@ -55,7 +56,9 @@ class _Assembly:
     def config(self) -> Config | None:
         """Return the whole, or None where a problem kept a block from being built."""
         self._gather()
-        ledger, state_dir, web = self._ledger(), self._state_dir(), self._web()
+        ledger, state_dir = self._ledger(), self._state_dir()
+        web = self._top_block("web", Web, WEB_SECRETS)
+        monitoring = self._top_block("monitoring", Monitoring, MONITORING_SECRETS)
         sources = {name: self._source(section) for name, section in self.sources.items()}
         sinks = {name: self._sink(section) for name, section in self.sinks.items()}
         meters = {name: self._meter(section) for name, section in self.meters.items()}
@@ -67,6 +70,7 @@ class _Assembly:
                 "state_dir": state_dir,
                 "ledger": ledger,
                 "web": web,
+                "monitoring": monitoring,
                 "sources": sources,
                 "sinks": sinks,
                 "meters": meters,
@@ -125,13 +129,13 @@ class _Assembly:
         section = Section(self.top, ("ledger",), _mapping(self.top, "ledger", "keys"))
         return section.build(Ledger, section.resolved("url", LONGEST_SECRET, needed=False))
 
-    def _web(self) -> Web | None:
-        section = Section(self.top, ("web",), _mapping(self.top, "web", "keys"))
+    def _top_block(self, name: str, model: type[Model], secrets: Iterable[str]) -> Model | None:
+        section = Section(self.top, (name,), _mapping(self.top, name, "keys"))
         data = section.merged()
-        for key in WEB_SECRETS:
+        for key in secrets:
             found = section.resolved(key, LONGEST_SECRET, needed=False)
             data |= {name: found[name] for name in (key, f"{key}_file") if name in found}
-        return section.build(Web, data)
+        return section.build(model, data)
 
     def _state_dir(self) -> Path:
         written = self.top.data.get("state_dir", str(Config.model_fields["state_dir"].default))

@@ -19,6 +19,7 @@ from aggregator.config.block import Block, SecretFile, in_a_file
 from aggregator.config.durations import parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
+from aggregator.config.monitoring import Monitoring
 from aggregator.config.sinks import MetronomeSink, ReadableSink
 from aggregator.config.values import (
     API_KEY,
@@ -335,6 +336,11 @@ class Config(Block):
         description="The page and the API: who may look, and who may decide.",
         examples=[{"operator_token": "${AGGREGATOR_WEB_TOKEN}"}],
     )
+    monitoring: Monitoring = Field(
+        default=Monitoring(),
+        description="Whoever watches: Prometheus, who waits for a sign of life, and people who are told of troubles.",
+        examples=[{"heartbeat_url": "${HEARTBEAT_URL}"}],
+    )
     sources: dict[str, Source] = Field(
         description="The application databases, by name.", examples=[{"app": {"url": "${APP_DATABASE_URL}"}}]
     )
@@ -367,7 +373,7 @@ class Config(Block):
 
 
 class File(Config):
-    """What one file may hold. Included files hold all of it but `state_dir`, `ledger` and `web`."""
+    """What one file may hold. Included files hold all of it but `state_dir`, `ledger`, `web` and `monitoring`."""
 
     include: tuple[str, ...] = Field(
         default=(),

@@ -12,6 +12,7 @@ from pydantic_core import core_schema
 
 from aggregator.config.durations import format_duration
 from aggregator.config.models import SINK_SECRETS, SINK_TYPES, File
+from aggregator.config.monitoring import MONITORING_SECRETS
 from aggregator.config.values import NAME_PATTERN
 from aggregator.config.web import WEB_SECRETS
 
@@ -55,6 +56,7 @@ def json_schema() -> dict[str, object]:
             _not_both(blocks[sink.__name__], *optional)
     _not_both(blocks["Ledger"], ("url", "url_file"))
     _not_both(blocks["Web"], *((key, f"{key}_file") for key in WEB_SECRETS))
+    _not_both(blocks["Monitoring"], *((key, f"{key}_file") for key in MONITORING_SECRETS))
     _loosen_meter(blocks)
     _name_the_blocks(schema)
     return {"$schema": DIALECT, "$id": ID, **_tidy(schema), "title": "aggregator configuration"}

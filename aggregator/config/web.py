@@ -14,7 +14,7 @@ SHORTEST_SECRET = 32
 """In characters: what is guessed neither by a person nor by a machine that asks as fast as it may."""
 
 
-def _unguessable(least: int) -> AfterValidator:
+def unguessable(least: int) -> AfterValidator:
     """Refuse a secret that is too short, or has white space."""
 
     def check(value: SecretStr) -> SecretStr:
@@ -50,7 +50,7 @@ Origin = Annotated[
 class Web(Block):
     """The page and the API of `run --web` and `aggregator web`."""
 
-    operator_token: Annotated[SecretStr, _unguessable(SHORTEST_TOKEN)] | None = Field(
+    operator_token: Annotated[SecretStr, unguessable(SHORTEST_TOKEN)] | None = Field(
         default=None,
         description=(
             "What people sign in with. Without it nobody can decide anything on the page, and only this machine can look."
@@ -62,7 +62,7 @@ class Web(Block):
         description="File that holds the token, instead of `operator_token`; relative to this file.",
         examples=["/run/secrets/web_token"],
     )
-    token_secret: Annotated[SecretStr, _unguessable(SHORTEST_SECRET)] | None = Field(
+    token_secret: Annotated[SecretStr, unguessable(SHORTEST_SECRET)] | None = Field(
         default=None,
         description="What signs the tokens of `aggregator web token`, by which a customer's own usage is read.",
         examples=["${AGGREGATOR_TOKEN_SECRET}"],

@@ -29,6 +29,7 @@ from apscheduler.triggers.base import BaseTrigger
 
 from aggregator.daemon.halted_sink import Halt
 from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, glances, tasks
+from aggregator.daemon.outside import outside_of
 from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import report_start
 from aggregator.daemon.watchdog import Watching, report_set_back
@@ -203,6 +204,7 @@ class Work:
             {sink: app.notification_poller(sink) for sink in app.notification_sinks} if address else {}
         )
         self._web = self._listener(address) if address else None
+        self._outside = outside_of(app, self._readiness)
         self._stopping = threading.Event()
         self._begun = threading.Event()
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
@@ -249,6 +251,7 @@ class Work:
             self._readiness,
             pages,
             scrape=metrics_of(app, self._readiness),
+            scrape_token=app.config.monitoring.scrape_token_revealed(),
         )
 
     def prepare(self) -> None:
@@ -285,6 +288,8 @@ class Work:
         self._scheduler.resume()
         self._begun.set()
         self._watching.start()
+        for each in self._outside:
+            each.start()
         self._log.info(
             log.DAEMON_STARTED,
             pid=os.getpid(),
@@ -298,6 +303,8 @@ class Work:
         self._stopping.set()
         self._begun.set()
         self._watching.stop()
+        for each in self._outside:
+            each.stop()
         for part in (*self._app.first_uses.values(), *self._app.sinks.values()):
             part.stop()
         for body in (*(task.body for task in self._tasks), *self._takers.values()):

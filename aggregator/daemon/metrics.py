@@ -1,6 +1,6 @@
 """What the daemon adds to the figures of the ledger: which sources it reached, and by when each meter should be read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 
 from aggregator.core.model import Limits
@@ -12,8 +12,8 @@ from aggregator.monitoring.response import Response
 from aggregator.wiring.app import App
 
 
-def metrics_of(app: App, readiness: Readiness) -> Callable[[], Response]:
-    """Return what answers `/metrics` for a daemon."""
+def context_of(app: App, readiness: Readiness) -> Context:
+    """Return what a daemon knows besides its ledger."""
     alarms = {name: alarm(meter) for name, meter in app.config.meters.items()}
 
     def read_by(meter: str, ready: datetime) -> datetime | None:
@@ -24,9 +24,9 @@ def metrics_of(app: App, readiness: Readiness) -> Callable[[], Response]:
         its = app.sinks.get(sink)
         return its.limits_for(meter) if its is not None else None
 
-    def source_up() -> Mapping[str, bool]:
-        return readiness.sources()
+    return Context(readiness.sources, read_by, limits)
 
-    return MetricsEndpoint(
-        LedgerCollector(app.config, Figures(app.ledger), Context(source_up, read_by, limits))
-    )
+
+def metrics_of(app: App, readiness: Readiness) -> Callable[[], Response]:
+    """Return what answers `/metrics` for a daemon."""
+    return MetricsEndpoint(LedgerCollector(app.config, Figures(app.ledger), context_of(app, readiness)))

@@ -75,14 +75,15 @@ class Web:
         readiness: Readiness | None = None,
         pages: Served | None = None,
         scrape: Callable[[], Scraped] | None = None,
+        scrape_token: str | None = None,
     ) -> None:
         """`clock` is the ledger's; `slow` says what takes too long there, and asks nobody.
 
-        `scrape` gives what `/metrics` is answered with.
+        `scrape` gives what `/metrics` is answered with, from elsewhere to whoever sends `scrape_token`.
         """
         self._deliveries = Deliveries(takers, clock)
         self._probes = Probes(notifications, clock, slow, readiness or Readiness())
-        self._metrics = Metrics(scrape) if scrape else None
+        self._metrics = Metrics(scrape, pages.access if pages else None, scrape_token) if scrape else None
         own = [*self._deliveries.routes(), *self._probes.routes()]
         own += self._metrics.routes() if self._metrics else []
         self._pages = pages

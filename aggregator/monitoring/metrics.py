@@ -181,6 +181,17 @@ class Answers(NamedTuple):
     usage: Answer[tuple[list[UnmappedFigures], dict[str, dict[int, Late]]]]
 
 
+def usage_of(ledger: Ledger) -> tuple[list[UnmappedFigures], dict[str, dict[int, Late]]]:
+    """Return what the usage itself shows: what can be billed to nobody, and how late it came."""
+    return ledger.figures.unmapped(), ledger.reports.lateness(ledger.instant() - LATENESS_WITHIN)
+
+
+def answers_now(ledger: Ledger) -> Answers:
+    """Ask everything once, and wait for it, however long it takes. Raises what the ledger raises."""
+    progress, waiting, usage = ledger.figures.progress(), ledger.figures.waiting(), usage_of(ledger)
+    return Answers(Answer(progress, 0, None), Answer(waiting, 0, None), Answer(usage, 0, None))
+
+
 class Figures:
     """The questions to one ledger, each asked by one thread at a time."""
 
@@ -188,12 +199,7 @@ class Figures:
         self.ledger = ledger
         self._progress = Latest(ledger.figures.progress, elapsed)
         self._waiting = Latest(ledger.figures.waiting, elapsed)
-        self._usage = Latest(self._ask_usage, elapsed)
-
-    def _ask_usage(self) -> tuple[list[UnmappedFigures], dict[str, dict[int, Late]]]:
-        return self.ledger.figures.unmapped(), self.ledger.reports.lateness(
-            self.ledger.instant() - LATENESS_WITHIN
-        )
+        self._usage = Latest(lambda: usage_of(ledger), elapsed)
 
     def answers(self) -> Answers:
         """Return the latest answers. All questions are asked at once, so the slowest one decides how long it takes."""

@@ -35,7 +35,8 @@ class Served:
         source_of: Callable[[str], MeterSource | None] | None = None,
     ) -> None:
         """Raise UsageError where nobody would have to sign in."""
-        access, backend = access_of(address, config), Backend(config, ledger, source_of)
+        self.access = access = access_of(address, config)
+        backend = Backend(config, ledger, source_of)
         self._site = Site(backend, access, VIEWS, ACTIONS)
         self._api = Api(backend, access, config.web.token_secret_revealed(), config.web.allow_origins)
 

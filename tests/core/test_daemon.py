@@ -12,6 +12,7 @@ from typing import NoReturn, cast
 import pytest
 
 from aggregator.collection.collector import Collected
+from aggregator.config.monitoring import Monitoring
 from aggregator.daemon import daemon
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work
 from aggregator.delivery.sender import Delivered
@@ -148,7 +149,9 @@ class InTime:
 def app_with(meter: object, **parts: object) -> App:
     """Return an App of one meter, with nothing behind it but what is given."""
     its = {
-        "config": SimpleNamespace(meters={"m": meter}, polls=lambda _: dt.timedelta(hours=1)),
+        "config": SimpleNamespace(
+            meters={"m": meter}, polls=lambda _: dt.timedelta(hours=1), monitoring=Monitoring()
+        ),
         "ledger": InTime(),
         "first_uses": {},
         "sinks": {},

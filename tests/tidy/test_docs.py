@@ -121,6 +121,7 @@ def keys() -> dict[str, dict[str, Any]]:
         "## Top level": schema["properties"],
         "## ledger": found["Ledger"],
         "## web": found["Web"],
+        "## monitoring": found["Monitoring"],
         "## sources": found["Source"],
         "## sinks": found["StripeSink"] | found["StripeReports"],
         "## Metronome sinks": found["MetronomeSink"],

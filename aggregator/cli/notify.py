@@ -1,0 +1,57 @@
+"""`aggregator notify`: what people would be told now, and whether it reaches them."""
+
+from pathlib import Path
+
+import click
+
+from aggregator.cli.common import config_option, json_option, load_config, say, show_rows, write_json
+from aggregator.cli.exit_codes import ExitCode
+from aggregator.errors import UsageError
+
+TITLE = "aggregator: a test"
+BODY = "This is a test: `aggregator notify --test` was called, and nothing is wrong."
+
+
+@click.command()
+@config_option
+@click.option("--test", is_flag=True, help="Send a test message to every service under `monitoring: notify`.")
+@json_option
+def notify(config_path: Path, *, test: bool, as_json: bool) -> None:
+    """Show the troubles that people are told of; or with --test, send each service a message to see that it arrives.
+
+    \b
+    Exit codes:
+      0  nothing is amiss; with --test, every service took the message
+      1  with --test, a service did not
+      4  something is amiss
+    """
+    config = load_config(config_path)
+    if not test:
+        from aggregator.daemon.metrics import context_of
+        from aggregator.daemon.readiness import Readiness
+        from aggregator.monitoring.metrics import answers_now
+        from aggregator.monitoring.troubles import troubles
+        from aggregator.wiring.app import build
+
+        with build(config, name="aggregator notify", looks=True) as app:
+            context, answers = context_of(app, Readiness()), answers_now(app.ledger)
+            found = troubles(config, context, answers, app.ledger.instant())
+        if as_json:
+            write_json([{"text": each.text, "command": each.command} for each in found])
+        elif found:
+            rows = [{"trouble": each.text, "command": each.command} for each in found]
+            show_rows("troubles", "trouble run=command", rows)
+        else:
+            say("Nothing is amiss.")
+        raise click.exceptions.Exit(ExitCode.PERSON_NEEDED if found else ExitCode.DONE)
+    services = config.monitoring.services_revealed()
+    if not services:
+        raise UsageError("Nobody is told of anything: set `monitoring: {notify: ...}` in the configuration.")
+    from aggregator.monitoring.send import send
+
+    sent = send(services, TITLE, BODY, "info")
+    if as_json:
+        write_json([each._asdict() for each in sent])
+    for each in () if as_json else sent:
+        say(f"{each.service}: {each.trouble or 'took the message'}")
+    raise click.exceptions.Exit(ExitCode.FAILED if any(each.trouble for each in sent) else ExitCode.DONE)

@@ -1,0 +1,93 @@
+"""The block of monitoring: who may read the figures, where we say that we live, and who is told of troubles."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from aggregator.config.block import Block, SecretFile
+from aggregator.config.durations import parse_duration
+from aggregator.config.values import Duration, Interval, at_least, refuse
+from aggregator.config.web import SHORTEST_TOKEN, unguessable
+
+
+def _address(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value().strip()
+    if not text.startswith(("http://", "https://")) or any(each.isspace() for each in text):
+        raise refuse("must be an address such as `https://hc-ping.com/your-check`")
+    return SecretStr(text)
+
+
+def _services(value: SecretStr) -> SecretStr:
+    if any("://" not in each for each in value.get_secret_value().split()):
+        raise refuse(
+            "must be addresses as apprise writes them, such as `slack://...` or `mailto://...`, with white space between two"
+        )
+    return value
+
+
+class Monitoring(Block):
+    """Whoever watches aggregator: Prometheus, a dead man's switch, people."""
+
+    scrape_token: Annotated[SecretStr, unguessable(SHORTEST_TOKEN)] | None = Field(
+        default=None,
+        description="What Prometheus sends as the bearer to read `/metrics` from another machine.",
+        examples=["${AGGREGATOR_SCRAPE_TOKEN}"],
+    )
+    scrape_token_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the token, instead of `scrape_token`; relative to this file.",
+        examples=["/run/secrets/scrape_token"],
+    )
+    heartbeat_url: Annotated[SecretStr, AfterValidator(_address)] | None = Field(
+        default=None,
+        description=(
+            "What is called again and again while all works: whoever waits there raises the alarm once no call comes."
+        ),
+        examples=["${HEARTBEAT_URL}"],
+    )
+    heartbeat_url_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds the address, instead of `heartbeat_url`; relative to this file.",
+        examples=["/run/secrets/heartbeat_url"],
+    )
+    heartbeat_every: Annotated[Duration, at_least("1s")] = Field(
+        default=parse_duration("1m"),
+        description="How often it is called.",
+        examples=["1m"],
+    )
+    notify: Annotated[SecretStr, AfterValidator(_services)] | None = Field(
+        default=None,
+        description="Who is told of troubles: addresses as apprise writes them, with white space between two.",
+        examples=["${NOTIFY}"],
+    )
+    notify_file: SecretFile | None = Field(
+        default=None,
+        description="File that holds them, instead of `notify`; relative to this file.",
+        examples=["/run/secrets/notify"],
+    )
+    notify_after: Duration = Field(
+        default=parse_duration("5m"),
+        description="How long a trouble must last before anybody is told, and the least time between two messages.",
+        examples=["5m"],
+    )
+    notify_again: Interval = Field(
+        default=parse_duration("1d"),
+        description="How often people are reminded of what lasts, or `off`.",
+        examples=["1d", "off"],
+    )
+
+    def scrape_token_revealed(self) -> str | None:
+        """Return the token in clear."""
+        return self.scrape_token.get_secret_value() if self.scrape_token else None
+
+    def sign_of_life_url(self) -> str | None:
+        """Return the address in clear."""
+        return self.heartbeat_url.get_secret_value() if self.heartbeat_url else None
+
+    def services_revealed(self) -> tuple[str, ...]:
+        """Return the addresses in clear; none if nobody is told."""
+        return tuple(self.notify.get_secret_value().split()) if self.notify else ()
+
+
+MONITORING_SECRETS = ("scrape_token", "heartbeat_url", "notify")
+"""Which keys may stand in a file of their own."""

@@ -1,0 +1,37 @@
+"""What a daemon says to the outside by itself, as configured: that it lives, and what is amiss."""
+
+from aggregator.core.troubles import Announcer, Trouble
+from aggregator.daemon.readiness import Readiness
+from aggregator.errors import LedgerError
+from aggregator.monitoring.watch import LOOK_SECONDS, Repeating, SignOfLife, Telling
+from aggregator.wiring.app import App
+
+
+def outside_of(app: App, readiness: Readiness) -> list[Repeating]:
+    """Return what is to be started with the daemon and stopped with it; nothing where nobody is to be told."""
+    monitoring, found = app.config.monitoring, []
+    url, services = monitoring.sign_of_life_url(), monitoring.services_revealed()
+    if url is not None:
+
+        def well() -> bool:
+            try:
+                app.ledger.notifications.last_pass_at()
+            except LedgerError:
+                return False
+            return readiness.state(app.ledger.instant()).ready
+
+        found.append(Repeating("sign-of-life", monitoring.heartbeat_every, SignOfLife(url, well)))
+    if services:
+        from aggregator.daemon.metrics import context_of
+        from aggregator.monitoring.metrics import Figures
+        from aggregator.monitoring.troubles import troubles
+
+        figures, context = Figures(app.ledger), context_of(app, readiness)
+
+        def amiss() -> list[Trouble]:
+            return troubles(app.config, context, figures.answers(), app.ledger.instant())
+
+        announcer = Announcer(monitoring.notify_after, monitoring.notify_again)
+        telling = Telling(services, announcer, amiss, app.ledger.instant)
+        found.append(Repeating("telling", LOOK_SECONDS, telling))
+    return found

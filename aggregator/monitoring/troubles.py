@@ -1,0 +1,115 @@
+"""What people are told of, from the figures of the ledger: the same troubles that the alert rules are about.
+
+Rules
+- The same limits as in `config/monitoring/alerts.yml`, so that both raise the alarm at the same time.
+- Each trouble says of what it is, and which command to run first.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+
+from aggregator.config import Config
+from aggregator.core.troubles import Trouble
+from aggregator.ledger.figures import MeterFigures, Progress, WaitingFigures
+from aggregator.monitoring.metrics import Answers, Context, Page
+
+OVERDUE_SECONDS = 1_800
+BACKLOG_SECONDS = 7_200
+IN_DOUBT_SECONDS = 172_800
+SOON_IN_DOUBT_SECONDS = 14_400
+SOON_TOO_OLD_SECONDS = 259_200
+STATUS = "aggregator status"
+
+
+def troubles(config: Config, context: Context, answers: Answers, now: dt.datetime) -> list[Trouble]:
+    """Return what is amiss; of a ledger that does not answer, that it does not, and nothing that is old."""
+    if answers.progress.trouble is not None or answers.progress.value is None:
+        reason = answers.progress.trouble or "it has not answered"
+        return [Trouble("ledger", f"The ledger does not answer: {reason}", "aggregator check")]
+    page = Page(config, context, now)
+    page.add_progress(answers.progress.value)
+    if answers.waiting.value is not None:
+        page.add_waiting(answers.progress.value.feeds, answers.waiting.value)
+    found = list(_of_ledger(config, context, answers.progress.value))
+    for its in answers.progress.value.meters:
+        if its.meter in config.meters:
+            found += _of_meter(its)
+    found += _of_waiting(answers.waiting.value or [], now)
+    found += _of_limits(page)
+    if answers.usage.value is not None:
+        found += [
+            Trouble(
+                f"unmapped {its.meter}",
+                f"{its.rows} row(s) of {its.meter} can be billed to nobody, {its.units} units.",
+                STATUS,
+            )
+            for its in answers.usage.value[0]
+            if its.meter in config.meters
+        ]
+    return found
+
+
+def _of_ledger(config: Config, context: Context, progress: Progress) -> Iterator[Trouble]:
+    if progress.stopped:
+        yield Trouble("stopped", "The ledger is not what it was: nothing is read or sent.", STATUS)
+    for source, up in context.source_up().items():
+        if not up:
+            yield Trouble(f"source {source}", f"Source {source} cannot be reached.", "aggregator check")
+    for sink in progress.sinks:
+        if sink.sink in config.sinks and sink.halted_at is not None:
+            yield Trouble(f"sink {sink.sink}", f"Sink {sink.sink} refuses every call.", STATUS)
+    for feed in progress.feeds:
+        if feed.stopped:
+            yield Trouble(
+                f"feed {feed.meter} {feed.sink}",
+                f"Sink {feed.sink} holds usage of {feed.meter} that this ledger never sent: nothing is sent there.",
+                STATUS,
+            )
+
+
+def _of_meter(its: MeterFigures) -> Iterator[Trouble]:
+    name = its.meter
+    if its.failing:
+        yield Trouble(f"failing {name}", f"The last pass of {name} failed.", f"aggregator runs {name}")
+    if its.silent_since is not None:
+        command = f"aggregator usage {name} --by hour"
+        yield Trouble(f"silent {name}", f"{name} always had usage, and has none any more.", command)
+    if its.unstable:
+        text = f"The query of {name} gives another number each time."
+        yield Trouble(f"unstable {name}", text, "aggregator check")
+    if its.unread:
+        text = f"The source could not deliver {its.unread} window(s) of {name}."
+        yield Trouble(f"unread {name}", text, STATUS)
+
+
+def _of_waiting(waiting: list[WaitingFigures], now: dt.datetime) -> Iterator[Trouble]:
+    for its in waiting:
+        where = f"{its.meter} to {its.sink}"
+        key, seconds = f"{its.state} {where}", (now - its.oldest_at).total_seconds()
+        command = f"aggregator events list --state {its.state}"
+        if its.state in {"held", "refused"}:
+            text = f"{its.events} event(s) of {where} are {its.state}, {its.units} units."
+            yield Trouble(key, text, command)
+        elif its.state == "in_doubt" and seconds > IN_DOUBT_SECONDS:
+            yield Trouble(key, f"{its.events} event(s) of {where} have been in doubt for days.", command)
+        elif its.state in {"due", "sending"} and seconds > BACKLOG_SECONDS:
+            yield Trouble(f"backlog {where}", f"Events of {where} wait for hours to be sent.", STATUS)
+
+
+def _of_limits(page: Page) -> Iterator[Trouble]:
+    for sample in page.families["aggregator_mark_overdue_seconds"].samples:
+        if sample.value > OVERDUE_SECONDS:
+            name = sample.labels["meter"]
+            text = f"{name} should have been read half an hour ago."
+            yield Trouble(f"overdue {name}", text, f"aggregator runs {name}")
+    for sample in page.families["aggregator_until_in_doubt_seconds"].samples:
+        if sample.value < SOON_IN_DOUBT_SECONDS:
+            where = f"{sample.labels['meter']} to {sample.labels['sink']}"
+            text = f"Events of {where} that had no answer can soon no longer be sent again."
+            yield Trouble(f"doubt soon {where}", text, STATUS)
+    for sample in page.families["aggregator_until_too_old_seconds"].samples:
+        state = sample.labels["state"]
+        if sample.value < SOON_TOO_OLD_SECONDS and state in {"unread", "due", "sending", "held"}:
+            where = f"{sample.labels['meter']} to {sample.labels['sink']}"
+            text = f"Usage of {where} that is {state} will soon be too old for the sink."
+            yield Trouble(f"old {state} {where}", text, STATUS)
