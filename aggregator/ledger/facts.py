@@ -80,8 +80,10 @@ select slot.window_start, event.id, event.revision, event.delta, event.total, co
   left join aggregator.parked on parked.event_id = event.id
   left join aggregator.outbox on outbox.event_id = event.id
   left join lateral (
-        select received_at, reason from aggregator.rejection where rejection.identifier = event.identifier
-           and rejection.event_id = event.id limit 1
+        select received_at, reason from aggregator.rejection
+         where rejection.sink_id = any(array(select id from aggregator.sink))
+           and rejection.identifier = event.identifier and rejection.event_id = event.id
+         limit 1
        ) as rejection on true
   left join lateral (
         select claim.id, file.name from aggregator.claim left join aggregator.file on file.claim_id = claim.id

@@ -245,8 +245,13 @@ class Source:
 
     def filled(self, query: str, span: Span) -> str:
         """Return a usage query with a span filled in as this kind of database takes it, ready to be pasted."""
-        bound = self._dialect.bound
-        return query_text.filled(query, {"start": bound(span.start), "end": bound(span.end)})
+
+        def pasted(instant: dt.datetime) -> object:
+            bound = self._dialect.bound(instant)
+            zoned = isinstance(bound, dt.datetime) and self._dialect.name == "postgresql"
+            return bound.replace(tzinfo=None) if isinstance(bound, dt.datetime) and not zoned else bound
+
+        return query_text.filled(query, {"start": pasted(span.start), "end": pasted(span.end)})
 
     def rows_behind(
         self, query: str, span: Span, customer: str, most: int

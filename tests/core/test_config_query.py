@@ -1,9 +1,11 @@
 """The text of a query in; the one statement that is sent, or why it is refused."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
-from aggregator.config import Meter
+from aggregator.config import Meter, fingerprint
 
 METER = {"name": "calls", "source": "app", "sinks": ["s"], "window": "1h", "start_at": "2026-11-01T00:00Z"}
 
@@ -70,3 +72,37 @@ def test_anything_else_is_refused(query: str, reason: str) -> None:
     with pytest.raises(ValidationError) as caught:
         final(query)
     assert reason in caught.value.errors()[0]["msg"]
+
+
+DETAIL = "select id from calls where customer = :customer and at >= :start and at < :end"
+
+
+def meter(**more: str) -> Meter:
+    return Meter.model_validate(METER | {"query": "select 1 where a >= :start and a < :end"} | more)
+
+
+def test_a_query_for_the_rows_behind_a_number_asks_for_one_customer() -> None:
+    """It is one statement that reads, like a usage query, and changes nothing of what a meter is."""
+    assert meter(detail_query=f"{DETAIL};").detail_query == DETAIL
+    assert fingerprint(meter(detail_query=DETAIL)) == fingerprint(meter())
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("select id from calls where at >= :start and at < :end", "does not use `:customer`"),
+        ("select id from calls where customer = :customer", "does not use `:start` and `:end`"),
+        (f"{DETAIL} and x = :y", "only `:start`, `:end` and `:customer` are given"),
+        (f"{DETAIL}; delete from calls", "must be one statement"),
+    ],
+)
+def test_what_a_detail_query_lacks_is_said(query: str, reason: str) -> None:
+    """By name, with how to write it."""
+    with pytest.raises(ValidationError, match=re.escape(reason)):
+        meter(detail_query=query)
+
+
+def test_a_usage_query_is_given_no_customer() -> None:
+    """It is asked for all of them."""
+    with pytest.raises(ValidationError, match="uses `:customer`, which nothing fills in"):
+        meter(query=DETAIL)

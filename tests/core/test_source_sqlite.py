@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from aggregator.core import query_text
 from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SourceUnreachable
 from aggregator.source import Shape, Source, sqlite
@@ -299,3 +300,32 @@ def test_an_unknown_kind_of_database_says_what_it_cannot_promise(
         readings(other, "select 'a' as customer, 1 as quantity, '2026-06-01 12:00' as at")
     with pytest.raises(SourceUnreachable, match="no such column"):
         readings(other, "select nope as customer, 1 as quantity")
+
+
+def test_a_query_is_filled_in_as_the_database_takes_it(source: Source, app: sqlite3.Connection) -> None:
+    """So that it gives the same when it is pasted; of an unknown kind, with instants in UTC and no zone."""
+    for customer, time in (("cus_a", "12:00:00"), ("cus_b", "12:59:59"), ("cus_a", "13:00:00")):
+        app.execute("insert into usage values (?, 2, ?)", [customer, f"2026-06-01 {time}"])
+    filled = source.filled(USAGE, ONE)
+    assert app.execute(filled).fetchall() == [("cus_a", 2), ("cus_b", 2)]
+    pasted = query_text.of_customer(filled, "cus_b").rstrip(";")
+    assert app.execute(pasted).fetchall() == [("cus_b", 2)]
+    other = Source("app", "mysql+pymysql://nobody@127.0.0.1:1/x", statement_timeout=HOUR)
+    assert "created_at >= timestamp '2026-06-01 12:00:00' and" in other.filled(USAGE, ONE)
+
+
+def test_the_rows_behind_a_customer_are_shown_up_to_a_number(source: Source, app: sqlite3.Connection) -> None:
+    """With whatever columns the query has, and whether there are more; a query that writes is refused."""
+    for number in range(5):
+        app.execute("insert into usage values (?, ?, '2026-06-01 12:00:00')", [f"cus_{number % 2}", number])
+    within = "where customer = :customer and created_at >= :start and created_at < :end"
+    detail = f"select quantity, '{{\"a\":1}}' as note from usage {within}"
+    assert source.rows_behind(detail, ONE, "cus_0", 2) == (
+        ["quantity", "note"],
+        [(0, '{"a":1}'), (2, '{"a":1}')],
+        True,
+    )
+    assert source.rows_behind(detail, ONE, "cus_1", 2)[2] is False
+    with pytest.raises(QueryRejected):
+        source.rows_behind("delete from usage where customer = :customer", ONE, "cus_0", 2)
+    assert app.execute("select count(*) from usage").fetchone() == (5,)

@@ -191,3 +191,23 @@ def test_a_policy_that_does_not_reach_the_reader_is_no_matter(run: Run, notes: N
     run("alter table usage enable row level security")
     run("create policy large on usage using (quantity > 5)")
     assert of(notes(), "row-level security") == []
+
+
+@pytest.mark.parametrize(
+    ("detail", "wrong"),
+    [
+        ("select at from shown where customer = :customer and at >= :start and at < :end", []),
+        (
+            "select path from shown where customer = :customer and at >= :start and at < :end",
+            ["`detail_query`: Source app: the query is refused: column"],
+        ),
+    ],
+)
+def test_the_query_for_the_rows_behind_a_number_is_tried(
+    tmp_path: Path, source_url: str, reader: str, detail: str, wrong: list[str]
+) -> None:
+    """Over no time at all: a column that is not there is found before somebody asks."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.format(url=as_role(source_url, reader), more="") + f"    detail_query: {detail}\n")
+    found = [each.text for each in _sources(load(path, {}), None, {}) if each.verdict == "wrong"]
+    assert [text[: len(wrong[0])] for text in found] == wrong if wrong else found == []

@@ -23,7 +23,7 @@ from aggregator.core.model import Rejection, Span
 from aggregator.delivery.sender import Sender
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
-from aggregator.ledger.facts import Facts
+from aggregator.ledger.facts import ENTRIES, EVENTS, SLOTS, Facts
 from aggregator.ledger.review.decisions import Decider
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
@@ -455,3 +455,45 @@ def test_the_command_explains_a_window_and_an_event(
         ran = call(*arguments)
         assert isinstance(ran.exception, UsageError), (arguments, ran.output)
         assert what in str(ran.exception)
+
+
+def test_windows_are_found_by_their_key_however_large_the_ledger_is(scene: Scene, ledger_url: str) -> None:
+    """What is asked is one customer's windows: neither slots, events, claims nor reports are read as a whole."""
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        connection.execute(
+            """
+            with billed as (
+                insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, tail)
+                select nextval('aggregator.slot_id'), 1, 1, %s + hour * interval '1 hour', 'cus_' || who, 2, 2,
+                       nextval('aggregator.event_id')
+                  from generate_series(0, 999) as hour, generate_series(1, 40) as who
+                returning *
+            ), sent as (
+                insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state,
+                                              customer, identifier, delta, total, attempted_at)
+                select tail, id, 1, 1, 0, window_start, window_start, window_start, 'accepted', customer, 'agg_' || id, 2,
+                       2, window_start
+                  from billed
+                returning id, window_start
+            ), claimed as (
+                insert into aggregator.claim (sink_id, owner, claimed_at, settled_at, events)
+                select 1, gen_random_uuid(), window_start, window_start, array[id] from sent order by window_start
+            )
+            insert into aggregator.rejection (sink_id, identifier, reason, received_at)
+            select 1, 'other_' || id, '', window_start from sent
+            """,
+            [NINE],
+        )
+        connection.execute(
+            "vacuum analyze aggregator.slot, aggregator.event, aggregator.claim, aggregator.rejection"
+        )
+        starts = [NINE + hour * HOUR for hour in range(24)]
+        values = {"feed": 1, "customer": "cus_7", "starts": starts}
+        for statement in (SLOTS, EVENTS, ENTRIES):
+            asked = psycopg.ClientCursor(connection).execute(f"explain {statement}".encode(), values)
+            plan = "\n".join(row[0] for row in asked)
+            assert "slot_pkey" in plan, plan
+            for table in ("slot", "event", "claim", "rejection"):
+                assert f"Seq Scan on {table}" not in plan, plan
+    [known] = scene.explain("cus_7", Span(NINE, NINE + 24 * HOUR), live=False).plain
+    assert (known.windows, known.billed) == (24, 48)
