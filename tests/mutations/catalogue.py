@@ -632,4 +632,47 @@ MISTAKES: tuple[Mistake, ...] = (
         "ROWS_AT_ONCE = 120",
         ("tests/core/test_drift.py::test_the_fewest_reads_are_planned",),
     ),
+    Mistake(
+        "a place is put right that has changed since it was compared",
+        "aggregator/ledger/review/repairs.py",
+        "            if not _stands(rows, place):",
+        "            if False:",
+        ("tests/postgres/test_drift.py::test_what_changed_since_it_was_compared_is_left",),
+    ),
+    Mistake(
+        "what a sink holds is taken over beside an event that waits",
+        "aggregator/ledger/review/repairs.py",
+        "        if open_ones:",
+        "        if False:",
+        ("tests/postgres/test_drift.py::test_a_slot_with_an_event_that_waits_is_left",),
+    ),
+    Mistake(
+        "a sink is checked while it says that its totals are late",
+        "aggregator/reconciliation/checker.py",
+        "        if result.late is not None or not self._may_ask():",
+        "        if not self._may_ask():",
+        ("tests/postgres/test_checks.py::test_nothing_is_asked_while_totals_are_late",),
+    ),
+    Mistake(
+        "a sink is asked more often than a day allows",
+        "aggregator/sinks/read_allowance.py",
+        "            return self._used <= self.per_day",
+        "            return True",
+        ("tests/postgres/test_checks.py::test_all_processes_count_the_reads_of_a_day_together",),
+    ),
+    Mistake(
+        "an event is checked with every claim that it was in",
+        "aggregator/ledger/review/checks.py",
+        "       and not exists (select from aggregator.attempt\n"
+        "                        where attempt.event_id = event.id and attempt.claim_id = claim.id)\n",
+        "",
+        ("tests/postgres/test_checks.py::test_what_was_not_settled_yet_is_not_passed_over",),
+    ),
+    Mistake(
+        "what could not be asked counts as checked",
+        "aggregator/reconciliation/checker.py",
+        "| set(finder.unseen)",
+        "",
+        ("tests/postgres/test_checks.py::test_what_may_not_be_asked_waits",),
+    ),
 )

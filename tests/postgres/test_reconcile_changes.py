@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from stripe import StripeClient
 
 from aggregator.cli.reconcile import reconcile as command
+from aggregator.cli.status import status
 from aggregator.config import load
 from aggregator.core.drift import Cause
 from aggregator.core.model import Span
@@ -135,6 +136,10 @@ class Lab:
         with psycopg.connect(self._ledger, autocommit=True) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
+
+    def unchecked(self, sink: str) -> int:
+        """Return how many events of a sink were not compared yet."""
+        return sum(each.unchecked for each in self.app.ledger.checks.coverage() if each.sink == sink)
 
     def pass_over(self) -> None:
         """Let every meter be read, everything be sent, and all of it be days ago."""
@@ -395,6 +400,45 @@ def test_the_command_says_what_differs_and_what_to_type_next(lab: Lab) -> None:
     [held] = lab.app.ledger.parked.waiting(Choice(state="held"), 10)
     assert (mended.code, held.delta) == (3, -500)
     assert f"aggregator events release {held.event}" in mended.out
+
+
+def test_the_daemons_check_covers_everything_and_status_says_so(lab: Lab) -> None:
+    """Every accepted event of both sinks is compared, what differs is listed, and a second round asks nothing."""
+    lab.ledger(
+        "update aggregator.claim set claimed_at = claimed_at - interval '3 days', "
+        "settled_at = settled_at - interval '3 days'"
+    )
+    lab.send("stripe", *next(place for place in sorted(lab.quantities) if place[0] == "calls"), 500)
+    for sink in ("stripe", "metronome"):
+        while lab.app.checking(sink).run_once(lab.app.ledger.instant()).more or lab.unchecked(sink):
+            pass
+    found = {each.sink: each for each in lab.app.ledger.checks.coverage()}
+    events = len(lab.quantities)
+    calls_and_bytes = sum(meter != "stored" for meter, _, _ in lab.quantities)
+    assert (found["stripe"].checked, found["metronome"].checked) == (events, calls_and_bytes)
+    assert [each.places for each in found.values()].count(1) == 1
+    path = lab.app.config.state_dir / "aggregator.yaml"
+    said = CliRunner().invoke(status, ["--config", str(path)]).output
+    assert f"Sink stripe: {events:,} of {events:,} accepted event(s) checked (100.0%)." in said
+    assert "it lacks 0 and has 500 too much" in said
+    reads = dict(lab.app.ledger.reads.today())
+    assert lab.app.checking("stripe").run_once(lab.app.ledger.instant()).reads == 0
+    assert lab.app.ledger.reads.today() == reads
+
+
+def test_a_sink_is_asked_no_more_often_than_is_declared(lab: Lab) -> None:
+    """With the day's reads used up, the rest is left out, which is said; the other sink is asked as before."""
+    allowance = lab.app.allowances["stripe"]
+    lab.app.ledger.reads.book(lab.app.sink_ids["stripe"], 1_000)
+    allowance.per_day = 10
+    with ExitStack() as stack:
+        compared = lab.compare(stack)
+        for each in compared:
+            asked = each.summary.sink == "metronome"
+            assert (each.summary.left_out == 0) == asked
+            assert each.unfinished is not asked
+        said = [note for each in compared for note in each.notes]
+    assert any("stripe was asked as often today as `reads_per_day` allows" in note for note in said)
 
 
 @pytest.mark.parametrize(
