@@ -1,0 +1,145 @@
+"""Guards in the ledger in memory: the same rounds over it and over Postgres hold the same, and end in the same rows."""
+
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import psycopg
+import pytest
+
+from aggregator.collection.collector import Collector
+from aggregator.core.model import Decreases, Guards, Meter, WriteModel
+from aggregator.delivery.sender import Sender
+from aggregator.ledger.database import Database
+from aggregator.ledger.meters import Meters
+from aggregator.ledger.outbox.first_use import FirstUses
+from aggregator.ledger.outbox.outbox import Outbox
+from aggregator.ledger.passes.passes import Passes
+from aggregator.ledger.review.parked import ParkedEvents
+from tests.conftest import TEMPLATE
+from tests.fakes import LIMITS, FakeSink, FakeSource
+from tests.postgres.world import HOUR, METER, MINUTE, START
+from tests.simulation.memory import MemoryLedger, MemoryMeters
+from tests.simulation.memory_first_use import MemoryFirstUses
+from tests.simulation.memory_identity import Disk, MemoryIdentity
+from tests.simulation.memory_outbox import MemoryOutbox
+from tests.simulation.memory_parked import MemoryParked
+from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.postgres import Unpinned, differences, read
+from tests.simulation.test_terms_twin import ANSWER, LEASE, LEAVE, OWNER
+
+WEEK = 168
+WEEKS = 6
+CUSTOMERS = ("cus_a", "cus_b", "cus_c", "cus_d")
+
+
+class Rounds:
+    """Rounds of one process over a ledger whose sink takes numbers in one way."""
+
+    def __init__(self, source: FakeSource, model: WriteModel, *parts: Any) -> None:
+        self.source, self.model = source, model
+        self.meters, self.passes, self.outbox, self.first, self.parked = parts
+        self.sink = FakeSink("fake", replace(LIMITS, write_model=model))
+
+    def round(self, meter: Meter, now: Any) -> int:
+        """Register, read and send; return how many events guards held."""
+        registered = self.meters.register([meter])[meter.name]
+        feeds = tuple(feed._replace(model=self.model) for feed in registered.feeds)
+        self.first.clear_for_good([feed.id for feed in feeds], "a test that is about something else", now)
+        collection = Collector(
+            registered._replace(feeds=feeds),
+            self.source,
+            self.meters,
+            self.passes,
+            ledger_name=Unpinned().name,
+            limits={"fake": self.sink.limits},
+            elapsed=itertools.count().__next__,
+        )
+        held = collection.run_once(now).beyond
+        delivery = Sender(self.outbox, self.sink, feeds[0].sink_id, lambda: now)
+        for _ in range(20):
+            if not delivery.run_once(now).claimed:
+                break
+        return held
+
+
+def some_guards(chance: random.Random) -> Guards:
+    """Return limits of some kind, low enough to be met."""
+    return Guards(
+        max_per_customer_window=Decimal(40) if chance.random() < 0.5 else None,
+        max_change=Decimal(3) if chance.random() < 0.7 else None,
+        max_total_change=Decimal(2) if chance.random() < 0.7 else None,
+        unusual_from=Decimal(chance.choice((1, 8))),
+    )
+
+
+def some_use(source: FakeSource, chance: random.Random, week: int) -> None:
+    """Let customers use something in two hours of a week, now and then far too much; or take something back."""
+    for _ in range(chance.randrange(1, 9)):
+        at = START + week * WEEK * HOUR + chance.randrange(120) * MINUTE
+        much = chance.choice((1, 2, 5, 5, 5, 10, 60, 300))
+        source.use(chance.choice(CUSTOMERS), at, much)
+    if chance.random() < 0.4:
+        source.uses.pop(chance.randrange(len(source.uses)))
+
+
+@pytest.mark.parametrize("model", list(WriteModel))
+@pytest.mark.parametrize("seed", range(1, 3))
+def test_the_ledger_in_memory_has_the_same_guards(
+    seed: int, model: WriteModel, create_database: Callable[[str | None], str]
+) -> None:
+    """Usage that jumps, limits that change, releases and dismissals at random: both ledgers and both sinks agree."""
+    chance = random.Random(seed)
+    source = FakeSource()
+    now = START
+    url = create_database(TEMPLATE)
+    memory = MemoryLedger(lambda: now)
+    identity = MemoryIdentity(memory, Disk())
+    held = 0
+    with Database(url) as database:
+        real = Rounds(
+            source,
+            model,
+            Meters(database, OWNER, LEASE),
+            Passes(database, LEASE, lambda: 0.0),
+            Outbox(database, OWNER, LEAVE, ANSWER),
+            FirstUses(database),
+            ParkedEvents(database),
+        )
+        twin = Rounds(
+            source,
+            model,
+            MemoryMeters(memory, OWNER, LEASE),
+            MemoryPasses(memory, LEASE, identity),
+            MemoryOutbox(memory, OWNER, LEAVE, ANSWER, identity),
+            MemoryFirstUses(memory),
+            MemoryParked(memory),
+        )
+        decreases = chance.choice((Decreases.HOLD, Decreases.APPLY))
+        meter = replace(METER, latest=model is WriteModel.LAST, decreases=decreases)
+        for week, part in itertools.product(range(WEEKS), range(3)):
+            now = START + (week * WEEK + 2 + part) * HOUR + 10 * MINUTE
+            some_use(source, chance, week if chance.random() < 0.7 or not week else week - 1)
+            if chance.random() < 0.3:
+                meter = replace(meter, guards=some_guards(chance))
+            one, other = real.round(meter, now), twin.round(meter, now)
+            assert one == other
+            held += one
+            waiting = sorted(memory.tables.parked)
+            chosen = [event for event in waiting if chance.random() < 0.3]
+            for each in (real, twin):
+                each.outbox.release(chosen[::2], now)
+                each.parked.dismiss(chosen[1::2], now)
+        with psycopg.connect(url) as connection:
+            tables = read(connection)
+    for table in (tables, memory.tables):
+        table.identity = replace(table.identity)
+        for row in table.meters.values():
+            row.lease_until = None
+    assert held, "nothing was ever held, so that nothing was compared"
+    found = differences(tables, memory.tables)
+    assert found == [], "\n".join(map(str, found))
+    assert dict(real.sink.slots) == dict(twin.sink.slots)
