@@ -1,8 +1,9 @@
 """Guards in the ledger in memory: the same rounds over it and over Postgres hold the same, and end in the same rows."""
 
+import datetime as dt
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -33,6 +34,7 @@ from tests.simulation.test_terms_twin import ANSWER, LEASE, LEAVE, OWNER
 
 WEEK = 168
 WEEKS = 6
+Use = tuple[str | None, dt.datetime, Decimal]
 CUSTOMERS = ("cus_a", "cus_b", "cus_c", "cus_d")
 
 
@@ -68,22 +70,51 @@ class Rounds:
 
 def some_guards(chance: random.Random) -> Guards:
     """Return limits of some kind, low enough to be met."""
+    if chance.random() < 0.4:
+        return Guards(max_total_change=Decimal("1.5"), unusual_from=Decimal(8))
     return Guards(
-        max_per_customer_window=Decimal(40) if chance.random() < 0.5 else None,
+        max_per_customer_window=Decimal(40) if chance.random() < 0.8 else None,
         max_change=Decimal(3) if chance.random() < 0.7 else None,
         max_total_change=Decimal(2) if chance.random() < 0.7 else None,
         unusual_from=Decimal(chance.choice((1, 8))),
     )
 
 
-def some_use(source: FakeSource, chance: random.Random, week: int) -> None:
-    """Let customers use something in two hours of a week, now and then far too much; or take something back."""
-    for _ in range(chance.randrange(1, 9)):
-        at = START + week * WEEK * HOUR + chance.randrange(120) * MINUTE
+def some_use(uses: list[Use], chance: random.Random, week: int) -> list[Use]:
+    """Let customers use something in two hours of a week, now and then far too much; or put all of that right."""
+    begun, uses = START + week * WEEK * HOUR, list(uses)
+    for _ in range(chance.randrange(1, 7)):
         much = chance.choice((1, 2, 5, 5, 5, 10, 60, 300))
-        source.use(chance.choice(CUSTOMERS), at, much)
+        uses.append((chance.choice(CUSTOMERS), begun + chance.randrange(120) * MINUTE, Decimal(much)))
     if chance.random() < 0.4:
-        source.uses.pop(chance.randrange(len(source.uses)))
+        uses = [use for use in uses if use[1] < begun or use[2] <= 10]
+    return uses
+
+
+def told(chance: random.Random) -> Iterator[tuple[dt.datetime, Guards | None, list[Use]]]:
+    """Yield when a round is, which guards hold from then on, and all usage by then.
+
+    It begins with what chance rarely brings: a window that is swollen and put right, and an hour that is held while the one
+    before it changes.
+    """
+    uses: list[Use] = []
+    whole = Guards(max_total_change=Decimal("1.5"), unusual_from=Decimal(8))
+    for week in range(3):
+        uses += [(customer, START + week * WEEK * HOUR, Decimal(5)) for customer in CUSTOMERS]
+        more: list[Use] = [("cus_a", uses[-1][1], Decimal(60))] if week == 2 else []
+        yield START + (week * WEEK + 2) * HOUR + 10 * MINUTE, whole, uses + more
+    begun = uses[-1][1]
+    yield begun + 2 * HOUR + 15 * MINUTE, None, list(uses)
+    single = Guards(max_per_customer_window=Decimal(40))
+    uses.append(("cus_a", begun + HOUR, Decimal(700)))
+    yield begun + 2 * HOUR + 20 * MINUTE, single, list(uses)
+    for minutes in (25, 30):
+        uses.append(("cus_a", begun, Decimal(1)))
+        yield begun + 2 * HOUR + minutes * MINUTE, None, list(uses)
+    for week, part in itertools.product(range(3, WEEKS), range(5)):
+        uses = some_use(uses, chance, week)
+        meant = some_guards(chance) if chance.random() < 0.3 else None
+        yield START + (week * WEEK + 2 + part) * HOUR + 10 * MINUTE, meant, list(uses)
 
 
 @pytest.mark.parametrize("model", list(WriteModel))
@@ -120,19 +151,20 @@ def test_the_ledger_in_memory_has_the_same_guards(
         )
         decreases = chance.choice((Decreases.HOLD, Decreases.APPLY))
         meter = replace(METER, latest=model is WriteModel.LAST, decreases=decreases)
-        for week, part in itertools.product(range(WEEKS), range(3)):
-            now = START + (week * WEEK + 2 + part) * HOUR + 10 * MINUTE
-            some_use(source, chance, week if chance.random() < 0.7 or not week else week - 1)
-            if chance.random() < 0.3:
-                meter = replace(meter, guards=some_guards(chance))
+        for step, (at, meant, uses) in enumerate(told(chance)):
+            now = at
+            source.uses = uses
+            real.sink.refused = twin.sink.refused = {"cus_d"} if step > 6 and chance.random() < 0.4 else set()
+            meter = replace(meter, guards=meant or meter.guards)
             one, other = real.round(meter, now), twin.round(meter, now)
             assert one == other
             held += one
-            waiting = sorted(memory.tables.parked)
-            chosen = [event for event in waiting if chance.random() < 0.3]
-            for each in (real, twin):
-                each.outbox.release(chosen[::2], now)
-                each.parked.dismiss(chosen[1::2], now)
+            if step > 6:
+                waiting = [event for event in sorted(memory.tables.parked) if chance.random() < 0.2]
+                left = [each for each in waiting if memory.tables.parked[each].guard is not None][1::2]
+                for each in (real, twin):
+                    each.parked.dismiss(left, now)
+                    each.outbox.release([event for event in waiting if event not in left], now)
         with psycopg.connect(url) as connection:
             tables = read(connection)
     for table in (tables, memory.tables):
