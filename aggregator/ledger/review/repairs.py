@@ -7,7 +7,7 @@ Rules
 - An event that the sink's totals lack is refused, as one that the sink rejected: the next pass plans it anew.
 - What the sink holds and nobody accounts for is taken over by an event that is never sent, as an adoption does. What is
   missing beyond that is owed again; what is too much becomes a second event, which is held whatever the meter says of
-  decreases: only a person lowers what a sink holds.
+  decreases. A pass that finds another number in the window meanwhile replaces it, as it does with anything held.
 - A slot has at most one event that is not settled. While one waits, its slot is left as it is.
 """
 
