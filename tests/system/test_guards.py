@@ -71,8 +71,8 @@ def test_a_preview_says_what_a_limit_would_hold(world: World) -> None:
     assert event["reason"] == "51 units in one window, above `max_per_customer_window: 50`"
 
 
-def test_the_log_counts_what_is_held_and_who_is_silent(world: World) -> None:
-    """The daemon's log has a line for each, which an alert can be hung on."""
+def test_the_log_counts_what_is_held(world: World) -> None:
+    """The daemon's log has a line of its own for it, in events and units, which an alert can be hung on."""
     guarded(world, max_per_customer_window=50)
     world.use("cus_b", 70, minute=2 * WEEK + 5)
     world.use("cus_c", 80, minute=2 * WEEK + 5)
@@ -80,3 +80,23 @@ def test_the_log_counts_what_is_held_and_who_is_silent(world: World) -> None:
     line = daemon.logged("guard_held")
     assert (line["meter"], line["events"], line["units"]) == (METER, 2, "150")
     daemon.stop()
+
+
+def test_a_customer_without_its_usual_usage_is_told_of(world: World) -> None:
+    """`run --once` wants a person, the log has a line, and `status` names who it is; nothing is held."""
+    world.start = floor(utcnow(), HOUR) - dt.timedelta(weeks=4, hours=1)
+    guards = {"unusual_zero": True, "unusual_from": 5}
+    world.meter.update(start_at=f"{world.start:%Y-%m-%dT%H:%MZ}", window="1h", guards=guards)
+    for week in range(4):
+        world.use("cus_a", 10, minute=week * WEEK + 5)
+    for week in range(5):
+        world.use("cus_b", 10, minute=week * WEEK + 5)
+    ran = world.once()
+    assert (ran.code, ran.json["outcome"]) == (4, "person_needed")
+    assert "customers_silent" in ran.err
+    [silent] = world.run("status", "--json").json["silent_customers"]
+    assert (silent["customer"], silent["usual"], silent["of"]) == ("cus_a", "10", 1)
+    assert "`unusual_zero`" in world.run("status").out
+    assert world.billed() == world.used()
+    world.use("cus_a", 1, minute=4 * WEEK + 6)
+    assert world.once().code == 0
