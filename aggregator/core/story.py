@@ -7,7 +7,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 
 from aggregator.core.explanation import Decided, EventFact, Evidence, Now, Sentence, WindowFacts
@@ -313,10 +313,3 @@ def _compared(quantity: Decimal, last: Decimal, facts: WindowFacts) -> str:
     if quantity == last:
         return ", as when it was last read"
     return f", {signed(subtract(quantity, last))} since it was last read"
-
-
-def has_story(events: Sequence[EventFact]) -> bool:
-    """Tell whether more happened than that a window was read once and accepted at once."""
-    if len(events) > 1:
-        return True
-    return any(event.state not in BOOKED or event.attempts > 1 or event.cancelling for event in events)

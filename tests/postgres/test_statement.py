@@ -53,6 +53,9 @@ def billed(world: World) -> World:
     world.source.use("=cus_a", START + 26 * HOUR + 2 * MINUTE, -3)
     world.at(27, 15)
     world.collect()
+    world.source.use("=cus_a", START + 26 * HOUR + 3 * MINUTE, -1)
+    world.at(27, 20)
+    world.collect()  # what was held is withdrawn, and held anew
     world.sink.refused = {"=cus_a"}
     world.source.use("=cus_a", START + 27 * HOUR, 7)
     world.at(28, 5)
@@ -73,18 +76,18 @@ def test_each_day_and_each_correction_has_a_line(billed: World, call: Call) -> N
     head, total, *_ = ran.output.splitlines()
     assert head.startswith("Statement for =cus_a, 2026-11-01 to 2026-11-30 (UTC), as of ")
     assert total == (
-        "api_requests to fake: 39.75 used, 35 billed, -3 held, 7 refused, 0.75 carried; read up to 2026-11-02T04:00Z."
+        "api_requests to fake: 38.75 used, 35 billed, -4 held, 7 refused, 0.75 carried; read up to 2026-11-02T04:00Z."
     )
     days, entries = ran.output.split("corrections, and what is not billed")
     assert lines(days) == [
         ["day", "windows", "usage", "corrections", "billed", "not", "billed"],
         ["2026-11-01", "2", "20", "0", "20", "0"],
-        ["2026-11-02", "2", "10", "5", "15", "4"],
+        ["2026-11-02", "2", "10", "5", "15", "3"],
     ]
     assert [row[:10] for row in lines(entries)[1:]] == [
         ["2026-11-02", "02:00", "2026-11-02", "03:10", "7", "correction", "5", "10", "15", "accepted"],
-        ["2026-11-02", "02:00", "2026-11-02", "03:15", "8", "correction", "-3", "15", "12", "held"],
-        ["2026-11-02", "03:00", "2026-11-02", "04:05", "9", "usage", "7", "0", "7", "refused"],
+        ["2026-11-02", "02:00", "2026-11-02", "03:20", "9", "correction", "-4", "15", "11", "held"],
+        ["2026-11-02", "03:00", "2026-11-02", "04:05", "10", "usage", "7", "0", "7", "refused"],
     ]
     assert "no such customer" in entries
 
@@ -113,7 +116,7 @@ def test_spreadsheets_get_every_entry(billed: World, call: Call) -> None:
         ("usage", "10", "accepted"),
         ("usage", "10", "accepted"),
         ("correction", "5", "accepted"),
-        ("correction", "-3", "held"),
+        ("correction", "-4", "held"),
         ("usage", "7", "refused"),
     ]
     assert rows[3]["source_said"] == "15.75"

@@ -272,6 +272,7 @@ def test_of_a_range_only_what_has_a_story_is_told(scene: Scene) -> None:
     scene.use("cus_ada", 100, 60 * 5 + 9)
     scene.use("cus_ada", 100, 60 * 4 + 9)
     scene.collect(15, 35)
+    scene.deliver(15, 35)
     found = scene.explain("cus_ada", Span(NINE, NINE + 6 * HOUR), live=False)
     assert [story.facts.window.start for story in found.stories] == [NINE + 4 * HOUR, NINE + 5 * HOUR]
     [plain] = found.plain
