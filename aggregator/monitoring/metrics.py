@@ -12,7 +12,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from aggregator.core.lateness import Late
 from aggregator.core.model import Limits
 from aggregator.ledger.figures import FeedFigures, Progress, UnmappedFigures, WaitingFigures
 from aggregator.ledger.ledger import Ledger
+from aggregator.ledger.review.checks import Coverage
 from aggregator.monitoring.latest import Answer, Latest
 from aggregator.runtime.clock import monotonic
 
@@ -60,7 +61,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "aggregator_figures_age_seconds": (
         GAUGE,
-        "How old the figures of this page are: progress, waiting (events and units), or unmapped (and lateness).",
+        "How old the figures of this page are: progress, waiting (events and units), or unmapped (lateness and drift, too).",
         ("figures",),
     ),
     "aggregator_source_up": (
@@ -138,6 +139,23 @@ FAMILIES: dict[str, Family] = {
         "Attempts at events by what became of them; `due` is to be sent again.",
         (*FEED, "outcome"),
     ),
+    "aggregator_checked_events": (
+        COUNTER,
+        "Accepted events that were compared with the sink's own totals.",
+        ("sink",),
+    ),
+    "aggregator_unchecked_events": (GAUGE, "Accepted events that are still to be compared.", ("sink",)),
+    "aggregator_unchecked_age_seconds": (
+        GAUGE,
+        "How long ago the oldest of these was sent; 0 if there are none.",
+        ("sink",),
+    ),
+    "aggregator_drift_places": (GAUGE, "Customers and spans for which the sink's totals differ.", ("sink",)),
+    "aggregator_drift_units": (
+        GAUGE,
+        "By how much, summed up: what the sink lacks, or has beyond what was sent.",
+        ("sink", "side"),
+    ),
     "aggregator_unmapped_rows": (GAUGE, "Rows that can be billed to nobody.", ("meter",)),
     "aggregator_unmapped_units": (
         GAUGE,
@@ -173,17 +191,26 @@ class Context(NamedTuple):
     """What a sink can take of a meter, if it is configured."""
 
 
+class UsageFigures(NamedTuple):
+    """What the usage itself shows, and how it stands with the sinks' own totals."""
+
+    unmapped: Sequence[UnmappedFigures]
+    lateness: Mapping[str, Mapping[int, Late]]
+    coverage: Sequence[Coverage]
+
+
 class Answers(NamedTuple):
     """What the ledger last said to each question."""
 
     progress: Answer[Progress]
     waiting: Answer[list[WaitingFigures]]
-    usage: Answer[tuple[list[UnmappedFigures], dict[str, dict[int, Late]]]]
+    usage: Answer[UsageFigures]
 
 
-def usage_of(ledger: Ledger) -> tuple[list[UnmappedFigures], dict[str, dict[int, Late]]]:
-    """Return what the usage itself shows: what can be billed to nobody, and how late it came."""
-    return ledger.figures.unmapped(), ledger.reports.lateness(ledger.instant() - LATENESS_WITHIN)
+def usage_of(ledger: Ledger) -> UsageFigures:
+    """Return what can be billed to nobody, how late usage came, and what was compared with the sinks' own totals."""
+    lateness = ledger.reports.lateness(ledger.instant() - LATENESS_WITHIN)
+    return UsageFigures(ledger.figures.unmapped(), lateness, ledger.checks.coverage())
 
 
 def answers_now(ledger: Ledger) -> Answers:
@@ -228,7 +255,8 @@ class LedgerCollector(Collector):
             feeds = answers.progress.value.feeds if answers.progress.value else ()
             page.add_waiting(feeds, answers.waiting.value)
         if answers.usage.value is not None:
-            page.add_usage(*answers.usage.value)
+            page.add_usage(answers.usage.value.unmapped, answers.usage.value.lateness)
+            page.add_coverage(answers.usage.value.coverage)
         yield from (family for family in page.families.values() if family.samples)
 
 
@@ -360,6 +388,17 @@ class Page:
                 step = _step(lateness.get(meter, {}), percentile)
                 if step is not None:
                     self._add("lateness_seconds", {"meter": meter, "percentile": str(percentile)}, step)
+
+    def add_coverage(self, coverage: Iterable[Coverage]) -> None:
+        """Add how much of what each sink accepted was compared with its own totals, and what differs."""
+        for its in coverage:
+            of = {"sink": its.sink}
+            self._add("checked_events", of, its.checked)
+            self._add("unchecked_events", of, its.unchecked)
+            self._add("unchecked_age_seconds", of, self._seconds(its.oldest))
+            self._add("drift_places", of, its.places)
+            for side, units in (("lacks", its.lacks), ("beyond", its.beyond)):
+                self._add("drift_units", {"sink": its.sink, "side": side}, units)
 
     def _add_cliff(self, name: str, labels: Labels, since: dt.datetime) -> None:
         """Add how long is left of what the sink allows since an instant, if it sets a limit."""

@@ -43,8 +43,17 @@ def troubles(config: Config, context: Context, answers: Answers, now: dt.datetim
                 f"{its.rows} row(s) of {its.meter} can be billed to nobody, {its.units} units.",
                 STATUS,
             )
-            for its in answers.usage.value[0]
+            for its in answers.usage.value.unmapped
             if its.meter in config.meters
+        ]
+        found += [
+            Trouble(
+                f"drift {its.sink}",
+                f"The totals of sink {its.sink} differ in {its.places} place(s) from what was sent.",
+                "aggregator reconcile",
+            )
+            for its in answers.usage.value.coverage
+            if its.places
         ]
     return found
 

@@ -55,6 +55,8 @@ CASES = {
     "AggregatorEventsInDoubt": Case(
         "aggregator_oldest_event_seconds", {**FEED, "state": "in_doubt"}, 200000, 90000
     ),
+    "AggregatorDrift": Case("aggregator_drift_places", {"sink": "stripe"}, 3, 0),
+    "AggregatorUncheckedOld": Case("aggregator_unchecked_age_seconds", {"sink": "stripe"}, 400000, 90000),
     "AggregatorUnmapped": Case("aggregator_unmapped_rows", {"meter": "api"}, 2, 0),
     "AggregatorMeterSilent": Case("aggregator_silent_seconds", {"meter": "api"}, 7200, 0),
     "AggregatorQueryUnstable": Case("aggregator_query_unstable", {"meter": "api"}, 1, 0),
@@ -116,11 +118,11 @@ def test_every_alert_has_a_case() -> None:
 def test_each_alert_fires_and_ends(tmp_path: Path) -> None:
     """With the words that a person gets; before it was bad for long, and once it is well again, it does not.
 
-    One scrape in four fails all the while, which leaves no sample.
+    One scrape in four fails all the while, which ends its series; the last one does, too.
     """
     groups = []
     for name, case in CASES.items():
-        bad = " ".join("_" if minute % 4 == 3 else f"{case.bad:.0f}" for minute in range(HELD_FOR))
+        bad = " ".join("stale" if minute % 4 == 3 else f"{case.bad:.0f}" for minute in range(HELD_FOR))
         values = f"{case.good:.0f}x{HELD_FOR} {bad} {case.good:.0f}x{HELD_FOR}"
         at = {"before": HELD_FOR, "while": 2 * HELD_FOR - 1, "after": 3 * HELD_FOR}
         groups.append(

@@ -23,6 +23,7 @@ from aggregator.ledger.figures import (
     VerdictFigures,
     WaitingFigures,
 )
+from aggregator.ledger.review.checks import Coverage
 from aggregator.monitoring.exposition import render
 from aggregator.monitoring.latest import Answer
 from aggregator.monitoring.metrics import FAMILIES, WAITING_STATES, Answers, Context, Page
@@ -84,6 +85,9 @@ def progress(
 
 
 API = FeedFigures("api", "stripe", stopped=False)
+
+
+COVERAGE = Coverage("stripe", 100, 90, NOW, NOW - HOUR, 3, 10, 2, Decimal("7.5"), Decimal(500))
 
 
 def waiting(state: str, events: int = 1, **more: Any) -> WaitingFigures:
@@ -187,6 +191,20 @@ def test_what_was_done_is_counted(config: Config) -> None:
     }
 
 
+def test_what_differs_at_a_sink_is_told(config: Config) -> None:
+    """How much was compared, how old the oldest is that was not, and by how much the totals differ, either way."""
+    made = page(config)
+    made.add_coverage([COVERAGE])
+    assert samples(made, "checked_events") == {("stripe",): 90}
+    assert samples(made, "unchecked_events") == {("stripe",): 10}
+    assert samples(made, "unchecked_age_seconds") == {("stripe",): 3600}
+    assert samples(made, "drift_places") == {("stripe",): 2}
+    assert samples(made, "drift_units") == {
+        ("stripe", "lacks"): Decimal("7.5"),
+        ("stripe", "beyond"): Decimal(500),
+    }
+
+
 def test_lateness_is_told_by_percentiles(config: Config) -> None:
     """The step within which so many of the slots were found; nothing where there were none."""
     made = page(config)
@@ -245,6 +263,7 @@ def test_every_sample_has_the_labels_of_its_metric(config: Config) -> None:
     made.add_progress(progress([meter(NOW)], [API], [SinkFigures("stripe", NOW)], passes))
     made.add_waiting([API], [waiting(state, first_sent_at=NOW) for state in WAITING_STATES])
     made.add_usage([], {"api": {0: Late(1, Decimal(1))}})
+    made.add_coverage([COVERAGE])
     for name, family in made.families.items():
         assert family.samples or name == "aggregator_source_up", name
         for sample in family.samples:
@@ -260,5 +279,5 @@ def test_no_label_names_a_customer(config: Config) -> None:
         for label in family._labelnames  # type: ignore[attr-defined]
     }
     assert sorted(labels) == sorted(
-        ["version", "figures", "source", "sink", "meter", "kind", "outcome", "state", "percentile"]
+        ["version", "figures", "source", "side", "sink", "meter", "kind", "outcome", "state", "percentile"]
     )
