@@ -48,6 +48,7 @@ NOT_LIVED: dict[type, set[str]] = {
     Meters: {"look", "memory", "note_unstable", "redefine"},
     Passes: {"preview"},
     Outbox: {"clock_set_back", "waiting"},
+    InDoubt: {"sent_silently"},
     LedgerIdentity: {"accounts", "follow", "remarks"},
     Cancellations: {"candidates", "undecided"},
     Notifications: {"last_pass_at", "poll_states"},
