@@ -353,6 +353,21 @@ def with_renames(conditions: Conditions, random: random.Random) -> Conditions:
     return conditions
 
 
+def with_former_names(conditions: Conditions, random: random.Random) -> Conditions:
+    """Draw whether meters are renamed often while much is rejected that is only counted, with one of two daemons behind."""
+    simple = not (conditions.files or conditions.restores or conditions.held_before or conditions.removals)
+    if random.random() < 0.06 and simple and conditions.write_model is WriteModel.DELTA:
+        under_former_names(conditions)
+    return conditions
+
+
+def under_former_names(conditions: Conditions) -> Conditions:
+    """Let reports that name no event come in while a daemon still has a meter's former name."""
+    conditions.renames, conditions.daemons = 3, 2
+    conditions.named, conditions.rejects = 0.0, 0.2
+    return conditions
+
+
 def with_rejections(conditions: Conditions, random: random.Random) -> Conditions:
     """Draw whether many events are rejected later, each by name, where corrections that lower a bill are held."""
     chance = {WriteModel.DELTA: 0.08, WriteModel.LAST: 0.5}.get(conditions.write_model, 0.0)
@@ -517,6 +532,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("renames", with_renames),
         ("removals", with_removals),
         ("rejections", with_rejections),
+        ("former names", with_former_names),
         ("order", with_order),
         ("sleep", with_sleep),
     ):

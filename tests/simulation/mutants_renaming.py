@@ -8,7 +8,7 @@ from typing import Any
 from aggregator.core import renaming
 from aggregator.core.model import State
 from aggregator.delivery.sender import Sender
-from aggregator.sinks.files.formats import JsonFormat
+from aggregator.sinks.files.formats import Format
 from tests.simulation.memory import MemoryMeters
 from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_outbox import MemoryOutbox
@@ -73,7 +73,7 @@ def report_under_a_former_name_lost() -> Patches:
 
 @mutant("a file is named after what its meter is called now")
 def file_named_after_the_meter() -> Patches:
-    return [(JsonFormat, "called", lambda self, meter: meter)]
+    return [(Format, "called", lambda self, meter: meter)]
 
 
 @mutant("what is owed of a meter that was removed is sent all the same")

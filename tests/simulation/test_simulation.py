@@ -7,8 +7,9 @@ import pytest
 
 from tests.conftest import TEMPLATE
 from tests.simulation.conditions import Conditions, cancelling, hearing, in_files, in_places, newest, short
-from tests.simulation.hunting import hunt
+from tests.simulation.hunting import MUTANTS, concerned, hunt
 from tests.simulation.life import Life, live, outcome
+from tests.simulation.mutation import Mutant
 from tests.simulation.postgres import differences, in_postgres
 
 SEEDS = range(1, 61)
@@ -86,6 +87,22 @@ def test_the_ledger_in_memory_is_the_real_one_s_twin(
         assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.told}"
         assert outcome(twin).rule is None
         assert differences(real.ledger.tables(), twin.ledger.tables()) == []
+
+
+@pytest.mark.parametrize("each", MUTANTS, ids=lambda each: each.name)
+def test_a_bug_can_be_made_in_the_code_as_it_is(each: Mutant) -> None:
+    """What a bug replaces is there, where it is looked for: a name that has moved would end the search for all of them."""
+    before = [vars(owner)[name] for owner, name in each.places()]
+    with each.patch():
+        assert [vars(owner)[name] for owner, name in each.places()] != before
+    assert [vars(owner)[name] for owner, name in each.places()] == before
+
+
+def test_a_life_names_the_bugs_that_can_change_it() -> None:
+    """A bug of the planner is in what every life calls; one of the sender is not, in a life in which files are written."""
+    can_change = concerned(1)
+    assert "mark_jumps_a_gap" in can_change
+    assert "claim_after_send" not in can_change
 
 
 @pytest.mark.parametrize(("name", "among"), QUICK.items())
