@@ -11,9 +11,9 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.usage import By, Line, Usage
@@ -185,6 +185,8 @@ select {WHOSE}, start, sum(nine) as used,
 # Lines by time have no customer, and those by customer no time.
 ORDER = "order by start, customer is null, used desc, customer"
 
+SOME = " limit %(limit)s offset %(offset)s"
+
 ADDED_AND_OPEN, LAST_AND_OPEN = (each.format(opened=OPEN, order=ORDER) for each in (ADDED, LAST))
 ADDED_ALONE, LAST_ALONE = (each.format(opened=NOTHING_OPEN, order=ORDER) for each in (ADDED, LAST))
 
@@ -257,12 +259,24 @@ class UsageReport(Part):
                 stage(connection, opened.readings, opened.unit)
             with connection.cursor(name="usage") as cursor:
                 cursor.itersize = 5_000
-                for whose, start, *amounts in cursor.execute(statement, values):
-                    line = Line(whose, start, Usage._make(amount or ZERO for amount in amounts))
-                    assert line.usage.adds_up, (
-                        f"the usage of {feed.meter} for {feed.sink} does not add up: {line}"
-                    )
-                    yield line
+                for row in cursor.execute(statement, values):
+                    yield _line(feed, row)
+
+    def some_customers(self, feed: UsageFeed, span: Span, limit: int, offset: int) -> list[Line]:
+        """Return a few of the lines by customer, in the same order."""
+        statement, values = question(feed, span, By.CUSTOMER)
+        with self._database.transaction() as connection:
+            connection.execute(WORK_MEMORY)
+            rows = connection.execute(statement + SOME, {**values, "limit": limit, "offset": offset})
+            return [_line(feed, row) for row in rows]
+
+
+def _line(feed: UsageFeed, row: Sequence[Any]) -> Line:
+    """Return a line as the server gives it. What is billed to somebody is money: it must add up."""
+    whose, start, *amounts = row
+    line = Line(whose, start, Usage._make(amount or ZERO for amount in amounts))
+    assert line.usage.adds_up, f"the usage of {feed.meter} for {feed.sink} does not add up: {line}"
+    return line
 
 
 def question(

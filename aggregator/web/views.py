@@ -11,22 +11,23 @@ from aggregator.collection.usage import Question, ask
 from aggregator.config.changes import changed_settings, settings_of
 from aggregator.core.lateness import in_time
 from aggregator.core.model import ZERO, Span
-from aggregator.core.usage import By, Line, Usage, month, month_of
+from aggregator.core.usage import By, Line, Usage
 from aggregator.core.windows import DAY, HOUR, floor
 from aggregator.ledger.history import Asked as WantedRuns
 from aggregator.ledger.reports import FeedStatus
 from aggregator.ledger.review.parked import Choice
 from aggregator.ledger.usage import UsageFeed
 from aggregator.web.application import Refused
+from aggregator.web.asking import day_of, instant_of, number_of, period_of
 from aggregator.web.charts import Chart, Point, chart
 from aggregator.web.health import Health, Pace, health, pace_of
+from aggregator.web.reviews import explanation, reconciliation
 from aggregator.web.rollups import Rollups
 from aggregator.web.site import Asked, Backend, Page, View
 
 LINES = 100
 """Rows of a table on one page: what helps people who cannot see takes long for more."""
 
-MOST_PAGES = 1_000
 MOST_FILES = 200
 MOST_DECISIONS = 20
 MOST_RUNS = 30
@@ -43,20 +44,6 @@ class MeterRow(NamedTuple):
     status: FeedStatus
     health: Health
     lag: dt.timedelta
-
-
-class Period(NamedTuple):
-    """A month, how it is written, and its neighbours."""
-
-    span: Span
-    text: str
-    before: str
-    after: str | None
-
-    @property
-    def title(self) -> str:
-        """Return its name."""
-        return f"{self.span.start:%B %Y}"
 
 
 class Hour(NamedTuple):
@@ -122,8 +109,8 @@ def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
     row = next((row for row in rows if row.status.sink == sink), None)
     if row is None:
         raise Refused(404, f"{name} does not feed {sink[:100]}")
-    period = _period(asked)
-    day = _day(asked)
+    period = period_of(asked)
+    day = day_of(asked)
     span = Span(day, day + DAY) if day else period.span
     feed = _feed(backend, name, sink, span)
     step = HOUR if day or feed.last else DAY
@@ -147,7 +134,7 @@ def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
         "hours": [Hour(each.start, each.slots, each.used) for each in page],
         "hourly": feed.last or row.status.window_seconds <= 3_600,
         "one_slot_each": row.status.window_seconds >= 3_600,
-        "page": _number(asked),
+        "page": number_of(asked),
         "more": more,
         "one_day": DAY,
         "now": now,
@@ -158,7 +145,7 @@ def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
 def window(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     """Show the customers of a meter in a window: who used most first."""
     name, sink = asked.path["meter"], asked.query.get("sink", "")
-    start = _instant(asked.path["start"])
+    start = instant_of(asked.path["start"])
     rows = [row for row in backend.ledger.reports.status() if row.meter == name]
     status = next((row for row in rows if row.sink == sink), rows[0] if rows else None)
     if status is None:
@@ -166,25 +153,24 @@ def window(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     length = max(HOUR, dt.timedelta(seconds=status.window_seconds))
     span = Span(floor(start, length), floor(start, length) + length)
     feed = _feed(backend, name, status.sink, span)
-    found: list[Line] = []
-    total, count, skipped = Usage(), 0, (_number(asked) - 1) * LINES
-    for line in backend.ledger.usage.lines(feed, span, By.CUSTOMER):
-        total = total.plus(line.usage)
-        if skipped <= count < skipped + LINES:
-            found.append(line)
-        count += 1
+    report = backend.ledger.usage
+    first = (number_of(asked) - 1) * LINES
+    found = report.some_customers(feed, span, LINES + 1, first)
+    total = next(iter(report.lines(feed, span)), Line(None, None, Usage())).usage
+    count = sum(each.slots for each in backend.ledger.usage_windows.sums(feed.id, span))
     values = {
         "name": name,
         "sink": status.sink,
         "span": span,
         "before": span.start - length,
         "after": span.end if span.end <= asked.now else None,
-        "lines": found,
-        "figures": _figures(line.usage for line in [Line(None, None, total)]),
+        "lines": found[:LINES],
+        "figures": _figures([total]),
         "total": total,
         "count": count,
-        "page": _number(asked),
-        "more": count > skipped + LINES,
+        "page": number_of(asked),
+        "more": len(found) > LINES,
+        "one_slot_each": status.window_seconds >= 3_600,
         "read": feed.mark >= span.end,
         "now": asked.now,
     }
@@ -208,7 +194,7 @@ def customers(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
 
 def customer(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     """Show what a customer used in a month of every meter, and what is not billed yet; with `live`, as the source has it."""
-    whose, period = asked.path["customer"], _period(asked)
+    whose, period = asked.path["customer"], period_of(asked)
     live = bool(asked.query.get("live"))
     if live and backend.source_of is None:
         raise Refused(409, "no source can be asked here")
@@ -332,6 +318,8 @@ VIEWS: dict[str, View] = {
     "/customers": customers,
     "/customers/{customer:path}": customer,
     "/events": events,
+    "/explain": explanation,
+    "/reconciliation": reconciliation,
     "/runs": runs,
     "/files": files,
     "/configuration": configuration,
@@ -346,48 +334,8 @@ def _feed(backend: Backend, meter: str, sink: str, span: Span) -> UsageFeed:
     return found[0]
 
 
-def _period(asked: Asked) -> Period:
-    text = asked.query.get("period", "")
-    wrong = Refused(400, f"{text[:40]} is not a month; write 2026-11")
-    try:
-        span = month(text) if text else month_of(asked.now)
-    except ValueError:
-        raise wrong from None
-    if not 2000 <= span.start.year < 3000:
-        raise wrong
-    before = month_of(span.start - DAY).start
-    after = f"{span.end:%Y-%m}" if span.end <= asked.now else None
-    return Period(span, f"{span.start:%Y-%m}", f"{before:%Y-%m}", after)
-
-
-def _day(asked: Asked) -> dt.datetime | None:
-    text = asked.query.get("day")
-    if not text:
-        return None
-    return floor(_instant(text), DAY)
-
-
-def _instant(text: str) -> dt.datetime:
-    try:
-        instant = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise Refused(400, f"{text[:40]} is not a time; write 2026-11-01T06:00Z") from None
-    instant = instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
-    if not 2000 <= instant.year < 3000:
-        raise Refused(400, f"{text[:40]} lies outside the years 2000 to 2999")
-    return instant
-
-
-def _number(asked: Asked) -> int:
-    """Return which page of a long table is asked for."""
-    text = asked.query.get("page", "1")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_PAGES):
-        raise Refused(400, "that is no page of this table")
-    return int(text)
-
-
 def _page(asked: Asked, rows: list[Row], size: int) -> tuple[list[Row], bool]:
-    first = (_number(asked) - 1) * size
+    first = (number_of(asked) - 1) * size
     return rows[first : first + size], len(rows) > first + size
 
 

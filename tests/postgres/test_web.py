@@ -73,6 +73,9 @@ PAGES = [
     "/customers/cus_acme",
     "/events",
     "/runs",
+    "/reconciliation",
+    "/explain",
+    "/explain?meter=api_requests&customer=cus_acme",
     "/files",
     "/configuration",
 ]

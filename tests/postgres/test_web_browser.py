@@ -27,6 +27,8 @@ PAGES = {
     "customer": "/customers/cus_acme",
     "statement": "/customers/cus_acme?statement=1",
     "events": "/events",
+    "explain": f"/explain?meter=api_requests&customer=cus_acme&window={(NOW - 5 * HOUR).replace(minute=0):%Y-%m-%dT%H:%MZ}",
+    "reconciliation": "/reconciliation",
     "runs": "/runs",
     "files": "/files",
     "configuration": "/configuration",

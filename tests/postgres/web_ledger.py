@@ -113,6 +113,7 @@ def fill(
             " values (1, %s, 'no customer', null, 12, 431)",
             [mark - 7 * HOUR],
         )
+        compared(connection, mark)
         described(connection, month_of(now).start, meters or {})
 
 
@@ -162,6 +163,23 @@ def meter(
     if events:
         for statement in (EVENTS, OUTBOX, PARKED, DECIDED):
             connection.execute(statement, values)
+
+
+COMPARED = """
+insert into aggregator.checking (sink_id, listed_claim, listed, checked, checked_at) values (1, 2, 30144, 29800, %(at)s);
+"""
+
+DRIFT = """
+insert into aggregator.drift (feed_id, customer, window_start, window_end, cause, amount, reason, found_at)
+values (1, 'cus_granite', %(at)s - interval '30 hours', %(at)s - interval '29 hours', 'foreign', -500,
+        'The sink has 500 more than was ever sent from here.', %(at)s)
+"""
+
+
+def compared(connection: psycopg.Connection[Any], at: dt.datetime) -> None:
+    """Note that sinks' own totals were compared, and what was found."""
+    for statement in (COMPARED, DRIFT):
+        connection.execute(statement, {"at": at})
 
 
 def described(connection: psycopg.Connection[Any], start: dt.datetime, meters: Meters) -> None:
