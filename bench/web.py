@@ -2,9 +2,9 @@
 
     python -m bench.web [--customers 10000] [--looks 40] [--seconds 10]
 
-The ledger is made up, in an embedded Postgres; calls go over HTTP on this machine. A page is asked for again and again by one
-caller; the API from another process by sixteen at once, each time for another customer, and then for a few customers only, whose
-answers are kept for some seconds.
+The ledger is made up, in an embedded Postgres; calls go over HTTP on this machine. A page is asked for again and again
+by one caller; the API from another process by sixteen at once, each time for another customer, and then for a few
+customers only, whose answers are kept for some seconds.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def served(url: str, home: Path) -> Iterator[str]:
         listener.start()
         yield address.url
         listener.stop()
-        site.served.close()
+        site.close()
         address.close()
 
 

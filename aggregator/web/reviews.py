@@ -1,6 +1,8 @@
 """Pages that say whether numbers are right: what sinks hold beside what was sent, and why a number is what it is."""
 
-from aggregator.collection.explanation import Question, explain, window_at
+from typing import cast
+
+from aggregator.collection.explanation import ExplainedSource, Question, Source, explain, window_at
 from aggregator.core import story
 from aggregator.core.drift import NAMES
 from aggregator.core.explanation import Story
@@ -33,9 +35,21 @@ def explanation(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     question = _question(backend, asked)
     if question is None:
         return Page("explain.html", {"found": None, "now": asked.now})
-    found = explain(backend.ledger.facts, question, backend.config.meters, lambda _meter: None)
+    found = explain(
+        backend.ledger.facts, question, backend.config.meters, lambda meter: _source(backend, meter)
+    )
     return Page(
         "explain.html", {"found": found, "stories": list(map(_told, found.stories)), "now": asked.now}
+    )
+
+
+def _source(backend: Backend, meter: str) -> ExplainedSource | None:
+    """Return where a meter is read: its query is written as that database takes it."""
+    found = backend.source_of(meter) if backend.source_of else None
+    if found is None:
+        return None
+    return ExplainedSource(
+        cast("Source", found.source), found.unit, backend.config.meters[meter].detail_query
     )
 
 

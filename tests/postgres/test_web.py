@@ -47,7 +47,7 @@ def serve(ledger: Ledger, ledger_url: str, tmp_path: Path) -> Iterator[Any]:
     def served(web: str = TOKENS, host: str = "127.0.0.1") -> Site:
         address = stack.enter_context(closing(Address(f"{host}:0")))
         site = Site(ledger, configured(ledger_url, tmp_path, web), address)
-        stack.enter_context(closing(site.served))
+        stack.enter_context(closing(site))
         return site
 
     with ExitStack() as stack:
@@ -217,7 +217,7 @@ def test_a_window_shows_its_customers_page_by_page(site: Site, monkeypatch: pyte
         ("/meters/api_requests?period=0001-01", 400), ("/meters/api_requests?period=9999-12", 400),
         ("/meters/api_requests?day=x", 400), ("/meters/api_requests/x", 400), ("/meters/api_requests/0001-01-01", 400),
         ("/meters/api_requests?page=x", 400), ("/meters/api_requests?page=99999999999", 400), ("/nothing", 404),
-        ("/customers/cus_acme?live=1", 409), ("/customers/cus_acme?period=x", 400), ("/customers/", 200),
+        ("/customers/cus_acme?live=1", 503), ("/customers/cus_acme?period=x", 400), ("/customers/", 200),
     ],
 )  # fmt: skip
 def test_what_is_not_there_is_said(site: Site, path: str, status: int) -> None:
@@ -254,6 +254,12 @@ def test_foreign_words_do_nothing(site: Site) -> None:
         assert "<img" not in text
         assert '"><script>' not in text
     assert EVIL in html.unescape(browser.get(html.unescape(found[1])).text)
+
+
+def test_a_source_that_cannot_be_asked_is_said(site: Site) -> None:
+    """Which, and why; without asking it, the page is there."""
+    answer = site.browser().get("/customers/cus_acme?live=1")
+    assert (answer.status_code, "Source app" in told(answer.text)) == (503, True), told(answer.text)
 
 
 def test_a_customer_sees_what_is_not_billed_yet(site: Site) -> None:

@@ -11,6 +11,7 @@ from aggregator.ledger.configurations import Meters
 
 HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
+QUERY = "select customer, 1 as quantity from use where at >= :start and at < :end"
 NOW = dt.datetime(2026, 11, 20, 14, 25, tzinfo=dt.UTC)
 """An instant at which a ledger can be looked at whatever the time is."""
 
@@ -77,17 +78,17 @@ select dismissed_at, 'dismiss', 'Ada on the page', 'A trial account; nothing is 
 
 DISMISSED = 40
 WAITING = [
-    ("api_requests", "cus_acme", 5, "held", "The source says 1,204 less than was billed: `decreases: hold`."),
-    ("api_requests", "cus_fjord", 5, "held", "The source says 310 less than was billed: `decreases: hold`."),
-    ("gb_stored", "cus_iris_19", 9, "refused", "No such customer: 'cus_iris_19' (resource_missing)."),
+    ("api_requests", "cus_acme", 5, "held", "The source says 1,204 less than was billed: `decreases: hold`"),
+    ("api_requests", "cus_fjord", 5, "held", "The source says 310 less than was billed: `decreases: hold`"),
+    ("gb_stored", "cus_iris_19", 9, "refused", "No such customer: 'cus_iris_19' (resource_missing)"),
     (
         "seats",
         "cus_cedar",
         30,
         "in_doubt",
-        "No answer for 20 hours; the sink's totals are read from 06:00 on.",
+        "No answer for 20 hours; the sink's totals are read from 06:00 on",
     ),
-    ("seats", "cus_delta_labs", DISMISSED, "refused", "The customer has no subscription with this meter."),
+    ("seats", "cus_delta_labs", DISMISSED, "refused", "The customer has no subscription with this meter"),
 ]
 """What waits for a person, and for how many hours by the newest window. What waits for longest, somebody has dismissed."""
 
@@ -129,8 +130,8 @@ def meter(
     )  # fmt: skip
     connection.execute(
         "insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds)"
-        " values (%s, %s, 'f', '', 3600)",
-        [its, start],
+        " values (%s, %s, 'f', %s, 3600)",
+        [its, start, QUERY],
     )
     feed = one(
         connection,

@@ -4,14 +4,17 @@ import datetime as dt
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from starlette.testclient import TestClient
 
+from aggregator.collection.usage import MeterSource
 from aggregator.config import Config, load
 from aggregator.config.changes import settings_of
+from aggregator.core.model import Span
 from aggregator.ledger.database import Database
 from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.claim_counter import ClaimCounter
@@ -19,6 +22,7 @@ from aggregator.web import tokens
 from aggregator.web.application import Application
 from aggregator.web.listener import Address, Listener
 from aggregator.web.serving import Served
+from aggregator.wiring.app import build_source
 from tests.postgres import web_ledger
 
 OPERATOR = "operator-token-of-24-chars"
@@ -48,8 +52,20 @@ class Site:
 
     def __init__(self, ledger: Ledger, config: Config, address: Address) -> None:
         self.ledger, self.config = ledger, config
-        self.served = Served(address, config, ledger)
+        self._app = build_source(config, "app", "tests")  # which leads nowhere, so that asking it fails
+        self.served = Served(address, config, ledger, self._source)
         self.application = Application(self.served.routes(), self.served.error)
+
+    def _source(self, meter: str) -> MeterSource | None:
+        if meter not in self.config.meters:
+            return None
+        feed = self.ledger.usage.feeds(meter, Span(NOW, NOW))[0]
+        return MeterSource("app", self._app, self.ledger.usage.definitions(feed), Decimal(1))
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.served.close()
+        self._app.close()
 
     def browser(self, base: str = HERE) -> TestClient:
         """Return somebody who comes by a browser, follows no redirect, and says what a browser does."""
@@ -107,7 +123,7 @@ def listening(ledger: Ledger, url: str, directory: Path) -> Iterator[str]:
         listener.start()
         yield address.url
         listener.stop()
-        site.served.close()
+        site.close()
 
 
 @contextmanager
