@@ -39,7 +39,7 @@ def explanation(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
         backend.ledger.facts, question, backend.config.meters, lambda meter: _source(backend, meter)
     )
     return Page(
-        "explain.html", {"found": found, "stories": list(map(_told, found.stories)), "now": asked.now}
+        "explain.html", {"found": found, "stories": list(map(_described, found.stories)), "now": asked.now}
     )
 
 
@@ -53,7 +53,7 @@ def _source(backend: Backend, meter: str) -> ExplainedSource | None:
     )
 
 
-def _told(each: Story) -> dict[str, object]:
+def _described(each: Story) -> dict[str, object]:
     return {"story": each, "headline": story.headline(each.facts), "balance": story.balance(each.facts)}
 
 
