@@ -543,6 +543,7 @@ def test_the_list_shows_what_waits_and_why(owing: World, call: Callable[..., Res
         "events": [],
         "more": False,
         "moves": [],
+        "held_by_guards": [],
     }
 
 

@@ -9,6 +9,7 @@ from aggregator.core.states import BOOKED, CancellationState, is_settled, may_go
 from aggregator.core.windows import MINUTE, floor
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.review.cancellations import TAKEN_OVER_SINCE, Wanted
+from aggregator.ledger.review.decisions import Decider
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
 from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_parked import event_before, take_back_held
@@ -46,7 +47,9 @@ class MemoryCancellations:
                 found.append(int(earlier.id))
         return self.ask(sink_id, sorted(found)[:limit], now)
 
-    def ask(self, sink_id: int, events: Sequence[int], now: dt.datetime) -> list[int]:
+    def ask(
+        self, sink_id: int, events: Sequence[int], now: dt.datetime, decider: Decider | None = None
+    ) -> list[int]:
         """Put on record that these are wanted back; return those that count as booked and were not wanted already."""
         tables, asked = self._ledger.tables, []
         for event_id in sorted(events):

@@ -11,6 +11,7 @@ from aggregator.errors import InvariantBroken
 from aggregator.ledger.identity import WHAT_TO_DO
 from aggregator.ledger.outbox.outbox import GIVEN_UP, Claim
 from aggregator.ledger.outbox.turns import NEWEST_EVERY
+from aggregator.ledger.review.decisions import Decider
 from tests.simulation.memory import ClaimRow, EventRow, MemoryLedger, OutboxRow, ParkedRow
 from tests.simulation.memory_identity import MemoryIdentity
 from tests.simulation.memory_moves import whole
@@ -220,8 +221,8 @@ class MemoryOutbox:
                 figures[state] += 1
         return figures[State.REFUSED], figures[State.IN_DOUBT]
 
-    def release(self, events: Sequence[int], now: dt.datetime) -> list[int]:
-        """Let held or refused events go, on a person's word; return those that were.
+    def release(self, events: Sequence[int], now: dt.datetime, decider: Decider | None = None) -> list[int]:
+        """Let held or refused events go, on a person's word; return those that were. Who it was changes nothing.
 
         What the sink took before and rejected later is planned anew; everything else is due as it was planned.
         """
