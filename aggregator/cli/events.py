@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STATES = ("held", "refused", "in_doubt")
 DECIDABLE = ("held", "refused")
 
-GUARDS = ("max_per_customer_window", "max_change", "max_total_change")
+GUARDS = ("max_per_customer_window", "max_change", "max_total_change", "repair")
 
 MOST_SAID = 20
 MOST_AT_ONCE = 10_000
@@ -55,7 +55,7 @@ file_option = click.option("--file", "file", metavar="NAME", help="Only events t
 guard_option = click.option(
     "--guard",
     type=click.Choice(GUARDS),
-    help="Only events held by this guard, a key of the meter's `guards`.",
+    help="Only events held by this guard, a key of the meter's `guards`; or what a repair proposes.",
 )
 from_option = click.option("--from", "start", type=Instant(), help="Only windows from this time on.")
 to_option = click.option("--to", "end", type=Instant(), help="Only windows before this time.")

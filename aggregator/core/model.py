@@ -44,12 +44,18 @@ class Decreases(StrEnum):
 
 
 class Guard(StrEnum):
-    """Which guard holds an event: the key of the meter that set it."""
+    """Which guard holds an event: the key of the meter that set it; or that a repair proposed it."""
 
     SHRINK = "shrink_guard"
     CUSTOMER = "max_per_customer_window"
     CHANGE = "max_change"
     TOTAL = "max_total_change"
+    REPAIR = "repair"
+
+    @property
+    def limits(self) -> bool:
+        """Whether it is against too much: it holds what raises a bill."""
+        return self not in (Guard.SHRINK, Guard.REPAIR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,6 +312,9 @@ class Tail(StrEnum):
     UNSETTLED = "unsettled"
     PARKED = "parked"  # held, or refused: nothing of it is booked, and a newer plan replaces it
     GUARDED = "guarded"  # parked by the shrink guard: what replaces it is guarded as well
+    PROPOSED = (
+        "proposed"  # parked by a repair: what replaces it waits for a person as well, whatever the meter says
+    )
 
 
 class Change(NamedTuple):

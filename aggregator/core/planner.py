@@ -11,7 +11,7 @@ Rules
   decrease that is held, too. Where it bills the last number of a customer, each window is floored for itself, and each is
   said, zero too; whatever is said of an older window is followed by all newer ones, in their order.
 - A decrease is held for a person, or for a cancellation, unless the meter says `decreases: apply`; one that is suspiciously
-  large is held anyway.
+  large is held anyway, and one that replaces the proposal of a repair only a person lets go.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
   sink has nothing that a correction could correct.
 - An increase that runs into one of the meter's guards is held for a person (see `guards`). All else goes out.
@@ -57,11 +57,12 @@ FLOOR = Context(prec=200, rounding=ROUND_FLOOR)
 # tuple's own constructor twice as much as this one.
 add, subtract, floor = EXACT.add, EXACT.subtract, FLOOR.quantize
 CLEAR, DUE = Tail.CLEAR, State.DUE
-PARKED = frozenset({Tail.PARKED, Tail.GUARDED})
+PARKED = frozenset({Tail.PARKED, Tail.GUARDED, Tail.PROPOSED})
 build = tuple.__new__
 
 LOWERS = "lowers what was planned before"
 GUARDED = "a window shrank too much at once: held until a second read confirms it"
+PROPOSED = "too much by a reconciliation, and planned anew since: held whatever `decreases` says"
 """Why events are held. The second says that nobody is needed, if the source says the same again."""
 
 UNSTABLE = "its query gives another number each time it is read: mend it, or release this to let it go on"
@@ -195,7 +196,8 @@ def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) 
 
 def _stays_unsaid(change: Change, event: Planned, policy: Policy) -> bool:
     """Tell whether a change is to be held, by which it is not said where the slot stands; if it stands anywhere."""
-    return policy.sends_total and event.state is State.HELD and not change.unsaid
+    proposed = change.tail is Tail.PROPOSED  # withdrawn, it would be nothing but a decrease to the next pass
+    return policy.sends_total and event.state is State.HELD and not change.unsaid and not proposed
 
 
 def _send_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy) -> Decision:
@@ -208,9 +210,12 @@ def _send_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy)
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:
     """Complete the event that changes what a slot stands at by `delta`, to `total`."""
     at = stamp(change, policy.window, policy.limits.write_model)
-    guarded = policy.guarded or change.tail is Tail.GUARDED
+    proposed = change.tail is Tail.PROPOSED
+    guarded = policy.guarded or change.tail is Tail.GUARDED or proposed
     state, reason = _initial_state(delta, total, at, policy, guarded=guarded)
     guard = Guard.SHRINK if guarded and state is State.HELD else None
+    if proposed and guard is not None:
+        guard, reason = Guard.REPAIR, PROPOSED
     if policy.watches and delta > 0 and state is DUE:
         guard = guards.tripped_by(change, subtract(total, delta), policy.guards, policy.swollen)
         if guard is not None:

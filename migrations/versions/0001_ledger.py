@@ -524,7 +524,8 @@ create table aggregator.parked (
     since        timestamptz not null,
     look_at      timestamptz,
     dismissed_at timestamptz,
-    guard        text check (guard in ('shrink_guard', 'max_per_customer_window', 'max_change', 'max_total_change')),
+    guard        text check (guard in
+        ('shrink_guard', 'max_per_customer_window', 'max_change', 'max_total_change', 'repair')),
     was_accepted boolean not null default false,
     moved_with   bigint
 );
@@ -533,7 +534,8 @@ comment on table aggregator.parked is 'Events that wait for a person, or for pro
 comment on column aggregator.parked.look_at is 'When the sink is to be read back for it again.';
 comment on column aggregator.parked.dismissed_at is 'When a person left it at that. A newer plan still replaces it.';
 comment on column aggregator.parked.guard is
-    'Which guard holds it, by its key in the configuration: the shrink guard until a second read confirms the decrease.';
+    'Which guard holds it, by its key in the configuration: the shrink guard until a second read confirms the decrease; '
+    'or `repair`, until a person decides.';
 comment on column aggregator.parked.was_accepted is
     'The sink took it and rejected it later: its identifier is used up, so it is planned anew and never sent again.';
 comment on column aggregator.parked.moved_with is

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.core.guards import beyond
-from aggregator.core.model import Decreases, Guard, Guards, State, Swollen, WriteModel
+from aggregator.core.model import Decreases, Guard, Guards, State, Swollen, Tail, WriteModel
 from aggregator.core.planner import Policy, plan
 from tests.core.usage import LIMITS, POLICY, changes, instant
 
@@ -168,3 +168,16 @@ def test_a_guard_changes_no_number(rows: list[tuple[str, int]]) -> None:
         assert one.event._replace(state=State.DUE, reason=None, guard=None) == other.event
         assert (one.total, one.carry) == (other.total, other.carry)
         assert (one.event.state is State.HELD) == (one.change.now > 100)
+
+
+@pytest.mark.parametrize("model", [WriteModel.DELTA, WriteModel.OVERWRITE])
+def test_what_replaces_the_proposal_of_a_repair_waits_for_a_person(model: WriteModel) -> None:
+    """Whatever `decreases` says, however much shrank, and if the slot is to be said once more; what raises it goes."""
+    policy = replace(
+        POLICY, decreases=Decreases.APPLY, guarded=True, limits=replace(LIMITS, write_model=model)
+    )
+    proposed: dict[str, Any] = {"tail": Tail.PROPOSED}
+    less = KNOWN + "acme | 10:00 | 4 | 3 | 4 | 3 | 10:01 | -500"
+    assert held_by(less, policy, **proposed) == [Guard.REPAIR]
+    assert held_by(less, policy, **proposed, again=True) == [Guard.REPAIR]
+    assert held_by(KNOWN + "acme | 10:00 | 4 | 600 | 4 | 3 | 10:01 | -500", policy, **proposed) == [None]

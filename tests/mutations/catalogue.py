@@ -75,8 +75,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what a guard holds becomes what is usual",
         "aggregator/ledger/passes/changes.py",
-        "where held.event_id = slot.tail and held.guard <> 'shrink_guard')",
-        "where held.event_id = slot.tail and false)",
+        "and held.guard not in ('shrink_guard', 'repair'))",
+        "and false)",
         ("tests/postgres/test_guards.py::test_what_a_guard_holds_is_no_measure_until_it_is_released",),
     ),
     Mistake(
@@ -223,11 +223,25 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a window that shrank is lowered once its plan is replaced",
         "aggregator/core/planner.py",
-        "guarded = policy.guarded or change.tail is Tail.GUARDED",
-        "guarded = policy.guarded",
+        "guarded = policy.guarded or change.tail is Tail.GUARDED or proposed",
+        "guarded = policy.guarded or proposed",
         (
             "tests/postgres/test_shrink_guard_edges.py::test_a_table_that_is_loaded_again_bit_by_bit_takes_nothing_back",
         ),
+    ),
+    Mistake(
+        "what replaces the proposal of a repair goes out by itself",
+        "aggregator/core/planner.py",
+        "guarded = policy.guarded or change.tail is Tail.GUARDED or proposed",
+        "guarded = policy.guarded or change.tail is Tail.GUARDED",
+        ("tests/postgres/test_drift.py::test_what_replaces_a_proposal_is_held_as_well",),
+    ),
+    Mistake(
+        "what replaces the proposal of a repair is believed at a second read",
+        "aggregator/core/planner.py",
+        "    if proposed and guard is not None:\n",
+        "    if proposed and guard is None:\n",
+        ("tests/postgres/test_drift.py::test_what_replaces_a_proposal_is_held_as_well",),
     ),
     Mistake(
         "a duplicate after a failed attempt stops the ledger",

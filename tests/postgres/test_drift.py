@@ -14,6 +14,7 @@ from aggregator.errors import CustomerUnknown
 from aggregator.ledger.database import Database
 from aggregator.ledger.drift import Asked, DriftReport, FeedLine
 from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.review.repairs import Done, Proposal, Repairs
 from aggregator.reconciliation.drift_finder import DriftFinder, Found, Line, Summary
 from tests.fakes import LIMITS, FakeSink
@@ -285,6 +286,43 @@ def test_a_proposal_is_held_whatever_the_meter_says(database: Database) -> None:
         compared.world.now += HOUR
         compared.round()
     assert len(compared.sink.received) == before
+
+
+def test_what_replaces_a_proposal_is_held_as_well(database: Database) -> None:
+    """Whatever is read in its window since, and read again an hour later, only a person lowers what the sink holds."""
+    compared = Compared(database, decreases=Decreases.APPLY, revisit=20 * DAY)
+    at = START + 70 * HOUR
+    compared.world.source.use("cus_a", at, 5)
+    compared.settled().sink.book("cus_a", at, 500)
+    compared.repair()
+    before, usage = len(compared.sink.received), D(5)
+    for much in (1, 2, -7):
+        compared.world.source.use("cus_a", at, much)
+        usage += much
+        for _ in range(2):
+            compared.world.now += 25 * HOUR
+            compared.round()
+        [waiting] = ParkedEvents(database).waiting(Choice(state="held"), 10)
+        assert (waiting.delta, waiting.total, waiting.guard) == (usage - 505, usage, "repair")
+        assert compared.balanced()
+    assert len(compared.sink.received) == before
+    compared.world.outbox.release([waiting.event], compared.world.now)
+    compared.world.deliver()
+    assert (len(compared.sink.received), compared.said(), compared.balanced()) == (before + 1, [], True)
+
+
+def test_more_usage_than_was_proposed_to_take_back_goes_out(database: Database) -> None:
+    """Only what lowers a bill waits for a person: an increase by the rest needs nobody."""
+    compared = Compared(database)
+    compared.world.source.use("cus_a", START + 70 * HOUR, 5)
+    compared.settled().sink.book("cus_a", START + 70 * HOUR, 3)
+    compared.repair()
+    compared.world.source.use("cus_a", START + 70 * HOUR, 4)
+    compared.world.now += HOUR
+    compared.round()
+    assert compared.said() == []
+    assert [each for each in compared.states("cus_a") if each[0] != "void"][-1] == ("accepted", D(1))
+    assert compared.balanced()
 
 
 def test_what_somebody_lowered_is_sent_once_more(three: Compared) -> None:

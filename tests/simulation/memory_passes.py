@@ -481,7 +481,8 @@ def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]
     parked = tables.parked[last]
     if parked.state is State.IN_DOUBT:
         return Tail.UNSETTLED, None, ZERO
-    tail = Tail.GUARDED if parked.guard is Guard.SHRINK else Tail.PARKED
+    tails = {Guard.SHRINK: Tail.GUARDED, Guard.REPAIR: Tail.PROPOSED}
+    tail = Tail.PARKED if parked.guard is None else tails.get(parked.guard, Tail.PARKED)
     return tail, last, tables.events[last].delta
 
 

@@ -141,7 +141,7 @@ def _stands(tables: Tables, slot: SlotRow | None, decision: Decision | None) -> 
     total = decision.total if decision is not None else slot.total if slot is not None else ZERO
     if decision is not None and decision.event is not None:
         guard = decision.event.guard
-        limited = guard is not None and guard is not Guard.SHRINK
+        limited = guard is not None and guard.limits
         return total, decision.event.delta if limited else ZERO, guard is Guard.TOTAL
     parked = tables.parked.get(slot.tail) if slot is not None and slot.tail is not None else None
     withdrawn = decision is not None and slot is not None and decision.voids == slot.tail
@@ -156,7 +156,7 @@ def _held(tables: Tables, slot: SlotRow) -> bool:
 
 
 def _by_limit(parked: ParkedRow) -> bool:
-    return parked.guard is not None and parked.guard is not Guard.SHRINK
+    return parked.guard is not None and parked.guard.limits
 
 
 def _swelled(parked: ParkedRow) -> bool:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from aggregator.collection.collector import Collector
-from aggregator.core.model import Decreases, Guards, Meter, WriteModel
+from aggregator.core.model import Decreases, Guard, Guards, Meter, State, WriteModel
 from aggregator.delivery.sender import Sender
 from aggregator.ledger.database import Database
 from aggregator.ledger.meters import Meters
@@ -117,6 +117,19 @@ def told(chance: random.Random) -> Iterator[tuple[dt.datetime, Guards | None, li
         yield START + (week * WEEK + 2 + part) * HOUR + 10 * MINUTE, meant, list(uses)
 
 
+def propose(database: Database, memory: MemoryLedger, chance: random.Random) -> None:
+    """Let some decreases that wait be what a repair has proposed."""
+    tables = memory.tables
+    lowers = [event for event, row in sorted(tables.parked.items()) if row.state is State.HELD]
+    proposed = [event for event in lowers if tables.events[event].delta < 0 and chance.random() < 0.4]
+    for event in proposed:
+        tables.parked[event].guard = Guard.REPAIR
+    with database.transaction() as connection:
+        connection.execute(
+            "update aggregator.parked set guard = 'repair' where event_id = any(%s)", (proposed,)
+        )
+
+
 @pytest.mark.parametrize("model", list(WriteModel))
 @pytest.mark.parametrize("seed", range(1, 3))
 def test_the_ledger_in_memory_has_the_same_guards(
@@ -165,6 +178,7 @@ def test_the_ledger_in_memory_has_the_same_guards(
                 for each in (real, twin):
                     each.parked.dismiss(left, now)
                     each.outbox.release([event for event in waiting if event not in left], now)
+                propose(database, memory, chance)
         with psycopg.connect(url) as connection:
             tables = read(connection)
     for table in (tables, memory.tables):

@@ -119,6 +119,7 @@ select found.slot_id,
        carry.amount,
        case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
             when parked.guard = 'shrink_guard' then 'guarded'
+            when parked.guard = 'repair' then 'proposed'
             when parked.event_id is not null then 'parked' end,
        case when parked.state <> 'in_doubt' then parked.event_id end,
        case when parked.state <> 'in_doubt' then waiting.delta end,
@@ -145,7 +146,7 @@ OF_EACH = """
 
 # Whether a guard holds all that a slot ever had, so that where it stands was never said.
 UNSAID = """,
-       parked.guard <> 'shrink_guard'
+       parked.guard not in ('shrink_guard', 'repair')
        and not exists (select from aggregator.event as said
                         where said.slot_id = found.slot_id
                           and (said.exposed_at is not null or said.state in ('accepted', 'confirmed')))
@@ -167,7 +168,8 @@ USUAL = """
                                            - week * interval '168 hours' + number * %(window)s::interval
                  where slot.quantity > 0 and slot.window_start >= %(compared_since)s
                    and not exists (select from aggregator.parked as held
-                                    where held.event_id = slot.tail and held.guard <> 'shrink_guard')
+                                    where held.event_id = slot.tail
+                                      and held.guard not in ('shrink_guard', 'repair'))
                  group by week
                ) as past
          where %(compares)s and found.now > %(unusual_from)s

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from aggregator.core.counts import Counts
 from aggregator.core.lateness import Late, step_of
-from aggregator.core.model import ZERO, Change, Decision, EventId, Guard, State
+from aggregator.core.model import ZERO, Change, Decision, EventId, State
 from aggregator.core.planner import is_restless
 from aggregator.ledger.meters import Feed
 
@@ -107,7 +107,7 @@ class Tally(PassCounts):
             self.held += event.state is HELD
             self.refused += event.state is REFUSED
             self.shadow += event.state is SHADOW
-        if event.guard is not None and event.guard is not Guard.SHRINK:
+        if event.guard is not None and event.guard.limits:
             self.beyond += 1
             self.beyond_units += event.delta
         elif self.adds_up and event.delta > 0 and event.state is DUE:

@@ -49,7 +49,8 @@ with asked as (
       left join (
             select event.id, event.delta, parked.guard = 'max_total_change' and parked.dismissed_at is null as holds
               from aggregator.parked join aggregator.event on event.id = parked.event_id
-             where parked.feed_id = %(feed_id)s and parked.guard <> 'shrink_guard' and parked.event_id <> all(%(voided)s)
+             where parked.feed_id = %(feed_id)s and parked.guard not in ('shrink_guard', 'repair')
+               and parked.event_id <> all(%(voided)s)
            ) as waiting on waiting.id = slot.tail
      group by slot.window_start
 ), usual as (

@@ -27,7 +27,7 @@ select meter.name, sink.name, parked.guard, single.customer, count(distinct even
         select case when parked.guard <> 'max_total_change' then event.customer end as customer,
                case when parked.guard = 'max_total_change' then event.window_start end as window_start
        ) as single
- where parked.guard <> 'shrink_guard' and parked.dismissed_at is null
+ where parked.guard not in ('shrink_guard', 'repair') and parked.dismissed_at is null
    and (%(meter)s::text is null or meter.name = %(meter)s)
    and (%(customer)s::text is null or event.customer = %(customer)s)
  group by meter.name, sink.name, parked.guard, single.customer, single.window_start, meter.window_seconds

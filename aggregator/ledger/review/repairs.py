@@ -7,7 +7,7 @@ Rules
 - An event that the sink's totals lack is refused, as one that the sink rejected: the next pass plans it anew.
 - What the sink holds and nobody accounts for is taken over by an event that is never sent, as an adoption does. What is
   missing beyond that is owed again; what is too much becomes a second event, which is held whatever the meter says of
-  decreases. A pass that finds another number in the window meanwhile replaces it, as it does with anything held.
+  decreases. A pass that finds another number in the window meanwhile replaces it, and what replaces it is held as well.
 - A slot has at most one event that is not settled. While one waits, its slot is left as it is.
 """
 
@@ -63,8 +63,8 @@ values (%(id)s, %(slot)s, %(pass)s, %(feed)s, %(revision)s, %(start)s, %(at)s, %
 """
 
 PARK = """
-insert into aggregator.parked (event_id, feed_id, state, reason, since)
-values (%(id)s, %(feed)s, 'held', %(reason)s, %(now)s)
+insert into aggregator.parked (event_id, feed_id, state, reason, since, guard)
+values (%(id)s, %(feed)s, 'held', %(reason)s, %(now)s, 'repair')
 """
 
 MOVE_SLOT = """
