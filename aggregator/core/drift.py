@@ -5,7 +5,8 @@ Rules
   Each step that does not fit is a difference, with its amount, its cause, and the events that it is about.
 - Of what the ledger knows first: what is on its way, was refused, or was given up explains a difference before anybody
   else is suspected. An amount names events only if exactly one selection of them has it.
-- Nothing is called missing before the sink's totals must show it, nor while the sink says that they are late.
+- Nothing is called missing before the sink's totals must show it, nor while the sink says that they are late. While anything
+  of a place need not be shown yet, how much differs there is not known either, and no repair is built on it.
 - Where source and sink agree and the ledger alone does not, nothing is owed to anybody: the ledger is put right.
 - A ledger that contradicts itself is a bug: it is named, and nothing is built on it.
 - A sink's figure may be a binary fraction: it is compared to within half a unit, and not where it has no room for one.
@@ -31,6 +32,10 @@ ROWS_AT_ONCE = 96
 
 DAYS_AT_ONCE = 100
 """Days that one read gives, for the same reason."""
+
+
+MOST_PLACES = 13
+"""So many places more than the meter's own are tried to find which number a sink's figure stands for."""
 
 
 class Cause(StrEnum):
@@ -178,7 +183,7 @@ def judge(place: Place, terms: Terms) -> list[Difference]:
     if contradiction is not None:
         return [contradiction]
     more = _beyond(place, terms)
-    alone = _ledger_alone(place, more)
+    alone = _ledger_alone(place, more, terms)
     if alone is not None:
         return [alone, *_waiting(place, ())]
     found = list(_at_the_source(place, terms))
@@ -207,10 +212,10 @@ def _beyond(place: Place, terms: Terms) -> Decimal:
     return subtract(place.sink, place.booked)
 
 
-def _ledger_alone(place: Place, more: Decimal) -> Difference | None:
+def _ledger_alone(place: Place, more: Decimal, terms: Terms) -> Difference | None:
     """Find out whether source and sink agree where the ledger alone says something else."""
-    on_its_way = any(event.may_be_there for event in place.events)
-    if not more or on_its_way or subtract(place.source, place.read) != more:
+    unsure = any(event.may_be_there or _uncounted(event, terms) for event in place.events)
+    if not more or unsure or subtract(place.source, place.read) != more:
         return None
     reason = (
         f"source and sink agree, and the ledger alone has {plain(abs(more))} {'less' if more > 0 else 'more'}"
@@ -274,23 +279,36 @@ def _explain(place: Place, more: Decimal, terms: Terms) -> Difference:
         return Difference(
             Cause.PENDING, lacks, _ids(arrived), f"{story}: an answer was lost, and is looked for"
         )
-    if more > 0:
-        twice = selection([event for event in place.events if _maybe_twice(event)], more, terms.unit)
-        if twice:
-            return Difference(
-                Cause.DUPLICATE, lacks, _ids(twice), f"{story}: an event counts twice", Repair.PROPOSE
-            )
-        return Difference(Cause.FOREIGN, lacks, (), f"{story}: the rest is not ours", Repair.PROPOSE)
-    return _explain_lack(place, lacks, terms, story)
+    effects = _effects(place, terms)
+    least, most = _sum(each for each in effects if each < 0), _sum(each for each in effects if each > 0)
+    if 2 * least - terms.unit < 2 * more < 2 * most + terms.unit:
+        why = terms.late or "not counted yet, as far as anybody knows"
+        return Difference(Cause.PENDING, lacks, (), f"{story}: {why}")
+    difference = (
+        _explain_more(place, more, terms, story) if more > 0 else _explain_lack(place, lacks, terms, story)
+    )
+    if effects:
+        reason = (
+            f"{difference.reason}; how much it is will be known once the sink must show all that was sent"
+        )
+        return difference._replace(events=(), reason=reason, repair=Repair.NONE)
+    return difference
+
+
+def _explain_more(place: Place, more: Decimal, terms: Terms, story: str) -> Difference:
+    """Say why the sink has more than is booked, where it adds up."""
+    lacks = subtract(ZERO, more)
+    twice = selection([event for event in place.events if _maybe_twice(event)], more, terms.unit)
+    if twice:
+        return Difference(
+            Cause.DUPLICATE, lacks, _ids(twice), f"{story}: an event counts twice", Repair.PROPOSE
+        )
+    return Difference(Cause.FOREIGN, lacks, (), f"{story}: the rest is not ours", Repair.PROPOSE)
 
 
 def _explain_lack(place: Place, lacks: Decimal, terms: Terms, story: str) -> Difference:
     """Say why the sink has less than is booked, where it adds up."""
     booked = [event for event in place.events if event.state in BOOKED]
-    if terms.late is not None:
-        return Difference(Cause.PENDING, lacks, (), f"{story}: {terms.late}")
-    if lacks <= _sum(event.delta for event in booked if _fresh(event, terms)):
-        return Difference(Cause.PENDING, lacks, (), f"{story}: not counted yet, as far as anybody knows")
     missing = selection(booked, lacks, terms.unit)
     if missing:
         return Difference(
@@ -316,7 +334,7 @@ def _explain_overwritten(place: Place, more: Decimal, terms: Terms, story: str) 
                 Cause.PENDING, lacks, (event.id,), f"{story}: an answer was lost, and is looked for"
             )
     booked = [event for event in newest_first if event.state in BOOKED]
-    if any(_fresh(event, terms) for event in booked):
+    if any(_uncounted(event, terms) for event in booked):
         return Difference(Cause.PENDING, lacks, (), f"{story}: not counted yet, as far as anybody knows")
     for number, event in enumerate(booked):
         if number and same(shown, event.total, terms.unit):
@@ -346,6 +364,17 @@ def _maybe_twice(event: KnownEvent) -> bool:
     return event.state in BOOKED and event.attempts > 1
 
 
+def _effects(place: Place, terms: Terms) -> list[Decimal]:
+    """Return by how much each event of which the sink need not show anything yet may make it differ from what is booked."""
+    uncounted = [subtract(ZERO, event.delta) for event in place.events if _uncounted(event, terms)]
+    return uncounted + [event.delta for event in place.events if event.may_be_there and _owed(event)]
+
+
+def _uncounted(event: KnownEvent, terms: Terms) -> bool:
+    """Tell whether an event was accepted that the sink's totals need not show yet. What was taken over stood in them."""
+    return event.state in BOOKED and event.attempts > 0 and (terms.late is not None or _fresh(event, terms))
+
+
 def _fresh(event: KnownEvent, terms: Terms) -> bool:
     return event.attempted_at is not None and event.attempted_at > terms.now - terms.proof
 
@@ -373,6 +402,16 @@ def selection(events: Sequence[KnownEvent], amount: Decimal, unit: Decimal) -> t
 def same(one: Decimal, other: Decimal, unit: Decimal) -> bool:
     """Tell whether two figures are the same to within half a unit."""
     return one.is_finite() and 2 * abs(one - other) < unit
+
+
+def meant(figure: Decimal, unit: Decimal) -> Decimal:
+    """Return the decimal that a sink's binary fraction stands for: the shortest that rounding may have led to it."""
+    places = max(0, -unit.adjusted())
+    for more in range(MOST_PLACES) if figure.is_finite() else ():
+        rounded = round(figure, places + more)
+        if abs(rounded - figure) * MOST_UNITS <= abs(figure):
+            return rounded
+    return figure
 
 
 def comparable(figure: Decimal, unit: Decimal) -> bool:

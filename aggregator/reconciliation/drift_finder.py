@@ -26,6 +26,7 @@ from aggregator.core.drift import (
     Place,
     Terms,
     judge,
+    meant,
     reads_by_day,
     reads_by_hour,
     same,
@@ -287,7 +288,8 @@ class DriftFinder:
         for start in sorted(starts | sums.keys()):
             span = Span(start, start + step)
             whole = add(whole, sums.get(start, ZERO))
-            place = rows.place(span, None if figure is None else sums.get(start, ZERO), source)
+            its_own = None if figure is None else meant(sums.get(start, ZERO), self._line.unit)
+            place = rows.place(span, its_own, source)
             differences = judge(place, self._terms)
             if differences:
                 yield Found(self._line.meter, self._line.sink, place, tuple(differences))

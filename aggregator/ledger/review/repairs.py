@@ -8,6 +8,8 @@ Rules
 - What the sink holds and nobody accounts for is taken over by an event that is never sent, as an adoption does. What is
   missing beyond that is owed again; what is too much becomes a second event, which is held whatever the meter says of
   decreases. A pass that finds another number in the window meanwhile replaces it, and what replaces it is held as well.
+- Where source and sink agree and the ledger alone does not, each window is taken over as the source has it: the next pass
+  finds nothing there. Several windows may lie in one place, and only their sum is known from the sink.
 - A slot has at most one event that is not settled. While one waits, its slot is left as it is.
 """
 
@@ -18,7 +20,7 @@ from typing import NamedTuple
 
 from psycopg.types.range import TimestamptzRange
 
-from aggregator.core.drift import Difference, Place, Repair
+from aggregator.core.drift import Cause, Difference, Place, Repair
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
 from aggregator.core.planner import add, subtract
 from aggregator.ledger.database import Connection, Part
@@ -41,7 +43,7 @@ update aggregator.meter
 
 RECORD = """
 insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, changed, held, epoch, fingerprint)
-select id, 'repair', %(span)s, %(span)s, %(now)s, 0, 1, %(held)s, epoch, fingerprint
+select id, 'repair', %(span)s, %(span)s, %(now)s, 0, %(changed)s, %(held)s, epoch, fingerprint
   from aggregator.meter where id = %(meter)s
 returning id
 """
@@ -187,8 +189,8 @@ class _TakingOver:
         open_ones = [event.id for start, event in self._rows.events if event.state in OPEN]
         if open_ones:
             return Done(left=f"event {open_ones[0]} of it is not settled yet: decide about that first")
-        slot = self._slot()
-        proposal = None
+        parts = self._parts(difference, more)
+        slot, proposal = parts[0][0], None
         if difference.repair is Repair.PROPOSE:
             proposal = self._name(self._place.customer, slot.window_start, slot.revision + 1, slot.stamped_at)
             if proposal.refused is not None:
@@ -198,34 +200,39 @@ class _TakingOver:
             "feed": self._line.feed,
             "span": TimestamptzRange(*self._place.span),
             "now": self._now,
-            "slot": slot.id,
-            "start": slot.window_start,
             "customer": self._place.customer,
+            "changed": len(parts),
             "held": int(proposal is not None),
         }
         [(values["pass"],)] = self._connection.execute(RECORD, values)
-        self._said = slot.quantity
-        taken = self._name(self._place.customer, slot.window_start, slot.revision, slot.stamped_at)
-        slot = self._add(
-            values, slot, more, taken._replace(at=slot.stamped_at or slot.window_start), TAKEN_OVER
-        )
+        for each, much in parts:
+            taken = self._name(self._place.customer, each.window_start, each.revision, each.stamped_at)
+            at = each.stamped_at or each.window_start
+            slot = self._add(values, each, much, taken._replace(at=at), TAKEN_OVER, said=each.quantity)
         if proposal is None:
             return Done(taken_over=more)
         reason = f"too much by a reconciliation: {difference.reason}"
-        slot = self._add(values, slot, subtract(ZERO, more), proposal, reason, held=True)
+        [(before, _)] = parts
+        self._add(values, slot, subtract(ZERO, more), proposal, reason, said=before.quantity, held=True)
         return Done(taken_over=more, held=EventId(self._tail))
 
-    def _slot(self) -> Slot:
-        """Return the slot that takes it: the one that stands highest, or a new one at the begin of the place."""
-        if self._rows.slots:
-            return max(self._rows.slots, key=lambda slot: (slot.total, slot.window_start))
-        values = {
-            "feed": self._line.feed,
-            "start": self._place.span.start,
-            "customer": self._place.customer,
-        }
+    def _parts(self, difference: Difference, more: Decimal) -> list[tuple[Slot, Decimal]]:
+        """Return which slots take it, and how much each: the one that stands highest, or all that differ at the source."""
+        slots = {slot.window_start: slot for slot in self._rows.slots}
+        if difference.cause is Cause.UNEXPLAINED:
+            return [
+                (slots.get(window.start) or self._new(window.start), subtract(window.source, window.read))
+                for window in self._place.windows
+                if window.source is not None and window.source != window.read
+            ]
+        if not slots:
+            return [(self._new(self._place.span.start), more)]
+        return [(max(slots.values(), key=lambda slot: (slot.total, slot.window_start)), more)]
+
+    def _new(self, start: dt.datetime) -> Slot:
+        values = {"feed": self._line.feed, "start": start, "customer": self._place.customer}
         [(number,)] = self._connection.execute(ADD_SLOT, values)
-        return Slot(SlotId(number), self._place.span.start, ZERO, ZERO, 0)
+        return Slot(SlotId(number), start, ZERO, ZERO, 0)
 
     def _add(
         self,
@@ -235,9 +242,10 @@ class _TakingOver:
         proposal: Proposal,
         reason: str,
         *,
+        said: Decimal,
         held: bool = False,
     ) -> Slot:
-        """Add the next event of a slot, and return how the slot stands then."""
+        """Add the next event of a slot, of which the source `said` so much; return how the slot stands then."""
         [(self._tail,)] = self._connection.execute(NEXT_EVENT)
         moved = slot._replace(
             quantity=add(slot.quantity, delta), total=add(slot.total, delta), revision=slot.revision + 1
@@ -245,6 +253,8 @@ class _TakingOver:
         of_event = {
             **values,
             "id": self._tail,
+            "slot": slot.id,
+            "start": slot.window_start,
             "revision": slot.revision,
             "at": proposal.at,
             "settled": None if held else self._now,
@@ -252,7 +262,7 @@ class _TakingOver:
             "identifier": proposal.identifier,
             "delta": delta,
             "total": moved.total,
-            "said": None if self._said == moved.total else self._said,
+            "said": None if said == moved.total else said,
             "reason": reason,
         }
         self._connection.execute(ADD_EVENT, of_event)
