@@ -77,6 +77,9 @@ def served(url: str, home: Path) -> Iterator[str]:
             database, ClaimCounter(home), "may_lose", lease=HOUR, leave=HOUR, answer=HOUR, hold=HOUR
         )
         address = Address("127.0.0.1:0")
+        began = monotonic()
+        days = ledger.usage_days.sum_up(1).days
+        print(f"{days} days summed up in {monotonic() - began:.1f} s", flush=True)
         site = Site(ledger, configured(url, home, TOKENS), address)
         listener = Listener(address, site.application)
         listener.start()

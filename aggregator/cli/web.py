@@ -114,8 +114,8 @@ def token(
     from aggregator.web.tokens import Scope, issue
 
     config = load_config(context.obj or config_path)
-    secret = config.web.token_secret_revealed()
-    if secret is None:
+    secrets = config.web.token_secrets_revealed()
+    if not secrets:
         raise UsageError(
             "No token can be signed: set `web: {token_secret: ${AGGREGATOR_TOKEN_SECRET}}` in the configuration "
             "(`openssl rand -hex 24` prints a secret)."
@@ -128,7 +128,7 @@ def token(
         raise UsageError(f"There is no meter {unknown[0]} in the configuration; it has: {known}.")
     now = utcnow()
     try:
-        text = issue(secret, Scope(customer, meters or None), now, lasts)
+        text = issue(secrets[0], Scope(customer, meters or None), now, lasts)
     except ValueError as error:
         raise UsageError(f"Not for so long: {error}.") from None
     if as_json:

@@ -11,6 +11,7 @@ from aggregator.config.values import WebAddress, refuse
 
 SHORTEST_TOKEN = 24
 SHORTEST_SECRET = 32
+MOST_SECRETS = 8
 """In characters: what is guessed neither by a person nor by a machine that asks as fast as it may."""
 
 
@@ -26,6 +27,28 @@ def unguessable(least: int) -> AfterValidator:
         return SecretStr(text)
 
     return AfterValidator(check)
+
+
+def unguessable_each(least: int, most: int) -> AfterValidator:
+    """Refuse several secrets if one of them is too short, or if there are too many; keep them apart by commas."""
+
+    def check(value: SecretStr) -> SecretStr:
+        texts = secrets_in(value)
+        if not texts or any(len(text) < least for text in texts):
+            raise refuse(
+                f"must have {least} characters at least, each of them: `openssl rand -hex 24` prints one"
+            )
+        if len(texts) > most:
+            raise refuse(f"are more than {most}: leave out the oldest")
+        return SecretStr(",".join(texts))
+
+    return AfterValidator(check)
+
+
+def secrets_in(value: SecretStr | None) -> tuple[str, ...]:
+    """Return secrets that stand in one text, with commas, white space or lines between them."""
+    text = value.get_secret_value() if value else ""
+    return tuple(dict.fromkeys(text.replace(",", " ").split()))
 
 
 def _origin(value: str) -> str:
@@ -62,9 +85,12 @@ class Web(Block):
         description="File that holds the token, instead of `operator_token`; relative to this file.",
         examples=["/run/secrets/web_token"],
     )
-    token_secret: Annotated[SecretStr, unguessable(SHORTEST_SECRET)] | None = Field(
+    token_secret: Annotated[SecretStr, unguessable_each(SHORTEST_SECRET, MOST_SECRETS)] | None = Field(
         default=None,
-        description="What signs the tokens of `aggregator web token`, by which a customer's own usage is read.",
+        description=(
+            "What signs the tokens of `aggregator web token`, by which a customer's own usage is read. Separate several by "
+            "commas: the first signs, and what any of them signed is good."
+        ),
         examples=["${AGGREGATOR_TOKEN_SECRET}"],
     )
     token_secret_file: SecretFile | None = Field(
@@ -88,9 +114,9 @@ class Web(Block):
         """Return the token in clear."""
         return self.operator_token.get_secret_value() if self.operator_token else None
 
-    def token_secret_revealed(self) -> str | None:
-        """Return the secret in clear."""
-        return self.token_secret.get_secret_value() if self.token_secret else None
+    def token_secrets_revealed(self) -> tuple[str, ...]:
+        """Return the secrets in clear, the one that signs first; none if no token is good."""
+        return secrets_in(self.token_secret)
 
 
 WEB_SECRETS = ("operator_token", "token_secret")

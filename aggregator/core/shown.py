@@ -23,6 +23,11 @@ def shown(value: object) -> str:
             return str(value)
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Write how many things there are: `1 customer`, `1,204 customers`; `several` where that is not the name and an s."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def _grouped(value: Decimal) -> str:
     whole, _, fraction = format(value, "f").partition(".")
     fraction = fraction.rstrip("0")

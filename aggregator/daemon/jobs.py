@@ -50,6 +50,9 @@ RECONCILE_EVERY = timedelta(minutes=1)
 CHECK_EVERY = timedelta(minutes=1)
 """How often it is looked for what is to be compared with a sink's totals: what there is goes on without a pause."""
 
+SUM_UP_EVERY = timedelta(minutes=5)
+"""How often it is looked for days whose usage is summed up by customer. Without that a page and the API are only slower."""
+
 CANCEL_EVERY = timedelta(minutes=1)
 
 SHORTEST_PERIOD = timedelta(seconds=5)
@@ -288,6 +291,17 @@ JOBS: tuple[Job[Any], ...] = (
         body=lambda app, sink: app.checking(sink),
         report=report_checked,
         failed=log.CHECK_FAILED,
+    ),
+    Job(
+        "sum up",
+        "sink",
+        fed_sinks,
+        SINKS,
+        due=lambda _app, _sink: every(SUM_UP_EVERY),
+        body=lambda app, sink: app.summing_up(sink),
+        report=lambda _reporter, _result: None,
+        failed=log.SUMMING_UP_FAILED,
+        heeds_clock=False,
     ),
     Job(
         "deliver",

@@ -200,6 +200,12 @@ WRITE = (
      where moved.known and slot.feed_id = %(feed_id)s and slot.window_start = moved.window_start
        and slot.customer = moved.customer
     """,
+    """
+    insert into aggregator.usage_day (feed_id, day, changed_at)
+    select distinct %(feed_id)s::integer, date_trunc('day', window_start, 'UTC'), statement_timestamp()
+      from moved order by 2
+        on conflict (feed_id, day) do update set changed_at = excluded.changed_at, made_at = null
+    """,
     "delete from aggregator.carry using carries where feed_id = %(feed_id)s and carry.customer = carries.customer",
     """
     insert into aggregator.carry (feed_id, customer, amount)

@@ -33,6 +33,7 @@ from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
 from aggregator.ledger.review.repairs import Repairs
 from aggregator.ledger.usage import UsageReport
+from aggregator.ledger.usage_days import UsageDays
 from aggregator.ledger.usage_windows import UsageWindows
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import monotonic
@@ -85,6 +86,7 @@ class Ledger:
         self.reads = Reads(database)
         self.checks = Checks(database)
         self.repairs = Repairs(database)
+        self.usage_days = UsageDays(database)
         self.usage_windows = UsageWindows(database)
         self.facts = Facts(database)
 

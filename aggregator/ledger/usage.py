@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.usage import By, Line, Usage
+from aggregator.core.windows import DAY
 from aggregator.ledger.database import Part
 from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.usage_days import MADE_DAYS, NOT_MADE
 
 # A cursor is planned to give its first rows soon; here all of them are wanted.
 ALL_ROWS = "select set_config('cursor_tuple_fraction', '1', true)"
@@ -55,6 +57,21 @@ WITHIN = """
 
 SLOTS = f"from aggregator.slot {WITHIN}"
 
+# The same of one customer, by days where these are summed up, else slot by slot. A day is one look-up by the whole key.
+SLOTS_BY_DAY = f"""
+from (select its.customer, its.day as window_start, its.quantity, its.total
+        from {MADE_DAYS}
+        cross join lateral (select * from aggregator.usage_of_day
+                             where feed_id = %(feed)s and day = made.day and customer = %(customer)s offset 0) as its
+       union all
+      select its.customer, its.window_start, its.quantity, its.total
+        from {NOT_MADE}
+        cross join lateral (select * from aggregator.slot
+                             where feed_id = %(feed)s and window_start >= rest.since and window_start < rest.until
+                               and customer = %(customer)s offset 0) as its
+     ) as slot
+"""  # noqa: S608 - our own text
+
 SLOTS_AND_EVENTS = f"""
   from aggregator.slot
   join aggregator.event on event.slot_id = slot.id
@@ -73,9 +90,11 @@ select event.customer, event.window_start, {PART} as part, event.delta
   left join aggregator.parked on parked.event_id = event.id
  where event.window_start >= %(start)s and event.window_start < %(end)s
    and (%(customer)s::text is null or event.customer = %(customer)s)
- union all
-select event.customer, event.window_start, {PART}, event.delta {SLOTS_AND_EVENTS} and %(shadowed)s and event.state = 'shadow'
 """  # noqa: S608 - our own text
+IN_SHADOW = f"""
+ union all
+select event.customer, event.window_start, {PART}, event.delta {SLOTS_AND_EVENTS} and event.state = 'shadow'
+"""
 
 # Of a customer and window with an unusable row, all that is usable was named (`quantity` is not null), and waits until the
 # window is read without such a row. What the slot has of an earlier reading is not counted twice.
@@ -123,16 +142,15 @@ WHEN = "case when %(by)s::text <> 'customer' then date_trunc(%(by)s::text, windo
 
 # Where a slot stands is what was planned for it, so that what is billed is that, less what is not.
 ADDED = f"""
-with unmapped as ({UNMAPPED}), opened as ({{opened}}), not_billed as ({NOT_BILLED}), amount as (
-    select customer, window_start, 1 as part, total as amount, quantity as used, quantity - total as carried {SLOTS}
+with unmapped as ({UNMAPPED}), not_billed as ({NOT_BILLED} {{in_shadow}}), amount as (
+    select customer, window_start, 1 as part, total as amount, quantity as used, quantity - total as carried {{slots}}
      union all
     select customer, window_start, 1, -delta, null, null from not_billed
      union all
     select customer, window_start, part, delta, null, null from not_billed
      union all
     select customer, window_start, 8, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null from unmapped
-     union all
-    select customer, window_start, part, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null from opened
+    {{and_opened}}
 )
 select * from (
 select {WHOSE}, {WHEN}, sum(used) as used,
@@ -182,13 +200,21 @@ select {WHOSE}, start, sum(nine) as used,
 ) as line {{order}}
 """  # noqa: S608 - our own text
 
+AND_OPENED = f"""
+     union all
+    select customer, window_start, part, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null
+      from ({OPEN}) as opened
+"""  # noqa: S608 - our own text
+
 # Lines by time have no customer, and those by customer no time.
 ORDER = "order by start, customer is null, used desc, customer"
 
 SOME = " limit %(limit)s offset %(offset)s"
 
-ADDED_AND_OPEN, LAST_AND_OPEN = (each.format(opened=OPEN, order=ORDER) for each in (ADDED, LAST))
-ADDED_ALONE, LAST_ALONE = (each.format(opened=NOTHING_OPEN, order=ORDER) for each in (ADDED, LAST))
+LAST_AND_OPEN, LAST_ALONE = (LAST.format(opened=opened, order=ORDER) for opened in (OPEN, NOTHING_OPEN))
+
+MOST_DAYS = 400
+"""Of longer spans the days are not gone through one by one."""
 
 FOREVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 """Later than every window: for what has no end."""
@@ -262,6 +288,11 @@ class UsageReport(Part):
                 for row in cursor.execute(statement, values):
                     yield _line(feed, row)
 
+    def of_customer(self, feed: UsageFeed, span: Span, customer: str, by: By | None = None) -> list[Line]:
+        """Return the same lines of one customer at once: there is one for a day or an hour at most."""
+        statement, values = question(feed, span, by, customer)
+        return [_line(feed, row) for row in self._rows(statement, values)]
+
     def some_customers(self, feed: UsageFeed, span: Span, limit: int, offset: int) -> list[Line]:
         """Return a few of the lines by customer, in the same order."""
         statement, values = question(feed, span, By.CUSTOMER)
@@ -297,8 +328,20 @@ def question(
         "open_from": opened.since if opened else FOREVER,
         "by": by,
         "customer": customer,
-        "shadowed": feed.shadowed,
     }
-    if opened is None:
-        return LAST_ALONE if feed.last else ADDED_ALONE, values
-    return LAST_AND_OPEN if feed.last else ADDED_AND_OPEN, values
+    if feed.last:
+        return LAST_ALONE if opened is None else LAST_AND_OPEN, values
+    # Only what is asked for: to plan the rest would take the server longer than to look a customer up.
+    by_days = opened is None and _by_days(span, by, customer)
+    statement = ADDED.format(
+        slots=SLOTS_BY_DAY if by_days else SLOTS,
+        in_shadow=IN_SHADOW if feed.shadowed else "",
+        and_opened="" if opened is None else AND_OPENED,
+        order=ORDER,
+    )
+    return statement, values
+
+
+def _by_days(span: Span, by: By | None, customer: str | None) -> bool:
+    """Tell whether sums of days serve: for one customer, in lines of whole days, over not too many."""
+    return customer is not None and by is not By.HOUR and span.end - span.start <= MOST_DAYS * DAY

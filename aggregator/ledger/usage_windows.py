@@ -15,13 +15,22 @@ from aggregator.core.model import Span
 from aggregator.ledger.database import Part
 from aggregator.ledger.passes.changes import WORK_MEMORY
 from aggregator.ledger.usage import ALL_ROWS
+from aggregator.ledger.usage_days import MADE_DAYS, NOT_MADE
 
-HOURS = """
-select date_trunc('hour', window_start, 'UTC'), count(*), sum(quantity), sum(total)
-  from aggregator.slot
- where feed_id = %(feed)s and window_start >= %(start)s and window_start < %(end)s
- group by 1 order by 1
-"""
+# Of days that are summed up, their hours; of the others, their slots.
+HOURS = f"""
+select its.hour, its.slots, its.quantity, its.total
+  from {MADE_DAYS}
+  join aggregator.usage_of_hour as its on its.feed_id = %(feed)s and its.day = made.day
+ union all
+select its.* from {NOT_MADE}
+ cross join lateral (
+        select date_trunc('hour', window_start, 'UTC'), count(*), sum(quantity), sum(total)
+          from aggregator.slot
+         where feed_id = %(feed)s and window_start >= rest.since and window_start < rest.until
+         group by 1) as its
+ order by 1
+"""  # noqa: S608 - our own text
 
 # What was planned and is not billed: it waits to be sent, or for a person.
 NOT_BILLED = """

@@ -18,6 +18,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -76,11 +77,11 @@ class Api:
     """Answers what a customer used."""
 
     def __init__(
-        self, backend: Backend, access: Access, token_secret: str | None, origins: Sequence[str]
+        self, backend: Backend, access: Access, token_secrets: Sequence[str], origins: Sequence[str]
     ) -> None:
         self._backend = backend
         self._access = access
-        self._secret = token_secret
+        self._secrets = tuple(token_secrets)
         self._origins = frozenset(origins)
         self._workers = Workers("api", MOST_AT_WORK, MOST_WAITING)
         self._kept: OrderedDict[Wanted, tuple[float, asyncio.Future[Answer]]] = OrderedDict()
@@ -145,13 +146,10 @@ class Api:
         return _within(self._scope(bearer, now), wanted)
 
     def _scope(self, bearer: str, now: dt.datetime) -> Scope:
-        refused = _unknown("this token is not good, or not any more")
-        if self._secret is None:
-            raise refused
-        try:
-            return scope_of(self._secret, bearer, now)
-        except NotGood:
-            raise refused from None
+        for secret in self._secrets:
+            with suppress(NotGood):
+                return scope_of(secret, bearer, now)
+        raise _unknown("this token is not good, or not any more")
 
     def _shared(self, request: Request) -> dict[str, str]:
         """Return what lets a page of an origin of yours read the answer. Its cookies are never taken."""
@@ -196,10 +194,10 @@ class Api:
 
     def _of_feed(self, feed: UsageFeed, wanted: Wanted) -> Mapping[str, object]:
         report, whose = self._backend.ledger.usage, wanted.customer
-        lines = list(report.lines(feed, wanted.span, wanted.by, customer=whose))
+        lines = report.of_customer(feed, wanted.span, whose, wanted.by)
         total = Usage()
         if wanted.by is None or feed.last:
-            total = next(iter(report.lines(feed, wanted.span, customer=whose)), Line(None, None, total)).usage
+            total = next(iter(report.of_customer(feed, wanted.span, whose)), Line(None, None, total)).usage
         else:
             for line in lines:
                 total = total.plus(line.usage)

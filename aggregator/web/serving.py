@@ -38,7 +38,7 @@ class Served:
         self.access = access = access_of(address, config)
         backend = Backend(config, ledger, source_of)
         self._site = Site(backend, access, VIEWS, ACTIONS)
-        self._api = Api(backend, access, config.web.token_secret_revealed(), config.web.allow_origins)
+        self._api = Api(backend, access, config.web.token_secrets_revealed(), config.web.allow_origins)
 
     def routes(self) -> list[BaseRoute]:
         """Return what is answered where."""

@@ -30,6 +30,7 @@ from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.meters import Registered
 from aggregator.ledger.outbox.moved_files import MovedFile
 from aggregator.ledger.reports import Unconfigured
+from aggregator.ledger.usage_days import SummingUp
 from aggregator.reconciliation.canceller import Canceller
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.reconciliation.reconciler import Reconciler
@@ -161,6 +162,10 @@ class App:
         from aggregator.wiring.reconciling import checking
 
         return checking(self, sink)
+
+    def summing_up(self, sink: str) -> SummingUp:
+        """Return what sums up, by customer, the days of what goes to a sink."""
+        return SummingUp(self.ledger.usage_days, self.sink_ids[sink])
 
     def resume(self, sink: str) -> None:
         """Let a sink that was halted take events again, if it lets us in by now, to the same account and meters.

@@ -326,6 +326,40 @@ comment on column aggregator.slot.stamped_at is 'The instant of its first event.
 comment on column aggregator.slot.tail is 'Its latest event.';
 comment on column aggregator.slot.replan is 'Its latest event came to nothing at the sink, and is to be planned anew.';
 
+create table aggregator.usage_day (
+    feed_id    integer not null references aggregator.feed,
+    day        timestamptz not null,
+    changed_at timestamptz not null,
+    made_at    timestamptz,
+    primary key (feed_id, day)
+);
+comment on table aggregator.usage_day is
+    'Days in UTC that have slots. Whoever changes a slot of a day says so here, in the same transaction.';
+comment on column aggregator.usage_day.made_at is
+    'When its slots were summed up by customer; null while they are not, or have changed since.';
+
+create table aggregator.usage_of_day (
+    feed_id  integer not null,
+    day      timestamptz not null,
+    customer text collate "C" not null,
+    quantity numeric not null,
+    total    numeric not null,
+    primary key (feed_id, day, customer)
+);
+create table aggregator.usage_of_hour (
+    feed_id  integer not null,
+    day      timestamptz not null,
+    hour     timestamptz not null,
+    slots    bigint not null,
+    quantity numeric not null,
+    total    numeric not null,
+    primary key (feed_id, day, hour)
+);
+comment on table aggregator.usage_of_hour is
+    'What the slots of all customers come to in an hour; counts only while the day is made.';
+comment on table aggregator.usage_of_day is
+    'What the slots of a customer come to in a day; counts only while the day is made.';
+
 create table aggregator.carry (
     feed_id  integer not null references aggregator.feed,
     customer text collate "C" not null,

@@ -159,6 +159,7 @@ def app_with(meter: object, **parts: object) -> App:
         "notification_sinks": {},
         "reconciliation": lambda _: Quiet(),
         "checking": lambda _: Unasked(),
+        "summing_up": lambda _: Quiet(),
         "collections": {"m": Counting()},
         "glance": lambda _: SimpleNamespace(unchanged=lambda _: None),
         "unconfigured_meters": lambda _: [],

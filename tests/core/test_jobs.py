@@ -67,9 +67,11 @@ def test_one_pass_goes_from_thing_to_thing() -> None:
         "cancellations s",
         "reconcile r",
         "check r",
+        "sum up r",
         "deliver r",
         "reconcile s",
         "check s",
+        "sum up s",
         "deliver s",
     ]
 

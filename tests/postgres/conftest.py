@@ -52,3 +52,35 @@ def plain_role_url(ledger_url: str) -> Iterator[str]:
         yield as_role(ledger_url, name)
         owner.execute(sql.SQL("drop owned by {}").format(role))
         owner.execute(sql.SQL("drop role {}").format(role))
+
+
+NOTE_SLOTS = """
+create table public.slot_changed (tx xid8, feed_id int, day timestamptz);
+create table public.day_said (like public.slot_changed);
+create function public.note_slot() returns trigger language plpgsql set search_path = pg_catalog as $$ begin
+    insert into public.slot_changed
+    values (pg_current_xact_id(), new.feed_id, date_trunc('day', new.window_start, 'UTC'));
+    return null;
+end $$;
+create function public.note_day() returns trigger language plpgsql set search_path = pg_catalog as $$ begin
+    if new.made_at is null then
+        insert into public.day_said values (pg_current_xact_id(), new.feed_id, new.day);
+    end if;
+    return null;
+end $$;
+create trigger inserted after insert on aggregator.slot for each row execute function public.note_slot();
+create trigger updated after update on aggregator.slot for each row
+    when (old.quantity <> new.quantity or old.total <> new.total) execute function public.note_slot();
+create trigger said after insert or update on aggregator.usage_day for each row execute function public.note_day();
+"""
+
+
+@pytest.fixture
+def says_what_changed(ledger_url: str) -> Iterator[None]:
+    """Whatever a test does to slots in this ledger, it is said of their days in the same transaction."""
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        connection.execute(NOTE_SLOTS)
+    yield
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        unsaid = connection.execute("table public.slot_changed except table public.day_said").fetchall()
+        assert unsaid == [], "sums of these days would be taken for good"

@@ -69,6 +69,12 @@ class Made:
             for hour, whose in itertools.product(range(HOURS + 2), CUSTOMERS):
                 if self._dice.random() < 0.3:
                     self._slot(feed, sink, START + hour * HOUR, whose, shadowed=shadowed)
+        self._connection.execute(
+            "insert into aggregator.usage_day (feed_id, day, changed_at) select feed_id, day, %s"
+            " from (select distinct feed_id, date_trunc('day', window_start, 'UTC') as day from aggregator.slot) as its"
+            " on conflict do nothing",
+            [START],
+        )
         for _ in range(20):
             customer: str | None = self._dice.choice([None, *CUSTOMERS])
             quantity = None if customer and self._dice.random() < 0.3 else self._amount()

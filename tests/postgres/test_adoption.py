@@ -33,6 +33,8 @@ from tests.fakes import LIMITS, FakeSink
 from tests.postgres.restore import DAY, Backup, PinnedWorld, StripeLike, back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START
 
+pytestmark = pytest.mark.usefixtures("says_what_changed")
+
 APPLY = replace(METER, decreases=Decreases.APPLY, shrink_guard=Decimal(1))
 
 

@@ -36,6 +36,8 @@ from tests.fakes import FakeSink
 from tests.postgres.rejecting import reject_by_report
 from tests.postgres.world import HOUR, METER, START, World
 
+pytestmark = pytest.mark.usefixtures("says_what_changed")
+
 SECOND = dt.timedelta(seconds=1)
 MINUTE = dt.timedelta(minutes=1)
 DAY = dt.timedelta(days=1)

@@ -15,6 +15,8 @@ from aggregator.ledger.passes.stats import Tally
 from tests.fakes import FakeSink, FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
+pytestmark = pytest.mark.usefixtures("says_what_changed")
+
 
 def test_each_customer_gets_one_event_per_window(world: World) -> None:
     """Many uses become one summarized event per customer, meter and window."""

@@ -231,6 +231,7 @@ def test_a_customer_whom_the_sink_does_not_know_is_left_unchecked(three: Compare
     assert summary.unasked == ["There is no customer cus_b."]
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_nothing_is_missing_while_totals_are_late(three: Compared) -> None:
     """Events stay as they are, whatever the totals lack; a repair does nothing."""
     three.sink.forget("cus_a", 30)
@@ -240,6 +241,7 @@ def test_nothing_is_missing_while_totals_are_late(three: Compared) -> None:
     assert three.said() == [("cus_a", 30, Cause.MISSING, D(30))]
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_what_is_missing_is_planned_anew(three: Compared) -> None:
     """The lost event is refused, another one goes out in its place, and nothing more does."""
     three.sink.forget("cus_a", 30)
@@ -256,6 +258,7 @@ def test_what_is_missing_is_planned_anew(three: Compared) -> None:
     assert (len(three.sink.received), three.balanced()) == (sent, True)
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_what_is_too_much_becomes_a_proposal_that_a_person_decides_about(three: Compared) -> None:
     """Nothing is lowered by itself: the event is held; released, it makes all three equal."""
     three.sink.book("cus_b", START + 3 * HOUR, 500)
@@ -276,6 +279,7 @@ def test_what_is_too_much_becomes_a_proposal_that_a_person_decides_about(three: 
     assert three.balanced()
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_a_proposal_is_held_whatever_the_meter_says(database: Database) -> None:
     """Also where decreases are applied, only a person lowers what a sink holds."""
     compared = Compared(database, decreases=Decreases.APPLY)
@@ -326,6 +330,7 @@ def test_more_usage_than_was_proposed_to_take_back_goes_out(database: Database) 
     assert compared.balanced()
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_what_somebody_lowered_is_sent_once_more(three: Compared) -> None:
     """The ledger takes the sink's word, and the next pass plans what the source says beyond it."""
     three.sink.book("cus_b", START + 3 * HOUR, -2)
@@ -372,6 +377,7 @@ def test_a_contradiction_in_the_ledger_is_named_and_left(three: Compared) -> Non
     assert not three.balanced()
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_usage_of_a_customer_without_a_slot_is_proposed_too(three: Compared) -> None:
     """A slot is made for it, so that it is on record and can be taken back."""
     three.sink.book("cus_c", START + 8 * HOUR, 9)
@@ -382,6 +388,7 @@ def test_usage_of_a_customer_without_a_slot_is_proposed_too(three: Compared) -> 
     assert (three.said(), three.balanced()) == ([], True)
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_what_changed_since_it_was_compared_is_left(three: Compared) -> None:
     """A figure proves nothing of a slot that has moved on: nothing is written."""
     three.sink.book("cus_b", START + 3 * HOUR, 500)
@@ -394,6 +401,7 @@ def test_what_changed_since_it_was_compared_is_left(three: Compared) -> None:
     assert ("confirmed", D(500)) not in three.states("cus_b")
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_a_slot_with_an_event_that_waits_is_left(three: Compared) -> None:
     """A slot has one event at most that is not settled: a person decides about that first."""
     source = three.world.source
@@ -405,6 +413,7 @@ def test_a_slot_with_an_event_that_waits_is_left(three: Compared) -> None:
     assert [done.left is not None for done in dones] == [True]
 
 
+@pytest.mark.usefixtures("says_what_changed")
 def test_several_windows_of_one_hour_are_compared_by_hours(database: Database) -> None:
     """A sink shows no quarter of an hour by itself: the hour is compared, and put right as a whole."""
     compared = Compared(database, window=HOUR / 4)

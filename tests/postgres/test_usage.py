@@ -13,6 +13,7 @@ from aggregator.core.usage import By, Usage
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import ALL_ROWS, OpenWindows, UsageFeed, UsageReport, question
+from aggregator.ledger.usage_days import UsageDays
 from tests import usage_by_hand
 from tests.postgres.made_usage import CUSTOMERS, HOUR, HOURS, START, Made
 
@@ -38,6 +39,9 @@ def test_every_line_of_any_history_adds_up(seed: int, database: Database, ledger
         made = Made(connection, dice)
         for number in range(3):
             made.meter(f"meter_{number}")
+        assert UsageDays(database).sum_up(sink_id=1).days >= 3, (
+            "of the one sink; the other's slots are looked at"
+        )
         for feed, span, live in product(report.feeds(None, WHOLE), (WHOLE, PART), (False, True)):
             since = START + 48 * HOUR
             seen = list(made.seen(since)) if live else []
@@ -49,6 +53,8 @@ def test_every_line_of_any_history_adds_up(seed: int, database: Database, ledger
                     for by in GROUPINGS:
                         lines = list(report.lines(feed, span, by, customer=customer, opened=opened))
                         assert lines == usage_by_hand.lines(connection, feed, span, by, customer, by_hand)
+                        if customer and not live:
+                            assert report.of_customer(feed, span, customer, by) == lines
                         totals[by] = Usage()
                         for line in lines:
                             assert line.usage.used == sum(line.usage[1:]), line

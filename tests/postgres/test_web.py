@@ -534,6 +534,26 @@ def test_without_a_secret_no_token_is_good(serve: Any) -> None:
     assert asked(site, authorization=f"Bearer {OPERATOR}").status_code == 200
 
 
+def test_a_secret_is_changed_while_tokens_are_in_use(serve: Any, tmp_path: Path) -> None:
+    """The first of several signs, and what any of them signed is good; also from a file. One that is gone is not."""
+    new, old, gone = "n" * 40, "o" * 40, "g" * 40
+    held = tmp_path / "secrets"
+    held.write_text(f"{new}\n{old}\n")
+    for setting in (f"token_secret: '{new},{old}'", f"token_secret_file: {held}"):
+        site = serve(f"operator_token: {OPERATOR}, {setting}")
+        now = site.ledger.instant()
+        by = {
+            secret: tokens.issue(secret, tokens.Scope("cus_acme"), now, HOUR) for secret in (new, old, gone)
+        }
+        assert [asked(site, authorization=f"Bearer {by[each]}").status_code for each in (new, old, gone)] == [
+            200,
+            200,
+            401,
+        ]
+        both = tokens.issue(f"{new},{old}", tokens.Scope("cus_acme"), now, HOUR)
+        assert asked(site, authorization=f"Bearer {both}").status_code == 401
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -44,6 +44,12 @@ select nextval('aggregator.slot_id'), %(feed)s, 1, hour, customer, quantity, qua
  where quantity > 0
 """
 
+DAYS = """
+insert into aggregator.usage_day (feed_id, day, changed_at)
+select distinct feed_id, date_trunc('day', window_start, 'UTC'), window_start - interval '1 year'
+  from aggregator.slot where feed_id = %(feed)s and window_start = date_trunc('day', window_start, 'UTC')
+"""
+
 # All is billed but for the newest hour, and for what waits.
 EVENTS = """
 insert into aggregator.event (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state,
@@ -154,7 +160,8 @@ def meter(
         "dismissed": mark - DISMISSED * HOUR,
         "waits": json.dumps(waits),
     }
-    connection.execute(SLOTS, values)
+    for statement in (SLOTS, DAYS):
+        connection.execute(statement, values)
     connection.execute(
         "insert into aggregator.pass (meter_id, kind, span, goal, started_at, seconds, rows, changed, planned, epoch,"
         " fingerprint)"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from aggregator.core.model import Decision, State, WriteModel
+from aggregator.ledger import usage_days
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.copy_format import NULL, copy, instant, text
@@ -146,6 +147,7 @@ class Writer:
         for statement in (UPDATE_SLOTS, UPSERT_CARRIES, DELETE_CARRIES):
             self._connection.execute(statement)
         self._connection.execute("truncate slot_change, carry_change")
+        usage_days.changed(self._connection, self._feed.id, self._starts)
 
     def _send(self, lines: Lines) -> None:
         for table, columns, rows in (

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import Span
 from aggregator.core.readbacks import Finding
+from aggregator.ledger import usage_days
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review import moves
 from aggregator.ledger.review.decisions import Decider, Verb, note
@@ -227,3 +228,4 @@ def take_back_held(connection: Connection, events: Sequence[int], reason: str, n
     values = {"events": list(events), "now": now, "reason": reason}
     connection.execute(LOCK_SLOTS, values)
     connection.execute(TAKE_BACK_HELD, values)
+    usage_days.changed_by(connection, events)

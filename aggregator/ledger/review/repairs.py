@@ -23,6 +23,7 @@ from psycopg.types.range import TimestamptzRange
 from aggregator.core.drift import Cause, Difference, Place, Repair
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
 from aggregator.core.planner import add, subtract
+from aggregator.ledger import usage_days
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.drift import Customer, FeedLine, Slot, customer_of
 from aggregator.ledger.outbox.outbox import REPLAN
@@ -278,6 +279,7 @@ class _TakingOver:
                 "tail": self._tail,
             },
         )
+        usage_days.changed(self._connection, self._line.feed, [moved.window_start])
         return moved
 
 
