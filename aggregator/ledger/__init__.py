@@ -17,6 +17,7 @@ drift           what it has of customers and days, beside source and sink
 reads           how often sinks were asked for figures
 usage           what became of usage, in figures that add up
 history         what passes and deliveries did, and what waits
+usage_days      what each customer used in a day, summed up
 usage_windows   what each hour holds, for pages
 facts           all that is on record of a number
 reports         questions, for status and proofs

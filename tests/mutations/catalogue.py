@@ -595,8 +595,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "an open window counts beside its slot",
         "aggregator/ledger/usage.py",
-        "part, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null from opened",
-        "part, quantity, quantity, null from opened",
+        "select customer, window_start, part, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null\n      from",
+        "select customer, window_start, part, quantity, quantity, null\n      from",
         ("tests/postgres/test_usage.py::test_every_line_of_any_history_adds_up",),
     ),
     Mistake(
@@ -616,9 +616,23 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "usage in shadow counts as billed",
         "aggregator/ledger/usage.py",
-        "and %(shadowed)s and event.state = 'shadow'",
-        "and false and event.state = 'shadow'",
+        "event.delta {SLOTS_AND_EVENTS} and event.state = 'shadow'",
+        "event.delta {SLOTS_AND_EVENTS} and false",
         ("tests/postgres/test_usage.py::test_every_line_of_any_history_adds_up",),
+    ),
+    Mistake(
+        "a day that has changed stays summed up",
+        "aggregator/ledger/passes/writer.py",
+        "        usage_days.changed(self._connection, self._feed.id, self._starts)\n",
+        "",
+        ("tests/postgres/test_usage_days.py::test_what_changes_in_a_day_counts_at_once",),
+    ),
+    Mistake(
+        "a day that is not summed up counts as empty",
+        "aggregator/ledger/usage_days.py",
+        "usage_day.day = start and usage_day.made_at is not null",
+        "usage_day.day = start",
+        ("tests/postgres/test_usage_days.py::test_what_changes_in_a_day_counts_at_once",),
     ),
     Mistake(
         "what the sink cannot have counted yet is called missing",
