@@ -215,13 +215,17 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
     state, reason = _initial_state(delta, total, at, policy, guarded=guarded)
     guard = Guard.SHRINK if guarded and state is State.HELD else None
     if proposed and guard is not None:
-        guard, reason = Guard.REPAIR, PROPOSED
+        reason = PROPOSED
     if policy.watches and delta > 0 and state is DUE:
         guard = guards.tripped_by(change, subtract(total, delta), policy.guards, policy.swollen)
         if guard is not None:
             state, reason = State.HELD, guards.reason(guard, change, policy.guards, policy.swollen)
     if state is DUE and delta and policy.unstable and asks_a_person(change.revision):
         state, reason = State.HELD, UNSTABLE
+    if proposed and state is not DUE:
+        guard = (
+            Guard.REPAIR
+        )  # whatever holds this one: what replaces it may lower the bill, and is a proposal still
     if policy.shadow or change.shadow:
         state, reason, guard = State.SHADOW, reason and f"would be {state.value}: {reason}", None
     name = identifier(policy, change.customer, change.window_start, change.revision)

@@ -124,6 +124,8 @@ def _planned(facts: WindowFacts, event: EventFact, before: EventFact | None) -> 
     who = "A pass" if by is None else f"{KINDS[by.kind]} {by.id}"
     if by is not None and by.kind == "adoption":
         return f"{who} found {amount(event.total)} in the sink's own totals, and took it over as event {event.id}."
+    if by is not None and by.kind == "repair":
+        return f"{_repaired(who, event)}{_initially(event)}"
     read = f"{who} read the window"
     if before is None:
         read += f": the source said {amount(event.quantity)} for {facts.customer}"
@@ -133,6 +135,17 @@ def _planned(facts: WindowFacts, event: EventFact, before: EventFact | None) -> 
         read += f" again: the source now said {amount(event.quantity)}, where it had said {amount(before.quantity)}"
     kept = next((each for each in facts.evidence if each.pass_id == _pass_id(event)), None)
     return f"{read}{_of_all(kept)}. {_owed(facts, event)}{_initially(event)}"
+
+
+def _repaired(who: str, event: EventFact) -> str:
+    """Say what a repair took over from the sink, or proposed: it reads no window, and bills nothing by itself."""
+    steps = (
+        f"{signed(event.delta)}, from {amount(subtract(event.total, event.delta))} to {amount(event.total)}"
+    )
+    if event.state is State.CONFIRMED and not event.attempts:
+        differs = "found the sink's own totals differ from what was accepted"
+        return f"{who} {differs}, and took that over as event {event.id}: {steps}."
+    return f"{who} proposed to take back what the sink has too much: event {event.id}, stamped {moment(event.at)}, {steps}."
 
 
 def _pass_id(event: EventFact) -> int | None:

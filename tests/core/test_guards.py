@@ -181,3 +181,7 @@ def test_what_replaces_the_proposal_of_a_repair_waits_for_a_person(model: WriteM
     assert held_by(less, policy, **proposed) == [Guard.REPAIR]
     assert held_by(less, policy, **proposed, again=True) == [Guard.REPAIR]
     assert held_by(KNOWN + "acme | 10:00 | 4 | 600 | 4 | 3 | 10:01 | -500", policy, **proposed) == [None]
+    limited = replace(policy, guards=MOST.guards)
+    assert held_by(KNOWN + "acme | 10:00 | 4 | 6000 | 4 | 3 | 10:01 | -50", limited, **proposed) == [
+        Guard.REPAIR
+    ]

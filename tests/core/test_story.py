@@ -268,3 +268,26 @@ def test_a_window_is_named_by_its_day_once() -> None:
 def test_a_query_is_filled_in_where_a_source_does(query: str, filled: str) -> None:
     """The names of its values, and nothing that only looks like them; a colon that is escaped is one."""
     assert query_text.filled(query, {"start": NINE, "end": 5, "customer": "o'hara"}) == filled
+
+
+def test_a_repair_is_told_as_what_it_was() -> None:
+    """It read nothing, and what it took over was not carried from anywhere; what it proposed waits."""
+    repair = PASS._replace(id=3, kind="repair")
+    taken = event(
+        State.CONFIRMED, id=8, revision=1, delta=D(500), total=D(540), planned_by=repair, attempts=0,
+        exposed_at=None, attempted_at=None, reason="taken over",
+    )  # fmt: skip
+    proposed = event(
+        State.HELD, id=9, revision=2, delta=D(-500), planned_by=repair, attempts=0, exposed_at=None,
+        attempted_at=None, settled_at=None, parked=parked(reason="too much by a reconciliation"),
+    )  # fmt: skip
+    said = told(event(), taken, proposed)
+    assert (
+        "Repair 3 found the sink's own totals differ from what was accepted, and took that over as event 8: "
+        "+500, from 40 to 540."
+    ) in said
+    assert (
+        "Repair 3 proposed to take back what the sink has too much: event 9, stamped 2026-11-20 09:00:00Z, "
+        "-500, from 540 to 40. It was held for a person: too much by a reconciliation."
+    ) in said
+    assert not any("carried" in each or "read the window again" in each for each in said)

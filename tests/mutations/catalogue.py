@@ -239,8 +239,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what replaces the proposal of a repair is believed at a second read",
         "aggregator/core/planner.py",
-        "    if proposed and guard is not None:\n",
-        "    if proposed and guard is None:\n",
+        "    if proposed and state is not DUE:\n",
+        "    if False:\n",
         ("tests/postgres/test_drift.py::test_what_replaces_a_proposal_is_held_as_well",),
     ),
     Mistake(
@@ -272,6 +272,20 @@ MISTAKES: tuple[Mistake, ...] = (
         "meant(sums.get(start, ZERO), self._line.unit)",
         "sums.get(start, ZERO)",
         ("tests/postgres/test_drift.py::test_a_binary_fraction_is_proposed_as_the_decimal_it_stands_for",),
+    ),
+    Mistake(
+        "what a repair took over is explained as carried from other windows",
+        "aggregator/core/story.py",
+        'if by is not None and by.kind == "repair":',
+        "if False:",
+        ("tests/core/test_story.py::test_a_repair_is_told_as_what_it_was",),
+    ),
+    Mistake(
+        "what one window's repair took over is owed again by another's rejection",
+        "aggregator/ledger/review/rejections.py",
+        "near.customer = event.customer",
+        "false",
+        ("tests/postgres/test_drift.py::test_what_a_repair_took_over_of_an_hour_is_not_owed_again",),
     ),
     Mistake(
         "a duplicate after a failed attempt stops the ledger",

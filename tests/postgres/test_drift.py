@@ -9,12 +9,13 @@ import pytest
 
 from aggregator.collection.open_windows import read_open
 from aggregator.core.drift import Cause, Repair
-from aggregator.core.model import Decreases, Event, Span, WriteModel
+from aggregator.core.model import Decreases, Event, Rejection, Report, Span, WriteModel
 from aggregator.errors import CustomerUnknown
 from aggregator.ledger.database import Database
 from aggregator.ledger.drift import Asked, DriftReport, FeedLine
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.review.parked import Choice, ParkedEvents
+from aggregator.ledger.review.rejections import refuse_known, take_report
 from aggregator.ledger.review.repairs import Done, Proposal, Repairs
 from aggregator.reconciliation.drift_finder import DriftFinder, Found, Line, Summary
 from tests.fakes import LIMITS, FakeSink
@@ -451,6 +452,29 @@ def test_a_ledger_that_differs_alone_in_one_of_several_windows_sends_nothing(
     compared.world.now += HOUR
     compared.round()
     assert (compared.said(), len(compared.sink.received), compared.balanced()) == ([], before, True)
+
+
+def test_what_a_repair_took_over_of_an_hour_is_not_owed_again(database: Database) -> None:
+    """What an hour lacked in one window was taken over with what it had too much in another: a report counts no more."""
+    compared = Compared(database, window=HOUR / 4)
+    at = START + 70 * HOUR
+    for quarter, much in enumerate((10, 4)):
+        compared.world.source.use("cus_a", at + quarter * HOUR / 4, much)
+    compared.settled()
+    lost = compared.sink.forget("cus_a", 4)
+    compared.sink.book("cus_a", at, 500)
+    [done] = compared.repair()
+    assert (done.taken_over, done.held is not None) == (D(496), True)
+    feed = compared.world.registered.feeds[0]
+    report = Report("evt_1", METER.name, Span(at, at + HOUR), 1, (Rejection(lost.identifier, "late"),))
+    with database.transaction() as connection:
+        assert take_report(connection, feed.sink_id, report, compared.world.now, None) == ([], False)
+        assert refuse_known(connection, [lost.id], "not there", compared.world.now) == []
+    assert done.held is not None
+    compared.world.outbox.release([done.held], compared.world.now)
+    compared.round()
+    assert sum(event.delta for event in compared.sink.identifiers.values()) == 14
+    assert (compared.said(), compared.balanced()) == ([], True)
 
 
 def test_a_binary_fraction_is_proposed_as_the_decimal_it_stands_for(database: Database) -> None:

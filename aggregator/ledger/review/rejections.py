@@ -45,10 +45,27 @@ select %(sink_id)s, given.identifier, given.reason, %(now)s
 returning identifier, reason
 """
 
+# The sink's word for what it holds was not taken since. A repair takes it for an hour, in which several windows may lie, and
+# writes it into one of them.
+NOT_TAKEN_OVER = """
+       not exists (
+        select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
+         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind in ('adoption', 'repair')
+       )
+   and not exists (
+        select from aggregator.slot as near
+          join aggregator.event as newer on newer.slot_id = near.id and newer.id > event.id
+          join aggregator.pass on pass.id = newer.pass_id and pass.kind = 'repair' and pass.span @> event.window_start
+         where near.feed_id = event.feed_id and near.customer = event.customer
+           and near.window_start >= date_trunc('hour', event.window_start, 'UTC')
+           and near.window_start < date_trunc('hour', event.window_start, 'UTC') + interval '1 hour'
+       )
+"""
+
 # Identifiers have no index: one scan for all of them, of what was planned since a while. An adoption has taken over what the
 # sink had counted by then, rejections included: what it replaced is not owed again. What was taken back before it was sent
 # has lost its slot, and what is planned in its place goes by the same identifier. Up to `until` the word of a report counts.
-FIND_REJECTED = """
+FIND_REJECTED = f"""
 select event.id, event.identifier,
        event.attempted_at > %(until)s
        or exists (
@@ -67,21 +84,13 @@ select event.id, event.identifier,
          where sink_id = %(sink_id)s
             or %(whose)s = '' and sink_id in (select file.sink_id from aggregator.file where not by_hand))
    and starts_with(event.customer, %(whose)s)
-   and not exists (
-        select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
-         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind in ('adoption', 'repair')
-       )
-"""
+   and {NOT_TAKEN_OVER}"""  # noqa: S608 - our own text
 
 # The same, of events that the sink's totals lack.
-FIND_MISSING = """
+FIND_MISSING = f"""
 select event.id from aggregator.event
  where event.id = any(%(events)s)
-   and not exists (
-        select from aggregator.event as newer join aggregator.pass on pass.id = newer.pass_id
-         where newer.slot_id = event.slot_id and newer.revision > event.revision and pass.kind in ('adoption', 'repair')
-       )
-"""
+   and {NOT_TAKEN_OVER}"""  # noqa: S608 - our own text
 
 FORGET = """
 delete from aggregator.rejection
