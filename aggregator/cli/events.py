@@ -244,13 +244,15 @@ def dismiss(config_path: Path, *, choice: "Choice", reason: str | None, as_json:
 @events.command("give-up")
 @click.option("--meter", required=True, help="The meter whose events you give up.")
 @click.option("--sink", required=True, help="The sink that they were meant for.")
+@deciding_option
 @config_option
 @json_option
-def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
+def give_up(config_path: Path, *, meter: str, sink: str, reason: str | None, as_json: bool) -> None:
     """Give up waiting events of a meter or sink that is no longer in the configuration: nothing of them is billed.
 
     The events stay on record as refused and dismissed. An event that may have left before is in doubt.
     """
+    from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import feeding, open_ledger
 
     config = load_config(config_path)
@@ -268,7 +270,9 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
                 f"Another process reads meter {meter}, and sends what waits. Take the meter out of its configuration, too; "
                 "an hour later (or four windows, if that is longer) its events can be given up."
             )
-        refused, in_doubt = ledger.outbox.give_up(feeds, now) if feeds else (0, 0)
+        refused, in_doubt = (
+            ledger.outbox.give_up(feeds, now, Decider(somebody(), reason)) if feeds else (0, 0)
+        )
     said = f"{refused} event(s) of {meter} to {sink} given up; nothing of them is billed."
     doubted = f"{in_doubt} event(s) may have left before, and are in doubt (`aggregator events list`)."
     answer({"given_up": refused, "in_doubt": in_doubt}, said, doubted * bool(in_doubt), as_json=as_json)
@@ -276,28 +280,33 @@ def give_up(config_path: Path, *, meter: str, sink: str, as_json: bool) -> None:
 
 @events.command("mark-accepted")
 @some_ids_argument
+@deciding_option
 @config_option
 @json_option
-def mark_accepted(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
+def mark_accepted(config_path: Path, *, ids: tuple[int, ...], reason: str | None, as_json: bool) -> None:
     """Say that the sink has these events in doubt: they count as accepted, and are never sent again."""
-    _settle(config_path, ids, accepted=True, as_json=as_json)
+    _settle(config_path, ids, reason, accepted=True, as_json=as_json)
 
 
 @events.command("mark-missing")
 @some_ids_argument
+@deciding_option
 @config_option
 @json_option
-def mark_missing(config_path: Path, *, ids: tuple[int, ...], as_json: bool) -> None:
+def mark_missing(config_path: Path, *, ids: tuple[int, ...], reason: str | None, as_json: bool) -> None:
     """Say that the sink does not have these events in doubt: they are sent again, as they were planned.
 
     An event that the sink does have, after all, would be billed twice: look at its totals for the event's minute first.
     """
-    _settle(config_path, ids, accepted=False, as_json=as_json)
+    _settle(config_path, ids, reason, accepted=False, as_json=as_json)
 
 
-def _settle(config_path: Path, ids: tuple[int, ...], *, accepted: bool, as_json: bool) -> None:
+def _settle(
+    config_path: Path, ids: tuple[int, ...], reason: str | None, *, accepted: bool, as_json: bool
+) -> None:
     """Take a person's word on events in doubt."""
     from aggregator.core.readbacks import Finding
+    from aggregator.ledger.review.decisions import Decider
     from aggregator.ledger.review.parked import Choice
     from aggregator.wiring.app import open_ledger
 
@@ -309,7 +318,8 @@ def _settle(config_path: Path, ids: tuple[int, ...], *, accepted: bool, as_json:
         early = [] if accepted else [each for each in fitting if _countable_at(config, each) > now]
         chosen = [each for each in fitting if each not in early]
         finding = Finding.PRESENT if accepted else Finding.ABSENT
-        done = set(ledger.parked.settle_by_hand([each.event for each in chosen], finding, now))
+        decider = Decider(somebody(), reason)
+        done = set(ledger.parked.settle_by_hand([each.event for each in chosen], finding, now, decider))
     if as_json:
         key = "accepted" if accepted else "missing"
         write_json(

@@ -237,6 +237,7 @@ def _cell(value: object) -> object:
 
 def _show(found: "Explanation") -> None:
     """Print the stories one after the other, and what is to be said of the rest."""
+    from aggregator.core.shown import counted
     from aggregator.core.story import amount
 
     for each in found.stories:
@@ -245,13 +246,15 @@ def _show(found: "Explanation") -> None:
         _show_rows(each)
         say()
     for rest in found.plain:
-        again = "other " if found.stories else ""
+        windows = counted(rest.windows, "other window" if found.stories else "window")
+        were = "was" if rest.windows == 1 else "were"
         say(
-            f"{rest.windows:,} {again}window(s) of {rest.meter} for {found.customer} to {rest.sink} were read once and "
+            f"{windows} of {rest.meter} for {found.customer} to {rest.sink} {were} read once and "
             f"billed at once: {amount(rest.quantity)} used, {amount(rest.billed)} billed."
         )
     if found.left_out:
-        say(f"{found.left_out:,} more window(s) have a story; see --limit, or give a shorter range.")
+        has = "window has" if found.left_out == 1 else "windows have"
+        say(f"{found.left_out:,} more {has} a story; see --limit, or give a shorter range.")
     for note in found.notes:
         say(note)
 

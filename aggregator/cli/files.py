@@ -9,10 +9,12 @@ import click
 from aggregator.cli.common import (
     answer,
     config_option,
+    deciding_option,
     json_option,
     load_config,
     say,
     show_rows,
+    somebody,
     write_json,
 )
 from aggregator.cli.help import Commands
@@ -66,20 +68,22 @@ def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit:
 
 @files.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@deciding_option
 @config_option
 @json_option
-def confirm(config_path: Path, *, names: tuple[str, ...], as_json: bool) -> None:
+def confirm(config_path: Path, *, names: tuple[str, ...], reason: str | None, as_json: bool) -> None:
     """Record that you have uploaded these files: the events in them count as confirmed.
 
     First look whether the Dashboard took the whole file. You can confirm a file only once, so that somebody who is about to
     upload it a second time notices.
     """
+    from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger
 
     config = load_config(config_path)
     bare = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
-        done = ledger.uploads.confirm(bare, ledger.now())
+        done = ledger.uploads.confirm(bare, ledger.now(), Decider(somebody(), reason))
     said = f"{len(bare)} file(s) confirmed, with {done:,} event(s)."
     answer({"confirmed": sorted(bare), "events": done}, said, as_json=as_json)
 

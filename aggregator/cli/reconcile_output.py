@@ -9,7 +9,7 @@ from itertools import islice
 from aggregator.cli.common import json_text, plain_value, say, show_rows, write_raw
 from aggregator.core.drift import NAMES, Cause, Difference, next_command
 from aggregator.core.planner import plain
-from aggregator.core.shown import shown
+from aggregator.core.shown import counted, shown
 from aggregator.ledger.review.repairs import Done
 from aggregator.reconciliation.drift_finder import Found, Summary
 from aggregator.sinks.files.formats import unformulated
@@ -59,14 +59,14 @@ def show(question: Question, compared: Sequence[Compared], done: Repaired | None
                 much = f"{'+' if each.summary.rose > 0 else ''}{shown(each.summary.rose)}"
                 say(
                     f"The source of {each.summary.meter} has changed since it was billed to {each.summary.sink}: "
-                    f"{len(each.summary.changed):,} customer(s), {much}."
+                    f"{counted(len(each.summary.changed), 'customer')}, {much}."
                 )
     reads = sum(each.summary.reads for each in compared)
     places = sum(each.summary.days for each in compared)
-    if count:
-        say(f"{places:,} customer(s) and day(s) compared with {reads:,} read(s); {count:,} difference(s).")
-    else:
-        say(f"Equal: {places:,} customer(s) and day(s) compared with {reads:,} read(s).")
+    what = (
+        f"{counted(places, 'day of a customer', 'days of customers')} compared with {counted(reads, 'read')}"
+    )
+    say(f"{what}; {counted(count, 'difference')}." if count else f"Equal: {what}.")
 
 
 def _show_causes(compared: Sequence[Compared]) -> None:
@@ -97,12 +97,13 @@ def _show_done(done: Repaired) -> None:
     taken = sum(bool(each.taken_over) for _, each in done)
     again = sum(each.read_again for _, each in done)
     say(
-        f"Repaired: {planned:,} event(s) are planned anew, {taken:,} place(s) taken over from the sinks; {again:,} are read "
-        "again by the next pass (the daemon, or `aggregator run --once`)."
+        f"Repaired: {counted(planned, 'event')} planned anew, {counted(taken, 'place')} taken over from the sinks; "
+        f"{again:,} to be read again by the next pass (the daemon, or `aggregator run --once`)."
     )
     if held:
+        lower = "event that would lower what a sink holds is", "events that would lower what a sink holds are"
         say(
-            f"{len(held):,} event(s) that would lower what a sink holds are held (`aggregator events list --state held`): "
+            f"{counted(len(held), *lower)} held (`aggregator events list --state held`): "
             f"`aggregator events release {' '.join(held[:MOST_COMMANDS])}`, or `dismiss`."
         )
     for found, each in done:

@@ -8,7 +8,7 @@ import click
 
 from aggregator.cli.common import Instant, config_option, json_option, load_config, say, show_rows, write_json
 from aggregator.cli.completion import MeterName
-from aggregator.core.shown import shown
+from aggregator.core.shown import counted, shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -202,10 +202,10 @@ def _waiting(wait: "Wait") -> str:
 
     whose = wait.meter + (f" to {wait.sink}" if wait.sink else "")
     what = {
-        WaitKind.FAILED: f"{wait.number:,} pass(es) failed in a row",
-        WaitKind.UNREAD: f"{wait.number:,} window(s) could not be read",
-        WaitKind.GUARDED: f"{wait.number:,} window(s) shrank and wait for a second reading",
-    }.get(wait.kind, f"{wait.number:,} event(s) are {wait.kind}")
+        WaitKind.FAILED: f"{counted(wait.number, 'pass', 'passes')} failed in a row",
+        WaitKind.UNREAD: f"{counted(wait.number, 'window')} could not be read",
+        WaitKind.GUARDED: f"{counted(wait.number, 'window')} shrank, to be read a second time",
+    }.get(wait.kind, f"{counted(wait.number, 'event is', 'events are')} {wait.kind}")
     since = f" since {shown(wait.since)}" if wait.since else ""
     later = f", next at {shown(wait.next_at)}" if wait.next_at else ""
     reason = f": {wait.reason}." if wait.reason else "."

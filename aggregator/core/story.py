@@ -13,6 +13,7 @@ from decimal import Decimal
 from aggregator.core.explanation import Decided, EventFact, Evidence, Now, Sentence, WindowFacts
 from aggregator.core.model import ZERO, Span, State
 from aggregator.core.planner import plain, subtract
+from aggregator.core.shown import counted
 from aggregator.core.states import BOOKED
 
 KINDS = {"live": "Pass", "backfill": "Backfill", "adoption": "Adoption", "repair": "Repair"}
@@ -156,9 +157,7 @@ def _of_all(kept: Evidence | None) -> str:
     """Say what was read of all customers together."""
     if kept is None:
         return ""
-    return (
-        f" (of all customers: {kept.rows:,} row(s), {amount(kept.quantity)} in all, checksum {kept.digest})"
-    )
+    return f" (of all customers: {counted(kept.rows, 'row')}, {amount(kept.quantity)} in all, checksum {kept.digest})"
 
 
 def _owed(facts: WindowFacts, event: EventFact) -> str:
@@ -314,9 +313,10 @@ def _says_now(facts: WindowFacts, now: Now | None) -> Iterator[str]:
             yield f"Of all customers it said what was last read, to the row of each (checksum {facts.evidence[-1].digest})."
         return
     start, end = (f"{each:%Y-%m-%dT%H:%MZ}" for each in facts.window)
+    customers = counted(now.customers, "customer")
     yield (
-        f"The source has changed since this window was last read: {now.customers:,} customer(s), {signed(now.change)}. "
-        f"The next pass that reads it books that; `aggregator backfill {facts.meter} --from {start} --to {end}` does so now."
+        f"The source has changed since this window was last read: {customers}, {signed(now.change)}. The next pass that "
+        f"reads it books that; `aggregator backfill {facts.meter} --from {start} --to {end}` does so now."
     )
 
 

@@ -54,7 +54,7 @@ def confirm(backend: Backend, session: Session, form: Form) -> str:
     names = list(dict.fromkeys(form.get("name", [])))
     if not names or len(names) > MOST_AT_ONCE:
         raise UsageError("Say which files you have uploaded.")
-    done = backend.ledger.uploads.confirm(names, backend.ledger.now())
+    done = backend.ledger.uploads.confirm(names, backend.ledger.now(), _who(session))
     _note("confirm", session, done)
     return f"{len(names):,} file(s) confirmed, with {done:,} event(s)."
 
@@ -77,6 +77,10 @@ def _decider(session: Session, form: Form) -> Decider:
     reason = form.get("reason", [""])[0].strip()
     if not reason:
         raise UsageError("Say why: it stays on record beside your name.")
+    return _who(session, reason)
+
+
+def _who(session: Session, reason: str | None = None) -> Decider:
     return Decider(f"{session.who} on the page", reason)
 
 

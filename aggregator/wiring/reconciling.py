@@ -16,6 +16,7 @@ from aggregator.collection.open_windows import read_open
 from aggregator.core import definitions, planner
 from aggregator.core.drift import Repair
 from aggregator.core.model import ZERO, Change, Definition, EventId, SlotId, Span, Tail, WriteModel
+from aggregator.core.shown import counted
 from aggregator.core.windows import floor
 from aggregator.ledger.drift import Asked, DayLine, FeedLine
 from aggregator.ledger.passes.spool import Spool
@@ -143,8 +144,8 @@ def _compare(
         said.append(f"{feed.sink} is not believed where it lacks something: {finder.late}.")
     if finder.summary.left_out:
         said.append(
-            f"{finder.summary.left_out:,} customer(s) of {feed.meter} were not compared: {feed.sink} was asked as often "
-            "today as `reads_per_day` allows. Go on after midnight UTC, or allow more."
+            f"Not compared: {counted(finder.summary.left_out, 'customer')} of {feed.meter}, since {feed.sink} was asked as "
+            "often today as `reads_per_day` allows. Go on after midnight UTC, or allow more."
         )
     unbalanced = app.ledger.drift.unbalanced(feed.id, question.customer, MOST_UNBALANCED)
     for customer, much in unbalanced[:MOST_NAMED]:

@@ -541,7 +541,9 @@ REVIEW = """
 create table aggregator.decision (
     id         bigint generated always as identity primary key,
     decided_at timestamptz not null,
-    verb       text not null check (verb in ('release', 'dismiss', 'cancel')),
+    verb       text not null check (
+        verb in ('release', 'dismiss', 'cancel', 'mark-accepted', 'mark-missing', 'give-up', 'confirm')
+    ),
     who        text not null check (who <> ''),
     reason     text check (reason <> ''),
     events     bigint[] not null check (cardinality(events) > 0)

@@ -169,7 +169,7 @@ def test_what_became_of_an_event_is_told(what: EventFact, said: list[str]) -> No
         (
             event(),
             {"evidence": (Evidence(1, TEN, 1204, D("88120.5"), -1),)},
-            "(of all customers: 1,204 row(s), 88,120.5 in all, checksum ffffffffffffffff)",
+            "(of all customers: 1,204 rows, 88,120.5 in all, checksum ffffffffffffffff)",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_sentences_stand_in_the_order_of_time() -> None:
             [
                 "At 2026-11-20 10:00:00Z source app said 43, +3 since it was last read.",
                 (
-                    "The source has changed since this window was last read: 3 customer(s), +120. The next pass "
+                    "The source has changed since this window was last read: 3 customers, +120. The next pass "
                     "that reads it books that; `aggregator backfill api --from 2026-11-20T09:00Z --to "
                     "2026-11-20T10:00Z` does so now."
                 ),

@@ -12,6 +12,7 @@ from aggregator.delivery.sender import Delivered, Sender, drain
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.turns import LEAST_SHARE, NEWEST_EVERY, PICK, PICK_NEWEST
 from aggregator.ledger.reports import Reports
+from aggregator.ledger.review.decisions import Decider, Decisions, Verb
 from tests.fakes import FakeSink
 from tests.postgres.world import HOUR, START, World
 
@@ -250,7 +251,9 @@ def test_what_may_have_left_is_not_given_up_unseen(world: World) -> None:
     assert claimed(world, 1) == [1]
     assert world.outbox.give_up([feed], world.now) == (1, 0)
     world.now += dt.timedelta(hours=1)
-    assert world.outbox.give_up([feed], world.now) == (0, 1)
+    assert world.outbox.give_up([feed], world.now, Decider("Ada", "it is gone")) == (0, 1)
+    [decision] = Decisions(world.database).latest(9)
+    assert (decision.verb, decision.who, decision.reason) == (Verb.GIVE_UP, "Ada", "it is gone")
     assert world.rows("select state::text from aggregator.event order by id") == [("in_doubt",), ("refused",)]
 
 

@@ -28,6 +28,7 @@ from aggregator.ledger.database import Database
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.outbox.files import FileClaim, Files
 from aggregator.ledger.outbox.uploads import FileRow, Uploads
+from aggregator.ledger.review.decisions import Decider, Decisions, Verb
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.sinks.files import CsvFormat, DirectorySink, Format, JsonFormat
@@ -609,8 +610,15 @@ def test_a_confirmed_file_confirms_its_events(world: FileWorld) -> None:
     world.owe("cus_9", hour=2)
     world.write()
     first, second = (row.name or "" for row in world.listed())
-    assert world.uploads.confirm([first], world.now) == 5
+    assert world.uploads.confirm([first], world.now, Decider("Ada", "the Dashboard took it")) == 5
     assert world.states() == {"accepted": 1, "confirmed": 5}
+    [decision] = Decisions(world.database).latest(9)
+    assert (decision.verb, decision.who, decision.reason, decision.number) == (
+        Verb.CONFIRM,
+        "Ada",
+        "the Dashboard took it",
+        5,
+    )
     assert [row.confirmed_at for row in world.listed()] == [world.now, None]
     for names, told in (
         ([first, second], f"{first} was confirmed at 2026-11-01 02:05Z already"),

@@ -192,7 +192,7 @@ def test_the_command_shows_both_and_says_how_to_go_on(
     assert "deliveries, newest first" in shown
     assert "no such customer" in shown
     assert "no answer" not in shown
-    assert "api_requests to fake: 1 event(s) are refused since 2026-11-01 01:05: no such customer. " in shown
+    assert "api_requests to fake: 1 event is refused since 2026-11-01 01:05: no such customer. " in shown
     assert "`aggregator events release --meter api_requests --state refused`" in shown
     known = json.loads(call("api_requests", "--json"))
     assert [each["planned"] for each in known["passes"]] == [10]

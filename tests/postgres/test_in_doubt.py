@@ -26,6 +26,7 @@ from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Find
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import Notifications, Taking
+from aggregator.ledger.review.decisions import Decisions, Verb
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.review.rejections import refuse_missing
@@ -645,7 +646,10 @@ def test_a_persons_word_on_what_is_in_doubt(owing: World, call: Callable[..., Re
     )
     assert complaint(call("release", first)) == doubt
     assert complaint(call("dismiss", first)) == doubt
-    shown = call("mark-accepted", first)
+    shown = call("mark-accepted", "--reason", "seen in the Dashboard", first)
+    decided = Decisions(owing.database).about([first])[first]
+    assert (decided.verb, decided.reason) == (Verb.MARK_ACCEPTED, "seen in the Dashboard")
+    assert decided.describe().startswith("marked as accepted by ")
     assert f"{first}: 1 for cus_0, stamped 2026-11-01 00:00:00Z" in shown.output
     assert "no answer, and 20 h after the first attempt" in shown.output
     assert shown.output.endswith("1 event(s) accepted.\n")

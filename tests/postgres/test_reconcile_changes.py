@@ -362,9 +362,7 @@ def test_the_command_says_what_differs_and_what_to_type_next(lab: Lab) -> None:
     """Exit code 3, each difference with figures, cause and command; CSV and JSON have the same, with all digits."""
     equal = call(lab)
     assert equal.code == 0
-    assert equal.out.splitlines()[-1].startswith(
-        f"Equal: {len(lab.customers) * DAYS * 5} customer(s) and day(s)"
-    )
+    assert equal.out.splitlines()[-1].startswith(f"Equal: {len(lab.customers) * DAYS * 5} days of customers")
     places = sorted(place for place in lab.quantities if place[0] == "calls")
     lab.send("metronome", *places[0], 500)
     late = places[-1]
@@ -384,7 +382,7 @@ def test_the_command_says_what_differs_and_what_to_type_next(lab: Lab) -> None:
     assert [*stray, "-500", str(much), str(much), str(much), str(much + 500)] in lines
     command = f"aggregator reconcile calls --customer cus_0 --from {day:%Y-%m-%d} --to {day + DAY:%Y-%m-%d} --repair"
     assert f"   {command}" in found.out.splitlines()
-    assert "The source of calls has changed since it was billed to stripe: 1 customer(s), +120." in found.out
+    assert "The source of calls has changed since it was billed to stripe: 1 customer, +120." in found.out
     told = json.loads(call(lab, "calls", "--json").out)
     assert (told["equal"], {each["cause"] for each in told["differences"]}) == (False, {"foreign", "late"})
     rows = list(csv.DictReader(io.StringIO(call(lab, "calls", "--csv").out)))

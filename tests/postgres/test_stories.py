@@ -438,7 +438,7 @@ def test_the_command_explains_a_window_and_an_event(
         "api_requests", "--customer", "cus_ada", "--from", "2026-11-20T09:00Z", "--to", "2026-11-21"
     )
     assert (
-        "1 window(s) of api_requests for cus_ada to stripe were read once and billed at once: 12 used, 12 billed."
+        "1 window of api_requests for cus_ada to stripe was read once and billed at once: 12 used, 12 billed."
         in in_range.output
     )
     for arguments, what in (

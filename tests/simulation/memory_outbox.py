@@ -206,7 +206,9 @@ class MemoryOutbox:
         """Note that a sink takes events (again)."""
         self._ledger.tables.halted.pop(sink_id, None)
 
-    def give_up(self, feeds: Sequence[int], now: dt.datetime) -> tuple[int, int]:
+    def give_up(
+        self, feeds: Sequence[int], now: dt.datetime, decider: Decider | None = None
+    ) -> tuple[int, int]:
         """Take what waits of some feeds out of the outbox; return how many are refused, and how many are in doubt."""
         tables, figures = self._ledger.tables, {State.REFUSED: 0, State.IN_DOUBT: 0}
         for event_id, row in list(tables.outbox.items()):

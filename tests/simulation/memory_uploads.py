@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from aggregator.core.model import ClaimId, State
 from aggregator.errors import UsageError
 from aggregator.ledger.outbox.moved_files import LATEST_WRITE, MovedFile
+from aggregator.ledger.review.decisions import Decider
 from tests.simulation.memory import FileRow, MemoryLedger, OutboxRow
 
 
@@ -15,7 +16,7 @@ class MemoryUploads:
     def __init__(self, ledger: MemoryLedger) -> None:
         self._ledger = ledger
 
-    def confirm(self, names: Sequence[str], now: dt.datetime) -> int:
+    def confirm(self, names: Sequence[str], now: dt.datetime, decider: Decider | None = None) -> int:
         """Take a person's word that files were uploaded; return how many events are confirmed. Raises UsageError."""
         tables, confirmed = self._ledger.tables, 0
         known = {row.name: claim for claim, row in tables.files.items() if row.written_at is not None}

@@ -178,7 +178,8 @@ with gone as (
     insert into aggregator.parked (event_id, feed_id, state, reason, since, dismissed_at)
     select id, feed_id, state, %(reason)s, %(now)s, case when state = 'refused' then %(now)s::timestamptz end from settled
 )
-select count(*) filter (where state = 'refused'), count(*) filter (where state = 'in_doubt') from settled
+select count(*) filter (where state = 'refused'), count(*) filter (where state = 'in_doubt'), coalesce(array_agg(id), '{}')
+  from settled
 """
 
 GIVEN_UP = "given up by a person: nothing in the configuration sends it any more"
@@ -427,15 +428,18 @@ class Outbox(Part):
             [row] = connection.execute(NEXT_DUE, {"sink_id": sink_id, "feeds": those})
         return row[0], row[1]
 
-    def give_up(self, feeds: Sequence[int], now: dt.datetime) -> tuple[int, int]:
-        """Take what waits of some feeds out of the outbox, on a person's word.
+    def give_up(
+        self, feeds: Sequence[int], now: dt.datetime, decider: Decider | None = None
+    ) -> tuple[int, int]:
+        """Take what waits of some feeds out of the outbox, on a person's word. Who decides is put on record.
 
         Return how many are refused and dismissed, since nothing of them has left, and how many are in doubt.
         """
         values = {"feeds": list(feeds), "now": now, "reason": GIVEN_UP}
-        row = self._row(GIVE_UP, values)
-        assert row is not None
-        return row[0], row[1]
+        with self._database.transaction() as connection:
+            [(refused, in_doubt, events)] = connection.execute(GIVE_UP, values)
+            note(connection, Verb.GIVE_UP, events, decider, now)
+        return refused, in_doubt
 
     def release(self, events: Sequence[int], now: dt.datetime, decider: Decider | None = None) -> list[int]:
         """Let held or refused events go, on a person's word; return those that were. Who decides is put on record.

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from aggregator.core.model import EventId, Span
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.review.decisions import Decider, Verb, note
 from aggregator.ledger.review.rejections import refuse_known
 
 MOST_NAMED = 10
@@ -165,10 +166,11 @@ class Uploads(Part):
         values = {"sink_id": sink_id, "meter": meter, "start": span.start, "end": span.end}
         return dict(self._rows(STATES, values))
 
-    def confirm(self, names: Sequence[str], now: dt.datetime) -> int:
+    def confirm(self, names: Sequence[str], now: dt.datetime, decider: Decider | None = None) -> int:
         """Take a person's word that files were uploaded; return how many events are confirmed by it.
 
-        Raises UsageError, and changes nothing, if one is unknown, or confirmed or rejected already.
+        Who says so is put on record. Raises UsageError, and changes nothing, if one is unknown, or confirmed or rejected
+        already.
         """
         with self._database.transaction() as connection:
             values = {"names": list(names), "now": now}
@@ -183,8 +185,9 @@ class Uploads(Part):
                     )
             if told:
                 raise UsageError(f"Nothing was confirmed: {'; '.join(told)}. See `aggregator files list`.")
-            done = connection.execute(CONFIRM_EVENTS, values).fetchall()
+            done = [row[0] for row in connection.execute(CONFIRM_EVENTS, values)]
             connection.execute(CONFIRM, values)
+            note(connection, Verb.CONFIRM, done, decider, now)
         return len(done)
 
     def reject(self, name: str, reason: str, now: dt.datetime, rows: Sequence[Row] | None = None) -> Rejected:

@@ -39,6 +39,22 @@ class Verb(StrEnum):
     RELEASE = "release"
     DISMISS = "dismiss"
     CANCEL = "cancel"
+    MARK_ACCEPTED = "mark-accepted"
+    MARK_MISSING = "mark-missing"
+    GIVE_UP = "give-up"
+    CONFIRM = "confirm"
+
+
+DONE = {
+    Verb.RELEASE: "released",
+    Verb.DISMISS: "dismissed",
+    Verb.CANCEL: "cancelled",
+    Verb.MARK_ACCEPTED: "marked as accepted",
+    Verb.MARK_MISSING: "marked as missing",
+    Verb.GIVE_UP: "given up",
+    Verb.CONFIRM: "confirmed with its file",
+}
+"""What was done with an event, in a sentence."""
 
 
 class Decider(NamedTuple):
@@ -59,8 +75,7 @@ class Decision(NamedTuple):
 
     def describe(self) -> str:
         """Say it in a sentence."""
-        done = {Verb.RELEASE: "released", Verb.DISMISS: "dismissed", Verb.CANCEL: "cancelled"}[self.verb]
-        return f"{done} by {self.who} at {self.at:%Y-%m-%d %H:%M}Z" + (
+        return f"{DONE[self.verb]} by {self.who} at {self.at:%Y-%m-%d %H:%M}Z" + (
             f": {self.reason}" if self.reason else ""
         )
 

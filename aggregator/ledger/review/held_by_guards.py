@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core.planner import plain
+from aggregator.core.shown import counted
 from aggregator.ledger.database import Connection
 
 HELD_BY_GUARDS = """
@@ -62,8 +63,8 @@ class HeldByGuard(NamedTuple):
 
     def describe(self) -> str:
         """Say what is held, by what, and what to do about it."""
-        whose = f"{self.customers} customer(s)" if self.customer is None else self.customer
-        windows = "1 window" if self.windows == 1 else f"{self.windows} windows"
+        whose = counted(self.customers, "customer") if self.customer is None else self.customer
+        windows = counted(self.windows, "window")
         return (
             f"{self.meter} to {self.sink}: {plain(self.units)} units of {whose} in {windows} from "
             f"{self.first_window:%Y-%m-%d %H:%M}Z on are held by `{self.guard}`. If they are right: `{self.release}`"

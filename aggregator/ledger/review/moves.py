@@ -22,6 +22,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core.model import Decreases, EventId, WriteModel
+from aggregator.core.shown import counted
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 
@@ -217,7 +218,7 @@ class Move(NamedTuple):
 
     def describe(self) -> str:
         """Say what moved, and what to do about it."""
-        windows = "1 window" if self.windows == 1 else f"{self.windows} windows"
+        windows = counted(self.windows, "window")
         return (
             f"{self.from_customer} -> {self.to_customer}: {windows}, {self.quantity.normalize():f} units of {self.meter} to "
             f"{self.sink} moved (a customer's id changed?). Both sides wait: `aggregator events release {self.event}` lets "

@@ -208,8 +208,13 @@ class ParkedEvents(Part):
         with self._database.transaction() as connection:
             return held_by_guards(connection, limit, meter, customer)
 
-    def settle_by_hand(self, events: Sequence[int], finding: Finding, now: dt.datetime) -> list[int]:
-        """Settle events in doubt on a person's word, as present or absent; return those that were in doubt."""
+    def settle_by_hand(
+        self, events: Sequence[int], finding: Finding, now: dt.datetime, decider: Decider | None = None
+    ) -> list[int]:
+        """Settle events in doubt on a person's word, as present or absent; return those that were in doubt.
+
+        Who decides is put on record.
+        """
         assert finding is not Finding.UNCLEAR, "a person's word is yes or no"
         statement = PRESENT if finding is Finding.PRESENT else ABSENT
         values = {"events": list(events), "now": now, "reason": f"{finding} on a person's word"}
@@ -217,6 +222,8 @@ class ParkedEvents(Part):
             connection.execute(LOCK_PARKED, values)
             done = [row[0] for row in connection.execute(statement, values)]
             connection.execute(NOTE_WORD, {**values, "events": done})
+            verb = Verb.MARK_ACCEPTED if finding is Finding.PRESENT else Verb.MARK_MISSING
+            note(connection, verb, done, decider, now)
         return done
 
 
