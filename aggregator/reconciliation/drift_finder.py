@@ -5,6 +5,8 @@ Rules
   are to be told apart. Reads are counted, and the sink itself keeps to what it may be asked.
 - The ledger is read first, by customer and day, and its transaction is over before a sink is asked. Only a few customers
   are in memory at once.
+- What a sink has of a time that the feed does not bill is somebody else's affair: another sink of ours, or whoever billed
+  before. It is compared only where something of ours is on record.
 - What the source says is handed in: nothing in here sees a source. Why figures differ is for `core.drift`.
 - A sink that cannot say anything of a customer leaves that one unchecked, and says why; one that cannot be reached, or may
   not be asked any more today, ends it.
@@ -211,6 +213,8 @@ class DriftFinder:
                 counted, reads = self._counted(customer, reads_by_day(self._line.span), DAY)
             except (CustomerUnknown, AccountRefused) as error:
                 unasked = str(error)
+        if counted is not None:
+            counted = {day: much for day, much in counted.items() if day in known or self._bills(day, DAY)}
         odd, differing = [], []
         for day in sorted(known.keys() | (counted or {}).keys()):
             line = known.get(day)
@@ -228,22 +232,13 @@ class DriftFinder:
             finer = [day for day in differing if self._step(day) < DAY]
             hours, more = self._counted(customer, reads_by_hour(finer), HOUR)
             reads += more
-        found = [
-            each
-            for day in sorted([*odd, *differing])
-            for each in self._places(
-                customer,
-                day,
-                known.get(day),
-                counted[day]
-                if counted and day in differing and day in counted
-                else ZERO
-                if day in differing
-                else None,
-                hours,
-            )
-        ]
+        found: list[Found] = []
         in_sink = ZERO
+        for day in sorted([*odd, *differing]):
+            figure = (counted or {}).get(day, ZERO) if day in differing else None
+            places, outside = self._places(customer, day, known.get(day), figure, hours)
+            found += places
+            in_sink = subtract(in_sink, outside)
         for much in (counted or {}).values():
             in_sink = add(in_sink, much)
         return _Asked(lines, in_sink, reads, tuple(found), unasked)
@@ -258,6 +253,11 @@ class DriftFinder:
             counted |= self._sink.breakdown(self._line.meter, customer, span, step)
         return counted, len(spans)
 
+    def _bills(self, start: dt.datetime, length: dt.timedelta) -> bool:
+        """Tell whether the feed bills any of a stretch of time."""
+        feed = self._line.feed
+        return start + length > feed.since and (feed.until is None or start < feed.until)
+
     def _step(self, instant: dt.datetime) -> dt.timedelta:
         """Return what is compared at once: a window, or an hour of shorter ones."""
         window = definitions.at(self._line.known, instant).window
@@ -270,8 +270,11 @@ class DriftFinder:
         line: DayLine | None,
         figure: Decimal | None,
         hours: Mapping[dt.datetime, Decimal],
-    ) -> Iterator[Found]:
-        """Yield what differs in one day; `figure` is what the sink has of it, if it differs from what is booked."""
+    ) -> tuple[list[Found], Decimal]:
+        """Return what differs in one day, and how much of the sink's figure is of a time that the feed does not bill.
+
+        `figure` is what the sink has of the day, if it differs from what is booked.
+        """
         rows = self._report.customer(self._line.feed.feed, customer, Span(day, day + DAY))
         source = dict(line.changed) if line is not None else {}
         step = self._step(day)
@@ -284,24 +287,26 @@ class DriftFinder:
             day + (each - day) // step * step
             for each in (*(slot.window_start for slot in rows.slots), *source)
         }
-        whole = ZERO
+        found: list[Found] = []
+        whole = outside = ZERO
         for start in sorted(starts | sums.keys()):
             span = Span(start, start + step)
+            if start not in starts and not self._bills(start, step):
+                outside = add(outside, sums[start])
+                whole = add(whole, sums[start])
+                continue
             whole = add(whole, sums.get(start, ZERO))
             its_own = None if figure is None else meant(sums.get(start, ZERO), self._line.unit)
             place = rows.place(span, its_own, source)
             differences = judge(place, self._terms)
             if differences:
-                yield Found(self._line.meter, self._line.sink, place, tuple(differences))
+                found.append(Found(self._line.meter, self._line.sink, place, tuple(differences)))
         if figure is not None and not same(whole, figure, self._line.unit):
             reason = f"the sink has {plain(figure)} for the day, and {plain(whole)} by its hours: ask again"
             place = rows.place(Span(day, day + DAY), figure, source)
-            yield Found(
-                self._line.meter,
-                self._line.sink,
-                place,
-                (Difference(Cause.UNEXPLAINED, subtract(whole, figure), (), reason),),
-            )
+            unexplained = Difference(Cause.UNEXPLAINED, subtract(whole, figure), (), reason)
+            found.append(Found(self._line.meter, self._line.sink, place, (unexplained,)))
+        return found, outside
 
 
 def readable(limits: Limits) -> bool:

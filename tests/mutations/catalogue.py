@@ -288,6 +288,13 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_drift.py::test_what_a_repair_took_over_of_an_hour_is_not_owed_again",),
     ),
     Mistake(
+        "what was billed before a feed bills is called somebody else's",
+        "aggregator/reconciliation/drift_finder.py",
+        "        return start + length > feed.since and (feed.until is None or start < feed.until)",
+        "        return True",
+        ("tests/postgres/test_drift.py::test_what_was_billed_before_the_feed_bills_is_nobodys_difference",),
+    ),
+    Mistake(
         "a duplicate after a failed attempt stops the ledger",
         "aggregator/core/retry.py",
         "or event.exposed_at is not None or event.attempts > 1:",

@@ -67,7 +67,7 @@ class Compared:
     def __init__(self, database: Database, days: int = 3, **meter: object) -> None:
         self.sink = CountingSink()
         self.world = World(database, meter=replace(METER, **meter), sinks=[self.sink])  # type: ignore[arg-type]
-        self.days = days
+        self.days, self.first = days, START
 
     def settled(self) -> "Compared":
         """Let everything be read and sent, and long enough ago."""
@@ -93,7 +93,7 @@ class Compared:
             METER.name,
             feed.sink,
             FeedLine(feed.id, world.registered.id, feed.since, feed.until),
-            Span(START, START + self.days * DAY),
+            Span(self.first, START + self.days * DAY),
             world.meters.definitions(world.registered),
             world.meter.unit,
             world.one("select mark from aggregator.meter") - world.meter.revisit,
@@ -214,6 +214,21 @@ def test_a_customer_without_usage_in_the_span_is_asked_about_too(database: Datab
     assert compared.said() == []
     compared.sink.book("cus_a", START + 5 * HOUR, 4)
     assert compared.said() == [("cus_a", 5, Cause.FOREIGN, D(-4))]
+
+
+def test_what_was_billed_before_the_feed_bills_is_nobodys_difference(database: Database) -> None:
+    """Whoever billed before has sent it: whole days of it, and the hours of the day in which the feed takes over."""
+    compared = Compared(database, start_at=START + 6 * HOUR)
+    compared.world.source.use("cus_a", START + 7 * HOUR, 3)
+    compared.settled()
+    for hour, name in ((-30, "a"), (-2, "b"), (5, "c")):
+        compared.sink.book("cus_a", START + hour * HOUR, 9, name)
+    compared.first = START - 2 * DAY
+    assert compared.said() == []
+    _, summary = compared.compare()
+    assert (summary.billed, summary.in_sink) == (D(3), D(3))
+    compared.sink.book("cus_a", START + 6 * HOUR, 4, "d")
+    assert compared.said() == [("cus_a", 6, Cause.FOREIGN, D(-4))]
 
 
 def test_a_customer_whom_the_ledger_does_not_know_is_asked_about_if_named(three: Compared) -> None:
