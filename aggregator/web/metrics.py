@@ -39,7 +39,10 @@ class Metrics:
     def _may_read(self, request: Request) -> bool:
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            return self._access is None or self._access.may_look(request, None)
+            if self._access is None:
+                return True
+            self._access.check_host(request)
+            return self._access.may_look(request, None)
         known = self._token is not None and compare_digest(bearer.encode(), self._token.encode())
         return known or (self._access is not None and self._access.is_operator(bearer))
 

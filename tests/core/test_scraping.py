@@ -31,13 +31,16 @@ def status_of(access: Access, token: str | None, *headers: tuple[bytes, bytes]) 
         "path": "/metrics",
         "raw_path": b"/metrics",
         "query_string": b"",
-        "headers": list(headers),
+        "headers": [*headers] if any(name == b"host" for name, _ in headers) else [HERE, *headers],
         "server": ("127.0.0.1", 80),
     }
     asyncio.run(Application(metrics.routes())(scope, receive, send))
     metrics.close()
     assert (b"aggregator_ledger_up" in sent[-1]["body"]) == (sent[0]["status"] == 200)
     return int(sent[0]["status"])
+
+
+HERE = (b"host", b"127.0.0.1:8080")
 
 
 def bearer(token: str) -> tuple[bytes, bytes]:
@@ -49,6 +52,9 @@ def bearer(token: str) -> tuple[bytes, bytes]:
     [
         (None, [], 200),
         (None, [PASSED_ON], 401),
+        (None, [(b"host", b"localhost:8080")], 200),
+        (None, [(b"host", b"rebound.example:8080")], 421),
+        (None, [(b"host", b"")], 421),
         (SCRAPER, [PASSED_ON, bearer(SCRAPER)], 200),
         (SCRAPER, [bearer("x" * 24)], 401),
     ],
@@ -56,7 +62,7 @@ def bearer(token: str) -> tuple[bytes, bytes]:
 def test_on_this_machine_everybody_may(
     token: str | None, headers: list[tuple[bytes, bytes]], status: int
 ) -> None:
-    """But not what a web server passed on, nor whoever sends a wrong token."""
+    """But not by another name, what a web server passed on, nor whoever sends a wrong token."""
     assert status_of(Access(None, open=True, host="127.0.0.1"), token, *headers) == status
 
 
