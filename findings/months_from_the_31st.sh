@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Postgres 18, DuckDB 2.0.1 and polars 2.1.0: when do the months of a subscription begin that was taken on the 31st?
 #
-# Expected: at the end of each month, the 31st where there is one, as an invoice with that anchor has it, and as `anchor + 2
-# months` gives it in all three (for Stripe: docs.stripe.com/billing/subscriptions/billing-cycle).
+# Expected: at the end of each month, the 31st where there is one, as an invoice with that anchor has it (for Stripe:
+# docs.stripe.com/billing/subscriptions/billing-cycle), and as the anchor and a number of months give it when they are added.
 # Found: `generate_series` of Postgres and of DuckDB add each step to the date before, which February has cut to the 28th: all
 # later periods begin on the 28th, for good, and up to three days of usage stand in the period after theirs each time. polars'
 # date_range counts from the first date, and gets it right. Days have the same trouble in Postgres where clocks go forward: a
