@@ -72,6 +72,12 @@ COMMANDS = {
     "adopt": ("adopt",),
     "usage": ("usage", METER, "--from", "{start}", "--live", "--json"),
     "parity": ("parity", METER, "--from", "{start}", "--to", "{start}"),
+    "reconcile": ("reconcile", METER, "--json"),
+    "explain": ("explain", METER, "--customer", "cus_0", "--window", "{start}", "--live", "--json"),
+    "statement": ("statement", "cus_0", "--json"),
+    "runs": ("runs", "--json"),
+    "notify": ("notify", "--json"),
+    "web": ("web", "token", "--customer", "cus_0"),
 }
 """Every command that is given the configuration, and how it is called here."""
 

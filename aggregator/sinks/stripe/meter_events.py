@@ -8,7 +8,6 @@ Rules
 
 import secrets
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Literal
 
 from aggregator.core.model import Event
@@ -32,15 +31,9 @@ def document(event: Event, context: AccountContext) -> wire.Document:
     }
 
 
-PROCESS = secrets.token_hex(8)
-"""What no other process has."""
-
-_attempts = count(1)
-
-
 def fresh_key(identifier: str) -> str:
     """Return an `Idempotency-Key` for one attempt: never used before, and telling whose it is."""
-    return f"{identifier}.{PROCESS}{next(_attempts):x}"
+    return f"{identifier}.{secrets.token_hex(8)}"
 
 
 class MeterEventSender:
