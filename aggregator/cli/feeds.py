@@ -4,6 +4,8 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from aggregator.core.shown import minute as at
+
 if TYPE_CHECKING:
     from aggregator.config import Config
     from aggregator.config.meter import FedSink, Meter
@@ -37,11 +39,11 @@ def report_feeds(config: "Config", statuses: "Iterable[FeedStatus]", now: dt.dat
         if row.shadow:
             yield f"{row.sink} gets {row.meter} in shadow: its events are planned and recorded, and never sent."
         elif row.shadow_until is not None and now - row.shadow_until < WORTH_SAYING:
-            yield f"{row.sink} had {row.meter} in shadow until {_at(row.shadow_until)}: what was planned so stays unsent."
+            yield f"{row.sink} had {row.meter} in shadow until {at(row.shadow_until)}: what was planned so stays unsent."
         if row.until is not None:
-            yield f"{row.sink} bills {row.meter} from {_at(row.since)} until {_at(row.until)}, and corrects that for ever."
+            yield f"{row.sink} bills {row.meter} from {at(row.since)} until {at(row.until)}, and corrects that for ever."
         elif row.since > row.mark:
-            yield f"{row.sink} bills {row.meter} from {_at(row.since)} on."
+            yield f"{row.sink} bills {row.meter} from {at(row.since)} on."
         yield from _beyond(row)
 
 
@@ -80,19 +82,19 @@ def _clashes(meter: "Meter", rows: Rows) -> Iterator[FeedFinding]:
         yield FeedFinding(
             meter.name,
             "note",
-            f"no sink bills it from {_at(max(ends))} on: each has a `bill_until` before that",
+            f"no sink bills it from {at(max(ends))} on: each has a `bill_until` before that",
         )
 
 
 def _clash(clash: "Clash") -> str:
-    until = "on" if clash.end is None else f"until {_at(clash.end)}"
+    until = "on" if clash.end is None else f"until {at(clash.end)}"
     if not clash.sinks:
         return (
-            f"no sink bills it from {_at(clash.start)} {until}: usage of that time is lost; move `bill_until` of the sink "
+            f"no sink bills it from {at(clash.start)} {until}: usage of that time is lost; move `bill_until` of the sink "
             "before or `bill_from` of the one after"
         )
     return (
-        f"{' and '.join(clash.sinks)} both bill it from {_at(clash.start)} {until}: twice, if both make invoices of it; if "
+        f"{' and '.join(clash.sinks)} both bill it from {at(clash.start)} {until}: twice, if both make invoices of it; if "
         "that is not meant, give one of them `bill_until`, and the other the same time as `bill_from`"
     )
 
@@ -116,11 +118,11 @@ def _shadow(fed: "FedSink", row: "FeedStatus | None") -> Iterator[str]:
         return
     if fed.bill_from is None:
         if row is not None and row.shadow:
-            yield f"{fed.sink} bills it from {_at(until)} on: what was planned in shadow before stays unsent"
+            yield f"{fed.sink} bills it from {at(until)} on: what was planned in shadow before stays unsent"
     elif fed.bill_from < until:
         yield (
-            f"{fed.sink} has `bill_from: {_at(fed.bill_from)}` and was a shadow until {_at(until)}: what was planned so "
-            f"stays unsent, so let another sink bill until {_at(until)}, and this one from then on"
+            f"{fed.sink} has `bill_from: {at(fed.bill_from)}` and was a shadow until {at(until)}: what was planned so "
+            f"stays unsent, so let another sink bill until {at(until)}, and this one from then on"
         )
 
 
@@ -131,8 +133,8 @@ def _end(meter: "Meter", fed: "FedSink", row: "FeedStatus | None") -> Iterator[s
         yield from _beyond(row)
     elif fed.bill_until < row.mark and (row.until is None or row.until > fed.bill_until):
         yield (
-            f"{fed.sink} has `bill_until: {_at(fed.bill_until)}`, and {meter.name} was read up to {_at(row.mark)}: what was "
-            f"planned for it in between stays billed there. End it at {_at(row.mark)} or later"
+            f"{fed.sink} has `bill_until: {at(fed.bill_until)}`, and {meter.name} was read up to {at(row.mark)}: what was "
+            f"planned for it in between stays billed there. End it at {at(row.mark)} or later"
         )
 
 
@@ -141,11 +143,7 @@ def _beyond(row: "FeedStatus") -> Iterator[str]:
     if row.last_beyond is not None and row.until is not None:
         after = row.last_beyond + dt.timedelta(seconds=row.window_seconds)
         yield (
-            f"{row.sink} was given windows of {row.meter} up to {_at(after)} before it had `bill_until: {_at(row.until)}`: "
+            f"{row.sink} was given windows of {row.meter} up to {at(after)} before it had `bill_until: {at(row.until)}`: "
             "they stay billed there, and what comes late for them is billed nowhere. Set that to "
-            f"`bill_until: {_at(after)}`, and `bill_from` of a sink that follows to the same"
+            f"`bill_until: {at(after)}`, and `bill_from` of a sink that follows to the same"
         )
-
-
-def _at(instant: dt.datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%MZ}"

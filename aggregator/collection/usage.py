@@ -16,6 +16,7 @@ from typing import NamedTuple
 from aggregator.collection.backfill import refuse_parts_of_windows
 from aggregator.collection.open_windows import Source, read_open
 from aggregator.core.model import Definition, Span
+from aggregator.core.shown import minute
 from aggregator.core.usage import By, Line, Sum
 from aggregator.errors import UsageError
 from aggregator.ledger.passes.spool import Spool
@@ -95,7 +96,7 @@ def _open(
     source_of: Callable[[str], MeterSource | None] | None,
 ) -> tuple[OpenWindows | None, list[str]]:
     """Ask a meter's source for what is not read yet, if that is wanted; return it, and what is to be said of it."""
-    read_up_to = f"{feed.meter} is read up to {_minute(feed.mark)}"
+    read_up_to = f"{feed.meter} is read up to {minute(feed.mark)}"
     span = Span(max(feed.mark, question.span.start), min(question.at, question.span.end))
     if source_of is None or span.start >= span.end:
         return None, [f"{read_up_to}."]
@@ -109,7 +110,7 @@ def _open(
     at = f"{question.at:%Y-%m-%dT%H:%M:%SZ}"
     notes = [f"{read_up_to}; open is what source {found.name} had of later windows at {at}."]
     if proven_until is not None and proven_until < question.at:
-        proven = f"all up to {_minute(proven_until)} only" if proven_until > span.start else "nothing of that"
+        proven = f"all up to {minute(proven_until)} only" if proven_until > span.start else "nothing of that"
         notes.append(f"Source {found.name} may lack some of it: it has proven to show {proven}.")
     return OpenWindows(feed.mark, spool, found.unit), notes
 
@@ -118,12 +119,12 @@ def _report_missing(question: Question, feed: UsageFeed, total: Sum) -> Iterator
     """Say what is not in the figures, or is in them in a way of its own."""
     until = min(each for each in (feed.mark, feed.until, question.span.end) if each is not None)
     if feed.read_until < until:
-        yield f"{feed.meter} is planned for {feed.sink} up to {_minute(feed.read_until)} only (`aggregator status`)."
+        yield f"{feed.meter} is planned for {feed.sink} up to {minute(feed.read_until)} only (`aggregator status`)."
     if feed.unread:
         yield f"{feed.meter}: the source could not give {feed.unread:,} window(s) of the range (`aggregator status`)."
     if feed.changes_from is not None and feed.changes_from < question.span.end:
         yield (
-            f"{feed.meter}: windows from {_minute(feed.changes_from)} on are read again soon, since a change waits there; "
+            f"{feed.meter}: windows from {minute(feed.changes_from)} on are read again soon, since a change waits there; "
             "it is not counted yet."
         )
     if not total.adds_up:
@@ -140,7 +141,3 @@ def _report_unknown(meter: str | None, configured: Collection[str], known: Colle
         return f"Nothing of {what} was read yet: `aggregator run` reads it, or `aggregator backfill` a range of it."
     names = ", ".join(sorted(known)) or "none"
     return f"There is no meter {meter}, neither in the configuration nor in the ledger; there are: {names}."
-
-
-def _minute(instant: dt.datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%MZ}"

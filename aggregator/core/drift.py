@@ -19,12 +19,13 @@ from enum import StrEnum
 from itertools import combinations
 from typing import NamedTuple
 
+from aggregator.core import planner
 from aggregator.core.model import ZERO, EventId, Span, State, WriteModel
 from aggregator.core.planner import add, plain, subtract
 from aggregator.core.readbacks import MOST_IN_QUESTION, MOST_UNITS
+from aggregator.core.shown import minute
 from aggregator.core.states import BOOKED
-
-DAY, HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
+from aggregator.core.windows import DAY, HOUR, floor
 
 ROWS_AT_ONCE = 96
 """Hours that one read gives: four days of them. A page of Stripe's summaries holds a hundred rows
@@ -131,17 +132,19 @@ class Place(NamedTuple):
     @property
     def source(self) -> Decimal:
         """What the source says, as far as it was asked; else what it said."""
-        return _sum(window.read if window.source is None else window.source for window in self.windows)
+        return planner.total(
+            window.read if window.source is None else window.source for window in self.windows
+        )
 
     @property
     def read(self) -> Decimal:
         """What the ledger read."""
-        return _sum(window.read for window in self.windows)
+        return planner.total(window.read for window in self.windows)
 
     @property
     def booked(self) -> Decimal:
         """What the sink has taken, by the ledger's word."""
-        return _sum(event.delta for event in self.events if event.state in BOOKED)
+        return planner.total(event.delta for event in self.events if event.state in BOOKED)
 
     @property
     def held_by_sink(self) -> Decimal:
@@ -197,8 +200,8 @@ def judge(place: Place, terms: Terms) -> list[Difference]:
 
 def _contradiction(place: Place) -> Difference | None:
     """Find a slot that does not stand where its events lead."""
-    stands = _sum(window.total for window in place.windows)
-    planned = _sum(event.delta for event in place.events if event.state is not State.VOID)
+    stands = planner.total(window.total for window in place.windows)
+    planned = planner.total(event.delta for event in place.events if event.state is not State.VOID)
     if stands == planned:
         return None
     reason = f"the ledger contradicts itself: its events come to {plain(planned)}, and it stands at {plain(stands)}"
@@ -258,7 +261,7 @@ def _waiting(place: Place, explained: Sequence[EventId]) -> Iterator[Difference]
     for cause, states, what in groups:
         events = [event for event in open_ones if event.state in states]
         if events:
-            amount = _sum(event.delta for event in events)
+            amount = planner.total(event.delta for event in events)
             held = State.HELD in states
             yield Difference(cause, amount, _ids(events), f"{plain(amount)} {what}", held=held)
 
@@ -280,7 +283,10 @@ def _explain(place: Place, more: Decimal, terms: Terms) -> Difference:
             Cause.PENDING, lacks, _ids(arrived), f"{story}: an answer was lost, and is looked for"
         )
     effects = _effects(place, terms)
-    least, most = _sum(each for each in effects if each < 0), _sum(each for each in effects if each > 0)
+    least, most = (
+        planner.total(each for each in effects if each < 0),
+        planner.total(each for each in effects if each > 0),
+    )
     if 2 * least - terms.unit < 2 * more < 2 * most + terms.unit:
         why = terms.late or "not counted yet, as far as anybody knows"
         return Difference(Cause.PENDING, lacks, (), f"{story}: {why}")
@@ -382,7 +388,7 @@ def _fresh(event: KnownEvent, terms: Terms) -> bool:
 def selection(events: Sequence[KnownEvent], amount: Decimal, unit: Decimal) -> tuple[KnownEvent, ...] | None:
     """Return the one selection of events that comes to an amount; an empty one if several do, None if none does."""
     some = [event for event in events if event.delta]
-    whole = _sum(event.delta for event in some)
+    whole = planner.total(event.delta for event in some)
     if some and same(whole, amount, unit) and all(event.delta * amount > 0 for event in some):
         return tuple(some)
     if len(some) > MOST_IN_QUESTION:
@@ -392,7 +398,7 @@ def selection(events: Sequence[KnownEvent], amount: Decimal, unit: Decimal) -> t
         chosen
         for count in range(1, len(some) + 1)
         for chosen in combinations(some, count)
-        if same(_sum(event.delta for event in chosen), amount, unit)
+        if same(planner.total(event.delta for event in chosen), amount, unit)
     ]
     if not fitting:
         return None
@@ -421,7 +427,7 @@ def comparable(figure: Decimal, unit: Decimal) -> bool:
 
 def next_command(difference: Difference, meter: str, customer: str, span: Span) -> str:
     """Return what to type next about a difference of a meter's customer, ready to paste."""
-    days = Span(_day(span.start), _day(span.end - dt.timedelta(microseconds=1)) + DAY)
+    days = Span(floor(span.start, DAY), floor(span.end - dt.timedelta(microseconds=1), DAY) + DAY)
     whose = f"{quoted(meter)} --customer {quoted(customer)}"
     ids = " ".join(map(str, difference.events))
     match difference.cause:
@@ -432,9 +438,7 @@ def next_command(difference: Difference, meter: str, customer: str, span: Span) 
         case Cause.PENDING | Cause.LATE:
             return "aggregator run --once"
         case Cause.CHANGED:
-            return (
-                f"aggregator backfill {quoted(meter)} --from {_minute(span.start)} --to {_minute(span.end)}"
-            )
+            return f"aggregator backfill {quoted(meter)} --from {minute(span.start)} --to {minute(span.end)}"
         case _ if difference.repair is not Repair.NONE:
             return (
                 f"aggregator reconcile {whose} --from {days.start:%Y-%m-%d} --to {days.end:%Y-%m-%d} --repair"
@@ -473,18 +477,3 @@ def reads_by_day(span: Span) -> list[Span]:
 
 def _ids(events: Iterable[KnownEvent]) -> tuple[EventId, ...]:
     return tuple(event.id for event in events)
-
-
-def _day(instant: dt.datetime) -> dt.datetime:
-    return instant.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _minute(instant: dt.datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%MZ}"
-
-
-def _sum(values: Iterable[Decimal]) -> Decimal:
-    total = ZERO
-    for value in values:
-        total = add(total, value)
-    return total

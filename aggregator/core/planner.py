@@ -272,6 +272,14 @@ def _fits(value: Decimal, digits: int) -> bool:
     return len(str(value)) <= digits or significant_digits(value) <= digits
 
 
+def total(values: Iterable[Decimal]) -> Decimal:
+    """Return an exact sum."""
+    come_to = ZERO
+    for value in values:
+        come_to = add(come_to, value)
+    return come_to
+
+
 def significant_digits(value: Decimal) -> int:
     """Return how many digits the value has when written plainly, without leading zeros and trailing decimal zeros."""
     return len(plain(abs(value)).replace(".", "").lstrip("0")) or 1

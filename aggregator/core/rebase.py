@@ -18,6 +18,7 @@ from decimal import Decimal
 from heapq import heapify, heappop, heapreplace
 from typing import NamedTuple
 
+from aggregator.core import planner
 from aggregator.core.model import ZERO, SlotId
 from aggregator.core.planner import EXACT, add, floor, subtract
 
@@ -91,7 +92,7 @@ def rebase(comparisons: Sequence[SlotComparison], unit: Decimal) -> tuple[list[M
     carry = comparisons[0].carry
     # The balance tells what the slots that are not at hand have been read beyond what they stand at.
     elsewhere = subtract(
-        carry, _sum(subtract(comparison.quantity, comparison.total) for comparison in comparisons)
+        carry, planner.total(subtract(comparison.quantity, comparison.total) for comparison in comparisons)
     )
     known = [comparison for comparison in comparisons if comparison.truth is not None]
     quantities = {
@@ -100,12 +101,12 @@ def rebase(comparisons: Sequence[SlotComparison], unit: Decimal) -> tuple[list[M
     }
     if known:
         errors = [subtract(comparison.truth or ZERO, comparison.stands_at) for comparison in known]
-        unknown = _sum(
+        unknown = planner.total(
             subtract(comparison.quantity, comparison.total)
             for comparison in comparisons
             if comparison.truth is None
         )
-        owed = add(add(elsewhere, unknown), _sum(errors))
+        owed = add(add(elsewhere, unknown), planner.total(errors))
         whole = floor(owed, unit)
         carry = subtract(owed, whole)
         for comparison, share in zip(known, shares(errors, whole, unit), strict=True):
@@ -119,7 +120,7 @@ def rebase(comparisons: Sequence[SlotComparison], unit: Decimal) -> tuple[list[M
         )
         for comparison in comparisons
     ]
-    rest = _sum(subtract(each.quantity, each.total) for each in moved)
+    rest = planner.total(subtract(each.quantity, each.total) for each in moved)
     assert add(elsewhere, rest) == carry, f"the balance of {comparisons[0].customer} is lost"
     assert carry >= ZERO, f"the carry of {comparisons[0].customer} is {carry}"
     return [each for each in moved if each.comparison.slot is not None or each.quantity or each.total], carry
@@ -171,7 +172,7 @@ def fits(comparisons: Iterable[SlotComparison], counted: Decimal, unit: Decimal)
     be missing in another.
     """
     every = [comparison for comparison in comparisons if not comparison.shadow]
-    if _sum(comparison.booked for comparison in every) != counted:
+    if planner.total(comparison.booked for comparison in every) != counted:
         return False
     if not counted and not any(comparison.booked for comparison in every):
         return True
@@ -179,10 +180,3 @@ def fits(comparisons: Iterable[SlotComparison], counted: Decimal, unit: Decimal)
         comparison.truth is None or subtract(comparison.truth, comparison.booked).copy_abs() < unit
         for comparison in every
     )
-
-
-def _sum(values: Iterable[Decimal]) -> Decimal:
-    total = ZERO
-    for value in values:
-        total = add(total, value)
-    return total

@@ -14,6 +14,8 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from aggregator.core.shown import minute as at
+
 
 class Outlet(NamedTuple):
     """By what name a sink counts a meter, and in which account; None if the sink does not say."""
@@ -129,7 +131,7 @@ def _outlet(each: Wanted, outlet: Outlet, memory: Memory, renamed: Mapping[str, 
         return (
             f"Meter {each.name} was sent to sink {outlet.sink} as {own.outlet.kind}, and is to go there as {outlet.kind}: "
             "corrections of what was sent would go where that is not. Set it back; what is to be counted under the new name "
-            f"is a new meter, with `start_at: {_at(memory.meters[before].mark)}` or later."
+            f"is a new meter, with `start_at: {at(memory.meters[before].mark)}` or later."
         )
     begin = _begin(each, outlet.sink, before, memory)
     for line in memory.lines:
@@ -139,13 +141,13 @@ def _outlet(each: Wanted, outlet: Outlet, memory: Memory, renamed: Mapping[str, 
         if line.meter == before:
             return (
                 f"Meter {each.name} is to feed {told} through sink {outlet.sink}, and did so through {line.outlet.sink} up "
-                f"to {_at(line.until)}: the same usage would be billed again. Call it {line.outlet.sink} again, or let it "
-                f"begin with `bill_from: {_at(line.until)}` or later."
+                f"to {at(line.until)}: the same usage would be billed again. Call it {line.outlet.sink} again, or let it "
+                f"begin with `bill_from: {at(line.until)}` or later."
             )
         return (
-            f"Meter {each.name} is to feed {told}, which meter {line.meter} of this ledger fed up to {_at(line.until)}: the "
+            f"Meter {each.name} is to feed {told}, which meter {line.meter} of this ledger fed up to {at(line.until)}: the "
             f"same usage would be billed again. If it is the same meter, say `renamed_from: {line.meter}`; if it is another "
-            f"one, let it begin there, with `start_at: {_at(line.until)}` or later."
+            f"one, let it begin there, with `start_at: {at(line.until)}` or later."
         )
     return None
 
@@ -158,8 +160,8 @@ def follows(wanted: Sequence[Wanted], memory: Memory) -> Iterator[tuple[str, str
         for outlet in each.outlets:
             for line in memory.lines:
                 if line.until is not None and line.meter != each.renamed_from and line.outlet.is_same(outlet):
-                    fed = f"which {line.meter} fed up to {_at(line.until)}"
-                    yield each.name, f"it feeds {outlet.kind} from {_at(each.start_at)} on, {fed}"
+                    fed = f"which {line.meter} fed up to {at(line.until)}"
+                    yield each.name, f"it feeds {outlet.kind} from {at(each.start_at)} on, {fed}"
 
 
 def _begin(each: Wanted, sink: str, before: str, memory: Memory) -> dt.datetime:
@@ -168,7 +170,3 @@ def _begin(each: Wanted, sink: str, before: str, memory: Memory) -> dt.datetime:
     if given is not None:
         return max(given, each.start_at)
     return each.start_at if known is None else max(known.mark, each.start_at)
-
-
-def _at(instant: dt.datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%MZ}"

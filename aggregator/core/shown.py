@@ -23,6 +23,11 @@ def shown(value: object) -> str:
             return str(value)
 
 
+def minute(instant: dt.datetime) -> str:
+    """Write an instant in UTC as it is given to a command or in the configuration: `2026-11-01T06:00Z`."""
+    return f"{instant:%Y-%m-%dT%H:%MZ}"
+
+
 def counted(number: int, one: str, several: str | None = None) -> str:
     """Write how many things there are: `1 customer`, `1,204 customers`; `several` where that is not the name and an s."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"

@@ -16,8 +16,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
+from aggregator.core import planner
 from aggregator.core.model import ZERO, Span
-from aggregator.core.planner import add
 
 
 class By(StrEnum):
@@ -52,11 +52,11 @@ class Usage(NamedTuple):
     @property
     def adds_up(self) -> bool:
         """Whether what was used is the sum of what became of it."""
-        return self.used == _sum(self[1:])
+        return self.used == planner.total(self[1:])
 
     def plus(self, other: "Usage") -> "Usage":
         """Return the sum of two lines."""
-        return Usage._make(map(add, self, other))
+        return Usage._make(map(planner.add, self, other))
 
 
 class Line(NamedTuple):
@@ -99,10 +99,3 @@ class Sum:
                     name for name, amount in zip(Usage._fields, line.usage, strict=True) if amount
                 )
             yield line
-
-
-def _sum(amounts: tuple[Decimal, ...]) -> Decimal:
-    total = ZERO
-    for amount in amounts:
-        total = add(total, amount)
-    return total

@@ -11,6 +11,8 @@ from decimal import Decimal
 
 from prometheus_client.metrics_core import Metric
 
+from aggregator.core.planner import plain
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -23,8 +25,7 @@ def number(value: object) -> str:
     exact = value if isinstance(value, Decimal) else Decimal(repr(float(str(value))))
     if not exact.is_finite():
         return "NaN" if exact.is_nan() else "+Inf" if exact > 0 else "-Inf"
-    text = format(exact, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return plain(exact)
 
 
 def render(metrics: Iterable[Metric]) -> bytes:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aggregator.core.counts import Counts
-from aggregator.core.drift import DAY, Cause
+from aggregator.core.drift import Cause
 from aggregator.core.model import Span
-from aggregator.core.windows import floor
+from aggregator.core.windows import DAY, floor
 from aggregator.ledger.drift import DriftReport
 from aggregator.ledger.review.checks import Checks, Drift, Unchecked
 from aggregator.reconciliation.drift_finder import PROOF, DriftFinder, Found, Line, readable

@@ -21,8 +21,6 @@ from typing import NamedTuple
 
 from aggregator.core import definitions
 from aggregator.core.drift import (
-    DAY,
-    HOUR,
     Cause,
     Difference,
     Place,
@@ -35,6 +33,7 @@ from aggregator.core.drift import (
 )
 from aggregator.core.model import ZERO, Definition, Limits, Span, WriteModel
 from aggregator.core.planner import add, plain, subtract
+from aggregator.core.windows import DAY, HOUR
 from aggregator.errors import AccountRefused, CustomerUnknown
 from aggregator.ledger.drift import DayLine, DriftReport, FeedLine
 from aggregator.sinks.asking import by_customer

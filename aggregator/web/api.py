@@ -19,7 +19,6 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from starlette.datastructures import QueryParams
@@ -28,6 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from aggregator.core.model import Span
+from aggregator.core.planner import plain
 from aggregator.core.usage import By, Line, Usage, month, month_of
 from aggregator.core.windows import DAY, is_boundary
 from aggregator.errors import AggregatorError
@@ -296,12 +296,7 @@ def _known(header: str, etag: str) -> bool:
 
 def _usage(usage: Usage) -> dict[str, Any]:
     not_billed = usage.used - usage.billed - usage.dismissed - usage.shadow
-    return {"used": _exact(usage.used), "billed": _exact(usage.billed), "not_billed_yet": _exact(not_billed)}
-
-
-def _exact(amount: Decimal) -> str:
-    text = format(amount, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return {"used": plain(usage.used), "billed": plain(usage.billed), "not_billed_yet": plain(not_billed)}
 
 
 def _instant(instant: dt.datetime) -> str:
