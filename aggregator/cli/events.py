@@ -125,7 +125,7 @@ def list_events(
     choice = Choice(meter=meter, state=state, customer=customer, file=file, dismissed=dismissed)
     with open_ledger(config, may_migrate=True, name="aggregator events") as ledger:
         found, moved = ledger.parked.waiting(choice, limit + 1), ledger.parked.moved(limit, meter)
-        decided = ledger.decisions.about(each.event for each in found[:limit] if each.dismissed_at)
+        decided = ledger.decisions.about(each.event for each in found[:limit])
         by_guards = ledger.parked.held_by_guards(limit, meter, customer)
     shown, more = found[:limit], len(found) > limit
     if as_json:

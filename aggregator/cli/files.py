@@ -90,7 +90,11 @@ def confirm(config_path: Path, *, names: tuple[str, ...], reason: str | None, as
 
 @files.command()
 @click.argument("name")
-@click.option("--reason", required=True, help="Why, in your words or Stripe's. It is kept with each event.")
+@click.option(
+    "--reason",
+    required=True,
+    help="Why, in your words or Stripe's. It is kept with each event, and on record with who you are.",
+)
 @click.option(
     "--rows",
     "rows_path",
@@ -113,7 +117,7 @@ def reject(config_path: Path, *, name: str, reason: str, rows_path: Path | None,
     keys = {meter.stripe.customer_key for meter in config.meters.values()}
     rows = None if rows_path is None else failed_rows(rows_path, keys)
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
-        done = ledger.uploads.reject(name, reason, ledger.now(), rows)
+        done = ledger.uploads.reject(name, reason, ledger.now(), rows, somebody())
     found = {"rejected": name, "events": done.events, "already_at": done.already_at}
     answer(found, *_rejected(name, done, whole=rows is None), as_json=as_json)
 
@@ -138,14 +142,16 @@ def _rejected(name: str, done: "Rejected", *, whole: bool) -> Iterator[str]:
     metavar="PLACE",
     help="Where the files were begun, and where you have looked.",
 )
+@deciding_option
 @config_option
 @json_option
-def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
+def move(config_path: Path, *, sink: str, begun_in: str, reason: str | None, as_json: bool) -> None:
     """Record that files which SINK began in another place are not there, so that they are written where SINK writes now.
 
     This is for files that were begun before you gave the sink another directory, bucket or prefix. Look there first: if one
     of them is there after all, its contents are billed twice.
     """
+    from aggregator.ledger.review.decisions import Decider
     from aggregator.wiring.app import open_ledger
     from aggregator.wiring.sinks import file_places, lying_in
 
@@ -160,7 +166,8 @@ def move(config_path: Path, *, sink: str, begun_in: str, as_json: bool) -> None:
                 f"Nothing was moved: {', '.join(there)} lies in {begun_in}. Set the place back until "
                 "`aggregator files list` shows none that waits."
             )
-        moved, events = ledger.places.move(sink, begun_in, ledger.now())
+        decider = Decider(somebody(), reason)
+        moved, events = ledger.places.move(sink, begun_in, ledger.now(), decider)
     then = "the daemon or `aggregator run --once` writes them anew"
     said = f"{moved} file(s) given up, with {events:,} event(s); {then}."
     answer({"files": moved, "events": events}, said, as_json=as_json)

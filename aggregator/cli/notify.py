@@ -28,8 +28,8 @@ def notify(config_path: Path, *, test: bool, as_json: bool) -> None:
     config = load_config(config_path)
     if not test:
         from aggregator.daemon.metrics import context_of
-        from aggregator.daemon.readiness import Readiness
         from aggregator.monitoring.metrics import answers_now
+        from aggregator.monitoring.readiness import Readiness
         from aggregator.monitoring.troubles import troubles
         from aggregator.wiring.app import build
 

@@ -1,9 +1,8 @@
 """`aggregator web`: the page and the API alone, on a ledger; and tokens for customers."""
 
 import datetime as dt
-import signal
-import threading
-import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config
+    from aggregator.wiring.app import App
 
 LOOPBACK = "127.0.0.1:8080"
 
@@ -45,43 +45,40 @@ def web(context: click.Context, config_path: Path, *, listen: str) -> None:
     """Serve a page of what the ledger knows, and an API for a customer's own usage.
 
     Without a command it runs until it is told to stop. It reads and sends nothing: that is `aggregator run`, which
-    serves the same with --web. Only this machine can look, unless `web: operator_token` is set.
+    serves the same with --web. Only this machine can look, unless `web: operator_token` is set. SIGHUP reloads the
+    configuration. Prometheus and probes find /metrics, /livez and /readyz here, too.
     """
     if context.invoked_subcommand is None:
-        _serve(load_config(config_path), listen)
+        _serve(config_path, listen)
     elif context.get_parameter_source("config_path") is not click.core.ParameterSource.DEFAULT:
         context.obj = config_path
 
 
-def _serve(config: "Config", listen: str) -> None:
+def _serve(config_path: Path, listen: str) -> None:
     """Serve until SIGTERM or SIGINT."""
+    from aggregator.daemon.page_alone import PageAlone
     from aggregator.runtime import log
-    from aggregator.web.application import Application
-    from aggregator.web.listener import Address, Listener
-    from aggregator.web.serving import Served, access_of
+    from aggregator.web.listener import Address
+    from aggregator.web.serving import access_of
     from aggregator.wiring.app import build
 
     log.configure(verbose=False)
+    config = load_config(config_path)
     address = Address(listen)
     access_of(address, config)
-    stop = threading.Event()
 
-    def note(number: int, _frame: types.FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
+    @contextmanager
+    def building() -> Iterator["App"]:
+        with build(load_config(config_path), name="aggregator web", looks=True) as app:
+            yield app
 
-    with build(config, name="aggregator web", looks=True) as app:
-        pages = Served(address, config, app.ledger, app.meter_source)
-        listener = Listener(address, Application(pages.routes(), pages.error))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, note)
-        listener.start()
+    def begun(config: "Config") -> None:
         say(f"{config.web.public_url or address.url} shows the ledger until you press Ctrl-C.")
-        while not stop.wait(0.5):
-            pass
-        listener.stop()
-        pages.close()
-    address.close()
+
+    try:
+        PageAlone(building, address).run(begun)
+    finally:
+        address.close()
 
 
 @web.command()

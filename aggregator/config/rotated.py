@@ -6,6 +6,7 @@ from aggregator.config.documents import LONGEST_SECRET, read_value
 from aggregator.config.file_sinks import S3Sink
 from aggregator.config.models import Ledger, Source, StripeSink
 from aggregator.config.sinks import MetronomeSink
+from aggregator.config.web import Web
 
 Keyed = StripeSink | MetronomeSink | S3Sink
 
@@ -61,6 +62,17 @@ def webhook_secrets_now(block: StripeSink) -> tuple[str, ...] | None:
     except (OSError, ValueError):
         return None
     return fresh.webhook_secrets_revealed() or None
+
+
+def token_secrets_now(block: Web) -> tuple[str, ...] | None:
+    """Return the secrets that `token_secret_file` holds now; None without it, or if it holds none that can be used."""
+    if block.token_secret_file is None:
+        return None
+    try:
+        fresh = Web.model_validate({"token_secret": read_value(block.token_secret_file, LONGEST_SECRET)})
+    except (OSError, ValueError):
+        return None
+    return fresh.token_secrets_revealed() or None
 
 
 def _needed(block: Keyed) -> dict[str, object]:

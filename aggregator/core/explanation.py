@@ -69,7 +69,7 @@ class CancelFact(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What a person decided about an event: `release`, `dismiss` or `cancel`."""
+    """What a person decided about an event: `release`, `dismiss` and the other verbs of the ledger's decisions."""
 
     at: dt.datetime
     verb: str

@@ -236,6 +236,12 @@ def _decided(facts: WindowFacts, event: EventFact, decided: Decided) -> str:
         "release": f"released event {event.id}, to be {'planned anew' if counted else 'sent'}",
         "dismiss": f"dismissed event {event.id}: nothing of it is billed",
         "cancel": f"asked {facts.sink} to take event {event.id} back",
+        "mark-accepted": f"said that {facts.sink} has event {event.id}",
+        "mark-missing": f"said that {facts.sink} does not have event {event.id}",
+        "give-up": f"gave event {event.id} up: nothing of it is sent",
+        "confirm": f"confirmed the file that holds event {event.id}",
+        "reject": f"said that event {event.id} was not taken from its file",
+        "move": f"said that event {event.id} is in no file at the former place, so that it is written anew",
     }[decided.verb]
     return f"{decided.who} {done}{f' ({decided.reason})' if decided.reason else ''}."
 

@@ -12,10 +12,8 @@ Rules
 """
 
 import os
-import queue
 import signal
 import threading
-import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -30,8 +28,8 @@ from apscheduler.triggers.base import BaseTrigger
 from aggregator.daemon.halted_sink import Halt
 from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, glances, tasks
 from aggregator.daemon.outside import outside_of
-from aggregator.daemon.readiness import Readiness
 from aggregator.daemon.reporting import report_start
+from aggregator.daemon.signals import Signals
 from aggregator.daemon.watchdog import Watching, report_set_back
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import (
@@ -44,6 +42,7 @@ from aggregator.errors import (
     SourceError,
     SourceUnreachable,
 )
+from aggregator.monitoring.readiness import Readiness
 from aggregator.runtime import log
 from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring.app import App
@@ -61,9 +60,6 @@ costs more the more meters there are."""
 
 RETRY_SECONDS = 5.0
 """How long a worker waits after the ledger did not answer, or the sink took nothing of a whole batch."""
-
-LISTEN_SECONDS = 0.5
-"""How long a signal may go unheard that reached another thread than the main one."""
 
 STOP_SECONDS = 20.0
 """How long stopping waits for what is in the air: less than the 30 seconds after which Kubernetes kills."""
@@ -102,16 +98,15 @@ class Daemon:
         self._build = build
         self._address = address
         self._clock = clock
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._log = log.logger()
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the signal. Raises what building the first App raises."""
-        with self._listening():
+        with Signals() as signals:
             running = self._prepared()
             try:
                 running.work.start()
-                while (told := self._next_signal()) == signal.SIGHUP:
+                while (told := signals.next()) == signal.SIGHUP:
                     running = self._reloaded(running)
                 self._log.info(log.DAEMON_STOPPING, signal=signal.Signals(told).name)
                 running.work.stop()
@@ -153,34 +148,6 @@ class Daemon:
         self._log.info(told, meters=sorted(replacement.app.collections))
         replacement.work.start()
         return replacement
-
-    def _next_signal(self) -> int:
-        """Wait for the next signal.
-
-        The system may give a signal to any thread, and only this one runs Python's handlers: one that sleeps for ever would
-        never hear of it (docs.python.org/3/library/signal.html, "Signals and threads").
-        """
-        while True:
-            with suppress(queue.Empty):
-                return self._signals.get(timeout=LISTEN_SECONDS)
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Take signals as notes in a queue; afterwards, and for a second signal to stop, the defaults hold."""
-
-        def note(number: int, _frame: types.FrameType | None) -> None:
-            if number != signal.SIGHUP:
-                signal.signal(number, signal.SIG_DFL)
-            self._signals.put(number)
-
-        before = {
-            number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Running(NamedTuple):

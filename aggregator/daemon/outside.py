@@ -1,8 +1,8 @@
 """What a daemon says to the outside by itself, as configured: that it lives, and what is amiss."""
 
 from aggregator.core.troubles import Announcer, Trouble
-from aggregator.daemon.readiness import Readiness
 from aggregator.errors import LedgerError
+from aggregator.monitoring.readiness import Readiness
 from aggregator.monitoring.watch import LOOK_SECONDS, Repeating, SignOfLife, Telling
 from aggregator.wiring.app import App
 

@@ -47,7 +47,7 @@ GAUGE, COUNTER = GaugeMetricFamily, CounterMetricFamily
 FEED = ("meter", "sink")
 
 FAMILIES: dict[str, Family] = {
-    "aggregator_build_info": (GAUGE, "1, with the version that runs.", ("version",)),
+    "aggregator_build_info": (GAUGE, "1, with the version that runs, and what runs.", ("version", "part")),
     "aggregator_ledger_up": (GAUGE, "1 if the ledger answered this scrape.", ()),
     "aggregator_ledger_stopped": (
         GAUGE,
@@ -189,6 +189,8 @@ class Context(NamedTuple):
     """By when a meter should be read whose next window is ready at an instant."""
     limits: Callable[[str, str], Limits | None] = lambda _meter, _sink: None
     """What a sink can take of a meter, if it is configured."""
+    part: str = "daemon"
+    """What tells: the daemon, or the page alone, of whose host nothing is read or sent."""
 
 
 class UsageFigures(NamedTuple):
@@ -285,9 +287,10 @@ class Page:
 
     def add_process(self, answers: Answers, *, apart: bool) -> None:
         """Add whether the ledger answers, and how old what it said is; and what this process knows by itself."""
-        self._add("build_info", {"version": aggregator.__version__}, 1)
+        self._add("build_info", {"version": aggregator.__version__, "part": self._context.part}, 1)
         self._add("ledger_up", {}, answers.progress.trouble is None and answers.progress.value is not None)
-        self._add("clocks_apart", {}, apart)
+        if self._context.part == "daemon":
+            self._add("clocks_apart", {}, apart)
         progress, waiting, usage = answers
         ages = {
             "progress": progress.age_seconds,

@@ -18,7 +18,6 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from starlette.datastructures import QueryParams
@@ -37,7 +36,8 @@ from aggregator.web.application import Refused, Workers
 from aggregator.web.openapi import document
 from aggregator.web.sessions import Access
 from aggregator.web.site import Backend
-from aggregator.web.tokens import NotGood, Scope, scope_of
+from aggregator.web.token_secrets import TokenSecrets
+from aggregator.web.tokens import NotGood, Scope
 
 KEPT_SECONDS = 5.0
 MOST_KEPT = 5_000
@@ -77,11 +77,11 @@ class Api:
     """Answers what a customer used."""
 
     def __init__(
-        self, backend: Backend, access: Access, token_secrets: Sequence[str], origins: Sequence[str]
+        self, backend: Backend, access: Access, token_secrets: TokenSecrets, origins: Sequence[str]
     ) -> None:
         self._backend = backend
         self._access = access
-        self._secrets = tuple(token_secrets)
+        self._secrets = token_secrets
         self._origins = frozenset(origins)
         self._workers = Workers("api", MOST_AT_WORK, MOST_WAITING)
         self._kept: OrderedDict[Wanted, tuple[float, asyncio.Future[Answer]]] = OrderedDict()
@@ -146,10 +146,10 @@ class Api:
         return _within(self._scope(bearer, now), wanted)
 
     def _scope(self, bearer: str, now: dt.datetime) -> Scope:
-        for secret in self._secrets:
-            with suppress(NotGood):
-                return scope_of(secret, bearer, now)
-        raise _unknown("this token is not good, or not any more")
+        try:
+            return self._secrets.scope(bearer, now)
+        except NotGood:
+            raise _unknown("this token is not good, or not any more") from None
 
     def _shared(self, request: Request) -> dict[str, str]:
         """Return what lets a page of an origin of yours read the answer. Its cookies are never taken."""

@@ -1,6 +1,7 @@
 """The page and the API put together for a configuration and an address: who may look, from where, and by what."""
 
 from collections.abc import Callable
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -8,6 +9,7 @@ from starlette.routing import BaseRoute
 
 from aggregator.collection.usage import MeterSource
 from aggregator.config import Config
+from aggregator.config.rotated import token_secrets_now
 from aggregator.errors import UsageError
 from aggregator.ledger.ledger import Ledger
 from aggregator.web.actions import ACTIONS
@@ -16,6 +18,7 @@ from aggregator.web.application import said
 from aggregator.web.listener import Address
 from aggregator.web.sessions import Access
 from aggregator.web.site import Backend, Site
+from aggregator.web.token_secrets import TokenSecrets
 from aggregator.web.views import VIEWS
 
 HOW = (
@@ -38,7 +41,8 @@ class Served:
         self.access = access = access_of(address, config)
         backend = Backend(config, ledger, source_of)
         self._site = Site(backend, access, VIEWS, ACTIONS)
-        self._api = Api(backend, access, config.web.token_secrets_revealed(), config.web.allow_origins)
+        secrets = TokenSecrets(config.web.token_secrets_revealed(), partial(token_secrets_now, config.web))
+        self._api = Api(backend, access, secrets, config.web.allow_origins)
 
     def routes(self) -> list[BaseRoute]:
         """Return what is answered where."""

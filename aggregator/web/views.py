@@ -261,7 +261,7 @@ def events(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
         "more": len(found) > LINES,
         "choice": choice,
         "moves": parked.moved(LINES, choice.meter),
-        "decided": backend.ledger.decisions.about(each.event for each in found if each.dismissed_at),
+        "decided": backend.ledger.decisions.about(each.event for each in found[:LINES]),
         "decisions": backend.ledger.decisions.latest(MOST_DECISIONS),
         "meters": sorted({row.meter for row in backend.ledger.reports.status()}),
         "done": query.get("done", "")[:500],

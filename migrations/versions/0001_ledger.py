@@ -542,7 +542,9 @@ create table aggregator.decision (
     id         bigint generated always as identity primary key,
     decided_at timestamptz not null,
     verb       text not null check (
-        verb in ('release', 'dismiss', 'cancel', 'mark-accepted', 'mark-missing', 'give-up', 'confirm')
+        verb in (
+            'release', 'dismiss', 'cancel', 'mark-accepted', 'mark-missing', 'give-up', 'confirm', 'reject', 'move'
+        )
     ),
     who        text not null check (who <> ''),
     reason     text check (reason <> ''),

@@ -144,15 +144,16 @@ def test_each_alert_fires_and_ends(tmp_path: Path) -> None:
 
 @needs_promtool
 def test_nothing_heard_is_an_alert(tmp_path: Path) -> None:
-    """After ten minutes, and not before; a page that comes again ends it."""
+    """After ten minutes, and not before; a scrape that comes again ends it, and the page alone hides nothing of it."""
     its = alert("AggregatorDown")
-    fires = {"exp_labels": its["labels"], "exp_annotations": its["annotations"]}
+    fires = {"exp_labels": its["labels"] | {"part": "daemon"}, "exp_annotations": its["annotations"]}
     tests = [
         {"eval_time": f"{minute}m", "alertname": "AggregatorDown", "exp_alerts": [fires] if down else []}
         for minute, down in ((29, False), (38, False), (41, True), (61, False))
     ]
-    shown = {"series": 'aggregator_build_info{version="1"}', "values": "1x29 _x29 1x30"}
-    group = {"interval": "1m", "input_series": [shown], "alert_rule_test": tests}
+    shown = {"series": 'aggregator_build_info{version="1",part="daemon"}', "values": "1x29 _x29 1x30"}
+    page = {"series": 'aggregator_build_info{version="1",part="web"}', "values": "1x60"}
+    group = {"interval": "1m", "input_series": [shown, page], "alert_rule_test": tests}
     assert judged(tmp_path, [group]) == ""
 
 
@@ -162,7 +163,7 @@ def test_a_scrape_without_a_figure_is_no_alert(tmp_path: Path) -> None:
     names = list(CASES)
     group = {
         "interval": "1m",
-        "input_series": [{"series": 'aggregator_build_info{version="1"}', "values": "1x60"}],
+        "input_series": [{"series": 'aggregator_build_info{version="1",part="daemon"}', "values": "1x60"}],
         "alert_rule_test": [{"eval_time": "60m", "alertname": name, "exp_alerts": []} for name in names],
     }
     assert judged(tmp_path, [group]) == ""

@@ -279,5 +279,17 @@ def test_no_label_names_a_customer(config: Config) -> None:
         for label in family._labelnames  # type: ignore[attr-defined]
     }
     assert sorted(labels) == sorted(
-        ["version", "figures", "source", "side", "sink", "meter", "kind", "outcome", "state", "percentile"]
+        [
+            "version",
+            "part",
+            "figures",
+            "source",
+            "side",
+            "sink",
+            "meter",
+            "kind",
+            "outcome",
+            "state",
+            "percentile",
+        ]
     )

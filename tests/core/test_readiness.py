@@ -4,7 +4,7 @@ import datetime as dt
 
 import pytest
 
-from aggregator.daemon.readiness import LATE_AFTER, LONG_PASS, Readiness, Reason
+from aggregator.monitoring.readiness import LATE_AFTER, LONG_PASS, Readiness, Reason
 
 NOW = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)

@@ -20,6 +20,7 @@ from aggregator.core.explanation import (
     WindowFacts,
 )
 from aggregator.core.model import Definition, Span, State
+from aggregator.ledger.review.decisions import Verb
 
 HOUR = dt.timedelta(hours=1)
 NINE = dt.datetime(2026, 11, 20, 9, tzinfo=dt.UTC)
@@ -139,6 +140,18 @@ def parked(**more: Any) -> Parked:
 def test_what_became_of_an_event_is_told(what: EventFact, said: list[str]) -> None:
     """In the order of time, and at the end how it stands."""
     assert told(what) == said
+
+
+@pytest.mark.parametrize("verb", Verb)
+def test_whatever_somebody_decided_is_told(verb: Verb) -> None:
+    """By whom, of which event, and why: no decision of the ledger is without a sentence."""
+    [said] = [
+        each
+        for each in told(event(decided=(Decided(TEN + 4 * HOUR, verb.value, "jo", "because"),)))
+        if each.startswith("jo ")
+    ]
+    assert "event 7" in said
+    assert said.endswith("(because).")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aggregator.core.model import Decreases, Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.uploads import Rejected, Row
+from aggregator.ledger.review.decisions import Decisions, Verb
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.sinks.files import CsvFormat, DirectorySink, JsonFormat
@@ -48,7 +49,7 @@ def newest(world: FileWorld) -> str:
 
 
 def reject(world: FileWorld, name: str, rows: Sequence[Row] | None = None) -> Rejected:
-    return world.uploads.reject(name, WHY, world.now, rows)
+    return world.uploads.reject(name, WHY, world.now, rows, "Ada")
 
 
 def release(world: FileWorld, name: str) -> int:
@@ -77,6 +78,8 @@ def test_a_rejected_file_is_refused_and_billed_anew(world: FileWorld) -> None:
     before = world.read().identifiers
     assert reject(world, first) == Rejected(5, None, by_hand=False)
     assert world.states() == {"refused": 5}
+    [decided] = Decisions(world.database).latest(9)
+    assert (decided.verb, decided.who, decided.reason, decided.number) == (Verb.REJECT, "Ada", WHY, 5)
     [row] = world.listed()
     assert (row.rejected_at, row.rejected_reason) == (world.now, WHY)
     waiting = ParkedEvents(world.database).waiting(Choice(file=first), 100)

@@ -10,6 +10,7 @@ from aggregator.core.model import Rejection
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.outbox.moved_files import LATEST_WRITE, MovedFile, Places
+from aggregator.ledger.review.decisions import Decider, Decisions, Verb
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.sinks.files import DirectorySink
 from aggregator.sinks.files.directory import numbered
@@ -77,7 +78,15 @@ def test_on_a_person_s_word_it_is_written_in_the_new_place(world: FileWorld, tmp
     other = moved(world, tmp_path / "new")
     other.owe("cus_5", hour=3)
     assert other.write().accepted == 1
-    assert places(other).move("fake", str(world.directory), other.now) == (1, 5)
+    looked = Decider("Ada", "looked there")
+    assert places(other).move("fake", str(world.directory), other.now, looked) == (1, 5)
+    [decided] = Decisions(other.database).latest(9)
+    assert (decided.verb, decided.who, decided.reason, decided.number) == (
+        Verb.MOVE,
+        "Ada",
+        "looked there",
+        5,
+    )
     assert found(other) == []
     assert other.write().accepted == 5
     other.check_once(6)

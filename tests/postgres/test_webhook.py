@@ -18,12 +18,12 @@ import h11
 import pytest
 import stripe
 
-from aggregator.daemon.readiness import Readiness, Reason
 from aggregator.daemon.webhook import LARGEST_BODY, MOST_AT_WORK, Web
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
 from aggregator.ledger.notifications import Notifications
 from aggregator.ledger.review.checks import Checks
+from aggregator.monitoring.readiness import Readiness, Reason
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running

@@ -179,7 +179,9 @@ def test_a_directory_that_is_changed_while_a_file_is_open(world: World, *, lies_
         told = world.run(*move)
         assert (told.code, "may still be writing" in told.err) == (2, True), told.said
         world.ledger(LONG_AGO)
-        assert world.run(*move, "--json").json == {"files": 1, "events": 6}
+        assert world.run(*move, "--reason", "looked there", "--json").json == {"files": 1, "events": 6}
+        decided = "select verb, reason, cardinality(events) from aggregator.decision where who <> ''"
+        assert world.ledger(decided) == [("move", "looked there", 6)]
         assert world.run(*move).code == 2
     assert world.run("files", "move", "nobody", "--from", str(old)).code == 2
     ran = world.once()
@@ -228,6 +230,11 @@ def test_a_file_of_which_nothing_was_taken_is_billed_anew(
     assert "rejected" in world.run("files", "list").out
     assert world.run("files", "confirm", name).code == 2
     listed = world.run("events", "list", "--file", name, "--json").json["events"]
+    assert {each["decision"]["verb"] for each in listed} == {"reject"}
+    assert {each["decision"]["reason"] for each in listed} == {"no mandatory columns"}
+    assert all(" on " in each["decision"]["who"] for each in listed)
+    said = world.run("explain", "--event", str(listed[0]["event"])).out
+    assert f"said that event {listed[0]['event']} was not taken from its file" in " ".join(said.split())
     assert {each["reason"] for each in listed} == {f"file {name} was not taken: no mandatory columns"}
     monkeypatch.setattr("aggregator.cli.events.MOST_AT_ONCE", 4)
     release = ["events", "release", "--file", name, "--json", "--config", str(world.write())]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Part
+from aggregator.ledger.review.decisions import Decider, Verb, note
 
 LATEST_WRITE = dt.timedelta(hours=1)
 """No file gets its name later than this after its writer's last sign of life: calls to a store time out within minutes."""
@@ -53,7 +54,7 @@ with mine as (
     insert into aggregator.attempt (event_id, claim_id, at, answer, reason)
     select id, claim_id, %(now)s, 'due', %(reason)s from due
 )
-select count(*) from due
+select id from due
 """
 
 CLOSE_CLAIMS = "update aggregator.claim set settled_at = %(now)s where id = any(%(claims)s)"
@@ -105,11 +106,13 @@ class Places(Part):
             found = connection.execute(MEMBERS, {"claims": [claim for claim, _ in rows]})
             return {event for (event,) in found}
 
-    def move(self, sink: str, place: str, now: dt.datetime) -> tuple[int, int]:
+    def move(
+        self, sink: str, place: str, now: dt.datetime, decider: Decider | None = None
+    ) -> tuple[int, int]:
         """Take a person's word that no open file of a sink lies in a place: its events are due again.
 
-        Return how many files and events. Raises UsageError, and changes nothing, if there is none, or if somebody may still
-        be writing one.
+        Who says so is put on record. Return how many files and events. Raises UsageError, and changes nothing, if there is
+        none, or if somebody may still be writing one.
         """
         with self._database.transaction() as connection:
             rows = connection.execute(LOCK, {"sink": sink, "place": place}).fetchall()
@@ -128,8 +131,8 @@ class Places(Part):
                 "now": now,
                 "reason": f"not in {place}, on a person's word",
             }
-            given = connection.execute(GIVE_BACK, values).fetchone()
-            assert given is not None
+            given = [event for (event,) in connection.execute(GIVE_BACK, values)]
             connection.execute(DROP, values)
             connection.execute(CLOSE_CLAIMS, values)
-        return len(rows), int(given[0])
+            note(connection, Verb.MOVE, given, decider, now)
+        return len(rows), len(given)

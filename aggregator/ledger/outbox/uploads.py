@@ -190,11 +190,18 @@ class Uploads(Part):
             note(connection, Verb.CONFIRM, done, decider, now)
         return len(done)
 
-    def reject(self, name: str, reason: str, now: dt.datetime, rows: Sequence[Row] | None = None) -> Rejected:
+    def reject(
+        self,
+        name: str,
+        reason: str,
+        now: dt.datetime,
+        rows: Sequence[Row] | None = None,
+        who: str | None = None,
+    ) -> Rejected:
         """Take a person's word that nothing of a file was taken, or none of some rows: their events are refused.
 
-        What is not accepted any more stays as it is. Raises UsageError, and changes nothing, if the file is unknown or
-        confirmed, or has no such row.
+        Who says so is put on record. What is not accepted any more stays as it is. Raises UsageError, and changes nothing,
+        if the file is unknown or confirmed, or has no such row.
         """
         with self._database.transaction() as connection:
             values: dict[str, object] = {"name": name, "reason": reason, "now": now}
@@ -216,6 +223,7 @@ class Uploads(Part):
             else:
                 events = _named(connection, name, rows)
             refused = refuse_known(connection, events, f"file {name} was not taken: {reason}", now)
+            note(connection, Verb.REJECT, refused, Decider(who, reason) if who else None, now)
         return Rejected(len(refused), None, by_hand)
 
 

@@ -43,6 +43,8 @@ class Verb(StrEnum):
     MARK_MISSING = "mark-missing"
     GIVE_UP = "give-up"
     CONFIRM = "confirm"
+    REJECT = "reject"
+    MOVE = "move"
 
 
 DONE = {
@@ -53,6 +55,8 @@ DONE = {
     Verb.MARK_MISSING: "marked as missing",
     Verb.GIVE_UP: "given up",
     Verb.CONFIRM: "confirmed with its file",
+    Verb.REJECT: "said not to be taken from its file",
+    Verb.MOVE: "said to be in no file at the former place",
 }
 """What was done with an event, in a sentence."""
 
