@@ -392,8 +392,9 @@ class Work:
         sink = task.of
         halt, outage = self._halts[sink], False
         if sink in self._app.refused:
-            halt.wait_out(self._app.refused[sink])
+            halt.wait_out(self._app.refused[sink], 0)
         while not self._stopping.is_set():
+            returns = halt.returns
             try:
                 result = task.round()
             except Exception as error:  # noqa: BLE001 - the outermost loop: one sink's bug must not end the others
@@ -402,7 +403,7 @@ class Work:
                 continue
             outage = self._report_outage(sink, result, outage=outage)
             if result.halted:
-                halt.wait_out(result.halted)
+                halt.wait_out(result.halted, returns)
                 continue
             if result.accepted:
                 halt.took()

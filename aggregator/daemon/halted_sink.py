@@ -4,6 +4,7 @@ Rules
 - What it is asked books nothing. Only when it lets us in, to the same account as before, is anything sent again.
 - The pauses between two questions double, up to a bound, until it has taken something.
 - Both ends are said once. It is back once it took something, or once it lets us in and nothing waits for it.
+- What it answered before it came back is no news afterwards.
 """
 
 import threading
@@ -44,12 +45,19 @@ class Halt:
         self._stopping = stopping
         self._over = threading.Condition()
         self._asking = False
+        self.returns = 0
+        """How often it has let us in again."""
         self._said: str | None = None
         self._pause = FIRST_PAUSE_SECONDS
 
-    def wait_out(self, reason: str) -> None:
-        """Come back once the sink may be sent to again, or the daemon stops."""
+    def wait_out(self, reason: str, returns: int) -> None:
+        """Come back once the sink may be sent to again, or the daemon stops.
+
+        `returns` is how often it had let us in again before it was asked what it answered with `reason`.
+        """
         with self._over:
+            if returns < self.returns:
+                return
             if self._asking:
                 self._over.wait_for(lambda: not self._asking or self._stopping.is_set())
                 return
@@ -87,6 +95,7 @@ class Halt:
             except AggregatorError:
                 continue  # nobody can tell just now
             else:
+                self.returns += 1
                 if idle:
                     self.took()
                 return

@@ -104,6 +104,11 @@ class Pacer:
         self._monotonic = monotonic
         self._by_event = by_event
 
+    @property
+    def obstacle(self) -> str | None:
+        """What keeps everything from leaving that will not pass with time alone, if anything does."""
+        return None
+
     async def come(self, events: int) -> None:
         """Wait until a request with so many events may leave."""
         seconds = self.pace.take(self._monotonic(), self.counted(events))
@@ -230,7 +235,8 @@ class Dispatcher:
         batch.closed = True
         for queued in batch.queued:
             if queued.waiting:
-                self._settle(queued, Response(Answer.UNSENT, self.halted))
+                obstacle = self.halted or queued.worker.route.pacer.obstacle
+                self._settle(queued, Response(Answer.UNSENT, obstacle))
 
     async def resume(self) -> None:
         """Let events leave again after having been halted."""

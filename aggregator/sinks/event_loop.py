@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from aggregator.errors import AggregatorError, SinkUnreachable
@@ -14,29 +15,47 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class LoopThread:
-    """Runs from construction to `close`. A daemon thread, so that a process which forgot to close can still end."""
+    """Runs from construction to `close`. A daemon thread, so that a process which forgot to close can still end.
+
+    Whoever waits for an answer when it is closed is told so, and so is whoever asks later.
+    """
 
     def __init__(self, name: str) -> None:
         self._loop = _new_loop()
+        self._taking = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine on the loop and return its result, or raise its error."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        """Run a coroutine on the loop and return its result, or raise its error; CancelledError once it is closed."""
+        with self._taking:
+            if self._closed:
+                coroutine.close()
+                raise CancelledError
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result()
 
     def post(self, function: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
-        """Have a function called on the loop soon, without waiting for it."""
-        self._loop.call_soon_threadsafe(function, *arguments)
+        """Have a function called on the loop soon, without waiting for it; once it is closed, nothing is called."""
+        with self._taking:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(function, *arguments)
 
     def close(self) -> None:
         """Stop the loop and wait until its thread has ended."""
-        self.post(self._loop.stop)
+        with self._taking:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _serve(self) -> None:
         try:
             self._loop.run_forever()
+            while left := asyncio.all_tasks(self._loop):
+                for task in left:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.wait(left))
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
@@ -86,6 +105,8 @@ class LazyLoop(Generic[Line]):
             return thread.call(question(line))
         except (AggregatorError, MemoryError):
             raise
+        except CancelledError:
+            raise SinkUnreachable(f"{self._called} is closed.") from None
         except Exception as error:
             raise self._broken(error) from error
 
@@ -121,6 +142,8 @@ class LazyLoop(Generic[Line]):
 
     def _broken(self, error: Exception) -> SinkUnreachable:
         told = redacted(named(error), ())
-        return SinkUnreachable(
-            f"The library of {self._name.replace('-', ' ', 1)} failed ({told}); it is asked again later."
-        )
+        return SinkUnreachable(f"The library of {self._called} failed ({told}); it is asked again later.")
+
+    @property
+    def _called(self) -> str:
+        return self._name.replace("-", " ", 1)

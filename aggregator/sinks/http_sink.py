@@ -6,13 +6,14 @@ Rules
 - Once halted, a sink stays halted until `resume` finds that its key is taken.
 """
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from aggregator.core.model import Answer, Event, Verdict
 from aggregator.core.rate_limit import Pace
-from aggregator.errors import SinkHalted
+from aggregator.errors import SinkHalted, SinkUnreachable
 from aggregator.runtime.clock import monotonic
 from aggregator.sinks.dispatch import Batch, Dispatcher, Pacer
 from aggregator.sinks.event_loop import LazyLoop
@@ -21,6 +22,9 @@ from aggregator.sinks.shared_rate import SharedRate
 
 PATIENCE = dt.timedelta(minutes=1)
 """How long an event may wait for its turn before it is given back: far less than a claim in the ledger lasts."""
+
+READ_PATIENCE_SECONDS = 15.0
+"""How long a figure waits for a ledger that does not answer: several times as long as one that stalls for a moment."""
 
 BATCH_SECONDS = 5
 """A batch is as many events as leave within this time, at most as many as a sink bears: a slow sink holds few."""
@@ -122,6 +126,7 @@ class HttpSink(Generic[Far]):
             await connection.dispatcher.close()
             if self._shared is not None:
                 await self._shared.close()
+            self._read_pacer = None
         finally:
             await connection.client.close()
 
@@ -131,16 +136,16 @@ class HttpSink(Generic[Far]):
 
     def _read(self, question: Callable[[Far], Coroutine[Any, Any, Result]], reads: int = 1) -> Result:
         """Have a figure asked for, which takes so many calls, once it is its turn; return or raise what comes of it."""
-        if self._reads is None:
+        allowance = self._reads
+        if allowance is None:
             return self._ask(question)
-        self._reads.take(reads)
-        if self._read_pacer is None:
-            self._read_pacer = self._pacer("reads", Pace(self._reads.per_second), monotonic)
-        pacer = self._read_pacer
+        allowance.take(reads)
 
         async def paced(far: Far) -> Result:
+            if self._read_pacer is None:  # made on the loop: many threads ask at once
+                self._read_pacer = self._pacer("reads", Pace(allowance.per_second), monotonic)
             for _ in range(reads):
-                await pacer.come(1)
+                await _turn(self._read_pacer)
             return await question(far)
 
         return self._ask(paced)
@@ -170,6 +175,16 @@ class HttpSink(Generic[Far]):
             if batch.unanswered:  # whoever asked has gone: nothing more of it may leave
                 self._loop.post(lambda connection: connection.dispatcher.give_back(batch))
         return dispatcher.halted
+
+
+async def _turn(pacer: Pacer) -> None:
+    """Wait until a figure may be asked for. Raises SinkUnreachable if that is not to be foreseen."""
+    coming = asyncio.ensure_future(pacer.come(1))
+    while not (await asyncio.wait({coming}, timeout=READ_PATIENCE_SECONDS))[0]:
+        if pacer.obstacle is not None:
+            coming.cancel()
+            raise SinkUnreachable(f"Nothing can be asked of it now: {pacer.obstacle}")
+    await coming
 
 
 def batch(events_per_second: float, most: int) -> int:

@@ -7,6 +7,8 @@ Rules
   process was paused, is over.
 - The ledger is asked for all routes together, once a second, and at once for a route that comes into use. A route that
   nobody uses for a while is given back, and costs nothing.
+- A route has one pacer: two would each take a part of the limit for the same calls.
+- A ledger that does not answer is asked again for as long as it takes, and what it said is kept for whoever waits.
 - A pace that was lowered, because the far side said so, is lowered within its share: if all processes are told, all of them
   slow down.
 """
@@ -49,8 +51,11 @@ class SharedRate:
         elapsed: Callable[[], float] = boottime,
     ) -> None:
         self.elapsed = elapsed
+        self.unanswered: str | None = None
+        """Why the ledger did not answer last, if it did not."""
         self._renew = renew
         self._release = release
+        self._paced: set[str] = set()
         self._in_use: dict[SharedPacer, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._soon = asyncio.Event()
@@ -61,7 +66,9 @@ class SharedRate:
     def pacer(
         self, route: str, pace: Pace, monotonic: Callable[[], float], *, by_event: bool = False
     ) -> Pacer:
-        """Return what paces a route; `pace` is that of the whole limit."""
+        """Return what paces a route, once, on the event loop; `pace` is that of the whole limit."""
+        assert route not in self._paced, f"route {route} is paced already"
+        self._paced.add(route)
         return SharedPacer(self, route, pace, monotonic, by_event=by_event)
 
     async def answer(self, pacer: "SharedPacer") -> None:
@@ -78,6 +85,8 @@ class SharedRate:
 
     async def close(self) -> None:
         """Give everything back: nothing more leaves."""
+        self._paced.clear()
+        self._in_use.clear()
         if self._task is None or self._thread is None:
             return
         self._task.cancel()
@@ -88,6 +97,7 @@ class SharedRate:
                 released = asyncio.get_running_loop().run_in_executor(self._thread, self._release)
                 await asyncio.wait_for(released, RELEASE_SECONDS)
         self._thread.shutdown(wait=False)
+        self._thread = None
 
     async def _keep(self, thread: ThreadPoolExecutor) -> None:
         """Renew the shares of what is in use, until nothing is."""
@@ -111,8 +121,10 @@ class SharedRate:
                 del self._in_use[pacer]
         try:
             shares = await asyncio.get_running_loop().run_in_executor(thread, self._renew, asked)
-        except LedgerError:
+        except LedgerError as error:
+            self.unanswered = str(error)
             return SOON_SECONDS
+        self.unanswered = None
         pause = RENEW_SECONDS
         for pacer, its, share in zip(pacers, asked, shares, strict=True):
             if its.wanted:
@@ -153,17 +165,25 @@ class SharedPacer(Pacer):
         self._route = route
         self._limit = pace.calls_per_second
         self._share = Share()
-        self._coming = False
-        """Whether something waits to leave."""
+        self._coming = 0
+        """How much waits to leave."""
         self._waited = False
         """Whether something had to wait for its pace since the ledger was last asked."""
         self._left = 0.0
         """What has left since then."""
         self._asked_at = self._used_at = shared.elapsed()
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why the ledger grants no share, if it does not even answer."""
+        why = self._shared.unanswered
+        if why is None or self._share.at(self._shared.elapsed()):
+            return None
+        return f"the ledger does not say how much of the rate limit may be used here: {why}"
+
     async def come(self, events: int) -> None:
         """Wait until a request with so many events may leave. Raises what broke while the ledger was asked."""
-        self._coming = True
+        self._coming += 1
         try:
             await self._held()
             seconds = self.pace.take(self._monotonic(), self.counted(events))
@@ -173,7 +193,7 @@ class SharedPacer(Pacer):
                 await self._held()
                 seconds = self.pace.due(self._monotonic())
         finally:
-            self._coming = False
+            self._coming -= 1
         self._left += self.counted(events)
         self._used_at = self._shared.elapsed()
 

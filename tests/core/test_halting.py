@@ -55,7 +55,7 @@ NO = SinkHalted("the key is not accepted")
 def test_it_comes_back_once_it_takes_something_and_both_ends_are_said_once() -> None:
     """That it lets us in is not enough while events wait: only what it takes shows that it takes them."""
     world = World(NO, NO, None)
-    world.halt.wait_out(str(NO))
+    world.halt.wait_out(str(NO), world.halt.returns)
     assert world.said == [("halted", "stripe", str(NO))]
     world.halt.took()
     world.halt.took()
@@ -65,36 +65,44 @@ def test_it_comes_back_once_it_takes_something_and_both_ends_are_said_once() -> 
 def test_with_nothing_to_send_it_is_back_once_it_lets_us_in() -> None:
     """Else nobody would ever say so."""
     world = World(None, waiting=False)
-    world.halt.wait_out(str(NO))
+    world.halt.wait_out(str(NO), world.halt.returns)
     assert world.said[-1] == ("resumed", "stripe")
 
 
 def test_the_pauses_grow_up_to_a_bound_until_it_took_something() -> None:
     """A key that may look and not send is let in each time, and refused at once: that is tried ever more seldom, too."""
     world = World(*[NO] * 9, None, None, None)
-    world.halt.wait_out(str(NO))
+    world.halt.wait_out(str(NO), world.halt.returns)
     assert world.stopping.pauses[:4] == [FIRST_PAUSE_SECONDS * factor for factor in (1, 2, 4, 8)]
     assert world.stopping.pauses[-1] == LONGEST_PAUSE_SECONDS
-    world.halt.wait_out(str(NO))
+    world.halt.wait_out(str(NO), world.halt.returns)
     assert world.stopping.pauses[-1] == LONGEST_PAUSE_SECONDS
     assert world.said == [("halted", "stripe", str(NO))]
     world.halt.took()
-    world.halt.wait_out(str(NO))
+    world.halt.wait_out(str(NO), world.halt.returns)
     assert world.stopping.pauses[-1] == FIRST_PAUSE_SECONDS
 
 
 def test_another_reason_is_said_and_no_answer_is_not() -> None:
     """A person is told what to mend now; that nobody could be asked meanwhile is no news."""
     world = World(SinkUnreachable("no answer"), LedgerUnreachable(), SinkHalted("another account"), None)
-    world.halt.wait_out(str(NO))
+    world.halt.wait_out(str(NO), world.halt.returns)
     assert world.said == [("halted", "stripe", str(NO)), ("halted", "stripe", "another account")]
+
+
+def test_what_was_answered_before_it_came_back_is_no_news() -> None:
+    """A lane that hears of the refusal late neither waits for it nor says it again."""
+    world = World(None, waiting=False)
+    world.halt.wait_out(str(NO), 0)
+    world.halt.wait_out(str(NO), 0)
+    assert world.said == [("halted", "stripe", str(NO)), ("resumed", "stripe")]
 
 
 def test_a_daemon_that_stops_asks_no_more() -> None:
     """Whoever waits comes back at once."""
     world = World()
     world.stopping.set()
-    world.halt.wait_out(str(NO))
+    world.halt.wait_out(str(NO), world.halt.returns)
     assert world.said == [("halted", "stripe", str(NO))]
 
 
@@ -110,9 +118,9 @@ def test_one_of_several_lanes_asks_and_the_others_wait() -> None:
 
     halt = Halt("stripe", world, ask, lambda: True, world.stopping)
     with ThreadPoolExecutor(3) as workers:
-        first = workers.submit(halt.wait_out, str(NO))
+        first = workers.submit(halt.wait_out, str(NO), 0)
         assert begun.wait(SOON_SECONDS)
-        others = [workers.submit(halt.wait_out, str(NO)) for _ in range(2)]
+        others = [workers.submit(halt.wait_out, str(NO), 0) for _ in range(2)]
         while not all(other.running() for other in others):
             assert not first.done()
         go.set()

@@ -232,6 +232,7 @@ class World:
         self.start = floor(utcnow(), MINUTE) - 100 * MINUTE
         self._processes = ExitStack()
         self._connections: dict[tuple[str, int], Connection] = {}
+        self._daemons: list[Process] = []
         self._count = 0
         self.config: dict[str, Any] = {
             # Other tests' transactions in the shared server would hold windows back: who tests that asks for it.
@@ -364,6 +365,7 @@ class World:
         """Start a daemon on the configuration as it is now; wait until it says so unless told otherwise."""
         self.write()
         process = self.start_process("run", "--verbose", name="daemon")
+        self._daemons.append(process)
         if started:
             process.logged("daemon_started")
         return process
@@ -395,7 +397,8 @@ class World:
         self.quiet()
 
     def _difference(self) -> str:
-        return f"waiting {self.waiting()}, {differing(self.used(), self.billed())}"
+        logs = "".join(f"\n{each.name}, code {each.code}: {each.err[-3000:]}" for each in self._daemons)
+        return f"waiting {self.waiting()}, {differing(self.used(), self.billed())}{logs}"
 
 
 def differing(used: Mapping[str, Decimal], billed: Mapping[str, Decimal]) -> str:
