@@ -44,6 +44,14 @@ DAYS = 35
     help="Plan anew what a sink has too little, and propose what it has too much; nothing is lowered by itself.",
 )
 @click.option(
+    "--customers",
+    "shows",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="For how many customers of each meter and sink to show a line of figures: those with the most usage.",
+)
+@click.option(
     "--limit",
     type=click.IntRange(0),
     default=50,
@@ -65,6 +73,7 @@ def reconcile(
     no_source: bool,
     every_hour: bool,
     repair: bool,
+    shows: int,
     limit: int,
     as_csv: bool,
     as_json: bool,
@@ -88,7 +97,7 @@ def reconcile(
         with build(config, name="aggregator reconcile", verify=repair, looks=not repair) as app:
             now = app.ledger.now() if repair else app.ledger.instant()
             span = _span(start, end, now)
-            question = reconciling.Question(span, names, now, customer, not no_source, every_hour)
+            question = reconciling.Question(span, names, now, customer, not no_source, every_hour, shows)
             compared = list(reconciling.reconcile(app, question, stack))
             if not compared:
                 raise UsageError(

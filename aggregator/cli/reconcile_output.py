@@ -11,7 +11,7 @@ from aggregator.core.drift import NAMES, Cause, Difference, next_command
 from aggregator.core.planner import plain
 from aggregator.core.shown import counted, shown
 from aggregator.ledger.review.repairs import Done
-from aggregator.reconciliation.drift_finder import Found, Summary
+from aggregator.reconciliation.drift_finder import CustomerLine, Found, Summary
 from aggregator.sinks.files.formats import unformulated
 from aggregator.wiring.reconciling import Compared, Question, total_of
 
@@ -25,9 +25,11 @@ MOST_IDS = 3
 """How many events a line of the table names."""
 
 DIFFERENCES = "meter sink customer from cause lacks>=amount source> ledger> billed> in_sink> events"
-SUMMARIES = (
-    "meter sink customers> days> accepted>=events source> ledger> billed> in_sink> reads> differ>=differing"
-)
+SUMMARIES = "meter sink customers> days> accepted>=events source> ledger> billed> in_sink> carried> reads> differ>=differing"
+CUSTOMERS = "customer source> ledger> billed> in_sink> carried> _=verdict"
+
+ON_ITS_WAY = frozenset({Cause.PENDING, Cause.LATE})
+"""What comes right by itself."""
 
 Repaired = Sequence[tuple[Found, Done]]
 
@@ -49,6 +51,9 @@ def show(question: Question, compared: Sequence[Compared], done: Repaired | None
     _show_commands(compared)
     if done is not None:
         _show_done(done)
+    if question.shows:
+        for each in compared:
+            show_rows(f"{each.line.meter}, {each.line.sink}", CUSTOMERS, _by_customer(each))
     show_rows(f"compared {question.span}", SUMMARIES, (_summary(each) for each in compared))
     for note in dict.fromkeys(note for each in compared for note in each.notes):
         say(note)
@@ -61,12 +66,71 @@ def show(question: Question, compared: Sequence[Compared], done: Repaired | None
                     f"The source of {each.summary.meter} has changed since it was billed to {each.summary.sink}: "
                     f"{counted(len(each.summary.changed), 'customer')}, {much}."
                 )
+    _show_not_billed(compared)
     reads = sum(each.summary.reads for each in compared)
     places = sum(each.summary.days for each in compared)
     what = (
         f"{counted(places, 'day of a customer', 'days of customers')} compared with {counted(reads, 'read')}"
     )
     say(f"{what}; {counted(count, 'difference')}." if count else f"Equal: {what}.")
+    if places:
+        _show_answer(question, compared)
+
+
+def _show_not_billed(compared: Sequence[Compared]) -> None:
+    """Say of what is used and not billed why it is not."""
+    for meter, unmapped in {each.line.meter: each.unmapped for each in compared}.items():
+        if unmapped is None or not (unmapped.source or unmapped.ledger):
+            continue
+        now = f"; the source has {shown(unmapped.source)} by now, which the next passes read"
+        say(
+            f"{shown(unmapped.ledger)} of {meter} has no customer, or no usable number: it is kept and named, and billed to "
+            f"nobody (`aggregator status`){now if unmapped.new else ''}."
+        )
+    if any(each.summary.whole.carried for each in compared):
+        say(
+            "carried: used, but less than the last decimal that is billed; it counts towards the next window."
+        )
+
+
+def _show_answer(question: Question, compared: Sequence[Compared]) -> None:
+    """Say in a word what all of it comes to."""
+    asked = [each for each in compared if each.summary.asked]
+    sinks = dict.fromkeys(each.line.sink for each in asked)
+    parties = ["source"] * question.sources + ["ledger"] + ([*sinks] if len(sinks) == 1 else ["sinks"])
+    if not asked:
+        parties.remove("sinks")
+    if len(parties) == 1:
+        return
+    most, least = (how(each.summary.customers for each in compared) for how in (max, min))
+    who = f"{'up to ' if most > least else ''}{counted(most, 'customer')}"
+    meters = counted(len({each.line.meter for each in compared}), "meter")
+    causes = {Cause(cause) for each in compared for cause in each.summary.causes}
+    wrong = any(each.unseen for each in compared) or causes - ON_ITS_WAY
+    answer = "NO" if wrong else "not yet" if any(each.unfinished for each in compared) else "yes"
+    say(f"{' = '.join(parties)} for {who} and {meters}: {answer}")
+
+
+def _by_customer(each: Compared) -> Iterator[dict[str, object]]:
+    """Yield the customers with the most usage, all others in one line, all together, and what has no customer."""
+    its, rest = each.summary, each.summary.whole
+    for line in its.greatest:
+        rest = rest.minus(line)
+        yield _customer(line.customer, line, each)
+    if its.customers > len(its.greatest):
+        yield _customer(f"{its.customers - len(its.greatest):,} more", rest, each)
+    yield _customer(f"all {counted(its.customers, 'customer')}", its.whole, each)
+    unmapped = each.unmapped
+    if unmapped is not None and (unmapped.source or unmapped.ledger):
+        verdict = "not read yet" if unmapped.new else "unmapped"
+        nothing = dict.fromkeys(("billed", "in_sink", "carried"), "-")
+        yield {"customer": "(no customer)", **unmapped._asdict(), **nothing, "verdict": verdict}
+
+
+def _customer(name: str, line: CustomerLine, each: Compared) -> dict[str, object]:
+    in_sink = Decimal(plain(line.in_sink)) if each.summary.asked else None
+    verdict = "DIFFERS" if line.differing else "equal"
+    return {**line._asdict(), "customer": name, "in_sink": in_sink, "verdict": verdict}
 
 
 def _show_causes(compared: Sequence[Compared]) -> None:
@@ -151,6 +215,8 @@ def write_json(question: Question, compared: Sequence[Compared], done: Repaired 
                 cause: {"count": n, "amount": much} for cause, (n, much) in each.summary.causes.items()
             },
             "changed_since": {"customers": len(each.summary.changed), "amount": each.summary.rose},
+            "unmapped": None if each.unmapped is None else each.unmapped._asdict(),
+            "by_customer": [_customer(line.customer, line, each) for line in each.summary.greatest],
             "notes": each.notes,
         }
         for each in compared
@@ -207,10 +273,11 @@ def _summary(each: Compared) -> dict[str, object]:
         "customers": its.customers,
         "days": its.days,
         "events": its.events,
-        "source": its.source,
-        "ledger": its.ledger,
-        "billed": its.billed,
-        "in_sink": Decimal(plain(its.in_sink)) if its.asked else None,
+        "source": its.whole.source,
+        "ledger": its.whole.ledger,
+        "billed": its.whole.billed,
+        "in_sink": Decimal(plain(its.whole.in_sink)) if its.asked else None,
+        "carried": its.whole.carried,
         "reads": its.reads,
         "differing": its.differing,
     }

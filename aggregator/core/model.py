@@ -312,6 +312,7 @@ class Tail(StrEnum):
     UNSETTLED = "unsettled"
     PARKED = "parked"  # held, or refused: nothing of it is booked, and a newer plan replaces it
     GUARDED = "guarded"  # parked by the shrink guard: what replaces it is guarded as well
+    LIMITED = "limited"  # parked by a guard against too much: without it its window has not lost anything
     PROPOSED = (
         "proposed"  # parked by a repair: what replaces it waits for a person as well, whatever the meter says
     )

@@ -57,7 +57,7 @@ FLOOR = Context(prec=200, rounding=ROUND_FLOOR)
 # tuple's own constructor twice as much as this one.
 add, subtract, floor = EXACT.add, EXACT.subtract, FLOOR.quantize
 CLEAR, DUE = Tail.CLEAR, State.DUE
-PARKED = frozenset({Tail.PARKED, Tail.GUARDED, Tail.PROPOSED})
+PARKED = frozenset({Tail.PARKED, Tail.GUARDED, Tail.LIMITED, Tail.PROPOSED})
 build = tuple.__new__
 
 LOWERS = "lowers what was planned before"

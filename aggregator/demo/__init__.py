@@ -4,7 +4,6 @@ product.py     the application's database
 traffic.py     rows that keep arriving in it
 processes.py   the demo's directory, and the processes that work in it
 live.py        watching the daemon
-proof.py       the same question put to source, ledger and sandbox
 story.py       how it is told
 scenes.py      all of it, in order
 aggregator.yaml   the configuration, with places for what differs from run to run

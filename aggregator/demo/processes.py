@@ -136,16 +136,14 @@ def start(
     return process
 
 
-def run(name: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
-    """Run one of our commands in the foreground, on our terminal. Raises DemoFailed if it fails."""
+def run(name: str, arguments: Sequence[str], directory: Path, environment: Mapping[str, str]) -> int:
+    """Run one of our commands in the foreground, on our terminal; return how it ended."""
     with start(name, arguments, directory, environment) as process:
         try:
-            code = process.wait()
+            return process.wait()
         except BaseException:
             _leave(process)
             raise
-    if code:
-        raise DemoFailed(f"`aggregator {name}` ended with {ending(code)}.")
 
 
 def _leave(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,6 @@ Rules
 """
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import psycopg
@@ -16,6 +15,9 @@ from psycopg import sql
 from aggregator.core.model import Span
 
 DATABASE = "product"
+
+METERS = ("api_requests", "stored_gb")
+"""What is billed of it: also the event names of its meters at Stripe."""
 
 
 class Account(NamedTuple):
@@ -132,22 +134,6 @@ select account_id, floor(10 ^ (5 + random() * 4.2)), minute + random() * interva
  where random() < 0.25
 """
 
-REQUESTS_USED = """
-select account.stripe_customer_id, count(*)::numeric
-  from api_request join account on account.id = account_id
- where created_at >= %(start)s and created_at < %(end)s
- group by 1
-"""
-
-GIGABYTES_USED = """
-select account.stripe_customer_id, sum(bytes) * 0.000000001
-  from stored_object join account on account.id = account_id
- where stored_at >= %(start)s and stored_at < %(end)s
- group by 1
-"""
-
-USED = {"api_requests": REQUESTS_USED, "stored_gb": GIGABYTES_USED}
-
 REQUEST_SLOTS = """
 select count(distinct (account_id, date_trunc('minute', created_at)))
   from api_request join account on account.id = account_id
@@ -201,10 +187,6 @@ class Product:
     def counts(self) -> Counts:
         """Return how many rows there are."""
         return Counts(*self._rows(COUNTS)[0])
-
-    def used(self, meter: str, span: Span) -> dict[str | None, Decimal]:
-        """Return what each Stripe customer used, and under None what is nobody's, by the product's own account."""
-        return dict(self._rows(USED[meter], span))
 
     def request_slots(self, span: Span) -> int:
         """Return in how many (customer, minute) pairs there were requests."""

@@ -66,7 +66,7 @@ with slot as (
 ), day as (
     select customer, date_trunc('day', window_start, 'UTC') as start,
            sum(case when differs then source else read end) as source, sum(read) as read, sum(booked) as booked,
-           sum(events) as events, bool_or(waits or planned <> total or differs) as odd,
+           sum(planned) as planned, sum(events) as events, bool_or(waits or planned <> total or differs) as odd,
            array_agg(window_start) filter (where differs) as starts, array_agg(source) filter (where differs) as numbers
       from differing group by 1, 2
 ), known as (
@@ -76,7 +76,8 @@ with slot as (
      union select unnest(%(customers)s::text[]) collate "C"
 )
 select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coalesce(day.booked, 0),
-       coalesce(day.events, 0), coalesce(day.odd, false), coalesce(day.starts, '{}'), coalesce(day.numbers, '{}')
+       coalesce(day.planned, 0), coalesce(day.events, 0), coalesce(day.odd, false),
+       coalesce(day.starts, '{}'), coalesce(day.numbers, '{}')
   from known full join day using (customer)
  order by 1, 2
 """
@@ -101,6 +102,12 @@ select event.window_start, event.id, event.revision, event.delta, event.total, e
  where slot.feed_id = %(feed)s and slot.customer = %(customer)s
    and slot.window_start >= %(start)s and slot.window_start < %(end)s
  order by event.id
+"""
+
+# What was withheld with an unusable row stands under another reason, and would be counted twice.
+UNMAPPED = """
+select coalesce(sum(quantity), 0) from aggregator.unmapped
+ where meter_id = %(meter)s and window_start >= %(start)s and window_start < %(end)s and reason not like 'withheld: %%'
 """
 
 # Where the last number is billed, windows are floored one by one, and nothing adds up.
@@ -144,6 +151,8 @@ class DayLine(NamedTuple):
     """What the source says; what it said, where it was not asked."""
     read: Decimal
     booked: Decimal
+    planned: Decimal
+    """What events come to that are booked or yet to be settled: what was read beyond that is carried."""
     events: int
     """How many events the sink has accepted."""
     odd: bool
@@ -226,16 +235,18 @@ class DriftReport(Part):
                 stage(connection, asked.readings, asked.unit)
             with connection.cursor(name="days") as cursor:
                 cursor.itersize = 5_000
-                for who, start, source, read, booked, events, odd, starts, numbers in cursor.execute(
-                    DAYS, values
-                ):
-                    changed = tuple(zip(starts, numbers, strict=True))
-                    yield DayLine(who, start, source, read, booked, events, odd, changed)
+                for *figures, starts, numbers in cursor.execute(DAYS, values):
+                    yield DayLine._make((*figures, tuple(zip(starts, numbers, strict=True))))
 
     def customer(self, feed: int, customer: str, span: Span) -> Customer:
         """Return the slots and events of one customer in a span."""
         with self._database.transaction() as connection:
             return customer_of(connection, feed, customer, span)
+
+    def unmapped(self, meter_id: int, span: Span) -> Decimal:
+        """Return what was read of a meter in a span and can be billed to nobody, as far as it has a usable number."""
+        [(much,)] = self._rows(UNMAPPED, {"meter": meter_id, "start": span.start, "end": span.end})
+        return much  # type: ignore[no-any-return]
 
     def unbalanced(self, feed: int, customer: str | None, limit: int) -> list[tuple[str, Decimal]]:
         """Return customers whose readings are not what was planned for them and what is carried, and by how much."""

@@ -73,6 +73,45 @@ class Found(NamedTuple):
     differences: tuple[Difference, ...]
 
 
+class CustomerLine(NamedTuple):
+    """What all three say of one customer, over all that was compared."""
+
+    customer: str
+    source: Decimal = ZERO
+    ledger: Decimal = ZERO
+    billed: Decimal = ZERO
+    in_sink: Decimal = ZERO
+    carried: Decimal = ZERO
+    """What was read, and is too little to be billed yet."""
+    differing: int = 0
+    """Places that differ."""
+
+    def plus(self, other: "CustomerLine") -> "CustomerLine":
+        """Add another line to it."""
+        return self._by(add, other, other.differing)
+
+    def minus(self, other: "CustomerLine") -> "CustomerLine":
+        """Take another line from it."""
+        return self._by(subtract, other, -other.differing)
+
+    def _by(
+        self, how: Callable[[Decimal, Decimal], Decimal], other: "CustomerLine", differing: int
+    ) -> "CustomerLine":
+        return CustomerLine(
+            self.customer,
+            how(self.source, other.source),
+            how(self.ledger, other.ledger),
+            how(self.billed, other.billed),
+            how(self.in_sink, other.in_sink),
+            how(self.carried, other.carried),
+            self.differing + differing,
+        )
+
+
+NOBODY = CustomerLine("")
+"""No usage of nobody."""
+
+
 @dataclass(slots=True)
 class Summary:
     """What was compared, and what that came to."""
@@ -87,12 +126,11 @@ class Summary:
     events: int = 0
     """Accepted events among them."""
     reads: int = 0
-    differing: int = 0
-    """Places that differ."""
-    source: Decimal = ZERO
-    ledger: Decimal = ZERO
-    billed: Decimal = ZERO
-    in_sink: Decimal = ZERO
+    whole: CustomerLine = NOBODY
+    """All customers together."""
+    shows: int = 0
+    """How many customers have a line of their own: those with the most usage."""
+    greatest: list[CustomerLine] = field(default_factory=list)
     causes: dict[str, tuple[int, Decimal]] = field(default_factory=dict)
     """How many differences of each cause, and what they come to."""
     changed: set[str] = field(default_factory=set)
@@ -105,13 +143,26 @@ class Summary:
     """Why the sink could say nothing of a customer."""
 
     @property
-    def carried(self) -> Decimal:
-        """What was read and is not planned, or is billed for others."""
-        return subtract(self.ledger, self.billed)
+    def differing(self) -> int:
+        """How many places differ."""
+        return self.whole.differing
+
+    def count(self, line: CustomerLine) -> None:
+        """Take a customer into account. A list of the greatest is cut back now and then, so that it stays short."""
+        self.customers += 1
+        self.whole = self.whole.plus(line)
+        if self.shows:
+            self.greatest.append(line)
+            if len(self.greatest) > 2 * self.shows:
+                self.rank()
+
+    def rank(self) -> None:
+        """Keep the customers with the most usage, the most first."""
+        self.greatest.sort(key=lambda line: (-line.source, line.customer))
+        del self.greatest[self.shows :]
 
     def take(self, found: Found) -> None:
         """Take a place that differs into account."""
-        self.differing += 1
         for each in found.differences:
             count, amount = self.causes.get(each.cause, (0, ZERO))
             self.causes[each.cause] = count + 1, add(amount, each.amount)
@@ -146,6 +197,7 @@ class DriftFinder:
         late: str | None = None,
         *,
         every_hour: bool = False,
+        shows: int = 0,
         may_ask: Callable[[], bool] = lambda: True,
     ) -> None:
         limits = sink.limits_for(line.meter) if sink is not None else None
@@ -166,7 +218,7 @@ class DriftFinder:
         )
         self.unseen: list[str] = []
         """Customers of whom nothing is known: the sink could say nothing, or may not be asked."""
-        self.summary = Summary(line.meter, line.sink, self._sink is not None)
+        self.summary = Summary(line.meter, line.sink, self._sink is not None, shows=shows)
 
     def compare(self, lines: Iterable[DayLine]) -> Iterator[Found]:
         """Yield what differs, customer by customer. Raises SinkError."""
@@ -179,22 +231,23 @@ class DriftFinder:
             for found in asked.found:
                 self.summary.take(found)
                 yield found
+        self.summary.rank()
 
     def _count(self, asked: _Asked) -> None:
         summary = self.summary
-        summary.customers += 1
         summary.reads += asked.reads
         if asked.unasked is not None:
             self.unseen.append(asked.lines[0].customer)
             if len(summary.unasked) < MOST_UNASKED:
                 summary.unasked.append(asked.unasked)
+        source = read = booked = planned = ZERO
         for line in asked.lines:
             summary.days += line.start is not None
             summary.events += line.events
-            summary.source = add(summary.source, line.source)
-            summary.ledger = add(summary.ledger, line.read)
-            summary.billed = add(summary.billed, line.booked)
-        summary.in_sink = add(summary.in_sink, asked.in_sink)
+            source, read = add(source, line.source), add(read, line.read)
+            booked, planned = add(booked, line.booked), add(planned, line.planned)
+        carried, whose = subtract(read, planned), asked.lines[0].customer
+        summary.count(CustomerLine(whose, source, read, booked, asked.in_sink, carried, len(asked.found)))
 
     def _look(self, lines: list[DayLine]) -> _Asked | str:
         """Look at one customer: at its days, and at windows where one of them is odd.

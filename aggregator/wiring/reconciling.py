@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aggregator.collection.open_windows import read_open
 from aggregator.core import definitions, planner
-from aggregator.core.drift import Repair
+from aggregator.core.drift import Repair, same
 from aggregator.core.model import ZERO, Change, Definition, EventId, SlotId, Span, Tail, WriteModel
 from aggregator.core.shown import counted
 from aggregator.core.windows import floor
@@ -42,6 +42,20 @@ class Question(NamedTuple):
     """Whether sources are asked, too."""
     every_hour: bool = False
     """Whether sinks are asked for the hours of every day."""
+    shows: int = 0
+    """How many customers of each feed have a line of their own."""
+
+
+class Unmapped(NamedTuple):
+    """What of a meter can be billed to nobody: by the source, and by the ledger."""
+
+    source: Decimal
+    ledger: Decimal
+
+    @property
+    def new(self) -> bool:
+        """Whether there is some that was not read yet, or that has a customer by now."""
+        return self.source != self.ledger
 
 
 class Compared(NamedTuple):
@@ -55,12 +69,19 @@ class Compared(NamedTuple):
     notes: list[str]
     unbalanced: frozenset[str]
     """Customers of whom the ledger contradicts itself."""
+    unmapped: Unmapped | None
+    """Of all sinks of its meter; None if the source was not asked, or for one customer only."""
 
     @property
     def unfinished(self) -> bool:
         """Whether anything differs, or was not compared."""
-        its = self.summary
-        return bool(its.differing or its.unasked or its.left_out or self.unbalanced)
+        new = self.unmapped is not None and self.unmapped.new
+        return bool(self.summary.differing or self.unseen or new)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether something was not compared, or means nothing."""
+        return bool(self.summary.unasked or self.summary.left_out or self.unbalanced)
 
 
 def reconcile(app: App, question: Question, stack: ExitStack) -> Iterator[Compared]:
@@ -75,8 +96,20 @@ def reconcile(app: App, question: Question, stack: ExitStack) -> Iterator[Compar
         holding = app.definitions(meter)
         with Spool() as spool:
             asked, notes = _read(app, question, meter, feeds, holding, spool)
+            unmapped = _unmapped(app, question, feeds[0], asked, proven=not notes)
             for feed in feeds:
-                yield _compare(app, question, feed, asked, notes, stack)
+                yield _compare(app, question, feed, asked, notes, stack)._replace(unmapped=unmapped)
+
+
+def _unmapped(
+    app: App, question: Question, feed: UsageFeed, asked: Asked | None, *, proven: bool
+) -> Unmapped | None:
+    """Return what can be billed to nobody; by the ledger alone where the source has not proven to show all."""
+    if asked is None or question.customer is not None:
+        return None
+    known = app.ledger.drift.unmapped(feed.meter_id, asked.span)
+    said = asked.readings.unmapped_quantity if proven else known
+    return Unmapped(known if same(said, known, asked.unit) else said, known)
 
 
 def _read(
@@ -126,6 +159,7 @@ def _compare(
         question.now,
         app.ledger.checks.late(app.sink_ids[feed.sink]) if feed.sink in app.sink_ids else None,
         every_hour=question.every_hour,
+        shows=question.shows,
         may_ask=may_ask(app, feed.sink),
     )
     found = stack.enter_context(DiskList[Found]())
@@ -154,7 +188,7 @@ def _compare(
             f"planned for {feed.sink} and is carried. Nothing is repaired there; docs/reconcile.md says what to do."
         )
     until = asked.span.end if asked is not None else question.span.start
-    return Compared(line, finder.summary, found, until, said, frozenset(each for each, _ in unbalanced))
+    return Compared(line, finder.summary, found, until, said, frozenset(each for each, _ in unbalanced), None)
 
 
 def checking(app: App, sink: str) -> Checker:

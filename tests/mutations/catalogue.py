@@ -908,4 +908,41 @@ MISTAKES: tuple[Mistake, ...] = (
         "",
         ("tests/core/test_story.py::test_whatever_somebody_decided_is_told",),
     ),
+    Mistake(
+        "an event in doubt is looked for beside what a repair took over of its hour in another window",
+        "aggregator/ledger/review/in_doubt.py",
+        "    select least(near.window_start, lower(pass.span)), greatest(near.window_end, upper(pass.span))\n",
+        "    select near.window_start, near.window_end\n",
+        (
+            "tests/postgres/test_drift.py::test_what_a_repair_took_over_in_one_window_proves_nothing_in_another",
+        ),
+    ),
+    Mistake(
+        "what a guard holds hides that a window shrank",
+        "aggregator/ledger/passes/shrink_guard.py",
+        "sum(slot.quantity) - coalesce(sum(held.delta), 0)",
+        "sum(slot.quantity)",
+        ("tests/postgres/test_guards.py::test_a_held_runaway_hides_no_loss_of_others",),
+    ),
+    Mistake(
+        "what a guard held counts as lost when it goes",
+        "aggregator/ledger/passes/stats.py",
+        "    less = change.parked_delta if change.tail is LIMITED else ZERO\n",
+        "    less = ZERO\n",
+        ("tests/postgres/test_guards.py::test_a_held_runaway_that_is_put_right_is_no_loss",),
+    ),
+    Mistake(
+        "what a guard holds now counts as won",
+        "aggregator/ledger/passes/stats.py",
+        "        less -= event.delta\n",
+        "        pass\n",
+        ("tests/postgres/test_guards.py::test_a_held_runaway_hides_no_loss_of_others",),
+    ),
+    Mistake(
+        "what a person has left at that is said again with an older window",
+        "aggregator/ledger/passes/changes.py",
+        "                              and (parked.was_accepted or parked.dismissed_at is not null))",
+        "                              and parked.was_accepted)",
+        ("tests/simulation/test_guards_twin.py::test_what_a_person_left_at_that_is_said_again_by_neither",),
+    ),
 )

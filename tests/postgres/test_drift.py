@@ -9,11 +9,13 @@ import pytest
 
 from aggregator.collection.open_windows import read_open
 from aggregator.core.drift import Cause, Repair
-from aggregator.core.model import Decreases, Event, Rejection, Report, Span, WriteModel
+from aggregator.core.model import Answer, Decreases, Event, Rejection, Report, Span, WriteModel
+from aggregator.core.readbacks import Finding, decide
 from aggregator.errors import CustomerUnknown
 from aggregator.ledger.database import Database
 from aggregator.ledger.drift import Asked, DriftReport, FeedLine
 from aggregator.ledger.passes.spool import Spool
+from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import Choice, ParkedEvents
 from aggregator.ledger.review.rejections import refuse_known, take_report
 from aggregator.ledger.review.repairs import Done, Proposal, Repairs
@@ -164,7 +166,7 @@ def test_what_agrees_costs_one_read_per_customer(three: Compared) -> None:
     assert found == []
     assert three.sink.reads == [(customer, DAY) for customer in ("cus_a", "cus_b", "cus_c")]
     assert (summary.customers, summary.days, summary.events, summary.reads) == (3, 6, 9, 3)
-    assert summary.source == summary.ledger == summary.billed == summary.in_sink == D(2 * 3 + 3 * 35 + 3)
+    assert summary.whole[1:] == (*[D(2 * 3 + 3 * 35 + 3)] * 4, D(0), 0)
 
 
 def test_hours_are_asked_for_where_a_day_differs(three: Compared) -> None:
@@ -226,7 +228,7 @@ def test_what_was_billed_before_the_feed_bills_is_nobodys_difference(database: D
     compared.first = START - 2 * DAY
     assert compared.said() == []
     _, summary = compared.compare()
-    assert (summary.billed, summary.in_sink) == (D(3), D(3))
+    assert (summary.whole.billed, summary.whole.in_sink) == (D(3), D(3))
     compared.sink.book("cus_a", START + 6 * HOUR, 4, "d")
     assert compared.said() == [("cus_a", 6, Cause.FOREIGN, D(-4))]
 
@@ -512,3 +514,32 @@ def test_days_are_compared_as_wholes_where_windows_are(database: Database) -> No
     compared.settled().sink.book("cus_a", START + 3 * HOUR, 2)
     assert compared.said() == [("cus_a", 0, Cause.FOREIGN, D(-2))]
     assert [step for _, step in compared.sink.reads] == [DAY]
+
+
+def test_what_a_repair_took_over_in_one_window_proves_nothing_in_another(database: Database) -> None:
+    """An event in doubt is not believed present because a stranger's, of the same minute and amount, was repaired away.
+
+    What was taken over of an hour stands in one window of it; whoever looks at another one looks at the whole hour.
+    """
+    compared = Compared(database, window=HOUR / 4)
+    doubted = START + 70 * HOUR + HOUR / 2
+    compared.world.source.use("cus_a", START + 70 * HOUR, 10)
+    compared.settled().sink.book("cus_a", doubted, 4)
+    [done] = compared.repair()
+    assert done.held is not None
+    compared.world.outbox.release([done.held], compared.world.now)
+    compared.round()
+    compared.later()
+    compared.world.source.use("cus_a", doubted, 4)
+    compared.sink.fault = lambda event: Answer.UNKNOWN
+    compared.world.collect()
+    compared.world.deliver()
+    compared.world.now += 25 * HOUR
+    compared.world.deliver()
+    compared.later()
+    [event] = compared.world.rows("select id from aggregator.event where state = 'in_doubt'")
+    in_doubt = InDoubt(database)
+    [open_one] = in_doubt.open(compared.world.registered.feeds[0].sink_id, compared.world.now, DAY, 10)
+    figure = compared.sink.total(METER.name, "cus_a", open_one.span)
+    [concluded] = decide(open_one, figure)
+    assert (concluded.event, concluded.finding) == (event[0], Finding.ABSENT)

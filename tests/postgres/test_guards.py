@@ -371,3 +371,71 @@ def test_windows_behind_a_held_one_are_billed(database: Database) -> None:
     for minutes in (10, 15):
         world.round(2, minutes)
     assert world.told.last("cus_a", by_arrival=True) == 9
+
+
+def runaway(database: Database, much: int, **settings: Any) -> World:
+    """Return ten customers of ten units each in one hour, and so much more of one of them that a guard holds it."""
+    world = made(database, BY_NUMBER, weeks=1, decreases=Decreases.APPLY, **settings)
+    world.source.use("cus_new", START, much)
+    go_on(world, 1, 20)
+    assert held(world) == [("cus_new", "max_per_customer_window", much)]
+    return world
+
+
+def left(world: World, much: int) -> None:
+    """Let the one customer have used so much instead."""
+    world.source.uses = [use for use in world.source.uses if use[0] != "cus_new"]
+    world.source.use("cus_new", START, much)
+
+
+@pytest.mark.parametrize("much", [0, 7, 60])
+def test_a_held_runaway_that_is_put_right_is_no_loss(database: Database, much: int) -> None:
+    """Nothing of it was ever billed, so no window shrank: the mark goes on, and what others correct is sent at once."""
+    world = runaway(database, 5_000)
+    left(world, much)
+    world.source.uses[0] = ("cus_0", START, Decimal(8))
+    world.at(2, 5)
+    result = world.collect()
+    world.deliver()
+    assert (result.guarded, result.moved) == (0, True)
+    assert world.one("select count(*) from aggregator.guarded") == 0
+    assert (billed(world), world.booked("cus_0")) == (98 + (much if much <= 50 else 0), 8)
+    world.check_balance()
+
+
+@pytest.mark.parametrize("much", [1_000, 5_000, 9_000])
+def test_a_held_runaway_hides_no_loss_of_others(database: Database, much: int) -> None:
+    """What is held is no part of the window, whether it stands, falls or rises: what others lose is believed later only."""
+    world = runaway(database, 5_000)
+    left(world, much)
+    world.source.uses = [use for use in world.source.uses if use[0] in ("cus_new", "cus_0")]
+    world.at(2, 5)
+    result = world.collect()
+    world.deliver()
+    assert (result.guarded, result.moved, billed(world)) == (1, False, 100)
+    assert world.rows("select before, now from aggregator.guarded") == [(100, 10)]
+
+
+def test_a_swollen_window_that_is_put_right_is_no_loss(database: Database) -> None:
+    """A load that had doubled rows is corrected, and the window is billed without waiting for a second reading."""
+    world = made(database, BY_TOTAL, decreases=Decreases.APPLY)
+    use(world, 3, 40)
+    go_on(world, 3 * WEEK + 1, 5)
+    assert (len(held(world)), billed(world)) == (10, 300)
+    world.source.uses = world.source.uses[:30]
+    use(world, 3, 10)
+    world.at(3 * WEEK + 2, 5)
+    result = world.collect()
+    world.deliver()
+    assert (result.guarded, held(world), billed(world)) == (0, [], 400)
+    world.check_balance()
+
+
+def test_a_released_runaway_counts_when_it_is_put_right(database: Database) -> None:
+    """A person has let it go, so that it was billed: that it disappears is believed at the second reading."""
+    world = runaway(database, 5_000)
+    decide(world, "release")
+    world.deliver()
+    left(world, 7)
+    world.at(2, 5)
+    assert world.collect().guarded == 1

@@ -350,7 +350,7 @@ def test_units_changed_anywhere_are_found_and_put_right(lab: Lab, request: pytes
     with ExitStack() as stack:
         compared = lab.compare(stack)
         assert said(compared) == set()
-        assert all(each.summary.source == each.summary.in_sink for each in compared)
+        assert all(each.summary.whole.source == each.summary.whole.in_sink for each in compared)
     before = lab.received()
     with ExitStack() as stack:
         assert [each for one in lab.compare(stack) for each in repair(lab.app, one, utcnow())] == []
@@ -362,7 +362,8 @@ def test_the_command_says_what_differs_and_what_to_type_next(lab: Lab) -> None:
     """Exit code 3, each difference with figures, cause and command; CSV and JSON have the same, with all digits."""
     equal = call(lab)
     assert equal.code == 0
-    assert equal.out.splitlines()[-1].startswith(f"Equal: {len(lab.customers) * DAYS * 5} days of customers")
+    assert f"Equal: {len(lab.customers) * DAYS * 5} days of customers" in equal.out
+    assert equal.out.splitlines()[-1] == "source = ledger = sinks for 3 customers and 3 meters: yes"
     places = sorted(place for place in lab.quantities if place[0] == "calls")
     lab.send("metronome", *places[0], 500)
     late = places[-1]
@@ -398,6 +399,62 @@ def test_the_command_says_what_differs_and_what_to_type_next(lab: Lab) -> None:
     [held] = lab.app.ledger.parked.waiting(Choice(state="held"), 10)
     assert (mended.code, held.delta) == (3, -500)
     assert f"aggregator events release {held.event}" in mended.out
+
+
+def figures(text: str, begin: str) -> list[str]:
+    """Return the words of a table's line, without how it begins."""
+    [line] = [line for line in text.splitlines() if line.strip().startswith(begin)]
+    return line.strip().removeprefix(begin).split()
+
+
+def used(lab: Lab, meter: str, *customers: str) -> int:
+    """Return what customers used of a meter."""
+    return sum(much for (name, who, _), much in lab.quantities.items() if name == meter and who in customers)
+
+
+def test_each_customer_can_have_a_line_and_the_last_one_is_the_answer(lab: Lab) -> None:
+    """Those with the most usage first, the others summed up, and what has no customer: carried, unmapped, on its way."""
+    at = next(hour for meter, who, hour in sorted(lab.quantities, reverse=True) if meter == "stored")
+    for who, much in (("cus_0", "1000.5"), (None, "7")):
+        lab.source("insert into stored values (?, ?, ?)", who, lab.text(at), much)
+    first = call(lab, "stored", "--customers", "1")
+    most = used(lab, "stored", "cus_0")
+    others = used(lab, "stored", "cus_1", "cus_2")
+    assert figures(first.out, "cus_0 ") == [
+        *(f"{most + 1000.5:,}", f"{most:,}", f"{most:,}", f"{most:,}", "0", "DIFFERS")
+    ]
+    assert figures(first.out, "(no customer)") == ["7", "0", "-", "-", "-", "not", "read", "yet"]
+    assert (first.code, first.out.splitlines()[-1]) == (
+        3,
+        "source = ledger = stripe for 3 customers and 1 meter: not yet",
+    )
+    call(lab, "stored", "--repair")
+    lab.pass_over()
+    equal = call(lab, "stored", "--customers", "1")
+    assert figures(equal.out, "cus_0 ") == [
+        *(f"{most + 1000.5:,}", f"{most + 1000.5:,}", f"{most + 1000:,}", f"{most + 1000:,}", "0.5", "equal")
+    ]
+    assert figures(equal.out, "2 more") == [*[f"{others:,}"] * 4, "0", "equal"]
+    assert figures(equal.out, "all 3 customers")[4:] == ["0.5", "equal"]
+    assert figures(equal.out, "(no customer)") == ["7", "7", "-", "-", "-", "unmapped"]
+    assert "7 of stored has no customer, or no usable number: it is kept and named" in equal.out
+    assert "carried: used, but less than the last decimal that is billed" in equal.out
+    assert (equal.code, equal.out.splitlines()[-1]) == (
+        0,
+        "source = ledger = stripe for 3 customers and 1 meter: yes",
+    )
+    told = json.loads(call(lab, "stored", "--customers", "1", "--json").out)["feeds"][0]
+    assert [each["customer"] for each in told["by_customer"]] == ["cus_0"]
+    assert (told["carried"], told["unmapped"]) == ("0.5", {"source": "7", "ledger": "7"})
+    for who, hour in (("cus_1", at), ("cus_2", at)):
+        lab.send(
+            "stripe", "stored", who, hour, lab.quantities["stored", who, hour] + (1 if who == "cus_1" else -1)
+        )
+    wrong = call(lab, "stored", "--customers", "5", "--no-source")
+    assert [figures(wrong.out, f"{who} ")[-1] for who in ("cus_1", "cus_2")] == ["DIFFERS", "DIFFERS"]
+    whole = figures(wrong.out, "all 3 customers")
+    assert (whole[2], whole[-1]) == (whole[3], "DIFFERS"), "what cancels out is different all the same"
+    assert (wrong.code, wrong.out.splitlines()[-1]) == (3, "ledger = stripe for 3 customers and 1 meter: NO")
 
 
 def test_the_daemons_check_covers_everything_and_status_says_so(lab: Lab) -> None:

@@ -45,8 +45,15 @@ from tests.simulation.memory import (
     UnreadRow,
 )
 from tests.simulation.memory_identity import MemoryIdentity
-from tests.simulation.memory_reassert import note_given_up, note_newer, note_newer_than, taking_up, waiting
-from tests.simulation.memory_usual import asked, let_go, of_slot, swollen
+from tests.simulation.memory_reassert import (
+    note_given_up,
+    note_newer,
+    note_newer_than,
+    taking_up,
+    waiting,
+    waits_for_a_word,
+)
+from tests.simulation.memory_usual import asked, let_go, let_go_of, of_slot, swollen
 
 
 class MemoryPasses:
@@ -192,7 +199,7 @@ class MemoryPasses:
         shrunk = []
         for start, fallen in moved.items():
             slots = self._ledger.tables.slots[feed.id].get(start, {})
-            before = sum((slot.quantity for slot in slots.values()), ZERO)
+            before = sum((let_go_of(self._ledger.tables, slot) for slot in slots.values()), ZERO)
             if before + fallen == 0 or -fallen > registered.meter.shrink_guard * before:
                 shrunk.append(Fallen(start, before, before + fallen))
         return shrunk
@@ -463,9 +470,8 @@ def _newer(
             continue
         for customer in customers.keys() & oldest.keys():
             slot = customers[customer]
-            tail = tables.parked.get(slot.tail) if slot.tail is not None else None
-            left = tail is not None and tail.state is State.REFUSED and tail.was_accepted
-            if start > oldest[customer] and slot.revision and (customer, start) not in differing and not left:
+            newer = start > oldest[customer] and slot.revision and (customer, start) not in differing
+            if newer and not waits_for_a_word(tables, slot):
                 yield customer, start
 
 
@@ -481,8 +487,8 @@ def _tail(tables: Tables, slot: SlotRow) -> tuple[Tail, EventId | None, Decimal]
     parked = tables.parked[last]
     if parked.state is State.IN_DOUBT:
         return Tail.UNSETTLED, None, ZERO
-    tails = {Guard.SHRINK: Tail.GUARDED, Guard.REPAIR: Tail.PROPOSED}
-    tail = Tail.PARKED if parked.guard is None else tails.get(parked.guard, Tail.PARKED)
+    tails = {None: Tail.PARKED, Guard.SHRINK: Tail.GUARDED, Guard.REPAIR: Tail.PROPOSED}
+    tail = tails.get(parked.guard, Tail.LIMITED)
     return tail, last, tables.events[last].delta
 
 

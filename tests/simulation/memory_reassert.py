@@ -8,7 +8,7 @@ from aggregator.core.model import Decision, EventId, State, WriteModel
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.passes import Pass
 from aggregator.ledger.passes.reassert import LATEST_ARRIVAL
-from tests.simulation.memory import MemoryLedger
+from tests.simulation.memory import MemoryLedger, SlotRow, Tables
 
 
 @contextmanager
@@ -24,9 +24,9 @@ def taking_up(ledger: MemoryLedger, registered: Registered, this: Pass) -> Itera
     for key, _ in due:
         slot = tables.slots[key[0]].get(key[1], {}).get(key[2])
         del tables.reassertions[key]
-        tail = tables.parked.get(slot.tail) if slot is not None and slot.tail is not None else None
-        left = tail is not None and tail.state is State.REFUSED and tail.was_accepted
-        if slot is not None and slot.revision and not slot.replan and not left:
+        if slot is None or waits_for_a_word(tables, slot):
+            continue
+        if slot.revision and not slot.replan:
             slot.replan = True
             marked.append(slot)
     try:
@@ -38,10 +38,12 @@ def taking_up(ledger: MemoryLedger, registered: Registered, this: Pass) -> Itera
         raise
 
 
-def _waits_for_a_word(ledger: MemoryLedger, tail: EventId | None) -> bool:
-    """Tell whether where a slot stands was rejected, or left at that by a person."""
-    parked = ledger.tables.parked.get(tail) if tail is not None else None
-    return parked is not None and parked.state is State.REFUSED and parked.was_accepted
+def waits_for_a_word(tables: Tables, slot: SlotRow) -> bool:
+    """Tell whether where a slot stands was rejected, or left at that by a person: to say it again takes a word of theirs."""
+    tail = tables.parked.get(slot.tail) if slot.tail is not None else None
+    if tail is None or tail.state is not State.REFUSED:
+        return False
+    return tail.was_accepted or tail.dismissed_at is not None
 
 
 def note_given_up(

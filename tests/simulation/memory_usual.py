@@ -150,6 +150,12 @@ def _stands(tables: Tables, slot: SlotRow | None, decision: Decision | None) -> 
     return total, tables.events[slot.tail].delta, _swelled(parked)
 
 
+def let_go_of(tables: Tables, slot: SlotRow) -> Decimal:
+    """Return what a slot stands at without what a guard against too much holds of it."""
+    held = slot.tail if slot.tail is not None and _held(tables, slot) else None
+    return slot.quantity if held is None else slot.quantity - tables.events[held].delta
+
+
 def _held(tables: Tables, slot: SlotRow) -> bool:
     parked = tables.parked.get(slot.tail) if slot.tail is not None else None
     return parked is not None and _by_limit(parked)

@@ -4,11 +4,11 @@ import datetime as dt
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-import psycopg
 import pytest
 
 from aggregator.collection.collector import Collector
@@ -43,6 +43,7 @@ class Rounds:
 
     def __init__(self, source: FakeSource, model: WriteModel, *parts: Any) -> None:
         self.source, self.model = source, model
+        self.now = START
         self.meters, self.passes, self.outbox, self.first, self.parked = parts
         self.sink = FakeSink("fake", replace(LIMITS, write_model=model))
 
@@ -117,6 +118,45 @@ def told(chance: random.Random) -> Iterator[tuple[dt.datetime, Guards | None, li
         yield START + (week * WEEK + 2 + part) * HOUR + 10 * MINUTE, meant, list(uses)
 
 
+@contextmanager
+def pair(model: WriteModel, url: str) -> Iterator[tuple[Database, MemoryLedger, Rounds, Rounds]]:
+    """Give a ledger and the one in memory, with rounds over each; both read the same source."""
+    source = FakeSource()
+    memory = MemoryLedger(lambda: twin.now)
+    identity = MemoryIdentity(memory, Disk())
+    with Database(url) as database:
+        real = Rounds(
+            source,
+            model,
+            Meters(database, OWNER, LEASE),
+            Passes(database, LEASE, lambda: 0.0),
+            Outbox(database, OWNER, LEAVE, ANSWER),
+            FirstUses(database),
+            ParkedEvents(database),
+        )
+        twin = Rounds(
+            source,
+            model,
+            MemoryMeters(memory, OWNER, LEASE),
+            MemoryPasses(memory, LEASE, identity),
+            MemoryOutbox(memory, OWNER, LEAVE, ANSWER, identity),
+            MemoryFirstUses(memory),
+            MemoryParked(memory),
+        )
+        yield database, memory, real, twin
+
+
+def unlike(database: Database, memory: MemoryLedger) -> list[object]:
+    """Return in what both differ, but for who they are and until when somebody holds their meters."""
+    with database.transaction() as connection:
+        tables = read(connection)
+    for table in (tables, memory.tables):
+        table.identity = replace(table.identity)
+        for row in table.meters.values():
+            row.lease_until = None
+    return list(differences(tables, memory.tables))
+
+
 def propose(database: Database, memory: MemoryLedger, chance: random.Random) -> None:
     """Let some decreases that wait be what a repair has proposed."""
     tables = memory.tables
@@ -137,35 +177,13 @@ def test_the_ledger_in_memory_has_the_same_guards(
 ) -> None:
     """Usage that jumps, limits that change, releases and dismissals at random: both ledgers and both sinks agree."""
     chance = random.Random(seed)
-    source = FakeSource()
-    now = START
-    url = create_database(TEMPLATE)
-    memory = MemoryLedger(lambda: now)
-    identity = MemoryIdentity(memory, Disk())
     held = 0
-    with Database(url) as database:
-        real = Rounds(
-            source,
-            model,
-            Meters(database, OWNER, LEASE),
-            Passes(database, LEASE, lambda: 0.0),
-            Outbox(database, OWNER, LEAVE, ANSWER),
-            FirstUses(database),
-            ParkedEvents(database),
-        )
-        twin = Rounds(
-            source,
-            model,
-            MemoryMeters(memory, OWNER, LEASE),
-            MemoryPasses(memory, LEASE, identity),
-            MemoryOutbox(memory, OWNER, LEAVE, ANSWER, identity),
-            MemoryFirstUses(memory),
-            MemoryParked(memory),
-        )
+    with pair(model, create_database(TEMPLATE)) as (database, memory, real, twin):
+        source = real.source
         decreases = chance.choice((Decreases.HOLD, Decreases.APPLY))
         meter = replace(METER, latest=model is WriteModel.LAST, decreases=decreases)
         for step, (at, meant, uses) in enumerate(told(chance)):
-            now = at
+            now = real.now = twin.now = at
             source.uses = uses
             real.sink.refused = twin.sink.refused = {"cus_d"} if step > 6 and chance.random() < 0.4 else set()
             meter = replace(meter, guards=meant or meter.guards)
@@ -174,18 +192,33 @@ def test_the_ledger_in_memory_has_the_same_guards(
             held += one
             if step > 6:
                 waiting = [event for event in sorted(memory.tables.parked) if chance.random() < 0.2]
-                left = [each for each in waiting if memory.tables.parked[each].guard is not None][1::2]
+                left = waiting[1::2]
                 for each in (real, twin):
                     each.parked.dismiss(left, now)
                     each.outbox.release([event for event in waiting if event not in left], now)
                 propose(database, memory, chance)
-        with psycopg.connect(url) as connection:
-            tables = read(connection)
-    for table in (tables, memory.tables):
-        table.identity = replace(table.identity)
-        for row in table.meters.values():
-            row.lease_until = None
+        found = unlike(database, memory)
     assert held, "nothing was ever held, so that nothing was compared"
-    found = differences(tables, memory.tables)
     assert found == [], "\n".join(map(str, found))
     assert dict(real.sink.slots) == dict(twin.sink.slots)
+
+
+def test_what_a_person_left_at_that_is_said_again_by_neither(
+    create_database: Callable[[str | None], str],
+) -> None:
+    """Where the last number is billed, newer windows follow an older one that changes: not one that a person dismissed."""
+    with pair(WriteModel.LAST, create_database(TEMPLATE)) as (database, memory, real, twin):
+        source, meter = real.source, replace(METER, latest=True)
+        for hour, (uses, refused) in enumerate(
+            (([5], set()), ([5, 7], {"cus_a"}), ([6, 7], set()), ([6, 7, 8], set()), ([9, 7, 8], set()))
+        ):
+            source.uses = [("cus_a", START + at * HOUR, Decimal(much)) for at, much in enumerate(uses)]
+            for each in (real, twin):
+                each.now = START + (hour + 1) * HOUR + 10 * MINUTE
+                each.sink.refused = refused
+                each.round(meter, each.now)
+            for each in (real, twin):
+                each.parked.dismiss(sorted(memory.tables.parked), each.now)
+        assert unlike(database, memory) == []
+        for each in (real, twin):
+            assert [event.total for event in each.sink.received] == [5, 7, 6, 8, 9, 8], "7 is left at that"

@@ -120,6 +120,7 @@ select found.slot_id,
        case when outbox.event_id is not null or parked.state = 'in_doubt' then 'unsettled'
             when parked.guard = 'shrink_guard' then 'guarded'
             when parked.guard = 'repair' then 'proposed'
+            when parked.guard is not null then 'limited'
             when parked.event_id is not null then 'parked' end,
        case when parked.state <> 'in_doubt' then parked.event_id end,
        case when parked.state <> 'in_doubt' then waiting.delta end,

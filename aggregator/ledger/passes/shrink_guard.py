@@ -2,6 +2,8 @@
 
 Rules
 - What trips it is a window that was read before and lost all, or more than the meter's share, of its total in one pass.
+- What a guard against too much holds is no part of that total: it was never believed. That it goes is no loss, and as long
+  as it is there it hides none.
 - Then the pass is written again with every decrease held, and the mark stays where it is.
 - Held events whose slots stand as they were when they are read again an hour later are believed: the meter's own rule for
   decreases holds for them from then on. A person may release them sooner.
@@ -22,10 +24,18 @@ from aggregator.ledger.passes.stats import Tally
 BELIEVED_AFTER = dt.timedelta(hours=1)
 """How long after a window shrank suspiciously a second reading confirms it: longer than most loads and restores take."""
 
-# What the windows of a feed hold now that the pass has written them.
+# What the windows of a feed hold now that the pass has written them, without what a guard against too much holds of them.
 STANDING = """
-select window_start, sum(quantity) from aggregator.slot
- where feed_id = %(feed_id)s and window_start = any(%(windows)s) group by window_start
+select slot.window_start, sum(slot.quantity) - coalesce(sum(held.delta), 0)
+  from aggregator.slot
+  left join (
+        select event.id, event.delta
+          from aggregator.parked join aggregator.event on event.id = parked.event_id
+         where parked.feed_id = %(feed_id)s and parked.guard not in ('shrink_guard', 'repair')
+           and parked.event_id <> all(%(voided)s)
+       ) as held on held.id = slot.tail
+ where slot.feed_id = %(feed_id)s and slot.window_start = any(%(windows)s)
+ group by slot.window_start
 """
 
 NOTE_GUARDED = """
@@ -95,7 +105,8 @@ def check(connection: Connection, registered: Registered, feed: Feed, tally: Tal
     if not fallen:
         return
     share = registered.meter.shrink_guard
-    rows = connection.execute(STANDING, {"feed_id": feed.id, "windows": list(fallen)})
+    values = {"feed_id": feed.id, "windows": list(fallen), "voided": tally.voided}
+    rows = connection.execute(STANDING, values)
     shrunk = [
         Fallen(start, after - fallen[start], after)
         for start, after in rows

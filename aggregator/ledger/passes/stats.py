@@ -7,11 +7,12 @@ from decimal import Decimal
 
 from aggregator.core.counts import Counts
 from aggregator.core.lateness import Late, step_of
-from aggregator.core.model import ZERO, Change, Decision, EventId, State
+from aggregator.core.model import ZERO, Decision, EventId, State, Tail
 from aggregator.core.planner import is_restless
 from aggregator.ledger.meters import Feed
 
 DUE, HELD, REFUSED, SHADOW = State.DUE, State.HELD, State.REFUSED, State.SHADOW
+LIMITED = Tail.LIMITED
 """Looked up once: a million decisions come by here, and each look at an Enum costs as much as a sum."""
 
 BEGINNING = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -60,7 +61,10 @@ class Tally(PassCounts):
     mark: dt.datetime = BEGINNING
     """The mark before the pass: what lies before it had been read."""
     moved: dict[dt.datetime, Decimal] = field(default_factory=dict)
-    """By how much windows that had been read, or written ahead of the mark, moved; counted for one feed."""
+    """By how much windows that had been read, or written ahead of the mark, moved; counted for one feed.
+
+    What a guard against too much holds is in none of it: it was never believed, so nothing is lost when it goes.
+    """
     reread: set[dt.datetime] = field(default_factory=set)
     """Those windows of all feeds: what was read of them is no longer what was read before."""
     late: dict[dt.datetime, tuple[int, Decimal]] = field(default_factory=dict)
@@ -90,7 +94,7 @@ class Tally(PassCounts):
             self._read_again(decision)
             return
         self.changed += 1
-        self._time(decision.change)
+        self._time(decision)
         if decision.voids is not None:
             self.voided.append(decision.voids)
         event = decision.event
@@ -118,11 +122,12 @@ class Tally(PassCounts):
         start = decision.change.window_start
         self.oldest_deferred = min(start, self.oldest_deferred or start)
 
-    def _time(self, change: Change) -> None:
+    def _time(self, decision: Decision) -> None:
         """Note whether a change was in time, and how windows that had been read move."""
+        change = decision.change
         start, more = change.window_start, change.now - change.before
         if change.known or start < self.mark:
-            self.moved[start] = self.moved.get(start, ZERO) + more
+            self.moved[start] = self.moved.get(start, ZERO) + more + _held_less(decision)
         if start >= self.mark:
             self.on_time += 1
             self.on_time_quantity += more
@@ -138,3 +143,12 @@ class Tally(PassCounts):
             before = found.get(step, Late(0, ZERO))
             found[step] = Late(before.slots + slots, before.quantity + quantity)
         return found
+
+
+def _held_less(decision: Decision) -> Decimal:
+    """Return how much less of a slot a guard against too much holds after a decision."""
+    change, event = decision.change, decision.event
+    less = change.parked_delta if change.tail is LIMITED else ZERO
+    if event is not None and event.guard is not None and event.guard.limits:
+        less -= event.delta
+    return less

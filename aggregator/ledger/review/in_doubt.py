@@ -14,6 +14,7 @@ from psycopg.types.range import TimestamptzRange
 
 from aggregator.core.model import EventId, Report, Span, State
 from aggregator.core.readbacks import Conclusion, EventsInSpan, EventState, Finding
+from aggregator.core.windows import DAY
 from aggregator.ledger.database import Connection
 from aggregator.ledger.review import unacknowledged
 from aggregator.ledger.review.parked import ABSENT, LOCK_PARKED, PRESENT
@@ -73,23 +74,38 @@ select event.id, event.at, event.delta,
 
 
 # In a window that an adoption or a repair compared, what was sent and forgotten may lie at any time, also if it comes to
-# nothing: only the whole window's figure has all of it.
+# nothing: only the whole window's figure has all of it. A repair compares whole hours, or longer windows as a whole, and
+# writes what it takes over into one window of them: all the others of that hour have nothing of it on record.
 COMPARED = """
-select min(slot.window_start), max(slot.window_start + longest.length)
-  from aggregator.slot
-  join aggregator.feed on feed.id = slot.feed_id
-  join aggregator.meter on meter.id = feed.meter_id
-  cross join lateral (
-        select make_interval(secs => greatest(meter.window_seconds, max(definition.window_seconds))) as length
-          from aggregator.definition where definition.meter_id = meter.id
-       ) as longest
- where slot.feed_id = %(feed)s and slot.customer = %(customer)s
-   and slot.window_start < %(end)s and slot.window_start + longest.length > %(start)s
-   and (exists (select from aggregator.pass
-                 where pass.meter_id = meter.id and pass.kind = 'adoption' and pass.span @> slot.window_start)
-        or exists (select from aggregator.event join aggregator.pass on pass.id = event.pass_id
-                    where event.slot_id = slot.id and pass.kind = 'repair'))
+with longest as (
+    select meter.id as meter_id,
+           make_interval(secs => greatest(meter.window_seconds, max(definition.window_seconds))) as length
+      from aggregator.feed
+      join aggregator.meter on meter.id = feed.meter_id
+      left join aggregator.definition on definition.meter_id = meter.id
+     where feed.id = %(feed)s group by meter.id
+), near as (
+    select slot.id, slot.window_start, slot.window_start + longest.length as window_end, longest.meter_id
+      from aggregator.slot cross join longest
+     where slot.feed_id = %(feed)s and slot.customer = %(customer)s
+       and slot.window_start < %(end)s::timestamptz + %(farthest)s
+       and slot.window_start > %(start)s::timestamptz - %(farthest)s - longest.length
+), compared as (
+    select near.window_start as since, near.window_end as until
+      from near
+     where exists (select from aggregator.pass
+                    where pass.meter_id = near.meter_id and pass.kind = 'adoption' and pass.span @> near.window_start)
+     union all
+    select least(near.window_start, lower(pass.span)), greatest(near.window_end, upper(pass.span))
+      from near
+      join aggregator.event on event.slot_id = near.id
+      join aggregator.pass on pass.id = event.pass_id and pass.kind = 'repair'
+)
+select min(since), max(until) from compared where since < %(end)s and until > %(start)s
 """
+
+FARTHEST = DAY
+"""A repair compares no more than a day at once."""
 
 UNCLEAR = """
 with seen as (
@@ -272,7 +288,7 @@ def events_in_span(
 ) -> EventsInSpan:
     """Return all events of a customer of a feed in a span, within a transaction.
 
-    The span is widened to whole windows where an adoption has compared them.
+    The span is widened to whole windows where an adoption has compared them, and to all that a repair has compared at once.
     """
     given, span = span, _uncut(connection, feed, customer, span)
     imprecise = span != given and _uncut(connection, feed, customer, span) != span
@@ -293,8 +309,8 @@ def events_in_span(
 
 
 def _uncut(connection: Connection, feed: int, customer: str, span: Span) -> Span:
-    """Return a span with the whole of every window that it touches and that an adoption compared."""
-    values = {"feed": feed, "customer": customer, "start": span.start, "end": span.end}
+    """Return a span with the whole of every window that it touches and that an adoption or a repair compared."""
+    values = {"feed": feed, "customer": customer, "start": span.start, "end": span.end, "farthest": FARTHEST}
     [(start, end)] = connection.execute(COMPARED, values)
     return span if start is None else Span(min(span.start, start), max(span.end, end))
 
