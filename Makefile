@@ -33,16 +33,25 @@ test: $(READY) ## all tests (real Postgres from a wheel; loopback only)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: tools
-tools: ## install pgbouncer, prometheus and chromium (Debian's) if this user may; without one, what needs it is skipped
-	@for program in pgbouncer prometheus chromium; do \
+tools: $(READY) ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
+	@for program in pgbouncer prometheus chromium mariadbd mariadb_config; do \
 	  if PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null; then continue; fi; \
+	  case $$program in \
+	    mariadbd) packages=mariadb-server-core;; \
+	    mariadb_config) packages='libmariadb-dev gcc pkg-config python3-dev';; \
+	    *) packages=$$program;; \
+	  esac; \
 	  as_root=; test "$$(id -u)" = 0 || as_root='sudo -n'; \
 	  { command -v apt-get >/dev/null && $$as_root true 2>/dev/null \
 	    && timeout 300 $$as_root apt-get update -qq \
 	    && timeout 300 $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	       -o DPkg::Lock::Timeout=60 $$program; } >/dev/null \
-	  || echo "$$program is not installed and cannot be: the tests that need it are skipped."; \
+	       -o DPkg::Lock::Timeout=60 $$packages; } >/dev/null \
+	  || echo "$$program is not installed and cannot be: the tests that need it are skipped; those that need mariadbd fail."; \
 	done
+	@if $(BIN)/python -c 'import MySQLdb, mariadb' 2>/dev/null; then exit 0; fi; \
+	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python mysqlclient mariadb; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check mysqlclient mariadb; fi \
+	|| echo "mysqlclient and mariadb cannot be built: the tests that need them are skipped."
 
 .PHONY: sim
 sim: $(READY) ## simulated lives of the real code under faults: SEEDS=2000, or SEED=17 to live one again

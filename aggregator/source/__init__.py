@@ -5,6 +5,10 @@ urls.py           where it is, in the forms of SQLAlchemy and of libpq
 rows.py           rows of any driver become readings, or a plain refusal
 dialects.py       what differs between kinds of databases, as a record of functions
 postgres.py       Postgres: sessions, settings, and what its errors mean
+mysql.py          MySQL and MariaDB: the same
+mysql_session.py  MySQL and MariaDB: a driver's connection, and what it is asked: looked at, stopped, and its warnings heard
+mysql_text.py     MySQL and MariaDB: what is no single statement that reads
+mysql_grants.py   MySQL and MariaDB: what a user may do beyond reading
 sqlite.py         SQLite: the same
 other.py          every other dialect: the same, as far as it can be had
 transactions.py   Postgres: which transactions have ended, and which are open

@@ -1,7 +1,8 @@
-"""What differs between kinds of databases: a `Dialect` holds all of it. postgres.py, sqlite.py and other.py make one each.
+"""What differs between kinds of databases: a `Dialect` holds all of it. Each of the modules beside makes one.
 
 Rules
-- Nothing is set for a session: every setting is local to the transaction, which is always rolled back.
+- No setting outlives the read: each is local to the transaction, which is always rolled back, or where a database has none
+  of a transaction, to a session of our own.
 - What a dialect cannot keep it says, in `cannot_promise`.
 """
 
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from aggregator.core.model import Fence
+from aggregator.source.rows import ZONED
 
 LOCK_SECONDS = 5
 """A reader waits for a lock only behind a schema change; better to come back than to queue up in front of writers."""
@@ -77,6 +79,8 @@ class Dialect:
     naive_is_utc: bool
     from_number: str
     """The SQL that makes an instant of epoch seconds."""
+    zoned: str = ZONED
+    """What to return for a `{column}` without a time zone."""
     kind: Callable[[object], str | None]
     """The database's name for the type of a column, of what its driver says of the column; None if it does not say."""
     least: dt.timedelta = dt.timedelta(seconds=1)

@@ -29,6 +29,7 @@ from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
 from aggregator.source.dialects import Dialect, Fault, Renew, Table
 from aggregator.source.dialects import Reading as HowToRead
+from aggregator.source.mysql import MYSQL
 from aggregator.source.other import other
 from aggregator.source.postgres import POSTGRES
 from aggregator.source.rows import DOUBLE_NOISE, SINGLE_NOISE, Instants, OutOfRange, Places, Rows, places
@@ -134,7 +135,10 @@ class Source:
         self._application_name = application_name
         self._url_now = url_now
         self._instants = Instants(
-            self._dialect.naive_is_utc or timezone == "UTC", self._dialect.from_number, self._refusal
+            self._dialect.naive_is_utc or timezone == "UTC",
+            self._dialect.from_number,
+            self._refusal,
+            self._dialect.zoned,
         )
         self._secrets = secrets_of(self._url, url)
         self._lock = threading.Lock()
@@ -528,5 +532,7 @@ def _dialect(url: sa.URL) -> Dialect:
             return POSTGRES
         case "sqlite":
             return SQLITE
+        case "mysql" | "mariadb":
+            return MYSQL
         case name:
             return other(name)

@@ -52,6 +52,9 @@ SINGLE_NOISE = Decimal("1e-5")
 CACHED_WINDOWS = 10_000
 """A query may return any instant as `window`; the cache from those to windows is emptied once it holds this many."""
 
+ZONED = "a timestamptz (`{column} at time zone 'UTC'`, with the zone it was written in)"
+"""What to return for a column without a time zone, where a database has a type with one."""
+
 ISO_INSTANT = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d.*)?")
 
 ZONE = attrgetter("tzinfo")
@@ -112,12 +115,13 @@ class Instants(NamedTuple):
     """Reads the instants of one source, of whatever type its driver returns.
 
     `naive_is_utc` where a timestamp without a time zone is UTC, by declaration or by the database's own convention.
-    `from_number` is the SQL that makes an instant of epoch seconds.
+    `from_number` is the SQL that makes an instant of epoch seconds, `zoned` what to return for a `{column}` without a zone.
     """
 
     naive_is_utc: bool
     from_number: str
     refuse: Refuse
+    zoned: str = ZONED
 
     def read(self, column: str, value: object) -> dt.datetime | OutOfRange:
         """Return the instant in UTC."""
@@ -132,8 +136,8 @@ class Instants(NamedTuple):
         if self.naive_is_utc:
             return moment.replace(tzinfo=dt.UTC)
         raise self.refuse(
-            f"column `{column}` holds {value}, which has no time zone: return a timestamptz (`{column} at time zone "
-            "'UTC'`, with the zone it was written in), or set `timezone: UTC` on the source if it is UTC"
+            f"column `{column}` holds {value}, which has no time zone: return {self.zoned.format(column=column)}, or set "
+            "`timezone: UTC` on the source if it is UTC"
         )
 
     def _moment(self, column: str, value: object) -> dt.datetime:

@@ -52,6 +52,7 @@ class Trying:
         self._instants = instants
         self.dialect = snapshot.dialect.name
         self.naive_is_utc = instants.naive_is_utc
+        self.zoned = instants.zoned
         self.least = snapshot.dialect.least
         """The shortest time by which two bounds can differ."""
 

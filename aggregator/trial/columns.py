@@ -11,14 +11,15 @@ WRONG_QUANTITIES = {
     "boolean": "a boolean: write `case when ... then 1 else 0 end`",
     "interval": "an interval: write `extract(epoch from ...)` for seconds",
     "money": "money: write `(...)::numeric`",
-    "text": "text: write `(...)::numeric`",
-    "varchar": "text: write `(...)::numeric`",
+    "text": "text: write `(...)::numeric`, in MySQL `cast(... as decimal(38, 9))`",
+    "varchar": "text: write `(...)::numeric`, in MySQL `cast(... as decimal(38, 9))`",
     "bpchar": "text: write `(...)::numeric`",
     "name": "text: write `(...)::numeric`",
     "json": "JSON: write `(...)::text::numeric`",
     "jsonb": "JSON: write `(...)::numeric`",
     "timestamptz": "an instant: return a number",
     "timestamp": "an instant: return a number",
+    "datetime": "an instant: return a number",
     "date": "a date: return a number",
     "uuid": "a UUID: return a number",
     "bytea": "bytes: return a number",
@@ -35,7 +36,8 @@ _NO_KEYS_OR_INSTANTS = {
     "jsonb",
     "bytea",
 }
-WRONG_CUSTOMERS = _NO_KEYS_OR_INSTANTS | {"timestamptz", "timestamp", "date"}
+WITHOUT_ZONE = {"timestamp", "datetime", "date"}
+WRONG_CUSTOMERS = _NO_KEYS_OR_INSTANTS | WITHOUT_ZONE | {"timestamptz"}
 NO_INSTANTS = _NO_KEYS_OR_INSTANTS | {"int2", "int4", "int8", "uuid", "time", "timetz"}
 
 
@@ -46,7 +48,7 @@ class Column(NamedTuple):
     kind: str | None
 
 
-def types(columns: Sequence[Column], *, naive_is_utc: bool) -> list[Finding]:
+def types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str) -> list[Finding]:
     """Judge the types of the columns, of which no row need be read."""
     found = []
     for name, kind in columns:
@@ -63,10 +65,10 @@ def types(columns: Sequence[Column], *, naive_is_utc: bool) -> list[Finding]:
                 found.append(
                     error(Kind.TYPE, f"column `{name}` is {kind}, which is no instant: return a timestamptz")
                 )
-            case "at" | "window" if kind in {"timestamp", "date"} and not naive_is_utc:
+            case "at" | "window" if kind in WITHOUT_ZONE and not naive_is_utc:
                 said = (
-                    f"column `{name}` is a {kind}, which has no time zone: return a timestamptz (`{name} at time zone "
-                    "'UTC'`, with the zone it was written in), or set `timezone: UTC` on the source if it is UTC"
+                    f"column `{name}` is a {kind}, which has no time zone: return {zoned.format(column=name)}, or set "
+                    "`timezone: UTC` on the source if it is UTC"
                 )
                 found.append(error(Kind.TYPE, said))
             case _:

@@ -508,14 +508,15 @@ def multiplied(
     return [warning(Kind.MULTIPLIED, said)]
 
 
-def slow(seconds: float, table: str | None, query: str) -> list[Finding]:
+def slow(seconds: float, table: str | None, query: str, dialect: str) -> list[Finding]:
     """Judge a window that took long because a whole table was read."""
     if table is None or seconds < SLOW_SECONDS:
         return []
     bound = text.bound_column(query)
     column = bound[1] if bound else "its time column"
+    how = "concurrently" if dialect == "postgresql" else f"{column.split()[-1]}_index"
     said = (
-        f"one window took {seconds:.1f} s, since all of table {table} is read for it: `create index concurrently on {table} "
+        f"one window took {seconds:.1f} s, since all of table {table} is read for it: `create index {how} on {table} "
         f"({column})`"
     )
     return [warning(Kind.SLOW, said)]

@@ -19,7 +19,7 @@ from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
 from aggregator.source.trying import Answer, Trying
 from aggregator.trial import findings, lookup, text
-from aggregator.trial.columns import Column, types
+from aggregator.trial.columns import WITHOUT_ZONE, Column, types
 from aggregator.trial.findings import Edge, Finding, Kind, Outside, Row, Severity, Sums
 from aggregator.trial.lookup import Register
 
@@ -123,7 +123,7 @@ class Trial:
         end = windows.settled_until(now, meter.delay, self._length)
         first = self._ask(trying, Span(end, end))
         columns = [Column(*each) for each in zip(first.names, first.kinds, strict=True)]
-        yield "types", types(columns, naive_is_utc=trying.naive_is_utc)
+        yield "types", types(columns, naive_is_utc=trying.naive_is_utc, zoned=trying.zoned)
         yield "words", findings.words(query, dialect=trying.dialect)
         if trying.dialect == "sqlite":
             yield "the column of times", self._times(trying)
@@ -143,7 +143,7 @@ class Trial:
             if not meter.latest:
                 yield "times of today", self._today(trying, now, columns)
         if self._slowest >= findings.SLOW_SECONDS:
-            yield "indexes", findings.slow(self._slowest, trying.read_whole(newest), query)
+            yield "indexes", findings.slow(self._slowest, trying.read_whole(newest), query, trying.dialect)
         yield "limit", findings.limited(self._counts, query)
         yield "joins", self._joins(trying)
 
@@ -326,7 +326,7 @@ class Trial:
     def _today(self, trying: Trying, now: dt.datetime, columns: Sequence[Column]) -> list[Finding]:
         """Judge the newest usage against the present instant."""
         kinds = {column.kind for column in columns if column.name.lower() in {"at", "window"}}
-        naive = trying.naive_is_utc and (kinds <= {"timestamp", "date", None})
+        naive = trying.naive_is_utc and (kinds <= {*WITHOUT_ZONE, None})
         present = windows.floor(now, windows.MINUTE) + windows.MINUTE
         furthest = findings.FURTHEST_ZONE + windows.HOUR
         newest = self._last(trying, Span(present, present + furthest))

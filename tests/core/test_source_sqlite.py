@@ -310,7 +310,7 @@ def test_a_query_is_filled_in_as_the_database_takes_it(source: Source, app: sqli
     assert app.execute(filled).fetchall() == [("cus_a", 2), ("cus_b", 2)]
     pasted = query_text.of_customer(filled, "cus_b").rstrip(";")
     assert app.execute(pasted).fetchall() == [("cus_b", 2)]
-    other = Source("app", "mysql+pymysql://nobody@127.0.0.1:1/x", statement_timeout=HOUR)
+    other = Source("app", "oracle+oracledb://nobody@127.0.0.1:1/x", statement_timeout=HOUR)
     assert "created_at >= timestamp '2026-06-01 12:00:00' and" in other.filled(USAGE, ONE)
 
 

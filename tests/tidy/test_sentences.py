@@ -17,6 +17,9 @@ OF_OTHERS = {
     "No such": "likewise",
     "Seq Scan": "a word of Postgres's plans",
     "Relation Name": "a key of Postgres's plans",
+    "Using where": "a word of MySQL's plans",
+    "WITH GRANT OPTION": "words of its grants",
+    "ALL PRIVILEGES": "likewise",
 }
 """What others say that has to be understood, each with its reason."""
 

@@ -1,0 +1,94 @@
+"""MySQL and MariaDB: what the user of a source may do beyond reading, one sentence each with its remedy.
+
+Rules
+- A read-only session keeps a query from writing to tables. It does not keep it from the server's files, and a function runs
+  with the rights of whoever defined it: only missing privileges do.
+- What counts is what the server lists for the session: the user's own grants, and those of roles that are on by default. A
+  query is no SET ROLE, so it cannot turn others on.
+"""
+
+import re
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+GUIDE = 'docs/queries.md, "A role that may only read"'
+
+SHOWN = 3
+"""Enough names to know what it is about."""
+
+READING = {
+    "USAGE",
+    "SELECT",
+    "SHOW VIEW",
+    "SHOW DATABASES",
+    "EXECUTE",
+    "PROCESS",
+    "BINLOG MONITOR",
+    "REPLICATION CLIENT",
+    "REPLICA MONITOR",
+    "SLAVE MONITOR",
+}
+"""What changes nothing, by itself (mariadb.com/kb/en/grant/)."""
+
+WORSE = {
+    "FILE": "read and write files of the server",
+    "SUPER": "change settings of the server, and end others' sessions",
+}
+"""What no read-only session is in the way of."""
+
+GRANT = re.compile(
+    r"GRANT (?P<what>.+?) ON (?:TABLE )?(?P<where>(?:(?:FUNCTION|PROCEDURE|PACKAGE(?: BODY)?) )?\S+)"
+    r" TO (?P<whom>`[^`]*`(?:@`[^`]*`)?|\S+)(?P<more>.*)",
+    re.DOTALL,
+)
+
+LISTED = re.compile(r"([A-Z_][A-Z_ ]*[A-Z_])(?: \([^)]*\))?(?:, |\Z)")
+"""A privilege, maybe for some columns only."""
+
+
+def unsafe(connection: sa.Connection) -> list[str]:
+    """Say what the user may do beyond reading; empty for one that may only read."""
+    me = connection.scalar(sa.text("select current_user()"))
+    lines = [str(line) for line in connection.scalars(sa.text("show grants"))]
+    return list(beyond_reading(str(me), lines))
+
+
+def beyond_reading(me: str, grants: list[str]) -> Iterator[str]:
+    """Yield a sentence for each set of privileges too many, of grants as the server lists them."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for line in grants:
+        found = GRANT.match(line)
+        if found is None:
+            continue
+        allowed = [each.strip() for each in LISTED.findall(found["what"])]
+        too_many = [each for each in allowed if each not in READING]
+        if "WITH GRANT OPTION" in found["more"]:
+            too_many.append("GRANT OPTION")
+        if too_many:
+            places.setdefault((", ".join(too_many), found["whom"]), []).append(found["where"])
+    for (privileges, whom), where in places.items():
+        yield _sentence(me, privileges, whom, where)
+
+
+def _sentence(me: str, privileges: str, whom: str, where: list[str]) -> str:
+    role = "" if "@" in whom else f", by role {_plain(whom)}"
+    named = ", ".join(map(_plain, where[:SHOWN])) + (
+        f" and {len(where) - SHOWN} more" if len(where) > SHOWN else ""
+    )
+    if "ALL PRIVILEGES" in privileges or privileges.startswith("PROXY"):
+        return (
+            f"User {me} may do anything on {named}{role}: give aggregator a user of its own, with select on what its "
+            f"queries name ({GUIDE})."
+        )
+    worse = next((can for power, can in WORSE.items() if power in privileges.split(", ")), None)
+    does = "" if worse is None else f", and so may {worse}"
+    too_many = privileges.lower()
+    cure = f"`revoke {too_many} on {_plain(where[0])} from {_plain(whom)}`"
+    return f"User {me} has {too_many} on {named}{role}{does}: {cure} ({GUIDE})."
+
+
+def _plain(name: str) -> str:
+    """Return a name without quotes where it needs none, else in those of text where that will do: of users and roles."""
+    bare = re.sub(r"`([A-Za-z_][\w$]*)`", r"\1", name)
+    return re.sub(r"@`([^`']*)`", r"@'\1'", bare)
