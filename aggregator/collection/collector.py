@@ -27,6 +27,7 @@ from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
 from aggregator.core.freshness import Admission, Reads
 from aggregator.core.model import Change, Decision, Definition, Differing, Fence, Limits, Meter, Span, Swollen
+from aggregator.core.tracing import NO_TRACING, Tracing
 from aggregator.errors import (
     AggregatorError,
     InvariantBroken,
@@ -128,6 +129,19 @@ class Collected(PassCounts):
 PIECES_OF_A_WINDOW = 4
 """A window that takes too long is asked for in so many pieces, each of those in so many again, down to `split`."""
 
+TRACED = (
+    "rows",
+    "unmapped_rows",
+    "changed",
+    "planned",
+    "corrections",
+    "held",
+    "refused",
+    "shadow",
+    "deferred",
+)
+"""What is told of a pass to whoever traces it."""
+
 SIGN_OF_LIFE_SECONDS = 1.0
 """How often a long read renews its lease: often enough for the shortest lease, seldom enough to cost nothing."""
 
@@ -161,6 +175,7 @@ class Collector:
     `check_clock` returns the ledger's present instant, if it knows it, and raises while this host's clock differs from that:
     it might take open windows for closed ones.
     `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
+    `tracing` is told of each pass.
     """
 
     def __init__(
@@ -175,6 +190,7 @@ class Collector:
         elapsed: Callable[[], float],
         check_clock: Callable[[], dt.datetime | None] = lambda: None,
         patience: dt.timedelta = dt.timedelta(0),
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
@@ -186,6 +202,7 @@ class Collector:
         self._elapsed = elapsed
         self._check_clock = check_clock
         self.patience = patience
+        self._tracing = tracing
         self.seen: Seen | None = None
         """What the last round saw, if the next one may see just the same."""
         self._sight: Sight | None = None
@@ -293,7 +310,11 @@ class Collector:
         now = self._present(now)
         mark = lease.mark
         held = definitions.at(lease.definitions, mark)
-        with self._noting_failure(lease, schedule.live(Span(mark, mark), now, held)):
+        begins = schedule.live(Span(mark, mark), now, held)
+        with (
+            self._tracing.a_pass(self.meter.name, begins.kind, begins.span),
+            self._noting_failure(lease, begins),
+        ):
             first = schedule.earliest(self.meter, lease, now)
             lease = self._seal(lease, first, result)
             ready, lease = self._ready(lease, now, result)
@@ -388,7 +409,11 @@ class Collector:
         definition = this.definition
         allow = self.admission(this.span, definition, this.now, lease.definitions, lease)
         since = self._sight.since if self._sight is not None else None
-        with self._noting_failure(lease, this, but=QueryTimedOut), Spool(since) as spool:
+        with (
+            self._tracing.a_pass(self.meter.name, this.kind, this.span) as trace,
+            self._noting_failure(lease, this, but=QueryTimedOut),
+            Spool(since) as spool,
+        ):
             began = self._elapsed()
             with self._alive(lease) as lost:
                 for batch in self._source.read(
@@ -397,15 +422,19 @@ class Collector:
                     failpoints.passing("reading_begun")
                     spool.add(batch)
                     self._go_on(lost)
-            took = self._elapsed() - began
+            trace.read_seconds = took = self._elapsed() - began
             failpoints.passing("readings_taken")
             this = this._replace(seen=allow.seen)
             if allow.is_cut:
                 result.leave(allow.until, allow.reason)
                 this = _shortened(this, lease, allow.until)
+                trace.span = this.span
                 if this.span.start == this.span.end:
+                    trace.outcome = "nothing"
                     return
             tally = self._passes.commit(lease, spool, this, self._decide(this.now, definition))
+            trace.outcome, trace.pass_id = "committed", tally.pass_id
+            trace.figures = {name: getattr(tally, name) for name in TRACED}
         result.add(this.span, tally)
         if self._sight is not None:
             self._sight.took(spool, took)

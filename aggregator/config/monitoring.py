@@ -1,8 +1,9 @@
 """The block of monitoring: who may read the figures, where we say that we live, and who is told of troubles."""
 
-from typing import Annotated
+from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from aggregator.config.block import Block, SecretFile
 from aggregator.config.durations import parse_duration
@@ -15,6 +16,19 @@ def _address(value: SecretStr) -> SecretStr:
     if not text.startswith(("http://", "https://")) or any(each.isspace() for each in text):
         raise refuse("must be an address such as `https://hc-ping.com/your-check`")
     return SecretStr(text)
+
+
+def _collector(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise refuse("must be an address such as `http://127.0.0.1:4318`")
+    if "@" in parts.netloc:
+        raise refuse(
+            "must hold no password: what lets us in stands in the variable `OTEL_EXPORTER_OTLP_HEADERS`"
+        )
+    if parts.path.rstrip("/").endswith("/v1/traces"):
+        raise refuse("stands without `/v1/traces`, which is added to it")
+    return value
 
 
 def _services(value: SecretStr) -> SecretStr:
@@ -75,6 +89,31 @@ class Monitoring(Block):
         description="How often people are reminded of what lasts, or `off`.",
         examples=["1d", "off"],
     )
+
+    opentelemetry: bool = Field(
+        default=False,
+        description=(
+            "Whether each pass and each claim is told as a span to an OpenTelemetry collector. It needs the extra "
+            "`opentelemetry`; the `OTEL_` variables set everything else."
+        ),
+        examples=[True],
+    )
+    opentelemetry_endpoint: Annotated[str, AfterValidator(_collector)] | None = Field(
+        default=None,
+        description=(
+            "Where that collector takes OTLP over HTTP, without `/v1/traces`; left out: what "
+            "`OTEL_EXPORTER_OTLP_ENDPOINT` says, else `http://localhost:4318`."
+        ),
+        examples=["http://127.0.0.1:4318"],
+    )
+
+    @model_validator(mode="after")
+    def _is_of_use(self) -> Self:
+        if self.opentelemetry_endpoint is not None and not self.opentelemetry:
+            raise refuse(
+                "is of no use alone: set `opentelemetry: true` as well", within="opentelemetry_endpoint"
+            )
+        return self
 
     def scrape_token_revealed(self) -> str | None:
         """Return the token in clear."""

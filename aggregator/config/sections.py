@@ -143,6 +143,8 @@ class Section:
 
     def _as_written(self, location: Location) -> Location:
         """Return where to look for a value: the content of `KEY_file` is complained of at `KEY_file`."""
+        if not location:
+            return location
         filed = f"{location[0]}_file"
         from_file = location[0] not in self.own and filed in self.own
         return (filed, *location[1:]) if from_file else location

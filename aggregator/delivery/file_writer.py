@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from aggregator.core import retry
 from aggregator.core.model import Event, Outcome, Span, State
+from aggregator.core.tracing import NO_TRACING, ClaimTrace, Tracing
 from aggregator.core.windows import is_ahead
 from aggregator.delivery.sender import Delivered
 from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
@@ -41,6 +42,7 @@ class FileWriter:
     """Writes the files of one sink. Several may run beside each other: a file belongs to one of them.
 
     With `at_once`, whatever is due is written, however little and young. With `only`, that much of it: a meter, and a range.
+    `tracing` is told of each file that is claimed.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class FileWriter:
         at_once: bool = False,
         only: tuple[str, Span] | None = None,
         elapsed: Callable[[], float] = boottime,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._files = files
         self._outbox = outbox
+        self._tracing = tracing
         self._sink = sink
         self._sink_id = sink_id
         self._clock = clock
@@ -71,6 +75,12 @@ class FileWriter:
 
     def run_once(self, now: dt.datetime) -> Delivered:
         """Write one file, if one was left or is to be closed by `now`."""
+        with self._tracing.a_claim(self._sink.name) as trace:
+            result = self._run(now, trace)
+            result.report(trace)
+        return result
+
+    def _run(self, now: dt.datetime, trace: ClaimTrace) -> Delivered:
         result = Delivered()
         try:
             claim = self._files.take_over(self._sink_id, self._sink.place, now) or self._close(now)
@@ -80,6 +90,7 @@ class FileWriter:
             return result
         if claim is not None:
             result.claimed = claim.events
+            trace.claim, trace.planned_by = claim.id, lambda: self._outbox.planned_by(claim.id)
             _Writing(self._files, self._sink, claim, self._clock, self._elapsed, result).work(
                 self._note_halted
             )

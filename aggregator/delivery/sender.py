@@ -20,6 +20,7 @@ from typing import Protocol
 from aggregator.core import retry
 from aggregator.core.counts import Counts
 from aggregator.core.model import Answer, Event, EventId, Outcome, State, Verdict, Written
+from aggregator.core.tracing import NO_TRACING, ClaimTrace, Tracing
 from aggregator.delivery.first_use import Clear, FirstUseState
 from aggregator.errors import AggregatorError, SinkHalted
 from aggregator.ledger.outbox.outbox import Claim, Outbox
@@ -98,6 +99,13 @@ class Delivered(Counts):
         """Return the figures, and how many events wait."""
         return {**self.figures(), "waiting": self.waiting}
 
+    def report(self, trace: ClaimTrace) -> None:
+        """Say of a claim, to whoever traces it, what became of it."""
+        if trace.claim is None:
+            return
+        trace.figures = self.figures()
+        trace.outcome = "halted" if self.halted else "nothing_taken" if self.fruitless else "settled"
+
     def add(self, other: "Delivered") -> None:
         """Take another round into account."""
         self.add_counts(other)
@@ -129,7 +137,7 @@ class Sender:
 
     `clock` is the ledger's, `elapsed` one that nobody sets.
     `clear` clears what may leave; without it only what others cleared is sent.
-    `feeds` are those of the configuration: what is owed of others is nobody's here.
+    `feeds` are those of the configuration: what is owed of others is nobody's here. `tracing` is told of each claim.
     """
 
     def __init__(
@@ -142,6 +150,7 @@ class Sender:
         clear: Clear = lambda _: [],
         *,
         feeds: Sequence[int] | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._outbox = outbox
         self._sink = sink
@@ -150,10 +159,17 @@ class Sender:
         self._elapsed = elapsed
         self._clear = clear
         self._feeds = feeds
+        self._tracing = tracing
         self._known_to_take = False
 
     def run_once(self, now: dt.datetime) -> Delivered:
         """Claim one batch that is due by `now`, send it, and settle it."""
+        with self._tracing.a_claim(self._sink.name) as trace:
+            result = self._run(now, trace)
+            result.report(trace)
+        return result
+
+    def _run(self, now: dt.datetime, trace: ClaimTrace) -> Delivered:
         began = self._elapsed()
         told = self._clear(now)
         result = Delivered(first_uses=told or [], more_to_come=told is None)
@@ -163,6 +179,8 @@ class Sender:
         if claim is None:
             return result
         result.claimed = len(claim.events)
+        trace.claim, trace.planned_by = claim.id, lambda: self._outbox.planned_by(claim.id)
+        trace.meters = lambda: {event.meter for event in claim.events}
         held_back = [
             retry.before_sending(event, claim.at, self._sink.limits_for(event.meter))
             for event in claim.events

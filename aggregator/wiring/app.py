@@ -6,7 +6,7 @@ Rules
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
@@ -20,6 +20,7 @@ from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
 from aggregator.core.model import ZERO, Decreases, Definition, Guards, Meter, Span, Terms
 from aggregator.core.renaming import Outlet
+from aggregator.core.tracing import Tracing
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Sender, Worker
@@ -38,6 +39,7 @@ from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import Clock, monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
+from aggregator.runtime.tracing import tracing
 from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
@@ -102,6 +104,8 @@ class App:
     """What asks each sink, before the first events of a feed leave, what it holds already."""
     allowances: dict[str, ReadAllowance]
     """How often each sink may be asked for its totals."""
+    tracing: Tracing
+    """What is told of each pass and each claim."""
 
     def definitions(self, meter: str) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
@@ -133,7 +137,16 @@ class App:
         clock = ledger.instant
         if isinstance(self.config.sinks[sink], FileSink):
             writes = cast("SinkOfFiles", its)
-            return FileWriter(ledger.files, ledger.outbox, writes, sink_id, clock, at_once=at_once, only=only)
+            return FileWriter(
+                ledger.files,
+                ledger.outbox,
+                writes,
+                sink_id,
+                clock,
+                at_once=at_once,
+                only=only,
+                tracing=self.tracing,
+            )
         return Sender(
             ledger.outbox,
             cast("Sink", its),
@@ -141,6 +154,7 @@ class App:
             clock,
             clear=self.first_uses[sink].run_once,
             feeds=self.feeds_of(sink),
+            tracing=self.tracing,
         )
 
     def first_time(self, meters: Iterable[str], who: str, now: datetime) -> list[str]:
@@ -330,22 +344,18 @@ def build(
     with ExitStack() as stack:
         stack.enter_context(short_turns())
         ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name, host=host))
+        traces = stack.enter_context(_tracing(config, ledger, on=not looks))
         sources = {key: build_source(config, key, name) for key in config.sources}
         sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
         for part in (*sources.values(), *sinks.values()):
             stack.callback(part.close)
-        if verify:
-            _stop_if(ledger.identity.check(ledger.instant(), stops=True))
+        _stop_if(ledger.identity.check(ledger.instant(), stops=True) if verify else None)
         unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
         refused = {name: str(why) for name, why in unverified.items() if _refuses(sinks[name], why)}
         meters = [
             meter_of(meter, outlets(config, meter, accounts, sinks)) for meter in config.meters.values()
         ]
-        notification_clients = {
-            key: notification_client
-            for key in sinks
-            if (notification_client := build_notification_client(config, key, sinks[key])) is not None
-        }
+        notification_clients = _notification_clients(config, sinks)
         listeners = {}
         if looks:
             registered, looked = ledger.meters.look(meters)
@@ -369,7 +379,10 @@ def build(
             sources,
             sinks,
             registered,
-            {key: _collection(config, known, sources, sinks, ledger) for key, known in registered.items()},
+            {
+                key: _collection(config, known, sources, sinks, ledger, traces)
+                for key, known in registered.items()
+            },
             sink_ids,
             {name: str(why) for name, why in unverified.items()},
             refused,
@@ -379,7 +392,15 @@ def build(
             notification_clients,
             _first_uses(ledger, registered.values(), sinks, sink_ids),
             limit_reads(config, sinks, sink_ids, ledger.reads),
+            traces,
         )
+
+
+def _notification_clients(
+    config: Config, sinks: Mapping[str, Sink | SinkOfFiles]
+) -> "dict[str, StripeNotificationClient]":
+    built = {key: build_notification_client(config, key, sink) for key, sink in sinks.items()}
+    return {key: client for key, client in built.items() if client is not None}
 
 
 def _first_uses(
@@ -518,6 +539,7 @@ def _collection(
     sources: dict[str, Source],
     sinks: Mapping[str, Destination],
     ledger: Ledger,
+    traces: Tracing,
 ) -> Collector:
     return Collector(
         known,
@@ -529,4 +551,13 @@ def _collection(
         elapsed=monotonic,
         check_clock=ledger.now,
         patience=config.sources[known.meter.source].wait_for_writers,
+        tracing=traces,
+    )
+
+
+def _tracing(config: Config, ledger: Ledger, *, on: bool) -> AbstractContextManager[Tracing]:
+    """Return what traces passes and claims, if that is configured; whoever only looks makes neither."""
+    its = config.monitoring
+    return tracing(
+        on=on and its.opentelemetry, endpoint=its.opentelemetry_endpoint, ledger=ledger.identity.name
     )

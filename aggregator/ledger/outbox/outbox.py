@@ -269,6 +269,16 @@ SET_BACK_ELSEWHERE = (
 )
 
 
+PLANNED_BY = """
+select distinct event.pass_id
+  from aggregator.claim
+  join lateral unnest(claim.events[1:%(most)s]) as listed (event_id) on true
+  join aggregator.event on event.id = listed.event_id
+ where claim.id = %(claim)s and event.pass_id is not null
+ order by 1
+"""
+
+
 class Claim(NamedTuple):
     """Events that this process, and no other, is about to send."""
 
@@ -300,6 +310,10 @@ class Outbox(Part):
         self._hold = leave + answer
         self._identity = identity
         self._turns = Turns()
+
+    def planned_by(self, claim: ClaimId, most: int = 500) -> list[int]:
+        """Return which passes planned the first events of a claim, by the numbers of their records."""
+        return [row[0] for row in self._rows(PLANNED_BY, {"claim": claim, "most": most})]
 
     def claim(
         self,

@@ -188,7 +188,7 @@ class Passes(Part):
             mark, reread_from = self._hold(connection, lease)
             tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=mark, guarded=len(fallen))
             tally.adds_up = past is not None and past.sums
-            pass_id = records.begin(connection, lease, this, tally, self._elapsed() - began)
+            pass_id = tally.pass_id = records.begin(connection, lease, this, tally, self._elapsed() - began)
             with ThreadPoolExecutor(1, "ledger-io") as io:
                 for feed, coverage in zip(registered.feeds, lease.coverages, strict=True):
                     reassert.take_up(connection, feed, this.span, this.now)

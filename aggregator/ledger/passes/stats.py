@@ -58,6 +58,8 @@ class Tally(PassCounts):
     """Whether it is to be counted by how much windows are raised."""
     raised: dict[dt.datetime, Decimal] = field(default_factory=dict)
     """By how much, in events that are due; counted for one feed."""
+    pass_id: int | None = None
+    """The number of the pass's record, once it is written."""
     mark: dt.datetime = BEGINNING
     """The mark before the pass: what lies before it had been read."""
     moved: dict[dt.datetime, Decimal] = field(default_factory=dict)
