@@ -28,6 +28,7 @@ COMMANDS = {
         ),
         "init": "Write a starter configuration with comments; never over an existing file.",
         "check": "Check the configuration, the ledger, every source and query, and every sink.",
+        "test": "Run the tests of each METER's query, or of all: what it makes of given rows, on the source's own engine.",
         "preview": "Show the events that a range of METER would lead to; nothing is written or sent.",
     },
     "Bill": {

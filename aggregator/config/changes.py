@@ -22,7 +22,7 @@ Settings = Mapping[str, str]
 HOLDS_FROM_A_WINDOW = frozenset({"query", "window", "decimals"})
 """What belongs to a meter's definition. The others are how it is worked at."""
 
-LEFT_OUT = frozenset({"name", "query_file"})
+LEFT_OUT = frozenset({"name", "query_file", "tests"})
 
 
 class ChangedSetting(NamedTuple):

@@ -18,6 +18,7 @@ from aggregator.config.block import Block
 from aggregator.config.durations import parse_duration
 from aggregator.config.guards import Guards
 from aggregator.config.query import normalised_query
+from aggregator.config.query_tests import QueryTests
 from aggregator.config.values import (
     Cron,
     DetailQuery,
@@ -297,6 +298,22 @@ class Meter(Block):
     window: WindowLength = Field(
         description="How long a window is; one event per customer and window. Divides a day; from 1m to 1d.",
         examples=["1h"],
+    )
+    tests: QueryTests = Field(
+        default=(),
+        description=(
+            "Tests of the query, run by `aggregator test`: rows that its tables hold, and the usage that it is to make of "
+            "them."
+        ),
+        examples=[
+            [
+                {
+                    "name": "each request counts once",
+                    "rows": {"usage": [{"customer": "cus_1", "at": "2026-11-01T10:20Z"}]},
+                    "usage": [{"customer": "cus_1", "window": "2026-11-01T10:00Z", "quantity": 1}],
+                }
+            ]
+        ],
     )
     start_at: Annotated[Instant, AfterValidator(_on_a_boundary)] = Field(
         description="The start of the first window. Nothing before it is ever billed, so it has no default.",

@@ -7,7 +7,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -95,6 +95,8 @@ class Dialect:
     """Whose transactions cannot be seen, a sentence each; None where that cannot be asked."""
     tables: Callable[[sa.Connection, str, Mapping[str, object]], list[Table]] | None = None
     """Which tables a query reads, by its plan; None where that cannot be asked."""
+    stand_in: Callable[[str, Sequence[str], Sequence[Mapping[str, object]]], str] | None = None
+    """Make the select that gives rows as a table of these columns has them; None where it is not known how."""
     unsafe: Callable[[sa.Connection], list[str]] | None = None
     """What its role may do beyond reading; None where nothing but reading is possible, or it cannot be asked."""
     cannot_promise: tuple[str, ...] = ()

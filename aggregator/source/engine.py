@@ -27,6 +27,7 @@ from aggregator.core.windows import tile
 from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
 from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
+from aggregator.source import stand_ins
 from aggregator.source.dialects import Dialect, Fault, Renew, Table
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.mysql import MYSQL
@@ -287,6 +288,27 @@ class Source:
         with self._snapshot() as snapshot:
             values = {"start": self._dialect.bound(span.start), "end": self._dialect.bound(span.end)}
             return self._dialect.tables(snapshot.connection, statement.text, values)
+
+    def over(self, query: str, rows: stand_ins.Rows, span: Span) -> str:
+        """Return the query as it reads these rows instead of its tables, which must all be among them.
+
+        Nothing is written. Raises QueryRejected for a table or column that is none, for a table that is missing in `rows`,
+        and where it is not known how; else as `read` does.
+        """
+        stand_in = self._dialect.stand_in
+        if stand_in is None:
+            raise self._refusal(
+                f"a query cannot be tested on {self._dialect.name} yet: it would read its tables"
+            )
+        with self._snapshot() as snapshot:
+            snapshot.renew()
+            text = stand_ins.standing_in(snapshot.connection, query, rows, stand_in, self._refusal)
+        for table in self.tables(text, span):
+            raise self._refusal(
+                f"the query also reads {table.name}, of which no rows are given: name it under `rows` as the query does, "
+                "with `[]` for none"
+            )
+        return text
 
     @contextmanager
     def glimpse(self, timeout: dt.timedelta) -> Iterator["Glimpse"]:

@@ -10,7 +10,7 @@ Rules
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -22,6 +22,7 @@ from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from aggregator.source import roles, tables, transactions
 from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, first_line, not_idle
 from aggregator.source.rows import OutOfRange
+from aggregator.source.stand_ins import json_rows
 
 CONNECT_SECONDS = 10
 
@@ -199,6 +200,11 @@ def _postgres_reads_whole(
     return None
 
 
+def _postgres_stand_in(table: str, _: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
+    """Let each value be what its column's type makes of it (postgresql.org/docs/current/functions-json.html)."""
+    return f"select * from jsonb_populate_recordset(null::{table}, {json_rows(rows)}::jsonb)"  # noqa: S608 - of the file
+
+
 POSTGRES = Dialect(
     name="postgresql",
     engine=_postgres_engine,
@@ -215,5 +221,6 @@ POSTGRES = Dialect(
     unseen=transactions.unseen,
     fence=transactions.fence,
     tables=tables.tables,
+    stand_in=_postgres_stand_in,
     unsafe=roles.unsafe,
 )

@@ -7,6 +7,7 @@ Rules
 
 import datetime as dt
 import sqlite3
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from aggregator.runtime import clock
-from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, first_line
+from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, Table, first_line
+from aggregator.source.stand_ins import literal_rows
+
+SQLITE_TABLES = sa.text(
+    "select distinct tbl_name from sqlite_master where rootpage in :pages order by 1"
+).bindparams(sa.bindparam("pages", expanding=True))
 
 STEPS_BETWEEN_CHECKS = 20_000
 """How many steps SQLite takes between two looks at the clock: about a millisecond."""
@@ -129,6 +135,16 @@ def _sqlite_reads_whole(
     return None
 
 
+def _sqlite_tables(connection: sa.Connection, query: str, values: Mapping[str, object]) -> list[Table]:
+    """Look up what the program of a query opens, by the first page of each table (sqlite.org/opcode.html)."""
+    program = connection.execute(sa.text(f"explain {query}"), dict(values)).all()
+    pages = [step.p2 for step in program if step.opcode == "OpenRead" and step.p3 == 0]
+    found = connection.execute(SQLITE_TABLES, {"pages": pages}).scalars()
+    return [
+        Table(name, foreign=False, subscribed=False, materialised=False, filtered=False) for name in found
+    ]
+
+
 SQLITE = Dialect(
     name="sqlite",
     engine=_sqlite_engine,
@@ -142,4 +158,6 @@ SQLITE = Dialect(
     from_number="datetime(column, 'unixepoch')",
     kind=lambda _: None,  # each value has a type of its own
     reads_whole=_sqlite_reads_whole,
+    tables=_sqlite_tables,
+    stand_in=lambda _, columns, rows: literal_rows(columns, rows),
 )

@@ -1,10 +1,11 @@
 """The trial of a query: what it means is found out on closed windows before it bills.
 
-columns.py     what the types of its columns say
-text.py        what the text of a query says
-findings.py    answers in, findings out
-lookup.py      looks up customers at the sinks that know them
-trier.py       asks the source, within a time that it is given
+columns.py      what the types of its columns say
+text.py         what the text of a query says
+findings.py     answers in, findings out
+lookup.py       looks up customers at the sinks that know them
+query_tests.py  what a query makes of given rows, and what was expected
+trier.py        asks the source, within a time that it is given
 
 It stands on sources and the core, and sees no sink: who knows customers is handed to it. Only commands import it. Begin with
 `trier`, then `findings`.

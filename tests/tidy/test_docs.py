@@ -133,6 +133,7 @@ def keys() -> dict[str, dict[str, Any]]:
         | found["StripeEvent"]
         | found["MetronomeEvent"]
         | found["FedSink"],
+        "## tests": found["QueryTest"] | found["ExpectedUsage"],
     }
 
 

@@ -1,0 +1,65 @@
+"""Tests of a usage query: it reads given rows on its own engine, and what comes of that is compared with what is expected.
+
+Rules
+- It is read as a pass reads it: the same columns, instants and windows. Nothing is written anywhere.
+- More is read than what is expected, one window on either side: usage that lands there is a difference.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.core.model import ZERO, Span
+from aggregator.source import Source
+from aggregator.source.stand_ins import Rows
+
+Place = tuple[str | None, dt.datetime]
+"""A customer, None for nobody who can be billed, and the start of a window."""
+
+
+class Case(NamedTuple):
+    """Rows, what they are to come to, and where it is read."""
+
+    rows: Rows
+    usage: Mapping[Place, Decimal]
+    span: Span
+
+
+class Difference(NamedTuple):
+    """What is expected of a customer in a window, and what the query gives; None where there is nothing."""
+
+    customer: str | None
+    window: dt.datetime
+    expected: Decimal | None
+    given: Decimal | None
+    reason: str | None = None
+    """Why no customer can be billed for it, or no quantity be made of it."""
+
+
+def around(usage: Mapping[Place, Decimal], window: dt.timedelta) -> Span:
+    """Return where usage is looked for: from one window before what is expected to one behind it."""
+    starts = [start for _, start in usage]
+    return Span(min(starts) - window, max(starts) + 2 * window)
+
+
+def differences(source: Source, query: str, window: dt.timedelta, case: Case) -> list[Difference]:
+    """Read the case, and return in what it differs, in the order of time. Raises SourceError if it cannot be read."""
+    given: dict[Place, Decimal] = {}
+    reasons: dict[Place, str] = {}
+    unusable: set[Place] = set()
+    for batch in source.read(source.over(query, case.rows, case.span), case.span, window):
+        for reading in batch:
+            place = reading.customer, reading.window_start
+            if reading.quantity is None:
+                unusable.add(place)
+            else:
+                given[place] = given.get(place, ZERO) + reading.quantity
+            if reading.reason is not None:
+                reasons[place] = reading.reason
+    places = sorted({*given, *case.usage, *unusable}, key=lambda place: (place[1], place[0] or ""))
+    return [
+        Difference(*place, case.usage.get(place), given.get(place), reasons.get(place))
+        for place in places
+        if place in unusable or case.usage.get(place, ZERO) != given.get(place, ZERO)
+    ]
