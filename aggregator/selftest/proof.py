@@ -6,6 +6,8 @@ Rules
 - Each world works on a thread of its own. The main thread tells how far they are, and stops them when it is interrupted.
 """
 
+import datetime as dt
+import json
 import shutil
 import tempfile
 import threading
@@ -18,8 +20,7 @@ from pathlib import Path
 import psycopg
 
 from aggregator.core import windows
-from aggregator.core.model import Span
-from aggregator.demo.processes import fresh, one_signal_ends
+from aggregator.demo.processes import ending, fresh, one_signal_ends
 from aggregator.errors import AggregatorError
 from aggregator.ledger.database import one_line
 from aggregator.runtime.clock import monotonic, utcnow
@@ -27,23 +28,20 @@ from aggregator.selftest.killing import FAULTS, FREEZE_BEFORE, Killing, faults_s
 from aggregator.selftest.load import Load
 from aggregator.selftest.report import Report
 from aggregator.selftest.schedule import Kill, schedule
-from aggregator.selftest.verdict import Booked, Outcome, Sent, Sides, judge
+from aggregator.selftest.verdict import Outcome, Reconciled, Sent, Sides, judge
 from aggregator.selftest.watch import Content, Watch
-from aggregator.selftest.world import METERS, MINUTE, SINK, World, postgres_with_times, world
-from aggregator.wiring.app import open_ledger
+from aggregator.selftest.world import MINUTE, World, postgres_with_times, world
 
 LOOK_SECONDS = 0.25
+
+EQUAL, DIFFERS = 0, 3
+"""How `aggregator reconcile` ends that has compared everything."""
 
 SENT = """
 select identifier, meter.name, customer, floor(extract(epoch from at))::bigint, delta, revision, state::text
   from aggregator.event
   join aggregator.feed on feed.id = event.feed_id
   join aggregator.meter on meter.id = feed.meter_id
-"""
-
-ASIDE = """
-select meter.name, coalesce(sum(quantity), 0)
-  from aggregator.unmapped join aggregator.meter on meter.id = unmapped.meter_id group by 1
 """
 
 
@@ -170,31 +168,44 @@ class _Work:
 def _sides(world: World, watch: Watch) -> Sides:
     """Ask everybody, now that all is quiet."""
     used, nobody = world.used()
-    since = Span(world.began, utcnow())
-    with open_ledger(world.config(), may_migrate=False, name="aggregator selftest") as ledger:
-        totals = {
-            (meter, total.customer): Booked(total.quantity, total.billed)
-            for meter in METERS
-            for total in ledger.reports.totals(meter, SINK, since)
-        }
     with psycopg.connect(world.ledger_url) as connection:
-        aside: dict[str, Decimal] = dict(connection.execute(ASIDE).fetchall())
         sent = {
             identifier: Sent(Content(*content), revision, state)
             for identifier, *content, revision, state in connection.execute(SENT)
         }
     return Sides(
         used=used,
-        ledger=totals,
         sent=sent,
         held=watch.books.held,
         contents=watch.books.contents,
-        totals={
-            (meter, who): much
-            for meter in METERS
-            for who, much in world.sandbox.totals(meter).items()
-            if much
-        },
         nobody=nobody,
-        aside=aside,
+        reconciled=_reconciled(world),
+    )
+
+
+def _reconciled(world: World) -> Reconciled:
+    """Let the command say what it finds. Raises SelftestFailed if it does not get that far."""
+    code, said, why = world.asked(
+        *("reconcile", "--json", "--every-hour"),
+        *("--from", f"{world.began:%Y-%m-%d}", "--to", f"{utcnow() + dt.timedelta(days=1):%Y-%m-%d}"),
+    )
+    if code not in (EQUAL, DIFFERS):
+        raise SelftestFailed(f"`aggregator reconcile` ended with {ending(code)}: {why.strip()[-500:]}")
+    answer = json.loads(said)
+    feeds = {feed["meter"]: feed for feed in answer["feeds"]}
+    found = [
+        f"{each['meter']} of {each['customer']} from {each['from']}: {each['cause']}, {each['reason']}"
+        for each in answer["differences"]
+    ]
+    notes = [note for feed in feeds.values() for note in feed["notes"]]
+    if code == DIFFERS and not found:
+        found = notes or ["something is not as it should be, and nothing says what"]
+    return Reconciled(
+        found,
+        {meter: Decimal(feed["source"]) for meter, feed in feeds.items()},
+        {meter: Decimal(feed["in_sink"]) for meter, feed in feeds.items()},
+        {
+            meter: (Decimal(feed["unmapped"]["source"]), Decimal(feed["unmapped"]["ledger"]))
+            for meter, feed in feeds.items()
+        },
     )

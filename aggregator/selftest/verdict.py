@@ -3,10 +3,12 @@
 Rules
 - Lost and doubled are counted window by window: one unit lost in a window and one doubled in the next are two faults.
 - What the sandbox has booked and what the ledger says it sent are compared event by event as well.
+- Whether source, ledger and the sandbox's own totals agree is for `aggregator reconcile`, which anybody runs: whatever it
+  finds is wrong. Its sums must be those of the two witnesses here, so that it cannot have looked at too little.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
@@ -19,11 +21,14 @@ Who = tuple[str, str]
 """A meter, and a customer of it."""
 
 
-class Booked(NamedTuple):
-    """What the ledger holds of a customer: what was read, what is billed."""
+class Reconciled(NamedTuple):
+    """What `aggregator reconcile` says: what differs, in sentences, and of each meter the sums of source and sandbox."""
 
-    read: Decimal
-    billed: Decimal
+    found: Sequence[str]
+    source: Mapping[str, Decimal]
+    in_sink: Mapping[str, Decimal]
+    unmapped: Mapping[str, tuple[Decimal, Decimal]]
+    """By the source, and by the ledger."""
 
 
 class Sent(NamedTuple):
@@ -36,29 +41,22 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True)
 class Sides:
-    """What each side says when all is quiet.
-
-    `nobody` is usage without a customer, by meter; `aside` is the ledger's word for it.
-    """
+    """What each side says when all is quiet. `nobody` is usage without a customer, by meter."""
 
     used: Mapping[Slot, Decimal]
-    ledger: Mapping[Who, Booked]
     sent: Mapping[str, Sent]
     held: Mapping[Slot, Decimal]
     contents: Mapping[str, Content]
-    totals: Mapping[Who, Decimal]
     nobody: Mapping[str, Decimal]
-    aside: Mapping[str, Decimal]
+    reconciled: Reconciled
 
 
 class Difference(NamedTuple):
-    """A customer of a meter whom the three sides do not agree about."""
+    """A customer of a meter of whom the sandbox holds something else than was used."""
 
     meter: str
     customer: str
     used: Decimal
-    read: Decimal
-    billed: Decimal
     held: Decimal
     lost: Decimal
     doubled: Decimal
@@ -97,15 +95,12 @@ def judge(sides: Sides) -> Verdict:
     verdict = Verdict(used=sum(sides.used.values(), ZERO), events=len(sides.contents))
     compared = _customers(sides)
     verdict.customers = len(compared)
-    verdict.differences = [each for each in compared if _differs(each)]
+    verdict.differences = [each for each in compared if each.lost or each.doubled]
     verdict.lost = sum((each.lost for each in compared), ZERO)
     verdict.doubled = sum((each.doubled for each in compared), ZERO)
     verdict.corrections = sum(each.revision > 0 for each in sides.sent.values())
     _compare_events(sides, verdict)
-    for meter in sorted(sides.nobody.keys() | sides.aside.keys()):
-        used, aside = sides.nobody.get(meter, ZERO), sides.aside.get(meter, ZERO)
-        if used != aside:
-            verdict.wrong.append(f"{meter}: {used} used without a customer, {aside} unmapped in the ledger")
+    _compare_reconciled(sides, verdict)
     return verdict
 
 
@@ -120,22 +115,32 @@ def _customers(sides: Sides) -> list[Difference]:
         used[who] += sides.used.get(slot, ZERO)
         lost[who] += max(apart, ZERO)
         doubled[who] += max(-apart, ZERO)
-    nothing = Booked(ZERO, ZERO)
-    return [
-        Difference(
-            *who,
-            used[who],
-            *sides.ledger.get(who, nothing),
-            sides.totals.get(who, ZERO),
-            lost[who],
-            doubled[who],
-        )
-        for who in sorted(used.keys() | sides.ledger.keys() | sides.totals.keys())
-    ]
+    held: dict[Who, Decimal] = defaultdict(lambda: ZERO)
+    for slot, much in sides.held.items():
+        held[slot.meter, slot.customer] += much
+    return [Difference(*who, used[who], held[who], lost[who], doubled[who]) for who in sorted(used)]
 
 
-def _differs(each: Difference) -> bool:
-    return bool(each.lost or each.doubled) or len({each.used, each.read, each.billed, each.held}) > 1
+def _compare_reconciled(sides: Sides, verdict: Verdict) -> None:
+    """Take over what `aggregator reconcile` has found, and see to it that it has looked at everything."""
+    said = sides.reconciled
+    verdict.wrong += [f"reconcile: {each}" for each in said.found]
+    for name, slots, sums in (("source", sides.used, said.source), ("sandbox", sides.held, said.in_sink)):
+        whole: dict[str, Decimal] = defaultdict(lambda: ZERO)
+        for slot, much in slots.items():
+            whole[slot.meter] += much
+        for meter in sorted(whole.keys() | sums.keys()):
+            if whole[meter] != sums.get(meter, ZERO):
+                verdict.wrong.append(
+                    f"reconcile has {sums.get(meter, ZERO)} of {meter} by the {name}, which has {whole[meter]}"
+                )
+    for meter in sorted(sides.nobody.keys() | said.unmapped.keys()):
+        used, unmapped = sides.nobody.get(meter, ZERO), said.unmapped.get(meter, (ZERO, ZERO))
+        if unmapped != (used, used):
+            source, ledger = unmapped
+            verdict.wrong.append(
+                f"{meter}: {used} used without a customer; by reconcile {source} in the source, {ledger} in the ledger"
+            )
 
 
 def _compare_events(sides: Sides, verdict: Verdict) -> None:

@@ -156,6 +156,7 @@ class World:
                     "mode": "test",
                     "api_base": self.sandbox.url,
                     "rate_limit": CALLS_PER_SECOND,
+                    "reads_per_second": CALLS_PER_SECOND,
                     "timeout": "1s",
                 }
             },
@@ -195,6 +196,21 @@ class World:
         """Cut every connection to the ledger; return how many there were."""
         with psycopg.connect(self.ledger_url, autocommit=True) as connection:
             return int(_one(connection, CUT))
+
+    def asked(self, name: str, *arguments: str) -> tuple[int, str, str]:
+        """Run one of our commands to its end; return how it ended, and what it printed to both of its outputs."""
+        with start(
+            name,
+            [*arguments, "--config", str(self.config_path)],
+            self.directory,
+            environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            said, why = process.communicate()
+        return process.returncode, str(said), str(why)
 
     def daemon(self, kill_at: str | None = None) -> "Daemon":
         """Start the daemon; `kill_at` names the point at which it kills itself."""

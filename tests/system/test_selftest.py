@@ -22,7 +22,7 @@ from aggregator.runtime.failpoints import POINTS
 from aggregator.sandbox import ControlClient
 from aggregator.selftest.killing import Rest
 from aggregator.selftest.schedule import READING, SENDING, AtPoint, AtRandom, schedule
-from aggregator.selftest.verdict import Booked, Outcome, Sent, Sides, judge
+from aggregator.selftest.verdict import Outcome, Reconciled, Sent, Sides, judge
 from aggregator.selftest.watch import Booked as Event
 from aggregator.selftest.watch import Books, Content
 from aggregator.selftest.world import Slot
@@ -37,6 +37,7 @@ PROOF_SECONDS = 400.0
 SLOT = Slot("requests", "cus_a", 100)
 NEXT = SLOT._replace(minute=101)
 WHO = ("requests", "cus_a")
+SEVEN, TWO = Decimal(7), Decimal(2)
 
 
 # The real thing
@@ -122,6 +123,8 @@ def test_it_says_no(start: Callable[..., Process], place: Path) -> None:
     assert told["lost"] == "0"
     assert told["over"] > 0
     assert any("planted, which the ledger does not know" in each for each in told["wrong"])
+    assert any(each.startswith("reconcile: requests of cus_01 ") for each in told["wrong"])
+    assert any(each.startswith("reconcile: requests of cus_02 ") for each in told["wrong"])
     assert "NO" in proof.err
 
 
@@ -246,20 +249,21 @@ def test_until_then_it_says_what_it_waits_for(other: dict[str, Any], said: str) 
 # The comparison
 
 
+EQUAL = Reconciled([], {"requests": SEVEN}, {"requests": SEVEN}, {"requests": (TWO, TWO)})
+
+
 def sides(**other: Any) -> Sides:
-    """Three sides that agree about seven units of one customer in one window, sent in two events; what is given differs."""
+    """Sides that agree about seven units of one customer in one window, sent in two events; what is given differs."""
     contents = {"one": Content(*WHO, 6000, Decimal(4)), "two": Content(*WHO, 6059, Decimal(3))}
     known: dict[str, Any] = {
         "used": {SLOT: Decimal(7)},
-        "ledger": {WHO: Booked(Decimal(7), Decimal(7))},
         "sent": {
             name: Sent(content, number, "accepted") for number, (name, content) in enumerate(contents.items())
         },
         "held": {SLOT: Decimal(7)},
         "contents": contents,
-        "totals": {WHO: Decimal(7)},
         "nobody": {"requests": Decimal(2)},
-        "aside": {"requests": Decimal(2)},
+        "reconciled": EQUAL,
     }
     return Sides(**{**known, **other})
 
@@ -269,9 +273,6 @@ def test_agreement_is_good() -> None:
     verdict = judge(sides())
     assert verdict.good, verdict
     assert (verdict.events, verdict.corrections, verdict.used) == (2, 1, 7)
-
-
-SEVEN = Decimal(7)
 
 
 @pytest.mark.parametrize(
@@ -284,13 +285,15 @@ SEVEN = Decimal(7)
         ({"held": {NEXT: SEVEN}}, 7, 7),
         ({"held": {SLOT: Decimal(8), NEXT: Decimal(-1)}}, 1, 1),
         ({"held": {SLOT: SEVEN, SLOT._replace(customer="cus_b"): Decimal(1)}}, 0, 1),
-        ({"totals": {WHO: Decimal(6)}}, 0, 0),
-        ({"totals": {WHO: SEVEN, ("requests", "cus_b"): Decimal(1)}}, 0, 0),
-        ({"ledger": {WHO: Booked(Decimal(8), SEVEN)}}, 0, 0),
-        ({"ledger": {WHO: Booked(SEVEN, Decimal(6))}}, 0, 0),
-        ({"ledger": {}}, 0, 0),
+        ({"reconciled": EQUAL._replace(found=["requests of cus_a: missing"])}, 0, 0),
+        ({"reconciled": EQUAL._replace(source={"requests": Decimal(6)})}, 0, 0),
+        ({"reconciled": EQUAL._replace(source={})}, 0, 0),
+        ({"reconciled": EQUAL._replace(in_sink={"requests": Decimal(8)})}, 0, 0),
+        ({"reconciled": EQUAL._replace(in_sink={"requests": SEVEN, "tokens": Decimal(1)})}, 0, 0),
+        ({"reconciled": EQUAL._replace(unmapped={"requests": (TWO, Decimal(1))})}, 0, 0),
+        ({"reconciled": EQUAL._replace(unmapped={"requests": (Decimal(1), TWO)})}, 0, 0),
+        ({"reconciled": EQUAL._replace(unmapped={})}, 0, 0),
         ({"nobody": {"requests": Decimal(3)}}, 0, 0),
-        ({"aside": {}}, 0, 0),
     ],
     ids=str,
 )
@@ -328,7 +331,7 @@ def test_an_event_that_the_ledger_does_not_know_is_bad() -> None:
 
 def test_nothing_billed_is_no_proof() -> None:
     """Sides that agree that there is nothing prove nothing."""
-    assert not judge(Sides({}, {}, {}, {}, {}, {}, {}, {})).good
+    assert not judge(Sides({}, {}, {}, {}, {}, Reconciled([], {}, {}, {}))).good
 
 
 def test_worlds_add_up() -> None:
