@@ -22,6 +22,7 @@
     │   │   └── SinkUnreadable      the key may not read there what was counted
     │   ├── SinkUnreachable         it may pass by itself: try again later
     │   ├── CustomerUnknown         the sink has no figures of one customer; it has of the others
+    │   ├── MetersMixed             it adds several meters up in one figure, so that none of them has one
     │   └── MeterMissing            the sink has no such meter, so it has counted nothing of it
     └── InvariantBroken             a bug in aggregator: stop rather than bill wrongly
 
@@ -138,6 +139,10 @@ class SinkUnreachable(SinkError):
 
 class CustomerUnknown(SinkError):
     """A sink does not know a customer, so it has no figures of it; make the customer known there."""
+
+
+class MetersMixed(SinkError):
+    """A sink adds several meters up in one figure; give each a figure of its own there."""
 
 
 class MeterMissing(SinkError):

@@ -34,7 +34,7 @@ from aggregator.core.drift import (
 from aggregator.core.model import ZERO, Definition, Limits, Span, WriteModel
 from aggregator.core.planner import add, plain, subtract
 from aggregator.core.windows import DAY, HOUR
-from aggregator.errors import AccountRefused, CustomerUnknown
+from aggregator.errors import AccountRefused, CustomerUnknown, MetersMixed
 from aggregator.ledger.drift import DayLine, DriftReport, FeedLine
 from aggregator.sinks.asking import by_customer
 from aggregator.sinks.protocol import Totals
@@ -263,7 +263,7 @@ class DriftFinder:
         if self._sink is not None:
             try:
                 counted, reads = self._counted(customer, reads_by_day(self._line.span), DAY)
-            except (CustomerUnknown, AccountRefused) as error:
+            except (CustomerUnknown, AccountRefused, MetersMixed) as error:
                 unasked = str(error)
         if counted is not None:
             counted = {day: much for day, much in counted.items() if day in known or self._bills(day, DAY)}

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +28,7 @@ from aggregator.core.model import (
     Span,
     Verdict,
 )
-from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable
+from aggregator.errors import CustomerUnknown, MetersMixed, SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import SandboxOptions, running
 from aggregator.sandbox.metronome import MetronomeControl
@@ -1003,6 +1003,132 @@ def test_a_list_without_an_end_is_given_up(script: Script, make_sink: MakeSink) 
     with pytest.raises(SinkError, match="goes round in a circle"):
         make_sink(script.url).total("api", "cus_1", WHOLE)
     assert len(script.calls) == 2
+
+
+# -- several meters in one metric -----------------------------------------------------------------
+
+REGIONS = {
+    name: MetronomeMeter(event_type="calls", properties={"region": name, "team": "core"})
+    for name in ("eu", "us")
+}
+FILTERS = [{"name": "region", "exists": True}, {"name": "team", "exists": True}]
+
+
+def shared_metric(sandbox: MetronomeControl, *group_keys: Sequence[str]) -> None:
+    """Make one metric of all calls, with a customer who has two names."""
+    sandbox.add_metric("calls", filters=FILTERS, group_keys=group_keys)
+    sandbox.add_customer("one", "cus_1", "also_1")
+
+
+def use_both(sandbox: MetronomeControl, make_sink: MakeSink) -> MetronomeSink:
+    """Use three here and five there, in two hours of each."""
+    sink = make_sink(sandbox.url, meters=REGIONS)
+    events = [used_at(NOON, 1), used_at(NOON + HOUR, 2)]
+    there = [used_at(NOON, 4, "also_1"), used_at(NOON + 3 * HOUR, 1)]
+    sent = [each._replace(meter="eu", identifier=f"eu_{number}") for number, each in enumerate(events)]
+    sent += [each._replace(meter="us", identifier=f"us_{number}") for number, each in enumerate(there)]
+    assert {each.answer for each in sink.send(sent, always)} == {Answer.ACCEPTED}
+    return sink
+
+
+@pytest.mark.parametrize(
+    "group_keys",
+    [[["region"]], [["team"], ["region"]], [["team", "region"]], [["team", "region"], ["region"]]],
+    ids=str,
+)
+@pytest.mark.parametrize("page_rows", [100, 1])
+def test_meters_of_one_metric_are_told_apart_by_its_groups(
+    sandbox: MetronomeControl, make_sink: MakeSink, group_keys: list[list[str]], page_rows: int
+) -> None:
+    """Each has the usage of its own properties, by hours and days, under any name of the customer, to the last page."""
+    shared_metric(sandbox, *group_keys)
+    sink = use_both(sandbox, make_sink)
+    sandbox.set_rules(page_rows=page_rows)
+    assert sink.breakdown("eu", "cus_1", WHOLE, HOUR) == {NOON: 1, NOON + HOUR: 2}
+    assert sink.breakdown("us", "cus_1", WHOLE, HOUR) == {NOON: 4, NOON + 3 * HOUR: 1}
+    assert (sink.total("eu", "also_1", WHOLE), sink.total("us", "cus_1", WHOLE)) == (3, 5)
+    assert sink.total("eu", "cus_1", Span(NOON + HOUR, NOON + 2 * HOUR)) == 2
+    assert sink.cannot_promise() == []
+
+
+@pytest.mark.parametrize("group_keys", [[], [["team"]]], ids=str)
+def test_meters_that_nothing_tells_apart_have_no_figure(
+    sandbox: MetronomeControl, make_sink: MakeSink, group_keys: list[list[str]]
+) -> None:
+    """What both come to is neither's: that is said beforehand, with what to do, and instead of a figure."""
+    shared_metric(sandbox, *group_keys)
+    sink = use_both(sandbox, make_sink)
+    with pytest.raises(MetersMixed, match="adds up eu and us, and has no group key by which these differ"):
+        sink.breakdown("eu", "cus_1", WHOLE, HOUR)
+    both = sink.cannot_promise()
+    assert [each.split(" adds up ")[1][:9] for each in both] == ["eu and us", "us and eu"]
+    assert all("nothing is compared" in each for each in both)
+
+
+def test_who_is_alone_in_a_metric_is_asked_for_as_a_whole(
+    sandbox: MetronomeControl, make_sink: MakeSink
+) -> None:
+    """With metrics that take one region each there is nothing to tell apart, and a stranger of the region is seen."""
+    sandbox.add_customer("one", "cus_1", "also_1")
+    for name in REGIONS:
+        only = {"name": "region", "in_values": [name]}
+        sandbox.add_metric("calls", filters=[only, FILTERS[1]], group_keys=[["team"]])
+    sink = use_both(sandbox, make_sink)
+    stray = {"transaction_id": "stray", "customer_id": "cus_1", "event_type": "calls"}
+    properties = {"quantity": "10", "region": "eu", "team": "other"}
+    moment = NOON.isoformat().replace("+00:00", "Z")
+    sandbox.call("POST", "/v1/ingest", [{**stray, "timestamp": moment, "properties": properties}])
+    assert (sink.total("eu", "cus_1", WHOLE), sink.total("us", "cus_1", WHOLE)) == (13, 5)
+
+
+def test_what_usage_by_group_is_asked_for(script: Script, make_sink: MakeSink) -> None:
+    """One metric, one customer, the whole group key, and our values of it alone; rows in the older form count, too."""
+    metric = {
+        "id": "m",
+        "name": "calls",
+        "aggregation_type": "SUM",
+        "aggregation_key": "quantity",
+        "group_keys": [["team"], ["region", "team"], ["region"], ["elsewhere"]],
+    }
+    old = {"starting_on": "2026-11-01T00:00:00Z", "group_key": "region", "group_value": "eu", "value": 2}
+    start = f"{YESTERDAY:%Y-%m-%d}T00:00:00Z"
+    script.replies = [
+        Reply(body=json.dumps({"data": metric})),
+        Reply(body=CUSTOMER),
+        Reply(body=json.dumps({"data": [{**old, "starting_on": start}], "next_page": None})),
+    ]
+    meters = {name: replace(meter, metric_id="m") for name, meter in REGIONS.items()}
+    assert make_sink(script.url, meters=meters).total("eu", "cus_1", WHOLE) == 2
+    call = script.calls[2]
+    assert (call.method, call.path) == ("POST", "/v1/usage/groups?limit=100")
+    assert json.loads(call.body) == {
+        "billable_metric_id": "m",
+        "customer_id": "c",
+        "starting_on": start,
+        "ending_before": f"{YESTERDAY + DAY:%Y-%m-%d}T00:00:00Z",
+        "window_size": "DAY",
+        "group_key": ["region"],
+        "group_filters": {"region": ["eu"]},
+    }
+
+
+@pytest.mark.parametrize(
+    "group", [{"region": "us"}, {"region": None}, {"region": "eu", "team": "core"}, None]
+)
+def test_usage_of_another_group_is_no_total(
+    script: Script, make_sink: MakeSink, group: dict[str, str] | None
+) -> None:
+    """What was not asked for is an error, never a quantity."""
+    metric = {"id": "m", "aggregation_type": "SUM", "aggregation_key": "quantity", "group_keys": [["region"]]}
+    start = f"{YESTERDAY:%Y-%m-%d}T00:00:00Z"
+    script.replies = [
+        Reply(body=json.dumps({"data": metric})),
+        Reply(body=CUSTOMER),
+        Reply(body=json.dumps({"data": [{"starting_on": start, "group": group, "value": 2}]})),
+    ]
+    meters = {name: replace(meter, metric_id="m") for name, meter in REGIONS.items()}
+    with pytest.raises(SinkError, match="about somebody or something else"):
+        make_sink(script.url, meters=meters).total("eu", "cus_1", WHOLE)
 
 
 # -- decreases, and the invoices that they are to lower -------------------------------------------

@@ -522,8 +522,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "another customer's usage is taken",
         "aggregator/sinks/metronome/account.py",
-        'if row.get("customer_id") != known or row.get("billable_metric_id") != metric:',
-        'if row.get("billable_metric_id") != metric:',
+        "else _whose(row) == (known, metric)",
+        "else _whose(row)[1] == metric",
         ("tests/contract/test_metronome_sink.py::test_usage_that_makes_no_sense_is_no_total",),
     ),
     Mistake(
@@ -1010,5 +1010,47 @@ MISTAKES: tuple[Mistake, ...] = (
         "import aggregator\n",
         "import opentelemetry.sdk.trace  # noqa: F401\n\nimport aggregator\n",
         ("tests/core/test_tracing.py::test_where_it_is_off_nothing_of_it_is_imported",),
+    ),
+    Mistake(
+        "meters of one metric are asked for as one",
+        "aggregator/sinks/metronome/groups.py",
+        "    if not others:\n        return ()\n",
+        "    if True:\n        return ()\n",
+        (
+            "tests/contract/test_metronome_sink.py::test_meters_of_one_metric_are_told_apart_by_its_groups",
+            "tests/contract/test_metronome_sink.py::test_meters_that_nothing_tells_apart_have_no_figure",
+        ),
+    ),
+    Mistake(
+        "a group key counts by which a meter differs from none",
+        "aggregator/sinks/metronome/groups.py",
+        " and all(any(other.get(key) != own[key] for key in keys) for other in others)",
+        "",
+        ("tests/contract/test_metronome_sink.py::test_meters_that_nothing_tells_apart_have_no_figure",),
+    ),
+    Mistake(
+        "usage of any group is taken",
+        "aggregator/sinks/metronome/account.py",
+        "asked = _group(row) == group if group else",
+        "asked = True if group else",
+        ("tests/contract/test_metronome_sink.py::test_usage_of_another_group_is_no_total",),
+    ),
+    Mistake(
+        "the answer is yes although something was not compared",
+        "aggregator/cli/reconcile_output.py",
+        "    wrong = any(each.unseen for each in compared) or causes - ON_ITS_WAY\n",
+        "    wrong = False\n",
+        (
+            "tests/postgres/test_reconcile_changes.py::test_each_customer_can_have_a_line_and_the_last_one_is_the_answer",
+        ),
+    ),
+    Mistake(
+        "what is carried is called billed",
+        "aggregator/reconciliation/drift_finder.py",
+        "carried, whose = subtract(read, planned), asked.lines[0].customer",
+        "carried, whose = ZERO, asked.lines[0].customer",
+        (
+            "tests/postgres/test_reconcile_changes.py::test_each_customer_can_have_a_line_and_the_last_one_is_the_answer",
+        ),
     ),
 )

@@ -11,7 +11,7 @@ from aggregator.collection.open_windows import read_open
 from aggregator.core.drift import Cause, Repair
 from aggregator.core.model import Answer, Decreases, Event, Rejection, Report, Span, WriteModel
 from aggregator.core.readbacks import Finding, decide
-from aggregator.errors import CustomerUnknown
+from aggregator.errors import CustomerUnknown, MetersMixed
 from aggregator.ledger.database import Database
 from aggregator.ledger.drift import Asked, DriftReport, FeedLine
 from aggregator.ledger.passes.spool import Spool
@@ -34,6 +34,7 @@ class CountingSink(FakeSink):
         super().__init__(limits=replace(LIMITS, **fields))  # type: ignore[arg-type]
         self.reads: list[tuple[str, dt.timedelta]] = []
         self.unknown: set[str] = set()
+        self.mixed = False
         self.noise = D(0)
 
     def breakdown(
@@ -41,6 +42,8 @@ class CountingSink(FakeSink):
     ) -> dict[dt.datetime, Decimal]:
         """Return what was booked, as the floats that a summary shows."""
         self.reads.append((customer, step))
+        if self.mixed:
+            raise MetersMixed
         if customer in self.unknown:
             raise CustomerUnknown(f"There is no customer {customer}.")
         found = super().breakdown(meter, customer, span, step)
@@ -543,3 +546,10 @@ def test_what_a_repair_took_over_in_one_window_proves_nothing_in_another(databas
     figure = compared.sink.total(METER.name, "cus_a", open_one.span)
     [concluded] = decide(open_one, figure)
     assert (concluded.event, concluded.finding) == (event[0], Finding.ABSENT)
+
+
+def test_what_is_added_up_with_other_meters_is_not_compared(three: Compared) -> None:
+    """Nobody is called equal, nobody differs, and why is said once."""
+    three.sink.mixed = True
+    found, summary = three.compare()
+    assert (found, set(summary.unasked)) == ([], {MetersMixed.__doc__})

@@ -11,7 +11,7 @@ from aggregator.sandbox.metronome.invoices import Invoices
 from aggregator.sandbox.metronome.invoices import rows as invoice_rows
 from aggregator.sandbox.metronome.metrics import Metrics
 from aggregator.sandbox.metronome.settings import MetronomeRules
-from aggregator.sandbox.metronome.usage import read_query
+from aggregator.sandbox.metronome.usage import group_rows, read_group_query, read_query
 from aggregator.sandbox.metronome.usage import rows as usage_rows
 from aggregator.sandbox.metronome.wire import bad_request, instant, loads, read_object
 
@@ -62,6 +62,13 @@ def list_usage(request: Request) -> object:
     state = request.state
     query = read_query(read_object(request.body), state.customers, state.metrics)
     return _page(list(usage_rows(query, state.log, request.seen_by, state.rules)), request)
+
+
+def list_usage_by_group(request: Request) -> object:
+    """POST /v1/usage/groups."""
+    state = request.state
+    asked = read_group_query(read_object(request.body), state.customers, state.metrics)
+    return _page(list(group_rows(asked, state.log, request.seen_by, state.rules)), request)
 
 
 def search_events(request: Request) -> object:
@@ -172,6 +179,7 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Handler], ...] = tuple(
     for method, pattern, handler in (
         ("POST", INGEST, ingest),
         ("POST", "/v1/usage", list_usage),
+        ("POST", "/v1/usage/groups", list_usage_by_group),
         ("POST", "/v1/events/search", search_events),
         ("POST", "/v1/customers", create_customer),
         ("GET", "/v1/customers", list_customers),

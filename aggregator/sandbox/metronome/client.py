@@ -90,6 +90,7 @@ class MetronomeControl:
         key: str = "quantity",
         aggregation: str = "SUM",
         filters: Iterable[Mapping[str, object]] = (),
+        group_keys: Iterable[Iterable[str]] = (),
     ) -> str:
         """Make a metric over one property of one type of event and return its id."""
         body = {
@@ -99,4 +100,7 @@ class MetronomeControl:
             "event_type_filter": {"in_values": [event_type]},
             "property_filters": [{"name": key, "exists": True}, *filters],
         }
+        grouped = [list(each) for each in group_keys]
+        if grouped:
+            body["group_keys"] = grouped
         return str(self.call("POST", "/v1/billable-metrics/create", body)["data"]["id"])

@@ -46,6 +46,12 @@ class Metric:
         """Return the property that is aggregated; empty for a COUNT."""
         return str(self.given.get("aggregation_key", ""))
 
+    @property
+    def group_keys(self) -> list[list[str]]:
+        """Return by which properties, alone or together, usage can be asked for."""
+        given = self.given.get("group_keys")
+        return [[str(name) for name in each] for each in given] if isinstance(given, list) else []
+
     def json(self) -> dict[str, object]:
         """Return the object that calls answer with."""
         archived = {"archived_at": instant(self.archived_at)} if self.archived_at is not None else {}
@@ -100,6 +106,9 @@ class Metrics:
         needs_key = given.get("aggregation_type") not in (None, "COUNT")
         if needs_key and metric.key not in {each["name"] for each in filters}:
             raise bad_request("aggregation_key is required and must be among the property_filters.")
+        grouped = {name for each in metric.group_keys for name in each}
+        if not grouped <= {each["name"] for each in filters}:
+            raise bad_request("Every property of group_keys must be among the property_filters.")
         self._by_id[metric.id] = metric
         return metric
 

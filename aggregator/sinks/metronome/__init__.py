@@ -7,6 +7,7 @@ responses.py  what each answer means; pure
 account.py    what Metronome says: its metrics and totals, a customer's invoices
 invoices.py   whether the invoice of an event's moment can still be lowered
 fitting.py    whether a metric counts what we send; pure
+groups.py     by which group key of a metric one of our meters is told apart; pure
 trial.py      one event to a test customer, read back
 
 It imports what all sinks share, the runtime and the core; only the wiring imports it. Begin with `sink`.

@@ -6,6 +6,7 @@ Rules
 - Numbers are read from the answer's own digits: the library would make floats of them. A list is read to its last page.
 - Usage is counted by whole UTC hours and asked for between UTC midnights, per metric and customer (docs.metronome.com, API
   reference, get batched usage data). A shorter stretch has no figure, and is said to have none.
+- Where a metric sums several of our meters, usage is asked for by a group key that tells them apart (`groups`).
 """
 
 import asyncio
@@ -20,12 +21,20 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol
 from aggregator.core import definitions
 from aggregator.core.model import ZERO, Span
 from aggregator.core.windows import DAY, HOUR, floor, is_boundary, is_whole
-from aggregator.errors import CustomerUnknown, SinkError, SinkHalted, SinkUnreachable, SinkUnreadable
+from aggregator.errors import (
+    CustomerUnknown,
+    MetersMixed,
+    SinkError,
+    SinkHalted,
+    SinkUnreachable,
+    SinkUnreadable,
+)
 from aggregator.sinks.metronome import event as wire
-from aggregator.sinks.metronome import fitting
+from aggregator.sinks.metronome import fitting, groups
 from aggregator.sinks.metronome.client import Client
 from aggregator.sinks.metronome.event import MetronomeMeter
 from aggregator.sinks.metronome.fitting import Metric
+from aggregator.sinks.metronome.groups import GroupKey
 from aggregator.sinks.metronome.responses import Refusal, describe, why_halt
 from aggregator.sinks.responses import NoResponse
 
@@ -71,7 +80,9 @@ class Account:
         self.client = client
         self._sink = sink
         self._meters = meters
-        self._metrics: dict[str, str] = {}
+        self._metrics: dict[str, Metric] = {}
+        """What was found of metrics, by our meters: neither filters nor group keys of one ever change
+        (docs.metronome.com, API reference, create a billable metric)."""
 
     async def problems(self, names: Iterable[str]) -> list[str]:
         """Say in what the environment does not fit the events of these meters of ours; an empty list if it does.
@@ -119,12 +130,19 @@ class Account:
                 f"Metronome counts by whole UTC hours and days, and {span} is not made of such. Look for the event in "
                 "Metronome's event search, by its identifier."
             )
-        metric, known = await self._metric_of(name), await self._customer(customer)
-        rows = await self._usage(metric, known, span, step)
+        metric, keys = await self._counting(name)
+        known = await self._customer(customer)
+        group = {key: self._meters[name].properties[key] for key in keys}
+        rows = await (
+            self._usage_of(metric, known, span, step, group)
+            if group
+            else self._usage(metric, known, span, step)
+        )
         found: dict[dt.datetime, Decimal] = {}
         for row in rows:
-            start, value = _start(row), _value(row)
-            if row.get("customer_id") != known or row.get("billable_metric_id") != metric:
+            start, value = _start(row, "starting_on" if group else "start_timestamp"), _value(row)
+            asked = _group(row) == group if group else _whose(row) == (known, metric)
+            if not asked:
                 raise SinkError(f"Metronome's usage of {name} is about somebody or something else.")
             if start in found or not is_boundary(start, step):
                 raise SinkError(f"Metronome's usage of {name} by {STEPS[step]} makes no sense at {start}.")
@@ -163,6 +181,7 @@ class Account:
 
         Raises SinkUnreachable, SinkHalted or SinkError.
         """
+        mixed = await self._all_mixed()
         customers = self.client.api.v1.customers.with_raw_response
         read = self.client.api.v1.customers.invoices.with_raw_response
         try:
@@ -179,8 +198,23 @@ class Account:
                 f"its token may not read customers and invoices ({describe(told)}), so a decrease is sent even when "
                 "its invoice is finalized and no longer changes: grant it, or look there before you release a decrease"
             )
-            return [sentence]
-        return []
+            return [*mixed, sentence]
+        return mixed
+
+    async def _all_mixed(self) -> list[str]:
+        """Say which meters are added up with others in figures that do not tell them apart."""
+        mixed = []
+        for name in self._meters:
+            if groups.may_share(name, self._meters):
+                try:
+                    await self._counting(name)
+                except MetersMixed as error:
+                    mixed.append(f"{error}: events in doubt wait for a person, and nothing is compared")
+                except (SinkUnreachable, SinkHalted):
+                    raise
+                except SinkError:
+                    continue  # what does not fit is said by `problems`
+        return mixed
 
     async def _may_send(self) -> None:
         """Ask whether the token may send events, without sending one: an empty request is refused, but not the token.
@@ -205,6 +239,23 @@ class Account:
         )
         return await self._pages(ask, "usage")
 
+    async def _usage_of(
+        self, metric: str, customer: str, span: Span, step: dt.timedelta, group: Mapping[str, str]
+    ) -> list[Row]:
+        """Read the usage of one group alone."""
+        ask = partial(
+            self.client.api.v1.usage.with_raw_response.list_with_groups,
+            billable_metric_id=metric,
+            customer_id=customer,
+            starting_on=wire.instant(floor(span.start, DAY)),
+            ending_before=wire.instant(definitions.ceiling(span.end, DAY)),
+            window_size=STEPS[step],
+            group_key=list(group),
+            group_filters={key: [value] for key, value in group.items()},
+            limit=PAGE,
+        )
+        return await self._pages(ask, "usage by group")
+
     async def _customer(self, name: str) -> str:
         """Return the id of the customer with an ingest alias; an alias may look like an id, so it is asked for first.
 
@@ -221,24 +272,50 @@ class Account:
             "Give the alias to one customer there."
         )
 
-    async def _metric_of(self, name: str) -> str:
-        """Return the id of the metric that sums one of our meters. Raises SinkError if it is none of ours any more."""
+    async def _counting(self, name: str) -> tuple[str, GroupKey]:
+        """Return the id of the metric that sums one of our meters, and the group key by which to ask for it, if any.
+
+        Raises SinkError if it is none of ours any more, above all MetersMixed if nothing tells it from another one.
+        """
         meter = self._meters.get(name)
         if meter is None:
             raise SinkError(
                 f"Meter {name} no longer feeds sink {self._sink}, so it cannot be looked up there: put it back."
             )
-        if meter.metric_id:
-            return meter.metric_id
+        if meter.metric_id and not groups.may_share(name, self._meters):
+            return meter.metric_id, ()
+        metric = await self._metric_of(name, meter)
+        keys = groups.telling_apart(metric, name, self._meters)
+        if keys is None:
+            raise MetersMixed(self._mixed(metric, name))
+        return str(metric.get("id")), keys
+
+    def _mixed(self, metric: Metric, name: str) -> str:
+        others = " and ".join(groups.beside(metric, name, self._meters))
+        return (
+            f"Metronome's metric {metric.get('name')} ({metric.get('id')}) adds up {name} and {others}, and has no group "
+            "key by which these differ, so none of its figures is theirs: give it one over `metronome.properties`, or each "
+            "its metric"
+        )
+
+    async def _metric_of(self, name: str, meter: MetronomeMeter) -> Metric:
+        """Return the metric that sums one of our meters. Raises SinkError if there is none, or more than one."""
         if name not in self._metrics:
-            listed = await self._list_metrics()
-            found = [each for each in listed if fitting.of_type(each, meter) and fitting.sums(each, meter)]
+            if meter.metric_id:
+                metrics = self.client.api.v1.billable_metrics.with_raw_response
+                one = await self._found(metrics.retrieve(billable_metric_id=meter.metric_id))
+                found = [] if one is None else [one]
+            else:
+                listed = await self._list_metrics()
+                found = [
+                    each for each in listed if fitting.of_type(each, meter) and fitting.sums(each, meter)
+                ]
             if len(found) != 1:
                 raise SinkError(
                     f"Metronome has {len(found) or 'no'} billable metrics that sum {meter.quantity_property} of event type "
                     f"{meter.event_type}. Name the one to read under `metronome.metric_id` of meter {name}."
                 )
-            self._metrics[name] = str(found[0].get("id"))
+            self._metrics[name] = found[0]
         return self._metrics[name]
 
     async def _found(self, call: Awaitable[Answer]) -> Row | None:
@@ -330,9 +407,22 @@ def _span(row: Row) -> Span | None:
     return None if start.tzinfo is None or end.tzinfo is None or start >= end else Span(start, end)
 
 
-def _start(row: Row) -> dt.datetime:
-    """Return when a window of usage begins. Raises SinkError if it does not say."""
-    text = row.get("start_timestamp")
+def _whose(row: Row) -> tuple[object, object]:
+    """Return of which customer and metric a row is."""
+    return row.get("customer_id"), row.get("billable_metric_id")
+
+
+def _group(row: Row) -> object:
+    """Return of which group a row is: what each property of the group key is there."""
+    group = row.get("group")
+    if group is None and row.get("group_key") is not None:  # the older form, of one property
+        group = {row["group_key"]: row.get("group_value")}
+    return group
+
+
+def _start(row: Row, name: str) -> dt.datetime:
+    """Return when a window of usage begins, by the name of the field. Raises SinkError if it does not say."""
+    text = row.get(name)
     try:
         start = dt.datetime.fromisoformat(str(text))
     except ValueError as error:

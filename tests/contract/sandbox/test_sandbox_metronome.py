@@ -66,6 +66,19 @@ def value(client: metronome.Metronome, metric: str, customer: str, size: Any = "
     return [each.value for each in found]
 
 
+def groups(client: metronome.Metronome, metric: str, customer: str, **asked: Any) -> list[tuple[Any, Any]]:
+    """What yesterday's usage shows by group."""
+    found = client.v1.usage.list_with_groups(
+        starting_on=NOON - 12 * HOUR,
+        ending_before=NOON + 12 * HOUR,
+        window_size="DAY",
+        billable_metric_id=metric,
+        customer_id=customer,
+        **asked,
+    )
+    return [(each.group, each.value) for each in found]
+
+
 # -- what is taken in -----------------------------------------------------------------------------
 
 
@@ -476,3 +489,29 @@ def test_stripes_endpoints_are_where_they_were(server: RunningSandbox, sandbox: 
     sandbox.reset()
     assert server.stats()["requests"] == 0
     assert server.control("GET", "clock")["offset_seconds"] == 0
+
+
+def test_usage_by_groups(sandbox: MetronomeControl, client: metronome.Metronome) -> None:
+    """By a whole group key of the metric, filtered by values; what lacks a property has a null there."""
+    filters = [{"name": name, "exists": True} for name in ("region", "team")]
+    customer = sandbox.add_customer("Acme", "acme")
+    metric = sandbox.add_metric("api", filters=filters, group_keys=[["region"], ["region", "team"]])
+    for number, region in enumerate(("eu", "us", "us"), 1):
+        properties = {"quantity": number, "region": region, "team": f"t{number}"}
+        client.v1.usage.ingest(usage=[event(number, properties=properties)])
+    assert groups(client, metric, customer, group_key=["region"]) == [
+        ({"region": "eu"}, 1),
+        ({"region": "us"}, 5),
+    ]
+    both = groups(client, metric, customer, group_key=["team", "region"], group_filters={"region": ["us"]})
+    assert both == [({"team": "t2", "region": "us"}, 2), ({"team": "t3", "region": "us"}, 3)]
+    for wrong in (
+        {"group_key": ["team"]},
+        {"group_key": ["region"], "group_filters": {"team": ["t1"]}},
+        {"group_key": ["region"], "group_filters": {"region": ["x"] * 201}},
+        {},
+    ):
+        with pytest.raises(metronome.BadRequestError):
+            groups(client, metric, customer, **wrong)
+    with pytest.raises(ValueError, match="must be among the property_filters"):
+        sandbox.add_metric("api", group_keys=[["elsewhere"]])
