@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from aggregator.config.block import Block
 from aggregator.config.values import Instant, check_boundary, refuse
 
-TABLE = r'(?:"[^"]+"|[A-Za-z_]\w*)(?:\.(?:"[^"]+"|[A-Za-z_]\w*)){0,2}'
+NAME = r'(?:"[^"]+"|`[^`]+`|[A-Za-z_]\w*)'
+TABLE = rf"{NAME}(?:\.{NAME}){{0,2}}"
 """A table as a query names it: with its schema or without, quoted or not."""
 
 

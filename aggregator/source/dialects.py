@@ -95,7 +95,7 @@ class Dialect:
     """Whose transactions cannot be seen, a sentence each; None where that cannot be asked."""
     tables: Callable[[sa.Connection, str, Mapping[str, object]], list[Table]] | None = None
     """Which tables a query reads, by its plan; None where that cannot be asked."""
-    stand_in: Callable[[str, Sequence[str], Sequence[Mapping[str, object]]], str] | None = None
+    stand_in: Callable[[sa.Connection, str, Sequence[str], Sequence[Mapping[str, object]]], str] | None = None
     """Make the select that gives rows as a table of these columns has them; None where it is not known how."""
     unsafe: Callable[[sa.Connection], list[str]] | None = None
     """What its role may do beyond reading; None where nothing but reading is possible, or it cannot be asked."""

@@ -303,9 +303,17 @@ class Source:
         with self._snapshot() as snapshot:
             snapshot.renew()
             text = stand_ins.standing_in(snapshot.connection, query, rows, stand_in, self._refusal)
-        for table in self.tables(text, span):
+            if self._dialect.tables is None:
+                known = sa.inspect(snapshot.connection)
+                beside = stand_ins.named_beside(
+                    query, rows, [*known.get_table_names(), *known.get_view_names()]
+                )
+            else:
+                beside = None
+        beside = beside or next((table.name for table in self.tables(text, span)), None)
+        if beside is not None:
             raise self._refusal(
-                f"the query also reads {table.name}, of which no rows are given: name it under `rows` as the query does, "
+                f"the query also reads {beside}, of which no rows are given: name it under `rows` as the query does, "
                 "with `[]` for none"
             )
         return text

@@ -9,7 +9,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Re
 from aggregator.source.mysql_session import WARNED, Altered, BrokenOff, NotARead, Session, Sessions
 from aggregator.source.mysql_text import table_named
 from aggregator.source.rows import OutOfRange
+from aggregator.source.stand_ins import hexadecimal_json
 
 CONNECT_SECONDS = 10
 
@@ -292,6 +293,17 @@ def _mysql_reads_whole(
     return None
 
 
+def _mysql_stand_in(
+    connection: sa.Connection, table: str, _: Sequence[str], rows: Sequence[Mapping[str, object]]
+) -> str:
+    """Let each value be what its column's type makes of it (mariadb.com/kb/en/json_table/)."""
+    columns = ", ".join(
+        f"`{each.Field}` {each.Type} path '$.\"{each.Field}\"'"
+        for each in connection.execute(sa.text(f"show columns from {table}"))
+    )
+    return f"select * from json_table(convert({hexadecimal_json(rows)} using utf8mb4), '$[*]' columns ({columns})) as given"  # noqa: S608
+
+
 MYSQL = Dialect(
     name="mysql",
     engine=_mysql_engine,
@@ -305,5 +317,6 @@ MYSQL = Dialect(
     kind=lambda code: KINDS.get(code) if isinstance(code, int) else None,
     least=dt.timedelta(microseconds=1),
     reads_whole=_mysql_reads_whole,
+    stand_in=_mysql_stand_in,
     unsafe=mysql_grants.unsafe,
 )

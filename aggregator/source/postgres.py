@@ -200,7 +200,9 @@ def _postgres_reads_whole(
     return None
 
 
-def _postgres_stand_in(table: str, _: Sequence[str], rows: Sequence[Mapping[str, object]]) -> str:
+def _postgres_stand_in(
+    _: sa.Connection, table: str, __: Sequence[str], rows: Sequence[Mapping[str, object]]
+) -> str:
     """Let each value be what its column's type makes of it (postgresql.org/docs/current/functions-json.html)."""
     return f"select * from jsonb_populate_recordset(null::{table}, {json_rows(rows)}::jsonb)"  # noqa: S608 - of the file
 

@@ -159,5 +159,5 @@ SQLITE = Dialect(
     kind=lambda _: None,  # each value has a type of its own
     reads_whole=_sqlite_reads_whole,
     tables=_sqlite_tables,
-    stand_in=lambda _, columns, rows: literal_rows(columns, rows),
+    stand_in=lambda *given: literal_rows(*given[2:]),
 )

@@ -7,7 +7,7 @@ Rules
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -18,10 +18,10 @@ Row = Mapping[str, object]
 Rows = Mapping[str, Sequence[Row]]
 """The rows of each table, by its name as the query has it; a column that is left out is NULL."""
 
-StandIn = Callable[[str, Sequence[str], Sequence[Row]], str]
+StandIn = Callable[[sa.Connection, str, Sequence[str], Sequence[Row]], str]
 """Makes the select that gives rows as a table of these columns has them."""
 
-NAME_PART = re.compile(r'"[^"]+"|[^.]+')
+NAME_PART = re.compile(r'"[^"]+"|`[^`]+`|[^.]+')
 
 
 def standing_in(
@@ -47,7 +47,7 @@ def standing_in(
             for column in row:
                 if column not in columns:
                     raise refuse(f"{table} has no column {column}; it has: {', '.join(columns)}")
-        parts.append(f"{name} as (\n{_as_it_is(stand_in(table, columns, those))}\n)")
+        parts.append(f"{name} as (\n{_as_it_is(stand_in(connection, table, columns, those))}\n)")
         text = _without_schema(text, table, name)
     return f"with {', '.join(parts)}\nselect * from (\n{text}\n) as tested" if parts else query
 
@@ -57,15 +57,25 @@ def _without_schema(query: str, table: str, name: str) -> str:
     parts = NAME_PART.findall(table)
     if len(parts) == 1:
         return query
-    words = r"\s*\.\s*".join(
-        rf'(?:(?i:{re.escape(part.strip(chr(34)))})|"{re.escape(part.strip(chr(34)))}")' for part in parts
-    )
-    full = re.compile(rf'(?<![\w".]){words}(?![\w"])')
+    whole = r"\s*\.\s*".join(map(_however_quoted, parts))
+    full = re.compile(rf'(?<![\w"`.]){whole}(?![\w"`])')
     seen, text = 0, ""
     for found in full.finditer(query_text.bare(query)):
         text += query[seen : found.start()] + name
         seen = found.end()
     return text + query[seen:]
+
+
+def _however_quoted(part: str) -> str:
+    bare = re.escape(part.strip('"`'))
+    return rf'(?:(?i:{bare})|"{bare}"|`{bare}`)'
+
+
+def named_beside(query: str, rows: Rows, tables: Iterable[str]) -> str | None:
+    """Return a table that the query has the name of and that is not given: for an engine whose plans do not name tables."""
+    given = {NAME_PART.findall(table)[-1].strip('"`').lower() for table in rows}
+    words = {word.lower() for word in re.findall(r"\w+", query_text.bare(query))}
+    return next((table for table in sorted(tables) if table.lower() in words - given), None)
 
 
 def _as_it_is(select: str) -> str:
@@ -76,6 +86,11 @@ def _as_it_is(select: str) -> str:
 def json_rows(rows: Sequence[Row]) -> str:
     """Return rows as a JSON array in an SQL text."""
     return query_text.literal(json.dumps([dict(row) for row in rows]))
+
+
+def hexadecimal_json(rows: Sequence[Row]) -> str:
+    """Return the same for an engine that reads backslashes in a text: as bytes, in hexadecimal digits."""
+    return f"x'{json.dumps([dict(row) for row in rows]).encode().hex()}'"
 
 
 def literal_rows(columns: Sequence[str], rows: Sequence[Row]) -> str:

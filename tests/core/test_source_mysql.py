@@ -19,6 +19,7 @@ from aggregator.errors import QueryRejected, QueryTimedOut, SourceError, SourceU
 from aggregator.source import Shape, Source
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.mysql import MYSQL
+from aggregator.source.stand_ins import Rows
 from tests.mariadb import Maria, mariadb
 
 pytestmark = pytest.mark.xdist_group("mariadb")
@@ -494,3 +495,39 @@ def came(true: Callable[[], bool]) -> bool:
     """Wait until something is so."""
     pause = threading.Event()
     return any(true() or pause.wait(0.05) for _ in range(600))
+
+
+# Tests of queries
+
+TESTED = """
+select used.customer, sum(quantity) as quantity, max(at) as at, date_format(at, '%Y-%m-%dT%H:00:00Z') as window
+  from `app` . used join victim on victim.a = 1
+ where at >= :start and at < :end and used.customer not in ('app.used: x', 'x\\"y')
+ group by 1, 4
+"""
+
+
+def test_a_query_reads_rows_that_are_given(app: Maria) -> None:
+    """With the types of the columns, and of the tables nothing: a TIMESTAMP is an instant, and a text is what it is."""
+    app.run(
+        "insert into app.used (customer, quantity, at) values ('cus_real', 1, %s)",
+        values=[NOON.replace(tzinfo=None)],
+    )
+    rows: Rows = {
+        "app.used": [
+            {"customer": name, "quantity": quantity, "at": "2026-06-01 12:10:00.5"}
+            for name, quantity in (("it's :start 10:00 \\", "1.000001"), ("app.used: x", 5), ('x"y', 6))
+        ],
+        "victim": [{"a": 1}],
+    }
+    with closing(source_at(app)) as source:
+        [reading] = readings(source, source.over(TESTED, rows, ONE))
+        assert (reading.customer, reading.quantity) == ("it's :start 10:00 \\", Decimal("1.000001"))
+        assert reading.at == NOON + dt.timedelta(minutes=10, microseconds=500_000)
+        assert readings(source, source.over(TESTED, {**rows, "victim": []}, ONE)) == []
+
+
+def test_a_table_that_is_not_given_is_not_read(app: Maria) -> None:
+    """Its plans name no tables: what the text names is gone by."""
+    with closing(source_at(app)) as source, pytest.raises(QueryRejected, match="also reads victim"):
+        source.over(TESTED, {"app.used": []}, ONE)
