@@ -29,7 +29,16 @@
 A class's docstring is its message when none is given.
 """
 
+from enum import Enum, auto
 from typing import NamedTuple
+
+
+class Rejected(Enum):
+    """As what a query was rejected, where that matters."""
+
+    AS_A_WRITE = auto()  # by the database, before it did anything
+    WITHOUT_ROWS = auto()  # by us, after it was run
+    OTHERWISE = auto()
 
 
 class AggregatorError(Exception):
@@ -75,6 +84,10 @@ class SourceUnreachable(SourceError):
 
 class QueryRejected(SourceError):
     """A usage query does not give what a meter needs; correct the query and run `aggregator check`."""
+
+    def __init__(self, message: str | None = None, *, rejected: Rejected = Rejected.OTHERWISE) -> None:
+        self.rejected = rejected
+        super().__init__(message)
 
 
 class QueryTimedOut(SourceError):

@@ -11,6 +11,7 @@ import click
 from aggregator.cli.common import config_option, json_option, load_config, say, show_rows, write_json
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.feeds import findings_of
+from aggregator.cli.prove import prove
 from aggregator.cli.tables import table_notes
 
 if TYPE_CHECKING:
@@ -54,15 +55,30 @@ class Finding(NamedTuple):
     show_default=True,
     help="For how long to try out each meter's query on closed windows.",
 )
+@click.option(
+    "--prove-source",
+    "prove_source",
+    metavar="NAME",
+    help="Instead of all else, ask this source what must hold of it, by selects that make nothing; say what is proven.",
+)
 @click.option("--no-trial", is_flag=True, help="Only look at the columns of each query; do not try it out.")
 def check(
-    config_path: Path, *, as_json: bool, send_test_event: bool, trial_seconds: float, no_trial: bool
+    config_path: Path,
+    *,
+    as_json: bool,
+    send_test_event: bool,
+    trial_seconds: float,
+    prove_source: str | None,
+    no_trial: bool,
 ) -> None:
     """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong.
 
     Each query is tried out on closed windows: does it heed its bounds, give the same twice, add up, and mean what it says?
     """
     config = load_config(config_path)
+    if prove_source is not None:
+        prove(config, prove_source, as_json=as_json)
+        return
     findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
     pinned: dict[str, str] = {}
     findings += _ledger(config, pinned)
@@ -233,7 +249,10 @@ def _sources(
                     if trial_seconds is None
                     else list(_trial(config, meter, source, trial_seconds, registers))
                 )
-                if not any(each.verdict == "wrong" for each in tried):
+                several = None if shape.returns_window else source.several_queries
+                if several is not None:
+                    yield Finding(f"meter {meter.name}", "wrong", several)
+                elif not any(each.verdict == "wrong" for each in tried):
                     yield _query(meter.name, returns_window=shape.returns_window, returns_at=shape.returns_at)
                 yield from tried
                 for text in notes:
@@ -288,7 +307,7 @@ def _role(source: "Source") -> Iterator[Finding]:
         yield Finding(what, "wrong", sentence)
     if not unsafe:
         yield Finding(what, "ok", "answers")
-    for sentence in source.cannot_promise:
+    for sentence in (*source.cannot_promise, *source.limits()):
         yield Finding(what, "note", sentence)
     fence = source.fence()
     if fence is None:

@@ -129,6 +129,17 @@ class Source(Block):
         ),
         examples=["allowed"],
     )
+    accepts: tuple[Literal["several_states", "unproven_bounds"], ...] = Field(
+        default=(),
+        strict=False,
+        description=(
+            "What you accept of a database that cannot do better. `several_states`: a span that takes several queries, "
+            "because they return no `window`, is read although each may see another state. `unproven_bounds`: it is read "
+            "although it does not show that `:start` arrives as the instant meant, since each query converts its bounds "
+            "itself."
+        ),
+        examples=[["several_states"]],
+    )
     timezone: Annotated[Literal["UTC"], ZoneOfColumns] | None = Field(
         default=None,
         description="`UTC` means that columns without a time zone hold UTC. Convert anything else in the query.",

@@ -28,8 +28,17 @@ class Fault(Enum):
     TIMED_OUT = auto()  # the statement timeout
     NOT_A_READ = auto()  # it was asked for something else than a read
     REFUSED = auto()  # the query or its data must change
+    UNPROVEN = auto()  # ours: the database did not show that bounds arrive as the instants meant
     UNEXPECTED = auto()  # no error of the database: its driver, or something below it, gave up
 
+
+class Unproven(Exception):
+    """A database did not show that `:start` arrives as the instant meant; its text says what was seen, and what to write."""
+
+
+UNPROVEN_BOUNDS, SEVERAL_STATES = "unproven_bounds", "several_states"
+"""What the user of a source may accept: that nothing shows what its bounds mean; that the queries of one span see several
+states."""
 
 Renew = Callable[[], None]
 """Called before each statement and each fetch: the statement timeout runs from there."""
@@ -60,6 +69,8 @@ class Reading(NamedTuple):
     statement_timeout: dt.timedelta
     filtered: bool = False
     """Whether row-level security may hide rows from the role."""
+    accepts: frozenset[str] = frozenset()
+    """What the user accepts that is not proven."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +112,12 @@ class Dialect:
     """What its role may do beyond reading; None where nothing but reading is possible, or it cannot be asked."""
     cannot_promise: tuple[str, ...] = ()
     """What is not certain with this kind of database: one sentence each."""
+    extra: str | None = None
+    """The extra of this package that brings the driver."""
+    snapshot: bool = True
+    """Whether the queries of one span see one state of the database."""
+    limits: Callable[[sa.Connection], list[str]] | None = None
+    """What is not certain with this very server, a sentence each; None where that is always the same."""
 
 
 def not_idle() -> None:

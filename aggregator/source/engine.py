@@ -11,9 +11,8 @@ Rules
 import datetime as dt
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from decimal import Decimal
 from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple, assert_never
@@ -24,16 +23,32 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from aggregator.core import query_text
 from aggregator.core.model import Differing, Fence, Reading, Span
 from aggregator.core.windows import tile
-from aggregator.errors import AggregatorError, QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
+from aggregator.errors import (
+    AggregatorError,
+    QueryRejected,
+    QueryTimedOut,
+    Rejected,
+    SourceError,
+    SourceUnreachable,
+)
 from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
 from aggregator.source import stand_ins
-from aggregator.source.dialects import Dialect, Fault, Renew, Table
+from aggregator.source.dialects import SEVERAL_STATES, Dialect, Fault, Renew, Table
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.mysql import MYSQL
 from aggregator.source.other import other
 from aggregator.source.postgres import POSTGRES
-from aggregator.source.rows import DOUBLE_NOISE, SINGLE_NOISE, Instants, OutOfRange, Places, Rows, places
+from aggregator.source.rows import (
+    DOUBLE_NOISE,
+    PADDED,
+    SINGLE_NOISE,
+    Instants,
+    OutOfRange,
+    Places,
+    Rows,
+    places,
+)
 from aggregator.source.sqlite import SQLITE
 from aggregator.source.trying import Trying, differing
 from aggregator.source.urls import parsed, secrets_of
@@ -108,6 +123,7 @@ class Source:
     `freshness` is a SELECT of one instant up to which the source surely has all rows, such as the last heartbeat of the
     server they come from.
     `filtered` says that row-level security may hide rows from the role; else a query over such a table is refused.
+    `accepts` names what of this kind of database need not be proven: `unproven_bounds`, `several_states`.
     `url_now` gives the URL as it is by now, if it stands in a file: it is asked when no connection can be had.
     """
 
@@ -120,6 +136,7 @@ class Source:
         timezone: str | None = None,
         freshness: str | None = None,
         filtered: bool = False,
+        accepts: Iterable[str] = (),
         application_name: str = "aggregator",
         url_now: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -131,7 +148,7 @@ class Source:
         self.name = name
         self._url = parsed(name, url)
         self._dialect = _dialect(self._url)
-        self._how = HowToRead(statement_timeout, filtered)
+        self._how = HowToRead(statement_timeout, filtered, frozenset(accepts))
         self._freshness = freshness
         self._application_name = application_name
         self._url_now = url_now
@@ -150,9 +167,21 @@ class Source:
         return f"Source({self.name!r}, {self._dialect.name})"
 
     @property
+    def kind(self) -> str:
+        """What SQLAlchemy calls this kind of database."""
+        return self._dialect.name
+
+    @property
     def cannot_promise(self) -> tuple[str, ...]:
         """What is not certain with this kind of database, one sentence each; empty for Postgres and SQLite."""
         return self._dialect.cannot_promise
+
+    def limits(self) -> list[str]:
+        """Say what is not certain with this very server, beside `cannot_promise`. Raises SourceUnreachable."""
+        if self._dialect.limits is None:
+            return []
+        with self._snapshot() as snapshot:
+            return self._dialect.limits(snapshot.connection)
 
     def fence(self) -> Fence | None:
         """Return what the database's transactions have come to, for the commit barrier; None if it cannot be asked.
@@ -231,12 +260,39 @@ class Source:
             if span.start >= span.end:
                 return
             for asked in self._questions(snapshot, statement, span, window, step):
-                with closing(snapshot.ask(statement, asked)) as result:
-                    found = self._places(result)
-                    noise = self._noise(result, found)
-                    rows = Rows(found, self._instants, asked, window, self._refusal, noise)
-                    for batch in snapshot.batches(result):
-                        yield rows.readings(batch)
+                yield from self._readings(snapshot, statement, asked, window)
+
+    def ask(
+        self, query: str, span: Span, window: dt.timedelta, timeout: dt.timedelta | None = None
+    ) -> Generator[list[Reading], None, None]:
+        """Ask once, for whatever stretch of time, and yield what it gives in batches. Raises as `read` does."""
+        statement = self._statement(query)
+        with self._snapshot(timeout) as snapshot:
+            yield from self._readings(snapshot, statement, span, window)
+
+    def _readings(
+        self,
+        snapshot: Snapshot,
+        statement: sa.TextClause,
+        asked: Span,
+        window: dt.timedelta,
+        *,
+        by_window: bool = False,
+    ) -> Iterator[list[Reading]]:
+        """Ask one question and yield its readings in batches.
+
+        Raises QueryRejected if it has to return `window`, and does not; and as `read` does.
+        """
+        with closing(snapshot.ask(statement, asked)) as result:
+            found = self._places(result)
+            if by_window and found.window is None:
+                raise self._refusal("the query returned `window` before, and does not any more")
+            kinds = self._kinds(result)
+            noise = SINGLE_NOISE if kinds[found.quantity] in SINGLE_FLOATS else DOUBLE_NOISE
+            padded = kinds[found.customer] in PADDED
+            rows = Rows(found, self._instants, asked, window, self._refusal, noise, padded=padded)
+            for batch in snapshot.batches(result):
+                yield rows.readings(batch)
 
     def columns(self, query: str, span: Span) -> Shape:
         """Try the query over a span, fetching one row at most, and say what it returns. Raises as `read` does."""
@@ -331,13 +387,7 @@ class Source:
         self, snapshot: Snapshot, query: str, span: Span, window: dt.timedelta
     ) -> Iterator[list[Reading]]:
         """Yield all readings of a span in batches, by a query that returns `window`. Raises QueryRejected if it does not."""
-        with closing(snapshot.ask(self._statement(query), span)) as result:
-            found = self._places(result)
-            if found.window is None:
-                raise self._refusal("the query returned `window` before, and does not any more")
-            rows = Rows(found, self._instants, span, window, self._refusal, self._noise(result, found))
-            for batch in snapshot.batches(result):
-                yield rows.readings(batch)
+        yield from self._readings(snapshot, self._statement(query), span, window, by_window=True)
 
     @contextmanager
     def trying(self, query: str, timeout: dt.timedelta) -> Iterator[Trying]:
@@ -356,7 +406,7 @@ class Source:
         three of its own as well, which all differ: rows that come meanwhile hardly change one window twice in a moment.
         None as well where there is no such snapshot, or the window is too large to tell. Raises as `read` does.
         """
-        if self._dialect.cannot_promise:
+        if not self._dialect.snapshot:
             return None
         with self.trying(query, self._how.statement_timeout) as trying:
             found = differing(trying.whole(span, window), trying.whole(span, window))
@@ -395,9 +445,20 @@ class Source:
         if at_once != by_window:
             with closing(snapshot.ask(statement, Span(span.start, span.start), batch=1)) as result:
                 if self._places(result).window is not None:
-                    yield from at_once
-                    return
+                    by_window = at_once
+        if len(by_window) > 1 and self.several_queries is not None:
+            raise self._refusal(self.several_queries)
         yield from by_window
+
+    @property
+    def several_queries(self) -> str | None:
+        """Why no span may take several queries; None if it may. Each would see another state, unless there is a snapshot."""
+        if self._dialect.snapshot or SEVERAL_STATES in self._how.accepts:
+            return None
+        return (
+            f"a span that takes several queries would see several states of {self.kind}: return `window`, and leave out "
+            f"`split`, so that it is one query; or accept that, by `accepts: [{SEVERAL_STATES}]` on the source"
+        )
 
     def _fresh_until(self, snapshot: Snapshot, query: str) -> dt.datetime | None:
         """Ask the `freshness` query; None where it gives no row, or NULL."""
@@ -458,9 +519,11 @@ class Source:
                 try:
                     self._engine = self._dialect.engine(url, self._application_name)
                 except (ArgumentError, ImportError) as error:
+                    extra = self._dialect.extra
+                    install = f": `pip install 'usage-aggregator[{extra}]'`" if extra else ""
                     raise SourceUnreachable(
                         f"Source {self.name}: the driver for {self._dialect.name} is not installed "
-                        f"({self._clean(str(error))})"
+                        f"({self._clean(str(error))}){install}"
                     ) from None
                 self._engine_url = url
             return self._engine
@@ -492,13 +555,9 @@ class Source:
 
     def _places(self, result: sa.CursorResult[Any]) -> Places:
         if not result.returns_rows:
-            raise self._refusal("a usage query may only read, and must return rows: write one `select`")
+            reason = "a usage query may only read, and must return rows: write one `select`"
+            raise self._refusal(reason, Rejected.WITHOUT_ROWS)
         return places(list(result.keys()), self._refusal)
-
-    def _noise(self, result: sa.CursorResult[Any], found: Places) -> Decimal:
-        """Return by what share a floating-point quantity may come out differently from the same rows."""
-        kind = self._kinds(result)[found.quantity]
-        return SINGLE_NOISE if kind in SINGLE_FLOATS else DOUBLE_NOISE
 
     def _kinds(self, result: sa.CursorResult[Any]) -> list[str | None]:
         """Return the database's name for the type of each column; None where it does not say."""
@@ -509,8 +568,8 @@ class Source:
             if place is not None and row[place] is not None:
                 self._instants.read(column, row[place])
 
-    def _refusal(self, reason: str) -> QueryRejected:
-        return QueryRejected(f"Source {self.name}: {reason}")
+    def _refusal(self, reason: str, rejected: Rejected = Rejected.OTHERWISE) -> QueryRejected:
+        return QueryRejected(f"Source {self.name}: {reason}", rejected=rejected)
 
     def _explained(self, error: Exception, asked: str | None = None) -> SourceError:
         """Return our error for a driver's: what happened, to which source, what to do. `asked`: what, if not the query."""
@@ -535,7 +594,10 @@ class Source:
                     "an index, let it return `window`, or raise `statement_timeout`"
                 )
             case Fault.NOT_A_READ:
-                return self._refusal(f"{asked or 'a usage query'} is one statement and may only read: {said}")
+                reason = f"{asked or 'a usage query'} is one statement and may only read: {said}"
+                return self._refusal(reason, Rejected.AS_A_WRITE)
+            case Fault.UNPROVEN:
+                return self._refusal(said)
             case Fault.REFUSED:
                 return self._refusal(f"{doing} is refused: {said}")
             case _:

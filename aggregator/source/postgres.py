@@ -10,6 +10,7 @@ Rules
 
 import datetime as dt
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,12 @@ from aggregator.source.rows import OutOfRange
 from aggregator.source.stand_ins import json_rows
 
 CONNECT_SECONDS = 10
+
+HUNG_UP = "server closed the connection unexpectedly"
+"""What libpq says of a server that took a connection and ended it without a word."""
+
+HUNG_UP_PAUSES = 0.05, 0.2, 0.5
+"""In seconds: a slot is free again once its server has seen the end of the last connection."""
 
 IDLE_SECONDS = 60
 """How long a transaction may stand idle: a paused process must not keep a snapshot open in somebody's database."""
@@ -84,8 +91,21 @@ def _postgres_engine(url: sa.URL, application_name: str) -> sa.Engine:
         connect_args={name: value for name, value in settings.items() if name not in url.query}
         | {"prepare_threshold": None},
     )
+    sa.event.listen(engine, "do_connect", _connected)
     sa.event.listen(engine, "connect", _tolerate_infinity)
     return engine
+
+
+def _connected(_: object, __: object, args: list[Any], settings: dict[str, Any]) -> psycopg.Connection[Any]:
+    """Connect, a few times where the server hangs up: PGlite takes one connection at a time, and is slow to let go."""
+    for pause in HUNG_UP_PAUSES:
+        try:
+            return psycopg.connect(*args, **settings)
+        except psycopg.OperationalError as error:
+            if HUNG_UP not in str(error):
+                raise
+        threading.Event().wait(pause)
+    return psycopg.connect(*args, **settings)
 
 
 def _tolerate_infinity(connection: psycopg.Connection[Any], _: object) -> None:
@@ -207,6 +227,19 @@ def _postgres_stand_in(
     return f"select * from jsonb_populate_recordset(null::{table}, {json_rows(rows)}::jsonb)"  # noqa: S608 - of the file
 
 
+PGLITE_LIMITS = (
+    "PGlite: it does not keep `statement_timeout`, so a query runs until it ends; keep the queries cheap.",
+    "PGlite: it takes one connection at a time, so nothing is read while anything else is connected, or the reverse.",
+)
+"""Postgres in one process, as WebAssembly (pglite.dev/docs/pglite-socket)."""
+
+
+def _postgres_limits(connection: sa.Connection) -> list[str]:
+    """Know PGlite by its version: in all else it answers as Postgres does."""
+    version = str(connection.scalar(sa.text("select version()")))
+    return list(PGLITE_LIMITS) if "PGlite" in version else []
+
+
 POSTGRES = Dialect(
     name="postgresql",
     engine=_postgres_engine,
@@ -225,4 +258,5 @@ POSTGRES = Dialect(
     tables=tables.tables,
     stand_in=_postgres_stand_in,
     unsafe=roles.unsafe,
+    limits=_postgres_limits,
 )

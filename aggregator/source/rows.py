@@ -55,6 +55,10 @@ CACHED_WINDOWS = 10_000
 ZONED = "a timestamptz (`{column} at time zone 'UTC'`, with the zone it was written in)"
 """What to return for a column without a time zone, where a database has a type with one."""
 
+PADDED = {"bpchar"}
+"""What databases call a text that is filled up with blanks, which are no part of its value
+(postgresql.org/docs/current/datatype-character.html)."""
+
 ISO_INSTANT = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d.*)?")
 
 ZONE = attrgetter("tzinfo")
@@ -164,7 +168,8 @@ class Rows:
     """Converts the rows of one result.
 
     `asked` is the span the query was given, whole windows or a piece of one; where it returns no `window` column, every row
-    belongs to the window that holds that span. `noise` is what a float of the column `quantity` may be off by.
+    belongs to the window that holds that span. `noise` is what a float of the column `quantity` may be off by. `padded`
+    says that the column `customer` is filled up with blanks.
     """
 
     def __init__(
@@ -175,6 +180,8 @@ class Rows:
         length: dt.timedelta,
         refuse: Refuse,
         noise: Decimal = DOUBLE_NOISE,
+        *,
+        padded: bool = False,
     ) -> None:
         self._places = found
         self._instants = instants
@@ -182,6 +189,7 @@ class Rows:
         self._length = length
         self._refuse = refuse
         self._noise = noise
+        self._padded = padded
         self._windows: dict[object, Span] = {}
 
     def readings(self, rows: Sequence[Sequence[object]]) -> list[Reading]:
@@ -190,7 +198,7 @@ class Rows:
             return []
         columns = list(zip(*rows, strict=True))
         flaws: Flaws = {}
-        customers = _customers(columns[self._places.customer], flaws, self._refuse)
+        customers = _customers(columns[self._places.customer], flaws, self._refuse, padded=self._padded)
         quantities = _quantities(columns[self._places.quantity], flaws, self._refuse)
         noise = self._noise if float in set(map(type, columns[self._places.quantity])) else ZERO
         windows = self._windows_of(columns, len(rows))
@@ -281,15 +289,17 @@ class Rows:
                 )
 
 
-def _customers(column: Column, flaws: Flaws, refuse: Refuse) -> Sequence[str | None]:
+def _customers(column: Column, flaws: Flaws, refuse: Refuse, *, padded: bool) -> Sequence[str | None]:
     """Return the keys as text, None where a row cannot be billed to anybody."""
     for kind in set(map(type, column)):
         if not issubclass(kind, str | int | uuid.UUID | NoneType) or issubclass(kind, bool | OutOfRange):
             raise refuse(f"column `customer` holds {_word(kind)}: return the customer's key as text")
     keys = [value if isinstance(value, str) else "" if value is None else str(value) for value in column]
+    if padded:
+        keys = [key.rstrip(" ") for key in keys]
     customers: list[str | None] = list(keys)
     for index, key in enumerate(keys):
-        if key.isprintable() and 0 < len(key) <= LONGEST_KEY:
+        if key.isprintable() and 0 < len(key) <= LONGEST_KEY and not key.endswith(" "):
             continue
         reason = _unusable(key)
         if reason is not None:
@@ -300,12 +310,14 @@ def _customers(column: Column, flaws: Flaws, refuse: Refuse) -> Sequence[str | N
 
 def _unusable(key: str) -> str | None:
     """Say why a key names no customer; None if it does."""
-    if not key:
+    if not key.strip():
         return "no customer"
     if len(key) > LONGEST_KEY:
         return f"customer key is unusable: {len(key)} characters long ({key[:20]!a}...)"
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in key):
         return f"customer key is unusable: holds control characters or broken text ({key[:20]!a})"
+    if key.endswith(" "):
+        return f"customer key is unusable: blanks behind it, as a CHAR column has; return trim(...) ({_shown(key)})"
     return None
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from aggregator.core.model import ZERO, Differing, Reading, Span
-from aggregator.source.rows import Instants, Places, Rows
+from aggregator.source.rows import PADDED, Instants, Places, Rows
 
 if TYPE_CHECKING:
     from aggregator.source.engine import Snapshot
@@ -70,12 +70,16 @@ class Trying:
 
     def readings(self, answer: Answer, span: Span, length: dt.timedelta) -> list[Reading]:
         """Return the readings that an answer for windows makes. Raises QueryRejected as a pass would."""
-        return Rows(answer.places, self._instants, span, length, self._instants.refuse).readings(answer.rows)
+        return self._rows(answer, answer.places, span, length).readings(answer.rows)
 
     def amounts(self, answer: Answer, span: Span, length: dt.timedelta) -> list[Reading]:
         """Return the same without a look at instants, so that it does for any stretch."""
         bare = answer.places._replace(at=None, window=None)
-        return Rows(bare, self._instants, span, length, self._instants.refuse).readings(answer.rows)
+        return self._rows(answer, bare, span, length).readings(answer.rows)
+
+    def _rows(self, answer: Answer, found: Places, span: Span, length: dt.timedelta) -> Rows:
+        padded = answer.kinds[found.customer] in PADDED
+        return Rows(found, self._instants, span, length, self._instants.refuse, padded=padded)
 
     def whole(self, span: Span, length: dt.timedelta) -> list[Reading] | None:
         """Ask for a window; return what it used, None if that is too much to compare."""

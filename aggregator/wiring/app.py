@@ -520,14 +520,18 @@ def _guards(meter: ConfiguredMeter) -> Guards:
     return Guards(**limits, unusual_from=meter.guards.unusual_from or ZERO)
 
 
-def build_source(config: Config, name: str, application_name: str) -> Source:
-    """Return a source as configured; it connects when it is first used. Raises SourceError if its URL is of no use."""
+def build_source(config: Config, name: str, application_name: str, *, accepts: Iterable[str] = ()) -> Source:
+    """Return a source as configured; it connects when it is first used. Raises SourceError if its URL is of no use.
+
+    `accepts` is what need not be proven, beside what the configuration accepts.
+    """
     source = config.sources[name]
     return Source(
         name,
         source.url_revealed(),
         **source.named("statement_timeout", "timezone", "freshness"),
         filtered=source.row_security == "allowed",
+        accepts=(*source.accepts, *accepts),
         application_name=application_name,
         url_now=lambda: url_now(source),
     )

@@ -120,6 +120,7 @@ RIGHT_VALUES = [
     ("sinks.stripe.api_base", "http://[::1]:12111", "http://[::1]:12111"),
     ("sinks.stripe.api_base", "http://localhost:12111", "http://localhost:12111"),
     ("sources.app.timezone", "UTC", "UTC"),
+    ("sources.app.accepts", "[several_states]", "('several_states',)"),
 ]
 
 
@@ -237,6 +238,8 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.name", "calls", "is not a known key"),
     ("meters.calls.stripe.event", "calls", "is not a known key: did you mean `event_name`?"),
     ("metres", "{}", "is not a known key: did you mean `meters`?"),
+    ("sources.app.accepts", "[all]", "must be `several_states` or `unproven_bounds`"),
+    ("sources.app.accepts", "several_states", "must be a list, but is text: write, for example, `accepts: [several_states]`"),
     ("sources.app.timezone", "Europe/Paris", "convert in the query, such as `created_at at time zone"),
     # Addresses and modes.
     ("sources.app.url", "app.db", "must be an SQLAlchemy URL"),

@@ -15,6 +15,7 @@ OF_OTHERS = {
     "maximum depth": "nor does the YAML parser",
     "already exists with identifier": "nor does Stripe, for every version of its API",
     "No such": "likewise",
+    "server closed the connection unexpectedly": "nor does libpq, before a session has begun",
     "Seq Scan": "a word of Postgres's plans",
     "Relation Name": "a key of Postgres's plans",
     "Using where": "a word of MySQL's plans",

@@ -1,0 +1,82 @@
+"""The databases that `test_every_source` asks for all facts: each a `Case`, and a line in `CASES`.
+
+A new dialect is one more line: its name, what gives its URL, and the facts that it does not prove. Another line for a server
+whose sessions begin in another zone need ask for `TIMES` only.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from aggregator.source.contract.fact import Fact
+from aggregator.source.contract.facts import FACTS
+from tests.contract.engines import register
+
+
+def postgres(request: pytest.FixtureRequest) -> str:
+    """Return a fresh database of a real Postgres."""
+    url: str = request.getfixturevalue("source_url")
+    return url
+
+
+def postgres_in_kathmandu(request: pytest.FixtureRequest) -> str:
+    """Return one whose sessions begin in Kathmandu, with the date style of another country."""
+    url = postgres(request)
+    with psycopg.connect(url, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        for setting in ("timezone = 'Asia/Kathmandu'", "datestyle = 'German'"):
+            connection.execute(sql.SQL("alter database {} set " + setting).format(name))
+    return url
+
+
+def sqlite(request: pytest.FixtureRequest) -> str:
+    """Return an empty file."""
+    path: Path = request.getfixturevalue("tmp_path") / "app.db"
+    path.touch()
+    return f"sqlite:///{path}"
+
+
+def unknown(request: pytest.FixtureRequest) -> str:
+    """Return the same under a name that nobody here knows."""
+    register()
+    return sqlite(request).replace("sqlite", "otherdb")
+
+
+class Case(NamedTuple):
+    """One kind of database: what gives its URL, how a source of it is set, and the facts that it does not prove."""
+
+    name: str
+    url: Callable[[pytest.FixtureRequest], str]
+    unproven: frozenset[str] = frozenset()
+    wrong: frozenset[str] = frozenset()
+    """What is known to be wrong with it, and is said in `cannot_promise`."""
+    settings: dict[str, Any] = {}  # noqa: RUF012 - read only
+    facts: tuple[Fact, ...] = FACTS
+
+
+FLOATS_ONLY = frozenset({"microseconds", "decimals", "wide sums"})
+"""SQLite has no exact fractions, and compares bounds in whole seconds."""
+
+# Up to Python 3.11, sqlite3 writes a datetime by itself, with its microseconds; it warns of that later on, so text is bound.
+BY_ITSELF = frozenset({"microseconds"} if sys.version_info < (3, 12) else ())
+
+TIMES = FACTS[: 1 + [fact.name for fact in FACTS].index("usual shape")]
+"""All that a zone could change."""
+
+CASES = (
+    Case("postgres", postgres),
+    Case("postgres in Kathmandu", postgres_in_kathmandu, facts=TIMES),
+    Case("sqlite", sqlite, FLOATS_ONLY),
+    Case(
+        "unknown",
+        unknown,
+        FLOATS_ONLY - BY_ITSELF | {"mistakes"},
+        frozenset({"timeout", "only reads"}),
+        {"timezone": "UTC"},
+    ),
+)

@@ -1,0 +1,37 @@
+"""What every source keeps, whatever database it is: the facts of the contract, asked of each of `CASES`."""
+
+import datetime as dt
+from collections.abc import Iterator
+
+import pytest
+
+from aggregator.runtime.clock import monotonic
+from aggregator.source import Source
+from aggregator.source.contract.fact import Verdict
+from aggregator.source.contract.prover import Prover
+from tests.contract.source_cases import CASES, Case
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each kind of database."""
+    found: Case = request.param
+    return found
+
+
+@pytest.fixture
+def source(case: Case, request: pytest.FixtureRequest) -> Iterator[Source]:
+    """A source of it."""
+    made = Source("app", case.url(request), statement_timeout=dt.timedelta(seconds=60), **case.settings)
+    yield made
+    made.close()
+
+
+def test_each_fact_is_proven_or_known_not_to_be(case: Case, source: Source) -> None:
+    """Every fact is asked; what is not proven is what is known, comes with what to write, and is in no bill."""
+    found = {fact.name: conclusion for fact, conclusion in Prover(source, monotonic, case.facts).run()}
+    assert list(found) == [fact.name for fact in case.facts]
+    for verdict, known in ((Verdict.WRONG, case.wrong), (Verdict.NOT_PROVEN, case.unproven)):
+        seen = {name: conclusion for name, conclusion in found.items() if conclusion.verdict is verdict}
+        assert set(seen) == known, seen
+        assert all(conclusion.write for conclusion in seen.values()), seen
