@@ -20,7 +20,7 @@ from aggregator.core.model import (
 )
 from aggregator.core.windows import floor
 from aggregator.errors import QueryTimedOut, SinkHalted
-from aggregator.source.engine import Glimpse
+from aggregator.source.snapshot import Glimpse
 
 LIMITS = Limits(
     write_model=WriteModel.DELTA,

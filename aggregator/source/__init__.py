@@ -1,6 +1,7 @@
 """Application databases, which we only ever read.
 
 engine.py         Source: one database, asked in one read-only snapshot per span
+snapshot.py       an open transaction, asked with bounds
 urls.py           where it is, in the forms of SQLAlchemy and of libpq
 rows.py           rows of any driver become readings, or a plain refusal
 dialects.py       what differs between kinds of databases, as a record of functions

@@ -34,7 +34,7 @@ from aggregator.errors import (
 from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
 from aggregator.source import stand_ins
-from aggregator.source.dialects import SEVERAL_STATES, Dialect, Fault, Renew, Table
+from aggregator.source.dialects import SEVERAL_STATES, Dialect, Fault, Table
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.mysql import MYSQL
 from aggregator.source.other import other
@@ -49,12 +49,10 @@ from aggregator.source.rows import (
     Rows,
     places,
 )
+from aggregator.source.snapshot import Glimpse, Snapshot
 from aggregator.source.sqlite import SQLITE
 from aggregator.source.trying import Trying, differing
 from aggregator.source.urls import parsed, secrets_of
-
-BATCH = 5_000
-"""Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""
 
 BOUNDS = "start|end"
 BOUNDS_AND_CUSTOMER = "start|end|customer"
@@ -83,36 +81,6 @@ class Shape(NamedTuple):
 
     returns_window: bool
     returns_at: bool
-
-
-class Snapshot(NamedTuple):
-    """One open transaction."""
-
-    connection: sa.Connection
-    dialect: Dialect
-    renew: Renew
-    asked: object = None
-    """What was asked before it began, if it is to prove something."""
-
-    def ask(self, statement: sa.TextClause, span: Span, batch: int = BATCH) -> sa.CursorResult[Any]:
-        """Run the query over a span; rows are fetched in batches as they are taken."""
-        self.renew()
-        values = {"start": self.dialect.bound(span.start), "end": self.dialect.bound(span.end)}
-        return self.connection.execute(statement, values, execution_options={"yield_per": batch})
-
-    def batches(self, result: sa.CursorResult[Any]) -> Iterator[list[sa.Row[Any]]]:
-        """Fetch batch by batch."""
-        self.renew()
-        while rows := result.fetchmany(BATCH):
-            yield list(rows)
-            self.renew()
-
-
-class Glimpse(NamedTuple):
-    """An open snapshot: what it proves, and what asks it a query."""
-
-    fence: Fence | None
-    read: Callable[[str, Span, dt.timedelta], Iterator[list[Reading]]]
 
 
 class Source:

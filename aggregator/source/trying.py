@@ -8,16 +8,14 @@ import datetime as dt
 from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from aggregator.core.model import ZERO, Differing, Reading, Span
 from aggregator.source.rows import PADDED, Instants, Places, Rows
-
-if TYPE_CHECKING:
-    from aggregator.source.engine import Snapshot
+from aggregator.source.snapshot import Snapshot
 
 MOST_ROWS = 100_000
 """More than enough to judge by, and a few tens of megabytes."""
@@ -39,7 +37,7 @@ class Trying:
 
     def __init__(
         self,
-        snapshot: "Snapshot",
+        snapshot: Snapshot,
         statement: sa.TextClause,
         places_of: Callable[[sa.CursorResult[Any]], Places],
         kinds_of: Callable[[sa.CursorResult[Any]], list[str | None]],

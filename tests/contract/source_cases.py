@@ -16,6 +16,7 @@ from psycopg import sql
 from aggregator.source.contract.fact import Fact
 from aggregator.source.contract.facts import FACTS
 from tests.contract.engines import register
+from tests.mariadb import Maria
 
 
 def postgres(request: pytest.FixtureRequest) -> str:
@@ -47,6 +48,12 @@ def unknown(request: pytest.FixtureRequest) -> str:
     return sqlite(request).replace("sqlite", "otherdb")
 
 
+def mariadb_in_new_york(request: pytest.FixtureRequest) -> str:
+    """Return an empty database of a real MariaDB, whose server is in New York."""
+    server: Maria = request.getfixturevalue("mariadb_server")
+    return server.url()
+
+
 class Case(NamedTuple):
     """One kind of database: what gives its URL, how a source of it is set, and the facts that it does not prove."""
 
@@ -72,6 +79,8 @@ CASES = (
     Case("postgres", postgres),
     Case("postgres in Kathmandu", postgres_in_kathmandu, facts=TIMES),
     Case("sqlite", sqlite, FLOATS_ONLY),
+    # What it makes of a number is a DATETIME. Its usual collations take keys for one that differ in case or accents.
+    Case("mariadb in New York", mariadb_in_new_york, frozenset({"keys"}), settings={"timezone": "UTC"}),
     Case(
         "unknown",
         unknown,

@@ -10,6 +10,16 @@ from aggregator.source import Source
 from aggregator.source.contract.fact import Verdict
 from aggregator.source.contract.prover import Prover
 from tests.contract.source_cases import CASES, Case
+from tests.mariadb import Maria, mariadb
+
+pytestmark = pytest.mark.xdist_group("mariadb")
+
+
+@pytest.fixture(scope="module")
+def mariadb_server() -> Iterator[Maria]:
+    """One server for the cases that need it."""
+    with mariadb() as server:
+        yield server
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)

@@ -239,7 +239,11 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.stripe.event", "calls", "is not a known key: did you mean `event_name`?"),
     ("metres", "{}", "is not a known key: did you mean `meters`?"),
     ("sources.app.accepts", "[all]", "must be `several_states` or `unproven_bounds`"),
-    ("sources.app.accepts", "several_states", "must be a list, but is text: write, for example, `accepts: [several_states]`"),
+    (
+        "sources.app.accepts",
+        "several_states",
+        "must be a list, but is text: write, for example, `accepts: [several_states]`",
+    ),
     ("sources.app.timezone", "Europe/Paris", "convert in the query, such as `created_at at time zone"),
     # Addresses and modes.
     ("sources.app.url", "app.db", "must be an SQLAlchemy URL"),

@@ -32,7 +32,7 @@ from aggregator.errors import (
     SourceUnreachable,
 )
 from aggregator.ledger.clock import LedgerClock
-from aggregator.source.engine import Glimpse
+from aggregator.source.snapshot import Glimpse
 from tests.simulation.application import Application
 from tests.simulation.conditions import HOUR, MINUTE, SECOND, Conditions
 from tests.simulation.invariants import Invariants

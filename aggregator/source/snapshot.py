@@ -1,0 +1,43 @@
+"""A transaction that is open on a source: it is asked with bounds, and its rows are fetched in batches."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from aggregator.core.model import Fence, Reading, Span
+from aggregator.source.dialects import Dialect, Renew
+
+BATCH = 5_000
+"""Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""
+
+
+class Snapshot(NamedTuple):
+    """One open transaction."""
+
+    connection: sa.Connection
+    dialect: Dialect
+    renew: Renew
+    asked: object = None
+    """What was asked before it began, if it is to prove something."""
+
+    def ask(self, statement: sa.TextClause, span: Span, batch: int = BATCH) -> sa.CursorResult[Any]:
+        """Run the query over a span; rows are fetched in batches as they are taken."""
+        self.renew()
+        values = {"start": self.dialect.bound(span.start), "end": self.dialect.bound(span.end)}
+        return self.connection.execute(statement, values, execution_options={"yield_per": batch})
+
+    def batches(self, result: sa.CursorResult[Any]) -> Iterator[list[sa.Row[Any]]]:
+        """Fetch batch by batch."""
+        self.renew()
+        while rows := result.fetchmany(BATCH):
+            yield list(rows)
+            self.renew()
+
+
+class Glimpse(NamedTuple):
+    """An open snapshot: what it proves, and what asks it a query."""
+
+    fence: Fence | None
+    read: Callable[[str, Span, dt.timedelta], Iterator[list[Reading]]]
