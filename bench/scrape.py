@@ -1,14 +1,18 @@
 """What one scrape of /metrics costs, by how much the ledger holds: seconds, and processor time of ours and of Postgres.
 
-    python -m bench.scrape [--events 10000000] [--feeds 500] [--waiting 20000] [--scrapes 20]
+    python -m bench.scrape [--events 10000000] [--feeds 500] [--waiting 20000] [--scrapes 20] [--against CHECKOUT]
 
 A ledger is filled by SQL: so many settled events, spread over the feeds, passes and counts for each meter, and of the events
-some that wait. Then /metrics is made again and again by the function that the daemon answers with.
+some that wait. Then /metrics is made again and again by the function that the daemon answers with; every question is asked
+anew each time, and waited for. With another checkout both scrape the same ledger in turns.
 """
 
 import argparse
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -17,14 +21,17 @@ import psycopg
 from aggregator.config import load
 from aggregator.core.model import Limits
 from aggregator.ledger.database import migrate
+from aggregator.monitoring import latest
 from aggregator.monitoring.endpoints import MetricsEndpoint
 from aggregator.monitoring.metrics import Context, Figures, LedgerCollector
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.garbage import seldom_collected
 from aggregator.sinks.stripe.limits import LIMITS
 from aggregator.wiring.app import open_ledger
+from bench.checkouts import HOME, checkout
 from bench.processor import tree_seconds
 from bench.stand import postmaster
+from bench.turns import Ask, asked_by_lines
 
 SETTINGS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off", "max_wal_size = '8GB'")
 
@@ -81,11 +88,42 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--feeds", type=int, default=500)
     parser.add_argument("--waiting", type=int, default=20_000)
-    parser.add_argument("--scrapes", type=int, default=20)
+    parser.add_argument("--scrapes", type=int, default=20, help="How many make a turn.")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--against", type=Path, help="Another checkout, measured in turns with this one.")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, EmbeddedPostgres(Path(home) / "pg") as server:
+    if given.work is not None:
+        work(given.work, given.feeds)
+        return
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(EmbeddedPostgres(home / "pg"))
         fill(server, {"events": given.events, "feeds": given.feeds, "waiting": given.waiting})
-        measure(server, Path(home), given.feeds, given.scrapes)
+        sides = [stack.enter_context(checkout(root)) for root in (HOME, given.against) if root]
+        command = ("--work", server.url("ledger"), "--feeds", str(given.feeds))
+        workers = [stack.enter_context(asked_by_lines(side, "bench.scrape", *command)) for side in sides]
+        measure(server, workers, given.scrapes, given.turns, [str(side.root) for side in sides])
+
+
+def measure(
+    server: EmbeddedPostgres, workers: Sequence[Ask], scrapes: int, turns: int, names: Sequence[str]
+) -> None:
+    """Let each scrape in turns, and print what that took."""
+    found: list[list[tuple[float, ...]]] = [[] for _ in workers]
+    for turn in range(turns + 1):
+        for those, ask in zip(found, workers, strict=True):
+            before = tree_seconds(postmaster(server))
+            [wall, ours, lines] = [float(word) for word in ask(str(scrapes)).split()]
+            postgres = 1000 * (tree_seconds(postmaster(server)) - before) / scrapes
+            if turn:
+                those.append((wall, ours, postgres, ours + postgres, lines))
+    for name, those in zip(names, found, strict=True):
+        wall, ours, postgres, both, lines = (median(column) for column in zip(*those, strict=True))
+        print(
+            f"{name}: {lines:,.0f} lines; a scrape by the clock {wall:.1f} ms; processor time: ours {ours:.1f} ms, "
+            f"Postgres {postgres:.1f} ms, both {both:.1f} ms (median of {turns} turns of {scrapes})"
+        )
 
 
 def fill(server: EmbeddedPostgres, size: dict[str, int]) -> None:
@@ -107,34 +145,26 @@ def fill(server: EmbeddedPostgres, size: dict[str, int]) -> None:
     print(f"filled in {time.perf_counter() - began:.0f} s: {size}", flush=True)
 
 
-def measure(server: EmbeddedPostgres, home: Path, feeds: int, scrapes: int) -> None:
-    """Scrape again and again."""
-    path = home / "aggregator.yaml"
-    path.write_text(configuration(server.url("ledger"), feeds))
-    config = load(path, {})
+def work(url: str, feeds: int) -> None:
+    """Answer each line, a number of scrapes, with milliseconds by the clock and of our processor for one, and its lines."""
+    latest.REST, latest.QUICK_SECONDS = 0, 60.0  # each scrape asks anew, and waits for all answers
 
     def limits(_meter: str, _sink: str) -> Limits:
         return LIMITS
 
-    with seldom_collected(), open_ledger(config, may_migrate=False) as ledger:
-        scrape = MetricsEndpoint(LedgerCollector(config, Figures(ledger), Context(limits=limits)))
-        first = time.perf_counter()
-        body = scrape().body
-        print(
-            f"first scrape: {1000 * (time.perf_counter() - first):.0f} ms, {body.count(b'aggregator_')} lines"
-        )
-        took, ours, theirs = [], [], []
-        for _ in range(scrapes):
-            time.sleep(1)  # noqa: TID251 - a benchmark lets time pass
-            began, cpu, postgres = time.perf_counter(), time.process_time(), tree_seconds(postmaster(server))
-            scrape()
-            took.append(time.perf_counter() - began)
-            ours.append(time.process_time() - cpu)
-            theirs.append(tree_seconds(postmaster(server)) - postgres)
-    print(
-        f"scrape, median of {scrapes}: {1000 * median(took):.1f} ms (fastest {1000 * min(took):.1f}), "
-        f"our processor {1000 * median(ours):.1f} ms, Postgres {1000 * median(theirs):.1f} ms"
-    )
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / "aggregator.yaml"
+        path.write_text(configuration(url, feeds))
+        config = load(path, {})
+        with seldom_collected(), open_ledger(config, may_migrate=False) as ledger:
+            scrape = MetricsEndpoint(LedgerCollector(config, Figures(ledger), Context(limits=limits)))
+            body = scrape().body
+            for line in sys.stdin:
+                began, cpu, scrapes = time.perf_counter(), time.process_time(), int(line)
+                for _ in range(scrapes):
+                    body = scrape().body
+                took = (time.perf_counter() - began, time.process_time() - cpu)
+                print(*(1000 * each / scrapes for each in took), body.count(b"\naggregator_"), flush=True)
 
 
 def configuration(ledger: str, feeds: int) -> str:

@@ -54,6 +54,11 @@ class Usage(NamedTuple):
         """Whether what was used is the sum of what became of it."""
         return self.used == planner.total(self[1:])
 
+    @property
+    def not_billed(self) -> Decimal:
+        """What of it is not billed, and may still be: not what was given up, nor what is planned in shadow."""
+        return self.used - self.billed - self.dismissed - self.shadow
+
     def plus(self, other: "Usage") -> "Usage":
         """Return the sum of two lines."""
         return Usage._make(map(planner.add, self, other))
@@ -65,6 +70,12 @@ class Line(NamedTuple):
     customer: str | None
     start: dt.datetime | None
     usage: Usage
+
+
+def sum_of(usages: Iterable[Usage]) -> Usage:
+    """Return what some figures come to that add up."""
+    first, *others = list(usages) or [Usage()]
+    return Usage._make(map(planner.total, zip(first, *others, strict=True))) if others else first
 
 
 def month(text: str) -> Span:

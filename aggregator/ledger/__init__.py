@@ -15,10 +15,10 @@ parity          what was planned for two sinks of a meter, beside each other
 figures         what monitoring asks again and again
 drift           what it has of customers and days, beside source and sink
 reads           how often sinks were asked for figures
-usage           what became of usage, in figures that add up
+usage, usage_statements  what became of usage, in figures that add up
 history         what passes and deliveries did, and what waits
 usage_days      what each customer used in a day, summed up
-usage_windows   what each hour holds, for pages
+usage_windows   how many slots hours have, and who is in the newest windows, for pages
 facts           all that is on record of a number
 reports         questions, for status and proofs
 ledger          all of it together, as the wiring opens it

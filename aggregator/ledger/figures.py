@@ -3,14 +3,15 @@
 Rules
 - Nothing here looks through events or slots: what only grows is counted as it is written (`pass_count`, `verdict_count`),
   and what waits is found through the outbox and through what is parked, which are what there is left to do.
-- The events that wait are looked up by their key, one by one. Of a million that takes a second or two and no memory,
-  whatever the server believes of the size of its tables.
+- The events that wait are looked up by their key, whatever the server believes of the size of its tables. Of a million that
+  takes half a second, and some megabytes of the server's.
 - What waits is one statement's word, so an event is counted in one state, however fast it moves on.
 """
 
 import datetime as dt
 from collections.abc import Sequence
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from aggregator.ledger.database import Part
@@ -45,30 +46,42 @@ select meter.name, kind, failed, passes, seconds, rows, planned
  order by meter.name, kind, failed
 """
 
+# Counted up before anything is joined: each figure stands in many rows.
 VERDICTS = """
-select meter.name, sink.name, verdict_count.state::text, sum(events)::bigint
-  from aggregator.verdict_count
-  join aggregator.feed on feed.id = verdict_count.feed_id
+select meter.name, sink.name, counted.state::text, counted.events::bigint
+  from (select feed_id, state, sum(events) as events from aggregator.verdict_count group by 1, 2) as counted
+  join aggregator.feed on feed.id = counted.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
- group by 1, 2, 3 order by 1, 2, 3
+ order by 1, 2, 3
 """
 
 STOPPED = "select stopped_at is not null from aggregator.identity"
 
-# `offset 0` keeps the planner from reading all events for those that wait.
-WAITING = """
-with waiting as (
-    select feed_id, event_id, case when claim_id is null then 'due' else 'sending' end as state, null::timestamptz as since
-      from aggregator.outbox
+# Two or three groups of events, each looked up in one walk along the key: one look-up for each event costs twice as much. Of
+# what is parked there is less, and each has a time of its own.
+OF_OUTBOX = """
+select feed_id, '{state}' as state, count(*) as events, sum(delta) as units, min(planned_at) as oldest, min(at) as first_use,
+       min(exposed_at) as first_sent
+  from aggregator.event
+ where id = any(array(select event_id from aggregator.outbox where {claimed}))
+ group by feed_id
+"""
+
+# The planner does not know how many they are: it would sort them.
+NO_SORT = "select set_config('enable_sort', 'off', true)"
+
+WAITING = f"""
+with summed as (
+    {OF_OUTBOX.format(state="due", claimed="claim_id is null")}
      union all
-    select feed_id, event_id, state::text, since from aggregator.parked where dismissed_at is null
-), summed as (
-    select waiting.feed_id, waiting.state, count(*) as events, sum(event.delta) as units,
-           min(coalesce(waiting.since, event.planned_at)) as oldest, min(event.at) as first_use,
-           min(event.exposed_at) as first_sent
-      from waiting
-     cross join lateral (select * from aggregator.event where event.id = waiting.event_id offset 0) as event
+    {OF_OUTBOX.format(state="sending", claimed="claim_id is not null")}
+     union all
+    select parked.feed_id, parked.state::text, count(*), sum(event.delta), min(parked.since), min(event.at),
+           min(event.exposed_at)
+      from aggregator.parked
+     cross join lateral (select * from aggregator.event where event.id = parked.event_id offset 0) as event
+     where parked.dismissed_at is null
      group by 1, 2
 )
 select meter.name, sink.name, summed.state, summed.events, summed.units, summed.oldest, summed.first_use, summed.first_sent
@@ -76,8 +89,7 @@ select meter.name, sink.name, summed.state, summed.events, summed.units, summed.
   join aggregator.feed on feed.id = summed.feed_id
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
- order by 1, 2, 3
-"""
+"""  # noqa: S608 - our own text
 
 UNMAPPED = """
 select meter.name, sum(rows)::bigint, coalesce(sum(quantity), 0)
@@ -194,7 +206,9 @@ class Figures(Part):
 
     def waiting(self) -> list[WaitingFigures]:
         """Return what waits, by feed and state. It takes as long as there are events that wait."""
-        return [WaitingFigures._make(row) for row in self._rows(WAITING)]
+        with self._database.transaction() as connection:
+            connection.execute(NO_SORT)
+            return sorted(map(WaitingFigures._make, connection.execute(WAITING)), key=itemgetter(0, 1, 2))
 
     def unmapped(self) -> list[UnmappedFigures]:
         """Return what can be billed to nobody, by meter."""

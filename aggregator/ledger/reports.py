@@ -80,10 +80,13 @@ select slot.customer, sum(slot.quantity),
  group by slot.customer order by slot.customer
 """
 
+# The day is worked out once, and not for each row.
 LATENESS = """
-select meter.name, seconds, sum(slots)::bigint, sum(quantity)
-  from aggregator.lateness join aggregator.meter on meter.id = lateness.meter_id
- where day >= %(since)s::timestamptz::date group by 1, 2 order by 1, 2
+select meter.name, seconds, slots::bigint, quantity
+  from (select meter_id, seconds, sum(slots) as slots, sum(quantity) as quantity
+          from aggregator.lateness where day >= (select %(since)s::timestamptz::date) group by 1, 2) as late
+  join aggregator.meter on meter.id = late.meter_id
+ order by 1, 2
 """
 
 UNREAD = """

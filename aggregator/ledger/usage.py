@@ -16,13 +16,13 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from aggregator.core.model import ZERO, Definition, Span
-from aggregator.core.usage import By, Line, Usage
+from aggregator.core.usage import By, Line, Usage, sum_of
 from aggregator.core.windows import DAY
-from aggregator.ledger.database import Part
+from aggregator.ledger import usage_statements as statements
+from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
-from aggregator.ledger.usage_days import MADE_DAYS, NOT_MADE
 
 # A cursor is planned to give its first rows soon; here all of them are wanted.
 ALL_ROWS = "select set_config('cursor_tuple_fraction', '1', true)"
@@ -31,187 +31,20 @@ FEEDS = """
 select feed.id, meter.name, sink.name, meter.id, feed.ordered, feed.shadow or feed.shadow_until is not null,
        feed.since, feed.until, meter.mark, feed.read_until, meter.reread_from,
        (select count(*) from aggregator.unread
-         where unread.meter_id = meter.id and window_start >= %(start)s and window_start < %(end)s)
+         where unread.meter_id = meter.id and window_start >= %(start)s and window_start < %(end)s),
+       meter.window_seconds,
+       (select count(*) from (select from aggregator.outbox where outbox.feed_id = feed.id limit %(many)s) as its)
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
- where %(meter)s::text is null or meter.name = %(meter)s
+ where %(meters)s::text[] is null or meter.name = any(%(meters)s)
  order by meter.name, sink.name
 """
 
-# What an event is a part of, by its state: 1 billed, 2 under way, 3 held, 4 refused, 5 dismissed, 6 shadow. After them come
-# 7 carried, 8 unmapped and 9 open. What was withdrawn is a part of nothing.
-PART = """
-       case when event.state in ('accepted', 'confirmed') then 1
-            when event.state in ('due', 'sending', 'in_doubt') then 2
-            when parked.dismissed_at is not null then 5
-            when event.state = 'held' then 3
-            when event.state = 'refused' then 4
-            when event.state = 'shadow' then 6 end
-"""
-
-WITHIN = """
- where slot.feed_id = %(feed)s and slot.window_start >= %(start)s and slot.window_start < %(end)s
-   and (%(customer)s::text is null or slot.customer = %(customer)s)
-"""
-
-SLOTS = f"from aggregator.slot {WITHIN}"
-
-# The same of one customer, by days where these are summed up, else slot by slot. A day is one look-up by the whole key.
-SLOTS_BY_DAY = f"""
-from (select its.customer, its.day as window_start, its.quantity, its.total
-        from {MADE_DAYS}
-        cross join lateral (select * from aggregator.usage_of_day
-                             where feed_id = %(feed)s and day = made.day and customer = %(customer)s offset 0) as its
-       union all
-      select its.customer, its.window_start, its.quantity, its.total
-        from {NOT_MADE}
-        cross join lateral (select * from aggregator.slot
-                             where feed_id = %(feed)s and window_start >= rest.since and window_start < rest.until
-                               and customer = %(customer)s offset 0) as its
-     ) as slot
-"""  # noqa: S608 - our own text
-
-SLOTS_AND_EVENTS = f"""
-  from aggregator.slot
-  join aggregator.event on event.slot_id = slot.id
-  left join aggregator.parked on parked.event_id = event.id
- {WITHIN}
-"""
-
-# What was planned and is not billed, which is little: it waits to be sent or for a person. What was planned in shadow waits
-# nowhere, so where a feed was in shadow once it is looked for.
-NOT_BILLED = f"""
-select event.customer, event.window_start, {PART} as part, event.delta
-  from (select event_id from aggregator.outbox where feed_id = %(feed)s
-         union all
-        select event_id from aggregator.parked where feed_id = %(feed)s) as waiting
-  join aggregator.event on event.id = waiting.event_id
-  left join aggregator.parked on parked.event_id = event.id
- where event.window_start >= %(start)s and event.window_start < %(end)s
-   and (%(customer)s::text is null or event.customer = %(customer)s)
-"""  # noqa: S608 - our own text
-IN_SHADOW = f"""
- union all
-select event.customer, event.window_start, {PART}, event.delta {SLOTS_AND_EVENTS} and event.state = 'shadow'
-"""
-
-# Of a customer and window with an unusable row, all that is usable was named (`quantity` is not null), and waits until the
-# window is read without such a row. What the slot has of an earlier reading is not counted twice.
-UNMAPPED = """
-select unmapped.customer collate "C" as customer, unmapped.window_start, unmapped.quantity, slot.quantity as known
-  from aggregator.unmapped
-  left join aggregator.slot on slot.feed_id = %(feed)s and slot.window_start = unmapped.window_start
-                           and slot.customer = unmapped.customer
- where unmapped.meter_id = %(meter)s and unmapped.quantity is not null
-   and unmapped.window_start >= greatest(%(start)s, %(since)s)
-   and unmapped.window_start < least(%(end)s, %(until)s, %(open_from)s)
-   and (%(customer)s::text is null or unmapped.customer = %(customer)s)
-"""
-
-# What was read from the source just now, beside what the ledger has of the same windows: a backfill, or a pass since then,
-# may have read them. As in a pass, absence means zero, and a customer with an unusable row stays as known.
-OPEN = """
-select customer, window_start, coalesce(seen.quantity, case when seen.spoilt then slot.quantity end, 0) as quantity,
-       slot.quantity as known, case when customer is null or seen.spoilt then 8 else 9 end as part
-  from (
-        select window_start, customer, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
-          from reading
-         where window_start >= greatest(%(start)s, %(since)s, %(open_from)s)
-           and window_start < least(%(end)s, %(until)s)
-           and (%(customer)s::text is null or customer = %(customer)s)
-         group by window_start, customer
-       ) as seen
-  full join (
-        select window_start, customer, quantity from aggregator.slot
-         where feed_id = %(feed)s and window_start >= greatest(%(start)s, %(since)s, %(open_from)s)
-           and window_start < least(%(end)s, %(until)s)
-           and (%(customer)s::text is null or customer = %(customer)s)
-       ) as slot using (window_start, customer)
-"""
-
-NOTHING_OPEN = """
-select null::text collate "C" as customer, null::timestamptz as window_start, null::numeric as quantity,
-       null::numeric as known, null::integer as part
- where false
-"""
-
-# The line that a window of a customer is a part of.
-WHOSE = "case when %(by)s::text = 'customer' then customer end as customer"
-WHEN = "case when %(by)s::text <> 'customer' then date_trunc(%(by)s::text, window_start, 'UTC') end as start"
-
-# Where a slot stands is what was planned for it, so that what is billed is that, less what is not.
-ADDED = f"""
-with unmapped as ({UNMAPPED}), not_billed as ({NOT_BILLED} {{in_shadow}}), amount as (
-    select customer, window_start, 1 as part, total as amount, quantity as used, quantity - total as carried {{slots}}
-     union all
-    select customer, window_start, 1, -delta, null, null from not_billed
-     union all
-    select customer, window_start, part, delta, null, null from not_billed
-     union all
-    select customer, window_start, 8, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null from unmapped
-    {{and_opened}}
-)
-select * from (
-select {WHOSE}, {WHEN}, sum(used) as used,
-       sum(amount) filter (where part = 1), sum(amount) filter (where part = 2), sum(amount) filter (where part = 3),
-       sum(amount) filter (where part = 4), sum(amount) filter (where part = 5), sum(amount) filter (where part = 6),
-       sum(carried), sum(amount) filter (where part = 8), sum(amount) filter (where part = 9)
-  from amount
- group by 1, 2
-) as line {{order}}
-"""  # noqa: S608 - our own text
-
-# Of each customer and line, the newest number among those that are certain so far, part by part: the greatest of arrays that
-# begin with the window. Within a window, later events are newer, then what was read, then what could not be billed, and then
-# what was read just now. Each part is how far the number moves with it.
-LAST = f"""
-with unmapped as ({UNMAPPED}), opened as ({{opened}}), said as (
-    select slot.customer, slot.window_start, {PART} as part, event.revision as place, event.total as number
-    {SLOTS_AND_EVENTS} and event.state <> 'void'
-     union all
-    select customer, window_start, 7, 1000000000, quantity {SLOTS}
-     union all
-    select customer, window_start, 8, 1000000001, sum(quantity) from unmapped group by customer, window_start
-     union all
-    select customer, window_start, part, 1000000002, quantity from opened
-), numbered as (
-    select customer, {WHEN}, part, array[extract(epoch from window_start), place, number] as number
-      from said
-), newest as (
-    select customer, start,
-           coalesce((max(number) filter (where part <= 1))[3], 0) as one,
-           coalesce((max(number) filter (where part <= 2))[3], 0) as two,
-           coalesce((max(number) filter (where part <= 3))[3], 0) as three,
-           coalesce((max(number) filter (where part <= 4))[3], 0) as four,
-           coalesce((max(number) filter (where part <= 5))[3], 0) as five,
-           coalesce((max(number) filter (where part <= 6))[3], 0) as six,
-           coalesce((max(number) filter (where part <= 7))[3], 0) as seven,
-           coalesce((max(number) filter (where part <= 8))[3], 0) as eight,
-           coalesce((max(number) filter (where part <= 9))[3], 0) as nine
-      from numbered group by 1, 2
-)
-select * from (
-select {WHOSE}, start, sum(nine) as used,
-       sum(one), sum(two - one), sum(three - two), sum(four - three), sum(five - four), sum(six - five), sum(seven - six),
-       sum(eight - seven), sum(nine - eight)
-  from newest
- group by 1, 2
-) as line {{order}}
-"""  # noqa: S608 - our own text
-
-AND_OPENED = f"""
-     union all
-    select customer, window_start, part, quantity - coalesce(known, 0), quantity - coalesce(known, 0), null
-      from ({OPEN}) as opened
-"""  # noqa: S608 - our own text
-
-# Lines by time have no customer, and those by customer no time.
-ORDER = "order by start, customer is null, used desc, customer"
-
 SOME = " limit %(limit)s offset %(offset)s"
 
-LAST_AND_OPEN, LAST_ALONE = (LAST.format(opened=opened, order=ORDER) for opened in (OPEN, NOTHING_OPEN))
+MANY = 10_000
+"""As far as is counted what waits to be sent."""
 
 MOST_DAYS = 400
 """Of longer spans the days are not gone through one by one."""
@@ -240,6 +73,9 @@ class UsageFeed(NamedTuple):
     """From where on a change waits for an event to be settled, so that it is not counted yet."""
     unread: int
     """How many windows of the range the source could not give."""
+    window_seconds: int = 3_600
+    waiting: int = 0
+    """How many events wait to be sent; `MANY` stands for that and more."""
 
 
 class OpenWindows(NamedTuple):
@@ -251,13 +87,21 @@ class OpenWindows(NamedTuple):
     """The least that is billed of the meter."""
 
 
+class OfCustomers(NamedTuple):
+    """What some customers used of a feed: the lines of each that used anything, and what they come to."""
+
+    feed: UsageFeed
+    lines: dict[str, list[Line]]
+    totals: dict[str, Usage]
+
+
 class UsageReport(Part):
     """The question what became of usage."""
 
     def feeds(self, meter: str | None, span: Span) -> list[UsageFeed]:
         """Return the feeds that a meter has or had, or those of all meters, by meter and sink."""
-        values = {"meter": meter, "start": span.start, "end": span.end}
-        return [UsageFeed._make(row) for row in self._rows(FEEDS, values)]
+        with self._database.transaction() as connection:
+            return _feeds(connection, None if meter is None else [meter], span)
 
     def definitions(self, feed: UsageFeed) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, the feed's meter is read, in the order of time."""
@@ -277,7 +121,7 @@ class UsageReport(Part):
 
         The transaction lasts as long as the iterator.
         """
-        statement, values = question(feed, span, by, customer, opened)
+        statement, values = question(feed, span, by, customer and [customer], opened)
         with self._database.transaction() as connection:
             connection.execute(WORK_MEMORY)
             connection.execute(ALL_ROWS)
@@ -290,8 +134,40 @@ class UsageReport(Part):
 
     def of_customer(self, feed: UsageFeed, span: Span, customer: str, by: By | None = None) -> list[Line]:
         """Return the same lines of one customer at once: there is one for a day or an hour at most."""
-        statement, values = question(feed, span, by, customer)
-        return [_line(feed, row) for row in self._rows(statement, values)]
+        with self._database.transaction() as connection:
+            return _of_customers(connection, feed, span, [customer], by).get(customer, [])
+
+    def of_customers(
+        self,
+        span: Span,
+        customers: Sequence[str],
+        by: By | None = None,
+        meters: Sequence[str] | None = None,
+        most: int | None = None,
+    ) -> list[OfCustomers]:
+        """Return what each of some customers used, of all meters or of some, by meter and sink.
+
+        What they have in common is found once: of many that ask at the same time, each costs little. Of more
+        than `most` feeds nothing is looked up.
+        """
+        found = []
+        with self._database.transaction() as connection:
+            feeds = _feeds(connection, meters, span)
+            if most is not None and len(feeds) > most:
+                return [OfCustomers(feed, {}, {}) for feed in feeds]
+            for feed in feeds:
+                lines = _of_customers(connection, feed, span, customers, by)
+                totals = lines
+                if by is not None and feed.last:
+                    totals = _of_customers(connection, feed, span, customers, None)
+                found.append(
+                    OfCustomers(
+                        feed,
+                        lines,
+                        {whose: sum_of(line.usage for line in its) for whose, its in totals.items()},
+                    )
+                )
+        return found
 
     def some_customers(self, feed: UsageFeed, span: Span, limit: int, offset: int) -> list[Line]:
         """Return a few of the lines by customer, in the same order."""
@@ -300,6 +176,28 @@ class UsageReport(Part):
             connection.execute(WORK_MEMORY)
             rows = connection.execute(statement + SOME, {**values, "limit": limit, "offset": offset})
             return [_line(feed, row) for row in rows]
+
+
+def _feeds(connection: Connection, meters: Sequence[str] | None, span: Span) -> list[UsageFeed]:
+    values = {
+        "meters": None if meters is None else list(meters),
+        "start": span.start,
+        "end": span.end,
+        "many": MANY,
+    }
+    return [UsageFeed._make(row) for row in connection.execute(FEEDS, values)]
+
+
+def _of_customers(
+    connection: Connection, feed: UsageFeed, span: Span, customers: Sequence[str], by: By | None
+) -> dict[str, list[Line]]:
+    """Return the lines of some customers, each in their order."""
+    statement, values = question(feed, span, by, customers)
+    found: dict[str, list[Line]] = {}
+    for whose, start, *amounts in connection.execute(statement, {**values, "each": True}):
+        line = _line(feed, (whose if by is By.CUSTOMER else None, start, *amounts))
+        found.setdefault(whose, []).append(line)
+    return found
 
 
 def _line(feed: UsageFeed, row: Sequence[Any]) -> Line:
@@ -314,10 +212,11 @@ def question(
     feed: UsageFeed,
     span: Span,
     by: By | None = None,
-    customer: str | None = None,
+    customers: Sequence[str] | None = None,
     opened: OpenWindows | None = None,
 ) -> tuple[str, dict[str, object]]:
     """Return the statement that gives the lines, and its values."""
+    some = customers is not None
     values = {
         "feed": feed.id,
         "meter": feed.meter_id,
@@ -327,21 +226,22 @@ def question(
         "until": feed.until or FOREVER,
         "open_from": opened.since if opened else FOREVER,
         "by": by,
-        "customer": customer,
+        "each": False,
+        "customers": list(customers) if customers is not None else None,
     }
     if feed.last:
-        return LAST_ALONE if opened is None else LAST_AND_OPEN, values
-    # Only what is asked for: to plan the rest would take the server longer than to look a customer up.
-    by_days = opened is None and _by_days(span, by, customer)
-    statement = ADDED.format(
-        slots=SLOTS_BY_DAY if by_days else SLOTS,
-        in_shadow=IN_SHADOW if feed.shadowed else "",
-        and_opened="" if opened is None else AND_OPENED,
-        order=ORDER,
+        return statements.last(some=some, opened=opened is not None), values
+    statement = statements.added(
+        statements.sums_for(by, some=some, many_days=span.end - span.start > MOST_DAYS * DAY),
+        some=some,
+        shadowed=feed.shadowed,
+        opened=opened is not None,
+        many_wait=_many_wait(feed, span, len(customers or ())),
     )
     return statement, values
 
 
-def _by_days(span: Span, by: By | None, customer: str | None) -> bool:
-    """Tell whether sums of days serve: for one customer, in lines of whole days, over not too many."""
-    return customer is not None and by is not By.HOUR and span.end - span.start <= MOST_DAYS * DAY
+def _many_wait(feed: UsageFeed, span: Span, customers: int) -> bool:
+    """Tell whether more waits to be sent than so many customers have slots, each of which is looked up twice."""
+    windows = (min(span.end, feed.mark) - span.start) // dt.timedelta(seconds=feed.window_seconds)
+    return feed.waiting >= min(MANY, 2 * customers * max(windows, 1))

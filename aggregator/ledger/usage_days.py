@@ -52,24 +52,31 @@ LOCK = """
 select from aggregator.usage_day where feed_id = %(feed)s and day = %(day)s and made_at is null for update skip locked
 """
 
+# What of a slot was planned in shadow. That stays so, and where a feed never was in shadow it is not looked for.
+SHADOW = """
+       sum(case when (select shadow or shadow_until is not null from aggregator.feed where id = %(feed)s)
+                then (select coalesce(sum(delta), 0) from aggregator.event where slot_id = slot.id and state = 'shadow')
+                else 0 end)
+"""
+
 # Each in its place: what was summed up before goes, and what there is now comes.
 SUM_UP = (
     "delete from aggregator.usage_of_day where feed_id = %(feed)s and day = %(day)s",
     "delete from aggregator.usage_of_hour where feed_id = %(feed)s and day = %(day)s",
-    """
-    insert into aggregator.usage_of_day (feed_id, day, customer, quantity, total)
-    select %(feed)s, %(day)s, customer, sum(quantity), sum(total)
+    f"""
+    insert into aggregator.usage_of_day (feed_id, day, customer, quantity, total, shadow)
+    select %(feed)s, %(day)s, customer, sum(quantity), sum(total), {SHADOW}
       from aggregator.slot
      where feed_id = %(feed)s and window_start >= %(day)s and window_start < %(day)s + interval '24 hours'
      group by customer order by customer
-    """,
-    """
-    insert into aggregator.usage_of_hour (feed_id, day, hour, slots, quantity, total)
-    select %(feed)s, %(day)s, date_trunc('hour', window_start, 'UTC') as hour, count(*), sum(quantity), sum(total)
+    """,  # noqa: S608 - our own text
+    f"""
+    insert into aggregator.usage_of_hour (feed_id, day, hour, slots, quantity, total, shadow)
+    select %(feed)s, %(day)s, date_trunc('hour', window_start, 'UTC') as hour, count(*), sum(quantity), sum(total), {SHADOW}
       from aggregator.slot
      where feed_id = %(feed)s and window_start >= %(day)s and window_start < %(day)s + interval '24 hours'
      group by hour order by hour
-    """,
+    """,  # noqa: S608 - our own text
     "update aggregator.usage_day set made_at = clock_timestamp() where feed_id = %(feed)s and day = %(day)s",
 )
 

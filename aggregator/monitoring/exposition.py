@@ -6,14 +6,58 @@ Rules
 - There is one format, the one that every version of Prometheus takes (prometheus.io/docs/instrumenting/exposition_formats).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
+from functools import lru_cache
 
 from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
 
 from aggregator.core.planner import plain
 
+MOST_LABELS = 100_000
+"""How many sets of labels are kept as they are written: a few hundred bytes each."""
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Labels(dict[str, str]):
+    """The labels of a sample, and how they are written."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        super().__init__(labels)
+        self.text = _labels(labels)
+
+
+@lru_cache(MOST_LABELS)
+def labels(names: tuple[str, ...], *values: str) -> Labels:
+    """Return labels by their names and values. The same ones are told at each scrape, so they are written down once."""
+    return Labels(dict(zip(names, values, strict=True)))
+
+
+class Family(Metric):
+    """A metric of ours, with thousands of samples at times: labels and a value each, until somebody asks for more."""
+
+    def __init__(self, name: str, documentation: str, kind: str) -> None:
+        self.entries: list[tuple[Labels, Decimal | float]] = []
+        super().__init__(name, documentation, kind)
+
+    @property
+    def written(self) -> str:
+        """What its samples are called."""
+        return self.name + "_total" if self.type == "counter" else self.name
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Its samples as the library has them."""
+        name = self.written
+        return [Sample(name, of, value) for of, value in self.entries]  # type: ignore[arg-type]  # exact
+
+    @samples.setter
+    def samples(self, samples: list[Sample]) -> None:
+        assert not samples, "what is told is added as an entry"
 
 
 def number(value: object) -> str:
@@ -29,19 +73,24 @@ def number(value: object) -> str:
 
 
 def render(metrics: Iterable[Metric]) -> bytes:
-    """Write metrics, each with what it is and of which kind. Labels that are one object are written down once."""
-    metrics = list(metrics)  # as long as all of it lives, no two objects have one id
+    """Write metrics, each with what it is and of which kind."""
     lines: list[str] = []
-    written: dict[int, str] = {}
     for metric in metrics:
         name = metric.name + "_total" if metric.type == "counter" else metric.name
         lines.append(f"# HELP {name} {_help(metric.documentation)}\n# TYPE {name} {metric.type}\n")
-        for sample in metric.samples:
-            labels = written.get(id(sample.labels))
-            if labels is None:
-                labels = written[id(sample.labels)] = _labels(sample.labels)
-            lines.append(f"{sample.name}{labels} {number(sample.value)}\n")
+        lines += _of_ours(name, metric) if isinstance(metric, Family) else _of_others(metric)
     return "".join(lines).encode()
+
+
+def _of_ours(name: str, family: Family) -> list[str]:
+    return [
+        f"{name}{of.text} {value if type(value) is int else number(value)}\n" for of, value in family.entries
+    ]
+
+
+def _of_others(metric: Metric) -> Iterator[str]:
+    for sample in metric.samples:
+        yield f"{sample.name}{_labels(sample.labels)} {number(sample.value)}\n"
 
 
 def _help(text: str) -> str:

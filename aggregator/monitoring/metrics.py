@@ -18,15 +18,15 @@ from typing import NamedTuple
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 import aggregator
 from aggregator.config import Config, FileSink
 from aggregator.core.lateness import Late
 from aggregator.core.model import Limits
-from aggregator.ledger.figures import FeedFigures, Progress, UnmappedFigures, WaitingFigures
+from aggregator.ledger.figures import FeedFigures, MeterFigures, Progress, UnmappedFigures, WaitingFigures
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.review.checks import Coverage
+from aggregator.monitoring.exposition import Family, Labels, labels
 from aggregator.monitoring.latest import Answer, Latest
 from aggregator.runtime.clock import monotonic
 
@@ -41,12 +41,14 @@ USUALLY_READ_WITHIN = dt.timedelta(minutes=5)
 NO_CLIFF = dt.timedelta(days=300)
 """A sink that remembers, or takes, what is so old has no limit worth a figure."""
 
-Family = tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, tuple[str, ...]]
+Kind = tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, tuple[str, ...]]
 GAUGE, COUNTER = GaugeMetricFamily, CounterMetricFamily
 
-FEED = ("meter", "sink")
+SINK, METER, FEED = ("sink",), ("meter",), ("meter", "sink")
+BY_STATE, BY_OUTCOME, BY_KIND = (*FEED, "state"), (*FEED, "outcome"), ("meter", "kind", "outcome")
+NONE = labels(())
 
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, Kind] = {
     "aggregator_build_info": (GAUGE, "1, with the version that runs, and what runs.", ("version", "part")),
     "aggregator_ledger_up": (GAUGE, "1 if the ledger answered this scrape.", ()),
     "aggregator_ledger_stopped": (
@@ -172,7 +174,6 @@ FAMILIES: dict[str, Family] = {
 
 
 PREFIX = "aggregator_"
-Labels = dict[str, str]
 
 
 def written_name(name: str) -> str:
@@ -259,7 +260,7 @@ class LedgerCollector(Collector):
         if answers.usage.value is not None:
             page.add_usage(answers.usage.value.unmapped, answers.usage.value.lateness)
             page.add_coverage(answers.usage.value.coverage)
-        yield from (family for family in page.families.values() if family.samples)
+        yield from (family for family in page.families.values() if family.entries)
 
 
 class Page:
@@ -270,27 +271,26 @@ class Page:
         self._context = context
         self._now = now
         self._limits: dict[tuple[str, str], Limits | None] = {}
-        self.families: dict[str, Metric] = {
-            name: kind(name, text, labels=labels) for name, (kind, text, labels) in FAMILIES.items()
+        self._sinks = {name: meter.sinks for name, meter in config.meters.items()}
+        self.families: dict[str, Family] = {
+            name: Family(name, text, "counter" if kind is COUNTER else "gauge")
+            for name, (kind, text, _) in FAMILIES.items()
         }
-        self._written = {
-            name.removeprefix(PREFIX): (family, written_name(name)) for name, family in self.families.items()
-        }
+        self._entries = {name.removeprefix(PREFIX): family.entries for name, family in self.families.items()}
 
-    def _add(self, name: str, labels: Labels, value: Decimal | float) -> None:
-        """Add a sample. There are tens of thousands: labels that are one object are made once, and written down once."""
-        family, written = self._written[name]
-        family.samples.append(Sample(written, labels, value))  # type: ignore[arg-type]  # exact, until it is written
+    def _add(self, name: str, of: Labels, value: Decimal | float) -> None:
+        self._entries[name].append((of, value))
 
     def _seconds(self, since: dt.datetime | None) -> float:
         return (self._now - since).total_seconds() if since is not None else 0
 
     def add_process(self, answers: Answers, *, apart: bool) -> None:
         """Add whether the ledger answers, and how old what it said is; and what this process knows by itself."""
-        self._add("build_info", {"version": aggregator.__version__, "part": self._context.part}, 1)
-        self._add("ledger_up", {}, answers.progress.trouble is None and answers.progress.value is not None)
+        of = labels(("version", "part"), aggregator.__version__, self._context.part)
+        self._add("build_info", of, 1)
+        self._add("ledger_up", NONE, answers.progress.trouble is None and answers.progress.value is not None)
         if self._context.part == "daemon":
-            self._add("clocks_apart", {}, apart)
+            self._add("clocks_apart", NONE, apart)
         progress, waiting, usage = answers
         ages = {
             "progress": progress.age_seconds,
@@ -299,62 +299,70 @@ class Page:
         }
         for figures, age in ages.items():
             if age is not None:
-                self._add("figures_age_seconds", {"figures": figures}, age)
+                self._add("figures_age_seconds", labels(("figures",), figures), age)
         for source, up in sorted(self._context.source_up().items()):
-            self._add("source_up", {"source": source}, up)
+            self._add("source_up", labels(("source",), source), up)
 
     def add_progress(self, progress: Progress) -> None:
         """Add what was done, and how meters, feeds and sinks stand, as far as they are configured."""
-        self._add("ledger_stopped", {}, progress.stopped)
+        self._add("ledger_stopped", NONE, progress.stopped)
         for sink in progress.sinks:
             if sink.sink in self._config.sinks:
-                self._add("sink_halted", {"sink": sink.sink}, sink.halted_at is not None)
+                self._add("sink_halted", labels(SINK, sink.sink), sink.halted_at is not None)
         for feed in progress.feeds:
             if self._is_configured(feed.meter, feed.sink):
-                self._add("feed_stopped", {"meter": feed.meter, "sink": feed.sink}, feed.stopped)
+                self._add("feed_stopped", labels(FEED, feed.meter, feed.sink), feed.stopped)
         self._add_meters(progress)
         self._add_counters(progress)
 
+    def _add_all(self, name: str, samples: Iterable[tuple[Labels, Decimal | float]]) -> None:
+        """Add samples of one family: of thousands, each costs a part of what it costs alone."""
+        self._entries[name] += samples
+
     def _add_meters(self, progress: Progress) -> None:
-        for its in progress.meters:
-            meter = self._config.meters.get(its.meter)
-            if meter is None:
-                continue
-            of = {"meter": its.meter}
-            self._add("mark_timestamp_seconds", of, Decimal(str(its.mark.timestamp())))
-            self._add("mark_age_seconds", of, self._seconds(its.mark))
-            due = self._context.read_by(its.meter, its.mark + meter.window + meter.delay)
-            self._add("mark_overdue_seconds", of, max(0.0, self._seconds(due)))
-            if its.last_pass_at is not None:
-                self._add("last_pass_age_seconds", of, self._seconds(its.last_pass_at))
-            self._add("pass_failing", of, its.failing)
-            self._add("barrier_waiting_seconds", of, self._seconds(its.waits_since))
-            self._add("unread_windows", of, its.unread)
-            self._add("guarded_windows", of, its.guarded)
-            self._add("query_unstable", of, its.unstable)
-            self._add("silent_seconds", of, self._seconds(its.silent_since))
-            for sink in meter.sinks:
-                unread = {"meter": its.meter, "sink": sink, "state": "unread"}
-                self._add_cliff("until_too_old_seconds", unread, its.mark)
+        """Add how each meter is read, family by family."""
+        config = self._config.meters
+        its = [(labels(METER, its.meter), its) for its in progress.meters if its.meter in config]
+        seconds = self._seconds
+        self._add_all("mark_timestamp_seconds", [(of, _timestamp(each.mark)) for of, each in its])
+        self._add_all("mark_age_seconds", [(of, seconds(each.mark)) for of, each in its])
+        self._add_all("mark_overdue_seconds", [(of, self._overdue(each)) for of, each in its])
+        self._add_all(
+            "last_pass_age_seconds",
+            [(of, seconds(each.last_pass_at)) for of, each in its if each.last_pass_at is not None],
+        )
+        self._add_all("pass_failing", [(of, int(each.failing)) for of, each in its])
+        self._add_all("barrier_waiting_seconds", [(of, seconds(each.waits_since)) for of, each in its])
+        self._add_all("unread_windows", [(of, each.unread) for of, each in its])
+        self._add_all("guarded_windows", [(of, each.guarded) for of, each in its])
+        self._add_all("query_unstable", [(of, int(each.unstable)) for of, each in its])
+        self._add_all("silent_seconds", [(of, seconds(each.silent_since)) for of, each in its])
+        for _, each in its:
+            for sink in self._sinks[each.meter]:
+                self._add_cliff("until_too_old_seconds", each.meter, sink, each.mark, "unread")
+
+    def _overdue(self, its: MeterFigures) -> float:
+        meter = self._config.meters[its.meter]
+        due = self._context.read_by(its.meter, its.mark + meter.window + meter.delay)
+        return max(0.0, self._seconds(due))
 
     def _add_counters(self, progress: Progress) -> None:
         rows: dict[str, int] = {}
         planned: dict[str, int] = {}
-        for its in progress.passes:
-            outcome = "failed" if its.failed else "committed"
-            of = {"meter": its.meter, "kind": its.kind, "outcome": outcome}
-            self._add("passes", of, its.passes)
-            self._add("pass_seconds", of, its.seconds)
+        passes = [
+            (labels(BY_KIND, its.meter, its.kind, "failed" if its.failed else "committed"), its)
+            for its in progress.passes
+        ]
+        self._add_all("passes", [(of, its.passes) for of, its in passes])
+        self._add_all("pass_seconds", [(of, its.seconds) for of, its in passes])
+        for _, its in passes:
             rows[its.meter] = rows.get(its.meter, 0) + its.rows
             planned[its.meter] = planned.get(its.meter, 0) + its.planned
-        for meter, count in rows.items():
-            self._add("rows_read", {"meter": meter}, count)
-            self._add("events_planned", {"meter": meter}, planned[meter])
+        self._add_all("rows_read", [(labels(METER, meter), count) for meter, count in rows.items()])
+        self._add_all("events_planned", [(labels(METER, meter), count) for meter, count in planned.items()])
         counted = {(its.meter, its.sink, its.state): its.events for its in progress.verdicts}
-        for feed in progress.feeds:
-            for outcome in VERDICTS:
-                of = {"meter": feed.meter, "sink": feed.sink, "outcome": outcome}
-                self._add("attempts", of, counted.get((feed.meter, feed.sink, outcome), 0))
+        feeds = [(feed.meter, feed.sink, outcome) for feed in progress.feeds for outcome in VERDICTS]
+        self._add_all("attempts", [(labels(BY_OUTCOME, *place), counted.get(place, 0)) for place in feeds])
 
     def add_waiting(self, feeds: Iterable[FeedFigures], waiting: Iterable[WaitingFigures]) -> None:
         """Add what waits, and until when it must be gone; zeros where nothing does."""
@@ -362,50 +370,47 @@ class Page:
         known = dict.fromkeys(
             [*((feed.meter, feed.sink) for feed in feeds), *((each[0], each[1]) for each in found)]
         )
-        for meter, sink in known:
-            sent: list[dt.datetime] = []
-            for state in WAITING_STATES:
-                its = found.get((meter, sink, state))
-                of = {"meter": meter, "sink": sink, "state": state}
-                self._add("events", of, its.events if its else 0)
-                self._add("units", of, its.units if its else 0)
-                if its is not None:
-                    self._add("oldest_event_seconds", of, self._seconds(its.oldest_at))
-                    self._add_cliff("until_too_old_seconds", of, its.first_use_at)
-                    if its.first_sent_at is not None and state in {"due", "sending"}:
-                        sent.append(its.first_sent_at)
-            if sent:
-                self._add_cliff("until_in_doubt_seconds", {"meter": meter, "sink": sink}, min(sent))
+        places = [(*feed, state) for feed in known for state in WAITING_STATES]
+        all_of = [(labels(BY_STATE, *place), found.get(place)) for place in places]
+        self._add_all("events", [(of, its.events if its else 0) for of, its in all_of])
+        self._add_all("units", [(of, its.units if its else 0) for of, its in all_of])
+        sent: dict[tuple[str, str], dt.datetime] = {}
+        for of, its in all_of:
+            if its is None:
+                continue
+            self._add("oldest_event_seconds", of, self._seconds(its.oldest_at))
+            self._add_cliff("until_too_old_seconds", its.meter, its.sink, its.first_use_at, its.state)
+            if its.first_sent_at is not None and its.state in {"due", "sending"}:
+                feed = (its.meter, its.sink)
+                sent[feed] = min(its.first_sent_at, sent.get(feed, its.first_sent_at))
+        for feed, since in sent.items():
+            self._add_cliff("until_in_doubt_seconds", *feed, since)
 
     def add_usage(
         self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, Late]]
     ) -> None:
         """Add what can be billed to nobody, and how late usage comes."""
         found = {its.meter: its for its in unmapped}
+        all_of = [(labels(METER, meter), found.get(meter)) for meter in self._config.meters]
+        self._add_all("unmapped_rows", [(of, its.rows if its else 0) for of, its in all_of])
+        self._add_all("unmapped_units", [(of, its.units if its else 0) for of, its in all_of])
         for meter in self._config.meters:
-            its = found.get(meter)
-            of = {"meter": meter}
-            self._add("unmapped_rows", of, its.rows if its else 0)
-            self._add("unmapped_units", of, its.units if its else 0)
-            for percentile in PERCENTILES:
-                step = _step(lateness.get(meter, {}), percentile)
-                if step is not None:
-                    self._add("lateness_seconds", {"meter": meter, "percentile": str(percentile)}, step)
+            for percentile, step in _steps(lateness.get(meter, {})):
+                self._add("lateness_seconds", labels(("meter", "percentile"), meter, str(percentile)), step)
 
     def add_coverage(self, coverage: Iterable[Coverage]) -> None:
         """Add how much of what each sink accepted was compared with its own totals, and what differs."""
         for its in coverage:
-            of = {"sink": its.sink}
+            of = labels(SINK, its.sink)
             self._add("checked_events", of, its.checked)
             self._add("unchecked_events", of, its.unchecked)
             self._add("unchecked_age_seconds", of, self._seconds(its.oldest))
             self._add("drift_places", of, its.places)
             for side, units in (("lacks", its.lacks), ("beyond", its.beyond)):
-                self._add("drift_units", {"sink": its.sink, "side": side}, units)
+                self._add("drift_units", labels(("sink", "side"), its.sink, side), units)
 
-    def _add_cliff(self, name: str, labels: Labels, since: dt.datetime) -> None:
+    def _add_cliff(self, name: str, meter: str, sink: str, since: dt.datetime, state: str = "") -> None:
         """Add how long is left of what the sink allows since an instant, if it sets a limit."""
-        meter, sink = labels["meter"], labels["sink"]
         limits = self._limits_of(meter, sink) if self._is_configured(meter, sink) else None
         if limits is None:
             return
@@ -416,7 +421,8 @@ class Page:
         else:
             allowed = limits.memory
         if allowed < NO_CLIFF:
-            self._add(name, labels, allowed.total_seconds() - self._seconds(since))
+            of = labels(BY_STATE, meter, sink, state) if state else labels(FEED, meter, sink)
+            self._add(name, of, allowed.total_seconds() - self._seconds(since))
 
     def _limits_of(self, meter: str, sink: str) -> Limits | None:
         if (meter, sink) not in self._limits:
@@ -424,16 +430,21 @@ class Page:
         return self._limits[meter, sink]
 
     def _is_configured(self, meter: str, sink: str) -> bool:
-        its = self._config.meters.get(meter)
-        return its is not None and sink in its.sinks
+        return sink in self._sinks.get(meter, ())
 
 
-def _step(histogram: Mapping[int, Late], percent: int) -> int | None:
-    """Return the shortest step of seconds within which so many percent of the slots were found; None if there are none."""
+def _steps(histogram: Mapping[int, Late]) -> Iterator[tuple[int, int]]:
+    """Yield each of `PERCENTILES`, and the shortest step of seconds within which so many percent of the slots were found."""
+    steps = sorted(histogram)
     whole = sum(late.slots for late in histogram.values())
-    covered = 0
-    for step in sorted(histogram):
-        covered += histogram[step].slots
-        if whole and 100 * covered >= percent * whole:
-            return step
-    return None
+    place, covered = -1, 0
+    for percent in PERCENTILES if whole else ():
+        while 100 * covered < percent * whole:
+            place += 1
+            covered += histogram[steps[place]].slots
+        yield percent, steps[place]
+
+
+def _timestamp(instant: dt.datetime) -> Decimal | int:
+    seconds = instant.timestamp()
+    return Decimal(str(seconds)) if instant.microsecond else int(seconds)

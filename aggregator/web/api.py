@@ -9,6 +9,7 @@ Rules
 - Numbers are texts, exact: a browser's own numbers round. Nothing in an answer changes that did not change in the ledger, so
   its ETag tells whether there is anything new.
 - What was made is kept for `KEPT_SECONDS`, and whoever asks for the same meanwhile waits for the one that is made already.
+- Customers who ask at the same time are looked up together, in one statement. Each answer is made of its own lines alone.
 - No source is asked: how far a meter is read stands beside its figures.
 """
 
@@ -27,12 +28,13 @@ from starlette.routing import BaseRoute, Route
 
 from aggregator.core.model import Span
 from aggregator.core.planner import plain
-from aggregator.core.usage import By, Line, Usage, month, month_of
+from aggregator.core.usage import By, Usage, month, month_of
 from aggregator.core.windows import DAY, is_boundary
 from aggregator.errors import AggregatorError
-from aggregator.ledger.usage import UsageFeed
+from aggregator.ledger.usage import OfCustomers
 from aggregator.runtime.clock import monotonic
 from aggregator.web.application import Refused, Workers
+from aggregator.web.gathering import Gathering
 from aggregator.web.openapi import document
 from aggregator.web.sessions import Access
 from aggregator.web.site import Backend
@@ -66,6 +68,14 @@ class Wanted(NamedTuple):
     by: By | None
 
 
+class Kind(NamedTuple):
+    """What is asked for, but for whose it is."""
+
+    meters: tuple[str, ...] | None
+    span: Span
+    by: By | None
+
+
 class Answer(NamedTuple):
     """What is answered, and the mark by which it is known again."""
 
@@ -84,6 +94,7 @@ class Api:
         self._secrets = token_secrets
         self._origins = frozenset(origins)
         self._workers = Workers("api", MOST_AT_WORK, MOST_WAITING)
+        self._gathering: Gathering[Kind, Answer] = Gathering(self._workers, self._made, MOST_WAITING)
         self._kept: OrderedDict[Wanted, tuple[float, asyncio.Future[Answer]]] = OrderedDict()
 
     def routes(self) -> list[BaseRoute]:
@@ -161,57 +172,53 @@ class Api:
         now = monotonic()
         made, found = self._kept.get(wanted, (0.0, None))
         if found is None or now - made > KEPT_SECONDS or _failed(found):
-            found = asyncio.ensure_future(self._workers.do(lambda: self._made(wanted)))
+            kind = Kind(wanted.meters, wanted.span, wanted.by)
+            found = asyncio.ensure_future(self._gathering.ask(kind, wanted.customer))
             self._kept[wanted] = (now, found)
             self._kept.move_to_end(wanted)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         return await asyncio.shield(found)
 
-    def _made(self, wanted: Wanted) -> Answer:
+    def _made(self, kind: Kind, customers: Sequence[str]) -> Mapping[str, Answer]:
+        """Return the answer for each of some customers."""
         try:
-            body = json.dumps(self._figures(wanted), ensure_ascii=True, separators=(",", ":")).encode()
+            found = self._backend.ledger.usage.of_customers(
+                kind.span, customers, kind.by, kind.meters, MOST_METERS
+            )
         except AggregatorError:
             raise Refused(503, "the ledger does not answer, try again", {"retry-after": "5"}) from None
-        return Answer(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
-
-    def _figures(self, wanted: Wanted) -> Mapping[str, object]:
-        report = self._backend.ledger.usage
-        feeds = [
-            feed
-            for feed in report.feeds(None, wanted.span)
-            if wanted.meters is None or feed.meter in wanted.meters
-        ]
-        if len(feeds) > MOST_METERS:
+        if len(found) > MOST_METERS:
             raise Refused(400, f"that is more than {MOST_METERS} meters and sinks: say which, by `meter`")
-        return {
-            "customer": wanted.customer,
-            "from": _instant(wanted.span.start),
-            "to": _instant(wanted.span.end),
-            "by": wanted.by,
-            "usage": [self._of_feed(feed, wanted) for feed in feeds],
-        }
+        return {customer: _answer(kind, customer, found) for customer in customers}
 
-    def _of_feed(self, feed: UsageFeed, wanted: Wanted) -> Mapping[str, object]:
-        report, whose = self._backend.ledger.usage, wanted.customer
-        lines = report.of_customer(feed, wanted.span, whose, wanted.by)
-        total = Usage()
-        if wanted.by is None or feed.last:
-            total = next(iter(report.of_customer(feed, wanted.span, whose)), Line(None, None, total)).usage
-        else:
-            for line in lines:
-                total = total.plus(line.usage)
-        told: dict[str, object] = {
-            "meter": feed.meter,
-            "sink": feed.sink,
-            "read_until": _instant(feed.mark),
-            **_usage(total),
-        }
-        if wanted.by is not None:
-            told["lines"] = [
-                {"from": _instant(line.start), **_usage(line.usage)} for line in lines if line.start
-            ]
-        return told
+
+def _answer(kind: Kind, customer: str, found: Sequence[OfCustomers]) -> Answer:
+    figures = {
+        "customer": customer,
+        "from": _instant(kind.span.start),
+        "to": _instant(kind.span.end),
+        "by": kind.by,
+        "usage": [_of_feed(each, customer, kind.by) for each in found],
+    }
+    body = json.dumps(figures, ensure_ascii=True, separators=(",", ":")).encode()
+    return Answer(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+
+def _of_feed(found: OfCustomers, customer: str, by: By | None) -> Mapping[str, object]:
+    told: dict[str, object] = {
+        "meter": found.feed.meter,
+        "sink": found.feed.sink,
+        "read_until": _instant(found.feed.mark),
+        **_usage(found.totals.get(customer, Usage())),
+    }
+    if by is not None:
+        told["lines"] = [
+            {"from": _instant(line.start), **_usage(line.usage)}
+            for line in found.lines.get(customer, ())
+            if line.start
+        ]
+    return told
 
 
 def wanted_of(query: QueryParams, now: dt.datetime) -> Wanted:
@@ -295,8 +302,11 @@ def _known(header: str, etag: str) -> bool:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    not_billed = usage.used - usage.billed - usage.dismissed - usage.shadow
-    return {"used": plain(usage.used), "billed": plain(usage.billed), "not_billed_yet": plain(not_billed)}
+    return {
+        "used": plain(usage.used),
+        "billed": plain(usage.billed),
+        "not_billed_yet": plain(usage.not_billed),
+    }
 
 
 def _instant(instant: dt.datetime) -> str:

@@ -8,7 +8,6 @@ from aggregator.core.drift import NAMES
 from aggregator.core.explanation import Story
 from aggregator.web.application import Refused
 from aggregator.web.asking import instant_of, period_of
-from aggregator.web.rollups import Rollups
 from aggregator.web.site import Asked, Backend, Page
 
 MOST_DIFFERENCES = 100
@@ -16,7 +15,7 @@ MOST_STORIES = 10
 LONGEST_ID = 200
 
 
-def reconciliation(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def reconciliation(backend: Backend, asked: Asked) -> Page:
     """Show what the daemon has found by comparing sinks' own totals with what they accepted, and how far it is."""
     checks = backend.ledger.checks
     drift = checks.drift(MOST_DIFFERENCES + 1)
@@ -30,7 +29,7 @@ def reconciliation(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     return Page("reconciliation.html", values)
 
 
-def explanation(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def explanation(backend: Backend, asked: Asked) -> Page:
     """Tell why a customer's number is what it is: of an event's window, of a window, or of a month. Asks no source."""
     question = _question(backend, asked)
     if question is None:

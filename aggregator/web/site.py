@@ -26,7 +26,6 @@ from aggregator.errors import AggregatorError
 from aggregator.ledger.ledger import Ledger
 from aggregator.runtime.clock import monotonic
 from aggregator.web.application import Refused, Workers, read_body, said
-from aggregator.web.rollups import Rollups
 from aggregator.web.sessions import LONGEST_NAME, Access, Session, path_of_ours
 
 MOST_AT_WORK = 4
@@ -79,7 +78,7 @@ class Page(NamedTuple):
     values: Values
 
 
-View = Callable[[Backend, Rollups, Asked], Page]
+View = Callable[[Backend, Asked], Page]
 Action = Callable[[Backend, Session, Mapping[str, list[str]]], str]
 """What a form does; returns what was done, in a sentence."""
 
@@ -92,7 +91,6 @@ class Site:
     ) -> None:
         self.backend = backend
         self.access = access
-        self.rollups = Rollups(backend.ledger.usage_windows)
         self.workers = Workers("pages", MOST_AT_WORK, MOST_WAITING)
         self._views = views
         self._actions = actions
@@ -161,7 +159,7 @@ class Site:
 
     def _made(self, view: View, asked: Asked) -> Page:
         try:
-            return view(self.backend, self.rollups, asked)
+            return view(self.backend, asked)
         except AggregatorError as error:
             raise Refused(503, str(error)) from None
 

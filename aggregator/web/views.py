@@ -3,15 +3,14 @@
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from decimal import Decimal
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from aggregator.collection.usage import Question, ask
 from aggregator.config.changes import changed_settings, settings_of
 from aggregator.core.lateness import in_time
-from aggregator.core.model import ZERO, Span
-from aggregator.core.usage import By, Line, Usage
+from aggregator.core.model import Span
+from aggregator.core.usage import By, Line, Usage, sum_of
 from aggregator.core.windows import DAY, HOUR, floor
 from aggregator.ledger.history import Asked as WantedRuns
 from aggregator.ledger.reports import FeedStatus
@@ -22,11 +21,13 @@ from aggregator.web.asking import day_of, instant_of, number_of, period_of
 from aggregator.web.charts import Chart, Point, chart
 from aggregator.web.health import Health, Pace, health, pace_of
 from aggregator.web.reviews import explanation, reconciliation
-from aggregator.web.rollups import Rollups
 from aggregator.web.site import Asked, Backend, Page, View
 
 LINES = 100
 """Rows of a table on one page: what helps people who cannot see takes long for more."""
+
+APART = ("dismissed", "shadow")
+"""What is neither billed nor may be: a statement shows it only where there is any."""
 
 MOST_FILES = 200
 MOST_DECISIONS = 20
@@ -46,14 +47,6 @@ class MeterRow(NamedTuple):
     lag: dt.timedelta
 
 
-class Hour(NamedTuple):
-    """An hour that holds usage."""
-
-    start: dt.datetime
-    slots: int
-    used: Decimal
-
-
 class MeterUsage(NamedTuple):
     """What a customer used of a meter in a period, and what became of it, for one sink."""
 
@@ -62,13 +55,8 @@ class MeterUsage(NamedTuple):
     chart: Chart | None
     notes: list[str]
 
-    @property
-    def not_billed(self) -> Decimal:
-        """What of it is not billed yet, and may still be."""
-        return self.usage.used - self.usage.billed - self.usage.dismissed - self.usage.shadow
 
-
-def overview(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def overview(backend: Backend, asked: Asked) -> Page:
     """Show every meter, and what needs somebody."""
     ledger, now = backend.ledger, asked.now
     rows = list(meter_rows(backend, now))
@@ -99,7 +87,7 @@ def pace(backend: Backend, meter: str) -> Pace | None:
     return pace_of(its.delay, its.every, its.window, by_cron=its.cron is not None) if its else None
 
 
-def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
+def meter(backend: Backend, asked: Asked) -> Page:
     """Show a meter's usage over a month by day, or over a day by hour."""
     name, now = asked.path["meter"], asked.now
     rows = [row for row in meter_rows(backend, now) if row.status.meter == name]
@@ -113,12 +101,8 @@ def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
     day = day_of(asked)
     span = Span(day, day + DAY) if day else period.span
     feed = _feed(backend, name, sink, span)
-    step = HOUR if day or feed.last else DAY
-    points = rollups.points(feed, span, step)
-    hours = rollups.hours(feed, span)
-    newest = sorted(hours.values(), key=lambda each: each.start, reverse=True)
-    page, more = _page(asked, newest, 24)
-    drawn = [point for point in points if point.start <= now]
+    hours, drawn, total = _over_time(backend, feed, span, by_day=day is None)
+    page, more = _page(asked, hours[::-1], 24)
     values = {
         "name": name,
         "row": row,
@@ -127,11 +111,15 @@ def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
         "day": day,
         "feed": feed,
         "chart": chart(
-            drawn, f"{name} {'by hour' if step == HOUR else 'by day'}", "%H:%M" if day else "%d %b"
+            [Point(each.start, each.usage.used, each.usage.billed) for each in drawn if each.start <= now],
+            f"{name} {'by hour' if day else 'by day'}",
+            "%H:%M" if day else "%d %b",
         ),
-        "used": sum((point.used for point in points), ZERO),
-        "billed": sum((point.billed for point in points), ZERO),
-        "hours": [Hour(each.start, each.slots, each.used) for each in page],
+        "total": total,
+        "figures": _figures([total]),
+        "hours": page,
+        "hour_figures": _figures(each.usage for each in page),
+        "slots": _slots(backend, feed, page),
         "hourly": feed.last or row.status.window_seconds <= 3_600,
         "one_slot_each": row.status.window_seconds >= 3_600,
         "page": number_of(asked),
@@ -142,7 +130,48 @@ def meter(backend: Backend, rollups: Rollups, asked: Asked) -> Page:
     return Page("meter.html", values)
 
 
-def window(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+class Stretch(NamedTuple):
+    """What was used in an hour or a day."""
+
+    start: dt.datetime
+    usage: Usage
+
+
+def _over_time(
+    backend: Backend, feed: UsageFeed, span: Span, *, by_day: bool
+) -> tuple[list[Stretch], list[Stretch], Usage]:
+    """Return the hours of a span that hold anything, the stretches that are drawn, and what all come to.
+
+    Where the last number is billed, hours do not add up, and to look at all of a month would take long: only a day has them.
+    """
+    report = backend.ledger.usage
+    if feed.last:
+        found = _stretches(report.lines(feed, span, By.DAY if by_day else By.HOUR))
+        total = sum_of(line.usage for line in report.lines(feed, span))
+    else:
+        found = _stretches(report.lines(feed, span, By.HOUR))
+        total = sum_of(each.usage for each in found)
+    hours = [] if feed.last and by_day else found
+    step = DAY if by_day else HOUR
+    drawn: dict[dt.datetime, list[Usage]] = {}
+    for each in found:
+        drawn.setdefault(floor(each.start, step), []).append(each.usage)
+    starts = [span.start + step * number for number in range((span.end - span.start) // step)]
+    return hours, [Stretch(start, sum_of(drawn.get(start, ()))) for start in starts], total
+
+
+def _stretches(lines: Iterable[Line]) -> list[Stretch]:
+    return [Stretch(line.start, line.usage) for line in lines if line.start is not None]
+
+
+def _slots(backend: Backend, feed: UsageFeed, hours: list[Stretch]) -> dict[dt.datetime, int]:
+    """Return how many slots each of some hours has, which are given from the newest on."""
+    if not hours:
+        return {}
+    return backend.ledger.usage_windows.slots(feed.id, Span(hours[-1].start, hours[0].start + HOUR))
+
+
+def window(backend: Backend, asked: Asked) -> Page:
     """Show the customers of a meter in a window: who used most first."""
     name, sink = asked.path["meter"], asked.query.get("sink", "")
     start = instant_of(asked.path["start"])
@@ -156,8 +185,8 @@ def window(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     report = backend.ledger.usage
     first = (number_of(asked) - 1) * LINES
     found = report.some_customers(feed, span, LINES + 1, first)
-    total = next(iter(report.lines(feed, span)), Line(None, None, Usage())).usage
-    count = sum(each.slots for each in backend.ledger.usage_windows.sums(feed.id, span))
+    total = sum_of(line.usage for line in report.lines(feed, span))
+    count = sum(backend.ledger.usage_windows.slots(feed.id, span).values())
     values = {
         "name": name,
         "sink": status.sink,
@@ -177,7 +206,7 @@ def window(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     return Page("window.html", values)
 
 
-def customers(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def customers(backend: Backend, asked: Asked) -> Page:
     """Find a customer: by how its name begins, among those that had usage lately."""
     prefix = asked.query.get("begins", "").strip()[:200]
     feeds = backend.ledger.usage.feeds(None, Span(asked.now, asked.now))
@@ -192,7 +221,7 @@ def customers(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     return Page("customers.html", values)
 
 
-def customer(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def customer(backend: Backend, asked: Asked) -> Page:
     """Show what a customer used in a month of every meter, and what is not billed yet; with `live`, as the source has it."""
     whose, period = asked.path["customer"], period_of(asked)
     live = bool(asked.query.get("live"))
@@ -205,6 +234,7 @@ def customer(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
         "found": [each for each in found if any(each.usage)],
         "nothing": [each.feed.meter for each in found if not any(each.usage)],
         "figures": _figures(each.usage for each in found),
+        "apart": [name for name in APART if any(getattr(each.usage, name) for each in found)],
         "waiting": backend.ledger.parked.waiting(Choice(customer=whose), LINES),
         "live": live,
         "can_ask": backend.source_of is not None,
@@ -227,9 +257,7 @@ def _used(backend: Backend, whose: str, span: Span, now: dt.datetime, *, live: b
             lines = list(each.lines.all())
             usage = each.sum.total
             if not each.sum.adds_up:
-                usage = next(
-                    iter(report.lines(each.feed, span, customer=whose)), Line(None, None, Usage())
-                ).usage
+                usage = sum_of(line.usage for line in report.lines(each.feed, span, customer=whose))
             yield MeterUsage(each.feed, usage, _by_day(lines, span, now, each.feed.meter), each.notes)
 
 
@@ -244,7 +272,7 @@ def _by_day(lines: Iterable[Line], span: Span, now: dt.datetime, what: str) -> C
     return chart(points, f"{what} by day", "%d %b")
 
 
-def events(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def events(backend: Backend, asked: Asked) -> Page:
     """Show what waits for a person, grouped as it was asked for, with what can be done about it."""
     query = asked.query
     state = query.get("state") if query.get("state") in ("held", "refused", "in_doubt") else None
@@ -270,7 +298,7 @@ def events(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     return Page("events.html", values)
 
 
-def files(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def files(backend: Backend, asked: Asked) -> Page:
     """Show files that a person must upload, then those that were written lately."""
     uploads = backend.ledger.uploads
     waiting = uploads.listed(sink=None, unconfirmed=True, limit=MOST_FILES)
@@ -285,7 +313,7 @@ def files(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     return Page("files.html", values)
 
 
-def runs(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def runs(backend: Backend, asked: Asked) -> Page:
     """Show what passes and deliveries did lately, and what waits with the way to try again."""
     name, failed = asked.query.get("meter") or None, bool(asked.query.get("failed"))
     meters = backend.ledger.records.meters()
@@ -296,7 +324,7 @@ def runs(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
     return Page("runs.html", values)
 
 
-def configuration(backend: Backend, _rollups: Rollups, asked: Asked) -> Page:
+def configuration(backend: Backend, asked: Asked) -> Page:
     """Show the settings of the meters that are in force, what they changed, and what the files say that is not."""
     in_force, before = backend.ledger.configurations.latest()
     here = settings_of(backend.config.meters)

@@ -344,6 +344,7 @@ create table aggregator.usage_of_day (
     customer text collate "C" not null,
     quantity numeric not null,
     total    numeric not null,
+    shadow   numeric not null,
     primary key (feed_id, day, customer)
 );
 create table aggregator.usage_of_hour (
@@ -353,6 +354,7 @@ create table aggregator.usage_of_hour (
     slots    bigint not null,
     quantity numeric not null,
     total    numeric not null,
+    shadow   numeric not null,
     primary key (feed_id, day, hour)
 );
 comment on table aggregator.usage_of_hour is

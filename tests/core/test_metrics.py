@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -271,13 +271,9 @@ def test_every_sample_has_the_labels_of_its_metric(config: Config) -> None:
             assert sample.name == name + "_total" * (family.type == "counter")
 
 
-def test_no_label_names_a_customer(config: Config) -> None:
+def test_no_label_names_a_customer() -> None:
     """There may be millions of them."""
-    labels: Mapping[str, None] = {
-        label: None
-        for family in page(config).families.values()
-        for label in family._labelnames  # type: ignore[attr-defined]
-    }
+    labels = {label for _, _, its in FAMILIES.values() for label in its}
     assert sorted(labels) == sorted(
         [
             "version",

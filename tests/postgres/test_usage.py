@@ -1,6 +1,7 @@
 """`aggregator usage`: every unit stands in one figure, on every line, whatever the history; and what the command prints."""
 
 import random
+import re
 import tracemalloc
 from decimal import Decimal
 from itertools import product
@@ -9,10 +10,10 @@ import psycopg
 import pytest
 
 from aggregator.core.model import Reading, Span
-from aggregator.core.usage import By, Usage
+from aggregator.core.usage import By, Usage, sum_of
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes.spool import Spool
-from aggregator.ledger.usage import ALL_ROWS, OpenWindows, UsageFeed, UsageReport, question
+from aggregator.ledger.usage import ALL_ROWS, MANY, OpenWindows, UsageFeed, UsageReport, question
 from aggregator.ledger.usage_days import UsageDays
 from tests import usage_by_hand
 from tests.postgres.made_usage import CUSTOMERS, HOUR, HOURS, START, Made
@@ -55,6 +56,8 @@ def test_every_line_of_any_history_adds_up(seed: int, database: Database, ledger
                         assert lines == usage_by_hand.lines(connection, feed, span, by, customer, by_hand)
                         if customer and not live:
                             assert report.of_customer(feed, span, customer, by) == lines
+                            many = report.of_customer(feed._replace(waiting=MANY), span, customer, by)
+                            assert many == lines, "what waits is found by the customer's slots as well"
                         totals[by] = Usage()
                         for line in lines:
                             assert line.usage.used == sum(line.usage[1:]), line
@@ -63,6 +66,32 @@ def test_every_line_of_any_history_adds_up(seed: int, database: Database, ledger
                     adding = [By.CUSTOMER] if feed.last else list(By)
                     assert [totals[by] for by in adding] == [totals[None]] * len(adding)
     assert met == set(Usage._fields)
+
+
+@pytest.mark.parametrize("by", [None, By.HOUR, By.DAY, By.MONTH])
+def test_customers_who_are_asked_for_together_have_each_their_own(
+    by: By | None, database: Database, ledger_url: str
+) -> None:
+    """The same lines as alone, whoever else is asked for; nobody has lines of others, or of somebody who does not exist."""
+    report = UsageReport(database)
+    with psycopg.connect(ledger_url, autocommit=True) as connection:
+        made = Made(connection, random.Random(5))
+        for number in range(2):
+            made.meter(f"meter_{number}")
+    UsageDays(database).sum_up(sink_id=1)
+    names = [*CUSTOMERS, "cus_nobody", "", "cus_", "%"]
+    together = report.of_customers(PART, names, by)
+    assert [each.feed for each in together] == report.feeds(None, PART)
+    assert {whose for each in together for whose in each.lines} == set(CUSTOMERS)
+    for each, customer in product(together, names):
+        alone = report.of_customer(each.feed, PART, customer, by)
+        assert each.lines.get(customer, []) == alone
+        total = sum_of(line.usage for line in report.of_customer(each.feed, PART, customer))
+        assert each.totals.get(customer, Usage()) == total
+    assert [each.feed.meter for each in report.of_customers(PART, names, by, ["meter_1"])] == ["meter_1"] * 2
+    assert not any(each.lines for each in report.of_customers(PART, names, by, None, 3)), (
+        "there are four feeds"
+    )
 
 
 @pytest.fixture
@@ -125,3 +154,19 @@ def test_a_range_is_found_by_its_windows(database: Database, large: UsageFeed, b
     assert "slot_pkey" in plan
     assert "Seq Scan on slot" not in plan
     assert "Seq Scan on event" not in plan
+
+
+def test_a_customer_is_found_by_the_whole_key(database: Database, large: UsageFeed) -> None:
+    """However many others a window has: of its slots, one is read, by servers that cannot skip within a key as well."""
+    statement, values = question(large, Span(START, START + 3 * HOUR), None, ["cus_7", "cus_9"])
+    with database.transaction() as connection:
+        plan = "\n".join(
+            row[0]
+            for row in psycopg.ClientCursor(connection).execute(
+                f"explain (analyze, costs off, timing off, summary off) {statement}", values
+            )
+        )
+    found = re.findall(r"slot_pkey on slot.*\n\s+Index Cond: (.*)", plan)
+    assert any("customer = " in condition and "window_start = " in condition for condition in found), plan
+    assert not any("customer = " in condition and "window_start = " not in condition for condition in found)
+    assert "Seq Scan on slot" not in plan

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from aggregator.core.model import Span
+from aggregator.core.usage import By
 from aggregator.ledger.database import Database
 from aggregator.ledger.usage import UsageReport
 from aggregator.ledger.usage_days import UsageDays
@@ -55,9 +56,13 @@ def test_a_day_is_summed_up_once_it_is_over_and_quiet(read: World, database: Dat
     assert days.sum_up(1, NOW).days == 0
     assert used(database, "cus_a", Span(START, START + 3 * DAY)) == 98
     assert used(database, "cus_a", Span(START + HOUR, START + 2 * DAY)) == 94
-    hours = UsageWindows(database).sums(1, Span(START, START + 3 * DAY))
-    assert [(each.start, each.slots, each.used) for each in hours] == [
-        (START + hour * HOUR, 2, 5) for hour in range(49)
+    whole = Span(START, START + 3 * DAY)
+    assert UsageWindows(database).slots(1, whole) == {START + hour * HOUR: 2 for hour in range(49)}
+    report = UsageReport(database)
+    [feed] = report.feeds(None, whole)
+    lines = list(report.lines(feed, whole, By.HOUR))
+    assert [(each.start, each.usage.used) for each in lines] == [
+        (START + hour * HOUR, 5) for hour in range(49)
     ]
 
 
@@ -79,9 +84,16 @@ def test_sums_are_what_is_read(
 ) -> None:
     """Of a day that is made no slot is looked at: that is what it is made for."""
     UsageDays(database).sum_up(1, NOW)
-    other.execute("update aggregator.usage_of_day set quantity = quantity + 1000, total = total + 1000")
+    for table in ("usage_of_day", "usage_of_hour"):
+        other.execute(
+            f"update aggregator.{table} set quantity = quantity + 1000, total = total + 1000".encode()
+        )
     other.commit()
-    assert used(database, "cus_a", Span(START, START + 2 * DAY)) == 96 + 2000
+    span = Span(START, START + 2 * DAY)
+    assert used(database, "cus_a", span) == 96 + 2000
+    report = UsageReport(database)
+    [line] = report.lines(report.feeds(None, span)[0], span)
+    assert line.usage.used == 5 * 48 + 48_000
 
 
 def test_whoever_changes_a_day_meanwhile_is_not_overlooked(
