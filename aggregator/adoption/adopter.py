@@ -175,7 +175,11 @@ class Adopter:
         accounts = {name: account for name in sorted(self._fed) if (account := self._sinks[name].account())}
 
         def name(line: Line, comparison: SlotComparison) -> str:
-            return self._name(line, comparison, named(pinned.ledger_id, generation), now)
+            """Name the event that takes a slot over, as the planner would name it in the new generation."""
+            known = next(known for known in self._registered if known.id == line.meter_id)
+            ledger, window = named(pinned.ledger_id, generation), known.meter.window
+            names = planner.Identifiers(ledger, line.feed.sink, known.identity, window)
+            return names.of(comparison.customer, comparison.window_start, comparison.revision)
 
         feeds = [feed.id for known in self._registered for feed in known.feeds]
         self._adopting.adopt(survey.rebased, pinned, generation, accounts, feeds, name, now)
@@ -276,21 +280,6 @@ class Adopter:
                     if comparison.differs:
                         much = Decimal(planner.plain(comparison.stands_at))
                         yield Counted(comparison.window_start, comparison.customer, much, comparison.kept_at)
-
-    def _name(self, line: Line, comparison: SlotComparison, ledger: str, now: dt.datetime) -> str:
-        """Name the event that takes a slot over, as the planner would name it in the new generation."""
-        known = next(known for known in self._registered if known.id == line.meter_id)
-        policy = planner.Policy(
-            ledger=ledger,
-            sink=line.feed.sink,
-            meter=known.identity,
-            window=known.meter.window,
-            decimals=known.meter.decimals,
-            decreases=known.meter.decreases,
-            limits=self._sinks[line.feed.sink].limits_for(known.meter.name),
-            now=now,
-        )
-        return planner.identifier(policy, comparison.customer, comparison.window_start, comparison.revision)
 
 
 def _generation(ledger: int, host: int, now: dt.datetime) -> int:

@@ -17,7 +17,7 @@ import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aggregator.collection import schedule, sight
@@ -534,25 +534,24 @@ class Collector:
             feed: Feed, changes: Iterable[Change], *, guarded: bool, swollen: Mapping[dt.datetime, Swollen]
         ) -> Iterable[Decision]:
             coming = changes if forecast is None else forecast.carrying(feed.sink, changes)
-            policy = self._policy(feed, now, definition)
-            return planner.plan(coming, replace(policy, guarded=guarded, swollen=swollen))
+            policy = planner.Policy(
+                ledger=self._ledger_name(),
+                sink=feed.sink,
+                meter=self._registered.identity,
+                window=definition.window,
+                decimals=self.meter.decimals,
+                decreases=self.meter.decreases,
+                limits=self.limits[feed.sink],
+                now=now,
+                guarded=guarded,
+                guards=self.meter.guards,
+                swollen=swollen,
+                shadow=feed.shadow,
+                unstable=definition.fingerprint in self._unstable,
+            )
+            return planner.plan(coming, policy)
 
         return decide
-
-    def _policy(self, feed: Feed, now: dt.datetime, definition: Definition) -> planner.Policy:
-        return planner.Policy(
-            ledger=self._ledger_name(),
-            sink=feed.sink,
-            meter=self._registered.identity,
-            window=definition.window,
-            decimals=self.meter.decimals,
-            decreases=self.meter.decreases,
-            limits=self.limits[feed.sink],
-            now=now,
-            guards=self.meter.guards,
-            shadow=feed.shadow,
-            unstable=definition.fingerprint in self._unstable,
-        )
 
 
 def _shortened(this: Pass, lease: Lease, until: dt.datetime) -> Pass:

@@ -74,6 +74,29 @@ IDENTIFIER_LENGTH = 44
 """`agg_` and 160 bits in hexadecimal: far below the 100 characters that Stripe allows, far above any collision."""
 
 
+class Identifiers:
+    """Names the events of one meter at one sink, for ever, whose windows have one length."""
+
+    __slots__ = ("_begins", "_length", "_windows")
+
+    def __init__(self, ledger: str, sink: str, meter: str, window: dt.timedelta) -> None:
+        self._begins = "".join(f"{len(text)}:{text}" for text in (ledger, sink, meter))
+        self._length = int(window.total_seconds())
+        self._windows: dict[dt.datetime, str] = {}
+        """How windows stand in identifiers, by their start: each serves up to a million events."""
+
+    def of(self, customer: str, window_start: dt.datetime, revision: int) -> str:
+        """Name an event: the hash of ledger, sink, meter, customer, window start and length, and revision.
+
+        Lengths precede texts, so that no two different names can run together into the same bytes.
+        """
+        window = self._windows.get(window_start)
+        if window is None:
+            window = self._windows[window_start] = f"{int(window_start.timestamp())}:{self._length}"
+        named = f"{self._begins}{len(customer)}:{customer}{window}:{revision}"
+        return "agg_" + sha256(named.encode()).hexdigest()[: IDENTIFIER_LENGTH - 4]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """All that the planner needs to know besides the changed slots: whose they are, and what is allowed."""
@@ -101,21 +124,15 @@ class Policy:
     watches: bool = field(init=False, repr=False)
     """Whether any guard could hold an increase."""
     latest: bool = field(init=False, repr=False)
-    begins: str = field(init=False, repr=False)
-    """What the names of all its events begin with, before the customer."""
-    length: str = field(init=False, repr=False)
-    """The length of a window as it stands in names, in seconds."""
-    windows: dict[dt.datetime, str] = field(init=False, repr=False, compare=False, default_factory=dict)
-    """How windows stand in names, by their start, as far as there were events of them."""
+    identifiers: Identifiers = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        texts = (self.ledger, self.sink, self.meter)
+        named = Identifiers(self.ledger, self.sink, self.meter, self.window)
+        object.__setattr__(self, "identifiers", named)
         object.__setattr__(self, "oldest", self.now - self.limits.past)
         object.__setattr__(self, "sends_total", self.limits.write_model is not WriteModel.DELTA)
         object.__setattr__(self, "watches", self.guards.holds)
         object.__setattr__(self, "latest", self.limits.write_model is WriteModel.LAST)
-        object.__setattr__(self, "begins", "".join(f"{len(text)}:{text}" for text in texts))
-        object.__setattr__(self, "length", str(int(self.window.total_seconds())))
 
     def takes(self, sent: Decimal) -> bool:
         """Tell whether the sink takes a quantity that is not above zero."""
@@ -209,7 +226,14 @@ def _send_again(change: Change, carry: Decimal, booked: Decimal, policy: Policy)
 
 def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Planned:
     """Complete the event that changes what a slot stands at by `delta`, to `total`."""
-    at = stamp(change, policy.window, policy.limits.write_model)
+    at = stamp(
+        change.window_start,
+        policy.window,
+        change.revision,
+        used_at=change.at,
+        stamped_at=change.stamped_at,
+        model=policy.limits.write_model,
+    )
     proposed = change.tail is Tail.PROPOSED
     guarded = policy.guarded or change.tail is Tail.GUARDED or proposed
     state, reason = _initial_state(delta, total, at, policy, guarded=guarded)
@@ -228,7 +252,7 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
         )  # whatever holds this one: what replaces it may lower the bill, and is a proposal still
     if policy.shadow or change.shadow:
         state, reason, guard = State.SHADOW, reason and f"would be {state.value}: {reason}", None
-    name = identifier(policy, change.customer, change.window_start, change.revision)
+    name = policy.identifiers.of(change.customer, change.window_start, change.revision)
     return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason, guard))
 
 
@@ -293,40 +317,36 @@ def plain(value: Decimal) -> str:
     return "0" if text in ("-0", "") else text
 
 
-def stamp(change: Change, window: dt.timedelta, model: WriteModel = WriteModel.DELTA) -> dt.datetime:
-    """Give an event its instant inside its window.
+def stamp(
+    start: dt.datetime,
+    window: dt.timedelta,
+    revision: int,
+    *,
+    used_at: dt.datetime | None,
+    stamped_at: dt.datetime | None,
+    model: WriteModel = WriteModel.DELTA,
+) -> dt.datetime:
+    """Give an event its instant inside the window that begins at `start`.
 
-    Revision 0 takes the last real use that the source names, else one second before the window's end. Each later
-    revision takes an earlier minute of its own (coming round from the first to the last): Stripe's summaries are aligned
-    to minutes (docs.stripe.com/api/billing/meter-event-summary), so a minute with one event in it can prove whether that
-    event arrived. A window of one minute has room for one.
+    Revision 0 takes `used_at`, the last real use that the source names, else one second before the window's end; later ones
+    know it as `stamped_at`. Each of them takes an earlier minute of its own (coming round from the first to the last):
+    Stripe's summaries are aligned to minutes (docs.stripe.com/api/billing/meter-event-summary), so a minute with one event
+    in it can prove whether that event arrived. A window of one minute has room for one.
 
     What overwrites must meet what it overwrites, which Stripe looks for in the UTC hour or day of the event
     (docs.stripe.com/billing/subscriptions/usage-based/meters/configure): each revision takes the instant of the first. Where
     the last number is billed, whether by instant or by arrival is not documented: each revision is a second later than the
     one before it, so that both agree.
     """
-    start, end = change.window_start, change.window_start + window
+    end = start + window
     if model is WriteModel.LAST:
-        return min(start + change.revision * SECOND, end - SECOND)
-    if change.revision == 0 or change.stamped_at is None:
-        at = change.at if change.at is not None else end - SECOND
+        return min(start + revision * SECOND, end - SECOND)
+    if revision == 0 or stamped_at is None:
+        at = used_at if used_at is not None else end - SECOND
         assert start <= at < end, f"{at} lies outside of {Span(start, end)}"
         return at - dt.timedelta(0, 0, at.microsecond) if at.microsecond else at
     if model is WriteModel.OVERWRITE:
-        return change.stamped_at
+        return stamped_at
     minutes = window // MINUTE
-    first = min((change.stamped_at - start) // MINUTE, minutes - 1)
-    return start + (first - change.revision) % minutes * MINUTE
-
-
-def identifier(policy: Policy, customer: str, window_start: dt.datetime, revision: int) -> str:
-    """Name an event for ever: the hash of ledger, sink, meter, customer, window start and length, and revision.
-
-    Lengths precede texts, so that no two different names can run together into the same bytes.
-    """
-    window = policy.windows.get(window_start)
-    if window is None:
-        window = policy.windows[window_start] = f"{int(window_start.timestamp())}:{policy.length}"
-    named = f"{policy.begins}{len(customer)}:{customer}{window}:{revision}"
-    return "agg_" + sha256(named.encode()).hexdigest()[: IDENTIFIER_LENGTH - 4]
+    first = min((stamped_at - start) // MINUTE, minutes - 1)
+    return start + (first - revision) % minutes * MINUTE

@@ -120,12 +120,15 @@ class Checker:
         done = [each for each in due if each.customer not in waiting]
         drifts = [
             Drift(
+                line.meter,
+                line.sink,
                 each.place.customer,
                 each.place.span.start,
                 each.place.span.end,
                 difference.cause.value,
                 difference.amount,
                 difference.reason,
+                now,
             )
             for each in found
             for difference in each.differences

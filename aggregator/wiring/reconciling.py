@@ -15,7 +15,7 @@ from typing import NamedTuple
 from aggregator.collection.open_windows import read_open
 from aggregator.core import definitions, planner
 from aggregator.core.drift import Repair, same
-from aggregator.core.model import ZERO, Change, Definition, EventId, SlotId, Span, Tail, WriteModel
+from aggregator.core.model import ZERO, Definition, Span, WriteModel
 from aggregator.core.shown import counted
 from aggregator.core.windows import floor
 from aggregator.ledger.drift import Asked, DayLine, FeedLine
@@ -244,46 +244,22 @@ def repair(app: App, compared: Compared, now: dt.datetime) -> Iterator[tuple[Fou
 
 def naming(app: App, line: Line, now: dt.datetime) -> Naming:
     """Return what names and stamps the events of a feed, as the planner would."""
-    known = app.registered[line.meter]
+    meter = app.registered[line.meter].identity
     limits = app.sinks[line.sink].limits_for(line.meter)
 
     def name(customer: str, start: dt.datetime, revision: int, stamped_at: dt.datetime | None) -> Proposal:
-        policy = planner.Policy(
-            ledger=app.ledger.identity.name(),
-            sink=line.sink,
-            meter=known.identity,
-            window=definitions.at(line.known, start).window,
-            decimals=known.meter.decimals,
-            decreases=known.meter.decreases,
-            limits=limits,
-            now=now,
-        )
-        change = Change(
-            slot=SlotId(0),
-            event=EventId(0),
-            customer=customer,
-            window_start=start,
-            before=ZERO,
-            now=ZERO,
-            at=None,
-            total=ZERO,
-            revision=revision,
-            stamped_at=stamped_at,
-            carry=ZERO,
-            tail=Tail.CLEAR,
-            parked=None,
-            parked_delta=ZERO,
-            known=True,
-        )
-        at = planner.stamp(change, policy.window, limits.write_model)
+        window = definitions.at(line.known, start).window
+        model = limits.write_model
+        at = planner.stamp(start, window, revision, used_at=None, stamped_at=stamped_at, model=model)
         refused = None
-        if at < policy.oldest:
+        if at < now - limits.past:
             refused = (
                 f"{line.sink} takes nothing older than {limits.past_days} days: put it right there by hand"
             )
-        elif limits.write_model is WriteModel.DELTA and not limits.negatives:
+        elif model is WriteModel.DELTA and not limits.negatives:
             refused = f"{line.sink} takes no quantity below zero: put it right there by hand"
-        return Proposal(planner.identifier(policy, customer, start, revision), at, refused)
+        named = planner.Identifiers(app.ledger.identity.name(), line.sink, meter, window)
+        return Proposal(named.of(customer, start, revision), at, refused)
 
     return name
 

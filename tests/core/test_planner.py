@@ -18,8 +18,8 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.planner import (
+    Identifiers,
     Policy,
-    identifier,
     is_restless,
     plain,
     plan,
@@ -379,13 +379,9 @@ def test_stamps(microsecond: int, minutes: int) -> None:
     """A slot's events stand inside its window on whole seconds, each of its revisions in a minute of its own."""
     window = minutes * MINUTE
     used_at = TODAY + dt.timedelta(microseconds=microsecond) % window
-    first = stamp(CHANGE._replace(window_start=TODAY, at=used_at), window)
+    first = stamp(TODAY, window, 0, used_at=used_at, stamped_at=None)
     later = [
-        stamp(
-            CHANGE._replace(window_start=TODAY, at=used_at, revision=revision, stamped_at=first),
-            window,
-        )
-        for revision in range(1, minutes)
+        stamp(TODAY, window, revision, used_at=used_at, stamped_at=first) for revision in range(1, minutes)
     ]
     assert used_at - dt.timedelta(seconds=1) < first <= used_at
     assert all(TODAY <= at < TODAY + window and at.microsecond == 0 for at in (first, *later))
@@ -410,32 +406,34 @@ def test_use_outside_of_its_window_stops_the_plan(at: str) -> None:
         decided(f"customer | window | now | at \n acme | 10:00 | 5 | {at}")
 
 
+NAMES = Identifiers("ledger-1", "stripe", "api_requests", HOUR)
+
 NAMED = {
-    "ledger": replace(POLICY, ledger="ledger-2"),
-    "sink": replace(POLICY, sink="files"),
-    "meter": replace(POLICY, meter="storage"),
-    "window length": replace(POLICY, window=MINUTE),
-    "ledger and sink run together": replace(POLICY, ledger="ledger-1s", sink="tripe"),
-    "sink and meter run together": replace(POLICY, sink="stripea", meter="pi_requests"),
+    "ledger": Identifiers("ledger-2", "stripe", "api_requests", HOUR),
+    "sink": Identifiers("ledger-1", "files", "api_requests", HOUR),
+    "meter": Identifiers("ledger-1", "stripe", "storage", HOUR),
+    "window length": Identifiers("ledger-1", "stripe", "api_requests", MINUTE),
+    "ledger and sink run together": Identifiers("ledger-1s", "tripe", "api_requests", HOUR),
+    "sink and meter run together": Identifiers("ledger-1", "stripea", "pi_requests", HOUR),
 }
 
 
 def test_identifier_never_changes() -> None:
     """An identifier is the same today, tomorrow and in the next release: retries depend on it (B17)."""
-    name = identifier(POLICY, "cus_1", TODAY, 0)
+    name = POLICY.identifiers.of("cus_1", TODAY, 0)
     assert name == "agg_480e985504d32b90507c2547e6012cab9a51b339"
     tomorrow = replace(POLICY, now=TOMORROW + dt.timedelta(days=9), decimals=2, decreases=Decreases.APPLY)
-    assert identifier(tomorrow, "cus_1", TODAY, 0) == name
+    assert tomorrow.identifiers.of("cus_1", TODAY, 0) == name
 
 
 def test_identifier_names_each_thing() -> None:
     """Another ledger, sink, meter, customer, window, length or revision is another identifier (B17)."""
     names = [
-        identifier(POLICY, "cus_1", TODAY, 0),
-        identifier(POLICY, "cus_2", TODAY, 0),
-        identifier(POLICY, "cus_1", TODAY + HOUR, 0),
-        identifier(POLICY, "cus_1", TODAY, 1),
-        *(identifier(policy, "cus_1", TODAY, 0) for policy in NAMED.values()),
+        NAMES.of("cus_1", TODAY, 0),
+        NAMES.of("cus_2", TODAY, 0),
+        NAMES.of("cus_1", TODAY + HOUR, 0),
+        NAMES.of("cus_1", TODAY, 1),
+        *(other.of("cus_1", TODAY, 0) for other in NAMED.values()),
     ]
     assert len(set(names)) == len(names)
 
@@ -447,8 +445,7 @@ NAME = st.tuples(TEXT, TEXT, TEXT, TEXT, st.integers(0, 30), st.sampled_from([1,
 def named(name: tuple[str, str, str, str, int, int, int]) -> str:
     """Return the identifier of what a tuple names."""
     ledger, sink, meter, customer, hours, minutes, revision = name
-    policy = replace(POLICY, ledger=ledger, sink=sink, meter=meter, window=minutes * MINUTE)
-    return identifier(policy, customer, TODAY + hours * HOUR, revision)
+    return Identifiers(ledger, sink, meter, minutes * MINUTE).of(customer, TODAY + hours * HOUR, revision)
 
 
 @settings(max_examples=300, deadline=None)

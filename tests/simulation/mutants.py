@@ -88,9 +88,13 @@ def new_identifier_per_attempt() -> list[tuple[object, str, object]]:
 
 @mutant("revisions of a slot share an identifier")
 def identifier_without_revision() -> list[tuple[object, str, object]]:
-    real = planner.identifier
+    real = planner.Identifiers.of
     return [
-        (planner, "identifier", lambda policy, customer, start, revision: real(policy, customer, start, 0))
+        (
+            planner.Identifiers,
+            "of",
+            lambda self, customer, start, revision: real(self, customer, start, 0),
+        )
     ]
 
 
@@ -449,7 +453,7 @@ def decreases_doubled() -> list[tuple[object, str, object]]:
 
 @mutant("an event is stamped with its window's end")
 def window_end_as_instant() -> list[tuple[object, str, object]]:
-    return [(planner, "stamp", lambda change, window, *rest: change.window_start + window)]
+    return [(planner, "stamp", lambda start, window, *_, **__: start + window)]
 
 
 @mutant("a window is read before it has ended")

@@ -48,7 +48,7 @@ def zero_not_said() -> list[tuple[object, str, object]]:
 @mutant("later revisions of a window have earlier instants, as where numbers add up")
 def instants_go_back() -> list[tuple[object, str, object]]:
     real = planner.stamp
-    return [(planner, "stamp", lambda change, window, *rest: real(change, window, WriteModel.DELTA))]
+    return [(planner, "stamp", lambda *one, **other: real(*one, **other | {"model": WriteModel.DELTA}))]
 
 
 @mutant("parts of a unit flow from one window to the next")

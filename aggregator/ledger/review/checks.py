@@ -101,7 +101,7 @@ delete from aggregator.drift
 
 FOUND = """
 insert into aggregator.drift (feed_id, customer, window_start, window_end, cause, amount, reason, found_at)
-values (%(feed)s, %(customer)s, %(start)s, %(end)s, %(cause)s, %(amount)s, %(reason)s, %(now)s)
+values (%(feed)s, %(customer)s, %(start)s, %(end)s, %(cause)s, %(amount)s, %(reason)s, %(found_at)s)
     on conflict (feed_id, customer, window_start, cause) do update
    set amount = excluded.amount, reason = excluded.reason
 """
@@ -153,18 +153,7 @@ class Unchecked(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """Something that differs from what a sink has, as it was found."""
-
-    customer: str
-    start: dt.datetime
-    end: dt.datetime
-    cause: str
-    amount: Decimal
-    reason: str
-
-
-class KnownDrift(NamedTuple):
-    """The same, with whose it is and since when it is known."""
+    """Something that differs from what a sink has: whose it is, and since when it is known."""
 
     meter: str
     sink: str
@@ -241,7 +230,7 @@ class Checks(Part):
             connection.execute(STRIKE_OFF, values)
             connection.execute(FORGET, values)
             for each in found:
-                connection.execute(FOUND, {"feed": feed, "now": now, **each._asdict()})
+                connection.execute(FOUND, {"feed": feed, **each._asdict()})
 
     def put_off(self, feed: int, customers: Sequence[str], next_at: dt.datetime) -> None:
         """Compare customers later: nothing can be concluded of them yet."""
@@ -256,6 +245,6 @@ class Checks(Part):
         """Return how much of what each sink accepted was compared."""
         return [Coverage._make(row) for row in self._rows(COVERAGE)]
 
-    def drift(self, limit: int) -> list[KnownDrift]:
+    def drift(self, limit: int) -> list[Drift]:
         """Return what is known to differ, the longest known first."""
-        return [KnownDrift._make(row) for row in self._rows(DRIFT, {"limit": limit})]
+        return [Drift._make(row) for row in self._rows(DRIFT, {"limit": limit})]
