@@ -111,12 +111,12 @@ def main() -> None:
         # Without `standalone_mode` an Exit is not raised but returned as its code.
         sys.exit(cli.main(prog_name="aggregator", standalone_mode=False))
     except click.exceptions.Abort:
-        from aggregator.cli.common import say
+        from aggregator.cli.printing import say
 
         say("Stopped.", err=True)
         sys.exit(128 + signal.SIGINT)
     except click.ClickException as error:
-        from aggregator.cli.common import say
+        from aggregator.cli.printing import say
 
         text = io.StringIO()
         error.show(file=text)
@@ -132,6 +132,6 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> None:
-    from aggregator.cli.common import say_error
+    from aggregator.cli.printing import say_error
 
     say_error(error)

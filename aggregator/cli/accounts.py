@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from aggregator.cli.common import known_meters
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import known_meters
 from aggregator.errors import SinkError, SinkHalted, UsageError
 
 if TYPE_CHECKING:

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
-    answer,
-    config_option,
-    json_option,
-    load_config,
-    say,
-    show_rows,
-    write_json,
-)
+from aggregator.cli.options import config_option, json_option, load_config
+from aggregator.cli.printing import answer, say, show_rows, write_json
 from aggregator.core.shown import shown
 
 if TYPE_CHECKING:

@@ -6,21 +6,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from aggregator.cli.common import (
-    begin_option,
+from aggregator.cli.completion import MeterName
+from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import (
     config_option,
     first_time_option,
+    from_option,
     json_option,
     known_meters,
     load_config,
-    ready_end_option,
-    say,
-    show_rows,
     somebody,
-    write_json,
+    to_option,
 )
-from aggregator.cli.completion import MeterName
-from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
@@ -42,8 +40,8 @@ WAIT_SECONDS = 0.2
 
 @click.command()
 @click.argument("meters", nargs=-1, type=MeterName(), metavar="[METER]...")
-@begin_option
-@ready_end_option
+@from_option(required=True)
+@to_option("End of the last window. Without it: the last one that is ready.")
 @click.option("--dry-run", is_flag=True, help="Show what it would do; write and send nothing.")
 @click.option(
     "--no-send",

@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
-    answer,
+from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import (
     config_option,
     deciding_option,
     json_option,
     load_config,
-    say,
-    show_rows,
     some_ids_argument,
     somebody,
-    write_json,
 )
-from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.printing import answer, say, show_rows, write_json
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:

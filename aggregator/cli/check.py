@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, say, show_rows, write_json
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.feeds import findings_of
+from aggregator.cli.options import config_option, json_option, load_config
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.cli.prove import prove
 from aggregator.cli.tables import table_notes
 

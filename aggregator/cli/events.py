@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.cancel import cancel
-from aggregator.cli.common import (
-    Instant,
-    answer,
+from aggregator.cli.help import Commands
+from aggregator.cli.options import (
     config_option,
     deciding_option,
+    from_option,
     json_option,
+    limit_option,
     load_config,
-    say,
-    show_rows,
     some_ids_argument,
     somebody,
-    write_json,
+    to_option,
 )
-from aggregator.cli.help import Commands
+from aggregator.cli.printing import answer, say, show_rows, write_json
 from aggregator.core.shown import duration
 from aggregator.errors import UsageError
 
@@ -57,8 +56,8 @@ guard_option = click.option(
     type=click.Choice(GUARDS),
     help="Only events held by this guard, a key of the meter's `guards`; or what a repair proposes.",
 )
-from_option = click.option("--from", "start", type=Instant(), help="Only windows from this time on.")
-to_option = click.option("--to", "end", type=Instant(), help="Only windows before this time.")
+since_option = from_option("Only windows from this time on.")
+until_option = to_option("Only windows before this time.")
 
 
 def choosing(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +80,7 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
         choice = _choice(ids, meter, state, start, end, file, customer, guard)
         command(config_path, choice=choice, **rest)
 
-    options = (file_option, to_option, from_option, guard_option, customer_option, decidable_option)
+    options = (file_option, until_option, since_option, guard_option, customer_option, decidable_option)
     for option in (*options, meter_option, ids_argument):
         chosen = option(chosen)
     return chosen
@@ -100,9 +99,7 @@ events.add_command(cancel)
 @click.option("--state", type=click.Choice(STATES), help="Only events in this state.")
 @customer_option
 @file_option
-@click.option(
-    "--limit", type=click.IntRange(1, MOST_AT_ONCE), default=50, show_default=True, help="How many to show."
-)
+@limit_option("How many to show.", least=1, most=MOST_AT_ONCE)
 @click.option("--dismissed", is_flag=True, help="Also list events that were dismissed.")
 @config_option
 @json_option

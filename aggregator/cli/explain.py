@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
+from aggregator.cli.completion import MeterName
+from aggregator.cli.options import (
     Instant,
     config_option,
+    from_option,
     json_option,
+    limit_option,
     load_config,
-    plain_value,
-    say,
-    show_table,
-    write_json,
+    span_until_today_ends,
+    to_option,
 )
-from aggregator.cli.completion import MeterName
+from aggregator.cli.printing import plain_value, say, show_table, write_json
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,10 +41,8 @@ MOST_ROWS = 1_000
 @click.argument("meter", type=MeterName(), metavar="[METER]", required=False)
 @click.option("--customer", help="Whose usage.")
 @click.option("--window", type=Instant(), metavar="TIME", help="Only the window that this time lies in.")
-@click.option(
-    "--from", "start", type=Instant(), help="Start of the first window (UTC unless you give a zone)."
-)
-@click.option("--to", "end", type=Instant(), help="End of the last window. Without it: the end of today.")
+@from_option()
+@to_option()
 @click.option(
     "--event",
     metavar="ID",
@@ -62,13 +61,7 @@ MOST_ROWS = 1_000
     show_default=True,
     help="How many of the rows behind a window to show, if the meter has a `detail_query`.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 1_000),
-    default=20,
-    show_default=True,
-    help="How many windows to tell of.",
-)
+@limit_option("How many windows to tell of.", default=20, least=1, most=1_000)
 @config_option
 @json_option
 def explain(
@@ -138,8 +131,6 @@ def _of_range(
 ) -> "Question":
     """Return the question about a window, or about a range of them."""
     from aggregator.collection.explanation import Question, window_at
-    from aggregator.core.model import Span
-    from aggregator.core.windows import DAY, floor
 
     if meter is None or customer is None:
         raise UsageError("Say whose number it is: METER and --customer, or --event.")
@@ -149,9 +140,7 @@ def _of_range(
         return Question(meter, customer, window_at(facts, meter, window), now, live=True)
     if start is None:
         raise UsageError("Say which time it is about: --window, or --from and --to.")
-    span = Span(start, floor(now, DAY) + DAY if end is None else end)
-    if span.start >= span.end:
-        raise UsageError(f"The range {span} is empty; give --from a time before --to.")
+    span = span_until_today_ends(start, end, now)
     return Question(meter, customer, span, now, live=False)
 
 

@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
-    Instant,
-    begin_option,
-    config_option,
-    json_option,
-    known_meters,
-    load_config,
-    say,
-    write_json,
-)
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.files import raw_meters, show_files
 from aggregator.cli.help import Commands
-from aggregator.core.shown import shown
+from aggregator.cli.options import (
+    config_option,
+    from_option,
+    json_option,
+    known_meters,
+    load_config,
+    span_between,
+    to_option,
+)
+from aggregator.cli.printing import say, write_json
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ def export() -> None:
 
 @export.command("csv")
 @click.argument("meter", type=MeterName(), metavar="METER")
-@begin_option
-@click.option("--to", "end", type=Instant(), required=True, help="End of the last window.")
+@from_option(required=True)
+@to_option("End of the last window.", required=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -65,19 +64,14 @@ def csv_files(
     something could not be written now; run it again.
     """
     from aggregator.collection.backfill import refuse_parts_of_windows
-    from aggregator.core.model import Span
     from aggregator.delivery.sender import drain
     from aggregator.wiring.app import build
     from aggregator.wiring.sinks import file_places
 
     config = load_config(config_path)
     known_meters(config, [meter])
-    if start >= end:
-        raise UsageError(
-            f"The range from {shown(start)} to {shown(end)} is empty; give --from a time before --to."
-        )
+    span = span_between(start, end)
     name = _sink(config, meter, sink)
-    span = Span(start, end)
     own = file_places(config).items()
     with build(_changed(config, name, out, exact=exact), name="aggregator export", verify=True) as app:
         refuse_parts_of_windows(meter, app.definitions(meter), span)

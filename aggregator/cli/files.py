@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
-    answer,
+from aggregator.cli.help import Commands
+from aggregator.cli.options import (
     config_option,
     deciding_option,
     json_option,
+    limit_option,
     load_config,
-    say,
-    show_rows,
     somebody,
-    write_json,
 )
-from aggregator.cli.help import Commands
+from aggregator.cli.printing import answer, say, show_rows, write_json
 from aggregator.core.shown import shown
 from aggregator.errors import UsageError
 
@@ -38,9 +36,7 @@ def files() -> None:
 @files.command("list")
 @click.option("--sink", help="Only files of this sink.")
 @click.option("--unconfirmed", is_flag=True, help="Only files that you still have to upload.")
-@click.option(
-    "--limit", type=click.IntRange(1, MOST), default=50, show_default=True, help="How many to show."
-)
+@limit_option("How many to show.", least=1, most=MOST)
 @config_option
 @json_option
 def list_files(config_path: Path, *, sink: str | None, unconfirmed: bool, limit: int, as_json: bool) -> None:

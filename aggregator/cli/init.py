@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import config_option, say
+from aggregator.cli.options import config_option
+from aggregator.cli.printing import say
 from aggregator.errors import UsageError
 
 

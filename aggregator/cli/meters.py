@@ -27,18 +27,11 @@ from aggregator.cli.accounts import (
     plain_step,
     unsent,
 )
-from aggregator.cli.common import (
-    config_option,
-    json_option,
-    known_meters,
-    load_config,
-    say,
-    show_rows,
-    write_json,
-)
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode, gravest
 from aggregator.cli.help import Commands
+from aggregator.cli.options import config_option, json_option, known_meters, load_config
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.errors import UsageError
 from aggregator.runtime.terminal import printable
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import config_option, load_config, say
+from aggregator.cli.options import config_option, load_config
+from aggregator.cli.printing import say
 
 
 @click.command()

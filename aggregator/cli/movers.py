@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from aggregator.cli.common import show_rows
+from aggregator.cli.printing import show_rows
 from aggregator.core.shown import shown
 
 if TYPE_CHECKING:

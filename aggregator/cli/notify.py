@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, say, show_rows, write_json
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import config_option, json_option, load_config
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.errors import UsageError
 
 TITLE = "aggregator: a test"

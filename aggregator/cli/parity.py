@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
-    Instant,
-    begin_option,
-    config_option,
-    json_option,
-    json_text,
-    load_config,
-    say,
-    show_rows,
-    write_raw,
-)
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import (
+    config_option,
+    from_option,
+    json_option,
+    limit_option,
+    load_config,
+    refuse_parts_of_days,
+    span_between,
+    to_option,
+)
+from aggregator.cli.printing import json_text, say, show_rows, write_raw
 from aggregator.core.shown import shown
 from aggregator.errors import UsageError
 
@@ -44,13 +44,8 @@ COLUMNS = "customer from sink planned> accepted> under_way> waiting> shadow> say
 @click.option(
     "--between", metavar="A,B", help="The two sinks. Without it: those of the meter, if it has two."
 )
-@begin_option
-@click.option(
-    "--to",
-    "end",
-    type=Instant(),
-    help="End of the last window. Without it: now, or with --ask the start of today.",
-)
+@from_option(required=True)
+@to_option("End of the last window. Without it: now, or with --ask the start of today.")
 @click.option(
     "--by",
     type=click.Choice(["day", "window"]),
@@ -61,13 +56,7 @@ COLUMNS = "customer from sink planned> accepted> under_way> waiting> shadow> say
 @click.option(
     "--ask", is_flag=True, help="Also ask the sinks themselves what they have counted, for whole UTC days."
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(0),
-    default=50,
-    show_default=True,
-    help="How many differences to show; 0 for all.",
-)
+@limit_option("How many differences to show; 0 for all.")
 @config_option
 @json_option
 def parity(
@@ -117,24 +106,17 @@ def parity(
 
 def _span(start: dt.datetime, end: dt.datetime | None, *, by: str, ask: bool) -> "Span":
     """Return the time that is meant. Raises UsageError."""
-    from aggregator.core.model import Span
-    from aggregator.core.windows import DAY, floor, is_boundary
+    from aggregator.core.windows import DAY, floor
     from aggregator.runtime.clock import utcnow
 
-    until = end or (floor(utcnow(), DAY) if ask else utcnow())
     if ask and by == "window":
         raise UsageError("--ask goes with --by day: sinks are asked by UTC days.")
-    for name, instant in (("--from", start), ("--to", until)):
-        if ask and not is_boundary(instant, DAY):
-            raise UsageError(
-                f"With --ask, {name} must be the begin of a UTC day, such as {floor(instant, DAY):%Y-%m-%d}."
-            )
-    if start >= until:
-        before = (
-            "--to" if end is not None else f"{until:%Y-%m-%dT%H:%MZ}, up to which it is compared without --to"
-        )
-        raise UsageError(f"The range {Span(start, until)} is empty; give --from a time before {before}.")
-    return Span(start, until)
+    until = end or (floor(utcnow(), DAY) if ask else utcnow())
+    if ask:
+        refuse_parts_of_days(start, until, when="With --ask, ")
+    if end is not None:
+        return span_between(start, end)
+    return span_between(start, until, f"{until:%Y-%m-%dT%H:%MZ}, up to which it is compared without --to")
 
 
 def _pair(config: "Config", meter: str, between: str | None, known: list[str]) -> tuple[str, str]:

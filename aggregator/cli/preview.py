@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.backfill import report_left
-from aggregator.cli.common import (
-    begin_option,
+from aggregator.cli.completion import MeterName
+from aggregator.cli.options import (
     config_option,
+    from_option,
     json_option,
     known_meters,
+    limit_option,
     load_config,
-    ready_end_option,
-    say,
-    show_rows,
-    write_json,
+    to_option,
 )
-from aggregator.cli.completion import MeterName
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.core.shown import shown as quantity
 
 if TYPE_CHECKING:
@@ -33,11 +32,9 @@ COLUMNS = "sink customer window=window_start revision> delta> total> at state re
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="METER")
-@begin_option
-@ready_end_option
-@click.option(
-    "--limit", default=50, show_default=True, help="How many events and customers to show; 0 for all."
-)
+@from_option(required=True)
+@to_option("End of the last window. Without it: the last one that is ready.")
+@limit_option("How many events and customers to show; 0 for all.")
 @config_option
 @json_option
 def preview(

@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import Instant, config_option, json_option, known_meters, load_config
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import (
+    config_option,
+    from_option,
+    json_option,
+    known_meters,
+    limit_option,
+    load_config,
+    refuse_parts_of_days,
+    span_until_today_ends,
+    to_option,
+)
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,13 +33,8 @@ DAYS = 35
 @click.command()
 @click.argument("meters", type=MeterName(), nargs=-1, metavar="[METER]...")
 @click.option("--customer", help="Only of this customer, whether the ledger knows them or not.")
-@click.option(
-    "--from",
-    "start",
-    type=Instant(),
-    help=f"First UTC day. Without it: {DAYS} days back, since nothing older can be billed.",
-)
-@click.option("--to", "end", type=Instant(), help="End of the last UTC day. Without it: the end of today.")
+@from_option(f"First UTC day. Without it: {DAYS} days back, since nothing older can be billed.")
+@to_option("End of the last UTC day. Without it: the end of today.")
 @click.option(
     "--no-source", is_flag=True, help="Do not ask the sources: compare the ledger with the sinks only."
 )
@@ -51,13 +56,7 @@ DAYS = 35
     show_default=True,
     help="For how many customers of each meter and sink to show a line of figures: those with the most usage.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(0),
-    default=50,
-    show_default=True,
-    help="How many differences to show; 0 for all. CSV and JSON have all of them.",
-)
+@limit_option("How many differences to show; 0 for all. CSV and JSON have all of them.")
 @click.option(
     "--csv", "as_csv", is_flag=True, help="Print the differences as CSV for spreadsheets instead of a table."
 )
@@ -112,18 +111,9 @@ def reconcile(
 
 def _span(start: dt.datetime | None, end: dt.datetime | None, now: dt.datetime) -> "Span":
     """Return the days that are meant. Raises UsageError."""
-    from aggregator.core.model import Span
-    from aggregator.core.windows import DAY, floor, is_boundary
+    from aggregator.core.windows import DAY, floor
 
     today = floor(now, DAY)
-    until = end or today + DAY
     since = start or today - DAYS * DAY
-    for name, instant in (("--from", since), ("--to", until)):
-        if not is_boundary(instant, DAY):
-            raise UsageError(
-                f"{name} must be the begin of a UTC day, such as {floor(instant, DAY):%Y-%m-%d}: sinks are asked by days."
-            )
-    if since >= until:
-        before = "--to" if end is not None else f"{until:%Y-%m-%d}, the end of today"
-        raise UsageError(f"The range {Span(since, until)} is empty; give --from a day before {before}.")
-    return Span(since, until)
+    refuse_parts_of_days(since, end or today)
+    return span_until_today_ends(since, end, now)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
 
-from aggregator.cli.common import json_text, plain_value, say, show_rows, write_raw
+from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
 from aggregator.core.drift import NAMES, Cause, Difference, next_command
 from aggregator.core.planner import plain
 from aggregator.core.shown import counted, shown

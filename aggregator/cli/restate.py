@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.cli.backfill import WAIT_SECONDS, carry_out, show_results
-from aggregator.cli.common import (
-    Instant,
-    begin_option,
-    config_option,
-    json_option,
-    known_meters,
-    load_config,
-    say,
-    write_json,
-)
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import (
+    config_option,
+    from_option,
+    json_option,
+    known_meters,
+    limit_option,
+    load_config,
+    to_option,
+)
+from aggregator.cli.printing import say, write_json
 from aggregator.core.shown import shown
 from aggregator.errors import SourceError, UsageError
 
@@ -31,16 +31,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="METER")
-@begin_option
-@click.option(
-    "--to",
-    "end",
-    type=Instant(),
-    default=None,
-    help="End of the last window. Without it: up to where the meter was read.",
-)
+@from_option(required=True)
+@to_option("End of the last window. Without it: up to where the meter was read.")
 @click.option("--yes", is_flag=True, help="Plan the corrections. First look at what would change.")
-@click.option("--limit", default=20, show_default=True, help="How many customers to name; 0 for all.")
+@limit_option("How many customers to name; 0 for all.", default=20)
 @config_option
 @json_option
 def restate(

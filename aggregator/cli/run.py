@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
-    config_option,
-    first_time_option,
-    json_option,
-    load_config,
-    somebody,
-    write_json,
-)
 from aggregator.cli.exit_codes import ExitCode, gravest
+from aggregator.cli.options import config_option, first_time_option, json_option, load_config, somebody
+from aggregator.cli.printing import write_json
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:

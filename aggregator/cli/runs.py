@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.cli.common import Instant, config_option, json_option, load_config, say, show_rows, write_json
 from aggregator.cli.completion import MeterName
+from aggregator.cli.options import Instant, config_option, json_option, limit_option, load_config
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.core.shown import counted, shown
 from aggregator.errors import UsageError
 
@@ -71,13 +72,7 @@ class Since(click.ParamType[dt.datetime | dt.timedelta]):
 @click.option(
     "--since", type=Since(), metavar="TIME", help="Only since this time, or since so long ago, as in 2d."
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(1, MOST_SHOWN),
-    default=20,
-    show_default=True,
-    help="How many passes, and how many deliveries, to show.",
-)
+@limit_option("How many passes, and how many deliveries, to show.", default=20, least=1, most=MOST_SHOWN)
 @config_option
 @json_option
 def runs(

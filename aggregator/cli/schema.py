@@ -2,7 +2,7 @@
 
 import click
 
-from aggregator.cli.common import write_json
+from aggregator.cli.printing import write_json
 
 
 @click.command()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from aggregator.cli.common import json_option
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import json_option
 
 
 @click.command()

@@ -11,18 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import (
-    Instant,
+from aggregator.cli.options import (
     config_option,
     json_option,
-    json_text,
+    limit_option,
     load_config,
-    plain_value,
-    say,
-    show_rows,
-    write_raw,
+    period_options,
+    span_of_period,
 )
-from aggregator.cli.usage import Month, span_asked
+from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
 from aggregator.core.shown import shown
 from aggregator.errors import UsageError
 
@@ -47,22 +44,9 @@ COLUMNS = (
 
 @click.command()
 @click.argument("customer")
-@click.option(
-    "--period",
-    type=Month(),
-    metavar="MONTH",
-    help="A month in UTC, such as 2026-11. Without it, and without --from: the present one.",
-)
-@click.option(
-    "--from", "start", type=Instant(), help="Start of the first window (UTC unless you give a zone)."
-)
-@click.option("--to", "end", type=Instant(), help="End of the last window. Without it: the end of today.")
-@click.option(
-    "--limit",
-    type=click.IntRange(0),
-    default=50,
-    show_default=True,
-    help="How many corrections, and entries that are not billed, to show of each meter; 0 for all. CSV and JSON have all.",
+@period_options
+@limit_option(
+    "How many corrections, and entries that are not billed, to show of each meter; 0 for all. CSV and JSON have all."
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV for spreadsheets: a line for each entry.")
 @config_option
@@ -92,7 +76,7 @@ def statement(
     with ExitStack() as stack:
         with open_ledger(config, may_migrate=True, name="aggregator statement") as ledger:
             now = ledger.instant()
-            span = span_asked(start, end, period, now)
+            span = span_of_period(start, end, period, now)
             found = list(state(ledger.facts, ledger.usage, customer, span, stack))
         if as_csv:
             _write_csv(customer, found)

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.cli.common import (
-    config_option,
-    json_option,
-    load_config,
-    say,
-    show_rows,
-    write_json,
-)
 from aggregator.cli.configuration import ConfigurationShown
 from aggregator.cli.feeds import report_feeds
+from aggregator.cli.options import config_option, json_option, limit_option, load_config
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.core.shown import duration, shown
 
 if TYPE_CHECKING:
@@ -51,9 +45,7 @@ SILENT = "meter customer since usual>"
 @click.command()
 @config_option
 @json_option
-@click.option(
-    "--limit", default=10, show_default=True, help="How many waiting events and unmapped customers to list."
-)
+@limit_option("How many waiting events and unmapped customers to list.", default=10)
 def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     """Show for each meter how far it is read, what is due, and what waits for a person."""
     from aggregator.ledger.review.parked import Choice

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
-from aggregator.cli.common import json_text, plain_value, say, show_rows, write_raw
+from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
 from aggregator.collection.usage import FeedUsage, Question
 from aggregator.core.usage import By, Line, Usage
 from aggregator.sinks.files.formats import unformulated

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aggregator.cli.common import config_option, json_option, load_config, say, write_json
 from aggregator.cli.completion import MeterName
 from aggregator.cli.help import Commands
+from aggregator.cli.options import config_option, json_option, load_config
+from aggregator.cli.printing import say, write_json
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:

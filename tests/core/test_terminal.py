@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.cli.common import json_text, say, say_error, show_table
+from aggregator.cli.printing import json_text, say, say_error, show_table
 from aggregator.errors import ConfigError, Problem, SinkError
 from aggregator.runtime import log
 from aggregator.runtime.terminal import JOINERS, printable
@@ -63,7 +63,7 @@ def test_a_table_shows_what_it_holds(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Escapes, line ends, marks of direction and rich's own markup are shown, in title, heading and cell, wide or narrow."""
-    monkeypatch.setattr("aggregator.cli.common.WIDE", columns)
+    monkeypatch.setattr("aggregator.cli.printing.WIDE", columns)
     show_table(f"title {EVIL}", {f"customer {EVIL}": "left", "n": "right"}, [[EVIL, Decimal(-5)]])
     out = capsys.readouterr().out
     assert all(line.isprintable() for line in out.split("\n"))
@@ -130,7 +130,7 @@ def test_the_readable_log_shows_what_it_holds(watched: Terminal, monkeypatch: py
 SHOW = """
 import sys
 from aggregator.runtime import log
-from aggregator.cli.common import show_table
+from aggregator.cli.printing import show_table
 log.configure(stream=sys.stdout)
 show_table("title", {"a": "left"}, [["1"]])
 log.logger().warning(log.EVENT_REFUSED, reason="x")

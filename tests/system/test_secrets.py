@@ -28,7 +28,7 @@ import pytest
 from click.testing import CliRunner
 
 from aggregator.cli import cli
-from aggregator.cli.common import load_config
+from aggregator.cli.options import load_config
 from aggregator.errors import AggregatorError, ConfigError
 from aggregator.runtime import log
 from aggregator.wiring.app import build

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.text import Text
 
-from aggregator.cli.common import show_table
+from aggregator.cli.printing import show_table
 
 COLUMNS = {"meter": "left", "window": "left", "delta": "right", "reason": "left"}
 NAME = "usage-000000000000001-20261122T0000Z-15.csv"

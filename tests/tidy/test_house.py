@@ -161,12 +161,12 @@ def test_every_module_says_what_it_is_for() -> None:
     assert [name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
-PRINTING = {"aggregator/cli/common.py", "aggregator/sandbox"}
+PRINTING = {"aggregator/cli/printing.py", "aggregator/sandbox"}
 """What may print by itself: where it is made harmless, and a program of its own."""
 
 
 def test_what_commands_print_goes_through_one_place() -> None:
-    """A word that is not ours may hold what a terminal obeys: `say` and `show_table` in `cli/common.py` show it instead."""
+    """A word that is not ours may hold what a terminal obeys: `say` and `show_table` of `cli/printing.py` show it."""
     bare = re.compile(r"click\.s?echo\(|(?<![\w.])print\(|(?<![\w.])Console\(")
     found = [
         f"{name_of(path)}:{number}"
@@ -175,4 +175,4 @@ def test_what_commands_print_goes_through_one_place() -> None:
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if bare.search(line) and name_of(path) != "aggregator/runtime/terminal.py"
     ]
-    assert found == [], f"print by `say` or `show_table` of aggregator/cli/common.py: {found}"
+    assert found == [], f"print by `say` or `show_table` of aggregator/cli/printing.py: {found}"

@@ -1,36 +1,22 @@
-"""What commands share: where the configuration is, instants on the command line, and how tables are printed."""
+"""How commands print: lines, tables and JSON."""
 
 import datetime as dt
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from aggregator.core.shown import shown
-from aggregator.errors import ConfigError, UsageError
+from aggregator.errors import ConfigError
 from aggregator.runtime.terminal import console, printable
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from aggregator.config import Config
-
-config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="aggregator.yaml",
-    envvar="AGGREGATOR_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="The configuration file.",
-)
 PROSE = {"finding", "reason", "error"}
 """Columns that may run over several lines. Numbers and names may not."""
 
@@ -41,76 +27,6 @@ WIDE = 200
 
 COLUMN = re.compile(r"([^=>#]+)([>#]?)(?:=(.+))?")
 """How `show_rows` is told of a column."""
-
-deciding_option = click.option(
-    "--reason", metavar="TEXT", help="Why, in your words. It stays on record with who you are."
-)
-some_ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table."
-)
-
-
-def load_config(path: Path) -> "Config":
-    """Load the configuration with this process's environment. Raises ConfigError."""
-    from aggregator.config import load
-
-    return load(path, os.environ)
-
-
-first_time_option = click.option(
-    "--first-time",
-    is_flag=True,
-    help="Send even if a sink holds usage that this ledger never sent, because you know that both should be billed.",
-)
-
-
-def somebody() -> str:
-    """Name who runs this, for the record."""
-    import getpass
-    import socket
-
-    try:
-        return f"{getpass.getuser()} on {socket.gethostname()}"
-    except (KeyError, OSError):  # a container may know no name for its user
-        return f"user {os.getuid()} on {socket.gethostname()}"
-
-
-class Instant(click.ParamType[dt.datetime]):
-    """An instant with its zone, or a date or time that is read as UTC."""
-
-    name = "instant"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dt.datetime:
-        """Return an aware UTC datetime, or fail with what to write."""
-        if isinstance(value, dt.datetime):
-            return value
-        try:
-            instant = dt.datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is not a time; write 2026-11-01 or 2026-11-01T06:00Z.", param, ctx)
-        return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
-
-
-begin_option = click.option(
-    "--from",
-    "start",
-    type=Instant(),
-    required=True,
-    help="Start of the first window (UTC unless you give a zone).",
-)
-ready_end_option = click.option(
-    "--to", "end", type=Instant(), help="End of the last window. Without it: the last one that is ready."
-)
-
-
-def known_meters(config: "Config", names: Sequence[str]) -> list[str]:
-    """Return the named meters, or all if none is named. Raises UsageError for one that is not configured."""
-    for name in names:
-        if name not in config.meters:
-            known = ", ".join(sorted(config.meters)) or "none"
-            raise UsageError(f"There is no meter {name} in the configuration; it has: {known}.")
-    return list(names) or sorted(config.meters)
 
 
 def say(text: str = "", *, err: bool = False) -> None:
