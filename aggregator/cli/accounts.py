@@ -184,9 +184,9 @@ def finding(line: Line, now: dt.datetime) -> str:
     """Say in one text what was found of a meter, and what to do."""
     if line.comparison is None:
         return line.error or ""
-    told = [each.text for each in line.comparison.differences]
+    texts = [each.text for each in line.comparison.differences]
     advice = line.comparison.advice(now)
-    return " ".join([*(f"It {text}" for text in told), *([advice] if advice else [])])
+    return " ".join([*(f"It {text}" for text in texts), *([advice] if advice else [])])
 
 
 def plain_line(line: Line, now: dt.datetime) -> dict[str, object]:

@@ -120,9 +120,9 @@ def backfill(
 
 def _end(failed: list[str], delivered: dict[str, "Delivered"], *, left: bool, quiet: bool) -> None:
     """Say what is left to be done, also by the exit code."""
-    untold = [told for what in delivered.values() for told in what.first_uses if told.kind != "cleared"]
-    for told in untold:
-        say(told.text, err=True)
+    unready = [each for what in delivered.values() for each in what.first_uses if each.kind != "cleared"]
+    for each in unready:
+        say(each.text, err=True)
     for sink, what in delivered.items():
         if what.waiting and not quiet:
             say(
@@ -130,7 +130,7 @@ def _end(failed: list[str], delivered: dict[str, "Delivered"], *, left: bool, qu
             )
     if failed:
         raise SourceError("\n".join(failed))
-    if any(told.kind == "stopped" for told in untold):
+    if any(each.kind == "stopped" for each in unready):
         raise click.exceptions.Exit(ExitCode.PERSON_NEEDED)
     if left or any(what.leaves_work for what in delivered.values()):
         raise click.exceptions.Exit(ExitCode.WORK_LEFT)

@@ -405,11 +405,11 @@ def _refuse_others(choice: "Choice", done: set[int], others: list["Waiting"], wh
         "held": "held: use `aggregator events release` or `dismiss`",
         "refused": "refused: use `aggregator events release` or `dismiss`",
     }
-    told = [f"{each.event} is {remedies[each.state]}" for each in others]
+    refused = [f"{each.event} is {remedies[each.state]}" for each in others]
     unknown = sorted(set(missing) - {each.event for each in others})
     if unknown:
-        told.append(f"{', '.join(map(str, unknown))}: see `aggregator events list`")
-    raise UsageError(f"{what}: {'; '.join(told)}.")
+        refused.append(f"{', '.join(map(str, unknown))}: see `aggregator events list`")
+    raise UsageError(f"{what}: {'; '.join(refused)}.")
 
 
 def _report_move(done: set[int], fitting: list["Waiting"]) -> None:

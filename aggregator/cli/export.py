@@ -144,9 +144,9 @@ def _sink(config: "Config", meter: str, sink: str | None) -> str:
 
 def _changed(config: "Config", sink: str, out: Path | None, *, exact: bool) -> "Config":
     """Return the configuration with the sink as this call wants it."""
-    its = config.sinks[sink]
+    changed = config.sinks[sink]
     if out is not None:
-        its = its.model_copy(update={"directory": out.resolve()})
+        changed = changed.model_copy(update={"directory": out.resolve()})
     if exact:
-        its = its.model_copy(update={"exact": True})
-    return config.model_copy(update={"sinks": {**config.sinks, sink: its}})
+        changed = changed.model_copy(update={"exact": True})
+    return config.model_copy(update={"sinks": {**config.sinks, sink: changed}})

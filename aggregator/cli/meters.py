@@ -237,12 +237,12 @@ def _question(plan: Sequence[Line]) -> str:
 
 def _summary(lines: Sequence[Line]) -> str:
     by = [line.outcome for line in lines]
-    told = [
+    parts = [
         f"{by.count(ExitCode.WORK_LEFT)} to apply: `aggregator meters apply`" * (ExitCode.WORK_LEFT in by),
         f"{by.count(ExitCode.PERSON_NEEDED)} for a person" * (ExitCode.PERSON_NEEDED in by),
         f"{by.count(ExitCode.FAILED)} could not be asked" * (ExitCode.FAILED in by),
     ]
-    return "; ".join(filter(None, told)) + "." if any(told) else "All meters are equal."
+    return "; ".join(filter(None, parts)) + "." if any(parts) else "All meters are equal."
 
 
 def _closing(lines: Sequence[Line], plan: Sequence[Line], steps: Sequence[Step], *, dry_run: bool) -> str:
@@ -263,21 +263,21 @@ def _closing(lines: Sequence[Line], plan: Sequence[Line], steps: Sequence[Step],
 def _show(title: str, lines: Sequence[Line], now: dt.datetime) -> None:
     if not lines:
         return
-    told: dict[tuple[str, str], str] = {}
+    said: dict[tuple[str, str], str] = {}
     rows = (
         {
             **plain_line(line, now),
             "state": METER_STATES[line.comparison.meter_state] if line.comparison else "not asked",
-            "finding": _once(line, now, told) or None,
+            "finding": _once(line, now, said) or None,
         }
         for line in lines
     )
     show_rows(title, COLUMNS, rows)
 
 
-def _once(line: Line, now: dt.datetime, told: dict[tuple[str, str], str]) -> str:
+def _once(line: Line, now: dt.datetime, said: dict[tuple[str, str], str]) -> str:
     """Say what was found of a meter; why an account could not be asked is said at the first of its meters."""
     if line.error is None:
         return finding(line, now)
-    first = told.setdefault((line.admin.sink, line.error), line.meter)
+    first = said.setdefault((line.admin.sink, line.error), line.meter)
     return line.error if first == line.meter else f"as {first}"

@@ -27,22 +27,27 @@ def show_movers(forecast: "Forecast", limit: int | None) -> None:
 
 def report_sinks(meter: str, forecast: "Forecast") -> Iterator[str]:
     """Say in a line per sink what a meter would come to there."""
-    for sink, its in sorted(forecast.sinks.items()):
-        other = {"held": its.held, "refused": its.refused, "in shadow": its.shadow, "carried": its.carried}
+    for sink, figures in sorted(forecast.sinks.items()):
+        other = {
+            "held": figures.held,
+            "refused": figures.refused,
+            "in shadow": figures.shadow,
+            "carried": figures.carried,
+        }
         parts = [
-            f"{its.events:,} event(s) now",
-            f"{shown(its.sent)} units to be sent",
+            f"{figures.events:,} event(s) now",
+            f"{shown(figures.sent)} units to be sent",
             *(f"{shown(units)} units {what}" for what, units in other.items() if units),
         ]
-        if its.deferred:
-            parts.append(f"{its.deferred:,} window(s) wait for an event that is under way")
+        if figures.deferred:
+            parts.append(f"{figures.deferred:,} window(s) wait for an event that is under way")
         yield f"{meter} to {sink}: {', '.join(parts)}."
 
 
 def forecast_json(forecast: "Forecast", limit: int | None) -> dict[str, object]:
     """Return what it would come to for programs."""
     return {
-        "sinks": {sink: _figures(its) for sink, its in sorted(forecast.sinks.items())},
+        "sinks": {sink: _figures(figures) for sink, figures in sorted(forecast.sinks.items())},
         "customers_differ": forecast.customers,
         "customers": _movers(forecast, limit),
     }
@@ -55,16 +60,16 @@ def _movers(forecast: "Forecast", limit: int | None) -> list[dict[str, object]]:
     ]
 
 
-def _figures(its: "Figures") -> dict[str, object]:
+def _figures(figures: "Figures") -> dict[str, object]:
     return {
-        "ledger": its.old,
-        "source": its.new,
-        "difference": its.new - its.old,
-        "events": its.events,
-        "to_be_sent": its.sent,
-        "held": its.held,
-        "refused": its.refused,
-        "shadow": its.shadow,
-        "carried": its.carried,
-        "deferred_windows": its.deferred,
+        "ledger": figures.old,
+        "source": figures.new,
+        "difference": figures.new - figures.old,
+        "events": figures.events,
+        "to_be_sent": figures.sent,
+        "held": figures.held,
+        "refused": figures.refused,
+        "shadow": figures.shadow,
+        "carried": figures.carried,
+        "deferred_windows": figures.deferred,
     }

@@ -167,10 +167,10 @@ def _sinks(each: "Compared", names: tuple[str, str]) -> dict[str, dict[str, obje
 def _show(
     found: "Iterable[Compared]", result: "Parity", names: tuple[str, str], title: str, limit: int
 ) -> None:
-    told = 0
+    listed = 0
     differences = iter(found)
-    while some := list(islice(differences, min(AT_ONCE, limit - told) if limit else AT_ONCE)):
-        told += len(some)
+    while some := list(islice(differences, min(AT_ONCE, limit - listed) if limit else AT_ONCE)):
+        listed += len(some)
         rows = (
             {"customer": each.place.customer, "from": each.place.start, "sink": sink, **figures}
             for each in some
@@ -179,8 +179,8 @@ def _show(
         show_rows(title, COLUMNS, rows)
     for _ in differences:
         pass
-    if result.different > told:
-        say(f"{result.different - told:,} more differ; see --limit.")
+    if result.different > listed:
+        say(f"{result.different - listed:,} more differ; see --limit.")
     for name, side, said in zip(names, result.sums, result.says, strict=True):
         parts = [
             f"{shown(much)} {what}" for what, much in zip(side._fields[:4], side[:4], strict=True) if much

@@ -40,13 +40,13 @@ def show(question: Question, compared: Sequence[Compared], done: Repaired | None
         {**_row(found, each), "events": _some(each), "cause": NAMES.get(each.cause, each.cause.value)}
         for found, each in _all(compared)
     )
-    told = 0
-    while some := list(islice(rows, min(AT_ONCE, limit - told) if limit else AT_ONCE)):
-        told += len(some)
+    listed = 0
+    while some := list(islice(rows, min(AT_ONCE, limit - listed) if limit else AT_ONCE)):
+        listed += len(some)
         show_rows("differences", DIFFERENCES, some)
     count = sum(number for each in compared for number, _ in each.summary.causes.values())
-    if count > told:
-        say(f"{count - told:,} more differ; see --limit, --csv and --json.")
+    if count > listed:
+        say(f"{count - listed:,} more differ; see --limit, --csv and --json.")
     _show_causes(compared)
     _show_commands(compared)
     if done is not None:
@@ -135,13 +135,13 @@ def _customer(name: str, line: CustomerLine, each: Compared) -> dict[str, object
 
 def _show_causes(compared: Sequence[Compared]) -> None:
     found = [(cause, *total_of(compared, cause)) for cause in Cause]
-    told = [
+    parts = [
         f"{count:,} {NAMES.get(cause, cause.value)} ({'+' if amount > 0 else ''}{shown(amount)})"
         for cause, count, amount in found
         if count
     ]
-    if told:
-        say(f"The sinks lack: {', '.join(told)}.")
+    if parts:
+        say(f"The sinks lack: {', '.join(parts)}.")
 
 
 def _show_commands(compared: Sequence[Compared]) -> None:
@@ -266,20 +266,20 @@ def _row(found: Found, each: Difference) -> dict[str, object]:
 
 
 def _summary(each: Compared) -> dict[str, object]:
-    its: Summary = each.summary
+    summary: Summary = each.summary
     return {
-        "meter": its.meter,
-        "sink": its.sink,
-        "customers": its.customers,
-        "days": its.days,
-        "events": its.events,
-        "source": its.whole.source,
-        "ledger": its.whole.ledger,
-        "billed": its.whole.billed,
-        "in_sink": Decimal(plain(its.whole.in_sink)) if its.asked else None,
-        "carried": its.whole.carried,
-        "reads": its.reads,
-        "differing": its.differing,
+        "meter": summary.meter,
+        "sink": summary.sink,
+        "customers": summary.customers,
+        "days": summary.days,
+        "events": summary.events,
+        "source": summary.whole.source,
+        "ledger": summary.whole.ledger,
+        "billed": summary.whole.billed,
+        "in_sink": Decimal(plain(summary.whole.in_sink)) if summary.asked else None,
+        "carried": summary.whole.carried,
+        "reads": summary.reads,
+        "differing": summary.differing,
     }
 
 

@@ -94,9 +94,9 @@ def _run(
             yield app
 
     with _saying_why_stopped():
-        told = Daemon(building, utcnow, address).run()
-    signal.signal(told, signal.SIG_DFL)
-    os.kill(os.getpid(), told)
+        ended_by = Daemon(building, utcnow, address).run()
+    signal.signal(ended_by, signal.SIG_DFL)
+    os.kill(os.getpid(), ended_by)
 
 
 def _say_alive(url: str | None, outcome: ExitCode) -> None:

@@ -38,8 +38,8 @@ class Backfilled(PassCounts):
 
     def figures(self) -> dict[str, object]:
         """Return all but the forecast, for programs."""
-        told = [each.name for each in fields(self) if each.name not in ("more", "forecast")]
-        return {name: getattr(self, name) for name in told} | {"span": list(self.span)}
+        counts = [each.name for each in fields(self) if each.name not in ("more", "forecast")]
+        return {name: getattr(self, name) for name in counts} | {"span": list(self.span)}
 
     def add(self, piece: Collected | Tally) -> None:
         """Take one piece into account, be it committed or only looked at."""

@@ -74,8 +74,8 @@ def ask(
     if not feeds:
         known = {feed.meter for feed in report.feeds(None, question.span)} | {*configured}
         raise UsageError(_report_unknown(question.meter, configured, known))
-    for meter, its in groupby(feeds, lambda feed: feed.meter):
-        of_meter = list(its)
+    for meter, several in groupby(feeds, lambda feed: feed.meter):
+        of_meter = list(several)
         refuse_parts_of_windows(meter, report.definitions(of_meter[0]), question.span)
         with Spool() as spool:
             opened, notes = _open(question, of_meter[0], spool, source_of)

@@ -120,8 +120,8 @@ class Forecast:
 
     def moved(self, sink: str) -> Decimal:
         """Return by how much the quantity of a sink's windows would change."""
-        its = self.sinks.get(sink)
-        return its.new - its.old if its else ZERO
+        figures = self.sinks.get(sink)
+        return figures.new - figures.old if figures else ZERO
 
     @property
     def customers(self) -> int:

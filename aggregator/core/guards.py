@@ -6,10 +6,10 @@ Rules
   What a guard holds was never usual. With usage in fewer than two of those weeks a customer has no
   history, and is never unusual: neither is anybody new, nor a meter that began lately. Weeks are counted in UTC.
 - Up to `unusual_from` units nothing is unusual.
-- What the sink holds already was let go once, by the guards as they were then or by a person. A window that stands beyond
+- What the sink holds already was released once, by the guards as they were then or by a person. A window that stands beyond
   the limit is held again only when it grows by more than the limit once more: no late row is asked about again.
 - A window is swollen if all of it comes to unusually much; what a guard holds of single customers does not count. Every
-  increase in it is held, and let go by itself once the window is not swollen any more.
+  increase in it is held, and released by itself once the window is not swollen any more.
 - Who is unusual by himself is said to be so, in a swollen window too.
 """
 
@@ -32,7 +32,7 @@ another minute each time."""
 
 
 def beyond(now: Decimal, limit: Decimal, passed: Decimal) -> bool:
-    """Tell whether a quantity is too much, of which `passed` was let go before."""
+    """Tell whether a quantity is too much, of which `passed` was released before."""
     return now > limit and (passed <= limit or now - passed > limit)
 
 

@@ -348,7 +348,7 @@ class Change(NamedTuple):
     newer: bool = False
     """Whether it has not changed, and is here because an older window of the customer has: it may have to follow that."""
     unsaid: bool = False
-    """Whether a guard holds all that it ever had: there is nothing at the sink that could be said again."""
+    """Whether a guard holds all that it ever had: there is nothing at the sink that could be sent again."""
     usual: Decimal | None = None
     """What was usual for its customer at this hour; None if nothing was, or if nobody asks."""
     passed: bool = False

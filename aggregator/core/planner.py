@@ -9,9 +9,9 @@ Rules
 - A slot has at most one unsettled event. While it has one, a change waits: the slot stays as it is and is read again.
 - Where a sink keeps the newest number, where a slot stands can be sent again, by an event that changes nothing; before a
   decrease that is held, too. Where it bills the last number of a customer, each window is floored for itself, and each is
-  said, zero too; whatever is said of an older window is followed by all newer ones, in their order.
+  sent, zero too; whatever is sent of an older window is followed by all newer ones, in their order.
 - A decrease is held for a person, or for a cancellation, unless the meter says `decreases: apply`; one that is suspiciously
-  large is held anyway, and one that replaces the proposal of a repair only a person lets go.
+  large is held anyway, and one that replaces the proposal of a repair only a person releases.
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
   sink has nothing that a correction could correct.
 - An increase that runs into one of the meter's guards is held for a person (see `guards`). All else goes out.

@@ -3,7 +3,7 @@
 Pure but for its own state: the present is an argument, in seconds on any clock that is not set back.
 
 Rules
-- In any stretch of `t` seconds at most `calls_per_second * t + burst` calls are let go, however the rate moves. Where a
+- In any stretch of `t` seconds at most `calls_per_second * t + burst` calls leave, however the rate moves. Where a
   call counts as several (events per request), the last one may go beyond the burst by what it counts.
 - One wave of refusals counts once: the rate halves at most once a second, and never below a floor.
 - It grows by equal steps (additive increase, multiplicative decrease), so that several senders end up sharing fairly.

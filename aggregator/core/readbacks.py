@@ -178,9 +178,9 @@ def same(figure: Decimal, ours: Decimal, in_span: EventsInSpan) -> bool:
 
 def _story(in_span: EventsInSpan, figure: Decimal) -> str:
     sure = _booked([event for event in in_span.events if not event.asked])
-    told = f"the sink has {figure} for {in_span}, we have {sure} for sure and in question {_named(in_span.asked)}"
+    figures = f"the sink has {figure} for {in_span}, we have {sure} for sure and in question {_named(in_span.asked)}"
     given_up = [event for event in in_span.events if event.maybe_sent]
-    return f"{told}, and gave up {_named(given_up)}" if given_up else told
+    return f"{figures}, and gave up {_named(given_up)}" if given_up else figures
 
 
 def _named(events: Iterable[EventState]) -> str:

@@ -137,15 +137,15 @@ def _outlet(each: Wanted, outlet: Outlet, memory: Memory, renamed: Mapping[str, 
     for line in memory.lines:
         if line is own or line.until is None or begin >= line.until or not line.outlet.is_same(outlet):
             continue
-        told = f"{outlet.kind} in {outlet.account or f'sink {outlet.sink}'}"
+        place = f"{outlet.kind} in {outlet.account or f'sink {outlet.sink}'}"
         if line.meter == before:
             return (
-                f"Meter {each.name} is to feed {told} through sink {outlet.sink}, and did so through {line.outlet.sink} up "
+                f"Meter {each.name} is to feed {place} through sink {outlet.sink}, and did so through {line.outlet.sink} up "
                 f"to {at(line.until)}: the same usage would be billed again. Call it {line.outlet.sink} again, or let it "
                 f"begin with `bill_from: {at(line.until)}` or later."
             )
         return (
-            f"Meter {each.name} is to feed {told}, which meter {line.meter} of this ledger fed up to {at(line.until)}: the "
+            f"Meter {each.name} is to feed {place}, which meter {line.meter} of this ledger fed up to {at(line.until)}: the "
             f"same usage would be billed again. If it is the same meter, say `renamed_from: {line.meter}`; if it is another "
             f"one, let it begin there, with `start_at: {at(line.until)}` or later."
         )

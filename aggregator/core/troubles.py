@@ -65,7 +65,7 @@ class Message(NamedTuple):
 class _Seen:
     trouble: Trouble
     since: dt.datetime
-    told_at: dt.datetime | None = None
+    sent_at: dt.datetime | None = None
     over: bool = False
 
 
@@ -82,30 +82,33 @@ class Announcer:
         """Take what is amiss now, and return what is to be told now, if anything is."""
         standing = {trouble.key: trouble for trouble in found}
         for key, trouble in standing.items():
-            its = self._seen.get(key)
-            if its is None:
+            seen = self._seen.get(key)
+            if seen is None:
                 self._seen[key] = _Seen(trouble, now)
             else:
-                its.trouble, its.over = trouble, False
+                seen.trouble, seen.over = trouble, False
         for key in self._seen.keys() - standing.keys():
-            its = self._seen[key]
-            if its.told_at is None:
+            seen = self._seen[key]
+            if seen.sent_at is None:
                 del self._seen[key]
             else:
-                its.over = True
+                seen.over = True
         if self._said_at is not None and now - self._said_at < self.after:
             return None
         message = Message(
             tuple(
-                its.trouble
-                for its in self._seen.values()
-                if its.told_at is None and now - its.since >= self.after
+                seen.trouble
+                for seen in self._seen.values()
+                if seen.sent_at is None and now - seen.since >= self.after
             ),
-            tuple(its.trouble for its in self._seen.values() if its.over),
+            tuple(seen.trouble for seen in self._seen.values() if seen.over),
             tuple(
-                its.trouble
-                for its in self._seen.values()
-                if self.again and not its.over and its.told_at is not None and now - its.told_at >= self.again
+                seen.trouble
+                for seen in self._seen.values()
+                if self.again
+                and not seen.over
+                and seen.sent_at is not None
+                and now - seen.sent_at >= self.again
             ),
         )
         return message if any(message) else None
@@ -115,10 +118,10 @@ class Announcer:
         self._said_at = now
         for trouble in (*message.begun, *message.lasting):
             if trouble.key in self._seen:
-                self._seen[trouble.key].told_at = now
+                self._seen[trouble.key].sent_at = now
         for trouble in message.over:
-            its = self._seen.get(trouble.key)
-            if its is not None and its.over:
+            seen = self._seen.get(trouble.key)
+            if seen is not None and seen.over:
                 del self._seen[trouble.key]
 
     def failed(self, now: dt.datetime) -> None:

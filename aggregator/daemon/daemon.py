@@ -106,14 +106,14 @@ class Daemon:
             running = self._prepared()
             try:
                 running.work.start()
-                while (told := signals.next()) == signal.SIGHUP:
+                while (received := signals.next()) == signal.SIGHUP:
                     running = self._reloaded(running)
-                self._log.info(log.DAEMON_STOPPING, signal=signal.Signals(told).name)
+                self._log.info(log.DAEMON_STOPPING, signal=signal.Signals(received).name)
                 running.work.stop()
             finally:
                 running.parts.close()
-            self._log.info(log.DAEMON_STOPPED, signal=signal.Signals(told).name)
-            return told
+            self._log.info(log.DAEMON_STOPPED, signal=signal.Signals(received).name)
+            return received
 
     def _prepared(self) -> "Running":
         """Build everything from the files as they are, up to where nothing is left that could fail."""
@@ -144,8 +144,8 @@ class Daemon:
         except Exception:  # noqa: BLE001 - what is given back badly must not keep the new one from working
             self._log.exception(log.UNEXPECTED, part="reload")
         same = replacement.app.config == running.app.config
-        told = log.CONFIG_UNCHANGED if same else log.CONFIG_RELOADED
-        self._log.info(told, meters=sorted(replacement.app.collections))
+        event = log.CONFIG_UNCHANGED if same else log.CONFIG_RELOADED
+        self._log.info(event, meters=sorted(replacement.app.collections))
         replacement.work.start()
         return replacement
 
@@ -363,16 +363,16 @@ class Work:
         """Say once why the ledger is stopped; everything goes on by itself once it is adopted."""
         self._readiness.ledger_stopped(str(error))
         with self._idle:
-            told, self._reported_stop = self._reported_stop, str(error)
-        if told != str(error):
+            before, self._reported_stop = self._reported_stop, str(error)
+        if before != str(error):
             self._log.critical(log.LEDGER_STOPPED, reason=str(error))
 
     def _is_news(self, name: str) -> bool:
         """Tell whether it was not said yet of a meter that it is not read while the clocks differ."""
         with self._idle:
-            told = name in self._apart
+            known = name in self._apart
             self._apart.add(name)
-        return not told
+        return not known
 
     def _ring(self) -> None:
         """Let every alarm ring now, and count the next ones from here: this host's clock is not what they were set by."""

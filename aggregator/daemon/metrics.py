@@ -21,8 +21,8 @@ def context_of(app: App, readiness: Readiness, part: str = "daemon") -> Context:
         return due
 
     def limits(meter: str, sink: str) -> Limits | None:
-        its = app.sinks.get(sink)
-        return its.limits_for(meter) if its is not None else None
+        destination = app.sinks.get(sink)
+        return destination.limits_for(meter) if destination is not None else None
 
     return Context(readiness.sources, read_by, limits, part)
 

@@ -34,7 +34,7 @@ class Reporter:
     of: str
     log: log.Log
     once: bool
-    told: dict[str, str] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
 
 
 def report_collected(to: Reporter, result: Collected) -> None:
@@ -74,7 +74,7 @@ def _report_end(to: Reporter, result: Delivered) -> None:
 def report_notifications(to: Reporter, taken: Taken) -> None:
     """Say what a sink told, and once what does not let itself be asked."""
     report_taken(to.log, to.of, taken)
-    report_refused(to.log, to.of, taken, to.told)
+    report_refused(to.log, to.of, taken, to.said)
 
 
 def report_cancelled(to: Reporter, result: Round) -> None:
@@ -95,9 +95,9 @@ def report_reconciled(to: Reporter, result: Reconciled) -> None:
 
 def report_checked(to: Reporter, result: Checked) -> None:
     """Say what was compared with a sink's totals, and what differs; once, that the sink says they are late."""
-    if result.late is not None and to.told.get("late") != result.late:
+    if result.late is not None and to.said.get("late") != result.late:
         to.log.warning(log.CHECK_WAITING, sink=to.of, reason=result.late)
-    to.told["late"] = result.late or ""
+    to.said["late"] = result.late or ""
     for reason in result.found[:MOST_SAID]:
         to.log.error(log.DRIFT_FOUND, sink=to.of, reason=reason, remedy="aggregator reconcile")
     if len(result.found) > MOST_SAID:
@@ -119,11 +119,11 @@ def report_taken(logger: log.Log, sink: str, taken: Taken) -> None:
         logger.info(log.REPORTS_TAKEN, sink=sink, **taken.figures())
 
 
-def report_refused(logger: log.Log, sink: str, taken: Taken, told: dict[str, str]) -> None:
+def report_refused(logger: log.Log, sink: str, taken: Taken, said: dict[str, str]) -> None:
     """Say once what does not let itself be asked. `told` has what was said of it last; empty is the sink as a whole."""
     found = {**taken.refusals, **({"": taken.refused} if taken.refused else {})}
-    fresh = {whose: reason for whose, reason in found.items() if told.get(whose) != reason}
-    told.update(fresh)
+    fresh = {whose: reason for whose, reason in found.items() if said.get(whose) != reason}
+    said.update(fresh)
     whole = [fresh.pop(whose) for whose in ("", IMPORTS) if whose in fresh]
     if len(fresh) > MOST_SAID:
         name, reason = next(iter(fresh.items()))
@@ -201,11 +201,11 @@ def report_files(logger: log.Log, sink: str, result: Delivered) -> None:
 
 def report_first_uses(logger: log.Log, sink: str, result: Delivered) -> None:
     """Say which feeds may send from now on, and which may not."""
-    for told in result.first_uses:
-        match told.kind:
+    for state in result.first_uses:
+        match state.kind:
             case "stopped":
-                logger.error(log.FEED_STOPPED, sink=sink, meter=told.meter, reason=told.text)
+                logger.error(log.FEED_STOPPED, sink=sink, meter=state.meter, reason=state.text)
             case "waiting":
-                logger.warning(log.FEED_WAITING, sink=sink, meter=told.meter, reason=told.text)
+                logger.warning(log.FEED_WAITING, sink=sink, meter=state.meter, reason=state.text)
             case _:
-                logger.info(log.FEED_CLEARED, sink=sink, meter=told.meter, reason=told.text)
+                logger.info(log.FEED_CLEARED, sink=sink, meter=state.meter, reason=state.text)

@@ -76,15 +76,15 @@ class Trouble:
     def __init__(self, begins: Callable[[str], object], over: Callable[[], object]) -> None:
         self._begins = begins
         self._over = over
-        self._told = False
+        self._standing = False
 
     def stands(self, reason: str | None) -> None:
         """Take what there is to say now, None if there is nothing."""
-        if reason is not None and not self._told:
+        if reason is not None and not self._standing:
             self._begins(reason)
-        elif reason is None and self._told:
+        elif reason is None and self._standing:
             self._over()
-        self._told = reason is not None
+        self._standing = reason is not None
 
 
 class Watching:

@@ -169,7 +169,7 @@ class FirstUse:
             if not pending and not but and not self._ledger.open(self._sink_id, self._feeds):
                 self._look_at = now + LOOK_FOR_NEW
             known = [each for each in pending if self._knows(each)]
-            return [told for each in known if (told := self._decide(each, now)) is not None]
+            return [state for each in known if (state := self._decide(each, now)) is not None]
         finally:
             self._lock.release()
 
@@ -191,8 +191,11 @@ class FirstUse:
             return self._for_good(pending, f"sink {self._sink.name} cannot be asked: {found.unreadable}", now)
         if found.silent is not None:
             self._again_at[pending.feed] = now + ASK_AGAIN
-            told = f"nothing of {pending.meter} leaves before sink {self._sink.name} has said what it holds: {found.silent}"
-            return self._once(pending, FirstUseState("waiting", pending.meter, told))
+            sink = self._sink.name
+            reason = (
+                f"nothing of {pending.meter} leaves before sink {sink} has said what it holds: {found.silent}"
+            )
+            return self._once(pending, FirstUseState("waiting", pending.meter, reason))
         if self._ledger.clear(pending, now):
             return self._forget(pending, FirstUseState("cleared", pending.meter, NOTHING_OF_OTHERS))
         said = pending.feed in self._said
@@ -202,26 +205,26 @@ class FirstUse:
     def _stop(self, pending: Pending, found: Found, span: Span, now: dt.datetime) -> FirstUseState | None:
         adds_up = self._sink.limits_for(pending.meter).write_model is not WriteModel.LAST
         asked = len(self._answered.pop(pending.feed))
-        told = holds(found.holds, asked, pending.meter, self._sink.name, span, adds_up=adds_up)
-        if not self._ledger.stop(pending, list(found.holds), told, now):
+        reason = holds(found.holds, asked, pending.meter, self._sink.name, span, adds_up=adds_up)
+        if not self._ledger.stop(pending, list(found.holds), reason, now):
             return self._for_good(pending, "it had sent before", now)
         self._again_at[pending.feed] = now + LOOK_AGAIN
-        return self._once(pending, FirstUseState("stopped", pending.meter, told))
+        return self._once(pending, FirstUseState("stopped", pending.meter, reason))
 
     def _for_good(self, pending: Pending, by: str, now: dt.datetime) -> FirstUseState | None:
         cleared = self._ledger.clear_for_good([pending.feed], by, now)
         return self._forget(pending, FirstUseState("cleared", pending.meter, by)) if cleared else None
 
-    def _forget(self, pending: Pending, told: FirstUseState) -> FirstUseState:
+    def _forget(self, pending: Pending, state: FirstUseState) -> FirstUseState:
         for known in (self._again_at, self._answered, self._said):
             known.pop(pending.feed, None)
-        return told
+        return state
 
-    def _once(self, pending: Pending, told: FirstUseState) -> FirstUseState | None:
+    def _once(self, pending: Pending, state: FirstUseState) -> FirstUseState | None:
         """Say how a feed stands, unless that has been said: its figures may be others each time."""
         before = self._said.get(pending.feed)
-        self._said[pending.feed] = told.kind
-        return None if before == told.kind else told
+        self._said[pending.feed] = state.kind
+        return None if before == state.kind else state
 
     def _ask(self, pending: Pending, span: Span) -> Found:
         """Ask about every customer that has not been answered for yet, until enough is known."""

@@ -87,7 +87,7 @@ class Delivered(Counts):
     @property
     def needs_person(self) -> bool:
         """Whether events wait for somebody, or the sink lets in nobody or nothing of a feed."""
-        stopped = any(told.kind == "stopped" for told in self.first_uses)
+        stopped = any(state.kind == "stopped" for state in self.first_uses)
         return bool(self.refused or self.in_doubt or self.halted or stopped)
 
     @property
@@ -171,8 +171,8 @@ class Sender:
 
     def _run(self, now: dt.datetime, trace: ClaimTrace) -> Delivered:
         began = self._elapsed()
-        told = self._clear(now)
-        result = Delivered(first_uses=told or [], more_to_come=told is None)
+        states = self._clear(now)
+        result = Delivered(first_uses=states or [], more_to_come=states is None)
         if self._elapsed() - began > CLEARING_SECONDS:  # by now it is later, by as long as a sink was asked
             began, now = self._elapsed(), self._clock()
         claim = self._claim(now)

@@ -27,7 +27,7 @@ class Story:
         found = console()
         self._console = found if found.is_terminal else console(width=PLAIN_WIDTH)
         self._moving: Status | None = None
-        self._told_at = 0.0
+        self._asked_at = 0.0
 
     def title(self, text: str, aside: str) -> None:
         """Say what this is."""
@@ -67,6 +67,6 @@ class Story:
         """Say how things are at this moment."""
         if self._moving is not None:
             self._moving.update(Text(text))
-        elif monotonic() - self._told_at >= PLAIN_SECONDS:
-            self._told_at = monotonic()
+        elif monotonic() - self._asked_at >= PLAIN_SECONDS:
+            self._asked_at = monotonic()
             self.say(text)

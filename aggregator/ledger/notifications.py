@@ -133,28 +133,28 @@ class Notifications(Part):
     def take(
         self,
         sink_id: int,
-        told: ParsedNotification,
+        parsed: ParsedNotification,
         came_by: str,
         now: dt.datetime,
         proofs: Sequence[dt.timedelta | None],
     ) -> Taking:
         """Take a message with all that follows from it. `proofs`: per report, how long the sink needs to count, or None."""
-        notification = told.notification
+        notification = parsed.notification
         values = {
             **notification._asdict(),
             "sink_id": sink_id,
             "came_by": came_by,
             "now": now,
-            "said": str(told),
+            "said": str(parsed),
         }
         refused: list[EventId] = []
         readbacks, unseen = [], []
         with self._database.transaction() as connection:
             if connection.execute(TAKE, values).fetchone() is None:
                 return Taking(fresh=False)
-            if told.totals_late is not None:
-                connection.execute(NOTE_LATE, {**values, "late": told.totals_late})
-            for report, proof in zip(told.reports, proofs, strict=True):
+            if parsed.totals_late is not None:
+                connection.execute(NOTE_LATE, {**values, "late": parsed.totals_late})
+            for report, proof in zip(parsed.reports, proofs, strict=True):
                 found, asked = take_report(connection, sink_id, report, now, proof)
                 refused += found
                 if asked:

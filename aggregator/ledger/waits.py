@@ -110,8 +110,8 @@ class Underway:
         if not late:
             return self._found if self._late((Phase.WORKING,)) else None
         phase, seconds = late[0]
-        told = f"A transaction of the ledger has waited for {seconds:.0f} s to be {phase}."
-        return f"{told} {self._found}" if self._found else told
+        sentence = f"A transaction of the ledger has waited for {seconds:.0f} s to be {phase}."
+        return f"{sentence} {self._found}" if self._found else sentence
 
     def _late(self, phases: Collection[Phase]) -> list[tuple[Phase, float]]:
         """Return what has stood in one of these phases for too long, the longest first."""

@@ -76,10 +76,10 @@ class Readiness:
     def ended(self, meter: str, now: datetime, failed: str | None = None, *, stopped: bool = False) -> None:
         """Note that it was read, or why not; `stopped` if it will not be again."""
         with self._lock:
-            its = self._meters[meter]
-            its.begun_at, its.failed, its.stopped = None, failed, stopped
+            progress = self._meters[meter]
+            progress.begun_at, progress.failed, progress.stopped = None, failed, stopped
             if failed is None:
-                its.well_at, self._ledger = now, None
+                progress.well_at, self._ledger = now, None
 
     def reached(self, source: str, *, up: bool) -> None:
         """Note whether a source could be reached."""

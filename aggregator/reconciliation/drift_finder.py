@@ -332,8 +332,8 @@ class DriftFinder:
         step = self._step(day)
         sums: dict[dt.datetime, Decimal] = defaultdict(Decimal)
         if figure is not None:
-            its = {start: much for start, much in hours.items() if start in Span(day, day + DAY)}
-            for start, much in ({day: figure} if step >= DAY else its).items():
+            of_day = {start: much for start, much in hours.items() if start in Span(day, day + DAY)}
+            for start, much in ({day: figure} if step >= DAY else of_day).items():
                 sums[day + (start - day) // step * step] += much
         starts = {
             day + (each - day) // step * step

@@ -277,37 +277,37 @@ class NotificationPoller:
                 self._take(self._fetched(notification), "poll", now, taken)
 
     def _take_imports(self, imports: Sequence[ParsedNotification], now: dt.datetime, taken: Taken) -> None:
-        known = self._ledger.known(self._sink_id, [told.notification.id for told in imports])
-        for told in sorted(imports, key=lambda each: each.notification.created_at):
-            if told.notification.id not in known:
-                self._take(told, "poll", now, taken)
+        known = self._ledger.known(self._sink_id, [parsed.notification.id for parsed in imports])
+        for parsed in sorted(imports, key=lambda each: each.notification.created_at):
+            if parsed.notification.id not in known:
+                self._take(parsed, "poll", now, taken)
 
     def _fetched(self, notification: Notification) -> ParsedNotification:
         try:
-            told = self._notification_client.fetched(notification.id, notification.account)
+            parsed = self._notification_client.fetched(notification.id, notification.account)
         except (SinkHalted, SinkUnreachable):
             raise
         except SinkError as error:
             return ParsedNotification(notification, trouble=str(error))
-        return told or ParsedNotification(
+        return parsed or ParsedNotification(
             notification, trouble="it is of another account than the one that listed it"
         )
 
-    def _take(self, told: ParsedNotification, came_by: str, now: dt.datetime, taken: Taken) -> None:
-        proofs = [self._limits_for(report.meter).proof_of_one for report in told.reports]
-        done = self._ledger.take(self._sink_id, told, came_by, now, proofs)
+    def _take(self, parsed: ParsedNotification, came_by: str, now: dt.datetime, taken: Taken) -> None:
+        proofs = [self._limits_for(report.meter).proof_of_one for report in parsed.reports]
+        done = self._ledger.take(self._sink_id, parsed, came_by, now, proofs)
         if not done.fresh:
             return
         taken.messages += 1
         taken.rejected += len(done.refused)
         taken.readbacks += len(done.readbacks)
-        taken.unimported += told.unimported
-        if told.trouble:
+        taken.unimported += parsed.unimported
+        if parsed.trouble:
             taken.unreadable += 1
-            taken.troubles.append(f"{told.notification.id}: {told.trouble}")
+            taken.troubles.append(f"{parsed.notification.id}: {parsed.trouble}")
         taken.troubles += [
-            f"{told.notification.id}: it counts more invalid events of {meter} than it names, and no figure of the sink can "
-            "show which; look at the meter there"
+            f"{parsed.notification.id}: it counts more invalid events of {meter} than it names, and no figure of the sink "
+            "can show which; look at the meter there"
             for meter in done.unseen
         ]
 

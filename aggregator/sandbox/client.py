@@ -122,8 +122,8 @@ class ControlClient:
         account: str | None = None,
     ) -> dict[str, Any]:
         """Say what a bulk import came to: `failed`, `succeeded` or `succeeded_with_errors`; return the event."""
-        told = {"status": status, "file": file, "reason": reason, "errors": errors}
-        return self.control("POST", "imports", told, livemode=livemode, account=account)
+        values = {"status": status, "file": file, "reason": reason, "errors": errors}
+        return self.control("POST", "imports", values, livemode=livemode, account=account)
 
     def set_clock(self, offset_seconds: float) -> dict[str, Any]:
         """Shift the sandbox's clock against the machine's."""

@@ -128,7 +128,7 @@ def make_import(call: Call) -> dict[str, object]:
 def show_webhooks(call: Call) -> dict[str, object]:
     """Return the webhooks, and what became of the latest deliveries."""
     webhooks = call.account.webhooks
-    return {"webhooks": [asdict(each) for each in webhooks.all()], "deliveries": webhooks.told}
+    return {"webhooks": [asdict(each) for each in webhooks.all()], "deliveries": webhooks.sent}
 
 
 def add_webhook(call: Call) -> dict[str, object]:

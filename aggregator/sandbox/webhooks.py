@@ -1,4 +1,4 @@
-"""Webhooks: who is told of events, thin or snapshots, what is still to be told, and how a telling is signed.
+"""Webhooks: who is told of events, thin or snapshots, what is still to be sent, and how that is signed.
 
 From docs.stripe.com/webhooks: the header `Stripe-Signature: t=...,v1=...` has the HMAC-SHA256 of `t.body` under the
 endpoint's secret; any other status than a 2xx is no delivery, and it is tried again; an event may come twice, and in any
@@ -25,7 +25,7 @@ from aggregator.sandbox.paging import Row
 from aggregator.sandbox.times import read_instant
 
 # Of what became of deliveries the latest are shown.
-MAX_TOLD = 1000
+MAX_SENT = 1000
 
 Cursor = tuple[int, int]
 
@@ -82,7 +82,7 @@ class Webhooks:
         self._delivered: set[tuple[str, str]] = set()
         self._waiting: list[Attempt] = []
         self._order = count()
-        self.told: list[Row] = []
+        self.sent: list[Row] = []
 
     def __len__(self) -> int:
         return len(self._by_url)
@@ -131,8 +131,8 @@ class Webhooks:
         """Keep what became of a try, and put the next one on its way if there is to be one."""
         webhook, event, number = attempt.webhook, str(attempt.event["id"]), attempt.number
         delivered = status is not None and 200 <= status < 300
-        self.told.append({"url": webhook.url, "event": event, "attempt": number, "status": status})
-        del self.told[:-MAX_TOLD]
+        self.sent.append({"url": webhook.url, "event": event, "attempt": number, "status": status})
+        del self.sent[:-MAX_SENT]
         if not delivered and number < webhook.attempts:
             again = Attempt(at + webhook.retry_seconds, next(self._order), webhook, attempt.event, number + 1)
             heappush(self._waiting, again)

@@ -103,10 +103,10 @@ def _prove(path: Path, kills: int, seed: int, count: int, report: Report) -> Out
         postgres = stack.enter_context(postgres_with_times(path / "postgres"))
         works = []
         for number in range(1, count + 1):
-            its = stack.enter_context(world(path / f"world-{number}", postgres, number))
-            its.prepare(utcnow())
+            one = stack.enter_context(world(path / f"world-{number}", postgres, number))
+            one.prepare(utcnow())
             share = kills // count + (number <= kills % count)
-            works.append(_Work(its, schedule(share, seed * 1000 + number), seed, stopping))
+            works.append(_Work(one, schedule(share, seed * 1000 + number), seed, stopping))
         report.ready([work.world.sandbox.url for work in works])
         with ThreadPoolExecutor(count, "world") as pool, report.moving():
             try:

@@ -40,8 +40,8 @@ class Report:
         self._as_json = as_json
         self._verbose = verbose
         self._moving: tuple[Progress, TaskID] | None = None
-        self._told_at = 0.0
-        self._told: dict[int, str] = {}
+        self._shown_at = 0.0
+        self._texts: dict[int, str] = {}
 
     def title(self, path: Path, worlds: int) -> None:
         """Say what this is, before anything runs."""
@@ -86,14 +86,14 @@ class Report:
         if self._moving is not None:
             bar, task = self._moving
             bar.update(task, completed=done, description=text)
-        elif monotonic() - self._told_at >= PLAIN_SECONDS:
-            self._told_at = monotonic()
+        elif monotonic() - self._shown_at >= PLAIN_SECONDS:
+            self._shown_at = monotonic()
             self._console.print(f"  {done} of {self._kills} kills" + (f"; {text}" if text else ""))
 
     def _print_each(self, says: Sequence[str]) -> None:
         for number, text in enumerate(says, 1):
-            if text and text != self._told.get(number):
-                self._told[number] = text
+            if text and text != self._texts.get(number):
+                self._texts[number] = text
                 self._console.print(
                     Text(f"  world {number}: {text}" if len(says) > 1 else f"  {text}", style="dim")
                 )
@@ -158,8 +158,8 @@ class Report:
             self._console.print(Text(""), table)
             self._rest(len(found) - most, "customers")
         self._console.print()
-        for told in wrong[:most]:
-            self._console.print(Text(f"  wrong: {told}", style="red"), soft_wrap=True)
+        for one in wrong[:most]:
+            self._console.print(Text(f"  wrong: {one}", style="red"), soft_wrap=True)
         self._rest(len(wrong) - most, "findings")
         if wrong:
             self._console.print()

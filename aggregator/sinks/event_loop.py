@@ -141,8 +141,8 @@ class LazyLoop(Generic[Line]):
             return self._open
 
     def _broken(self, error: Exception) -> SinkUnreachable:
-        told = redacted(named(error), ())
-        return SinkUnreachable(f"The library of {self._called} failed ({told}); it is asked again later.")
+        failure = redacted(named(error), ())
+        return SinkUnreachable(f"The library of {self._called} failed ({failure}); it is asked again later.")
 
     @property
     def _called(self) -> str:

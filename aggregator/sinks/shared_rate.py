@@ -116,8 +116,8 @@ class SharedRate:
         self._soon.clear()
         began, pacers = self.elapsed(), list(self._in_use)
         asked = [pacer.asks(began) for pacer in pacers]
-        for pacer, its in zip(pacers, asked, strict=True):
-            if not its.wanted:
+        for pacer, ask in zip(pacers, asked, strict=True):
+            if not ask.wanted:
                 del self._in_use[pacer]
         try:
             shares = await asyncio.get_running_loop().run_in_executor(thread, self._renew, asked)
@@ -126,10 +126,10 @@ class SharedRate:
             return SOON_SECONDS
         self.unanswered = None
         pause = RENEW_SECONDS
-        for pacer, its, share in zip(pacers, asked, shares, strict=True):
-            if its.wanted:
+        for pacer, ask, share in zip(pacers, asked, shares, strict=True):
+            if ask.wanted:
                 pacer.answered(began, share)
-                if share < its.used * LOWERED:
+                if share < ask.used * LOWERED:
                     pause = 0.0  # others get the rest once the ledger has it down that less is used
                 elif not share:
                     pause = min(pause, SOON_SECONDS)

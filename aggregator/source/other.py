@@ -202,5 +202,5 @@ def _unknown_fault(error: BaseException) -> Fault:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"OperationalError", "InterfaceError"}:
         return Fault.TRANSIENT
-    told = names & {"Error", "Warning", "SQLAlchemyError", "UnicodeError"}
-    return Fault.REFUSED if told else Fault.UNEXPECTED
+    known = names & {"Error", "Warning", "SQLAlchemyError", "UnicodeError"}
+    return Fault.REFUSED if known else Fault.UNEXPECTED

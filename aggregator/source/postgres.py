@@ -165,8 +165,8 @@ def _postgres_fault(error: BaseException) -> Fault:
         broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError)
         if broken:
             return Fault.TRANSIENT
-        told = isinstance(error, psycopg.Error | SQLAlchemyError | UnicodeError)
-        return Fault.REFUSED if told else Fault.UNEXPECTED
+        known = isinstance(error, psycopg.Error | SQLAlchemyError | UnicodeError)
+        return Fault.REFUSED if known else Fault.UNEXPECTED
     if state == "57014":
         return Fault.TIMED_OUT
     if state in POSTGRES_NOT_A_READ:

@@ -206,19 +206,19 @@ def _answer(kind: Kind, customer: str, found: Sequence[OfCustomers]) -> Answer:
 
 
 def _of_feed(found: OfCustomers, customer: str, by: By | None) -> Mapping[str, object]:
-    told: dict[str, object] = {
+    answer: dict[str, object] = {
         "meter": found.feed.meter,
         "sink": found.feed.sink,
         "read_until": _instant(found.feed.mark),
         **_usage(found.totals.get(customer, Usage())),
     }
     if by is not None:
-        told["lines"] = [
+        answer["lines"] = [
             {"from": _instant(line.start), **_usage(line.usage)}
             for line in found.lines.get(customer, ())
             if line.start
         ]
-    return told
+    return answer
 
 
 def wanted_of(query: QueryParams, now: dt.datetime) -> Wanted:

@@ -82,7 +82,7 @@ def _parameters() -> list[dict[str, Any]]:
 
 def _usage() -> dict[str, Any]:
     line = _object({"from": INSTANT, **FIGURES})
-    its = _object(
+    figures = _object(
         {
             "meter": {"type": "string"},
             "sink": {"type": "string", "description": "Where it is billed."},
@@ -90,14 +90,14 @@ def _usage() -> dict[str, Any]:
             **FIGURES,
         }
     )
-    its["properties"]["lines"] = {"type": "array", "items": line}
+    figures["properties"]["lines"] = {"type": "array", "items": line}
     return _object(
         {
             "customer": {"type": "string"},
             "from": INSTANT,
             "to": INSTANT,
             "by": {"type": ["string", "null"]},
-            "usage": {"type": "array", "items": its},
+            "usage": {"type": "array", "items": figures},
         }
     )
 

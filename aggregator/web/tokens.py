@@ -61,12 +61,12 @@ def scope_of(secret: str, token: str, now: dt.datetime) -> Scope:
     if not hmac.compare_digest(_encoded(_signature(secret, text)), signature):
         raise NotGood
     try:
-        told = json.loads(_decoded(payload))
+        claims = json.loads(_decoded(payload))
     except (ValueError, binascii.Error):
         raise NotGood from None
-    if not isinstance(told, dict) or told.keys() != {"c", "exp", "m"}:
+    if not isinstance(claims, dict) or claims.keys() != {"c", "exp", "m"}:
         raise NotGood
-    customer, ends, meters = told["c"], told["exp"], told["m"]
+    customer, ends, meters = claims["c"], claims["exp"], claims["m"]
     if not isinstance(customer, str) or type(ends) is not int or not _names(meters):
         raise NotGood
     seconds = (now - EPOCH).total_seconds()

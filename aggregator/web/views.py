@@ -69,7 +69,7 @@ def overview(backend: Backend, asked: Asked) -> Page:
         "apart": ledger.database.clocks_apart(),
         "unmapped": ledger.reports.unmapped(10),
         "files": len(ledger.uploads.listed(sink=None, unconfirmed=True, limit=MOST_FILES)),
-        "late": {name: in_time(its) for name, its in sorted(lateness.items())},
+        "late": {name: in_time(state) for name, state in sorted(lateness.items())},
         "now": now,
     }
     return Page("overview.html", values)
@@ -83,8 +83,12 @@ def meter_rows(backend: Backend, now: dt.datetime) -> Iterator[MeterRow]:
 
 def pace(backend: Backend, meter: str) -> Pace | None:
     """Return how soon a meter is read by the configuration; None if it is not in there."""
-    its = backend.config.meters.get(meter)
-    return pace_of(its.delay, its.every, its.window, by_cron=its.cron is not None) if its else None
+    configured = backend.config.meters.get(meter)
+    return (
+        pace_of(configured.delay, configured.every, configured.window, by_cron=configured.cron is not None)
+        if configured
+        else None
+    )
 
 
 def meter(backend: Backend, asked: Asked) -> Page:

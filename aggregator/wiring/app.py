@@ -115,8 +115,10 @@ class App:
         """Return where a meter is read, for whoever asks what it has now; None if it is not configured."""
         if meter not in self.registered:
             return None
-        its = self.registered[meter].meter
-        return MeterSource(its.source, self.sources[its.source], self.definitions(meter), its.unit)
+        configured = self.registered[meter].meter
+        return MeterSource(
+            configured.source, self.sources[configured.source], self.definitions(meter), configured.unit
+        )
 
     def glance(self, meters: Sequence[str]) -> Glance:
         """Return what looks at meters of one source in one snapshot, before any of them is collected."""
@@ -133,10 +135,10 @@ class App:
 
         With `at_once`, a sink that writes files waits for nothing to fill them. With `only`, they hold that meter and range.
         """
-        its, sink_id, ledger = self.sinks[sink], self.sink_ids[sink], self.ledger
+        destination, sink_id, ledger = self.sinks[sink], self.sink_ids[sink], self.ledger
         clock = ledger.instant
         if isinstance(self.config.sinks[sink], FileSink):
-            writes = cast("SinkOfFiles", its)
+            writes = cast("SinkOfFiles", destination)
             return FileWriter(
                 ledger.files,
                 ledger.outbox,
@@ -149,7 +151,7 @@ class App:
             )
         return Sender(
             ledger.outbox,
-            cast("Sink", its),
+            cast("Sink", destination),
             sink_id,
             clock,
             clear=self.first_uses[sink].run_once,
@@ -187,25 +189,25 @@ class App:
         Keys that stand in files are read again, and tried out before they are used: those of another account or mode never
         are. Nothing is booked by asking. Raises SinkError as long as it does not let us in.
         """
-        its = self.sinks[sink]
+        destination = self.sinks[sink]
         rotated = with_keys_now(self.config, sink)
         if rotated is None:
-            self._ask_in(its)
+            self._ask_in(destination)
         else:
             with closing(build_sink(rotated, sink)) as tried:
                 self._ask_in(tried)
-            take_keys(its, rotated)
-        its.resume()
+            take_keys(destination, rotated)
+        destination.resume()
 
-    def _ask_in(self, its: Sink | SinkOfFiles) -> None:
+    def _ask_in(self, destination: Sink | SinkOfFiles) -> None:
         """Raise SinkError unless a sink lets us in, to the same account as before and to fitting meters."""
-        sink = its.name
-        trouble = self.ledger.identity.account(sink, its.account(), self.ledger.instant())
+        sink = destination.name
+        trouble = self.ledger.identity.account(sink, destination.account(), self.ledger.instant())
         if trouble is not None:
             raise SinkHalted(trouble)
         misfits: list[str] = []
         with suppress(SinkError):  # a key may be kept from looking, and yet send
-            misfits = its.preflight(
+            misfits = destination.preflight(
                 [meter.name for meter in self.config.meters.values() if sink in meter.sinks]
             )
         if misfits:
@@ -425,8 +427,8 @@ def _knowing(known: Registered, sinks: Mapping[str, Destination]) -> Registered:
     limits = {sink: sinks[sink].limits_for(known.meter.name) for sink in known.meter.sinks}
     return known._replace(
         feeds=tuple(
-            feed._replace(model=its.write_model, keeps_order=its.keeps_order)
-            for feed, its in ((feed, limits[feed.sink]) for feed in known.feeds)
+            feed._replace(model=limit.write_model, keeps_order=limit.keeps_order)
+            for feed, limit in ((feed, limits[feed.sink]) for feed in known.feeds)
         )
     )
 

@@ -121,23 +121,25 @@ def _read(
     spool: Spool,
 ) -> tuple[Asked | None, list[str]]:
     """Read what the source says now of windows that were read before; return that, and what is to be said of it."""
-    its = app.registered[meter].meter
+    configured = app.registered[meter].meter
     if not question.sources:
         return None, []
     start = max(question.span.start, min(feed.since for feed in feeds))
-    sealed = its.sealed_until(question.now)
+    sealed = configured.sealed_until(question.now)
     if sealed is not None and sealed > start:
         start = definitions.ceiling(sealed, definitions.at(holding, sealed).window)
     span = Span(start, min(question.span.end, feeds[0].mark))
     if span.start >= span.end:
         return None, [f"Nothing of {meter} was read of that time yet."]
     unread = app.ledger.adoption.unread(feeds[0].meter_id)
-    proven = read_open(app.sources[its.source], holding, span, spool, unread)
+    proven = read_open(app.sources[configured.source], holding, span, spool, unread)
     notes = []
     if proven is not None and proven < span.end:
         span = Span(span.start, max(span.start, floor(proven, definitions.at(holding, proven).window)))
-        notes.append(f"Source {its.source} has proven to show all up to {span.end:%Y-%m-%dT%H:%MZ} only.")
-    return Asked(span, spool, its.unit), notes
+        notes.append(
+            f"Source {configured.source} has proven to show all up to {span.end:%Y-%m-%dT%H:%MZ} only."
+        )
+    return Asked(span, spool, configured.unit), notes
 
 
 def _compare(
@@ -218,11 +220,13 @@ def checking(app: App, sink: str) -> Checker:
 
 
 def _line(app: App, feed: UsageFeed, span: Span) -> Line:
-    its = app.registered[feed.meter].meter
+    configured = app.registered[feed.meter].meter
     lines = FeedLine(feed.id, feed.meter_id, feed.since, feed.until)
     shadow = any(each.shadow for each in app.registered[feed.meter].feeds if each.id == feed.id)
     known = app.definitions(feed.meter)
-    return Line(feed.meter, feed.sink, lines, span, known, its.unit, feed.mark - its.revisit, shadow)
+    return Line(
+        feed.meter, feed.sink, lines, span, known, configured.unit, feed.mark - configured.revisit, shadow
+    )
 
 
 def may_ask(app: App, sink: str) -> Callable[[], bool]:

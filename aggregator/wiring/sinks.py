@@ -164,19 +164,19 @@ def with_keys_now(config: Config, name: str) -> Config | None:
     return config.model_copy(update={"sinks": {**config.sinks, name: fresh}})
 
 
-def take_keys(its: Destination, config: Config) -> None:
+def take_keys(destination: Destination, config: Config) -> None:
     """Let a sink that is in use go on with the keys of this configuration."""
     from aggregator.sinks.files import Keys
     from aggregator.sinks.files import S3Sink as Bucket
     from aggregator.sinks.metronome import MetronomeSink as Metronome
     from aggregator.sinks.stripe import StripeSink as Stripe
 
-    match its, config.sinks[its.name]:
+    match destination, config.sinks[destination.name]:
         case ((Stripe() | Metronome()), (StripeSink() | MetronomeSink() as configured)):
-            its.use_key(configured.api_key_revealed())
+            destination.use_key(configured.api_key_revealed())
         case Bucket(), S3Sink() as s3:
             pair = s3.keys_revealed()
-            its.use_keys(Keys(*pair) if pair else None)
+            destination.use_keys(Keys(*pair) if pair else None)
 
 
 def places_of(sinks: Mapping[str, Destination]) -> dict[str, str]:
@@ -212,8 +212,8 @@ def build_admin_client(config: Config, name: str) -> "AdminClient | None":
             from aggregator.sinks.stripe import AdminClient
             from aggregator.sinks.stripe.permissions import EVERYDAY, Use
 
-            asks, told = sink.reports.poll is not None, bool(sink.webhook_secrets_revealed())
-            uses = {Use.REPORTS: asks or told, Use.IMPORTS: asks and config.imports}
+            asks, hears = sink.reports.poll is not None, bool(sink.webhook_secrets_revealed())
+            uses = {Use.REPORTS: asks or hears, Use.IMPORTS: asks and config.imports}
             return AdminClient(
                 name,
                 **sink.named("mode", "api_base", "timeout"),

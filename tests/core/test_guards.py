@@ -122,7 +122,7 @@ def test_of_a_window_that_was_never_said_nothing_is_said_again(model: WriteModel
 
 
 def test_a_window_that_was_said_is_said_again_without_what_is_held() -> None:
-    """It stood at 40 before 210 more were held: behind an older window 40 is said again."""
+    """It stood at 40 before 210 more were held: behind an older window 40 is sent again."""
     policy = replace(MOST, limits=replace(LIMITS, write_model=WriteModel.LAST))
     [change] = changes(KNOWN + "acme | 10:00 | 250 | 250 | 250 | 2 | 10:01 | 210")
     [decision] = plan([change._replace(again=True)], policy)
@@ -149,7 +149,7 @@ amounts = st.decimals(0, 1000, places=1)
 def test_once_let_go_a_window_is_quiet_until_it_grows_by_the_limit(
     now: Decimal, limit: Decimal, passed: Decimal
 ) -> None:
-    """Nothing up to the limit is too much; what was let go is not, nor is that and as much as the limit more."""
+    """Nothing up to the limit is too much; what was released is not, nor is that and as much as the limit more."""
     if now <= limit or (passed > limit and now <= passed + limit):
         assert not beyond(now, limit, passed)
     else:

@@ -115,7 +115,7 @@ def test_a_lowered_total_is_held_once_nothing_older_stands_behind_it() -> None:
 
 
 def test_a_held_total_is_replaced_by_the_newest() -> None:
-    """What nobody let go is counted off before the new number is compared."""
+    """What nobody released is counted off before the new number is compared."""
     waiting = """
     customer | window | before | now | billed | revisions | first at | waits
     acme     | 10:00  | 2      | 9   | 2      | 2         | 10:42    | -3

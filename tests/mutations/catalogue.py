@@ -56,7 +56,7 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_guards.py",),
     ),
     Mistake(
-        "what a person let go is held again for each late row",
+        "what a person released is held again for each late row",
         "aggregator/core/guards.py",
         "return now > limit and (passed <= limit or now - passed > limit)",
         "return now > limit",
@@ -66,7 +66,7 @@ MISTAKES: tuple[Mistake, ...] = (
         ),
     ),
     Mistake(
-        "what waits counts as let go, so that the next late row sends all of it",
+        "what waits counts as released, so that the next late row sends all of it",
         "aggregator/core/guards.py",
         "passed = change.total if change.passed else booked",
         "passed = change.total",
@@ -341,7 +341,7 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_readbacks.py::test_what_a_figure_proves",),
     ),
     Mistake(
-        "held windows have newer ones said again",
+        "held windows have newer ones sent again",
         "aggregator/ledger/passes/reassert.py",
         "and feed_id = %(feed_id)s and state = 'due'\n         group by customer",
         "and feed_id = %(feed_id)s\n         group by customer",
@@ -397,7 +397,7 @@ MISTAKES: tuple[Mistake, ...] = (
         ),
     ),
     Mistake(
-        "what was let go is taken back",
+        "what was cleared is taken back",
         "aggregator/ledger/outbox/first_use.py",
         "where id = %(feed)s and cleared_until = 0 for update",
         "where id = %(feed)s for update",

@@ -124,7 +124,7 @@ def test_each_customer_is_asked_about_once_and_then_sent(fresh: Fresh) -> None:
 
 
 def test_a_sink_that_answers_slowly_keeps_no_other_feed(fresh: Fresh) -> None:
-    """While one lane asks it about a new feed, another one sends and settles what may leave of a feed that was let go."""
+    """While one lane asks it about a new feed, another one sends and settles what may leave of a feed that was cleared."""
     asking, answer = threading.Event(), threading.Event()
 
     def slow(_: str) -> None:
@@ -382,7 +382,7 @@ def test_what_was_let_go_meanwhile_is_not_taken_back(fresh: Fresh) -> None:
 
 
 def test_a_refused_customer_is_not_taken_for_usage(fresh: Fresh) -> None:
-    """An event that is refused after it was let go stays refused, and its feed is let go all the same."""
+    """An event that is refused after it was cleared stays refused, and its feed is cleared all the same."""
     fresh.sink.fault = lambda event: Answer.REFUSED if event.customer == "cus_1" else None
     done = fresh.deliver()
     assert (done.accepted, done.refused) == (1, 1)

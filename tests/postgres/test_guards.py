@@ -251,7 +251,7 @@ def test_one_customer_who_is_held_does_not_make_its_window_swollen(database: Dat
 
 
 def test_what_a_person_dismissed_of_a_swollen_window_stays_dismissed(database: Database) -> None:
-    """It is not let go with the rest once the window is not swollen any more."""
+    """It is not released with the rest once the window is not swollen any more."""
     world = made(database, BY_TOTAL)
     use(world, 3, 31)
     go_on(world, 3 * WEEK + 1, 5)

@@ -211,7 +211,7 @@ class Invariants:
         now = self._scheduler.now
         row = self._tables().events.get(event.id)
         if not event.delta:
-            self._marks.saw("said again")
+            self._marks.saw("sent again")
         if self._newest:
             self._newest.leaving(outward(event))
         if event.identifier in self._in_hand:

@@ -49,7 +49,7 @@ class Guarded:
         self._require(held or not self._shrunk, "what shrinks is held", *told)
 
     def believed(self, event: EventRow, now: dt.datetime) -> None:
-        """Look at a held event that a pass lets go."""
+        """Look at a held event that a pass releases."""
         told = (event, "was planned only at", event.planned_at)
         self._require(now - event.planned_at >= HOUR, "what shrinks is read twice", *told)
 

@@ -1,6 +1,6 @@
 """What must be true where a customer is billed for the newest window: once things are quiet, no older one stands last.
 
-Quiet for a customer is: nothing is owed, nothing waits to be said again, and no request of theirs is on its way any more. A
+Quiet for a customer is: nothing is owed, nothing waits to be sent again, and no request of theirs is on its way any more. A
 newest window of which something is parked is listed by name, and stands where it can.
 """
 
@@ -40,12 +40,12 @@ class Newest:
         self._require = require
 
     def verb(self, name: str, tables: Tables) -> None:
-        """Look at what is to be said again, and count what is rare, right after a transaction of the ledger."""
+        """Look at what is to be sent again, and count what is rare, right after a transaction of the ledger."""
         self._is_read_again(tables)
         noted = set(tables.reassertions)
         if name in {"commit", "release"} and noted - self._noted:
             self._marks.saw(
-                "newer windows to be said again" + (" after a release" if name == "release" else "")
+                "newer windows to be sent again" + (" after a release" if name == "release" else "")
             )
         self._noted = noted
         if (
@@ -56,7 +56,7 @@ class Newest:
             self._marks.saw(AHEAD)
 
     def _is_read_again(self, tables: Tables) -> None:
-        """What is to be said again is not left to chance: its meter is read again from there."""
+        """What is to be sent again is not left to chance: its meter is read again from there."""
         for start, meter in {
             (start, feed.meter_id)
             for feed_id, start, _ in tables.reassertions
@@ -65,7 +65,7 @@ class Newest:
             since = tables.meters[meter].reread_from
             known = since is not None and since <= start
             self._require(
-                known, "what is to be said again is read again", meter, start, "and not from", since
+                known, "what is to be sent again is read again", meter, start, "and not from", since
             )
 
     def leaving(self, event: Event) -> None:

@@ -90,7 +90,7 @@ REST = 5 * DAY
 
 
 RESTS = 5
-"""How often it goes on so long at most, where something is still to be said again."""
+"""How often it goes on so long at most, where something is still to be sent again."""
 
 
 class LivedLedger(Protocol):
@@ -285,9 +285,9 @@ class Life:
                 self.scheduler.close()
 
     def _rest(self, since: dt.datetime) -> None:
-        """Let time pass until all is quiet; what is said again takes its turns, more where windows are read singly.
+        """Let time pass until all is quiet; what is sent again takes its turns, more where windows are read singly.
 
-        What was held and had to be said again is held anew by the pass after that.
+        What was held and had to be sent again is held anew by the pass after that.
         """
         quiet, enough = 0, 2 if self.conditions.write_model is WriteModel.LAST else 1
         for number in range(1, RESTS + 1):

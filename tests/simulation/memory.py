@@ -327,7 +327,7 @@ class Tables:
     readbacks: dict[int, ReadbackRow] = field(default_factory=dict)
     unmapped_rows: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
-    """Of feed, window and customer: from when on the slot is to be said again."""
+    """Of feed, window and customer: from when on the slot is to be sent again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)
     """By meter and goal of a backfill."""
     identity: PinRow = field(default_factory=PinRow)
@@ -378,7 +378,7 @@ class MemoryLedger:
         self.touched.append(event)
 
     def take_back(self, feed: FeedRow) -> bool:
-        """Take back what was planned for a feed that was never let go, if some of it lies before its beginning."""
+        """Take back what was planned for a feed that was never cleared, if some of it lies before its beginning."""
         tables = self.tables
         planned = tables.slots[feed.id]
         if feed.cleared_until or not any(start < feed.since for start, slots in planned.items() if slots):

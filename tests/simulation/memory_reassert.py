@@ -13,7 +13,7 @@ from tests.simulation.memory import MemoryLedger, SlotRow, Tables
 
 @contextmanager
 def taking_up(ledger: MemoryLedger, registered: Registered, this: Pass) -> Iterator[None]:
-    """Mark what of the span is to be said again by now; if nothing is written, everything is as it was."""
+    """Mark what of the span is to be sent again by now; if nothing is written, everything is as it was."""
     tables, feeds = ledger.tables, {feed.id for feed in registered.feeds}
     due = [
         (key, at)
@@ -84,7 +84,7 @@ def note_newer(ledger: MemoryLedger, feed: Feed, decisions: list[Decision], now:
 
 
 def waiting(ledger: MemoryLedger, registered: Registered, now: dt.datetime) -> dt.datetime | None:
-    """Return the oldest window that is to be said again: once it is due, or at once where order counts. None for none."""
+    """Return the oldest window that is to be sent again: once it is due, or at once where order counts. None for none."""
     feeds = {feed.id for feed in registered.feeds}
     return min(
         (

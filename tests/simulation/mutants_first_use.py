@@ -15,7 +15,7 @@ def first_use_unasked() -> list[tuple[object, str, object]]:
     return [(FirstUse, "_ask", lambda self, pending, span: Found())]
 
 
-@mutant("a sink is asked about one customer only, and the others are let go with it")
+@mutant("a sink is asked about one customer only, and the others are cleared with it")
 def one_customer_asked() -> list[tuple[object, str, object]]:
     real = FirstUse._ask
 

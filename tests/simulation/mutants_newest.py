@@ -27,7 +27,7 @@ def held_stands_last() -> list[tuple[object, str, object]]:
     return [(part, "note_newer_than", lambda *_: None) for part in (memory_outbox, memory_passes)]
 
 
-@mutant("what is to be said again is left to whichever pass comes by")
+@mutant("what is to be sent again is left to whichever pass comes by")
 def said_again_by_chance() -> list[tuple[object, str, object]]:
     return [(memory_passes, "waiting", lambda *_: None)]
 

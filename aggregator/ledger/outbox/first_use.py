@@ -1,10 +1,10 @@
 """The first use of a feed in the ledger: which of its events may leave, whom its sink was asked about, and what that showed.
 
 Rules
-- A new feed sends nothing. Its events are let go batch by batch, each once the sink was asked about the customers in it; and
+- A new feed sends nothing. Its events are cleared batch by batch, each once the sink was asked about the customers in it; and
   for good once enough of them were.
 - A feed that has sent is never stopped: what the sink holds of it may be ours.
-- A claim passes over what is not let go, so that a feed that waits costs the others nothing.
+- A claim passes over what is not cleared, so that a feed that waits costs the others nothing.
 """
 
 import datetime as dt
@@ -15,7 +15,7 @@ from aggregator.core.model import EventId
 from aggregator.ledger.database import Connection, Part
 
 ALL_EVENTS = 2**63 - 1
-"""What lets every event go, also of those to come."""
+"""Clears every event, also of those to come."""
 
 ENOUGH = 200
 """Of so many customers of a feed the sink is asked; then the feed is cleared. If a ledger forgot more than one customer in
@@ -25,7 +25,7 @@ ALL_AFTER = dt.timedelta(days=1)
 """A feed of fewer customers is cleared so long after its sink was first asked: what the source held by then was read."""
 
 BATCH = 20_000
-"""Events that are let go at once."""
+"""Events that are cleared at once."""
 
 FIND_FEEDS = """
 select feed.id, meter.name, feed.since, feed.until, feed.cleared_until, feed.asked, feed.asked_at
@@ -184,7 +184,7 @@ def planned_before(connection: Connection, feed_id: int, since: dt.datetime) -> 
 
 
 def take_back(connection: Connection, feed_id: int, since: dt.datetime) -> None:
-    """Take back all that was planned for a feed, if none of it was ever let go: it begins anew at `since`.
+    """Take back all that was planned for a feed, if none of it was ever cleared: it begins anew at `since`.
 
     The meter is held: no pass is writing.
     """

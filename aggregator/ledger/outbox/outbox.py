@@ -250,7 +250,7 @@ with before as (
 select claimed_at from before
 """
 
-# Whatever else was put off by more than it ever is. What is said again must follow any request that is still on its way.
+# Whatever else was put off by more than it ever is. What is sent again must follow any request that is still on its way.
 SET_BACK_ELSEWHERE = (
     "update aggregator.unread set next_at = %(now)s where next_at > %(now)s + interval '1 day'",
     """

@@ -20,7 +20,7 @@ very many feeds have something due, some have their turn with one claim and some
 # wait nor with the feeds that have some. Of a feed the oldest come first, or now and then the newest; rows that another
 # claim is taking are passed over.
 # Of an ordered feed, each customer's next event leaves once the one before it is settled; what that costs is spent only
-# where there is such a feed. Of a feed whose sink is still to be asked what it holds, none leaves that was not let go.
+# where there is such a feed. Of a feed whose sink is still to be asked what it holds, none leaves that was not cleared.
 # Rows are compared as a whole, so that only `outbox_by_feed` has them in that order: by equal columns the planner would go
 # through all events, oldest first, for the few of one feed. The innermost limit is a number that it knows.
 PICK_BEGINS = """

@@ -175,16 +175,16 @@ class Uploads(Part):
         with self._database.transaction() as connection:
             values = {"names": list(names), "now": now}
             known = {name: word for name, *word in connection.execute(ASKED, values)}
-            told = [f"there is no file {name}" for name in names if name not in known]
+            faults = [f"there is no file {name}" for name in names if name not in known]
             for name, (confirmed_at, rejected_at) in known.items():
                 if confirmed_at:
-                    told.append(f"{name} was confirmed at {confirmed_at:%Y-%m-%d %H:%M}Z already")
+                    faults.append(f"{name} was confirmed at {confirmed_at:%Y-%m-%d %H:%M}Z already")
                 elif rejected_at:
-                    told.append(
+                    faults.append(
                         f"{name} was rejected at {rejected_at:%Y-%m-%d %H:%M}Z, so nothing of it counts"
                     )
-            if told:
-                raise UsageError(f"Nothing was confirmed: {'; '.join(told)}. See `aggregator files list`.")
+            if faults:
+                raise UsageError(f"Nothing was confirmed: {'; '.join(faults)}. See `aggregator files list`.")
             done = [row[0] for row in connection.execute(CONFIRM_EVENTS, values)]
             connection.execute(CONFIRM, values)
             note(connection, Verb.CONFIRM, done, decider, now)

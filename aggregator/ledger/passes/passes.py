@@ -348,7 +348,7 @@ def _where(lease: Lease, this: Pass) -> dict[str, object]:
 def _oldest_waiting(
     connection: Connection, registered: Registered, left: Iterable[dt.datetime | None], now: dt.datetime
 ) -> dt.datetime | None:
-    """Return from where old windows are to be read again: for what was left, for a second look, or to be said again."""
+    """Return from where old windows are to be read again: for what was left, for a second look, or to be sent again."""
     sealed = registered.meter.sealed_until(now)
     waiting = [
         *left,

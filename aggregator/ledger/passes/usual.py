@@ -127,7 +127,7 @@ class Swelled(Exception):
 
 
 def check(connection: Connection, feed: Feed, span: Span, past: Past, tally: Tally, now: dt.datetime) -> None:
-    """Raise Swelled if a window that the pass raised is swollen; let go what waits in those that are not any more."""
+    """Raise Swelled if a window that the pass raised is swollen; release what waits in those that are not any more."""
     raised, tally.raised = tally.raised, {}
     values = {
         **past.values(),

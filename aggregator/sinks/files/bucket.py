@@ -415,15 +415,15 @@ class Bucket:
             )
         if why := _passes(code, status):
             return SinkUnreachable(f"The store of sink {self._sink} {why} ({code}); it is tried again.")
-        told = f"The store refuses sink {self._sink} ({code or status}, {asked}, bucket {self._bucket})"
+        refusal = f"The store refuses sink {self._sink} ({code or status}, {asked}, bucket {self._bucket})"
         if code in ELSEWHERE or status in MOVED:
             region = _region_named(error.response)
             hint = f": the bucket is in {region}, correct `region`" if region else ""
-            return SinkHalted(f"{told}{hint or ': correct `region` or `endpoint_url`'}. {AGAIN}")
+            return SinkHalted(f"{refusal}{hint or ': correct `region` or `endpoint_url`'}. {AGAIN}")
         if status == 403 or code == "AccessDenied":
-            halted = f"{told}: its role or key needs {right} there, see docs/s3.md. {AGAIN}"
+            halted = f"{refusal}: its role or key needs {right} there, see docs/s3.md. {AGAIN}"
         else:
-            halted = f"{told}: correct the bucket, the region or the key. {AGAIN}"
+            halted = f"{refusal}: correct the bucket, the region or the key. {AGAIN}"
         return _Mute(halted) if code in MUTE else SinkHalted(halted)
 
     def _forget(self) -> None:
@@ -449,8 +449,8 @@ def _passes(code: str, status: int) -> str | None:
 def _region_named(response: Mapping[str, Any]) -> str | None:
     """Return the region that a refusal says the bucket is in."""
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    told = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
-    return str(told) if told else None
+    region = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
+    return str(region) if region else None
 
 
 def _try_the_named_region(request_dict: dict[str, Any], response: Any, **_: object) -> None:

@@ -134,8 +134,8 @@ class CsvFormat(Format):
 
     def begin(self, meter: str) -> bytes:
         """Return the header."""
-        its = self.meters[meter]
-        keys = (f"payload_{its.customer_key}", f"payload_{its.value_key}")
+        known = self.meters[meter]
+        keys = (f"payload_{known.customer_key}", f"payload_{known.value_key}")
         columns = ("timestamp", "event_name", *map(_cell, keys))
         return (",".join(("identifier", *columns) if self._identified else columns) + "\n").encode()
 

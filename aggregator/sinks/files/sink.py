@@ -72,9 +72,9 @@ class SinkOfFiles:
         except (AggregatorError, MemoryError):
             raise
         except Exception as error:
-            told = redacted(named(error), ())
+            failure = redacted(named(error), ())
             raise SinkUnreachable(
-                f"Sink {self.name} could not write a file ({told}); it is tried again."
+                f"Sink {self.name} could not write a file ({failure}); it is tried again."
             ) from error
 
     def _write(self, batch: Batch, may_go_on: Callable[[], bool]) -> Written | None:

@@ -191,11 +191,11 @@ class Account:
         except SinkError:
             raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self.client.describe(error)
-            if isinstance(told, NoResponse) or told.status != FORBIDDEN:
+            failure = self.client.describe(error)
+            if isinstance(failure, NoResponse) or failure.status != FORBIDDEN:
                 self._raise(error)
             sentence = (
-                f"its token may not read customers and invoices ({describe(told)}), so a decrease is sent even when "
+                f"its token may not read customers and invoices ({describe(failure)}), so a decrease is sent even when "
                 "its invoice is finalized and no longer changes: grant it, or look there before you release a decrease"
             )
             return [*mixed, sentence]
@@ -224,8 +224,8 @@ class Account:
         try:
             await self.client.ingest(b"[]")
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self.client.describe(error)
-            if isinstance(told, NoResponse) or told.status not in (400, 422):
+            failure = self.client.describe(error)
+            if isinstance(failure, NoResponse) or failure.status not in (400, 422):
                 self._raise(error)
 
     async def _usage(self, metric: str, customer: str, span: Span, step: dt.timedelta) -> list[Row]:
@@ -325,8 +325,8 @@ class Account:
         except SinkError:
             raise
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self.client.describe(error)
-            if isinstance(told, Refusal) and told.status in (400, NOT_FOUND):
+            failure = self.client.describe(error)
+            if isinstance(failure, Refusal) and failure.status in (400, NOT_FOUND):
                 return None
             self._raise(error)
         found = answer.get("data")
@@ -363,18 +363,20 @@ class Account:
             return (await call).http_response.content
 
     def _raise(self, error: Exception) -> NoReturn:
-        told = self.client.describe(error)
-        if isinstance(told, NoResponse):
-            raise SinkUnreachable(f"Metronome gave no answer to sink {self._sink}: {told.what}.") from error
+        failure = self.client.describe(error)
+        if isinstance(failure, NoResponse):
+            raise SinkUnreachable(
+                f"Metronome gave no answer to sink {self._sink}: {failure.what}."
+            ) from error
         sentence = (
-            why_halt(told, self._sink)
-            or f"Metronome did not say what sink {self._sink} asked: {describe(told)}."
+            why_halt(failure, self._sink)
+            or f"Metronome did not say what sink {self._sink} asked: {describe(failure)}."
         )
-        if told.status >= 500 or told.status == 429:
+        if failure.status >= 500 or failure.status == 429:
             raise SinkUnreachable(sentence) from error
-        if told.status == FORBIDDEN:
+        if failure.status == FORBIDDEN:
             raise SinkUnreadable(sentence) from error
-        raise (SinkHalted if why_halt(told, self._sink) else SinkError)(sentence) from error
+        raise (SinkHalted if why_halt(failure, self._sink) else SinkError)(sentence) from error
 
 
 def _object(content: bytes) -> Mapping[str, object]:

@@ -198,11 +198,11 @@ class RequestSender:
         """Send events in one request and judge the answer."""
         body = wire.body(wire.written(each, self._meters[each.meter], self._encoding) for each in events)
         failpoints.passing("event_leaving")
-        told = await self._client.ingest(body)
-        match told:
+        answer = await self._client.ingest(body)
+        match answer:
             case NoResponse():
-                return judge_silence(told)
+                return judge_silence(answer)
             case Refusal():
-                return judge_refusal(told, self._sink)
+                return judge_refusal(answer, self._sink)
         failpoints.passing("answer_unread")
-        return judge_success(told.body, told.request_id)
+        return judge_success(answer.body, answer.request_id)

@@ -42,15 +42,17 @@ def judge_success(content: bytes, request_id: str | None) -> Response:
 
 def judge_refusal(refusal: Refusal, sink: str) -> Response:
     """Judge an answer that is not a usable 2xx."""
-    told, request_id = describe(refusal), refusal.request_id
+    described, request_id = describe(refusal), refusal.request_id
     halt = why_halt(refusal, sink)
     if halt is not None:
-        return Response(Answer.UNSENT, told, request_id, halt=halt)
+        return Response(Answer.UNSENT, described, request_id, halt=halt)
     if refusal.status == TOO_MANY:
-        return Response(Answer.BUSY, told, request_id, wished_seconds(refusal.retry_after), throttled=True)
+        return Response(
+            Answer.BUSY, described, request_id, wished_seconds(refusal.retry_after), throttled=True
+        )
     if not 400 <= refusal.status < 500 or refusal.status in (REQUEST_TIMEOUT, CONFLICT):
-        return Response(Answer.UNKNOWN, told, request_id, wished_seconds(refusal.retry_after))
-    return Response(Answer.REFUSED, told, request_id)
+        return Response(Answer.UNKNOWN, described, request_id, wished_seconds(refusal.retry_after))
+    return Response(Answer.REFUSED, described, request_id)
 
 
 def after_refusal(judgement: Response, _refusal: Response) -> Response:
@@ -69,16 +71,16 @@ def after_refusal(judgement: Response, _refusal: Response) -> Response:
 
 def why_halt(refusal: Refusal, sink: str) -> str | None:
     """Say why the sink as a whole is refused, and what to do about it; None if only the call is."""
-    told, then = describe(refusal), "then restart or send SIGHUP."
+    described, then = describe(refusal), "then restart or send SIGHUP."
     match refusal.status:
         case 401:
-            return f"Metronome does not accept the token of sink {sink}: {told}. Correct `api_key`, {then}"
-        case 403:
             return (
-                f"The token of sink {sink} lacks a permission: {told}. Grant it or change `api_key`, {then}"
+                f"Metronome does not accept the token of sink {sink}: {described}. Correct `api_key`, {then}"
             )
+        case 403:
+            return f"The token of sink {sink} lacks a permission: {described}. Grant it or change `api_key`, {then}"
         case 404:
-            return f"Metronome's API is not at the address of sink {sink}: {told}. Correct `api_base`, {then}"
+            return f"Metronome's API is not at the address of sink {sink}: {described}. Correct `api_base`, {then}"
         case _:
             return None
 

@@ -95,8 +95,8 @@ class Account:
         try:
             found = await self._client.api.v1.accounts.retrieve_current_async(None, self._options)
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self._client.describe(error)
-            if isinstance(told, Refusal) and told.status == FORBIDDEN and told.code not in KEY_CODES:
+            failure = self._client.describe(error)
+            if isinstance(failure, Refusal) and failure.status == FORBIDDEN and failure.code not in KEY_CODES:
                 return None
             self.fail(error)
         name = getattr(found, "id", None)
@@ -114,11 +114,11 @@ class Account:
         try:
             found = await self._client.api.v1.customers.retrieve_async(named, None, self._options)
         except Exception as error:  # noqa: BLE001 - turned into ours, and raised
-            told = self._client.describe(error)
-            if isinstance(told, Refusal) and told.status == NOT_FOUND and is_missing_object(told):
-                return f"Stripe does not know customer {customer}: {describe(told)}."
-            if isinstance(told, Refusal) and self.context.of_customer and is_wrong_account(told):
-                return f"Stripe does not let us into the account of {customer}: {describe(told)}."
+            failure = self._client.describe(error)
+            if isinstance(failure, Refusal) and failure.status == NOT_FOUND and is_missing_object(failure):
+                return f"Stripe does not know customer {customer}: {describe(failure)}."
+            if isinstance(failure, Refusal) and self.context.of_customer and is_wrong_account(failure):
+                return f"Stripe does not let us into the account of {customer}: {describe(failure)}."
             self.fail(error)
         if getattr(found, "id", None) != named:
             raise SinkError(f"Stripe's answer to sink {self.context.sink} is not about customer {customer}.")
@@ -196,8 +196,8 @@ class Account:
                     stripe_meter, None, self._options
                 )
             except Exception as error:
-                told = self._client.describe(error)
-                if isinstance(told, Refusal) and told.status == NOT_FOUND:
+                failure = self._client.describe(error)
+                if isinstance(failure, Refusal) and failure.status == NOT_FOUND:
                     return None
                 raise
             ours = (name for name, meter in self._meters.items() if meter.event_name == found.event_name)
@@ -230,19 +230,25 @@ class Account:
             params["starting_after"] = page.data[-1].id
         raise SinkError(f"Stripe lists more than {MOST_PAGES * PAGE} meters; that cannot be right.")
 
-    def _sentence(self, told: Refusal | NoResponse) -> str:
-        if isinstance(told, NoResponse):
-            return f"Stripe gave no answer to {self.context.name}: {told.what}."
+    def _sentence(self, failure: Refusal | NoResponse) -> str:
+        if isinstance(failure, NoResponse):
+            return f"Stripe gave no answer to {self.context.name}: {failure.what}."
         return (
-            self.context.why_halt(told)
-            or f"Stripe did not say what {self.context.name} asked: {describe(told)}."
+            self.context.why_halt(failure)
+            or f"Stripe did not say what {self.context.name} asked: {describe(failure)}."
         )
 
     def _fail_reading(self, error: Exception, customer: str) -> NoReturn:
         """Raise what an error of a question about a customer means: that it is not there, or what any error means."""
-        told = self._client.describe(error)
-        if isinstance(told, Refusal) and is_missing_object(told) and "customer" in told.message.lower():
-            raise CustomerUnknown(f"Stripe does not know customer {customer}: {describe(told)}.") from error
+        failure = self._client.describe(error)
+        if (
+            isinstance(failure, Refusal)
+            and is_missing_object(failure)
+            and "customer" in failure.message.lower()
+        ):
+            raise CustomerUnknown(
+                f"Stripe does not know customer {customer}: {describe(failure)}."
+            ) from error
         self.fail(error)
 
     @contextmanager
@@ -257,19 +263,23 @@ class Account:
 
     def fail(self, error: Exception) -> NoReturn:
         """Raise what an error of a call means: SinkUnreachable, SinkHalted, AccountRefused or SinkError."""
-        told = self._client.describe(error)
-        sentence = self._sentence(told)
-        if isinstance(told, NoResponse) or told.status >= 500 or told.status == 429:
+        failure = self._client.describe(error)
+        sentence = self._sentence(failure)
+        if isinstance(failure, NoResponse) or failure.status >= 500 or failure.status == 429:
             raise SinkUnreachable(sentence) from error
         if (
             self.context.of_customer
-            and (is_wrong_account(told) or told.status == FORBIDDEN)
-            and told.code not in KEY_CODES
+            and (is_wrong_account(failure) or failure.status == FORBIDDEN)
+            and failure.code not in KEY_CODES
         ):
             raise AccountRefused(sentence) from error
-        if told.status == FORBIDDEN and told.readable and told.code not in KEY_CODES | {WRONG_ACCOUNT}:
+        if (
+            failure.status == FORBIDDEN
+            and failure.readable
+            and failure.code not in KEY_CODES | {WRONG_ACCOUNT}
+        ):
             raise SinkUnreadable(sentence) from error
-        raise (SinkHalted if self.context.why_halt(told) else SinkError)(sentence) from error
+        raise (SinkHalted if self.context.why_halt(failure) else SinkError)(sentence) from error
 
 
 def assert_whole(span: Span, unit: dt.timedelta) -> None:

@@ -53,33 +53,35 @@ class AccountContext:
         """Return what Stripe calls a customer of ours."""
         return named.partition("/")[2] if self.of_customer else named
 
-    def judge_refusal(self, told: Refusal) -> Response:
+    def judge_refusal(self, refusal: Refusal) -> Response:
         """Judge a request of events that was refused."""
         if not self.of_customer:
-            return judge_refusal(told, self.sink)
-        if is_wrong_account(told):
+            return judge_refusal(refusal, self.sink)
+        if is_wrong_account(refusal):
             reason = (
-                f"Stripe account {self.account} cannot be used: {describe(told)}. Let its owner connect it again, "
+                f"Stripe account {self.account} cannot be used: {describe(refusal)}. Let its owner connect it again, "
                 "or correct what the query returns before the slash"
             )
-            return Response(Answer.REFUSED, reason, told.request_id)
-        if self._is_closed(told):
-            return Response(Answer.BUSY, f"{self.account}: {describe(told)}", told.request_id)
-        return judge_refusal(told, self.sink)
+            return Response(Answer.REFUSED, reason, refusal.request_id)
+        if self._is_closed(refusal):
+            return Response(Answer.BUSY, f"{self.account}: {describe(refusal)}", refusal.request_id)
+        return judge_refusal(refusal, self.sink)
 
-    def why_halt(self, told: Refusal) -> str | None:
+    def why_halt(self, refusal: Refusal) -> str | None:
         """Say why the sink as a whole is refused; None if only the call is, or an account that a customer names."""
-        if self.of_customer and (is_wrong_account(told) or self._is_closed(told)):
+        if self.of_customer and (is_wrong_account(refusal) or self._is_closed(refusal)):
             return None
-        return why_halt(told, self.sink)
+        return why_halt(refusal, self.sink)
 
-    def _is_closed(self, told: Refusal) -> bool:
+    def _is_closed(self, refusal: Refusal) -> bool:
         """Tell whether a permission is lacking for this account, rather than for the key."""
-        return told.status == 403 and why_halt(told._replace(status=400), self.sink) is None
+        return refusal.status == 403 and why_halt(refusal._replace(status=400), self.sink) is None
 
     def judge_before(self, error: Exception) -> Response:
         """Judge a call that raised before any event left: what it says of the key or the account counts, no more."""
-        told = self.client.describe(error)
-        judged = judge_silence(told) if isinstance(told, NoResponse) else self.judge_refusal(told)
-        settled = judged.halt or (self.of_customer and isinstance(told, Refusal) and is_wrong_account(told))
+        failure = self.client.describe(error)
+        judged = judge_silence(failure) if isinstance(failure, NoResponse) else self.judge_refusal(failure)
+        settled = judged.halt or (
+            self.of_customer and isinstance(failure, Refusal) and is_wrong_account(failure)
+        )
         return judged if settled else judged._replace(answer=Answer.BUSY)

@@ -95,8 +95,8 @@ class Administration:
 
     async def _after(self, error: Exception, name: str) -> Comparison | None:
         """Return what the account has after a failure: somebody else's meter, or ours whose answer was lost."""
-        told = self._context.client.describe(error)
-        if not isinstance(told, NoResponse) and why_halt(told, self._context.sink):
+        failure = self._context.client.describe(error)
+        if not isinstance(failure, NoResponse) and why_halt(failure, self._context.sink):
             return None
         try:
             [found] = await self.account.comparisons([name])
@@ -112,18 +112,18 @@ class Administration:
             self._raise(error, what)
 
     def _raise(self, error: Exception, what: str) -> NoReturn:
-        told = self._context.client.describe(error)
-        if isinstance(told, NoResponse) or told.status >= 500 or told.status in (409, 429):
-            why = told.what if isinstance(told, NoResponse) else describe(told)
+        failure = self._context.client.describe(error)
+        if isinstance(failure, NoResponse) or failure.status >= 500 or failure.status in (409, 429):
+            why = failure.what if isinstance(failure, NoResponse) else describe(failure)
             raise SinkUnreachable(
                 f"Stripe did not {what} for sink {self._context.sink}, or did not say so: {why}. "
                 "Run the command again; what is done already is not done twice."
             ) from error
-        halt = why_halt(told, self._context.sink)
+        halt = why_halt(failure, self._context.sink)
         if halt:
             raise SinkHalted(halt) from error
         raise SinkError(
-            f"Stripe refuses to {what} for sink {self._context.sink}: {describe(told)}."
+            f"Stripe refuses to {what} for sink {self._context.sink}: {describe(failure)}."
         ) from error
 
 

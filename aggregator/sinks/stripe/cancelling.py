@@ -32,8 +32,12 @@ async def cancel(
             {**context.options, "idempotency_key": fresh_key(identifier)},
         )
     except Exception as error:  # noqa: BLE001 - whatever broke in the library, the call may have arrived
-        told = context.client.describe(error)
-        judged = judge_silence(told) if isinstance(told, NoResponse) else judge_refusal(told, context.sink)
+        failure = context.client.describe(error)
+        judged = (
+            judge_silence(failure)
+            if isinstance(failure, NoResponse)
+            else judge_refusal(failure, context.sink)
+        )
         return CancelResult(judged.answer, complete=False, reason=judged.halt or judged.reason or "no reason")
     named = getattr(getattr(answer, "cancel", None), "identifier", None)
     if (named, getattr(answer, "livemode", None)) != (identifier, context.livemode):

@@ -114,13 +114,13 @@ class Client:
             received = await self._calls[path].post(head, body, Idempotency_Key=idempotency_key)
         except ValueError as error:
             received = NoResponse(left=False, what=f"not sent: {error}")
-        told = received if isinstance(received, NoResponse) else _read(received)
-        match told:
+        answer = received if isinstance(received, NoResponse) else _read(received)
+        match answer:
             case NoResponse():
-                return told._replace(what=self.hide(told.what, token) or "")
+                return answer._replace(what=self.hide(answer.what, token) or "")
             case Refusal():
-                return self._hidden(told, token)
-        return Answered(told.body, self.hide(told.request_id, token))
+                return self._hidden(answer, token)
+        return Answered(answer.body, self.hide(answer.request_id, token))
 
     def describe(self, error: Exception) -> Refusal | NoResponse:
         """Say what an error of the library's tells: an answer that refuses, or none. Never repeats the key."""
@@ -145,11 +145,11 @@ class Client:
             self._heads[path, account] = key, head
         return head
 
-    def _hidden(self, told: Refusal, token: str | None = None) -> Refusal:
-        return told._replace(
-            message=self.hide(told.message, token) or "",
-            code=self.hide(told.code, token),
-            request_id=self.hide(told.request_id, token),
+    def _hidden(self, refusal: Refusal, token: str | None = None) -> Refusal:
+        return refusal._replace(
+            message=self.hide(refusal.message, token) or "",
+            code=self.hide(refusal.code, token),
+            request_id=self.hide(refusal.request_id, token),
         )
 
 
@@ -169,15 +169,15 @@ def _read(received: "Received") -> Answered | Refusal:
 
 def _refusal(status: int, body: object, headers: Mapping[str, str]) -> Refusal:
     """Read an answer that is not a usable 2xx. Its body is in Stripe's shape, or it is somebody else's."""
-    told = body.get("error") if isinstance(body, Mapping) else None
+    fault = body.get("error") if isinstance(body, Mapping) else None
     retry_after, request_id = headers.get("retry-after"), headers.get("request-id")
-    if not isinstance(told, Mapping):
+    if not isinstance(fault, Mapping):
         return Refusal(status, readable=False, retry_after=retry_after, request_id=request_id)
     return Refusal(
         status,
-        str(told.get("message") or ""),
-        told.get("type"),
-        told.get("code"),
+        str(fault.get("message") or ""),
+        fault.get("type"),
+        fault.get("code"),
         retry_after=retry_after,
         should_retry=headers.get("stripe-should-retry"),
         request_id=request_id,

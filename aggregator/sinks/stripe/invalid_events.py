@@ -82,7 +82,7 @@ class _Sample(NamedTuple):
 class _Errors(NamedTuple):
     """What a report comes to: how many events it is about and how many were invalid, which are ours, and all the words."""
 
-    told: int
+    events: int
     rejected: int
     named: tuple[Rejection, ...]
     samples: tuple[_Sample, ...]
@@ -105,7 +105,7 @@ def read_report(message: Fields, meter: str | None, event_names: Mapping[str, st
         reports = tuple(_without_meter(notification.id, span, errors, event_names))
     else:
         reports = (Report(notification.id, meter or "", span, errors.rejected, errors.named),)
-    unclear = not errors.told or span.start >= span.end
+    unclear = not errors.events or span.start >= span.end
     trouble = "the report does not say how many events, or of when" if unclear else None
     return ParsedNotification(notification, reports, trouble=trouble)
 
@@ -160,17 +160,17 @@ def ours(named: object) -> str | None:
 def _errors(reason: Fields) -> _Errors:
     counted, there, samples = 0, 0, []
     for kind in _list(reason.get("error_types")):
-        its = _mapping(kind)
-        code, count = _text(its.get("code")) or "no code", _count(its.get("error_count"))
-        found = [_sample(code, each) for each in _list(its.get("sample_errors"))]
+        of_kind = _mapping(kind)
+        code, count = _text(of_kind.get("code")) or "no code", _count(of_kind.get("error_count"))
+        found = [_sample(code, each) for each in _list(of_kind.get("sample_errors"))]
         counted += max(count, len(found))
         if _was_there(code, found):
             there += max(count, len(found))
         else:
             samples += found
-    told = max(_count(reason.get("error_count")), counted)
+    events = max(_count(reason.get("error_count")), counted)
     named = {each.identifier: each.reason for each in samples if each.identifier}
-    return _Errors(told, told - there, tuple(Rejection(*each) for each in named.items()), tuple(samples))
+    return _Errors(events, events - there, tuple(Rejection(*each) for each in named.items()), tuple(samples))
 
 
 def _was_there(code: str, samples: Sequence[_Sample]) -> bool:
@@ -183,11 +183,11 @@ def _was_there(code: str, samples: Sequence[_Sample]) -> bool:
 
 
 def _sample(code: str, sample: object) -> _Sample:
-    told = _mapping(sample)
-    request = _mapping(told.get("request"))
+    parts = _mapping(sample)
+    request = _mapping(parts.get("request"))
     # An older page had `id` and `idempotency_key` in the place of `identifier`.
     names = (ours(request.get(key)) for key in ("identifier", "idempotency_key", "id"))
-    words = _text(told.get("error_message"))
+    words = _text(parts.get("error_message"))
     return _Sample(next(filter(None, names), None), f"{code}: {words}"[:LONGEST_REASON])
 
 

@@ -47,17 +47,17 @@ class MeterEventSender:
         """Send one event and judge the answer."""
         event, context = queued[0].event, self._context
         failpoints.passing("event_leaving")
-        told = await context.client.post(
+        answer = await context.client.post(
             self._path, self._body(event), fresh_key(event.identifier), context.account
         )
-        match told:
+        match answer:
             case NoResponse():
-                return [judge_silence(told)]
+                return [judge_silence(answer)]
             case Refusal():
-                return [context.judge_refusal(told)]
+                return [context.judge_refusal(answer)]
         failpoints.passing("answer_unread")
         sent = Echo(event.identifier, context.meters[event.meter].event_name, context.livemode)
-        judged = judge_echo(_echo(told), sent, context.sink)
+        judged = judge_echo(_echo(answer), sent, context.sink)
         return [judged._replace(reason=context.client.hide(judged.reason))] if judged.reason else [judged]
 
     def _body(self, event: Event) -> bytes:

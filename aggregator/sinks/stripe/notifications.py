@@ -122,8 +122,8 @@ class Messages:
             found = await self._client.api.v2.core.events.retrieve_async(name, None, self._context.as_context)
             message = found.to_dict()
         except Exception as error:
-            told = self._client.describe(error)
-            if isinstance(told, Refusal) and told.status == NOT_FOUND:
+            failure = self._client.describe(error)
+            if isinstance(failure, Refusal) and failure.status == NOT_FOUND:
                 raise NotThere(f"Stripe has no event {name} for {self._context.name}.") from error
             self._fail(error)
         try:
@@ -147,14 +147,14 @@ class Messages:
 
     def _fail(self, error: Exception) -> NoReturn:
         """Raise what an error means: of an account that a customer names, no more than that account's trouble, if it is."""
-        told, context = self._client.describe(error), self._context
-        if context.of_customer and isinstance(told, Refusal) and told.code not in KEY_CODES:
-            if is_wrong_account(told):
-                sentence = f"Stripe account {context.account} cannot be used: {describe(told)}."
+        failure, context = self._client.describe(error), self._context
+        if context.of_customer and isinstance(failure, Refusal) and failure.code not in KEY_CODES:
+            if is_wrong_account(failure):
+                sentence = f"Stripe account {context.account} cannot be used: {describe(failure)}."
                 raise AccountRefused(f"{sentence} Let its owner connect it again.") from error
-            if told.status == FORBIDDEN:
+            if failure.status == FORBIDDEN:
                 raise SinkError(
-                    f"Stripe does not say what {context.name} asked: {describe(told)}."
+                    f"Stripe does not say what {context.name} asked: {describe(failure)}."
                 ) from error
         self._account.fail(error)
 
@@ -225,10 +225,10 @@ def _heads(message: Mapping[str, object]) -> list[Notification]:
 def _imported(message: Mapping[str, object]) -> list[ParsedNotification]:
     """Return what an import came to, if something was not imported; nothing if it cannot be read."""
     try:
-        told = invalid_events.read_import(message)
+        imported = invalid_events.read_import(message)
     except ValueError:
         return []
-    return [told] if told.unimported and told.notification.kind in invalid_events.WHOLE else []
+    return [imported] if imported.unimported and imported.notification.kind in invalid_events.WHOLE else []
 
 
 def _shown(instant: dt.datetime) -> str:
@@ -331,13 +331,13 @@ class StripeNotificationClient:
         )
 
     def _of_customer(self, name: str, account: str) -> ParsedNotification:
-        told = self._sink.ask(lambda asked: Messages(asked).fetched(name), account)
-        if told.notification.account not in (None, account):
+        parsed = self._sink.ask(lambda asked: Messages(asked).fetched(name), account)
+        if parsed.notification.account not in (None, account):
             raise SinkError(
-                f"Stripe's event {name} is of account {told.notification.account}, not of {account}."
+                f"Stripe's event {name} is of account {parsed.notification.account}, not of {account}."
             )
-        reports = tuple(report._replace(whose=f"{account}/") for report in told.reports)
-        return told._replace(notification=told.notification._replace(account=account), reports=reports)
+        reports = tuple(report._replace(whose=f"{account}/") for report in parsed.reports)
+        return parsed._replace(notification=parsed.notification._replace(account=account), reports=reports)
 
     def cannot_cancel(self, meter: str) -> str | None:
         """Say why events of a meter of ours cannot be cancelled; None if they can."""

@@ -162,11 +162,11 @@ class Answer(StrEnum):
 
 
 class Held(NamedTuple):
-    """A permission that is wanted, and whether the key has it. `told` is Stripe's name for it, or its words."""
+    """A permission that is wanted, and whether the key has it. `words` is Stripe's name for it, or its words."""
 
     permission: Permission
     answer: Answer
-    told: str | None
+    words: str | None
 
 
 class KeyReport(NamedTuple):
@@ -190,7 +190,7 @@ class KeyReport(NamedTuple):
             return
         for each in self.held:
             permission = each.permission
-            called = f" (Stripe calls it {each.told})" if each.told else ""
+            called = f" (Stripe calls it {each.words})" if each.words else ""
             if each.answer is Answer.NO and not permission.optional:
                 yield (
                     "wrong",
@@ -199,7 +199,7 @@ class KeyReport(NamedTuple):
             elif each.answer is Answer.NO and (permission.use is not Use.APPLY or to_apply):
                 yield "note", f"it lacks `{permission}`{called}: {permission.without}"
             elif each.answer is Answer.UNCLEAR:
-                yield "note", f"whether it has `{permission}` could not be found out: {each.told}"
+                yield "note", f"whether it has `{permission}` could not be found out: {each.words}"
         if self.useless:
             enough = _listed(each.permission for each in self.held if each.permission.use not in COMMANDS)
             yield (
@@ -211,14 +211,14 @@ class KeyReport(NamedTuple):
     def _all_there(self) -> Iterator[tuple[Literal["ok"], str]]:
         needed = [each for each in self.held if not each.permission.optional]
         if needed and all(each.answer in (Answer.YES, Answer.PROBABLY) for each in needed):
-            told = ", ".join(
+            there = ", ".join(
                 dict.fromkeys(
                     f"`{each.permission}`"
                     + " (probably)" * (each.permission.level == "write" and each.answer is Answer.PROBABLY)
                     for each in needed
                 )
             )
-            yield "ok", f"it has what is needed: {told}"
+            yield "ok", f"it has what is needed: {there}"
 
 
 class KeyPermissions:
@@ -242,8 +242,8 @@ class KeyPermissions:
         return KeyReport(unrestricted=False, held=tuple(held), useless=tuple(useless), uses=wanted)
 
     async def _held(self, permission: Permission) -> Held:
-        answer, told = await self._ask(permission.method, permission.path, permission.params)
-        return Held(permission, answer, told)
+        answer, words = await self._ask(permission.method, permission.path, permission.params)
+        return Held(permission, answer, words)
 
     async def _ask(self, method: str, path: str, params: Mapping[str, object]) -> tuple[Answer, str | None]:
         client = self._context.client
@@ -253,18 +253,18 @@ class KeyPermissions:
             return self._judge(client.describe(error))
         return Answer.YES, None
 
-    def _judge(self, told: Refusal | NoResponse) -> tuple[Answer, str | None]:
-        if isinstance(told, NoResponse):
-            raise SinkUnreachable(f"Stripe gave no answer to sink {self._context.sink}: {told.what}.")
-        if told.status == FORBIDDEN and told.code not in KEY_CODES:
-            return Answer.NO, named(told.message)
-        if told.status == BAD_REQUEST or (
-            told.status == NOT_FOUND and why_halt(told, self._context.sink) is None
+    def _judge(self, failure: Refusal | NoResponse) -> tuple[Answer, str | None]:
+        if isinstance(failure, NoResponse):
+            raise SinkUnreachable(f"Stripe gave no answer to sink {self._context.sink}: {failure.what}.")
+        if failure.status == FORBIDDEN and failure.code not in KEY_CODES:
+            return Answer.NO, named(failure.message)
+        if failure.status == BAD_REQUEST or (
+            failure.status == NOT_FOUND and why_halt(failure, self._context.sink) is None
         ):
             return Answer.PROBABLY, None  # it was let in far enough to be told what else is wrong
-        if told.status != NOT_FOUND and (halt := why_halt(told, self._context.sink)):
+        if failure.status != NOT_FOUND and (halt := why_halt(failure, self._context.sink)):
             raise SinkHalted(halt)
-        return Answer.UNCLEAR, describe(told)
+        return Answer.UNCLEAR, describe(failure)
 
 
 def _listed(permissions: Iterable[Permission]) -> str:

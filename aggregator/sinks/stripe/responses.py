@@ -62,9 +62,9 @@ class Refusal(NamedTuple):
 def judge_echo(echo: Echo, sent: Echo, sink: str) -> Response:
     """Judge an answer that says the event was taken."""
     if (echo.identifier, echo.event_name) != (sent.identifier, sent.event_name) or echo.livemode is None:
-        told = f"{echo.event_name!r} with identifier {echo.identifier!r}"
+        echoed = f"{echo.event_name!r} with identifier {echo.identifier!r}"
         return Response(
-            Answer.UNKNOWN, f"the answer is not about this event but about {told}", echo.request_id
+            Answer.UNKNOWN, f"the answer is not about this event but about {echoed}", echo.request_id
         )
     if echo.livemode != sent.livemode:
         is_, should = _mode(live=echo.livemode), _mode(live=sent.livemode)
@@ -117,18 +117,19 @@ def judge_refusal(refusal: Refusal, sink: str) -> Response:
 
 def why_halt(refusal: Refusal, sink: str) -> str | None:
     """Say why the sink as a whole is refused, and what to do about it; None if only the call is."""
-    told = describe(refusal)
+    described = describe(refusal)
     then = "then restart or send SIGHUP."
     if refusal.code in EXPIRED_SESSION or refusal.kind in EXPIRED_SESSION:
         return None
     if is_wrong_account(refusal):
-        return f"Stripe does not let sink {sink} into its account: {told}. Correct `stripe_account` or `api_key`, {then}"
+        asked = "Correct `stripe_account` or `api_key`"
+        return f"Stripe does not let sink {sink} into its account: {described}. {asked}, {then}"
     if refusal.status == UNAUTHORIZED or refusal.code in KEY_CODES:
-        return f"Stripe does not accept the API key of sink {sink}: {told}. Correct `api_key`, {then}"
+        return f"Stripe does not accept the API key of sink {sink}: {described}. Correct `api_key`, {then}"
     if refusal.status == 403:
-        return f"The API key of sink {sink} lacks a permission: {told}. Grant it or change `api_key`, {then}"
+        return f"The API key of sink {sink} lacks a permission: {described}. Grant it or change `api_key`, {then}"
     if refusal.status == 404 and not is_missing_object(refusal):
-        return f"Stripe's API is not at the address of sink {sink}: {told}. Correct `api_base`, {then}"
+        return f"Stripe's API is not at the address of sink {sink}: {described}. Correct `api_base`, {then}"
     return None
 
 

@@ -161,12 +161,12 @@ class StreamSender:
             leaving = still(leaving)
             if not leaving:
                 break
-            told = await self._post(leaving, opened)
-            if not isinstance(told, Refusal):
-                judged = told
+            answer = await self._post(leaving, opened)
+            if not isinstance(answer, Refusal):
+                judged = answer
                 break
             self._session.drop(opened)
-            judged = self._context.judge_refusal(told) if last else judged
+            judged = self._context.judge_refusal(answer) if last else judged
         left = set(leaving)
         return [judged if each in left else UNSENT for each in queued]
 
@@ -175,18 +175,18 @@ class StreamSender:
         context = self._context
         body = wire.stream([document(each.event, context) for each in queued])
         failpoints.passing("event_leaving")
-        told = await context.client.post(
+        answer = await context.client.post(
             wire.Path.STREAM, body, secrets.token_hex(16), context.account, opened.token
         )
-        match told:
+        match answer:
             case NoResponse():
-                return judge_silence(told)
+                return judge_silence(answer)
             case Refusal():
-                return told if is_expired_session(told) else context.judge_refusal(told)
+                return answer if is_expired_session(answer) else context.judge_refusal(answer)
         failpoints.passing("answer_unread")
-        if not _says_taken(told.body):
-            return Response(Answer.UNKNOWN, "the answer is not that of the stream", told.request_id)
-        return Response(Answer.ACCEPTED, request_id=told.request_id)
+        if not _says_taken(answer.body):
+            return Response(Answer.UNKNOWN, "the answer is not that of the stream", answer.request_id)
+        return Response(Answer.ACCEPTED, request_id=answer.request_id)
 
 
 def _says_taken(answer: object) -> bool:
