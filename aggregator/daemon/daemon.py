@@ -176,7 +176,13 @@ class Work:
         self._begun = threading.Event()
         self._wake = {sink: threading.Condition() for sink in app.sink_ids}
         self._halts = {
-            sink: Halt(sink, self, partial(app.resume, sink), partial(self._waits, sink), self._stopping)
+            sink: Halt(
+                partial(self._halted, sink),
+                partial(self._resumed, sink),
+                partial(app.resume, sink),
+                partial(self._waits, sink),
+                self._stopping,
+            )
             for sink in app.sink_ids
         }
         self._at_work = 0
@@ -426,14 +432,14 @@ class Work:
             return False
         return outage
 
-    def halted(self, sink: str, reason: str) -> None:
+    def _halted(self, sink: str, reason: str) -> None:
         """Say that a sink refuses us as a whole."""
         self._readiness.halted(sink, reason)
         self._log.critical(log.SINK_HALTED, sink=sink, reason=reason)
         with suppress(LedgerError):
             self._app.ledger.outbox.halt(self._app.sink_ids[sink], reason, self._app.ledger.instant())
 
-    def resumed(self, sink: str) -> None:
+    def _resumed(self, sink: str) -> None:
         """Say that it does not any more."""
         self._readiness.resumed(sink)
         self._log.info(log.SINK_RESUMED, sink=sink)

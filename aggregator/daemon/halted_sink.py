@@ -9,7 +9,6 @@ Rules
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from aggregator.errors import AggregatorError, SinkHalted
 
@@ -20,30 +19,26 @@ LONGEST_PAUSE_SECONDS = 300.0
 """A sink that was away for a day is noticed within five minutes of its return."""
 
 
-class HaltReports(Protocol):
-    """Who is told of both ends: the log, and the ledger for `status`."""
-
-    def halted(self, sink: str, reason: str) -> None: ...  # noqa: D102
-    def resumed(self, sink: str) -> None: ...  # noqa: D102
-
-
 class Halt:
-    """One sink's. `ask` raises SinkHalted as long as the sink refuses us; `waits` tells whether anything is to be sent."""
+    """One sink's. `ask` raises SinkHalted as long as the sink refuses us; `waits` tells whether anything is to be sent.
+
+    `begins` reports that it is halted, and why; `over` that it is back.
+    """
 
     def __init__(
         self,
-        sink: str,
-        told: HaltReports,
+        begins: Callable[[str], object],
+        over: Callable[[], object],
         ask: Callable[[], None],
         waits: Callable[[], bool],
         stopping: threading.Event,
     ) -> None:
-        self._sink = sink
-        self._told = told
+        self._begins = begins
+        self._over = over
         self._ask = ask
         self._waits = waits
         self._stopping = stopping
-        self._over = threading.Condition()
+        self._changed = threading.Condition()
         self._asking = False
         self.returns = 0
         """How often it has let us in again."""
@@ -55,34 +50,34 @@ class Halt:
 
         `returns` is how often it had let us in again before it was asked what it answered with `reason`.
         """
-        with self._over:
+        with self._changed:
             if returns < self.returns:
                 return
             if self._asking:
-                self._over.wait_for(lambda: not self._asking or self._stopping.is_set())
+                self._changed.wait_for(lambda: not self._asking or self._stopping.is_set())
                 return
             self._asking = True
         try:
             self._say(reason)
             self._keep_asking()
         finally:
-            with self._over:
+            with self._changed:
                 self._asking = False
-                self._over.notify_all()
+                self._changed.notify_all()
 
     def took(self) -> None:
         """Note that the sink has taken something."""
         self._pause = FIRST_PAUSE_SECONDS
         if self._said is not None:
-            with self._over:
+            with self._changed:
                 said, self._said = self._said, None
             if said is not None:
-                self._told.resumed(self._sink)
+                self._over()
 
     def wake(self) -> None:
         """Let those who wait see that the daemon stops."""
-        with self._over:
-            self._over.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
     def _keep_asking(self) -> None:
         while not self._stopping.wait(self._pause):
@@ -101,7 +96,7 @@ class Halt:
                 return
 
     def _say(self, reason: str) -> None:
-        with self._over:
+        with self._changed:
             said, self._said = self._said, reason
         if said != reason:
-            self._told.halted(self._sink, reason)
+            self._begins(reason)

@@ -17,7 +17,7 @@ Rules
 import asyncio
 import ssl
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -74,13 +74,16 @@ class HttpCalls:
         lines += [_line("Accept", "*/*"), _line("Accept-Encoding", "gzip, deflate")]
         return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
-    async def post(self, head: bytes, body: bytes, **headers: str) -> Received | NoResponse:
+    async def post(self, head: Callable[[], bytes], body: bytes, **headers: str) -> Received | NoResponse:
         """Make one request, with these headers of its own, an underscore for each hyphen; return what came of it.
 
-        Raises ValueError as `head` does, and nothing else that is no interruption.
+        `head` may raise ValueError. Nothing is raised that is no interruption.
         """
-        own = "".join(f"{_line(name.replace('_', '-'), value)}\r\n" for name, value in headers.items())
-        request = b"%sContent-Length: %d\r\n%s\r\n%s" % (head, len(body), own.encode("latin-1"), body)
+        try:
+            own = "".join(f"{_line(name.replace('_', '-'), value)}\r\n" for name, value in headers.items())
+            request = b"%sContent-Length: %d\r\n%s\r\n%s" % (head(), len(body), own.encode("latin-1"), body)
+        except ValueError as error:
+            return NoResponse(left=False, what=f"not sent: {error}")
         until = self._loop.time() + self.timeout_seconds
         connection = self._kept() or await self._connect()
         if isinstance(connection, NoResponse):

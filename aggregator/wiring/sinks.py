@@ -44,7 +44,7 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
     match sink:
         case StripeSink():
             from aggregator.sinks.stripe import StripeSink as Stripe
-            from aggregator.sinks.stripe.connect import Addresses
+            from aggregator.sinks.stripe.account_context import Addresses
 
             return Stripe(
                 name,

@@ -14,7 +14,7 @@ from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox
 from aggregator.sinks.protocol import Sink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
-from aggregator.sinks.stripe.connect import Addresses
+from aggregator.sinks.stripe.account_context import Addresses
 from aggregator.sinks.stripe.limits import Rates, Transport
 from tests.contract.metronome_case import MetronomeCase
 from tests.fakes import LIMITS, FakeSink

@@ -13,7 +13,7 @@ from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, runnin
 from aggregator.sandbox.metronome import MetronomeControl
 from aggregator.sinks.metronome import MetronomeMeter, MetronomeSink
 from aggregator.sinks.stripe import StripeMeter, StripeSink
-from aggregator.sinks.stripe.connect import Addresses
+from aggregator.sinks.stripe.account_context import Addresses
 from aggregator.sinks.stripe.limits import Rates
 from aggregator.trial.lookup import KnowsCustomers
 from tests.contract.making import making

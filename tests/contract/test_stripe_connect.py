@@ -12,7 +12,7 @@ from aggregator.errors import SinkError, SinkHalted, SinkUnreachable
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeSink
-from aggregator.sinks.stripe.connect import Address, Addresses
+from aggregator.sinks.stripe.account_context import Address, Addresses
 from aggregator.sinks.stripe.limits import Rates
 from tests.contract.events import about_to_leave, judged, send
 from tests.contract.making import making

@@ -16,7 +16,7 @@ from aggregator.errors import AccountRefused, SinkError, SinkHalted, SinkUnreach
 from aggregator.runtime.clock import utcnow
 from aggregator.sandbox import MeterSpec, RunningSandbox, SandboxOptions, running
 from aggregator.sinks.stripe import StripeMeter, StripeNotificationClient, StripeSink
-from aggregator.sinks.stripe.connect import Addresses
+from aggregator.sinks.stripe.account_context import Addresses
 from aggregator.sinks.stripe.limits import Rates
 from tests.contract.making import making
 from tests.contract.scripted import Asked, serving

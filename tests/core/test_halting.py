@@ -32,7 +32,7 @@ class World:
         self.waiting = waiting
         self.said: list[tuple[str, ...]] = []
         self.stopping = Stopping()
-        self.halt = Halt("stripe", self, self.ask, lambda: self.waiting, self.stopping)
+        self.halt = Halt(self.halted, self.resumed, self.ask, lambda: self.waiting, self.stopping)
 
     def ask(self) -> None:
         """Answer as told."""
@@ -40,13 +40,13 @@ class World:
         if answer is not None:
             raise answer
 
-    def halted(self, sink: str, reason: str) -> None:
+    def halted(self, reason: str) -> None:
         """Note it."""
-        self.said.append(("halted", sink, reason))
+        self.said.append(("halted", reason))
 
-    def resumed(self, sink: str) -> None:
+    def resumed(self) -> None:
         """Note it."""
-        self.said.append(("resumed", sink))
+        self.said.append(("resumed",))
 
 
 NO = SinkHalted("the key is not accepted")
@@ -56,17 +56,17 @@ def test_it_comes_back_once_it_takes_something_and_both_ends_are_said_once() -> 
     """That it lets us in is not enough while events wait: only what it takes shows that it takes them."""
     world = World(NO, NO, None)
     world.halt.wait_out(str(NO), world.halt.returns)
-    assert world.said == [("halted", "stripe", str(NO))]
+    assert world.said == [("halted", str(NO))]
     world.halt.took()
     world.halt.took()
-    assert world.said == [("halted", "stripe", str(NO)), ("resumed", "stripe")]
+    assert world.said == [("halted", str(NO)), ("resumed",)]
 
 
 def test_with_nothing_to_send_it_is_back_once_it_lets_us_in() -> None:
     """Else nobody would ever say so."""
     world = World(None, waiting=False)
     world.halt.wait_out(str(NO), world.halt.returns)
-    assert world.said[-1] == ("resumed", "stripe")
+    assert world.said[-1] == ("resumed",)
 
 
 def test_the_pauses_grow_up_to_a_bound_until_it_took_something() -> None:
@@ -77,7 +77,7 @@ def test_the_pauses_grow_up_to_a_bound_until_it_took_something() -> None:
     assert world.stopping.pauses[-1] == LONGEST_PAUSE_SECONDS
     world.halt.wait_out(str(NO), world.halt.returns)
     assert world.stopping.pauses[-1] == LONGEST_PAUSE_SECONDS
-    assert world.said == [("halted", "stripe", str(NO))]
+    assert world.said == [("halted", str(NO))]
     world.halt.took()
     world.halt.wait_out(str(NO), world.halt.returns)
     assert world.stopping.pauses[-1] == FIRST_PAUSE_SECONDS
@@ -87,7 +87,7 @@ def test_another_reason_is_said_and_no_answer_is_not() -> None:
     """A person is told what to mend now; that nobody could be asked meanwhile is no news."""
     world = World(SinkUnreachable("no answer"), LedgerUnreachable(), SinkHalted("another account"), None)
     world.halt.wait_out(str(NO), world.halt.returns)
-    assert world.said == [("halted", "stripe", str(NO)), ("halted", "stripe", "another account")]
+    assert world.said == [("halted", str(NO)), ("halted", "another account")]
 
 
 def test_what_was_answered_before_it_came_back_is_no_news() -> None:
@@ -103,7 +103,7 @@ def test_a_daemon_that_stops_asks_no_more() -> None:
     world = World()
     world.stopping.set()
     world.halt.wait_out(str(NO), world.halt.returns)
-    assert world.said == [("halted", "stripe", str(NO))]
+    assert world.said == [("halted", str(NO))]
 
 
 def test_one_of_several_lanes_asks_and_the_others_wait() -> None:
@@ -116,7 +116,7 @@ def test_one_of_several_lanes_asks_and_the_others_wait() -> None:
         assert go.wait(SOON_SECONDS)
         world.ask()
 
-    halt = Halt("stripe", world, ask, lambda: True, world.stopping)
+    halt = Halt(world.halted, world.resumed, ask, lambda: True, world.stopping)
     with ThreadPoolExecutor(3) as workers:
         first = workers.submit(halt.wait_out, str(NO), 0)
         assert begun.wait(SOON_SECONDS)
@@ -126,4 +126,4 @@ def test_one_of_several_lanes_asks_and_the_others_wait() -> None:
         go.set()
         for worker in (first, *others):
             worker.result(SOON_SECONDS)
-    assert world.said == [("halted", "stripe", str(NO))]
+    assert world.said == [("halted", str(NO))]

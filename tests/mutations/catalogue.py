@@ -505,7 +505,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "an account that could not be looked at never is again",
-        "aggregator/sinks/stripe/connect.py",
+        "aggregator/sinks/stripe/routes.py",
         "(self._failure is not None and passed > ASK_AGAIN_SECONDS) or (",
         "(self._failure is not None and misfit and passed > ASK_AGAIN_SECONDS) or (",
         (

@@ -243,7 +243,7 @@ def test_a_decrease_that_is_held_does_not_stand_for_its_window(seats: Replacing)
 
 
 def test_a_late_total_does_not_stay_where_a_decrease_is_found_just_then(overwriting: Replacing) -> None:
-    """The pass that is to send again where the slot stands finds it lower for the first time: the one, and then the other."""
+    """The pass that is to send where the slot stands finds it lower for the first time: the one, and then the other."""
     sink = overwriting.told
     hold_decreases(overwriting)
     overwriting.source.use("cus_a", START, 5)

@@ -1,8 +1,8 @@
 """The first use of a feed in the ledger: which of its events may leave, whom its sink was asked about, and what that showed.
 
 Rules
-- A new feed sends nothing. Its events are cleared batch by batch, each once the sink was asked about the customers in it; and
-  for good once enough of them were.
+- A new feed sends nothing. Its events are cleared batch by batch, each once the sink was asked about the customers in it;
+  and for good once enough of them were.
 - A feed that has sent is never stopped: what the sink holds of it may be ours.
 - A claim passes over what is not cleared, so that a feed that waits costs the others nothing.
 """

@@ -93,12 +93,7 @@ class Client:
 
     async def ingest(self, body: bytes) -> Answered | Refusal | NoResponse:
         """Send a request of events as these bytes, and return what came of it. Never repeats the token."""
-        try:
-            if self._head is None:
-                self._head = self._calls.head(INGEST, headers(self._credentials.key))
-            received = await self._calls.post(self._head, body)
-        except ValueError as error:
-            received = NoResponse(left=False, what=f"not sent: {error}")
+        received = await self._calls.post(self._made_head, body)
         if isinstance(received, NoResponse):
             return received._replace(what=self.hide(received.what))
         request_id = self.request_id(received.headers)
@@ -106,6 +101,11 @@ class Client:
             return Answered(received.body, request_id)
         words = self.hide(_words(_document(received.body)))
         return Refusal(received.status, words, received.headers.get("retry-after"), request_id)
+
+    def _made_head(self) -> bytes:
+        if self._head is None:
+            self._head = self._calls.head(INGEST, headers(self._credentials.key))
+        return self._head
 
     def describe(self, error: Exception) -> Refusal | NoResponse:
         """Say what an error of a call tells: an answer that refuses, or none. Never repeats the token."""

@@ -2,9 +2,8 @@
 
 sink.py             the sink as the rest knows it
 limits.py           what Stripe takes by each transport
-routes.py           every account, and every transport to it, made when it is first needed
-account_context.py  one account: by which client, under which header, and whose trouble its trouble is
-connect.py          which connected account a customer is in, and the look at it before its first event
+routes.py           every account that is reached, its first look and each transport to it, made when first needed
+account_context.py  the account a customer is in: by which client, under which header, whose trouble its trouble is
 meter_events.py     one event, one call, one response
 stream.py           many events, one request, no word on any of them, within a session
 responses.py        what each of Stripe's answers means; pure

@@ -1,14 +1,17 @@
-"""One account at Stripe as a sink reaches it: by which client, in which mode, under which header, and whose trouble it is.
+"""The account at Stripe that a customer is in: by which client and header it is reached, and whose trouble its trouble is.
 
 Rules
+- Where customers name their account, theirs is the part before the slash: `acct_123/cus_456`. One without is refused: it
+  may exist on the platform too, and would be billed there.
 - Every call for a connected account names it (docs.stripe.com/connect/authentication), reads included.
 - An account that is the customers' own has its own trouble: it refuses their events, and halts nothing.
 - What fails before a request with events leaves says nothing about them: they come again.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aggregator.core.model import Answer
 from aggregator.sinks.responses import NoResponse, Response, judge_silence
@@ -18,6 +21,45 @@ from aggregator.sinks.stripe_meter import StripeMeter
 
 if TYPE_CHECKING:
     from stripe import RequestOptions
+
+
+NAMED = re.compile(r"(acct_[A-Za-z0-9]+)/(\S.*)")
+
+
+class Address(NamedTuple):
+    """Whom an event is about: a customer, and the account it is to be found in; None for the one of the key."""
+
+    account: str | None
+    customer: str
+
+
+class Addresses:
+    """Says where customers are: all in one account, or each in the one that it names."""
+
+    def __init__(self, account: str | None = None, *, by_customer: bool = False) -> None:
+        assert not (account and by_customer), "one account for all, or each its own"
+        self.configured = account
+        self.by_customer = by_customer
+
+    def of(self, customer: str) -> Address | None:
+        """Return where a customer is; None if it does not say and has to."""
+        if not self.by_customer:
+            return Address(self.configured, customer)
+        named = NAMED.fullmatch(customer)
+        return Address(named[1], named[2]) if named else None
+
+    def account_of(self, customer: str) -> str | None:
+        """Return which account a customer is in, if it is the customer that says so."""
+        address = self.of(customer)
+        return address.account if address and self.by_customer else None
+
+    @staticmethod
+    def fault(customer: str) -> str:
+        """Say why a customer's events cannot be sent, and what to do about it."""
+        return (
+            f"customer {customer} names no connected account: let the query return `acct_.../cus_...`, "
+            "or take `accounts: by_customer` off the sink"
+        )
 
 
 @dataclass(frozen=True, slots=True)

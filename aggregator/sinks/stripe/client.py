@@ -109,11 +109,10 @@ class Client:
 
         Never repeats the key, or the token.
         """
-        try:
-            head = self._head(path, account, token or self._credentials.key)
-            received = await self._calls[path].post(head, body, Idempotency_Key=idempotency_key)
-        except ValueError as error:
-            received = NoResponse(left=False, what=f"not sent: {error}")
+        key = token or self._credentials.key
+        received = await self._calls[path].post(
+            lambda: self._head(path, account, key), body, Idempotency_Key=idempotency_key
+        )
         answer = received if isinstance(received, NoResponse) else _read(received)
         match answer:
             case NoResponse():

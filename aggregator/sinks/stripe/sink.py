@@ -18,12 +18,11 @@ from aggregator.runtime import clock
 from aggregator.sinks.dispatch import Dispatcher
 from aggregator.sinks.http_sink import PATIENCE, Connection, HttpSink
 from aggregator.sinks.stripe.account import GROUPINGS, PAGE, Account, assert_whole
-from aggregator.sinks.stripe.account_context import AccountContext
+from aggregator.sinks.stripe.account_context import AccountContext, Addresses
 from aggregator.sinks.stripe.client import Client
-from aggregator.sinks.stripe.connect import LOOKS_AT_ONCE, Addresses
 from aggregator.sinks.stripe.limits import Rates, Transport, limits, of_meter
 from aggregator.sinks.stripe.responses import wrong_mode
-from aggregator.sinks.stripe.routes import Routes
+from aggregator.sinks.stripe.routes import LOOKS_AT_ONCE, Routes
 from aggregator.sinks.stripe_meter import StripeMeter
 
 Answered = TypeVar("Answered")
