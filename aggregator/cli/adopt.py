@@ -9,7 +9,7 @@ import click
 
 from aggregator.cli.options import config_option, json_option, load_config
 from aggregator.cli.printing import answer, say, show_rows, write_json
-from aggregator.core.shown import shown
+from aggregator.core.shown import counted, shown
 
 if TYPE_CHECKING:
     from aggregator.adoption.adopter import Adopter, Situation
@@ -180,8 +180,8 @@ def _name_split_windows(compared: "list[Compared]") -> bool:
     split_windows = [window for each in compared for window in each.split_windows]
     if split_windows:
         say(
-            f"{len(split_windows):,} window(s) have numbers in several hours, and a total overwrites only the one in its "
-            "own. Overwrite all but one of each with 0 at the sink, by hand:"
+            f"{counted(len(split_windows), 'window has', 'windows have')} numbers in several hours, and a total overwrites "
+            "only the one in its own. Overwrite all but one of each with 0 at the sink, by hand:"
         )
     for window in split_windows:
         say(f"  {window}")

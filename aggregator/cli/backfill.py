@@ -19,6 +19,7 @@ from aggregator.cli.options import (
     to_option,
 )
 from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.core.shown import counted
 from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
@@ -125,9 +126,8 @@ def _end(failed: list[str], delivered: dict[str, "Delivered"], *, left: bool, qu
         say(each.text, err=True)
     for sink, what in delivered.items():
         if what.waiting and not quiet:
-            say(
-                f"{what.waiting:,} event(s) still wait for {sink}: leave them to the daemon, or run this again."
-            )
+            waits = counted(what.waiting, "event still waits", "events still wait")
+            say(f"{waits} for {sink}: leave that to the daemon, or run this again.")
     if failed:
         raise SourceError("\n".join(failed))
     if any(each.kind == "stopped" for each in unready):

@@ -16,6 +16,7 @@ from aggregator.cli.options import (
     somebody,
 )
 from aggregator.cli.printing import answer, say, show_rows, write_json
+from aggregator.core.shown import counted
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _show(app: "App", sink: str, asked: list[int], result: "Round", *, as_json: 
         going_on = {each.event: each.answer for each in left}
         write_json({"asked": asked, **result.figures(), "going_on": going_on, "troubles": result.troubles})
     else:
-        say(f"{result.done} event(s) cancelled, and owed as the source says.")
+        say(f"{counted(result.done, 'event')} cancelled, and owed as the source says.")
         for each in left:
             say(f"{each.event}: not known to be done yet ({each.answer}); `aggregator run` goes on with it.")
         for trouble in result.troubles:
@@ -154,7 +155,7 @@ def _take_word(app: "App", sink: str, ids: tuple[int, ...], *, gone: bool, as_js
         )
         done += [int(each.event)] * settled
     left = sorted(set(ids) - set(done))
-    said = f"{len(done)} event(s) {'cancelled' if gone else 'stay as they are'}."
+    said = f"{counted(len(done), 'event')} {'cancelled' if gone else 'left as before'}."
     answer({"gone" if gone else "still_there": done, "not_open": left}, said, as_json=as_json)
     if left:
         raise UsageError(

@@ -14,6 +14,7 @@ from aggregator.cli.options import config_option, json_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.cli.prove import prove
 from aggregator.cli.tables import table_notes
+from aggregator.core.shown import counted
 
 if TYPE_CHECKING:
     from aggregator.config import Config, Meter
@@ -80,7 +81,7 @@ def check(
     if prove_source is not None:
         prove(config, prove_source, as_json=as_json)
         return
-    findings = [Finding("configuration", "ok", f"{len(config.meters)} meter(s) in {config_path}")]
+    findings = [Finding("configuration", "ok", f"{counted(len(config.meters), 'meter')} in {config_path}")]
     pinned: dict[str, str] = {}
     findings += _ledger(config, pinned)
     with _registers(config) as registers:
@@ -92,7 +93,7 @@ def check(
         write_json({"ok": not wrong, "findings": rows})
     else:
         show_rows("check", "what _=verdict finding=text", rows)
-        say(f"{len(wrong)} thing(s) to put right." if wrong else "All is well.")
+        say(f"{counted(len(wrong), 'thing')} to put right." if wrong else "All is well.")
     if wrong:
         raise click.exceptions.Exit(ExitCode.FAILED)
 

@@ -23,7 +23,7 @@ from aggregator.cli.options import (
     to_option,
 )
 from aggregator.cli.printing import answer, say, show_rows, write_json
-from aggregator.core.shown import duration
+from aggregator.core.shown import counted, duration
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -196,17 +196,17 @@ def release(config_path: Path, *, choice: "Choice", reason: str | None, as_json:
     else:
         if released or not (replanned or stuck):
             then = "; the daemon or `aggregator run --once` sends them" if released else ""
-            say(f"{len(released)} event(s) released{then}.")
+            say(f"{counted(len(released), 'event')} released{then}.")
             _report_move(done, fitting)
         if replanned:
             say(
-                f"{len(replanned)} event(s), accepted once and rejected later, are planned anew by the next pass."
+                f"Planned anew by the next pass: {counted(len(replanned), 'event')}, accepted once and rejected later."
             )
         for event, why in islice(stuck.items(), MOST_SAID):
             say(f"Not released: {event}. {why}", err=True)
     _report_rest(fitting)
     if stuck:
-        raise UsageError(f"{len(stuck)} event(s) were not released, since no pass would plan them anew.")
+        raise UsageError(f"Not released: {counted(len(stuck), 'event')}, which no pass would plan anew.")
     _refuse_others(choice, done, others, "Not held or refused")
 
 
@@ -232,7 +232,7 @@ def dismiss(config_path: Path, *, choice: "Choice", reason: str | None, as_json:
     if as_json:
         write_json({"dismissed": sorted(done), "not_waiting": _missing(choice, done)})
     else:
-        say(f"{len(done)} event(s) dismissed; they stay on record, and nothing of them is billed.")
+        say(f"{counted(len(done), 'event')} dismissed: still on record, and never billed.")
         _report_move(done, fitting)
     _report_rest(fitting)
     _refuse_others(choice, done, others, "Not held or refused")
@@ -270,8 +270,10 @@ def give_up(config_path: Path, *, meter: str, sink: str, reason: str | None, as_
         refused, in_doubt = (
             ledger.outbox.give_up(feeds, now, Decider(somebody(), reason)) if feeds else (0, 0)
         )
-    said = f"{refused} event(s) of {meter} to {sink} given up; nothing of them is billed."
-    doubted = f"{in_doubt} event(s) may have left before, and are in doubt (`aggregator events list`)."
+    said = f"{counted(refused, 'event')} of {meter} to {sink} given up, never to be billed."
+    doubted = (
+        f"In doubt, since it may have left before: {counted(in_doubt, 'event')} (`aggregator events list`)."
+    )
     answer({"given_up": refused, "in_doubt": in_doubt}, said, doubted * bool(in_doubt), as_json=as_json)
 
 
@@ -331,7 +333,7 @@ def _settle(
             say(f"{each.event}: {each.delta} for {each.customer}, stamped {each.at:%Y-%m-%d %H:%M:%S}Z")
             say(f"   {each.reason}")
         end = "accepted." if accepted else "due again; the daemon or `aggregator run --once` sends them."
-        say(f"{len(done)} event(s) {end}")
+        say(f"{counted(len(done), 'event')} {end}")
     if early:
         first = max(_countable_at(config, each) for each in early)
         raise UsageError(

@@ -20,6 +20,7 @@ from aggregator.cli.options import (
     to_option,
 )
 from aggregator.cli.printing import say, write_json
+from aggregator.core.shown import counted
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def csv_files(
         if before:
             show_files("written before, and not again", before)
         for state, count in left_out.items():
-            say(f"Not in a file: {count:,} event(s) that are {state.replace('_', ' ')}.")
+            say(f"Not in a file: {counted(count, 'event')}, {state.replace('_', ' ')}.")
         if delivered.halted or delivered.waits_for:
             say(f"Not written: {delivered.halted or delivered.waits_for}", err=True)
     if delivered.halted or delivered.again:

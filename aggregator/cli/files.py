@@ -16,7 +16,7 @@ from aggregator.cli.options import (
     somebody,
 )
 from aggregator.cli.printing import answer, say, show_rows, write_json
-from aggregator.core.shown import shown
+from aggregator.core.shown import counted, shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def confirm(config_path: Path, *, names: tuple[str, ...], reason: str | None, as
     bare = list(dict.fromkeys(name.rpartition("/")[2] for name in names))
     with open_ledger(config, may_migrate=True, name="aggregator files") as ledger:
         done = ledger.uploads.confirm(bare, ledger.now(), Decider(somebody(), reason))
-    said = f"{len(bare)} file(s) confirmed, with {done:,} event(s)."
+    said = f"{counted(len(bare), 'file')} confirmed, with {counted(done, 'event')}."
     answer({"confirmed": sorted(bare), "events": done}, said, as_json=as_json)
 
 
@@ -122,7 +122,7 @@ def _rejected(name: str, done: "Rejected", *, whole: bool) -> Iterator[str]:
     if done.already_at is not None:
         yield f"{name} was rejected at {shown(done.already_at)} already; nothing was changed."
         return
-    yield f"{'' if whole else 'Rows of '}{name} rejected: {done.events:,} event(s) are refused."
+    yield f"{'' if whole else 'Rows of '}{name} rejected: {counted(done.events, 'event')} refused."
     if done.events:
         yield f"Put right what the reason says, then `aggregator events release --file {name}` lets them go."
     if done.by_hand and whole:
@@ -165,7 +165,7 @@ def move(config_path: Path, *, sink: str, begun_in: str, reason: str | None, as_
         decider = Decider(somebody(), reason)
         moved, events = ledger.places.move(sink, begun_in, ledger.now(), decider)
     then = "the daemon or `aggregator run --once` writes them anew"
-    said = f"{moved} file(s) given up, with {events:,} event(s); {then}."
+    said = f"{counted(moved, 'file')} given up, with {counted(events, 'event')}; {then}."
     answer({"files": moved, "events": events}, said, as_json=as_json)
 
 
@@ -187,7 +187,7 @@ def show_files(title: str, rows: "Iterable[FileRow]") -> None:
     for row in rows:
         if row.name is None:
             why = f": {row.reason}" if row.reason else " by somebody, or was left and will be taken over."
-            say(f"A file of {row.events:,} event(s) for {row.place} is being written{why}")
+            say(f"A file of {counted(row.events, 'event')} for {row.place} is being written{why}")
 
 
 def _row(row: "FileRow") -> dict[str, object]:

@@ -32,6 +32,7 @@ from aggregator.cli.exit_codes import ExitCode, gravest
 from aggregator.cli.help import Commands
 from aggregator.cli.options import config_option, json_option, known_meters, load_config
 from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.core.shown import counted
 from aggregator.errors import UsageError
 from aggregator.runtime.terminal import printable
 
@@ -152,15 +153,14 @@ def deactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
             say(f"The Stripe meter {known.event_name} is inactive already.")
             return
         waiting = unsent(config, meter, admin.sink)
+        events = counted(waiting, "event")
         if waiting and not yes:
             raise UsageError(
-                f"{waiting} event(s) of {meter} are due or being sent to {admin.sink}, and Stripe would refuse them. Let "
-                "`aggregator run --once` send them first, or say --yes."
+                f"Stripe would refuse {events} of {meter}, due or being sent to {admin.sink}. Let `aggregator run --once` "
+                "send what is due first, or say --yes."
             )
         if waiting:
-            say(
-                f"{waiting} event(s) of {meter} are due or being sent to {admin.sink}; Stripe will refuse them."
-            )
+            say(f"Stripe will refuse {events} of {meter}, due or being sent to {admin.sink}.")
         say(
             f"From then on Stripe takes no event of {known.event_name} (meter {meter}, sink {admin.sink}): events of ours "
             "are refused and wait for a person, the daemon does not start with this meter in its configuration, and no "
@@ -228,8 +228,8 @@ def _question(plan: Sequence[Line]) -> str:
     for admin in {line.admin.sink: line.admin for line in plan}.values():
         mine = [line.comparison for line in plan if line.admin is admin and line.comparison]
         create = sum(each.known is None for each in mine)
-        doing = [f"create {create} meter(s)"] * bool(create)
-        doing += [f"rename {len(mine) - create} meter(s)"] * (len(mine) > create)
+        doing = [f"create {counted(create, 'meter')}"] * bool(create)
+        doing += [f"rename {counted(len(mine) - create, 'meter')}"] * (len(mine) > create)
         parts.append(f"{' and '.join(doing)} {_in_mode(admin)}")
     said = "; ".join(parts)
     return f"{said[0].upper()}{said[1:]}?"

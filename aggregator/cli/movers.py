@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aggregator.cli.printing import show_rows
-from aggregator.core.shown import shown
+from aggregator.core.shown import counted, shown
 
 if TYPE_CHECKING:
     from aggregator.core.forecast import Figures, Forecast
@@ -35,12 +35,14 @@ def report_sinks(meter: str, forecast: "Forecast") -> Iterator[str]:
             "carried": figures.carried,
         }
         parts = [
-            f"{figures.events:,} event(s) now",
+            f"{counted(figures.events, 'event')} now",
             f"{shown(figures.sent)} units to be sent",
             *(f"{shown(units)} units {what}" for what, units in other.items() if units),
         ]
         if figures.deferred:
-            parts.append(f"{figures.deferred:,} window(s) wait for an event that is under way")
+            parts.append(
+                f"{counted(figures.deferred, 'window waits', 'windows wait')} for an event that is under way"
+            )
         yield f"{meter} to {sink}: {', '.join(parts)}."
 
 

@@ -21,7 +21,7 @@ from aggregator.cli.options import (
     to_option,
 )
 from aggregator.cli.printing import json_text, say, show_rows, write_raw
-from aggregator.core.shown import shown
+from aggregator.core.shown import counted, shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -189,12 +189,12 @@ def _show(
             f" ({', '.join(parts).replace('_', ' ')})" if parts else ""
         )
         if side.turned_away:
-            line += f"; {side.turned_away:,} event(s) of its shadow would have been held or refused"
+            line += f"; {counted(side.turned_away, 'event')} of its shadow would have been held or refused"
         say(line + (f"; it says {shown(said)} itself." if said is not None else "."))
     say(
-        f"{result.places:,} customer(s) and time(s) compared, {result.different:,} differ."
+        f"{counted(result.places, 'time')} of customers compared, {counted(result.different, 'differs', 'differ')}."
         if result.different
-        else f"Equal: {result.places:,} customer(s) and time(s) compared, none differs."
+        else f"Equal: {counted(result.places, 'time')} of customers compared, none differs."
     )
 
 

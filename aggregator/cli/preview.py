@@ -19,6 +19,7 @@ from aggregator.cli.options import (
     to_option,
 )
 from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.core.shown import counted
 from aggregator.core.shown import shown as quantity
 
 if TYPE_CHECKING:
@@ -78,15 +79,16 @@ def preview(
     for line in report_sinks(name, forecast):
         say(line)
     say(
-        f"{tally.planned:,} event(s) would be planned ({len(shown):,} shown): {tally.planned - tally.corrections:,} new, "
-        f"{tally.corrections:,} correction(s), {tally.held:,} held, {tally.refused:,} refused. Nothing was written."
+        f"{counted(tally.planned, 'event')} would be planned ({len(shown):,} shown): "
+        f"{tally.planned - tally.corrections:,} new, {counted(tally.corrections, 'correction')}, "
+        f"{tally.held:,} held, {tally.refused:,} refused. Nothing was written."
     )
     if tally.left_from is not None:
         say(report_left(name, tally.left_from, tally.left_why))
     if tally.unmapped_rows:
         say(
-            f"{tally.unmapped_rows:,} row(s) with a quantity of {quantity(tally.unmapped_quantity)} can be billed to nobody"
-            ": no customer, or no usable number. `aggregator status` names them once they are read."
+            f"{counted(tally.unmapped_rows, 'row')} with a quantity of {quantity(tally.unmapped_quantity)} can be billed to "
+            "nobody: no customer, or no usable number. `aggregator status` names them once they are read."
         )
     if older:
         say(report_older(name, older))

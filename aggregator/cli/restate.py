@@ -19,7 +19,7 @@ from aggregator.cli.options import (
     to_option,
 )
 from aggregator.cli.printing import say, write_json
-from aggregator.core.shown import shown
+from aggregator.core.shown import counted, shown
 from aggregator.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def restate(
         say(
             "The daemon or `aggregator run --once` sends the corrections."
             if yes
-            else f"{windows.count(span, present.window):,} window(s) would be read by the present query; --yes does it."
+            else f"The present query would read {counted(windows.count(span, present.window), 'window')}; --yes does it."
         )
     if differs and not yes:
         raise click.exceptions.Exit(ExitCode.WORK_LEFT)

@@ -11,7 +11,7 @@ from aggregator.cli.configuration import ConfigurationShown
 from aggregator.cli.feeds import report_feeds
 from aggregator.cli.options import config_option, json_option, limit_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
-from aggregator.core.shown import duration, shown
+from aggregator.core.shown import counted, duration, shown
 
 if TYPE_CHECKING:
     from aggregator.config import Config
@@ -203,8 +203,8 @@ def _waiting(statuses: "Iterable[FeedStatus]", now: dt.datetime) -> Iterator[str
             )
         if row.guarded:
             yield (
-                f"{row.meter}: {row.guarded} window(s) shrank by more than `shrink_guard`; decreases are held until another "
-                "read, an hour later, confirms them."
+                f"{row.meter}: {counted(row.guarded, 'window')} shrank by more than `shrink_guard`; decreases are held "
+                "until another read, an hour later, confirms them."
             )
         if row.unstable:
             yield (
@@ -216,8 +216,9 @@ def _waiting(statuses: "Iterable[FeedStatus]", now: dt.datetime) -> Iterator[str
 def _removed(unconfigured_meters: "Iterable[UnconfiguredMeter]") -> Iterator[str]:
     for row in unconfigured_meters:
         yield (
-            f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, {row.waiting} "
-            f"event(s) to be sent, {row.parked} parked. Nobody reads its windows again; put it back, or let it run out."
+            f"{row.meter} is in the ledger and not in the configuration: read up to {shown(row.mark)}, "
+            f"{counted(row.waiting, 'event')} to be sent, {row.parked} parked. Nobody reads its windows "
+            "again; put it back, or let it run out."
         )
 
 
@@ -226,8 +227,8 @@ def _unconfigured(config: "Config", waits: "Iterable[Unconfigured]", now: dt.dat
 
     for row in waits:
         yield (
-            f"{row.events} event(s) of {row.meter} to sink {row.sink}, {row.units} units, wait since {shown(row.since)} "
-            f"({duration(now - row.since)}). {not_sent(config, row)}"
+            f"{counted(row.events, 'event')} of {row.meter} to sink {row.sink}, {row.units} units, waiting since "
+            f"{shown(row.since)} ({duration(now - row.since)}). {not_sent(config, row)}"
         )
 
 
@@ -252,7 +253,7 @@ def _backlogs(config: "Config", backlogs: "Iterable[Backlog]") -> Iterator[str]:
             continue
         takes = duration(dt.timedelta(seconds=seconds))
         yield (
-            f"Sink {row.sink}: {row.events} event(s) wait, {row.backfill} of them from a backfill; "
+            f"Sink {row.sink}: {counted(row.events, 'event waits', 'events wait')}, {row.backfill} of them from a backfill; "
             + (
                 f"at {row.per_second:,.0f} a second, as lately, that takes {takes}."
                 if row.per_second
@@ -294,20 +295,21 @@ def _checked(coverage: "Iterable[Coverage]", now: dt.datetime) -> Iterator[str]:
                 else ""
             )
             share = row.checked / row.listed
-            yield f"Sink {row.sink}: {row.checked:,} of {row.listed:,} accepted event(s) checked ({share:.1%}){oldest}."
+            checked = f"{row.checked:,} of {counted(row.listed, 'accepted event')} checked"
+            yield f"Sink {row.sink}: {checked} ({share:.1%}){oldest}."
         if row.places:
             yield (
-                f"Sink {row.sink} differs from what it accepted in {row.places:,} place(s): it lacks {shown(row.lacks)} and "
-                f"has {shown(row.beyond)} too much. `aggregator reconcile` says why, and what to do."
+                f"Sink {row.sink} differs from what it accepted in {counted(row.places, 'place')}: it lacks "
+                f"{shown(row.lacks)} and has {shown(row.beyond)} too much. `aggregator reconcile` says why, and what to do."
             )
 
 
 def _uploads(rows: "Iterable[FileRow]") -> Iterator[str]:
     names = [row.name for row in rows if row.name]
     if names:
-        more = " or more" if len(names) == MOST_UPLOADS else ""
+        files = f"{len(names)} files or more" if len(names) == MOST_UPLOADS else counted(len(names), "file")
         yield (
-            f"{len(names)}{more} file(s) wait to be uploaded by hand and confirmed, the oldest is {names[-1]} "
+            f"To be uploaded by hand and confirmed: {files}, the oldest is {names[-1]} "
             "(`aggregator files list --unconfirmed`)."
         )
 

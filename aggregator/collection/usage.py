@@ -16,7 +16,7 @@ from typing import NamedTuple
 from aggregator.collection.backfill import refuse_parts_of_windows
 from aggregator.collection.open_windows import Source, read_open
 from aggregator.core.model import Definition, Span
-from aggregator.core.shown import minute
+from aggregator.core.shown import counted, minute
 from aggregator.core.usage import By, Line, Sum
 from aggregator.errors import UsageError
 from aggregator.ledger.passes.spool import Spool
@@ -121,7 +121,7 @@ def _report_missing(question: Question, feed: UsageFeed, total: Sum) -> Iterator
     if feed.read_until < until:
         yield f"{feed.meter} is planned for {feed.sink} up to {minute(feed.read_until)} only (`aggregator status`)."
     if feed.unread:
-        yield f"{feed.meter}: the source could not give {feed.unread:,} window(s) of the range (`aggregator status`)."
+        yield f"{feed.meter}: the source could not give {counted(feed.unread, 'window')} of the range (`aggregator status`)."
     if feed.changes_from is not None and feed.changes_from < question.span.end:
         yield (
             f"{feed.meter}: windows from {minute(feed.changes_from)} on are read again soon, since a change waits there; "

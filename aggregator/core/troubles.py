@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from aggregator.core.shown import counted
+
 MOST_NAMED = 10
 """Of more troubles at once people read none; the command shows all."""
 
@@ -39,12 +41,10 @@ class Message(NamedTuple):
     @property
     def title(self) -> str:
         """A line that says what it is about."""
-        parts = [
-            (len(self.begun), "new trouble(s)"),
-            (len(self.over), "over"),
-            (len(self.lasting), "still there"),
-        ]
-        return "aggregator: " + ", ".join(f"{count} {what}" for count, what in parts if count)
+        parts = [counted(len(self.begun), "new trouble")] * bool(self.begun)
+        parts += [f"{len(self.over)} over"] * bool(self.over)
+        parts += [f"{len(self.lasting)} still there"] * bool(self.lasting)
+        return f"aggregator: {', '.join(parts)}"
 
     @property
     def body(self) -> str:

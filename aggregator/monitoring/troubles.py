@@ -9,6 +9,7 @@ import datetime as dt
 from collections.abc import Iterator
 
 from aggregator.config import Config
+from aggregator.core.shown import counted
 from aggregator.core.troubles import Trouble
 from aggregator.ledger.figures import MeterFigures, Progress, WaitingFigures
 from aggregator.monitoring.metrics import Answers, Context, Page
@@ -40,7 +41,7 @@ def troubles(config: Config, context: Context, answers: Answers, now: dt.datetim
         found += [
             Trouble(
                 f"unmapped {its.meter}",
-                f"{its.rows} row(s) of {its.meter} can be billed to nobody, {its.units} units.",
+                f"{counted(its.rows, 'row')} of {its.meter} can be billed to nobody, {its.units} units.",
                 STATUS,
             )
             for its in answers.usage.value.unmapped
@@ -49,7 +50,7 @@ def troubles(config: Config, context: Context, answers: Answers, now: dt.datetim
         found += [
             Trouble(
                 f"drift {its.sink}",
-                f"The totals of sink {its.sink} differ in {its.places} place(s) from what was sent.",
+                f"The totals of sink {its.sink} differ in {counted(its.places, 'place')} from what was sent.",
                 "aggregator reconcile",
             )
             for its in answers.usage.value.coverage
@@ -87,7 +88,7 @@ def _of_meter(its: MeterFigures) -> Iterator[Trouble]:
         text = f"The query of {name} gives another number each time."
         yield Trouble(f"unstable {name}", text, "aggregator check")
     if its.unread:
-        text = f"The source could not deliver {its.unread} window(s) of {name}."
+        text = f"The source could not deliver {counted(its.unread, 'window')} of {name}."
         yield Trouble(f"unread {name}", text, STATUS)
 
 
@@ -97,10 +98,11 @@ def _of_waiting(waiting: list[WaitingFigures], now: dt.datetime) -> Iterator[Tro
         key, seconds = f"{its.state} {where}", (now - its.oldest_at).total_seconds()
         command = f"aggregator events list --state {its.state}"
         if its.state in {"held", "refused"}:
-            text = f"{its.events} event(s) of {where} are {its.state}, {its.units} units."
+            are = f"{counted(its.events, 'event')} of {where} {'is' if its.events == 1 else 'are'}"
+            text = f"{are} {its.state}, {its.units} units."
             yield Trouble(key, text, command)
         elif its.state == "in_doubt" and seconds > IN_DOUBT_SECONDS:
-            yield Trouble(key, f"{its.events} event(s) of {where} have been in doubt for days.", command)
+            yield Trouble(key, f"In doubt for days: {counted(its.events, 'event')} of {where}.", command)
         elif its.state in {"due", "sending"} and seconds > BACKLOG_SECONDS:
             yield Trouble(f"backlog {where}", f"Events of {where} wait for hours to be sent.", STATUS)
 

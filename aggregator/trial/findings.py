@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Span
+from aggregator.core.shown import counted
 from aggregator.core.windows import HOUR
 from aggregator.trial import text
 
@@ -240,7 +241,7 @@ def limited(counts: Iterable[int], query: str) -> list[Finding]:
     if most > 1 and most in counts:
         said = f"{line} cuts it off: a reading had {most} rows, and what is beyond is never billed. Leave the limit out"
         return [error(Kind.LIMIT, said)]
-    said = f"{line} cuts off what is beyond {most} row(s), and nobody is told. Leave the limit out"
+    said = f"{line} cuts off what is beyond {counted(most, 'row')}, and nobody is told. Leave the limit out"
     return [warning(Kind.LIMIT, said)] if most > 1 else []
 
 
@@ -437,7 +438,10 @@ def unmapped(keys: Sequence[str | None], window: Span) -> list[Finding]:
     """Judge a window of which nothing can be billed, since no row says to whom."""
     if not keys or any(key is not None for key in keys):
         return []
-    said = f"none of the {len(keys)} row(s) of {window} has a customer: all of it is unmapped, and nobody is billed for it"
+    rows = counted(len(keys), "row")
+    said = (
+        f"none of the {rows} of {window} has a customer: all of it is unmapped, and nobody is billed for it"
+    )
     return [warning(Kind.UNMAPPED, said)]
 
 
@@ -481,7 +485,8 @@ def repeated(rows: Iterable[Row], query: str) -> list[Finding]:
     if not sure:
         return []
     said = (
-        f"{len(several)} customer(s) come in several rows that are the same in every way, as {customer!r} with {len(group)} "
+        f"{counted(len(several), 'customer comes', 'customers come')} in several rows that are the same in every way, "
+        f"as {customer!r} with {len(group)} "
         f"times {group[0].quantity}: a join finds them more than once, and their usage is multiplied. Group by `customer` "
         "alone, and see that the table it comes from has each customer once"
     )
@@ -496,12 +501,15 @@ def multiplied(
     That is how the lines of an order are summed, and wrong where the lines are not what is summed.
     """
     quantity = text.column(query, "quantity") or ""
-    counted = text.tables_of(query, quantity)
-    if counted == {table} or re.search(r"\bdistinct\b|\b(?:max|min)\s*\(", quantity, re.IGNORECASE):
+    quantified = text.tables_of(query, quantity)
+    if quantified == {table} or re.search(r"\bdistinct\b|\b(?:max|min)\s*\(", quantity, re.IGNORECASE):
         return []
-    said = f"{join.line} joins with {table} by {column}, and {table} has {keys} key(s) more than once, as {example!r}: "
+    said = (
+        f"{join.line} joins with {table} by {column}, and {table} has {counted(keys, 'key')} more than once, "
+        f"as {example!r}: "
+    )
     names_customer = text.tables_of(query, text.column(query, "customer") or "") == {table}
-    if counted == {join.bounded} or (not counted and names_customer):
+    if quantified == {join.bounded} or (not quantified and names_customer):
         said += f"each such row counts the same usage again. Make {table}.{column} unique, or join with "
         return [error(Kind.MULTIPLIED, f"{said}`(select distinct ...)`")]
     said += "each such row counts. If that is meant, name its column in the quantity: `sum(line.pieces)`"

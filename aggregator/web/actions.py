@@ -5,6 +5,7 @@ Whoever decides says why, and that stays on record beside the name they signed i
 
 from collections.abc import Mapping
 
+from aggregator.core.shown import counted
 from aggregator.errors import UsageError
 from aggregator.ledger.review.decisions import Decider
 from aggregator.ledger.review.parked import Choice
@@ -30,7 +31,7 @@ def release(backend: Backend, session: Session, form: Form) -> str:
         raise UsageError(stuck[0])
     done = ledger.outbox.release([each.event for each in fitting], now, decider)
     _note("release", session, len(done))
-    return f"{len(done):,} event(s) released; they are sent soon."
+    return f"{counted(len(done), 'event')} released, to be sent soon."
 
 
 def dismiss(backend: Backend, session: Session, form: Form) -> str:
@@ -38,7 +39,7 @@ def dismiss(backend: Backend, session: Session, form: Form) -> str:
     ids, decider, ledger = _ids(form), _decider(session, form), backend.ledger
     done = ledger.parked.dismiss(ids, ledger.now(), decider)
     _note("dismiss", session, len(done))
-    return f"{len(done):,} event(s) dismissed; they stay on record, and nothing of them is billed."
+    return f"{counted(len(done), 'event')} dismissed: still on record, and never billed."
 
 
 def decide(backend: Backend, session: Session, form: Form) -> str:
@@ -56,7 +57,7 @@ def confirm(backend: Backend, session: Session, form: Form) -> str:
         raise UsageError("Say which files you have uploaded.")
     done = backend.ledger.uploads.confirm(names, backend.ledger.now(), _who(session))
     _note("confirm", session, done)
-    return f"{len(names):,} file(s) confirmed, with {done:,} event(s)."
+    return f"{counted(len(names), 'file')} confirmed, with {counted(done, 'event')}."
 
 
 DECIDING: dict[str, Action] = {"release": release, "retry": release, "dismiss": dismiss}

@@ -7,7 +7,7 @@ import datetime as dt
 from enum import StrEnum
 from typing import NamedTuple
 
-from aggregator.core.shown import duration
+from aggregator.core.shown import counted, duration
 from aggregator.core.windows import DAY
 from aggregator.ledger.reports import FeedStatus
 
@@ -63,7 +63,7 @@ def health(row: FeedStatus, now: dt.datetime, pace: Pace | None) -> Health:
     if row.silent_since:
         return Health(Level.WAITS, "silent", f"No usage since {row.silent_since:%Y-%m-%d %H:%M} UTC.")
     if row.unread:
-        return Health(Level.WAITS, "gaps", f"The source could not give {row.unread:,} window(s).")
+        return Health(Level.WAITS, "gaps", f"The source could not give {counted(row.unread, 'window')}.")
     if row.shadow:
         return Health(Level.GOOD, "in shadow", "Events are planned and recorded, and none is sent.")
     return Health(Level.GOOD, "in time")

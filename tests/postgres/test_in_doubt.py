@@ -552,11 +552,11 @@ def test_released_by_id_and_by_meter(owing: World, call: Callable[..., Result]) 
     """Some by their ids, the rest of a meter at once; what is not waiting is named."""
     bring(owing, "refused")
     event, _ = event_of(owing)
-    assert call("release", event).output.startswith("1 event(s) released")
+    assert call("release", event).output.startswith("1 event released")
     again = call("release", event, 999)
     assert complaint(again) == f"Not held or refused: {event}, 999: see `aggregator events list`."
-    assert call("release", "--meter", METER.name, "--state", "held").output == "0 event(s) released.\n"
-    assert call("release", "--meter", METER.name, "--to", "2026-11-01").output.startswith("0 event(s)")
+    assert call("release", "--meter", METER.name, "--state", "held").output == "0 events released.\n"
+    assert call("release", "--meter", METER.name, "--to", "2026-11-01").output.startswith("0 events")
     told = json.loads(call("release", "--meter", METER.name, "--from", "2026-11-01", "--json").output)
     assert (len(told["released"]), told["planned_anew"], told["not_waiting"]) == (2, [], [])
     owing.sink.refused.clear()
@@ -569,7 +569,10 @@ def test_released_after_a_rejection(owing: World, in_doubt: InDoubt, call: Calla
     owing.deliver()
     event, name = event_of(owing)
     reject_by_report(in_doubt, sink_id(owing), [Rejection(name, "invalid value")], owing.now)
-    assert "1 event(s), accepted once and rejected later, are planned anew" in call("release", event).output
+    assert (
+        "Planned anew by the next pass: 1 event, accepted once and rejected later."
+        in call("release", event).output
+    )
     assert "refused, planned anew" in call("list").output
     assert json.loads(call("release", event, "--json").output)["planned_anew"] == [event]
 
@@ -602,7 +605,7 @@ def test_what_no_pass_would_plan_anew_is_not_released(
     else:
         path.write_text(config.replace(*away).replace("[fake]", "[other]" if "fake" in away[0] else "[fake]"))
     told = call("release", event)
-    assert complaint(told) == "1 event(s) were not released, since no pass would plan them anew."
+    assert complaint(told) == "Not released: 1 event, which no pass would plan anew."
     assert f"Not released: {event}. " in told.output
     assert why in told.output
     assert owing.one("select replan from aggregator.slot where tail = %s", event) is False
@@ -617,11 +620,11 @@ def test_dismissed_and_taken_back(owing: World, call: Callable[..., Result]) -> 
     """A dismissed event is listed on demand only, left out of a meter's release, and released by its id."""
     bring(owing, "refused")
     event, _ = event_of(owing)
-    assert call("dismiss", event).output.startswith("1 event(s) dismissed")
+    assert call("dismiss", event).output.startswith("1 event dismissed")
     assert f" {event} " not in call("list").output
     assert "refused, dismissed" in call("list", "--dismissed").output
-    assert call("release", "--meter", METER.name).output.startswith("2 event(s) released")
-    assert call("release", event).output.startswith("1 event(s) released")
+    assert call("release", "--meter", METER.name).output.startswith("2 events released")
+    assert call("release", event).output.startswith("1 event released")
     assert json.loads(call("dismiss", "--meter", METER.name, "--json").output) == {
         "dismissed": [],
         "not_waiting": [],
@@ -652,7 +655,7 @@ def test_a_persons_word_on_what_is_in_doubt(owing: World, call: Callable[..., Re
     assert decided.describe().startswith("marked as accepted by ")
     assert f"{first}: 1 for cus_0, stamped 2026-11-01 00:00:00Z" in shown.output
     assert "no answer, and 20 h after the first attempt" in shown.output
-    assert shown.output.endswith("1 event(s) accepted.\n")
+    assert shown.output.endswith("1 event accepted.\n")
     assert state_of(owing, first) == "accepted"
     assert complaint(call("mark-accepted", first)) == f"Not in doubt: {first}: see `aggregator events list`."
     owing.execute("update aggregator.event set attempted_at = %s where id = %s", LATER - 25 * HOUR, second)

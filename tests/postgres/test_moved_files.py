@@ -63,9 +63,7 @@ def test_what_waits_is_said_with_both_places_and_what_to_do(world: FileWorld, tm
     assert each.first == number
     assert name.startswith(f"usage-{each.first:015d}-")
     told = str(each)
-    assert (
-        f"1 file(s) of sink fake, with 5 event(s), were begun in {world.directory} and not finished" in told
-    )
+    assert f"Begun in {world.directory} and not finished: 1 file of sink fake, with 5 events;" in told
     assert f"writes to {tmp_path / 'new'} now" in told
     assert f"`aggregator files move fake --from {world.directory}`" in told
     assert places(other).moved_files({"another": "somewhere"}) == []

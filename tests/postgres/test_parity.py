@@ -97,7 +97,7 @@ def test_a_shadow_that_plans_the_same_is_equal(database: Database, call: Callabl
         [
             "old: 62 planned (62 accepted).",
             "new: 62 planned (62 shadow).",
-            "Equal: 4 customer(s) and time(s) compared, none differs.",
+            "Equal: 4 times of customers compared, none differs.",
         ],
     )
 
@@ -141,7 +141,7 @@ def test_windows_are_compared_one_by_one_if_asked_for(
     assert (difference["customer"], difference["from"]) == ("cus_a", "2026-11-01T00:00:00Z")
     assert {name: side["planned"] for name, side in difference["sinks"].items()} == {"old": "5", "new": "0"}
     shown = call("--from", "2026-11-01", "--to", "2026-11-02")
-    assert shown.output.splitlines()[-1] == "1 customer(s) and time(s) compared, 1 differ."
+    assert shown.output.splitlines()[-1] == "1 time of customers compared, 1 differs."
 
 
 def test_every_state_has_its_place(database: Database) -> None:

@@ -474,7 +474,7 @@ def test_the_daemons_check_covers_everything_and_status_says_so(lab: Lab) -> Non
     assert [each.places for each in found.values()].count(1) == 1
     path = lab.app.config.state_dir / "aggregator.yaml"
     said = CliRunner().invoke(status, ["--config", str(path)]).output
-    assert f"Sink stripe: {events:,} of {events:,} accepted event(s) checked (100.0%)." in said
+    assert f"Sink stripe: {events:,} of {events:,} accepted events checked (100.0%)." in said
     assert "it lacks 0 and has 500 too much" in said
     reads = dict(lab.app.ledger.reads.today())
     assert lab.app.checking("stripe").run_once(lab.app.ledger.instant()).reads == 0

@@ -82,7 +82,7 @@ def test_what_is_missing_is_told(call: Callable[..., Result], connection: psycop
     )
     said = call().output
     assert "seats is read up to 2026-11-02T12:00Z." in said
-    assert "seats: the source could not give 1 window(s) of the range (`aggregator status`)." in said
+    assert "seats: the source could not give 1 window of the range (`aggregator status`)." in said
     assert "seats: windows from 2026-10-31T01:00Z on are read again soon" in said
     assert "seats is planned for two up to 2026-10-31T05:00Z only" in said
 

@@ -175,7 +175,7 @@ def test_what_a_busy_sink_did_not_take_is_said(world: World) -> None:
     world.write()
     ran = world.run("backfill", "--from", f"{world.start:%Y-%m-%dT%H:%MZ}")
     assert ran.code == 3, ran.said
-    assert "6 event(s) still wait for stripe" in ran.said
+    assert "6 events still wait for stripe" in ran.said
 
 
 def test_sigterm_in_the_middle_gives_back_what_is_held(world: World) -> None:

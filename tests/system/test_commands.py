@@ -118,7 +118,7 @@ def test_check_names_everything_that_is_wrong_at_once(world: World) -> None:
     assert any("quantitty" in text and "does not exist" in text for text in wrong)
     assert any("event name another does not exist" in text for text in wrong)
     assert len(wrong) == 3
-    assert "3 thing(s) to put right" in world.run("check").out
+    assert "3 things to put right" in world.run("check").out
 
 
 def test_check_refuses_a_meter_that_counts(world: World, counting_sandbox: Sandbox) -> None:
@@ -234,8 +234,8 @@ def test_preview_says_what_stays_a_fraction_and_what_belongs_to_nobody(world: Wo
     }
     assert (ran.json["unmapped_rows"], ran.json["unmapped_quantity"]) == (1, "9")
     said = world.run("preview", METER, *bounds).out
-    assert "1 event(s) now, 1 units to be sent, 0.7 units carried" in said
-    assert "1 row(s) with a quantity of 9 can be billed to nobody" in said
+    assert "1 event now, 1 units to be sent, 0.7 units carried" in said
+    assert "1 row with a quantity of 9 can be billed to nobody" in said
 
 
 def test_init_writes_a_starter_once(world: World) -> None:

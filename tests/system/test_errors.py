@@ -142,7 +142,7 @@ def test_an_event_is_taken_back_and_billed_as_the_source_says(world: World) -> N
     assert world.billed() == {"cus_0": Decimal(10)}
     done = world.run("events", "cancel", event, "--sink", "stripe", "--yes")
     assert done.code == 0, done.said
-    assert "1 event(s) cancelled" in done.out
+    assert "1 event cancelled" in done.out
     assert world.billed() == {"cus_0": Decimal(0)}
     world.quiet_by_passes()
     assert world.billed() == {"cus_0": Decimal(4)}

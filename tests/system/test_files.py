@@ -224,7 +224,7 @@ def test_a_file_of_which_nothing_was_taken_is_billed_anew(
     reject = ("files", "reject", key, "--reason", "no mandatory columns")
     ran = world.run(*reject)
     assert ran.code == 0, ran.said
-    assert f"{name} rejected: 6 event(s) are refused" in ran.out
+    assert f"{name} rejected: 6 events refused" in ran.out
     assert "was rejected at" in world.run(*reject).out
     assert world.run(*reject, "--json").json["events"] == 0
     assert "rejected" in world.run("files", "list").out

@@ -189,7 +189,7 @@ def test_where_nobody_can_be_asked_it_needs_a_yes(world: World) -> None:
     ran = world.run("meters", "apply")
     assert ran.code == 2
     assert (
-        "Create 1 meter(s) in test mode (sink stripe, account acct_sandbox)? There is nobody to ask here: say --yes."
+        "Create 1 meter in test mode (sink stripe, account acct_sandbox)? There is nobody to ask here: say --yes."
         in ran.err
     )
     assert world.run("meters", "apply", "--json").code == 2
@@ -204,8 +204,7 @@ def test_at_a_terminal_it_asks(world: World) -> None:
     code, said = at_terminal(world, "meters", "apply", answer="n")
     assert code == 3
     assert (
-        "Create 1 meter(s) in LIVE mode, which bills real customers (sink stripe, account acct_sandbox)?"
-        in said
+        "Create 1 meter in LIVE mode, which bills real customers (sink stripe, account acct_sandbox)?" in said
     )
     assert "Nothing was changed." in said
     assert statuses(diff(world))[NEW] == "missing"
@@ -289,11 +288,11 @@ def test_a_meter_with_events_on_their_way_is_not_switched_off(world: World) -> N
     assert world.once().code == 3
     ran = world.run("meters", "deactivate", METER)
     assert ran.code == 2
-    assert f"1 event(s) of {METER} are due or being sent to stripe" in ran.err
+    assert f"Stripe would refuse 1 event of {METER}, due or being sent to stripe" in ran.err
     world.sandbox.set_faults()
     assert statuses(diff(world)) == {METER: "equal"}
     anyway = world.run("meters", "deactivate", METER, "--yes")
-    assert (anyway.code, "1 event(s) of" in anyway.out) == (0, True)
+    assert (anyway.code, "Stripe will refuse 1 event of" in anyway.out) == (0, True)
     assert statuses(diff(world)) == {METER: "inactive"}
 
 

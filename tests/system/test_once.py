@@ -182,7 +182,7 @@ def test_a_first_backfill_has_an_estimate_by_the_declared_rate(world: World) -> 
     world.sandbox.set_keys()
     said = world.run("status").out
     assert (
-        "30 event(s) wait, 0 of them from a backfill; nothing was sent lately; at the declared rate of 2/s that"
+        "30 events wait, 0 of them from a backfill; nothing was sent lately; at the declared rate of 2/s that"
         in said
     )
     [backlog] = world.run("status", "--json").json["backlogs"]

@@ -32,12 +32,12 @@ def test_a_removed_meter_with_a_backlog_is_named_until_it_is_given_up(world: Wor
         assert world.sandbox.totals(OTHER_METER) == {"cus_a": 5, "cus_b": 2}
     assert world.one("select max(attempts) from aggregator.event where feed_id = 1") in {0, 1}
     said = world.run("status").out
-    assert f"2 event(s) of {METER} to sink stripe, 7 units, wait since" in said
+    assert f"2 events of {METER} to sink stripe, 7 units, waiting since" in said
     assert f"`aggregator events give-up --meter {METER} --sink stripe`" in said
     given = world.run("events", "give-up", "--meter", METER, "--sink", "stripe")
-    assert (given.code, f"2 event(s) of {METER} to stripe given up" in given.out) == (0, True), given.said
+    assert (given.code, f"2 events of {METER} to stripe given up" in given.out) == (0, True), given.said
     assert world.once().code == 0
-    assert f"event(s) of {METER} to sink" not in world.run("status").out
+    assert f" of {METER} to sink stripe" not in world.run("status").out
     assert world.sandbox.totals(METER) == {}
 
 
@@ -54,7 +54,7 @@ def test_a_meter_that_another_process_reads_is_not_removed(world: World) -> None
     ran = world.once()
     assert (ran.code, f'"{METER}"' in ran.err) == (0, False), ran.said
     said = world.run("status").out
-    assert f"event(s) of {METER} to sink" not in said
+    assert f" of {METER} to sink stripe" not in said
     assert f"{METER} is in the ledger and not in the configuration" not in said
     refused = world.run("events", "give-up", "--meter", METER, "--sink", "stripe")
     assert (refused.code, f"Another process reads meter {METER}" in refused.err) == (2, True), refused.said
@@ -62,7 +62,7 @@ def test_a_meter_that_another_process_reads_is_not_removed(world: World) -> None
         world.ledger(f"update aggregator.{table} set {column} = {column} - interval '61 minutes' returning 1")
     assert world.once().code == 4
     said = world.run("status").out
-    assert f"1 event(s) of {METER} to sink stripe, 5 units, wait since" in said
+    assert f"1 event of {METER} to sink stripe, 5 units, waiting since" in said
     assert f"{METER} is in the ledger and not in the configuration" in said
 
 

@@ -13,6 +13,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from aggregator.core.shown import counted
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Part
 from aggregator.ledger.review.decisions import Decider, Verb, note
@@ -82,8 +83,9 @@ class MovedFile(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.files} file(s) of sink {self.sink}, with {self.events:,} event(s), were begun in {self.begun_in} and "
-            f"not finished; the sink writes to {self.place} now. Nobody knows whether they lie where they were begun, so "
+            f"Begun in {self.begun_in} and not finished: {counted(self.files, 'file')} of sink {self.sink}, with "
+            f"{counted(self.events, 'event')}; the sink writes to {self.place} now. "
+            "Nobody knows whether they lie where they were begun, so "
             f"they are written nowhere else, and their usage waits. Set the place back until `aggregator files list` shows "
             "none that waits; what an export began, the same export finishes. Or look there: if no name lies between "
             f"usage-{self.first:015d} and usage-{self.last:015d}-z, say "

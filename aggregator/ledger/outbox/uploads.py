@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aggregator.core.model import EventId, Span
+from aggregator.core.shown import counted
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Connection, Part
 from aggregator.ledger.review.decisions import Decider, Verb, note
@@ -240,6 +241,6 @@ def _named(connection: Connection, name: str, rows: Sequence[Row]) -> list[Event
     if strange:
         which = ", ".join(map(str, strange[:MOST_NAMED])) + (", ..." if len(strange) > MOST_NAMED else "")
         raise UsageError(
-            f"Nothing was rejected: of {len(rows)} row(s), those are of no event in {name}: {which}."
+            f"Nothing was rejected: of {counted(len(rows), 'row')}, those are of no event in {name}: {which}."
         )
     return sorted({EventId(event) for _, event, accepted in found if accepted})
