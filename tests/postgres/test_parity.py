@@ -225,7 +225,7 @@ def replace_event(event: Event, **values: object) -> Event:
         ),
         (
             ("--from", "2026-11-01T05:00Z", "--ask"),
-            "With --ask, --from must be the begin of a UTC day, such as 2026-11-01.",
+            "With --ask, --from must be the begin of a UTC day, such as 2026-11-01: sinks are asked by days.",
         ),
         (("--from", "2026-11-01", "--ask", "--by", "window"), "--ask goes with --by day"),
     ],
