@@ -20,7 +20,7 @@ from aggregator.config.durations import parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
 from aggregator.config.monitoring import Monitoring
-from aggregator.config.sinks import MetronomeSink, ReadableSink
+from aggregator.config.sinks import ApiSink, MetronomeSink
 from aggregator.config.values import (
     API_KEY,
     DatabaseUrl,
@@ -29,11 +29,9 @@ from aggregator.config.values import (
     PostgresUrl,
     SigningSecrets,
     StripeKey,
-    WebAddress,
     ZoneOfColumns,
     at_least,
     at_most,
-    on_this_machine,
     refuse,
 )
 from aggregator.config.web import Web
@@ -187,7 +185,7 @@ def _one_or_each(accounts: str | None, info: ValidationInfo) -> str | None:
     return accounts
 
 
-class StripeSink(ReadableSink):
+class StripeSink(ApiSink):
     """Stripe's meter events."""
 
     type: Literal["stripe"] = Field(description="What kind of sink this is.", examples=["stripe"])
@@ -199,11 +197,6 @@ class StripeSink(ReadableSink):
     mode: Annotated[Literal["live", "test"], AfterValidator(_mode_of_the_key)] = Field(
         description="`live` bills real customers, `test` does not. Must match the key; has no default.",
         examples=["test"],
-    )
-    api_base: WebAddress | None = Field(
-        default=None,
-        description="Where the API is, when it is not Stripe's own address, for example the sandbox.",
-        examples=["http://127.0.0.1:12111"],
     )
     transport: Literal["v1", "v2", "stream", "auto"] = Field(
         default="v1",
@@ -237,11 +230,6 @@ class StripeSink(ReadableSink):
             "out: what Stripe allows; no limit if `api_base` is on this machine."
         ),
         examples=[100],
-    )
-    timeout: Annotated[Duration, at_least("1s")] = Field(
-        default=parse_duration("10s"),
-        description="How long to wait for the answer to one call.",
-        examples=["10s"],
     )
     max_in_flight: int = Field(
         default=256, ge=1, description="How many calls may wait for their answer at once.", examples=[256]
@@ -284,16 +272,6 @@ class StripeSink(ReadableSink):
         if self.rate_limit is None and self.stream_by_event and not self.local:
             return STREAM_EVENTS_PER_SECOND
         return self.calls_per_second
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether nobody sets a limit, so that several processes need not share one."""
-        return self.rate_limit is None and self.local
-
-    @property
-    def local(self) -> bool:
-        """Whether it is on this machine, where nobody sets a limit."""
-        return self.api_base is not None and on_this_machine(self.api_base)
 
     @property
     def _connected(self) -> bool:

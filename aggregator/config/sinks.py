@@ -34,9 +34,20 @@ READS_PER_SECOND = 20
 READS_PER_DAY = 10_000
 
 
-class ReadableSink(Block):
-    """A sink whose own totals can be read: how often it is asked for them."""
+class ApiSink(Block):
+    """A service with an API, whose own totals can be read: where it is, and how often it is asked."""
 
+    api_base: WebAddress | None = Field(
+        default=None,
+        description="Where the API is, when it is not the service's own address, for example the sandbox.",
+        examples=["http://127.0.0.1:12111"],
+    )
+    timeout: Annotated[Duration, at_least("1s")] = Field(
+        default=parse_duration("10s"),
+        description="How long to wait for the answer to one request.",
+        examples=["10s"],
+    )
+    rate_limit: Annotated[int, Field(ge=1)] | None = None
     reads_per_second: int = Field(
         default=READS_PER_SECOND,
         ge=1,
@@ -53,8 +64,18 @@ class ReadableSink(Block):
         examples=[READS_PER_DAY],
     )
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether nobody sets a limit, so that several processes need not share one."""
+        return self.rate_limit is None and self.local
 
-class MetronomeSink(ReadableSink):
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, where nobody sets a limit."""
+        return self.api_base is not None and on_this_machine(self.api_base)
+
+
+class MetronomeSink(ApiSink):
     """Metronome's usage events."""
 
     type: Literal["metronome"] = Field(description="What kind of sink this is.", examples=["metronome"])
@@ -75,11 +96,6 @@ class MetronomeSink(ReadableSink):
         description="Ingest alias or id of a customer that is never billed, for `aggregator check --send-test-event`.",
         examples=["aggregator-test"],
     )
-    api_base: WebAddress | None = Field(
-        default=None,
-        description="Where the API is, when it is not Metronome's own address, for example the sandbox.",
-        examples=["http://127.0.0.1:12111/metronome"],
-    )
     rate_limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description=(
@@ -87,11 +103,6 @@ class MetronomeSink(ReadableSink):
             "`api_base` on this machine, as many as it takes."
         ),
         examples=[5000],
-    )
-    timeout: Annotated[Duration, at_least("1s")] = Field(
-        default=parse_duration("10s"),
-        description="How long to wait for the answer to one request.",
-        examples=["10s"],
     )
     max_in_flight: int = Field(
         default=16,
@@ -106,16 +117,6 @@ class MetronomeSink(ReadableSink):
         if self.rate_limit is not None:
             return self.rate_limit
         return LOOPBACK_EVENTS_PER_SECOND if self.unlimited else EVENTS_PER_SECOND
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether nobody sets a limit, so that several processes need not share one."""
-        return self.rate_limit is None and self.local
-
-    @property
-    def local(self) -> bool:
-        """Whether it is on this machine."""
-        return self.api_base is not None and on_this_machine(self.api_base)
 
     def api_key_revealed(self) -> str:
         """Return the token in clear."""
