@@ -39,6 +39,9 @@ MOST_SAID = 20
 MOST_AT_ONCE = 10_000
 """As many events as one call decides about. A longer list is decided in several calls."""
 
+EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+LATEST = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+
 PROOF = dt.timedelta(hours=26)
 """How long a sink may need to count, where it does not say: what Stripe's totals are given."""
 
@@ -77,8 +80,18 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
         file: str | None,
         **rest: object,
     ) -> None:
-        choice = _choice(ids, meter, state, start, end, file, customer, guard)
-        command(config_path, choice=choice, **rest)
+        from aggregator.core.model import Span
+        from aggregator.ledger.review.parked import Choice
+
+        if ids and (meter or state or customer or guard or start or end or file):
+            raise UsageError(
+                "Give IDs, or --meter or --file with --state, --customer, --guard, --from and --to; not both."
+            )
+        if not ids and meter is None and file is None:
+            raise UsageError("Say which: IDs (see `aggregator events list`), --meter, or --file.")
+        span = Span(start or EARLIEST, end or LATEST)
+        of_all = Choice(meter=meter, state=state, customer=customer, guard=guard, span=span, file=file)
+        command(config_path, choice=Choice(ids=ids, dismissed=True) if ids else of_all, **rest)
 
     options = (file_option, until_option, since_option, guard_option, customer_option, decidable_option)
     for option in (*options, meter_option, ids_argument):
@@ -351,35 +364,6 @@ def _countable_at(config: "Config", event: "Waiting") -> dt.datetime:
         build_sink(config, event.sink).limits_for(event.meter).proof if event.sink in config.sinks else None
     )
     return (event.attempted_at or event.since) + (known or PROOF)
-
-
-def _choice(
-    ids: tuple[int, ...],
-    meter: str | None,
-    state: str | None,
-    start: dt.datetime | None,
-    end: dt.datetime | None,
-    file: str | None,
-    customer: str | None,
-    guard: str | None,
-) -> "Choice":
-    """Return which events are meant: those named, or all of a meter or file. Raises UsageError for neither and for both."""
-    from aggregator.core.model import Span
-    from aggregator.ledger.review.parked import Choice
-
-    narrowed = bool(meter or state or start or end or file or customer or guard)
-    if ids and narrowed:
-        raise UsageError(
-            "Give IDs, or --meter or --file with --state, --customer, --guard, --from and --to; not both."
-        )
-    if ids:
-        return Choice(ids=ids, dismissed=True)
-    if meter is None and file is None:
-        raise UsageError("Say which: IDs (see `aggregator events list`), --meter, or --file.")
-    first = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    last = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
-    span = Span(start or first, end or last)
-    return Choice(meter=meter, state=state, customer=customer, guard=guard, span=span, file=file)
 
 
 def _fitting(

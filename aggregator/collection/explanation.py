@@ -13,10 +13,10 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from aggregator.collection.backfill import refuse_parts_of_windows
-from aggregator.collection.open_windows import Source as ReadSource
 from aggregator.collection.open_windows import read_open
 from aggregator.core import definitions, query_text, story, windows
 from aggregator.core.explanation import Detail, Explanation, Now, Story, WindowFacts
+from aggregator.core.freshness import Reads
 from aggregator.core.model import Definition, Span
 from aggregator.errors import SourceError, UsageError
 from aggregator.ledger.facts import ExplainedFeed, Facts
@@ -26,7 +26,7 @@ MOST_WINDOWS = 50_000
 """More than the minutes of a month: so many are looked up for one question."""
 
 
-class Source(ReadSource, Protocol):
+class Source(Reads, Protocol):
     """What is asked of an application database."""
 
     name: str

@@ -5,26 +5,16 @@ read.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from aggregator.core import commit_barrier, definitions
-from aggregator.core.model import Definition, Fence, Reading, Span
+from aggregator.core.freshness import Reads
+from aggregator.core.model import Definition, Fence, Span
 from aggregator.ledger.passes.spool import Spool
 
 
-class Source(Protocol):
-    """What is asked of an application database."""
-
-    def read(
-        self, query: str, span: Span, window: dt.timedelta, *, allow: Callable[[Fence | None], dt.datetime]
-    ) -> Iterator[list[Reading]]:
-        """Yield all readings of the span in batches, from one snapshot; `allow` is told what that proves."""
-        ...
-
-
 def read_open(
-    source: Source,
+    source: Reads,
     known: Sequence[Definition],
     span: Span,
     spool: Spool,

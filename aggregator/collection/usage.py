@@ -14,7 +14,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from aggregator.collection.backfill import refuse_parts_of_windows
-from aggregator.collection.open_windows import Source, read_open
+from aggregator.collection.open_windows import read_open
+from aggregator.core.freshness import Reads
 from aggregator.core.model import Definition, Span
 from aggregator.core.shown import counted, minute
 from aggregator.core.usage import By, Line, Sum
@@ -43,7 +44,7 @@ class MeterSource(NamedTuple):
     """Where a meter is read, and how."""
 
     name: str
-    source: Source
+    source: Reads
     definitions: Sequence[Definition]
     unit: Decimal
     """The least that is billed."""

@@ -20,7 +20,7 @@ from psycopg.types.range import TimestamptzRange
 from aggregator.core.model import Span
 from aggregator.core.rebase import Moved, SlotComparison, rebase
 from aggregator.errors import LedgerError
-from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.identity import Pinned
 from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.changes import stage
@@ -363,10 +363,7 @@ def _comparisons(connection: Connection, line: Line) -> Iterator[SlotComparison]
         "until": line.feed.until or line.span.end,
         "shadowed": line.feed.shadowed,
     }
-    with connection.cursor(name=f"stands_{line.feed.id}") as cursor:
-        cursor.itersize = 5_000
-        for row in cursor.execute(STANDS, values):
-            yield SlotComparison._make(row)
+    return map(SlotComparison._make, streamed(connection, STANDS, values))
 
 
 def _rebase(connection: Connection, rebased: Rebased, name: Naming, now: dt.datetime) -> None:

@@ -17,6 +17,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -40,6 +41,9 @@ from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.waits import SLOW_SECONDS, Phase, Underway, Waiting
 from aggregator.runtime.clock import monotonic
 from aggregator.runtime.redact import redacted
+
+CURSORS = count()
+"""Gives each cursor of the server's a name of its own."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -308,6 +312,15 @@ class Database:
             f"all {len(begun)} connections are in use, the oldest for {monotonic() - begun[0]:.0f} s. Either the ledger is "
             "slow, or the network to it was cut: what does not answer is then given up within two minutes."
         )
+
+
+def streamed(
+    connection: Connection, statement: str, values: Mapping[str, object], at_once: int = 5_000
+) -> Iterator[tuple[Any, ...]]:
+    """Yield what a statement gives by a cursor of the server's, so that however much it is, little is in memory."""
+    with connection.cursor(name=f"rows_{next(CURSORS)}") as cursor:
+        cursor.itersize = at_once
+        yield from cursor.execute(statement, values)
 
 
 class Part:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from aggregator.core.drift import KnownEvent, Place, Window
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
-from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import ALL_ROWS
@@ -233,10 +233,8 @@ class DriftReport(Part):
                 connection.execute(NO_READING)
             else:
                 stage(connection, asked.readings, asked.unit)
-            with connection.cursor(name="days") as cursor:
-                cursor.itersize = 5_000
-                for *figures, starts, numbers in cursor.execute(DAYS, values):
-                    yield DayLine._make((*figures, tuple(zip(starts, numbers, strict=True))))
+            for *figures, starts, numbers in streamed(connection, DAYS, values):
+                yield DayLine._make((*figures, tuple(zip(starts, numbers, strict=True))))
 
     def customer(self, feed: int, customer: str, span: Span) -> Customer:
         """Return the slots and events of one customer in a span."""

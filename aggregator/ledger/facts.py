@@ -28,7 +28,7 @@ from aggregator.core.explanation import (
 )
 from aggregator.core.model import ZERO, Definition, Span, State
 from aggregator.core.statement import Entry
-from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import stage
 from aggregator.ledger.passes.evidence import TAKEN
@@ -272,13 +272,11 @@ class Facts(Part):
 
         The transaction lasts as long as the iterator.
         """
-        with self._database.transaction() as connection, connection.cursor(name="entries") as cursor:
+        with self._database.transaction() as connection:
             known = definitions_of(connection, feed.meter_id)
-            starts = list(_starts(known, span))
-            cursor.itersize = 2_000
-            for event, start, *said, state, dismissed, at, settled, name, request, reason in cursor.execute(
-                ENTRIES, {"feed": feed.id, "customer": customer, "starts": starts}
-            ):
+            values = {"feed": feed.id, "customer": customer, "starts": list(_starts(known, span))}
+            rows = streamed(connection, ENTRIES, values, 2_000)
+            for event, start, *said, state, dismissed, at, settled, name, request, reason in rows:
                 window = Span(start, start + definitions.at(known, start).window)
                 rest = (State(state), dismissed, at, settled, name, request, reason)
                 yield Entry._make((event, window, *said, *rest))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Span
 from aggregator.core.planner import add
-from aggregator.ledger.database import Part
+from aggregator.ledger.database import Part, streamed
 
 FED = """
 select sink.name, feed.id from aggregator.feed
@@ -81,10 +81,9 @@ class PlannedUsage(Part):
     def places(self, one: int, other: int, span: Span, *, by_day: bool) -> Iterator[Place]:
         """Yield what two feeds have over a span, by customer and time; the transaction lasts as long as the iterator."""
         values = {"feeds": [one, other], "start": span.start, "end": span.end, "by_day": by_day}
-        with self._database.transaction() as connection, connection.cursor(name="beside") as cursor:
-            cursor.itersize = 5_000
+        with self._database.transaction() as connection:
             place: Place | None = None
-            for customer, start, feed, *sums in cursor.execute(PLANNED, values):
+            for customer, start, feed, *sums in streamed(connection, PLANNED, values):
                 if place is None or (place.customer, place.start) != (customer, start):
                     if place is not None:
                         yield place

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from aggregator.core.lateness import Late
 from aggregator.core.model import ZERO, Span
-from aggregator.ledger.database import Part
+from aggregator.ledger.database import Part, streamed
 
 STATUS = """
 select meter.name, sink.name, meter.mark, meter.start_at, meter.window_seconds,
@@ -346,10 +346,8 @@ class Reports(Part):
     def totals(self, meter: str, sink: str, span: Span) -> Iterator[Total]:
         """Yield what the ledger holds per customer over a span of whole windows, in the order of customers."""
         values = {"meter": meter, "sink": sink, "start": span.start, "end": span.end}
-        with self._database.transaction() as connection, connection.cursor(name="totals") as cursor:
-            cursor.itersize = 5_000
-            for row in cursor.execute(TOTALS, values):
-                yield Total._make(row)
+        with self._database.transaction() as connection:
+            yield from map(Total._make, streamed(connection, TOTALS, values))
 
     def known_events(self, meter: str, span: Span) -> int:
         """Return how many events the ledger has for a span: what a backfill of it would find done already."""

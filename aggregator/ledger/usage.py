@@ -19,7 +19,7 @@ from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.usage import By, Line, Usage, sum_of
 from aggregator.core.windows import DAY
 from aggregator.ledger import usage_statements as statements
-from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
@@ -127,10 +127,8 @@ class UsageReport(Part):
             connection.execute(ALL_ROWS)
             if opened is not None:
                 stage(connection, opened.readings, opened.unit)
-            with connection.cursor(name="usage") as cursor:
-                cursor.itersize = 5_000
-                for row in cursor.execute(statement, values):
-                    yield _line(feed, row)
+            for row in streamed(connection, statement, values):
+                yield _line(feed, row)
 
     def of_customer(self, feed: UsageFeed, span: Span, customer: str, by: By | None = None) -> list[Line]:
         """Return the same lines of one customer at once: there is one for a day or an hour at most."""

@@ -9,39 +9,19 @@ from aggregator.sandbox.errors import not_found
 from aggregator.sandbox.paging import PARAMS as PAGING
 from aggregator.sandbox.paging import page
 from aggregator.sandbox.refusals import refuse_v1
-from aggregator.sandbox.reports import Invalid
 from aggregator.sandbox.request import Endpoint, Request
 from aggregator.sandbox.sent import read_form
 from aggregator.sandbox.summaries import list_summaries, read_query
-from aggregator.sandbox.validation import NO_METER
 
 
 def read_event(request: Request) -> None:
     """Read the event of a call and find its meter."""
-    draft = request.account.events.draft(read_form(request.params))
-    if draft.meter is None:
-        error = refuse_v1(Invalid(NO_METER, ""), draft.sent, None, request.rules)
-        assert error is not None
-        raise error
-    request.drafts = [draft]
+    request.draft(read_form(request.params), "", refuse_v1)
 
 
 def create_event(request: Request) -> dict[str, object]:
     """POST /v1/billing/meter_events."""
-    (draft,) = request.drafts
-    now = request.store.clock.now()
-    event = request.account.events.take(draft, now, request.rules, refuse_v1, request.key)
-    assert event is not None
-    request.taken = [event]
-    return {
-        "object": "billing.meter_event",
-        "created": int(now),
-        "event_name": event.event_name,
-        "identifier": event.identifier,
-        "livemode": request.account.livemode,
-        "payload": draft.sent.payload,
-        "timestamp": event.timestamp,
-    }
+    return {"object": "billing.meter_event", **request.take(refuse_v1, int)}
 
 
 def create_adjustment(request: Request) -> dict[str, object]:

@@ -6,40 +6,20 @@ From docs.stripe.com/api/v2/billing/meter-event and docs.stripe.com/api/v2/core/
 from aggregator.sandbox import adjustments
 from aggregator.sandbox.errors import unknown_param
 from aggregator.sandbox.refusals import refuse_v2
-from aggregator.sandbox.reports import Invalid
 from aggregator.sandbox.request import Endpoint, Request
 from aggregator.sandbox.sent import read_object
 from aggregator.sandbox.times import instant
-from aggregator.sandbox.validation import NO_METER
 
 
 def read_event(request: Request) -> None:
     """Read the event of a call and find its meter."""
-    draft = request.account.events.draft(read_object(request.body, request.rules))
-    if draft.meter is None:
-        message = f"No meter was found matching event_name {draft.sent.event_name}."
-        error = refuse_v2(Invalid(NO_METER, message), draft.sent, None, request.rules)
-        assert error is not None
-        raise error
-    request.drafts = [draft]
+    sent = read_object(request.body, request.rules)
+    request.draft(sent, f"No meter was found matching event_name {sent.event_name}.", refuse_v2)
 
 
 def create_event(request: Request) -> dict[str, object]:
     """POST /v2/billing/meter_events."""
-    (draft,) = request.drafts
-    now = request.store.clock.now()
-    event = request.account.events.take(draft, now, request.rules, refuse_v2, request.key)
-    assert event is not None
-    request.taken = [event]
-    return {
-        "object": "v2.billing.meter_event",
-        "created": instant(now),
-        "event_name": event.event_name,
-        "identifier": event.identifier,
-        "livemode": request.account.livemode,
-        "payload": draft.sent.payload,
-        "timestamp": instant(event.timestamp),
-    }
+    return {"object": "v2.billing.meter_event", **request.take(refuse_v2, instant)}
 
 
 def create_adjustment(request: Request) -> dict[str, object]:

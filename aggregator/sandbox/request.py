@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 from aggregator.sandbox.events import Draft
 from aggregator.sandbox.form import Params
+from aggregator.sandbox.refusals import Refuse
+from aggregator.sandbox.reports import Invalid
 from aggregator.sandbox.rules import Rules
+from aggregator.sandbox.sent import Sent
 from aggregator.sandbox.series import Event
 from aggregator.sandbox.sessions import Session
 from aggregator.sandbox.store import Account, Store
+from aggregator.sandbox.validation import NO_METER
 
 
 @dataclass(slots=True)
@@ -39,6 +43,31 @@ class Request:
     def rules(self) -> Rules:
         """Return the rules in force."""
         return self.store.rules
+
+    def draft(self, sent: Sent, message: str, refuse: Refuse) -> None:
+        """Find the meter of the one event that the call brings; refuse it, with this message, if there is none."""
+        draft = self.account.events.draft(sent)
+        if draft.meter is None:
+            error = refuse(Invalid(NO_METER, message), sent, None, self.rules)
+            assert error is not None
+            raise error
+        self.drafts = [draft]
+
+    def take(self, refuse: Refuse, write: Callable[[float], object]) -> dict[str, object]:
+        """Take that event, and return what both versions answer of it; `write` is how they write an instant."""
+        (draft,) = self.drafts
+        now = self.store.clock.now()
+        event = self.account.events.take(draft, now, self.rules, refuse, self.key)
+        assert event is not None
+        self.taken = [event]
+        return {
+            "created": write(now),
+            "event_name": event.event_name,
+            "identifier": event.identifier,
+            "livemode": self.account.livemode,
+            "payload": draft.sent.payload,
+            "timestamp": write(event.timestamp),
+        }
 
 
 Handler = Callable[[Request], dict[str, object]]

@@ -74,9 +74,16 @@ class Asked:
         self.spans: list[tuple[str, Span]] = []
 
     def read(
-        self, query: str, span: Span, window: dt.timedelta, *, allow: Callable[[Fence | None], dt.datetime]
+        self,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        *,
+        step: dt.timedelta | None = None,
+        allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
         """Yield them as far as is allowed."""
+        assert allow is not None
         until = allow(self.fence)
         self.spans.append((query, Span(span.start, until)))
         yield [

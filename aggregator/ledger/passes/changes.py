@@ -289,49 +289,16 @@ def changes(
 
 def _change(row: tuple[Any, ...]) -> Change:
     """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
-    (
-        slot,
-        event,
-        customer,
-        start,
-        before,
-        now,
-        at,
-        *booked,
-        carry,
-        tail,
-        parked,
-        delta,
-        new,
-        again,
-        shadow,
-        newer,
-    ) = row
+    slot, event, customer, start, before, now, at, *rest = row
+    *booked, carry, tail, parked, delta, new, again, shadow, newer = rest
     carry = carry or ZERO
     if slot is None:
         return Change._make(
             (new, event, customer, start, ZERO, now, at, *UNBOOKED, carry, *UNTROUBLED, *UNKNOWN)
         )
+    known = (slot, event, customer, start, before, now, at, *booked)
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
-    return Change._make(
-        (
-            slot,
-            event,
-            customer,
-            start,
-            before,
-            now,
-            at,
-            *booked,
-            carry,
-            *trouble,
-            True,
-            again,
-            shadow,
-            newer,
-            *UNASKED,
-        )
-    )
+    return Change._make((*known, carry, *trouble, True, again, shadow, newer, *UNASKED))
 
 
 def _asked_about(row: tuple[Any, ...]) -> Change:
