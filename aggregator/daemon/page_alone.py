@@ -89,6 +89,6 @@ class PageAlone:
         except Exception:  # noqa: BLE001 - what is given back badly must not keep the new one from serving
             self._log.exception(log.UNEXPECTED, part="reload")
         same = replacement.config == serving.config
-        told = log.CONFIG_UNCHANGED if same else log.CONFIG_RELOADED
-        self._log.info(told, meters=sorted(replacement.config.meters))
+        event = log.CONFIG_UNCHANGED if same else log.CONFIG_RELOADED
+        self._log.info(event, meters=sorted(replacement.config.meters))
         return replacement

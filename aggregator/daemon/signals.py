@@ -9,7 +9,7 @@ from typing import Self
 LISTEN_SECONDS = 0.5
 """How long a signal may go unheard that reached another thread than the main one."""
 
-HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+AWAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
@@ -19,7 +19,7 @@ class Signals:
         self._notes: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in HEARD}
+        self._before = {number: signal.signal(number, self._note) for number in AWAITED}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -33,11 +33,11 @@ def kind_of(service: str) -> str:
 
 def send(services: Sequence[str], title: str, body: str, kind: str) -> list[Sent]:
     """Send one message to each service, and return how that went. It takes `SEND_SECONDS` at most."""
-    told = json.dumps({"services": list(services), "title": title, "body": body, "kind": kind})
+    request = json.dumps({"services": list(services), "title": title, "body": body, "kind": kind})
     try:
         ran = subprocess.run(
             [sys.executable, "-m", "aggregator.monitoring.send"],
-            input=told,
+            input=request,
             capture_output=True,
             text=True,
             timeout=SEND_SECONDS,

@@ -32,29 +32,29 @@ def troubles(config: Config, context: Context, answers: Answers, now: dt.datetim
     if answers.waiting.value is not None:
         page.add_waiting(answers.progress.value.feeds, answers.waiting.value)
     found = list(_of_ledger(config, context, answers.progress.value))
-    for its in answers.progress.value.meters:
-        if its.meter in config.meters:
-            found += _of_meter(its)
+    for meter in answers.progress.value.meters:
+        if meter.meter in config.meters:
+            found += _of_meter(meter)
     found += _of_waiting(answers.waiting.value or [], now)
     found += _of_limits(page)
     if answers.usage.value is not None:
         found += [
             Trouble(
-                f"unmapped {its.meter}",
-                f"{counted(its.rows, 'row')} of {its.meter} can be billed to nobody, {its.units} units.",
+                f"unmapped {row.meter}",
+                f"{counted(row.rows, 'row')} of {row.meter} can be billed to nobody, {row.units} units.",
                 STATUS,
             )
-            for its in answers.usage.value.unmapped
-            if its.meter in config.meters
+            for row in answers.usage.value.unmapped
+            if row.meter in config.meters
         ]
         found += [
             Trouble(
-                f"drift {its.sink}",
-                f"The totals of sink {its.sink} differ in {counted(its.places, 'place')} from what was sent.",
+                f"drift {row.sink}",
+                f"The totals of sink {row.sink} differ in {counted(row.places, 'place')} from what was sent.",
                 "aggregator reconcile",
             )
-            for its in answers.usage.value.coverage
-            if its.places
+            for row in answers.usage.value.coverage
+            if row.places
         ]
     return found
 
@@ -77,33 +77,33 @@ def _of_ledger(config: Config, context: Context, progress: Progress) -> Iterator
             )
 
 
-def _of_meter(its: MeterFigures) -> Iterator[Trouble]:
-    name = its.meter
-    if its.failing:
+def _of_meter(figures: MeterFigures) -> Iterator[Trouble]:
+    name = figures.meter
+    if figures.failing:
         yield Trouble(f"failing {name}", f"The last pass of {name} failed.", f"aggregator runs {name}")
-    if its.silent_since is not None:
+    if figures.silent_since is not None:
         command = f"aggregator usage {name} --by hour"
         yield Trouble(f"silent {name}", f"{name} always had usage, and has none any more.", command)
-    if its.unstable:
+    if figures.unstable:
         text = f"The query of {name} gives another number each time."
         yield Trouble(f"unstable {name}", text, "aggregator check")
-    if its.unread:
-        text = f"The source could not deliver {counted(its.unread, 'window')} of {name}."
+    if figures.unread:
+        text = f"The source could not deliver {counted(figures.unread, 'window')} of {name}."
         yield Trouble(f"unread {name}", text, STATUS)
 
 
 def _of_waiting(waiting: list[WaitingFigures], now: dt.datetime) -> Iterator[Trouble]:
-    for its in waiting:
-        where = f"{its.meter} to {its.sink}"
-        key, seconds = f"{its.state} {where}", (now - its.oldest_at).total_seconds()
-        command = f"aggregator events list --state {its.state}"
-        if its.state in {"held", "refused"}:
-            are = f"{counted(its.events, 'event')} of {where} {'is' if its.events == 1 else 'are'}"
-            text = f"{are} {its.state}, {its.units} units."
+    for figures in waiting:
+        where = f"{figures.meter} to {figures.sink}"
+        key, seconds = f"{figures.state} {where}", (now - figures.oldest_at).total_seconds()
+        command = f"aggregator events list --state {figures.state}"
+        if figures.state in {"held", "refused"}:
+            are = f"{counted(figures.events, 'event')} of {where} {'is' if figures.events == 1 else 'are'}"
+            text = f"{are} {figures.state}, {figures.units} units."
             yield Trouble(key, text, command)
-        elif its.state == "in_doubt" and seconds > IN_DOUBT_SECONDS:
-            yield Trouble(key, f"In doubt for days: {counted(its.events, 'event')} of {where}.", command)
-        elif its.state in {"due", "sending"} and seconds > BACKLOG_SECONDS:
+        elif figures.state == "in_doubt" and seconds > IN_DOUBT_SECONDS:
+            yield Trouble(key, f"In doubt for days: {counted(figures.events, 'event')} of {where}.", command)
+        elif figures.state in {"due", "sending"} and seconds > BACKLOG_SECONDS:
             yield Trouble(f"backlog {where}", f"Events of {where} wait for hours to be sent.", STATUS)
 
 

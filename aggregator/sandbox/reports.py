@@ -58,7 +58,7 @@ class Findings:
         self._context = context
         self._note = note
         self._by_sequence: dict[int, Finding] = {}
-        self._untold: list[tuple[float, float, str, Finding]] = []
+        self._unreported: list[tuple[float, float, str, Finding]] = []
         self._reports: list[Row] = []
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Findings:
 
     def reports(self, now: float, rules: Rules) -> Sequence[Row]:
         """Return every report whose span is over, the earliest first; a report once returned stays as it is."""
-        while self._untold and self._untold[0][0] <= now:
+        while self._unreported and self._unreported[0][0] <= now:
             self._reports.append(self._report(self._take(), rules))
         return self._reports
 
@@ -109,14 +109,14 @@ class Findings:
     def _remember(self, finding: Finding) -> None:
         if finding.sequence:
             self._by_sequence[finding.sequence] = finding
-        heappush(self._untold, (finding.end, finding.start, finding.meter, finding))
+        heappush(self._unreported, (finding.end, finding.start, finding.meter, finding))
 
     def _take(self) -> list[Finding]:
         """Take out the findings of the first report, in the order of receipt."""
-        first = self._untold[0][:3]
+        first = self._unreported[0][:3]
         taken = []
-        while self._untold and self._untold[0][:3] == first:
-            taken.append(heappop(self._untold)[3])
+        while self._unreported and self._unreported[0][:3] == first:
+            taken.append(heappop(self._unreported)[3])
         return taken
 
     def _report(self, findings: Sequence[Finding], rules: Rules) -> Row:

@@ -156,12 +156,12 @@ class _Work:
             sandbox.set_faults()
             self.killing.quiet(end)
             watch.look()
-        struck.wrong += [f"the sandbox does not count {told}" for told in watch.uncounted]
+        struck.wrong += [f"the sandbox does not count {each}" for each in watch.uncounted]
         sides = _sides(self.world, watch)
         verdict = judge(sides)
         verdict.over = len(watch.books.over)
         verdict.two_contents += len(watch.books.two_contents)
-        verdict.wrong += [f"too much, for a moment at least: {told}" for told in watch.books.over]
+        verdict.wrong += [f"too much, for a moment at least: {each}" for each in watch.books.over]
         return Outcome(struck, verdict, self.world.rows(), int(sandbox.stats()["requests"]))
 
 

@@ -1,6 +1,7 @@
 """The maps lead somewhere: what they name exists, and each package says what it is for and where to begin."""
 
 import ast
+import builtins
 import re
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_a_map_names_what_is_there(page: Path) -> None:
     for block in re.findall(r"`([^`\n]+)`", text):
         wrong += [name for name in FOLDER.findall(block) if here(name) is None and "*" not in block]
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", MAPS, ids=lambda path: path.name)
+def test_a_map_names_classes_that_are_there(page: Path) -> None:
+    """Every class that stands there by its name alone is one of ours, or Python's."""
+    named = set(re.findall(r"`((?:[A-Z][a-z]+)+)`", page.read_text()))
+    modules = [*CODE.rglob("*.py"), *(ROOT / "tests" / "contract").glob("*.py")]
+    ours = {
+        node.name
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert named
+    assert named - ours - set(dir(builtins)) == set()
 
 
 def test_the_tour_has_ten_stops() -> None:

@@ -114,6 +114,7 @@ WORDS = {
     "ruling": "conclusion",
     "strangers": "unconfigured meters",
     "streamer": "stream sender",
+    "heard": "seen, polled",
     "tell": "report, show, post",
     "teller": "notification client",
     "told": "describe, figures",
@@ -122,6 +123,14 @@ WORDS = {
     "voices": "origins",
 }
 """A part of a class's or function's name, and what to say instead."""
+
+VARIABLES = {
+    "heard": "polled",
+    "told": "failure, refusal, answer, parsed",
+    "untold": "unnamed",
+    "voice": "origin",
+}
+"""A part of the name of a variable, a parameter or a field, and what to say instead: what it holds."""
 
 TABLES = {
     "aside": "unmapped",
@@ -167,6 +176,27 @@ def test_no_class_has_an_old_name() -> None:
 def test_no_name_is_made_of_an_old_word() -> None:
     """Neither a class nor a function, private ones included."""
     found = {f"{path}:{name}": WORDS[word] for path, name in defined() for word in parts(name) & WORDS.keys()}
+    assert found == {}
+
+
+def given() -> Iterator[tuple[str, str]]:
+    """Yield each name that is given to a value, with its module."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case (
+                    ast.Name(id=name, ctx=ast.Store())
+                    | ast.Attribute(attr=name, ctx=ast.Store())
+                    | ast.arg(arg=name)
+                ):
+                    yield path.relative_to(ROOT).as_posix(), name
+
+
+def test_no_value_has_an_old_name() -> None:
+    """A variable is called by what it holds, not by how we came to know it."""
+    found = {
+        f"{path}:{name}": VARIABLES[word] for path, name in given() for word in parts(name) & VARIABLES.keys()
+    }
     assert found == {}
 
 

@@ -18,7 +18,7 @@ from aggregator.core.windows import floor
 from aggregator.ledger.database import Connection
 
 # By its windows, as each is found by the key.
-HEARD = """
+USED_AGAIN = """
 delete from aggregator.silent_customer as silent
  where silent.meter_id = %(meter_id)s
    and (silent.since < %(forgotten)s
@@ -86,7 +86,7 @@ def look(
         "read_from": read_from,
         "mark": mark,
     }
-    connection.execute(HEARD, values)
+    connection.execute(USED_AGAIN, values)
     anew = connection.execute(NOTE_SILENT, values).rowcount if read_from < until else 0
     row = connection.execute(COUNT, values).fetchone()
     assert row is not None

@@ -196,11 +196,11 @@ def _without_meter(
 ) -> Iterator[Report]:
     """Yield the reports that a message without a meter comes to, one per meter that may be meant."""
     unconfigured_meters = [each for each in errors.samples if each.identifier is None]
-    untold = errors.rejected - len(errors.samples)
+    unnamed = errors.rejected - len(errors.samples)
     meant = [
         meter
         for meter, event_name in event_names.items()
-        if untold > 0 or any(_speaks_of(event_name, each.reason) for each in unconfigured_meters)
+        if unnamed > 0 or any(_speaks_of(event_name, each.reason) for each in unconfigured_meters)
     ]
     for meter in meant:
         yield Report(name, meter, span, errors.rejected, errors.named)
