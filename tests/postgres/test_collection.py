@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from aggregator.core.forecast import Forecast
-from aggregator.core.model import Decreases, Span
+from aggregator.core.model import Decreases, Reading, Span
 from aggregator.errors import QueryRejected, SourceUnreachable
 from aggregator.ledger.database import Database
 from aggregator.ledger.passes.stats import Tally
@@ -222,15 +222,16 @@ class _Spoilt(FakeSource):
         super().__init__(source.uses)
         self.customer = customer
 
-    def read(self, query: str, span: Span, window: dt.timedelta, **options: object):  # type: ignore[no-untyped-def]
-        """Yield the readings, that customer's spoilt."""
-        for batch in super().read(query, span, window, **options):  # type: ignore[arg-type]  # whatever is asked for
-            yield [
-                reading._replace(quantity=None, reason="quantity is NaN")
-                if reading.customer == self.customer
-                else reading
-                for reading in batch
-            ]
+    def answer(
+        self, query: str, span: Span, window: dt.timedelta, step: dt.timedelta | None = None
+    ) -> list[Reading]:
+        """Return the readings, that customer's spoilt."""
+        return [
+            reading._replace(quantity=None, reason="quantity is NaN")
+            if reading.customer == self.customer
+            else reading
+            for reading in super().answer(query, span, window, step)
+        ]
 
 
 def test_a_failed_read_writes_nothing_but_the_reason(world: World) -> None:

@@ -1,10 +1,8 @@
 """Edges of the shrink guard and of windows set aside, in which usage was once billed wrongly or forgotten."""
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
@@ -24,20 +22,13 @@ class Spoiling(FakeSource):
 
     spoilt = False
 
-    def read(
-        self,
-        query: str,
-        span: Span,
-        window: dt.timedelta,
-        *,
-        step: dt.timedelta | None = None,
-        **options: Any,
-    ) -> Iterator[list[Reading]]:
-        """Yield the readings, or rows without a number."""
+    def answer(
+        self, query: str, span: Span, window: dt.timedelta, step: dt.timedelta | None = None
+    ) -> list[Reading]:
+        """Return the readings, or rows without a number."""
         if self.spoilt and START in span:
-            yield [Reading(START, customer, None, None, "quantity is NULL") for customer in CUSTOMERS]
-        else:
-            yield from super().read(query, span, window, step=step, **options)
+            return [Reading(START, customer, None, None, "quantity is NULL") for customer in CUSTOMERS]
+        return super().answer(query, span, window, step)
 
 
 @pytest.fixture

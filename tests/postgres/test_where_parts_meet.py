@@ -1,11 +1,9 @@
 """What no part shows by itself: adoptions beside cancellations and read-backs, the last number beside whoever releases."""
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -106,17 +104,11 @@ def test_a_stopped_ledger_cancels_nothing_and_is_adopted_only_once_that_is_known
 class WithoutInstants(FakeSource):
     """A source whose query gives no `at`."""
 
-    def read(
-        self,
-        query: str,
-        span: Span,
-        window: dt.timedelta,
-        *,
-        step: dt.timedelta | None = None,
-        **options: Any,
-    ) -> Iterator[list[Reading]]:
-        for batch in super().read(query, span, window, step=step, **options):
-            yield [reading._replace(at=None) for reading in batch]
+    def answer(
+        self, query: str, span: Span, window: dt.timedelta, step: dt.timedelta | None = None
+    ) -> list[Reading]:
+        """Return the readings, each without its instant."""
+        return [reading._replace(at=None) for reading in super().answer(query, span, window, step)]
 
 
 def test_what_was_taken_over_stands_in_for_no_lost_correction(database: Database, tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ class MemoryNotifications:
     def take(
         self,
         sink_id: int,
-        told: ParsedNotification,
+        parsed: ParsedNotification,
         came_by: str,
         now: dt.datetime,
         proofs: Sequence[dt.timedelta | None],
     ) -> Taking:
         """Take a message with all that follows from it; nothing if it was taken before."""
-        tables, notification = self._ledger.tables, told.notification
+        tables, notification = self._ledger.tables, parsed.notification
         if (sink_id, notification.id) in tables.notifications:
             return Taking(fresh=False)
         tables.notifications[sink_id, notification.id] = NoticeRow(
@@ -34,7 +34,7 @@ class MemoryNotifications:
         )
         refused: list[EventId] = []
         readbacks, unseen = [], []
-        for report, proof in zip(told.reports, proofs, strict=True):
+        for report, proof in zip(parsed.reports, proofs, strict=True):
             found, asked = self._in_doubt.take_report(sink_id, report, now, proof)
             refused += found
             if asked:
