@@ -95,7 +95,7 @@ def test_what_was_answered_before_it_came_back_is_no_news() -> None:
     world = World(None, waiting=False)
     world.halt.wait_out(str(NO), 0)
     world.halt.wait_out(str(NO), 0)
-    assert world.said == [("halted", "stripe", str(NO)), ("resumed", "stripe")]
+    assert world.said == [("halted", str(NO)), ("resumed",)]
 
 
 def test_a_daemon_that_stops_asks_no_more() -> None:

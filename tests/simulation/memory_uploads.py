@@ -56,7 +56,9 @@ class MemoryPlaces:
         claims = [claim for claim, row in self._open(sink) if row.place == place]
         return {int(event) for claim in claims for event in self._ledger.tables.claims[claim].events}
 
-    def move(self, sink: str, place: str, now: dt.datetime) -> tuple[int, int]:
+    def move(
+        self, sink: str, place: str, now: dt.datetime, decider: Decider | None = None
+    ) -> tuple[int, int]:
         """Take a person's word that no open file of a sink lies in a place: its events are due again. Raises UsageError."""
         tables, given = self._ledger.tables, 0
         rows = [(claim, row) for claim, row in self._open(sink) if row.place == place]
