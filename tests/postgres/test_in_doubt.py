@@ -613,7 +613,7 @@ def test_what_no_pass_would_plan_anew_is_not_released(
     if away is None:
         owing.one("update aggregator.feed set until = null returning id")
     path.write_text(config)
-    assert "are planned anew" in call("release", event).output
+    assert "Planned anew by the next pass: 1 event" in call("release", event).output
 
 
 def test_dismissed_and_taken_back(owing: World, call: Callable[..., Result]) -> None:
