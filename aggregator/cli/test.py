@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from aggregator.cli.common import (
-    config_option,
-    json_option,
-    known_meters,
-    load_config,
-    say,
-    show_rows,
-    write_json,
-)
 from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.options import config_option, json_option, known_meters, load_config
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.core.shown import counted
 
 if TYPE_CHECKING:
