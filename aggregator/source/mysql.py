@@ -261,11 +261,11 @@ def _mysql_fault(error: BaseException) -> Fault:
     if isinstance(error, Altered):
         return Fault.REFUSED
     number = _number(error)
-    told = {kind.__name__ for kind in type(error).__mro__} & {"Error", "SQLAlchemyError", BrokenOff.__name__}
-    if number is None or not told:
+    known = {kind.__name__ for kind in type(error).__mro__} & {"Error", "SQLAlchemyError", BrokenOff.__name__}
+    if number is None or not known:
         if isinstance(error, SQLAlchemyError | UnicodeError):
             return Fault.REFUSED
-        return Fault.TRANSIENT if told else Fault.UNEXPECTED
+        return Fault.TRANSIENT if known else Fault.UNEXPECTED
     if number in TIMED_OUT:
         return Fault.TIMED_OUT
     if number in NOT_A_READ:
