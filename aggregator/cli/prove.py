@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.cli.common import say, show_rows, write_json
 from aggregator.cli.exit_codes import ExitCode
+from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
