@@ -162,7 +162,6 @@ class Streaming:
         self._cursor = cursor
         self._left = False
         """Whether rows may be left on the server."""
-        self._failed = False
 
     def execute(self, statement: str, parameters: Any = None) -> Any:
         """Run a query, if it is one. Raises NotARead."""
@@ -197,7 +196,7 @@ class Streaming:
 
     def close(self) -> None:
         """Let go of what is left; have it stopped where that is a lot."""
-        if self._left and not self._failed:
+        if self._left:
             try:
                 self._left = len(self._watched(self._cursor.fetchmany, REST)) == REST
             except Exception:  # noqa: BLE001 - it is not wanted any more, whatever is wrong with it
@@ -219,7 +218,8 @@ class Streaming:
             self._left = False
             raise
         except BaseException:  # whoever asked is interrupted; the server knows nothing of that
-            self._left = self._failed = True
+            self._left = False
+            self._session.stop()
             raise
 
     def _ended(self) -> None:
@@ -243,4 +243,6 @@ def _altered(level: str, code: int, words: str) -> str | None:
     """Say what a warning means for a result; None if it leaves it as it is."""
     if code == SOMETHING and "negative" in words:
         return "a negative number is taken for a large one"
+    if words.endswith("''"):  # an empty text counts as nothing, and nothing is what it says
+        return None
     return None if level == "Note" and code not in NOTED else ALTERING.get(code)

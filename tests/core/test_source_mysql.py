@@ -2,6 +2,7 @@
 
 import datetime as dt
 import importlib.util
+import signal
 import subprocess
 import sys
 import threading
@@ -221,6 +222,18 @@ def test_a_table_that_is_read_whole_is_named(app: Maria) -> None:
         app.run("drop index at on app.used")
 
 
+@pytest.mark.parametrize("driver", INSTALLED)
+def test_the_rows_behind_a_customer_are_shown(app: Maria, driver: str) -> None:
+    """Whatever characters its key has; up to a number."""
+    for key in ("cus_1", "o'neil \\ % :start"):
+        app.run("insert into app.used values (%s, 1, '2026-06-01 12:00:00', null)", values=[key])
+    detail = "select quantity, '{\"a\":1}' as note from used where customer = :customer and at >= :start and at < :end"
+    source = source_at(app, driver)
+    for key in ("cus_1", "o'neil \\ % :start"):
+        assert source.rows_behind(detail, ONE, key, 2) == (["quantity", "note"], [(1, '{"a":1}')], False)
+    assert source.rows_behind(detail, ONE, "' or 1 = 1 -- ", 2)[1] == []
+
+
 # What is set for a server
 
 
@@ -260,6 +273,19 @@ def test_a_number_that_was_cut_to_fit_is_no_reading(app: Maria, driver: str, num
     app.run("create or replace table app.large as select cast(12345678901 as signed) as q")
     said = refusal(source_at(app, driver), f"select 'cus_a' as customer, {number} as quantity from large")
     assert words in said, said
+
+
+def test_what_is_worth_no_word_is_a_reading(app: Maria) -> None:
+    """A NULL for a division by zero, and an empty text that counts as nothing, are as the query says."""
+    query = "select 'cus_a' as customer, coalesce(1 / 0, 3) + coalesce(null, '') as quantity"
+    assert readings(source_at(app), query)[0].quantity == 3
+
+
+def test_a_warning_of_before_is_not_the_query_s(app: Maria) -> None:
+    """The server's list stays as it is while no table is named; what was on it already says nothing of the next result."""
+    with source_at(app).trying("select 'cus_a' as customer, 1 as quantity", HOUR) as trying:
+        assert trying.sample("nowhere", "nothing") is None
+        assert trying.ask(ONE).whole
 
 
 def test_sums_of_integers_go_beyond_any_integer(app: Maria) -> None:
@@ -335,6 +361,26 @@ assert peaks[1] - peaks[0] < 8_000, peaks
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_interrupted_reader_leaves_no_query_running(app: Maria) -> None:
+    """By Ctrl-C, in the middle of a query: the server is told."""
+    program = f"""
+import datetime as dt
+from aggregator.core.model import Span
+from aggregator.source import Source
+start, hour = dt.datetime(2026, 6, 1, tzinfo=dt.UTC), dt.timedelta(hours=1)
+source = Source("app", {app.url()!r}, statement_timeout=dt.timedelta(minutes=5))
+list(source.read({SLOW!r}, Span(start, start + hour), hour))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as reader:
+        assert came(lambda: app.running() == 1)
+        reader.send_signal(signal.SIGINT)
+        assert reader.stderr is not None
+        said = reader.stderr.read()
+    assert "KeyboardInterrupt" in said
+    assert "Exception ignored" not in said
+    assert app.running() == 0
 
 
 # Nothing is touched
