@@ -152,6 +152,10 @@ def report_start(logger: log.Log, app: App, now: datetime) -> None:
         )
     for source, faults in app.unsafe_sources().items():
         logger.warning(log.SOURCE_UNSAFE, source=source, reason=" ".join(faults))
+    for source, reason in app.refused_sources().items():
+        logger.error(log.SOURCE_REFUSED, source=source, reason=reason)
+    for source, sentences in app.limited_sources().items():
+        logger.warning(log.SOURCE_CANNOT_PROMISE, source=source, reason=" ".join(sentences))
     for sink, reason in app.unverified.items():
         if sink in app.refused:
             continue  # it is said by whoever sends to it

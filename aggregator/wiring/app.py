@@ -24,7 +24,7 @@ from aggregator.core.tracing import Tracing
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Sender, Worker
-from aggregator.errors import LedgerError, LedgerStopped, SinkError, SinkHalted, SourceError
+from aggregator.errors import LedgerError, LedgerStopped, QueryRejected, SinkError, SinkHalted, SourceError
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database, migrate, unfit
 from aggregator.ledger.ledger import Ledger
@@ -257,6 +257,28 @@ class App:
             with suppress(SourceError):
                 if faults := source.unsafe():
                     found[name] = faults
+        return found
+
+    def refused_sources(self) -> dict[str, str]:
+        """Return why nothing is read from a source, by its name: it does not show what its bounds mean."""
+        found = {}
+        for name, source in self.sources.items():
+            if source.cannot_promise:
+                try:
+                    source.ping()
+                except QueryRejected as error:
+                    found[name] = str(error)
+                except SourceError:
+                    pass  # it is away, which whoever reads it says
+        return found
+
+    def limited_sources(self) -> dict[str, list[str]]:
+        """Return, by source, what is not certain with its kind of database, or with this very server."""
+        found = {}
+        for name, source in self.sources.items():
+            with suppress(SourceError):
+                if sentences := [*source.cannot_promise, *source.limits()]:
+                    found[name] = sentences
         return found
 
 

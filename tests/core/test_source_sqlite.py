@@ -191,7 +191,7 @@ def test_many_windows_are_converted_alike(
 ) -> None:
     """Emptying the cache of windows changes nothing."""
     monkeypatch.setattr("aggregator.source.rows.CACHED_WINDOWS", 10)
-    monkeypatch.setattr("aggregator.source.engine.BATCH", 7)
+    monkeypatch.setattr("aggregator.source.snapshot.BATCH", 7)
     for minute in range(60):
         app.execute("insert into usage values (?, 1, ?)", [minute, f"2026-06-01 12:{minute:02}:30"])
     query = 'select customer, quantity, created_at as at, created_at as "window" from usage where created_at < :end'

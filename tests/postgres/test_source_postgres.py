@@ -348,6 +348,15 @@ def test_a_quantity_that_is_no_number_refuses_the_query(source: Source, value: s
     assert f"`quantity` holds {kind}" in refusal(source, f"select 'a' as customer, {value} as quantity")
 
 
+def test_the_padding_of_a_char_key_is_no_part_of_it(source: Source, run: Run) -> None:
+    """By the type that Postgres names, so also where a whole column is that; blanks alone are nobody."""
+    run("create table padded (key char(20))")
+    run("insert into padded values ('cus_1'), (''), (' b')")
+    query = "select key as customer, 1 as quantity from padded where :start < :end"
+    assert sorted(str(each.customer) for each in readings(source, query)) == [" b", "None", "cus_1"]
+    assert readings(source, "select '  '::text as customer, 1 as quantity")[0].reason == "no customer"
+
+
 def test_customers_may_be_integers_and_uuids(source: Source) -> None:
     """Keys are text to us, whatever they are there; blanks inside them are kept."""
     for value, key in [
@@ -370,6 +379,7 @@ POISON = [
     ("null", "5", "null", (None, Decimal(5), "no customer")),
     ("''", "5", "null", (None, Decimal(5), "no customer")),
     ("E'a\\x01'", "5", ":start", (None, Decimal(5), "customer key is unusable: holds control characters")),
+    ("'cus_a  '", "5", ":start", (None, Decimal(5), "customer key is unusable: blanks behind it")),
     ("repeat('x', 501)", "5", "null", (None, Decimal(5), "customer key is unusable: 501 characters long")),
     ("'cus_p'", "null", "null", ("cus_p", None, "quantity is NULL")),
     ("'cus_p'", "'NaN'", "null", ("cus_p", None, "quantity is NaN")),
