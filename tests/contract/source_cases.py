@@ -72,19 +72,22 @@ FLOATS_ONLY = frozenset({"microseconds", "decimals", "wide sums"})
 # Up to Python 3.11, sqlite3 writes a datetime by itself, with its microseconds; it warns of that later on, so text is bound.
 BY_ITSELF = frozenset({"microseconds"} if sys.version_info < (3, 12) else ())
 
+RUNS_ON = frozenset({"cancel"})
+"""A statement under way ends by its timeout, or with the process."""
+
 TIMES = FACTS[: 1 + [fact.name for fact in FACTS].index("usual shape")]
 """All that a zone could change."""
 
 CASES = (
-    Case("postgres", postgres),
+    Case("postgres", postgres, RUNS_ON),
     Case("postgres in Kathmandu", postgres_in_kathmandu, facts=TIMES),
-    Case("sqlite", sqlite, FLOATS_ONLY),
+    Case("sqlite", sqlite, FLOATS_ONLY | RUNS_ON),
     # What it makes of a number is a DATETIME. Its usual collations take keys for one that differ in case or accents.
     Case("mariadb in New York", mariadb_in_new_york, frozenset({"keys"}), settings={"timezone": "UTC"}),
     Case(
         "unknown",
         unknown,
-        FLOATS_ONLY - BY_ITSELF | {"mistakes"},
+        FLOATS_ONLY - BY_ITSELF | {"mistakes"} | RUNS_ON,
         frozenset({"timeout", "only reads"}),
         {"timezone": "UTC"},
     ),

@@ -248,6 +248,17 @@ def test_a_driver_that_holds_all_rows_or_does_not_let_go_is_told() -> None:
     assert behaviour.let_go(SQLITE, [late, first]).verdict is NOT_PROVEN
 
 
+def test_a_statement_that_runs_on_is_told() -> None:
+    """Only one that ends soon after its source is closed shows that it was stopped."""
+    stopped = Got(
+        error=SourceUnreachable("Source app cannot be read: interrupted"), took=dt.timedelta(seconds=1)
+    )
+    assert behaviour.ended(SQLITE, [stopped]).verdict is PROVEN
+    assert behaviour.ended(SQLITE, [stopped._replace(took=dt.timedelta(seconds=4))]).verdict is NOT_PROVEN
+    assert behaviour.ended(SQLITE, [Got()]).verdict is NOT_PROVEN
+    assert behaviour.ended(SQLITE, [Got(error=QueryRejected("not tried"))]).verdict is NOT_PROVEN
+
+
 @pytest.mark.parametrize("words", {id(each): each for each in KINDS.values()}.values())
 def test_every_kind_has_questions_for_almost_every_fact(words: Wording) -> None:
     """Each is filled in without a placeholder left; what a kind has no words for is its hour or a padded type."""

@@ -165,6 +165,8 @@ def app_with(meter: object, **parts: object) -> App:
         "unconfigured_meters": lambda _: [],
         "unconfigured": list,
         "unsafe_sources": dict,
+        "refused_sources": dict,
+        "limited_sources": dict,
         "unverified": {},
         "moved_files": list,
         "unpromised": {},

@@ -5,6 +5,8 @@ import sqlite3
 import tomllib
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +15,7 @@ from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected, SourceError, SourceUnreachable
 from aggregator.source import Source
 from aggregator.source.other import EXTRAS, by_server
+from aggregator.wiring.app import App
 from tests.contract.engines import ZonedDialect, register
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +105,24 @@ def test_a_database_that_is_away_is_no_question_of_bounds(tmp_path: Path) -> Non
     """What passes by itself is called so."""
     with pytest.raises(SourceUnreachable, match="unable to open database file"):
         source_of("otherdb", tmp_path / "nowhere" / "app.db").ping()
+
+
+def test_the_start_says_what_is_not_read_and_what_is_not_certain(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, by the source's name; a source that is away is said by whoever reads it."""
+    monkeypatch.setattr(ZonedDialect, "zone", "America/New_York")
+    sources = {
+        "zoned": source_of("zonedb", path),
+        "other": source_of("otherdb", path),
+        "away": source_of("otherdb", path / "nowhere.db"),
+        "lite": source_of("sqlite", path),
+    }
+    app = cast("App", SimpleNamespace(sources=sources))
+    refused, limited = App.refused_sources(app), App.limited_sources(app)
+    assert list(refused) == ["zoned"]
+    assert "does not show that `:start` arrives" in refused["zoned"]
+    assert list(limited) == ["zoned", "other", "away"]
 
 
 # Several states

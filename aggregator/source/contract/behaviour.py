@@ -35,6 +35,12 @@ VERY_MANY = 1_000_000
 WHOLE_RESULT = 64 << 20
 """A driver that grows by more than this for the first rows of very many holds all of them."""
 
+UNDER_WAY = dt.timedelta(seconds=1)
+"""After how long a statement surely is under way."""
+
+LEFT_RUNNING = dt.timedelta(seconds=4)
+"""Its timeout, where nothing else stops it."""
+
 LONGEST_SUM = 11
 """The sum that must be stopped goes over 10 ** this many numbers at most; it grows until it takes long enough."""
 
@@ -151,6 +157,23 @@ def stopped(_: Wording, got: Sequence[Got]) -> Conclusion:
             return Conclusion(Verdict.NOT_PROVEN, "nothing took long enough to be stopped")
         case error:
             return Conclusion(Verdict.NOT_PROVEN, f"{asked}: {words_of(error)}")
+
+
+def longest(words: Wording) -> list[Question]:
+    """Ask for the longest sum of all, to be ended from elsewhere."""
+    return [sums(words)[-1]._replace(doing=Doing.CLOSE)]
+
+
+def ended(_: Wording, got: Sequence[Got]) -> Conclusion:
+    """It ends once nobody waits for it any more, and not at its timeout only."""
+    [one] = got
+    if one.error is None:
+        return Conclusion(Verdict.NOT_PROVEN, "it came to its end before it could be stopped")
+    if isinstance(one.error, QueryRejected):
+        return Conclusion(Verdict.NOT_PROVEN, words_of(one.error))
+    if one.took > STOPPED_WITHIN:
+        return Conclusion(Verdict.NOT_PROVEN, f"it ran on for {seconds_of(one.took)}, until its timeout")
+    return Conclusion(Verdict.PROVEN, f"stopped within {seconds_of(one.took)}")
 
 
 def mistaken(words: Wording) -> list[Question]:

@@ -23,6 +23,9 @@ class Doing(Enum):
 
     READ = auto()  # to its end
     GIVE_UP = auto()  # no further than its first rows
+    CLOSE = (
+        auto()
+    )  # until the source is closed, from another thread; only where a statement timeout would end it
     STOP = auto()  # until the statement timeout, which it takes longer than, or until a further one does
 
 

@@ -105,6 +105,13 @@ FACTS: tuple[Fact, ...] = (
         "a limit for the role, in the database",
     ),
     Fact(
+        "cancel",
+        "a statement ends when aggregator stops",
+        behaviour.longest,
+        behaviour.ended,
+        "a short `statement_timeout`: that is how long it may go on",
+    ),
+    Fact(
         "mistakes",
         "a mistake is told from trouble that passes",
         behaviour.mistaken,

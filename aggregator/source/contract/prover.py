@@ -6,14 +6,15 @@ Rules
 """
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
 from aggregator.core.model import Reading
-from aggregator.errors import SourceError, SourceUnreachable
-from aggregator.source.contract.behaviour import STOPPED_WITHIN, TIMEOUT
+from aggregator.errors import QueryRejected, QueryTimedOut, SourceError, SourceUnreachable
+from aggregator.source.contract.behaviour import LEFT_RUNNING, STOPPED_WITHIN, TIMEOUT, UNDER_WAY
 from aggregator.source.contract.fact import Conclusion, Doing, Fact, Got, Question
 from aggregator.source.contract.facts import FACTS
 from aggregator.source.contract.times import spelling
@@ -40,6 +41,7 @@ class Prover:
         self._facts = facts
         self._source = source
         self._elapsed = elapsed
+        self._bounded = False
 
     def run(self) -> Iterator[Proof]:
         """Yield what becomes of each fact, in order. Raises SourceError if the source does not answer, or not any more."""
@@ -85,6 +87,9 @@ class Prover:
                 return self._given_up(question)
             case Doing.STOP:
                 got = self._read(question, TIMEOUT)
+                self._bounded = self._bounded or isinstance(got.error, QueryTimedOut)
+            case Doing.CLOSE:
+                return self._closed_meanwhile(question)
             case _:
                 assert_never(question.doing)
         return got._replace(took=self._since(began))
@@ -110,6 +115,19 @@ class Prover:
             return Got(error=error)
         grew = None if before is None or after is None else after - before
         return Got(first, took=self._since(began), grew=grew)
+
+    def _closed_meanwhile(self, question: Question) -> Got:
+        """Close the source while a statement is under way, and see how much longer that takes."""
+        if not self._bounded:
+            return Got(error=QueryRejected("not tried, as no statement timeout would end it"))
+        got: list[Got] = []
+        asking = threading.Thread(target=lambda: got.append(self._read(question, LEFT_RUNNING)), daemon=True)
+        asking.start()
+        asking.join(UNDER_WAY.total_seconds())
+        closed = self._elapsed()
+        self._source.close()
+        asking.join()
+        return got[0]._replace(took=self._since(closed))
 
     def _since(self, began: float) -> dt.timedelta:
         return dt.timedelta(seconds=self._elapsed() - began)
