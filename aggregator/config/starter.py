@@ -1,5 +1,11 @@
 """The configuration `aggregator init` writes: small, commented, and valid as soon as its two variables are set."""
 
+import datetime as dt
+import re
+from collections.abc import Callable
+
+from aggregator.core.table_guess import Guess
+
 _TEXT = """\
 # What is billed, from where, to where. `aggregator check` says whether it is right.
 # Every key is explained by `aggregator schema`.
@@ -26,7 +32,7 @@ meters:
     sinks: [stripe]
     window: 1h                    # one event per customer and window; divides a day
     start_at: 2026-11-01T00:00Z   # nothing before this is ever billed
-    delay: 5m                    # how long after its end a window is first read
+    delay: 5m                     # how long after its end a window is first read
     revisit: 3d                   # how far back it is read again, for rows that came late
     stripe:                       # `aggregator meters apply` creates the Stripe meter like this
       event_time_window: hour     # of each hour only the newest event counts: sending again can never bill twice
@@ -42,9 +48,74 @@ meters:
 """
 
 
-def starter(schema: str | None = None) -> str:
+METER = _TEXT.index("  api_requests:")
+"""Where the meters begin."""
+
+WINDOWS = {
+    ("postgresql", "instant"): "date_trunc('hour', {when})",
+    ("postgresql", "local"): "date_trunc('hour', {when})",
+    ("duckdb", "instant"): "date_trunc('hour', {when})",
+    ("duckdb", "local"): "date_trunc('hour', {when})",
+    ("mysql", "instant"): "date_format({when}, '%Y-%m-%dT%H:00:00Z')",
+    ("mysql", "local"): "date_format({when}, '%Y-%m-%d %H:00:00')",
+    ("sqlite", "local"): "strftime('%Y-%m-%d %H:00:00', {when})",
+    ("sqlite", "text"): "strftime('%Y-%m-%d %H:00:00', {when})",
+}
+"""How a database cuts an instant off at its UTC hour. Elsewhere the query is asked for one window at a time."""
+
+
+def starter(schema: str | None = None, meter: str | None = None, timezone: str | None = None) -> str:
     """Return a commented configuration to start from.
 
     `schema` is where the JSON Schema lies, as seen from the file; with it, editors complete keys and explain them.
+    `meter` is the block of a meter, in place of the example, and `timezone` what its source is declared to hold.
     """
-    return f"# yaml-language-server: $schema={schema}\n{_TEXT}" if schema else _TEXT
+    text = _TEXT if meter is None else _TEXT[:METER] + meter
+    if timezone is not None:
+        zone = f"    timezone: {timezone}                 # instants without a time zone; what they hold is {timezone}\n"
+        text = text.replace("    # url_file:", f"{zone}    # url_file:", 1)
+    return f"# yaml-language-server: $schema={schema}\n{text}" if schema else text
+
+
+def meter_of_table(
+    table: str, found: Guess, database: str, quoted: Callable[[str], str], start_at: dt.datetime
+) -> str:
+    """Return the block of a meter that reads a table as was guessed. `quoted` writes a name as the database takes it."""
+    whole = ".".join(map(quoted, table.split(".")))
+    name = (
+        re.sub(r"\W+", "_", table.rpartition(".")[2].lower(), flags=re.ASCII).lstrip("_0123456789")[:63]
+        or "usage"
+    )
+    when = f"used.{quoted(found.when.name)}"
+    much = found.quantity and f"used.{quoted(found.quantity.name)}"
+    if much and found.quantity and found.quantity.kind == "float":
+        much = f"cast({much} as decimal(38, 9))"
+    window = WINDOWS.get((database, found.when.kind))
+    selected = [
+        (f"{'holder' if found.through else 'used'}.{quoted(found.customer)}", "customer"),
+        (f"sum({much})" if much else "count(*)", "quantity"),
+        (f"max({when})", "at"),
+        *([(window.format(when=when), "window")] if window else []),
+    ]
+    widest = max(len(what) for what, _ in selected)
+    columns = ",\n             ".join(f"{what:{widest}} as {called}" for what, called in selected)
+    join = ""
+    if found.through is not None:
+        holder = ".".join(map(quoted, found.through.table.split(".")))
+        on = f"holder.{quoted(found.through.key)} = used.{quoted(found.through.column)}"
+        join = f"\n        left join {holder} as holder on {on}"
+    return f"""\
+{f"  {name}: ":34}# also the event name of the Stripe meter
+    source: app
+    sinks: [stripe]
+    window: 1h                    # one event per customer and window; divides a day
+    start_at: {start_at:%Y-%m-%dT%H:%MZ}   # nothing before this is ever billed
+    stripe:                       # `aggregator meters apply` creates the Stripe meter like this
+      event_time_window: hour     # of each hour only the newest event counts: sending again can never bill twice
+    query: |
+      select {columns}
+        from {whole} as used{join}
+       where {when} >= :start
+         and {when} < :end
+       group by 1{", 4" if window else ""}
+"""  # noqa: S608 - names are quoted by the database's own rules

@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from aggregator.core import query_text
 from aggregator.core.model import Differing, Fence, Reading, Span
+from aggregator.core.table_guess import TableShape
 from aggregator.core.windows import tile
 from aggregator.errors import (
     AggregatorError,
@@ -34,6 +35,7 @@ from aggregator.errors import (
 from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
 from aggregator.source import stand_ins
+from aggregator.source.described import described
 from aggregator.source.dialects import SEVERAL_STATES, Dialect, Fault, Table
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.mysql import MYSQL
@@ -314,33 +316,33 @@ class Source:
             return self._dialect.tables(snapshot.connection, statement.text, values)
 
     def over(self, query: str, rows: stand_ins.Rows, span: Span) -> str:
-        """Return the query as it reads these rows instead of its tables, which must all be among them.
+        """Return the query as it reads these rows instead of its tables; nothing is written.
 
-        Nothing is written. Raises QueryRejected for a table or column that is none, for a table that is missing in `rows`,
-        and where it is not known how; else as `read` does.
+        Raises QueryRejected for a table or column that is none, or a table that is missing in `rows`; else as `read` does.
         """
         stand_in = self._dialect.stand_in
         if stand_in is None:
-            raise self._refusal(
-                f"a query cannot be tested on {self._dialect.name} yet: it would read its tables"
-            )
+            raise self._refusal(f"a query cannot be tested on {self.kind} yet: it would read its tables")
         with self._snapshot() as snapshot:
             snapshot.renew()
             text = stand_ins.standing_in(snapshot.connection, query, rows, stand_in, self._refusal)
-            if self._dialect.tables is None:
-                known = sa.inspect(snapshot.connection)
-                beside = stand_ins.named_beside(
-                    query, rows, [*known.get_table_names(), *known.get_view_names()]
-                )
-            else:
-                beside = None
-        beside = beside or next((table.name for table in self.tables(text, span)), None)
-        if beside is not None:
-            raise self._refusal(
-                f"the query also reads {beside}, of which no rows are given: name it under `rows` as the query does, "
-                "with `[]` for none"
-            )
+            named = [] if self._dialect.tables else stand_ins.named_beside(snapshot.connection, query, rows)
+        for beside in (*named, *(table.name for table in self.tables(text, span))):
+            raise self._refusal(stand_ins.NOT_GIVEN.format(table=beside))
         return text
+
+    def shape(self, table: str) -> TableShape:
+        """Return what a table looks like. Raises SourceError if there is none such, or as `read` does."""
+        with self._snapshot() as snapshot:
+            snapshot.renew()
+            try:
+                return described(snapshot.connection, table)
+            except LookupError as error:
+                raise SourceError(f"Source {self.name}: {error}.") from None
+
+    def quoted(self, name: str) -> str:
+        """Return a name as the database takes it, in quotes if it needs them."""
+        return self._engine_of(self._url).dialect.identifier_preparer.quote(name)
 
     @contextmanager
     def glimpse(self, timeout: dt.timedelta) -> Iterator["Glimpse"]:

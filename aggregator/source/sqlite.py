@@ -88,7 +88,13 @@ SQLITE_READING = {
 }
 
 
-def _only_reading(action: int, *_: object) -> int:
+SQLITE_DESCRIBING = {"table_info", "table_xinfo", "index_list", "index_info", "foreign_key_list"}
+"""Pragmas that only tell what a table looks like (sqlite.org/pragma.html)."""
+
+
+def _only_reading(action: int, name: str | None, *_: object) -> int:
+    if action == sqlite3.SQLITE_PRAGMA and (name or "").lower() in SQLITE_DESCRIBING:
+        return sqlite3.SQLITE_OK
     return sqlite3.SQLITE_OK if action in SQLITE_READING else sqlite3.SQLITE_DENY
 
 

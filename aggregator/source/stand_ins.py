@@ -7,7 +7,7 @@ Rules
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -20,6 +20,8 @@ Rows = Mapping[str, Sequence[Row]]
 
 StandIn = Callable[[sa.Connection, str, Sequence[str], Sequence[Row]], str]
 """Makes the select that gives rows as a table of these columns has them."""
+
+NOT_GIVEN = "the query also reads {table}, of which no rows are given: name it under `rows` as there, with `[]` for none"
 
 NAME_PART = re.compile(r'"[^"]+"|`[^`]+`|[^.]+')
 
@@ -71,11 +73,13 @@ def _however_quoted(part: str) -> str:
     return rf'(?:(?i:{bare})|"{bare}"|`{bare}`)'
 
 
-def named_beside(query: str, rows: Rows, tables: Iterable[str]) -> str | None:
-    """Return a table that the query has the name of and that is not given: for an engine whose plans do not name tables."""
+def named_beside(connection: sa.Connection, query: str, rows: Rows) -> list[str]:
+    """Return tables that the query has the name of and that are not given: for an engine whose plans do not name tables."""
+    known = sa.inspect(connection)
     given = {NAME_PART.findall(table)[-1].strip('"`').lower() for table in rows}
-    words = {word.lower() for word in re.findall(r"\w+", query_text.bare(query))}
-    return next((table for table in sorted(tables) if table.lower() in words - given), None)
+    words = {word.lower() for word in re.findall(r"\w+", query_text.bare(query))} - given
+    tables = [*known.get_table_names(), *known.get_view_names()]
+    return sorted(table for table in tables if table.lower() in words)
 
 
 def _as_it_is(select: str) -> str:

@@ -577,3 +577,10 @@ def test_a_table_that_is_not_given_is_not_read(app: Maria) -> None:
     """Its plans name no tables: what the text names is gone by."""
     with closing(source_at(app)) as source, pytest.raises(QueryRejected, match="also reads victim"):
         source.over(TESTED, {"app.used": []}, ONE)
+
+
+def test_a_table_is_described(app: Maria) -> None:
+    """A TIMESTAMP is an instant by itself, a DATETIME is not."""
+    with closing(source_at(app)) as source:
+        kinds = {column.name: column.kind for column in source.shape("app.used").columns}
+    assert kinds == {"customer": "text", "quantity": "number", "at": "instant", "written": "local"}
