@@ -20,7 +20,7 @@ from aggregator.runtime import failpoints
 from aggregator.sinks.credentials import APP_NAME, Credentials
 from aggregator.sinks.dispatch import Queued
 from aggregator.sinks.metronome import event as wire
-from aggregator.sinks.metronome.event import MetronomeMeter
+from aggregator.sinks.metronome.event import Form, MetronomeMeter
 from aggregator.sinks.metronome.responses import Refusal, judge_refusal, judge_success
 from aggregator.sinks.responses import NoResponse, Response, judge_silence
 
@@ -187,8 +187,7 @@ class RequestSender:
     ) -> None:
         self._client = client
         self._sink = sink
-        self._meters = meters
-        self._encoding = encoding
+        self._forms = {name: Form(meter, encoding) for name, meter in meters.items()}
 
     async def deliver(self, queued: Sequence[Queued]) -> list[Response]:
         """Send events in one request and judge the answer, which holds for all of them."""
@@ -196,7 +195,8 @@ class RequestSender:
 
     async def send(self, events: Sequence[Event]) -> Response:
         """Send events in one request and judge the answer."""
-        body = wire.body(wire.written(each, self._meters[each.meter], self._encoding) for each in events)
+        forms = self._forms
+        body = wire.body([forms[each.meter].written(each) for each in events])
         failpoints.passing("event_leaving")
         answer = await self._client.ingest(body)
         match answer:

@@ -11,6 +11,7 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as quoted
 
 from aggregator.core.model import Encoding, Event
 from aggregator.core.planner import plain
@@ -37,19 +38,22 @@ class MetronomeMeter:
         return {self.quantity_property: None, **self.properties}
 
 
-def written(event: Event, meter: MetronomeMeter, encoding: Encoding) -> str:
-    """Return one event as JSON: by how much a customer used more."""
-    digits = plain(event.delta)
-    quantity = json.dumps(digits) if encoding is Encoding.TEXT else digits
-    properties = [f"{json.dumps(meter.quantity_property)}:{quantity}"]
-    properties += [f"{json.dumps(key)}:{json.dumps(value)}" for key, value in meter.properties.items()]
-    fields = {
-        "transaction_id": event.identifier,
-        "customer_id": event.customer,
-        "event_type": meter.event_type,
-        "timestamp": instant(event.at),
-    }
-    return f'{json.dumps(fields)[:-1]}, "properties":{{{",".join(properties)}}}}}'
+class Form:
+    """How the events of one meter are written: what is alike in all of them is made up once."""
+
+    def __init__(self, meter: MetronomeMeter, encoding: Encoding) -> None:
+        mark = '"' if encoding is Encoding.TEXT else ""
+        same = [f",{json.dumps(key)}:{json.dumps(value)}" for key, value in meter.properties.items()]
+        self._type = f', "event_type": {json.dumps(meter.event_type)}, "timestamp": "'
+        self._quantity = f'", "properties":{{{json.dumps(meter.quantity_property)}:{mark}'
+        self._end = f"{mark}{''.join(same)}}}}}"
+
+    def written(self, event: Event) -> str:
+        """Return one event as JSON: by how much a customer used more."""
+        return (
+            f'{{"transaction_id": {quoted(event.identifier)}, "customer_id": {quoted(event.customer)}{self._type}'
+            f"{instant(event.at)}{self._quantity}{plain(event.delta)}{self._end}"
+        )
 
 
 def body(events: Iterable[str]) -> bytes:
@@ -59,4 +63,5 @@ def body(events: Iterable[str]) -> bytes:
 
 def instant(at: dt.datetime) -> str:
     """Write an instant as RFC 3339, in UTC."""
-    return at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+    utc = at if at.tzinfo is dt.UTC else at.astimezone(dt.UTC)
+    return f"{utc.isoformat()[:-6]}Z"
