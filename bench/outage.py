@@ -2,6 +2,8 @@
 
     python -m bench.outage [--events 1000000] [--transport stream] [--rate N] [--away 20]
 
+The transport is one of Stripe's, or `metronome`.
+
 The ledger is filled with events of 24 windows, in the order in which passes would have planned them. A daemon is started
 while the sandbox answers everything with an error, the sandbox recovers, and the backlog is watched until it has left.
 """
@@ -17,9 +19,11 @@ from typing import Any, NamedTuple
 import psycopg
 
 from aggregator.sandbox import ControlClient
+from aggregator.sandbox.metronome import MetronomeControl
 from bench.processor import tree_seconds
 from bench.stand import Stand, first_day, stand
 
+METRONOME = "metronome"
 WINDOWS = 24
 LOOK_SECONDS = 0.5
 LONGEST_SECONDS = 1_800.0
@@ -71,7 +75,7 @@ def measure(events: int, transport: str, rate: int | None, away: float) -> Drain
             ledger.execute(EVENTS, {"events": events, "windows": WINDOWS})
             ledger.execute(OUTBOX)
             ledger.execute("vacuum (analyze)")
-            sink = ControlClient(stood.sandbox)
+            sink = (MetronomeControl if transport == METRONOME else ControlClient)(stood.sandbox)
             sink.set_faults(error_before=1.0)
             with (
                 (stood.directory / "log").open("wb") as log,
@@ -92,13 +96,21 @@ def config(stood: Stand, transport: str, rate: int | None) -> dict[str, Any]:
         connection.execute("create database app")
     with psycopg.connect(stood.server.url("app"), autocommit=True) as connection:
         connection.execute("create table usage (customer text, used_at timestamptz)")
-    sink = {
+    sink: dict[str, Any] = {
         "type": "stripe",
         "api_key": "sk_test_bench",
         "mode": "test",
         "api_base": stood.sandbox,
         "transport": transport,
     }
+    if transport == METRONOME:
+        MetronomeControl(stood.sandbox).add_metric("api_requests")
+        sink = {
+            "type": "metronome",
+            "api_key": "bench",
+            "quantity_encoding": "text",
+            "api_base": f"{stood.sandbox}/metronome",
+        }
     return {
         "ledger": {"url": stood.server.url("ledger")},
         "sources": {"app": {"url": stood.server.url("app")}},

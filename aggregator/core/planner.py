@@ -123,6 +123,10 @@ class Policy:
     sends_total: bool = field(init=False, repr=False)
     watches: bool = field(init=False, repr=False)
     """Whether any guard could hold an increase."""
+    plain: bool = field(init=False, repr=False)
+    """Whether nothing holds an increase, so that an ordinary one is simply due."""
+    surely_fits: Decimal = field(init=False, repr=False)
+    """What is below this has no more digits than the sink takes, since it has no more decimals than are billed."""
     latest: bool = field(init=False, repr=False)
     identifiers: Identifiers = field(init=False, repr=False, compare=False)
 
@@ -132,6 +136,9 @@ class Policy:
         object.__setattr__(self, "oldest", self.now - self.limits.past)
         object.__setattr__(self, "sends_total", self.limits.write_model is not WriteModel.DELTA)
         object.__setattr__(self, "watches", self.guards.holds)
+        object.__setattr__(self, "plain", not (self.guarded or self.watches or self.shadow or self.unstable))
+        fits = Decimal(1).scaleb(self.limits.significant_digits - self.decimals)
+        object.__setattr__(self, "surely_fits", fits)
         object.__setattr__(self, "latest", self.limits.write_model is WriteModel.LAST)
 
     def takes(self, sent: Decimal) -> bool:
@@ -158,7 +165,10 @@ def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
             continue
         if older_said and change.revision:
             change = change._replace(again=True)  # noqa: PLW2901 - it is to be said behind the older one
-        decision = decide(change, carry, unit, policy)
+        if change.known or carry or policy.latest:
+            decision = decide(change, carry, unit, policy)
+        else:
+            decision = _decide_new(change, unit, policy)
         carry = decision.carry
         if policy.latest and decision.event is not None and decision.event.state is DUE:
             older_said = True
@@ -188,6 +198,27 @@ def decide(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Dec
     if change.again and event is not None and _stays_unsaid(change, event, policy):
         return _send_again(change, carry, booked, policy)
     return build(Decision, (change, False, total, rest, change.parked, event))
+
+
+def _decide_new(change: Change, unit: Decimal, policy: Policy) -> Decision:
+    """Decide about a slot that the ledger does not have, of a customer who is owed nothing: a million of them are usual.
+
+    It comes to what `decide` says of it, where nothing is subtracted and nothing stands in the way.
+    """
+    used = change.now
+    delta, rest = floor(used, unit), ZERO
+    if delta != used:
+        rest = subtract(used, delta)
+        assert ZERO <= rest < unit, f"carry {rest} of {change.customer} is not a fraction of {unit}"
+    event = None
+    if delta:
+        at = stamp(change.window_start, policy.window, 0, used_at=change.at, stamped_at=None)
+        if policy.plain and at >= policy.oldest and ZERO < delta < policy.surely_fits:
+            name = policy.identifiers.of(change.customer, change.window_start, 0)
+            event = build(Planned, (change.event, 0, delta, delta, at, name, DUE, None, None))
+        else:
+            event = _event(change, delta, delta, policy)
+    return build(Decision, (change, False, delta, rest, None, event))
 
 
 def _decide_last(change: Change, carry: Decimal, unit: Decimal, policy: Policy) -> Decision:

@@ -174,7 +174,7 @@ CREATE_CARRIES = 'create temporary table carries (customer text collate "C", amo
 
 WRITE = (
     "update moved set event_id = nextval('aggregator.event_id') where delta <> 0",
-    "update moved set slot_id = nextval('aggregator.slot_id') where not known",
+    "update moved set slot_id = coalesce(event_id, nextval('aggregator.event_id')) where not known",
     """
     insert into aggregator.event
            (id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, settled_at, state, customer, identifier,

@@ -302,7 +302,7 @@ comment on table aggregator.lateness is
 # Where readings accumulate, and what is owed for them. An event planned in shadow stays so for ever: no step leads to that
 # state, and none from it. A zero may be said where nothing was, and where an event follows another that it does not change.
 SLOTS_AND_EVENTS = """
-create sequence aggregator.slot_id;
+create sequence aggregator.event_id;
 create table aggregator.slot (
     id           bigint not null,
     feed_id      integer not null,
@@ -319,6 +319,7 @@ create table aggregator.slot (
 );
 comment on table aggregator.slot is
     'Where readings of one customer of one meter in one window accumulate. Written only by the holder of the meter.';
+comment on column aggregator.slot.id is 'The number that was reserved for its first event.';
 comment on column aggregator.slot.revision is 'How many events the slot has had.';
 comment on column aggregator.slot.quantity is 'What the source said when it was last read.';
 comment on column aggregator.slot.total is 'Where the slot stands at the sink once every event of it is settled.';
@@ -373,7 +374,6 @@ comment on table aggregator.carry is 'What a customer is owed of a meter in part
 create type aggregator.event_state as enum
     ('due', 'sending', 'accepted', 'confirmed', 'refused', 'in_doubt', 'held', 'void', 'shadow');
 
-create sequence aggregator.event_id;
 create table aggregator.event (
     id           bigint primary key,
     slot_id      bigint not null,

@@ -4,15 +4,18 @@ import datetime as dt
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aggregator.core.model import (
+    ZERO,
     Change,
     Decreases,
     EventId,
+    Guards,
     State,
     Tail,
     WriteModel,
@@ -20,6 +23,7 @@ from aggregator.core.model import (
 from aggregator.core.planner import (
     Identifiers,
     Policy,
+    decide,
     is_restless,
     plain,
     plan,
@@ -349,6 +353,7 @@ CHANGE = changes("customer | window | now \n acme | 10:00 | 1")[0]
         total=st.integers(-(10**20), 10**20).map(Decimal),
         revision=st.integers(1, 200),
         stamped_at=st.integers(0, 3599).map(lambda second: TODAY + 10 * HOUR + dt.timedelta(seconds=second)),
+        known=st.just(True),
     ),
     st.integers(0, 12),
     st.decimals(0, 1, places=9),
@@ -369,6 +374,33 @@ def test_one_decision(change: Change, decimals: int, carry: Decimal, decreases: 
         assert decision.event.revision == change.revision
         assert change.window_start <= decision.event.at < change.window_start + policy.window
         assert (decision.event.state.value == "due") <= (delta > 0 or decreases is Decreases.APPLY)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(ANY_DECIMAL, st.integers(-5, 10**5).map(Decimal)),
+    st.integers(0, 12),
+    st.integers(1, 28),
+    st.sampled_from((WriteModel.DELTA, WriteModel.OVERWRITE)),
+    st.sampled_from(
+        (
+            {},
+            {"shadow": True},
+            {"guarded": True},
+            {"unstable": True},
+            {"guards": Guards(max_per_customer_window=Decimal(9))},
+        )
+    ),
+    st.sampled_from((HOUR, 90 * 24 * HOUR)),
+)
+def test_the_short_way_of_a_new_slot_comes_to_the_same(
+    used: Decimal, decimals: int, digits: int, model: WriteModel, more: dict[str, Any], later: dt.timedelta
+) -> None:
+    """A slot that the ledger does not have is decided about as any other, whatever is held and whatever the sink takes."""
+    limits = replace(POLICY.limits, significant_digits=digits, write_model=model)
+    policy = replace(POLICY, decimals=decimals, limits=limits, now=CHANGE.window_start + later, **more)
+    change = CHANGE._replace(now=used)
+    assert list(plan([change], policy)) == [decide(change, ZERO, Decimal(1).scaleb(-decimals), policy)]
 
 
 @settings(max_examples=100, deadline=None)

@@ -96,7 +96,7 @@ class Made:
 
     def _slot(self, feed: int, sink: int, start: dt.datetime, customer: str, *, shadowed: bool) -> None:
         slot, total, revisions = (
-            self._one("select nextval('aggregator.slot_id')"),
+            self._one("select nextval('aggregator.event_id')"),
             Decimal(),
             self._dice.choice([0, 1, 1, 2, 3]),
         )

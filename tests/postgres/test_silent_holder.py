@@ -25,7 +25,7 @@ from aggregator.ledger.database import Database
 from tests.postgres.world import World
 
 kind, url, lease = sys.argv[1:]
-plain = writer.copy
+plain = writer.copy_binary
 
 def slowly(blocks):
     for block in blocks:
@@ -33,11 +33,12 @@ def slowly(blocks):
         os.kill(os.getpid(), signal.SIGSTOP)
         yield block[len(block) // 2 :]
 
-def copy(connection, table, columns, lines):
+def copy(connection, table, columns, fields):
     if table != "aggregator.event":
-        return plain(connection, table, columns, lines)
-    with connection.cursor().copy(f"copy {table} ({columns}) from stdin") as stream:
-        for part in slowly(["".join(lines).encode()]):
+        return plain(connection, table, columns, fields)
+    whole = b"".join((copy_format.BINARY_BEGINS, *fields, copy_format.BINARY_ENDS))
+    with connection.cursor().copy(f"copy {table} ({columns}) from stdin with (format binary)") as stream:
+        for part in slowly([whole]):
             stream.write(part)
 
 with Database(url) as database:
@@ -46,7 +47,7 @@ with Database(url) as database:
         world.source.use(f"cus_{customer}", world.at(0.5), 1)
     world.at(2)
     if kind == "result":
-        writer.copy = copy
+        writer.copy_binary = copy
     else:
         from aggregator.ledger.passes.spool import Spool
         whole = Spool.blocks

@@ -32,7 +32,7 @@ FIRST = (
 # A customer's use rises over the month, by day more than by night, and each customer's differs; no dice are thrown.
 SLOTS = """
 insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total, tail)
-select nextval('aggregator.slot_id'), %(feed)s, 1, hour, customer, quantity, quantity, nextval('aggregator.event_id')
+select nextval('aggregator.event_id'), %(feed)s, 1, hour, customer, quantity, quantity, nextval('aggregator.event_id')
   from (select hour, 'cus_' || name || case when number > 10 then '_' || number else '' end as customer,
                round(%(scale)s * (1 + number %% 7) * (1 + 0.6 * sin((extract(hour from hour) - 8) * pi() / 12))
                      * (1 + extract(day from hour) / 40)

@@ -359,7 +359,6 @@ class MemoryLedger:
         self.failover: Failover = "may_lose"
         """What is declared of a standby that takes over."""
         self.touched: list[EventRow] = []
-        self.slot_ids = Sequence()
         self.event_ids = Sequence()
         self.claim_ids = Sequence()
         self.readback_ids = Sequence()
@@ -367,7 +366,7 @@ class MemoryLedger:
 
     def sequences(self) -> list[Sequence]:
         """Return every sequence."""
-        return [self.slot_ids, self.event_ids, self.claim_ids, self.readback_ids, self.cancellation_ids]
+        return [self.event_ids, self.claim_ids, self.readback_ids, self.cancellation_ids]
 
     def move(self, event: EventRow, state: State) -> None:
         """Change an event's state, as far as the trigger lets it."""

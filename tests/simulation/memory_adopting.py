@@ -131,8 +131,9 @@ class MemoryAdopting:
                     carries[line.feed.id, customer] = carry
         self._ledger.tables.meters[line.meter_id].adopted += ((line.span, now),)
         self._withdraw(line, rebased.left, now)
-        for each in moved:
-            self._take_over(line, each, name(line, each.comparison), now)
+        numbers = [EventId(next(self._ledger.event_ids)) if each.delta else None for each in moved]
+        for each, number in zip(moved, numbers, strict=True):
+            self._take_over(line, each, number, name(line, each.comparison), now)
         self._read_again(line)
 
     def _withdraw(self, line: Line, left: frozenset[str], now: dt.datetime) -> None:
@@ -162,14 +163,16 @@ class MemoryAdopting:
         tail = self._ledger.slot_of(event).tail
         return tail is not None and self._ledger.tables.events[tail].state is State.SHADOW
 
-    def _take_over(self, line: Line, moved: Moved, identifier: str, now: dt.datetime) -> None:
+    def _take_over(
+        self, line: Line, moved: Moved, number: EventId | None, identifier: str, now: dt.datetime
+    ) -> None:
         """Let one slot stand where its sink stands."""
         ledger, tables, comparison, feed = self._ledger, self._ledger.tables, moved.comparison, line.feed
         customers = tables.slots[feed.id].setdefault(comparison.window_start, {})
         slot = customers.get(comparison.customer)
         if slot is None:
             slot = customers[comparison.customer] = SlotRow(
-                SlotId(next(ledger.slot_ids)),
+                SlotId(number or next(ledger.event_ids)),
                 feed.id,
                 comparison.window_start,
                 comparison.customer,
@@ -181,10 +184,10 @@ class MemoryAdopting:
             )
         slot.quantity, slot.total = moved.quantity, moved.total
         slot.stamped_at = comparison.kept_at or slot.stamped_at
-        if not moved.delta:
+        if number is None:
             return
         event = EventRow(
-            EventId(next(ledger.event_ids)),
+            number,
             slot.id,
             feed.id,
             tables.meters[line.meter_id].name,

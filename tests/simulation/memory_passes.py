@@ -439,10 +439,9 @@ def _changes(
         carry = tables.carries.get((feed.id, customer), ZERO)
         usual = asked(tables, feed, start, customer, quantity, past)
         if slot is None:
-            new = SlotId(next(ledger.slot_ids))
             yield Change(
-                new, event, customer, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO, False,
-                usual=usual,
+                SlotId(event), event, customer, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO,
+                known=False, usual=usual,
             )  # fmt: skip
             continue
         tail, parked, delta = _tail(tables, slot)

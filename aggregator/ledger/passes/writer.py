@@ -9,12 +9,25 @@ from collections.abc import Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from decimal import Decimal
+from struct import Struct
 
-from aggregator.core.model import Decision, State, WriteModel
+from aggregator.core.model import Change, Decision, Planned, State, WriteModel
 from aggregator.ledger import usage_days
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed
-from aggregator.ledger.passes.copy_format import NULL, copy, instant, text
+from aggregator.ledger.passes.copy_format import (
+    FALSE_FIELD,
+    NULL,
+    NULL_FIELD,
+    TRUE_FIELD,
+    copy,
+    copy_binary,
+    instant,
+    microseconds,
+    number_field,
+    text,
+    text_field,
+)
 from aggregator.ledger.review import moves
 
 BATCH = 2_500
@@ -52,15 +65,25 @@ delete from aggregator.carry using carry_change as gone
  where gone.amount = 0 and carry.feed_id = gone.feed_id and carry.customer = gone.customer
 """
 
-SLOT = "id, feed_id, revision, window_start, customer, quantity, total, stamped_at, tail"
 SLOT_CHANGE = "feed_id, revision, window_start, customer, quantity, total, stamped_at, tail"
-EVENT = (
-    "id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, state, customer, identifier,"
-    " delta, total, quantity, reason"
-)
-OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
 PARKED = "event_id, feed_id, state, reason, since, guard"
 CARRY = "feed_id, customer, amount"
+
+# In binary, what differs from row to row comes first, and what is alike in all rows of a pass last, written once.
+SLOT = "id, revision, window_start, stamped_at, tail, customer, quantity, total, feed_id"
+SLOT_NUMBERS = Struct(">hiqiiiqiqiq")
+SLOT_NUMBERS_UNSAID = Struct(">hiqiiiqii")
+"""Of a slot without an event, whose instant and tail are null."""
+EVENT = (
+    "id, slot_id, revision, at, window_start, customer, identifier, delta, total, quantity, reason, state,"
+    " pass_id, feed_id, planned_at"
+)
+EVENT_NUMBERS = Struct(">hiqiqiiiqiq")
+OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
+OUTBOX_NUMBERS = Struct(">hiq")
+ALIKE_IN_OUTBOX = Struct(">iiiiiq")
+ALIKE_IN_EVENTS = Struct(">iqiiiq")
+ALIKE_IN_SLOTS = Struct(">ii")
 
 DUE, HELD, SHADOW = State.DUE, State.HELD, State.SHADOW
 
@@ -70,12 +93,12 @@ STATES = {state: state.value for state in State}
 
 @dataclass(slots=True)
 class Lines:
-    """One batch of decisions as lines for COPY, by the table they go to."""
+    """One batch of decisions for COPY, by the table they go to: fields of rows in binary, or lines of text."""
 
-    slots: list[str] = field(default_factory=list)
+    slots: list[bytes] = field(default_factory=list)
+    events: list[bytes] = field(default_factory=list)
+    due: list[bytes] = field(default_factory=list)
     changed_slots: list[str] = field(default_factory=list)
-    events: list[str] = field(default_factory=list)
-    due: list[str] = field(default_factory=list)
     parked: list[str] = field(default_factory=list)
     carries: list[str] = field(default_factory=list)
 
@@ -102,11 +125,16 @@ class Writer:
         self._connection = connection
         self._io = io
         self._feed = feed
-        self._pass_id = pass_id
         self._now = instant(now)
+        planned_at = microseconds(now)
         # Where order counts, nothing overtakes what was planned before it.
-        self._waits_behind = "t" if backfill and feed.model is not WriteModel.LAST else "f"
-        self._starts: dict[dt.datetime, str] = {}
+        behind = TRUE_FIELD if backfill and feed.model is not WriteModel.LAST else FALSE_FIELD
+        self._alike_in_slots = ALIKE_IN_SLOTS.pack(4, feed.id)
+        alike = ALIKE_IN_EVENTS.pack(8, pass_id, 4, feed.id, 8, planned_at)
+        self._alike_in_events = {state: text_field(name) + alike for state, name in STATES.items()}
+        self._alike_if_due = self._alike_in_events[DUE]
+        self._alike_in_outbox = ALIKE_IN_OUTBOX.pack(4, feed.sink_id, 4, feed.id, 8, planned_at) + behind
+        self._starts: dict[dt.datetime, int] = {}
         self._carries = _Carries()
         self._may_move = may_move
         self.fell = False
@@ -150,11 +178,15 @@ class Writer:
         usage_days.changed(self._connection, self._feed.id, self._starts)
 
     def _send(self, lines: Lines) -> None:
-        for table, columns, rows in (
+        for table, columns, fields in (
             ("aggregator.slot", SLOT, lines.slots),
-            ("slot_change", SLOT_CHANGE, lines.changed_slots),
             ("aggregator.event", EVENT, lines.events),
             ("aggregator.outbox", OUTBOX, lines.due),
+        ):
+            if fields:
+                copy_binary(self._connection, table, columns, fields)
+        for table, columns, rows in (
+            ("slot_change", SLOT_CHANGE, lines.changed_slots),
             ("aggregator.parked", PARKED, lines.parked),
             ("carry_change", CARRY, lines.carries),
         ):
@@ -162,10 +194,9 @@ class Writer:
                 copy(self._connection, table, columns, rows)
 
     def _format(self, batch: list[Decision]) -> Lines:
-        """Write the lines of a batch. A million decisions come through here: what is written twice is formatted once."""
+        """Write the rows of a batch. A million decisions come through here: what is written twice is formatted once."""
         lines = Lines()
-        feed, sink, run, planned_at = self._feed.id, self._feed.sink_id, self._pass_id, self._now
-        behind, take, starts = self._waits_behind, self._carries.take, self._starts
+        take, starts, alike = self._carries.take, self._starts, self._alike_in_slots
         for decision in batch:
             change, deferred, total, _, _, event = decision
             moved = take(decision)
@@ -176,38 +207,66 @@ class Writer:
             if self._may_move and not change.now and (change.parked or (event and event.state is HELD)):
                 self.fell = True
             start = starts.get(change.window_start) or self._start(change.window_start)
-            customer = text(change.customer)
-            revision, stamped_at, tail, stands_at = change.revision, change.stamped_at, "", str(total)
-            at = None if stamped_at is None else instant(stamped_at)
-            quantity = str(change.now)
+            customer = text_field(change.customer)
+            stands_at = number_field(str(total))
+            quantity = stands_at if change.now is total else number_field(str(change.now))
+            at = 0
             if event is not None:
-                event_id, _, delta, _, stamp, identifier, its_state, reason, guard = event
-                at_event, state, why = (
-                    stamp.isoformat(),
-                    STATES[its_state],
-                    NULL if reason is None else text(reason),
-                )
-                lines.events.append(
-                    f"{event_id}\t{change.slot}\t{run}\t{feed}\t{revision}\t{start}\t{at_event}\t{planned_at}\t{state}"
-                    f"\t{customer}\t{identifier}\t{stands_at if delta is total else delta}\t{stands_at}"
-                    f"\t{NULL if quantity == stands_at else quantity}\t{why}\n"
-                )
-                if its_state is DUE:
-                    lines.due.append(f"{event_id}\t{sink}\t{feed}\t{planned_at}\t{behind}\n")
-                elif its_state is not SHADOW:
-                    by = NULL if guard is None else guard.value
-                    lines.parked.append(f"{event_id}\t{feed}\t{state}\t{why}\t{planned_at}\t{by}\n")
-                revision, at, tail = revision + 1, at or at_event, str(event_id)
-            slot = f"{feed}\t{revision}\t{start}\t{customer}\t{quantity}\t{stands_at}\t{at or NULL}\t{tail or NULL}\n"
+                at = microseconds(event.at)
+                self._event(lines, change, event, (at, start), (customer, stands_at, quantity))
             if change.known:
-                lines.changed_slots.append(slot)
+                lines.changed_slots.append(self._changed(change, total, event))
+                continue
+            if event is None:
+                numbers = SLOT_NUMBERS_UNSAID.pack(9, 8, change.slot, 4, change.revision, 8, start, -1, -1)
             else:
-                lines.slots.append(f"{change.slot}\t{slot}")
+                numbers = SLOT_NUMBERS.pack(
+                    9, 8, change.slot, 4, change.revision + 1, 8, start, 8, at, 8, event.id
+                )
+            lines.slots += (numbers, customer, quantity, stands_at, alike)
         return lines
 
-    def _start(self, window_start: dt.datetime) -> str:
-        known = self._starts.get(window_start)
-        return known or self._starts.setdefault(window_start, instant(window_start))
+    def _event(
+        self,
+        lines: Lines,
+        change: Change,
+        event: Planned,
+        instants: tuple[int, int],
+        written: tuple[bytes, bytes, bytes],
+    ) -> None:
+        """Write the rows of an event: its instant and its window's, its customer, where it stands, what the source said."""
+        number, _, delta, total, _, identifier, state, reason, guard = event
+        at, start = instants
+        customer, stands_at, quantity = written
+        lines.events += (
+            EVENT_NUMBERS.pack(15, 8, number, 8, change.slot, 4, change.revision, 8, at, 8, start),
+            customer,
+            text_field(identifier),
+            stands_at if delta is total else number_field(str(delta)),
+            stands_at,
+            NULL_FIELD if quantity == stands_at else quantity,
+            NULL_FIELD if reason is None else text_field(reason),
+            self._alike_if_due if state is DUE else self._alike_in_events[state],
+        )
+        if state is DUE:
+            lines.due += (OUTBOX_NUMBERS.pack(5, 8, number), self._alike_in_outbox)
+        elif state is not SHADOW:
+            by = NULL if guard is None else guard.value
+            why = NULL if reason is None else text(reason)
+            lines.parked.append(f"{number}\t{self._feed.id}\t{STATES[state]}\t{why}\t{self._now}\t{by}\n")
+
+    def _changed(self, change: Change, total: Decimal, event: Planned | None) -> str:
+        """Write a slot that the ledger has already, as it is from now on."""
+        revision, stamped_at, tail = change.revision, change.stamped_at, NULL
+        if event is not None:
+            revision, stamped_at, tail = revision + 1, stamped_at or event.at, str(event.id)
+        return (
+            f"{self._feed.id}\t{revision}\t{instant(change.window_start)}\t{text(change.customer)}\t{change.now!s}"
+            f"\t{total!s}\t{instant(stamped_at)}\t{tail}\n"
+        )
+
+    def _start(self, window_start: dt.datetime) -> int:
+        return self._starts.setdefault(window_start, microseconds(window_start))
 
     def _carry(self, customer: str, amount: Decimal) -> str:
         return f"{self._feed.id}\t{text(customer)}\t{amount!s}\n"

@@ -53,7 +53,7 @@ NEXT_EVENT = "select nextval('aggregator.event_id')"
 
 ADD_SLOT = """
 insert into aggregator.slot (id, feed_id, revision, window_start, customer, quantity, total)
-values (nextval('aggregator.slot_id'), %(feed)s, 0, %(start)s, %(customer)s, 0, 0)
+values (nextval('aggregator.event_id'), %(feed)s, 0, %(start)s, %(customer)s, 0, 0)
 returning id
 """
 
