@@ -58,3 +58,8 @@ class CancelResult(NamedTuple):
     answer: Answer
     complete: bool
     reason: str
+
+
+def late_since(at: dt.datetime) -> str:
+    """Say what a sink says of its totals being late."""
+    return f"it says that its totals are late since {at:%Y-%m-%d %H:%M} UTC"

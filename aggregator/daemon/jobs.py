@@ -3,7 +3,8 @@
 Rules
 - A row says of what there is such a job, who does it, a round of what it is, when it is due, and how its result is reported.
   Neither shell knows more of a job, so a new job is a new row.
-- Jobs of the same things stand together. `run --once` goes from thing to thing, and does all of its jobs in this order.
+- Jobs of the same things stand together. `run --once` goes from thing to thing, and does all of its jobs in this order: what
+  bills first, then what compares and sums up, each for so long only that whoever runs it by cron does not notice.
 - Each round is `run_once(now)` of some other module. One meter's or sink's trouble is its own.
 """
 
@@ -27,11 +28,14 @@ from aggregator.daemon.reporting import (
     report_checked,
     report_collected,
     report_delivered,
+    report_health,
     report_notifications,
     report_reconciled,
 )
 from aggregator.delivery.sender import Delivered, drain
+from aggregator.reconciliation.checker import Checked
 from aggregator.runtime import log
+from aggregator.runtime.clock import monotonic
 from aggregator.wiring.app import App
 
 METERS = "default"
@@ -50,8 +54,15 @@ RECONCILE_EVERY = timedelta(minutes=1)
 CHECK_EVERY = timedelta(minutes=1)
 """How often it is looked for what is to be compared with a sink's totals: what there is goes on without a pause."""
 
+CHECK_SECONDS, CHECKED_AT_ONCE = 15.0, 100
+"""How long `run --once` goes on with that for a sink, and for how many customers at once: at the pace of a sink that takes
+twenty reads a second, those are five seconds. It comes after sending, so that nothing that is to be billed waits for it."""
+
 SUM_UP_EVERY = timedelta(minutes=5)
 """How often it is looked for days whose usage is summed up by customer. Without that a page and the API are only slower."""
+
+HEALTH_EVERY = timedelta(minutes=1)
+"""How often a sink is asked whether its totals are late: as often as it is judged by them."""
 
 CANCEL_EVERY = timedelta(minutes=1)
 
@@ -186,6 +197,26 @@ class Drained:
             worker.stop()
 
 
+class CheckedForAWhile:
+    """Compares what is due at a sink, a few customers at a time, until a while is over: whoever runs once is to end soon."""
+
+    def __init__(self, app: App, sink: str, elapsed: Callable[[], float] = monotonic) -> None:
+        self._checker = app.checking(sink, at_once=CHECKED_AT_ONCE)
+        self._elapsed = elapsed
+
+    def run_once(self, now: datetime) -> Checked:
+        """Compare until nothing more is due, or the time is over; what is left is compared the next time."""
+        began = self._elapsed()
+        whole = self._checker.run_once(now)
+        while whole.more and self._elapsed() - began < CHECK_SECONDS:
+            whole.add(self._checker.run_once(now))
+        return whole
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        self._checker.stop()
+
+
 def every(period: timedelta | None) -> BaseTrigger | None:
     """Return what wakes a job each time so much has passed; None for what is not done, such as each zero seconds."""
     return IntervalTrigger(seconds=period.total_seconds(), timezone=UTC) if period else None
@@ -252,6 +283,17 @@ JOBS: tuple[Job[Any], ...] = (
         answers="meters",
     ),
     Job(
+        "health",
+        "sink",
+        polled_sinks,
+        SINKS,
+        due=lambda app, sink: every(HEALTH_EVERY) if app.config.polls(sink) else None,
+        body=lambda app, sink: app.health_poller(sink),
+        report=report_health,
+        failed=log.REPORTS_FAILED,
+        heeds_clock=False,
+    ),
+    Job(
         "reports",
         "sink",
         polled_sinks,
@@ -283,12 +325,26 @@ JOBS: tuple[Job[Any], ...] = (
         failed=log.RECONCILIATION_FAILED,
     ),
     Job(
+        "deliver",
+        "sink",
+        fed_sinks,
+        SENDING,
+        due=None,
+        body=lambda app, sink: app.delivery(sink),
+        report=report_delivered,
+        failed=log.DELIVERY_FAILED,
+        answers="sinks",
+        beside=WORKERS,
+        once=Drained,
+    ),
+    Job(
         "check",
         "sink",
         fed_sinks,
         SINKS,
         due=lambda _app, _sink: every(CHECK_EVERY),
         body=lambda app, sink: app.checking(sink),
+        once=CheckedForAWhile,
         report=report_checked,
         failed=log.CHECK_FAILED,
     ),
@@ -302,18 +358,5 @@ JOBS: tuple[Job[Any], ...] = (
         report=lambda _reporter, _result: None,
         failed=log.SUMMING_UP_FAILED,
         heeds_clock=False,
-    ),
-    Job(
-        "deliver",
-        "sink",
-        fed_sinks,
-        SENDING,
-        due=None,
-        body=lambda app, sink: app.delivery(sink),
-        report=report_delivered,
-        failed=log.DELIVERY_FAILED,
-        answers="sinks",
-        beside=WORKERS,
-        once=Drained,
     ),
 )

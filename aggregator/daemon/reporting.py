@@ -13,6 +13,7 @@ from aggregator.core.planner import plain
 from aggregator.delivery.sender import Delivered
 from aggregator.reconciliation.canceller import Round
 from aggregator.reconciliation.checker import Checked
+from aggregator.reconciliation.health_poller import HealthPolled
 from aggregator.reconciliation.notification_poller import IMPORTS, Taken
 from aggregator.reconciliation.reconciler import Reconciled
 from aggregator.runtime import log
@@ -117,6 +118,13 @@ def report_taken(logger: log.Log, sink: str, taken: Taken) -> None:
         )
     if taken.figures():
         logger.info(log.REPORTS_TAKEN, sink=sink, **taken.figures())
+
+
+def report_health(to: Reporter, result: HealthPolled) -> None:
+    """Say once that a sink cannot be asked whether its totals are late; that they are is said by whoever waits for them."""
+    if result.refused is not None and to.said.get("health") != result.refused:
+        to.log.info(log.HEALTH_UNHEARD, sink=to.of, reason=result.refused)
+    to.said["health"] = result.refused or to.said.get("health", "")
 
 
 def report_refused(logger: log.Log, sink: str, taken: Taken, said: dict[str, str]) -> None:

@@ -132,16 +132,23 @@ class FirstUse:
     """Clears the feeds of one sink. Shared by all that deliver to it: while one asks, the others go on with what may leave.
 
     `feeds` are those of the configuration, by what their meters are called there: of another meter, or one that has another
-    name by now, the sink cannot be asked from here. Left out, all are meant.
+    name by now, the sink cannot be asked from here. Left out, all are meant. `late` is what the sink
+    says of its totals being late: they may lack what it holds.
     """
 
     def __init__(
-        self, ledger: FirstUses, sink: Totals, sink_id: int, feeds: Mapping[int, str] | None = None
+        self,
+        ledger: FirstUses,
+        sink: Totals,
+        sink_id: int,
+        feeds: Mapping[int, str] | None = None,
+        late: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._sink = sink
         self._sink_id = sink_id
         self._feeds = feeds
+        self._late = late
         self._lock = threading.Lock()
         self._look_at: dt.datetime | None = None
         self._again_at: dict[int, dt.datetime] = {}
@@ -178,11 +185,11 @@ class FirstUse:
 
     def _decide(self, pending: Pending, now: dt.datetime) -> FirstUseState | None:
         """Ask the sink about the customers of some events; let them go, or stop the feed."""
-        limits = self._sink.limits_for(pending.meter)
+        limits, late = self._sink.limits_for(pending.meter), self._late()
         if limits.reads_by is None:
             return self._for_good(pending, f"sink {self._sink.name} cannot be asked what it holds", now)
         span = asked_span(pending.since, pending.until, now - limits.past, now, limits.reads_by)
-        found = Found() if span is None else self._ask(pending, span)
+        found = Found() if span is None else Found(silent=late) if late else self._ask(pending, span)
         if span is None:
             pending = pending._replace(customers=())
         elif found.holds:

@@ -76,11 +76,15 @@ select sink.name, '' as whose,
 (select sink.name, origin.name, origin.polled_until, origin.asked_at, origin.refused_at, origin.refused_reason, 0
    from aggregator.origin join aggregator.sink on sink.id = origin.sink_id
    left join aggregator.poll on poll.sink_id = sink.id
-  where origin.refused_at is not null
+  where origin.refused_at is not null and origin.name <> %(unless)s
     and (origin.sent_at is null or poll.polled_at is null or origin.sent_at >= poll.polled_at - %(keeps)s)
   order by origin.refused_at limit %(most)s)
  order by 1, 2
 """
+
+HEALTH = "health"
+"""The name under which it is kept how far messages on late totals were heard. Most accounts do not have them, so that they
+cannot be asked for is no trouble to show."""
 
 MOST_REFUSING = 20
 """Accounts that do not let themselves be asked: so many are shown, those first that have not for the longest time."""
@@ -188,7 +192,7 @@ class Notifications(Part):
     def poll_states(self) -> list[PollState]:
         """Return how far each sink was heard."""
         values = {"talks": TALKS, "keeps": KEEPS, "most": MOST_REFUSING}
-        return [PollState._make(row) for row in self._rows(POLL_STATES, values)]
+        return [PollState._make(row) for row in self._rows(POLL_STATES, {**values, "unless": HEALTH})]
 
     def last_pass_at(self) -> dt.datetime | None:
         """Return when the latest pass of any meter began: a sign of life."""

@@ -12,7 +12,7 @@ Rules
 
 import datetime as dt
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
@@ -93,6 +93,7 @@ class Canceller:
 
     `lowering` are the meters whose decreases are to be done by taking back what they correct. Each of a slot's events is
     taken back in turn until what the sink holds is no more than the source says; then the rest is planned anew.
+    `late` is what the sink says of its totals being late: until it says no more, nothing is judged by them.
     """
 
     def __init__(
@@ -102,12 +103,14 @@ class Canceller:
         sink: Totals,
         sink_id: int,
         lowering: Collection[str] = (),
+        late: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._lowering = [meter for meter in lowering if notification_client.cannot_cancel(meter) is None]
         self._ledger = ledger
         self._notification_client = notification_client
         self._sink = sink
         self._sink_id = sink_id
+        self._late = late
         self._stopping = threading.Event()
 
     def run_once(self, now: dt.datetime, events: Sequence[int] | None = None) -> Round:
@@ -202,7 +205,7 @@ class Canceller:
         """See by the totals whether it is done."""
         in_span = self._ledger.look(wanted)
         wait = self._sink.limits_for(wanted.meter).proof
-        figure = self._figure(in_span) if wait is not None else None
+        figure = self._figure(in_span) if wait is not None and self._late() is None else None
         if figure is None or wait is None:
             self._leave(wanted, wanted.state, wanted.answer or "", now, now + LOOK_AGAIN)
             return

@@ -54,6 +54,12 @@ class Checked(Counts):
         """Whether something differs."""
         return bool(self.differing)
 
+    def add(self, other: "Checked") -> None:
+        """Take another round into account, which went on where this one ended."""
+        self.add_counts(other)
+        self.found += other.found
+        self.more, self.late = other.more, other.late
+
 
 class Checker:
     """Checks one sink. `lines` says by what each of its feeds is compared, `late` what the sink says of its totals."""

@@ -170,7 +170,9 @@ class NotificationPoller:
     def _hear_whole(self, now: dt.datetime, taken: Taken) -> None:
         polled = self._ledger.polled_until(self._sink_id)
         # A round that goes on with the one before asks for nothing again: else it might never come to an end.
-        start = max(self._goes_on_at, now - LOOKBACK) if polled and self._goes_on_at else _start(polled, now)
+        start = (
+            max(self._goes_on_at, now - LOOKBACK) if polled and self._goes_on_at else start_of(polled, now)
+        )
         self._goes_on_at = None
         came_to = self._in_pieces(
             start,
@@ -213,7 +215,7 @@ class NotificationPoller:
         self, origins: Origins, origin: Origin, questions: Iterator[int], now: dt.datetime, taken: Taken
     ) -> None:
         self._in_pieces(
-            _start(origin.polled_until, now),
+            start_of(origin.polled_until, now),
             now,
             lambda span: self._take_all(self._notification_client.listed(span, origin.name), now, taken),
             lambda until: origins.polled(self._sink_id, origin.name, until, now),
@@ -227,7 +229,7 @@ class NotificationPoller:
             return
         try:
             came_to = self._in_pieces(
-                _start(origin.polled_until, now),
+                start_of(origin.polled_until, now),
                 now,
                 lambda span: self._take_imports(self._notification_client.imports(span), now, taken),
                 lambda until: origins.polled(self._sink_id, IMPORTS, until, now),
@@ -312,7 +314,7 @@ class NotificationPoller:
         ]
 
 
-def _start(polled_until: dt.datetime | None, now: dt.datetime) -> dt.datetime:
+def start_of(polled_until: dt.datetime | None, now: dt.datetime) -> dt.datetime:
     """Return where a question begins: some time before what was heard, as far back as it goes if nothing was."""
     return max(polled_until - OVERLAP, now - LOOKBACK) if polled_until else now - LOOKBACK
 

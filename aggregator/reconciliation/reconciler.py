@@ -82,10 +82,18 @@ class _Reading:
 class Reconciler:
     """Reads one sink back. One at a time per sink is enough; several do no harm, since what is stale is not written."""
 
-    def __init__(self, in_doubt: InDoubt, sink: Totals, sink_id: int) -> None:
+    def __init__(
+        self,
+        in_doubt: InDoubt,
+        sink: Totals,
+        sink_id: int,
+        late: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`late` is what the sink says of its totals being late: until it says no more, nothing is judged by them."""
         self._in_doubt = in_doubt
         self._sink = sink
         self._sink_id = sink_id
+        self._late = late
         self._reading: _Reading | None = None
         self._look_again_at: dt.datetime | None = None
         self._silent = bool(sink.limits.silent_way) and sink.limits.answers
@@ -98,7 +106,7 @@ class Reconciler:
         """
         result = Reconciled()
         wait = self._sink.limits.proof
-        if wait is not None:
+        if wait is not None and self._late() is None:
             self._settle_in_doubt(now, wait, result)
             self._ask(now, wait, result)
             self._read_back(now, wait, result)

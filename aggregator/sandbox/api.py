@@ -73,7 +73,7 @@ def list_event_summaries(request: Request) -> dict[str, object]:
         customer = read_query(request.params).customer
         if not account.customers.exists(customer, strict=rules.strict_customers):
             raise not_found("customer", customer, param="customer", status=400)
-    return list_summaries(account.events, meter, request.params, request.store.sight(), rules)
+    return list_summaries(account.events, meter, request.params, request.store.sight(account), rules)
 
 
 def create_customer(request: Request) -> dict[str, object]:

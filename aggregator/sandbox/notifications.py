@@ -3,7 +3,8 @@
 From docs.stripe.com/api/v2/core/events: the events of the last 30 days, by id or in pages, with filters. A notification is
 an event without its `data`, which the receiver fetches. Newest first and twenty to a page are assumed.
 
-The events are the reports of `reports`, and those a control call makes up, whose type nobody needs to know.
+The events are the reports of `reports`, and those a control call makes up, whose type nobody needs to know. One that says
+that summaries are late makes them so: they show nothing that comes after it, until another says that they are on time.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ MOST_TYPES = 20
 DEFAULT_LIMIT = 20
 BOUNDS = ("gt", "gte", "lt", "lte")
 PATH = "/v2/core/events"
+
+
+LATE = "v2.core.health.meter_event_summaries_delayed.firing"
+ON_TIME = "v2.core.health.meter_event_summaries_delayed.resolved"
 
 
 class Filter(NamedTuple):
@@ -81,6 +86,11 @@ class Notifications:
         self._made.append(event)
         return event
 
+    def late_since(self) -> float | None:
+        """Return since when summaries are said to be late; None if they are not, or not any more."""
+        said = [event for event in self._made if event["type"] in {LATE, ON_TIME}]
+        return made_at(said[-1]) if said and said[-1]["type"] == LATE else None
+
     def get(self, name: str, now: float, rules: Rules) -> Row:
         """Return an event by its id. Raise ApiError if there is none, or none any more."""
         for event in self._kept(now, rules):
@@ -92,6 +102,8 @@ class Notifications:
         """Return the page of events that the parameters ask for."""
         params.only("types", "object_id", "created", "limit", "page")
         wanted, limit = _filter(params), read_limit(params, DEFAULT_LIMIT)
+        if not rules.health_events_listed and {LATE, ON_TIME} & set(wanted.types or ()):
+            raise invalid("types names a type of event that cannot be listed.", "types")
         events = [event for event in reversed(self._kept(now, rules)) if wanted.wants(event)]
         first, backwards = _start(params, events)
         if backwards:

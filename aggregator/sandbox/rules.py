@@ -63,6 +63,7 @@ class Rules:
     `report_samples`: of each kind of error a report names at most so many events; it counts them all.
     `sample_identifier`: a sample names the `event` by its identifier, or the call by its `idempotency_key` if it had one.
     `no_meter_related_object`: what the report without a meter has for one: `{}`, or null.
+    `health_events_listed`: the list of thin events may be asked for those on summaries being late. Otherwise it is a 400.
     `import_events_listed`: `GET /v1/events` may be asked for the events of import sets. Otherwise it is a 400.
 
     `v2_whole_values`: v2 takes only whole values above 0. `v2_number_values`: v2 takes a JSON number for its text.
@@ -98,6 +99,7 @@ class Rules:
     report_samples: int = REPORT_SAMPLES
     sample_identifier: Literal["event", "idempotency_key"] = "event"
     no_meter_related_object: Literal["empty", "null"] = "empty"
+    health_events_listed: bool = True
     import_events_listed: bool = True
     v2_whole_values: bool = False
     v2_number_values: bool = False

@@ -146,11 +146,13 @@ class Store:
         self.journal.note("session", session._asdict())
         return session
 
-    def sight(self, *, delayed: bool = True) -> Sight:
-        """Return what shows in summaries now; without the delay, what will."""
+    def sight(self, account: Account | None = None, *, delayed: bool = True) -> Sight:
+        """Return what shows in summaries now, of an account if they are late there; without the delay, what will."""
         rules = self.rules
+        late_since = account.notifications.late_since() if account is not None else None
         delay = rules.processing_delay_seconds if delayed else None
-        return Sight(self.clock.now(), delay, rules.last_by, rules.window_per_payload)
+        now = self.clock.now() if late_since is None else late_since
+        return Sight(now, delay, rules.last_by, rules.window_per_payload)
 
     def catch_up(self) -> None:
         """Do what was put off until now, each at its own moment."""

@@ -80,6 +80,7 @@ class Kind(StrEnum):
     MULTIPLIED = "multiplied rows"
     REPEATED = "repeated rows"
     SLOW = "no index"
+    GUARD = "guard"
     UNTRIED = "not tried"
 
 

@@ -10,15 +10,16 @@ Rules
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from decimal import Decimal
 from typing import Protocol
 
 from aggregator.core import windows
+from aggregator.core.guards import STRETCH, WEEK, WEEKS
 from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
 from aggregator.source.trying import Answer, Trying
-from aggregator.trial import findings, lookup, text
+from aggregator.trial import findings, lookup, past_guards, text
 from aggregator.trial.columns import WITHOUT_ZONE, Column, types
 from aggregator.trial.findings import Edge, Finding, Kind, Outside, Row, Severity, Sums
 from aggregator.trial.lookup import Register
@@ -40,6 +41,9 @@ HALVINGS = 48
 HALF_HOURS_OF_STEADY_USAGE = 8
 
 SHARE_OF_A_STATEMENT = 3
+
+LOOK_BACK, MOST_STRETCHES = dt.timedelta(days=7), 168
+"""How far back guards are judged: a week has days of all kinds. Each hour is compared with those of four weeks before."""
 
 
 class Source(Protocol):
@@ -84,6 +88,7 @@ class Trial:
         self._counts: list[int] = []
         self._slowest = 0.0
         self._tried = ""
+        self._closed = LONG_AGO
 
     def run(self, now: dt.datetime) -> list[Finding]:
         """Return what is found, the gravest first. Raises SourceError where the source cannot be asked at all."""
@@ -121,6 +126,7 @@ class Trial:
         """Yield what was tried and what came of it, step by step."""
         query, meter = self._query, self._meter
         end = windows.settled_until(now, meter.delay, self._length)
+        self._closed = end
         first = self._ask(trying, Span(end, end))
         columns = [Column(*each) for each in zip(first.names, first.kinds, strict=True)]
         yield "types", types(columns, naive_is_utc=trying.naive_is_utc, zoned=trying.zoned)
@@ -146,6 +152,9 @@ class Trial:
             yield "indexes", findings.slow(self._slowest, trying.read_whole(newest), query, trying.dialect)
         yield "limit", findings.limited(self._counts, query)
         yield "joins", self._joins(trying)
+        if meter.guards.holds:
+            by_window = first.places.window is not None
+            yield "guards", past_guards.judged(self._past(trying, newest, by_window=by_window), meter.guards)
 
     # What there is
 
@@ -183,6 +192,45 @@ class Trial:
             later = Span(middle, span.end)
             span = later if self._any(trying, later) else Span(span.start, middle)
         return span
+
+    def _past(self, trying: Trying, newest: Span, *, by_window: bool) -> list[past_guards.Stretch]:
+        """Return stretches of closed windows, back from the newest with usage, each with the same of the weeks before.
+
+        It takes half of the time that is left at most, and returns what it came to.
+        """
+        length, guards = max(STRETCH, self._length), self._meter.guards
+        weeks = WEEKS if guards.max_change is not None or guards.max_total_change is not None else 0
+        until = self._elapsed() + (self._until - self._elapsed()) / 2
+        end = windows.floor(newest.start, length) + length
+        found: list[past_guards.Stretch] = []
+        with suppress(OutOfTime, QueryTimedOut):
+            for number in range(min(LOOK_BACK // length, MOST_STRETCHES)):
+                if self._elapsed() > until:
+                    break
+                span = Span(end - (number + 1) * length, end - number * length)
+                used, *before = [
+                    self._by_window(trying, Span(span.start - week * WEEK, span.end - week * WEEK), by_window)
+                    for week in range(weeks + 1)
+                ]
+                found.append(past_guards.Stretch(span, used, before))
+        return found
+
+    def _by_window(self, trying: Trying, span: Span, by_window: bool) -> past_guards.Usage:  # noqa: FBT001 - as the query is
+        """Return what each customer used in each closed window of a stretch."""
+        end = min(span.end, self._closed)
+        parts = [Span(span.start, end)] if by_window and span.start < end else []
+        if not by_window:
+            parts = [each for each in windows.tile(span, self._length) if each.end <= end]
+        found: dict[dt.datetime, dict[str, Decimal]] = {}
+        for part in parts:
+            answer = self._ask(trying, part)
+            if not answer.whole:
+                raise OutOfTime  # more than is looked at
+            for each in trying.readings(answer, part, self._length):
+                if each.customer is not None and each.quantity and each.quantity > 0:
+                    used = found.setdefault(each.window_start, {})
+                    used[each.customer] = used.get(each.customer, Decimal(0)) + each.quantity
+        return found
 
     # One step each
 

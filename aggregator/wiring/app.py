@@ -5,10 +5,11 @@ Rules
 - Whoever builds closes: every part that holds a thread, a connection or a server is given back in the reverse order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from aggregator.collection.collector import Collector
@@ -33,19 +34,19 @@ from aggregator.ledger.outbox.moved_files import MovedFile
 from aggregator.ledger.reports import Unconfigured
 from aggregator.ledger.usage_days import SummingUp
 from aggregator.reconciliation.canceller import Canceller
+from aggregator.reconciliation.health_poller import HealthPoller
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.reconciliation.reconciler import Reconciler
 from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import Clock, monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
-from aggregator.runtime.tracing import tracing
 from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.source import Source
 from aggregator.wiring.sinks import (
-    build_notification_client,
+    build_notification_clients,
     build_sink,
     counted_twice,
     limit_reads,
@@ -55,6 +56,7 @@ from aggregator.wiring.sinks import (
     take_keys,
     with_keys_now,
 )
+from aggregator.wiring.tracing import tracing_of
 
 if TYPE_CHECKING:
     from aggregator.reconciliation.checker import Checker
@@ -171,13 +173,23 @@ class App:
 
     def reconciliation(self, sink: str) -> Reconciler:
         """Return what reads a sink back; one at a time per sink is enough."""
-        return Reconciler(self.ledger.in_doubt, self.sinks[sink], self.sink_ids[sink])
+        return Reconciler(self.ledger.in_doubt, self.sinks[sink], self.sink_ids[sink], self.late(sink))
 
-    def checking(self, sink: str) -> "Checker":
+    def late(self, sink: str) -> Callable[[], str | None]:
+        """Return what tells what a sink says of its totals being late, as far as it was heard."""
+        return partial(self.ledger.checks.late, self.sink_ids[sink])
+
+    def health_poller(self, sink: str) -> HealthPoller:
+        """Return what asks a sink whether its totals are late, for one of `tellers`."""
+        ledger = self.ledger
+        client, sink_id = self.notification_clients[sink], self.notification_sinks[sink]
+        return HealthPoller(ledger.notifications, ledger.origins, client, sink_id)
+
+    def checking(self, sink: str, **settings: int) -> "Checker":
         """Return what compares a sink's totals with what it accepted, all the time."""
         from aggregator.wiring.reconciling import checking
 
-        return checking(self, sink)
+        return checking(self, sink, **settings)
 
     def summing_up(self, sink: str) -> SummingUp:
         """Return what sums up, by customer, the days of what goes to a sink."""
@@ -235,6 +247,7 @@ class App:
             self.sinks[sink],
             self.sink_ids[sink],
             lowering,
+            self.late(sink),
         )
 
     def unconfigured_meters(self, now: datetime) -> list[dict[str, object]]:
@@ -368,7 +381,7 @@ def build(
     with ExitStack() as stack:
         stack.enter_context(short_turns())
         ledger = stack.enter_context(open_ledger(config, may_migrate=True, name=name, host=host))
-        traces = stack.enter_context(_tracing(config, ledger, on=not looks))
+        traces = stack.enter_context(tracing_of(config, ledger, on=not looks))
         sources = {key: build_source(config, key, name) for key in config.sources}
         sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
         for part in (*sources.values(), *sinks.values()):
@@ -379,7 +392,7 @@ def build(
         meters = [
             meter_of(meter, outlets(config, meter, accounts, sinks)) for meter in config.meters.values()
         ]
-        notification_clients = _notification_clients(config, sinks)
+        notification_clients = build_notification_clients(config, sinks)
         listeners = {}
         if looks:
             registered, looked = ledger.meters.look(meters)
@@ -420,13 +433,6 @@ def build(
         )
 
 
-def _notification_clients(
-    config: Config, sinks: Mapping[str, Sink | SinkOfFiles]
-) -> "dict[str, StripeNotificationClient]":
-    built = {key: build_notification_client(config, key, sink) for key, sink in sinks.items()}
-    return {key: client for key, client in built.items() if client is not None}
-
-
 def _first_uses(
     ledger: Ledger,
     registered: Iterable[Registered],
@@ -434,7 +440,13 @@ def _first_uses(
     sink_ids: Mapping[str, int],
 ) -> dict[str, FirstUse]:
     return {
-        name: FirstUse(ledger.first_uses, sinks[name], sink_id, _names(registered, name))
+        name: FirstUse(
+            ledger.first_uses,
+            sinks[name],
+            sink_id,
+            _names(registered, name),
+            partial(ledger.checks.late, sink_id),
+        )
         for name, sink_id in sink_ids.items()
     }
 
@@ -580,12 +592,4 @@ def _collection(
         check_clock=ledger.now,
         patience=config.sources[known.meter.source].wait_for_writers,
         tracing=traces,
-    )
-
-
-def _tracing(config: Config, ledger: Ledger, *, on: bool) -> AbstractContextManager[Tracing]:
-    """Return what traces passes and claims, if that is configured; whoever only looks makes neither."""
-    its = config.monitoring
-    return tracing(
-        on=on and its.opentelemetry, endpoint=its.opentelemetry_endpoint, ledger=ledger.identity.name
     )

@@ -8,22 +8,26 @@ Rules
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
+from functools import cache, partial
 from typing import NamedTuple
 
 from aggregator.collection.open_windows import read_open
 from aggregator.core import definitions, planner
 from aggregator.core.drift import Repair, same
 from aggregator.core.model import ZERO, Definition, Span, WriteModel
+from aggregator.core.notifications import late_since
 from aggregator.core.shown import counted
 from aggregator.core.windows import floor
+from aggregator.errors import SinkError
 from aggregator.ledger.drift import Asked, DayLine, FeedLine
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.review.repairs import Done, Naming, Proposal
 from aggregator.ledger.usage import UsageFeed
-from aggregator.reconciliation.checker import Checker
+from aggregator.reconciliation.checker import CUSTOMERS_AT_ONCE, Checker
 from aggregator.reconciliation.drift_finder import DriftFinder, Found, Line, Summary
+from aggregator.reconciliation.notification_poller import LOOKBACK
 from aggregator.runtime.disk_list import DiskList
 from aggregator.wiring.app import App
 
@@ -89,6 +93,7 @@ def reconcile(app: App, question: Question, stack: ExitStack) -> Iterator[Compar
 
     Raises SourceError or SinkError if one of them does not answer.
     """
+    late = cache(partial(_late, app, now=question.now))
     for meter in question.meters:
         feeds = [each for each in app.ledger.usage.feeds(meter, question.span) if each.sink in app.sinks]
         if not feeds or meter not in app.registered:
@@ -98,7 +103,24 @@ def reconcile(app: App, question: Question, stack: ExitStack) -> Iterator[Compar
             asked, notes = _read(app, question, meter, feeds, holding, spool)
             unmapped = _unmapped(app, question, feeds[0], asked, proven=not notes)
             for feed in feeds:
-                yield _compare(app, question, feed, asked, notes, stack)._replace(unmapped=unmapped)
+                compared = _compare(app, question, feed, asked, notes, late, stack)
+                yield compared._replace(unmapped=unmapped)
+
+
+def _late(app: App, sink: str, now: dt.datetime) -> str | None:
+    """Return what a sink says of its totals being late: as far as it was heard, and as it says now if it can be asked.
+
+    Nothing is written. One that cannot be asked that says nothing of it.
+    """
+    polled = app.late(sink)() if sink in app.sink_ids else None
+    if sink not in app.notification_clients or app.config.polls(sink) is None:
+        return polled
+    with suppress(SinkError):
+        said = app.notification_clients[sink].health(Span(now - LOOKBACK, now))
+        newest = max(said, key=lambda each: each.notification.created_at, default=None)
+        if newest is not None:
+            return late_since(newest.notification.created_at) if newest.totals_late else None
+    return polled
 
 
 def _unmapped(
@@ -148,6 +170,7 @@ def _compare(
     feed: UsageFeed,
     asked: Asked | None,
     notes: Sequence[str],
+    late: Callable[[str], str | None],
     stack: ExitStack,
 ) -> Compared:
     line = _line(app, feed, question.span)
@@ -159,7 +182,7 @@ def _compare(
         line,
         app.sinks[feed.sink],
         question.now,
-        app.ledger.checks.late(app.sink_ids[feed.sink]) if feed.sink in app.sink_ids else None,
+        late(feed.sink),
         every_hour=question.every_hour,
         shows=question.shows,
         may_ask=may_ask(app, feed.sink),
@@ -193,8 +216,8 @@ def _compare(
     return Compared(line, finder.summary, found, until, said, frozenset(each for each, _ in unbalanced), None)
 
 
-def checking(app: App, sink: str) -> Checker:
-    """Return what compares a sink's totals with what it accepted, all the time."""
+def checking(app: App, sink: str, at_once: int = CUSTOMERS_AT_ONCE) -> Checker:
+    """Return what compares a sink's totals with what it accepted, so many customers a round."""
     meters = {
         feed.id: name for name, known in app.registered.items() for feed in known.feeds if feed.sink == sink
     }
@@ -215,7 +238,8 @@ def checking(app: App, sink: str) -> Checker:
         meters,
         line,
         may_ask=may_ask(app, sink),
-        late=lambda: app.ledger.checks.late(app.sink_ids[sink]),
+        late=app.late(sink),
+        at_once=at_once,
     )
 
 

@@ -331,3 +331,11 @@ def _file_sink(name: str, sink: FileSink, meters: "dict[str, StripeMeter]") -> S
     pair = sink.keys_revealed()
     place = sink.named("bucket", "prefix", "region", "endpoint_url", "timeout")
     return files.S3Sink(name, **place, keys=files.Keys(*pair) if pair else None, bounds=bounds, form=form)
+
+
+def build_notification_clients(
+    config: Config, sinks: Mapping[str, Destination]
+) -> "dict[str, StripeNotificationClient]":
+    """Return what listens to each sink that says something by itself."""
+    built = {key: build_notification_client(config, key, sink) for key, sink in sinks.items()}
+    return {key: client for key, client in built.items() if client is not None}

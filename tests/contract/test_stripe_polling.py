@@ -317,3 +317,37 @@ def test_imports_may_be_refused(sandbox: RunningSandbox, hearing: MakeTeller) ->
         notification_client.imports(lately())
     assert not isinstance(raised.value, SinkHalted | SinkUnreachable)
     assert len(notification_client.listed(lately())) == 1
+
+
+HEALTH = "v2.core.health.meter_event_summaries_delayed"
+
+
+def test_that_summaries_are_late_is_asked_for(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
+    """In both directions, and nothing else is listed with it. Meanwhile the sandbox's summaries show nothing new."""
+    sandbox.set_faults()
+    sink, client = hearing(sandbox.url, OWN)
+    send(sink, "cus_a", 1)
+    assert client.health(lately()) == []
+    whole = Span(AT, AT + MINUTE)
+    assert sink.total("api", "cus_a", whole) == 5
+    fired = sandbox.notify(f"{HEALTH}.firing")
+    sandbox.notify("v1.something.else")
+    [told] = client.health(lately())
+    assert (told.notification.id, told.totals_late) == (fired["id"], True)
+    sandbox.set_clock(20)
+    send(sink, "cus_a", 2)
+    assert sink.total("api", "cus_a", whole) == 5, "what came since does not show"
+    sandbox.notify(f"{HEALTH}.resolved")
+    assert [each.totals_late for each in client.health(lately())] == [False, True]
+    assert sink.total("api", "cus_a", whole) == 10
+
+
+def test_messages_on_late_summaries_may_not_be_known(sandbox: RunningSandbox, hearing: MakeTeller) -> None:
+    """They are in a preview: the list is refused for their types, and reports are listed as ever."""
+    sink, client = hearing(sandbox.url, OWN)
+    send(sink, "cus_a")
+    sandbox.set_rules(report_window_seconds=0, health_events_listed=False)
+    with pytest.raises(SinkError, match="cannot be listed") as raised:
+        client.health(lately())
+    assert not isinstance(raised.value, SinkHalted | SinkUnreachable)
+    assert len(client.listed(lately())) == 1

@@ -26,6 +26,78 @@ class Mistake(NamedTuple):
 
 MISTAKES: tuple[Mistake, ...] = (
     Mistake(
+        "the trial compares with weeks in which a customer had no usage",
+        "aggregator/trial/past_guards.py",
+        "for who, each in of_customers.items() if len(each) >= LEAST_WEEKS}",
+        "for who, each in of_customers.items() if each}",
+        ("tests/core/test_past_guards.py::test_change_is_against_the_same_hour_of_past_weeks",),
+    ),
+    Mistake(
+        "the trial counts what a customer's guard holds in the total as well",
+        "aggregator/trial/past_guards.py",
+        "                    del left[customer]\n",
+        "",
+        ("tests/core/test_past_guards.py::test_what_one_guard_holds_is_nobody_elses",),
+    ),
+    Mistake(
+        "the trial takes for usual what was beyond the most of a window",
+        "aggregator/trial/past_guards.py",
+        "if limit is None or much <= limit}",
+        "if limit is None or much}",
+        ("tests/core/test_past_guards.py::test_what_one_guard_holds_is_nobody_elses",),
+    ),
+    Mistake(
+        "a guard below normal use is a note",
+        "aggregator/trial/past_guards.py",
+        "2 * len(held.windows) >= windows:",
+        "2 * len(held.windows) > 2 * windows:",
+        ("tests/core/test_past_guards.py::test_a_guard_below_normal_use_is_named",),
+    ),
+    Mistake(
+        "the trial of guards compares with other hours than those of weeks before",
+        "aggregator/trial/trier.py",
+        "Span(span.start - week * WEEK, span.end - week * WEEK)",
+        "Span(span.start - week * windows.DAY, span.end - week * windows.DAY)",
+        ("tests/postgres/test_trial.py::test_guards_are_tried_out_on_past_usage",),
+    ),
+    Mistake(
+        "one pass compares until nothing is left, however long that takes",
+        "aggregator/daemon/jobs.py",
+        "while whole.more and self._elapsed() - began < CHECK_SECONDS:",
+        "while whole.more:",
+        ("tests/core/test_jobs.py::test_one_pass_compares_for_a_while_only",),
+    ),
+    Mistake(
+        "what is in doubt is decided by totals that are late",
+        "aggregator/reconciliation/reconciler.py",
+        "if wait is not None and self._late() is None:",
+        "if wait is not None:",
+        ("tests/postgres/test_late_totals.py::test_what_is_in_doubt_is_not_decided_by_late_totals",),
+    ),
+    Mistake(
+        "a feed begins in front of totals that are late",
+        "aggregator/delivery/first_use.py",
+        "Found() if span is None else Found(silent=late) if late else self._ask(pending, span)",
+        "Found() if span is None else self._ask(pending, span)",
+        (
+            "tests/postgres/test_late_totals.py::test_a_meter_that_is_new_to_a_sink_waits_for_totals_that_are_on_time",
+        ),
+    ),
+    Mistake(
+        "totals that are late show that an event is taken back",
+        "aggregator/reconciliation/canceller.py",
+        "if wait is not None and self._late() is None else None",
+        "if wait is not None else None",
+        ("tests/postgres/test_late_totals.py::test_late_totals_do_not_show_that_an_event_is_taken_back",),
+    ),
+    Mistake(
+        "a sink that knows no messages on late totals is asked each minute",
+        "aggregator/reconciliation/health_poller.py",
+        "            self._origins.not_polled(self._sink_id, HEALTH, result.refused, now)\n",
+        "",
+        ("tests/postgres/test_late_totals.py::test_a_sink_that_knows_no_such_messages_is_asked_again_later",),
+    ),
+    Mistake(
         "a pass commits under an epoch that is over",
         "aggregator/ledger/passes/passes.py",
         " where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s\n   for update",

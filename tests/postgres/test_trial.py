@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from textwrap import dedent
 
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from aggregator.config import starter
+from aggregator.core.model import NO_GUARDS, Guards
 from aggregator.errors import SinkError, SinkUnreachable, SinkUnreadable
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.source import Source
@@ -60,6 +62,12 @@ create table login (customer text, began_at timestamptz, ended_at timestamptz);
 insert into login
 select 'cus_' || n % 4, at, nullif(least(at + interval '3 hours', '2026-11-20 12:33Z'), '2026-11-20 12:33Z')
   from generate_series(1, 200) n, lateral (select timestamptz '2026-11-20 12:31Z' - n * interval '17 minutes') each (at);
+create table weekly (customer text, used_at timestamptz, quantity integer);
+insert into weekly
+select 'cus_' || c, timestamptz '2026-11-20 12:30Z' - week * interval '7 days' - n * interval '1 hour', 10 + week
+  from generate_series(1, 3) c, generate_series(0, 4) week, generate_series(0, 47) n;
+insert into weekly values ('cus_2', '2026-11-19 07:10Z', 500), ('cus_9', '2026-11-19 07:20Z', 5000);
+insert into weekly values (null, '2026-11-19 07:20Z', 9999);
 create table nobody (customer text, used_at timestamptz, quantity integer);
 """
 
@@ -377,11 +385,52 @@ def tried(
     utc: bool = True,
     window: dt.timedelta = HOUR,
     stripe: str | None = "stripe",
+    guards: Guards = NO_GUARDS,
 ) -> list[Finding]:
     source = Source("app", url, statement_timeout=dt.timedelta(seconds=60), timezone="UTC" if utc else None)
-    meter = replace(METER, query=query, latest=latest, window=window)
+    meter = replace(METER, query=query, latest=latest, window=window, guards=guards)
     ticks = itertools.count(0, 0.001)
     return Trial(meter, source, seconds=seconds, elapsed=lambda: next(ticks), stripe=stripe).run(now)
+
+
+WEEKLY = "select customer, sum(quantity) as quantity from weekly where used_at >= :start and used_at < :end group by 1"
+WEEKLY_BY_WINDOW = (
+    WEEKLY.replace("as quantity", "as quantity, date_trunc('hour', used_at) as \"window\"") + ", 3"
+)
+
+
+@pytest.mark.parametrize("query", [WEEKLY, WEEKLY_BY_WINDOW])
+def test_guards_are_tried_out_on_past_usage(shop_url: str, query: str) -> None:
+    """Against the same hours of real weeks before: who is new is held by the most of a window alone."""
+    most, times, total = Decimal(1_000), Decimal(3), Decimal(30)
+    guards = Guards(
+        max_per_customer_window=most, max_change=times, max_total_change=total, unusual_from=Decimal(20)
+    )
+    found = tried(shop_url, query, guards=guards)
+    assert {(each.kind, each.severity) for each in found} == {(Kind.GUARD, Severity.NOTE)}, found
+    customer, change, whole = [each.text for each in found]
+    assert customer.startswith(
+        "`max_per_customer_window: 1000` would have held 1 event(s) of 1 customer(s) in the last 7d"
+    )
+    assert change.startswith("`max_change: 3x` would have held 1 event(s) of 1 customer(s)")
+    assert "in 1 of 48 window(s): 510 units at most" in change
+    assert whole.startswith("`max_total_change: 30x` would have held nothing")
+    [low] = tried(shop_url, query, guards=Guards(max_per_customer_window=Decimal(9)))
+    assert (low.kind, low.severity) == (Kind.GUARD, Severity.WARNING)
+    assert "`max_per_customer_window: 9` would have held 145 event(s) of 4 customer(s)" in low.text
+    assert "in 48 of 48 window(s)" in low.text
+
+
+def test_guards_take_what_is_left_of_the_time(shop_url: str) -> None:
+    """Half of it, and say how far back they came; a meter without guards costs nothing of it."""
+    [whole] = tried(shop_url, WEEKLY_BY_WINDOW, guards=Guards(max_per_customer_window=Decimal(1_000)))
+    assert "in the last 7d" in whole.text
+    [part] = tried(
+        shop_url, WEEKLY_BY_WINDOW, guards=Guards(max_per_customer_window=Decimal(1_000)), seconds=0.3
+    )
+    assert "in the last 7d" not in part.text
+    assert "would have held nothing in the last" in part.text or "would have held 1 event(s)" in part.text
+    assert tried(shop_url, WEEKLY_BY_WINDOW) == []
 
 
 def named(url: str, query: str, kind: Kind, severity: Severity) -> None:

@@ -131,8 +131,10 @@ def test_a_reload_that_fails_leaves_the_page_as_it_was(world: World) -> None:
     with page(world) as (process, url):
         world.meter["windw"] = "1h"
         world.write()
-        process.tell(signal.SIGHUP)
-        assert "windw" in process.logged("config_refused")["reason"]
+        for times in (1, 2):  # once the second is refused, whatever the first one did is done
+            process.tell(signal.SIGHUP)
+            until(lambda times=times: len(process.log("config_refused")) == times, "it is refused")  # type: ignore[misc]
+        assert "windw" in process.log("config_refused")[0]["reason"]
         assert asked(f"{url}/livez")[0] == 200
         del world.meter["windw"]
         world.write()

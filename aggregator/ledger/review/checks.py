@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.notifications import late_since
 from aggregator.ledger.database import Part
 
 CLAIMS_AT_ONCE = 500
@@ -239,7 +240,7 @@ class Checks(Part):
     def late(self, sink_id: int) -> str | None:
         """Say that the sink says its totals are late; None if it does not."""
         row = self._row(LATE, {"sink": sink_id})
-        return f"it says that its totals are late since {row[0]:%Y-%m-%d %H:%M} UTC" if row else None
+        return late_since(row[0]) if row else None
 
     def coverage(self) -> list[Coverage]:
         """Return how much of what each sink accepted was compared."""

@@ -40,7 +40,7 @@ ON_TIME = "v2.core.health.meter_event_summaries_delayed.resolved"
 
 HEALTH = (LATE, ON_TIME)
 """Messages that summaries are delayed, and that they are not any more: their types say it. Stripe has them in a preview, so
-they are taken where somebody has subscribed to them, and not asked for: a list with an unknown type may be refused."""
+they are asked for by themselves: a list with an unknown type may be refused."""
 
 IDENTIFIER = re.compile(r"(agg_[0-9a-f]{40})(?:\.|$)")
 """An identifier of ours, alone or at the beginning of an `Idempotency-Key` of ours."""
@@ -125,6 +125,11 @@ def read_import(message: Fields) -> ParsedNotification:
     return ParsedNotification(
         notification, unimported=(Unimported(files, f"import set {_text(imported.get('id'))}: {reason}"),)
     )
+
+
+def read_health(message: Fields) -> ParsedNotification:
+    """Read a message on summaries being late. Raises ValueError if it has no name."""
+    return ParsedNotification(notification_of(message), totals_late=message.get("type") == LATE)
 
 
 def related_meter(message: Fields) -> str | None:

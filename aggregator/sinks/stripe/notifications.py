@@ -31,7 +31,7 @@ from aggregator.runtime.clock import monotonic, utcnow
 from aggregator.sinks.stripe import invalid_events
 from aggregator.sinks.stripe.account import Account
 from aggregator.sinks.stripe.cancelling import cancel
-from aggregator.sinks.stripe.invalid_events import WHOLE
+from aggregator.sinks.stripe.invalid_events import HEALTH, WHOLE
 from aggregator.sinks.stripe.responses import KEY_CODES, Refusal, describe, is_wrong_account
 from aggregator.sinks.stripe.sink import StripeSink
 from aggregator.sinks.stripe_meter import StripeMeter
@@ -94,6 +94,19 @@ class Messages:
             self._context.options,
         )
         return await self._all(events, _imported, f"imports for sink {self._sink} in {span}")
+
+    async def health(self, span: Span) -> list[ParsedNotification]:
+        """Return what Stripe said within a span of its summaries being late, and being on time again.
+
+        Raises SinkError where it does not know such messages, as they are in a preview; or SinkUnreachable or SinkHalted.
+        """
+        params: EventListParams = {
+            "types": list(invalid_events.HEALTH),
+            "created": {"gte": _shown(span.start), "lt": _shown(span.end)},
+            "limit": PAGE,
+        }
+        events = self._client.api.v2.core.events.list_async(params, self._context.as_context)
+        return await self._all(events, _of_health, f"messages on the health of sink {self._sink} in {span}")
 
     async def _all(
         self, first: Awaitable[Any], read: Callable[[Mapping[str, object]], list[Read]], what: str
@@ -177,8 +190,7 @@ def delivered(
         if message.get("type") not in known or _other(message, livemode):
             return None
         if message["type"] in invalid_events.HEALTH:
-            late = message["type"] == invalid_events.LATE
-            return ParsedNotification(invalid_events.notification_of(message), totals_late=late)
+            return invalid_events.read_health(message)
         return (
             invalid_events.notification_of(message)
             if message["type"] in invalid_events.FETCHED
@@ -229,6 +241,15 @@ def _imported(message: Mapping[str, object]) -> list[ParsedNotification]:
     except ValueError:
         return []
     return [imported] if imported.unimported and imported.notification.kind in invalid_events.WHOLE else []
+
+
+def _of_health(message: Mapping[str, object]) -> list[ParsedNotification]:
+    """Return what a message says of summaries being late; nothing if it is of another kind, or has no name."""
+    try:
+        parsed = invalid_events.read_health(message)
+    except ValueError:
+        return []
+    return [parsed] if parsed.notification.kind in invalid_events.HEALTH else []
 
 
 def _shown(instant: dt.datetime) -> str:
@@ -305,6 +326,13 @@ class StripeNotificationClient:
         """Return what within a span could not be imported. Raises SinkCrowded, SinkUnreachable, SinkHalted or SinkError."""
         return self._sink.ask(lambda asked: Messages(asked).imports(span))
 
+    def health(self, span: Span) -> list[ParsedNotification]:
+        """Return what was said within a span of totals being late, or on time again.
+
+        Raises SinkCrowded, SinkUnreachable, SinkHalted, or SinkError where such messages are not known.
+        """
+        return self._sink.ask(lambda asked: Messages(asked).health(span))
+
     def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None:
         """Return what was delivered, if it is signed, and concerns us. Raises SinkError if it is not signed."""
         if not is_signed(body, signature, self._secrets):
@@ -325,7 +353,7 @@ class StripeNotificationClient:
     def _concerns(self, notification: Notification) -> bool:
         """Tell whether a delivery may be of an account of the sink's; where none is configured, fetching it will show."""
         if self._sink.addresses.by_customer:
-            return notification.account is not None or notification.kind in WHOLE
+            return notification.account is not None or notification.kind in (*WHOLE, *HEALTH)
         return notification.account in (None, self._sink.addresses.configured) or (
             self._sink.addresses.configured is None and notification.kind not in WHOLE
         )

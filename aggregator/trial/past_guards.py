@@ -1,0 +1,144 @@
+"""What the guards of a meter would have held of past usage, had they been there. Pure: usage in, findings out.
+
+Rules
+- A guard judges as it does in a pass (`core.guards`), each window as if it were read for the first time: nothing of it was
+  let go before. What is held of single customers is in no window's total, and what `max_per_customer_window` holds is never
+  usual.
+- A guard that holds something in half of the windows with usage is below normal use: somebody would have to release usage
+  all the time.
+"""
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import NamedTuple
+
+from aggregator.core.guards import LEAST_WEEKS, beyond, limit_of
+from aggregator.core.model import ZERO, Guard, Guards, Span
+from aggregator.core.planner import plain
+from aggregator.core.shown import duration
+from aggregator.trial.findings import Finding, Kind, Severity
+
+Usage = Mapping[dt.datetime, Mapping[str, Decimal]]
+"""What each customer used, by window."""
+
+
+class Stretch(NamedTuple):
+    """A stretch of closed windows, and the same stretch of each of the weeks before, if guards compare with those."""
+
+    span: Span
+    used: Usage
+    weeks: Sequence[Usage] = ()
+
+
+@dataclass(slots=True)
+class _Held:
+    """What one guard would have held."""
+
+    events: int = 0
+    windows: set[dt.datetime] = field(default_factory=set)
+    customers: set[str] = field(default_factory=set)
+    most: Decimal = ZERO
+
+    def add(self, window: dt.datetime, customers: Iterable[str], quantity: Decimal) -> None:
+        """Take into account what is held of a window."""
+        named = set(customers)
+        self.events += len(named)
+        self.customers |= named
+        self.most = max(self.most, quantity)
+        if named:
+            self.windows.add(window)
+
+
+def judged(stretches: Sequence[Stretch], guards: Guards) -> list[Finding]:
+    """Say of each guard what it would have held in these stretches, the newest first. Nothing is said of no usage."""
+    found: dict[Guard, _Held] = {
+        guard: _Held() for guard, limit in _limits(guards).items() if limit is not None
+    }
+    windows: set[dt.datetime] = set()
+    for each in stretches:
+        usual, usual_total = _usual(each.weeks, guards)
+        for window, used in each.used.items():
+            windows.add(window)
+            left = dict(used)
+            for customer, quantity in used.items():
+                guard = _tripped(quantity, usual.get(customer), guards)
+                if guard is not None:
+                    found[guard].add(window, [customer], quantity)
+                    del left[customer]
+            total = sum(left.values(), ZERO)
+            times = guards.max_total_change
+            limit = None if times is None or usual_total is None else limit_of(times, usual_total, guards)
+            if limit is not None and beyond(total, limit, ZERO):
+                found[Guard.TOTAL].add(window, left, total)
+    if not windows:
+        return []
+    span = Span(stretches[-1].span.start, stretches[0].span.end)
+    return [_finding(guard, held, guards, span, len(windows)) for guard, held in found.items()]
+
+
+def _limits(guards: Guards) -> dict[Guard, Decimal | None]:
+    return {
+        Guard.CUSTOMER: guards.max_per_customer_window,
+        Guard.CHANGE: guards.max_change,
+        Guard.TOTAL: guards.max_total_change,
+    }
+
+
+def _tripped(quantity: Decimal, usual: Decimal | None, guards: Guards) -> Guard | None:
+    most, times = guards.max_per_customer_window, guards.max_change
+    if most is not None and beyond(quantity, most, ZERO):
+        return Guard.CUSTOMER
+    if times is not None and usual is not None and beyond(quantity, limit_of(times, usual, guards), ZERO):
+        return Guard.CHANGE
+    return None
+
+
+def _usual(weeks: Sequence[Usage], guards: Guards) -> tuple[dict[str, Decimal], Decimal | None]:
+    """Return what was usual of each customer who has a history, and of a whole window."""
+    of_customers: dict[str, list[Decimal]] = defaultdict(list)
+    totals: list[Decimal] = []
+    limit = guards.max_per_customer_window
+    for week in weeks:
+        most: dict[str, Decimal] = {}
+        let_go = [
+            {who: much for who, much in used.items() if limit is None or much <= limit}
+            for used in week.values()
+        ]
+        for used in let_go:
+            for customer, quantity in used.items():
+                most[customer] = max(quantity, most.get(customer, ZERO))
+        for customer, quantity in most.items():
+            of_customers[customer].append(quantity)
+        totals += [max(sums) for sums in [[sum(used.values(), ZERO) for used in let_go if used]] if sums]
+    known = {who: max(each) for who, each in of_customers.items() if len(each) >= LEAST_WEEKS}
+    return known, max(totals) if len(totals) >= LEAST_WEEKS else None
+
+
+def _finding(guard: Guard, held: _Held, guards: Guards, span: Span, windows: int) -> Finding:
+    limit = _limits(guards)[guard]
+    assert limit is not None, "only what is configured is judged"
+    name = f"`{guard.value}: {plain(limit)}{'' if guard is Guard.CUSTOMER else 'x'}`"
+    last = f"in the last {duration(span.end - span.start)} of usage ({span})"
+    if not held.events:
+        return Finding(Kind.GUARD, Severity.NOTE, f"{name} would have held nothing {last}")
+    what = f"{held.events:,} event(s) of {len(held.customers):,} customer(s)"
+    in_windows = f"in {len(held.windows):,} of {windows:,} window(s)"
+    most = f"{plain(held.most)} units at most"
+    said = f"{name} would have held {what} {last}, {in_windows}: {most}"
+    if windows >= LEAST_WINDOWS and 2 * len(held.windows) >= windows:
+        cure = (
+            "It is below normal use, so that people would have to release usage all the time: set it higher"
+        )
+        return Finding(Kind.GUARD, Severity.WARNING, f"{said}. {cure}")
+    return Finding(
+        Kind.GUARD,
+        Severity.NOTE,
+        f"{said}. `aggregator events list` would show them, and `events release` send them",
+    )
+
+
+LEAST_WINDOWS = 3
+"""Of fewer windows nobody can say what is normal."""
