@@ -319,4 +319,5 @@ MYSQL = Dialect(
     reads_whole=_mysql_reads_whole,
     stand_in=_mysql_stand_in,
     unsafe=mysql_grants.unsafe,
+    limits=mysql_grants.limits,
 )

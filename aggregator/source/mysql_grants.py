@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: what the user of a source may do beyond reading, one sentence each with its remedy.
+"""MySQL and MariaDB: what the user of a source may do beyond reading, and what its tables do not keep; a sentence each.
 
 Rules
 - A read-only session keeps a query from writing to tables. It does not keep it from the server's files, and a function runs
@@ -45,6 +45,33 @@ GRANT = re.compile(
 
 LISTED = re.compile(r"([A-Z_][A-Z_ ]*[A-Z_])(?: \([^)]*\))?(?:, |\Z)")
 """A privilege, maybe for some columns only."""
+
+
+WITHOUT_SNAPSHOT = sa.text("""
+select concat(table_schema, '.', table_name) as name, engine
+  from information_schema.tables join information_schema.engines using (engine)
+ where transactions = 'NO' and table_type = 'BASE TABLE'
+   and table_schema not in ('mysql', 'sys', 'information_schema', 'performance_schema')
+ order by 1
+""")
+
+
+def limits(connection: sa.Connection) -> list[str]:
+    """Name tables that the user may read and that have no snapshot; say if the server is not what this is proven on."""
+    found = [f"{each.name} ({each.engine})" for each in connection.execute(WITHOUT_SNAPSHOT)]
+    said = []
+    if found:
+        named = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+        said.append(
+            f"Tables without a snapshot show what is there when each query runs: {named}. A meter that reads one returns "
+            "`window`, so that it is one query."
+        )
+    version = str(connection.scalar(sa.text("select version()")))
+    if "mariadb" not in version.lower():
+        said.append(
+            f"MySQL {version} is read like MariaDB, on which this is proven: see `aggregator check --prove-source`."
+        )
+    return said
 
 
 def unsafe(connection: sa.Connection) -> list[str]:

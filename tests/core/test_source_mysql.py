@@ -478,6 +478,14 @@ def test_a_role_that_only_reads_is_safe(app: Maria) -> None:
     assert "may do anything on *.*" in source_at(app, user="root").unsafe()[0]
 
 
+def test_tables_without_a_snapshot_are_named(app: Maria) -> None:
+    """Those that the user may read: each query of a span sees another state of them."""
+    [said] = source_at(app).limits()
+    assert said.startswith(
+        "Tables without a snapshot show what is there when each query runs: app.victim_myisam (MyISAM). "
+    )
+
+
 # Faults
 
 
