@@ -1209,4 +1209,33 @@ MISTAKES: tuple[Mistake, ...] = (
         "number in OF_THE_CLIENT or number else Fault.REFUSED",
         ("tests/core/test_source_mysql.py::test_faults_are_told_apart",),
     ),
+    Mistake(
+        "each figure that is asked for has a pacer of its own",
+        "aggregator/sinks/http_sink.py",
+        "            if self._read_pacer is None:  # made on the loop: many threads ask at once\n",
+        "            if True:\n",
+        ("tests/core/test_sink_reads.py",),
+    ),
+    Mistake(
+        "what waits on the loop of a sink waits for ever once it is closed",
+        "aggregator/sinks/event_loop.py",
+        "                for task in left:\n                    task.cancel()\n"
+        "                self._loop.run_until_complete(asyncio.wait(left))\n",
+        "                break\n",
+        ("tests/core/test_sink_reads.py::test_closing_ends_what_waits_for_a_figure",),
+    ),
+    Mistake(
+        "a test of a query reads tables that hold real rows",
+        "aggregator/source/engine.py",
+        "        for beside in (*named, *(table.name for table in self.tables(text, span))):\n",
+        "        for beside in named:\n",
+        ("tests/postgres/test_query_tests.py::test_a_table_without_rows_is_not_read",),
+    ),
+    Mistake(
+        "a test of a query does not look beside what it expects",
+        "aggregator/trial/query_tests.py",
+        "    return Span(min(starts) - window, max(starts) + 2 * window)\n",
+        "    return Span(min(starts), max(starts) + window)\n",
+        ("tests/postgres/test_query_tests.py::test_what_differs_is_shown_and_nothing_beside_it_is_missed",),
+    ),
 )
