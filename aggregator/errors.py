@@ -37,7 +37,7 @@ class Rejected(Enum):
     """As what a query was rejected, where that matters."""
 
     AS_A_WRITE = auto()  # by the database, before it did anything
-    WITHOUT_ROWS = auto()  # by us, after it was run
+    AFTER_IT_RAN = auto()  # by us, for what it returned
     OTHERWISE = auto()
 
 

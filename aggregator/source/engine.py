@@ -526,8 +526,8 @@ class Source:
     def _places(self, result: sa.CursorResult[Any]) -> Places:
         if not result.returns_rows:
             reason = "a usage query may only read, and must return rows: write one `select`"
-            raise self._refusal(reason, Rejected.WITHOUT_ROWS)
-        return places(list(result.keys()), self._refusal)
+            raise self._refusal(reason, Rejected.AFTER_IT_RAN)
+        return places(list(result.keys()), partial(self._refusal, rejected=Rejected.AFTER_IT_RAN))
 
     def _kinds(self, result: sa.CursorResult[Any]) -> list[str | None]:
         """Return the database's name for the type of each column; None where it does not say."""

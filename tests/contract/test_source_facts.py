@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator.core.model import Reading
-from aggregator.errors import QueryRejected, SourceUnreachable
+from aggregator.errors import QueryRejected, Rejected, SourceUnreachable
 from aggregator.runtime.clock import monotonic
 from aggregator.source import Source
 from aggregator.source.contract import behaviour, times, values
@@ -246,6 +246,16 @@ def test_a_driver_that_holds_all_rows_or_does_not_let_go_is_told() -> None:
     assert behaviour.in_batches(SQLITE, [first._replace(grew=None)]).verdict is NOT_PROVEN
     late = first._replace(took=dt.timedelta(seconds=30))
     assert behaviour.let_go(SQLITE, [late, first]).verdict is NOT_PROVEN
+
+
+def test_a_write_that_answers_with_a_column_of_its_own_was_run() -> None:
+    """DuckDB says `Success`, which is refused as a column; by then it has been done."""
+    done = Got(error=QueryRejected("a column it may not, `Success`", rejected=Rejected.AFTER_IT_RAN))
+    assert behaviour.kept_from_writing(SQLITE, [done]).verdict is WRONG
+    assert behaviour.refused_as_two(SQLITE, [done]).verdict is WRONG
+    before = Got(error=QueryRejected("read-only", rejected=Rejected.AS_A_WRITE))
+    assert behaviour.kept_from_writing(SQLITE, [before]).verdict is PROVEN
+    assert behaviour.kept_from_writing(SQLITE, [Got(error=QueryRejected("denied"))]).verdict is NOT_PROVEN
 
 
 def test_a_statement_that_runs_on_is_told() -> None:

@@ -19,6 +19,8 @@ from aggregator.source import Source
 from aggregator.source.postgres import HUNG_UP_PAUSES, PGLITE_LIMITS
 from tests.postgres.test_roles import findings
 
+pytestmark = pytest.mark.direct
+
 VERSION = "PostgreSQL 18.6 (PGlite 0.5.14) on wasm32-unknown-emscripten, compiled by emcc, 32-bit"
 
 

@@ -25,6 +25,8 @@ meters:
     start_at: 2026-11-01T00:00Z
     query: select 'a' as customer, 1 as quantity where :start < :end
 """
+pytestmark = pytest.mark.direct
+
 QUICK = tuple(fact for fact in FACTS if fact.name in {"bounds", "zone", "decimals", "only reads"})
 
 

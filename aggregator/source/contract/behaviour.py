@@ -209,7 +209,7 @@ def two(words: Wording) -> list[Question]:
 def refused_as_two(_: Wording, got: Sequence[Got]) -> Conclusion:
     """Both are refused."""
     match got[0].error:
-        case None | QueryRejected(rejected=Rejected.WITHOUT_ROWS):
+        case None | QueryRejected(rejected=Rejected.AFTER_IT_RAN):
             return Conclusion(Verdict.WRONG, "two statements in one text are run")
         case error:
             return Conclusion(Verdict.PROVEN, words_of(error))
@@ -223,7 +223,7 @@ def writing(words: Wording) -> list[Question]:
 def kept_from_writing(words: Wording, got: Sequence[Got]) -> Conclusion:
     """It is refused for what it is, before it is looked at."""
     match got[0].error:
-        case None | QueryRejected(rejected=Rejected.WITHOUT_ROWS):
+        case None | QueryRejected(rejected=Rejected.AFTER_IT_RAN):
             return Conclusion(Verdict.WRONG, f"`{words.write}` was run")
         case QueryRejected(rejected=Rejected.AS_A_WRITE) as error:
             return Conclusion(Verdict.PROVEN, words_of(error))
