@@ -1,7 +1,8 @@
 """Very many accepted events, compared with the sink's own totals: what that takes in reads, time and memory.
 
 A month of hours is filled by `aggregator run --once`, in a process of its own, and then made to have been sent days ago.
-What is measured is the daemon's check of all of it, and then `reconcile` over the same, with the source.
+What is measured is the daemon's check of all of it, then `reconcile` over the same, with the source, and once more after
+somebody else has sent something of every hundredth customer: those take a read more each.
 """
 
 import datetime as dt
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
+from stripe import StripeClient
 
 from aggregator.config import load
 from aggregator.core.model import Span
@@ -25,6 +27,9 @@ from bench.stand import Stand, stand
 EVENTS_PER_CUSTOMER = 100
 HOURS_APART = 7
 """A hundred windows of a customer lie in a month."""
+
+STRAY_EACH = 100
+"""One of so many customers differs in the end."""
 
 READS_PER_SECOND = 100
 """What Stripe allows in live mode (docs.stripe.com/rate-limits)."""
@@ -73,7 +78,10 @@ def measure(customers: int) -> list[Figure]:
             connection.execute(AGE)
             connection.execute("vacuum (analyze) aggregator.event")
         with build(load(path, {}), name="bench") as app:
-            return [check(app, stood, events), compare(app, stood, events)]
+            figures = [check(app, stood, events), compare(app, stood, events, 0)]
+            strays = -(-customers // STRAY_EACH)
+            send_strays(stood, strays)
+            return [*figures, compare(app, stood, events, strays)]
 
 
 def configure(stood: Stand, customers: int, events: int) -> Path:
@@ -117,15 +125,31 @@ def check(app: App, stood: Stand, events: int) -> Figure:
     return named(figure, "the daemon's check", reads)
 
 
-def compare(app: App, stood: Stand, events: int) -> Figure:
-    """Compare source, ledger and sink over the month."""
+def send_strays(stood: Stand, customers: int) -> None:
+    """Send something of so many customers beside aggregator, yesterday."""
+    stripe = StripeClient("sk_test_bench", base_addresses={"api": stood.sandbox})
+    for number in range(customers):
+        payload = {"stripe_customer_id": f"cus_{number * STRAY_EACH}", "value": "500"}
+        stripe.v1.billing.meter_events.create(
+            {
+                "event_name": "api_requests",
+                "payload": payload,
+                "identifier": f"stray_{number}",
+                "timestamp": int((floor(utcnow(), DAY) - 12 * HOUR).timestamp()),
+            }
+        )
+
+
+def compare(app: App, stood: Stand, events: int, strays: int) -> Figure:
+    """Compare source, ledger and sink over the month; so many customers differ."""
     span = Span(first_day(), floor(utcnow(), DAY) + DAY)
     figure = Figure("", events)
     with measured(figure, stood.processes), ExitStack() as stack:
         [found] = reconcile(app, Question(span, ["api_requests"], app.ledger.instant()), stack)
     assert found.summary.events == events
-    assert not found.summary.differing
-    return named(figure, "reconcile, with the source", found.summary.reads)
+    assert found.summary.differing == strays
+    differ = f", {strays:,} customers differ" if strays else ""
+    return named(figure, f"reconcile, with the source{differ}", found.summary.reads)
 
 
 def named(figure: Figure, what: str, reads: int) -> Figure:

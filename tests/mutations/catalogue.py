@@ -1105,6 +1105,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_tracing.py::test_where_it_is_off_nothing_of_it_is_imported",),
     ),
     Mistake(
+        "a place is put right although it has changed since it was compared",
+        "aggregator/ledger/review/repairs.py",
+        "            if not _stands(rows, place):\n",
+        "            if False:\n",
+        ("tests/postgres/test_repair_attacks.py",),
+    ),
+    Mistake(
+        "what an event lacked that is planned anew is taken over as well",
+        "aggregator/ledger/review/repairs.py",
+        "or (difference.repair is Repair.PLAN and not done.planned)",
+        "or difference.repair is Repair.PLAN",
+        ("tests/postgres/test_repair_attacks.py",),
+    ),
+    Mistake(
         "meters of one metric are asked for as one",
         "aggregator/sinks/metronome/groups.py",
         "    if not others:\n        return ()\n",
