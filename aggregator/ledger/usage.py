@@ -116,12 +116,14 @@ class UsageReport(Part):
         *,
         customer: str | None = None,
         opened: OpenWindows | None = None,
+        kept: str | None = None,
     ) -> Iterator[Line]:
         """Yield the lines of a feed over a span: by time, or by customer, who used most first and what is nobody's last.
 
-        The transaction lasts as long as the iterator.
+        With what is `kept` of days (`UsageDays.kept`), lines of all customers by time cost less; they are the same. The
+        transaction lasts as long as the iterator.
         """
-        statement, values = question(feed, span, by, customer and [customer], opened)
+        statement, values = question(feed, span, by, customer and [customer], opened, kept)
         with self._database.transaction() as connection:
             connection.execute(WORK_MEMORY)
             connection.execute(ALL_ROWS)
@@ -212,6 +214,7 @@ def question(
     by: By | None = None,
     customers: Sequence[str] | None = None,
     opened: OpenWindows | None = None,
+    kept: str | None = None,
 ) -> tuple[str, dict[str, object]]:
     """Return the statement that gives the lines, and its values."""
     some = customers is not None
@@ -225,6 +228,7 @@ def question(
         "open_from": opened.since if opened else FOREVER,
         "by": by,
         "each": False,
+        "kept": kept,
         "customers": list(customers) if customers is not None else None,
     }
     if feed.last:
@@ -235,6 +239,7 @@ def question(
         shadowed=feed.shadowed,
         opened=opened is not None,
         many_wait=_many_wait(feed, span, len(customers or ())),
+        kept=kept is not None,
     )
     return statement, values
 

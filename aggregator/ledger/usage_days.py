@@ -8,15 +8,21 @@ Rules
 - A day is summed up once its meter is read beyond it and nothing of it has changed for `QUIET`: what changes again and again
   is not summed up again and again.
 - A day that is not made is read from its slots. So sums are only ever a shorter way to the same figures.
+- Whoever looks at such a day again and again may keep what its hours came to: it counts only where the statement that uses
+  it finds the day's row as it was.
 """
 
 import datetime as dt
+import json
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aggregator.core.counts import Counts
+from aggregator.core.model import Span
 from aggregator.core.windows import DAY, floor
-from aggregator.ledger.database import Connection, Part
+from aggregator.ledger.database import Connection, Database, Part
 
 QUIET = dt.timedelta(hours=1)
 MOST_AT_ONCE = 40
@@ -92,12 +98,53 @@ NOT_MADE = """
         offset 0) as rest
 """
 
+# By what a day's row is known again: whoever changes a slot of the day writes it anew.
+VERSION = "usage_day.xmin::text || ' ' || usage_day.changed_at::text"
+
+# Hours of days that are not made, which somebody summed up before and has kept: they count as long as the day stands as it
+# did. It is this statement that finds that, in the same snapshot as all else it reads.
+KEPT = f"""
+       (select kept.* from json_to_recordset(%(kept)s::json) as kept (
+              day timestamptz, version text, hour timestamptz, slots bigint, quantity numeric, total numeric, shadow numeric)
+          join aggregator.usage_day on usage_day.feed_id = %(feed)s and usage_day.day = kept.day
+           and usage_day.made_at is null and {VERSION} = kept.version) as its
+"""  # noqa: S608 - our own text
+
+NEITHER_MADE_NOR_KEPT = NOT_MADE.replace(
+    "usage_day.made_at is not null",
+    f"""(usage_day.made_at is not null or {VERSION} in (
+                                 select version from json_to_recordset(%(kept)s::json) as kept (version text)))""",  # noqa: S608 - our own text
+)
+
 # And the days of a span that are made.
 MADE_DAYS = """
        (select day from aggregator.usage_day
          where feed_id = %(feed)s and made_at is not null
            and day >= %(start)s and day + interval '24 hours' <= %(end)s) as made
 """
+
+
+UNMADE = f"""
+select day, {VERSION} from aggregator.usage_day
+ where feed_id = %(feed)s and made_at is null and day >= %(start)s and day + interval '24 hours' <= %(end)s
+"""  # noqa: S608 - our own text
+
+SUMS = f"""
+select its.*, {VERSION} from aggregator.usage_day
+ cross join lateral (
+        select date_trunc('hour', window_start, 'UTC') as hour, count(*) as slots, sum(quantity) as quantity,
+               sum(total) as total, {SHADOW} as shadow
+          from aggregator.slot
+         where feed_id = %(feed)s and window_start >= %(day)s and window_start < %(day)s + interval '24 hours'
+         group by 1) as its
+ where feed_id = %(feed)s and day = %(day)s
+"""  # noqa: S608 - our own text
+
+MOST_KEPT = 256
+"""Days that are kept as sums of their hours, some KiB each."""
+
+NOTHING_KEPT = "[]"
+COLUMNS = ("hour", "slots", "quantity", "total", "shadow")
 
 
 @dataclass(slots=True)
@@ -109,6 +156,36 @@ class SummedUp(Counts):
 
 class UsageDays(Part):
     """The verbs about sums of days. It is never in doubt what they come to, so whoever comes first does it."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._kept: OrderedDict[tuple[int, dt.datetime], tuple[str, list[dict[str, str]]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def kept(self, feed: int, span: Span) -> str:
+        """Return the hours of a span's days that are not made, for statements that take `kept`.
+
+        They are summed up here once for each change, and only where somebody looks. Whether they still hold is for the
+        statement to find: what has changed meanwhile it reads itself.
+        """
+        values = {"feed": feed, "start": span.start, "end": span.end}
+        return json.dumps([hour for row in self._rows(UNMADE, values) for hour in self._hours(feed, *row)])
+
+    def _hours(self, feed: int, day: dt.datetime, version: str) -> list[dict[str, str]]:
+        with self._lock:
+            known, hours = self._kept.get((feed, day), ("", []))
+        if known == version:
+            return hours
+        with self._database.transaction() as connection:
+            connection.execute(MORE_MEMORY)
+            rows = connection.execute(SUMS, {"feed": feed, "day": day}).fetchall()
+        hours = [dict(zip(("day", *COLUMNS, "version"), map(str, (day, *row)), strict=True)) for row in rows]
+        with self._lock:
+            self._kept[feed, day] = (hours[0]["version"] if hours else "", hours)
+            self._kept.move_to_end((feed, day))
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return hours
 
     def sum_up(self, sink_id: int, quiet: dt.timedelta = QUIET) -> SummedUp:
         """Sum up the newest days of a sink's meters that are quiet and not made."""

@@ -10,7 +10,7 @@ Rules
 from enum import Enum
 
 from aggregator.core.usage import By
-from aggregator.ledger.usage_days import MADE_DAYS, NOT_MADE
+from aggregator.ledger.usage_days import KEPT, MADE_DAYS, NEITHER_MADE_NOR_KEPT, NOT_MADE
 
 # What an event is a part of, by its state: 1 billed, 2 under way, 3 held, 4 refused, 5 dismissed, 6 shadow. After them come
 # 7 carried, 8 unmapped and 9 open. What was withdrawn is a part of nothing.
@@ -82,6 +82,11 @@ select null::text, its.hour, its.quantity, its.total - its.shadow, its.shadow, i
   join aggregator.usage_of_hour as its on its.feed_id = %(feed)s and its.day = made.day
 """  # noqa: S608 - our own text
 
+OF_KEPT = f"""
+ union all
+select null::text, its.hour, its.quantity, its.total - its.shadow, its.shadow, its.quantity - its.total from {KEPT}
+"""  # noqa: S608 - our own text
+
 # What was planned and is not billed, which is little: it waits to be sent or for a person.
 NOT_BILLED = f"""
 select event.customer, event.window_start, {PART} as part, event.delta
@@ -98,7 +103,7 @@ select event.customer, event.window_start, {PART} as part, event.delta
 NOT_BILLED_OF_SOME = f"""
 select event.customer, event.window_start, {PART} as part, event.delta
   from {OF_SOME.format(**SPAN)} as slot
-  join aggregator.event on event.slot_id = slot.id
+ cross join lateral (select * from aggregator.event where event.slot_id = slot.id offset 0) as event
   left join aggregator.parked on parked.event_id = event.id
  where event.state in ('due', 'sending', 'in_doubt', 'held', 'refused')
 """  # noqa: S608 - our own text
@@ -234,7 +239,9 @@ def sums_for(by: By | None, *, some: bool, many_days: bool) -> Sums:
     return Sums.OF_CUSTOMERS if some else Sums.OF_ALL
 
 
-def added(sums: Sums, *, some: bool, shadowed: bool, opened: bool, many_wait: bool) -> str:
+def added(
+    sums: Sums, *, some: bool, shadowed: bool, opened: bool, many_wait: bool, kept: bool = False
+) -> str:
     """Return the statement for lines of amounts that add up."""
 
     def of_slots(stretch: dict[str, str]) -> str:
@@ -244,8 +251,9 @@ def added(sums: Sums, *, some: bool, shadowed: bool, opened: bool, many_wait: bo
     if sums is Sums.NONE:
         read = of_slots(SPAN)
     else:
-        made = MADE_BY_DAY if sums is Sums.OF_CUSTOMERS else MADE_BY_HOUR
-        read = made + OF_UNMADE.format(rest=NOT_MADE, of_slots=of_slots(UNMADE))
+        made = MADE_BY_DAY if sums is Sums.OF_CUSTOMERS else MADE_BY_HOUR + (OF_KEPT if kept else "")
+        rest = NEITHER_MADE_NOR_KEPT if kept else NOT_MADE
+        read = made + OF_UNMADE.format(rest=rest, of_slots=of_slots(UNMADE))
     return ADDED.format(
         read=read,
         not_billed=NOT_BILLED_OF_SOME if some and many_wait else NOT_BILLED,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from aggregator.core.model import Span
 from aggregator.ledger.database import Part
-from aggregator.ledger.usage_days import MADE_DAYS, NOT_MADE
+from aggregator.ledger.usage_days import KEPT, MADE_DAYS, NEITHER_MADE_NOR_KEPT, NOTHING_KEPT
 
 # Of days that are summed up, their hours; of the others, their slots.
 SLOTS = f"""
@@ -16,7 +16,9 @@ select its.hour, its.slots
   from {MADE_DAYS}
   join aggregator.usage_of_hour as its on its.feed_id = %(feed)s and its.day = made.day
  union all
-select its.* from {NOT_MADE}
+select its.hour, its.slots from {KEPT}
+ union all
+select its.* from {NEITHER_MADE_NOR_KEPT}
  cross join lateral (
         select date_trunc('hour', window_start, 'UTC'), count(*)
           from aggregator.slot
@@ -52,9 +54,10 @@ select distinct customer from (
 class UsageWindows(Part):
     """The questions how many slots hours have, and who is in them."""
 
-    def slots(self, feed: int, span: Span) -> dict[dt.datetime, int]:
-        """Return how many slots each hour of a feed has that has any, in their order."""
-        return dict(self._rows(SLOTS, {"feed": feed, "start": span.start, "end": span.end}))
+    def slots(self, feed: int, span: Span, kept: str = NOTHING_KEPT) -> dict[dt.datetime, int]:
+        """Return how many slots each hour of a feed has that has any, in their order; `kept` is of days of the span."""
+        values = {"feed": feed, "start": span.start, "end": span.end, "kept": kept}
+        return dict(self._rows(SLOTS, values))
 
     def customers(self, feed: int, prefix: str, limit: int, windows: int = 24) -> Iterator[str]:
         """Yield customers whose names begin so, of those that had usage in the newest windows."""

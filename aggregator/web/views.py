@@ -105,7 +105,8 @@ def meter(backend: Backend, asked: Asked) -> Page:
     day = day_of(asked)
     span = Span(day, day + DAY) if day else period.span
     feed = _feed(backend, name, sink, span)
-    hours, drawn, total = _over_time(backend, feed, span, by_day=day is None)
+    kept = backend.ledger.usage_days.kept(feed.id, span)
+    hours, drawn, total = _over_time(backend, feed, span, kept, by_day=day is None)
     page, more = _page(asked, hours[::-1], 24)
     values = {
         "name": name,
@@ -123,7 +124,7 @@ def meter(backend: Backend, asked: Asked) -> Page:
         "figures": _figures([total]),
         "hours": page,
         "hour_figures": _figures(each.usage for each in page),
-        "slots": _slots(backend, feed, page),
+        "slots": backend.ledger.usage_windows.slots(feed.id, span, kept) if page else {},
         "hourly": feed.last or row.status.window_seconds <= 3_600,
         "one_slot_each": row.status.window_seconds >= 3_600,
         "page": number_of(asked),
@@ -142,7 +143,7 @@ class Stretch(NamedTuple):
 
 
 def _over_time(
-    backend: Backend, feed: UsageFeed, span: Span, *, by_day: bool
+    backend: Backend, feed: UsageFeed, span: Span, kept: str, *, by_day: bool
 ) -> tuple[list[Stretch], list[Stretch], Usage]:
     """Return the hours of a span that hold anything, the stretches that are drawn, and what all come to.
 
@@ -153,7 +154,7 @@ def _over_time(
         found = _stretches(report.lines(feed, span, By.DAY if by_day else By.HOUR))
         total = sum_of(line.usage for line in report.lines(feed, span))
     else:
-        found = _stretches(report.lines(feed, span, By.HOUR))
+        found = _stretches(report.lines(feed, span, By.HOUR, kept=kept))
         total = sum_of(each.usage for each in found)
     hours = [] if feed.last and by_day else found
     step = DAY if by_day else HOUR
@@ -166,13 +167,6 @@ def _over_time(
 
 def _stretches(lines: Iterable[Line]) -> list[Stretch]:
     return [Stretch(line.start, line.usage) for line in lines if line.start is not None]
-
-
-def _slots(backend: Backend, feed: UsageFeed, hours: list[Stretch]) -> dict[dt.datetime, int]:
-    """Return how many slots each of some hours has, which are given from the newest on."""
-    if not hours:
-        return {}
-    return backend.ledger.usage_windows.slots(feed.id, Span(hours[-1].start, hours[0].start + HOUR))
 
 
 def window(backend: Backend, asked: Asked) -> Page:

@@ -918,6 +918,13 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_web_figures.py::test_a_meters_month_and_days_are_those_of_usage",),
     ),
     Mistake(
+        "what was kept of a day counts whatever has changed since",
+        "aggregator/ledger/usage_days.py",
+        "made_at is null and {VERSION} = kept.version) as its",
+        "made_at is null) as its",
+        ("tests/postgres/test_usage_days.py::test_what_was_kept_counts_only_as_long_as_its_day_stands",),
+    ),
+    Mistake(
         "what waits is looked up for one of several customers",
         "aggregator/ledger/usage_statements.py",
         "or event.customer = any(%(customers)s))",

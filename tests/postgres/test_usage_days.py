@@ -1,6 +1,7 @@
 """Sums of days: they say what the slots say, at any time, and are made again only once a day is quiet."""
 
 import datetime as dt
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -10,6 +11,7 @@ import pytest
 
 from aggregator.core.model import Span
 from aggregator.core.usage import By
+from aggregator.ledger import usage_days
 from aggregator.ledger.database import Database
 from aggregator.ledger.usage import UsageReport
 from aggregator.ledger.usage_days import UsageDays
@@ -114,6 +116,30 @@ def test_whoever_changes_a_day_meanwhile_is_not_overlooked(
     other.execute(says.encode(), [START])
     other.commit()
     assert used(database, "cus_a", Span(START, START + DAY)) == 50
+
+
+def test_what_was_kept_counts_only_as_long_as_its_day_stands(read: World, database: Database) -> None:
+    """Sums of days that are not made are used again, but not those of a day that has changed since, or is made."""
+    span = Span(START, START + 3 * DAY)
+    days, report, windows = UsageDays(database), UsageReport(database), UsageWindows(database)
+    [feed] = report.feeds(None, span)
+    before = list(report.lines(feed, span, By.HOUR))
+    hours = json.loads(days.kept(feed.id, span))
+    assert list(report.lines(feed, span, By.HOUR, kept=json.dumps(hours))) == before
+    assert len(hours) == len(before) == 49
+    kept = json.dumps([{**hour, "quantity": "1000", "total": "1000", "slots": "7"} for hour in hours])
+    found = [line.usage.used for line in report.lines(feed, span, By.HOUR, kept=kept)]
+    assert found == [1000] * 49, "no slot is looked at"
+    assert list(windows.slots(feed.id, span, kept).values()) == [7] * 49
+    with database.transaction() as connection:
+        usage_days.changed(connection, feed.id, [START + DAY])
+    found = [line.usage.used for line in report.lines(feed, span, By.HOUR, kept=kept)]
+    assert found == [1000] * 24 + [5] * 24 + [1000]
+    assert list(windows.slots(feed.id, span, kept).values()) == [7] * 24 + [2] * 24 + [7]
+    days.sum_up(1, NOW)
+    found = [line.usage.used for line in report.lines(feed, span, By.HOUR, kept=kept)]
+    assert found == [5] * 48 + [1000]
+    assert [line.usage.used for line in report.lines(feed, span, By.DAY, kept=kept)] == [120, 120, 1000]
 
 
 def test_two_that_sum_up_do_not_hinder_each_other(read: World, database: Database) -> None:

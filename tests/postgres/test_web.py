@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from aggregator.core.model import Span
 from aggregator.core.usage import By, sum_of
 from aggregator.errors import UsageError
+from aggregator.ledger import usage_days
 from aggregator.ledger.ledger import Ledger
 from aggregator.web import sessions, tokens
 from aggregator.web.listener import Address
@@ -166,7 +167,7 @@ def test_a_month_is_drawn_as_the_ledger_has_it(site: Site) -> None:
 
 
 def test_what_has_changed_is_seen_at_the_next_look(site: Site) -> None:
-    """Whatever changed it: nothing that is shown is remembered."""
+    """Sums that are kept of a day count no more once a slot of the day has changed, whatever changed it."""
     browser = site.browser()
     before = told(browser.get("/meters/seats").text)
     with site.ledger.database.transaction() as connection:
@@ -175,6 +176,7 @@ def test_what_has_changed_is_seen_at_the_next_look(site: Site) -> None:
             "update aggregator.slot set quantity = quantity + 1000000 where feed_id = 3 and customer = 'cus_acme'"
             " and window_start = %s", [start],
         )  # fmt: skip
+        usage_days.changed(connection, 3, [start])
     assert figure(told(browser.get("/meters/seats").text)) == figure(before) + 1_000_000
 
 
