@@ -102,7 +102,7 @@ def test_imports_that_failed_are_heard_once(world: World) -> None:
     daemon.logged("import_failed", files=["usage-2.csv"])
 
     def polled() -> Any:
-        return world.one("select polled_until > %s from aggregator.origin", since)
+        return world.one("select polled_until > %s from aggregator.origin where name = 'imports'", since)
 
     since = world.one("select now()")
     until(polled, "it was asked again", seen=lambda: daemon.err[-2000:])
