@@ -21,6 +21,7 @@ from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
 from aggregator.config.monitoring import Monitoring
 from aggregator.config.sinks import ApiSink, MetronomeSink
+from aggregator.config.source_files import SourceFiles, files_of_duckdb
 from aggregator.config.values import (
     API_KEY,
     DatabaseUrl,
@@ -142,6 +143,11 @@ class Source(Block):
         default=None,
         description="`UTC` means that columns without a time zone hold UTC. Convert anything else in the query.",
         examples=["UTC"],
+    )
+    files: Annotated[dict[str, SourceFiles], AfterValidator(files_of_duckdb)] = Field(
+        default={},
+        description="Folders of Parquet and CSV files, by the names that queries call them, with `url: duckdb:///:memory:`.",
+        examples=[{"usage": {"path": "/var/lib/usage/**/*.parquet"}}],
     )
 
     def url_revealed(self) -> str:

@@ -12,6 +12,8 @@ mysql_session.py  MySQL and MariaDB: a driver's connection, and what it is asked
 mysql_text.py     MySQL and MariaDB: what is no single statement that reads
 mysql_grants.py   MySQL and MariaDB: what a user may do beyond reading
 sqlite.py         SQLite: the same
+duckdb.py         DuckDB: the same
+file_views.py     DuckDB: folders of Parquet and CSV files, shown as tables
 other.py          every other dialect: the same, as far as it can be had
 transactions.py   Postgres: which transactions have ended, and which are open
 roles.py          Postgres: what a role may do beyond reading
@@ -24,5 +26,6 @@ It stands on the runtime and the core; the wiring, the trial and commands import
 """
 
 from aggregator.source.engine import Shape, Source
+from aggregator.source.file_views import Files
 
-__all__ = ["Shape", "Source"]
+__all__ = ["Files", "Shape", "Source"]

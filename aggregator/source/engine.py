@@ -11,7 +11,7 @@ Rules
 import datetime as dt
 import re
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import combinations
@@ -38,6 +38,8 @@ from aggregator.source import stand_ins
 from aggregator.source.described import described
 from aggregator.source.dialects import SEVERAL_STATES, Dialect, Fault, Table
 from aggregator.source.dialects import Reading as HowToRead
+from aggregator.source.duckdb import duckdb_dialect
+from aggregator.source.file_views import Files
 from aggregator.source.mysql import MYSQL
 from aggregator.source.other import other
 from aggregator.source.postgres import POSTGRES
@@ -94,6 +96,7 @@ class Source:
     server they come from.
     `filtered` says that row-level security may hide rows from the role; else a query over such a table is refused.
     `accepts` names what of this kind of database need not be proven: `unproven_bounds`, `several_states`.
+    `files` are folders of files that DuckDB shows as tables, by their names.
     `url_now` gives the URL as it is by now, if it stands in a file: it is asked when no connection can be had.
     """
 
@@ -107,6 +110,7 @@ class Source:
         freshness: str | None = None,
         filtered: bool = False,
         accepts: Iterable[str] = (),
+        files: Mapping[str, Files] | None = None,
         application_name: str = "aggregator",
         url_now: Callable[[], str | None] = lambda: None,
     ) -> None:
@@ -117,7 +121,7 @@ class Source:
             )
         self.name = name
         self._url = parsed(name, url)
-        self._dialect = _dialect(self._url)
+        self._dialect = _dialect(self._url, files or {})
         self._how = HowToRead(statement_timeout, filtered, frozenset(accepts))
         self._freshness = freshness
         self._application_name = application_name
@@ -279,7 +283,7 @@ class Source:
 
         def pasted(instant: dt.datetime) -> object:
             bound = self._dialect.bound(instant)
-            zoned = isinstance(bound, dt.datetime) and self._dialect.name == "postgresql"
+            zoned = isinstance(bound, dt.datetime) and self._dialect.name in {"postgresql", "duckdb"}
             return bound.replace(tzinfo=None) if isinstance(bound, dt.datetime) and not zoned else bound
 
         return query_text.filled(query, {"start": pasted(span.start), "end": pasted(span.end)})
@@ -395,7 +399,8 @@ class Source:
             snapshot.connection.execute(sa.select(sa.literal(1)))
 
     def close(self) -> None:
-        """Let go of the engine. A read under way keeps its connection until it ends."""
+        """Let go of the engine. A read under way keeps its connection until it ends; one by DuckDB, which works within our
+        process, is interrupted."""
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
@@ -587,7 +592,7 @@ def _pieces(span: Span, step: dt.timedelta | None) -> Iterator[Span]:
         start = end
 
 
-def _dialect(url: sa.URL) -> Dialect:
+def _dialect(url: sa.URL, files: Mapping[str, Files]) -> Dialect:
     """Return what is known of the kind of database a URL names."""
     match url.get_backend_name():
         case "postgresql" | "postgres":
@@ -596,5 +601,7 @@ def _dialect(url: sa.URL) -> Dialect:
             return SQLITE
         case "mysql" | "mariadb":
             return MYSQL
+        case "duckdb":
+            return duckdb_dialect(files)
         case name:
             return other(name)

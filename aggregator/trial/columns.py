@@ -48,8 +48,16 @@ class Column(NamedTuple):
     kind: str | None
 
 
-def types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str) -> list[Finding]:
+def types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str, dialect: str = "postgresql") -> list[Finding]:
     """Judge the types of the columns, of which no row need be read."""
+    found = _types(columns, naive_is_utc=naive_is_utc, zoned=zoned)
+    if dialect != "duckdb":
+        return found
+    # There a numeric without digits has three decimals (duckdb.org/docs/current/sql/data_types/numeric).
+    return [each._replace(text=each.text.replace("::numeric", "::decimal(38, 9)")) for each in found]
+
+
+def _types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str) -> list[Finding]:
     found = []
     for name, kind in columns:
         match name.lower():
@@ -65,6 +73,12 @@ def types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str) -> list[
                 found.append(
                     error(Kind.TYPE, f"column `{name}` is {kind}, which is no instant: return a timestamptz")
                 )
+            case "at" | "window" if kind == "timestamp_ns":
+                said = (
+                    f"column `{name}` has nanoseconds, which DuckDB may round up into the next window: cut them off, "
+                    f"`make_timestamp(epoch_ns({name}) // 1000)`"
+                )
+                found.append(error(Kind.TYPE, said))
             case "at" | "window" if kind in WITHOUT_ZONE and not naive_is_utc:
                 said = (
                     f"column `{name}` is a {kind}, which has no time zone: return {zoned.format(column=name)}, or set "

@@ -129,7 +129,8 @@ class Trial:
         self._closed = end
         first = self._ask(trying, Span(end, end))
         columns = [Column(*each) for each in zip(first.names, first.kinds, strict=True)]
-        yield "types", types(columns, naive_is_utc=trying.naive_is_utc, zoned=trying.zoned)
+        naive, zoned = trying.naive_is_utc, trying.zoned
+        yield "types", types(columns, naive_is_utc=naive, zoned=zoned, dialect=trying.dialect)
         yield "words", findings.words(query, dialect=trying.dialect)
         if trying.dialect == "sqlite":
             yield "the column of times", self._times(trying)

@@ -44,7 +44,7 @@ from aggregator.runtime.threads import short_turns
 from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
-from aggregator.source import Source
+from aggregator.source import Files, Source
 from aggregator.wiring.sinks import (
     build_notification_clients,
     build_sink,
@@ -568,6 +568,10 @@ def build_source(config: Config, name: str, application_name: str, *, accepts: I
         **source.named("statement_timeout", "timezone", "freshness"),
         filtered=source.row_security == "allowed",
         accepts=(*source.accepts, *accepts),
+        files={
+            table: Files(**files.named("path", "columns", "delimiter"), optional=frozenset(files.optional))
+            for table, files in source.files.items()
+        },
         application_name=application_name,
         url_now=lambda: url_now(source),
     )
