@@ -146,7 +146,7 @@ class Source(Block):
     )
     files: Annotated[dict[str, SourceFiles], AfterValidator(files_of_duckdb)] = Field(
         default={},
-        description="Folders of Parquet and CSV files, by the names that queries call them, with `url: duckdb:///:memory:`.",
+        description="Folders of Parquet and CSV files, by the names that queries call them, with `url: duckdb://`.",
         examples=[{"usage": {"path": "/var/lib/usage/**/*.parquet"}}],
     )
 

@@ -15,6 +15,9 @@ COLUMN_TYPE = re.compile(
 MOST_DIGITS = 38
 """Of a decimal number in DuckDB (duckdb.org/docs/current/sql/data_types/numeric)."""
 
+IN_MEMORY = ("duckdb://", "duckdb:///", "duckdb:///:memory:")
+"""URLs that name no database."""
+
 KINDS_OF_FILES = (".parquet", ".csv", ".csv.gz")
 
 
@@ -57,7 +60,7 @@ class SourceFiles(Block):
         description=f"Types of columns: {COLUMN_TYPES}. A column of CSV files that is not named is text.",
         examples=[{"quantity": "decimal(30,6)", "used_at": "timestamptz"}],
     )
-    optional: tuple[str, ...] = Field(
+    optional: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         default=(),
         description="Columns that some files may lack; they are NULL there.",
         examples=[["region"]],
@@ -73,10 +76,7 @@ def files_of_duckdb(files: dict[str, SourceFiles], info: ValidationInfo) -> dict
         if not re.fullmatch(NAME_PATTERN, name):
             raise refuse(f"is no name of a table: use {NAME_RULE}", name)
     url = info.data.get("url")
-    if (
-        files
-        and isinstance(url, SecretStr)
-        and url.get_secret_value().partition("?")[0] != "duckdb:///:memory:"
-    ):
-        raise refuse("are read by DuckDB: write `url: duckdb:///:memory:`")
+    named = url.get_secret_value().partition("?")[0] if isinstance(url, SecretStr) else IN_MEMORY[0]
+    if files and named not in IN_MEMORY:
+        raise refuse("are read by DuckDB: write `url: duckdb://`")
     return files

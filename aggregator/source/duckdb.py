@@ -130,6 +130,14 @@ class SqlDialect(DefaultDialect):
     def initialize(self, connection: sa.Connection) -> None:
         """Ask nothing: all that is needed is known."""
 
+    def get_table_names(self, connection: sa.Connection, *_: Any, **__: Any) -> list[str]:
+        """Return all tables, of every schema."""
+        return list(connection.scalars(sa.text("select table_name from duckdb_tables() where not internal")))
+
+    def get_view_names(self, connection: sa.Connection, *_: Any, **__: Any) -> list[str]:
+        """Return all views, of every schema; those of files are among them."""
+        return list(connection.scalars(sa.text("select view_name from duckdb_views() where not internal")))
+
 
 sa.dialects.registry.register("aggregator_duckdb", __name__, "SqlDialect")
 
@@ -167,7 +175,7 @@ def _place(views: FileViews, url: sa.URL) -> tuple[Path | None, dict[str, str]]:
         raise OSError("a DuckDB URL names a file: duckdb:////absolute/path")
     if where not in IN_MEMORY:
         if views:
-            raise OSError("`files` go with `duckdb:///:memory:`, and not with a database")
+            raise OSError("`files` go with `url: duckdb://`, and not with a database")
         return Path(where).absolute(), options
     if not views:
         raise OSError(

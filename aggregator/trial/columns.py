@@ -48,7 +48,9 @@ class Column(NamedTuple):
     kind: str | None
 
 
-def types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str, dialect: str = "postgresql") -> list[Finding]:
+def types(
+    columns: Sequence[Column], *, naive_is_utc: bool, zoned: str, dialect: str = "postgresql"
+) -> list[Finding]:
     """Judge the types of the columns, of which no row need be read."""
     found = _types(columns, naive_is_utc=naive_is_utc, zoned=zoned)
     if dialect != "duckdb":

@@ -456,7 +456,13 @@ os._exit(1)
 def test_a_query_can_be_tested_over_given_rows(path: Path) -> None:
     """With the types that the table has; a column that is left out is NULL."""
     source = at_path(path)
-    rows = [{"customer": "it's", "quantity": 1.5, "tz": "2026-06-01T12:00:00Z"}, {"customer": "b", "quantity": 2}]
+    rows = [
+        {"customer": "it's", "quantity": 1.5, "tz": "2026-06-01T12:00:00Z"},
+        {"customer": "b", "quantity": 2},
+    ]
     over = source.over(SHAPES["zoned"], {"main.usage": rows}, ONE)
     assert readings(source, over) == [Reading(NOON, "it's", Decimal("1.5"), None)]
     assert readings(source, source.over(SHAPES["zoned"], {"usage": []}, ONE)) == []
+    execute(path, "create table other as select 1 as one")
+    with pytest.raises(QueryRejected, match="the query also reads other"):
+        source.over(SHAPES["zoned"].replace("from usage", "from usage, other"), {"usage": rows}, ONE)

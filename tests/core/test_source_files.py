@@ -11,9 +11,11 @@ from typing import Any
 import duckdb
 import pytest
 
+from aggregator.config import load
 from aggregator.core.model import Reading, Span
-from aggregator.errors import QueryRejected, SourceUnreachable
+from aggregator.errors import ConfigError, QueryRejected, SourceUnreachable
 from aggregator.source import Files, Source
+from aggregator.wiring.app import build_source
 from tests.core import duckdb_slots
 
 HOUR = dt.timedelta(hours=1)
@@ -397,5 +399,61 @@ def test_files_go_with_no_database(tmp_path: Path) -> None:
     """And with no other engine than DuckDB."""
     path = parquet(tmp_path / "a.parquet", "select 1 as quantity")
     files: Mapping[str, Files] = {"usage": Files(path=str(path))}
-    with pytest.raises(SourceUnreachable, match="`files` go with `duckdb:///:memory:`"):
+    with pytest.raises(SourceUnreachable, match="`files` go with `url: duckdb://`"):
         Source("lake", f"duckdb:///{path}", statement_timeout=HOUR, files=files).ping()
+
+
+def test_the_example_reads_what_it_describes(tmp_path: Path) -> None:
+    """`config/files.yaml`, with its folder elsewhere: keys keep their zeros, and find who pays."""
+    shipped = (Path(__file__).parents[2] / "config" / "files.yaml").read_text()
+    config_file = written(tmp_path / "aggregator.yaml", shipped.replace("/var/lib/usage", str(tmp_path)))
+    for key, used in (("007", 5), ("7", 9)):
+        parquet(
+            tmp_path / "events" / f"customer={key}" / "a.parquet",
+            f"select {used}::bigint as bytes, timestamptz '2026-06-01 12:30:00Z' as used_at",
+        )
+    written(tmp_path / "customers.csv", "key,stripe_id\n007,cus_bond\n")
+    config = load(config_file, {"SANDBOX_URL": "http://127.0.0.1:1", "START_AT": "2026-01-01T00:00Z"})
+    lake = build_source(config, "lake", "test")
+    found = readings(lake, config.meters["traffic"].query_text)
+    assert {(each.customer, each.quantity) for each in found} == {
+        ("cus_bond", Decimal(5)),
+        (None, Decimal(9)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("path: usage/*.csv", "must be the full path of files on this machine"),
+        ("path: s3://bucket/*.csv", "must be the full path of files on this machine"),
+        ("path: /usage/*.json", "must end in `.parquet`, `.csv` or `.csv.gz`"),
+        ("{path: /u/*.csv, columns: {a: decimal}}", "has a type that is not known: write one of text"),
+        ("{path: /u/*.csv, columns: {a: 'decimal(39,2)'}}", "has 38 digits at most"),
+        ("{path: /u/*.csv, columns: {a: 'decimal(3,4)'}}", "no more decimals than digits"),
+        ("{path: /u/*.csv, delimiter: ';;'}", "must be one character"),
+        ("{path: /u/*.csv, colums: {}}", "is not a known key: did you mean `columns`?"),
+    ],
+)
+def test_mistakes_of_the_configuration_are_told(tmp_path: Path, settings: str, said: str) -> None:
+    """With the place in the file."""
+    block = f"files: {{usage: {settings if settings[0] == '{' else '{' + settings + '}'}}}"
+    assert said in config_problem(tmp_path, f"url: 'duckdb://', {block}")
+
+
+def test_files_need_duckdb_and_a_plain_name(tmp_path: Path) -> None:
+    """Another engine would not read them."""
+    files = "files: {{{}: {{path: /u/*.csv}}}}"
+    assert "write `url: duckdb://`" in config_problem(
+        tmp_path, f"url: 'postgresql://a/b', {files.format('usage')}"
+    )
+    assert "is no name of a table" in config_problem(
+        tmp_path, f"url: 'duckdb://', {files.format('my-usage')}"
+    )
+
+
+def config_problem(tmp_path: Path, source: str) -> str:
+    text = f"sources: {{lake: {{{source}}}}}\nsinks: {{}}\nmeters: {{}}\n"
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path / "aggregator.yaml", text), {})
+    return str(caught.value)

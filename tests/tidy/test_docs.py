@@ -123,6 +123,7 @@ def keys() -> dict[str, dict[str, Any]]:
         "## web": found["Web"],
         "## monitoring": found["Monitoring"],
         "## sources": found["Source"],
+        "## files": found["SourceFiles"],
         "## sinks": found["StripeSink"] | found["StripeReports"],
         "## Metronome sinks": found["MetronomeSink"],
         "## csv sinks": found["CsvSink"],
