@@ -403,7 +403,8 @@ class _Worker:
                 cut = self._outcome is None
             finally:
                 result, error = self._interrupted()
-        if cut and type(error).__name__ == "InterruptException":
+        # What came all the same would be followed by the interrupt, which DuckDB remembers until the next fetch.
+        if cut and (error is None or type(error).__name__ == "InterruptException"):
             error = (
                 Stopped("the source is closed") if self._stopped.is_set() else TooSlow("it was interrupted")
             )
@@ -457,8 +458,8 @@ def _fault(error: BaseException) -> Fault:
     names = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, Stopped) or names & TRANSIENT:
         return Fault.TRANSIENT
-    told = isinstance(error, Unfit | SQLAlchemyError | UnicodeError) or names & {"Error", "Warning"}
-    return Fault.REFUSED if told else Fault.UNEXPECTED
+    known = isinstance(error, Unfit | SQLAlchemyError | UnicodeError) or names & {"Error", "Warning"}
+    return Fault.REFUSED if known else Fault.UNEXPECTED
 
 
 HINTS = {

@@ -399,8 +399,7 @@ class Source:
             snapshot.connection.execute(sa.select(sa.literal(1)))
 
     def close(self) -> None:
-        """Let go of the engine. A read under way keeps its connection until it ends; one by DuckDB, which works within our
-        process, is interrupted."""
+        """Let go of the engine. A read under way keeps its connection until it ends; DuckDB's, in our process, is interrupted."""
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
