@@ -36,13 +36,10 @@ from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
 from aggregator.source import stand_ins
 from aggregator.source.described import described
-from aggregator.source.dialects import SEVERAL_STATES, Dialect, Fault, Table
+from aggregator.source.dialects import SEVERAL_STATES, Fault, Table
 from aggregator.source.dialects import Reading as HowToRead
-from aggregator.source.duckdb import duckdb_dialect
 from aggregator.source.file_views import Files
-from aggregator.source.mysql import MYSQL
-from aggregator.source.other import other
-from aggregator.source.postgres import POSTGRES
+from aggregator.source.kinds import dialect_of
 from aggregator.source.rows import (
     DOUBLE_NOISE,
     PADDED,
@@ -54,7 +51,6 @@ from aggregator.source.rows import (
     places,
 )
 from aggregator.source.snapshot import Glimpse, Snapshot
-from aggregator.source.sqlite import SQLITE
 from aggregator.source.trying import Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
@@ -121,7 +117,7 @@ class Source:
             )
         self.name = name
         self._url = parsed(name, url)
-        self._dialect = _dialect(self._url, files or {})
+        self._dialect = dialect_of(self._url, files or {})
         self._how = HowToRead(statement_timeout, filtered, frozenset(accepts))
         self._freshness = freshness
         self._application_name = application_name
@@ -399,7 +395,7 @@ class Source:
             snapshot.connection.execute(sa.select(sa.literal(1)))
 
     def close(self) -> None:
-        """Let go of the engine. A read under way keeps its connection until it ends; DuckDB's, in our process, is interrupted."""
+        """Let go of the engine. A read under way keeps its connection until it ends; one in DuckDB is interrupted."""
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
@@ -589,18 +585,3 @@ def _pieces(span: Span, step: dt.timedelta | None) -> Iterator[Span]:
         end = span.end if step is None else min(start + step, span.end)
         yield Span(start, end)
         start = end
-
-
-def _dialect(url: sa.URL, files: Mapping[str, Files]) -> Dialect:
-    """Return what is known of the kind of database a URL names."""
-    match url.get_backend_name():
-        case "postgresql" | "postgres":
-            return POSTGRES
-        case "sqlite":
-            return SQLITE
-        case "mysql" | "mariadb":
-            return MYSQL
-        case "duckdb":
-            return duckdb_dialect(files)
-        case name:
-            return other(name)
