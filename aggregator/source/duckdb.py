@@ -145,15 +145,17 @@ sa.dialects.registry.register("aggregator_duckdb", __name__, "SqlDialect")
 def _engine(views: FileViews, url: sa.URL, _: str) -> sa.Engine:
     path, options = _place(views, url)
     opened: WeakSet[Connection] = WeakSet()
+    closed = threading.Event()
     engine = sa.create_engine(
         "aggregator_duckdb://",
-        creator=partial(_open, path, options, views, opened),
+        creator=lambda: _opened(_open(path, options, views), opened, closed),
         poolclass=sa.NullPool,
         paramstyle="numeric_dollar",
         hide_parameters=True,
     )
 
     def stop(_: sa.Engine) -> None:
+        closed.set()
         for each in list(opened):
             each.stop()
 
@@ -184,9 +186,15 @@ def _place(views: FileViews, url: sa.URL) -> tuple[Path | None, dict[str, str]]:
     return None, options
 
 
-def _open(
-    path: Path | None, options: Mapping[str, str], views: FileViews, opened: "WeakSet[Connection]"
-) -> "Connection":
+def _opened(connection: "Connection", opened: "WeakSet[Connection]", closed: threading.Event) -> "Connection":
+    """Note a connection, so that it is stopped when the source is closed, or has been meanwhile."""
+    opened.add(connection)
+    if closed.is_set():
+        connection.stop()
+    return connection
+
+
+def _open(path: Path | None, options: Mapping[str, str], views: FileViews) -> "Connection":
     import duckdb
 
     _needs_pytz(duckdb.__version__)
@@ -207,9 +215,7 @@ def _open(
     except BaseException:
         driver.close()
         raise
-    connection = Connection(driver, views)
-    opened.add(connection)
-    return connection
+    return Connection(driver, views)
 
 
 def _temporary() -> str:

@@ -220,7 +220,10 @@ def test_no_query_can_write(path: Path, tmp_path: Path, attack: str) -> None:
     execute(path, "insert into usage values ('cus_a', 1, '2026-06-01 12:00:00Z')")
     before = path.read_bytes()
     other = tmp_path / "other.csv"
-    assert "is one statement and may only read" in refusal(at_path(path), attack.format(other=other))
+    said = refusal(at_path(path), attack.format(other=other))
+    assert "is one statement and may only read" in said or "A CTE needs a SELECT" in said, (
+        "so DuckDB 1.5 has it"
+    )
     assert path.read_bytes() == before
     assert not other.exists()
 
