@@ -4,7 +4,7 @@ Rules
 - It is a package of the system that CI installs. Where it is missing, tests that need it fail and say how to get it: nothing
   else shows that a source of this kind is read right.
 - Its zone is New York's, given as a rule and not by name, so that it is what the test says on any host.
-- It refuses to run as root, so it runs as nobody then.
+- It refuses to run as root, so it runs as nobody then. It ends with whoever started it, killed or not.
 """
 
 import os
@@ -128,6 +128,7 @@ def _started(directory: Path, owner: int) -> tuple[subprocess.Popen[bytes], Mari
     with log.open("wb") as told:
         process = subprocess.Popen(
             [
+                *("setpriv", "--pdeathsig=TERM"),
                 *(PROGRAM, *SMALL, f"--datadir={directory}", f"--socket={server.socket}"),
                 *("--bind-address=127.0.0.1", f"--port={server.port}", "--skip-name-resolve"),
                 f"--pid-file={directory / 'pid'}",
