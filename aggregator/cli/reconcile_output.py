@@ -113,13 +113,13 @@ def _show_answer(question: Question, compared: Sequence[Compared]) -> None:
 
 def _by_customer(each: Compared) -> Iterator[dict[str, object]]:
     """Yield the customers with the most usage, all others in one line, all together, and what has no customer."""
-    its, rest = each.summary, each.summary.whole
-    for line in its.greatest:
+    summary, rest = each.summary, each.summary.whole
+    for line in summary.greatest:
         rest = rest.minus(line)
         yield _customer(line.customer, line, each)
-    if its.customers > len(its.greatest):
-        yield _customer(f"{its.customers - len(its.greatest):,} more", rest, each)
-    yield _customer(f"all {counted(its.customers, 'customer')}", its.whole, each)
+    if summary.customers > len(summary.greatest):
+        yield _customer(f"{summary.customers - len(summary.greatest):,} more", rest, each)
+    yield _customer(f"all {counted(summary.customers, 'customer')}", summary.whole, each)
     unmapped = each.unmapped
     if unmapped is not None and (unmapped.source or unmapped.ledger):
         verdict = "not read yet" if unmapped.new else "unmapped"

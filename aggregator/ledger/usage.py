@@ -164,7 +164,7 @@ class UsageReport(Part):
                     OfCustomers(
                         feed,
                         lines,
-                        {whose: sum_of(line.usage for line in its) for whose, its in totals.items()},
+                        {whose: sum_of(line.usage for line in several) for whose, several in totals.items()},
                     )
                 )
         return found

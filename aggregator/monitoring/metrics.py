@@ -322,67 +322,67 @@ class Page:
     def _add_meters(self, progress: Progress) -> None:
         """Add how each meter is read, family by family."""
         config = self._config.meters
-        its = [(labels(METER, its.meter), its) for its in progress.meters if its.meter in config]
+        rows = [(labels(METER, row.meter), row) for row in progress.meters if row.meter in config]
         seconds = self._seconds
-        self._add_all("mark_timestamp_seconds", [(of, _timestamp(each.mark)) for of, each in its])
-        self._add_all("mark_age_seconds", [(of, seconds(each.mark)) for of, each in its])
-        self._add_all("mark_overdue_seconds", [(of, self._overdue(each)) for of, each in its])
+        self._add_all("mark_timestamp_seconds", [(of, _timestamp(each.mark)) for of, each in rows])
+        self._add_all("mark_age_seconds", [(of, seconds(each.mark)) for of, each in rows])
+        self._add_all("mark_overdue_seconds", [(of, self._overdue(each)) for of, each in rows])
         self._add_all(
             "last_pass_age_seconds",
-            [(of, seconds(each.last_pass_at)) for of, each in its if each.last_pass_at is not None],
+            [(of, seconds(each.last_pass_at)) for of, each in rows if each.last_pass_at is not None],
         )
-        self._add_all("pass_failing", [(of, int(each.failing)) for of, each in its])
-        self._add_all("barrier_waiting_seconds", [(of, seconds(each.waits_since)) for of, each in its])
-        self._add_all("unread_windows", [(of, each.unread) for of, each in its])
-        self._add_all("guarded_windows", [(of, each.guarded) for of, each in its])
-        self._add_all("query_unstable", [(of, int(each.unstable)) for of, each in its])
-        self._add_all("silent_seconds", [(of, seconds(each.silent_since)) for of, each in its])
-        for _, each in its:
+        self._add_all("pass_failing", [(of, int(each.failing)) for of, each in rows])
+        self._add_all("barrier_waiting_seconds", [(of, seconds(each.waits_since)) for of, each in rows])
+        self._add_all("unread_windows", [(of, each.unread) for of, each in rows])
+        self._add_all("guarded_windows", [(of, each.guarded) for of, each in rows])
+        self._add_all("query_unstable", [(of, int(each.unstable)) for of, each in rows])
+        self._add_all("silent_seconds", [(of, seconds(each.silent_since)) for of, each in rows])
+        for _, each in rows:
             for sink in self._sinks[each.meter]:
                 self._add_cliff("until_too_old_seconds", each.meter, sink, each.mark, "unread")
 
-    def _overdue(self, its: MeterFigures) -> float:
-        meter = self._config.meters[its.meter]
-        due = self._context.read_by(its.meter, its.mark + meter.window + meter.delay)
+    def _overdue(self, row: MeterFigures) -> float:
+        meter = self._config.meters[row.meter]
+        due = self._context.read_by(row.meter, row.mark + meter.window + meter.delay)
         return max(0.0, self._seconds(due))
 
     def _add_counters(self, progress: Progress) -> None:
         rows: dict[str, int] = {}
         planned: dict[str, int] = {}
         passes = [
-            (labels(BY_KIND, its.meter, its.kind, "failed" if its.failed else "committed"), its)
-            for its in progress.passes
+            (labels(BY_KIND, row.meter, row.kind, "failed" if row.failed else "committed"), row)
+            for row in progress.passes
         ]
-        self._add_all("passes", [(of, its.passes) for of, its in passes])
-        self._add_all("pass_seconds", [(of, its.seconds) for of, its in passes])
-        for _, its in passes:
-            rows[its.meter] = rows.get(its.meter, 0) + its.rows
-            planned[its.meter] = planned.get(its.meter, 0) + its.planned
+        self._add_all("passes", [(of, row.passes) for of, row in passes])
+        self._add_all("pass_seconds", [(of, row.seconds) for of, row in passes])
+        for _, row in passes:
+            rows[row.meter] = rows.get(row.meter, 0) + row.rows
+            planned[row.meter] = planned.get(row.meter, 0) + row.planned
         self._add_all("rows_read", [(labels(METER, meter), count) for meter, count in rows.items()])
         self._add_all("events_planned", [(labels(METER, meter), count) for meter, count in planned.items()])
-        counted = {(its.meter, its.sink, its.state): its.events for its in progress.verdicts}
+        counted = {(row.meter, row.sink, row.state): row.events for row in progress.verdicts}
         feeds = [(feed.meter, feed.sink, outcome) for feed in progress.feeds for outcome in VERDICTS]
         self._add_all("attempts", [(labels(BY_OUTCOME, *place), counted.get(place, 0)) for place in feeds])
 
     def add_waiting(self, feeds: Iterable[FeedFigures], waiting: Iterable[WaitingFigures]) -> None:
         """Add what waits, and until when it must be gone; zeros where nothing does."""
-        found = {(its.meter, its.sink, its.state): its for its in waiting}
+        found = {(row.meter, row.sink, row.state): row for row in waiting}
         known = dict.fromkeys(
             [*((feed.meter, feed.sink) for feed in feeds), *((each[0], each[1]) for each in found)]
         )
         places = [(*feed, state) for feed in known for state in WAITING_STATES]
         all_of = [(labels(BY_STATE, *place), found.get(place)) for place in places]
-        self._add_all("events", [(of, its.events if its else 0) for of, its in all_of])
-        self._add_all("units", [(of, its.units if its else 0) for of, its in all_of])
+        self._add_all("events", [(of, row.events if row else 0) for of, row in all_of])
+        self._add_all("units", [(of, row.units if row else 0) for of, row in all_of])
         sent: dict[tuple[str, str], dt.datetime] = {}
-        for of, its in all_of:
-            if its is None:
+        for of, row in all_of:
+            if row is None:
                 continue
-            self._add("oldest_event_seconds", of, self._seconds(its.oldest_at))
-            self._add_cliff("until_too_old_seconds", its.meter, its.sink, its.first_use_at, its.state)
-            if its.first_sent_at is not None and its.state in {"due", "sending"}:
-                feed = (its.meter, its.sink)
-                sent[feed] = min(its.first_sent_at, sent.get(feed, its.first_sent_at))
+            self._add("oldest_event_seconds", of, self._seconds(row.oldest_at))
+            self._add_cliff("until_too_old_seconds", row.meter, row.sink, row.first_use_at, row.state)
+            if row.first_sent_at is not None and row.state in {"due", "sending"}:
+                feed = (row.meter, row.sink)
+                sent[feed] = min(row.first_sent_at, sent.get(feed, row.first_sent_at))
         for feed, since in sent.items():
             self._add_cliff("until_in_doubt_seconds", *feed, since)
 
@@ -390,24 +390,24 @@ class Page:
         self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, Late]]
     ) -> None:
         """Add what can be billed to nobody, and how late usage comes."""
-        found = {its.meter: its for its in unmapped}
+        found = {row.meter: row for row in unmapped}
         all_of = [(labels(METER, meter), found.get(meter)) for meter in self._config.meters]
-        self._add_all("unmapped_rows", [(of, its.rows if its else 0) for of, its in all_of])
-        self._add_all("unmapped_units", [(of, its.units if its else 0) for of, its in all_of])
+        self._add_all("unmapped_rows", [(of, row.rows if row else 0) for of, row in all_of])
+        self._add_all("unmapped_units", [(of, row.units if row else 0) for of, row in all_of])
         for meter in self._config.meters:
             for percentile, step in _steps(lateness.get(meter, {})):
                 self._add("lateness_seconds", labels(("meter", "percentile"), meter, str(percentile)), step)
 
     def add_coverage(self, coverage: Iterable[Coverage]) -> None:
         """Add how much of what each sink accepted was compared with its own totals, and what differs."""
-        for its in coverage:
-            of = labels(SINK, its.sink)
-            self._add("checked_events", of, its.checked)
-            self._add("unchecked_events", of, its.unchecked)
-            self._add("unchecked_age_seconds", of, self._seconds(its.oldest))
-            self._add("drift_places", of, its.places)
-            for side, units in (("lacks", its.lacks), ("beyond", its.beyond)):
-                self._add("drift_units", labels(("sink", "side"), its.sink, side), units)
+        for row in coverage:
+            of = labels(SINK, row.sink)
+            self._add("checked_events", of, row.checked)
+            self._add("unchecked_events", of, row.unchecked)
+            self._add("unchecked_age_seconds", of, self._seconds(row.oldest))
+            self._add("drift_places", of, row.places)
+            for side, units in (("lacks", row.lacks), ("beyond", row.beyond)):
+                self._add("drift_units", labels(("sink", "side"), row.sink, side), units)
 
     def _add_cliff(self, name: str, meter: str, sink: str, since: dt.datetime, state: str = "") -> None:
         """Add how long is left of what the sink allows since an instant, if it sets a limit."""

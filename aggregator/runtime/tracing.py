@@ -91,8 +91,8 @@ class _LastWords(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.text = ""
-        its = logging.getLogger("opentelemetry")
-        its.handlers, its.propagate = [self], False
+        library = logging.getLogger("opentelemetry")
+        library.handlers, library.propagate = [self], False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record's text."""
