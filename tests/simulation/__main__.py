@@ -56,7 +56,7 @@ def many(first: int, seeds: int) -> int:
             days, events = days + lived.days, events + lived.events
             if lived.rule:
                 broken.append(lived)
-                say(f"seed {lived.seed}: {lived.rule}: {lived.told}\n  again: make sim SEED={lived.seed}")
+                say(f"seed {lived.seed}: {lived.rule}: {lived.facts}\n  again: make sim SEED={lived.seed}")
     seconds = time.monotonic() - began
     say()
     for name, figure in (
@@ -82,7 +82,7 @@ def one(seed: int) -> int:
     lived = live(seed, kept=WHOLE_STORY if not os.environ.get("SHORT") else 60)
     say(lived.trace or f"seed {seed}: {lived.days:.0f} days, {lived.events} requests, nothing to tell")
     if lived.rule:
-        say(f"\n{lived.rule}: {lived.told}")
+        say(f"\n{lived.rule}: {lived.facts}")
     return 1 if lived.rule else 0
 
 

@@ -61,7 +61,7 @@ class Table:
     most: dict[Key, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     most_of: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
     """The sum of these by customer."""
-    told: Callable[[Row | int], None] = lambda _: None
+    changed: Callable[[Row | int], None] = lambda _: None
     """Hears of every change."""
     _readings: dict[dt.datetime, list[Reading]] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Table:
         start = floor(row.at, self.window)
         self.rows[row.id] = row
         self.by_window[start][row.id] = row
-        self.told(row)
+        self.changed(row)
         self._changed(start)
 
     def drop(self, number: int) -> None:
@@ -80,7 +80,7 @@ class Table:
         if row is not None:
             start = floor(row.at, self.window)
             del self.by_window[start][number]
-            self.told(number)
+            self.changed(number)
             self._changed(start)
 
     def _changed(self, start: dt.datetime) -> None:
@@ -206,7 +206,7 @@ class Application:
         self._is_replicated = True
         self.fences.append(self.fence())
         for name, table in self.tables.items():
-            table.told = lambda row, name=name: self.log.append(Change(self._scheduler.now, name, row))  # type: ignore[misc]
+            table.changed = lambda row, name=name: self.log.append(Change(self._scheduler.now, name, row))  # type: ignore[misc]
 
     def _opened_or_ended(self) -> None:
         if self._is_replicated:

@@ -59,16 +59,16 @@ class Violation(BaseException):
     No code that is watched can catch it and go on: some of that takes whatever a library raises for a lost answer.
     """
 
-    def __init__(self, rule: str, told: str) -> None:
-        super().__init__(f"{rule}: {told}")
+    def __init__(self, rule: str, facts: str) -> None:
+        super().__init__(f"{rule}: {facts}")
         self.rule = rule
-        self.told = told
+        self.facts = facts
 
 
-def require(holds: object, rule: str, *told: object) -> None:
+def require(holds: object, rule: str, *facts: object) -> None:
     """Raise Violation unless it holds."""
     if not holds:
-        raise Violation(rule, " ".join(map(str, told)))
+        raise Violation(rule, " ".join(map(str, facts)))
 
 
 class Invariants:
@@ -461,11 +461,11 @@ class Invariants:
 
     def _shown(self, meter: str, until: dt.datetime, this: Pass) -> None:
         """What was read had been shown by the very connection it was read from, and nothing less than before."""
-        told = (meter, this.span, "was read from a source that shows what there was at", until)
-        require(this.span.end <= until, "nothing unproven is believed", *told)
+        facts = (meter, this.span, "was read from a source that shows what there was at", until)
+        require(this.span.end <= until, "nothing unproven is believed", *facts)
         for window in tile(this.span, self._conditions.window):
             before = self._shown_until.get((meter, window.start), until)
-            require(until >= before, "no reading goes back in time", *told, ", and before at", before)
+            require(until >= before, "no reading goes back in time", *facts, ", and before at", before)
             self._shown_until[meter, window.start] = min(until, this.now)
 
     def _marks_forward(self, row: MeterRow) -> None:

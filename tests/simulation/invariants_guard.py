@@ -45,13 +45,13 @@ class Guarded:
     def planned(self, event: EventRow) -> None:
         """Look at an event that the latest pass has planned."""
         held = event.delta >= 0 or event.state is not State.DUE
-        told = (event, "lowers a bill at once, and these shrank:", self._shrunk)
-        self._require(held or not self._shrunk, "what shrinks is held", *told)
+        facts = (event, "lowers a bill at once, and these shrank:", self._shrunk)
+        self._require(held or not self._shrunk, "what shrinks is held", *facts)
 
     def believed(self, event: EventRow, now: dt.datetime) -> None:
         """Look at a held event that a pass releases."""
-        told = (event, "was planned only at", event.planned_at)
-        self._require(now - event.planned_at >= HOUR, "what shrinks is read twice", *told)
+        facts = (event, "was planned only at", event.planned_at)
+        self._require(now - event.planned_at >= HOUR, "what shrinks is read twice", *facts)
 
 
 def _sum(tables: Tables, feed: int, start: dt.datetime) -> Decimal:

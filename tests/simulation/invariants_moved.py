@@ -84,8 +84,8 @@ class Moved:
             first = all(event.revision == 0 for _, event in theirs.values())
             for _, event in theirs.values() if same and first else ():
                 self._marks.saw("a new id waits with the old one")
-                told = (event, "leaves while", [each for _, each in mine.values()], "wait")
-                self._require(event.state is State.HELD, "what moved waits on both sides", *told)
+                facts = (event, "leaves while", [each for _, each in mine.values()], "wait")
+                self._require(event.state is State.HELD, "what moved waits on both sides", *facts)
 
     def _stays_one(self, tables: Tables, pair: Pair) -> None:
         """An increase does not leave while what was taken from the other customer there is still held.

@@ -91,8 +91,8 @@ class Newest:
         self._require(not tables.carries, "the floor of what was used", "windows add up:", tables.carries)
         for feed, meter, slot in self._newest(tables):
             self._floors(slot)
-            told = not _is_rejected(tables, service, slot)
-            if told and self._is_quiet(tables, feed, slot) and not _is_listed(tables, slot):
+            counts = not _is_rejected(tables, service, slot)
+            if counts and self._is_quiet(tables, feed, slot) and not _is_listed(tables, slot):
                 self._is_last(service, meter, slot)
 
     def at_the_end(self, tables: Tables, service: Service) -> None:
@@ -108,14 +108,14 @@ class Newest:
             if (slot.customer, slot.window_start) not in table.spoilt():
                 used = table.truth_of(slot.window_start).get(slot.customer, ZERO)
                 said = service.last[meter, slot.customer].total
-                told = (slot.customer, slot.window_start, "is last at", said, ", and the source says", used)
-                self._require(said == self._floor(used), "the newest window is last", *told)
+                facts = (slot.customer, slot.window_start, "is last at", said, ", and the source says", used)
+                self._require(said == self._floor(used), "the newest window is last", *facts)
 
     def _is_last(self, service: Service, meter: str, slot: SlotRow) -> None:
         last = service.last.get((meter, slot.customer))
-        told = (slot, "is the newest, and the service has", last)
+        facts = (slot, "is the newest, and the service has", last)
         comparisons = last is not None and (last.window_start, last.total) == (slot.window_start, slot.total)
-        self._require(comparisons, "the newest window is last", *told)
+        self._require(comparisons, "the newest window is last", *facts)
 
     def _newest(self, tables: Tables) -> Iterator[tuple[FeedRow, str, SlotRow]]:
         """Yield the newest slot of each customer: of each something was planned, be it a zero."""

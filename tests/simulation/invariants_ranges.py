@@ -41,14 +41,14 @@ class Ranges:
     def resumed(self, meter: str, goal: Span, now: dt.datetime) -> None:
         """Look at a backfill that goes on where an earlier run of it stopped."""
         recent = any(at >= now - GOES_ON_WITHIN for at in self._times[meter, goal])
-        told = (meter, goal, "at", now)
-        self._require(recent, "a backfill goes on only where it just stopped", *told)
+        facts = (meter, goal, "at", now)
+        self._require(recent, "a backfill goes on only where it just stopped", *facts)
 
     def done(self, meter: str, what: Backfilled, began: dt.datetime) -> None:
         """Look at a backfill that is done, or has said where it ended."""
         if self._since is not None and began - self._since < DAY:
             return
-        told = (meter, what.span, "went on at", what.resumed_at)
+        facts = (meter, what.span, "went on at", what.resumed_at)
         key = meter, what.span
         for window in tile(Span(what.span.start, what.left_from or what.span.end), self._window):
             at, before = (
@@ -56,4 +56,4 @@ class Ranges:
                 window.start < (what.resumed_at or what.span.start),
             )
             holds = at is not None and (before or at >= began)
-            self._require(holds, "a backfill reads all of it", *told, "and read", window, "at", at)
+            self._require(holds, "a backfill reads all of it", *facts, "and read", window, "at", at)

@@ -144,7 +144,7 @@ class Lived:
     events: int = 0
     marks: Marks = field(default_factory=Marks)
     rule: str | None = None
-    told: str = ""
+    facts: str = ""
     trace: str = ""
 
 
@@ -184,7 +184,7 @@ class Life:
         self.watch.service = self.service
         self.mail = Mail(self.scheduler, self.random, self._deliver)
         self.watch.mail = self.mail.messages
-        self.service.tell = self.mail.post if self.conditions.poller else self._told
+        self.service.tell = self.mail.post if self.conditions.poller else self._note
         self.place = self.watch.filed.place = Place(
             self.scheduler, self.random, self.service.book, self.service.credit
         )
@@ -346,7 +346,7 @@ class Life:
 
     # What the service reports.
 
-    def _told(self, report: Report) -> None:
+    def _note(self, report: Report) -> None:
         """Hand a report to a daemon; try again until one has taken it."""
         alive = [each for each in self.daemons if each.process.alive]
         if alive:
@@ -359,11 +359,11 @@ class Life:
         alive = [each for each in self.daemons if each.process.alive]
         if alive:
             daemon = self.random.choice(alive)
-            self.scheduler.spawn(daemon.process, "delivery of a message", lambda: daemon.be_told(body))
+            self.scheduler.spawn(daemon.process, "delivery of a message", lambda: daemon.take_message(body))
 
     def _ask_again(self, report: Report) -> None:
         if report.id not in self.taken:
-            self._told(report)
+            self._note(report)
 
     # People.
 
@@ -564,7 +564,7 @@ class Daemon:
             self._round(lambda: shell.run_once(self._gate.now()))
             self._scheduler.wait((0.2 + 2 * self._random.random()) * HOUR)
 
-    def be_told(self, body: bytes) -> None:
+    def take_message(self, body: bytes) -> None:
         """Take one message that is delivered."""
         result = self._round(lambda: self._intake().deliver(body, "", self._scheduler.now))
         self._life.marks["a message is delivered first"] += result is not None and result.messages
@@ -656,25 +656,25 @@ def _is_dull(name: str, done: object) -> bool:
 
 def _short(values: tuple[object, ...]) -> str:
     """Write what a verb was given or gave, as far as it helps to follow the story."""
-    told: list[str] = []
+    parts: list[str] = []
     for value in values:
         span = getattr(value, "span", None)
         events = getattr(value, "events", None)
         if span is not None:
-            told.append(str(span))
+            parts.append(str(span))
         elif isinstance(value, FileClaim):
-            told.append(f"file {value.id} of {value.events}, try {value.tries}")
+            parts.append(f"file {value.id} of {value.events}, try {value.tries}")
         elif events is not None:
-            told.append(f"claim {getattr(value, 'id', '')} of {[int(event.id) for event in events]}")
+            parts.append(f"claim {getattr(value, 'id', '')} of {[int(event.id) for event in events]}")
         elif isinstance(value, int | bool | None):
-            told.append(str(value))
+            parts.append(str(value))
         elif isinstance(value, Tally):
-            told.append(
+            parts.append(
                 f"{value.rows} rows, {value.changed} changed, {value.planned} planned, {value.deferred} deferred"
             )
         elif isinstance(value, list):
-            told.append(", ".join(f"{each.event}: {each.state}" for each in value if hasattr(each, "state")))
-    return " ".join(told)
+            parts.append(", ".join(f"{each.event}: {each.state}" for each in value if hasattr(each, "state")))
+    return " ".join(parts)
 
 
 @contextmanager
@@ -704,11 +704,11 @@ def outcome(life: Life) -> Lived:
     try:
         life.run()
     except Violation as broken:
-        lived.rule, lived.told = broken.rule, broken.told
+        lived.rule, lived.facts = broken.rule, broken.facts
     except (AssertionError, InvariantBroken) as broken:
-        lived.rule, lived.told = "an assertion of the code itself", f"{type(broken).__name__}: {broken}"
+        lived.rule, lived.facts = "an assertion of the code itself", f"{type(broken).__name__}: {broken}"
     except Exception:  # noqa: BLE001 - whatever it is, it is said with its seed, and other lives go on
-        lived.rule, lived.told = "nothing breaks", traceback.format_exc()
+        lived.rule, lived.facts = "nothing breaks", traceback.format_exc()
     lived.days = (life.scheduler.now - START) / DAY
     lived.events = life.service.received
     if lived.rule:

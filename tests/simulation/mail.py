@@ -22,7 +22,7 @@ KIND = "reported"
 class Message(NamedTuple):
     """One message, and from when on it can be asked for."""
 
-    told: ParsedNotification
+    parsed: ParsedNotification
     appears_at: dt.datetime
 
 
@@ -71,8 +71,10 @@ class MailGate:
         """List what was made in a span and has appeared by now, in no order."""
         self._ask()
         now, saw = self._gate.scheduler.now, self._gate.marks.saw
-        inside = [each for each in self._mail.messages.values() if each.told.notification.created_at in span]
-        found = [each.told.notification for each in inside if each.appears_at <= now]
+        inside = [
+            each for each in self._mail.messages.values() if each.parsed.notification.created_at in span
+        ]
+        found = [each.parsed.notification for each in inside if each.appears_at <= now]
         if len(found) < len(inside):
             saw("a message appears late")
         if len(found) > MOST_LISTED and span.end - span.start > MINUTE:
@@ -88,14 +90,14 @@ class MailGate:
 
     def _read(self, name: str) -> ParsedNotification:
         """Return a message, with the meters it is about by the names that this process knows."""
-        told = self._mail.messages[name].told
-        return told._replace(reports=tuple(map(self._known_as, told.reports)))
+        parsed = self._mail.messages[name].parsed
+        return parsed._replace(reports=tuple(map(self._known_as, parsed.reports)))
 
     def delivered(self, body: bytes, signature: str) -> Notification | ParsedNotification | None:
         """Read what was delivered: the message itself, or only its name."""
         self._gate.step()
-        told = self._read(body.decode())
-        return told if self._gate.random.random() < 0.5 else told.notification
+        parsed = self._read(body.decode())
+        return parsed if self._gate.random.random() < 0.5 else parsed.notification
 
     def _ask(self) -> None:
         gate = self._gate

@@ -156,8 +156,8 @@ class MemoryFiles:
                     continue
                 del tables.outbox[event]
                 self._ledger.move(tables.events[event], State.ACCEPTED)
-                its = tables.events[event]
-                its.request_id, its.reason, its.settled_at = written.name, None, now
+                settled = tables.events[event]
+                settled.request_id, settled.reason, settled.settled_at = written.name, None, now
                 accepted += 1
             row.name, row.sha256, row.written_at, row.reason = written.name, written.sha256, now, None
         tables.claims[claim.id].settled_at = now

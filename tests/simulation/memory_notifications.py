@@ -48,14 +48,14 @@ class MemoryNotifications:
         return {each for each in ids if (sink_id, each) in self._ledger.tables.notifications}
 
     def polled_until(self, sink_id: int) -> dt.datetime | None:
-        """Return up to where a sink was heard; None if it never was."""
+        """Return up to where a sink was polled; None if it never was."""
         row = self._ledger.tables.polled.get(sink_id)
         return row.polled_until if row else None
 
     def polled(self, sink_id: int, until: dt.datetime | None, now: dt.datetime) -> None:
         """Note that everything a sink told before an instant is taken, and forget what nobody can bring again."""
         tables = self._ledger.tables
-        assert until is not None, "no account is heard by itself here"
+        assert until is not None, "no account is polled by itself here"
         before = self.polled_until(sink_id)
         tables.polled[sink_id] = HeardRow(max(before or until, until), now)
         for key in [key for key, row in tables.notifications.items() if row.taken_at < now - KEPT]:

@@ -65,6 +65,6 @@ def one_host_not_compared() -> list[tuple[object, str, object]]:
 
 
 @mutant("a failover stops everything, whatever was declared")
-def declaration_not_heard() -> list[tuple[object, str, object]]:
+def declaration_ignored() -> list[tuple[object, str, object]]:
     real = identity.failed_over
     return [(identity, "failed_over", lambda found, failover: real(found, "may_lose"))]

@@ -18,8 +18,8 @@ def no_overlap() -> list[tuple[object, str, object]]:
     return [(notification_poller, "OVERLAP", dt.timedelta(0))]
 
 
-@mutant("a message that could not be read just now counts as heard")
-def heard_without_taking() -> list[tuple[object, str, object]]:
+@mutant("a message that could not be read just now counts as taken")
+def noted_without_taking() -> list[tuple[object, str, object]]:
     real = notification_poller.NotificationPoller._take_all
 
     def take_all(self: Any, *values: Any) -> None:
@@ -33,11 +33,11 @@ def heard_without_taking() -> list[tuple[object, str, object]]:
 def taken_beside_the_ledger() -> list[tuple[object, str, object]]:
     real, beside = MemoryNotifications.take, WeakKeyDictionary[Any, set[str]]()
 
-    def take(self: MemoryNotifications, sink_id: int, told: ParsedNotification, *rest: Any) -> Taking:
+    def take(self: MemoryNotifications, sink_id: int, parsed: ParsedNotification, *rest: Any) -> Taking:
         taken = beside.setdefault(self._ledger, set())
-        if told.notification.id in taken:
+        if parsed.notification.id in taken:
             return Taking(fresh=False)
-        taken.add(told.notification.id)
-        return real(self, sink_id, told, *rest)
+        taken.add(parsed.notification.id)
+        return real(self, sink_id, parsed, *rest)
 
     return [(MemoryNotifications, "take", take)]

@@ -27,7 +27,7 @@ class Place:
         credit: Callable[[str], None],
     ) -> None:
         self.files: dict[str, bytes] = {}
-        self.told: dict[str, Event] = {}
+        self.begun: dict[str, Event] = {}
         """What lies in the files, by identifier."""
         self.imported: dict[str, bytes] = {}
         self._scheduler = scheduler
@@ -39,7 +39,7 @@ class Place:
         """Give a file its name, unless something has it; return what has."""
         before = self.files.setdefault(path, content)
         if before is content:
-            self.told.update((event.identifier, outward(event)) for event in events)
+            self.begun.update((event.identifier, outward(event)) for event in events)
         return None if before is content else before
 
     def put_away(self, path: str) -> list[str]:
@@ -64,7 +64,7 @@ class Place:
             self._import(json.loads(line, parse_float=Decimal, parse_int=Decimal))
 
     def _import(self, record: dict[str, object]) -> None:
-        event, payload = self.told[str(record["identifier"])], record["payload"]
+        event, payload = self.begun[str(record["identifier"])], record["payload"]
         assert isinstance(payload, dict)
         said = (record["event_name"], payload["stripe_customer_id"], payload["value"], record["timestamp"])
         assert said == (event.meter, event.customer, event.delta, int(event.at.timestamp())), (record, event)

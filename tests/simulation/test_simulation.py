@@ -54,7 +54,7 @@ def as_drawn(conditions: Conditions) -> Conditions:
 def test_a_life_ends_with_everything_equal(seed: int) -> None:
     """Nothing is lost, doubled or over at any moment, whatever goes wrong (B1, B2, B3, B4, B5, B6, B7, B11, B12, B13)."""
     lived = live(seed)
-    assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.told}\nagain: make sim SEED={seed}"
+    assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.facts}\nagain: make sim SEED={seed}"
 
 
 def test_a_life_can_be_lived_again() -> None:
@@ -84,7 +84,7 @@ def test_the_ledger_in_memory_is_the_real_one_s_twin(
         real = Life(seed, ledger, kind(short(random.Random(seed))))
         twin = Life(seed, conditions=kind(short(random.Random(seed))))
         lived = outcome(real)
-        assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.told}"
+        assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.facts}"
         assert outcome(twin).rule is None
         assert differences(real.ledger.tables(), twin.ledger.tables()) == []
 

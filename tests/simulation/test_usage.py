@@ -105,6 +105,6 @@ def test_usage_adds_up_at_any_moment(
         accountant = Accountant(connection, database)
         life.watch.verb = accountant.after(life.watch.verb)  # type: ignore[method-assign]  # one more who watches
         lived = outcome(life)
-        assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.told}"
+        assert lived.rule is None, f"{lived.trace}\n\n{lived.rule}: {lived.facts}"
         accountant.look()
     assert accountant.met == figures

@@ -31,7 +31,7 @@ def lived(seed: int) -> Lived:
 def test_a_window_goes_on_in_the_hour_of_its_number(seed: int) -> None:
     """Nothing is billed beside what the service has, whatever was forgotten."""
     found = lived(seed)
-    assert found.rule is None, f"{found.trace}\n\n{found.rule}: {found.told}"
+    assert found.rule is None, f"{found.trace}\n\n{found.rule}: {found.facts}"
 
 
 def test_a_window_that_goes_on_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
