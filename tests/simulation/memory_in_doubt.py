@@ -157,9 +157,9 @@ class MemoryInDoubt:
             for event in tables.events.values()
             if proof is not None and self._may_be_taken(event, until)
         }
-        ours = [each for each in report.named if each.identifier not in unsure]
-        refused = self._reject(sink_id, ours, now)
-        identifiers = {each.identifier for each in ours}
+        sure = [each for each in report.named if each.identifier not in unsure]
+        refused = self._reject(sink_id, sure, now)
+        identifiers = {each.identifier for each in sure}
         ours = any(
             (event.sink_id, event.identifier) == (sink_id, each)
             for event in tables.events.values()
