@@ -1086,8 +1086,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "the SDK writes each try into the log",
         "aggregator/runtime/tracing.py",
-        "its.handlers, its.propagate = [self], False",
-        "its.handlers, its.propagate = [self], True",
+        "library.handlers, library.propagate = [self], False",
+        "library.handlers, library.propagate = [self], True",
         ("tests/core/test_tracing.py::test_a_collector_that_refuses_is_said_once_and_when_it_is_over",),
     ),
     Mistake(
