@@ -10,7 +10,9 @@ from aggregator.runtime.tracing import tracing
 
 def tracing_of(config: Config, ledger: Ledger, *, on: bool) -> AbstractContextManager[Tracing]:
     """Return what traces passes and claims, if that is configured; whoever only looks makes neither."""
-    its = config.monitoring
+    monitoring = config.monitoring
     return tracing(
-        on=on and its.opentelemetry, endpoint=its.opentelemetry_endpoint, ledger=ledger.identity.name
+        on=on and monitoring.opentelemetry,
+        endpoint=monitoring.opentelemetry_endpoint,
+        ledger=ledger.identity.name,
     )
