@@ -491,6 +491,8 @@ select c as account_id, c as customer_id, at as created_at, at at time zone 'Eur
 create table usage as select 'cus_' || c as customer, 1.5 as quantity, at as used_at from used;
 create table api_usage as select 'cus_' || c as customer_id, 2.5 as quantity, at at time zone 'UTC' as used_at from used;
 create table seat_use as select c as account_id, extract(minute from at)::int % 7 as user_id, at as used_at from used;
+create schema app;
+create table app.api_request as select 'cus_' || c as customer, 200 as status, at from used;
 create table data_export as select 'cus_' || c as stripe_customer_id, at as created_at from used;
 create table storage_sample as
 select 'cus_' || c as stripe_customer_id, (c * 1024 ^ 3)::numeric as stored_bytes, at as sampled_at from used;
