@@ -197,7 +197,7 @@ def _opened(connection: "Connection", opened: "WeakSet[Connection]", closed: thr
 def _open(path: Path | None, options: Mapping[str, str], views: FileViews) -> "Connection":
     import duckdb
 
-    _needs_pytz(duckdb.__version__)
+    _new_enough(duckdb.__version__)
     if path is not None and not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     common: dict[str, Any] = {**SETTINGS, "temp_directory": _temporary(), **options}
@@ -223,15 +223,13 @@ def _temporary() -> str:
     return str(Path(tempfile.gettempdir()) / "aggregator-duckdb")
 
 
-def _needs_pytz(version: str) -> None:
-    """Versions before 2 fail over each instant without it, when a row is fetched."""
-    if version.startswith("1."):
-        try:
-            import pytz  # noqa: F401
-        except ImportError:
-            raise OSError(
-                f"DuckDB {version} needs pytz for instants with a zone: `pip install pytz`, or `pip install 'duckdb>=2'`"
-            ) from None
+def _new_enough(version: str) -> None:
+    """Before version 2, a sum of decimals beyond 38 digits goes round without an error."""
+    if int(version.partition(".")[0]) < 2:
+        raise OSError(
+            f"DuckDB {version} lets a sum that is too large come out as another number: `pip install 'duckdb>=2'`, which "
+            "reads the same files"
+        )
 
 
 def _limit(driver: Any) -> None:

@@ -264,7 +264,10 @@ def test_no_variable_of_ours_is_taken_for_a_table(path: Path) -> None:
             "select 'a' as customer, 9223372036854775807::bigint + 1::bigint as quantity",
             "Overflow in addition",
         ),
-        ("select 'a' as customer, sum(9e37::decimal(38)) as quantity from range(9)", "Overflow in HUGEINT"),
+        (
+            "select 'a' as customer, sum(9e37::decimal(38) + i) as quantity from range(9) as n (i)",
+            "Overflow in HUGEINT",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_query_is_told_in_duckdb_s_words(path: Path, query: str, said: str) -> None:
@@ -416,6 +419,13 @@ def test_a_missing_driver_names_what_to_install(path: Path, monkeypatch: pytest.
     """DuckDB is an extra."""
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(SourceUnreachable, match=r"pip install 'usage-aggregator\[duckdb\]'"):
+        at_path(path).ping()
+
+
+def test_a_version_whose_sums_go_round_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before version 2, two decimals of 38 digits can come to a negative sum."""
+    monkeypatch.setattr(duckdb, "__version__", "1.5.6")
+    with pytest.raises(SourceUnreachable, match=r"DuckDB 1\.5\.6 lets a sum .* `pip install 'duckdb>=2'`"):
         at_path(path).ping()
 
 
