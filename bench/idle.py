@@ -1,11 +1,13 @@
 """What a daemon costs that has nothing to do: its CPU, and the ledger's, with many meters of which nothing is due.
 
-    python -m bench.idle [--meters 1000] [--every 5m] [--cycles 1] [--before 2] [--against DIR]
+    python -m bench.idle [--meters 1000] [--every 5m] [--cycles 1] [--before 2] [--daemons 1] [--against DIR]
 
 The daemon is `aggregator run`, a process of its own, over one source and one sink. Each meter has had usage, which is read
 and sent before anything is measured; then so many cycles of alarms pass, since the first rounds after a start wait for each
 other's transactions. What is measured is whole cycles in which every alarm rings in vain, and whatever polls. It says by how
 many passes and by how many leases the ledger was written meanwhile.
+
+With `--daemons 2`, two of them are on one ledger, and what they cost is added up.
 
 With `--against`, another checkout is measured first, by the same files and for as long.
 """
@@ -15,8 +17,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -48,8 +50,8 @@ class Idle(NamedTuple):
     """Of how many meters the ledger says that they were looked at in the last cycle."""
 
 
-def measure(side: Checkout, meters: int, every: str, before: int, cycles: int) -> Idle:
-    """Start a daemon with so many meters, wait until it has nothing to do, and watch it for some cycles of alarms."""
+def measure(side: Checkout, meters: int, every: str, before: int, cycles: int, daemons: int) -> Idle:
+    """Start daemons with so many meters, wait until they have nothing to do, and watch them for some cycles of alarms."""
     period = parse_duration(every).total_seconds()
     with stand() as stood:
         prepare(stood.server, meters)
@@ -57,10 +59,14 @@ def measure(side: Checkout, meters: int, every: str, before: int, cycles: int) -
         path = stood.directory / "aggregator.yaml"
         path.write_text(json.dumps(config(stood, meters, every)))
         url = stood.server.url("ledger")
-        with daemon(side, path) as process, psycopg.connect(url, autocommit=True) as ledger:
-            wait_until_idle(process, ledger, meters)
+        with ExitStack() as stack:
+            ledger = stack.enter_context(psycopg.connect(url, autocommit=True))
+            processes = [stack.enter_context(daemon(side, path, 1))]
+            wait_until_idle(processes[0], ledger, meters)
+            processes += [stack.enter_context(daemon(side, path, number + 1)) for number in range(1, daemons)]
             time.sleep(before * period)  # noqa: TID251 - a benchmark lets time pass
-            return watch(process.pid, stood.processes["ledger"], ledger, cycles, period)
+            pids = [process.pid for process in processes]
+            return watch(pids, stood.processes["ledger"], ledger, cycles, period)
 
 
 def prepare(server: EmbeddedPostgres, meters: int) -> None:
@@ -129,9 +135,9 @@ def config(stood: Stand, meters: int, every: str) -> dict[str, Any]:
 
 
 @contextmanager
-def daemon(side: Checkout, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(side: Checkout, path: Path, number: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon of a checkout; if something breaks, show the end of its log."""
-    log = path.with_suffix(".log")
+    log = path.with_suffix(f".{number}.log")
     call = [str(python_of(side.root)), "-m", "aggregator", "run", "--first-time", "--config", str(path)]
     with (
         log.open("wb") as told,
@@ -169,7 +175,11 @@ def wait_until_idle(
 
 
 def watch(
-    pid: int, postmaster: int, ledger: psycopg.Connection[tuple[Any, ...]], cycles: int, period: float
+    pids: Sequence[int],
+    postmaster: int,
+    ledger: psycopg.Connection[tuple[Any, ...]],
+    cycles: int,
+    period: float,
 ) -> Idle:
     """Let time pass; return what it cost."""
     leases = "select sum(epoch)::int from aggregator.meter"
@@ -178,12 +188,13 @@ def watch(
     )
     [(given,)] = ledger.execute(leases)
     began = time.monotonic()
-    daemon_before, ledger_before, wakes_before = tree_seconds(pid), tree_seconds(postmaster), wakes(pid)
+    daemon_before, ledger_before = sum(map(tree_seconds, pids)), tree_seconds(postmaster)
+    wakes_before = sum(map(wakes, pids))
     time.sleep(cycles * period)  # noqa: TID251 - a benchmark lets time pass
     took = time.monotonic() - began
-    used = tree_seconds(pid) - daemon_before
+    used = sum(map(tree_seconds, pids)) - daemon_before
     ledgers = tree_seconds(postmaster) - ledger_before
-    woken = wakes(pid) - wakes_before
+    woken = sum(map(wakes, pids)) - wakes_before
     [(given_since,)] = ledger.execute(leases)
     [(looked,)] = ledger.execute(looked_at, [period])
     return Idle(used / took, ledgers / took, woken / took, given_since - given, looked)
@@ -207,15 +218,17 @@ def main() -> None:
     parser.add_argument("--every", default="5m", help="How often each meter is looked at (default 5m).")
     parser.add_argument("--before", type=int, default=2, help="Cycles that pass before any is measured.")
     parser.add_argument("--cycles", type=int, default=1, help="Cycles that are measured.")
+    parser.add_argument("--daemons", type=int, default=1, help="How many there are on one ledger.")
     parser.add_argument("--against", type=Path, help="Another checkout, measured first.")
     given = parser.parse_args()
     for root in filter(None, (given.against, HOME)):
         with checkout(root) as side:
-            found = measure(side, given.meters, given.every, given.before, given.cycles)
+            found = measure(side, given.meters, given.every, given.before, given.cycles, given.daemons)
         print(
-            f"{side.root}: {given.meters:,} meters, {given.cycles} cycle(s) of {given.every} with nothing due: daemon "
-            f"{found.daemon:.2%} of a core, ledger and source {found.ledger:.2%}, {found.wakes_per_second:.0f} wakes/s; "
-            f"{found.leases:,} leases, {found.looked_at:,} meters looked at in the last cycle",
+            f"{side.root}: {given.meters:,} meters, {given.cycles} cycle(s) of {given.every} with nothing due: "
+            f"{given.daemons} daemon(s) {found.daemon:.2%} of a core, ledger and source {found.ledger:.2%}, "
+            f"{found.wakes_per_second:.0f} wakes/s; {found.leases:,} leases, {found.looked_at:,} meters looked at in the "
+            "last cycle",
             flush=True,
         )
 
