@@ -91,9 +91,14 @@ def made(
                 yield Shown(site, connection)
 
 
+def waiting(its: Usage) -> Decimal:
+    """Return what may still be billed, as the documentation says."""
+    return its.under_way + its.held + its.refused + its.carried + its.unmapped + its.open
+
+
 def figures_of(its: Usage, sink: str) -> str:
     """Return what stands above a chart."""
-    words = f"Used {shown(its.used)} Billed through {sink} {shown(its.billed)} Not billed yet {shown(its.not_billed)}"
+    words = f"Used {shown(its.used)} Billed through {sink} {shown(its.billed)} Not billed yet {shown(waiting(its))}"
     words += f" In shadow {shown(its.shadow)}" if its.shadow else ""
     return words + (f" Dismissed {shown(its.dismissed)}" if its.dismissed else "")
 
@@ -156,7 +161,7 @@ def test_a_customers_page_and_statement_are_those_of_usage(made: Shown) -> None:
         ]
         for feed, total in its.items():
             if any(total):
-                first = f"{feed.meter} {feed.sink} {shown(total.used)} {shown(total.billed)} {shown(total.not_billed)} "
+                first = f"{feed.meter} {feed.sink} {shown(total.used)} {shown(total.billed)} {shown(waiting(total))} "
                 assert first in page
                 assert first + "".join(f"{shown(getattr(total, name))} " for name in apart) in statement + " "
                 for words in stretches(feed, made.lines(feed, month(text), By.DAY, whose), DAY):
@@ -170,7 +175,7 @@ def test_the_api_says_what_usage_says(made: Shown) -> None:
         return {
             "used": plain(its.used),
             "billed": plain(its.billed),
-            "not_billed_yet": plain(its.not_billed),
+            "not_billed_yet": plain(waiting(its)),
         }
 
     for whose in (*CUSTOMERS, "cus_nobody"):
