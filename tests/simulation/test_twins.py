@@ -47,7 +47,7 @@ TWINS: dict[type, type] = {
 NOT_LIVED: dict[type, set[str]] = {
     Meters: {"look", "memory", "note_unstable", "redefine"},
     Passes: {"preview"},
-    Outbox: {"clock_set_back", "waiting"},
+    Outbox: {"clock_set_back", "planned_by", "waiting"},
     InDoubt: {"sent_silently"},
     LedgerIdentity: {"accounts", "follow", "remarks"},
     Cancellations: {"candidates", "undecided"},
