@@ -32,7 +32,7 @@ from aggregator.cli.options import load_config
 from aggregator.errors import AggregatorError, ConfigError
 from aggregator.runtime import log
 from aggregator.wiring.app import build
-from tests.system.harness import METER, Process, World, until
+from tests.system.harness import METER, MINUTE, Process, World, until
 
 LEDGER, SOURCE, OPTION = "Kanari1ledger", "Kanari2source", "Kanari3option"
 KEY_CORE, BYSTANDER = "Kanari4stripe", "Kanari5bystander"
@@ -60,6 +60,7 @@ COMMANDS = {
     "check": ("check",),
     "run": ("run", "--once", "--verbose"),
     "status": ("status", "--json"),
+    "test": ("test", "--json"),
     "preview": ("preview", METER, "--from", "{start}"),
     "backfill": ("backfill", "--from", "{start}"),
     "events": ("events", "release", "999"),
@@ -194,6 +195,8 @@ def listener(world: World) -> Listener:
         world.source_url, SOURCE, sslpassword=quote(AROUND.format(OPTION), safe="")
     )
     world.sink["api_key"] = KEY
+    bounds = {"from": f"{world.start:%Y-%m-%dT%H:%MZ}", "to": f"{world.start + MINUTE:%Y-%m-%dT%H:%MZ}"}
+    world.meter["tests"] = [{"name": "no rows", "rows": {"usage": []}, "usage": [], **bounds}]
     world.write()
     return Listener(world)
 
@@ -425,7 +428,7 @@ def test_a_source_that_cannot_be_read_gives_nothing_away(listener: Listener) -> 
                 del world.config["sources"][name], world.config["meters"][name]
         bad = sorted(world.config["meters"].keys() - {METER})
         assert len(bad) > len(urls) / 2, "most of them cannot be told from good ones"
-        for name in ("run", "check", "status"):
+        for name in ("run", "check", "status", "test"):
             listener.run(*COMMANDS[name])
         listener.run("preview", bad[0], "--from", "{start}")
         listener.run("backfill", bad[0], "--from", "{start}")
