@@ -61,11 +61,14 @@ class Reference(NamedTuple):
 
 
 class TableShape(NamedTuple):
-    """What is known of a table. Names are as the database has them; `indexed` are columns that an index begins with."""
+    """What is known of a table. Names are as the database has them.
+
+    `indexed` are columns that an index begins with; None where none is needed to read a stretch of time.
+    """
 
     name: str
     columns: tuple[Column, ...]
-    indexed: frozenset[str]
+    indexed: frozenset[str] | None
     references: tuple[Reference, ...]
 
 
@@ -103,7 +106,7 @@ def _when(shape: TableShape, known: Mapping[str, Column], named: str | None, rea
     called = [
         known[name] for name in WHEN if name in known and known[name].kind in {"instant", "local", "text"}
     ]
-    indexed = [column for column in called if column.name in shape.indexed]
+    indexed = [column for column in called if column.name in (shape.indexed or ())]
     found = known[named.lower()] if named else next(iter(indexed or called or instants), None)
     if found is None:
         raise LookupError(
@@ -113,7 +116,7 @@ def _when(shape: TableShape, known: Mapping[str, Column], named: str | None, rea
     reasons.append(f"`{found.name}` says when")
     if found.kind == "local":
         reasons.append(f"`{found.name}` has no time zone, and is taken for UTC (`timezone` of the source)")
-    if found.name not in shape.indexed:
+    if shape.indexed is not None and found.name not in shape.indexed:
         reasons.append(
             f"no index begins with `{found.name}`, so each read goes through the whole table: make one"
         )

@@ -138,6 +138,54 @@ class SqlDialect(DefaultDialect):
         """Return all views, of every schema; those of files are among them."""
         return list(connection.scalars(sa.text("select view_name from duckdb_views() where not internal")))
 
+    def get_columns(
+        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_: Any
+    ) -> Any:
+        """Return the columns of a table or view, with their types as far as they say what a column may mean."""
+        where = {"name": table_name, "schema": schema}
+        return [
+            {"name": name, "type": _reflected(kind), "nullable": True, "default": None}
+            for name, kind in connection.execute(COLUMNS, where)
+        ]
+
+    def get_foreign_keys(
+        self, connection: sa.Connection, table_name: str, schema: str | None = None, **_: Any
+    ) -> Any:
+        """Return which columns lead to a row of another table."""
+        return [
+            {
+                "name": None,
+                "constrained_columns": own,
+                "referred_schema": schema,
+                "referred_table": table,
+                "referred_columns": referred,
+                "options": {},
+            }
+            for own, table, referred in connection.execute(REFERENCES, {"name": table_name, "schema": schema})
+        ]
+
+
+COLUMNS = sa.text("""
+select column_name, data_type from duckdb_columns()
+ where table_name = :name and schema_name = coalesce(:schema, current_schema()) order by column_index
+""")
+REFERENCES = sa.text("""
+select constraint_column_names, referenced_table, referenced_column_names from duckdb_constraints()
+ where constraint_type = 'FOREIGN KEY' and table_name = :name and schema_name = coalesce(:schema, current_schema())
+""")
+NUMBERS = ("DECIMAL", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U")
+
+
+def _reflected(kind: str) -> Any:
+    """Return SQLAlchemy's type for one of DuckDB's; NullType for what is none of text, number or instant."""
+    if kind.startswith("TIMESTAMP"):
+        return sa.DateTime(timezone=kind == "TIMESTAMP WITH TIME ZONE")
+    if kind in {"DOUBLE", "FLOAT"}:
+        return sa.Double()
+    if kind == "VARCHAR":
+        return sa.String()
+    return sa.Numeric() if kind.startswith(NUMBERS) and kind != "UUID" else sa.types.NullType()
+
 
 sa.dialects.registry.register("aggregator_duckdb", __name__, "SqlDialect")
 

@@ -28,6 +28,12 @@ def test_an_instant_that_an_index_serves_is_preferred() -> None:
     assert any("no index begins with `used_at`" in reason for reason in guessed(shape(*both)).reasons)
 
 
+def test_a_database_that_needs_no_index_is_not_blamed_for_having_none() -> None:
+    """One that keeps columns apart reads a stretch of time without."""
+    plain = shape(("used_at", INSTANT), ("customer", TEXT))._replace(indexed=None)
+    assert not any("index" in reason for reason in guessed(plain).reasons)
+
+
 def test_an_instant_of_another_name_is_found_by_its_type() -> None:
     """And one without a zone is said to be taken for UTC."""
     found = guessed(shape(("logged", LOCAL), ("customer", TEXT)))

@@ -7,6 +7,7 @@ from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
@@ -33,7 +34,7 @@ insert into "Api Calls" values
 """
 
 
-@pytest.fixture(params=["timestamptz", "timestamp", "sqlite"])
+@pytest.fixture(params=["timestamptz", "timestamp", "sqlite", "duckdb"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database with usage in it, of two calls and an unknown customer's."""
     if request.param == "sqlite":
@@ -41,6 +42,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         with sqlite3.connect(path) as database:
             database.executescript(TABLES.format(number="real", instant="timestamp"))
         return f"sqlite:///{path}"
+    if request.param == "duckdb":
+        with duckdb.connect(str(tmp_path / "app.duckdb")) as database:
+            database.execute(TABLES.format(number="double", instant="timestamp"))
+        return f"duckdb:///{tmp_path / 'app.duckdb'}"
     url: str = request.getfixturevalue("source_url")
     with psycopg.connect(url, autocommit=True, options="-c timezone=UTC") as connection:
         connection.execute(TABLES.format(number="double precision", instant=request.param))
