@@ -491,6 +491,8 @@ select c as account_id, c as customer_id, at as created_at, at at time zone 'Eur
 create table usage as select 'cus_' || c as customer, 1.5 as quantity, at as used_at from used;
 create table api_usage as select 'cus_' || c as customer_id, 2.5 as quantity, at at time zone 'UTC' as used_at from used;
 create table seat_use as select c as account_id, extract(minute from at)::int % 7 as user_id, at as used_at from used;
+create table customers as select 'key_' || c as key, 'cus_' || c as stripe_id from generate_series(1, 5) c;
+create table events as select 'key_' || c as customer, c * 1000 as bytes, at as used_at from used;
 create schema app;
 create table app.api_request as select 'cus_' || c as customer, 200 as status, at from used;
 create table data_export as select 'cus_' || c as stripe_customer_id, at as created_at from used;
