@@ -179,7 +179,7 @@ NUMBERS = ("DECIMAL", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U"
 def _reflected(kind: str) -> Any:
     """Return SQLAlchemy's type for one of DuckDB's; NullType for what is none of text, number or instant."""
     if kind.startswith("TIMESTAMP"):
-        return sa.DateTime(timezone=kind == "TIMESTAMP WITH TIME ZONE")
+        return sa.DateTime(timezone=kind.endswith("ZONE"))
     if kind in {"DOUBLE", "FLOAT"}:
         return sa.Double()
     if kind == "VARCHAR":
