@@ -37,3 +37,9 @@ for name, options in WAYS.items():
     assert seen == ([("7001", 4), ("7002", 6)] if name.startswith("types") else by_place), name
 print("as found")
 PY
+# Output seen:
+# DuckDB 2.0.1
+# columns: [('3', 7001), ('4', 7002), ('7001', 1), ('7002', 2)]
+# columns, union_by_name: [('3', 7001), ('4', 7002), ('7001', 1), ('7002', 2)]
+# types, union_by_name: [('7001', 4), ('7002', 6)]
+# as found

@@ -46,3 +46,10 @@ for name, options in (LOSES | WHOLE).items():
     assert seen == [(2, 3), (2, 7), *both], name
 print("as found")
 PY
+# Output seen:
+# DuckDB 2.0.1
+# columns given: a (2, 3), b (2, 7), a and b (2, 3), b and a (2, 7)
+# nothing given: a (2, 3), b (2, 7), a and b (4, 10), b and a (4, 10)
+# auto_detect = false: a (2, 3), b (2, 7), a and b (4, 10), b and a (4, 10)
+# strict_mode = false: a (2, 3), b (2, 7), a and b (4, 10), b and a (4, 10)
+# as found

@@ -58,3 +58,9 @@ assert [code for _, code, _ in warned] == [1969], warned
 assert raised is not None
 print("as found")
 PY
+# Output seen (how many rows come before the end differs):
+# mariadb 1.1.14, server 10.11.19-MariaDB-0+deb12u1
+# unbuffered: 43 rows of 100000, nothing raised, cursor.warnings = 0
+# show warnings: [('Error', 1969, 'Query execution was interrupted (max_statement_time exceeded)')]
+# buffered: Query execution was interrupted (max_statement_time exceeded)
+# as found
