@@ -43,7 +43,11 @@ REACH_SECONDS = 20.0
 """A daemon starts in a second or two, and waits at most five for the leases of the one before."""
 
 QUIET_SECONDS = 480.0
-"""An event without an answer waits up to five minutes for its next attempt (`retry`); the rest is for sending it."""
+"""For so long nothing may happen: an event without an answer waits up to five minutes for its next attempt (`retry`), which
+goes wrong as often as any other; the rest is for making it."""
+
+QUIET_AT_MOST_SECONDS = 3_600.0
+"""How long all of it may take: ten attempts in a row hardly ever go wrong."""
 
 STOP_SECONDS = 25.0
 LOOK_SECONDS = 0.1
@@ -57,7 +61,8 @@ GRAVE = {log.METER_STOPPED, log.LEDGER_STOPPED, log.SINK_HALTED, log.EVENT_REFUS
 REST = """
 select (select count(*) from aggregator.outbox), left_behind.events, left_behind.until,
        min(mark), bool_or(reread_from is not null),
-       min(coalesce((select max(started_at) from aggregator.pass where meter_id = meter.id and error is null), 'epoch'))
+       min(coalesce((select max(started_at) from aggregator.pass where meter_id = meter.id and error is null), 'epoch')),
+       (select min(due_at) from aggregator.outbox)
   from aggregator.meter,
        (select count(*) as events, max(due_at) as until
           from aggregator.outbox join aggregator.claim on claim.id = claim_id
@@ -106,6 +111,13 @@ class Rest(NamedTuple):
     mark: dt.datetime
     deferred: bool
     read_at: dt.datetime
+    next_at: dt.datetime | None
+    """When an event is due next; each attempt puts one off."""
+
+    @property
+    def progress(self) -> tuple[object, ...]:
+        """What changes as long as something is done, but for reading the same again."""
+        return self.waiting, self.left_behind, self.mark, self.deferred, self.next_at
 
     def what(self, end: dt.datetime, since: dt.datetime) -> str | None:
         """Say what is waited for: usage ends at `end`, and was all there at `since`; None if there is nothing."""
@@ -148,14 +160,19 @@ class Killing:
         self._tell("the last daemon finishes what there is")
         since = utcnow()
         with self._daemon() as daemon, psycopg.connect(self._world.ledger_url, autocommit=True) as ledger:
-            until = monotonic() + QUIET_SECONDS
-            while (what := self._rest(ledger, since).what(end, since)) is not None:
+            began = changed = monotonic()
+            rest = self._rest(ledger, since)
+            while (what := rest.what(end, since)) is not None:
                 self._tell(f"waits for {what}")
-                if monotonic() > until:
+                now = monotonic()
+                if now - changed > QUIET_SECONDS or now - began > QUIET_AT_MOST_SECONDS:
                     self.struck.wrong.append(
-                        f"not quiet after {QUIET_SECONDS:g} s: it waits for {what}{_trouble(daemon)}"
+                        f"not quiet after {now - began:.0f} s: it waits for {what}{_trouble(daemon)}"
                     )
                     break
+                before, rest = rest, self._rest(ledger, since)
+                if rest.progress != before.progress:
+                    changed = now
                 if daemon.ended(SHARE_SECONDS):
                     self.struck.wrong.append(f"the last daemon ended by itself; it waited for {what}")
                     return

@@ -222,7 +222,8 @@ def test_those_killed_while_reading_do_not_follow_each_other() -> None:
 
 def rest(**other: Any) -> Rest:
     """A ledger with nothing left to do; what is given differs."""
-    return Rest(0, 0, None, NOON, deferred=False, read_at=NOON + dt.timedelta(seconds=1))._replace(**other)
+    read_at = NOON + dt.timedelta(seconds=1)
+    return Rest(0, 0, None, NOON, deferred=False, read_at=read_at, next_at=None)._replace(**other)
 
 
 def test_it_is_quiet_when_all_is_read_and_sent() -> None:
@@ -244,6 +245,13 @@ def test_it_is_quiet_when_all_is_read_and_sent() -> None:
 def test_until_then_it_says_what_it_waits_for(other: dict[str, Any], said: str) -> None:
     """Each thing that is left keeps it waiting, and is named."""
     assert said in (rest(**other).what(NOON, NOON) or "")
+
+
+def test_an_attempt_is_progress_and_reading_the_same_again_is_none() -> None:
+    """An event whose attempts go wrong waits five minutes each time: as long as they are made, nothing stands still."""
+    waits = rest(waiting=1, next_at=NOON)
+    assert waits._replace(next_at=NOON + dt.timedelta(minutes=5)).progress != waits.progress
+    assert waits._replace(read_at=NOON + dt.timedelta(minutes=9)).progress == waits.progress
 
 
 # The comparison
