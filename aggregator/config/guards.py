@@ -7,14 +7,14 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from aggregator.config.block import Block
-from aggregator.config.values import refuse
+from aggregator.config.values import plain_number, refuse
 
 
 def _units(value: object) -> object:
-    text = str(value).replace("_", "").strip() if isinstance(value, int | float | str) else ""
-    if isinstance(value, bool) or not re.fullmatch(r"\d{1,30}(\.\d{1,12})?", text) or not Decimal(text):
+    units = plain_number(value, r"\d{1,30}(\.\d{1,12})?")
+    if not units:
         raise refuse("must be a number of units above 0, in plain digits, such as `100000`")
-    return Decimal(text)
+    return units
 
 
 Units = Annotated[

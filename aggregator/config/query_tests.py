@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
 from aggregator.config.block import Block
-from aggregator.config.values import Instant, check_boundary, refuse
+from aggregator.config.values import Instant, check_boundary, plain_number, refuse
 
 NAME = r'(?:"[^"]+"|`[^`]+`|[A-Za-z_]\w*)'
 TABLE = rf"{NAME}(?:\.{NAME}){{0,2}}"
@@ -15,10 +15,10 @@ TABLE = rf"{NAME}(?:\.{NAME}){{0,2}}"
 
 
 def _quantity(value: object) -> object:
-    text = str(value).replace("_", "").strip() if isinstance(value, int | float | str) else ""
-    if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,30}(\.\d{1,30})?", text):
+    quantity = plain_number(value, r"-?\d{1,30}(\.\d{1,30})?")
+    if quantity is None:
         raise refuse("must be a number in plain digits, such as `12.5`")
-    return Decimal(text)
+    return quantity
 
 
 Quantity = Annotated[

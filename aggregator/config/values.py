@@ -35,6 +35,12 @@ def refuse(message: str, within: str | None = None) -> PydanticCustomError:
     return PydanticCustomError(OURS, "{message}", {"message": message, "within": (within,) if within else ()})
 
 
+def plain_number(value: object, pattern: str) -> Decimal | None:
+    """Return a number of the file that is written as the pattern says, without `_` in it; None if it is not one."""
+    text = str(value).replace("_", "").strip() if isinstance(value, int | float | str) else ""
+    return None if isinstance(value, bool) or not re.fullmatch(pattern, text) else Decimal(text)
+
+
 def _duration(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value

@@ -28,6 +28,7 @@ from apscheduler.triggers.base import BaseTrigger
 from aggregator.daemon.halted_sink import Halt
 from aggregator.daemon.jobs import METERS, SENDING, SINKS, Task, glances, tasks
 from aggregator.daemon.outside import outside_of
+from aggregator.daemon.reloading import reloaded
 from aggregator.daemon.reporting import report_start
 from aggregator.daemon.signals import Signals
 from aggregator.daemon.watchdog import Watching, report_set_back
@@ -48,6 +49,7 @@ from aggregator.runtime.clock import Clock, monotonic
 from aggregator.wiring.app import App
 
 if TYPE_CHECKING:
+    from aggregator.config import Config
     from aggregator.daemon.webhook import Web
     from aggregator.web.listener import Address
 
@@ -129,24 +131,10 @@ class Daemon:
             return Running(app, work, parts.pop_all())
 
     def _reloaded(self, running: "Running") -> "Running":
-        """Return what works from now on: what the files say, or what worked before if that cannot be built."""
-        try:
-            replacement = self._prepared()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one works
-            if not isinstance(error, AggregatorError):
-                self._log.exception(log.UNEXPECTED, part="reload")
-            reason = str(error) or type(error).__name__
-            self._log.error(log.CONFIG_REFUSED, reason=reason, kept="the configuration that was running")
-            return running
-        try:
-            running.work.stop()
-            running.parts.close()
-        except Exception:  # noqa: BLE001 - what is given back badly must not keep the new one from working
-            self._log.exception(log.UNEXPECTED, part="reload")
-        same = replacement.app.config == running.app.config
-        event = log.CONFIG_UNCHANGED if same else log.CONFIG_RELOADED
-        self._log.info(event, meters=sorted(replacement.app.collections))
-        replacement.work.start()
+        """Return what works from now on, at work."""
+        replacement = reloaded(self._log, self._prepared, running)
+        if replacement is not running:
+            replacement.work.start()
         return replacement
 
 
@@ -156,6 +144,21 @@ class Running(NamedTuple):
     app: App
     work: "Work"
     parts: ExitStack
+
+    @property
+    def config(self) -> "Config":
+        """By what it works."""
+        return self.app.config
+
+    @property
+    def meters(self) -> Iterable[str]:
+        """The meters that are read."""
+        return self.app.collections
+
+    def close(self) -> None:
+        """Begin nothing new, wait for what is in the air, and give everything back."""
+        self.work.stop()
+        self.parts.close()
 
 
 class Work:

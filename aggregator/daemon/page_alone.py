@@ -8,14 +8,14 @@ Rules
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import NamedTuple
 
 from aggregator.config import Config
 from aggregator.daemon.metrics import metrics_of
+from aggregator.daemon.reloading import reloaded
 from aggregator.daemon.signals import Signals
-from aggregator.errors import AggregatorError
 from aggregator.monitoring.readiness import Readiness
 from aggregator.runtime import log
 from aggregator.web.application import Application
@@ -33,6 +33,15 @@ class _Serving(NamedTuple):
     config: Config
     parts: ExitStack
 
+    @property
+    def meters(self) -> Iterable[str]:
+        """The meters that are shown."""
+        return self.config.meters
+
+    def close(self) -> None:
+        """Answer no more."""
+        self.parts.close()
+
 
 class PageAlone:
     """Serves until it is told to stop. `build` gives a fresh App from the files as they are then."""
@@ -49,9 +58,9 @@ class PageAlone:
             try:
                 begun(serving.config)
                 while signals.next() == signal.SIGHUP:
-                    serving = self._reloaded(serving)
+                    serving = reloaded(self._log, self._serve, serving)
             finally:
-                serving.parts.close()
+                serving.close()
 
     def _serve(self) -> _Serving:
         """Build everything from the files as they are, and begin to answer."""
@@ -73,22 +82,3 @@ class PageAlone:
             parts.callback(listener.stop)
             listener.start()
             return _Serving(app.config, parts.pop_all())
-
-    def _reloaded(self, serving: _Serving) -> _Serving:
-        """Return what is served from now on: what the files say, or what was served before if that cannot be built."""
-        try:
-            replacement = self._serve()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the old one serves
-            if not isinstance(error, AggregatorError):
-                self._log.exception(log.UNEXPECTED, part="reload")
-            reason = str(error) or type(error).__name__
-            self._log.error(log.CONFIG_REFUSED, reason=reason, kept="the configuration that was running")
-            return serving
-        try:
-            serving.parts.close()
-        except Exception:  # noqa: BLE001 - what is given back badly must not keep the new one from serving
-            self._log.exception(log.UNEXPECTED, part="reload")
-        same = replacement.config == serving.config
-        event = log.CONFIG_UNCHANGED if same else log.CONFIG_RELOADED
-        self._log.info(event, meters=sorted(replacement.config.meters))
-        return replacement

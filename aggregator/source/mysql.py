@@ -104,25 +104,19 @@ def _instant(value: Any) -> object:
     return found.replace(tzinfo=dt.UTC) if isinstance(found, dt.datetime) else found
 
 
-def _local(value: Any) -> object:
-    """Return a DATETIME. '0000-00-00 00:00:00' is one to the server; to Python it is out of range."""
-    if value is None or isinstance(value, dt.datetime):
+def _local(value: Any, kind: type[dt.date] = dt.datetime) -> object:
+    """Return a DATETIME, or a DATE. '0000-00-00' is one to the server; to Python it is out of range."""
+    if value is None or isinstance(value, kind):
         return value
     text = value.decode() if isinstance(value, bytes) else str(value)
     try:
-        return dt.datetime.fromisoformat(text)
+        return kind.fromisoformat(text)
     except ValueError:
         return OutOfRange(text)
 
 
 def _day(value: Any) -> object:
-    if value is None or isinstance(value, dt.date):
-        return value
-    text = value.decode() if isinstance(value, bytes) else str(value)
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        return OutOfRange(text)
+    return _local(value, dt.date)
 
 
 KINDS = {

@@ -982,9 +982,9 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "a page that cannot be reloaded is closed",
-        "aggregator/daemon/page_alone.py",
-        "            return serving\n",
-        "            serving.parts.close()\n            return serving\n",
+        "aggregator/daemon/reloading.py",
+        "        return working\n",
+        "        working.close()\n        return working\n",
         ("tests/system/test_page_alone.py::test_a_reload_that_fails_leaves_the_page_as_it_was",),
     ),
     Mistake(
