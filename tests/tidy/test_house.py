@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +160,14 @@ def test_a_test_says_what_it_shows(path: Path) -> None:
 def test_every_module_says_what_it_is_for() -> None:
     """Each module of the package begins with a docstring."""
     assert [name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_every_file_has_a_plain_name() -> None:
+    """Nothing that a program left behind under an odd name is part of the project."""
+    listed = subprocess.run(["git", "ls-files", "-z"], check=False, cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.split("\0")[:-1] if listed.returncode == 0 else [name_of(path) for path in SOURCES]
+    assert len(names) > 100
+    assert [name for name in names if not re.fullmatch(r"[\w./-]+", name, re.ASCII)] == []
 
 
 PRINTING = {"aggregator/cli/printing.py", "aggregator/sandbox"}
