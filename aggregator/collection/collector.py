@@ -206,6 +206,7 @@ class Collector:
         self.seen: Seen | None = None
         """What the last round saw, if the next one may see just the same."""
         self._sight: Sight | None = None
+        self._seen: Seen | None = None
         self._left: Left | None = None
         self._at_once: dict[str, bool] = {}
         self._unstable: frozenset[str] = frozenset()
@@ -220,8 +221,10 @@ class Collector:
         with self._round() as (lease, result):
             if lease is not None:
                 self._read_due(lease, now, result)
-        if self._sight is not None and not self._stopping:
-            self.seen = sight.seen(self.meter, self._sight, result, self._left)
+                if self._sight is not None and not self._stopping:
+                    self._seen = sight.seen(self.meter, self._sight, result)
+        if self._seen is not None and self._left is not None:
+            self.seen = self._seen.given_back(self._left)
         return result
 
     def backfill(self, span: Span, goal: Span, now: dt.datetime) -> Collected:
@@ -249,7 +252,7 @@ class Collector:
     @contextmanager
     def _round(self) -> Iterator[tuple[Lease | None, Collected]]:
         """Hold the meter for a round, unless another process has it; give it back at the end."""
-        self.seen = self._sight = self._left = None
+        self.seen = self._sight = self._seen = self._left = None
         lease = self._meters.acquire(self._registered)
         failpoints.passing("lease_taken")
         if lease is not None:
@@ -267,7 +270,10 @@ class Collector:
         finally:
             if lease:
                 with suppress(LedgerUnreachable):  # then it runs out by itself
-                    self._left = self._meters.release(lease)
+                    self._left = self._meters.release(lease, self._left_as())
+
+    def _left_as(self) -> bytes | None:
+        return self._seen.left_as if self._seen is not None else None
 
     def preview(
         self, span: Span, now: dt.datetime, tally: Tally, known: Sequence[Definition], forecast: Forecast

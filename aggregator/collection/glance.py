@@ -177,4 +177,4 @@ def _unchanged(collector: Collector, this: Pass, glimpse: Glimpse) -> Unchanged 
             spool.add(batch)
         if not seen.same(this.span, spool.digests()):
             return None
-        return Unchanged(seen.lease, this._replace(seen=allow.seen), spool.rows)
+        return Unchanged(seen.lease, seen.left_as, this._replace(seen=allow.seen), spool.rows)

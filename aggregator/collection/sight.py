@@ -5,10 +5,15 @@ Rules
   waits for an event. Then the next round reads the same windows again, by the same query, until one more has ended or it is
   time to look further back.
 - Where old windows changed just now, more may come: nothing is remembered before a round found none that did.
-- What is remembered holds for as long as the ledger has the meter as that round left it; the ledger itself says so.
+- What is remembered holds for as long as the ledger has the meter as that round left it, or as another round did to which
+  all of it was the same, in whatever process: rounds leave a digest of it with the meter. The ledger itself says so.
 """
 
 import datetime as dt
+import hashlib
+import json
+from dataclasses import astuple
+from decimal import Decimal
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -18,7 +23,7 @@ from aggregator.core.freshness import Admission
 from aggregator.core.model import Fence, Meter, Span
 from aggregator.ledger.meters import Lease, Left
 from aggregator.ledger.passes.passes import Pass
-from aggregator.ledger.passes.spool import Digests, Spool
+from aggregator.ledger.passes.spool import DIGEST_BYTES, Digests, Spool
 
 
 class Sight:
@@ -51,6 +56,17 @@ class Seen(NamedTuple):
     digests: Digests
     """Of the windows from `since` to the mark."""
     seconds: float
+    left_as: bytes
+    """A digest of all that a round goes by: what was read, how the meter is configured, and how it was left."""
+
+    def given_back(self, left: Left) -> "Seen | None":
+        """Return the same with the meter as it was given back; None if the ledger has something to be read again."""
+        if left.reread_from is not None or left.swept is not None:
+            return None
+        lease = self.lease._replace(
+            hourly_at=left.hourly_at, daily_at=left.daily_at, seen_until=left.seen_until
+        )
+        return self._replace(lease=lease)
 
     def next_pass(self, meter: Meter, now: dt.datetime) -> Pass | None:
         """Return what a round would read if all of it has been seen; None if it has more to do."""
@@ -88,6 +104,7 @@ class Seen(NamedTuple):
 class Outcome(Protocol):
     """What is asked of the result of a round."""
 
+    mark: dt.datetime | None
     changed: int
     moved: bool
     deferred: int
@@ -98,8 +115,8 @@ class Outcome(Protocol):
     left_from: dt.datetime | None
 
 
-def seen(meter: Meter, sight: Sight, result: Outcome, left: Left | None) -> Seen | None:
-    """Return what a round saw that came to its end, if it left nothing to be done; `left` is the meter at its end."""
+def seen(meter: Meter, sight: Sight, result: Outcome) -> Seen | None:
+    """Return what a round saw that has come to its end, if it leaves nothing to be done but what the ledger knows of."""
     lease = sight.lease
     nothing_waits = not (
         result.deferred
@@ -113,18 +130,32 @@ def seen(meter: Meter, sight: Sight, result: Outcome, left: Left | None) -> Seen
     )
     all_fed = lease.fed_until >= lease.mark
     late = result.changed > 0 and not result.moved
-    if left is None or left.reread_from is not None or left.swept is not None or meter.retained is not None:
+    if meter.retained is not None or result.mark is None:
         return None
     if sight.digests is None or late or not (nothing_waits and all_fed):
         return None
     lease = lease._replace(
-        mark=left.mark,
-        reread_from=None,
-        swept=None,
-        fed_until=left.mark,
-        hourly_at=left.hourly_at,
-        daily_at=left.daily_at,
-        seen_until=left.seen_until,
-        waits_for=None,
+        mark=result.mark, reread_from=None, swept=None, fed_until=result.mark, waits_for=None
     )
-    return Seen(lease, sight.since, sight.digests, sight.seconds)
+    return Seen(lease, sight.since, sight.digests, sight.seconds, _digest(lease, sight.since, sight.digests))
+
+
+def _digest(lease: Lease, since: dt.datetime, digests: Digests) -> bytes:
+    """Digest what was seen and left, the same in every process; but for what the ledger compares by itself."""
+    registered = lease.registered
+    left = (lease.mark, lease.definitions, lease.noted, lease.coverages, sorted(lease.unstable))
+    known = (astuple(registered.meter), registered.feeds, left, since, sorted(digests.items()))
+    text = json.dumps(known, default=_plain)
+    return hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def _plain(value: object) -> str:
+    """Write what JSON has no word for. An instant is the same in whatever zone it is written."""
+    match value:
+        case dt.datetime():
+            return value.astimezone(dt.UTC).isoformat()
+        case bytes():
+            return value.hex()
+        case dt.timedelta() | Decimal():
+            return str(value)
+    raise TypeError(f"a round goes by {value!r}, which has no digest")

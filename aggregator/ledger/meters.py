@@ -171,7 +171,7 @@ update aggregator.meter set lease_until = clock_timestamp() + %(length)s
 """
 
 RELEASE = """
-update aggregator.meter set lease_owner = null, lease_until = null
+update aggregator.meter set lease_owner = null, lease_until = null, left_epoch = epoch, left_as = %(left_as)s
  where id = %(meter_id)s and epoch = %(epoch)s and lease_owner = %(owner)s
 returning mark, reread_from, swept, seen_until, hourly_at, daily_at
 """
@@ -417,9 +417,13 @@ class Meters(Part):
         """Give a sign of life; False if the lease is lost already."""
         return self._run(RENEW, {**lease.key, "length": self._lease}) == 1
 
-    def release(self, lease: Lease) -> Left | None:
-        """Give the meter back, and return how it stands by then; None if the lease was lost already."""
-        row = self._row(RELEASE, lease.key)
+    def release(self, lease: Lease, left_as: bytes | None = None) -> Left | None:
+        """Give the meter back, and return how it stands by then; None if the lease was lost already.
+
+        `left_as` is a digest of all that the round saw and left, if it left nothing to be done: a round of any process to
+        which all of it is the same would do nothing.
+        """
+        row = self._row(RELEASE, {**lease.key, "left_as": left_as})
         return None if row is None else Left._make(row)
 
 

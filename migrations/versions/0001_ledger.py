@@ -88,7 +88,9 @@ create table aggregator.meter (
     silent_since   timestamptz,
     lease_owner    uuid,
     lease_until    timestamptz,
-    epoch          bigint not null default 0
+    epoch          bigint not null default 0,
+    left_epoch     bigint not null default 0,
+    left_as        bytea check (octet_length(left_as) = 16)
 );
 comment on column aggregator.meter.formerly is
     'What it was called before, the oldest name first: its identifiers go on under that one.';
@@ -101,6 +103,9 @@ comment on column aggregator.meter.daily_at is 'When all that is still billable 
 comment on column aggregator.meter.waits_for is 'What in the source keeps a window waiting that is old enough to be read.';
 comment on column aggregator.meter.unfenced_at is 'When a window was last read without waiting for it any longer.';
 comment on column aggregator.meter.epoch is 'Counts the leases. A pass commits only under the epoch it was given.';
+comment on column aggregator.meter.left_epoch is 'The last lease that was given back.';
+comment on column aggregator.meter.left_as is
+    'A digest of what its round saw, and of the meter as the round left it; null if there was more to do.';
 
 create table aggregator.definition (
     meter_id       integer not null references aggregator.meter,

@@ -9,7 +9,7 @@ import pytest
 from aggregator.collection import glance as glances
 from aggregator.collection.collector import Collected
 from aggregator.collection.glance import Glance
-from aggregator.core.model import Fence, Span
+from aggregator.core.model import Decreases, Fence, Span
 from aggregator.errors import LedgerStopped, SourceUnreachable
 from aggregator.ledger.database import Database
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
@@ -68,6 +68,53 @@ def test_nothing_new_takes_no_lease_and_no_round(world: World) -> None:
     assert (epoch(world), len(world.source.reads)) == (before, read)
 
 
+def settled(world: World) -> None:
+    """Let the next round find nothing new; a glance is enough from then on."""
+    world.collect()
+    assert look(world)
+
+
+def test_a_round_of_another_process_that_found_the_same_changes_nothing(world: World) -> None:
+    """Whoever has seen what the last round left needs no round of its own, whosever round that was."""
+    others = [world.beside(), world.beside()]
+    worlds = (world, *others)
+    for each in worlds:
+        each.at(1, 11)
+        each.collect()
+    before = epoch(world)
+    for minute in (16, 21):
+        for each in worlds:
+            each.at(1, minute)
+            assert look(each) == Collected("api_requests", START + HOUR)
+    assert epoch(world) == before
+
+
+def test_what_another_process_has_billed_is_seen_by_a_round_first(world: World) -> None:
+    """Then a glance at it is enough for both again."""
+    other = world.beside()
+    for each in (world, other):
+        each.at(1, 11)
+        each.collect()
+    world.source.use("cus_a", START + MINUTE, 5)
+    assert other.collect().corrections == 1
+    assert look(world) is None
+    for each in (other, world):
+        assert each.collect().changed == 0
+    assert look(other)
+    assert look(world)
+
+
+def test_the_turns_that_another_process_took_are_known_by_a_round_first(world: World) -> None:
+    """When old windows were last read again in full is part of what a glance goes by."""
+    other = world.beside()
+    for each in (world, other):
+        each.collect()
+    world.execute("update aggregator.meter set daily_at = daily_at + interval '1 min'")
+    assert look(world) is None
+    world.collect()
+    assert look(world)
+
+
 def test_it_is_on_record_when_a_meter_was_looked_at(world: World) -> None:
     """What a pass did stays; what comes after it and finds nothing is one record, of the last time."""
     first = passes(world)
@@ -96,10 +143,39 @@ def a_window_is_ready(world: World) -> None:
     world.at(2, 5)
 
 
-def another_process_has_read_it(world: World) -> None:
-    other = world.beside()
+def another_process_bills_what_is_gone_again(world: World) -> None:
+    settled(world)
+    world.source.use("cus_a", START + MINUTE, 5)
+    assert world.beside().collect().changed == 1
+    world.source.uses.pop()
+
+
+def another_process_names_what_is_gone_again(world: World) -> None:
+    settled(world)
+    world.source.use(None, START + MINUTE, 5)
+    assert world.beside().collect().changed == 0
+    world.source.uses.pop()
+
+
+def another_process_is_configured_otherwise(world: World) -> None:
+    settled(world)
+    other = World(world.database, meter=replace(METER, decreases=Decreases.APPLY), source=world.source)
     other.now = world.now
     other.collect()
+
+
+def another_process_failed(world: World) -> None:
+    settled(world)
+    world.source.failure = SourceUnreachable("no route")
+    with pytest.raises(SourceUnreachable):
+        world.beside().collect()
+    world.source.failure = None
+
+
+def another_process_has_it_no_more(world: World) -> None:
+    settled(world)
+    assert world.beside().hold()
+    world.execute("update aggregator.meter set lease_owner = null, lease_until = null")
 
 
 def another_process_has_it(world: World) -> None:
@@ -139,7 +215,11 @@ def usage_has_moved(world: World) -> None:
     "happens",
     [
         a_window_is_ready,
-        another_process_has_read_it,
+        another_process_bills_what_is_gone_again,
+        another_process_names_what_is_gone_again,
+        another_process_is_configured_otherwise,
+        another_process_failed,
+        another_process_has_it_no_more,
         another_process_has_it,
         something_is_to_be_read_again,
         all_is_to_be_read_again,

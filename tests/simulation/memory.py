@@ -58,6 +58,8 @@ class MeterRow:
     lease_until: dt.datetime | None = None
     epoch: int = 0
     seen_until: dt.datetime | None = None
+    left_epoch: int = 0
+    left_as: bytes | None = None
     formerly: tuple[str, ...] = ()
     adopted: tuple[tuple[Span, dt.datetime], ...] = ()
     """What adoptions have compared."""
@@ -580,12 +582,13 @@ class MemoryMeters:
             row.lease_until = self._ledger.clock() + self._lease
         return row is not None
 
-    def release(self, lease: Lease) -> Left | None:
+    def release(self, lease: Lease, left_as: bytes | None = None) -> Left | None:
         """Give the meter back, and return how it stands by then; None if the lease was lost already."""
         row = self._own(lease)
         if row is None:
             return None
         row.lease_owner = row.lease_until = None
+        row.left_epoch, row.left_as = row.epoch, left_as
         return Left(row.mark, row.reread_from, row.swept, row.seen_until, row.hourly_at, row.daily_at)
 
     def definitions(self, registered: Registered) -> tuple[Definition, ...]:

@@ -139,7 +139,10 @@ class MemoryPasses:
         for each in found:
             row = tables.meters[each.lease.registered.id]
             feeds = {feed for feed, line in tables.feeds.items() if line.meter_id == row.id}
-            if (row.epoch, row.reread_from, row.hourly_at) != (each.lease.epoch, None, each.lease.hourly_at):
+            if (row.left_epoch, row.left_as) != (row.epoch, each.left_as):
+                continue
+            turns = (each.lease.hourly_at, each.lease.daily_at)
+            if (row.reread_from, row.swept, row.hourly_at, row.daily_at) != (None, None, *turns):
                 continue
             if any(meter == row.id for meter, _ in tables.guarded):
                 continue

@@ -1,7 +1,9 @@
 """Passes that found nothing new, of many meters at once, and without a lease: the ledger says whether nothing has happened.
 
 Rules
-- A meter that is held, or was since, or in which anything is to be read again, is left alone: a pass of its own looks at it.
+- A meter that is held, or was last given back by a round that left it otherwise, or in which anything is to be read again,
+  is left alone: a pass of its own looks at it. Whose round that was does not matter, so several processes need no more
+  leases than one.
 - What is written is that it was looked at: in the record of the last pass, if that found nothing either, else in a new one.
 - Rows are locked in the order of their ids, and those that somebody else holds are left alone: nobody waits for anybody.
 """
@@ -18,14 +20,16 @@ from aggregator.ledger.passes.records import Pass
 
 NOTE = """
 with said as (
-    select * from unnest(%(meters)s::int[], %(epochs)s::bigint[], %(hourly)s::timestamptz[], %(spans)s::tstzrange[],
-                         %(rows)s::bigint[], %(fingerprints)s::text[], %(seen)s::timestamptz[])
-               as said (meter_id, epoch, hourly_at, span, rows, fingerprint, seen)
+    select * from unnest(%(meters)s::int[], %(left_as)s::bytea[], %(hourly)s::timestamptz[], %(daily)s::timestamptz[],
+                         %(spans)s::tstzrange[], %(rows)s::bigint[], %(fingerprints)s::text[], %(seen)s::timestamptz[])
+               as said (meter_id, left_as, hourly_at, daily_at, span, rows, fingerprint, seen)
 ), held as (
-    select meter.id, said.span, said.rows, said.fingerprint, said.seen, said.epoch
+    select meter.id, said.span, said.rows, said.fingerprint, said.seen, meter.epoch
       from aggregator.meter join said on meter.id = said.meter_id
-     where meter.epoch = said.epoch and meter.reread_from is null
+     where meter.left_epoch = meter.epoch and meter.left_as = said.left_as
+       and meter.reread_from is null and meter.swept is null
        and meter.hourly_at is not distinct from said.hourly_at
+       and meter.daily_at is not distinct from said.daily_at
        and not exists (select from aggregator.guarded where guarded.meter_id = meter.id)
        and not exists (select from aggregator.feed join aggregator.reassertion on reassertion.feed_id = feed.id
                         where feed.meter_id = meter.id)
@@ -55,9 +59,10 @@ select id from last
 
 
 class Unchanged(NamedTuple):
-    """What a glance found as the last round had left it: the lease of that round, and what was read again."""
+    """What a glance found as a round had left it: the lease of that round, its digest, and what was read again."""
 
     lease: Lease
+    left_as: bytes
     this: Pass
     rows: int
 
@@ -68,8 +73,9 @@ def note(connection: Connection, found: Sequence[Unchanged], now: dt.datetime, s
         NOTE,
         {
             "meters": [each.lease.registered.id for each in found],
-            "epochs": [each.lease.epoch for each in found],
+            "left_as": [each.left_as for each in found],
             "hourly": [each.lease.hourly_at for each in found],
+            "daily": [each.lease.daily_at for each in found],
             "spans": [TimestamptzRange(*each.this.span) for each in found],
             "rows": [each.rows for each in found],
             "fingerprints": [each.this.definition.fingerprint for each in found],
