@@ -2,9 +2,10 @@
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from aggregator.core.table_guess import Guess
+from aggregator.core.table_guess import Column, Guess, Reference
 
 _TEXT = """\
 # What is billed, from where, to where. `aggregator check` says whether it is right.
@@ -52,16 +53,32 @@ METER = _TEXT.index("  api_requests:")
 """Where the meters begin."""
 
 WINDOWS = {
-    ("postgresql", "instant"): "date_trunc('hour', {when})",
-    ("postgresql", "local"): "date_trunc('hour', {when})",
-    ("duckdb", "instant"): "date_trunc('hour', {when})",
-    ("duckdb", "local"): "date_trunc('hour', {when})",
-    ("mysql", "instant"): "date_format({when}, '%Y-%m-%dT%H:00:00Z')",
-    ("mysql", "local"): "date_format({when}, '%Y-%m-%d %H:00:00')",
-    ("sqlite", "local"): "strftime('%Y-%m-%d %H:00:00', {when})",
-    ("sqlite", "text"): "strftime('%Y-%m-%d %H:00:00', {when})",
+    ("postgresql", "instant"): "date_trunc('{unit}', {when})",
+    ("postgresql", "local"): "date_trunc('{unit}', {when})",
+    ("duckdb", "instant"): "date_trunc('{unit}', {when})",
+    ("duckdb", "local"): "date_trunc('{unit}', {when})",
+    ("mysql", "instant"): "date_format({when}, '%Y-%m-%dT{time}Z')",
+    ("mysql", "local"): "date_format({when}, '%Y-%m-%d {time}')",
+    ("sqlite", "local"): "strftime('%Y-%m-%d {time}', {when})",
+    ("sqlite", "text"): "strftime('%Y-%m-%d {time}', {when})",
 }
-"""How a database cuts an instant off at its UTC hour. Elsewhere the query is asked for one window at a time."""
+"""How a database cuts an instant off at its UTC hour or day. Elsewhere the query is asked for one window at a time."""
+
+HOURLY = {"unit": "hour", "time": "%H:00:00"}
+DAILY = {"unit": "day", "time": "00:00:00"}
+
+
+class Reads(NamedTuple):
+    """What a meter's query reads: `quantity` is an aggregate, and `conditions` are further ones, of the table `used`."""
+
+    table: str
+    name: str
+    when: Column
+    customer: str
+    through: Reference | None
+    quantity: str
+    conditions: Sequence[str] = ()
+    daily: bool = False
 
 
 def starter(schema: str | None = None, meter: str | None = None, timezone: str | None = None) -> str:
@@ -81,41 +98,56 @@ def meter_of_table(
     table: str, found: Guess, database: str, quoted: Callable[[str], str], start_at: dt.datetime
 ) -> str:
     """Return the block of a meter that reads a table as was guessed. `quoted` writes a name as the database takes it."""
-    whole = ".".join(map(quoted, table.split(".")))
-    name = (
-        re.sub(r"\W+", "_", table.rpartition(".")[2].lower(), flags=re.ASCII).lstrip("_0123456789")[:63]
-        or "usage"
-    )
-    when = f"used.{quoted(found.when.name)}"
     much = found.quantity and f"used.{quoted(found.quantity.name)}"
     if much and found.quantity and found.quantity.kind == "float":
-        much = f"cast({much} as decimal(38, 9))"
-    window = WINDOWS.get((database, found.when.kind))
+        much = exact(much)
+    quantity = f"sum({much})" if much else "count(*)"
+    reads = Reads(table, table.rpartition(".")[2], found.when, found.customer, found.through, quantity)
+    return meter_that(reads, database, quoted, start_at)
+
+
+def exact(amount: str) -> str:
+    """Return a floating-point number as an exact one, so that its sum does not depend on the order of rows."""
+    return f"cast({amount} as decimal(38, 9))"
+
+
+def meter_that(reads: Reads, database: str, quoted: Callable[[str], str], start_at: dt.datetime) -> str:
+    """Return the block of a meter that reads so."""
+    whole = ".".join(map(quoted, reads.table.split(".")))
+    name = re.sub(r"\W+", "_", reads.name.lower(), flags=re.ASCII).lstrip("_0123456789")[:63] or "usage"
+    when, kind = f"used.{quoted(reads.when.name)}", reads.when.kind
+    if (database, kind) == ("sqlite", "date"):
+        when, kind = f"datetime({when})", "local"  # as text, a day would sort before its own midnight
+    window = WINDOWS.get((database, kind))
     selected = [
-        (f"{'holder' if found.through else 'used'}.{quoted(found.customer)}", "customer"),
-        (f"sum({much})" if much else "count(*)", "quantity"),
-        (f"max({when})", "at"),
-        *([(window.format(when=when), "window")] if window else []),
+        (f"{'holder' if reads.through else 'used'}.{quoted(reads.customer)}", "customer"),
+        (reads.quantity, "quantity"),
+        *([] if kind == "date" else [(f"max({when})", "at")]),
+        *([(window.format(when=when, **(DAILY if reads.daily else HOURLY)), "window")] if window else []),
     ]
     widest = max(len(what) for what, _ in selected)
     columns = ",\n             ".join(f"{what:{widest}} as {called}" for what, called in selected)
     join = ""
-    if found.through is not None:
-        holder = ".".join(map(quoted, found.through.table.split(".")))
-        on = f"holder.{quoted(found.through.key)} = used.{quoted(found.through.column)}"
+    if reads.through is not None:
+        holder = ".".join(map(quoted, reads.through.table.split(".")))
+        on = f"holder.{quoted(reads.through.key)} = used.{quoted(reads.through.column)}"
         join = f"\n        left join {holder} as holder on {on}"
+    conditions = "".join(
+        "\n         and ({})".format(each.replace("\n", "\n              ")) for each in reads.conditions
+    )
+    length, unit = ("1d", "day") if reads.daily else ("1h", "hour")
     return f"""\
 {f"  {name}: ":34}# also the event name of the Stripe meter
     source: app
     sinks: [stripe]
-    window: 1h                    # one event per customer and window; divides a day
+    window: {length}                    # one event per customer and window; divides a day
     start_at: {start_at:%Y-%m-%dT%H:%MZ}   # nothing before this is ever billed
     stripe:                       # `aggregator meters apply` creates the Stripe meter like this
-      event_time_window: hour     # of each hour only the newest event counts: sending again can never bill twice
+      {f"event_time_window: {unit}":28}# of each {unit} only the newest event counts: sending again can never bill twice
     query: |
       select {columns}
         from {whole} as used{join}
        where {when} >= :start
-         and {when} < :end
+         and {when} < :end{conditions}
        group by 1{", 4" if window else ""}
 """  # noqa: S608 - names are quoted by the database's own rules

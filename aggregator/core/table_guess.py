@@ -45,7 +45,7 @@ AT_STRIPE = ("stripe_customer_id", "stripe_customer", "stripe_id", "billing_cust
 
 
 class Column(NamedTuple):
-    """A column: `kind` is `instant`, `local` (a timestamp without a zone), `number`, `float`, `text` or `other`."""
+    """A column: `kind` is `instant`, `local` (a timestamp without a zone), `date`, `number`, `float`, `text` or `other`."""
 
     name: str
     kind: str
@@ -92,11 +92,11 @@ def guess(shape: TableShape, named: Mapping[str, str]) -> Guess:
     for what, name in named.items():
         if name.lower() not in known:
             raise LookupError(
-                f"{shape.name} has no column {name} for `--{what}`; it has: {_listed(shape.columns)}"
+                f"{shape.name} has no column {name} for `--{what}`; it has: {listed(shape.columns)}"
             )
     reasons: list[str] = []
     when = _when(shape, known, named.get("when"), reasons)
-    customer, through = _customer(shape, known, named.get("customer"), reasons)
+    customer, through = customer_of(shape, named.get("customer"), reasons)
     quantity = _quantity(known, named.get("quantity"), {when.name, customer}, reasons)
     return Guess(when, customer, through, quantity, tuple(reasons))
 
@@ -111,25 +111,33 @@ def _when(shape: TableShape, known: Mapping[str, Column], named: str | None, rea
     if found is None:
         raise LookupError(
             f"no column of {shape.name} looks like the instant at which something was used; it has: "
-            f"{_listed(shape.columns)}. Name one with `--when`"
+            f"{listed(shape.columns)}. Name one with `--when`"
         )
-    reasons.append(f"`{found.name}` says when")
-    if found.kind == "local":
-        reasons.append(f"`{found.name}` has no time zone, and is taken for UTC (`timezone` of the source)")
-    if shape.indexed is not None and found.name not in shape.indexed:
-        reasons.append(
-            f"no index begins with `{found.name}`, so each read goes through the whole table: make one"
-        )
+    reasons += about_when(shape, found)
     return found
 
 
-def _customer(
-    shape: TableShape, known: Mapping[str, Column], named: str | None, reasons: list[str]
-) -> tuple[str, Reference | None]:
+def about_when(shape: TableShape, when: Column) -> list[str]:
+    """Say what follows from the column that says when."""
+    reasons = [f"`{when.name}` says when"]
+    if when.kind == "local":
+        reasons.append(f"`{when.name}` has no time zone, and is taken for UTC (`timezone` of the source)")
+    if when.kind == "date":
+        reasons.append(f"`{when.name}` is a day, and is taken for a day in UTC")
+    if shape.indexed is not None and when.name not in shape.indexed:
+        reasons.append(
+            f"no index begins with `{when.name}`, so each read goes through the whole table: make one"
+        )
+    return reasons
+
+
+def customer_of(shape: TableShape, named: str | None, reasons: list[str]) -> tuple[str, Reference | None]:
+    """Choose the column of the customer, there or where a foreign key leads to, and add why. Raises LookupError."""
+    known = {column.name.lower(): column for column in shape.columns}
     name = named.lower() if named else next((each for each in WHO if each in known), None)
     if name is None:
         raise LookupError(
-            f"no column of {shape.name} looks like a customer; it has: {_listed(shape.columns)}. Name one with `--customer`"
+            f"no column of {shape.name} looks like a customer; it has: {listed(shape.columns)}. Name one with `--customer`"
         )
     column = known[name].name
     if name in AT_STRIPE:
@@ -163,5 +171,6 @@ def _quantity(
     return found
 
 
-def _listed(columns: Sequence[Column]) -> str:
+def listed(columns: Sequence[Column]) -> str:
+    """Name columns, in one line."""
     return ", ".join(column.name for column in columns)

@@ -51,6 +51,8 @@ def _kind(of: Any) -> str:
             return "instant"
         case sa.DateTime():
             return "instant" if of.timezone else "local"
+        case sa.Date():
+            return "date"
         case sa.Float() | sa.Double():
             return "float"
         case sa.Numeric() | sa.Integer():

@@ -177,9 +177,11 @@ NUMBERS = ("DECIMAL", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U"
 
 
 def _reflected(kind: str) -> Any:
-    """Return SQLAlchemy's type for one of DuckDB's; NullType for what is none of text, number or instant."""
+    """Return SQLAlchemy's type for one of DuckDB's; NullType for what is none of text, number, day or instant."""
     if kind.startswith("TIMESTAMP"):
         return sa.DateTime(timezone=kind.endswith("ZONE"))
+    if kind == "DATE":
+        return sa.Date()
     if kind in {"DOUBLE", "FLOAT"}:
         return sa.Double()
     if kind == "VARCHAR":

@@ -88,7 +88,10 @@ SQLITE_READING = {
 }
 
 
-SQLITE_DESCRIBING = {"table_info", "table_xinfo", "index_list", "index_info", "foreign_key_list"}
+SQLITE_DESCRIBING = {
+    *("table_info", "table_xinfo", "index_list", "index_info", "foreign_key_list"),
+    "database_list",  # asked where a table is named with its schema
+}
 """Pragmas that only tell what a table looks like (sqlite.org/pragma.html)."""
 
 

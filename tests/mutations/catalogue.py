@@ -1303,4 +1303,34 @@ MISTAKES: tuple[Mistake, ...] = (
         "    return Span(min(starts), max(starts) + window)\n",
         ("tests/postgres/test_query_tests.py::test_what_differs_is_shown_and_nothing_beside_it_is_missed",),
     ),
+    Mistake(
+        "a stock of dbt's is billed as a sum",
+        "aggregator/semantic/dbt.py",
+        "    if measured.not_additive:\n",
+        "    if measured.not_additive and reason:\n",
+        ("tests/postgres/test_init_from_semantic_layer.py::test_what_is_no_sum_is_refused",),
+    ),
+    Mistake(
+        "the filter of a measure is forgotten beside that of its metric",
+        "aggregator/semantic/dbt.py",
+        "                    [*filters, *_filters(asked)],\n",
+        "                    filters,\n",
+        ("tests/postgres/test_init_from_semantic_layer.py::test_it_bills_what_metricflow_answers",),
+    ),
+    Mistake(
+        "a relationship is followed by a key that several rows may have",
+        "aggregator/semantic/ossie.py",
+        'if list(each["to_columns"]) in [list(key) for key in unique]:',
+        "if unique:",
+        ("tests/postgres/test_init_from_semantic_layer.py::test_no_relationship_copies_rows",),
+    ),
+    Mistake(
+        "a difference of instants is translated",
+        "aggregator/semantic/expressions.py",
+        "wanted = NUMERIC if isinstance(node.parent, arithmetic | exp.Neg) else COMPARED",
+        'wanted = {*COMPARED, "local", "instant", "date"}',
+        (
+            "tests/postgres/test_init_from_semantic_layer.py::test_what_engines_take_differently_is_not_translated",
+        ),
+    ),
 )
