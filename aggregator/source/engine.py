@@ -61,8 +61,11 @@ BOUNDS_AND_CUSTOMER = "start|end|customer"
 CAST_OF_BOUND = r"(?<![:\w\\])(:(?:{names}))(?=::)"
 """`:start::date`, which SQLAlchemy does not take for a parameter and a cast."""
 
-OTHER_COLON = r"(?<![:\w\\]):(?!(?:{names})\b)(?=\w)"
-"""A colon that is the text's own, as in the JSON `{{"paid":true}}`."""
+OTHER_COLON = r"(?<![:\w\\]):(?!(?:{names})\b)(?=\w+(?![:\w]))"
+"""A colon that is the text's own, as in the JSON `{{"paid":true}}`, where SQLAlchemy would take it for a parameter's.
+
+It takes none before a word that another colon follows, as in `':paid:'`, and would leave a backslash there in the text.
+"""
 
 LATER = "a moment later: the query counts up to the present instant"
 

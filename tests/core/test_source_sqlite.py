@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from aggregator.core import query_text
 from aggregator.core.model import Reading, Span
@@ -226,6 +228,16 @@ def test_no_query_can_write(source: Source, app: sqlite3.Connection, tmp_path: P
     assert "may only read" in said or "cannot VACUUM" in said
     assert app.execute("select count(*) from usage").fetchall() == [(1,)]
     assert not other.exists()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(alphabet=":ab1_ .%-", max_size=12))
+@example(":api:")
+@example(" :a:b: ::a a::b:")
+def test_colons_stay_what_they_are(source: Source, text: str) -> None:
+    """Only `:start` and `:end` are filled in: whatever colons a text holds, the database is asked for that text."""
+    [found] = readings(source, f"select 'x{text}x' as customer, 1 as quantity where :start < :end")
+    assert found.customer == f"x{text}x"
 
 
 def test_an_error_in_the_text_is_told_on_one_line(source: Source) -> None:

@@ -26,6 +26,13 @@ class Mistake(NamedTuple):
 
 MISTAKES: tuple[Mistake, ...] = (
     Mistake(
+        "a backslash stays in a text that has a colon on both sides of a word",
+        "aggregator/source/engine.py",
+        r"(?=\w+(?![:\w]))",
+        r"(?=\w)",
+        ("tests/core/test_source_sqlite.py::test_colons_stay_what_they_are",),
+    ),
+    Mistake(
         "the trial compares with weeks in which a customer had no usage",
         "aggregator/trial/past_guards.py",
         "for who, each in of_customers.items() if len(each) >= LEAST_WEEKS}",
