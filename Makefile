@@ -77,6 +77,26 @@ format: $(READY) ## format the code and mend what lint can mend
 bench: $(READY) ## measured figures: seconds, and processor time per event; ARGS="--against CHECKOUT" for ratios
 	@$(BIN)/python -m bench $(ARGS)
 
+EXTRAS := duckdb,embedded,metronome,mysql,notify,opentelemetry,s3
+
+.PHONY: dist
+dist: $(READY) ## wheel, source distribution and list of components (CycloneDX), in dist/, tried in an empty environment
+	@rm -rf dist .release
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@$(PYTHON) -m venv .release
+	@.release/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[$(EXTRAS)]"
+	@$(PYTHON) -m venv .release/tools
+	@.release/tools/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom
+	@.release/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+	  --output-file dist/components.cdx.json .release/bin/python
+	@cd .release && bin/aggregator --version && bin/aggregator demo --seconds 1 | tail -n 30
+	@ls -l dist
+
+.PHONY: audit
+audit: dist ## look up what is known of each dependency's weaknesses (asks the package index)
+	@.release/tools/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@.release/tools/bin/pip-audit --path "$$(.release/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 .PHONY: clean
-clean: ## remove .venv, .peers and caches
-	@rm -rf $(VENV) .peers .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .peers, .release, dist and caches
+	@rm -rf $(VENV) .peers .release dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
