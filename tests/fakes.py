@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from aggregator.core.dimensions import Dimensions, combined
 from aggregator.core.model import (
     Answer,
     Differing,
@@ -76,9 +77,9 @@ class FakeSink:
         if event.customer in self.refused:
             return Verdict(event.id, Answer.REFUSED, "no such customer")
         if event.identifier in self.identifiers:
-            assert self.identifiers[event.identifier][:9] == event[:9], (
-                "one identifier, one content, for ever"
-            )
+            before = self.identifiers[event.identifier]
+            same = before[:9] == event[:9] and before.dimensions == event.dimensions
+            assert same, "one identifier, one content, for ever"
             return Verdict(event.id, Answer.DUPLICATE, "exists already")
         self.identifiers[event.identifier] = event
         self.booked[event.meter, event.customer] += event.delta
@@ -134,6 +135,10 @@ class FakeSource:
     """An application database in memory: uses, each with its customer, instant and quantity."""
 
     uses: list[tuple[str | None, dt.datetime, Decimal]] = field(default_factory=list)
+    kept_apart: list[tuple[str | None, dt.datetime, Decimal, dict[str, str | None]]] = field(
+        default_factory=list
+    )
+    """Uses with values of dimensions; None stands for NULL."""
     returns_window: bool = True
     reads: list[Span] = field(default_factory=list)
     failure: Exception | None = None
@@ -145,9 +150,14 @@ class FakeSource:
     failing: set[str] = field(default_factory=set)
     """Queries that are not answered in a glimpse."""
 
-    def use(self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1) -> None:
-        """Let a customer use something."""
-        self.uses.append((customer, at, Decimal(quantity)))
+    def use(
+        self, customer: str | None, at: dt.datetime, quantity: Decimal | int = 1, **dimensions: str | None
+    ) -> None:
+        """Let a customer use something, of such dimensions."""
+        if dimensions:
+            self.kept_apart.append((customer, at, Decimal(quantity), dimensions))
+        else:
+            self.uses.append((customer, at, Decimal(quantity)))
 
     def read(
         self,
@@ -155,6 +165,7 @@ class FakeSource:
         span: Span,
         window: dt.timedelta,
         *,
+        dimensions: Sequence[str] = (),
         step: dt.timedelta | None = None,
         allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
@@ -164,7 +175,7 @@ class FakeSource:
             raise self.failure
         if allow is not None:
             span = Span(span.start, allow(self.fence()))
-        yield self.answer(query, span, window, step)
+        yield [*self.answer(query, span, window, step), *self._readings_apart(span, window, dimensions)]
 
     def answer(
         self, query: str, span: Span, window: dt.timedelta, step: dt.timedelta | None = None
@@ -180,6 +191,22 @@ class FakeSource:
             if at in span
         ]
 
+    def _readings_apart(
+        self, span: Span, window: dt.timedelta, dimensions: Sequence[str]
+    ) -> Iterator[Reading]:
+        """Yield the uses that have dimensions, kept apart by those that are asked for."""
+        for customer, at, quantity, values in self.kept_apart:
+            if at not in span:
+                continue
+            start = floor(at, window)
+            given = [values[name] for name in dimensions]
+            lacks = next((name for name in dimensions if not values[name]), None)
+            reason = "no customer" if customer is None else None
+            apart: Dimensions | None = combined(dimensions, [each or "" for each in given])
+            if lacks is not None:
+                apart, reason = None, f"dimension `{lacks}` is NULL or blank"
+            yield Reading(start, customer, quantity, at, reason, dimensions=apart)
+
     @contextmanager
     def glimpse(self, timeout: dt.timedelta) -> Iterator[Glimpse]:
         """Hold a snapshot open, and count it."""
@@ -189,17 +216,21 @@ class FakeSource:
         self.glimpses += 1
         yield Glimpse(self.fence(), self._glimpsed)
 
-    def _glimpsed(self, query: str, span: Span, window: dt.timedelta) -> Iterator[list[Reading]]:
+    def _glimpsed(
+        self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()
+    ) -> Iterator[list[Reading]]:
         self.glimpsed.append((query, span))
         if query in self.failing:
             raise QueryTimedOut(f"{query!r} takes too long")
-        yield self._readings(span, window)
+        yield [*self._readings(span, window), *self._readings_apart(span, window, dimensions)]
 
-    def columns(self, query: str, span: Span) -> FakeShape:
+    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> FakeShape:
         """Say whether it tells windows apart by itself."""
         return FakeShape(self.returns_window)
 
-    def reread(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+    def reread(
+        self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()
+    ) -> Differing | None:
         """Say what differs by itself, if a test has set it."""
         self.reread_spans.append(span)
         return self.differing

@@ -205,7 +205,9 @@ class Adopter:
         ):
             allow = _shows(meter, span, now - self._quiet)
             source = self._sources[meter.source]
-            for batch in source.read(definition.query, span, definition.window, allow=allow):
+            for batch in source.read(
+                definition.query, span, definition.window, dimensions=definition.dimensions, allow=allow
+            ):
                 readings.add(batch)
         for feed in feeds:
             unit = Decimal(1).scaleb(-meter.decimals)

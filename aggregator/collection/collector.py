@@ -156,7 +156,9 @@ class Shape(Protocol):
 class Source(Reads, Protocol):
     """What collection asks of an application database besides."""
 
-    def reread(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+    def reread(
+        self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()
+    ) -> Differing | None:
         """Read a window again, and return what the query itself changes; None if nothing or if that cannot be told."""
         ...
 
@@ -164,7 +166,7 @@ class Source(Reads, Protocol):
         """Say which transactions are open; None if the database cannot tell."""
         ...
 
-    def columns(self, query: str, span: Span) -> Shape:
+    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape:
         """Try the query and say what it gives."""
         ...
 
@@ -283,9 +285,11 @@ class Collector:
         It is counted in `tally` and `forecast`, which may know of pieces before this one.
         """
         for held, piece in definitions.pieces(known, span):
-            with Spool() as spool:
+            with self._spool() as spool:
                 allow = self.admission(piece, held, now, known)
-                for batch in self._source.read(held.query, piece, held.window, allow=allow):
+                for batch in self._source.read(
+                    held.query, piece, held.window, dimensions=held.dimensions, allow=allow
+                ):
                     spool.add(batch)
                 if allow.is_cut:
                     tally.leave(allow.until, allow.reason)
@@ -379,7 +383,7 @@ class Collector:
         """Tell whether the query returns `window`, so that one query serves many windows; asked once."""
         known = self._at_once.get(definition.fingerprint)
         if known is None:
-            known = self._source.columns(definition.query, span).returns_window
+            known = self._source.columns(definition.query, span, definition.dimensions).returns_window
             self._at_once[definition.fingerprint] = known
         return known
 
@@ -418,12 +422,17 @@ class Collector:
         with (
             self._tracing.a_pass(self.meter.name, this.kind, this.span) as trace,
             self._noting_failure(lease, this, but=QueryTimedOut),
-            Spool(since) as spool,
+            self._spool(since) as spool,
         ):
             began = self._elapsed()
             with self._alive(lease) as lost:
                 for batch in self._source.read(
-                    definition.query, this.span, definition.window, step=step, allow=allow
+                    definition.query,
+                    this.span,
+                    definition.window,
+                    dimensions=definition.dimensions,
+                    step=step,
+                    allow=allow,
                 ):
                     failpoints.passing("reading_begun")
                     spool.add(batch)
@@ -447,11 +456,16 @@ class Collector:
         if tally.restless is not None and definition.fingerprint not in self._unstable:
             self._prove(lease, definition, tally.restless, result)
 
+    def _spool(self, digest_from: dt.datetime | None = None) -> Spool:
+        return Spool(digest_from, meter=self.meter.name, most_combinations=self.meter.max_combinations)
+
     def _prove(self, lease: Lease, definition: Definition, start: dt.datetime, result: Collected) -> None:
         """Find out whether a window that keeps changing does so by its query alone; what cannot be told now, can later."""
         window = Span(start, start + definition.window)
         with suppress(SourceError), self._alive(lease):
-            differing = self._source.reread(definition.query, window, definition.window)
+            differing = self._source.reread(
+                definition.query, window, definition.window, definition.dimensions
+            )
             if differing is not None:
                 self._meters.note_unstable(lease, definition.fingerprint, start, differing)
                 self._unstable |= {definition.fingerprint}

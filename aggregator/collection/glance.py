@@ -50,7 +50,9 @@ class Glimpse(Protocol):
     @property
     def fence(self) -> Fence | None: ...  # noqa: D102
 
-    def read(self, query: str, span: Span, window: dt.timedelta, /) -> Iterator[list[Reading]]:
+    def read(
+        self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = (), /
+    ) -> Iterator[list[Reading]]:
         """Yield all readings of a span in batches, by a query that returns `window`."""
         ...
 
@@ -173,7 +175,8 @@ def _unchanged(collector: Collector, this: Pass, glimpse: Glimpse) -> Unchanged 
     if not seen.is_all(glimpse.fence, allow, collector.patience):
         return None
     with Spool(seen.since) as spool:
-        for batch in glimpse.read(this.definition.query, this.span, this.definition.window):
+        held = this.definition
+        for batch in glimpse.read(held.query, this.span, held.window, held.dimensions):
             spool.add(batch)
         if not seen.same(this.span, spool.digests()):
             return None

@@ -33,6 +33,8 @@ def read_open(
                 proven.append(shown)
             return end
 
-        for batch in source.read(definition.query, piece, definition.window, allow=allow):
+        for batch in source.read(
+            definition.query, piece, definition.window, dimensions=definition.dimensions, allow=allow
+        ):
             spool.add(batch)
     return min(proven, default=None)

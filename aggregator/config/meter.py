@@ -199,6 +199,33 @@ class MetronomeEvent(Block):
     )
 
 
+MOST_DIMENSIONS = 10
+"""More than any price depends on; each makes combinations of what there was before it."""
+
+_OF_EVERY_QUERY = {"customer", "quantity", "at", "window", "cursor"}
+
+
+def _columns_of_its_own(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name in _OF_EVERY_QUERY:
+            raise refuse(f"names `{name}`, which says something else already: give that column another name")
+    if len(set(names)) < len(names):
+        raise refuse("names the same column twice: name it once")
+    if len(names) > MOST_DIMENSIONS:
+        raise refuse(
+            f"names {len(names)} columns, and each makes an event of every value: {MOST_DIMENSIONS} at most"
+        )
+    return names
+
+
+Dimension = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+
+Dimensions = Annotated[
+    tuple[Dimension, ...],
+    Field(strict=False, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_columns_of_its_own),
+]
+
 EVENT_TIME_WINDOWS = {"hour": dt.timedelta(hours=1), "day": dt.timedelta(days=1)}
 
 
@@ -218,6 +245,17 @@ def _windows_hold_whole_ones(event: StripeEvent, info: ValidationInfo) -> Stripe
         raise refuse(
             f"has `event_time_window: {kept}`, of which only the newest event counts, so several windows of this meter "
             f"would replace each other: use `window: {'1h' if kept == 'hour' else '1d'}`"
+        )
+    return event
+
+
+def _adds_up_by_combination(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
+    """Of a customer, only the newest event counts there: that of one combination would take the place of another's."""
+    if info.data.get("dimensions") and (event.event_time_window or event.formula == "last"):
+        replaces = "event_time_window" if event.event_time_window else "formula: last"
+        raise refuse(
+            f"has `{replaces}`, by which a customer's newest event replaces the ones before it, and with `dimensions` there "
+            "is one for each combination: use a Stripe meter that sums, or a meter for each value"
         )
     return event
 
@@ -298,6 +336,24 @@ class Meter(Block):
     window: WindowLength = Field(
         description="How long a window is; one event per customer and window. Divides a day; from 1m to 1d.",
         examples=["1h"],
+    )
+    dimensions: Dimensions = Field(
+        default=(),
+        description=(
+            "Further columns of the query by which usage is kept apart, as by model or region: one event per customer, "
+            "window and combination of their values. Names in lower case. A change holds for windows that were not read yet."
+        ),
+        examples=[["model", "token_type"]],
+    )
+    max_combinations: int = Field(
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description=(
+            "How many combinations of the dimensions' values there may be. Readings with more are refused before anything "
+            "of them is planned, and the column that has too many values is named."
+        ),
+        examples=[1000],
     )
     tests: QueryTests = Field(
         default=(),
@@ -404,6 +460,7 @@ class Meter(Block):
         StripeEvent,
         AfterValidator(_named_after_meter),
         AfterValidator(_windows_hold_whole_ones),
+        AfterValidator(_adds_up_by_combination),
         AfterValidator(_cancels_what_adds_up),
     ] = Field(
         default=StripeEvent(),
@@ -426,10 +483,12 @@ class Meter(Block):
 
 def fingerprint(meter: Meter) -> str:
     """Return a SHA-256, in hex, of what decides a meter's numbers: where it differs, history may too."""
-    defining = [
+    defining: list[object] = [
         normalised_query(meter.query_text),
         int(meter.window.total_seconds()),
         meter.read,
         meter.decimals,
     ]
+    if meter.dimensions:
+        defining.append(sorted(meter.dimensions))
     return hashlib.sha256(json.dumps(defining).encode()).hexdigest()

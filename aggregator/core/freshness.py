@@ -27,10 +27,13 @@ class Reads(Protocol):
         span: Span,
         window: dt.timedelta,
         *,
+        dimensions: Sequence[str] = (),
         step: dt.timedelta | None = None,
         allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
         """Yield all readings of the span in batches, from one snapshot; asked for in pieces of `step`, if given.
+
+        `dimensions` are the further columns that keep usage apart.
 
         `allow` is told what that snapshot proves, and says up to when it is read.
         """

@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.renaming import Outlet
 
 SlotId = NewType("SlotId", int)
@@ -225,6 +226,10 @@ class Meter:
     """What it was called before."""
     outlets: tuple[Outlet, ...] = ()
     """What it feeds at each of its sinks, as far as somebody who knows them has said so."""
+    dimensions: tuple[str, ...] = ()
+    """By what usage is kept apart besides its customer: further columns of the query, in alphabetical order."""
+    max_combinations: int = 1_000
+    """How many combinations of their values there may be before somebody is asked whether they are meant."""
 
     @property
     def unit(self) -> Decimal:
@@ -251,6 +256,8 @@ class Definition(NamedTuple):
     fingerprint: str
     query: str
     window: dt.timedelta
+    dimensions: tuple[str, ...] = ()
+    """Which further columns of the query keep usage apart."""
 
 
 class Fence(NamedTuple):
@@ -282,8 +289,9 @@ class Fence(NamedTuple):
 class Reading(NamedTuple):
     """What the source says one customer used in one window, or a part of it: what arrives for a slot is summed.
 
-    `customer` is None where the row could not be mapped. `quantity` is None where the row's number is unusable;
-    `reason` then says why, and the slot it belongs to stays as it is.
+    `customer` is None where the row could not be mapped, and `dimensions` where it has no usable value for each of them: it
+    belongs to no slot. `quantity` is None where the row's number is unusable; the slot it belongs to stays as it is.
+    `reason` says what of it is the matter.
     """
 
     window_start: dt.datetime
@@ -293,6 +301,7 @@ class Reading(NamedTuple):
     reason: str | None = None
     noise: Decimal = ZERO
     """Of a floating-point number: by what share of it the same rows may come out differently; of an exact one, none."""
+    dimensions: Dimensions | None = ()
 
 
 class Differing(NamedTuple):
@@ -353,6 +362,7 @@ class Change(NamedTuple):
     """What was usual for its customer at this hour; None if nothing was, or if nobody asks."""
     passed: bool = False
     """Whether what is planned anew had left before: the guards had let it go."""
+    dimensions: Dimensions = ()
 
 
 class Planned(NamedTuple):
@@ -404,6 +414,8 @@ class Event(NamedTuple):
     """When the latest attempt before this one began."""
     transport: str = ""
     """How it is to go: as the first attempt went that may have arrived, since only there it is surely recognised."""
+    dimensions: Dimensions = ()
+    """What its usage is kept apart by besides the customer: names and values, in the order of the names."""
 
 
 class Answer(StrEnum):

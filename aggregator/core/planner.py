@@ -2,7 +2,7 @@
 
 Rules
 - What is owed is truth minus what is planned already: `now - before`, plus the customer's carry, plus a held correction
-  that this plan replaces.
+  that this plan replaces. Where a meter has dimensions, each combination of their values is counted by itself.
 - What is billed is always the floor of what was used, at the meter's decimals: never more, and never a unit less. The
   remainder stays with the customer as carry.
 - `total(r) = total(r-1) + delta(r)`; revisions count 0, 1, 2, ... without a hole.
@@ -27,7 +27,9 @@ from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Context, Decimal, Inexact, InvalidOperation
 from hashlib import sha256
 
+from aggregator.core import dimensions as apart_by
 from aggregator.core import guards
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import (
     NO_GUARDS,
     ZERO,
@@ -85,8 +87,8 @@ class Identifiers:
         self._windows: dict[dt.datetime, str] = {}
         """How windows stand in identifiers, by their start: each serves up to a million events."""
 
-    def of(self, customer: str, window_start: dt.datetime, revision: int) -> str:
-        """Name an event: the hash of ledger, sink, meter, customer, window start and length, and revision.
+    def of(self, customer: str, window_start: dt.datetime, revision: int, dimensions: Dimensions = ()) -> str:
+        """Name an event: the hash of ledger, sink, meter, customer, window start and length, revision, and dimensions.
 
         Lengths precede texts, so that no two different names can run together into the same bytes.
         """
@@ -94,6 +96,8 @@ class Identifiers:
         if window is None:
             window = self._windows[window_start] = f"{int(window_start.timestamp())}:{self._length}"
         named = f"{self._begins}{len(customer)}:{customer}{window}:{revision}"
+        if dimensions:
+            named = f"{named};{apart_by.named(dimensions)}"
         return "agg_" + sha256(named.encode()).hexdigest()[: IDENTIFIER_LENGTH - 4]
 
 
@@ -147,18 +151,18 @@ class Policy:
 
 
 def plan(changes: Iterable[Change], policy: Policy) -> Iterator[Decision]:
-    """Decide about each changed slot, in the order given: all slots of one customer stand together.
+    """Decide about each changed slot, in the order given: all slots of one customer and combination stand together.
 
-    The carry of a customer flows from each of its slots to the next; `Change.carry` is its value before the pass. A slot
+    The carry of these flows from each of their slots to the next; `Change.carry` is its value before the pass. A slot
     that is only `newer` than one that changed is passed over unless something older is said, and while its event is owed.
     """
     unit = Decimal(1).scaleb(-policy.decimals)
-    customer, carry, older_said = None, ZERO, False
+    customer, apart, carry, older_said = None, None, ZERO, False
     for change in changes:
         if policy.unstable and _stands_still(change, policy):
             continue  # a newer number is worth no more than the one that waits
-        if change.customer != customer:
-            customer, carry, older_said = change.customer, change.carry, False
+        if change.customer != customer or change.dimensions != apart:
+            customer, apart, carry, older_said = change.customer, change.dimensions, change.carry, False
         if change.newer and (
             not older_said or change.shadow or change.unsaid or change.tail is Tail.UNSETTLED
         ):
@@ -214,7 +218,7 @@ def _decide_new(change: Change, unit: Decimal, policy: Policy) -> Decision:
     if delta:
         at = stamp(change.window_start, policy.window, 0, used_at=change.at, stamped_at=None)
         if policy.plain and at >= policy.oldest and ZERO < delta < policy.surely_fits:
-            name = policy.identifiers.of(change.customer, change.window_start, 0)
+            name = policy.identifiers.of(change.customer, change.window_start, 0, change.dimensions)
             event = build(Planned, (change.event, 0, delta, delta, at, name, DUE, None, None))
         else:
             event = _event(change, delta, delta, policy)
@@ -283,7 +287,7 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
         )  # whatever holds this one: what replaces it may lower the bill, and is a proposal still
     if policy.shadow or change.shadow:
         state, reason, guard = State.SHADOW, reason and f"would be {state.value}: {reason}", None
-    name = policy.identifiers.of(change.customer, change.window_start, change.revision)
+    name = policy.identifiers.of(change.customer, change.window_start, change.revision, change.dimensions)
     return build(Planned, (change.event, change.revision, delta, total, at, name, state, reason, guard))
 
 

@@ -5,6 +5,7 @@ clock, waits    the clock that everything is stamped by, and transactions that t
 identity        whether this is the ledger that it was
 meters, feeds   who a meter is, its mark, and who may write for it now; and on what terms it feeds each sink
 meter_names     what each meter fed under which name
+combinations    what the numbers of combinations of dimensions stand for
 configurations  which configuration of the meters is in force, and what it was before
 passes/         one pass over a span, as one transaction
 outbox/         what leaves: claimed, settled, released, one by one or as a file

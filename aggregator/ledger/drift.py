@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from aggregator.core.drift import KnownEvent, Place, Window
 from aggregator.core.model import ZERO, EventId, SlotId, Span, State
+from aggregator.core.planner import add
 from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.passes.changes import WORK_MEMORY, stage
 from aggregator.ledger.passes.spool import Spool
@@ -24,7 +25,7 @@ AROUND = dt.timedelta(days=35)
 
 NO_READING = """
 create temporary table reading (
-    window_start timestamptz, customer text collate "C", quantity numeric, at timestamptz, reason text
+    window_start timestamptz, customer text collate "C", combination bigint, quantity numeric, at timestamptz, reason text
 ) on commit drop
 """
 
@@ -34,7 +35,7 @@ create temporary table reading (
 # believes of how many rows there are.
 DAYS = """
 with slot as (
-    select slot.customer, slot.window_start, slot.quantity as read, slot.total,
+    select slot.customer, slot.combination, slot.window_start, slot.quantity as read, slot.total,
            coalesce(sum(event.delta) filter (where event.state in ('accepted', 'confirmed')), 0) as booked,
            coalesce(sum(event.delta) filter (where event.state <> 'void'), 0) as planned,
            count(*) filter (where event.state in ('accepted', 'confirmed')) as events,
@@ -42,14 +43,14 @@ with slot as (
       from aggregator.slot left join aggregator.event on event.slot_id = slot.id
      where slot.feed_id = %(feed)s and slot.window_start >= %(start)s and slot.window_start < %(end)s
        and (%(customers)s::text[] is null or slot.customer = any(%(customers)s))
-     group by slot.feed_id, slot.window_start, slot.customer
+     group by slot.feed_id, slot.window_start, slot.customer, slot.combination
 ), seen as (
-    select customer, window_start, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
+    select customer, window_start, combination, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
       from reading
-     where customer is not null
+     where customer is not null and combination is not null
        and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
        and (%(customers)s::text[] is null or customer = any(%(customers)s))
-     group by customer, window_start
+     group by customer, window_start, combination
 ), beside as (
     select customer, window_start, coalesce(read, 0) as read, coalesce(total, 0) as total, coalesce(booked, 0) as booked,
            coalesce(planned, 0) as planned, coalesce(events, 0) as events, coalesce(waits, false) as waits,
@@ -58,15 +59,20 @@ with slot as (
                  and not window_start = any(array(
                          select unread.window_start from aggregator.unread where unread.meter_id = %(meter)s))
                 then coalesce(quantity, 0) end as source
-      from slot full join seen using (customer, window_start)
-), differing as (
+      from slot full join seen using (customer, window_start, combination)
+), each_combination as (
     select *, source is not null and source <> read
               and (%(exact)s or abs(source - read) > %(unit)s / 2) as differs
       from beside
+), differing as (
+    select customer, window_start, sum(case when differs then source else read end) as source, sum(read) as read,
+           sum(booked) as booked, sum(planned) as planned, sum(total) as total, sum(events) as events,
+           bool_or(waits or planned <> total) as waits, bool_or(differs) as differs
+      from each_combination group by 1, 2
 ), day as (
     select customer, date_trunc('day', window_start, 'UTC') as start,
-           sum(case when differs then source else read end) as source, sum(read) as read, sum(booked) as booked,
-           sum(planned) as planned, sum(events) as events, bool_or(waits or planned <> total or differs) as odd,
+           sum(source) as source, sum(read) as read, sum(booked) as booked,
+           sum(planned) as planned, sum(events) as events, bool_or(waits or differs) as odd,
            array_agg(window_start) filter (where differs) as starts, array_agg(source) filter (where differs) as numbers
       from differing group by 1, 2
 ), known as (
@@ -83,9 +89,9 @@ select customer, day.start, coalesce(day.source, 0), coalesce(day.read, 0), coal
 """
 
 WINDOWS = """
-select id, window_start, quantity, total, revision, stamped_at from aggregator.slot
+select id, window_start, quantity, total, revision, stamped_at, combination from aggregator.slot
  where feed_id = %(feed)s and customer = %(customer)s and window_start >= %(start)s and window_start < %(end)s
- order by window_start
+ order by window_start, combination
 """
 
 EVENTS = """
@@ -116,8 +122,9 @@ select slot.customer, sum(slot.quantity) - sum(slot.total) - coalesce(max(carry.
   from aggregator.slot
   join aggregator.feed on feed.id = slot.feed_id and not feed.ordered
   left join aggregator.carry on carry.feed_id = slot.feed_id and carry.customer = slot.customer
+                            and carry.combination = slot.combination
  where slot.feed_id = %(feed)s and (%(customer)s::text is null or slot.customer = %(customer)s)
- group by slot.customer having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0)
+ group by slot.customer, slot.combination having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0)
  order by 1 limit %(limit)s
 """
 
@@ -171,6 +178,7 @@ class Slot(NamedTuple):
     revision: int
     stamped_at: dt.datetime | None = None
     """The instant of its first event."""
+    combination: int = 0
 
 
 class Customer(NamedTuple):
@@ -183,13 +191,14 @@ class Customer(NamedTuple):
 
     def place(self, span: Span, sink: Decimal | None, source: dict[dt.datetime, Decimal]) -> Place:
         """Return what of it lies in a span, beside what the sink has of that, and the source where it differs."""
-        windows = {
-            slot.window_start: Window(
-                slot.window_start, source.get(slot.window_start), slot.quantity, slot.total
-            )
-            for slot in self.slots
-            if slot.window_start in span
-        }
+        windows: dict[dt.datetime, Window] = {}
+        for slot in self.slots:
+            start = slot.window_start
+            if start in span:
+                read, total = slot.quantity, slot.total
+                if start in windows:  # of another combination: the sink tells what all of them come to
+                    read, total = add(windows[start].read, read), add(windows[start].total, total)
+                windows[start] = Window(start, source.get(start), read, total)
         for start in source.keys() - windows.keys():
             if start in span:
                 windows[start] = Window(start, source[start], ZERO, ZERO)

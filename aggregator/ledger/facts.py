@@ -143,19 +143,20 @@ with asked as (
 ), whole as (
     select window_start, {TAKEN} from reading where window_start in (select start from asked) group by 1
 ), seen as (
-    select window_start, customer, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
-      from reading where customer is not null and window_start in (select start from asked) group by 1, 2
+    select window_start, customer, combination, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
+      from reading
+     where customer is not null and combination is not null and window_start in (select start from asked) group by 1, 2, 3
 ), both_said as (
     select window_start, customer, coalesce(slot.quantity, 0) as before,
            case when seen.spoilt then coalesce(slot.quantity, 0) else coalesce(seen.quantity, 0) end as now
       from seen
       full join (
-            select window_start, customer, quantity from aggregator.slot
+            select window_start, customer, combination, quantity from aggregator.slot
              where feed_id = %(feed)s and window_start in (select start from asked)
-           ) as slot using (window_start, customer)
+           ) as slot using (window_start, customer, combination)
 ), compared as (
-    select window_start, max(now) filter (where customer = %(customer)s) as quantity,
-           count(*) filter (where differs) as customers, sum(now - before) filter (where differs) as change
+    select window_start, sum(now) filter (where customer = %(customer)s) as quantity,
+           count(distinct customer) filter (where differs) as customers, sum(now - before) filter (where differs) as change
       from (select *, now <> before
                       and (%(exact)s or abs(now - before) > least(%(unit)s / 2,
                            greatest(%(unit)s / 1e9, 2 * %(noise)s * greatest(abs(now), abs(before))))) as differs

@@ -115,15 +115,15 @@ select pg_terminate_backend(pid, %(patience)s) from pg_stat_activity
 """
 
 FIND_DEFINITIONS = """
-select since, fingerprint, query, make_interval(secs => window_seconds) from aggregator.definition
+select since, fingerprint, query, make_interval(secs => window_seconds), dimensions from aggregator.definition
  where meter_id = %(meter_id)s order by since
 """
 
 FORGET_DEFINITIONS = "delete from aggregator.definition where meter_id = %(meter_id)s and since >= %(since)s"
 
 ADD_DEFINITION = """
-insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds)
-values (%(meter_id)s, %(since)s, %(fingerprint)s, %(query)s, %(window_seconds)s)
+insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds, dimensions)
+values (%(meter_id)s, %(since)s, %(fingerprint)s, %(query)s, %(window_seconds)s, %(dimensions)s)
 """
 
 FIND_NOTED = "select until, xid::bigint from aggregator.fence where meter_id = %(meter_id)s order by until"
@@ -498,7 +498,9 @@ def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
     if not known:
         connection.execute(
             ADD_DEFINITION,
-            _columns(meter_id, Definition(EPOCH, meter.fingerprint, meter.query, meter.window)),
+            _columns(
+                meter_id, Definition(EPOCH, meter.fingerprint, meter.query, meter.window, meter.dimensions)
+            ),
         )
         return
     if known[-1].fingerprint == meter.fingerprint:
@@ -514,14 +516,14 @@ def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
     connection.execute(FORGET_DEFINITIONS, {"meter_id": meter_id, "since": max(unread, kept[-1].since)})
     if kept[-1].fingerprint != meter.fingerprint:
         since = definitions.begins(kept[-1], meter.window, unread)
-        new = Definition(since, meter.fingerprint, meter.query, meter.window)
+        new = Definition(since, meter.fingerprint, meter.query, meter.window, meter.dimensions)
         connection.execute(ADD_DEFINITION, _columns(meter_id, new))
 
 
 def definitions_of(connection: Connection, meter_id: int) -> tuple[Definition, ...]:
     """Return by which queries, and in which windows, a meter is read, in the order of time."""
     rows = connection.execute(FIND_DEFINITIONS, {"meter_id": meter_id})
-    return tuple(Definition._make(row) for row in rows)
+    return tuple(Definition._make((*columns, tuple(dimensions))) for *columns, dimensions in rows)
 
 
 def _columns(meter_id: int, definition: Definition) -> dict[str, object]:
@@ -531,6 +533,7 @@ def _columns(meter_id: int, definition: Definition) -> dict[str, object]:
         "fingerprint": definition.fingerprint,
         "query": definition.query,
         "window_seconds": int(definition.window.total_seconds()),
+        "dimensions": list(definition.dimensions),
     }
 
 

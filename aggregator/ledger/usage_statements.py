@@ -114,7 +114,7 @@ UNMAPPED = """
 select unmapped.customer collate "C" as customer, unmapped.window_start, unmapped.quantity, slot.quantity as known
   from aggregator.unmapped
   left join aggregator.slot on slot.feed_id = %(feed)s and slot.window_start = unmapped.window_start
-                           and slot.customer = unmapped.customer
+                           and slot.customer = unmapped.customer and slot.combination = unmapped.combination
  where unmapped.meter_id = %(meter)s and unmapped.quantity is not null
    and unmapped.window_start >= greatest(%(start)s, %(since)s)
    and unmapped.window_start < least(%(end)s, %(until)s, %(open_from)s)
@@ -127,19 +127,19 @@ OPEN = """
 select customer, window_start, coalesce(seen.quantity, case when seen.spoilt then slot.quantity end, 0) as quantity,
        slot.quantity as known, case when customer is null or seen.spoilt then 8 else 9 end as part
   from (
-        select window_start, customer, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
+        select window_start, customer, combination, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
           from reading
          where window_start >= greatest(%(start)s, %(since)s, %(open_from)s)
            and window_start < least(%(end)s, %(until)s)
            and (%(customers)s::text[] is null or customer = any(%(customers)s))
-         group by window_start, customer
+         group by window_start, customer, combination
        ) as seen
   full join (
-        select window_start, customer, quantity from aggregator.slot
+        select window_start, customer, combination, quantity from aggregator.slot
          where feed_id = %(feed)s and window_start >= greatest(%(start)s, %(since)s, %(open_from)s)
            and window_start < least(%(end)s, %(until)s)
            and (%(customers)s::text[] is null or customer = any(%(customers)s))
-       ) as slot using (window_start, customer)
+       ) as slot using (window_start, customer, combination)
 """
 
 NOTHING_OPEN = """

@@ -43,7 +43,7 @@ NAMED = f"""
 select distinct customer from (
     select found.customer from ({LATEST}) as latest
       cross join lateral (
-        select customer from aggregator.slot
+        select distinct customer from aggregator.slot
          where feed_id = %(feed)s and slot.window_start = latest.window_start
            and customer >= %(first)s collate "C" and customer < %(last)s collate "C"
          order by customer limit %(limit)s) as found

@@ -11,7 +11,7 @@ Rules
 import datetime as dt
 import re
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import combinations
@@ -210,10 +210,11 @@ class Source:
         span: Span,
         window: dt.timedelta,
         *,
+        dimensions: Sequence[str] = (),
         step: dt.timedelta | None = None,
         allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
-        """Yield all readings of a span in batches, from one snapshot.
+        """Yield all readings of a span in batches, from one snapshot; `dimensions` are columns that keep usage apart.
 
         `allow` is told what that very snapshot proves, before anything is asked of it, and says up to when the span may be
         read; what lies behind is left out.
@@ -232,8 +233,8 @@ class Source:
                 span = Span(span.start, allow(self._fence(snapshot)))
             if span.start >= span.end:
                 return
-            for asked in self._questions(snapshot, statement, span, window, step):
-                yield from self._readings(snapshot, statement, asked, window)
+            for asked in self._questions(snapshot, statement, span, window, step, dimensions):
+                yield from self._readings(snapshot, statement, asked, window, dimensions)
 
     def ask(
         self, query: str, span: Span, window: dt.timedelta, timeout: dt.timedelta | None = None
@@ -249,6 +250,7 @@ class Source:
         statement: sa.TextClause,
         asked: Span,
         window: dt.timedelta,
+        dimensions: Sequence[str] = (),
         *,
         by_window: bool = False,
     ) -> Iterator[list[Reading]]:
@@ -257,7 +259,7 @@ class Source:
         Raises QueryRejected if it has to return `window`, and does not; and as `read` does.
         """
         with closing(snapshot.ask(statement, asked)) as result:
-            found = self._places(result)
+            found = self._places(result, dimensions)
             if by_window and found.window is None:
                 raise self._refusal("the query returned `window` before, and does not any more")
             kinds = self._kinds(result)
@@ -267,11 +269,11 @@ class Source:
             for batch in snapshot.batches(result):
                 yield rows.readings(batch)
 
-    def columns(self, query: str, span: Span) -> Shape:
+    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape:
         """Try the query over a span, fetching one row at most, and say what it returns. Raises as `read` does."""
         statement = self._statement(query)
         with self._snapshot() as snapshot, closing(snapshot.ask(statement, span, batch=1)) as result:
-            found = self._places(result)
+            found = self._places(result, dimensions)
             row = result.fetchone()
             if row is not None:
                 self._try_instants(found, row)
@@ -357,22 +359,30 @@ class Source:
             yield Glimpse(self._fence(snapshot), partial(self._read_at_once, snapshot))
 
     def _read_at_once(
-        self, snapshot: Snapshot, query: str, span: Span, window: dt.timedelta
+        self,
+        snapshot: Snapshot,
+        query: str,
+        span: Span,
+        window: dt.timedelta,
+        dimensions: Sequence[str] = (),
     ) -> Iterator[list[Reading]]:
         """Yield all readings of a span in batches, by a query that returns `window`. Raises QueryRejected if it does not."""
-        yield from self._readings(snapshot, self._statement(query), span, window, by_window=True)
+        yield from self._readings(snapshot, self._statement(query), span, window, dimensions, by_window=True)
 
     @contextmanager
-    def trying(self, query: str, timeout: dt.timedelta) -> Iterator[Trying]:
+    def trying(self, query: str, timeout: dt.timedelta, dimensions: Sequence[str] = ()) -> Iterator[Trying]:
         """Open a snapshot in which the query can be asked for any stretch of time, each for as long as `timeout` at most.
 
         Raises, from within as well, as `read` does.
         """
         statement = self._statement(query)
         with self._snapshot(min(timeout, self._how.statement_timeout)) as snapshot:
-            yield Trying(snapshot, statement, self._places, self._kinds, self._instants)
+            places_of = partial(self._places, dimensions=dimensions)
+            yield Trying(snapshot, statement, places_of, self._kinds, self._instants)
 
-    def reread(self, query: str, span: Span, window: dt.timedelta) -> Differing | None:
+    def reread(
+        self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()
+    ) -> Differing | None:
         """Read a window again; return what differs and is the query's own doing, or None.
 
         It is read twice in one snapshot. What names the present instant is the same throughout that, and so is read in
@@ -381,13 +391,13 @@ class Source:
         """
         if not self._dialect.snapshot:
             return None
-        with self.trying(query, self._how.statement_timeout) as trying:
+        with self.trying(query, self._how.statement_timeout, dimensions) as trying:
             found = differing(trying.whole(span, window), trying.whole(span, window))
         if found is not None or query_text.present(query) is None:
             return found
         readings = []
         for _ in range(3):
-            with self.trying(query, self._how.statement_timeout) as trying:
+            with self.trying(query, self._how.statement_timeout, dimensions) as trying:
                 readings.append(trying.whole(span, window))
         first, *others = (differing(one, other) for one, other in combinations(readings, 2))
         return None if first is None or None in others else first._replace(how=LATER)
@@ -411,13 +421,14 @@ class Source:
         span: Span,
         window: dt.timedelta,
         step: dt.timedelta | None,
+        dimensions: Sequence[str],
     ) -> Iterator[Span]:
         """Yield the spans to ask the query for. Which columns it returns is tried on no time at all, which costs little."""
         by_window = [piece for each in tile(span, window) for piece in _pieces(each, step)]
         at_once = list(_pieces(span, step))
         if at_once != by_window:
             with closing(snapshot.ask(statement, Span(span.start, span.start), batch=1)) as result:
-                if self._places(result).window is not None:
+                if self._places(result, dimensions).window is not None:
                     by_window = at_once
         if len(by_window) > 1 and self.several_queries is not None:
             raise self._refusal(self.several_queries)
@@ -526,11 +537,12 @@ class Source:
         # On a line of its own, so that line numbers in the server's errors can be told.
         return sa.text("\n" + text)
 
-    def _places(self, result: sa.CursorResult[Any]) -> Places:
+    def _places(self, result: sa.CursorResult[Any], dimensions: Sequence[str] = ()) -> Places:
         if not result.returns_rows:
             reason = "a usage query may only read, and must return rows: write one `select`"
             raise self._refusal(reason, Rejected.AFTER_IT_RAN)
-        return places(list(result.keys()), partial(self._refusal, rejected=Rejected.AFTER_IT_RAN))
+        refuse = partial(self._refusal, rejected=Rejected.AFTER_IT_RAN)
+        return places(list(result.keys()), refuse, dimensions)
 
     def _kinds(self, result: sa.CursorResult[Any]) -> list[str | None]:
         """Return the database's name for the type of each column; None where it does not say."""

@@ -5,23 +5,28 @@ Rules
   with the query (a column's name, type or time zone, a row outside the span) refuses the query.
 - A batch is converted column by column. The types found in a column choose how: the common case runs at the speed of
   `map`, and a type that turns up late is still seen.
+- The value of a dimension becomes text without blanks around it: a model, not a number. NULL and blank are no value: a row
+  without one belongs to no combination, as one without a customer belongs to nobody, and is set aside.
 - A quantity becomes a Decimal. A float is rounded to the 15 digits that it surely has, and carries along how much of it may
   be noise: a sum of floats depends on the order in which rows are read. SQLite has no other fractions; elsewhere an exact
   type (numeric, decimal) is the one to return.
 """
 
 import datetime as dt
+import math
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Context, Decimal, DecimalException, Inexact, Overflow, Rounded, Subnormal
 from itertools import repeat
 from operator import attrgetter
 from types import NoneType
 from typing import NamedTuple, cast
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, Reading, Span
+from aggregator.core.planner import plain
 from aggregator.core.windows import floor
 from aggregator.errors import QueryRejected
 
@@ -29,6 +34,9 @@ KNOWN = ("customer", "quantity", "at", "window")
 
 LONGEST_KEY = 500
 """Longer than any billing system's customer id; what is longer is a document in the wrong column."""
+
+LONGEST_VALUE = 100
+"""Longer than the name of any model, region or plan; what is longer is no dimension, and would burden every event."""
 
 DIGITS = 60
 """More than any count of anything; a number with more is a mistake, and would burden every sum it enters."""
@@ -49,6 +57,9 @@ digit off, and all in one direction."""
 SINGLE_NOISE = Decimal("1e-5")
 """The same of four-byte floats, which have seven digits: a hundred additions in one direction, or a great many in both."""
 
+CACHED_COMBINATIONS = 10_000
+"""More than one meter is to have; the cache of them is emptied once it holds as many."""
+
 CACHED_WINDOWS = 10_000
 """A query may return any instant as `window`; the cache from those to windows is emptied once it holds this many."""
 
@@ -65,6 +76,9 @@ ZONE = attrgetter("tzinfo")
 
 NEW_READING = tuple.__new__
 """Makes a Reading of an iterable as `Reading._make` does, without a Python frame for each of a million."""
+
+VALUES = (str, int, float, Decimal, uuid.UUID, dt.date, NoneType)
+"""What the value of a dimension can be made of; `bool` is an `int`."""
 
 WORDS = {
     NoneType: "NULL",
@@ -96,23 +110,33 @@ class Places(NamedTuple):
     quantity: int
     at: int | None
     window: int | None
+    dimensions: tuple[tuple[str, int], ...] = ()
+    """By the name of each dimension, in the order of the names."""
 
 
-def places(names: Sequence[str], refuse: Refuse) -> Places:
-    """Find the known columns, in any order and letter case; any other set of columns is refused."""
+def places(names: Sequence[str], refuse: Refuse, dimensions: Sequence[str] = ()) -> Places:
+    """Find the known columns and the dimensions, in any order and letter case; any other set of columns is refused."""
     lower = [name.lower() for name in names]
-    found = f"; found: {', '.join(names) or 'no columns'}; known: {', '.join(KNOWN)}"
-    unknown = [name for name in names if name.lower() not in KNOWN]
+    known = (*KNOWN, *dimensions)
+    found = f"; found: {', '.join(names) or 'no columns'}; known: {', '.join(known)}"
+    unknown = [name for name in names if name.lower() not in known]
     if unknown:
-        raise refuse(f"the query returns a column it may not, `{unknown[0]}`{found}")
-    for name in KNOWN:
+        cure = f", unless `dimensions` of the meter names it{found}"
+        raise refuse(f"the query returns a column it may not, `{unknown[0]}`{cure}")
+    for name in known:
         if lower.count(name) > 1:
             raise refuse(f"the query returns `{name}` more than once{found}")
     for name in ("customer", "quantity"):
         if name not in lower:
             raise refuse(f"the query returns no column `{name}`{found}")
+    for name in dimensions:
+        if name not in lower:
+            raise refuse(
+                f"the query returns no column `{name}`, which `dimensions` of the meter names{found}"
+            )
     place = {name: index for index, name in enumerate(lower)}
-    return Places(place["customer"], place["quantity"], place.get("at"), place.get("window"))
+    apart = tuple((name, place[name]) for name in sorted(dimensions))
+    return Places(place["customer"], place["quantity"], place.get("at"), place.get("window"), apart)
 
 
 class Instants(NamedTuple):
@@ -191,6 +215,7 @@ class Rows:
         self._noise = noise
         self._padded = padded
         self._windows: dict[object, Span] = {}
+        self._combinations: dict[tuple[object, ...], tuple[Dimensions | None, str | None]] = {}
 
     def readings(self, rows: Sequence[Sequence[object]]) -> list[Reading]:
         """Return one reading per row, in order; raises QueryRejected where the query is at fault."""
@@ -206,6 +231,9 @@ class Rows:
         if self._places.at is not None:
             ats = self._ats(columns[self._places.at], quantities, flaws)
             self._check_inside(ats, windows, customers)
+        combinations: Iterable[Dimensions | None] = repeat(())
+        if self._places.dimensions:
+            combinations = self._combined([columns[place] for _, place in self._places.dimensions], flaws)
         values = zip(
             [window[0] for window in windows],
             customers,
@@ -213,12 +241,43 @@ class Rows:
             ats,
             repeat(None),
             repeat(noise),
+            combinations,
             strict=False,
         )
         readings = list(map(NEW_READING, repeat(Reading), values))
         for index, reasons in flaws.items():
             readings[index] = readings[index]._replace(at=None, reason="; ".join(reasons))
         return readings
+
+    def _combined(self, columns: Sequence[Column], flaws: Flaws) -> list[Dimensions | None]:
+        """Return the combination of each row; None where a dimension has no usable value."""
+        for (name, _), column in zip(self._places.dimensions, columns, strict=True):
+            for kind in set(map(type, column)):
+                if not issubclass(kind, VALUES) or issubclass(kind, dt.datetime | OutOfRange):
+                    raise self._refuse(
+                        f"column `{name}` holds {_word(kind)}: return a dimension as text, number or boolean"
+                    )
+        if len(self._combinations) > CACHED_COMBINATIONS:
+            self._combinations.clear()
+        # A type is part of the key: 1, true and 1.0 are equal, and are three texts.
+        keys = list(zip(*columns, *(map(type, column) for column in columns), strict=True))
+        for key in set(keys).difference(self._combinations):
+            self._combinations[key] = self._combination(key[: len(columns)])
+        found = list(map(self._combinations.__getitem__, keys))
+        for index, (_, flaw) in enumerate(found):
+            if flaw is not None:
+                flaws.setdefault(index, []).append(flaw)
+        return [combination for combination, _ in found]
+
+    def _combination(self, values: Sequence[object]) -> tuple[Dimensions | None, str | None]:
+        """Return the combination of these values; None, and why, if one of them is none."""
+        names = [name for name, _ in self._places.dimensions]
+        texts = list(map(_value_as_text, values))
+        for name, text in zip(names, texts, strict=True):
+            flaw = _unusable_value(text)
+            if flaw is not None:
+                return None, f"dimension `{name}` {flaw}"
+        return tuple(zip(names, texts, strict=True)), None
 
     def _windows_of(self, columns: Sequence[Column], count: int) -> Sequence[Span]:
         if self._places.window is None:
@@ -318,6 +377,31 @@ def _unusable(key: str) -> str | None:
         return f"customer key is unusable: holds control characters or broken text ({key[:20]!a})"
     if key.endswith(" "):
         return f"customer key is unusable: blanks behind it, as a CHAR column has; return trim(...) ({_shown(key)})"
+    return None
+
+
+def _value_as_text(value: object) -> str:
+    """Write the value of a dimension as text without blanks around it; nothing for NULL."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return plain(_decimal(value)) if math.isfinite(value) else str(value)
+        case Decimal():
+            return plain(value) if value.is_finite() else str(value)
+    return str(value).strip()
+
+
+def _unusable_value(text: str) -> str | None:
+    """Say why a text is no value of a dimension; None if it is."""
+    if not text:
+        return "is NULL or blank"
+    if len(text) > LONGEST_VALUE:
+        return f"is unusable: {len(text)} characters long ({text[:20]!a}...)"
+    if not text.isprintable() and any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        return f"is unusable: holds control characters or broken text ({text[:20]!a})"
     return None
 
 

@@ -1,6 +1,5 @@
 """A transaction that is open on a source: it is asked with bounds, and its rows are fetched in batches."""
 
-import datetime as dt
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -40,4 +39,5 @@ class Glimpse(NamedTuple):
     """An open snapshot: what it proves, and what asks it a query."""
 
     fence: Fence | None
-    read: Callable[[str, Span, dt.timedelta], Iterator[list[Reading]]]
+    read: Callable[..., Iterator[list[Reading]]]
+    """Given a query, a span, the length of its windows, and the query's dimensions, if it has any."""

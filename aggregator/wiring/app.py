@@ -539,7 +539,7 @@ def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
     """Return the core's view of a configured meter; `outlets` say what it feeds at its sinks."""
     return Meter(
         **meter.named("name", "renamed_from", "source", "sinks", "decimals", "shrink_guard"),
-        **meter.named("window", "start_at", "delay", "revisit", "split"),
+        **meter.named("window", "start_at", "delay", "revisit", "split", "max_combinations"),
         query=meter.query_text,
         fingerprint=fingerprint(meter),
         terms=tuple(Terms(fed.sink, fed.bill_from, fed.bill_until, fed.shadow) for fed in meter.feeds),
@@ -548,6 +548,7 @@ def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
         retained=meter.data_retained_from,
         latest=meter.stripe.formula == "last",
         outlets=outlets,
+        dimensions=tuple(sorted(meter.dimensions)),
     )
 
 

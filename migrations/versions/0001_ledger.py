@@ -113,12 +113,14 @@ create table aggregator.definition (
     fingerprint    text not null,
     query          text not null,
     window_seconds integer not null check (window_seconds > 0 and mod(86400, window_seconds) = 0),
+    dimensions     text[] not null default '{}',
     stated_at      timestamptz not null default now(),
     primary key (meter_id, since),
     check (mod(extract(epoch from since)::bigint, window_seconds) = 0)
 );
 comment on table aggregator.definition is
     'By which query, and in which windows, a meter is read from an instant on: a change holds for the windows after it.';
+comment on column aggregator.definition.dimensions is 'Which further columns of the query keep usage apart.';
 
 create table aggregator.fence (
     meter_id integer not null references aggregator.meter,
@@ -241,12 +243,15 @@ create table aggregator.unmapped (
     window_start timestamptz not null,
     reason       text not null,
     customer     text,
+    combination  bigint default 0,
     rows         bigint not null,
     quantity     numeric
 );
 create index unmapped_by_window on aggregator.unmapped (meter_id, window_start);
 comment on table aggregator.unmapped is
-    'What the source said that can be billed to nobody: rows without a customer, or without a usable number.';
+    'What the source said that can be billed to nobody: rows without a customer, a value of each dimension, or a usable '
+    'number.';
+comment on column aggregator.unmapped.combination is 'Null where a dimension had no usable value.';
 
 create table aggregator.unread (
     meter_id     integer not null references aggregator.meter,
@@ -308,22 +313,36 @@ comment on table aggregator.lateness is
 # state, and none from it. A zero may be said where nothing was, and where an event follows another that it does not change.
 SLOTS_AND_EVENTS = """
 create sequence aggregator.event_id;
+create table aggregator.combination (
+    id         bigint not null check (id <> 0),
+    meter_id   integer not null references aggregator.meter,
+    dimensions jsonb not null check (jsonb_typeof(dimensions) = 'object' and dimensions <> '{}'),
+    since      timestamptz not null default clock_timestamp(),
+    primary key (id, meter_id)
+);
+create index combination_by_meter on aggregator.combination (meter_id);
+comment on table aggregator.combination is
+    'The values of a meter''s dimensions that were read together. Wherever a combination is 0, there are no dimensions.';
+comment on column aggregator.combination.id is 'Made of the names and values: the same for every meter and in every ledger.';
+
 create table aggregator.slot (
     id           bigint not null,
     feed_id      integer not null,
     revision     integer not null check (revision >= 0),
     window_start timestamptz not null,
+    combination  bigint not null default 0,
     customer     text collate "C" not null check (customer <> ''),
     quantity     numeric not null check (quantity not in ('NaN', 'Infinity', '-Infinity')),
     total        numeric not null,
     stamped_at   timestamptz,
     tail         bigint,
     replan       boolean not null default false,
-    primary key (feed_id, window_start, customer),
+    primary key (feed_id, window_start, customer, combination),
     check ((revision = 0) = (tail is null))
 );
 comment on table aggregator.slot is
-    'Where readings of one customer of one meter in one window accumulate. Written only by the holder of the meter.';
+    'Where readings of one customer and combination of one meter in one window accumulate. Written only by the holder of '
+    'the meter.';
 comment on column aggregator.slot.id is 'The number that was reserved for its first event.';
 comment on column aggregator.slot.revision is 'How many events the slot has had.';
 comment on column aggregator.slot.quantity is 'What the source said when it was last read.';
@@ -369,12 +388,14 @@ comment on table aggregator.usage_of_day is
     'What the slots of a customer come to in a day; counts only while the day is made.';
 
 create table aggregator.carry (
-    feed_id  integer not null references aggregator.feed,
-    customer text collate "C" not null,
-    amount   numeric not null check (amount > 0),
-    primary key (feed_id, customer)
+    feed_id     integer not null references aggregator.feed,
+    customer    text collate "C" not null,
+    combination bigint not null default 0,
+    amount      numeric not null check (amount > 0),
+    primary key (feed_id, customer, combination)
 );
-comment on table aggregator.carry is 'What a customer is owed of a meter in parts too small to bill.';
+comment on table aggregator.carry is
+    'What a customer is owed of a meter, of each combination by itself, in parts too small to bill.';
 
 create type aggregator.event_state as enum
     ('due', 'sending', 'accepted', 'confirmed', 'refused', 'in_doubt', 'held', 'void', 'shadow');
@@ -391,6 +412,7 @@ create table aggregator.event (
     exposed_at   timestamptz,
     attempted_at timestamptz,
     settled_at   timestamptz,
+    combination  bigint not null default 0,
     state        aggregator.event_state not null,
     attempts     integer not null default 0 check (attempts >= 0),
     customer     text collate "C" not null,
@@ -661,8 +683,9 @@ create table aggregator.reassertion (
     feed_id      integer not null references aggregator.feed,
     window_start timestamptz not null,
     customer     text collate "C" not null,
+    combination  bigint not null default 0,
     due_at       timestamptz not null,
-    primary key (feed_id, window_start, customer)
+    primary key (feed_id, window_start, customer, combination)
 );
 comment on table aggregator.reassertion is
     'Slots whose total is to be sent again, since a sink that keeps the newest number may have been told otherwise.';
@@ -761,8 +784,8 @@ end
 $$;
 
 create trigger event_is_frozen
-    before update of id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, identifier, delta,
-                     total, quantity
+    before update of id, slot_id, pass_id, feed_id, revision, window_start, at, planned_at, customer, combination,
+                     identifier, delta, total, quantity
     on aggregator.event for each row
     execute function aggregator.refuse('what an event says never changes');
 

@@ -1,7 +1,7 @@
 """The figures of usage, the months it is asked for by, and what is asked of a source for windows that are not read yet."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
 import pytest
@@ -79,6 +79,7 @@ class Asked:
         span: Span,
         window: dt.timedelta,
         *,
+        dimensions: Sequence[str] = (),
         step: dt.timedelta | None = None,
         allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:

@@ -116,9 +116,7 @@ def test_a_backfill_counts_once_what_can_be_billed_to_nobody(world: World) -> No
 def test_what_is_withheld_with_an_unusable_row_has_a_name(world: World) -> None:
     """The good rows of a slot with a bad one are not billed, and counted where one looks (invariant 1)."""
 
-    def read(
-        query: str, span: Span, window: dt.timedelta, *, step: object = None, allow: object = None
-    ) -> Iterator[list[Reading]]:
+    def read(query: str, span: Span, window: dt.timedelta, **options: object) -> Iterator[list[Reading]]:
         if START in span:
             yield [
                 Reading(START, "cus_a", Decimal(1000), START),

@@ -408,7 +408,7 @@ def test_a_poison_row_does_not_stop_the_others(
     """
     found = readings(source, query)
     assert found[:500] + found[501:] == [Reading(NOON, f"cus_{n}", Decimal(n), NOON) for n in range(1, 1001)]
-    window_start, key, number, instant, reason, _ = found[500]
+    window_start, key, number, instant, reason, *_ = found[500]
     assert (window_start, key, number, instant) == (NOON, *expected[:2], None)
     assert reason is not None
     assert reason.startswith(expected[2])

@@ -143,12 +143,13 @@ class World:
         return self.sink.booked[self.meter.name, customer]
 
     def check_balance(self) -> None:
-        """Assert the balance of every feed and customer, and of every slot (invariant 5)."""
+        """Assert the balance of every feed, customer and combination, and of every slot (invariant 5)."""
         unbalanced = self.rows("""
             select slot.feed_id, slot.customer, sum(slot.quantity), sum(slot.total), coalesce(max(carry.amount), 0)
               from aggregator.slot
               left join aggregator.carry on carry.feed_id = slot.feed_id and carry.customer = slot.customer
-             group by 1, 2 having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0)
+                                        and carry.combination = slot.combination
+             group by 1, 2, slot.combination having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0)
         """)
         assert unbalanced == []
         adrift = self.rows("""

@@ -167,6 +167,7 @@ class SourceGate:
         span: Span,
         window: dt.timedelta,
         *,
+        dimensions: Sequence[str] = (),
         step: dt.timedelta | None = None,
         allow: Callable[[Fence | None], dt.datetime] | None = None,
     ) -> Iterator[list[Reading]]:
@@ -214,7 +215,9 @@ class SourceGate:
         standby = self._standbys.any()
         now = gate.scheduler.now
 
-        def read(query: str, span: Span, _: dt.timedelta) -> Iterator[list[Reading]]:
+        def read(
+            query: str, span: Span, _: dt.timedelta, dimensions: Sequence[str] = ()
+        ) -> Iterator[list[Reading]]:
             assert gate.scheduler.now == now, "it is one snapshot"
             table = (standby or self._application).tables[query]
             readings = table.readings(span, raw=gate.conditions.raw, names_at=gate.conditions.names_at)
@@ -224,11 +227,11 @@ class SourceGate:
 
         yield Glimpse(self._fence_of(standby), read)
 
-    def reread(self, query: str, span: Span, window: dt.timedelta) -> None:
+    def reread(self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()) -> None:
         """Say the same again: no query changes by itself."""
         self._gate.step()
 
-    def columns(self, query: str, span: Span) -> Shape:
+    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape:
         """Say what the query gives."""
         self._gate.step()
         return Shape(self._gate.conditions.at_once, self._gate.conditions.names_at)

@@ -407,7 +407,7 @@ def _changes(
     tables = ledger.tables
     seen: dict[tuple[str, dt.datetime], tuple[Decimal, dt.datetime | None]] = {}
     spoilt: set[tuple[str, dt.datetime]] = set()
-    for start, customer, quantity, at, reason, _ in readings:
+    for start, customer, quantity, at, reason, *_ in readings:
         if customer is None or start < feed.since or (feed.until is not None and start >= feed.until):
             continue
         key = (customer, start)
@@ -517,7 +517,7 @@ def readings_of(spool: Spool) -> Iterator[Reading]:
 
 @lru_cache(maxsize=100_000)
 def _reading(line: str) -> Reading:
-    start, customer, quantity, at, reason = (None if cell == "\\N" else cell for cell in line.split("\t"))
+    start, customer, _, quantity, at, reason = (None if cell == "\\N" else cell for cell in line.split("\t"))
     assert start is not None
     return Reading(
         dt.datetime.fromisoformat(start),

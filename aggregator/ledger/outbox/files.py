@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from aggregator.core.model import Bounds, ClaimId, Event, Outcome, Span, Written
+from aggregator.ledger import combinations
 from aggregator.ledger.database import Database, Part
 from aggregator.ledger.identity import LedgerIdentity
 from aggregator.ledger.outbox.outbox import COUNT_VERDICTS, SETTLE, claiming, document
@@ -101,7 +102,7 @@ update aggregator.event
 # What is in a file is sent once, whoever writes it: nothing exposes an event before.
 MEMBERS = """
 select event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
-       event.at, event.identifier, event.attempts, null, null, ''
+       event.at, event.identifier, event.attempts, null, null, '', event.combination
   from aggregator.event
   join aggregator.feed on feed.id = event.feed_id
   join aggregator.meter on meter.id = feed.meter_id
@@ -249,7 +250,8 @@ class Files(Part):
             values = {"claim": claim.id, "first": first, "last": first + PAGE - 1}
             with self._database.transaction() as connection:
                 rows = connection.execute(MEMBERS, values, binary=True).fetchall()
-            yield [Event._make(row) for row in rows]
+                found = combinations.events(connection, rows)
+            yield found
 
     def renew(self, claim: FileClaim, now: dt.datetime) -> bool:
         """Hold a claim for another while; False if it is somebody else's by now."""

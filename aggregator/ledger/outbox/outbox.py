@@ -25,6 +25,7 @@ from typing import NamedTuple
 from aggregator.core import retry
 from aggregator.core.model import ClaimId, Event, EventId, Outcome
 from aggregator.errors import LedgerFailedOver, LedgerStopped
+from aggregator.ledger import combinations
 from aggregator.ledger.database import Connection, Database, Part, array
 from aggregator.ledger.identity import WHAT_TO_DO, LedgerIdentity
 from aggregator.ledger.outbox.turns import Turns
@@ -62,7 +63,7 @@ update aggregator.event
    and feed.id = event.feed_id and meter.id = feed.meter_id
 returning event.id, meter.name, event.customer, event.window_start, event.revision, event.delta, event.total,
           event.at, event.identifier, event.attempts, old.exposed_at, old.attempted_at,
-          coalesce(event.transport, '')
+          coalesce(event.transport, ''), event.combination
 """
 
 # Each session counts in a row of its own, and in the order of the key: nobody waits for another's commit, and never two for
@@ -223,6 +224,7 @@ with again as (
 ), marked as (
     update aggregator.slot set replan = true from named
      where slot.feed_id = named.feed_id and slot.window_start = named.window_start and slot.customer = named.customer
+       and slot.combination = named.combination
 ), reread as (
     update aggregator.meter set reread_from = least(meter.reread_from, old.start)
       from (select feed.meter_id, min(named.window_start) as start
@@ -353,8 +355,8 @@ class Outbox(Part):
             made.append(opened[0])
             connection.execute(TAKE_ROWS, {**values, "claim": opened[0]})
             rows = connection.execute(TAKE_EVENTS, values, binary=True).fetchall()
+            found = tuple(sorted(combinations.events(connection, rows)))
         assert len(rows) == len(events), "every row of the outbox has its event"
-        found = tuple(sorted(Event._make(row) for row in rows))
         return Claim(ClaimId(made[0]), found, self._leave.total_seconds(), at)
 
     def stop(self, event: EventId, reason: str, now: dt.datetime) -> None:

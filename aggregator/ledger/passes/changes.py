@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from aggregator.core.model import ZERO, Change, Span, Tail, WriteModel
+from aggregator.ledger.combinations import Known
 from aggregator.ledger.database import Connection
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.spool import Spool
@@ -27,10 +28,12 @@ UNKNOWN = (False, False, False, False, *UNASKED)
 NEW = (*UNBOOKED, ZERO, *UNTROUBLED, *UNKNOWN)
 """The rest of a new slot whose customer is owed nothing, as nearly all are."""
 
+NO_COMBINATIONS: Known = {0: ()}
+
 build = tuple.__new__
 """Reached a million times in a pass: a named tuple's own constructor takes twice as long."""
 
-COLUMNS = 17
+COLUMNS = 18
 """How many columns a row has where nothing more is asked."""
 
 # The sorts and hashes over a million readings stay in memory with this; a transaction has a handful of them at most.
@@ -41,6 +44,7 @@ CREATE_STAGING = """
 create temporary table reading (
     window_start timestamptz not null,
     customer     text collate "C",
+    combination  bigint,
     quantity     numeric,
     at           timestamptz,
     reason       text
@@ -54,15 +58,17 @@ COPY_READINGS = f"copy reading ({Spool.COLUMNS}) from stdin"
 MEANT = """
 with noisy as (
     delete from reading
-     where customer is not null
+     where customer is not null and combination is not null
        and not exists (select from reading as flawed where flawed.reason is not null
-                          and flawed.window_start = reading.window_start and flawed.customer = reading.customer)
-    returning window_start, customer, quantity, at
+                          and flawed.window_start = reading.window_start and flawed.customer = reading.customer
+                          and flawed.combination = reading.combination)
+    returning window_start, customer, combination, quantity, at
 ), summed as (
-    select window_start, customer, sum(quantity) as quantity, max(at) as at from noisy group by window_start, customer
+    select window_start, customer, combination, sum(quantity) as quantity, max(at) as at
+      from noisy group by window_start, customer, combination
 )
-insert into reading (window_start, customer, quantity, at)
-select window_start, customer,
+insert into reading (window_start, customer, combination, quantity, at)
+select window_start, customer, combination,
        coalesce((select round(quantity, places) from generate_series(%(decimals)s, %(decimals)s + 12) as places
                   where abs(round(quantity, places) - quantity)
                         <= least(%(unit)s / 100, greatest(%(unit)s / 1e9, abs(quantity) * %(noise)s))
@@ -72,24 +78,26 @@ select window_start, customer,
 
 # What differs between what was read and what the ledger holds. The span was read completely, so a slot without a reading
 # stands at zero. What is billed by its last number is billed by a zero too, so a new slot at zero is a change there.
-# A slot with an unusable row is `spoilt`: it stays as it is. Only windows that the feed bills are looked at.
+# A slot with an unusable row is `spoilt`: it stays as it is; one without a usable dimension belongs to none. Only windows
+# that the feed bills are looked at.
 # A float that differs by no more than the order of its rows can make is what it was: it is compared with what is booked, and
 # not with the reading before, so that no usage is lost little by little.
 DIFFERING = """
-        select window_start, customer, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
+        select window_start, customer, combination, slot.quantity as before, coalesce(seen.quantity, 0) as now, seen.at,
                slot.id as slot_id, slot.total, slot.revision, slot.stamped_at, slot.tail, slot.replan, false as newer
           from (
-                select window_start, customer, sum(quantity) as quantity, max(at) as at,
+                select window_start, customer, combination, sum(quantity) as quantity, max(at) as at,
                        bool_or(reason is not null) as spoilt
                   from reading
-                 where customer is not null and window_start >= %(since)s and window_start < %(until)s
-                 group by window_start, customer
+                 where customer is not null and combination is not null
+                   and window_start >= %(since)s and window_start < %(until)s
+                 group by window_start, customer, combination
                ) as seen
           full join (
                 select * from aggregator.slot
                  where feed_id = %(feed_id)s
                    and window_start >= greatest(%(start)s, %(since)s) and window_start < least(%(end)s, %(until)s)
-               ) as slot using (window_start, customer)
+               ) as slot using (window_start, customer, combination)
          where ((coalesce(seen.quantity, 0) <> coalesce(slot.quantity, 0)
                  and (%(exact)s or abs(coalesce(seen.quantity, 0) - coalesce(slot.quantity, 0))
                                    > least(%(unit)s / 2, greatest(%(unit)s / 1e9, 2 * %(noise)s
@@ -102,10 +110,12 @@ DIFFERING = """
 # not: it is sent again behind that, in the order of the windows and in the same pass. One after the other they would wait
 # for each other, pass after pass. What was rejected, or left at that by a person, is not said without a word.
 AND_NEWER = """
-        select slot.window_start, slot.customer, slot.quantity, slot.quantity, null, slot.id, slot.total, slot.revision,
-               slot.stamped_at, slot.tail, slot.replan, true
-          from (select customer, min(window_start) as since from differing group by customer) as oldest
+        select slot.window_start, slot.customer, slot.combination, slot.quantity, slot.quantity, null, slot.id, slot.total,
+               slot.revision, slot.stamped_at, slot.tail, slot.replan, true
+          from (select customer, combination, min(window_start) as since
+                  from differing group by customer, combination) as oldest
           join aggregator.slot on slot.feed_id = %(feed_id)s and slot.customer = oldest.customer
+                              and slot.combination = oldest.combination
                               and slot.window_start > oldest.since and slot.revision > 0
          where slot.window_start >= %(since)s
            and (%(newer_until)s::timestamptz is null or slot.window_start < %(newer_until)s)
@@ -115,9 +125,9 @@ AND_NEWER = """
                               and (parked.was_accepted or parked.dismissed_at is not null))
 """
 
-# Ordered by customer, because the carry flows through a customer's slots one after the other. What a new slot does not have
-# is null, and costs nothing; its own number is the one that is reserved for its first event. Only where a feed was in shadow
-# once, it is looked whether a slot's latest event is.
+# Ordered by customer and combination, because a carry flows through the slots of both one after the other. What a new slot
+# does not have is null, and costs nothing; its own number is the one that is reserved for its first event. Only where a feed
+# was in shadow once, it is looked whether a slot's latest event is.
 WHAT_IS_KNOWN = """
 select found.slot_id,
        nextval('aggregator.event_id'),
@@ -134,11 +144,12 @@ select found.slot_id,
        found.replan,
        case when %(shadowed)s and found.tail is not null
             then (select event.state = 'shadow' from aggregator.event where event.id = found.tail) else false end,
-       found.newer
+       found.newer, found.combination
 """
 
 OF_EACH = """
   left join aggregator.carry on carry.feed_id = %(feed_id)s and carry.customer = found.customer
+                            and carry.combination = found.combination
   left join aggregator.outbox on outbox.event_id = found.tail
   left join aggregator.parked as last on last.event_id = found.tail
   left join lateral (
@@ -150,7 +161,7 @@ OF_EACH = """
        ) as rejected on true
   left join aggregator.parked on parked.event_id = coalesce(last.event_id, rejected.event_id)
   left join aggregator.event as waiting on waiting.id = parked.event_id
- order by found.customer, found.window_start
+ order by found.customer, found.combination, found.window_start
 """
 
 # Whether a guard holds all that a slot ever had, so that where it stands was never said.
@@ -173,6 +184,7 @@ USUAL = """
                  cross join generate_series(0, %(windows)s - 1) as number
                   join aggregator.slot
                     on slot.feed_id = %(feed_id)s and slot.customer = found.customer
+                   and slot.combination = found.combination
                    and slot.window_start = date_bin(%(stretch)s, found.window_start, 'epoch')
                                            - week * interval '168 hours' + number * %(window)s::interval
                  where slot.quantity > 0 and slot.window_start >= %(compared_since)s
@@ -212,22 +224,22 @@ delete from aggregator.unmapped
 """
 
 NOTE_UNMAPPED = """
-insert into aggregator.unmapped (meter_id, window_start, reason, customer, rows, quantity)
-select %(meter_id)s, window_start, reason, customer, count(*), sum(quantity)
+insert into aggregator.unmapped (meter_id, window_start, reason, customer, combination, rows, quantity)
+select %(meter_id)s, window_start, reason, customer, combination, count(*), sum(quantity)
   from reading where reason is not null
- group by window_start, reason, customer
+ group by window_start, reason, customer, combination
 """
 
 # What is usable of a slot that has an unusable row waits with it, and is named.
 NOTE_UNMAPPED_WITHHELD = """
-insert into aggregator.unmapped (meter_id, window_start, reason, customer, rows, quantity)
+insert into aggregator.unmapped (meter_id, window_start, reason, customer, combination, rows, quantity)
 select %(meter_id)s, window_start, 'withheld: another row of this customer and window is unusable',
-       customer, count(*), sum(quantity)
+       customer, combination, count(*), sum(quantity)
   from reading
  where reason is null
-   and (window_start, customer) in (select window_start, customer from reading
-                                     where reason is not null and customer is not null)
- group by window_start, customer
+   and (window_start, customer, combination) in (select window_start, customer, combination from reading
+                                                  where reason is not null and customer is not null)
+ group by window_start, customer, combination
 """
 
 
@@ -260,12 +272,13 @@ def changes(
     noise: Decimal = ZERO,
     unit: Decimal = Decimal(1),
     more: bool = False,
+    combinations: Known = NO_COMBINATIONS,
 ) -> Iterator[Change]:
     """Yield the slots of a feed that differ from what was read, and what is newer where that counts, customer by customer.
 
     `noise` is by what share the same rows may come out differently, and `unit` the least that is billed.
     `io` fetches a batch ahead, between whatever else it has to do on the connection. With `more`, another pass takes up what
-    is newer than the span. `past` is what guards compare with, if there are any.
+    is newer than the span. `past` is what guards compare with, if there are any. `combinations` are those of the meter.
     """
     values = {
         "feed_id": feed.id,
@@ -290,27 +303,28 @@ def changes(
         while rows := upcoming.result():
             upcoming = io.submit(cursor.fetchmany, BATCH)
             for row in rows:
-                yield _change(row) if len(row) == COLUMNS else _asked_about(row)
+                yield _change(row, combinations) if len(row) == COLUMNS else _asked_about(row, combinations)
     finally:
         io.submit(cursor.close).result()
 
 
-def _change(row: tuple[Any, ...]) -> Change:
+def _change(row: tuple[Any, ...], combinations: Known) -> Change:
     """Make a change of a row of CHANGED, in which null stands for what a new or an untroubled slot has."""
     slot, event, customer, start, before, now, at, *rest = row
-    *booked, carry, tail, parked, delta, again, shadow, newer = rest
+    *booked, carry, tail, parked, delta, again, shadow, newer, combination = rest
+    apart = combinations[combination]
     if slot is None:
         known = NEW if carry is None else (*UNBOOKED, carry, *UNTROUBLED, *UNKNOWN)
-        return build(Change, (event, event, customer, start, ZERO, now, at, *known))
+        return build(Change, (event, event, customer, start, ZERO, now, at, *known, apart))
     trouble = (Tail(tail), parked, delta or ZERO) if tail else UNTROUBLED
-    ours = (*booked, carry or ZERO, *trouble, True, again, shadow, newer, *UNASKED)
+    ours = (*booked, carry or ZERO, *trouble, True, again, shadow, newer, *UNASKED, apart)
     return build(Change, (slot, event, customer, start, before, now, at, *ours))
 
 
-def _asked_about(row: tuple[Any, ...]) -> Change:
+def _asked_about(row: tuple[Any, ...], combinations: Known) -> Change:
     """Make a change of a longer row: whether nothing of the slot was said, and what guards ask."""
     unsaid, usual, passed = (*row[COLUMNS:], None, None)[:3]
-    change = _change(row[:COLUMNS])
+    change = _change(row[:COLUMNS], combinations)
     if unsaid or usual is not None or passed:
         return change._replace(unsaid=bool(unsaid), usual=usual, passed=bool(passed))
     return change

@@ -18,8 +18,8 @@ from aggregator.ledger.meters import Registered
 # Of what `reading` holds; what is unusable has no part in the sum and the checksum.
 TAKEN = """
        count(*) as rows, coalesce(sum(quantity) filter (where reason is null), 0) as quantity,
-       coalesce(mod(sum(hashtextextended(customer, hash_numeric_extended(quantity, 0))) filter (where reason is null),
-                    9223372036854775808), 0)::bigint as checksum
+       coalesce(mod(sum(hashtextextended(customer, hash_numeric_extended(quantity, combination)))
+                         filter (where reason is null), 9223372036854775808), 0)::bigint as checksum
 """
 
 # A range that was filled in ahead of the mark may be read again, and say the same.

@@ -25,6 +25,7 @@ from psycopg.types.range import TimestamptzRange
 from aggregator.core import definitions
 from aggregator.core.model import Change, Decision, Definition, EventId, Span, Swollen
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
+from aggregator.ledger import combinations
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
@@ -75,7 +76,7 @@ with left_over as (
       join aggregator.event as other on other.slot_id = gone.slot_id
       join aggregator.parked on parked.event_id = other.id and parked.was_accepted and parked.dismissed_at is null
      where gone.id = any(%(events)s) and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
-       and slot.customer = gone.customer
+       and slot.customer = gone.customer and slot.combination = gone.combination
        and not exists (select from aggregator.parked as held where held.event_id = slot.tail and held.state = 'held')
     returning slot.window_start
 )
@@ -165,7 +166,8 @@ class Passes(Part):
         """Compare what was read with the ledger, plan, and commit it all with the mark.
 
         Raises LeaseLost when another process holds the meter by now, LedgerStopped when the ledger is not to be written,
-        InvariantBroken when the database refuses the plan; in each case nothing was written.
+        QueryRejected when the meter has more combinations than it may, InvariantBroken when the database refuses the plan;
+        in each case nothing was written.
         """
         held = Held()
         while True:  # what falls is found once, and of what is swollen there is more each time
@@ -186,6 +188,7 @@ class Passes(Part):
             stage(connection, spool, unit, self._signs_of_life(lease))
             failpoints.passing("readings_staged")
             mark, reread_from = self._hold(connection, lease)
+            known = combinations.take_in(connection, registered, spool.combinations)
             tally = Tally(rows=spool.rows, unmapped_rows=spool.unmapped_rows, mark=mark, guarded=len(fallen))
             tally.adds_up = past is not None and past.sums
             pass_id = tally.pass_id = records.begin(connection, lease, this, tally, self._elapsed() - began)
@@ -194,7 +197,15 @@ class Passes(Part):
                     reassert.take_up(connection, feed, this.span, this.now)
                     tally.mark = min(mark, coverage.read_until)
                     found = changes(
-                        connection, io, feed, this.span, past, noise=spool.noise, unit=unit, more=this.more
+                        connection,
+                        io,
+                        feed,
+                        this.span,
+                        past,
+                        noise=spool.noise,
+                        unit=unit,
+                        more=this.more,
+                        combinations=known,
                     )
                     swollen = held.swollen.get(feed.id, {})
                     decisions = decide(feed, found, guarded=bool(fallen), swollen=swollen)
@@ -294,7 +305,12 @@ class Passes(Part):
         return held[0], held[1]
 
     def preview(
-        self, registered: Registered, spool: Spool, span: Span, decide: Decide, known: Sequence[Definition]
+        self,
+        registered: Registered,
+        spool: Spool,
+        span: Span,
+        decide: Decide,
+        known: Sequence[Definition],
     ) -> Iterator[tuple[Feed, Decision]]:
         """Yield what a pass would do, and write nothing. Close the iterator to end its transaction early.
 
@@ -304,8 +320,11 @@ class Passes(Part):
         with self._database.transaction() as connection, ThreadPoolExecutor(1, "ledger-io") as io:
             unit = registered.meter.unit
             stage(connection, spool, unit)
+            apart = combinations.known_to(connection, registered, spool.combinations)
             for feed in registered.feeds:
-                found = changes(connection, io, feed, span, past, noise=spool.noise, unit=unit)
+                found = changes(
+                    connection, io, feed, span, past, noise=spool.noise, unit=unit, combinations=apart
+                )
                 for decision in decide(feed, found, guarded=False, swollen={}):
                     yield feed, decision
 

@@ -28,10 +28,11 @@ TAKE_UP = """
 with due as (
     delete from aggregator.reassertion
      where feed_id = %(feed_id)s and due_at <= %(now)s and window_start >= %(start)s and window_start < %(end)s
-    returning window_start, customer
+    returning window_start, customer, combination
 )
 update aggregator.slot set replan = true from due
  where slot.feed_id = %(feed_id)s and slot.window_start = due.window_start and slot.customer = due.customer
+   and slot.combination = due.combination
    and slot.revision > 0
    and not exists (select from aggregator.parked
                     where parked.event_id = slot.tail and parked.state = 'refused'
@@ -51,12 +52,12 @@ select min(reassertion.window_start) from aggregator.reassertion join aggregator
 # slot again would be to have it rejected again, every few hours, before a person has put right what the reason says. But of
 # an event that may have arrived before its last attempt, the sink may have rejected one copy and counted another.
 NOTE_GIVEN_UP = """
-insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
-select feed_id, window_start, customer, %(due_at)s from aggregator.event
+insert into aggregator.reassertion (feed_id, window_start, customer, combination, due_at)
+select feed_id, window_start, customer, combination, %(due_at)s from aggregator.event
  where id = any(%(events)s) and exposed_at is not null and feed_id = any(%(feeds)s)
    and (exposed_at < attempted_at
         or not exists (select from aggregator.parked where parked.event_id = event.id and parked.was_accepted))
-    on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
+    on conflict (feed_id, window_start, customer, combination) do update set due_at = excluded.due_at
 """
 
 # What the pass has said itself, in its order, was noted for nothing.
@@ -64,52 +65,55 @@ SAID = """
 delete from aggregator.reassertion using aggregator.event
  where event.planned_at = %(now)s and event.pass_id = %(pass_id)s and event.feed_id = %(feed_id)s and event.state = 'due'
    and reassertion.feed_id = event.feed_id and reassertion.window_start = event.window_start
-   and reassertion.customer = event.customer and reassertion.due_at <= %(now)s
+   and reassertion.customer = event.customer and reassertion.combination = event.combination
+   and reassertion.due_at <= %(now)s
 """
 
 # What is held, or is refused at once, says nothing to the sink: no newer window is sent again for it, before it is released.
 # Else each decrease that is held would have all windows behind it sent again, those that are held among them, which have to
 # be held again then.
 NOTE_NEWER = """
-insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
-select slot.feed_id, slot.window_start, slot.customer, %(now)s
+insert into aggregator.reassertion (feed_id, window_start, customer, combination, due_at)
+select slot.feed_id, slot.window_start, slot.customer, slot.combination, %(now)s
   from (
-        select customer, min(window_start) as since from aggregator.event
+        select customer, combination, min(window_start) as since from aggregator.event
          where planned_at = %(now)s and pass_id = %(pass_id)s and feed_id = %(feed_id)s and state = 'due'
-         group by customer
+         group by customer, combination
        ) as said
   join aggregator.slot on slot.feed_id = %(feed_id)s and slot.customer = said.customer
+                      and slot.combination = said.combination
                       and slot.window_start > said.since and slot.revision > 0
   left join aggregator.event as with_it on with_it.id = slot.tail and with_it.pass_id = %(pass_id)s
  where with_it.id is null
-    on conflict (feed_id, window_start, customer) do nothing
+    on conflict (feed_id, window_start, customer, combination) do nothing
 """
 
 # What says the same as the one before it is right whichever of the two is taken last. So what is said once more comes to an
 # end: another total lies as far behind it as is waited, while the file of the same one may have been written only just now.
 NOTE_CLOSE = """
-insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
-select event.feed_id, event.window_start, event.customer, %(due_at)s from aggregator.event
+insert into aggregator.reassertion (feed_id, window_start, customer, combination, due_at)
+select event.feed_id, event.window_start, event.customer, event.combination, %(due_at)s from aggregator.event
  where event.planned_at = %(now)s and event.pass_id = %(pass_id)s and event.feed_id = %(feed_id)s and event.revision > 0
    and exists (select from aggregator.event as before
                 where before.slot_id = event.slot_id and before.revision < event.revision
                   and before.total <> event.total
                   and before.state in ('accepted', 'confirmed') and before.settled_at > %(since)s)
-    on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
+    on conflict (feed_id, window_start, customer, combination) do update set due_at = excluded.due_at
 """
 
 NOTE_NEWER_THAN = """
 with said as (
-    select event.feed_id, event.customer, min(event.window_start) as since
+    select event.feed_id, event.customer, event.combination, min(event.window_start) as since
       from aggregator.event join aggregator.feed on feed.id = event.feed_id and feed.ordered
-     where event.id = any(%(events)s) group by 1, 2
+     where event.id = any(%(events)s) group by 1, 2, 3
 ), noted as (
-    insert into aggregator.reassertion (feed_id, window_start, customer, due_at)
-    select slot.feed_id, slot.window_start, slot.customer, %(now)s
+    insert into aggregator.reassertion (feed_id, window_start, customer, combination, due_at)
+    select slot.feed_id, slot.window_start, slot.customer, slot.combination, %(now)s
       from said join aggregator.slot on slot.feed_id = said.feed_id and slot.customer = said.customer
+                                    and slot.combination = said.combination
                                     and slot.window_start > said.since and slot.revision > 0
      where not (slot.tail = any(%(events)s))
-        on conflict (feed_id, window_start, customer) do update set due_at = excluded.due_at
+        on conflict (feed_id, window_start, customer, combination) do update set due_at = excluded.due_at
     returning feed_id, window_start
 )
 update aggregator.meter set reread_from = least(meter.reread_from, old.start)

@@ -55,7 +55,8 @@ with ripe as (
        and event.window_start >= %(start)s and event.window_start < %(end)s
        and parked.dismissed_at is null
        and not exists (select from reading where reading.reason is not null
-                          and reading.window_start = event.window_start and reading.customer = event.customer)
+                          and reading.window_start = event.window_start and reading.customer = event.customer
+                          and reading.combination = event.combination)
 ), released as (
     delete from aggregator.parked using ripe where %(applies)s and parked.event_id = ripe.event_id
     returning parked.event_id, parked.feed_id

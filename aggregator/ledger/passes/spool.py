@@ -3,6 +3,9 @@
 A spool holds the readings of one span as lines for COPY, in a file without a name that vanishes with the process. So memory
 stays bounded whatever the number of customers, and a slow ledger never keeps a snapshot open in a source.
 
+What keeps usage apart stands in a line as the number of its combination; which combinations those are is kept beside the
+lines, and is bounded: a column that is different in every row is refused before it fills the memory.
+
 It can be told to digest the lines of its newest windows, so that another reading of the same windows is known for the same.
 """
 
@@ -12,8 +15,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
+from aggregator.core import dimensions as apart_by
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, Reading
-from aggregator.ledger.passes.copy_format import instant, number, text
+from aggregator.errors import QueryRejected
+from aggregator.ledger.passes.copy_format import NULL, instant, number, text
 
 IN_MEMORY_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 18
@@ -31,11 +37,22 @@ class Spool:
     """Takes readings once, gives them back as blocks of bytes for COPY. A context manager.
 
     The lines of windows that start at `digest_from` or later are digested, unless there are too many of them.
+    `most_combinations` is how many the readings of `meter` may have; left out, nobody asks.
     """
 
-    COLUMNS = "window_start, customer, quantity, at, reason"
+    COLUMNS = "window_start, customer, combination, quantity, at, reason"
 
-    def __init__(self, digest_from: dt.datetime | None = None) -> None:
+    def __init__(
+        self,
+        digest_from: dt.datetime | None = None,
+        *,
+        meter: str = "",
+        most_combinations: int | None = None,
+    ) -> None:
+        self._meter = meter
+        self._most_combinations = most_combinations
+        self._numbers: dict[Dimensions | None, str] = {(): "0", None: NULL}
+        """How combinations stand in lines."""
         self._digest_from = digest_from
         self._lines: dict[dt.datetime, list[str]] | None = None if digest_from is None else {}
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
@@ -54,20 +71,37 @@ class Spool:
         self._file.close()
 
     def add(self, readings: Iterable[Reading]) -> None:
-        """Take in readings, in any order and number."""
+        """Take in readings, in any order and number. Raises QueryRejected for too many combinations."""
         starts: dict[dt.datetime, str] = {}
         lines = []
-        for start, customer, quantity, at, reason, noise in readings:
+        numbers = self._numbers
+        for start, customer, quantity, at, reason, noise, dimensions in readings:
             self.noise = max(self.noise, noise)
             if reason is not None:
                 self.unmapped_rows += 1
                 self.unmapped_quantity += quantity or ZERO
             begins = starts.get(start) or starts.setdefault(start, start.isoformat())
-            lines.append(f"{begins}\t{text(customer)}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n")
+            apart = numbers.get(dimensions) or self._number(dimensions)
+            lines.append(
+                f"{begins}\t{text(customer)}\t{apart}\t{number(quantity)}\t{instant(at)}\t{text(reason)}\n"
+            )
         self._file.write("".join(lines).encode())
         self.rows += len(lines)
         if self._lines is not None:
             self._keep(starts, lines)
+
+    def _number(self, dimensions: Dimensions | None) -> str:
+        """Take in a combination that is new; return how it stands in lines."""
+        assert dimensions, "no combination, and an unusable one, are known from the beginning"
+        number = self._numbers[dimensions] = str(apart_by.number(dimensions))
+        if self._most_combinations is not None and len(self.combinations) > self._most_combinations:
+            raise QueryRejected(apart_by.too_many(self._meter, self.combinations, self._most_combinations))
+        return number
+
+    @property
+    def combinations(self) -> dict[Dimensions, int]:
+        """The combinations of what was taken in, and their numbers; the empty one is none of them."""
+        return {each: int(number) for each, number in self._numbers.items() if each}
 
     def _keep(self, starts: Mapping[dt.datetime, str], lines: Iterable[str]) -> None:
         """Hold lines to be digested; once there are too many, none."""

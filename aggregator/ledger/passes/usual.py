@@ -72,7 +72,7 @@ with gone as (
        and parked.moved_with is null and parked.event_id <> all(%(voided)s)
        and event.id = parked.event_id and event.window_start = any(%(windows)s)
        and slot.feed_id = parked.feed_id and slot.window_start = event.window_start and slot.customer = event.customer
-       and slot.tail = event.id
+       and slot.combination = event.combination and slot.tail = event.id
     returning parked.event_id
 ), due as (
     insert into aggregator.outbox (event_id, sink_id, feed_id, due_at)

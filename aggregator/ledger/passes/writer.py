@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from struct import Struct
 
+from aggregator.core import dimensions as apart_by
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import Change, Decision, Planned, State, WriteModel
 from aggregator.ledger import usage_days
 from aggregator.ledger.database import Connection
@@ -30,20 +32,24 @@ from aggregator.ledger.passes.copy_format import (
 )
 from aggregator.ledger.review import moves
 
+Whose = tuple[str, Dimensions]
+"""The customer and combination that a carry is of."""
+
 BATCH = 2_500
 """Decisions that are copied at once. A handful of batches is in memory, some kilobytes for each decision; larger ones cost
 as much processor time."""
 
 CREATE_CHANGED = """
 create temporary table if not exists slot_change (
-    feed_id integer, revision integer, window_start timestamptz, customer text collate "C",
+    feed_id integer, revision integer, window_start timestamptz, customer text collate "C", combination bigint,
     quantity numeric, total numeric, stamped_at timestamptz, tail bigint
 ) on commit drop
 """
 
 CREATE_CARRIES = """
-create temporary table if not exists carry_change (feed_id integer, customer text collate "C", amount numeric)
-    on commit drop
+create temporary table if not exists carry_change (
+    feed_id integer, customer text collate "C", combination bigint, amount numeric
+) on commit drop
 """
 
 UPDATE_SLOTS = """
@@ -52,33 +58,35 @@ update aggregator.slot
        stamped_at = new.stamped_at, tail = coalesce(new.tail, slot.tail), replan = false
   from slot_change as new
  where slot.feed_id = new.feed_id and slot.window_start = new.window_start and slot.customer = new.customer
+   and slot.combination = new.combination
 """
 
 UPSERT_CARRIES = """
-insert into aggregator.carry (feed_id, customer, amount)
-select feed_id, customer, amount from carry_change where amount <> 0
-    on conflict (feed_id, customer) do update set amount = excluded.amount
+insert into aggregator.carry (feed_id, customer, combination, amount)
+select feed_id, customer, combination, amount from carry_change where amount <> 0
+    on conflict (feed_id, customer, combination) do update set amount = excluded.amount
 """
 
 DELETE_CARRIES = """
 delete from aggregator.carry using carry_change as gone
  where gone.amount = 0 and carry.feed_id = gone.feed_id and carry.customer = gone.customer
+   and carry.combination = gone.combination
 """
 
-SLOT_CHANGE = "feed_id, revision, window_start, customer, quantity, total, stamped_at, tail"
+SLOT_CHANGE = "feed_id, revision, window_start, customer, combination, quantity, total, stamped_at, tail"
 PARKED = "event_id, feed_id, state, reason, since, guard"
-CARRY = "feed_id, customer, amount"
+CARRY = "feed_id, customer, combination, amount"
 
 # In binary, what differs from row to row comes first, and what is alike in all rows of a pass last, written once.
-SLOT = "id, revision, window_start, stamped_at, tail, customer, quantity, total, feed_id"
-SLOT_NUMBERS = Struct(">hiqiiiqiqiq")
-SLOT_NUMBERS_UNSAID = Struct(">hiqiiiqii")
+SLOT = "id, revision, window_start, combination, stamped_at, tail, customer, quantity, total, feed_id"
+SLOT_NUMBERS = Struct(">hiqiiiqiqiqiq")
+SLOT_NUMBERS_UNSAID = Struct(">hiqiiiqiqii")
 """Of a slot without an event, whose instant and tail are null."""
 EVENT = (
-    "id, slot_id, revision, at, window_start, customer, identifier, delta, total, quantity, reason, state,"
+    "id, slot_id, revision, at, window_start, combination, customer, identifier, delta, total, quantity, reason, state,"
     " pass_id, feed_id, planned_at"
 )
-EVENT_NUMBERS = Struct(">hiqiqiiiqiq")
+EVENT_NUMBERS = Struct(">hiqiqiiiqiqiq")
 OUTBOX = "event_id, sink_id, feed_id, due_at, backfill"
 OUTBOX_NUMBERS = Struct(">hiq")
 ALIKE_IN_OUTBOX = Struct(">iiiiiq")
@@ -210,18 +218,20 @@ class Writer:
             customer = text_field(change.customer)
             stands_at = number_field(str(total))
             quantity = stands_at if change.now is total else number_field(str(change.now))
-            at = 0
+            at, apart = 0, apart_by.number(change.dimensions) if change.dimensions else 0
             if event is not None:
                 at = microseconds(event.at)
-                self._event(lines, change, event, (at, start), (customer, stands_at, quantity))
+                self._event(lines, change, event, (at, start, apart), (customer, stands_at, quantity))
             if change.known:
                 lines.changed_slots.append(self._changed(change, total, event))
                 continue
             if event is None:
-                numbers = SLOT_NUMBERS_UNSAID.pack(9, 8, change.slot, 4, change.revision, 8, start, -1, -1)
+                numbers = SLOT_NUMBERS_UNSAID.pack(
+                    10, 8, change.slot, 4, change.revision, 8, start, 8, apart, -1, -1
+                )
             else:
                 numbers = SLOT_NUMBERS.pack(
-                    9, 8, change.slot, 4, change.revision + 1, 8, start, 8, at, 8, event.id
+                    10, 8, change.slot, 4, change.revision + 1, 8, start, 8, apart, 8, at, 8, event.id
                 )
             lines.slots += (numbers, customer, quantity, stands_at, alike)
         return lines
@@ -231,15 +241,17 @@ class Writer:
         lines: Lines,
         change: Change,
         event: Planned,
-        instants: tuple[int, int],
+        numbers: tuple[int, int, int],
         written: tuple[bytes, bytes, bytes],
     ) -> None:
-        """Write the rows of an event: its instant and its window's, its customer, where it stands, what the source said."""
+        """Write the rows of an event: its instant and its window's, its combination; its customer, where it stands, what the
+        source said.
+        """
         number, _, delta, total, _, identifier, state, reason, guard = event
-        at, start = instants
+        at, start, apart = numbers
         customer, stands_at, quantity = written
         lines.events += (
-            EVENT_NUMBERS.pack(15, 8, number, 8, change.slot, 4, change.revision, 8, at, 8, start),
+            EVENT_NUMBERS.pack(16, 8, number, 8, change.slot, 4, change.revision, 8, at, 8, start, 8, apart),
             customer,
             text_field(identifier),
             stands_at if delta is total else number_field(str(delta)),
@@ -261,34 +273,40 @@ class Writer:
         if event is not None:
             revision, stamped_at, tail = revision + 1, stamped_at or event.at, str(event.id)
         return (
-            f"{self._feed.id}\t{revision}\t{instant(change.window_start)}\t{text(change.customer)}\t{change.now!s}"
-            f"\t{total!s}\t{instant(stamped_at)}\t{tail}\n"
+            f"{self._feed.id}\t{revision}\t{instant(change.window_start)}\t{text(change.customer)}"
+            f"\t{apart_by.number(change.dimensions)}\t{change.now!s}\t{total!s}\t{instant(stamped_at)}\t{tail}\n"
         )
 
     def _start(self, window_start: dt.datetime) -> int:
         return self._starts.setdefault(window_start, microseconds(window_start))
 
-    def _carry(self, customer: str, amount: Decimal) -> str:
-        return f"{self._feed.id}\t{text(customer)}\t{amount!s}\n"
+    def _carry(self, whose: Whose, amount: Decimal) -> str:
+        customer, dimensions = whose
+        return f"{self._feed.id}\t{text(customer)}\t{apart_by.number(dimensions)}\t{amount!s}\n"
 
 
 class _Carries:
-    """Follows the carry through the decisions, which stand together by customer; tells where each one ended, if it moved."""
+    """Follows the carry through the decisions, which stand together by customer and combination; tells where each one ended,
+    if it moved.
+    """
 
     def __init__(self) -> None:
         self._customer: str | None = None
+        self._dimensions: Dimensions = ()
         self._first = self._last = Decimal(0)
 
-    def take(self, decision: Decision) -> tuple[str, Decimal] | None:
-        """Take the next decision; return the customer before it, if another one begins and its carry moved."""
+    def take(self, decision: Decision) -> tuple[Whose, Decimal] | None:
+        """Take the next decision; return whose the one before it was, if another one begins and that carry moved."""
         change, moved = decision.change, None
-        if change.customer != self._customer:
+        if change.customer != self._customer or change.dimensions != self._dimensions:
             moved = self.close()
-            self._customer, self._first = change.customer, change.carry
+            self._customer, self._dimensions, self._first = change.customer, change.dimensions, change.carry
         self._last = decision.carry
         return moved
 
-    def close(self) -> tuple[str, Decimal] | None:
-        """Return the customer at hand, if its carry moved."""
+    def close(self) -> tuple[Whose, Decimal] | None:
+        """Return whose the carry at hand is, if it moved."""
         customer, self._customer = self._customer, None
-        return None if customer is None or self._last == self._first else (customer, self._last)
+        if customer is None or self._last == self._first:
+            return None
+        return (customer, self._dimensions), self._last

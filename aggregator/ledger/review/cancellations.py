@@ -141,6 +141,7 @@ update aggregator.slot set replan = true
   from aggregator.event as gone
  where gone.id = %(event)s
    and slot.feed_id = gone.feed_id and slot.window_start = gone.window_start and slot.customer = gone.customer
+   and slot.combination = gone.combination
    and (select others from aggregator.cancellation where id = %(id)s)
        <> (select count(*) + count(*) filter (where other.state = 'void') from aggregator.event as other
             where other.slot_id = gone.slot_id and other.id <> gone.id)

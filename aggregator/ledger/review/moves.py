@@ -4,8 +4,8 @@ When a customer's id changes at the source, all that was billed to the old id is
 all of it is owed for the new id. Sent at once, the sink would hold both until then. So the two wait together.
 
 Rules
-- A pair is two slots of one window: one fell to zero in this pass and is held for it, the other began in this pass, at
-  exactly the quantity that the first one had.
+- A pair is two slots of one window and one combination of dimensions: one fell to zero in this pass and is held for it, the
+  other began in this pass, at exactly the quantity that the first one had.
 - Many customers may have the same number in a window. Two customers are believed if some window, or all of their windows
   together, fit these two and nobody else, if neither fits a third, and if most of what one lost is what the other gained.
 - `parked.moved_with` of each names the other's event. All pairs of the same two customers are one move: a person decides
@@ -31,25 +31,25 @@ MOVED = "what another customer had here before it lost it: it waits with that de
 
 CREATE_FALLEN = """
 create temporary table if not exists fallen (
-    window_start timestamptz, customer text collate "C", quantity numeric, event_id bigint
+    window_start timestamptz, combination bigint, customer text collate "C", quantity numeric, event_id bigint
 ) on commit drop
 """
 
 # Before the slots are changed: what held usage, holds none now, and waits for a person because of that. Usage that moves on
 # from one that waits itself is still lacking where it came from.
 NOTE_FALLEN = """
-insert into fallen (window_start, customer, quantity, event_id)
-select slot.window_start, slot.customer, slot.quantity, new.tail
+insert into fallen (window_start, combination, customer, quantity, event_id)
+select slot.window_start, slot.combination, slot.customer, slot.quantity, new.tail
   from slot_change as new
   join aggregator.parked on parked.event_id = new.tail and parked.state = 'held'
   join aggregator.slot on slot.feed_id = new.feed_id and slot.window_start = new.window_start
-                      and slot.customer = new.customer
+                      and slot.customer = new.customer and slot.combination = new.combination
  where new.quantity = 0 and slot.quantity > 0
  union all
-select slot.window_start, event.customer, slot.quantity, parked.event_id
+select slot.window_start, slot.combination, event.customer, slot.quantity, parked.event_id
   from slot_change as new
   join aggregator.slot on slot.feed_id = new.feed_id and slot.window_start = new.window_start
-                      and slot.customer = new.customer
+                      and slot.customer = new.customer and slot.combination = new.combination
   join aggregator.parked on parked.feed_id = new.feed_id and parked.moved_with = slot.tail
   join aggregator.event on event.id = parked.event_id and event.delta < 0
  where new.quantity = 0 and slot.quantity > 0
@@ -59,7 +59,7 @@ select slot.window_start, event.customer, slot.quantity, parked.event_id
 # one by one. An increase behind another event of its slot may be sent again where totals are sent, and would leave by that.
 NOTE_BEGUN = """
 create temporary table begun on commit drop as
-    select slot.window_start, slot.customer, slot.quantity, event.id as event_id
+    select slot.window_start, slot.combination, slot.customer, slot.quantity, event.id as event_id
       from aggregator.slot
       join aggregator.event on event.id = slot.tail and event.pass_id = %(pass_id)s and event.state = 'due'
                            and event.delta > 0 and event.total = event.delta and (%(adds)s or event.revision = 0)
@@ -71,15 +71,17 @@ FIND_PAIRS = """
 create temporary table believed on commit drop as
 with in_one_window as (
     select lost.customer as lost, gained.customer as gained
-      from (select window_start, quantity, min(customer) as customer from fallen
-             group by 1, 2 having count(*) = 1) as lost
-      join (select window_start, quantity, min(customer) as customer from begun
-             group by 1, 2 having count(*) = 1) as gained using (window_start, quantity)
+      from (select window_start, combination, quantity, min(customer) as customer from fallen
+             group by 1, 2, 3 having count(*) = 1) as lost
+      join (select window_start, combination, quantity, min(customer) as customer from begun
+             group by 1, 2, 3 having count(*) = 1) as gained using (window_start, combination, quantity)
 ), all_lost as (
-    select customer, array_agg(row (window_start, quantity) order by window_start) as all_of_it, count(*) as windows
+    select customer, count(*) as windows,
+           array_agg(row (window_start, combination, quantity) order by window_start, combination) as all_of_it
       from fallen group by 1
 ), all_gained as (
-    select customer, array_agg(row (window_start, quantity) order by window_start) as all_of_it
+    select customer,
+           array_agg(row (window_start, combination, quantity) order by window_start, combination) as all_of_it
       from begun group by 1
 ), in_all_windows as (
     select lost.customer as lost, gained.customer as gained
@@ -96,7 +98,7 @@ with in_one_window as (
       from alone
       join fallen on fallen.customer = lost
       join begun on begun.customer = gained and begun.window_start = fallen.window_start
-                and begun.quantity = fallen.quantity
+                and begun.combination = fallen.combination and begun.quantity = fallen.quantity
 )
 select lowers, raises from pair join all_lost on all_lost.customer = pair.lost
  where 2 * pair.windows > all_lost.windows
@@ -124,9 +126,9 @@ with pair as materialized (
       join aggregator.event as lowered on lowered.id = parked.event_id and lowered.delta < 0
       join aggregator.event as raised on raised.id = parked.moved_with
       join aggregator.slot as one on one.feed_id = lowered.feed_id and one.window_start = lowered.window_start
-                                 and one.customer = lowered.customer
+                                 and one.customer = lowered.customer and one.combination = lowered.combination
       join aggregator.slot as other on other.feed_id = raised.feed_id and other.window_start = raised.window_start
-                                   and other.customer = raised.customer
+                                   and other.customer = raised.customer and other.combination = raised.combination
       join aggregator.event as lost on lost.id = one.tail and lost.state = 'held' and lost.delta < 0
       join aggregator.event as gained on gained.id = other.tail and gained.delta > 0
                                      and (gained.state = 'held' or (gained.state = 'due' and gained.pass_id = %(pass_id)s))

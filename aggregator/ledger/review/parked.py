@@ -49,13 +49,13 @@ returning event.id
 # stood before it, and the next pass plans what is owed in one.
 TAKE_BACK_HELD = """
 with tail as (
-    select distinct slot.feed_id, slot.window_start, slot.customer, held.id as held, held.delta,
+    select distinct slot.feed_id, slot.window_start, slot.customer, slot.combination, held.id as held, held.delta,
            (select earlier.id from aggregator.event as earlier
              where earlier.slot_id = slot.id and earlier.id <> held.id and earlier.state <> 'void'
              order by earlier.revision desc limit 1) as before
       from aggregator.event as gone
       join aggregator.slot on slot.feed_id = gone.feed_id and slot.window_start = gone.window_start
-                          and slot.customer = gone.customer
+                          and slot.customer = gone.customer and slot.combination = gone.combination
       join aggregator.event as held on held.id = slot.tail and held.state = 'held'
      where gone.id = any(%(events)s)
 ), unparked as (
@@ -69,6 +69,7 @@ update aggregator.slot
    set quantity = slot.quantity - tail.delta, total = slot.total - tail.delta, tail = tail.before, replan = true
   from tail join unparked on unparked.event_id = tail.held
  where slot.feed_id = tail.feed_id and slot.window_start = tail.window_start and slot.customer = tail.customer
+   and slot.combination = tail.combination
 """
 
 NOTE_WORD = """
@@ -91,7 +92,7 @@ select event.id, meter.name, sink.name, event.customer, event.window_start, even
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
   left join aggregator.slot on slot.feed_id = event.feed_id and slot.window_start = event.window_start
-                           and slot.customer = event.customer
+                           and slot.customer = event.customer and slot.combination = event.combination
  where (%(ids)s::bigint[] is null or event.id = any(%(ids)s))
    and (%(meter)s::text is null or meter.name = %(meter)s)
    and (%(state)s::text is null or parked.state::text = %(state)s)

@@ -76,7 +76,8 @@ select event.id, event.identifier,
  where event.identifier = any(%(identifiers)s) and event.planned_at >= %(since)s
    and exists (
         select from aggregator.slot
-         where (slot.feed_id, slot.window_start, slot.customer) = (event.feed_id, event.window_start, event.customer)
+         where (slot.feed_id, slot.window_start, slot.customer, slot.combination)
+               = (event.feed_id, event.window_start, event.customer, event.combination)
            and slot.id = event.slot_id
        )
    and event.feed_id in (

@@ -185,6 +185,11 @@ class _TakingOver:
     def run(self, difference: Difference) -> Done:
         """Take over by how much the sink differs from what is booked; what is too much is proposed, where that is wanted."""
         more = subtract(self._place.held_by_sink, self._place.booked)
+        if any(slot.combination for slot in self._rows.slots):
+            return Done(
+                left="the sink tells what all combinations of the customer's dimensions come to, and not of which of them "
+                "this is: put it right there by hand"
+            )
         if not _billed(self._line, self._place.span):
             return Done(left="its window is not billed through this sink (`bill_from`, `bill_until`)")
         open_ones = [event.id for start, event in self._rows.events if event.state in OPEN]
@@ -291,7 +296,8 @@ def _billed(line: FeedLine, span: Span) -> bool:
 def _stands(rows: Customer, place: Place) -> bool:
     """Tell whether a place stands as it was compared."""
     known = {window.start: (window.read, window.total) for window in place.windows}
-    stands = {slot.window_start: (slot.quantity, slot.total) for slot in rows.slots}
+    now = rows.place(place.span, None, {})
+    stands = {window.start: (window.read, window.total) for window in now.windows}
     unknown = {start: figures for start, figures in known.items() if start not in stands}
     return (
         tuple(event for _, event in rows.events) == place.events
