@@ -4,7 +4,7 @@
 
 A ledger is filled by SQL: so many settled events, spread over the feeds, passes and counts for each meter, and of the events
 some that wait. Then /metrics is made again and again by the function that the daemon answers with; every question is asked
-anew each time, and waited for. With another checkout both scrape the same ledger in turns.
+anew each time, and waited for. With another checkout both scrape in turns, each a ledger of its own, by its own migrations.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from aggregator.config import load
 from aggregator.core.model import Limits
@@ -28,7 +29,7 @@ from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.garbage import seldom_collected
 from aggregator.sinks.stripe.limits import LIMITS
 from aggregator.wiring.app import open_ledger
-from bench.checkouts import HOME, checkout
+from bench.checkouts import HOME, Checkout, checkout
 from bench.processor import tree_seconds
 from bench.stand import postmaster
 from bench.turns import Ask, asked_by_lines
@@ -55,13 +56,9 @@ FILL = (
     insert into aggregator.pass_count
     select id, 'live', failed, 200, 2.0, 1000, 900 from aggregator.meter, (values (false), (true)) as outcome (failed)
     """,
+    "{verdicts}",
     """
-    insert into aggregator.verdict_count
-    select feed.id, state::aggregator.event_state, part, 1250
-      from aggregator.feed, unnest(array['accepted', 'refused', 'due']) as state, generate_series(0, 15) as part
-    """,
-    """
-    insert into aggregator.lateness
+    insert into aggregator.lateness (meter_id, day, seconds, slots, quantity)
     select id, current_date - back, seconds, 10, 10
       from aggregator.meter, generate_series(0, 34) as back, unnest(array[0, 60, 300, 900]) as seconds
     """,
@@ -82,6 +79,22 @@ FILL = (
 )
 
 
+COLUMNS = "select column_name from information_schema.columns where table_name = 'verdict_count'"
+
+VERDICTS = {
+    "accepted": """
+    insert into aggregator.verdict_count (feed_id, part, accepted, refused, in_doubt, due)
+    select feed.id, part, 1250, 1250, 0, 1250 from aggregator.feed, generate_series(0, 15) as part
+    """,
+    "state": """
+    insert into aggregator.verdict_count (feed_id, state, part, events)
+    select feed.id, state::aggregator.event_state, part, 1250
+      from aggregator.feed, unnest(array['accepted', 'refused', 'due']) as state, generate_series(0, 15) as part
+    """,
+}
+"""How a ledger counts attempts, by a column that it has: one row for all states, or one for each, as older ones do."""
+
+
 def main() -> None:
     """Fill, scrape, and say what it took."""
     parser = argparse.ArgumentParser(prog="python -m bench.scrape", description=__doc__)
@@ -92,17 +105,28 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--against", type=Path, help="Another checkout, measured in turns with this one.")
     parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--migrate", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.migrate is not None:
+        migrate(given.migrate)
+        return
     if given.work is not None:
         work(given.work, given.feeds)
         return
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(EmbeddedPostgres(home / "pg"))
-        fill(server, {"events": given.events, "feeds": given.feeds, "waiting": given.waiting})
         sides = [stack.enter_context(checkout(root)) for root in (HOME, given.against) if root]
-        command = ("--work", server.url("ledger"), "--feeds", str(given.feeds))
-        workers = [stack.enter_context(asked_by_lines(side, "bench.scrape", *command)) for side in sides]
+        size = {"events": given.events, "feeds": given.feeds, "waiting": given.waiting}
+        ledgers = [server.url(f"ledger_{number}") for number in range(len(sides))]
+        for side, url in zip(sides, ledgers, strict=True):
+            fill(server, side, url, size)
+        workers = [
+            stack.enter_context(
+                asked_by_lines(side, "bench.scrape", "--work", url, "--feeds", str(given.feeds))
+            )
+            for side, url in zip(sides, ledgers, strict=True)
+        ]
         measure(server, workers, given.scrapes, given.turns, [str(side.root) for side in sides])
 
 
@@ -126,23 +150,28 @@ def measure(
         )
 
 
-def fill(server: EmbeddedPostgres, size: dict[str, int]) -> None:
-    """Make a ledger of that size."""
+def fill(server: EmbeddedPostgres, side: Checkout, url: str, size: dict[str, int]) -> None:
+    """Make a ledger of that size, as a checkout has it. Raises SystemExit if it cannot make one."""
     began = time.perf_counter()
     with psycopg.connect(server.url(), autocommit=True) as connection:
         for setting in SETTINGS:
             connection.execute(f"alter system set {setting}".encode())
         connection.execute("select pg_reload_conf()")
-        connection.execute("create database ledger")
-    migrate(server.url("ledger"))
-    with psycopg.connect(server.url("ledger"), autocommit=True) as connection:
+        connection.execute(f"create database {conninfo_to_dict(url)['dbname']}".encode())
+    made = side.call("bench.scrape", "--migrate", url)
+    if made.returncode:
+        raise SystemExit(f"{side.root} makes no ledger: {made.stderr[-2000:]}")
+    with psycopg.connect(url, autocommit=True) as connection:
+        columns = {name for (name,) in connection.execute(COLUMNS)}
+        verdicts = next(text for column, text in VERDICTS.items() if column in columns)
         for statement in FILL:
-            connection.execute(statement.encode(), size if "%(" in statement else None)
+            text = statement.replace("{verdicts}", verdicts)
+            connection.execute(text.encode(), size if "%(" in text else None)
     with psycopg.connect(server.url(), autocommit=True) as connection:
         for setting in SETTINGS:
             connection.execute(f"alter system reset {setting.partition(' ')[0]}".encode())
         connection.execute("select pg_reload_conf()")
-    print(f"filled in {time.perf_counter() - began:.0f} s: {size}", flush=True)
+    print(f"{side.root}: filled in {time.perf_counter() - began:.0f} s: {size}", flush=True)
 
 
 def work(url: str, feeds: int) -> None:

@@ -30,11 +30,16 @@ select meter.name, meter.mark, meter.silent_since, meter.waits_since, last.start
  order by meter.name
 """
 
+# Counted up before anything is joined: each figure stands in many rows.
 FEEDS = """
-select meter.name, sink.name, feed.stopped_at is not null
+select meter.name, sink.name, feed.stopped_at is not null, coalesce(counted.accepted, 0), coalesce(counted.refused, 0),
+       coalesce(counted.in_doubt, 0), coalesce(counted.due, 0)
   from aggregator.feed
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
+  left join (select feed_id, sum(accepted)::bigint as accepted, sum(refused)::bigint as refused,
+                    sum(in_doubt)::bigint as in_doubt, sum(due)::bigint as due
+               from aggregator.verdict_count group by feed_id) as counted on counted.feed_id = feed.id
  order by meter.name, sink.name
 """
 
@@ -46,16 +51,6 @@ select meter.name, kind, failed, passes, seconds, rows, planned
  order by meter.name, kind, failed
 """
 
-# Counted up before anything is joined: each figure stands in many rows.
-VERDICTS = """
-select meter.name, sink.name, counted.state::text, counted.events::bigint
-  from (select feed_id, state, sum(events) as events from aggregator.verdict_count group by 1, 2) as counted
-  join aggregator.feed on feed.id = counted.feed_id
-  join aggregator.meter on meter.id = feed.meter_id
-  join aggregator.sink on sink.id = feed.sink_id
- order by 1, 2, 3
-"""
-
 STOPPED = "select stopped_at is not null from aggregator.identity"
 
 # Two or three groups of events, each looked up in one walk along the key: one look-up for each event costs twice as much. Of
@@ -63,8 +58,7 @@ STOPPED = "select stopped_at is not null from aggregator.identity"
 OF_OUTBOX = """
 select feed_id, '{state}' as state, count(*) as events, sum(delta) as units, min(planned_at) as oldest, min(at) as first_use,
        min(exposed_at) as first_sent
-  from aggregator.event
- where id = any(array(select event_id from aggregator.outbox where {claimed}))
+  from aggregator.event where id = any((select {state} from waits)::bigint[])
  group by feed_id
 """
 
@@ -72,10 +66,14 @@ select feed_id, '{state}' as state, count(*) as events, sum(delta) as units, min
 NO_SORT = "select set_config('enable_sort', 'off', true)"
 
 WAITING = f"""
-with summed as (
-    {OF_OUTBOX.format(state="due", claimed="claim_id is null")}
+with waits as materialized (
+    select array_agg(event_id) filter (where claim_id is null) as due,
+           array_agg(event_id) filter (where claim_id is not null) as sending
+      from aggregator.outbox
+), summed as (
+    {OF_OUTBOX.format(state="due")}
      union all
-    {OF_OUTBOX.format(state="sending", claimed="claim_id is not null")}
+    {OF_OUTBOX.format(state="sending")}
      union all
     select parked.feed_id, parked.state::text, count(*), sum(event.delta), min(parked.since), min(event.at),
            min(event.exposed_at)
@@ -90,6 +88,13 @@ select meter.name, sink.name, summed.state, summed.events, summed.units, summed.
   join aggregator.meter on meter.id = feed.meter_id
   join aggregator.sink on sink.id = feed.sink_id
 """  # noqa: S608 - our own text
+
+LATENESS = """
+select meter.name, late.seconds, late.slots
+  from (select meter_id, seconds, sum(slots)::bigint as slots
+          from aggregator.lateness where day >= (select %(since)s::timestamptz::date) group by 1, 2) as late
+  join aggregator.meter on meter.id = late.meter_id
+"""
 
 UNMAPPED = """
 select meter.name, sum(rows)::bigint, coalesce(sum(quantity), 0)
@@ -115,11 +120,17 @@ class MeterFigures(NamedTuple):
 
 
 class FeedFigures(NamedTuple):
-    """One meter's line into one sink: whether it is stopped, since the sink holds what this ledger never sent."""
+    """One meter's line into one sink, and how many attempts at its events ended in each state."""
 
     meter: str
     sink: str
     stopped: bool
+    """Whether the sink holds what this ledger never sent."""
+    accepted: int = 0
+    refused: int = 0
+    in_doubt: int = 0
+    due: int = 0
+    """To be sent again."""
 
 
 class SinkFigures(NamedTuple):
@@ -139,15 +150,6 @@ class PassFigures(NamedTuple):
     seconds: float
     rows: int
     planned: int
-
-
-class VerdictFigures(NamedTuple):
-    """How many attempts at events of a feed ended in a state."""
-
-    meter: str
-    sink: str
-    state: str
-    events: int
 
 
 class WaitingFigures(NamedTuple):
@@ -173,7 +175,6 @@ class Progress(NamedTuple):
     feeds: Sequence[FeedFigures]
     sinks: Sequence[SinkFigures]
     passes: Sequence[PassFigures]
-    verdicts: Sequence[VerdictFigures]
     stopped: bool
 
 
@@ -193,14 +194,13 @@ class Figures(Part):
         with self._database.transaction() as connection:
 
             def asked(statement: str) -> list[tuple[Any, ...]]:
-                return connection.execute(statement).fetchall()
+                return connection.execute(statement, binary=True).fetchall()
 
             return Progress(
                 [MeterFigures._make(row) for row in asked(METERS)],
                 [FeedFigures._make(row) for row in asked(FEEDS)],
                 [SinkFigures._make(row) for row in asked(SINKS)],
                 [PassFigures._make(row) for row in asked(PASSES)],
-                [VerdictFigures._make(row) for row in asked(VERDICTS)],
                 stopped=asked(STOPPED) == [(True,)],
             )
 
@@ -208,8 +208,16 @@ class Figures(Part):
         """Return what waits, by feed and state. It takes as long as there are events that wait."""
         with self._database.transaction() as connection:
             connection.execute(NO_SORT)
-            return sorted(map(WaitingFigures._make, connection.execute(WAITING)), key=itemgetter(0, 1, 2))
+            found = connection.execute(WAITING, binary=True)
+            return sorted(map(WaitingFigures._make, found), key=itemgetter(0, 1, 2))
 
     def unmapped(self) -> list[UnmappedFigures]:
         """Return what can be billed to nobody, by meter."""
         return [UnmappedFigures._make(row) for row in self._rows(UNMAPPED)]
+
+    def late_slots(self, since: dt.datetime) -> dict[str, dict[int, int]]:
+        """Return, by meter, how many slots were found how late since a day, in steps of seconds; 0 for those in time."""
+        found: dict[str, dict[int, int]] = {}
+        for meter, seconds, slots in self._rows(LATENESS, {"since": since}):
+            found.setdefault(meter, {})[seconds] = slots
+        return found

@@ -6,7 +6,7 @@ They may wait for the ledger for some seconds, so a listener that must not wait 
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from aggregator.monitoring.exposition import CONTENT_TYPE, render
+from aggregator.monitoring.exposition import CONTENT_TYPE, Exposition
 from aggregator.monitoring.response import Response
 
 
@@ -16,8 +16,9 @@ class MetricsEndpoint:
     def __init__(self, ledger: Collector) -> None:
         self._ledger = ledger
         self._process = ProcessCollector(registry=None)
+        self._exposition = Exposition()
 
     def __call__(self) -> Response:
         """Read the figures, and write them down."""
         found = [*self._ledger.collect(), *self._process.collect()]
-        return Response(200, CONTENT_TYPE, render(found))
+        return Response(200, CONTENT_TYPE, self._exposition.render(found))

@@ -12,8 +12,10 @@ Rules
 """
 
 import datetime as dt
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import accumulate
 from typing import NamedTuple
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,18 +23,18 @@ from prometheus_client.registry import Collector
 
 import aggregator
 from aggregator.config import Config, FileSink
-from aggregator.core.lateness import Late
 from aggregator.core.model import Limits
 from aggregator.ledger.figures import FeedFigures, MeterFigures, Progress, UnmappedFigures, WaitingFigures
 from aggregator.ledger.ledger import Ledger
 from aggregator.ledger.review.checks import Coverage
-from aggregator.monitoring.exposition import Family, Labels, labels
+from aggregator.monitoring.exposition import Family, Labels, labels, labels_for_each
 from aggregator.monitoring.latest import Answer, Latest
 from aggregator.runtime.clock import monotonic
 
 WAITING_STATES = ("due", "sending", "held", "refused", "in_doubt")
+NOTHING = (None,) * len(WAITING_STATES)
 VERDICTS = ("accepted", "refused", "in_doubt", "due")
-PERCENTILES = (50, 90, 99)
+PERCENTILES = ("50", "90", "99")
 
 LATENESS_WITHIN = dt.timedelta(days=7)
 USUALLY_READ_WITHIN = dt.timedelta(minutes=5)
@@ -198,7 +200,8 @@ class UsageFigures(NamedTuple):
     """What the usage itself shows, and how it stands with the sinks' own totals."""
 
     unmapped: Sequence[UnmappedFigures]
-    lateness: Mapping[str, Mapping[int, Late]]
+    lateness: Mapping[str, Mapping[int, int]]
+    """By meter, how many slots were found within each step of seconds."""
     coverage: Sequence[Coverage]
 
 
@@ -212,7 +215,7 @@ class Answers(NamedTuple):
 
 def usage_of(ledger: Ledger) -> UsageFigures:
     """Return what can be billed to nobody, how late usage came, and what was compared with the sinks' own totals."""
-    lateness = ledger.reports.lateness(ledger.instant() - LATENESS_WITHIN)
+    lateness = ledger.figures.late_slots(ledger.instant() - LATENESS_WITHIN)
     return UsageFigures(ledger.figures.unmapped(), lateness, ledger.checks.coverage())
 
 
@@ -260,7 +263,7 @@ class LedgerCollector(Collector):
         if answers.usage.value is not None:
             page.add_usage(answers.usage.value.unmapped, answers.usage.value.lateness)
             page.add_coverage(answers.usage.value.coverage)
-        yield from (family for family in page.families.values() if family.entries)
+        yield from (family for family in page.families.values() if family.values)
 
 
 class Page:
@@ -276,10 +279,10 @@ class Page:
             name: Family(name, text, "counter" if kind is COUNTER else "gauge")
             for name, (kind, text, _) in FAMILIES.items()
         }
-        self._entries = {name.removeprefix(PREFIX): family.entries for name, family in self.families.items()}
+        self._named = {name.removeprefix(PREFIX): family for name, family in self.families.items()}
 
     def _add(self, name: str, of: Labels, value: Decimal | float) -> None:
-        self._entries[name].append((of, value))
+        self._named[name].add((of,), (value,))
 
     def _seconds(self, since: dt.datetime | None) -> float:
         return (self._now - since).total_seconds() if since is not None else 0
@@ -315,29 +318,27 @@ class Page:
         self._add_meters(progress)
         self._add_counters(progress)
 
-    def _add_all(self, name: str, samples: Iterable[tuple[Labels, Decimal | float]]) -> None:
-        """Add samples of one family: of thousands, each costs a part of what it costs alone."""
-        self._entries[name] += samples
-
     def _add_meters(self, progress: Progress) -> None:
         """Add how each meter is read, family by family."""
-        config = self._config.meters
-        rows = [(labels(METER, row.meter), row) for row in progress.meters if row.meter in config]
+        config, named = self._config.meters, self._named
+        rows = [row for row in progress.meters if row.meter in config]
+        of = [labels(METER, row.meter) for row in rows]
         seconds = self._seconds
-        self._add_all("mark_timestamp_seconds", [(of, _timestamp(each.mark)) for of, each in rows])
-        self._add_all("mark_age_seconds", [(of, seconds(each.mark)) for of, each in rows])
-        self._add_all("mark_overdue_seconds", [(of, self._overdue(each)) for of, each in rows])
-        self._add_all(
-            "last_pass_age_seconds",
-            [(of, seconds(each.last_pass_at)) for of, each in rows if each.last_pass_at is not None],
+        named["mark_timestamp_seconds"].add(of, [_timestamp(each.mark) for each in rows])
+        named["mark_age_seconds"].add(of, [seconds(each.mark) for each in rows])
+        named["mark_overdue_seconds"].add(of, [self._overdue(each) for each in rows])
+        passed = [row for row in rows if row.last_pass_at is not None]
+        named["last_pass_age_seconds"].add(
+            of if len(passed) == len(rows) else [labels(METER, row.meter) for row in passed],
+            [seconds(each.last_pass_at) for each in passed],
         )
-        self._add_all("pass_failing", [(of, int(each.failing)) for of, each in rows])
-        self._add_all("barrier_waiting_seconds", [(of, seconds(each.waits_since)) for of, each in rows])
-        self._add_all("unread_windows", [(of, each.unread) for of, each in rows])
-        self._add_all("guarded_windows", [(of, each.guarded) for of, each in rows])
-        self._add_all("query_unstable", [(of, int(each.unstable)) for of, each in rows])
-        self._add_all("silent_seconds", [(of, seconds(each.silent_since)) for of, each in rows])
-        for _, each in rows:
+        named["pass_failing"].add(of, [int(each.failing) for each in rows])
+        named["barrier_waiting_seconds"].add(of, [seconds(each.waits_since) for each in rows])
+        named["unread_windows"].add(of, [each.unread for each in rows])
+        named["guarded_windows"].add(of, [each.guarded for each in rows])
+        named["query_unstable"].add(of, [int(each.unstable) for each in rows])
+        named["silent_seconds"].add(of, [seconds(each.silent_since) for each in rows])
+        for each in rows:
             for sink in self._sinks[each.meter]:
                 self._add_cliff("until_too_old_seconds", each.meter, sink, each.mark, "unread")
 
@@ -349,54 +350,56 @@ class Page:
     def _add_counters(self, progress: Progress) -> None:
         rows: dict[str, int] = {}
         planned: dict[str, int] = {}
+        named = self._named
         passes = [
-            (labels(BY_KIND, row.meter, row.kind, "failed" if row.failed else "committed"), row)
+            labels(BY_KIND, row.meter, row.kind, "failed" if row.failed else "committed")
             for row in progress.passes
         ]
-        self._add_all("passes", [(of, row.passes) for of, row in passes])
-        self._add_all("pass_seconds", [(of, row.seconds) for of, row in passes])
-        for _, row in passes:
+        named["passes"].add(passes, [row.passes for row in progress.passes])
+        named["pass_seconds"].add(passes, [row.seconds for row in progress.passes])
+        for row in progress.passes:
             rows[row.meter] = rows.get(row.meter, 0) + row.rows
             planned[row.meter] = planned.get(row.meter, 0) + row.planned
-        self._add_all("rows_read", [(labels(METER, meter), count) for meter, count in rows.items()])
-        self._add_all("events_planned", [(labels(METER, meter), count) for meter, count in planned.items()])
-        counted = {(row.meter, row.sink, row.state): row.events for row in progress.verdicts}
-        feeds = [(feed.meter, feed.sink, outcome) for feed in progress.feeds for outcome in VERDICTS]
-        self._add_all("attempts", [(labels(BY_OUTCOME, *place), counted.get(place, 0)) for place in feeds])
+        meters = [labels(METER, meter) for meter in rows]
+        named["rows_read"].add(meters, rows.values())
+        named["events_planned"].add(meters, planned.values())
+        for feed in progress.feeds:
+            ended = (feed.accepted, feed.refused, feed.in_doubt, feed.due)
+            named["attempts"].add(labels_for_each(BY_OUTCOME, VERDICTS, feed.meter, feed.sink), ended)
 
     def add_waiting(self, feeds: Iterable[FeedFigures], waiting: Iterable[WaitingFigures]) -> None:
         """Add what waits, and until when it must be gone; zeros where nothing does."""
-        found = {(row.meter, row.sink, row.state): row for row in waiting}
-        known = dict.fromkeys(
-            [*((feed.meter, feed.sink) for feed in feeds), *((each[0], each[1]) for each in found)]
-        )
-        places = [(*feed, state) for feed in known for state in WAITING_STATES]
-        all_of = [(labels(BY_STATE, *place), found.get(place)) for place in places]
-        self._add_all("events", [(of, row.events if row else 0) for of, row in all_of])
-        self._add_all("units", [(of, row.units if row else 0) for of, row in all_of])
-        sent: dict[tuple[str, str], dt.datetime] = {}
-        for of, row in all_of:
-            if row is None:
-                continue
-            self._add("oldest_event_seconds", of, self._seconds(row.oldest_at))
-            self._add_cliff("until_too_old_seconds", row.meter, row.sink, row.first_use_at, row.state)
-            if row.first_sent_at is not None and row.state in {"due", "sending"}:
-                feed = (row.meter, row.sink)
-                sent[feed] = min(row.first_sent_at, sent.get(feed, row.first_sent_at))
-        for feed, since in sent.items():
-            self._add_cliff("until_in_doubt_seconds", *feed, since)
+        found: dict[tuple[str, str], dict[str, WaitingFigures]] = {
+            (feed.meter, feed.sink): {} for feed in feeds
+        }
+        for row in waiting:
+            found.setdefault((row.meter, row.sink), {})[row.state] = row
+        events, units, oldest = (self._named[name] for name in ("events", "units", "oldest_event_seconds"))
+        for (meter, sink), rows in found.items():
+            every = labels_for_each(BY_STATE, WAITING_STATES, meter, sink)
+            in_order = [rows.get(state) for state in WAITING_STATES] if rows else NOTHING
+            events.add(every, [row.events if row else 0 for row in in_order])
+            units.add(every, [row.units if row else 0 for row in in_order])
+            for state, row in rows.items():
+                oldest.add((labels(BY_STATE, meter, sink, state),), (self._seconds(row.oldest_at),))
+                self._add_cliff("until_too_old_seconds", meter, sink, row.first_use_at, state)
+            sent = [rows[state].first_sent_at for state in ("due", "sending") if state in rows]
+            if since := min(filter(None, sent), default=None):
+                self._add_cliff("until_in_doubt_seconds", meter, sink, since)
 
     def add_usage(
-        self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, Late]]
+        self, unmapped: Iterable[UnmappedFigures], lateness: Mapping[str, Mapping[int, int]]
     ) -> None:
         """Add what can be billed to nobody, and how late usage comes."""
         found = {row.meter: row for row in unmapped}
-        all_of = [(labels(METER, meter), found.get(meter)) for meter in self._config.meters]
-        self._add_all("unmapped_rows", [(of, row.rows if row else 0) for of, row in all_of])
-        self._add_all("unmapped_units", [(of, row.units if row else 0) for of, row in all_of])
+        rows = [found.get(meter) for meter in self._config.meters]
+        of = [labels(METER, meter) for meter in self._config.meters]
+        self._named["unmapped_rows"].add(of, [row.rows if row else 0 for row in rows])
+        self._named["unmapped_units"].add(of, [row.units if row else 0 for row in rows])
         for meter in self._config.meters:
-            for percentile, step in _steps(lateness.get(meter, {})):
-                self._add("lateness_seconds", labels(("meter", "percentile"), meter, str(percentile)), step)
+            if found_late := _steps(lateness.get(meter, {})):
+                every = labels_for_each(("meter", "percentile"), PERCENTILES, meter)
+                self._named["lateness_seconds"].add(every, found_late)
 
     def add_coverage(self, coverage: Iterable[Coverage]) -> None:
         """Add how much of what each sink accepted was compared with its own totals, and what differs."""
@@ -433,16 +436,11 @@ class Page:
         return sink in self._sinks.get(meter, ())
 
 
-def _steps(histogram: Mapping[int, Late]) -> Iterator[tuple[int, int]]:
-    """Yield each of `PERCENTILES`, and the shortest step of seconds within which so many percent of the slots were found."""
-    steps = sorted(histogram)
-    whole = sum(late.slots for late in histogram.values())
-    place, covered = -1, 0
-    for percent in PERCENTILES if whole else ():
-        while 100 * covered < percent * whole:
-            place += 1
-            covered += histogram[steps[place]].slots
-        yield percent, steps[place]
+def _steps(histogram: Mapping[int, int]) -> list[int]:
+    """Return, for each of `PERCENTILES`, the shortest step within which so many percent of the slots were found."""
+    steps, whole = sorted(histogram), sum(histogram.values())
+    covered = list(accumulate([100 * histogram[step] for step in steps]))
+    return [steps[bisect_left(covered, int(each) * whole)] for each in PERCENTILES] if whole else []
 
 
 def _timestamp(instant: dt.datetime) -> Decimal | int:

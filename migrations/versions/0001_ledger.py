@@ -303,7 +303,7 @@ create table aggregator.lateness (
     seconds  integer not null,
     slots    bigint not null,
     quantity numeric not null,
-    primary key (meter_id, day, seconds)
+    primary key (day, meter_id, seconds)
 );
 comment on table aggregator.lateness is
     'How long after their window''s end changes were found, in steps; 0 for what was there when a window was first read.';
@@ -555,11 +555,13 @@ create table aggregator.pass_count (
 comment on table aggregator.pass_count is 'How many passes there were of each kind, and what they came to.';
 
 create table aggregator.verdict_count (
-    feed_id integer not null references aggregator.feed,
-    state   aggregator.event_state not null,
-    part    smallint not null,
-    events  bigint not null,
-    primary key (feed_id, state, part)
+    feed_id  integer not null references aggregator.feed,
+    part     smallint not null,
+    accepted bigint not null,
+    refused  bigint not null,
+    in_doubt bigint not null,
+    due      bigint not null,
+    primary key (feed_id, part)
 ) with (fillfactor = 50);
 comment on table aggregator.verdict_count is
     'How many attempts ended in each state: `due` is to be sent again. The sum of all parts is the figure.';

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from aggregator.config import Config, load
-from aggregator.core.lateness import Late
 from aggregator.core.model import Limits
 from aggregator.ledger.figures import (
     FeedFigures,
@@ -20,11 +19,10 @@ from aggregator.ledger.figures import (
     Progress,
     SinkFigures,
     UnmappedFigures,
-    VerdictFigures,
     WaitingFigures,
 )
 from aggregator.ledger.review.checks import Coverage
-from aggregator.monitoring.exposition import render
+from aggregator.monitoring.exposition import Exposition
 from aggregator.monitoring.latest import Answer
 from aggregator.monitoring.metrics import FAMILIES, WAITING_STATES, Answers, Context, Page
 from tests.fakes import LIMITS
@@ -79,9 +77,8 @@ def progress(
     feeds: Sequence[FeedFigures] = (),
     sinks: Sequence[SinkFigures] = (),
     passes: Sequence[PassFigures] = (),
-    verdicts: Sequence[VerdictFigures] = (),
 ) -> Progress:
-    return Progress(meters, feeds, sinks, passes, verdicts, stopped=False)
+    return Progress(meters, feeds, sinks, passes, stopped=False)
 
 
 API = FeedFigures("api", "stripe", stopped=False)
@@ -175,9 +172,7 @@ def test_what_was_done_is_counted(config: Config) -> None:
         PassFigures("api", "backfill", False, 1, 2.0, 5, 4),
         PassFigures("api", "live", True, 2, 0.5, 0, 0),
     ]
-    made.add_progress(
-        progress(feeds=[API], passes=passes, verdicts=[VerdictFigures("api", "stripe", "accepted", 24)])
-    )
+    made.add_progress(progress(feeds=[API._replace(accepted=24, in_doubt=3)], passes=passes))
     assert samples(made, "passes") == {
         ("api", "live", "committed"): 3,
         ("api", "backfill", "committed"): 1,
@@ -186,8 +181,8 @@ def test_what_was_done_is_counted(config: Config) -> None:
     assert samples(made, "rows_read") == {("api",): 35}
     assert samples(made, "events_planned") == {("api",): 24}
     assert samples(made, "attempts") == {
-        ("api", "stripe", outcome): 24 if outcome == "accepted" else 0
-        for outcome in ("accepted", "refused", "in_doubt", "due")
+        ("api", "stripe", outcome): events
+        for outcome, events in {"accepted": 24, "refused": 0, "in_doubt": 3, "due": 0}.items()
     }
 
 
@@ -208,7 +203,7 @@ def test_what_differs_at_a_sink_is_told(config: Config) -> None:
 def test_lateness_is_told_by_percentiles(config: Config) -> None:
     """The step within which so many of the slots were found; nothing where there were none."""
     made = page(config)
-    histogram = {0: Late(50, Decimal(1)), 300: Late(45, Decimal(1)), 86400: Late(5, Decimal(1))}
+    histogram = {0: 50, 300: 45, 86400: 5}
     made.add_usage([UnmappedFigures("api", 2, Decimal("7.5"))], {"api": histogram})
     assert samples(made, "lateness_seconds") == {
         ("api", "50"): 0,
@@ -249,7 +244,7 @@ def test_no_series_is_written_twice(config: Config) -> None:
     made.add_progress(progress([meter(NOW)], [API], [SinkFigures("stripe", NOW)]))
     made.add_waiting([API], [waiting(state) for state in WAITING_STATES])
     made.add_usage([], {})
-    lines = render(made.families.values()).decode().splitlines()
+    lines = Exposition().render(made.families.values()).decode().splitlines()
     series = Counter(line.rpartition(" ")[0] for line in lines if not line.startswith("#"))
     assert [name for name, times in series.items() if times > 1] == []
     assert len(series) > 30
@@ -262,7 +257,7 @@ def test_every_sample_has_the_labels_of_its_metric(config: Config) -> None:
     passes = [PassFigures("api", "live", False, 3, 1.5, 30, 20)]
     made.add_progress(progress([meter(NOW)], [API], [SinkFigures("stripe", NOW)], passes))
     made.add_waiting([API], [waiting(state, first_sent_at=NOW) for state in WAITING_STATES])
-    made.add_usage([], {"api": {0: Late(1, Decimal(1))}})
+    made.add_usage([], {"api": {0: 1}})
     made.add_coverage([COVERAGE])
     for name, family in made.families.items():
         assert family.samples or name == "aggregator_source_up", name

@@ -272,6 +272,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_delivery.py::test_settling_a_part_of_a_claim_renews_the_rest",),
     ),
     Mistake(
+        "a scrape tells the figures of the one before",
+        "aggregator/monitoring/exposition.py",
+        "known[0] == family.of and known[1] == family.values",
+        "known[0] == family.of",
+        ("tests/core/test_exposition.py::test_a_family_is_written_as_it_is_by_now",),
+    ),
+    Mistake(
+        "a scrape tells the figures of one meter for another's",
+        "aggregator/monitoring/exposition.py",
+        "known[0] == family.of and known[1] == family.values",
+        "known[1] == family.values",
+        ("tests/core/test_exposition.py::test_a_family_is_written_as_it_is_by_now",),
+    ),
+    Mistake(
         "a glance does not ask how another round left the meter",
         "aggregator/ledger/passes/unchanged.py",
         " and meter.left_as = said.left_as\n",

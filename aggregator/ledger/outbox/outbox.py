@@ -69,9 +69,14 @@ returning event.id, meter.name, event.customer, event.window_start, event.revisi
 # Each session counts in a row of its own, and in the order of the key: nobody waits for another's commit, and never two for
 # each other.
 COUNT_VERDICTS = """
-    insert into aggregator.verdict_count (feed_id, state, part, events)
-    select feed_id, state, mod(pg_backend_pid(), 16), count(*) from settled where uncounted = 0 group by 1, 2 order by 1, 2
-        on conflict (feed_id, state, part) do update set events = verdict_count.events + excluded.events
+    insert into aggregator.verdict_count as known (feed_id, part, accepted, refused, in_doubt, due)
+    select feed_id, mod(pg_backend_pid(), 16), count(*) filter (where state = 'accepted'),
+           count(*) filter (where state = 'refused'), count(*) filter (where state = 'in_doubt'),
+           count(*) filter (where state = 'due')
+      from settled where uncounted = 0 group by feed_id order by feed_id
+        on conflict (feed_id, part) do update
+           set accepted = known.accepted + excluded.accepted, refused = known.refused + excluded.refused,
+               in_doubt = known.in_doubt + excluded.in_doubt, due = known.due + excluded.due
 """
 
 # One statement, so that a batch costs one round trip. Every part sees the rows as they were before; none touches a row
