@@ -238,7 +238,7 @@ def _sources(
                 end = windows.settled_until(utcnow(), meter.delay, meter.window)
                 try:
                     lately = Span(end - meter.window, end)
-                    shape = source.columns(meter.query_text, lately)
+                    shape = source.columns(meter.query_text, lately, meter.dimensions)
                     fresh, filtered = configured.freshness is not None, configured.row_security == "allowed"
                     notes = list(
                         table_notes(source, meter.query_text, lately, freshness=fresh, filtered=filtered)

@@ -11,6 +11,7 @@ from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.options import config_option, json_option, known_meters, load_config
 from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.core.dimensions import shown
 from aggregator.core.shown import counted
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
     from aggregator.config import Config
     from aggregator.config.query_tests import QueryTest
-    from aggregator.trial.query_tests import Case, Difference
+    from aggregator.trial.query_tests import Case, Difference, Place
 
 COLUMNS = "meter test customer window expected> given> reason"
+COLUMNS_APART = "meter test customer window dimensions expected> given> reason"
+"""Where a meter has dimensions."""
 
 
 class Tested(NamedTuple):
@@ -63,7 +66,10 @@ def test(config_path: Path, *, meters: tuple[str, ...], as_json: bool) -> None:
                         "test": each.test,
                         "passed": each.passed,
                         "error": each.error,
-                        "differences": [found._asdict() for found in each.differences],
+                        "differences": [
+                            found._asdict() | {"dimensions": dict(found.dimensions or ())}
+                            for found in each.differences
+                        ],
                     }
                     for each in tested
                 ],
@@ -79,12 +85,18 @@ def test(config_path: Path, *, meters: tuple[str, ...], as_json: bool) -> None:
 
 def _show(tested: Sequence[Tested]) -> None:
     rows = [
-        {"meter": each.meter, "test": each.test, **found._asdict()}
+        {
+            "meter": each.meter,
+            "test": each.test,
+            **found._asdict(),
+            "dimensions": shown(found.dimensions) if found.dimensions else None,
+        }
         for each in tested
         for found in each.differences
     ]
     if rows:
-        show_rows("differences", COLUMNS, rows)
+        apart = any(row["dimensions"] is not None for row in rows)
+        show_rows("differences", COLUMNS_APART if apart else COLUMNS, rows)
     for each in tested:
         if each.error is not None:
             say(f"{each.meter}, {each.test}: {each.error}")
@@ -107,20 +119,26 @@ def _tested(config: "Config", name: str) -> Iterator[Tested]:
     with closing(build_source(config, meter.source, "aggregator test")) as source:
         for each in meter.tests:
             try:
-                found = differences(source, meter.query_text, meter.window, _case(each, meter.window))
+                case = _case(each, meter.window, apart=bool(meter.dimensions))
+                found = differences(source, meter.query_text, meter.window, case, meter.dimensions)
             except SourceError as error:
                 yield Tested(name, each.name, error=str(error))
             else:
                 yield Tested(name, each.name, found)
 
 
-def _case(test: "QueryTest", window: "dt.timedelta") -> "Case":
+def _case(test: "QueryTest", window: "dt.timedelta", *, apart: bool) -> "Case":
+    from aggregator.core.dimensions import of_mapping
     from aggregator.core.model import ZERO, Span
     from aggregator.trial.query_tests import Case, around
 
-    usage: dict[tuple[str | None, dt.datetime], Decimal] = {}
+    usage: dict[Place, Decimal] = {}
     for each in test.usage:
-        place = each.customer, each.window
+        place = (
+            each.customer,
+            each.window,
+            None if apart and not each.dimensions else of_mapping(each.dimensions),
+        )
         usage[place] = usage.get(place, ZERO) + each.quantity
     span = Span(test.start, test.end) if test.start and test.end else around(usage, window)
     return Case(test.rows, usage, span)

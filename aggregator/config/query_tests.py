@@ -66,6 +66,11 @@ class ExpectedUsage(Block):
     )
     window: Instant = Field(description="The start of the window.", examples=["2026-11-01T10:00Z"])
     quantity: Quantity = Field(description="How much was used.", examples=[3])
+    dimensions: dict[str, str] = Field(
+        default={},
+        description="The value of each of the meter's dimensions. Left out: rows that lack one, if the meter has any.",
+        examples=[{"model": "large"}],
+    )
 
 
 Expected = Annotated[tuple[ExpectedUsage, ...], Field(strict=False)]
@@ -127,6 +132,13 @@ def _on_boundaries(test: QueryTest, info: ValidationInfo) -> QueryTest:
         ):
             if instant is not None:
                 check_boundary(instant, window, key)
+    dimensions = info.data.get("dimensions")
+    for each in test.usage:
+        if dimensions is not None and each.dimensions and each.dimensions.keys() != set(dimensions):
+            named = ", ".join(f"`{name}`" for name in dimensions) or "none"
+            raise refuse(
+                f"has other `dimensions` than the meter, which has {named}: say a value for each", "usage"
+            )
     return test
 
 

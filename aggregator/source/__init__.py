@@ -26,7 +26,8 @@ trying.py         a query on trial, asked for any stretch of time in one snapsho
 It stands on the runtime and the core; the wiring, the trial and commands import it. Begin with `engine`.
 """
 
-from aggregator.source.engine import Shape, Source
+from aggregator.source.engine import Source
 from aggregator.source.file_views import Files
+from aggregator.source.snapshot import Shape
 
 __all__ = ["Files", "Shape", "Source"]

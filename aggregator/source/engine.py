@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -50,7 +50,7 @@ from aggregator.source.rows import (
     Rows,
     places,
 )
-from aggregator.source.snapshot import Glimpse, Snapshot
+from aggregator.source.snapshot import Glimpse, Shape, Snapshot
 from aggregator.source.trying import Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
@@ -77,13 +77,6 @@ SINGLE_FLOATS = {"float4", "float32", "real"}
 
 OURS = (AggregatorError, MemoryError)
 """What goes on as it is: our own words, and what says nothing about the source. All else is the driver's."""
-
-
-class Shape(NamedTuple):
-    """Which of the optional columns a query returns."""
-
-    returns_window: bool
-    returns_at: bool
 
 
 class Source:
@@ -377,8 +370,8 @@ class Source:
         """
         statement = self._statement(query)
         with self._snapshot(min(timeout, self._how.statement_timeout)) as snapshot:
-            places_of = partial(self._places, dimensions=dimensions)
-            yield Trying(snapshot, statement, places_of, self._kinds, self._instants)
+            found = partial(self._places, dimensions=dimensions)
+            yield Trying(snapshot, statement, found, self._kinds, self._instants)
 
     def reread(
         self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()

@@ -41,3 +41,10 @@ class Glimpse(NamedTuple):
     fence: Fence | None
     read: Callable[..., Iterator[list[Reading]]]
     """Given a query, a span, the length of its windows, and the query's dimensions, if it has any."""
+
+
+class Shape(NamedTuple):
+    """Which of the optional columns a query returns."""
+
+    returns_window: bool
+    returns_at: bool

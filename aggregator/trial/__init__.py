@@ -3,6 +3,7 @@
 columns.py      what the types of its columns say
 text.py         what the text of a query says
 findings.py     answers in, findings out
+combinations.py how many combinations of dimensions there are
 lookup.py       looks up customers at the sinks that know them
 query_tests.py  what a query makes of given rows, and what was expected
 past_guards.py  what guards would have held of past usage

@@ -14,6 +14,7 @@ from enum import StrEnum
 from itertools import combinations
 from typing import NamedTuple
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, Span
 from aggregator.core.shown import counted
 from aggregator.core.windows import HOUR
@@ -81,6 +82,7 @@ class Kind(StrEnum):
     REPEATED = "repeated rows"
     SLOW = "no index"
     GUARD = "guard"
+    COMBINATIONS = "combinations of dimensions"
     UNTRIED = "not tried"
 
 
@@ -469,19 +471,20 @@ class Row(NamedTuple):
     window: dt.datetime
     quantity: Decimal | None
     at: dt.datetime | None
+    dimensions: Dimensions | None = ()
 
 
 def repeated(rows: Iterable[Row], query: str) -> list[Finding]:
     """Judge a query that sums, and yet gives a customer several rows of a window that are all the same."""
     if not text.is_grouped(query):
         return []
-    found: dict[tuple[str | None, dt.datetime], list[Row]] = {}
+    found: dict[tuple[str | None, dt.datetime, Dimensions | None], list[Row]] = {}
     for row in rows:
-        found.setdefault((row.customer, row.window), []).append(row)
+        found.setdefault((row.customer, row.window, row.dimensions), []).append(row)
     several = {key: group for key, group in found.items() if len(group) > 1 and key[0] is not None}
     if not several or not all(len(set(group)) == 1 for group in several.values()):
         return []
-    (customer, _), group = next(iter(several.items()))
+    (customer, *_), group = next(iter(several.items()))
     sure = group[0].at is not None or len(several) > 3 or (group[0].quantity or ZERO) >= 10
     if not sure:
         return []

@@ -6,16 +6,17 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, Span
 from aggregator.source import Source
 from aggregator.source.stand_ins import Rows
 
-Place = tuple[str | None, dt.datetime]
-"""A customer, None for nobody who can be billed, and the start of a window."""
+Place = tuple[str | None, dt.datetime, Dimensions | None]
+"""A customer, None for nobody who can be billed, the start of a window, and a combination, None for none."""
 
 
 class Case(NamedTuple):
@@ -31,6 +32,7 @@ class Difference(NamedTuple):
 
     customer: str | None
     window: dt.datetime
+    dimensions: Dimensions | None
     expected: Decimal | None
     given: Decimal | None
     reason: str | None = None
@@ -39,27 +41,35 @@ class Difference(NamedTuple):
 
 def around(usage: Mapping[Place, Decimal], window: dt.timedelta) -> Span:
     """Return where usage is looked for: from one window before what is expected to one behind it."""
-    starts = [start for _, start in usage]
+    starts = [start for _, start, _ in usage]
     return Span(min(starts) - window, max(starts) + 2 * window)
 
 
-def differences(source: Source, query: str, window: dt.timedelta, case: Case) -> list[Difference]:
+def differences(
+    source: Source, query: str, window: dt.timedelta, case: Case, dimensions: Sequence[str] = ()
+) -> list[Difference]:
     """Read the case, and return in what it differs, in the order of time. Raises SourceError if it cannot be read."""
     given: dict[Place, Decimal] = {}
     reasons: dict[Place, str] = {}
     unusable: set[Place] = set()
-    for batch in source.read(source.over(query, case.rows, case.span), case.span, window):
+    over = source.over(query, case.rows, case.span)
+    for batch in source.read(over, case.span, window, dimensions=dimensions):
         for reading in batch:
-            place = reading.customer, reading.window_start
+            place = reading.customer, reading.window_start, reading.dimensions
             if reading.quantity is None:
                 unusable.add(place)
             else:
                 given[place] = given.get(place, ZERO) + reading.quantity
             if reading.reason is not None:
                 reasons[place] = reading.reason
-    places = sorted({*given, *case.usage, *unusable}, key=lambda place: (place[1], place[0] or ""))
+    places = sorted({*given, *case.usage, *unusable}, key=_order)
     return [
         Difference(*place, case.usage.get(place), given.get(place), reasons.get(place))
         for place in places
         if place in unusable or case.usage.get(place, ZERO) != given.get(place, ZERO)
     ]
+
+
+def _order(place: Place) -> tuple[dt.datetime, str, Dimensions]:
+    customer, start, dimensions = place
+    return start, customer or "", dimensions or ()

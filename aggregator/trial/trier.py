@@ -15,11 +15,12 @@ from decimal import Decimal
 from typing import Protocol
 
 from aggregator.core import windows
+from aggregator.core.dimensions import shown
 from aggregator.core.guards import STRETCH, WEEK, WEEKS
 from aggregator.core.model import Meter, Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, SinkError
 from aggregator.source.trying import Answer, Trying
-from aggregator.trial import findings, lookup, past_guards, text
+from aggregator.trial import combinations, findings, lookup, past_guards, text
 from aggregator.trial.columns import WITHOUT_ZONE, Column, types
 from aggregator.trial.findings import Edge, Finding, Kind, Outside, Row, Severity, Sums
 from aggregator.trial.lookup import Register
@@ -49,7 +50,9 @@ LOOK_BACK, MOST_STRETCHES = dt.timedelta(days=7), 168
 class Source(Protocol):
     """What a trial asks of an application database."""
 
-    def trying(self, query: str, timeout: dt.timedelta) -> AbstractContextManager[Trying]:
+    def trying(
+        self, query: str, timeout: dt.timedelta, dimensions: Sequence[str] = ()
+    ) -> AbstractContextManager[Trying]:
         """Open a snapshot in which the query can be asked for any stretch."""
         ...
 
@@ -96,7 +99,7 @@ class Trial:
         found: list[Finding] = []
         self._tried = "nothing"
         try:
-            with self._source.trying(self._query, self._timeout) as trying:
+            with self._source.trying(self._query, self._timeout, self._meter.dimensions) as trying:
                 for each in self._found(trying, now):
                     found.append(each)  # noqa: PERF402 - what was found before a step fails is kept
         except QueryTimedOut:
@@ -230,7 +233,10 @@ class Trial:
             for each in trying.readings(answer, part, self._length):
                 if each.customer is not None and each.quantity and each.quantity > 0:
                     used = found.setdefault(each.window_start, {})
-                    used[each.customer] = used.get(each.customer, Decimal(0)) + each.quantity
+                    whose = each.customer
+                    if each.dimensions:  # guards look at each combination by itself
+                        whose = f"{whose} ({shown(each.dimensions)})"
+                    used[whose] = used.get(whose, Decimal(0)) + each.quantity
         return found
 
     # One step each
@@ -258,9 +264,13 @@ class Trial:
     def _rows(self, trying: Trying, window: Span, answer: Answer) -> list[Finding]:
         """Judge the rows of one window, each by itself."""
         readings = trying.readings(answer, window, self._length)
-        rows = [Row(each.customer, each.window_start, each.quantity, each.at) for each in readings]
+        rows = [
+            Row(each.customer, each.window_start, each.quantity, each.at, each.dimensions)
+            for each in readings
+        ]
         self._customers = [row.customer for row in rows]
         found = findings.repeated(rows, self._query) + findings.unmapped(self._customers, window)
+        found += combinations.judged(readings, self._meter, window)
         if self._stripe is not None:
             found += findings.customers(self._customers, self._stripe)
         return found
@@ -314,7 +324,7 @@ class Trial:
     def _later(self, span: Span, *, by_window: bool) -> Sums:
         """Read a stretch in a snapshot of its own, as a later pass does."""
         self._check_time()  # before it is opened: whatever is raised within is taken for the source's trouble
-        with self._source.trying(self._query, self._timeout) as trying:
+        with self._source.trying(self._query, self._timeout, self._meter.dimensions) as trying:
             return self._summed(trying, trying.ask(span), span, by_window=by_window)
 
     def _windowed(self, trying: Trying, span: Span, *, by_window: bool) -> Sums:
