@@ -19,6 +19,7 @@ other.py          every other dialect: the same, as far as it can be had
 transactions.py   Postgres: which transactions have ended, and which are open
 roles.py          Postgres: what a role may do beyond reading
 tables.py         Postgres: which tables a query reads, and what keeps their rows from being all there are
+stopping.py       what is asked when a source is closed is stopped
 stand_ins.py      rows that are given in place of what tables hold
 contract/         what must hold of any source, and what asks for it
 trying.py         a query on trial, asked for any stretch of time in one snapshot

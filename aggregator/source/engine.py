@@ -308,10 +308,14 @@ class Source:
         """Return which tables a query reads, by its plan; none where that cannot be asked. Raises as `read` does."""
         if self._dialect.tables is None:
             return []
-        statement = self._statement(query)
         with self._snapshot() as snapshot:
-            values = {"start": self._dialect.bound(span.start), "end": self._dialect.bound(span.end)}
-            return self._dialect.tables(snapshot.connection, statement.text, values)
+            return self._tables(snapshot, query, span)
+
+    def _tables(self, snapshot: Snapshot, query: str, span: Span) -> list[Table]:
+        if self._dialect.tables is None:
+            return []
+        values = {"start": self._dialect.bound(span.start), "end": self._dialect.bound(span.end)}
+        return self._dialect.tables(snapshot.connection, self._statement(query).text, values)
 
     def over(self, query: str, rows: stand_ins.Rows, span: Span) -> str:
         """Return the query as it reads these rows instead of its tables; nothing is written.
@@ -325,7 +329,8 @@ class Source:
             snapshot.renew()
             text = stand_ins.standing_in(snapshot.connection, query, rows, stand_in, self._refusal)
             named = [] if self._dialect.tables else stand_ins.named_beside(snapshot.connection, query, rows)
-        for beside in (*named, *(table.name for table in self.tables(text, span))):
+            planned = [table.name for table in self._tables(snapshot, text, span)]
+        for beside in (*named, *planned):
             raise self._refusal(stand_ins.NOT_GIVEN.format(table=beside))
         return text
 
@@ -401,7 +406,7 @@ class Source:
             snapshot.connection.execute(sa.select(sa.literal(1)))
 
     def close(self) -> None:
-        """Let go of the engine. A read under way keeps its connection until it ends; one in DuckDB is interrupted."""
+        """Let go of the engine, and stop what is asked by now; a driver that cannot be told ends its read by itself."""
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()

@@ -12,6 +12,7 @@ import datetime as dt
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -24,8 +25,12 @@ from aggregator.source import roles, tables, transactions
 from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, first_line, not_idle
 from aggregator.source.rows import OutOfRange
 from aggregator.source.stand_ins import json_rows
+from aggregator.source.stopping import stop_with
 
 CONNECT_SECONDS = 10
+
+CANCEL_SECONDS = 2
+"""How long it is waited for word that a query was told to stop: whoever closes a source is about to end."""
 
 HUNG_UP = "server closed the connection unexpectedly"
 """What libpq says of a server that took a connection and ended it without a word."""
@@ -93,7 +98,14 @@ def _postgres_engine(url: sa.URL, application_name: str) -> sa.Engine:
     )
     sa.event.listen(engine, "do_connect", _connected)
     sa.event.listen(engine, "connect", _tolerate_infinity)
+    stop_with(engine, _cancel)
     return engine
+
+
+def _cancel(connection: psycopg.Connection[Any]) -> None:
+    """Have the server stop what a connection asks, by a request beside it; a pooler passes it on."""
+    with suppress(psycopg.Error):  # it may have ended meanwhile, and else its own timeout stops it later
+        connection.cancel_safe(timeout=CANCEL_SECONDS)
 
 
 def _connected(_: object, __: object, args: list[Any], settings: dict[str, Any]) -> psycopg.Connection[Any]:

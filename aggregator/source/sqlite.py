@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from aggregator.runtime import clock
 from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, Table, first_line
 from aggregator.source.stand_ins import literal_rows
+from aggregator.source.stopping import stop_with
 
 SQLITE_TABLES = sa.text(
     "select distinct tbl_name from sqlite_master where rootpage in :pages order by 1"
@@ -27,7 +28,7 @@ STEPS_BETWEEN_CHECKS = 20_000
 
 
 def _sqlite_engine(url: sa.URL, _: str) -> sa.Engine:
-    return sa.create_engine(
+    engine = sa.create_engine(
         "sqlite://",
         creator=partial(_open_file, Path(url.database or "").absolute()),
         poolclass=sa.NullPool,
@@ -35,6 +36,19 @@ def _sqlite_engine(url: sa.URL, _: str) -> sa.Engine:
         paramstyle="named",
         hide_parameters=True,
     )
+    stop_with(engine, _stop)
+    return engine
+
+
+class _Opened(sqlite3.Connection):
+    """A connection that can be stopped. An interrupt that comes before a statement begins is forgotten, so that it is
+    noted, and looked at with the clock (sqlite.org/c3ref/interrupt.html)."""
+
+    stopped = False
+
+
+def _stop(connection: _Opened) -> None:
+    connection.stopped = True
 
 
 def _open_file(path: Path) -> sqlite3.Connection:
@@ -45,6 +59,7 @@ def _open_file(path: Path) -> sqlite3.Connection:
         uri=True,
         timeout=LOCK_SECONDS,
         isolation_level=None,  # we say BEGIN ourselves
+        factory=_Opened,
         check_same_thread=False,  # a read may be given up by another thread than the one that began it
     )
     # Text that is not UTF-8 must not stop the fetch; its surrogates show it up as a customer key that is unusable.
@@ -54,9 +69,9 @@ def _open_file(path: Path) -> sqlite3.Connection:
 
 def _begin_sqlite(connection: sa.Connection, reading: Reading) -> Renew:
     driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
+    assert isinstance(driver, _Opened)
     deadline = _Deadline(reading.statement_timeout.total_seconds())
-    driver.set_progress_handler(deadline.has_passed, STEPS_BETWEEN_CHECKS)
+    driver.set_progress_handler(lambda: driver.stopped or deadline.has_passed(), STEPS_BETWEEN_CHECKS)
     connection.exec_driver_sql("begin")
     connection.exec_driver_sql(
         "select 1 from sqlite_master"

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
@@ -341,3 +342,33 @@ def test_the_rows_behind_a_customer_are_shown_up_to_a_number(source: Source, app
     with pytest.raises(QueryRejected):
         source.rows_behind("delete from usage where customer = :customer", ONE, "cus_0", 2)
     assert app.execute("select count(*) from usage").fetchone() == (5,)
+
+
+ENDLESS = """
+with recursive c(n) as (select 1 union all select n + 1 from c) select 'cus_a' as customer, count(*) as quantity from c
+"""
+
+
+def test_closing_a_source_stops_what_it_asks(source: Source) -> None:
+    """So that a process that ends does not wait for a query; and it can be asked again."""
+    begun, ended = threading.Event(), []
+
+    def ask() -> None:
+        with pytest.raises((QueryTimedOut, SourceUnreachable)) as failed:
+            readings(source, ENDLESS)
+        ended.append(failed.value)
+
+    reader = threading.Thread(target=ask, daemon=True)
+    engine = source._engine_of(source._url)
+
+    def note(*given: object) -> None:
+        if "recursive" in str(given[2]):
+            begun.set()
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    reader.start()
+    assert begun.wait(30)
+    source.close()
+    reader.join(30)
+    assert ended
+    assert readings(source, "select 'cus_a' as customer, 1 as quantity")

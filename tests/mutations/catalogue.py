@@ -1313,7 +1313,7 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a test of a query reads tables that hold real rows",
         "aggregator/source/engine.py",
-        "        for beside in (*named, *(table.name for table in self.tables(text, span))):\n",
+        "        for beside in (*named, *planned):\n",
         "        for beside in named:\n",
         ("tests/postgres/test_query_tests.py::test_a_table_without_rows_is_not_read",),
     ),

@@ -684,3 +684,24 @@ def test_no_message_holds_the_password(source_url: str, run: Run) -> None:
             readings(Source("app", url, statement_timeout=HOUR), query)
         assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert repr(Source("app", inside, statement_timeout=HOUR)) == "Source('app', postgresql)"
+
+
+@pytest.mark.direct
+def test_closing_a_source_stops_what_it_asks(source_url: str, run: Run) -> None:
+    """So that a process that ends does not wait for a query, nor leaves one on the server; and it can be asked again."""
+    source = Source("app", source_url, statement_timeout=HOUR)
+    slow = "select 'cus_a' as customer, 1 as quantity, pg_sleep(600)::text as at"
+    asks = "(select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database())"
+
+    def ask() -> SourceError:
+        with pytest.raises(SourceError) as failed:
+            readings(source, slow)
+        return failed.value
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        assert comes_true(run, f"{asks} = 1")
+        source.close()
+        assert isinstance(asked.result(), QueryTimedOut)
+    assert comes_true(run, f"{asks} = 0")
+    assert readings(source, "select 'cus_a' as customer, 1 as quantity")
