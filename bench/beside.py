@@ -11,6 +11,7 @@ of the API stand apart. By the clock the callers count as well: they are on the 
 import argparse
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -31,6 +32,9 @@ from bench.stand import Stand, stand
 
 SECRET = "bench-token-secret-" + "s" * 20
 LONGEST_START_SECONDS = 120.0
+
+LISTENS = re.compile(r"""\burl"?[=:] ?"?(http://127\.0\.0\.1:\d+)""")
+"""How a log says where a process listens, in either of its forms."""
 
 AGO_HOURS = 4
 """So old is the newest window: the daemon reads none of them again, since its source has nothing."""
@@ -154,9 +158,8 @@ def address_in(log: Path) -> str:
     """Wait until a process has said where it listens."""
     until = time.monotonic() + LONGEST_START_SECONDS
     while time.monotonic() < until:
-        for word in log.read_text().replace("url=", " ").split():
-            if word.startswith("http://127.0.0.1:"):
-                return word
+        if found := LISTENS.search(log.read_text()):
+            return found[1]
         time.sleep(0.1)  # noqa: TID251 - a benchmark waits
     raise SystemExit(f"nothing listens: {log.read_text()[-2000:]}")
 
@@ -167,17 +170,22 @@ def measure(ledger: Ledger, daemon: int, asking: Asking, turns: int) -> list[tup
     for number in range(turns + 1):
         with counting(ledger, daemon) as alone:
             time.sleep(asking.seconds)  # noqa: TID251 - a benchmark lets time pass
+        if not waiting(ledger):
+            break
         with asked(asking) as result:
             result.begun()
             with counting(ledger, daemon) as beside:
                 answered = result.wait()
         if not waiting(ledger):
-            print("all is sent: give more --events for more turns")
             break
         print(f"turn {number}: {alone[0].rate:,.0f} and {beside[0].rate:,.0f} events a second", flush=True)
         if number:
             rate = answered.answers / asking.seconds
             found.append((alone[0], beside[0]._replace(answers=rate, within=answered.within)))
+    if not found:
+        raise SystemExit("all is sent before the second turn is over: give more --events")
+    if len(found) < turns:
+        print(f"all is sent after {len(found)} turn(s): give more --events for more")
     return found
 
 
@@ -190,7 +198,7 @@ def counting(ledger: Ledger, daemon: int) -> Iterator[list[Turn]]:
     seconds, spent, after = time.monotonic() - began, tree_seconds(daemon) - cpu, theirs(ledger)
     sent = left - waiting(ledger)
     if sent <= 0:
-        raise SystemExit("nothing more is sent: give more --events, or fewer --turns")
+        raise SystemExit("nothing is sent: the daemon's log says why")
     postgres = sum(after[pid] - sessions.get(pid, 0.0) for pid in after)
     found.append(Turn(sent / seconds, 1e6 * spent / sent, 1e6 * postgres / sent))
 
