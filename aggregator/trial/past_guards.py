@@ -4,6 +4,8 @@ Rules
 - A guard judges as it does in a pass (`core.guards`), each window as if it were read for the first time: nothing of it was
   let go before. What is held of single customers is in no window's total, and what `max_per_customer_window` holds is never
   usual.
+- Where nothing could be compared, for want of a history, a guard is not said to have held nothing: nothing was tried.
+- `unusual_zero` holds nothing. Counted is whom it would have told of: who had usage in this hour of each week before.
 - A guard that holds something in half of the windows with usage is below normal use: somebody would have to release usage
   all the time.
 """
@@ -15,7 +17,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
-from aggregator.core.guards import LEAST_WEEKS, beyond, limit_of
+from aggregator.core.guards import LEAST_WEEKS, WEEKS, beyond, limit_of
 from aggregator.core.model import ZERO, Guard, Guards, Span
 from aggregator.core.planner import plain
 from aggregator.core.shown import duration
@@ -31,6 +33,8 @@ class Stretch(NamedTuple):
     span: Span
     used: Usage
     weeks: Sequence[Usage] = ()
+    whole: bool = True
+    """Whether all of it has ended: who has no usage in a part of an hour may have some in the rest."""
 
 
 @dataclass(slots=True)
@@ -41,6 +45,13 @@ class _Held:
     windows: set[dt.datetime] = field(default_factory=set)
     customers: set[str] = field(default_factory=set)
     most: Decimal = ZERO
+    known: set[object] = field(default_factory=set)
+    """The customers, or windows, that had something to be compared with; `unknown` are the others."""
+    unknown: set[object] = field(default_factory=set)
+
+    def compares(self, which: object, usual: Decimal | None) -> None:
+        """Take into account whether a customer, or a window, has a history."""
+        (self.unknown if usual is None else self.known).add(which)
 
     def add(self, window: dt.datetime, customers: Iterable[str], quantity: Decimal) -> None:
         """Take into account what is held of a window."""
@@ -64,19 +75,24 @@ def judged(stretches: Sequence[Stretch], guards: Guards) -> list[Finding]:
             windows.add(window)
             left = dict(used)
             for customer, quantity in used.items():
+                if Guard.CHANGE in found:
+                    found[Guard.CHANGE].compares(customer, usual.get(customer))
                 guard = _tripped(quantity, usual.get(customer), guards)
                 if guard is not None:
                     found[guard].add(window, [customer], quantity)
                     del left[customer]
             total = sum(left.values(), ZERO)
             times = guards.max_total_change
+            if Guard.TOTAL in found:
+                found[Guard.TOTAL].compares(window, usual_total)
             limit = None if times is None or usual_total is None else limit_of(times, usual_total, guards)
             if limit is not None and beyond(total, limit, ZERO):
                 found[Guard.TOTAL].add(window, left, total)
     if not windows:
         return []
     span = Span(stretches[-1].span.start, stretches[0].span.end)
-    return [_finding(guard, held, guards, span, len(windows)) for guard, held in found.items()]
+    said = [_finding(guard, held, guards, span, len(windows)) for guard, held in found.items()]
+    return [*said, _silence(stretches, guards, span)] if guards.unusual_zero else said
 
 
 def _limits(guards: Guards) -> dict[Guard, Decimal | None]:
@@ -121,9 +137,9 @@ def _finding(guard: Guard, held: _Held, guards: Guards, span: Span, windows: int
     limit = _limits(guards)[guard]
     assert limit is not None, "only what is configured is judged"
     name = f"`{guard.value}: {plain(limit)}{'' if guard is Guard.CUSTOMER else 'x'}`"
-    last = f"in the last {duration(span.end - span.start)} of usage ({span})"
+    last = _last(span)
     if not held.events:
-        return Finding(Kind.GUARD, Severity.NOTE, f"{name} would have held nothing {last}")
+        return Finding(Kind.GUARD, Severity.NOTE, f"{name} {_nothing(guard, held, last)}")
     what = f"{held.events:,} event(s) of {len(held.customers):,} customer(s)"
     in_windows = f"in {len(held.windows):,} of {windows:,} window(s)"
     most = f"{plain(held.most)} units at most"
@@ -138,6 +154,63 @@ def _finding(guard: Guard, held: _Held, guards: Guards, span: Span, windows: int
         Severity.NOTE,
         f"{said}. `aggregator events list` would show them, and `events release` send them",
     )
+
+
+def _last(span: Span) -> str:
+    return f"in the last {duration(span.end - span.start)} of usage ({span})"
+
+
+def _nothing(guard: Guard, held: _Held, last: str) -> str:
+    """Say that nothing would have been held, or that nothing could be compared."""
+    what = "window" if guard is Guard.TOTAL else "customer"
+    if held.unknown and not held.known:
+        return (
+            f"has nothing to compare with yet {last}: no {what} had usage at the same hour in {LEAST_WEEKS} of the {WEEKS} "
+            "weeks before"
+        )
+    short = held.unknown - held.known
+    beside = f"; {len(short):,} of {len(short | held.known):,} {what}(s) had no history to compare with"
+    return f"would have held nothing {last}{beside if short else ''}"
+
+
+def _silence(stretches: Sequence[Stretch], guards: Guards, span: Span) -> Finding:
+    """Say of whom `unusual_zero` would have told."""
+    looked, told, customers, known = 0, 0, set[str](), False
+    for each in stretches:
+        if not each.whole or len(each.weeks) < WEEKS:
+            continue
+        looked += 1
+        weekly = [_sums(week) for week in each.weeks]
+        always = {who for who in weekly[0] if all(who in week for week in weekly)}
+        known = known or bool(always)
+        silent = {
+            who
+            for who in always - _sums(each.used).keys()
+            if min(week[who] for week in weekly) >= guards.unusual_from
+        }
+        told += bool(silent)
+        customers |= silent
+    name, last = "`unusual_zero: true`", _last(span)
+    if not known:
+        why = f"no customer had usage at the same hour in each of the {WEEKS} weeks before"
+        return Finding(Kind.GUARD, Severity.NOTE, f"{name} has nothing to compare with yet {last}: {why}")
+    if not customers:
+        return Finding(Kind.GUARD, Severity.NOTE, f"{name} would have told of nobody {last}")
+    of = f"{len(customers):,} customer(s), such as {min(customers)!r}"
+    said = f"{name} would have told of {of}, {last}, in {told:,} of {looked:,} stretch(es)"
+    if looked >= LEAST_WINDOWS and 2 * told >= looked:
+        cure = "It is normal for some to have none, so that nobody would look: set `unusual_from` higher"
+        return Finding(Kind.GUARD, Severity.WARNING, f"{said}. {cure}")
+    return Finding(Kind.GUARD, Severity.NOTE, said)
+
+
+def _sums(used: Usage) -> dict[str, Decimal]:
+    """Return what each customer used in a stretch."""
+    sums: dict[str, Decimal] = {}
+    for window in used.values():
+        for customer, quantity in window.items():
+            sums[customer] = sums.get(customer, ZERO) + quantity
+    return sums
 
 
 LEAST_WINDOWS = 3

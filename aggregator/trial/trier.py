@@ -156,7 +156,7 @@ class Trial:
             yield "indexes", findings.slow(self._slowest, trying.read_whole(newest), query, trying.dialect)
         yield "limit", findings.limited(self._counts, query)
         yield "joins", self._joins(trying)
-        if meter.guards.holds:
+        if meter.guards.holds or meter.guards.unusual_zero:
             by_window = first.places.window is not None
             yield "guards", past_guards.judged(self._past(trying, newest, by_window=by_window), meter.guards)
 
@@ -203,7 +203,8 @@ class Trial:
         It takes half of the time that is left at most, and returns what it came to.
         """
         length, guards = max(STRETCH, self._length), self._meter.guards
-        weeks = WEEKS if guards.max_change is not None or guards.max_total_change is not None else 0
+        compares = guards.unusual_zero or (guards.max_change or guards.max_total_change) is not None
+        weeks = WEEKS if compares else 0
         until = self._elapsed() + (self._until - self._elapsed()) / 2
         end = windows.floor(newest.start, length) + length
         found: list[past_guards.Stretch] = []
@@ -216,7 +217,7 @@ class Trial:
                     self._by_window(trying, Span(span.start - week * WEEK, span.end - week * WEEK), by_window)
                     for week in range(weeks + 1)
                 ]
-                found.append(past_guards.Stretch(span, used, before))
+                found.append(past_guards.Stretch(span, used, before, whole=span.end <= self._closed))
         return found
 
     def _by_window(self, trying: Trying, span: Span, by_window: bool) -> past_guards.Usage:  # noqa: FBT001 - as the query is

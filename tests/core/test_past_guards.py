@@ -114,3 +114,69 @@ def test_of_little_usage_nothing_is_called_normal() -> None:
     assert severity is Severity.NOTE
     assert said([stretch(0, {})], max_per_customer_window=7) == []
     assert said([], max_per_customer_window=7) == []
+
+
+@pytest.mark.parametrize(
+    ("guard", "what", "before"),
+    [
+        ("max_change", "customer", []),
+        ("max_change", "customer", [{"a": 1}, {"b": 1}]),
+        ("max_total_change", "window", [{"a": 1}]),
+    ],
+)
+def test_without_a_history_nothing_was_tried(guard: str, what: str, before: list[dict[str, int]]) -> None:
+    """Then a guard is not said to have held nothing: what it will hold shows once there is something to compare with."""
+    [(severity, text)] = said([stretch(n, {"a": 9, "b": 9}, *before) for n in range(4)], **{guard: 2})
+    assert severity is Severity.NOTE
+    assert "has nothing to compare with yet in the last 4h of usage" in text
+    assert text.endswith(f"no {what} had usage at the same hour in 2 of the 4 weeks before")
+    assert "would have held" not in text
+
+
+def test_who_could_not_be_compared_is_counted() -> None:
+    """Whoever is known at one hour is known; the others are as new as their hours."""
+    known, new = {"a": 10, "b": 10}, {"a": 10, "b": 10, "c": 1}
+    [(_, text)] = said([stretch(0, new, *[known] * 4), stretch(1, new, *[{"a": 10}] * 4)], max_change=2)
+    assert text.endswith("; 1 of 3 customer(s) had no history to compare with")
+    [(_, text)] = said([stretch(0, known, *[known] * 4), stretch(1, known)], max_total_change=2)
+    assert text.endswith("; 1 of 2 window(s) had no history to compare with")
+
+
+ALWAYS = {"a": 10, "b": 5}
+
+
+def silent(
+    used: dict[str, int], *weeks: dict[str, int], whole: bool = True, **guards: int
+) -> tuple[Severity, str]:
+    """Return what is said of `unusual_zero`, of that hour before nine steady ones."""
+    first = stretch(0, used, *weeks)._replace(whole=whole)
+    [found] = said(
+        [first, *[stretch(n, ALWAYS, *[ALWAYS] * 4) for n in range(1, 10)]], unusual_zero=1, **guards
+    )
+    return found
+
+
+def test_who_always_had_usage_and_has_none_would_be_told_of() -> None:
+    """In each of the four weeks, and up to `unusual_from` it is nothing unusual."""
+    severity, text = silent({"a": 1}, *[ALWAYS] * 4)
+    assert severity is Severity.NOTE
+    assert "would have told of 1 customer(s), such as 'b', in the last 10h of usage" in text
+    assert text.endswith("in 1 of 10 stretch(es)")
+    for few in (
+        silent({"a": 1}, *[ALWAYS] * 3, {"a": 1}),
+        silent({"a": 1}, *[ALWAYS] * 3),
+        silent({"a": 1}, *[ALWAYS] * 4, unusual_from=6),
+        silent({"a": 1}, *[ALWAYS] * 4, whole=False),
+        silent(ALWAYS, *[ALWAYS] * 4),
+    ):
+        assert few[1].startswith("`unusual_zero: true` would have told of nobody in the last 10h")
+
+
+def test_silence_that_is_normal_is_named() -> None:
+    """Who rests every other hour is no news; without four weeks there is nothing to compare with."""
+    [(severity, text)] = said([stretch(n, {"a": 1}, *[ALWAYS] * 4) for n in range(4)], unusual_zero=1)
+    assert severity is Severity.WARNING
+    assert "set `unusual_from` higher" in text
+    [(severity, text)] = said([stretch(n, {"a": 1}, *[ALWAYS] * 3) for n in range(4)], unusual_zero=1)
+    assert severity is Severity.NOTE
+    assert "has nothing to compare with yet" in text

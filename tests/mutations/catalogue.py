@@ -33,6 +33,27 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_source_sqlite.py::test_colons_stay_what_they_are",),
     ),
     Mistake(
+        "the trial says that a guard held nothing where it compared nothing",
+        "aggregator/trial/past_guards.py",
+        "    if held.unknown and not held.known:\n",
+        "    if not held.unknown and not held.known:\n",
+        ("tests/core/test_past_guards.py::test_without_a_history_nothing_was_tried",),
+    ),
+    Mistake(
+        "the trial tells of the silence of who was there in one week",
+        "aggregator/trial/past_guards.py",
+        "if all(who in week for week in weekly)",
+        "if any(who in week for week in weekly)",
+        ("tests/core/test_past_guards.py::test_who_always_had_usage_and_has_none_would_be_told_of",),
+    ),
+    Mistake(
+        "the trial tells of silence in an hour that has not ended",
+        "aggregator/trial/past_guards.py",
+        "        if not each.whole or len(",
+        "        if len(",
+        ("tests/core/test_past_guards.py::test_who_always_had_usage_and_has_none_would_be_told_of",),
+    ),
+    Mistake(
         "the trial compares with weeks in which a customer had no usage",
         "aggregator/trial/past_guards.py",
         "for who, each in of_customers.items() if len(each) >= LEAST_WEEKS}",
