@@ -204,7 +204,7 @@ class Adopter:
             holding, Span(min(readable, whole.end), whole.end), unread
         ):
             allow = _shows(meter, span, now - self._quiet)
-            source = self._sources[meter.source]
+            source = self._sources[meter.name]
             for batch in source.read(
                 definition.query, span, definition.window, dimensions=definition.dimensions, allow=allow
             ):

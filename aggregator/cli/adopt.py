@@ -90,7 +90,7 @@ def adopt(
         adoption = Adopter(
             app.ledger,
             app.registered.values(),
-            app.sources,
+            {name: app.taken_in(name) for name in app.registered},
             app.sinks,
             quiet=silence,
             without_readback=without_readback,

@@ -70,7 +70,13 @@ def backfill(
     the range: run it again, or leave the rest to the daemon; 4 a sink holds usage that this ledger never sent.
     """
     from aggregator.cli.movers import forecast_json
-    from aggregator.collection.backfill import Backfill, read_by_older, report_older, span_of
+    from aggregator.collection.backfill import (
+        Backfill,
+        read_by_older,
+        refuse_what_a_cursor_passed,
+        report_older,
+        span_of,
+    )
     from aggregator.runtime.garbage import seldom_collected
     from aggregator.wiring.app import build
 
@@ -88,6 +94,8 @@ def backfill(
         jobs, older = [], {}
         for name in names:
             collection = app.collections[name]
+            doing = "a dry run" if dry_run else "a backfill"
+            refuse_what_a_cursor_passed(collection.meter, doing, recounts=not dry_run)
             known = app.definitions(name)
             span = span_of(collection.meter, known, collection.limits, start, end, now)
             older[name] = read_by_older(known, span)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from aggregator.cli.cursors import try_out
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.feeds import findings_of
 from aggregator.cli.options import config_option, json_option, load_config
@@ -221,7 +222,7 @@ def _sources(
     from aggregator.core.model import Span
     from aggregator.errors import SourceError
     from aggregator.runtime.clock import utcnow
-    from aggregator.wiring.app import build_source
+    from aggregator.wiring.sources import build_source
 
     for name, configured in config.sources.items():
         try:
@@ -238,6 +239,11 @@ def _sources(
                 end = windows.settled_until(utcnow(), meter.delay, meter.window)
                 try:
                     lately = Span(end - meter.window, end)
+                    if meter.deltas is not None:
+                        for verdict, text in try_out(meter, source, lately):
+                            yield Finding(f"meter {meter.name}", verdict, text)
+                        yield from _detail_query(meter, source, end)
+                        continue
                     shape = source.columns(meter.query_text, lately, meter.dimensions)
                     fresh, filtered = configured.freshness is not None, configured.row_security == "allowed"
                     notes = list(

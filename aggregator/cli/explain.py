@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aggregator.core.explanation import EventFact, Explanation, Story
     from aggregator.core.model import Span
     from aggregator.ledger.facts import Facts
+    from aggregator.ledger.ledger import Ledger
 
 WIDTH = 118
 INDENT = 24
@@ -100,7 +101,7 @@ def explain(
         question = question._replace(
             live=single if live is None else live, rows=rows, stories=limit, sink=sink or question.sink
         )
-        with _sources(config) as source_of:
+        with _sources(config, ledger) as source_of:
             found = explained(ledger.facts, question, config.meters, source_of)
     if as_json:
         write_json(figures(found))
@@ -145,10 +146,11 @@ def _of_range(
 
 
 @contextmanager
-def _sources(config: "Config") -> "Iterator[Callable[[str], ExplainedSource | None]]":
+def _sources(config: "Config", ledger: "Ledger") -> "Iterator[Callable[[str], ExplainedSource | None]]":
     """Open the source of a meter when it is first asked for."""
     from aggregator.collection.explanation import ExplainedSource
-    from aggregator.wiring.app import build_source, meter_of
+    from aggregator.wiring.app import meter_of
+    from aggregator.wiring.sources import build_source, by_cursor
 
     with ExitStack() as stack:
 
@@ -158,7 +160,14 @@ def _sources(config: "Config") -> "Iterator[Callable[[str], ExplainedSource | No
                 return None
             found = build_source(config, meter.source, "aggregator explain")
             stack.callback(found.close)
-            return ExplainedSource(found, meter_of(meter).unit, meter.detail_query)
+            known, meter_id = (
+                meter_of(meter),
+                next((each.meter_id for each in ledger.facts.feeds(name)), None),
+            )
+            if known.deltas is None or meter_id is None:
+                return ExplainedSource(found, known.unit, meter.detail_query)
+            sums = by_cursor(known, meter_id, found, ledger)
+            return ExplainedSource(sums, known.unit, meter.detail_query)
 
         yield source
 

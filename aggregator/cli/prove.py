@@ -23,7 +23,7 @@ def prove(config: "Config", name: str, *, as_json: bool) -> None:
     from aggregator.source.contract.fact import Verdict
     from aggregator.source.contract.prover import Prover
     from aggregator.source.dialects import UNPROVEN_BOUNDS
-    from aggregator.wiring.app import build_source
+    from aggregator.wiring.sources import build_source
 
     if name not in config.sources:
         known = ", ".join(sorted(config.sources))

@@ -58,7 +58,7 @@ def restate(
     import threading
 
     from aggregator.cli.movers import forecast_json
-    from aggregator.collection.backfill import Backfill, span_of
+    from aggregator.collection.backfill import Backfill, refuse_what_a_cursor_passed, span_of
     from aggregator.core import windows
     from aggregator.wiring.app import build
 
@@ -67,6 +67,7 @@ def restate(
     with build(config, name="aggregator restate", verify=yes, looks=not yes) as app:
         now = app.ledger.now() if yes else app.ledger.instant()
         collection = app.collections[name]
+        refuse_what_a_cursor_passed(collection.meter, "a restatement", recounts=False)
         known = app.definitions(name)
         present = known[-1]
         until = end or max(start, min(now, present.since))

@@ -1,13 +1,14 @@
 """`aggregator status`: how every meter stands."""
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from aggregator.cli.configuration import ConfigurationShown
+from aggregator.cli.cursors import report as report_cursors
 from aggregator.cli.feeds import report_feeds
 from aggregator.cli.options import config_option, json_option, limit_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
@@ -74,10 +75,11 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         backlogs = ledger.reports.backlogs(now - PACE_WITHIN, now)
         in_force, before = ledger.configurations.latest()
         defined = ledger.configurations.defined_since()
+        cursors = ledger.running_totals.of_all()
         coverage, drift = ledger.checks.coverage(), ledger.checks.drift(limit)
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
-    notes = [*_renamed(memory), *report_feeds(config, statuses, now)]
+    notes = [*_renamed(memory), *report_feeds(config, statuses, now), *report_cursors(cursors)]
     report: dict[str, Any] = {
         "meters": [{**row._asdict(), "lag_seconds": now - row.mark} for row in statuses],
         "parked": [row._asdict() for row in parked],
@@ -86,6 +88,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "silent_customers": [row._asdict() for row in silent],
         "unmapped": [row._asdict() for row in unmapped],
         "unread": [row._asdict() for row in unread],
+        "cursors": [{"meter": each.meter, **each.state.figures()} for each in cursors],
         "removed": [row._asdict() for row in unconfigured_meters],
         "notes": notes,
         "suggestions": suggestions,
@@ -125,7 +128,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         say(f"Sink {row.sink} is halted: {row.halted}")
     for line in (
         *_stopped(statuses),
-        *_waiting(statuses, now),
+        *_waiting(statuses, {each.meter for each in cursors}, now),
         *(move.describe() for move in moved),
         *(row.describe() for row in by_guards),
         *notes,
@@ -185,12 +188,13 @@ def _stopped(statuses: "Iterable[FeedStatus]") -> Iterator[str]:
             yield f"{row.meter} sends nothing to {row.sink} since {shown(row.stopped_at)}: {row.stopped}"
 
 
-def _waiting(statuses: "Iterable[FeedStatus]", now: dt.datetime) -> Iterator[str]:
+def _waiting(statuses: "Iterable[FeedStatus]", by_cursor: Collection[str], now: dt.datetime) -> Iterator[str]:
     """Say which meters wait for their source's transactions, or did not, and which shrank."""
     for row in {row.meter: row for row in statuses}.values():
         if row.waits_for:
             since = f"{duration(now - row.waits_since)} long" if row.waits_since else "just now"
-            yield f"{row.meter} waits for {row.waits_for} in its source, {since} by now (`wait_for_writers` bounds it)."
+            bound = "" if row.meter in by_cursor else " (`wait_for_writers` bounds it)"
+            yield f"{row.meter} waits for {row.waits_for} in its source, {since} by now{bound}."
         if row.unfenced_at:
             yield (
                 f"{row.meter} was read at {shown(row.unfenced_at)} without waiting any longer; what was written late is "

@@ -111,7 +111,7 @@ def _tested(config: "Config", name: str) -> Iterator[Tested]:
     """Run the tests of one meter, one after the other."""
     from aggregator.errors import SourceError
     from aggregator.trial.query_tests import differences
-    from aggregator.wiring.app import build_source
+    from aggregator.wiring.sources import build_source
 
     meter = config.meters[name]
     if not meter.tests:

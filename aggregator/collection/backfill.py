@@ -11,7 +11,8 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
-from aggregator.collection.collector import Collected, Collector
+from aggregator.collection.collector import Collector
+from aggregator.collection.rounds import Collected
 from aggregator.core import definitions, windows
 from aggregator.core.forecast import Forecast
 from aggregator.core.model import Definition, Limits, Meter, Span
@@ -59,6 +60,17 @@ def refuse_parts_of_windows(meter: str, known: Sequence[Definition], span: Span)
                 f"{name} {instant:%Y-%m-%dT%H:%M:%SZ} is not a window boundary of {meter}; "
                 f"use {near:%Y-%m-%dT%H:%MZ} or {near + length:%Y-%m-%dT%H:%MZ}."
             )
+
+
+def refuse_what_a_cursor_passed(meter: Meter, doing: str, *, recounts: bool) -> None:
+    """Raise UsageError for a meter whose rows are read once, unless a recount can read them again."""
+    if meter.deltas is None or (recounts and meter.deltas.recount_query is not None):
+        return
+    counted = "" if recounts else ", or by `aggregator backfill` once it has"
+    raise UsageError(
+        f"{meter.name} is read by a cursor, so that its rows are not read again, and {doing} cannot be done. They are "
+        f"counted anew by `deltas: recount:` and `recount_query:`{counted}; see docs/deltas.md."
+    )
 
 
 def read_by_older(known: Sequence[Definition], span: Span) -> list[Span]:

@@ -17,16 +17,27 @@ import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from aggregator.collection import schedule, sight
+from aggregator.collection.cursor_source import CursorSource
+from aggregator.collection.rounds import Collected
 from aggregator.collection.sight import Seen, Sight
 from aggregator.core import commit_barrier, definitions, freshness, planner, windows
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
 from aggregator.core.freshness import Admission, Reads
-from aggregator.core.model import Change, Decision, Definition, Differing, Fence, Limits, Meter, Span, Swollen
+from aggregator.core.model import (
+    Change,
+    Decision,
+    Definition,
+    Differing,
+    Fence,
+    Limits,
+    Meter,
+    Span,
+    Swollen,
+)
 from aggregator.core.tracing import NO_TRACING, Tracing
 from aggregator.errors import (
     AggregatorError,
@@ -40,91 +51,9 @@ from aggregator.errors import (
 from aggregator.ledger.meters import Feed, Lease, Left, Meters, Registered
 from aggregator.ledger.passes.passes import Decide, Pass, Passes
 from aggregator.ledger.passes.spool import Spool
-from aggregator.ledger.passes.stats import PassCounts, Tally
+from aggregator.ledger.passes.stats import Tally
 from aggregator.runtime import failpoints
 from aggregator.runtime.redact import named, storable
-
-
-@dataclass(slots=True)
-class Collected(PassCounts):
-    """What one round of collection did for one meter."""
-
-    meter: str
-    mark: dt.datetime | None = None
-    spans: int = 0
-    changed: int = 0
-    planned: int = 0
-    oldest_deferred: dt.datetime | None = None
-    guarded: int = 0
-    """Windows that shrank so much that a second reading must confirm it."""
-    unread: int = 0
-    """Windows that the source could not give."""
-    waits_for: str | None = None
-    """What in the source keeps windows waiting that have settled."""
-    waits_anew: bool = False
-    """They began to wait with this round."""
-    unfenced: bool = False
-    """Windows were read without waiting any longer."""
-    silent_since: dt.datetime | None = None
-    """Since when there has been no usage, if there always was some before; `silent_anew` if that is news."""
-    silent_customers: int = 0
-    """Customers without usage that always had some at this hour; and how many of them are news."""
-    silent_customers_anew: int = 0
-    silent_anew: bool = False
-    lost: list[str] = field(default_factory=list)
-    """What sinks lack that the source no longer has, in words, if that is news."""
-    unstable: list[str] = field(default_factory=list)
-    """By what queries are proven to change by themselves, in words, if that is news."""
-    moved: bool = False
-    """The mark moved."""
-    took_from: str | None = None
-    """Whose session had to be ended, in words: it held the meter in silence."""
-    busy: bool = False
-    """Another process has the meter."""
-
-    def figures(self) -> dict[str, object]:
-        """Return what is worth a line in the log."""
-        return {
-            "meter": self.meter,
-            "mark": self.mark.isoformat() if self.mark else None,
-            "rows": self.rows,
-            "changed": self.changed,
-            "planned": self.planned,
-            **({"left_from": self.left_from.isoformat()} if self.left_from else {}),
-            **{
-                name: count
-                for name in ("held", "refused", "shadow", "deferred", "guarded", "beyond", "unread")
-                if (count := getattr(self, name))
-            },
-        }
-
-    @property
-    def needs_person(self) -> bool:
-        """Whether events wait for somebody, a window could not be had, or the meter or a customer fell silent."""
-        silent = self.silent_since or self.silent_customers
-        return bool(self.held or self.refused or self.unread or silent)
-
-    @property
-    def leaves_work(self) -> bool:
-        """Whether another process had the meter."""
-        return self.busy
-
-    def add(self, span: Span, tally: Tally) -> None:
-        """Take one committed pass into account."""
-        self.add_counts(tally)
-        self.beyond_units += tally.beyond_units
-        self.spans += 1
-        waiting = [start for start in (self.oldest_deferred, tally.oldest_deferred) if start is not None]
-        self.oldest_deferred = min(waiting, default=None)
-        if not tally.guarded:
-            self.move(span)
-
-    def move(self, span: Span) -> None:
-        """Take into account that the mark went on behind a span, if it stood in it."""
-        if self.mark is not None and span.start <= self.mark < span.end:
-            self.mark = span.end
-            self.moved = True
-
 
 PIECES_OF_A_WINDOW = 4
 """A window that takes too long is asked for in so many pieces, each of those in so many again, down to `split`."""
@@ -177,7 +106,7 @@ class Collector:
     `check_clock` returns the ledger's present instant, if it knows it, and raises while this host's clock differs from that:
     it might take open windows for closed ones.
     `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
-    `tracing` is told of each pass.
+    `tracing` is told of each pass. `by_cursor` is the source again, if its rows are to be taken in by a cursor first.
     """
 
     def __init__(
@@ -193,6 +122,7 @@ class Collector:
         check_clock: Callable[[], dt.datetime | None] = lambda: None,
         patience: dt.timedelta = dt.timedelta(0),
         tracing: Tracing = NO_TRACING,
+        by_cursor: CursorSource | None = None,
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
@@ -205,6 +135,7 @@ class Collector:
         self._check_clock = check_clock
         self.patience = patience
         self._tracing = tracing
+        self._by_cursor = by_cursor
         self.seen: Seen | None = None
         """What the last round saw, if the next one may see just the same."""
         self._sight: Sight | None = None
@@ -234,6 +165,9 @@ class Collector:
         with self._round() as (lease, result):
             if lease is not None:
                 now = self._present(now)
+                if self._by_cursor is not None:
+                    self._take_in(self._by_cursor, lease, result)
+                    self._recount(self._by_cursor, lease, span, now, result)
                 for definition, piece in definitions.pieces(lease.definitions, span):
                     this = Pass("backfill", piece, goal, now, definition, lease.swept)
                     self._pass(lease, this._replace(more=piece.end < goal.end), result)
@@ -327,12 +261,14 @@ class Collector:
         ):
             first = schedule.earliest(self.meter, lease, now)
             lease = self._seal(lease, first, result)
+            if self._by_cursor is not None:
+                lease = self._take_in(self._by_cursor, lease, result)
             ready, lease = self._ready(lease, now, result)
             at_once = self._at_once.get(held.fingerprint)
             if at_once is None:
                 with self._alive(lease):
                     at_once = self.at_once(held, Span(mark, mark))
-        if at_once:
+        if at_once and self._by_cursor is None:
             self._sight = Sight(self.meter, lease)
         for this in schedule.passes(self.meter, lease, now, first, ready, at_once=at_once):
             if self._stopping:
@@ -347,6 +283,35 @@ class Collector:
         if self.meter.guards.unusual_zero:
             found = self._meters.silent_customers(lease)
             result.silent_customers, result.silent_customers_anew = found
+        if self._by_cursor is not None and not self._stopping:
+            self._recount_if_due(self._by_cursor, lease, now, result)
+
+    def _take_in(self, source: CursorSource, lease: Lease, result: Collected) -> Lease:
+        """Take in the rows that may be read by now; return the lease with what is to be read again for them."""
+        with self._alive(lease) as lost:
+            taken = source.take_in(lease, lambda: self._go_on(lost))
+        result.taken = taken.rows
+        since = min(filter(None, (lease.reread_from, taken.reread_from)), default=None)
+        return lease._replace(reread_from=since)
+
+    def _recount_if_due(
+        self, source: CursorSource, lease: Lease, now: dt.datetime, result: Collected
+    ) -> None:
+        """Count windows anew once a day. What differs is planned by the next round."""
+        span = source.recount_due(now)
+        if span is None:
+            return
+        with self._noting_failure(lease, schedule.live(span, now, lease.definitions[-1])):
+            self._recount(source, lease, span, now, result)
+            source.recounted(lease, now)
+
+    def _recount(
+        self, source: CursorSource, lease: Lease, span: Span, now: dt.datetime, result: Collected
+    ) -> None:
+        with self._alive(lease) as lost:
+            differs, _ = source.recount(lease, span, now, lambda: self._go_on(lost))
+        result.missed += differs.missed
+        result.taken_back += differs.taken_back
 
     def _seal(self, lease: Lease, first: dt.datetime, result: Collected) -> Lease:
         """Note, and tell once, which windows sinks lack that the source no longer has; return the lease as it is then."""

@@ -19,7 +19,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import dropwhile
 from typing import NamedTuple, Protocol
 
-from aggregator.collection.collector import Collected, Collector
+from aggregator.collection.collector import Collector
+from aggregator.collection.rounds import Collected
 from aggregator.core.model import Fence, Reading, Span
 from aggregator.errors import AggregatorError, SourceError
 from aggregator.ledger.passes.passes import Pass, Passes

@@ -23,7 +23,7 @@ from aggregator.errors import ConfigError
 TOP_ONLY = ("state_dir", "ledger", "web", "monitoring")
 FREE = "x-"
 """How keys begin at the top level that are the reader's own, as for anchors that several blocks share."""
-ONE_METER_ONLY = frozenset({"name", "query", "query_file", "detail_query", "tests", "renamed_from"})
+ONE_METER_ONLY = frozenset({"name", "query", "query_file", "detail_query", "tests", "renamed_from", "deltas"})
 
 
 def load(path: Path, env: Mapping[str, str]) -> Config:

@@ -15,16 +15,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticKnownError
 
 from aggregator.config.block import Block
+from aggregator.config.deltas import Deltas
 from aggregator.config.durations import parse_duration
 from aggregator.config.guards import Guards
-from aggregator.config.query import normalised_query
+from aggregator.config.query import DELTA_PARAMETERS, PARAMETERS, final_query, normalised_query
 from aggregator.config.query_tests import QueryTests
 from aggregator.config.values import (
     Cron,
     DetailQuery,
     Duration,
     Instant,
-    Query,
     Share,
     SinceOrFor,
     WindowLength,
@@ -266,6 +266,39 @@ def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
     return start_at
 
 
+def _goes_with_deltas(deltas: Deltas | None, info: ValidationInfo) -> Deltas | None:
+    by_cursor = info.data.get("read") == "deltas"
+    if by_cursor and deltas is None:
+        raise refuse("is missing, and `read: deltas` needs it: say `start_after` and `upto_query`")
+    if deltas is not None and "read" in info.data and not by_cursor:
+        raise refuse("is given without `read: deltas`: add that, or remove the block")
+    return deltas
+
+
+def _bound_as_it_is_read(query: str, info: ValidationInfo) -> str:
+    try:
+        return final_query(query, DELTA_PARAMETERS if info.data.get("read") == "deltas" else PARAMETERS)
+    except ValueError as error:
+        raise refuse(str(error)) from None
+
+
+def _adds_up(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
+    if info.data.get("read") == "deltas" and event.formula == "last":
+        raise refuse("has `formula: last`, and what `read: deltas` reads is added up: use `read: windows`")
+    return event
+
+
+def _reads_windows(key: str, why: str) -> AfterValidator:
+    """Refuse a key that says something of queries for whole windows."""
+
+    def check(value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("read") == "deltas":
+            raise refuse(f"does not go with `read: deltas`, {why}: remove `{key}`")
+        return value
+
+    return AfterValidator(check)
+
+
 def _not_with_every(cron: str, info: ValidationInfo) -> str:
     if info.data.get("every") is not None:
         raise refuse("and `every` are both given: keep the one that says when to read")
@@ -303,16 +336,33 @@ class Meter(Block):
     source: str = Field(
         description="The source the query runs on, by its name under `sources:`.", examples=["app"]
     )
-    read: Literal["windows"] = Field(
+    read: Literal["windows", "deltas"] = Field(
         default="windows",
-        description="How the source is read. `windows`: the query gives the whole of each window asked for.",
+        description=(
+            "How the source is read. `windows`: the query gives the whole of each window asked for. `deltas`: it gives the "
+            "rows after a cursor, each of them once, and they are added to their windows; then `deltas` says how."
+        ),
         examples=["windows"],
     )
-    query_text: Query = Field(
+    deltas: Annotated[Deltas | None, AfterValidator(_goes_with_deltas)] = Field(
+        default=None,
+        validate_default=True,
+        description="How a meter is read by a cursor, with `read: deltas`.",
+        examples=[
+            {
+                "start_after": 0,
+                "upto_query": (
+                    "select max(id) from (select id from usage where id > :after order by id limit 100000) as next"
+                ),
+            }
+        ],
+    )
+    query_text: Annotated[str, AfterValidator(_bound_as_it_is_read)] = Field(
         alias="query",
         description=(
             "One select that gives `customer` and `quantity`, and optionally `at` and `window`, for the rows "
-            "from `:start` to before `:end`. `${...}` is not replaced in here."
+            "from `:start` to before `:end`. With `read: deltas`, it gives `cursor` as well, and `at` or `window`, for the "
+            "rows after `:after` and up to `:upto`. `${...}` is not replaced in here."
         ),
         examples=[
             "select customer, count(*) as quantity from usage where at >= :start and at < :end group by 1"
@@ -355,7 +405,10 @@ class Meter(Block):
         ),
         examples=[1000],
     )
-    tests: QueryTests = Field(
+    tests: Annotated[
+        QueryTests,
+        _reads_windows("tests", "whose query is asked for a stretch of cursors and not for windows"),
+    ] = Field(
         default=(),
         description=(
             "Tests of the query, run by `aggregator test`: rows that its tables hold, and the usage that it is to make of "
@@ -420,7 +473,10 @@ class Meter(Block):
         ),
         examples=[{"max_per_customer_window": 100000, "max_change": "10x", "unusual_from": 1000}],
     )
-    split: Annotated[Duration, at_least("1m")] | None = Field(
+    split: Annotated[
+        Annotated[Duration, at_least("1m")] | None,
+        _reads_windows("split", "where the limit of `upto_query` says how much is read at once"),
+    ] = Field(
         default=None,
         description=(
             "If a whole window takes too long, the query is asked for parts of it, down to this length. Only for a query "
@@ -462,6 +518,7 @@ class Meter(Block):
         AfterValidator(_windows_hold_whole_ones),
         AfterValidator(_adds_up_by_combination),
         AfterValidator(_cancels_what_adds_up),
+        AfterValidator(_adds_up),
     ] = Field(
         default=StripeEvent(),
         validate_default=True,

@@ -27,6 +27,22 @@ PARAMETERS = ("start", "end")
 DETAIL_PARAMETERS = (*PARAMETERS, "customer")
 """What is filled in of a usage query, and of one that gives the rows behind what a customer used."""
 
+DELTA_PARAMETERS = ("after", "upto")
+"""What is filled in of the query of a meter that is read by a cursor."""
+
+UPTO_PARAMETERS = ("after",)
+RECOUNT_PARAMETERS = (*PARAMETERS, "upto")
+"""What is filled in of the query for where the next stretch ends, and of the one that counts windows anew."""
+
+BOUND_BY_CURSOR = {
+    DELTA_PARAMETERS: "take the rows with `where id > :after and id <= :upto`, outside quotes",
+    UPTO_PARAMETERS: "ask for the end of the next stretch, as in `select max(id) from (select id from usage where "
+    "id > :after order by id limit 100000) as next`",
+    RECOUNT_PARAMETERS: "count what the cursor has passed of a span, with `where used_at >= :start and used_at < :end "
+    "and id <= :upto`: without all three, rows would be counted twice",
+}
+"""How to use what is filled in, where there is a cursor."""
+
 
 def final_query(text: str, parameters: Sequence[str] = PARAMETERS) -> str:
     """Return the statement as it is sent, without a trailing semicolon; ValueError says what to change."""
@@ -66,6 +82,8 @@ def _check_parameters(found: set[str], parameters: Sequence[str]) -> None:
         raise ValueError(
             "does not use `:customer`: it is asked for the rows of one customer, as in `and customer = :customer`"
         )
+    if missing and tuple(parameters) in BOUND_BY_CURSOR:
+        raise ValueError(f"does not use {' and '.join(missing)}: {BOUND_BY_CURSOR[tuple(parameters)]}")
     if missing:
         raise ValueError(
             f"does not use {' and '.join(missing)}: bound the rows with "
@@ -79,7 +97,10 @@ def _check_parameters(found: set[str], parameters: Sequence[str]) -> None:
     unknown = sorted(found.difference(parameters))
     if unknown:
         given = [f"`:{name}`" for name in parameters]
+        only = (
+            f"only {', '.join(given[:-1])} and {given[-1]} are" if len(given) > 1 else f"only {given[0]} is"
+        )
         raise ValueError(
-            f"uses `:{unknown[0]}`, which nothing fills in: only {', '.join(given[:-1])} and {given[-1]} are given "
+            f"uses `:{unknown[0]}`, which nothing fills in: {only} given "
             f"(write `\\:{unknown[0]}` for a colon that stands for itself)"
         )

@@ -122,7 +122,8 @@ WindowLength = Annotated[Duration, AfterValidator(_tiles_a_day)]
 _TIMESTAMP_HINT = "write it with its zone, such as `2026-11-01T00:00Z` or `2026-11-01T00:00+01:00`"
 
 
-def _instant(value: object) -> dt.datetime:
+def read_instant(value: object) -> dt.datetime:
+    """Return an instant of the file in UTC; it needs a zone."""
     if isinstance(value, str):
         try:
             # YAML allows a space before the offset; ISO 8601 does not.
@@ -138,15 +139,16 @@ def _instant(value: object) -> dt.datetime:
     return value.astimezone(dt.UTC)
 
 
-def _iso(instant: dt.datetime) -> str:
+def iso(instant: dt.datetime) -> str:
+    """Return an instant as a file has it."""
     precise = instant.second or instant.microsecond
     return instant.isoformat(timespec="auto" if precise else "minutes").replace("+00:00", "Z")
 
 
 Instant = Annotated[
     dt.datetime,
-    BeforeValidator(_instant),
-    PlainSerializer(_iso, return_type=str),
+    BeforeValidator(read_instant),
+    PlainSerializer(iso, return_type=str),
     WithJsonSchema(
         {
             "type": "string",
@@ -163,7 +165,7 @@ def check_boundary(instant: dt.datetime, window: dt.timedelta, within: str | Non
         before = instant - beyond
         raise refuse(
             "must be the start of a window, in UTC; "
-            f"the nearest to it are `{_iso(before)}` and `{_iso(before + window)}`",
+            f"the nearest to it are `{iso(before)}` and `{iso(before + window)}`",
             within,
         )
 
@@ -297,24 +299,19 @@ def _cron(value: str) -> str:
 Cron = Annotated[str, AfterValidator(_cron)]
 
 
-def _query(value: str) -> str:
-    try:
-        return final_query(value)
-    except ValueError as error:
-        raise refuse(str(error)) from None
+def query_with(*parameters: str) -> AfterValidator:
+    """Return what takes a query that uses exactly these parameters."""
+
+    def check(value: str) -> str:
+        try:
+            return final_query(value, parameters)
+        except ValueError as error:
+            raise refuse(str(error)) from None
+
+    return AfterValidator(check)
 
 
-Query = Annotated[str, AfterValidator(_query)]
-
-
-def _detail_query(value: str) -> str:
-    try:
-        return final_query(value, DETAIL_PARAMETERS)
-    except ValueError as error:
-        raise refuse(str(error)) from None
-
-
-DetailQuery = Annotated[str, AfterValidator(_detail_query)]
+DetailQuery = Annotated[str, query_with(*DETAIL_PARAMETERS)]
 
 
 def _share(value: object) -> object:
@@ -338,7 +335,7 @@ def _since_or_for(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value.strip(), re.ASCII):
         return _duration(value)
     try:
-        return _instant(value)
+        return read_instant(value)
     except PydanticCustomError:
         raise refuse(
             "must be a point in time with its zone, such as `2026-11-01T00:00Z`, or how long rows are kept, such as `90d`"
@@ -349,7 +346,7 @@ SinceOrFor = Annotated[
     dt.datetime | dt.timedelta,
     BeforeValidator(_since_or_for),
     PlainSerializer(
-        lambda value: format_duration(value) if isinstance(value, dt.timedelta) else _iso(value),
+        lambda value: format_duration(value) if isinstance(value, dt.timedelta) else iso(value),
         return_type=str,
     ),
     WithJsonSchema({"type": "string"}),

@@ -64,6 +64,8 @@ def proven_until(fence: Fence) -> dt.datetime | None:
 
 def unproven(fence: Fence) -> str:
     """Say what is lacking."""
+    if fence.lacking is not None:
+        return fence.lacking
     if fence.standby:
         return "the standby has not shown that it has seen what the primary committed"
     return "the source has not shown, by `freshness`, that all rows have arrived"

@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
+from aggregator.core.deltas import Deltas
 from aggregator.core.dimensions import Dimensions
 from aggregator.core.renaming import Outlet
 
@@ -230,6 +231,8 @@ class Meter:
     """By what usage is kept apart besides its customer: further columns of the query, in alphabetical order."""
     max_combinations: int = 1_000
     """How many combinations of their values there may be before somebody is asked whether they are meant."""
+    deltas: Deltas | None = None
+    """How it is read by a cursor; None if it is read by windows."""
 
     @property
     def unit(self) -> Decimal:
@@ -279,6 +282,8 @@ class Fence(NamedTuple):
     """Who keeps `xmin` or `oldest_start` back, in words."""
     declared: bool = False
     """Whether `freshness` is configured: rows come from elsewhere, so that being a primary proves nothing."""
+    lacking: str | None = None
+    """Why nothing is proven beyond `fresh_until`, in words, if that is known."""
 
     @property
     def must_prove(self) -> bool:

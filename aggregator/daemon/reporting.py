@@ -8,7 +8,7 @@ Rules
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aggregator.collection.collector import Collected
+from aggregator.collection.rounds import Collected
 from aggregator.core.planner import plain
 from aggregator.delivery.sender import Delivered
 from aggregator.reconciliation.canceller import Round

@@ -24,6 +24,7 @@ from aggregator.ledger.outbox.rate_shares import RateShares
 from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.parity import PlannedUsage
 from aggregator.ledger.passes.passes import Passes
+from aggregator.ledger.passes.running_totals import RunningTotals
 from aggregator.ledger.reads import Reads
 from aggregator.ledger.reports import Reports
 from aggregator.ledger.review.cancellations import Cancellations
@@ -63,6 +64,7 @@ class Ledger:
         self.identity = LedgerIdentity(database, counter, failover)
         self.meters = Meters(database, who, lease)
         self.passes = Passes(database, lease, monotonic, self.identity)
+        self.running_totals = RunningTotals(database, self.identity)
         self.outbox = Outbox(database, who, leave, answer, self.identity)
         self.rate_shares = RateShares(database, who)
         self.first_uses = FirstUses(database)

@@ -38,12 +38,21 @@ FILE_POINTS = {
 """The same for what is recorded in files, between `claim_committed` and `settle_written`. The proof writes none."""
 
 
+CURSOR_POINTS = {
+    "goal_noted": "up to where rows will be read by a cursor is on record, and none of them is read",
+    "deltas_read": "the rows of a stretch are spooled, and the cursor stands where it stood",
+    "deltas_added": "they are added and the cursor is moved, not committed",
+    "deltas_committed": "they are added, and no pass has seen it",
+}
+"""The same for what is read by a cursor, between `lease_taken` and `reading_begun`."""
+
+
 def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
     value = environment.get(VARIABLE)
     if value is None:
         return None
     name, _, nth = value.partition(":")
-    known = POINTS | FILE_POINTS
+    known = POINTS | FILE_POINTS | CURSOR_POINTS
     if name not in known or not (nth or "1").isdigit():
         raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(known)}.")
     return name, int(nth or "1")

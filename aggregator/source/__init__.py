@@ -12,6 +12,8 @@ mysql.py          MySQL and MariaDB: the same
 mysql_session.py  MySQL and MariaDB: a driver's connection, and what it is asked: looked at, stopped, and its warnings heard
 mysql_text.py     MySQL and MariaDB: what is no single statement that reads
 mysql_grants.py   MySQL and MariaDB: what a user may do beyond reading
+by_cursor.py      asked for rows by their cursor, each of them once
+writers.py        Postgres: which transactions may still commit rows with lower ids, and which ids are dealt in no order
 sqlite.py         SQLite: the same
 duckdb.py         DuckDB: the same
 file_views.py     DuckDB: folders of Parquet and CSV files, shown as tables

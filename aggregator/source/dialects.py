@@ -10,10 +10,11 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import sqlalchemy as sa
 
+from aggregator.core.deltas import Writers
 from aggregator.core.model import Fence
 from aggregator.source.rows import ZONED
 
@@ -46,6 +47,14 @@ Renew = Callable[[], None]
 
 Freshness = Callable[[], dt.datetime | None]
 """Asks a source up to when it surely has all rows."""
+
+
+class AsksForWriters(Protocol):
+    """Asks a database who may still commit rows whose cursor, an id or an instant, was taken before."""
+
+    def __call__(self, connection: sa.Connection, *, by_instant: bool) -> Writers | None:
+        """Return them; None if this server cannot tell."""
+        ...
 
 
 class Table(NamedTuple):
@@ -116,6 +125,12 @@ class Dialect:
     """The extra of this package that brings the driver."""
     snapshot: bool = True
     """Whether the queries of one span see one state of the database."""
+    writers: "AsksForWriters | None" = None
+    """Which transactions may still commit rows whose cursor they took before; None where that cannot be asked."""
+    one_writer: bool = False
+    """Whether ids are visible in the order in which they are dealt, since one transaction at a time writes."""
+    disordered: Callable[[sa.Connection, str, Mapping[str, object]], list[str]] | None = None
+    """Why the ids of the tables that a query reads are no cursor, a sentence each; None where that cannot be asked."""
     limits: Callable[[sa.Connection], list[str]] | None = None
     """What is not certain with this very server, a sentence each; None where that is always the same."""
 
@@ -127,3 +142,10 @@ def not_idle() -> None:
 def first_line(error: BaseException) -> str:
     """Return an error's text up to its first line break."""
     return " ".join(str(error).split("\n", 1)[0].split()) or type(error).__name__
+
+
+def pasted(dialect: Dialect, value: int | dt.datetime) -> object:
+    """Return a bound as it stands in a query that a person pastes."""
+    bound = value if isinstance(value, int) else dialect.bound(value)
+    zoned = isinstance(bound, dt.datetime) and dialect.name in {"postgresql", "duckdb"}
+    return bound.replace(tzinfo=None) if isinstance(bound, dt.datetime) and not zoned else bound

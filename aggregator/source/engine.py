@@ -35,8 +35,9 @@ from aggregator.errors import (
 from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
 from aggregator.source import stand_ins
+from aggregator.source.by_cursor import ByCursor
 from aggregator.source.described import described
-from aggregator.source.dialects import SEVERAL_STATES, Fault, Table
+from aggregator.source.dialects import SEVERAL_STATES, Fault, Table, pasted
 from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.file_views import Files
 from aggregator.source.kinds import dialect_of
@@ -272,15 +273,12 @@ class Source:
                 self._try_instants(found, row)
         return Shape(found.window is not None, found.at is not None)
 
-    def filled(self, query: str, span: Span) -> str:
-        """Return a usage query with a span filled in as this kind of database takes it, ready to be pasted."""
-
-        def pasted(instant: dt.datetime) -> object:
-            bound = self._dialect.bound(instant)
-            zoned = isinstance(bound, dt.datetime) and self._dialect.name in {"postgresql", "duckdb"}
-            return bound.replace(tzinfo=None) if isinstance(bound, dt.datetime) and not zoned else bound
-
-        return query_text.filled(query, {"start": pasted(span.start), "end": pasted(span.end)})
+    def filled(self, query: str, span: Span, **beside: int | dt.datetime) -> str:
+        """Return a usage query with a span filled in, and cursors, as this kind of database takes it, ready to be pasted."""
+        values = {"start": span.start, "end": span.end, **beside}
+        return query_text.filled(
+            query, {name: pasted(self._dialect, value) for name, value in values.items()}
+        )
 
     def rows_behind(
         self, query: str, span: Span, customer: str, most: int
@@ -377,6 +375,12 @@ class Source:
         with self._snapshot(min(timeout, self._how.statement_timeout)) as snapshot:
             found = partial(self._places, dimensions=dimensions)
             yield Trying(snapshot, statement, found, self._kinds, self._instants)
+
+    @contextmanager
+    def by_cursor(self) -> Iterator[ByCursor]:
+        """Open a snapshot that is asked for rows by their cursor. Raises, from within as well, as `read` does."""
+        with self._snapshot() as snapshot:
+            yield ByCursor(snapshot, self._statement, self._kinds, self._instants, self._refusal)
 
     def reread(
         self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()

@@ -21,7 +21,7 @@ from psycopg.adapt import Buffer, Loader
 from psycopg.pq import Format
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 
-from aggregator.source import roles, tables, transactions
+from aggregator.source import roles, tables, transactions, writers
 from aggregator.source.dialects import LOCK_SECONDS, Dialect, Fault, Reading, Renew, first_line, not_idle
 from aggregator.source.rows import OutOfRange
 from aggregator.source.stand_ins import json_rows
@@ -271,4 +271,6 @@ POSTGRES = Dialect(
     stand_in=_postgres_stand_in,
     unsafe=roles.unsafe,
     limits=_postgres_limits,
+    writers=writers.writers,
+    disordered=writers.disordered,
 )

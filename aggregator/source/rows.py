@@ -112,12 +112,16 @@ class Places(NamedTuple):
     window: int | None
     dimensions: tuple[tuple[str, int], ...] = ()
     """By the name of each dimension, in the order of the names."""
+    cursor: int | None = None
+    """Where rows are read by a cursor."""
 
 
-def places(names: Sequence[str], refuse: Refuse, dimensions: Sequence[str] = ()) -> Places:
+def places(
+    names: Sequence[str], refuse: Refuse, dimensions: Sequence[str] = (), *, by_cursor: bool = False
+) -> Places:
     """Find the known columns and the dimensions, in any order and letter case; any other set of columns is refused."""
     lower = [name.lower() for name in names]
-    known = (*KNOWN, *dimensions)
+    known = (*KNOWN, "cursor", *dimensions) if by_cursor else (*KNOWN, *dimensions)
     found = f"; found: {', '.join(names) or 'no columns'}; known: {', '.join(known)}"
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
@@ -136,7 +140,8 @@ def places(names: Sequence[str], refuse: Refuse, dimensions: Sequence[str] = ())
             )
     place = {name: index for index, name in enumerate(lower)}
     apart = tuple((name, place[name]) for name in sorted(dimensions))
-    return Places(place["customer"], place["quantity"], place.get("at"), place.get("window"), apart)
+    at, window, cursor = place.get("at"), place.get("window"), place.get("cursor")
+    return Places(place["customer"], place["quantity"], at, window, apart, cursor)
 
 
 class Instants(NamedTuple):

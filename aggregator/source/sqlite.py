@@ -169,6 +169,22 @@ def _sqlite_tables(connection: sa.Connection, query: str, values: Mapping[str, o
     ]
 
 
+SQLITE_REUSED = sa.text(
+    "select name from sqlite_master where type = 'table' and name in :names and sql not like '%autoincrement%'"
+).bindparams(sa.bindparam("names", expanding=True))
+
+
+def _sqlite_disordered(connection: sa.Connection, query: str, values: Mapping[str, object]) -> list[str]:
+    """Look whether any table that a query reads keeps its ids from being dealt again (sqlite.org/autoinc.html)."""
+    names = [table.name for table in _sqlite_tables(connection, query, values)]
+    reused = set(connection.execute(SQLITE_REUSED, {"names": names}).scalars())
+    if not names or not reused.issuperset(names):
+        return []
+    return [
+        f"table {names[0]} deals the id of a deleted row again: declare its key `integer primary key autoincrement`"
+    ]
+
+
 SQLITE = Dialect(
     name="sqlite",
     engine=_sqlite_engine,
@@ -184,4 +200,6 @@ SQLITE = Dialect(
     reads_whole=_sqlite_reads_whole,
     tables=_sqlite_tables,
     stand_in=lambda *given: literal_rows(*given[2:]),
+    one_writer=True,
+    disordered=_sqlite_disordered,
 )

@@ -13,12 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from aggregator.collection.collector import Collector
+from aggregator.collection.cursor_source import CursorSource
 from aggregator.collection.glance import Glance
 from aggregator.collection.usage import MeterSource
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
+from aggregator.core.deltas import Deltas
+from aggregator.core.freshness import Reads
 from aggregator.core.model import ZERO, Decreases, Definition, Guards, Meter, Span, Terms
 from aggregator.core.renaming import Outlet
 from aggregator.core.tracing import Tracing
@@ -44,7 +47,7 @@ from aggregator.runtime.threads import short_turns
 from aggregator.sinks.protocol import Destination, HasCaveats, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
-from aggregator.source import Files, Source
+from aggregator.source import Source
 from aggregator.wiring.sinks import (
     build_notification_clients,
     build_sink,
@@ -56,6 +59,7 @@ from aggregator.wiring.sinks import (
     take_keys,
     with_keys_now,
 )
+from aggregator.wiring.sources import build_source, by_cursors
 from aggregator.wiring.tracing import tracing_of
 
 if TYPE_CHECKING:
@@ -108,6 +112,8 @@ class App:
     """How often each sink may be asked for its totals."""
     tracing: Tracing
     """What is told of each pass and each claim."""
+    by_cursor: dict[str, CursorSource]
+    """Of meters that are read by a cursor: what takes their rows in."""
 
     def definitions(self, meter: str) -> tuple[Definition, ...]:
         """Return by which queries, and in which windows, a meter is read, in the order of time."""
@@ -118,9 +124,16 @@ class App:
         if meter not in self.registered:
             return None
         configured = self.registered[meter].meter
-        return MeterSource(
-            configured.source, self.sources[configured.source], self.definitions(meter), configured.unit
-        )
+        return MeterSource(configured.source, self.read_from(meter), self.definitions(meter), configured.unit)
+
+    def read_from(self, meter: str) -> Source | CursorSource:
+        """Return what a meter's windows are read from: its source, or the sums of the rows that were taken in of that."""
+        return self.by_cursor.get(meter) or self.sources[self.registered[meter].meter.source]
+
+    def taken_in(self, meter: str) -> Reads:
+        """Return the same for whoever needs no proof that it is all there is, as before a cursor may go on."""
+        by_cursor = self.by_cursor.get(meter)
+        return self.read_from(meter) if by_cursor is None else by_cursor.sums()
 
     def glance(self, meters: Sequence[str]) -> Glance:
         """Return what looks at meters of one source in one snapshot, before any of them is collected."""
@@ -410,16 +423,15 @@ def build(
         share_rates(config, sinks, sink_ids, ledger.rate_shares)
         if verify:
             _note_halts(ledger, sink_ids, unverified, refused)
+        by_cursor = by_cursors(registered.values(), sources, ledger)
+        collection = partial(_collection, config, by_cursor, sources, sinks, ledger, traces)
         yield App(
             config,
             ledger,
             sources,
             sinks,
             registered,
-            {
-                key: _collection(config, known, sources, sinks, ledger, traces)
-                for key, known in registered.items()
-            },
+            {key: collection(known) for key, known in registered.items()},
             sink_ids,
             {name: str(why) for name, why in unverified.items()},
             refused,
@@ -430,6 +442,7 @@ def build(
             _first_uses(ledger, registered.values(), sinks, sink_ids),
             limit_reads(config, sinks, sink_ids, ledger.reads),
             traces,
+            by_cursor,
         )
 
 
@@ -549,7 +562,12 @@ def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
         latest=meter.stripe.formula == "last",
         outlets=outlets,
         dimensions=tuple(sorted(meter.dimensions)),
+        deltas=_deltas(meter),
     )
+
+
+def _deltas(meter: ConfiguredMeter) -> Deltas | None:
+    return None if meter.deltas is None else Deltas(**meter.deltas.named(*Deltas._fields))
 
 
 def _guards(meter: ConfiguredMeter) -> Guards:
@@ -557,38 +575,19 @@ def _guards(meter: ConfiguredMeter) -> Guards:
     return Guards(**limits, unusual_from=meter.guards.unusual_from or ZERO)
 
 
-def build_source(config: Config, name: str, application_name: str, *, accepts: Iterable[str] = ()) -> Source:
-    """Return a source as configured; it connects when it is first used. Raises SourceError if its URL is of no use.
-
-    `accepts` is what need not be proven, beside what the configuration accepts.
-    """
-    source = config.sources[name]
-    return Source(
-        name,
-        source.url_revealed(),
-        **source.named("statement_timeout", "timezone", "freshness"),
-        filtered=source.row_security == "allowed",
-        accepts=(*source.accepts, *accepts),
-        files={
-            table: Files(**files.named("path", "columns", "delimiter"), optional=frozenset(files.optional))
-            for table, files in source.files.items()
-        },
-        application_name=application_name,
-        url_now=lambda: url_now(source),
-    )
-
-
 def _collection(
     config: Config,
-    known: Registered,
-    sources: dict[str, Source],
+    by_cursor: Mapping[str, CursorSource],
+    sources: Mapping[str, Source],
     sinks: Mapping[str, Destination],
     ledger: Ledger,
     traces: Tracing,
+    known: Registered,
 ) -> Collector:
+    taking_in = by_cursor.get(known.meter.name)
     return Collector(
         known,
-        sources[known.meter.source],
+        taking_in or sources[known.meter.source],
         ledger.meters,
         ledger.passes,
         ledger_name=ledger.identity.name,
@@ -597,4 +596,5 @@ def _collection(
         check_clock=ledger.now,
         patience=config.sources[known.meter.source].wait_for_writers,
         tracing=traces,
+        by_cursor=taking_in,
     )

@@ -154,7 +154,7 @@ def _read(
     if span.start >= span.end:
         return None, [f"Nothing of {meter} was read of that time yet."]
     unread = app.ledger.adoption.unread(feeds[0].meter_id)
-    proven = read_open(app.sources[configured.source], holding, span, spool, unread)
+    proven = read_open(app.read_from(meter), holding, span, spool, unread)
     notes = []
     if proven is not None and proven < span.end:
         span = Span(span.start, max(span.start, floor(proven, definitions.at(holding, proven).window)))

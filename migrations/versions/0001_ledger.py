@@ -309,6 +309,55 @@ comment on table aggregator.lateness is
     'How long after their window''s end changes were found, in steps; 0 for what was there when a window was first read.';
 """
 
+# Of meters that are read by a cursor: how far it is, and what the rows that it has passed come to. Both move together.
+CURSORS = """
+create table aggregator.cursor (
+    meter_id        integer primary key references aggregator.meter,
+    after           text not null,
+    goal            text,
+    noted_at        timestamptz,
+    complete_until  timestamptz,
+    waits_for       text[] not null default '{}',
+    looked_again    boolean not null default false,
+    ended_until     timestamptz,
+    taken_until     timestamptz,
+    rows            bigint not null default 0 check (rows >= 0),
+    recounted_at    timestamptz,
+    missed          numeric not null default 0 check (missed >= 0),
+    taken_back      numeric not null default 0 check (taken_back >= 0),
+    differed_at     timestamptz,
+    check ((goal is null) = (noted_at is null))
+);
+comment on table aggregator.cursor is
+    'How far a meter is that is read by a cursor: every row up to `after` is in the running totals, and no other.';
+comment on column aggregator.cursor.goal is
+    'Up to where rows will be read, once the transactions have ended that were open when it was noted.';
+comment on column aggregator.cursor.waits_for is 'Those of them that have not ended, as the source names them.';
+comment on column aggregator.cursor.looked_again is 'Whether transactions that were prepared meanwhile are among them.';
+comment on column aggregator.cursor.complete_until is 'Usage before this is complete once the goal is reached.';
+comment on column aggregator.cursor.ended_until is
+    'Every transaction that was open at this instant had ended when the rows were last looked at.';
+comment on column aggregator.cursor.taken_until is 'Windows that end by then are complete, as far as the source can tell.';
+comment on column aggregator.cursor.missed is 'What recounts found that the cursor had not, or less of, all in all.';
+comment on column aggregator.cursor.taken_back is 'What recounts did not find any more, all in all.';
+
+create table aggregator.running_total (
+    meter_id     integer not null references aggregator.meter,
+    window_start timestamptz not null,
+    customer     text collate "C" not null,
+    combination  bigint not null default 0,
+    flaw         text collate "C" not null,
+    quantity     numeric check (quantity not in ('NaN', 'Infinity', '-Infinity')),
+    rows         bigint not null,
+    at           timestamptz,
+    noise        numeric not null default 0,
+    primary key (meter_id, window_start, customer, combination, flaw)
+);
+comment on table aggregator.running_total is
+    'What the rows that a cursor has passed come to, by window and customer. Passes read it as they read a source.';
+comment on column aggregator.running_total.customer is 'Empty for rows that can be billed to nobody; `flaw` says why.';
+"""
+
 # Where readings accumulate, and what is owed for them. An event planned in shadow stays so for ever: no step leads to that
 # state, and none from it. A zero may be said where nothing was, and where an event follows another that it does not change.
 SLOTS_AND_EVENTS = """
@@ -824,6 +873,7 @@ SCHEMA = (
     METERS,
     FEEDS,
     PASSES,
+    CURSORS,
     SLOTS_AND_EVENTS,
     OUTBOX,
     BY_TIME,

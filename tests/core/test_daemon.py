@@ -11,7 +11,7 @@ from typing import NoReturn, cast
 
 import pytest
 
-from aggregator.collection.collector import Collected
+from aggregator.collection.rounds import Collected
 from aggregator.config.monitoring import Monitoring
 from aggregator.daemon import daemon
 from aggregator.daemon.daemon import MOST_COLLECTIONS, Daemon, Work

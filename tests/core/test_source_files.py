@@ -15,7 +15,7 @@ from aggregator.config import load
 from aggregator.core.model import Reading, Span
 from aggregator.errors import ConfigError, QueryRejected, SourceUnreachable
 from aggregator.source import Files, Source
-from aggregator.wiring.app import build_source
+from aggregator.wiring.sources import build_source
 from tests.core import duckdb_slots
 
 HOUR = dt.timedelta(hours=1)

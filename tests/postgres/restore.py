@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from aggregator.adoption.adopter import Adopter
 from aggregator.adoption.survey import Compared
-from aggregator.collection.collector import Collected
+from aggregator.collection.rounds import Collected
 from aggregator.core.model import (
     Answer,
     Event,
@@ -195,7 +195,7 @@ class PinnedWorld(World):
         return Adopter(
             self.ledger,
             [self.registered],
-            {self.meter.source: self.source},
+            {self.meter.name: self.source},
             self.sinks,
             without_readback=without_readback,
             leave=leave,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from aggregator.collection import glance as glances
-from aggregator.collection.collector import Collected
 from aggregator.collection.glance import Glance
+from aggregator.collection.rounds import Collected
 from aggregator.core.model import Decreases, Fence, Span
 from aggregator.errors import LedgerStopped, SourceUnreachable
 from aggregator.ledger.database import Database

@@ -26,7 +26,7 @@ from aggregator.core.table_guess import Column
 from aggregator.errors import UsageError
 from aggregator.semantic import dbt, ossie
 from aggregator.semantic.expressions import rewritten
-from aggregator.wiring.app import build_source
+from aggregator.wiring.sources import build_source
 
 pytestmark = pytest.mark.direct
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from aggregator.cli import cli
 from aggregator.config import load
 from aggregator.core.model import Span
-from aggregator.wiring.app import build_source
+from aggregator.wiring.sources import build_source
 
 pytestmark = pytest.mark.direct
 

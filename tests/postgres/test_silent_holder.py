@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from aggregator.collection.collector import Collected
+from aggregator.collection.rounds import Collected
 from aggregator.errors import LeaseLost
 from aggregator.ledger.database import Database
 from aggregator.runtime.clock import monotonic

@@ -22,7 +22,7 @@ from aggregator.web import tokens
 from aggregator.web.application import Application
 from aggregator.web.listener import Address, Listener
 from aggregator.web.serving import Served
-from aggregator.wiring.app import build_source
+from aggregator.wiring.sources import build_source
 from tests.postgres import web_ledger
 
 OPERATOR = "operator-token-of-24-chars"

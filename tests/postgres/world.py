@@ -8,7 +8,8 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from aggregator.collection.collector import Collected, Collector
+from aggregator.collection.collector import Collector
+from aggregator.collection.rounds import Collected
 from aggregator.core.model import Meter, Span
 from aggregator.delivery.sender import Delivered, Sender
 from aggregator.ledger.database import Database, ledger_id_of

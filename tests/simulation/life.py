@@ -11,8 +11,9 @@ from typing import Protocol, TypeVar
 
 from aggregator.collection import collector as collection_shell
 from aggregator.collection.backfill import Backfill, Backfilled, span_of
-from aggregator.collection.collector import Collected, Collector
+from aggregator.collection.collector import Collector
 from aggregator.collection.glance import Glance
+from aggregator.collection.rounds import Collected
 from aggregator.core.model import (
     Decreases,
     Meter,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aggregator.collection.backfill import Backfill
-from aggregator.collection.collector import Collected
+from aggregator.collection.rounds import Collected
 from aggregator.core.model import Span
 from tests.simulation import memory_passes
 from tests.simulation.memory import MeterRow

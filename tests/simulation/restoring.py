@@ -257,7 +257,10 @@ class Restoring:
         adoption = Adopter(
             ledger,
             registered,
-            {"application": SourceGate(gate, life.application, life.spells, life.standbys)},
+            dict.fromkeys(
+                (known.meter.name for known in registered),
+                SourceGate(gate, life.application, life.spells, life.standbys),
+            ),
             {"service": sink},
             without_readback=without,
         )

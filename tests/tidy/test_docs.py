@@ -131,6 +131,7 @@ def keys() -> dict[str, dict[str, Any]]:
         "## s3 sinks": found["S3Sink"],
         "## meters": found["Meter"]
         | found["Guards"]
+        | found["Deltas"]
         | found["StripeEvent"]
         | found["MetronomeEvent"]
         | found["FedSink"],

@@ -250,16 +250,21 @@ def stage(
 
     `alive` is called between blocks: who has much to bring gives a sign of life meanwhile.
     """
+    bring(connection, spool, alive)
+    if spool.noise:
+        values = {"unit": unit, "decimals": -unit.adjusted(), "noise": spool.noise}
+        connection.execute(MEANT, values)
+    connection.execute("analyze reading")
+
+
+def bring(connection: Connection, spool: Spool, alive: Callable[[], None] = lambda: None) -> None:
+    """Bring what a spool holds into the transaction, as it is."""
     connection.execute(WORK_MEMORY)
     connection.execute(CREATE_STAGING)
     with connection.cursor().copy(COPY_READINGS) as copy:
         for block in spool.blocks():
             copy.write(block)
             alive()
-    if spool.noise:
-        values = {"unit": unit, "decimals": -unit.adjusted(), "noise": spool.noise}
-        connection.execute(MEANT, values)
-    connection.execute("analyze reading")
 
 
 def changes(

@@ -1,0 +1,100 @@
+"""How a meter is read by a cursor, as the file describes it."""
+
+import datetime as dt
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
+
+from aggregator.config.block import Block
+from aggregator.config.query import RECOUNT_PARAMETERS, UPTO_PARAMETERS
+from aggregator.config.values import Duration, at_least, at_most, iso, query_with, read_instant, refuse
+
+
+def _cursor(value: object) -> int | dt.datetime:
+    """Read a whole number or an instant."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,30}", value.strip()):
+        return int(value)
+    if isinstance(value, dt.date) or (isinstance(value, str) and re.match(r"\s*\d{4}-\d\d", value)):
+        return read_instant(value)
+    raise refuse(
+        "must be a whole number or an instant, as the column `cursor` is. Text, such as a ULID, is made before its "
+        "transaction begins, and in an order that no database keeps: use the instant at which a row was written"
+    )
+
+
+StartAfter = Annotated[
+    int | dt.datetime,
+    BeforeValidator(_cursor),
+    PlainSerializer(
+        lambda value: iso(value) if isinstance(value, dt.datetime) else value, return_type=int | str
+    ),
+    WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]}),
+]
+
+
+def _goes_with_recount(query: str | None, info: ValidationInfo) -> str | None:
+    if "recount" not in info.data:
+        return query
+    if query is None and info.data["recount"] is not None:
+        raise refuse("is missing, and `recount` needs it: the select that gives whole windows up to `:upto`")
+    if query is not None and info.data["recount"] is None:
+        raise refuse("is given without `recount`: say how far back windows are counted anew, such as `7d`")
+    return query
+
+
+class Deltas(Block):
+    """Where a cursor begins, how far it may go, and what finds the rows that it missed."""
+
+    start_after: StartAfter = Field(
+        description=(
+            "The cursor of the last row that is not to be counted: `0` for all rows of a table with ids. What it passes "
+            "over is never billed, so it has no default. It holds until the first row is read."
+        ),
+        examples=[0],
+    )
+    upto_query: Annotated[str, query_with(*UPTO_PARAMETERS)] = Field(
+        description=(
+            "One select of one value: the cursor at which the next stretch of rows after `:after` ends, NULL if there is "
+            "none. Its limit says how many rows are read at once."
+        ),
+        examples=[
+            "select max(id) from (select id from usage where id > :after order by id limit 100000) as next"
+        ],
+    )
+    lag: Annotated[Duration, at_least("1s"), at_most("1d", "usage is to be billed soon")] | None = Field(
+        default=None,
+        description=(
+            "How long to wait until every row with a smaller cursor has surely been committed: longer than your longest "
+            "transaction. Needed wherever the database does not show which transactions are open."
+        ),
+        examples=["10m"],
+    )
+    recount: (
+        Annotated[Duration, at_least("1h"), at_most("35d", "Stripe refuses usage older than that")] | None
+    ) = Field(
+        default=None,
+        description=(
+            "How far back windows are counted anew by `recount_query`, once a day, to find rows that the cursor missed, "
+            "or that have changed since."
+        ),
+        examples=["7d"],
+    )
+    recount_query: Annotated[
+        Annotated[str, query_with(*RECOUNT_PARAMETERS)] | None, AfterValidator(_goes_with_recount)
+    ] = Field(
+        default=None,
+        validate_default=True,
+        description=(
+            "One select that gives whole windows from `:start` to before `:end`, as a query that is not read by a cursor "
+            "does, of the rows up to the cursor `:upto`. It has to return `window`."
+        ),
+        examples=[
+            (
+                "select customer, count(*) as quantity, date_trunc('hour', used_at) as window from usage "
+                "where used_at >= :start and used_at < :end and id <= :upto group by 1, 3"
+            )
+        ],
+    )
