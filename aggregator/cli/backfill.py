@@ -24,6 +24,7 @@ from aggregator.errors import SourceError
 
 if TYPE_CHECKING:
     from aggregator.collection.backfill import Backfill, Backfilled
+    from aggregator.core.model import Span
     from aggregator.delivery.sender import Delivered
     from aggregator.wiring.app import App
 
@@ -70,13 +71,7 @@ def backfill(
     the range: run it again, or leave the rest to the daemon; 4 a sink holds usage that this ledger never sent.
     """
     from aggregator.cli.movers import forecast_json
-    from aggregator.collection.backfill import (
-        Backfill,
-        read_by_older,
-        refuse_what_a_cursor_passed,
-        report_older,
-        span_of,
-    )
+    from aggregator.collection.backfill import report_older
     from aggregator.runtime.garbage import seldom_collected
     from aggregator.wiring.app import build
 
@@ -93,13 +88,8 @@ def backfill(
             app.first_time(names, somebody(), now)
         jobs, older = [], {}
         for name in names:
-            collection = app.collections[name]
-            doing = "a dry run" if dry_run else "a backfill"
-            refuse_what_a_cursor_passed(collection.meter, doing, recounts=not dry_run)
-            known = app.definitions(name)
-            span = span_of(collection.meter, known, collection.limits, start, end, now)
-            older[name] = read_by_older(known, span)
-            jobs.append(Backfill(collection, known, span))
+            job, older[name] = _job(app, name, start, end, now, dry_run=dry_run)
+            jobs.append(job)
         results, delivered, failed = carry_out(
             app, jobs, now, dry_run=dry_run, send=not no_send and not dry_run, quiet=as_json
         )
@@ -125,6 +115,24 @@ def backfill(
                 say(report_older(name, parts))
     left = any(result.left_from is not None for result in results)
     _end(failed, delivered, left=left, quiet=as_json)
+
+
+def _job(
+    app: "App", name: str, start: dt.datetime, end: dt.datetime | None, now: dt.datetime, *, dry_run: bool
+) -> "tuple[Backfill, list[Span]]":
+    """Return the range of one meter, and which parts of it an older query reads. Raises UsageError."""
+    from aggregator.collection.backfill import (
+        Backfill,
+        read_by_older,
+        refuse_what_a_cursor_passed,
+        span_of,
+    )
+
+    collection, known = app.collections[name], app.definitions(name)
+    doing = "a dry run" if dry_run else "a backfill"
+    refuse_what_a_cursor_passed(collection.meter, doing, recounts=not dry_run)
+    span = span_of(collection.meter, known, collection.limits, start, end, now)
+    return Backfill(collection, known, span), read_by_older(known, span)
 
 
 def _end(failed: list[str], delivered: dict[str, "Delivered"], *, left: bool, quiet: bool) -> None:

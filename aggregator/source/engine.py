@@ -51,7 +51,7 @@ from aggregator.source.rows import (
     Rows,
     places,
 )
-from aggregator.source.snapshot import Glimpse, Shape, Snapshot
+from aggregator.source.snapshot import Glimpse, Shape, Snapshot, pieces
 from aggregator.source.trying import Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
@@ -426,8 +426,8 @@ class Source:
         dimensions: Sequence[str],
     ) -> Iterator[Span]:
         """Yield the spans to ask the query for. Which columns it returns is tried on no time at all, which costs little."""
-        by_window = [piece for each in tile(span, window) for piece in _pieces(each, step)]
-        at_once = list(_pieces(span, step))
+        by_window = [piece for each in tile(span, window) for piece in pieces(each, step)]
+        at_once = list(pieces(span, step))
         if at_once != by_window:
             with closing(snapshot.ask(statement, Span(span.start, span.start), batch=1)) as result:
                 if self._places(result, dimensions).window is not None:
@@ -593,12 +593,3 @@ class Source:
     def _clean(self, text: str) -> str:
         """Return the text without the secrets of our URL."""
         return redacted(text, self._secrets)
-
-
-def _pieces(span: Span, step: dt.timedelta | None) -> Iterator[Span]:
-    """Yield the span in consecutive pieces of at most `step`; whole without one."""
-    start = span.start
-    while start < span.end:
-        end = span.end if step is None else min(start + step, span.end)
-        yield Span(start, end)
-        start = end

@@ -1,5 +1,6 @@
 """A transaction that is open on a source: it is asked with bounds, and its rows are fetched in batches."""
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -48,3 +49,12 @@ class Shape(NamedTuple):
 
     returns_window: bool
     returns_at: bool
+
+
+def pieces(span: Span, step: dt.timedelta | None) -> Iterator[Span]:
+    """Yield the span in consecutive pieces of at most `step`; whole without one."""
+    start = span.start
+    while start < span.end:
+        end = span.end if step is None else min(start + step, span.end)
+        yield Span(start, end)
+        start = end

@@ -279,18 +279,26 @@ def test_who_lost_the_meter_adds_nothing(
     assert counting.world.one("select sum(quantity) from aggregator.running_total") == 1
 
 
-def test_a_ledger_that_is_set_back_has_cursor_and_sums_of_the_same_moment(
+def test_a_ledger_that_is_set_back_reads_on_from_where_its_sums_end(
     counting: Counting, application: Application
 ) -> None:
-    """So every row behind the cursor is read again, and none before it."""
+    """Cursor and sums are of the same moment, whichever that is: so every row behind it is added again, and none before."""
+    world = counting.world
     application.use(("cus_1", 1, START))
     counting.round()
-    kept = {
-        table: counting.world.rows(f"select * from aggregator.{table}")
-        for table in ("cursor", "running_total")
-    }
-    assert [row[1] for row in kept["cursor"]] == ["1"]
-    assert [row[4] for row in kept["running_total"]] == [1]
+    world.execute("create table public.kept_cursor as table aggregator.cursor")
+    world.execute("create table public.kept_total as table aggregator.running_total")
+    application.use(("cus_1", 10, START), ("cus_2", 100, START))
+    counting.round(3.5)
+    for table, kept in (("cursor", "kept_cursor"), ("running_total", "kept_total")):
+        world.execute(f"delete from aggregator.{table}")
+        world.execute(f"insert into aggregator.{table} table public.{kept}")
+    counting.round(3.6)
+    assert world.rows("select customer, quantity from aggregator.running_total order by 1") == [
+        ("cus_1", 11),
+        ("cus_2", 100),
+    ]
+    assert counting.billed() == {("cus_1", 0): 11, ("cus_2", 0): 100}
 
 
 def test_a_recount_finds_what_a_cursor_missed(counting: Counting, application: Application) -> None:
