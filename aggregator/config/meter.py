@@ -260,6 +260,16 @@ def _adds_up_by_combination(event: StripeEvent, info: ValidationInfo) -> StripeE
     return event
 
 
+def _shows_what_is_taken_back(decreases: str, info: ValidationInfo) -> str:
+    """An event counts as taken back once the totals of its minute lack it; several that are taken back hide each other."""
+    if decreases == "cancel" and info.data.get("dimensions"):
+        raise refuse(
+            "is `cancel`, and with `dimensions` a minute of a customer has several events, so that its total does not show "
+            "which of them was taken back: use `hold` or `apply`"
+        )
+    return decreases
+
+
 def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
     if "window" in info.data:
         check_boundary(start_at, info.data["window"])
@@ -504,13 +514,16 @@ class Meter(Block):
         description="How many decimal places are billed; what is smaller is carried to the next window.",
         examples=[0],
     )
-    decreases: Literal["hold", "apply", "cancel"] = Field(
-        default="hold",
-        description=(
-            "What happens to a correction that lowers a bill: `hold` it for a person, `apply` it, or have Stripe `cancel` "
-            "the event that it corrects, and bill the lower total anew. If Stripe cannot cancel it any more, it is held."
-        ),
-        examples=["hold"],
+    decreases: Annotated[Literal["hold", "apply", "cancel"], AfterValidator(_shows_what_is_taken_back)] = (
+        Field(
+            default="hold",
+            description=(
+                "What happens to a correction that lowers a bill: `hold` it for a person, `apply` it, or have Stripe "
+                "`cancel` the event that it corrects, and bill the lower total anew. If Stripe cannot cancel it any more, "
+                "it is held."
+            ),
+            examples=["hold"],
+        )
     )
     stripe: Annotated[
         StripeEvent,

@@ -165,6 +165,12 @@ def test_where_the_newest_event_of_a_customer_counts_there_are_no_dimensions(str
     Meter.model_validate(METER | {"stripe": stripe})
 
 
+def test_what_is_taken_back_goes_with_no_dimensions() -> None:
+    """The total of a minute would not show which of several events is gone."""
+    with pytest.raises(ValidationError, match="does not show which of them was taken back"):
+        Meter.model_validate(METER | {"dimensions": ["model"], "decreases": "cancel"})
+
+
 def test_dimensions_are_a_part_of_the_definition_and_their_order_is_not() -> None:
     """A meter without any has the fingerprint that it always had."""
     plain, one, other, less = (

@@ -26,6 +26,51 @@ class Mistake(NamedTuple):
 
 MISTAKES: tuple[Mistake, ...] = (
     Mistake(
+        "an identifier leaves out what keeps usage apart",
+        "aggregator/core/planner.py",
+        """        if dimensions:
+            named = f"{named};{apart_by.named(dimensions)}"
+""",
+        "",
+        (
+            "tests/core/test_dimensions.py::test_no_two_combinations_share_a_name_a_number_or_an_identifier",
+            "tests/postgres/test_dimensions.py::test_each_combination_has_an_event_of_its_own",
+        ),
+    ),
+    Mistake(
+        "a fraction is found by its customer, whatever the combination",
+        "aggregator/ledger/passes/changes.py",
+        """
+                            and carry.combination = found.combination""",
+        "",
+        ("tests/postgres/test_dimensions.py::test_a_fraction_is_carried_within_its_combination",),
+    ),
+    Mistake(
+        "usage that moved is looked for in other combinations as well",
+        "aggregator/ledger/review/moves.py",
+        "and begun.combination = fallen.combination and",
+        "and",
+        (
+            "tests/postgres/test_dimensions.py::test_a_customer_that_gets_another_id_moves_with_all_its_combinations",
+        ),
+    ),
+    Mistake(
+        "combinations that were read before do not count against the most that there may be",
+        "aggregator/ledger/combinations.py",
+        "if len(known) > max(most, len(before)):",
+        "if len(seen) > max(most, len(before)):",
+        (
+            "tests/postgres/test_dimensions.py::test_more_combinations_than_allowed_are_refused_before_the_first_event",
+        ),
+    ),
+    Mistake(
+        "values of a dimension that are equal as keys run together",
+        "aggregator/source/rows.py",
+        "keys = list(zip(*columns, *(map(type, column) for column in columns), strict=True))",
+        "keys = list(zip(*columns, strict=True))",
+        ("tests/core/test_dimensions.py::test_values_that_are_equal_as_keys_stay_apart_as_texts",),
+    ),
+    Mistake(
         "a backslash stays in a text that has a colon on both sides of a word",
         "aggregator/source/engine.py",
         r"(?=\w+(?![:\w]))",

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from aggregator.core.model import ZERO, Fence, Reading, Span
 from aggregator.core.windows import floor, tile
+from tests.simulation.apart import DIMENSION, named
 from tests.simulation.conditions import DAY, HOUR, MINUTE, SECOND, Conditions
 from tests.simulation.scheduler import Scheduler
 
@@ -178,8 +179,13 @@ class Application:
             scheduler.after(self._pace * random.random(), lambda meter=meter: self._work(meter))  # type: ignore[misc]
 
     def customers(self) -> list[str]:
-        """Name the customers."""
-        return [self._now_called(f"cus_{number}") for number in range(1, self._conditions.customers + 1)]
+        """Name the customers, each with every model where usage is kept apart by those."""
+        customers = [f"cus_{number}" for number in range(1, self._conditions.customers + 1)]
+        models = range(1, self._conditions.models + 1)
+        customers = [
+            named(each, ((DIMENSION, f"m{model}"),)) for each in customers for model in models
+        ] or customers
+        return [self._now_called(each) for each in customers]
 
     def rename(self, customer: str) -> str:
         """Give a customer another id; all that they used is shown under it from now on. Return it."""

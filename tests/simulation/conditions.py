@@ -24,6 +24,8 @@ class Conditions:
     days: int = 4
     window: dt.timedelta = HOUR
     customers: int = 3
+    models: int = 0
+    """By how many values of a dimension the usage of each customer is kept apart; 0: there is no dimension."""
     meters: int = 1
     daemons: int = 1
     workers: int = 1
@@ -429,6 +431,27 @@ def sleeping(conditions: Conditions) -> Conditions:
     return conditions
 
 
+def with_dimensions(conditions: Conditions, random: random.Random) -> Conditions:
+    """Draw whether usage of a life is kept apart by a dimension. Nobody adopts, or gets another id, in these lives.
+
+    Which of two events in one minute was taken back no figure shows: nothing is cancelled either.
+    """
+    fits = conditions.write_model is WriteModel.DELTA and not conditions.files and not conditions.restores
+    fits = fits and conditions.decreases is not Decreases.CANCEL
+    if random.random() < 0.2 and fits and not conditions.new_ids and not conditions.held_before:
+        keeping_apart(conditions)
+    return conditions
+
+
+def keeping_apart(conditions: Conditions) -> Conditions:
+    """Let usage be kept apart by three values of a dimension, in fractions."""
+    conditions.models, conditions.customers, conditions.fractions = 3, min(conditions.customers, 2), True
+    conditions.write_model = WriteModel.DELTA
+    if conditions.decreases is Decreases.CANCEL:
+        conditions.decreases = Decreases.APPLY
+    return conditions
+
+
 def short(random: random.Random) -> Conditions:
     """Draw a life with few steps: for a ledger that takes its time."""
     conditions = draw(random)
@@ -535,6 +558,7 @@ def drawn(seed: int, random_of_life: random.Random, restores: random.Random) -> 
         ("former names", with_former_names),
         ("order", with_order),
         ("sleep", with_sleep),
+        ("dimensions", with_dimensions),
     ):
         kind(conditions, random.Random(f"{seed}: {name}"))
     return conditions

@@ -33,6 +33,7 @@ from aggregator.errors import (
 )
 from aggregator.ledger.clock import LedgerClock
 from aggregator.source.snapshot import Glimpse
+from tests.simulation.apart import shown
 from tests.simulation.application import Application
 from tests.simulation.conditions import HOUR, MINUTE, SECOND, Conditions
 from tests.simulation.invariants import Invariants
@@ -198,7 +199,7 @@ class SourceGate:
             gate.trace.tell(gate.process.name, "the query over", span, "fails")
             gate.marks.saw("query failed")
             raise QueryTimedOut if slow else SourceUnreachable
-        half = len(readings) // 2
+        readings, half = shown(readings), len(readings) // 2
         yield readings[:half]
         gate.step()
         yield readings[half:]
@@ -222,7 +223,7 @@ class SourceGate:
             table = (standby or self._application).tables[query]
             readings = table.readings(span, raw=gate.conditions.raw, names_at=gate.conditions.names_at)
             readings = self._spells.show(self._application.tables[query], table, readings, span, now)
-            yield [] if gate.random.random() < gate.conditions.empty_read else readings
+            yield [] if gate.random.random() < gate.conditions.empty_read else shown(readings)
             gate.step()
 
         yield Glimpse(self._fence_of(standby), read)

@@ -29,6 +29,7 @@ from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.review.cancellations import Wanted
 from aggregator.ledger.review.in_doubt import Settled
+from tests.simulation.apart import customer_of
 from tests.simulation.application import Application
 from tests.simulation.conditions import DAY, HOUR, MINUTE, Conditions
 from tests.simulation.hosts import Host
@@ -776,9 +777,12 @@ class Invariants:
             require(held == owed, "the service holds what the ledger says", same, ":", held, ", not", owed)
 
     def _is_on_record(self, tables: Tables, meter: str, customer: str) -> bool:
-        """Tell whether a read-back has said of a customer, with the figures, that nobody can tell what is missing."""
+        """Tell whether a read-back has said of a customer, with the figures, that nobody can tell what is missing.
+
+        Of a minute in which events of several combinations lie, a figure may well not tell.
+        """
         row = next(row for row in tables.meters.values() if called(row.name) == meter)
-        words = [f"{name} of {customer} in" for name in (row.name, *row.formerly)]
+        words = [f"{name} of {customer_of(customer)} in" for name in (row.name, *row.formerly)]
         said = [
             row.found
             for row in tables.readbacks.values()

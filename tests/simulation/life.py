@@ -37,6 +37,7 @@ from aggregator.reconciliation.canceller import Canceller
 from aggregator.reconciliation.notification_poller import NotificationPoller
 from aggregator.reconciliation.reconciler import Reconciler
 from aggregator.sinks import asking as adoption_shell
+from tests.simulation.apart import DIMENSION
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
@@ -240,6 +241,7 @@ class Life:
             decreases=conditions.decreases,
             latest=conditions.write_model is WriteModel.LAST,
             outlets=(Outlet(SINK, None, name),),
+            dimensions=(DIMENSION,) if conditions.models else (),
         )
 
     def _draw_service(self) -> None:

@@ -38,6 +38,7 @@ from aggregator.ledger.meters import Feed, Lease, Left, Registered
 from aggregator.ledger.outbox.first_use import TAKEN_BACK
 from aggregator.ledger.passes.silence import Silence
 from aggregator.ledger.passes.silent_customers import SilentCustomers
+from tests.simulation.apart import customer_of, dimensions_of
 
 
 @dataclass(slots=True)
@@ -152,7 +153,7 @@ class EventRow:
         return Event(
             self.id,
             self.meter,
-            self.customer,
+            customer_of(self.customer),
             self.window_start,
             self.revision,
             self.delta,
@@ -163,6 +164,7 @@ class EventRow:
             exposed_at,
             attempted_at,
             self.transport,
+            dimensions_of(self.customer),
         )
 
 
@@ -502,7 +504,7 @@ class MemoryMeters:
             since = definitions.begins(definitions.at(known, row.mark), meter.window, row.mark)
         known[:] = [each for each in known if each.since < since]
         if not known or known[-1].fingerprint != meter.fingerprint:
-            known.append(Definition(since, meter.fingerprint, meter.query, meter.window))
+            known.append(Definition(since, meter.fingerprint, meter.query, meter.window, meter.dimensions))
         row.fingerprint = meter.fingerprint
 
     def acquire(self, registered: Registered) -> Lease | None:

@@ -10,6 +10,7 @@ from aggregator.core.windows import MINUTE, floor
 from aggregator.errors import InvariantBroken
 from aggregator.ledger.review.cancellations import TAKEN_OVER_SINCE, Wanted
 from aggregator.ledger.review.decisions import Decider
+from tests.simulation.apart import customer_of
 from tests.simulation.memory import CancellationRow, EventRow, MemoryLedger
 from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_parked import event_before, take_back_held
@@ -84,8 +85,9 @@ class MemoryCancellations:
 
     def _wanted(self, row: CancellationRow) -> Wanted:
         event = self._ledger.tables.events[row.event_id]
+        whose = customer_of(event.customer)
         return Wanted(
-            row.id, event.id, event.feed_id, event.meter, event.customer, event.delta, event.at, event.identifier,
+            row.id, event.id, event.feed_id, event.meter, whose, event.delta, event.at, event.identifier,
             _received(event), row.state, row.tries, row.tried_at, row.unsure, row.seen_at, row.asked_at, row.answer,
             event.transport,
         )  # fmt: skip

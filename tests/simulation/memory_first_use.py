@@ -12,6 +12,7 @@ from aggregator.ledger.outbox.first_use import (
     ENOUGH,
     Pending,
 )
+from tests.simulation.apart import customer_of
 from tests.simulation.memory import FeedRow, MemoryLedger
 
 
@@ -46,7 +47,7 @@ class MemoryFirstUses:
         ][:BATCH]
         if not events:
             return None
-        customers = {tables.events[event].customer for event in events} - set(feed.asked)
+        customers = {customer_of(tables.events[event].customer) for event in events} - set(feed.asked)
         drawn = sorted(customers, key=lambda who: (md5(who.encode(), usedforsecurity=False).hexdigest(), who))
         meter = tables.meters[feed.meter_id].name
         return Pending(
@@ -87,7 +88,7 @@ class MemoryFirstUses:
         tables = self._ledger.tables
         feed = tables.feeds[pending.feed]
         sent = any(
-            event.exposed_at and event.feed_id == feed.id and event.customer in customers
+            event.exposed_at and event.feed_id == feed.id and customer_of(event.customer) in customers
             for event in tables.events.values()
         )
         if sent or feed.cleared_at or feed.cleared_until != pending.cleared_until:

@@ -16,6 +16,7 @@ from aggregator.core.windows import floor
 from aggregator.ledger.review.in_doubt import CLOCKS_DIFFER, MOST_PLACES, Readback, Settled
 from aggregator.ledger.review.rejections import REMEMBERED, REPORTED_WITHIN
 from aggregator.ledger.review.unacknowledged import Uncovered
+from tests.simulation.apart import customer_of
 from tests.simulation.conditions import HOUR, MINUTE
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, ReadbackRow
 
@@ -38,7 +39,7 @@ class MemoryInDoubt:
                 continue
             look_at = parked.look_at or (event.attempted_at or parked.since) + proof
             if look_at <= now:
-                key = (event.feed_id, event.meter, event.customer, floor(event.at, MINUTE))
+                key = (event.feed_id, event.meter, customer_of(event.customer), floor(event.at, MINUTE))
                 found[key] = min(look_at, found.get(key, look_at))
         ordered = sorted(found, key=lambda key: (found[key], key[0], key[2]))
         return [
@@ -218,7 +219,7 @@ class MemoryInDoubt:
         """Return the customers and hours with accepted events that a read-back is about."""
         start, end = _widened(readback.received)
         found = {
-            (event.customer, floor(event.at, HOUR))
+            (customer_of(event.customer), floor(event.at, HOUR))
             for event in self._ledger.tables.events.values()
             if event.feed_id == readback.feed
             and event.state is State.ACCEPTED
@@ -258,7 +259,7 @@ class MemoryInDoubt:
                 event
                 for event in self._ledger.tables.events.values()
                 if event.feed_id == feed
-                and event.customer == customer
+                and customer_of(event.customer) == customer
                 and event.at in span
                 and event.state is not State.SHADOW
             ),
@@ -276,7 +277,7 @@ class MemoryInDoubt:
         touched = [
             start
             for start, customers in tables.slots[feed].items()
-            if customer in customers
+            if customer in map(customer_of, customers)
             and start < span.end
             and start + length > span.start
             and any(start in span for span, _ in meter.adopted)

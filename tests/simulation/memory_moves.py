@@ -6,16 +6,25 @@ from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import Decision, EventId, State, WriteModel
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.review.moves import MOVED
+from tests.simulation.apart import customer_of, dimensions_of, name_of
 from tests.simulation.memory import EventRow, MemoryLedger, OutboxRow, ParkedRow, Tables
+
+Start = tuple[dt.datetime, Dimensions]
+"""The start of a window, and the combination: what moves keeps both."""
+
+
+def _side(start: dt.datetime, name: str, quantity: Decimal, event: EventId) -> "Side":
+    return Side((start, dimensions_of(name)), customer_of(name), quantity, event)
 
 
 class Side(NamedTuple):
     """A slot that fell to zero, or began: how much of it, and the event that waits for it or is due."""
 
-    start: dt.datetime
+    start: Start
     customer: str
     quantity: Decimal
     event: EventId
@@ -25,13 +34,13 @@ def fallen(tables: Tables, feed: Feed, decisions: list[Decision]) -> list[Side]:
     """Return what a pass is about to set to zero and holds a decrease for; what waits already and moves on, too."""
     found = []
     for change, deferred, _, _, _, event in decisions:
-        slot = tables.slots[feed.id].get(change.window_start, {}).get(change.customer)
+        slot = tables.slots[feed.id].get(change.window_start, {}).get(name_of(change))
         if deferred or change.now or slot is None or slot.quantity <= 0:
             continue
         if event is not None and event.state is State.HELD:
-            found.append(Side(change.window_start, change.customer, slot.quantity, event.id))
+            found.append(_side(change.window_start, name_of(change), slot.quantity, event.id))
         found.extend(
-            Side(change.window_start, tables.events[lowers].customer, slot.quantity, lowers)
+            _side(change.window_start, tables.events[lowers].customer, slot.quantity, lowers)
             for lowers, parked in tables.parked.items()
             if slot.tail is not None and parked.moved_with == slot.tail and tables.events[lowers].delta < 0
         )
@@ -45,11 +54,11 @@ def hold(
     if not lost:
         return 0
     tables = ledger.tables
-    starts = {side.start for side in lost}
+    starts = {side.start[0] for side in lost}
     gained = [
         side
         for side in (_begun(tables, feed, tables.events[event]) for event in planned)
-        if side is not None and side.start in starts
+        if side is not None and side.start[0] in starts
     ]
     ways: dict[str, set[str]] = defaultdict(set)
     back: dict[str, set[str]] = defaultdict(set)
@@ -81,7 +90,7 @@ def _begun(tables: Tables, feed: Feed, event: EventRow) -> Side | None:
     alone = feed.model is WriteModel.DELTA or event.revision == 0
     begins = event.state is State.DUE and event.delta > 0 and event.total == event.delta and alone
     return (
-        Side(event.window_start, event.customer, slot.quantity, event.id)
+        _side(event.window_start, event.customer, slot.quantity, event.id)
         if begins and slot.quantity > 0
         else None
     )
@@ -94,8 +103,8 @@ def _in_one_window(lost: list[Side], gained: list[Side]) -> Iterable[tuple[str, 
             yield one, others[key][0]
 
 
-def _by_window(sides: list[Side]) -> dict[tuple[dt.datetime, Decimal], list[str]]:
-    found: dict[tuple[dt.datetime, Decimal], list[str]] = defaultdict(list)
+def _by_window(sides: list[Side]) -> dict[tuple[Start, Decimal], list[str]]:
+    found: dict[tuple[Start, Decimal], list[str]] = defaultdict(list)
     for side in sides:
         found[side.start, side.quantity].append(side.customer)
     return found
@@ -108,11 +117,11 @@ def _in_all_windows(lost: list[Side], gained: list[Side]) -> Iterable[tuple[str,
             yield one, others[key][0]
 
 
-def _by_all(sides: list[Side]) -> dict[tuple[tuple[dt.datetime, Decimal], ...], list[str]]:
-    of_each: dict[str, list[tuple[dt.datetime, Decimal]]] = defaultdict(list)
+def _by_all(sides: list[Side]) -> dict[tuple[tuple[Start, Decimal], ...], list[str]]:
+    of_each: dict[str, list[tuple[Start, Decimal]]] = defaultdict(list)
     for side in sides:
         of_each[side.customer].append((side.start, side.quantity))
-    found: dict[tuple[tuple[dt.datetime, Decimal], ...], list[str]] = defaultdict(list)
+    found: dict[tuple[tuple[Start, Decimal], ...], list[str]] = defaultdict(list)
     for customer, windows in of_each.items():
         found[tuple(sorted(windows))].append(customer)
     return found
@@ -182,5 +191,5 @@ def _named(tables: Tables, event: EventId) -> tuple[int, frozenset[str]] | None:
     parked = tables.parked.get(event)
     if parked is None or parked.moved_with is None:
         return None
-    customers = tables.events[event].customer, tables.events[parked.moved_with].customer
-    return parked.feed_id, frozenset(customers)
+    names = tables.events[event].customer, tables.events[parked.moved_with].customer
+    return parked.feed_id, frozenset(map(customer_of, names))

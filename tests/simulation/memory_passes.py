@@ -6,6 +6,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from aggregator.core import definitions
+from aggregator.core.dimensions import number
 from aggregator.core.model import (
     ZERO,
     Change,
@@ -32,6 +33,7 @@ from aggregator.ledger.passes.unchanged import Unchanged
 from aggregator.ledger.passes.usual import Past, Swelled, past_of
 from aggregator.ledger.review.moves import may_move
 from tests.simulation import memory_moves as moves
+from tests.simulation.apart import customer_of, dimensions_of, name_of, named
 from tests.simulation.conditions import HOUR
 from tests.simulation.memory import (
     EventRow,
@@ -267,7 +269,8 @@ class MemoryPasses:
     ) -> None:
         ledger, tables = self._ledger, self._ledger.tables
         for change, deferred, total, carry, _, event in decisions:
-            _carry(tables.carries, (feed.id, change.customer), carry)
+            name = name_of(change)
+            _carry(tables.carries, (feed.id, name), carry)
             if deferred:
                 continue
             revision, at, tail = change.revision, change.stamped_at, None
@@ -278,7 +281,7 @@ class MemoryPasses:
                     feed.id,
                     meter,
                     feed.sink_id,
-                    change.customer,
+                    name,
                     change.window_start,
                     revision,
                     event.delta,
@@ -299,13 +302,13 @@ class MemoryPasses:
                     )
                 revision, at, tail = revision + 1, at or event.at, event.id
             customers = tables.slots[feed.id].setdefault(change.window_start, {})
-            known = customers.get(change.customer)
+            known = customers.get(name)
             if known is None:
-                customers[change.customer] = SlotRow(
+                customers[name] = SlotRow(
                     change.slot,
                     feed.id,
                     change.window_start,
-                    change.customer,
+                    name,
                     change.now,
                     total,
                     revision,
@@ -392,7 +395,7 @@ def _check(ledger: MemoryLedger, feed: Feed, decisions: list[Decision]) -> None:
             raise InvariantBroken("a carry is never negative, and a customer has a name")
         if deferred or event is None:
             continue
-        known = tables.slots[feed.id].get(change.window_start, {}).get(change.customer)
+        known = tables.slots[feed.id].get(change.window_start, {}).get(name_of(change))
         if event.id in tables.events or (known is not None and event.revision < known.revision):
             raise InvariantBroken(f"revision {event.revision} of slot {change.slot} is there already")
         says = event.delta or event.revision or not event.total
@@ -436,23 +439,24 @@ def _changes(
         (customer, start, slots[start][customer].quantity, None, slots[start][customer])
         for customer, start in newer
     )
-    found.sort(key=lambda each: each[:2])
+    found.sort(key=lambda each: (customer_of(each[0]), number(dimensions_of(each[0])), each[1]))
     for customer, start, quantity, at, slot in found:
         event = EventId(next(ledger.event_ids))
         carry = tables.carries.get((feed.id, customer), ZERO)
+        whose, apart = customer_of(customer), dimensions_of(customer)
         usual = asked(tables, feed, start, customer, quantity, past)
         if slot is None:
             yield Change(
-                SlotId(event), event, customer, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO,
-                known=False, usual=usual,
+                SlotId(event), event, whose, start, ZERO, quantity, at, ZERO, 0, None, carry, Tail.CLEAR, None, ZERO,
+                known=False, usual=usual, dimensions=apart,
             )  # fmt: skip
             continue
         tail, parked, delta = _tail(tables, slot)
         unsaid, passed = of_slot(tables, slot, parked)
         yield Change(
-            slot.id, event, customer, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
+            slot.id, event, whose, start, slot.quantity, quantity, at, slot.total, slot.revision, slot.stamped_at,
             carry, tail, parked, delta, True, slot.replan, _in_shadow(tables, feed, slot), (customer, start) in newer,
-            unsaid, usual, passed,
+            unsaid, usual, passed, apart,
         )  # fmt: skip
 
 
@@ -509,10 +513,15 @@ def _in_shadow(tables: Tables, feed: Feed, slot: SlotRow) -> bool:
 
 
 def readings_of(spool: Spool) -> Iterator[Reading]:
-    """Read back what was written for COPY."""
+    """Read back what was written for COPY, each customer by the name that it has here with its combination."""
     text = b"".join(spool.blocks()).decode()
+    combinations = {str(number): each for each, number in spool.combinations.items()}
     for line in text.splitlines():
-        yield _reading(line)
+        reading = _reading(line)
+        number = line.split("\t", 3)[2]
+        if number in combinations and reading.customer is not None:
+            reading = reading._replace(customer=named(reading.customer, combinations[number]))
+        yield reading
 
 
 @lru_cache(maxsize=100_000)

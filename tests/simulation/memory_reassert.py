@@ -8,6 +8,7 @@ from aggregator.core.model import Decision, EventId, State, WriteModel
 from aggregator.ledger.meters import Feed, Registered
 from aggregator.ledger.passes.passes import Pass
 from aggregator.ledger.passes.reassert import LATEST_ARRIVAL
+from tests.simulation.apart import name_of
 from tests.simulation.memory import MemoryLedger, SlotRow, Tables
 
 
@@ -71,10 +72,11 @@ def note_newer(ledger: MemoryLedger, feed: Feed, decisions: list[Decision], now:
         if event is not None:
             with_it.add(event.id)
         if event is not None and event.state is State.DUE:
-            key = (feed.id, change.window_start, change.customer)
+            key = (feed.id, change.window_start, name_of(change))
             if ledger.tables.reassertions.get(key, now) <= now:
                 ledger.tables.reassertions.pop(key, None)
-            said[change.customer] = min(change.window_start, said.get(change.customer, change.window_start))
+            name = name_of(change)
+            said[name] = min(change.window_start, said.get(name, change.window_start))
     for start, customers in ledger.tables.slots[feed.id].items():
         for customer, slot in customers.items():
             newer = customer in said and start > said[customer] and slot.revision

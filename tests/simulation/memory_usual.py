@@ -11,6 +11,7 @@ from aggregator.core.model import EPOCH, ZERO, Decision, EventId, Guard, Span, S
 from aggregator.ledger.meters import Feed
 from aggregator.ledger.passes.stats import Tally
 from aggregator.ledger.passes.usual import Past
+from tests.simulation.apart import name_of
 from tests.simulation.memory import MemoryLedger, OutboxRow, ParkedRow, SlotRow, Tables
 from tests.simulation.memory_reassert import note_newer_than
 
@@ -55,7 +56,7 @@ def swollen(
     planned: dict[dt.datetime, dict[str, Decision]] = defaultdict(dict)
     for decision in decisions:
         if not decision.deferred:
-            planned[decision.change.window_start][decision.change.customer] = decision
+            planned[decision.change.window_start][name_of(decision.change)] = decision
     found, over = {}, []
     for start in sorted({*raised, *waits}):
         counted, waiting = _summed(tables, feed, start, planned[start])

@@ -1,6 +1,7 @@
 """What a meter is called outside: one that has another name here by now goes on under the first one for everybody else."""
 
 from aggregator.core.model import Event
+from tests.simulation.apart import name_of
 
 AS = "_known_as_"
 
@@ -18,4 +19,4 @@ def called(meter: str) -> str:
 
 def outward(event: Event) -> Event:
     """Return an event as the service knows it."""
-    return event._replace(meter=called(event.meter))
+    return event._replace(meter=called(event.meter), customer=name_of(event), dimensions=())

@@ -37,6 +37,7 @@ from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
+from tests.simulation.apart import DIMENSION, SIGN
 from tests.simulation.life import ANSWER, HOLD, LEASE, LEAVE
 from tests.simulation.memory import (
     CancellationRow,
@@ -66,6 +67,13 @@ create function simulated.clock_timestamp() returns timestamptz language sql vol
 """
 
 SET_CLOCK = "update simulated.clock set at = %s"
+
+
+NAME = f"""
+its.customer || coalesce((select '{SIGN}' || (dimensions ->> '{DIMENSION}') from aggregator.combination
+                           where combination.id = its.combination limit 1), '')
+"""
+"""By what name the tables in memory have a customer with its combination."""
 
 
 class SimulatedDatabase(Database):
@@ -198,8 +206,8 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
         tables.feeds[row[0]].lost = None if lost is None else Span(lost.lower, lost.upper)
         tables.slots[row[0]] = {}
     for row in rows(
-        "select id, feed_id, window_start, customer, quantity, total, revision, stamped_at, tail, replan"
-        " from aggregator.slot"
+        f"select id, feed_id, window_start, {NAME}, quantity, total, revision, stamped_at, tail, replan"
+        " from aggregator.slot as its"
     ):
         slot = SlotRow(SlotId(row[0]), *row[1:])
         tables.slots[slot.feed_id].setdefault(slot.window_start, {})[slot.customer] = slot
@@ -209,10 +217,11 @@ def read(connection: psycopg.Connection[Any]) -> Tables:
 
 
 def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
-    for meter, since, fingerprint, query, seconds in rows(
-        "select meter_id, since, fingerprint, query, window_seconds from aggregator.definition order by meter_id, since"
+    for meter, since, fingerprint, query, seconds, dimensions in rows(
+        "select meter_id, since, fingerprint, query, window_seconds, dimensions from aggregator.definition"
+        " order by meter_id, since"
     ):
-        definition = Definition(since, fingerprint, query, dt.timedelta(seconds=seconds))
+        definition = Definition(since, fingerprint, query, dt.timedelta(seconds=seconds), tuple(dimensions))
         tables.definitions.setdefault(meter, []).append(definition)
     for meter, until, xid in rows("select meter_id, until, xid::bigint from aggregator.fence order by 1, 2"):
         tables.fences[meter][until] = xid
@@ -245,19 +254,19 @@ def _read_beside(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
     ):
         tables.polled[sink] = HeardRow(*polled)
     for feed, start, customer, due_at in rows(
-        "select feed_id, window_start, customer, due_at from aggregator.reassertion"
+        f"select feed_id, window_start, {NAME}, due_at from aggregator.reassertion as its"
     ):
         tables.reassertions[feed, start, customer] = due_at
 
 
 def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -> None:
     for row in rows(
-        "select event.id, slot_id, feed_id, meter.name, feed.sink_id, customer, event.window_start, revision, delta, total,"
+        f"select its.id, slot_id, feed_id, meter.name, feed.sink_id, {NAME}, its.window_start, revision, delta, total,"
         " at, identifier, state::text, reason, planned_at, attempts, exposed_at, attempted_at, settled_at, request_id,"
-        " coalesce(event.transport, ''), pass.kind = 'adoption'"
-        " from aggregator.event join aggregator.pass on pass.id = event.pass_id"
-        " join aggregator.feed on feed.id = event.feed_id"
-        " join aggregator.meter on meter.id = feed.meter_id order by event.id"
+        " coalesce(its.transport, ''), pass.kind = 'adoption'"
+        " from aggregator.event as its join aggregator.pass on pass.id = its.pass_id"
+        " join aggregator.feed on feed.id = its.feed_id"
+        " join aggregator.meter on meter.id = feed.meter_id order by its.id"
     ):
         event = EventRow(*row)
         event.state = State(event.state)
@@ -279,7 +288,7 @@ def _read_events(rows: Callable[[str], list[tuple[Any, ...]]], tables: Tables) -
         claim.events = tuple(claim.events)
         tables.claims[ClaimId(row[0])] = claim
     for feed, customer, amount in rows(
-        "select feed_id, customer, amount from aggregator.carry order by 1, 2"
+        f"select feed_id, {NAME}, amount from aggregator.carry as its order by 1, 2"
     ):
         tables.carries[feed, customer] = Decimal(amount)
     for number, feed, span, report, due_at, done_at, found in rows(

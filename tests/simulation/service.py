@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 
 from aggregator.core.model import (
     ZERO,
@@ -28,6 +29,7 @@ from aggregator.core.model import (
     WriteModel,
 )
 from aggregator.core.windows import floor
+from tests.simulation.apart import customer_of
 from tests.simulation.conditions import DAY, HOUR, MINUTE, Conditions
 from tests.simulation.scheduler import Scheduler
 
@@ -199,9 +201,12 @@ class Service:
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
     ) -> dict[dt.datetime, Decimal]:
-        """Return the same, step by step."""
+        """Return the same, step by step: a customer's figure is of all its combinations."""
         steps: dict[dt.datetime, Decimal] = defaultdict(Decimal)
-        for each in self._events[meter, customer]:
+        of_all = [
+            its for (of, name), its in self._events.items() if (of, customer_of(name)) == (meter, customer)
+        ]
+        for each in chain.from_iterable(of_all):
             if each.event.at in span and each.visible_at <= self._scheduler.now:
                 steps[floor(each.event.at, step)] += each.amount
         return {start: much for start, much in steps.items() if much}

@@ -6,7 +6,16 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import TEMPLATE
-from tests.simulation.conditions import Conditions, cancelling, hearing, in_files, in_places, newest, short
+from tests.simulation.conditions import (
+    Conditions,
+    cancelling,
+    hearing,
+    in_files,
+    in_places,
+    keeping_apart,
+    newest,
+    short,
+)
 from tests.simulation.hunting import MUTANTS, concerned, hunt
 from tests.simulation.life import Life, live, outcome
 from tests.simulation.mutation import Mutant
@@ -22,6 +31,7 @@ FILES_IN_POSTGRES = (22, 23)
 CANCELLING_IN_POSTGRES = (32, 39, 43)
 HEARING_IN_POSTGRES = (51, 57)
 PLACES_IN_POSTGRES = (61, 62)
+APART_IN_POSTGRES = (71, 72)
 QUICK = {
     "claim_after_send": range(1, 6),
     "timeout_is_refused": range(1, 21),
@@ -41,6 +51,9 @@ QUICK = {
     "wrong_clock_goes_on": range(1, 41),
     "back_in_time": range(1, 61),
     "taken_beside_the_ledger": range(1, 101),
+    "identifier_without_dimensions": range(1, 61),
+    "carry_without_dimensions": range(1, 61),
+    "compared_without_dimensions": range(1, 61),
 }
 """Some of the mutants, with the lives among which each must be found: few meet the rarer ones."""
 
@@ -74,6 +87,7 @@ def test_a_life_can_be_lived_again() -> None:
         *((seed, cancelling) for seed in CANCELLING_IN_POSTGRES),
         *((seed, hearing) for seed in HEARING_IN_POSTGRES),
         *((seed, in_places) for seed in PLACES_IN_POSTGRES),
+        *((seed, keeping_apart) for seed in APART_IN_POSTGRES),
     ],
 )
 def test_the_ledger_in_memory_is_the_real_one_s_twin(
