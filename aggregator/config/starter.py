@@ -55,6 +55,7 @@ METER = _TEXT.index("  api_requests:")
 WINDOWS = {
     ("postgresql", "instant"): "date_trunc('{unit}', {when})",
     ("postgresql", "local"): "date_trunc('{unit}', {when})",
+    ("clickhouse", "instant"): "date_trunc('{unit}', {when}, 'UTC')",
     ("duckdb", "instant"): "date_trunc('{unit}', {when})",
     ("duckdb", "local"): "date_trunc('{unit}', {when})",
     ("mysql", "instant"): "date_format({when}, '%Y-%m-%dT{time}Z')",
@@ -63,6 +64,9 @@ WINDOWS = {
     ("sqlite", "text"): "strftime('%Y-%m-%d {time}', {when})",
 }
 """How a database cuts an instant off at its UTC hour or day. Elsewhere the query is asked for one window at a time."""
+
+SUMS_GO_ROUND = {"clickhouse": 76}
+"""Where a sum that does not fit its type comes out as another number, and how many digits one with room has."""
 
 HOURLY = {"unit": "hour", "time": "%H:00:00"}
 DAILY = {"unit": "day", "time": "00:00:00"}
@@ -99,16 +103,16 @@ def meter_of_table(
 ) -> str:
     """Return the block of a meter that reads a table as was guessed. `quoted` writes a name as the database takes it."""
     much = found.quantity and f"used.{quoted(found.quantity.name)}"
-    if much and found.quantity and found.quantity.kind == "float":
-        much = exact(much)
+    if much and found.quantity and (database in SUMS_GO_ROUND or found.quantity.kind == "float"):
+        much = exact(much, SUMS_GO_ROUND.get(database, 38))
     quantity = f"sum({much})" if much else "count(*)"
     reads = Reads(table, table.rpartition(".")[2], found.when, found.customer, found.through, quantity)
     return meter_that(reads, database, quoted, start_at)
 
 
-def exact(amount: str) -> str:
-    """Return a floating-point number as an exact one, so that its sum does not depend on the order of rows."""
-    return f"cast({amount} as decimal(38, 9))"
+def exact(amount: str, digits: int = 38) -> str:
+    """Return a number as an exact one of so many digits: the sum of floating-point ones depends on the order of rows."""
+    return f"cast({amount} as decimal({digits}, 9))"
 
 
 def meter_that(reads: Reads, database: str, quoted: Callable[[str], str], start_at: dt.datetime) -> str:

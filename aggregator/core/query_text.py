@@ -45,8 +45,16 @@ def filled(query: str, values: Mapping[str, object]) -> str:
     return _COLON.sub(fill, query)
 
 
+class Written(str):
+    """A value that is SQL already."""
+
+    __slots__ = ()
+
+
 def literal(value: object) -> str:
     """Return a value as SQL has it."""
+    if isinstance(value, Written):
+        return value
     if isinstance(value, dt.datetime):
         kind = "timestamp" if value.tzinfo is None else "timestamptz"
         return f"{kind} '{value.isoformat(sep=' ')}'"

@@ -16,6 +16,10 @@ by_cursor.py      asked for rows by their cursor, each of them once
 writers.py        Postgres: which transactions may still commit rows with lower ids, and which ids are dealt in no order
 sqlite.py         SQLite: the same
 duckdb.py         DuckDB: the same
+clickhouse.py     ClickHouse: the same
+clickhouse_session.py  ClickHouse: a client's connection, and the query that it asks
+clickhouse_text.py     ClickHouse: what no query says
+clickhouse_grants.py   ClickHouse: what a user may do beyond reading, and tables that hold rows twice
 file_views.py     DuckDB: folders of Parquet and CSV files, shown as tables
 other.py          every other dialect: the same, as far as it can be had
 transactions.py   Postgres: which transactions have ended, and which are open

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import sqlalchemy as sa
 
+from aggregator.core import query_text
 from aggregator.core.deltas import Writers
 from aggregator.core.model import Fence
 from aggregator.source.rows import ZONED
@@ -105,6 +106,8 @@ class Dialect:
     """The database's name for the type of a column, of what its driver says of the column; None if it does not say."""
     least: dt.timedelta = dt.timedelta(seconds=1)
     """The shortest time by which two bounds differ for the database."""
+    literal: Callable[[dt.datetime], str] | None = None
+    """How an instant is written into a query that is to be pasted, if not as `bound` is."""
     reads_whole: Callable[[sa.Connection, sa.TextClause, dict[str, object]], str | None] | None = None
     """Name a table of which all would be read for a query between bounds, as no index serves; None if that is not known."""
     before: Callable[[sa.Connection], object] | None = None
@@ -146,6 +149,8 @@ def first_line(error: BaseException) -> str:
 
 def pasted(dialect: Dialect, value: int | dt.datetime) -> object:
     """Return a bound as it stands in a query that a person pastes."""
+    if dialect.literal is not None and isinstance(value, dt.datetime):
+        return query_text.Written(dialect.literal(value))
     bound = value if isinstance(value, int) else dialect.bound(value)
     zoned = isinstance(bound, dt.datetime) and dialect.name in {"postgresql", "duckdb"}
     return bound.replace(tzinfo=None) if isinstance(bound, dt.datetime) and not zoned else bound

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
+from aggregator.source.clickhouse import CLICKHOUSE
 from aggregator.source.dialects import Dialect
 from aggregator.source.duckdb import duckdb_dialect
 from aggregator.source.file_views import Files
@@ -24,5 +25,7 @@ def dialect_of(url: sa.URL, files: Mapping[str, Files]) -> Dialect:
             return MYSQL
         case "duckdb":
             return duckdb_dialect(files)
+        case "clickhouse" | "clickhouses" | "clickhousedb":
+            return CLICKHOUSE
         case name:
             return other(name)

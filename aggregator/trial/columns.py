@@ -40,6 +40,10 @@ WITHOUT_ZONE = {"timestamp", "datetime", "date"}
 WRONG_CUSTOMERS = _NO_KEYS_OR_INSTANTS | WITHOUT_ZONE | {"timestamptz"}
 NO_INSTANTS = _NO_KEYS_OR_INSTANTS | {"int2", "int4", "int8", "uuid", "time", "timetz"}
 
+EXACT = {"duckdb": "::decimal(38, 9)", "clickhouse": "::decimal(76, 9)"}
+"""The cast to write where a numeric without digits has few decimals, or none
+(duckdb.org/docs/current/sql/data_types/numeric, clickhouse.com/docs/sql-reference/data-types/decimal)."""
+
 
 class Column(NamedTuple):
     """One column of a query, with the database's name for its type, if it has one without rows."""
@@ -53,10 +57,12 @@ def types(
 ) -> list[Finding]:
     """Judge the types of the columns, of which no row need be read."""
     found = _types(columns, naive_is_utc=naive_is_utc, zoned=zoned)
-    if dialect != "duckdb":
-        return found
-    # There a numeric without digits has three decimals (duckdb.org/docs/current/sql/data_types/numeric).
-    return [each._replace(text=each.text.replace("::numeric", "::decimal(38, 9)")) for each in found]
+    exact = EXACT.get(dialect)
+    return (
+        found
+        if exact is None
+        else [each._replace(text=each.text.replace("::numeric", exact)) for each in found]
+    )
 
 
 def _types(columns: Sequence[Column], *, naive_is_utc: bool, zoned: str) -> list[Finding]:

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from aggregator.source.contract.fact import Fact
 from aggregator.source.contract.facts import FACTS
+from tests.clickhouse import ClickHouse
 from tests.contract.engines import register
 from tests.mariadb import Maria
 
@@ -54,6 +55,12 @@ def mariadb_in_new_york(request: pytest.FixtureRequest) -> str:
     return server.url()
 
 
+def clickhouse_in_new_york(request: pytest.FixtureRequest) -> str:
+    """Return a database of ClickHouse's engine, whose sessions begin in New York."""
+    server: ClickHouse = request.getfixturevalue("clickhouse_server")
+    return server.url()
+
+
 class Case(NamedTuple):
     """One kind of database: what gives its URL, how a source of it is set, and the facts that it does not prove."""
 
@@ -84,6 +91,7 @@ CASES = (
     Case("sqlite", sqlite, FLOATS_ONLY),
     # What it makes of a number is a DATETIME. Its usual collations take keys for one that differ in case or accents.
     Case("mariadb in New York", mariadb_in_new_york, frozenset({"keys"}), settings={"timezone": "UTC"}),
+    Case("clickhouse in New York", clickhouse_in_new_york),
     Case(
         "unknown",
         unknown,

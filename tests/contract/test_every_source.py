@@ -9,6 +9,7 @@ from aggregator.runtime.clock import monotonic
 from aggregator.source import Source
 from aggregator.source.contract.fact import Verdict
 from aggregator.source.contract.prover import Prover
+from tests.clickhouse import ClickHouse, clickhouse
 from tests.contract.source_cases import CASES, Case
 from tests.mariadb import Maria, mariadb
 
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.xdist_group("mariadb")
 def mariadb_server() -> Iterator[Maria]:
     """One server for the cases that need it."""
     with mariadb() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def clickhouse_server() -> Iterator[ClickHouse]:
+    """The engine behind a front, for the case that needs it."""
+    with clickhouse() as server:
         yield server
 
 

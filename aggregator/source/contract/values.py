@@ -101,7 +101,7 @@ def absent(words: Wording) -> list[Question]:
         f"select '' as customer, 7 as quantity{words.nothing}",
         f"select b.n as customer, 7 as quantity from {one} a left join {two} b on b.n = a.n",
         f"select 'cus' as customer, n as quantity from {one} a where n = 0",
-        f"select 'cus' as customer, sum(n) as quantity from {one} a where n = 0",
+        f"select 'cus' as customer, sum(cast(n as {words.bigint})) as quantity from {one} a where n = 0",
     )
     return [Question(text, DAY) for text in texts]
 

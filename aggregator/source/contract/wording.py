@@ -112,10 +112,13 @@ CLICKHOUSE = Wording(
     plain="toDateTime64('{text}', 6)",
     zone="timeZone()",
     hour="toStartOfHour({})",
+    # Sums of narrower types go round; aggregator refuses them.
+    decimal="decimal(76, {places})",
+    bigint="Int128",
     char="toFixedString('cus_padded', 20)",
     broken="1 + throwIf(id = {})",
     quote="`",
-    advice="add `?session_timezone=UTC` to the URL",
+    advice="let the profile of the user have `session_timezone = 'UTC'`",
 )
 
 SPARK = Wording(
