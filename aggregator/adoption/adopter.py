@@ -61,7 +61,9 @@ class Situation(NamedTuple):
 
 
 class Adopter:
-    """Adopts one ledger. What is left as the ledger has it: `without_readback` names sinks, which cannot be read back, and
+    """Adopts one ledger. `sources` are what is read, by meter.
+
+    What is left as the ledger has it: `without_readback` names sinks, which cannot be read back, and
     `leave` customers, whom a sink does not know.
     """
 

@@ -11,6 +11,7 @@ import click
 from aggregator.cli.cursors import try_out
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.feeds import findings_of
+from aggregator.cli.mappings import tried_mappings
 from aggregator.cli.options import config_option, json_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.cli.prove import prove
@@ -85,8 +86,10 @@ def check(
     findings = [Finding("configuration", "ok", f"{counted(len(config.meters), 'meter')} in {config_path}")]
     pinned: dict[str, str] = {}
     findings += _ledger(config, pinned)
+    mappings: dict[str, dict[str, str | None]] = {}
+    findings += [Finding(*each) for each in tried_mappings(config, mappings)]
     with _registers(config) as registers:
-        findings += _sources(config, None if no_trial else trial_seconds, registers)
+        findings += _sources(config, None if no_trial else trial_seconds, registers, mappings)
     findings += _sinks(config, pinned, trying=send_test_event)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     rows = [finding._asdict() for finding in findings]
@@ -216,7 +219,10 @@ def _registers(config: "Config") -> Iterator[dict[str, "Register"]]:
 
 
 def _sources(
-    config: "Config", trial_seconds: float | None, registers: Mapping[str, "Register"]
+    config: "Config",
+    trial_seconds: float | None,
+    registers: Mapping[str, "Register"],
+    mappings: Mapping[str, Mapping[str, str | None]] = {},
 ) -> Iterator[Finding]:
     from aggregator.core import windows
     from aggregator.core.model import Span
@@ -255,7 +261,7 @@ def _sources(
                 tried = (
                     []
                     if trial_seconds is None
-                    else list(_trial(config, meter, source, trial_seconds, registers))
+                    else list(_trial(config, meter, source, trial_seconds, registers, mappings))
                 )
                 several = None if shape.returns_window else source.several_queries
                 if several is not None:
@@ -286,7 +292,12 @@ def _detail_query(meter: "Meter", source: "Source", at: dt.datetime) -> Iterator
 
 
 def _trial(
-    config: "Config", meter: "Meter", source: "Source", seconds: float, registers: Mapping[str, "Register"]
+    config: "Config",
+    meter: "Meter",
+    source: "Source",
+    seconds: float,
+    registers: Mapping[str, "Register"],
+    mappings: Mapping[str, Mapping[str, str | None]],
 ) -> Iterator[Finding]:
     """Try a meter's query out on closed windows."""
     from aggregator.config import StripeSink
@@ -302,6 +313,7 @@ def _trial(
         elapsed=monotonic,
         stripe=stripe,
         registers=[registers[name] for name in meter.sinks if name in registers],
+        mapping=mappings.get(meter.customers, {}) if meter.customers else None,
     )
     for each in trial.run(utcnow()):
         yield Finding(f"meter {meter.name}", each.severity.value, each.text)

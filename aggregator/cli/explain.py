@@ -4,6 +4,7 @@ import datetime as dt
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,10 +104,11 @@ def explain(
         )
         with _sources(config, ledger) as source_of:
             found = explained(ledger.facts, question, config.meters, source_of)
+        name = ledger.customers.names([question.customer]).get(question.customer)
     if as_json:
-        write_json(figures(found))
+        write_json({**figures(found), "name": name})
     else:
-        _show(found)
+        _show(found, name)
 
 
 def _of_event(facts: "Facts", event: str, now: dt.datetime) -> "Question":
@@ -149,6 +151,7 @@ def _of_range(
 def _sources(config: "Config", ledger: "Ledger") -> "Iterator[Callable[[str], ExplainedSource | None]]":
     """Open the source of a meter when it is first asked for."""
     from aggregator.collection.explanation import ExplainedSource
+    from aggregator.collection.mapped_source import MappedSource
     from aggregator.wiring.app import meter_of
     from aggregator.wiring.sources import build_source, by_cursor
 
@@ -160,14 +163,15 @@ def _sources(config: "Config", ledger: "Ledger") -> "Iterator[Callable[[str], Ex
                 return None
             found = build_source(config, meter.source, "aggregator explain")
             stack.callback(found.close)
-            known, meter_id = (
-                meter_of(meter),
-                next((each.meter_id for each in ledger.facts.feeds(name)), None),
-            )
-            if known.deltas is None or meter_id is None:
+            known, feeds = meter_of(meter), ledger.facts.feeds(name)
+            if not feeds:
                 return ExplainedSource(found, known.unit, meter.detail_query)
-            sums = by_cursor(known, meter_id, found, ledger)
-            return ExplainedSource(sums, known.unit, meter.detail_query)
+            sums = None if known.deltas is None else by_cursor(known, feeds[0].meter_id, found, ledger)
+            if feeds[0].meter_id not in ledger.customers.mapped_meters():
+                return ExplainedSource(sums or found, known.unit, meter.detail_query)
+            definitions = partial(ledger.facts.definitions, feeds[0])
+            mapped = MappedSource(sums or found, ledger.customers, definitions)
+            return ExplainedSource(mapped, known.unit, meter.detail_query, mapped.keys)
 
         yield source
 
@@ -233,11 +237,13 @@ def _cell(value: object) -> object:
     return value if value is None or isinstance(value, str | int | float | bool) else plain_value(value)
 
 
-def _show(found: "Explanation") -> None:
+def _show(found: "Explanation", name: str | None) -> None:
     """Print the stories one after the other, and what is to be said of the rest."""
     from aggregator.core.shown import counted
     from aggregator.core.story import amount
 
+    if name is not None:
+        say(f"{found.customer} is {name}.")
     for each in found.stories:
         for line in story_lines(each):
             say(line)

@@ -20,7 +20,7 @@ from aggregator.cli.options import (
     span_of_period,
 )
 from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
-from aggregator.core.shown import shown
+from aggregator.core.shown import called, shown
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,12 +78,13 @@ def statement(
             now = ledger.instant()
             span = span_of_period(start, end, period, now)
             found = list(state(ledger.facts, ledger.usage, customer, span, stack))
+            name = ledger.customers.names([customer]).get(customer)
         if as_csv:
             _write_csv(customer, found)
         elif as_json:
-            _write_json(customer, span, now, found)
+            _write_json(customer, name, span, now, found)
         else:
-            for line in _head(customer, span, now, found):
+            for line in _head(called(customer, name), span, now, found):
                 say(line)
             for each in found:
                 _show(each, limit)
@@ -181,9 +182,11 @@ def _line(cells: Iterable[object]) -> str:
     return text.getvalue()
 
 
-def _write_json(customer: str, span: "Span", now: dt.datetime, found: "Iterable[FeedStatement]") -> None:
+def _write_json(
+    customer: str, name: str | None, span: "Span", now: dt.datetime, found: "Iterable[FeedStatement]"
+) -> None:
     """Print one object piece by piece, so that a long list never stands in memory."""
-    head = {"customer": customer, "from": span.start, "to": span.end, "as_of": now}
+    head = {"customer": customer, "name": name, "from": span.start, "to": span.end, "as_of": now}
     write_raw(json_text(head)[:-1] + ', "feeds": [')
     for number, each in enumerate(found):
         days = [{**day._asdict(), "billed": day.billed} for day in each.days.found]

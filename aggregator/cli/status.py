@@ -10,6 +10,7 @@ import click
 from aggregator.cli.configuration import ConfigurationShown
 from aggregator.cli.cursors import report as report_cursors
 from aggregator.cli.feeds import report_feeds
+from aggregator.cli.mappings import report_mappings
 from aggregator.cli.options import config_option, json_option, limit_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
 from aggregator.core.shown import counted, duration, shown
@@ -64,6 +65,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         by_guards = ledger.parked.held_by_guards(limit)
         silent = ledger.reports.silent_customers(limit)
         unmapped = ledger.reports.unmapped(limit)
+        mappings, without_id = ledger.customers.states(), ledger.customers.waiting()
         unread = ledger.reports.unread(limit)
         unconfigured_meters = ledger.reports.unconfigured_meters(config.meters, now - STILL_BILLABLE, now)
         lateness = ledger.reports.lateness(now - LATENESS_WITHIN)
@@ -87,6 +89,8 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         "held_by_guards": [{**row._asdict(), "release": row.release} for row in by_guards],
         "silent_customers": [row._asdict() for row in silent],
         "unmapped": [row._asdict() for row in unmapped],
+        "mappings": [row._asdict() for row in mappings],
+        "waiting_for_customers": [row._asdict() for row in without_id],
         "unread": [row._asdict() for row in unread],
         "cursors": [{"meter": each.meter, **each.state.figures()} for each in cursors],
         "removed": [row._asdict() for row in unconfigured_meters],
@@ -129,6 +133,7 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
     for line in (
         *_stopped(statuses),
         *_waiting(statuses, {each.meter for each in cursors}, now),
+        *report_mappings(config, mappings, without_id, now),
         *(move.describe() for move in moved),
         *(row.describe() for row in by_guards),
         *notes,

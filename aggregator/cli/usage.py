@@ -72,14 +72,17 @@ def usage(
         with _opened(config, live=live) as (ledger, source_of):
             at = ledger.instant()
             span = span_of_period(start, end, period, at)
-            question = Question(span, at, By(by) if by else None, meter, customer)
-            found = list(ask(ledger.usage, question, config.meters, stack, source_of))
+            question = Question(span, at, By(by) if by else None, meter, customer, bool(config.customers))
+            by_customer = question.by is By.CUSTOMER and bool(config.customers)
+            names = ledger.customers.names if by_customer else None
+            found = list(ask(ledger.usage, question, config.meters, stack, source_of, names))
+            called = ledger.customers.names([customer]) if customer else {}
         if as_csv:
             usage_output.write_csv(question, found)
         elif as_json:
             usage_output.write_json(question, found, live=live)
         else:
-            usage_output.show(question, found, limit, live=live)
+            usage_output.show(question, found, limit, live=live, name=called.get(customer or ""))
 
 
 @contextmanager

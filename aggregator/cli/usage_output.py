@@ -7,6 +7,7 @@ from itertools import chain, islice
 
 from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
 from aggregator.collection.usage import FeedUsage, Question
+from aggregator.core.shown import called
 from aggregator.core.usage import By, Line, Usage
 from aggregator.sinks.files.formats import unformulated
 
@@ -20,10 +21,12 @@ LABELS = {By.HOUR: "%Y-%m-%d %H:%M", By.DAY: "%Y-%m-%d", By.MONTH: "%Y-%m"}
 """How a table names a stretch of time."""
 
 
-def show(question: Question, found: Sequence[FeedUsage], limit: int, *, live: bool) -> None:
+def show(
+    question: Question, found: Sequence[FeedUsage], limit: int, *, live: bool, name: str | None = None
+) -> None:
     """Print a table for each feed, or one with a line for each, and what is to be said of them."""
     always = ALWAYS | {"open"} if live else ALWAYS
-    whose = f" of {question.customer}" if question.customer else ""
+    whose = f" of {called(question.customer, name)}" if question.customer else ""
     if question.by is None:
         figures = always.union(*(each.sum.found for each in found))
         lines = [
@@ -40,14 +43,15 @@ def show(question: Question, found: Sequence[FeedUsage], limit: int, *, live: bo
 
 def _show_lines(found: FeedUsage, by: By, title: str, limit: int, always: set[str]) -> None:
     """Print the lines of a feed, and their total."""
-    columns = _columns(by.value, always | found.sum.found)
+    named = by is By.CUSTOMER and any(line.name for line in islice(found.lines.all(), limit or None))
+    columns = _columns(f"{by.value} name" if named else by.value, always | found.sum.found)
     lines: Iterator[Mapping[str, object]] = (
-        {by.value: _label(line, by), **line.usage._asdict()} for line in found.lines.all()
+        {by.value: _label(line, by), "name": line.name, **line.usage._asdict()} for line in found.lines.all()
     )
     if limit:
         lines = islice(lines, limit)
     if found.sum.adds_up:
-        lines = chain(lines, [{by.value: "total", **found.sum.total._asdict()}])
+        lines = chain(lines, [{by.value: "total", "name": "", **found.sum.total._asdict()}])
     while some := list(islice(lines, AT_ONCE)):
         show_rows(title, columns, some)
     if limit and found.sum.lines > limit:
@@ -122,4 +126,6 @@ def _key(question: Question, line: Line) -> dict[str, object]:
     """Return what tells a line from others, for programs."""
     if question.by is None:
         return {}
-    return {"from": line.start} if question.over_time else {"customer": line.customer}
+    if question.over_time:
+        return {"from": line.start}
+    return {"customer": line.customer, **({"name": line.name} if question.named else {})}

@@ -126,7 +126,7 @@ class Collector:
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
-        self._source = source
+        self.source = source
         self._meters = meters
         self._passes = passes
         self._ledger_name = ledger_name
@@ -221,7 +221,7 @@ class Collector:
         for held, piece in definitions.pieces(known, span):
             with self._spool() as spool:
                 allow = self.admission(piece, held, now, known)
-                for batch in self._source.read(
+                for batch in self.source.read(
                     held.query, piece, held.window, dimensions=held.dimensions, allow=allow
                 ):
                     spool.add(batch)
@@ -327,7 +327,7 @@ class Collector:
         """Return up to when windows may be read for the first time; note what the barrier waits for, also in the lease."""
         known, mark = lease.definitions, lease.mark
         settled = definitions.ready_until(known, mark, now - self.meter.delay)
-        fence = self._source.fence()
+        fence = self.source.fence()
         if fence is None or not (self.patience or fence.must_prove):
             return settled, lease
         passed = freshness.passed(fence, known, mark, lease.noted, lease.seen_until)
@@ -348,7 +348,7 @@ class Collector:
         """Tell whether the query returns `window`, so that one query serves many windows; asked once."""
         known = self._at_once.get(definition.fingerprint)
         if known is None:
-            known = self._source.columns(definition.query, span, definition.dimensions).returns_window
+            known = self.source.columns(definition.query, span, definition.dimensions).returns_window
             self._at_once[definition.fingerprint] = known
         return known
 
@@ -391,7 +391,7 @@ class Collector:
         ):
             began = self._elapsed()
             with self._alive(lease) as lost:
-                for batch in self._source.read(
+                for batch in self.source.read(
                     definition.query,
                     this.span,
                     definition.window,
@@ -428,9 +428,7 @@ class Collector:
         """Find out whether a window that keeps changing does so by its query alone; what cannot be told now, can later."""
         window = Span(start, start + definition.window)
         with suppress(SourceError), self._alive(lease):
-            differing = self._source.reread(
-                definition.query, window, definition.window, definition.dimensions
-            )
+            differing = self.source.reread(definition.query, window, definition.window, definition.dimensions)
             if differing is not None:
                 self._meters.note_unstable(lease, definition.fingerprint, start, differing)
                 self._unstable |= {definition.fingerprint}

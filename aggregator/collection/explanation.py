@@ -48,6 +48,8 @@ class ExplainedSource(NamedTuple):
     source: Source
     unit: Decimal
     detail_query: str | None
+    keys: Callable[[str, dt.datetime], list[str]] | None = None
+    """By which keys the query has what a customer used in a window; None: by itself."""
 
 
 class Question(NamedTuple):
@@ -161,7 +163,10 @@ def _story(question: Question, facts: WindowFacts, now: Now | None, source: Expl
         filled = query_text.filled(query, {"start": span.start, "end": span.end})
     else:
         filled = source.source.filled(query, span)
-    pasted = query_text.of_customer(filled, question.customer)
+    whose = [question.customer]
+    if source is not None and source.keys is not None:
+        whose = source.keys(question.customer, span.start)
+    pasted = query_text.of_customer(filled, *whose)
     return Story(facts, story.sentences(facts, now), pasted, now, _detail(question, facts, source))
 
 

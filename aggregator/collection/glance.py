@@ -20,6 +20,7 @@ from itertools import dropwhile
 from typing import NamedTuple, Protocol
 
 from aggregator.collection.collector import Collector
+from aggregator.collection.mapped_source import under_customers
 from aggregator.collection.rounds import Collected
 from aggregator.core.model import Fence, Reading, Span
 from aggregator.errors import AggregatorError, SourceError
@@ -178,7 +179,7 @@ def _unchanged(collector: Collector, this: Pass, glimpse: Glimpse) -> Unchanged 
     with Spool(seen.since) as spool:
         held = this.definition
         for batch in glimpse.read(held.query, this.span, held.window, held.dimensions):
-            spool.add(batch)
+            spool.add(under_customers(collector.source, this.span, batch))
         if not seen.same(this.span, spool.digests()):
             return None
         return Unchanged(seen.lease, seen.left_as, this._replace(seen=allow.seen), spool.rows)

@@ -7,10 +7,10 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
-from itertools import groupby
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from aggregator.collection.backfill import refuse_parts_of_windows
@@ -33,6 +33,8 @@ class Question(NamedTuple):
     by: By | None = None
     meter: str | None = None
     customer: str | None = None
+    named: bool = False
+    """Whether lines of customers say what people call them."""
 
     @property
     def over_time(self) -> bool:
@@ -50,6 +52,10 @@ class MeterSource(NamedTuple):
     """The least that is billed."""
 
 
+NAMED_AT_ONCE = 1_000
+"""Of how many lines names are looked up at once."""
+
+
 class FeedUsage(NamedTuple):
     """The usage of a feed: its lines, what they come to, and what is to be said of them, in sentences."""
 
@@ -65,8 +71,11 @@ def ask(
     configured: Collection[str],
     stack: ExitStack,
     source_of: Callable[[str], MeterSource | None] | None = None,
+    names: Callable[[Iterable[str]], Mapping[str, str]] | None = None,
 ) -> Iterator[FeedUsage]:
     """Yield the usage of each feed, by meter and sink; the lines live as long as `stack`.
+
+    `names` gives what people call customers, if lines are to say it.
 
     With `source_of`, sources are asked for what is not read yet; it gives None for a meter that is not configured.
     Raises UsageError for a meter or a range that cannot be asked for, and as a reading does.
@@ -86,8 +95,15 @@ def ask(
                 )
                 kept = stack.enter_context(DiskList[Line]())
                 total = Sum(adds_up=not (feed.last and question.over_time))
-                kept.keep(total.counting(lines))
+                kept.keep(total.counting(lines if names is None else _named(lines, names)))
                 yield FeedUsage(feed, kept, total, [*notes, *_report_missing(question, feed, total)])
+
+
+def _named(lines: Iterator[Line], names: Callable[[Iterable[str]], Mapping[str, str]]) -> Iterator[Line]:
+    """Yield lines with what their customers are called."""
+    while some := list(islice(lines, NAMED_AT_ONCE)):
+        found = names(each.customer for each in some if each.customer is not None)
+        yield from (each._replace(name=found.get(each.customer or "")) for each in some)
 
 
 def _open(

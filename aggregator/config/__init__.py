@@ -10,6 +10,7 @@ It imports `errors` and itself; the wiring, the daemon, the demo, the selftest a
 delivery, reconciliation and adoption do not: the wiring hands them what they need of it. Begin with `models`, then
 `load`."""
 
+from aggregator.config.customers import CustomerMapping
 from aggregator.config.durations import format_duration, parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.load import load
@@ -22,6 +23,7 @@ from aggregator.config.starter import starter
 __all__ = [
     "Config",
     "CsvSink",
+    "CustomerMapping",
     "DirectorySink",
     "FileSink",
     "Ledger",

@@ -19,7 +19,7 @@ from aggregator.config.query import normalised_query
 Settings = Mapping[str, str]
 """The settings of one meter, by key."""
 
-HOLDS_FROM_A_WINDOW = frozenset({"query", "window", "decimals"})
+HOLDS_FROM_A_WINDOW = frozenset({"query", "window", "decimals", "customers"})
 """What belongs to a meter's definition. The others are how it is worked at."""
 
 LEFT_OUT = frozenset({"name", "query_file", "tests"})

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aggregator.config.customers import CustomerMapping
 from aggregator.config.documents import LONGEST_FILE, LONGEST_SECRET, Document, Location, Problems, dotted
 from aggregator.config.files import Files
 from aggregator.config.meter import Meter
@@ -47,6 +48,7 @@ class _Assembly:
     files: Files
     sources: dict[str, Section] = field(default_factory=dict)
     sinks: dict[str, Section] = field(default_factory=dict)
+    customers: dict[str, Section] = field(default_factory=dict)
     meters: dict[str, Section] = field(default_factory=dict)
 
     @property
@@ -61,6 +63,7 @@ class _Assembly:
         monitoring = self._top_block("monitoring", Monitoring, MONITORING_SECRETS)
         sources = {name: self._source(section) for name, section in self.sources.items()}
         sinks = {name: self._sink(section) for name, section in self.sinks.items()}
+        customers = {name: self._customers(section) for name, section in self.customers.items()}
         meters = {name: self._meter(section) for name, section in self.meters.items()}
         self._check_across()
         if self.files.problems.found:
@@ -73,6 +76,7 @@ class _Assembly:
                 "monitoring": monitoring,
                 "sources": sources,
                 "sinks": sinks,
+                "customers": customers,
                 "meters": meters,
             }
         )
@@ -83,6 +87,7 @@ class _Assembly:
             self._check_top_level(document)
             self._collect(document, "sources", self.sources)
             self._collect(document, "sinks", self.sinks)
+            self._collect(document, "customers", self.customers)
             own = shared if document is self.top else self._defaults(document)
             self._collect(document, "meters", self.meters, own or shared)
 
@@ -163,6 +168,12 @@ class _Assembly:
             data["directory"] = str((section.document.directory / str(data["directory"])).resolve())
         return section.build(SINK_TYPES[kind], data)
 
+    def _customers(self, section: Section) -> CustomerMapping | None:
+        data = section.merged()
+        if isinstance(data.get("file"), str):
+            data["file"] = str((section.document.directory / str(data["file"])).absolute())
+        return section.build(CustomerMapping, data)
+
     def _meter(self, section: Section) -> Meter | None:
         data = section.resolved("query", LONGEST_FILE, needed=True)
         if "name" in data:
@@ -175,6 +186,11 @@ class _Assembly:
                 self.top.problem(("meters",), "there is nothing to bill: add a meter")
             for section in self.meters.values():
                 self._check_names(section)
+            for section in self.customers.values():
+                source = section.merged().get("source")
+                if isinstance(source, str) and source not in self._names("sources"):
+                    text = section.text(("source",))
+                    section.problem(("source",), unknown_name("sources", text, self._names("sources")))
         self._check_event_names()
         self._check_event_types()
         self._check_last()
@@ -206,6 +222,9 @@ class _Assembly:
         sources, sinks = self._names("sources"), self._names("sinks")
         if isinstance(data.get("source"), str) and data["source"] not in sources:
             meter.problem(("source",), unknown_name("sources", meter.text(("source",)), sources))
+        customers = self._names("customers")
+        if isinstance(data.get("customers"), str) and data["customers"] not in customers:
+            meter.problem(("customers",), unknown_name("customers", meter.text(("customers",)), customers))
         for within, sink in _sinks_of(data):
             if sink not in sinks:
                 meter.problem(within, unknown_name("sinks", meter.text(within), sinks))

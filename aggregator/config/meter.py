@@ -346,6 +346,15 @@ class Meter(Block):
     source: str = Field(
         description="The source the query runs on, by its name under `sources:`.", examples=["app"]
     )
+    customers: str | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "The mapping, by its name under `customers:`, by which the keys that the query returns as `customer` become "
+            "billing customers. Left out: the query returns those."
+        ),
+        examples=["accounts"],
+    )
     read: Literal["windows", "deltas"] = Field(
         default="windows",
         description=(
@@ -558,6 +567,7 @@ def fingerprint(meter: Meter) -> str:
         int(meter.window.total_seconds()),
         meter.read,
         meter.decimals,
+        *([meter.customers] if meter.customers else ()),
     ]
     if meter.dimensions:
         defining.append(sorted(meter.dimensions))

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from aggregator.config.block import Block, SecretFile, in_a_file
+from aggregator.config.customers import CustomerMapping
 from aggregator.config.durations import parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.meter import Meter
@@ -342,6 +343,19 @@ class Config(Block):
     sinks: dict[str, Sink] = Field(
         description="Where events go, by name.",
         examples=[{"stripe": {"type": "stripe", "api_key": "${STRIPE_API_KEY}", "mode": "test"}}],
+    )
+    customers: dict[str, CustomerMapping] = Field(
+        default={},
+        description="Mappings from your own keys to billing customers, by name, for meters whose queries return keys.",
+        examples=[
+            {
+                "accounts": {
+                    "source": "app",
+                    "query": "select id as key, stripe_customer_id as customer, name from account",
+                    "moved": "future",
+                }
+            }
+        ],
     )
     meters: dict[str, Meter] = Field(
         description="What is billed, by name.",

@@ -65,7 +65,9 @@ def _bare(text: str) -> str:
 
 def _check(bare: str, parameters: Sequence[str]) -> None:
     if not bare.strip():
-        raise ValueError("is empty: write the `select` that gives customer and quantity")
+        raise ValueError(
+            f"is empty: write the `select` that gives {'customer and quantity' if parameters else 'key and customer'}"
+        )
     first = _FIRST_WORD.match(bare)
     if first is None or first[1].lower() not in {"select", "with"}:
         raise ValueError(
@@ -97,6 +99,10 @@ def _check_parameters(found: set[str], parameters: Sequence[str]) -> None:
     unknown = sorted(found.difference(parameters))
     if unknown:
         given = [f"`:{name}`" for name in parameters]
+        if not given:
+            raise ValueError(
+                f"uses `:{unknown[0]}`, which nothing fills in: it is asked for all keys at once"
+            )
         only = (
             f"only {', '.join(given[:-1])} and {given[-1]} are" if len(given) > 1 else f"only {given[0]} is"
         )

@@ -100,7 +100,7 @@ def _name_the_blocks(schema: Schema) -> None:
         "^x-": {"description": "Your own, as for anchors that several blocks share."}
     }
     top = schema["properties"]
-    for key in ("sources", "sinks", "meters"):
+    for key in ("sources", "sinks", "customers", "meters"):
         top[key]["propertyNames"] = {"pattern": f"^{NAME_PATTERN}$"}
     sinks = [{"$ref": f"#/$defs/{sink.__name__}"} for sink in SINK_TYPES.values()]
     top["sinks"]["additionalProperties"] = {"oneOf": sinks, "discriminator": {"propertyName": "type"}}

@@ -225,6 +225,8 @@ class Meter:
     """Of those sinks that have terms of their own."""
     renamed_from: str | None = None
     """What it was called before."""
+    customers: str | None = None
+    """By which mapping the keys that its query returns become billing customers; None: they are those themselves."""
     outlets: tuple[Outlet, ...] = ()
     """What it feeds at each of its sinks, as far as somebody who knows them has said so."""
     dimensions: tuple[str, ...] = ()
@@ -261,6 +263,8 @@ class Definition(NamedTuple):
     window: dt.timedelta
     dimensions: tuple[str, ...] = ()
     """Which further columns of the query keep usage apart."""
+    customers: str | None = None
+    """The mapping from keys to billing customers, by its name; None: the query returns billing customers."""
 
 
 class Fence(NamedTuple):

@@ -63,6 +63,7 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def of_customer(query: str, customer: str) -> str:
-    """Return a statement that gives what a filled query says of one customer."""
-    return f"select * from (\n{query}\n) as usage\nwhere customer = {literal(customer)};"  # noqa: S608 - to be shown
+def of_customer(query: str, *keys: str) -> str:
+    """Return a statement that gives what a filled query says of one customer, by each of its keys."""
+    whose = f"= {literal(keys[0])}" if len(keys) == 1 else f"in ({', '.join(map(literal, keys))})"
+    return f"select * from (\n{query}\n) as usage\nwhere customer {whose};"  # noqa: S608 - to be shown

@@ -28,6 +28,11 @@ def minute(instant: dt.datetime) -> str:
     return f"{instant:%Y-%m-%dT%H:%MZ}"
 
 
+def called(customer: str, name: str | None) -> str:
+    """Name a customer for a person: by name, if there is one, and by id in any case."""
+    return customer if name is None else f"{name} ({customer})"
+
+
 def counted(number: int, one: str, several: str | None = None) -> str:
     """Write how many things there are: `1 customer`, `1,204 customers`; `several` where that is not the name and an s."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"

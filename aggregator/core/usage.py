@@ -70,6 +70,8 @@ class Line(NamedTuple):
     customer: str | None
     start: dt.datetime | None
     usage: Usage
+    name: str | None = None
+    """What people call the customer, if anybody says so."""
 
 
 def sum_of(usages: Iterable[Usage]) -> Usage:

@@ -27,6 +27,7 @@ from aggregator.daemon.reporting import (
     report_cancelled,
     report_checked,
     report_collected,
+    report_customers,
     report_delivered,
     report_health,
     report_notifications,
@@ -255,6 +256,11 @@ def _listed(values: Iterable[int]) -> str:
     return ",".join(map(str, sorted(values)))
 
 
+def mappings(app: App) -> Iterable[str]:
+    """Return the mappings of customers that are read."""
+    return app.config.customers
+
+
 def meters(app: App) -> Iterable[str]:
     """Return the meters that are read."""
     return app.collections
@@ -271,6 +277,16 @@ def fed_sinks(app: App) -> Iterable[str]:
 
 
 JOBS: tuple[Job[Any], ...] = (
+    Job(
+        "customers",
+        "mapping",
+        mappings,
+        SINKS,
+        due=lambda app, mapping: every(app.config.customers[mapping].every),
+        body=lambda app, mapping: app.mapping(mapping),
+        report=report_customers,
+        failed=log.CUSTOMERS_FAILED,
+    ),
     Job(
         "collect",
         "meter",

@@ -8,6 +8,7 @@ Rules
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from aggregator.collection.mapping import Looked
 from aggregator.collection.rounds import Collected
 from aggregator.core.planner import plain
 from aggregator.delivery.sender import Delivered
@@ -48,6 +49,14 @@ def report_collected(to: Reporter, result: Collected) -> None:
         to.log.info(log.PASS_COMMITTED, **result.figures())
     else:
         to.log.debug(log.PASS_UNCHANGED, **result.figures())
+
+
+def report_customers(to: Reporter, result: Looked) -> None:
+    """Say how a mapping of customers has changed, or why that is not believed yet."""
+    if result.doubt is not None:
+        to.log.warning(log.CUSTOMERS_DOUBTED, mapping=to.of, reason=result.doubt)
+    elif result.figures():
+        to.log.info(log.CUSTOMERS_READ, mapping=to.of, **result.figures())
 
 
 def report_delivered(to: Reporter, result: Delivered) -> None:

@@ -4,6 +4,7 @@ database        the pool, transactions, migrations, and whether a server is fit
 clock, waits    the clock that everything is stamped by, and transactions that take longer than they should
 identity        whether this is the ledger that it was
 meters, feeds   who a meter is, its mark, and who may write for it now; and on what terms it feeds each sink
+customers       mappings from keys to billing customers, what each key had before, and what waits for a customer
 meter_names     what each meter fed under which name
 combinations    what the numbers of combinations of dimensions stand for
 configurations  which configuration of the meters is in force, and what it was before

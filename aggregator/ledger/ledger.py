@@ -8,6 +8,7 @@ import uuid
 
 from aggregator.ledger.adoption import Adopting
 from aggregator.ledger.configurations import Configurations
+from aggregator.ledger.customers import Customers
 from aggregator.ledger.database import Database, ledger_id_of
 from aggregator.ledger.drift import DriftReport
 from aggregator.ledger.facts import Facts
@@ -63,6 +64,7 @@ class Ledger:
         self.database = database
         self.identity = LedgerIdentity(database, counter, failover)
         self.meters = Meters(database, who, lease)
+        self.customers = Customers(database)
         self.passes = Passes(database, lease, monotonic, self.identity)
         self.running_totals = RunningTotals(database, self.identity)
         self.outbox = Outbox(database, who, leave, answer, self.identity)

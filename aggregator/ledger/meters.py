@@ -115,15 +115,16 @@ select pg_terminate_backend(pid, %(patience)s) from pg_stat_activity
 """
 
 FIND_DEFINITIONS = """
-select since, fingerprint, query, make_interval(secs => window_seconds), dimensions from aggregator.definition
+select since, fingerprint, query, make_interval(secs => window_seconds), dimensions, customers
+  from aggregator.definition
  where meter_id = %(meter_id)s order by since
 """
 
 FORGET_DEFINITIONS = "delete from aggregator.definition where meter_id = %(meter_id)s and since >= %(since)s"
 
 ADD_DEFINITION = """
-insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds, dimensions)
-values (%(meter_id)s, %(since)s, %(fingerprint)s, %(query)s, %(window_seconds)s, %(dimensions)s)
+insert into aggregator.definition (meter_id, since, fingerprint, query, window_seconds, dimensions, customers)
+values (%(meter_id)s, %(since)s, %(fingerprint)s, %(query)s, %(window_seconds)s, %(dimensions)s, %(customers)s)
 """
 
 FIND_NOTED = "select until, xid::bigint from aggregator.fence where meter_id = %(meter_id)s order by until"
@@ -233,6 +234,11 @@ class Lease(NamedTuple):
     """Fingerprints of definitions that are proven to give another number each time they are read."""
     took_from: str | None = None
     """Whose session had to be ended for it, in words."""
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the query of any stretch of time returns keys, which a mapping makes customers."""
+        return any(each.customers for each in self.definitions)
 
     @property
     def key(self) -> dict[str, object]:
@@ -498,9 +504,7 @@ def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
     if not known:
         connection.execute(
             ADD_DEFINITION,
-            _columns(
-                meter_id, Definition(EPOCH, meter.fingerprint, meter.query, meter.window, meter.dimensions)
-            ),
+            _columns(meter_id, _definition(EPOCH, meter)),
         )
         return
     if known[-1].fingerprint == meter.fingerprint:
@@ -516,14 +520,21 @@ def _define(connection: Connection, meter_id: int, meter: Meter) -> None:
     connection.execute(FORGET_DEFINITIONS, {"meter_id": meter_id, "since": max(unread, kept[-1].since)})
     if kept[-1].fingerprint != meter.fingerprint:
         since = definitions.begins(kept[-1], meter.window, unread)
-        new = Definition(since, meter.fingerprint, meter.query, meter.window, meter.dimensions)
+        new = _definition(since, meter)
         connection.execute(ADD_DEFINITION, _columns(meter_id, new))
 
 
 def definitions_of(connection: Connection, meter_id: int) -> tuple[Definition, ...]:
     """Return by which queries, and in which windows, a meter is read, in the order of time."""
     rows = connection.execute(FIND_DEFINITIONS, {"meter_id": meter_id})
-    return tuple(Definition._make((*columns, tuple(dimensions))) for *columns, dimensions in rows)
+    return tuple(
+        Definition._make((*columns, tuple(dimensions), mapping)) for *columns, dimensions, mapping in rows
+    )
+
+
+def _definition(since: dt.datetime, meter: Meter) -> Definition:
+    """Return how a meter is read from an instant on, as it is configured."""
+    return Definition(since, meter.fingerprint, meter.query, meter.window, meter.dimensions, meter.customers)
 
 
 def _columns(meter_id: int, definition: Definition) -> dict[str, object]:
@@ -534,6 +545,7 @@ def _columns(meter_id: int, definition: Definition) -> dict[str, object]:
         "query": definition.query,
         "window_seconds": int(definition.window.total_seconds()),
         "dimensions": list(definition.dimensions),
+        "customers": definition.customers,
     }
 
 

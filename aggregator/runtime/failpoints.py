@@ -46,13 +46,20 @@ CURSOR_POINTS = {
 }
 """The same for what is read by a cursor, between `lease_taken` and `reading_begun`."""
 
+CUSTOMER_POINTS = {
+    "customers_read": "a mapping of customers was read, and nothing of it is in the ledger",
+    "customers_written": "what it says is written with all that follows from it, not committed",
+    "customers_taken_over": "it holds, and no meter has read by it yet",
+}
+"""The same for a mapping that is read."""
+
 
 def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
     value = environment.get(VARIABLE)
     if value is None:
         return None
     name, _, nth = value.partition(":")
-    known = POINTS | FILE_POINTS | CURSOR_POINTS
+    known = POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS
     if name not in known or not (nth or "1").isdigit():
         raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(known)}.")
     return name, int(nth or "1")

@@ -34,7 +34,7 @@ from aggregator.errors import (
 )
 from aggregator.runtime import clock
 from aggregator.runtime.redact import named, redacted
-from aggregator.source import stand_ins
+from aggregator.source import listed, stand_ins
 from aggregator.source.by_cursor import ByCursor
 from aggregator.source.described import described
 from aggregator.source.dialects import SEVERAL_STATES, Fault, Table, pasted
@@ -353,6 +353,11 @@ class Source:
         """
         with self._snapshot(min(timeout, self._how.statement_timeout), proving=True) as snapshot:
             yield Glimpse(self._fence(snapshot), partial(self._read_at_once, snapshot))
+
+    def customers(self, query: str) -> listed.Batches:
+        """Yield the rows of a mapping from keys to customers in batches, from one snapshot. Raises as `read` does."""
+        with self._snapshot() as snapshot:
+            yield from listed.from_snapshot(snapshot, self._statement(query), self._refusal)
 
     def _read_at_once(
         self,

@@ -448,6 +448,24 @@ def unmapped(keys: Sequence[str | None], window: Span) -> list[Finding]:
     return [warning(Kind.UNMAPPED, said)]
 
 
+def without_customer(
+    keys: Iterable[str | None], mapping: Mapping[str, str | None], window: Span
+) -> list[Finding]:
+    """Judge the keys of a window by what a mapping lists."""
+    named = sorted({key for key in keys if key is not None})
+    without = [key for key in named if mapping.get(key) is None]
+    if not without:
+        return []
+    some = ", ".join(repr(key[:40]) for key in without[:3])
+    said = (
+        f"{len(without)} of {counted(len(named), 'key')} that used something in {window} have no customer by the mapping "
+        f"({some}): their usage waits until they have"
+    )
+    if len(without) == len(named):
+        return [warning(Kind.UNMAPPED, said)]
+    return [note(said)]
+
+
 def customers(keys: Iterable[str | None], sink: str) -> list[Finding]:
     """Judge customers against the form that a Stripe sink knows them by."""
     named = sorted({key for key in keys if key is not None})

@@ -9,7 +9,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from decimal import Decimal
 from typing import Protocol
@@ -65,6 +65,7 @@ class Trial:
     """Tries one meter's query. `elapsed` tells seconds.
 
     `stripe` names a sink that knows customers as Stripe does, `registers` are of the meter's sinks that can look them up.
+    `mapping` has the customers of keys, if the query returns those.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Trial:
         elapsed: Callable[[], float],
         stripe: str | None = None,
         registers: Sequence[Register] = (),
+        mapping: Mapping[str, str | None] | None = None,
     ) -> None:
         self._meter = meter
         self._query = meter.query
@@ -86,6 +88,7 @@ class Trial:
         self._elapsed = elapsed
         self._stripe = stripe
         self._registers = registers
+        self._mapping = mapping
         self._customers: list[str | None] = []
         self._until = 0.0
         self._counts: list[int] = []
@@ -269,9 +272,13 @@ class Trial:
             Row(each.customer, each.window_start, each.quantity, each.at, each.dimensions)
             for each in readings
         ]
-        self._customers = [row.customer for row in rows]
-        found = findings.repeated(rows, self._query) + findings.unmapped(self._customers, window)
+        keys = [row.customer for row in rows]
+        found = findings.repeated(rows, self._query) + findings.unmapped(keys, window)
         found += combinations.judged(readings, self._meter, window)
+        self._customers = keys
+        if self._mapping is not None:
+            found += findings.without_customer(keys, self._mapping, window)
+            self._customers = [key and self._mapping.get(key) for key in keys]
         if self._stripe is not None:
             found += findings.customers(self._customers, self._stripe)
         return found

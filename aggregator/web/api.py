@@ -186,16 +186,18 @@ class Api:
             found = self._backend.ledger.usage.of_customers(
                 kind.span, customers, kind.by, kind.meters, MOST_METERS
             )
+            names = self._backend.ledger.customers.names(customers)
         except AggregatorError:
             raise Refused(503, "the ledger does not answer, try again", {"retry-after": "5"}) from None
         if len(found) > MOST_METERS:
             raise Refused(400, f"that is more than {MOST_METERS} meters and sinks: say which, by `meter`")
-        return {customer: _answer(kind, customer, found) for customer in customers}
+        return {customer: _answer(kind, customer, names.get(customer), found) for customer in customers}
 
 
-def _answer(kind: Kind, customer: str, found: Sequence[OfCustomers]) -> Answer:
+def _answer(kind: Kind, customer: str, name: str | None, found: Sequence[OfCustomers]) -> Answer:
     figures = {
         "customer": customer,
+        "name": name,
         "from": _instant(kind.span.start),
         "to": _instant(kind.span.end),
         "by": kind.by,

@@ -94,6 +94,10 @@ def _usage() -> dict[str, Any]:
     return _object(
         {
             "customer": {"type": "string"},
+            "name": {
+                "type": ["string", "null"],
+                "description": "What people call the customer, if it is known.",
+            },
             "from": INSTANT,
             "to": INSTANT,
             "by": {"type": ["string", "null"]},

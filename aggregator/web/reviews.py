@@ -3,6 +3,7 @@
 from typing import cast
 
 from aggregator.collection.explanation import ExplainedSource, Question, Source, explain, window_at
+from aggregator.collection.mapped_source import MappedSource
 from aggregator.core import story
 from aggregator.core.drift import NAMES
 from aggregator.core.explanation import Story
@@ -47,8 +48,9 @@ def _source(backend: Backend, meter: str) -> ExplainedSource | None:
     found = backend.source_of(meter) if backend.source_of else None
     if found is None:
         return None
+    keys = found.source.keys if isinstance(found.source, MappedSource) else None
     return ExplainedSource(
-        cast("Source", found.source), found.unit, backend.config.meters[meter].detail_query
+        cast("Source", found.source), found.unit, backend.config.meters[meter].detail_query, keys
     )
 
 

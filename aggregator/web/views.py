@@ -192,6 +192,7 @@ def window(backend: Backend, asked: Asked) -> Page:
         "before": span.start - length,
         "after": span.end if span.end <= asked.now else None,
         "lines": found[:LINES],
+        "names": backend.ledger.customers.names(line.customer for line in found if line.customer),
         "figures": _figures([total]),
         "total": total,
         "count": count,
@@ -215,7 +216,14 @@ def customers(backend: Backend, asked: Asked) -> Page:
             if feed.meter not in meters:
                 meters.append(feed.meter)
     rows = sorted(found.items())
-    values = {"begins": prefix, "rows": rows[:LINES], "more": len(rows) > LINES, "now": asked.now}
+    names = backend.ledger.customers.names(found)
+    values = {
+        "begins": prefix,
+        "rows": rows[:LINES],
+        "names": names,
+        "more": len(rows) > LINES,
+        "now": asked.now,
+    }
     return Page("customers.html", values)
 
 
@@ -228,6 +236,7 @@ def customer(backend: Backend, asked: Asked) -> Page:
     found = list(_used(backend, whose, period.span, asked.now, live=live))
     values = {
         "whose": whose,
+        "name": backend.ledger.customers.names([whose]).get(whose),
         "period": period,
         "found": [each for each in found if any(each.usage)],
         "nothing": [each.feed.meter for each in found if not any(each.usage)],

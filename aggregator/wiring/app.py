@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, cast
 from aggregator.collection.collector import Collector
 from aggregator.collection.cursor_source import CursorSource
 from aggregator.collection.glance import Glance
+from aggregator.collection.mapped_source import MappedSource
+from aggregator.collection.mapping import Mapping as CustomerMapping
 from aggregator.collection.usage import MeterSource
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
@@ -28,7 +30,7 @@ from aggregator.core.tracing import Tracing
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
 from aggregator.delivery.sender import Sender, Worker
-from aggregator.errors import LedgerError, LedgerStopped, QueryRejected, SinkError, SinkHalted, SourceError
+from aggregator.errors import LedgerError, QueryRejected, SinkError, SinkHalted, SourceError
 from aggregator.ledger.clock import LedgerClock
 from aggregator.ledger.database import Database, migrate, unfit
 from aggregator.ledger.ledger import Ledger
@@ -44,14 +46,14 @@ from aggregator.runtime.claim_counter import ClaimCounter
 from aggregator.runtime.clock import Clock, monotonic, utcnow
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from aggregator.runtime.threads import short_turns
-from aggregator.sinks.protocol import Destination, HasCaveats, Sink
+from aggregator.sinks.protocol import Destination, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.source import Source
+from aggregator.wiring.customers import build_mapping, mapped_sources
 from aggregator.wiring.sinks import (
     build_notification_clients,
     build_sink,
-    counted_twice,
     limit_reads,
     outlets,
     places_of,
@@ -61,6 +63,7 @@ from aggregator.wiring.sinks import (
 )
 from aggregator.wiring.sources import build_source, by_cursors
 from aggregator.wiring.tracing import tracing_of
+from aggregator.wiring.verifying import note_halts, refuses, stop_if, verify_sinks
 
 if TYPE_CHECKING:
     from aggregator.reconciliation.checker import Checker
@@ -92,6 +95,8 @@ class App:
     sources: dict[str, Source]
     sinks: dict[str, Sink | SinkOfFiles]
     registered: dict[str, Registered]
+    mapped: dict[str, MappedSource]
+    """What gives the readings of those meters whose queries return keys."""
     collections: dict[str, Collector]
     sink_ids: dict[str, int]
     unverified: dict[str, str]
@@ -126,14 +131,26 @@ class App:
         configured = self.registered[meter].meter
         return MeterSource(configured.source, self.read_from(meter), self.definitions(meter), configured.unit)
 
-    def read_from(self, meter: str) -> Source | CursorSource:
-        """Return what a meter's windows are read from: its source, or the sums of the rows that were taken in of that."""
-        return self.by_cursor.get(meter) or self.sources[self.registered[meter].meter.source]
+    def read_from(self, meter: str) -> Source | CursorSource | MappedSource:
+        """Return what a meter's windows are read from, by customers: its source, or the sums of the rows taken in of it."""
+        return (
+            self.mapped.get(meter)
+            or self.by_cursor.get(meter)
+            or self.sources[self.registered[meter].meter.source]
+        )
 
     def taken_in(self, meter: str) -> Reads:
         """Return the same for whoever needs no proof that it is all there is, as before a cursor may go on."""
-        by_cursor = self.by_cursor.get(meter)
-        return self.read_from(meter) if by_cursor is None else by_cursor.sums()
+        by_cursor, mapped = self.by_cursor.get(meter), self.mapped.get(meter)
+        if by_cursor is None:
+            return self.read_from(meter)
+        return by_cursor.sums() if mapped is None else mapped.over(by_cursor.sums())
+
+    def mapping(self, name: str) -> CustomerMapping:
+        """Return what reads a mapping of customers."""
+        meters = [meter for meter in self.config.meters.values() if meter.customers == name]
+        limits = [self.sinks[sink].limits_for(meter.name) for meter in meters for sink in meter.sinks]
+        return build_mapping(self.config, name, self.sources, self.ledger.customers, limits)
 
     def glance(self, meters: Sequence[str]) -> Glance:
         """Return what looks at meters of one source in one snapshot, before any of them is collected."""
@@ -399,12 +416,10 @@ def build(
         sinks: dict[str, Sink | SinkOfFiles] = {key: build_sink(config, key) for key in config.sinks}
         for part in (*sources.values(), *sinks.values()):
             stack.callback(part.close)
-        _stop_if(ledger.identity.check(ledger.instant(), stops=True) if verify else None)
-        unverified, unpromised, accounts = _verify(config, ledger, sinks) if verify else ({}, {}, {})
-        refused = {name: str(why) for name, why in unverified.items() if _refuses(sinks[name], why)}
-        meters = [
-            meter_of(meter, outlets(config, meter, accounts, sinks)) for meter in config.meters.values()
-        ]
+        stop_if(ledger.identity.check(ledger.instant(), stops=True) if verify else None)
+        unverified, unpromised, accounts = verify_sinks(config, ledger, sinks) if verify else ({}, {}, {})
+        refused = {name: str(why) for name, why in unverified.items() if refuses(sinks[name], why)}
+        meters = [meter_of(each, outlets(config, each, accounts, sinks)) for each in config.meters.values()]
         notification_clients = build_notification_clients(config, sinks)
         listeners = {}
         if looks:
@@ -415,22 +430,24 @@ def build(
             if config.imports:
                 listeners = {key: ledger.origins.listener(key) for key in sorted(notification_clients)}
             for key, account in accounts.items():  # a sink that is new to the ledger was not known before
-                _stop_if(ledger.identity.account(key, account, ledger.instant()))
+                stop_if(ledger.identity.account(key, account, ledger.instant()))
         registered = {key: _knowing(known, sinks) for key, known in registered.items()}
         if not looks:
             _clear_unreadable(ledger, registered.values(), sinks)
         sink_ids = {feed.sink: feed.sink_id for known in registered.values() for feed in known.feeds}
         share_rates(config, sinks, sink_ids, ledger.rate_shares)
         if verify:
-            _note_halts(ledger, sink_ids, unverified, refused)
+            note_halts(ledger, sink_ids, unverified, refused)
         by_cursor = by_cursors(registered.values(), sources, ledger)
-        collection = partial(_collection, config, by_cursor, sources, sinks, ledger, traces)
+        mapped = mapped_sources(registered, sources, by_cursor, ledger, looked)
+        collection = partial(_collection, config, mapped, by_cursor, sources, sinks, ledger, traces)
         yield App(
             config,
             ledger,
             sources,
             sinks,
             registered,
+            mapped,
             {key: collection(known) for key, known in registered.items()},
             sink_ids,
             {name: str(why) for name, why in unverified.items()},
@@ -491,63 +508,6 @@ def _clear_unreadable(
         ledger.first_uses.clear_for_good(feeds, "the sink cannot be asked what it holds", ledger.instant())
 
 
-def _stop_if(trouble: str | None) -> None:
-    if trouble is not None:
-        raise LedgerStopped(trouble)
-
-
-def _verify(
-    config: Config, ledger: Ledger, sinks: Mapping[str, Destination]
-) -> tuple[dict[str, SinkError], dict[str, list[str]], dict[str, str | None]]:
-    """Return which sinks could not be asked, and why; what others cannot promise; and to which account each of them goes.
-
-    Whoever would send to another account than before sends nothing. It is nobody else's trouble: the ledger is what it was.
-    """
-    misfits: list[str] = []
-    unverified: dict[str, SinkError] = {}
-    unpromised: dict[str, list[str]] = {}
-    accounts: dict[str, str | None] = {}
-    for name, sink in sinks.items():
-        try:
-            accounts[name] = sink.account()
-            _stop_if(ledger.identity.account(name, accounts[name], ledger.instant()))
-            misfits += sink.preflight([meter.name for meter in config.meters.values() if name in meter.sinks])
-            unpromised[name] = sink.cannot_promise() if isinstance(sink, HasCaveats) else []
-        except SinkError as error:
-            unverified[name] = error
-    misfits += counted_twice(config, accounts)
-    if misfits:
-        raise SinkError("\n".join(misfits))
-    return unverified, unpromised, accounts
-
-
-def _refuses(sink: Destination, why: SinkError) -> bool:
-    """Tell whether a sink that could not be asked refuses us as a whole: a key may be kept from looking, and yet send."""
-    if not isinstance(why, SinkHalted):
-        return False
-    try:
-        sink.resume()
-    except SinkHalted:
-        return True
-    except SinkError:
-        return False
-    return False
-
-
-def _note_halts(
-    ledger: Ledger,
-    sink_ids: Mapping[str, int],
-    unverified: Mapping[str, SinkError],
-    refused: Mapping[str, str],
-) -> None:
-    """Note for `status` which sinks refuse us now, and which do not any more, whether anything is due or not."""
-    for sink, sink_id in sink_ids.items():
-        if sink in refused:
-            ledger.outbox.halt(sink_id, refused[sink], ledger.instant())
-        elif sink not in unverified:
-            ledger.outbox.resume(sink_id)
-
-
 def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
     """Return the core's view of a configured meter; `outlets` say what it feeds at its sinks."""
     return Meter(
@@ -560,6 +520,7 @@ def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
         guards=_guards(meter),
         retained=meter.data_retained_from,
         latest=meter.stripe.formula == "last",
+        customers=meter.customers,
         outlets=outlets,
         dimensions=tuple(sorted(meter.dimensions)),
         deltas=_deltas(meter),
@@ -577,6 +538,7 @@ def _guards(meter: ConfiguredMeter) -> Guards:
 
 def _collection(
     config: Config,
+    mapped: Mapping[str, MappedSource],
     by_cursor: Mapping[str, CursorSource],
     sources: Mapping[str, Source],
     sinks: Mapping[str, Destination],
@@ -587,7 +549,7 @@ def _collection(
     taking_in = by_cursor.get(known.meter.name)
     return Collector(
         known,
-        taking_in or sources[known.meter.source],
+        mapped.get(known.meter.name) or taking_in or sources[known.meter.source],
         ledger.meters,
         ledger.passes,
         ledger_name=ledger.identity.name,

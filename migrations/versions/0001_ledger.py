@@ -114,6 +114,7 @@ create table aggregator.definition (
     query          text not null,
     window_seconds integer not null check (window_seconds > 0 and mod(86400, window_seconds) = 0),
     dimensions     text[] not null default '{}',
+    customers      text check (customers <> ''),
     stated_at      timestamptz not null default now(),
     primary key (meter_id, since),
     check (mod(extract(epoch from since)::bigint, window_seconds) = 0)
@@ -121,6 +122,9 @@ create table aggregator.definition (
 comment on table aggregator.definition is
     'By which query, and in which windows, a meter is read from an instant on: a change holds for the windows after it.';
 comment on column aggregator.definition.dimensions is 'Which further columns of the query keep usage apart.';
+
+comment on column aggregator.definition.customers is
+    'The mapping by which keys that the query returns become billing customers; null: it returns those.';
 
 create table aggregator.fence (
     meter_id integer not null references aggregator.meter,
@@ -130,6 +134,67 @@ create table aggregator.fence (
 );
 comment on table aggregator.fence is
     'Once every transaction of the source below xid has ended, windows up to `until` are complete.';
+"""
+
+# Who is billed for the usage of each of the application's own keys, since when and until when; what was said before stays.
+CUSTOMERS = """
+create table aggregator.mapping (
+    id         integer generated always as identity primary key,
+    name       text not null unique check (name <> ''),
+    looked_at  timestamptz,
+    read_at    timestamptz,
+    doubted_at timestamptz,
+    doubted    text,
+    differing  bigint,
+    failed_at  timestamptz,
+    failure    text,
+    check ((doubted_at is null) = (doubted is null)),
+    check ((failed_at is null) = (failure is null))
+);
+comment on table aggregator.mapping is
+    'Each mapping from the application''s keys to billing customers, and how it was last read.';
+comment on column aggregator.mapping.looked_at is 'When it was last read, whatever came of it.';
+comment on column aggregator.mapping.read_at is 'When what it said was last believed.';
+comment on column aggregator.mapping.doubted_at is
+    'Since when it says so much else at once that another read must confirm it.';
+comment on column aggregator.mapping.differing is
+    'How many keys would lose or change their customers by what is not believed yet.';
+comment on column aggregator.mapping.failed_at is 'Since when it cannot be read, or contradicts itself.';
+
+create table aggregator.customer (
+    mapping_id integer not null references aggregator.mapping,
+    key        text collate "C" not null check (key <> ''),
+    since      timestamptz not null,
+    until      timestamptz not null,
+    customer   text collate "C" check (customer <> ''),
+    name       text,
+    seen_at    timestamptz not null,
+    primary key (mapping_id, key, since),
+    check (since < until)
+);
+create index customer_by_id on aggregator.customer (customer);
+comment on table aggregator.customer is
+    'Who is billed for the usage of a key, in windows that begin from `since` to before `until`; both may be infinite.';
+comment on column aggregator.customer.customer is 'The billing customer; null: the key is known, and has none yet.';
+comment on column aggregator.customer.name is 'What people call the customer.';
+comment on column aggregator.customer.seen_at is 'When the mapping was first seen to say so.';
+
+create table aggregator.customer_change (
+    id         bigint generated always as identity primary key,
+    mapping_id integer not null references aggregator.mapping,
+    key        text collate "C" not null,
+    seen_at    timestamptz not null,
+    before     text collate "C",
+    after      text collate "C",
+    holds_from timestamptz not null,
+    moves      boolean not null default false
+);
+create index customer_change_by_mapping on aggregator.customer_change (mapping_id, before) where moves;
+comment on table aggregator.customer_change is
+    'How a mapping changed: which customer a key had before, and which it has after; null: none.';
+comment on column aggregator.customer_change.holds_from is 'Windows that begin from here on go by it.';
+comment on column aggregator.customer_change.moves is
+    'Whether usage that was billed to the one before moves to the one after.';
 """
 
 # Where events go, and on what terms each meter feeds each sink. A feed's first events leave once its sink was asked what it
@@ -245,13 +310,17 @@ create table aggregator.unmapped (
     customer     text,
     combination  bigint default 0,
     rows         bigint not null,
-    quantity     numeric
+    quantity     numeric,
+    waits        boolean not null default false
 );
 create index unmapped_by_window on aggregator.unmapped (meter_id, window_start);
 comment on table aggregator.unmapped is
     'What the source said that can be billed to nobody: rows without a customer, a value of each dimension, or a usable '
     'number.';
 comment on column aggregator.unmapped.combination is 'Null where a dimension had no usable value.';
+
+comment on column aggregator.unmapped.waits is
+    'Whether `customer` is a key that has no billing customer yet: it is billed once the mapping gives it one.';
 
 create table aggregator.unread (
     meter_id     integer not null references aggregator.meter,
@@ -871,6 +940,7 @@ create trigger file_is_frozen
 SCHEMA = (
     IDENTITY,
     METERS,
+    CUSTOMERS,
     FEEDS,
     PASSES,
     CURSORS,

@@ -150,7 +150,10 @@ def app_with(meter: object, **parts: object) -> App:
     """Return an App of one meter, with nothing behind it but what is given."""
     its = {
         "config": SimpleNamespace(
-            meters={"m": meter}, polls=lambda _: dt.timedelta(hours=1), monitoring=Monitoring()
+            meters={"m": meter},
+            customers={},
+            polls=lambda _: dt.timedelta(hours=1),
+            monitoring=Monitoring(),
         ),
         "ledger": InTime(),
         "first_uses": {},

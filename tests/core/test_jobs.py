@@ -54,7 +54,9 @@ def test_one_pass_goes_from_thing_to_thing() -> None:
     app = app_with(
         OFTEN,
         collections={"m": Counting(), "a": Counting()},
-        config=SimpleNamespace(meters={"m": OFTEN, "a": OFTEN}, polls=lambda _: timedelta(hours=1)),
+        config=SimpleNamespace(
+            meters={"m": OFTEN, "a": OFTEN}, customers={}, polls=lambda _: timedelta(hours=1)
+        ),
         notification_sinks={"s": 1, "imports": 2},
         notification_poller=lambda _: Quiet(),
         health_poller=lambda _: Quiet(),

@@ -208,7 +208,7 @@ def test_an_unusable_number_leaves_its_slot_as_it_is(world: World) -> None:
     world.deliver()
     world.source.uses[1] = ("cus_b", START, Decimal(12))
     spoilt = _Spoilt(world.source, "cus_a")
-    world.collection._source = spoilt
+    world.collection.source = spoilt
     assert world.collect().changed == 1
     world.deliver()
     assert (world.booked("cus_a"), world.booked("cus_b")) == (10, 12)

@@ -223,9 +223,11 @@ delete from aggregator.unmapped
  where meter_id = %(meter_id)s and window_start >= %(start)s and window_start < %(end)s
 """
 
+# What is set aside though it names somebody, and nothing else of it is unusable, waits for a customer of that key.
 NOTE_UNMAPPED = """
-insert into aggregator.unmapped (meter_id, window_start, reason, customer, combination, rows, quantity)
-select %(meter_id)s, window_start, reason, customer, combination, count(*), sum(quantity)
+insert into aggregator.unmapped (meter_id, window_start, reason, customer, combination, rows, quantity, waits)
+select %(meter_id)s, window_start, reason, customer, combination, count(*), sum(quantity),
+       customer is not null and combination is not null and bool_and(quantity is not null)
   from reading where reason is not null
  group by window_start, reason, customer, combination
 """

@@ -25,7 +25,7 @@ from psycopg.types.range import TimestamptzRange
 from aggregator.core import definitions
 from aggregator.core.model import Change, Decision, Definition, EventId, Span, Swollen
 from aggregator.errors import LeaseLost, LedgerStopped, LedgerUnreachable
-from aggregator.ledger import combinations
+from aggregator.ledger import combinations, customers
 from aggregator.ledger.database import Connection, Database, Part
 from aggregator.ledger.feeds import MOVE_FEEDS
 from aggregator.ledger.identity import LedgerIdentity
@@ -222,6 +222,8 @@ class Passes(Part):
                     tally.reread.update(tally.moved)
                     if writer.fell:
                         tally.held += moves.hold(connection, feed, pass_id, this.now)
+                    if lease.is_mapped and moves.may_move(registered, feed):
+                        tally.held += moves.hold_declared(connection, registered.id, feed, pass_id, this.now)
                     reassert.note_newer(connection, feed, pass_id, this.now)
                     reassert.note_close(connection, feed, pass_id, this.now)
                     if not fallen:
@@ -237,7 +239,7 @@ class Passes(Part):
             note_unmapped(connection, registered, this.span)
             shrink_guard.note_or_believe(connection, registered, this.span, this.now, fallen)
             left = (_left_to_read(reread_from, this, mark), tally.oldest_deferred, once_more)
-            oldest = _oldest_waiting(connection, registered, left, this.now)
+            oldest = _oldest_waiting(connection, lease, left, this.now)
             self._move(connection, lease, this, oldest, stays=bool(fallen))
             connection.execute(READ_AT_LAST, _where(lease, this))
             if this.kind == "live":
@@ -365,14 +367,21 @@ def _where(lease: Lease, this: Pass) -> dict[str, object]:
 
 
 def _oldest_waiting(
-    connection: Connection, registered: Registered, left: Iterable[dt.datetime | None], now: dt.datetime
+    connection: Connection,
+    lease: Lease,
+    left: Iterable[dt.datetime | None],
+    now: dt.datetime,
 ) -> dt.datetime | None:
-    """Return from where old windows are to be read again: for what was left, for a second look, or to be sent again."""
+    """Return from where old windows are to be read again: for what was left, for a second look, to be sent again, or for a
+    customer who is known by now.
+    """
+    registered = lease.registered
     sealed = registered.meter.sealed_until(now)
     waiting = [
         *left,
         shrink_guard.waiting(connection, registered),
         reassert.waiting(connection, registered.feeds, sealed, now),
+        customers.ready(connection, registered.id, sealed) if lease.is_mapped else None,
     ]
     return min((each for each in waiting if each), default=None)
 

@@ -12,6 +12,8 @@ Rules
   about it as a whole.
 - A pair stays one while what is planned anew for a side still lowers or raises. If not, it is none any more: an increase
   goes out as any other, a decrease stays held.
+- Where a mapping of customers says which id became which, nobody has to be told apart: whatever its decrease in a window
+  belongs to waits with it. Where several ids became one, or one several, there are no pairs: each event waits by itself.
 - Only where decreases wait for a person; not where a customer's last number is billed, since there the windows that follow
   bill the new id in any case.
 """
@@ -28,6 +30,11 @@ from aggregator.ledger.meters import Feed, Registered
 
 MOVED = "what another customer had here before it lost it: it waits with that decrease"
 """Why an increase is held."""
+
+MOVED_AMONG = (
+    "what another customer had here, by a mapping that changed: release it with the decreases of that window"
+)
+"""Why an increase is held that belongs to several decreases, or to one with others."""
 
 CREATE_FALLEN = """
 create temporary table if not exists fallen (
@@ -116,6 +123,49 @@ with gone as (
     select raises, %(feed_id)s, 'held', %(reason)s, %(now)s, lowers from believed
 )
 select count(*) from believed
+"""
+
+# Which decreases and increases of a window belong together, by how the meter's mapping changed.
+FIND_DECLARED = """
+create temporary table declared on commit drop as
+with change as (
+    select distinct customer_change.before, customer_change.after
+      from aggregator.customer_change
+      join aggregator.mapping on mapping.id = customer_change.mapping_id
+     where customer_change.moves
+       and mapping.name in (select customers from aggregator.definition where meter_id = %(meter_id)s)
+), found as (
+    select lowers.id as lowers, raises.id as raises
+      from aggregator.parked
+      join aggregator.event as lowers on lowers.id = parked.event_id and lowers.delta < 0
+      join change on change.before = lowers.customer
+      join aggregator.slot on slot.feed_id = %(feed_id)s and slot.window_start = lowers.window_start
+                          and slot.customer = change.after and slot.combination = lowers.combination
+      join aggregator.event as raises on raises.id = slot.tail and raises.pass_id = %(pass_id)s and raises.state = 'due'
+                                     and raises.delta > 0 and (%(adds)s or raises.revision = 0)
+     where parked.feed_id = %(feed_id)s and parked.state = 'held' and parked.moved_with is null
+       and parked.dismissed_at is null
+)
+select lowers, raises,
+       count(*) over (partition by lowers) = 1 and count(*) over (partition by raises) = 1 as paired
+  from found
+"""
+
+HOLD_DECLARED = """
+with waiting as (
+    select raises, bool_and(paired) as paired, min(lowers) as lowers from declared group by raises
+), gone as (
+    delete from aggregator.outbox using waiting where event_id = raises
+), waits as (
+    update aggregator.event set state = 'held', reason = case when paired then %(reason)s else %(among)s end
+      from waiting where id = raises
+), named as (
+    update aggregator.parked set moved_with = raises from waiting where event_id = lowers and paired
+)
+insert into aggregator.parked (event_id, feed_id, state, reason, since, moved_with)
+select raises, %(feed_id)s, 'held', case when paired then %(reason)s else %(among)s end, %(now)s,
+       case when paired then lowers end
+  from waiting
 """
 
 # What replaces one side, or both, waits in its place: in a window that moved, more usage of the new id waits along.
@@ -261,6 +311,23 @@ def hold(connection: Connection, feed: Feed, pass_id: int, now: dt.datetime) -> 
     connection.execute("drop table fallen, begun, believed")
     assert row is not None
     return int(row[0])
+
+
+def hold_declared(connection: Connection, meter_id: int, feed: Feed, pass_id: int, now: dt.datetime) -> int:
+    """Have increases wait with the decreases that they belong to by a mapping that changed; return how many."""
+    values = {
+        "meter_id": meter_id,
+        "feed_id": feed.id,
+        "pass_id": pass_id,
+        "adds": feed.model is WriteModel.DELTA,
+        "reason": MOVED,
+        "among": MOVED_AMONG,
+        "now": now,
+    }
+    connection.execute(FIND_DECLARED, values)
+    held = connection.execute(HOLD_DECLARED, values).rowcount
+    connection.execute("drop table declared")
+    return held
 
 
 def keep(
