@@ -65,8 +65,10 @@ WINDOWS = {
 }
 """How a database cuts an instant off at its UTC hour or day. Elsewhere the query is asked for one window at a time."""
 
-SUMS_GO_ROUND = {"clickhouse": 76}
-"""Where a sum that does not fit its type comes out as another number, and how many digits one with room has."""
+EXACT = "decimal(38, 9)"
+
+SUMS_GO_ROUND = {"clickhouse": "decimal(76, 18)"}
+"""Where a sum that does not fit its type comes out as another number, and a type with room for numbers of any other."""
 
 HOURLY = {"unit": "hour", "time": "%H:00:00"}
 DAILY = {"unit": "day", "time": "00:00:00"}
@@ -104,15 +106,15 @@ def meter_of_table(
     """Return the block of a meter that reads a table as was guessed. `quoted` writes a name as the database takes it."""
     much = found.quantity and f"used.{quoted(found.quantity.name)}"
     if much and found.quantity and (database in SUMS_GO_ROUND or found.quantity.kind == "float"):
-        much = exact(much, SUMS_GO_ROUND.get(database, 38))
+        much = exact(much, SUMS_GO_ROUND.get(database, EXACT))
     quantity = f"sum({much})" if much else "count(*)"
     reads = Reads(table, table.rpartition(".")[2], found.when, found.customer, found.through, quantity)
     return meter_that(reads, database, quoted, start_at)
 
 
-def exact(amount: str, digits: int = 38) -> str:
-    """Return a number as an exact one of so many digits: the sum of floating-point ones depends on the order of rows."""
-    return f"cast({amount} as decimal({digits}, 9))"
+def exact(amount: str, kind: str = EXACT) -> str:
+    """Return a number as an exact one: the sum of floating-point ones depends on the order of rows."""
+    return f"cast({amount} as {kind})"
 
 
 def meter_that(reads: Reads, database: str, quoted: Callable[[str], str], start_at: dt.datetime) -> str:

@@ -13,7 +13,7 @@ from aggregator.core import query_text
 from aggregator.source.mysql_text import not_a_read as no_read
 
 SUM = re.compile(r"\bsum\w*\s*\(", re.IGNORECASE)
-NARROW = re.compile(r"U?Int(?:8|16|32|64)|Decimal\((?:[1-9]|[12]\d|3[0-8]), \d+\)")
+NARROW = re.compile(r"U?Int(?:8|16|32|64)|Decimal\((?:[1-9]|[12]\d|3[0-8]), (?P<places>\d+)\)")
 """Types in which a sum goes round without an error: one of integers has 64 bits, one of decimals 38 digits
 (clickhouse.com/docs/sql-reference/aggregate-functions/reference/sum)."""
 
@@ -36,9 +36,10 @@ def setting_named(text: str, ours: Collection[str]) -> str | None:
 
 def sum_that_goes_round(text: str, kind: str) -> str | None:
     """Say why a quantity may be the rest of a sum that did not fit; None if its type has room, or it is no sum."""
-    if SUM.search(query_text.bare(text)) is None or NARROW.fullmatch(kind) is None:
+    narrow = NARROW.fullmatch(kind)
+    if narrow is None or SUM.search(query_text.bare(text)) is None:
         return None
-    wider = "toDecimal256(x, 9)" if kind.startswith("Decimal") else "toInt128(x)"
+    wider = "toInt128(x)" if narrow["places"] is None else f"toDecimal256(x, {narrow['places']})"
     return (
         f"`quantity` is a sum of type {kind}, which ClickHouse lets go round without an error where it does not fit: cast "
         f"what is added up, `sum({wider})`"

@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from decimal import Decimal, localcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
+from aggregator.cli import cli
+from aggregator.config import load
 from aggregator.core.model import Reading, Span
 from aggregator.errors import QueryRejected, QueryTimedOut, Rejected, SourceError, SourceUnreachable
 from aggregator.source import Shape, Source
@@ -212,7 +216,7 @@ def test_a_sum_that_may_go_round_is_refused(server: ClickHouse, kind: str, value
     assert "cast what is added up" in refusal(
         source_at(server), f"select 'a' as customer, sum(x) as quantity from {rows}"
     )
-    cast = "toDecimal256(x, 9)" if "Decimal" in kind else "toInt128(x)"
+    cast = f"toDecimal256(x, {kind[-2]})" if "Decimal" in kind else "toInt128(x)"
     said = refusal(source_at(server), f"select 'a' as customer, sumIf(x, x > 0) as quantity from {rows}")
     assert f"`sum({cast})`" in said
     [reading] = readings(source_at(server), f"select 'a' as customer, sum({cast}) as quantity from {rows}")
@@ -674,3 +678,21 @@ def test_a_table_is_described(server: ClickHouse) -> None:
         COLUMNS, "instant"
     )
     assert shape.indexed == {"utc"}
+
+
+def test_a_meter_over_a_table_reads_it(server: ClickHouse, tmp_path: Path) -> None:
+    """As `init --from-table` writes it: the sum has room, and hours are cut off in UTC."""
+    server.run(
+        "create table calls (customer_id String, tokens UInt64, created_at DateTime('Asia/Kathmandu')) engine = Memory",
+        f"insert into calls values ('cus_a', {2**64 - 1}, '2026-06-01 12:59:59'), ('cus_a', 1, '2026-06-01 13:00:00')",
+    )
+    url, path = server.url(), tmp_path / "aggregator.yaml"
+    done = CliRunner().invoke(
+        cli, ["init", "--from-table", "calls", "--config", str(path)], env={"APP_DATABASE_URL": url}
+    )
+    assert done.exit_code == 0, done.output
+    config = load(path, {"APP_DATABASE_URL": url, "STRIPE_API_KEY": "sk_test_x"})
+    [meter] = config.meters.values()
+    begin = dt.datetime(2026, 6, 1, 7, tzinfo=dt.UTC)
+    found = readings(source_at(server), meter.query_text, Span(begin, begin + HOUR))
+    assert [(each.customer, each.quantity, each.window_start) for each in found] == [("cus_a", 2**64, begin)]
