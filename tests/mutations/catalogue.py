@@ -338,6 +338,13 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_delivery.py::test_settling_a_part_of_a_claim_renews_the_rest",),
     ),
     Mistake(
+        "the last answer of a connection is lost when it is closed",
+        "aggregator/web/connections.py",
+        "        self._flush()\n        self._transport.close()\n",
+        "        self._transport.close()\n",
+        ("tests/core/test_web_connections.py::test_what_was_written_leaves_before_it_is_closed",),
+    ),
+    Mistake(
         "a scrape tells the figures of the one before",
         "aggregator/monitoring/exposition.py",
         "known[0] == family.of and known[1] == family.values",
