@@ -112,7 +112,8 @@ class Engine:
 
     def connection(self) -> Any:
         """Return a connection to it."""
-        return chdb.connect(self.path)  # type: ignore[no-untyped-call]
+        connect: Any = chdb.connect  # not every build of it says of which type it is
+        return connect(self.path)
 
     def session(self, user: str, settings: dict[str, str], database: str) -> Any:
         """Return a connection with a user's settings and those of a request."""
