@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import psycopg
 import pytest
 from psycopg import sql
@@ -55,6 +56,13 @@ def mariadb_in_new_york(request: pytest.FixtureRequest) -> str:
     return server.url()
 
 
+def duckdb_file(request: pytest.FixtureRequest) -> str:
+    """Return an empty database of DuckDB."""
+    path: Path = request.getfixturevalue("tmp_path") / "app.duckdb"
+    duckdb.connect(str(path)).close()
+    return f"duckdb:///{path}"
+
+
 def clickhouse_in_new_york(request: pytest.FixtureRequest) -> str:
     """Return a database of ClickHouse's engine, whose sessions begin in New York."""
     server: ClickHouse = request.getfixturevalue("clickhouse_server")
@@ -91,6 +99,7 @@ CASES = (
     Case("sqlite", sqlite, FLOATS_ONLY),
     # What it makes of a number is a DATETIME. Its usual collations take keys for one that differ in case or accents.
     Case("mariadb in New York", mariadb_in_new_york, frozenset({"keys"}), settings={"timezone": "UTC"}),
+    Case("duckdb", duckdb_file),
     Case("clickhouse in New York", clickhouse_in_new_york),
     Case(
         "unknown",
