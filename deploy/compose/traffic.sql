@@ -1,0 +1,1 @@
+select one_second() \watch 1
