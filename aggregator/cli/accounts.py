@@ -39,6 +39,11 @@ class Line(NamedTuple):
     error: str | None = None
 
     @property
+    def place(self) -> tuple[str, str, str]:
+        """Name the sink, the meter and the event name: a meter may have several."""
+        return self.admin.sink, self.meter, self.comparison.event_name if self.comparison else ""
+
+    @property
     def outcome(self) -> ExitCode:
         """Say what follows from it."""
         return code_of(self.comparison and self.comparison.meter_state)
@@ -129,7 +134,7 @@ def _apply(line: Line, now: dt.datetime) -> Step:
     planned = line.comparison
     assert planned is not None, "only what was compared is planned"
     if planned.known is None:
-        made = line.admin.create(line.meter, now)
+        made = line.admin.create(line.meter, now, planned.event_name)
         after = Line(line.admin, line.meter, made.comparison)
         did = Did.CREATED if made.by_us else Did.THERE
         text = f"created {planned.event_name}" if made.by_us else f"{planned.event_name} is there by now"
@@ -165,7 +170,12 @@ def one_meter(
             else f"Meter {name} feeds no Stripe sink."
         )
     admin = fed[sink or next(iter(fed))]
-    [found] = admin.compare([name])
+    found, *others = admin.compare([name])
+    if others:
+        listed = ", ".join(each.event_name for each in (found, *others))
+        raise UsageError(
+            f"Meter {name} has several Stripe meters ({listed}): do that in the Dashboard, to the one you mean."
+        )
     if found.known is None or found.meter_state == "wrong_mode":
         raise SinkError(found.misfits[0])
     return admin, found.known
@@ -196,7 +206,7 @@ def plain_line(line: Line, now: dt.datetime) -> dict[str, object]:
         "meter": line.meter,
         "sink": line.admin.sink,
         "mode": line.admin.mode,
-        "event_name": line.admin.meters[line.meter].event_name,
+        "event_name": found.event_name if found else line.admin.meters[line.meter].event_name,
         "meter_state": found.meter_state.value if found else None,
         "outcome": WORDS[line.outcome],
         "stripe_id": found.known.id if found and found.known else None,

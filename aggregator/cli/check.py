@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 TRIAL_SECONDS = 30.0
 """How long a query is tried out, if nobody says otherwise: enough for some fifty questions of half a second."""
 
+ADDED_UP = (
+    "its Stripe meter does not say that it prices by the dimensions {keys}: they are sent along, and what differs by them "
+    "is added up in one figure. If prices differ, map `stripe.event_names`"
+)
+
 SHORT = dt.timedelta(minutes=1)
 """Enough to see whether a sink lets itself be asked."""
 
@@ -450,6 +455,11 @@ def _key(config: "Config", name: str, *, answers: bool) -> Iterator[Finding]:
         if each.meter_state == "renamed":
             text = f"the Stripe meter with event name {each.event_name} {each.differences[0].text}"
             yield Finding(f"meter {each.meter}", "note", text)
+        meter = admin.meters[each.meter]
+        if each.known and each.known.dimension_keys is None and meter.dimensions and not meter.event_names:
+            yield Finding(
+                f"meter {each.meter}", "note", ADDED_UP.format(keys=", ".join(meter.dimensions.values()))
+            )
 
 
 def _unsubscribed(config: "Config", name: str, sink: "Destination") -> Iterator[str]:

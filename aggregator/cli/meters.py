@@ -121,8 +121,8 @@ def apply(config_path: Path, *, names: tuple[str, ...], yes: bool, dry_run: bool
             _show("meters and Stripe", [line for line in lines if line.outcome is not ExitCode.DONE], now)
         go = bool(plan) and not dry_run and (yes or _agreed(_question(plan)))
         steps = carry_out(plan, now) if go else []
-    after = {(step.line.admin.sink, step.line.meter): step for step in steps}
-    outcomes = [outcome_after(line, after.get((line.admin.sink, line.meter))) for line in lines]
+    after = {step.line.place: step for step in steps}
+    outcomes = [outcome_after(line, after.get(line.place)) for line in lines]
     outcome = gravest(outcomes)
     if as_json:
         done = [plain_step(step) for step in steps]
@@ -195,9 +195,9 @@ def reactivate(config_path: Path, *, meter: str, sink: str | None, yes: bool) ->
         )
 
 
-def _after(line: Line, steps: Mapping[tuple[str, str], Step]) -> Line:
+def _after(line: Line, steps: Mapping[tuple[str, str, str], Step]) -> Line:
     """Return how a meter stands after what was done, where anything was."""
-    step = steps.get((line.admin.sink, line.meter))
+    step = steps.get(line.place)
     return step.line if step else line
 
 

@@ -14,7 +14,8 @@ from aggregator.config.customers import CustomerMapping
 from aggregator.config.durations import format_duration, parse_duration
 from aggregator.config.file_sinks import CsvSink, DirectorySink, S3Sink
 from aggregator.config.load import load
-from aggregator.config.meter import Meter, MetronomeEvent, StripeEvent, fingerprint
+from aggregator.config.meter import Meter, fingerprint
+from aggregator.config.meter_events import MetronomeEvent, StripeEvent
 from aggregator.config.models import Config, FileSink, Ledger, Sink, Source, StripeSink
 from aggregator.config.schema import json_schema
 from aggregator.config.sinks import MetronomeSink

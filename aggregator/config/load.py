@@ -7,6 +7,7 @@ every block on its own, compare across blocks. No step stops at the first mistak
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from aggregator.config.customers import CustomerMapping
@@ -238,12 +239,13 @@ class _Assembly:
         first: dict[tuple[str, str], Section] = {}
         for meter in self.meters.values():
             data = meter.merged()
-            given = _given_event_name(data)
-            for sink in self.sinks.keys() & {name for _, name in _sinks_of(data)}:
-                other = first.setdefault((sink, given or meter.name), meter)
+            given = _given_event_names(data)
+            sinks = self.sinks.keys() & {name for _, name in _sinks_of(data)}
+            for sink, (within, event_name) in product(sinks, given or [((), meter.name)]):
+                other = first.setdefault((sink, event_name), meter)
                 if other is not meter:
                     meter.problem(
-                        ("stripe", "event_name") if given else (),
+                        within,
                         f"sends the same event name as meter `{dotted((other.name,))}` ({other.place}) to the sink "
                         f"`{dotted((sink,))}`, which would add up the two, or let one replace the other: give one of "
                         "them another event name",
@@ -310,7 +312,17 @@ def _sinks_of(meter: Mapping[str, object]) -> Iterator[tuple[Location, str]]:
             yield ("sinks", index, "sink"), entry["sink"]
 
 
-def _given_event_name(meter: Mapping[str, object]) -> str | None:
+def _given_event_names(meter: Mapping[str, object]) -> list[tuple[Location, str]]:
+    """Return the event names that stand in a meter, each with its place in there."""
     block = meter.get("stripe")
-    name = block.get("event_name") if isinstance(block, dict) else None
-    return name if isinstance(name, str) else None
+    if not isinstance(block, dict):
+        return []
+    mapped = block.get("event_names")
+    entries = mapped if isinstance(mapped, list) else []
+    found: list[tuple[Location, object]] = [(("stripe", "event_name"), block.get("event_name"))]
+    found += [
+        (("stripe", "event_names", index, "event_name"), each.get("event_name"))
+        for index, each in enumerate(entries)
+        if isinstance(each, dict)
+    ]
+    return [(within, name) for within, name in found if isinstance(name, str)]

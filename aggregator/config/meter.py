@@ -18,6 +18,7 @@ from aggregator.config.block import Block
 from aggregator.config.deltas import Deltas
 from aggregator.config.durations import parse_duration
 from aggregator.config.guards import Guards
+from aggregator.config.meter_events import MetronomeEvent, StripeEvent
 from aggregator.config.query import DELTA_PARAMETERS, PARAMETERS, final_query, normalised_query
 from aggregator.config.query_tests import QueryTests
 from aggregator.config.values import (
@@ -33,68 +34,6 @@ from aggregator.config.values import (
     check_boundary,
     refuse,
 )
-
-
-def _differs_from_customer_key(value_key: str, info: ValidationInfo) -> str:
-    if value_key == info.data.get("customer_key"):
-        raise refuse("is the same as `customer_key`: the customer and the quantity need a key each")
-    return value_key
-
-
-def _no_count(formula: str) -> str:
-    """A summary of a thousand requests would count as one."""
-    if formula == "count":
-        raise refuse(
-            "is `count`, which counts each event as one, and ours are summaries: use a meter that sums, and `formula: sum`"
-        )
-    return formula
-
-
-class StripeEvent(Block):
-    """What a meter is at Stripe; it must agree with the meter there, which `aggregator meters apply` can create."""
-
-    event_name: str = Field(
-        default="",
-        min_length=1,
-        max_length=100,
-        description="The event name of the Stripe meter. Left out: the name of this meter.",
-        examples=["api_requests"],
-    )
-    customer_key: str = Field(
-        default="stripe_customer_id",
-        min_length=1,
-        max_length=100,
-        description="The payload key that holds the customer, as in the Stripe meter's customer mapping.",
-        examples=["stripe_customer_id"],
-    )
-    value_key: Annotated[str, AfterValidator(_differs_from_customer_key)] = Field(
-        default="value",
-        min_length=1,
-        max_length=100,
-        description="The payload key that holds the quantity, as in the Stripe meter's value settings.",
-        examples=["value"],
-    )
-    display_name: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=250,
-        description="What people read at Stripe. Left out: the event name; one that is there already stays.",
-        examples=["API requests"],
-    )
-    formula: Annotated[Literal["sum", "last", "count"], AfterValidator(_no_count)] = Field(
-        default="sum",
-        description="How Stripe makes a bill of the events: their `sum`, or the `last` one, as for seats.",
-        examples=["sum"],
-    )
-    event_time_window: Literal["hour", "day"] | None = Field(
-        default=None,
-        description=(
-            "For a pre-aggregated Stripe meter: in each customer's UTC hour or day, only the newest event counts. "
-            "Recommended for new meters: sending an event a second time can never bill it twice. `window` must be a "
-            "whole multiple of it."
-        ),
-        examples=["hour"],
-    )
 
 
 class FedSink(Block):
@@ -163,40 +102,6 @@ FedSinks = Annotated[
     Field(strict=False, json_schema_extra={"minItems": 1, "uniqueItems": True}),
     AfterValidator(_some_and_once_each),
 ]
-
-
-def _apart_from_the_quantity(properties: dict[str, str], info: ValidationInfo) -> dict[str, str]:
-    if info.data.get("quantity_property") in properties:
-        raise refuse("has the key of `quantity_property`, which holds the quantity: give it another name")
-    return properties
-
-
-class MetronomeEvent(Block):
-    """What a meter's events look like at Metronome; a billable metric there sums the quantity."""
-
-    event_type: str = Field(
-        default="",
-        min_length=1,
-        description="The type of its events, as in the metric's event type filter. Left out: the name of this meter.",
-        examples=["api_requests"],
-    )
-    quantity_property: str = Field(
-        default="quantity",
-        min_length=1,
-        description="The property that holds the quantity, as in the metric's aggregation key.",
-        examples=["quantity"],
-    )
-    properties: Annotated[dict[str, str], AfterValidator(_apart_from_the_quantity)] = Field(
-        default={},
-        description="Properties that are the same on each of its events, for a metric's filters and group keys.",
-        examples=[{"region": "eu"}],
-    )
-    metric_id: str | None = Field(
-        default=None,
-        min_length=1,
-        description="The billable metric. Left out: the one that sums the quantity of this event type.",
-        examples=["13117714-3f05-48e5-a6e9-a66093f13b4d"],
-    )
 
 
 MOST_DIMENSIONS = 10
@@ -268,6 +173,41 @@ def _shows_what_is_taken_back(decreases: str, info: ValidationInfo) -> str:
             "which of them was taken back: use `hold` or `apply`"
         )
     return decreases
+
+
+def _of_known_dimensions(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
+    """Let every dimension that is named be one, with a key of its own."""
+    dimensions = info.data.get("dimensions", ())
+    _named_in("dimension_keys", event.dimension_keys, dimensions)
+    for each in event.event_names:
+        _named_in("event_names", each.where, dimensions)
+    keys = [
+        event.customer_key,
+        event.value_key,
+        *(event.dimension_keys.get(each, each) for each in dimensions),
+    ]
+    _once_each("dimension_keys", keys)
+    return event
+
+
+def _of_known_properties(event: MetronomeEvent, info: ValidationInfo) -> MetronomeEvent:
+    dimensions = info.data.get("dimensions", ())
+    _named_in("dimension_properties", event.dimension_properties, dimensions)
+    own = (event.dimension_properties.get(each, each) for each in dimensions)
+    _once_each("dimension_properties", [event.quantity_property, *event.properties, *own])
+    return event
+
+
+def _named_in(key: str, named: dict[str, str], dimensions: tuple[str, ...]) -> None:
+    for name in named:
+        if name not in dimensions:
+            raise refuse(f"names `{name}`, which is none of the meter's `dimensions`: name one of them", key)
+
+
+def _once_each(key: str, keys: list[str]) -> None:
+    for each in keys:
+        if keys.count(each) > 1:
+            raise refuse(f"leaves two things under the key `{each}`: give each dimension one of its own", key)
 
 
 def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
@@ -539,6 +479,7 @@ class Meter(Block):
         AfterValidator(_named_after_meter),
         AfterValidator(_windows_hold_whole_ones),
         AfterValidator(_adds_up_by_combination),
+        AfterValidator(_of_known_dimensions),
         AfterValidator(_cancels_what_adds_up),
         AfterValidator(_adds_up),
     ] = Field(
@@ -547,7 +488,9 @@ class Meter(Block):
         description="What the events look like to Stripe sinks.",
         examples=[{"event_name": "api_requests"}],
     )
-    metronome: Annotated[MetronomeEvent, AfterValidator(_typed_after_meter)] = Field(
+    metronome: Annotated[
+        MetronomeEvent, AfterValidator(_typed_after_meter), AfterValidator(_of_known_properties)
+    ] = Field(
         default=MetronomeEvent(),
         validate_default=True,
         description="What the events look like to Metronome sinks.",

@@ -33,7 +33,9 @@ def create_adjustment(request: Request) -> dict[str, object]:
 
 def create_meter(request: Request) -> dict[str, object]:
     """POST /v1/billing/meters."""
-    return request.account.meters.create(request.params, request.now).json()
+    return request.account.meters.create(
+        request.params, request.now, dimensions=request.rules.dimensions
+    ).json()
 
 
 def list_meters(request: Request) -> dict[str, object]:

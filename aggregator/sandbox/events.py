@@ -15,6 +15,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from aggregator.sandbox.adjustments import Cancellation, Cancellations, Request
+from aggregator.sandbox.combinations import Combinations
 from aggregator.sandbox.customers import Customers
 from aggregator.sandbox.errors import ApiError
 from aggregator.sandbox.journal import Note, Record
@@ -53,6 +54,7 @@ class Events:
         # The same for those events whose identifier was accepted later under another event name.
         self._elsewhere: dict[tuple[str, str], int] = {}
         self._series: dict[str, dict[str, Series]] = {}
+        self._combinations = Combinations()
         self.log: list[Event] = []
         self.findings = Findings(tag=tag, context=context, note=note)
         self.cancellations = Cancellations(tag, note)
@@ -70,7 +72,7 @@ class Events:
         `key` is the `Idempotency-Key` of the call.
         """
         sent, meter = draft
-        examined = examine(sent, meter, self._customers, now, rules)
+        examined = self._examined(draft, now, rules)
         duplicate = self._remembers(sent, now, rules)
         if refuse is not None and (duplicate or examined.problems):
             _refuse(refuse, draft, examined, rules, duplicate=duplicate)
@@ -95,6 +97,15 @@ class Events:
             found_at = now + lag(event.identifier, rules.processing_delay_seconds)
             self.find(event, wrong, found_at, rules, counts=False, key=key)
         return event
+
+    def _examined(self, draft: Draft, now: float, rules: Rules) -> Examined:
+        """Say what is wrong with an event, its dimensions last: they are counted where all else is right."""
+        sent, meter = draft
+        examined = examine(sent, meter, self._customers, now, rules)
+        if meter is None or examined.problems:
+            return examined
+        wrong = self._combinations.problem(meter, sent.payload, examined.customer, examined.timestamp, rules)
+        return examined if wrong is None else examined._replace(problems=(wrong,))
 
     def find(
         self, event: Event, wrong: Invalid, found_at: float, rules: Rules, *, counts: bool, key: str = ""
@@ -207,6 +218,9 @@ class Events:
         if before is not None:
             self._accepted_again(event, before)
         self._last[event.identifier] = event.sequence
+        meter = self._meters.for_event(event.event_name)
+        if meter is not None and event.reason is None and event.customer is not None:
+            self._combinations.remember(meter, dict(event.extra), event.customer, event.timestamp)
         if event.reason is None and event.customer is not None:
             by_customer = self._series.setdefault(event.event_name, {})
             series = by_customer.get(event.customer)

@@ -17,6 +17,7 @@ from aggregator.sandbox.settings import FORMULAS, TIME_WINDOWS, Formula, MeterSp
 
 CUSTOMER_KEY = "stripe_customer_id"
 VALUE_KEY = "value"
+MOST_KEYS = 20
 WINDOW_SECONDS: dict[TimeWindow, int] = {"hour": 3600, "day": 86400}
 
 
@@ -35,6 +36,7 @@ class Meter:
     customer_key: str = CUSTOMER_KEY
     value_key: str = VALUE_KEY
     deactivated_at: int | None = None
+    dimension_keys: tuple[str, ...] = ()
 
     @property
     def status(self) -> Literal["active", "inactive"]:
@@ -62,6 +64,7 @@ class Meter:
             "status_transitions": {"deactivated_at": self.deactivated_at},
             "updated": self.updated,
             "value_settings": {"event_payload_key": self.value_key},
+            **({"dimension_payload_keys": list(self.dimension_keys)} if self.dimension_keys else {}),
         }
 
 
@@ -75,9 +78,10 @@ class Meters:
         self._by_id: dict[str, Meter] = {}
         self._by_event_name: dict[str, Meter] = {}
 
-    def create(self, params: Params, now: int) -> Meter:
-        """Make a meter from the parameters of a create call."""
+    def create(self, params: Params, now: int, *, dimensions: bool = False) -> Meter:
+        """Make a meter from the parameters of a create call; `dimensions` says whether it may declare some."""
         params.only(
+            *(("dimension_payload_keys",) if dimensions else ()),
             "display_name",
             "event_name",
             "default_aggregation",
@@ -96,6 +100,7 @@ class Meters:
             window=params.choice("event_time_window", TIME_WINDOWS),
             customer_key=_customer_key(params),
             value_key=_value_key(params),
+            dimension_keys=tuple(params.texts("dimension_payload_keys", most=MOST_KEYS) or ()),
         )
         if meter.event_name in self._by_event_name:
             message = (
@@ -164,7 +169,8 @@ class Meters:
 
     def restore(self, record: Record) -> None:
         """Take a meter back from the state file; a later record of the same meter replaces it."""
-        self._remember(Meter(**record["meter"]))
+        known = record["meter"]
+        self._remember(Meter(**{**known, "dimension_keys": tuple(known.get("dimension_keys", ()))}))
 
     def _next_id(self) -> str:
         return f"mtr_{self._tag}{len(self._by_id) + 1:08d}"

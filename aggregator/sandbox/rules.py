@@ -86,6 +86,10 @@ class Rules:
     `window_per_payload`: on a meter with a window, events with other payload besides customer and value stand apart.
     `summaries_oldest_first`, `summaries_empty_buckets`: the order of buckets, and whether those without events have a row.
     `summaries_know_customers`: summaries of a customer who does not exist are a 400. Otherwise he used nothing.
+
+    `dimensions`: a meter may be made with `dimension_payload_keys`, as in a private preview of Stripe's. Otherwise that is
+    an unknown parameter. `dimension_combinations_per_hour`, `dimension_combinations_per_customer`: how many combinations of
+    their values a meter takes in an hour, and of a customer at all; an event of another one is reported, and never counts.
     """
 
     strict_customers: bool = False
@@ -127,6 +131,9 @@ class Rules:
     summaries_oldest_first: bool = False
     summaries_empty_buckets: bool = False
     summaries_know_customers: bool = False
+    dimensions: bool = False
+    dimension_combinations_per_hour: int = 10_000
+    dimension_combinations_per_customer: int = 100
 
     def __post_init__(self) -> None:
         for name, kind in self.__annotations__.items():
@@ -141,7 +148,12 @@ class Rules:
             require(is_seconds(getattr(self, name)), name, SECONDS_WANTED)
         for name, choices in CHOICES.items():
             require(getattr(self, name) in choices, name, f"one of {', '.join(map(str, choices))}")
-        require(is_count(self.report_samples), "report_samples", "a count")
+        for name in (
+            "report_samples",
+            "dimension_combinations_per_hour",
+            "dimension_combinations_per_customer",
+        ):
+            require(is_count(getattr(self, name)), name, "a count")
 
 
 def read_rules(data: Mapping[str, Any]) -> Rules:

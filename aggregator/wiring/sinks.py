@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aggregator.config import Config, CsvSink, DirectorySink, FileSink, MetronomeSink, S3Sink, StripeSink
 from aggregator.config.rotated import keys_now, webhook_secrets_now
@@ -20,7 +20,7 @@ from aggregator.sinks.protocol import Destination, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 
 if TYPE_CHECKING:
-    from aggregator.config import Meter
+    from aggregator.config import Meter, MetronomeEvent, StripeEvent
     from aggregator.ledger.outbox.rate_shares import RateShares
     from aggregator.ledger.reads import Reads
     from aggregator.sinks.files import Format
@@ -65,7 +65,11 @@ def build_sink(config: Config, name: str) -> Sink | SinkOfFiles:
                 encoding=Encoding(sink.quantity_encoding),
                 events_per_second=sink.events_per_second,
                 meters={
-                    meter.name: MetronomeMeter(**dict(meter.metronome), window=meter.window)
+                    meter.name: MetronomeMeter(
+                        **_without(meter.metronome, "dimension_properties"),
+                        window=meter.window,
+                        dimensions=_keys_of(meter, meter.metronome.dimension_properties),
+                    )
                     for meter in config.meters.values()
                     if name in meter.sinks
                 },
@@ -247,12 +251,27 @@ def build_notification_client(
 
 def _stripe_meters(config: Config, sink: str) -> "dict[str, StripeMeter]":
     from aggregator.sinks.stripe import StripeMeter
+    from aggregator.sinks.stripe_meter import Mapped
 
     return {
-        meter.name: StripeMeter(**dict(meter.stripe))
+        meter.name: StripeMeter(
+            **_without(meter.stripe, "dimension_keys", "event_names"),
+            dimensions=_keys_of(meter, meter.stripe.dimension_keys),
+            event_names=tuple(Mapped(each.event_name, each.where) for each in meter.stripe.event_names),
+        )
         for meter in config.meters.values()
         if sink in meter.sinks
     }
+
+
+def _without(block: "StripeEvent | MetronomeEvent", *names: str) -> dict[str, Any]:
+    """Return the settings of a block, but for those that mean something to us alone."""
+    return {name: value for name, value in dict(block).items() if name not in names}
+
+
+def _keys_of(meter: "Meter", named: Mapping[str, str]) -> dict[str, str]:
+    """Return under which key each dimension of a meter goes."""
+    return {each: named.get(each, each) for each in meter.dimensions}
 
 
 def outlets(
@@ -293,14 +312,15 @@ def counted_twice(config: Config, accounts: Mapping[str, str | None]) -> list[st
         for meter in config.meters.values():
             if sink not in meter.sinks:
                 continue
-            event_name = meter.stripe.event_name
-            other_meter, other = first.setdefault((account, event_name), (meter.name, sink))
-            if other != sink:
-                found.append(
-                    f"Meter {meter.name} sends event name {event_name} to sink {sink}, and meter {other_meter} the same to "
-                    f"sink {other}, which is the same account: one Stripe meter would count both, or let one replace the "
-                    "other. Take one of the sinks out of `sinks`, or give one of two meters another `stripe.event_name`."
-                )
+            for event_name in meter.stripe.names:
+                other_meter, other = first.setdefault((account, event_name), (meter.name, sink))
+                if other != sink:
+                    found.append(
+                        f"Meter {meter.name} sends event name {event_name} to sink {sink}, and meter {other_meter} the same "
+                        f"to sink {other}, which is the same account: one Stripe meter would count both, or let one replace "
+                        "the other. Take one of the sinks out of `sinks`, or give one of two meters another "
+                        "`stripe.event_name`."
+                    )
     return found
 
 

@@ -22,7 +22,7 @@ from aggregator.sinks.stripe.meter_events import fresh_key
 START = dt.datetime(2026, 11, 20, 15, 12, tzinfo=dt.UTC)
 SPAN = Span(START, START + dt.timedelta(seconds=10))
 A, B = "agg_" + "a" * 40, "agg_" + "b" * 40
-EVENT_NAMES = {"api": "api_requests", "seats": "seats-2"}
+EVENT_NAMES = {"api": ("api_requests",), "seats": ("seats-2", "seats_of_teams")}
 
 Message = dict[str, Any]
 

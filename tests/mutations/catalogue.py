@@ -1462,4 +1462,43 @@ MISTAKES: tuple[Mistake, ...] = (
         "    return next((name for name in ours if name not in words and not name), None)\n",
         ("tests/core/test_source_clickhouse.py::test_a_query_sets_nothing_that_a_read_relies_on",),
     ),
+    Mistake(
+        "what no event name is mapped for goes to the meter's own",
+        "aggregator/sinks/stripe_meter.py",
+        "if each.where.items() <= values.items()), None\n",
+        "if each.where.items() <= values.items()), self.event_name\n",
+        (
+            "tests/contract/test_dimensions_at_sinks.py::test_a_combination_goes_to_the_stripe_meter_it_is_mapped_to",
+        ),
+    ),
+    Mistake(
+        "the total of a meter is that of its first Stripe meter",
+        "aggregator/sinks/stripe/account.py",
+        "        for event_name in meter.names:\n",
+        "        for event_name in meter.names[:1]:\n",
+        (
+            "tests/contract/test_dimensions_at_sinks.py::test_a_combination_goes_to_the_stripe_meter_it_is_mapped_to",
+        ),
+    ),
+    Mistake(
+        "a dimension that the Stripe meter wants is not missed",
+        "aggregator/sinks/stripe/differences.py",
+        "    if theirs - ours:\n",
+        "    if theirs < ours:\n",
+        ("tests/contract/test_dimensions_at_sinks.py::test_declared_keys_are_compared",),
+    ),
+    Mistake(
+        "dimensions are left out of what Metronome is sent",
+        "aggregator/sinks/metronome/event.py",
+        "{self._end}{self._apart(event)}}}}",
+        "{self._end}}}}",
+        ("tests/contract/test_dimensions_at_sinks.py::test_they_are_properties_at_metronome",),
+    ),
+    Mistake(
+        "an event without a dimension shifts the columns of a file",
+        "aggregator/sinks/files/formats.py",
+        "for name in self.meters[event.meter].dimensions:\n",
+        "for name in values:\n",
+        ("tests/contract/test_dimensions_at_sinks.py::test_they_are_columns_of_a_csv_file",),
+    ),
 )

@@ -20,6 +20,9 @@ from aggregator.sinks.stripe_meter import StripeMeter
 LONGEST_CUSTOMER = 500
 """Characters. Stripe's ids have 18; what is longer than this is no id, and would make the size of a file a guess."""
 
+LONGEST_DIMENSION = 100 * 4 + 8
+"""Bytes of a value with what stands around it: it has 100 characters at most."""
+
 TIMESTAMP_DIGITS = 12
 SIGNS = 8
 """Quotes, commas and line ends that a record may have besides what is counted by name."""
@@ -53,9 +56,17 @@ class Format:
 
     def misfit(self, event: Event) -> str | None:
         """Say why an event cannot be written; None if it can: what is no customer's id cannot."""
+        meter = self.meters[event.meter]
+        if meter.name_of(event) is None:
+            return meter.unmapped(event)
         if len(event.customer) > LONGEST_CUSTOMER:
             return f"the customer has more than {LONGEST_CUSTOMER} characters, so it is no id of Stripe's"
         return None
+
+    def _named(self, event: Event) -> str:
+        name = self.meters[event.meter].name_of(event)
+        assert name is not None, "what is not mapped is a misfit"
+        return name
 
     def _quantity(self, event: Event) -> str:
         return plain(self.meters[event.meter].quantity(event))
@@ -73,21 +84,23 @@ class JsonFormat(Format):
         self.end = b"\n" if lines else b"\n]\n"
         self._begin = b"" if lines else b"[\n"
         quote = '"' if encoding is Encoding.TEXT else ""
+        self._quote = quote
         self._around = {
-            name: (
-                f',"event_name":{_text(meter.event_name)},"payload":{{{_text(meter.customer_key)}:',
+            (name, event_name): (
+                f',"event_name":{_text(event_name)},"payload":{{{_text(meter.customer_key)}:',
                 f",{_text(meter.value_key)}:{quote}",
-                f"{quote}}}}}",
             )
             for name, meter in meters.items()
+            for event_name in meter.names
         }
 
     def bundles(self) -> list[dict[str, int]]:
         """Return all meters together: each record names the keys of its own."""
-        fixed = len('{"identifier":"","timestamp":') + TIMESTAMP_DIGITS + SIGNS
-        sizes = {
-            name: fixed + sum(len(part.encode()) for part in parts) for name, parts in self._around.items()
-        }
+        fixed = len('{"identifier":"","timestamp":"}}') + TIMESTAMP_DIGITS + SIGNS
+        sizes: dict[str, int] = {}
+        for (name, _), parts in self._around.items():
+            size = fixed + sum(len(part.encode()) for part in parts) + _room(self.meters[name])
+            sizes[name] = max(size, sizes.get(name, 0))
         return [sizes] if sizes else []
 
     def begin(self, meter: str) -> bytes:  # noqa: ARG002 - every record names its own keys
@@ -96,10 +109,12 @@ class JsonFormat(Format):
 
     def record(self, event: Event) -> bytes:
         """Return one record, as one line."""
-        before, middle, after = self._around[event.meter]
+        before, middle = self._around[event.meter, self._named(event)]
+        keys = self.meters[event.meter].dimensions
+        apart = "".join(f",{_text(keys.get(name, name))}:{_text(value)}" for name, value in event.dimensions)
         return (
             f'{{"identifier":{_text(event.identifier)},"timestamp":{_seconds(event)}'
-            f"{before}{_text(event.customer)}{middle}{self._quantity(event)}{after}"
+            f"{before}{_text(event.customer)}{middle}{self._quantity(event)}{self._quote}{apart}}}}}"
         ).encode()
 
 
@@ -120,36 +135,47 @@ class CsvFormat(Format):
         self._customer = unformulated if guarded else str
         self._identified = identified
         self._alone = alone
-        self._names = {name: _cell(meter.event_name) for name, meter in meters.items()}
+        self._names = {name: _cell(name) for meter in meters.values() for name in meter.names}
 
     def bundles(self) -> list[dict[str, int]]:
         """Return meters with the same columns together, or each alone."""
         together: dict[tuple[str, ...], dict[str, int]] = {}
         for name, meter in self.meters.items():
-            columns = (meter.customer_key, meter.value_key, name if self._alone else "")
-            size = len(self._names[name].encode()) + TIMESTAMP_DIGITS + SIGNS
+            columns = (*self._payload(name), name if self._alone else "")
+            longest = max(len(self._names[each].encode()) for each in meter.names)
+            size = longest + TIMESTAMP_DIGITS + SIGNS + _room(meter)
             size -= 0 if self._identified else IDENTIFIER_LENGTH  # it is summed up, and not written
             together.setdefault(columns, {})[name] = size
         return list(together.values())
 
     def begin(self, meter: str) -> bytes:
         """Return the header."""
-        known = self.meters[meter]
-        keys = (f"payload_{known.customer_key}", f"payload_{known.value_key}")
+        keys = [f"payload_{key}" for key in self._payload(meter)]
         columns = ("timestamp", "event_name", *map(_cell, keys))
         return (",".join(("identifier", *columns) if self._identified else columns) + "\n").encode()
 
     def record(self, event: Event) -> bytes:
         """Return one row, without its end."""
         customer = _cell(self._customer(event.customer))
-        row = f"{_seconds(event)},{self._names[event.meter]},{customer},{self._quantity(event)}"
+        row = f"{_seconds(event)},{self._names[self._named(event)]},{customer},{self._quantity(event)}"
+        values = dict(event.dimensions)
+        for name in self.meters[event.meter].dimensions:
+            row += f",{_cell(self._customer(values[name])) if name in values else ''}"
         return (f"{_cell(event.identifier)},{row}" if self._identified else row).encode()
 
     def misfit(self, event: Event) -> str | None:
         """Refuse what is no customer's id, and what would not stay on one line."""
         if any(ord(sign) < 32 or ord(sign) == 127 for sign in event.customer):
             return "the customer holds a line break or another control character, which a row of a CSV file cannot"
+        lost = {name for name, _ in event.dimensions} - self.meters[event.meter].dimensions.keys()
+        if lost:
+            return f"it has the dimensions {', '.join(sorted(lost))}, for which the file has no column: put them back"
         return super().misfit(event)
+
+    def _payload(self, meter: str) -> tuple[str, ...]:
+        """Return the payload keys of a meter, in the order of their columns."""
+        known = self.meters[meter]
+        return known.customer_key, known.value_key, *known.dimensions.values()
 
 
 FORMULA = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
@@ -164,6 +190,11 @@ def unformulated(text: str) -> str:
 def as_given(cell: str) -> str:
     """Return what `unformulated` made a cell of."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def _room(meter: StripeMeter) -> int:
+    """Return the bytes that the dimensions of a record may take, at most."""
+    return sum(len(key.encode()) + LONGEST_DIMENSION for key in meter.dimensions.values())
 
 
 def _seconds(event: Event) -> int:

@@ -31,11 +31,13 @@ class MetronomeMeter:
     """The billable metric that sums it; None looks it up by event type and property."""
     window: dt.timedelta = dt.timedelta(hours=1)
     """How long its windows are: Metronome shows no less than an hour."""
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+    """The property of each dimension."""
 
     @property
     def sent(self) -> dict[str, str | None]:
-        """Return every property of its events; None stands for the quantity, which differs."""
-        return {self.quantity_property: None, **self.properties}
+        """Return every property of its events; None stands for the quantity and for dimensions, which differ."""
+        return {self.quantity_property: None, **self.properties, **dict.fromkeys(self.dimensions.values())}
 
 
 class Form:
@@ -46,13 +48,20 @@ class Form:
         same = [f",{json.dumps(key)}:{json.dumps(value)}" for key, value in meter.properties.items()]
         self._type = f', "event_type": {json.dumps(meter.event_type)}, "timestamp": "'
         self._quantity = f'", "properties":{{{json.dumps(meter.quantity_property)}:{mark}'
-        self._end = f"{mark}{''.join(same)}}}}}"
+        self._end = f"{mark}{''.join(same)}"
+        self._dimensions = meter.dimensions
 
     def written(self, event: Event) -> str:
         """Return one event as JSON: by how much a customer used more."""
         return (
             f'{{"transaction_id": {quoted(event.identifier)}, "customer_id": {quoted(event.customer)}{self._type}'
-            f"{instant(event.at)}{self._quantity}{plain(event.delta)}{self._end}"
+            f"{instant(event.at)}{self._quantity}{plain(event.delta)}{self._end}{self._apart(event)}}}}}"
+        )
+
+    def _apart(self, event: Event) -> str:
+        """Return the properties that its dimensions are."""
+        return "".join(
+            f",{quoted(self._dimensions.get(name, name))}:{quoted(value)}" for name, value in event.dimensions
         )
 
 

@@ -78,11 +78,12 @@ class Account:
         """Compare these meters of ours with the account's, in their order. Raises as `problems` does."""
         wanted = {name: self._meters[name] for name in names}
         with self._asking():
-            found = await self._find({meter.event_name for meter in wanted.values()})
+            found = await self._find({each.event_name for meter in wanted.values() for each in meter.needed})
             known = {event_name: described(meter) for event_name, meter in found.items()}
         return [
-            compare(name, meter, known.get(meter.event_name), livemode=self.context.livemode)
+            compare(name, each, known.get(each.event_name), livemode=self.context.livemode)
             for name, meter in wanted.items()
+            for each in meter.needed
         ]
 
     async def identity(self) -> str | None:
@@ -131,7 +132,7 @@ class Account:
         """
         params = _range(self.context.customer(customer), span, MINUTE)
         total = ZERO
-        async for row in self._summaries(name, params):
+        async for _, row in self._summaries(name, params):
             if _start(row) not in span:
                 raise SinkError(f"Stripe's summary of {name} begins at {_start(row)}, outside {span}.")
             total += _quantity(row)
@@ -147,27 +148,42 @@ class Account:
         params = _range(self.context.customer(customer), span, step)
         params["value_grouping_window"] = GROUPINGS[step]
         found: dict[dt.datetime, Decimal] = {}
-        async for row in self._summaries(name, params):
+        seen: set[tuple[str, dt.datetime]] = set()
+        async for event_name, row in self._summaries(name, params):
             start = _start(row)
-            if start in found or start not in span or not is_boundary(start, step):
+            if (event_name, start) in seen or start not in span or not is_boundary(start, step):
                 raise SinkError(
                     f"Stripe's summaries of {name} by {GROUPINGS[step]} make no sense at {start}."
                 )
-            found[start] = _quantity(row)
+            seen.add((event_name, start))
+            found[start] = found.get(start, ZERO) + _quantity(row)
         return {start: quantity for start, quantity in found.items() if quantity}
 
     async def _summaries(
         self, name: str, params: "MeterEventSummaryListParams"
-    ) -> "AsyncIterator[MeterEventSummary]":
-        """Yield the rows of all pages. Raises SinkUnreachable, SinkHalted or SinkError."""
+    ) -> "AsyncIterator[tuple[str, MeterEventSummary]]":
+        """Yield the rows of all pages, each with its event name. Raises SinkUnreachable, SinkHalted or SinkError."""
         if name not in self._meters:  # which is no trouble of Stripe's, nor of the other meters
             raise SinkError(
                 f"Meter {name} no longer feeds sink {self.context.sink}, so it cannot be looked up there: put it back."
             )
+        meter = self._meters[name]
+        for event_name in meter.names:
+            try:
+                async for row in self._of_event_name(name, event_name, params.copy()):
+                    yield event_name, row
+            except MeterMissing:
+                if not meter.event_names or event_name != meter.event_name:
+                    raise  # else nothing was ever sent without dimensions
+
+    async def _of_event_name(
+        self, name: str, event_name: str, params: "MeterEventSummaryListParams"
+    ) -> "AsyncIterator[MeterEventSummary]":
+        """Yield the rows of all pages of one Stripe meter. Raises as `_summaries` does."""
         meters = self._client.api.v1.billing.meters
         for _ in range(MOST_PAGES):
             try:
-                meter_id = await self._id(self._meters[name].event_name)
+                meter_id = await self._id(event_name)
                 page = await meters.event_summaries.list_async(meter_id, params, self._options)
                 rows, more = page.data, page.has_more
             except SinkError:
@@ -200,7 +216,7 @@ class Account:
                 if isinstance(failure, Refusal) and failure.status == NOT_FOUND:
                     return None
                 raise
-            ours = (name for name, meter in self._meters.items() if meter.event_name == found.event_name)
+            ours = (name for name, meter in self._meters.items() if found.event_name in meter.names)
             self._ours[stripe_meter] = next(ours, None)
         return self._ours[stripe_meter]
 
@@ -312,7 +328,11 @@ def _quantity(row: "MeterEventSummary") -> Decimal:
 
 
 def described(meter: "Meter") -> Known:
-    """Return what the library says of a meter, as far as ours are compared with it."""
+    """Return what the library says of a meter, as far as ours are compared with it.
+
+    Only accounts in a private preview of Stripe's show `dimension_payload_keys`, which the library has no name for.
+    """
+    declared = getattr(meter, "dimension_payload_keys", None)
     return Known(
         id=meter.id,
         event_name=meter.event_name,
@@ -323,4 +343,5 @@ def described(meter: "Meter") -> Known:
         value_key=meter.value_settings.event_payload_key,
         active=meter.status == "active",
         livemode=meter.livemode,
+        dimension_keys=None if declared is None else tuple(map(str, declared)),
     )

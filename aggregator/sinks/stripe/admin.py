@@ -50,12 +50,13 @@ class Administration:
         self._context = account.context
         self._calls = account.context.client.api.v1.billing.meters
 
-    async def create(self, name: str, now: dt.datetime) -> Made:
+    async def create(self, name: str, now: dt.datetime, event_name: str | None = None) -> Made:
         """Make the Stripe meter of one of ours, or find that it is there.
 
         Raises SinkHalted if the key may not, SinkUnreachable if it may have been made, SinkError if it was refused.
         """
-        meter = self._context.meters[name]
+        meter = self._needed(name, event_name)
+        event_name = meter.event_name
         params = creation(meter)
         try:
             made = await self._calls.create_async(
@@ -68,7 +69,7 @@ class Administration:
             )
             known = described(made)
         except Exception as error:  # noqa: BLE001 - the account says what came of it; else it is turned into ours, and raised
-            found = await self._after(error, name)
+            found = await self._after(error, name, event_name)
             if found is None:
                 self._raise(error, f"make the meter {meter.event_name}")
             return Made(found, by_us=False)
@@ -76,7 +77,7 @@ class Administration:
 
     async def rename(self, name: str, known: Known) -> Comparison:
         """Give a Stripe meter the display name that one of ours has. Raises SinkHalted, SinkUnreachable or SinkError."""
-        meter = self._context.meters[name]
+        meter = self._needed(name, known.event_name)
         assert meter.display_name is not None, f"meter {name} has no display name to give"
         params: MeterUpdateParams = {"display_name": meter.display_name}
         with self._changing(f"rename the meter {known.event_name}"):
@@ -93,16 +94,21 @@ class Administration:
         with self._changing(f"reactivate the meter {known.event_name}"):
             return described(await self._calls.reactivate_async(known.id, None, self._context.options))
 
-    async def _after(self, error: Exception, name: str) -> Comparison | None:
+    def _needed(self, name: str, event_name: str | None) -> StripeMeter:
+        """Return what one of ours needs under an event name, the first without one."""
+        needed = self._context.meters[name].needed
+        return next(each for each in needed if event_name in (None, each.event_name))
+
+    async def _after(self, error: Exception, name: str, event_name: str) -> Comparison | None:
         """Return what the account has after a failure: somebody else's meter, or ours whose answer was lost."""
         failure = self._context.client.describe(error)
         if not isinstance(failure, NoResponse) and why_halt(failure, self._context.sink):
             return None
         try:
-            [found] = await self.account.comparisons([name])
+            compared = await self.account.comparisons([name])
         except SinkError:
             return None  # the first failure is the one to tell
-        return found if found.known else None
+        return next((each for each in compared if each.event_name == event_name and each.known), None)
 
     @contextmanager
     def _changing(self, what: str) -> Iterator[None]:
@@ -194,9 +200,9 @@ class AdminClient:
         named = self._loop.ask(lambda there: there.account.identity())
         return named.split()[0] if named else None
 
-    def create(self, name: str, now: dt.datetime) -> Made:
-        """Make the Stripe meter of one of ours, or find that it is there by now."""
-        return self._loop.ask(lambda there: there.create(name, now))
+    def create(self, name: str, now: dt.datetime, event_name: str | None = None) -> Made:
+        """Make a Stripe meter of one of ours, or find that it is there: the one of an event name, if it has several."""
+        return self._loop.ask(lambda there: there.create(name, now, event_name))
 
     def rename(self, name: str, known: Known) -> Comparison:
         """Give a Stripe meter the display name that one of ours has."""

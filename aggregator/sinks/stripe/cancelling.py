@@ -25,6 +25,9 @@ async def cancel(
 
     `version` is that of the API by which it was sent: nothing says that one takes back what the other took.
     """
+    if meter.event_names:
+        why = "its meter sends by `stripe.event_names`, and nothing here says under which of them this event went"
+        return CancelResult(Answer.REFUSED, complete=False, reason=why)
     api = context.client.api
     try:
         answer = await (api.v1 if version == 1 else api.v2).billing.meter_event_adjustments.create_async(

@@ -28,6 +28,8 @@ class Known(NamedTuple):
     value_key: str
     active: bool
     livemode: bool
+    dimension_keys: tuple[str, ...] | None = None
+    """The payload keys that it prices by; None where the account does not say."""
 
 
 class MeterState(StrEnum):
@@ -90,7 +92,12 @@ def compare(name: str, meter: StripeMeter, known: Known | None, *, livemode: boo
         return Comparison(name, meter.event_name, None, MeterState.MISSING, (missing,))
     if known.livemode != livemode:
         return Comparison(name, meter.event_name, known, MeterState.WRONG_MODE, (_mode(known),))
-    fixed = (*_formula(meter, known), *_window(meter, known), *_keys(meter, known))
+    fixed = (
+        *_formula(meter, known),
+        *_window(meter, known),
+        *_keys(meter, known),
+        *_dimensions(meter, known),
+    )
     state, title = tuple(_state(known)), tuple(_title(meter, known))
     meter_state = (
         MeterState.FIXED
@@ -171,3 +178,23 @@ def _keys(meter: StripeMeter, known: Known) -> Iterator[Difference]:
     if value != meter.value_key:
         text = f"finds the quantity under {value}, but we send {meter.value_key}. Set `stripe.value_key: {value}`."
         yield Difference("value_key", meter.value_key, value, text)
+
+
+def _dimensions(meter: StripeMeter, known: Known) -> Iterator[Difference]:
+    """Compare the keys of dimensions: Stripe rejects an event that lacks one, and does not price by one that it has not."""
+    if known.dimension_keys is None:
+        return
+    ours, theirs = set(meter.dimensions.values()), set(known.dimension_keys)
+    here, there = ", ".join(sorted(ours)) or "none", ", ".join(sorted(theirs)) or "none"
+    if theirs - ours:
+        text = (
+            f"wants the dimensions {there}, and we send {here}: an event without one is rejected. Add them to `dimensions`, "
+            "or correct `stripe.dimension_keys`."
+        )
+        yield Difference("dimension_keys", here, there, text)
+    elif ours - theirs and theirs:
+        text = (
+            f"prices by the dimensions {there}, and we send {here}: what it does not know is added up. Take a Stripe meter "
+            "that has them all, or leave them out of `dimensions`."
+        )
+        yield Difference("dimension_keys", here, there, text)

@@ -17,7 +17,7 @@ docs.stripe.com/billing/subscriptions/usage-based/recording-usage-in-bulk for im
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from aggregator.core.model import Rejection, Report, Span
@@ -88,7 +88,9 @@ class _Errors(NamedTuple):
     samples: tuple[_Sample, ...]
 
 
-def read_report(message: Fields, meter: str | None, event_names: Mapping[str, str]) -> ParsedNotification:
+def read_report(
+    message: Fields, meter: str | None, event_names: Mapping[str, Collection[str]]
+) -> ParsedNotification:
     """Read a fetched message about invalid events.
 
     `meter` is the meter of ours that it is related to, None if there is none; `event_names` are those of all our meters of
@@ -197,15 +199,16 @@ def _sample(code: str, sample: object) -> _Sample:
 
 
 def _without_meter(
-    name: str, span: Span, errors: _Errors, event_names: Mapping[str, str]
+    name: str, span: Span, errors: _Errors, event_names: Mapping[str, Collection[str]]
 ) -> Iterator[Report]:
     """Yield the reports that a message without a meter comes to, one per meter that may be meant."""
     unconfigured_meters = [each for each in errors.samples if each.identifier is None]
     unnamed = errors.rejected - len(errors.samples)
     meant = [
         meter
-        for meter, event_name in event_names.items()
-        if unnamed > 0 or any(_speaks_of(event_name, each.reason) for each in unconfigured_meters)
+        for meter, names in event_names.items()
+        if unnamed > 0
+        or any(_speaks_of(event_name, each.reason) for each in unconfigured_meters for event_name in names)
     ]
     for meter in meant:
         yield Report(name, meter, span, errors.rejected, errors.named)

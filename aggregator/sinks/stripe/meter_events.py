@@ -24,11 +24,18 @@ def document(event: Event, context: AccountContext) -> wire.Document:
     """Return an event as version 2 and the stream want it: instants in RFC 3339, of whole seconds as in version 1."""
     meter = context.meters[event.meter]
     return {
-        "event_name": meter.event_name,
+        "event_name": called(event, context),
         "identifier": event.identifier,
         "timestamp": f"{event.at:%Y-%m-%dT%H:%M:%SZ}",
         "payload": meter.payload(event, context.customer(event.customer)),
     }
+
+
+def called(event: Event, context: AccountContext) -> str:
+    """Return the event name of an event that has been bound to a route, and so has one."""
+    name = context.meters[event.meter].name_of(event)
+    assert name is not None, "what is not mapped is refused before it leaves"
+    return name
 
 
 def fresh_key(identifier: str) -> str:
@@ -56,7 +63,7 @@ class MeterEventSender:
             case Refusal():
                 return [context.judge_refusal(answer)]
         failpoints.passing("answer_unread")
-        sent = Echo(event.identifier, context.meters[event.meter].event_name, context.livemode)
+        sent = Echo(event.identifier, called(event, context), context.livemode)
         judged = judge_echo(_echo(answer), sent, context.sink)
         return [judged._replace(reason=context.client.hide(judged.reason))] if judged.reason else [judged]
 
@@ -66,7 +73,7 @@ class MeterEventSender:
             return wire.document(document(event, context))
         meter = context.meters[event.meter]
         payload = meter.payload(event, context.customer(event.customer))
-        return wire.form(meter.event_name, event.identifier, int(event.at.timestamp()), payload)
+        return wire.form(called(event, context), event.identifier, int(event.at.timestamp()), payload)
 
 
 def _echo(answer: Answered) -> Echo:

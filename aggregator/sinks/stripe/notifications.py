@@ -143,7 +143,7 @@ class Messages:
             stripe_meter = invalid_events.related_meter(message)
             with self._asking():
                 meter = await self._account.our_meter(stripe_meter) if stripe_meter else None
-            event_names = {ours: known.event_name for ours, known in self._context.meters.items()}
+            event_names = {ours: known.names for ours, known in self._context.meters.items()}
             read = invalid_events.read_report(message, meter, event_names)
         except ValueError as error:
             raise SinkError(f"Stripe's event {name} cannot be read: {error}.") from error

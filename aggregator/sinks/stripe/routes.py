@@ -132,7 +132,10 @@ class Routes:
         meter = self._context.meters.get(event.meter)
         if meter is None:
             return no_longer_fed(event.meter, self._context.sink)
-        key = (address.account, address.customer, meter.event_name)
+        event_name = meter.name_of(event)
+        if event_name is None:
+            return Response(Answer.REFUSED, meter.unmapped(event))
+        key = (address.account, address.customer, event_name)
         # Of a `last` meter, the order within one request is not documented.
         alone = meter.write_model is WriteModel.LAST
         return Bound(self._route(event.transport or self._transport, address.account), key, alone)

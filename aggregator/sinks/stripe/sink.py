@@ -106,7 +106,10 @@ class StripeSink(HttpSink[Routes]):
         address = self.addresses.of(customer)
         if address is None:  # so that nothing of it can be there
             return ZERO
-        return self._read(lambda routes: routes.account(address.account).total(meter, customer, span))
+        return self._read(
+            lambda routes: routes.account(address.account).total(meter, customer, span),
+            self._stripe_meters(meter),
+        )
 
     def breakdown(
         self, meter: str, customer: str, span: Span, step: dt.timedelta
@@ -122,8 +125,12 @@ class StripeSink(HttpSink[Routes]):
             return {}
         return self._read(
             lambda routes: routes.account(address.account).breakdown(meter, customer, span, step),
-            max(1, -(-((span.end - span.start) // step) // PAGE)),
+            max(1, -(-((span.end - span.start) // step) // PAGE)) * self._stripe_meters(meter),
         )
+
+    def _stripe_meters(self, meter: str) -> int:
+        """Return how many Stripe meters have figures of one of ours."""
+        return len(self._meters[meter].names) if meter in self._meters else 1
 
     def knows_by_name(self, customer: str) -> bool:
         """Say whether a customer can be looked up: an account that is a customer itself is found elsewhere."""
