@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+SPARK  := .spark
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
@@ -34,10 +35,11 @@ test: $(READY) ## all tests (real Postgres from a wheel; loopback only)
 
 .PHONY: tools
 tools: $(READY) ## install what tests need of the system (Debian's), if this user may; without it they are skipped, or fail and say so
-	@for program in pgbouncer prometheus chromium mariadbd mariadb_config; do \
+	@for program in pgbouncer prometheus chromium mariadbd mariadb_config java; do \
 	  if PATH="$$PATH:/usr/sbin" command -v $$program >/dev/null; then continue; fi; \
 	  case $$program in \
 	    mariadbd) packages=mariadb-server-core;; \
+	    java) packages=openjdk-17-jre-headless;; \
 	    mariadb_config) packages='libmariadb-dev gcc pkg-config python3-dev';; \
 	    *) packages=$$program;; \
 	  esac; \
@@ -56,6 +58,10 @@ tools: $(READY) ## install what tests need of the system (Debian's), if this use
 	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python mysqlclient mariadb; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check mysqlclient mariadb; fi \
 	|| echo "mysqlclient and mariadb cannot be built: the tests that need them are skipped."
+	@if test -d $(SPARK)/pyspark; then exit 0; fi; \
+	if command -v uv >/dev/null 2>&1; then uv pip install --quiet --python $(BIN)/python --no-deps --target $(SPARK) pyspark; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(SPARK) pyspark; fi \
+	|| echo "PySpark, in which Spark's server comes, cannot be installed: the tests that need it are skipped."
 
 .PHONY: sim
 sim: $(READY) ## simulated lives of the real code under faults: SEEDS=2000, or SEED=17 to live one again
@@ -81,7 +87,7 @@ format: $(READY) ## format the code and mend what lint can mend
 bench: $(READY) ## measured figures: seconds, and processor time per event; ARGS="--against CHECKOUT" for ratios
 	@$(BIN)/python -m bench $(ARGS)
 
-EXTRAS := duckdb,embedded,metronome,mysql,notify,opentelemetry,s3
+EXTRAS := duckdb,embedded,metronome,mysql,notify,opentelemetry,s3,spark
 
 .PHONY: dist
 dist: $(READY) ## wheel, source distribution and list of components (CycloneDX), in dist/, tried in an empty environment
@@ -102,5 +108,5 @@ audit: dist ## look up what is known of each dependency's weaknesses (asks the p
 	@.release/tools/bin/pip-audit --path "$$(.release/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 .PHONY: clean
-clean: ## remove .venv, .peers, .release, .tools, dist and caches
-	@rm -rf $(VENV) .peers .release .tools dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .peers, .release, .tools, .spark, dist and caches
+	@rm -rf $(VENV) .peers .release .tools $(SPARK) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

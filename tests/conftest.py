@@ -23,6 +23,8 @@ from aggregator.ledger.database import migrate
 from aggregator.runtime.embedded_postgres import EmbeddedPostgres
 from tests.object_store import Store, bucket_in, store_running
 from tests.pooler import Pooler, missing, pgbouncer
+from tests.spark import MISSING as WITHOUT_SPARK
+from tests.spark import Spark, spark
 
 TEMPLATE = "ledger_template"
 IN_MEMORY, ROOM_NEEDED = Path("/dev/shm"), 4 << 30
@@ -66,6 +68,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_direct(item: pytest.Item) -> bool:
     return item.get_closest_marker("direct") is not None
+
+
+@pytest.fixture(scope="session")
+def spark_server() -> Iterator[Spark]:
+    """Give the one server of Spark that a run has; tests that ask for it belong to the group `spark`."""
+    if WITHOUT_SPARK is not None:
+        pytest.skip(WITHOUT_SPARK)
+    with spark() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,9 @@ clickhouse_session.py  ClickHouse: a client's connection, and the query that it 
 clickhouse_text.py     ClickHouse: what no query says
 clickhouse_grants.py   ClickHouse: what a user may do beyond reading, and tables that hold rows twice
 file_views.py     DuckDB: folders of Parquet and CSV files, shown as tables
+spark.py          Spark SQL: sessions, settings, and what its errors mean
+spark_session.py  Spark SQL: a session over HiveServer2's protocol: described, run, fetched, stopped
+spark_text.py     Spark SQL: what is no single statement that reads
 other.py          every other dialect: the same, as far as it can be had
 transactions.py   Postgres: which transactions have ended, and which are open
 roles.py          Postgres: what a role may do beyond reading

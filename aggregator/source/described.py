@@ -38,7 +38,7 @@ def described(connection: sa.Connection, table: str) -> TableShape:
 
 def _indexed(known: sa.Inspector, name: str, schema: str | None) -> frozenset[str] | None:
     """Return which columns an index begins with; None for a database that reads a stretch of time without one."""
-    if known.dialect.name == "duckdb":
+    if known.dialect.name in {"duckdb", "spark"}:
         return None
     indexed: list[Sequence[str | None]] = [each["column_names"] for each in known.get_indexes(name, schema)]
     indexed.append(known.get_pk_constraint(name, schema)["constrained_columns"])

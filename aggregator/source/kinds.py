@@ -11,6 +11,7 @@ from aggregator.source.file_views import Files
 from aggregator.source.mysql import MYSQL
 from aggregator.source.other import other
 from aggregator.source.postgres import POSTGRES
+from aggregator.source.spark import SPARK
 from aggregator.source.sqlite import SQLITE
 
 
@@ -27,5 +28,7 @@ def dialect_of(url: sa.URL, files: Mapping[str, Files]) -> Dialect:
             return duckdb_dialect(files)
         case "clickhouse" | "clickhouses" | "clickhousedb":
             return CLICKHOUSE
+        case "spark":
+            return SPARK
         case name:
             return other(name)

@@ -25,6 +25,7 @@ LONGEST = 400
 """An error's words run over several lines; what names the column is rarely on the first."""
 
 EXTRAS = {
+    "databricks": "databricks",
     "firebird": "firebird",
     "snowflake": "snowflake",
     "bigquery": "bigquery",

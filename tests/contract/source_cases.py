@@ -19,6 +19,7 @@ from aggregator.source.contract.facts import FACTS
 from tests.clickhouse import ClickHouse
 from tests.contract.engines import register
 from tests.mariadb import Maria
+from tests.spark import Spark
 
 
 def postgres(request: pytest.FixtureRequest) -> str:
@@ -69,6 +70,12 @@ def clickhouse_in_new_york(request: pytest.FixtureRequest) -> str:
     return server.url()
 
 
+def spark_in_kathmandu(request: pytest.FixtureRequest) -> str:
+    """Return a schema of a real Spark, in New York, whose sessions begin in Kathmandu."""
+    server: Spark = request.getfixturevalue("spark_server")
+    return server.url
+
+
 class Case(NamedTuple):
     """One kind of database: what gives its URL, how a source of it is set, and the facts that it does not prove."""
 
@@ -79,6 +86,8 @@ class Case(NamedTuple):
     """What is known to be wrong with it, and is said in `cannot_promise`."""
     settings: dict[str, Any] = {}  # noqa: RUF012 - read only
     facts: tuple[Fact, ...] = FACTS
+    group: str = "mariadb"
+    """Tests of one group share the servers that they need."""
 
 
 FLOATS_ONLY = frozenset({"microseconds", "decimals", "wide sums"})
@@ -101,6 +110,7 @@ CASES = (
     Case("mariadb in New York", mariadb_in_new_york, frozenset({"keys"}), settings={"timezone": "UTC"}),
     Case("duckdb", duckdb_file),
     Case("clickhouse in New York", clickhouse_in_new_york),
+    Case("spark in Kathmandu", spark_in_kathmandu, group="spark"),
     Case(
         "unknown",
         unknown,

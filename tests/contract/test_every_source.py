@@ -13,8 +13,6 @@ from tests.clickhouse import ClickHouse, clickhouse
 from tests.contract.source_cases import CASES, Case
 from tests.mariadb import Maria, mariadb
 
-pytestmark = pytest.mark.xdist_group("mariadb")
-
 
 @pytest.fixture(scope="module")
 def mariadb_server() -> Iterator[Maria]:
@@ -30,7 +28,9 @@ def clickhouse_server() -> Iterator[ClickHouse]:
         yield server
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
+@pytest.fixture(
+    params=[pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(case.group)) for case in CASES]
+)
 def case(request: pytest.FixtureRequest) -> Case:
     """Each kind of database."""
     found: Case = request.param

@@ -1306,6 +1306,43 @@ MISTAKES: tuple[Mistake, ...] = (
         ),
     ),
     Mistake(
+        "a write behind common tables is sent to Spark",
+        "aggregator/source/spark_text.py",
+        'if depth == 0 and word in WRITES and before != ".":',
+        "if depth < 0:",
+        ("tests/core/test_spark_text.py::test_what_is_no_reading_is_not_sent",),
+    ),
+    Mistake(
+        "Spark's advice to make NULL of what does not fit is passed on",
+        "aggregator/source/spark.py",
+        'words = BYPASS.sub("", ',
+        "words = str(",
+        ("tests/core/test_spark_text.py::test_an_error_is_told_in_spark_s_own_words",),
+    ),
+    Mistake(
+        "a bound goes to Spark without its zone",
+        "aggregator/source/spark_session.py",
+        "isoformat(sep=' ')}Z'\"",
+        "isoformat(sep=' ')}'\"",
+        ("tests/core/test_spark_text.py::test_values_are_sent_as_literals_that_cannot_be_misread",),
+    ),
+    Mistake(
+        "Spark runs what it has not parsed as a query",
+        "aggregator/source/spark_session.py",
+        "columns = self._session.described(query)",
+        'columns = [("customer", "string"), ("quantity", "bigint")]',
+        (
+            "tests/core/test_source_spark.py::test_what_the_text_lets_through_is_parsed_as_a_query_before_it_is_run",
+        ),
+    ),
+    Mistake(
+        "Spark cuts the places of a product",
+        "aggregator/source/spark.py",
+        '"spark.sql.decimalOperations.allowPrecisionLoss": "false"',
+        '"spark.sql.decimalOperations.allowPrecisionLoss": "true"',
+        ("tests/core/test_source_spark.py::test_a_product_keeps_its_decimal_places_or_is_refused",),
+    ),
+    Mistake(
         "a MariaDB session stays in the server's zone",
         "aggregator/source/mysql.py",
         '    "time_zone": "+00:00",\n',
