@@ -14,6 +14,8 @@ FREE = {
     "0BSD",
     "Apache",
     "Apache Software License",
+    "Apache License 2.0",
+    "Apache License, Version 2.0",
     "Apache-2.0",
     "BSD",
     "BSD License",
