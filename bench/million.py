@@ -47,14 +47,27 @@ LIMITS = Limits(
 )
 
 
+MODELS, TOKEN_TYPES = 10, 5
+"""What each customer's usage is kept apart by, where it is: fifty combinations."""
+
+
 def measure(customers: int) -> list[Figure]:
     """Commit one window with so many customers, then read it again unchanged."""
+    return _of(readings(customers), "customers")
+
+
+def measure_apart(slots: int) -> list[Figure]:
+    """Do the same with as many slots of a fiftieth of the customers, each with two dimensions."""
+    return _of(readings_apart(slots), "slots with two dimensions")
+
+
+def _of(read: Iterable[list[Reading]], what: str) -> list[Figure]:
     with tempfile.TemporaryDirectory() as directory, EmbeddedPostgres(Path(directory) / "pg") as server:
         migrate(server.url())
         with short_turns(), seldom_collected(), Database(server.url()) as database, Spool() as spool:
-            for batch in readings(customers):
+            for batch in read:
                 spool.add(batch)
-            return _measure(database, spool, postmaster(server))
+            return _measure(database, spool, postmaster(server), what)
 
 
 def readings(customers: int, at_once: int = 5_000) -> Iterable[list[Reading]]:
@@ -66,7 +79,27 @@ def readings(customers: int, at_once: int = 5_000) -> Iterable[list[Reading]]:
         ]
 
 
-def _measure(database: Database, spool: Spool, server: int) -> list[Figure]:
+def readings_apart(slots: int, at_once: int = 5_000) -> Iterable[list[Reading]]:
+    """Yield as many readings, of each customer one for every combination."""
+    each = MODELS * TOKEN_TYPES
+    apart = [
+        (("model", f"model-{number % MODELS}"), ("token_type", f"type-{number // MODELS}"))
+        for number in range(each)
+    ]
+    for low in range(0, slots, at_once):
+        yield [
+            Reading(
+                START,
+                f"cus_{number // each:010d}",
+                Decimal(number % 997 + 1),
+                START + HOUR / 2,
+                dimensions=apart[number % each],
+            )
+            for number in range(low, min(low + at_once, slots))
+        ]
+
+
+def _measure(database: Database, spool: Spool, server: int, what: str) -> list[Figure]:
     meters = Meters(database, uuid.uuid4(), LEASE)
     meter = Meter(
         name="api_requests",
@@ -101,7 +134,7 @@ def _measure(database: Database, spool: Spool, server: int) -> list[Figure]:
     assert lease is not None
     figures = []
     for work in ("stage, plan, commit", "the same window unchanged"):
-        figure = Figure(f"{spool.rows:,} customers, one window: {work}", spool.rows)
+        figure = Figure(f"{spool.rows:,} {what}, one window: {work}", spool.rows)
         with measured(figure, {"ledger": server}):
             tally = passes.commit(
                 lease, spool, Pass("live", span, span, policy.now, lease.definitions[0]), decide

@@ -52,6 +52,13 @@ def million(scale: int) -> list[Figure]:
     return measure(1_000_000 // scale)
 
 
+def dimensions(scale: int) -> list[Figure]:
+    """As many slots of fewer customers, kept apart by two dimensions."""
+    from bench.million import measure_apart
+
+    return measure_apart(1_000_000 // scale)
+
+
 def directory(scale: int) -> list[Figure]:
     """Very many events into a file."""
     from bench.files import measure
@@ -86,6 +93,7 @@ MEASURES: dict[str, Measure] = {
     "stream": stream,
     "metronome": metronome,
     "million": million,
+    "dimensions": dimensions,
     "directory": directory,
     "s3": s3,
     "reconcile": reconcile,
