@@ -46,6 +46,10 @@ TRIES = 3
 """How often a sink is asked for one customer before the adoption is given up, with nothing changed."""
 
 
+ONE_FIGURE = "its usage is kept apart by dimensions, and the sink has one figure for all combinations"
+"""Why a customer is left as the ledger has it."""
+
+
 class Situation(NamedTuple):
     """How a ledger stands: why it is stopped, and from when on it can be adopted."""
 
@@ -252,8 +256,11 @@ class Adopter:
         Customers of whom it has no figures are added to `left`, and nothing is said of them.
         """
         pieces = list(definitions.pieces(holding, line.span))
+        is_kept_apart = any(definition.dimensions for definition, _ in pieces)
 
         def ask(comparisons: list[SlotComparison]) -> list[Found] | Left:
+            if is_kept_apart:
+                return Left(meter.name, line.feed.sink, comparisons[0].customer, ONE_FIGURE)
             who = Comparison(self._sinks[line.feed.sink], meter.name, comparisons, line.unit)
             for tried in range(1, TRIES + 1):
                 try:

@@ -92,9 +92,10 @@ class Survey:
         undecided = sorted({each.customer for each in self.left} - leave)
         if undecided:
             raise LedgerError(
-                f"{_some(undecided)}: a sink does not know them, so it cannot be asked what they were sent. Make them known "
-                "there and adopt then, or say --leave with the name of each if the ledger's word is to be taken: what they "
-                "were sent since the backup is then sent again, and billed twice once they are known. Nothing was changed."
+                f"{_some(undecided)}: a sink does not know them, or has one figure for all combinations of dimensions: "
+                "it cannot be asked what they were sent. Make known there whom it does not know and adopt then, or say "
+                "--leave with the name of each if the ledger's word is to be taken: what they were sent since the backup is "
+                "then sent again, and billed twice. Nothing was changed."
             )
         split_windows = [str(window) for each in self.compared for window in each.split_windows]
         if split_windows:

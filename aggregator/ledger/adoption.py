@@ -219,8 +219,10 @@ UNBALANCED = """
 select slot.customer from aggregator.slot
   join aggregator.feed on feed.id = slot.feed_id and not feed.ordered
   left join aggregator.carry on carry.feed_id = slot.feed_id and carry.customer = slot.customer
+                            and carry.combination = slot.combination
  where slot.feed_id = %(feed_id)s
- group by slot.customer having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0) limit 1
+ group by slot.customer, slot.combination
+having sum(slot.quantity) <> sum(slot.total) + coalesce(max(carry.amount), 0) limit 1
 """
 
 RECORD_ACCOUNT = "update aggregator.sink set account = %(account)s where name = %(sink)s"

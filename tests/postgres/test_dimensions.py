@@ -3,16 +3,18 @@
 from collections import defaultdict
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from psycopg.types.json import Jsonb
 
 from aggregator.core.dimensions import Dimensions, number
 from aggregator.core.model import Decreases
-from aggregator.errors import InvariantBroken, QueryRejected
+from aggregator.errors import InvariantBroken, LedgerError, LedgerStopped, QueryRejected
 from aggregator.ledger.database import Database
 from aggregator.ledger.review import moves
 from tests.fakes import FakeSource
+from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 pytestmark = pytest.mark.usefixtures("says_what_changed")
@@ -202,6 +204,32 @@ def test_a_number_that_stands_for_two_combinations_stops_us(database: Database) 
     with pytest.raises(InvariantBroken, match="have one number"):
         world.collect()
     assert world.one("select count(*) from aggregator.event") == 0
+
+
+def test_an_adoption_leaves_what_one_figure_cannot_tell_apart(database: Database, tmp_path: Path) -> None:
+    """The sink has one figure for all combinations: nothing is taken over before a person has named the customer."""
+    world = PinnedWorld(database, tmp_path, meter=BY_MODEL)
+    for model, quantity in (("large", Decimal("2.4")), ("small", Decimal("5.4"))):
+        world.source.use("cus_a", START, quantity, model=model, region="eu")
+    world.at(1, 6)
+    world.collect()
+    world.deliver()
+    backup = back_up(world.database)
+    world.source.use("cus_b", START + HOUR, 1, model="large", region="eu")
+    world.at(2, 6)
+    world.collect()
+    world.deliver()
+    restore(world.database, backup)
+    world.source.use("cus_c", START + HOUR, 1, model="large", region="eu")
+    world.collect()
+    with pytest.raises(LedgerStopped):
+        world.deliver()
+    with pytest.raises(LedgerError, match=r"cus_a.*one figure for all combinations.*--leave"):
+        world.adopt()
+    world.adopt(leave=["cus_a", "cus_b", "cus_c"])
+    assert world.rows("select sum(total) from aggregator.slot where customer = 'cus_a'") == [(7,)]
+    assert world.rows("select count(*) from aggregator.carry where customer = 'cus_a'") == [(2,)]
+    world.check_balance()
 
 
 def test_a_combination_that_is_named_twice_is_one(database: Database) -> None:
