@@ -372,3 +372,21 @@ def test_closing_a_source_stops_what_it_asks(source: Source) -> None:
     reader.join(30)
     assert ended
     assert readings(source, "select 'cus_a' as customer, 1 as quantity")
+
+
+def test_ids_that_are_used_again_are_no_cursor(tmp_path: Path) -> None:
+    """SQLite deals the id of a deleted row again, unless the key says otherwise; instants are compared by the second."""
+    path = tmp_path / "app.db"
+    with closing(sqlite3.connect(path)) as writing:
+        writing.execute("create table kept (id integer primary key autoincrement, customer text)")
+        writing.execute("create table reused (id integer primary key, customer text)")
+    query = "select customer, 1 as quantity, id as cursor from {} where id > :after and id <= :upto"
+    source = Source("app", f"sqlite:///{path}", statement_timeout=dt.timedelta(seconds=5))
+    with closing(source), source.by_cursor() as rows:
+        assert rows.disordered(query.format("kept"), 0) == []
+        assert "autoincrement" in rows.disordered(query.format("reused"), 0)[0]
+        assert "by the second" in rows.disordered(query.format("kept"), NOON)[0]
+        writers, _ = rows.writers(by_instant=False)
+        assert writers is not None
+        assert not writers.open
+        assert rows.writers(by_instant=True)[0] is None

@@ -26,6 +26,36 @@ class Mistake(NamedTuple):
 
 MISTAKES: tuple[Mistake, ...] = (
     Mistake(
+        "a cursor goes on although a transaction is open that took an id before",
+        "aggregator/source/writers.py",
+        "held.mode = 'RowExclusiveLock'",
+        "held.mode = 'ExclusiveLock'",
+        ("tests/postgres/test_deltas.py::test_a_lower_id_that_is_committed_later_is_not_passed_over",),
+    ),
+    Mistake(
+        "who has taken an id and written nothing is not waited for",
+        "aggregator/source/writers.py",
+        "in ('r', 'p', 'S')",
+        "in ('r', 'p')",
+        (
+            "tests/postgres/test_deltas.py::test_an_id_that_is_taken_before_its_transaction_writes_is_waited_for",
+        ),
+    ),
+    Mistake(
+        "whoever is prepared meanwhile is passed over",
+        "aggregator/core/deltas.py",
+        "return noted._replace(waits_for=now.prepared, looked_again=True)",
+        "return noted._replace(waits_for=frozenset(), looked_again=True)",
+        ("tests/postgres/test_deltas.py::test_a_prepared_transaction_is_waited_for_under_its_other_name",),
+    ),
+    Mistake(
+        "rows are added wherever the cursor stands",
+        "aggregator/ledger/passes/running_totals.py",
+        "            if connection.execute(MOVE, values).rowcount != 1:\n",
+        "            if connection.execute(MOVE, values).rowcount > 1:\n",
+        ("tests/postgres/test_deltas.py::test_who_lost_the_meter_adds_nothing",),
+    ),
+    Mistake(
         "an identifier leaves out what keeps usage apart",
         "aggregator/core/planner.py",
         """        if dimensions:

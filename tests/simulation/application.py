@@ -233,6 +233,10 @@ class Application:
             holder=f"transaction {min(self._open)}" if self._open else None,
         )
 
+    def writers(self) -> frozenset[str]:
+        """Name the transactions that are open."""
+        return frozenset(map(str, self._open))
+
     def _work(self, meter: str) -> None:
         """Do one transaction, and come again."""
         if self.resting:

@@ -35,6 +35,8 @@ class Conditions:
     """Quantities have parts that are too small to bill."""
     zeros: float = 0.0
     """How many quantities are zero: of seats there may be none, which is to be said."""
+    by_cursor: bool = False
+    """Rows are read once, and added up in the ledger."""
     at_once: bool = True
     raw: bool = False
     """Rows come one by one instead of summed."""

@@ -41,6 +41,7 @@ from tests.simulation.apart import DIMENSION
 from tests.simulation.application import Application
 from tests.simulation.backfilling import Backfilling
 from tests.simulation.beforehand import Beforehand
+from tests.simulation.by_cursor import LivedCursorSource, settings
 from tests.simulation.cancel_gate import CancelGate
 from tests.simulation.carrying import Carrying
 from tests.simulation.conditions import (
@@ -67,6 +68,7 @@ from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_notifications import MemoryNotifications
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.memory_totals import MemoryRunningTotals
 from tests.simulation.memory_uploads import MemoryPlaces, MemoryUploads
 from tests.simulation.names import called
 from tests.simulation.new_ids import NewIds
@@ -120,6 +122,7 @@ class InMemory:
         return as_ledger(
             meters=MemoryMeters(self.ledger, owner, LEASE),
             passes=MemoryPasses(self.ledger, LEASE, identity),
+            running_totals=MemoryRunningTotals(self.ledger, identity),
             outbox=outbox,
             in_doubt=in_doubt,
             identity=identity,
@@ -239,6 +242,7 @@ class Life:
             revisit=conditions.revisit,
             decimals=conditions.decimals,
             decreases=conditions.decreases,
+            deltas=settings(name) if conditions.by_cursor else None,
             latest=conditions.write_model is WriteModel.LAST,
             outlets=(Outlet(SINK, None, name),),
             dimensions=(DIMENSION,) if conditions.models else (),
@@ -610,9 +614,15 @@ class Daemon:
         return SourceGate(self._gate, self._life.application, self._life.spells, self._life.standbys)
 
     def _collection(self, meter: Meter) -> Collector:
+        registered, taking_in = self._registered[meter.name], None
+        if registered.meter.deltas is not None:
+            totals = self._ledger.running_totals
+            taking_in = LivedCursorSource(
+                registered.meter, registered.id, self._gate, self._life.application, totals
+            )
         return Collector(
-            self._registered[meter.name],
-            self._source(),
+            registered,
+            taking_in or self._source(),
             self._ledger.meters,
             self._ledger.passes,
             ledger_name=self._ledger.identity.name,
@@ -620,6 +630,7 @@ class Daemon:
             elapsed=self._life.elapsed,
             check_clock=self._gate.now,
             patience=self._life.conditions.patience,
+            by_cursor=taking_in,
         )
 
     def _did(self, process: Process, name: str, values: tuple[object, ...], done: object) -> None:

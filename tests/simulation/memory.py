@@ -36,6 +36,7 @@ from aggregator.ledger.feeds import as_it_is, fed_until
 from aggregator.ledger.identity import Failover
 from aggregator.ledger.meters import Feed, Lease, Left, Registered
 from aggregator.ledger.outbox.first_use import TAKEN_BACK
+from aggregator.ledger.passes.running_totals import CursorState
 from aggregator.ledger.passes.silence import Silence
 from aggregator.ledger.passes.silent_customers import SilentCustomers
 from tests.simulation.apart import customer_of, dimensions_of
@@ -330,6 +331,11 @@ class Tables:
     rejections: dict[tuple[int, str], str] = field(default_factory=dict)
     readbacks: dict[int, ReadbackRow] = field(default_factory=dict)
     unmapped_rows: dict[tuple[int, dt.datetime], list[Reading]] = field(default_factory=dict)
+    cursors: dict[int, CursorState] = field(default_factory=dict)
+    totals: dict[tuple[int, dt.datetime, str, str], tuple[Decimal | None, int, dt.datetime | None]] = field(
+        default_factory=dict
+    )
+    """Of meter, window, customer and flaw: the sum of rows, how many, and the last use."""
     reassertions: dict[tuple[int, dt.datetime, str], dt.datetime] = field(default_factory=dict)
     """Of feed, window and customer: from when on the slot is to be sent again."""
     pieces: dict[tuple[int, Span], PieceRow] = field(default_factory=dict)

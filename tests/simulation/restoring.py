@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from aggregator.adoption.adopter import Adopter
+from aggregator.collection.cursor_source import Sums
 from aggregator.core.states import CancellationState
 from aggregator.errors import AggregatorError, InvariantBroken
 from aggregator.ledger.clock import LedgerClock
@@ -257,10 +258,12 @@ class Restoring:
         adoption = Adopter(
             ledger,
             registered,
-            dict.fromkeys(
-                (known.meter.name for known in registered),
-                SourceGate(gate, life.application, life.spells, life.standbys),
-            ),
+            {
+                known.meter.name: SourceGate(gate, life.application, life.spells, life.standbys)
+                if known.meter.deltas is None
+                else Sums(known.id, parts["running_totals"])
+                for known in registered
+            },
             {"service": sink},
             without_readback=without,
         )

@@ -15,6 +15,7 @@ from aggregator.ledger.outbox.moved_files import Places
 from aggregator.ledger.outbox.outbox import Outbox
 from aggregator.ledger.outbox.uploads import Uploads
 from aggregator.ledger.passes.passes import Passes
+from aggregator.ledger.passes.running_totals import RunningTotals
 from aggregator.ledger.review.cancellations import Cancellations
 from aggregator.ledger.review.in_doubt import InDoubt
 from tests.simulation.memory import MemoryMeters
@@ -27,11 +28,13 @@ from tests.simulation.memory_in_doubt import MemoryInDoubt
 from tests.simulation.memory_notifications import MemoryNotifications
 from tests.simulation.memory_outbox import MemoryOutbox
 from tests.simulation.memory_passes import MemoryPasses
+from tests.simulation.memory_totals import MemoryRunningTotals
 from tests.simulation.memory_uploads import MemoryPlaces, MemoryUploads
 
 TWINS: dict[type, type] = {
     MemoryMeters: Meters,
     MemoryPasses: Passes,
+    MemoryRunningTotals: RunningTotals,
     MemoryOutbox: Outbox,
     MemoryInDoubt: InDoubt,
     MemoryIdentity: LedgerIdentity,
@@ -47,6 +50,7 @@ TWINS: dict[type, type] = {
 NOT_LIVED: dict[type, set[str]] = {
     Meters: {"look", "memory", "note_unstable", "redefine"},
     Passes: {"preview"},
+    RunningTotals: {"of_all", "recount", "recounted"},
     Outbox: {"clock_set_back", "planned_by", "waiting"},
     InDoubt: {"sent_silently"},
     LedgerIdentity: {"accounts", "follow", "remarks"},

@@ -10,7 +10,7 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -236,21 +236,14 @@ class RunningTotals(Part):
             if connection.execute(NOTE, values).rowcount != 1:
                 raise LeaseLost
 
-    def add(
-        self,
-        lease: Lease,
-        spool: Spool,
-        after: Cursor,
-        upto: Cursor,
-        alive: Callable[[], None] = lambda: None,
-    ) -> dt.datetime | None:
+    def add(self, lease: Lease, spool: Spool, after: Cursor, upto: Cursor) -> dt.datetime | None:
         """Add the rows of a stretch, and move the cursor over it, and over the goal that ends there.
 
         Return from where windows are to be read again for it; None if no window is. Raises LeaseLost, and has added nothing,
         if another process has the meter or the cursor stands elsewhere.
         """
         with self._database.transaction() as connection:
-            bring(connection, spool, alive)
+            bring(connection, spool)
             self._hold(connection, lease)
             values = {
                 **lease.key,
