@@ -131,16 +131,21 @@ def test_a_pass_that_looked_a_moment_too_early_reads_again(accounts: Accounts) -
     class Late(MappedSource):
         def _resolved(self, mapping: str | None, batch: Any) -> Any:
             found = super()._resolved(mapping, batch)
-            accounts.says(("1", "cus_one"), ("2", "cus_two"))
+            accounts.says(("1", "cus_one"), ("2", None), ("3", "cus_three"))
             return found
 
+    accounts.at(30, 10)
+    accounts.collect()
+    accounts.use("3", 4)
     before: Any = accounts.collection.source
     accounts.collection.source = Late(before._source, before._customers, before._known)
-    accounts.round()
+    accounts.backfill(Span(START, START + HOUR))
     accounts.collection.source = before
-    assert accounts.everything() == {"cus_one": 21}
+    assert accounts.customers.waiting()[0].quantity == 7, (
+        "noted as waiting, by what was known a moment before"
+    )
     accounts.round()
-    assert accounts.everything() == {"cus_one": 21, "cus_two": 3}
+    assert accounts.everything() == {"cus_one": 21, "cus_three": 4}
 
 
 def test_an_id_that_changes_from_now_on_leaves_what_was_billed(accounts: Accounts) -> None:
@@ -387,3 +392,56 @@ def test_what_a_sink_overwrites_is_summed_over_keys(database: Database) -> None:
     accounts.says(("1", "cus_all"), ("2", "cus_all"))
     accounts.round()
     assert [event.total for event in sink.received] == [7]
+
+
+@pytest.mark.parametrize("point", ["customers_read", "customers_written", "customers_taken_over"])
+def test_a_process_that_dies_in_a_move_changes_all_of_it_or_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """Another process takes over wherever it stopped, and ends up at the same: nothing is lost, and nothing moves twice."""
+
+    class Died(BaseException):
+        """The process has ended."""
+
+    def passing(name: str) -> None:
+        if name == point:
+            raise Died
+
+    accounts = moving(database)
+    with monkeypatch.context() as dying:
+        dying.setattr("aggregator.runtime.failpoints.passing", passing)
+        with pytest.raises(Died):
+            accounts.says(("1", "new_one"), ("2", "cus_two"))
+    changed = accounts.one("select count(*) from aggregator.customer_change")
+    reread = accounts.one("select reread_from is not null from aggregator.meter")
+    assert (changed, reread) == ((1, True) if point == "customers_taken_over" else (0, False))
+    accounts.look()
+    accounts.round()
+    assert accounts.held() == {"cus_one": -21, "new_one": 21}
+    assert accounts.one("select count(*) from aggregator.customer_change") == 1
+    accounts.round()
+    assert accounts.held() == {"cus_one": -21, "new_one": 21}
+    accounts.check_balance()
+
+
+def test_keys_are_looked_up_where_usage_is_kept_apart(database: Database) -> None:
+    """Two keys of one customer are summed for each combination of dimensions, and a move takes each along."""
+    meter = replace(METER, dimensions=("model",))
+    accounts = Accounts(database, Moved.ALL, meter=meter)
+
+    def answer(query: str, span: Span, window: dt.timedelta, step: Any = None) -> Any:
+        found = accounts.source._readings(span, window)
+        return [each._replace(dimensions=(("model", "a" if each.quantity == 5 else "b"),)) for each in found]
+
+    monkey: Any = accounts.source
+    monkey.answer = answer
+    accounts.use("1", 5, 7)
+    accounts.use("2", 5, 7)
+    accounts.at(2, 10)
+    accounts.says(("1", "cus_all"), ("2", "cus_all"))
+    accounts.round()
+    assert accounts.everything() == {"cus_all": 24}
+    accounts.says(("1", "new"), ("2", "cus_all"))
+    accounts.round()
+    assert accounts.held() == {"cus_all": -12, "new": 12}
+    assert sum(move.windows for move in ParkedEvents(database).moved(10)) == 2
