@@ -57,14 +57,15 @@ OF_CUSTOMER = """
   join aggregator.slot on slot.feed_id = %(feed)s and slot.window_start = asked.start and slot.customer = %(customer)s
 """
 
-# Whether more happened than that a window was read once and accepted at once.
+# Whether more happened than that a window was read once and accepted at once; of all its combinations together.
 SLOTS = f"""
-select slot.window_start, slot.quantity, slot.total,
-       slot.revision > 1 or coalesce(event.state not in ('accepted', 'confirmed') or event.attempts > 1, false)
-       or exists (select from aggregator.cancellation where cancellation.event_id = event.id)
+select slot.window_start, sum(slot.quantity), sum(slot.total),
+       bool_or(slot.revision > 1
+               or coalesce(event.state not in ('accepted', 'confirmed') or event.attempts > 1, false)
+               or exists (select from aggregator.cancellation where cancellation.event_id = event.id))
        {OF_CUSTOMER}
   left join aggregator.event on event.id = slot.tail
- order by 1
+ group by slot.window_start order by 1
 """  # noqa: S608 - our own text
 
 EVENTS = f"""
@@ -89,7 +90,7 @@ select slot.window_start, event.id, event.revision, event.delta, event.total, co
         select claim.id, file.name from aggregator.claim left join aggregator.file on file.claim_id = claim.id
          where claim.claimed_at = event.attempted_at and event.id = any(claim.events) limit 1
        ) as claim on true
- order by slot.window_start, event.revision
+ order by slot.window_start, slot.combination, event.revision
 """  # noqa: S608 - our own text
 
 ENTRIES = f"""
@@ -99,7 +100,7 @@ select event.id, slot.window_start, event.revision, event.delta, event.total, co
        {OF_CUSTOMER}
   join aggregator.event on event.slot_id = slot.id and event.state <> 'void'
   left join aggregator.parked on parked.event_id = event.id
- order by slot.window_start, event.revision
+ order by slot.window_start, slot.combination, event.revision
 """
 
 TRIES = """

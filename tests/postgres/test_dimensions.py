@@ -9,10 +9,13 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from aggregator.core.dimensions import Dimensions, number
-from aggregator.core.model import Decreases
+from aggregator.core.model import Decreases, Span
+from aggregator.core.usage import By
 from aggregator.errors import InvariantBroken, LedgerError, LedgerStopped, QueryRejected
 from aggregator.ledger.database import Database
+from aggregator.ledger.facts import Facts
 from aggregator.ledger.review import moves
+from aggregator.ledger.usage import UsageReport
 from tests.fakes import FakeSource
 from tests.postgres.restore import PinnedWorld, back_up, restore
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
@@ -230,6 +233,28 @@ def test_an_adoption_leaves_what_one_figure_cannot_tell_apart(database: Database
     assert world.rows("select sum(total) from aggregator.slot where customer = 'cus_a'") == [(7,)]
     assert world.rows("select count(*) from aggregator.carry where customer = 'cus_a'") == [(2,)]
     world.check_balance()
+
+
+def test_all_combinations_of_a_window_are_told_together(database: Database) -> None:
+    """What is on record of a customer's window is the sum of them, with the events of each; so is what was used."""
+    world = world_of(database)
+    for model, quantity in (("large", 2), ("small", 5)):
+        world.source.use("cus_a", START, quantity, model=model, region="eu")
+    world.source.use("cus_a", START, 9, model=None, region="eu")
+    world.at(1, 6)
+    world.collect()
+    world.deliver()
+    facts = Facts(database)
+    [feed] = facts.feeds()
+    hour = Span(START, START + HOUR)
+    assert facts.known(feed, "cus_a", hour).plain[2:] == (1, 7, 7)
+    [window] = facts.windows(feed, "cus_a", [START])
+    assert (window.quantity, window.total, sorted(event.delta for event in window.events)) == (7, 7, [2, 5])
+    assert sorted(entry.delta for entry in facts.entries(feed, "cus_a", hour)) == [2, 5]
+    report = UsageReport(database)
+    [of_feed] = report.feeds(None, hour)
+    [line] = report.lines(of_feed, hour, By.CUSTOMER)
+    assert (line.customer, line.usage.used, line.usage.billed, line.usage.unmapped) == ("cus_a", 16, 7, 9)
 
 
 def test_a_combination_that_is_named_twice_is_one(database: Database) -> None:
