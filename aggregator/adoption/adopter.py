@@ -65,7 +65,7 @@ class Situation(NamedTuple):
 
 
 class Adopter:
-    """Adopts one ledger. `sources` are what is read, by meter.
+    """Adopts one ledger. `reads` are what is read, by meter.
 
     What is left as the ledger has it: `without_readback` names sinks, which cannot be read back, and
     `leave` customers, whom a sink does not know.
@@ -75,7 +75,7 @@ class Adopter:
         self,
         ledger: Ledger,
         registered: Iterable[Registered],
-        sources: Mapping[str, Reads],
+        reads: Mapping[str, Reads],
         sinks: Mapping[str, Destination],
         *,
         quiet: dt.timedelta = QUIET,
@@ -87,7 +87,7 @@ class Adopter:
         self._identity = ledger.identity
         self._meters = ledger.meters
         self._registered = sorted(registered, key=lambda known: known.meter.name)
-        self._sources = sources
+        self._sources = reads
         self._sinks = sinks
         self._quiet = quiet
         self._without_readback = frozenset(without_readback)

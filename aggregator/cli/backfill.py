@@ -19,6 +19,7 @@ from aggregator.cli.options import (
     to_option,
 )
 from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.cli.samples import refuse_unsampled
 from aggregator.core.shown import counted
 from aggregator.errors import SourceError
 
@@ -132,6 +133,7 @@ def _job(
     doing = "a dry run" if dry_run else "a backfill"
     refuse_what_a_cursor_passed(collection.meter, doing, recounts=not dry_run)
     span = span_of(collection.meter, known, collection.limits, start, end, now)
+    refuse_unsampled(app.ledger.samples, app.registered[name], span)
     return Backfill(collection, known, span), read_by_older(known, span)
 
 

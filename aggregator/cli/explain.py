@@ -153,7 +153,7 @@ def _sources(config: "Config", ledger: "Ledger") -> "Iterator[Callable[[str], Ex
     from aggregator.collection.explanation import ExplainedSource
     from aggregator.collection.mapped_source import MappedSource
     from aggregator.wiring.app import meter_of
-    from aggregator.wiring.sources import build_source, by_cursor
+    from aggregator.wiring.sources import build_source, by_cursor, reads_of
 
     with ExitStack() as stack:
 
@@ -166,6 +166,9 @@ def _sources(config: "Config", ledger: "Ledger") -> "Iterator[Callable[[str], Ex
             known, feeds = meter_of(meter), ledger.facts.feeds(name)
             if not feeds:
                 return ExplainedSource(found, known.unit, meter.detail_query)
+            if known.sampling is not None:
+                taken = reads_of(known, feeds[0].meter_id, found, ledger)
+                return ExplainedSource(taken, known.unit, known.query)
             sums = None if known.deltas is None else by_cursor(known, feeds[0].meter_id, found, ledger)
             if feeds[0].meter_id not in ledger.customers.mapped_meters():
                 return ExplainedSource(sums or found, known.unit, meter.detail_query)

@@ -13,6 +13,7 @@ from aggregator.cli.feeds import report_feeds
 from aggregator.cli.mappings import report_mappings
 from aggregator.cli.options import config_option, json_option, limit_option, load_config
 from aggregator.cli.printing import say, show_rows, write_json
+from aggregator.cli.samples import report_samples
 from aggregator.core.shown import counted, duration, shown
 
 if TYPE_CHECKING:
@@ -77,11 +78,11 @@ def status(config_path: Path, *, as_json: bool, limit: int) -> None:
         backlogs = ledger.reports.backlogs(now - PACE_WITHIN, now)
         in_force, before = ledger.configurations.latest()
         defined = ledger.configurations.defined_since()
-        cursors = ledger.running_totals.of_all()
+        cursors, sampled = ledger.running_totals.of_all(), list(report_samples(config, ledger.samples, now))
         coverage, drift = ledger.checks.coverage(), ledger.checks.drift(limit)
     configuration = ConfigurationShown.of(config, in_force, before, defined)
     suggestions = _suggestions(config, lateness)
-    notes = [*_renamed(memory), *report_feeds(config, statuses, now), *report_cursors(cursors)]
+    notes = [*_renamed(memory), *report_feeds(config, statuses, now), *report_cursors(cursors), *sampled]
     report: dict[str, Any] = {
         "meters": [{**row._asdict(), "lag_seconds": now - row.mark} for row in statuses],
         "parked": [row._asdict() for row in parked],

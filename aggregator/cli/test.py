@@ -119,8 +119,11 @@ def _tested(config: "Config", name: str) -> Iterator[Tested]:
     with closing(build_source(config, meter.source, "aggregator test")) as source:
         for each in meter.tests:
             try:
+                counters = meter.read == "counters" if meter.read in ("counters", "gauges") else None
                 case = _case(each, meter.window, apart=bool(meter.dimensions))
-                found = differences(source, meter.query_text, meter.window, case, meter.dimensions)
+                found = differences(
+                    source, meter.query_text, meter.window, case, meter.dimensions, counters=counters
+                )
             except SourceError as error:
                 yield Tested(name, each.name, error=str(error))
             else:

@@ -17,22 +17,20 @@ import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol
 
 from aggregator.collection import schedule, sight
+from aggregator.collection.asking import Sampler, Source
 from aggregator.collection.cursor_source import CursorSource
 from aggregator.collection.rounds import Collected
 from aggregator.collection.sight import Seen, Sight
 from aggregator.core import commit_barrier, definitions, freshness, planner, windows
 from aggregator.core.feed_terms import report_lost, sealed
 from aggregator.core.forecast import Forecast
-from aggregator.core.freshness import Admission, Reads
+from aggregator.core.freshness import Admission
 from aggregator.core.model import (
     Change,
     Decision,
     Definition,
-    Differing,
-    Fence,
     Limits,
     Meter,
     Span,
@@ -75,38 +73,14 @@ SIGN_OF_LIFE_SECONDS = 1.0
 """How often a long read renews its lease: often enough for the shortest lease, seldom enough to cost nothing."""
 
 
-class Shape(Protocol):
-    """What columns a query gives."""
-
-    @property
-    def returns_window(self) -> bool: ...  # noqa: D102
-
-
-class Source(Reads, Protocol):
-    """What collection asks of an application database besides."""
-
-    def reread(
-        self, query: str, span: Span, window: dt.timedelta, dimensions: Sequence[str] = ()
-    ) -> Differing | None:
-        """Read a window again, and return what the query itself changes; None if nothing or if that cannot be told."""
-        ...
-
-    def fence(self) -> Fence | None:
-        """Say which transactions are open; None if the database cannot tell."""
-        ...
-
-    def columns(self, query: str, span: Span, dimensions: Sequence[str] = ()) -> Shape:
-        """Try the query and say what it gives."""
-        ...
-
-
 class Collector:
     """Collects one meter. `limits` holds what each of its sinks can take, `ledger_name` is part of every identifier.
 
     `check_clock` returns the ledger's present instant, if it knows it, and raises while this host's clock differs from that:
     it might take open windows for closed ones.
     `patience` is how long a window waits for transactions that are open in the source; zero: not at all.
-    `tracing` is told of each pass. `by_cursor` is the source again, if its rows are to be taken in by a cursor first.
+    `tracing` is told of each pass. `by_cursor` is the source again, if its rows are to be taken in by a cursor first, and
+    `sampler` takes the samples that `source` reads, of a meter that is sampled.
     """
 
     def __init__(
@@ -123,6 +97,7 @@ class Collector:
         patience: dt.timedelta = dt.timedelta(0),
         tracing: Tracing = NO_TRACING,
         by_cursor: CursorSource | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.meter: Meter = registered.meter
         self._registered = registered
@@ -136,6 +111,7 @@ class Collector:
         self.patience = patience
         self._tracing = tracing
         self._by_cursor = by_cursor
+        self._sampler = sampler
         self.seen: Seen | None = None
         """What the last round saw, if the next one may see just the same."""
         self._sight: Sight | None = None
@@ -259,6 +235,9 @@ class Collector:
             self._tracing.a_pass(self.meter.name, begins.kind, begins.span),
             self._noting_failure(lease, begins),
         ):
+            if self._sampler is not None:
+                with self._alive(lease):
+                    self._sampler.sample(lease, now)
             first = schedule.earliest(self.meter, lease, now)
             lease = self._seal(lease, first, result)
             if self._by_cursor is not None:
@@ -268,7 +247,7 @@ class Collector:
             if at_once is None:
                 with self._alive(lease):
                     at_once = self.at_once(held, Span(mark, mark))
-        if at_once and self._by_cursor is None:
+        if at_once and self._by_cursor is None and self._sampler is None:
             self._sight = Sight(self.meter, lease)
         for this in schedule.passes(self.meter, lease, now, first, ready, at_once=at_once):
             if self._stopping:
@@ -531,6 +510,7 @@ class Collector:
                 swollen=swollen,
                 shadow=feed.shadow,
                 unstable=definition.fingerprint in self._unstable,
+                doubts=self._sampler.doubts if self._sampler is not None else {},
             )
             return planner.plan(coming, policy)
 

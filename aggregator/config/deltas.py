@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, WithJsonSchema
 
@@ -98,3 +98,41 @@ class Deltas(Block):
             )
         ],
     )
+
+
+def goes_with_deltas(deltas: Deltas | None, info: ValidationInfo) -> Deltas | None:
+    """Refuse the block without `read: deltas`, and that without the block."""
+    by_cursor = info.data.get("read") == "deltas"
+    if by_cursor and deltas is None:
+        raise refuse("is missing, and `read: deltas` needs it: say `start_after` and `upto_query`")
+    if deltas is not None and "read" in info.data and not by_cursor:
+        raise refuse("is given without `read: deltas`: add that, or remove the block")
+    return deltas
+
+
+class Formula(Protocol):
+    """How a bill is made of events."""
+
+    @property
+    def formula(self) -> str: ...  # noqa: D102
+
+
+Event = TypeVar("Event", bound=Formula)
+
+
+def adds_up(event: Event, info: ValidationInfo) -> Event:
+    """Refuse a bill of the last number where what is read is added up."""
+    if info.data.get("read") == "deltas" and event.formula == "last":
+        raise refuse("has `formula: last`, and what `read: deltas` reads is added up: use `read: windows`")
+    return event
+
+
+def reads_windows(key: str, why: str) -> AfterValidator:
+    """Refuse a key that says something of queries for whole windows."""
+
+    def check(value: object, info: ValidationInfo) -> object:
+        if value and info.data.get("read") == "deltas":
+            raise refuse(f"does not go with `read: deltas`, {why}: remove `{key}`")
+        return value
+
+    return AfterValidator(check)

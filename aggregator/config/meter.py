@@ -15,12 +15,35 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticKnownError
 
 from aggregator.config.block import Block
-from aggregator.config.deltas import Deltas
+from aggregator.config.deltas import Deltas, adds_up, goes_with_deltas, reads_windows
 from aggregator.config.durations import parse_duration
 from aggregator.config.guards import Guards
 from aggregator.config.meter_events import MetronomeEvent, StripeEvent
-from aggregator.config.query import DELTA_PARAMETERS, PARAMETERS, final_query, normalised_query
+from aggregator.config.query import (
+    DELTA_PARAMETERS,
+    PARAMETERS,
+    final_query,
+    normalised_query,
+    sampling_query,
+)
 from aggregator.config.query_tests import QueryTests
+from aggregator.config.sampling import (
+    NOT_BY_WINDOWS,
+    ONE_NUMBER,
+    READS,
+    SAMPLES_ARE_KEPT,
+    SHOWN,
+    USE_EVERY,
+    FirstValueOfCounters,
+    KeepSamples,
+    MissingOfGauges,
+    ResetsOfCounters,
+    SampleOfGauges,
+    not_with_customers,
+    not_with_samples,
+    often_enough,
+    sampling_of,
+)
 from aggregator.config.values import (
     Cron,
     DetailQuery,
@@ -34,6 +57,7 @@ from aggregator.config.values import (
     check_boundary,
     refuse,
 )
+from aggregator.core.sampling import definition
 
 
 class FedSink(Block):
@@ -216,37 +240,14 @@ def _on_a_boundary(start_at: Instant, info: ValidationInfo) -> Instant:
     return start_at
 
 
-def _goes_with_deltas(deltas: Deltas | None, info: ValidationInfo) -> Deltas | None:
-    by_cursor = info.data.get("read") == "deltas"
-    if by_cursor and deltas is None:
-        raise refuse("is missing, and `read: deltas` needs it: say `start_after` and `upto_query`")
-    if deltas is not None and "read" in info.data and not by_cursor:
-        raise refuse("is given without `read: deltas`: add that, or remove the block")
-    return deltas
-
-
 def _bound_as_it_is_read(query: str, info: ValidationInfo) -> str:
+    read = info.data.get("read", "windows")
     try:
-        return final_query(query, DELTA_PARAMETERS if info.data.get("read") == "deltas" else PARAMETERS)
+        if read in READS:
+            return sampling_query(query, read)
+        return final_query(query, DELTA_PARAMETERS if read == "deltas" else PARAMETERS)
     except ValueError as error:
         raise refuse(str(error)) from None
-
-
-def _adds_up(event: StripeEvent, info: ValidationInfo) -> StripeEvent:
-    if info.data.get("read") == "deltas" and event.formula == "last":
-        raise refuse("has `formula: last`, and what `read: deltas` reads is added up: use `read: windows`")
-    return event
-
-
-def _reads_windows(key: str, why: str) -> AfterValidator:
-    """Refuse a key that says something of queries for whole windows."""
-
-    def check(value: object, info: ValidationInfo) -> object:
-        if value and info.data.get("read") == "deltas":
-            raise refuse(f"does not go with `read: deltas`, {why}: remove `{key}`")
-        return value
-
-    return AfterValidator(check)
 
 
 def _not_with_every(cron: str, info: ValidationInfo) -> str:
@@ -295,15 +296,19 @@ class Meter(Block):
         ),
         examples=["accounts"],
     )
-    read: Literal["windows", "deltas"] = Field(
+    read: Annotated[
+        Literal["windows", "deltas", "counters", "gauges"], AfterValidator(not_with_customers)
+    ] = Field(
         default="windows",
         description=(
             "How the source is read. `windows`: the query gives the whole of each window asked for. `deltas`: it gives the "
-            "rows after a cursor, each of them once, and they are added to their windows; then `deltas` says how."
+            "rows after a cursor, each of them once, and they are added to their windows; then `deltas` says how. "
+            "`counters`: it gives counters that only grow, whose increases are billed. `gauges`: it gives what there is "
+            "now, such as seats, and is sampled."
         ),
         examples=["windows"],
     )
-    deltas: Annotated[Deltas | None, AfterValidator(_goes_with_deltas)] = Field(
+    deltas: Annotated[Deltas | None, AfterValidator(goes_with_deltas)] = Field(
         default=None,
         validate_default=True,
         description="How a meter is read by a cursor, with `read: deltas`.",
@@ -316,12 +321,18 @@ class Meter(Block):
             }
         ],
     )
+    resets: ResetsOfCounters = None
+    first_value: FirstValueOfCounters = None
+    sample: SampleOfGauges = None
+    missing: MissingOfGauges = None
+    keep_samples: KeepSamples = None
     query_text: Annotated[str, AfterValidator(_bound_as_it_is_read)] = Field(
         alias="query",
         description=(
             "One select that gives `customer` and `quantity`, and optionally `at` and `window`, for the rows "
             "from `:start` to before `:end`. With `read: deltas`, it gives `cursor` as well, and `at` or `window`, for the "
-            "rows after `:after` and up to `:upto`. `${...}` is not replaced in here."
+            "rows after `:after` and up to `:upto`. Of a meter that is sampled, it gives what is there now, and of counters "
+            "`series` if a customer has several. `${...}` is not replaced in here."
         ),
         examples=[
             "select customer, count(*) as quantity from usage where at >= :start and at < :end group by 1"
@@ -332,7 +343,7 @@ class Meter(Block):
         description="File that holds the query, instead of `query`; relative to this file.",
         examples=["queries/api_requests.sql"],
     )
-    detail_query: DetailQuery | None = Field(
+    detail_query: Annotated[DetailQuery | None, AfterValidator(not_with_samples(SHOWN))] = Field(
         default=None,
         description=(
             "One select that gives the rows behind what `:customer` used from `:start` to before `:end`, in whichever "
@@ -346,7 +357,7 @@ class Meter(Block):
         description="How long a window is; one event per customer and window. Divides a day; from 1m to 1d.",
         examples=["1h"],
     )
-    dimensions: Dimensions = Field(
+    dimensions: Annotated[Dimensions, AfterValidator(not_with_samples(ONE_NUMBER))] = Field(
         default=(),
         description=(
             "Further columns of the query by which usage is kept apart, as by model or region: one event per customer, "
@@ -366,7 +377,7 @@ class Meter(Block):
     )
     tests: Annotated[
         QueryTests,
-        _reads_windows("tests", "whose query is asked for a stretch of cursors and not for windows"),
+        reads_windows("tests", "whose query is asked for a stretch of cursors and not for windows"),
     ] = Field(
         default=(),
         description=(
@@ -408,13 +419,15 @@ class Meter(Block):
         ),
         examples=["35d"],
     )
-    data_retained_from: SinceOrFor | None = Field(
-        default=None,
-        description=(
-            "Since when, or for how long, the source keeps its rows. Older windows are never read again, so that rows "
-            "which retention removed are not taken for usage that was taken back."
-        ),
-        examples=["90d"],
+    data_retained_from: Annotated[SinceOrFor | None, AfterValidator(not_with_samples(SAMPLES_ARE_KEPT))] = (
+        Field(
+            default=None,
+            description=(
+                "Since when, or for how long, the source keeps its rows. Older windows are never read again, so that rows "
+                "which retention removed are not taken for usage that was taken back."
+            ),
+            examples=["90d"],
+        )
     )
     shrink_guard: Share = Field(
         default=Decimal("0.2"),
@@ -434,7 +447,8 @@ class Meter(Block):
     )
     split: Annotated[
         Annotated[Duration, at_least("1m")] | None,
-        _reads_windows("split", "where the limit of `upto_query` says how much is read at once"),
+        reads_windows("split", "where the limit of `upto_query` says how much is read at once"),
+        AfterValidator(not_with_samples(NOT_BY_WINDOWS)),
     ] = Field(
         default=None,
         description=(
@@ -443,12 +457,17 @@ class Meter(Block):
         ),
         examples=["1m"],
     )
-    every: Annotated[Duration, at_least("1s")] | None = Field(
+    every: Annotated[Annotated[Duration, at_least("1s")] | None, AfterValidator(often_enough)] = Field(
         default=None,
-        description="How often to look for due windows. Left out: a quarter of the window, 5s to 5m. Not with `cron`.",
+        description=(
+            "How often to look for due windows, and to sample counters or gauges. Left out: a quarter of the window, 5s "
+            "to 5m. Not with `cron`."
+        ),
         examples=["5m"],
     )
-    cron: Annotated[Cron, AfterValidator(_not_with_every)] | None = Field(
+    cron: Annotated[
+        Annotated[Cron, AfterValidator(_not_with_every)] | None, AfterValidator(not_with_samples(USE_EVERY))
+    ] = Field(
         default=None,
         description=(
             "When to look for windows that are due, in UTC: five cron fields as in a crontab (weekday 0 and 7 are Sunday), "
@@ -481,7 +500,7 @@ class Meter(Block):
         AfterValidator(_adds_up_by_combination),
         AfterValidator(_of_known_dimensions),
         AfterValidator(_cancels_what_adds_up),
-        AfterValidator(_adds_up),
+        AfterValidator(adds_up),
     ] = Field(
         default=StripeEvent(),
         validate_default=True,
@@ -505,8 +524,10 @@ class Meter(Block):
 
 def fingerprint(meter: Meter) -> str:
     """Return a SHA-256, in hex, of what decides a meter's numbers: where it differs, history may too."""
+    sampling = sampling_of(meter)
+    text = meter.query_text if sampling is None else definition(sampling.reads, sampling.query)
     defining: list[object] = [
-        normalised_query(meter.query_text),
+        normalised_query(text),
         int(meter.window.total_seconds()),
         meter.read,
         meter.decimals,

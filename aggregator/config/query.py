@@ -53,6 +53,18 @@ def final_query(text: str, parameters: Sequence[str] = PARAMETERS) -> str:
     return text[: tail.start()].rstrip()
 
 
+def sampling_query(text: str, read: str) -> str:
+    """Return the statement that gives samples, which nothing is filled in of; ValueError says what to change."""
+    final = final_query(text, ())
+    found = sorted(set(_PARAMETER.findall(_bare(final))))
+    if found:
+        raise ValueError(
+            f"uses `:{found[0]}`, and with `read: {read}` it is asked for what is there now, without any bounds: leave out "
+            f"the condition (write `\\:{found[0]}` for a colon that stands for itself)"
+        )
+    return final
+
+
 def normalised_query(text: str) -> str:
     """Return the text without what cannot matter: white space at the ends of lines and of the whole."""
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
@@ -97,7 +109,7 @@ def _check_parameters(found: set[str], parameters: Sequence[str]) -> None:
             )
         )
     unknown = sorted(found.difference(parameters))
-    if unknown:
+    if unknown and parameters:
         given = [f"`:{name}`" for name in parameters]
         if not given:
             raise ValueError(

@@ -7,6 +7,7 @@ Rules
 """
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import NamedTuple, NewType
 from aggregator.core.deltas import Deltas
 from aggregator.core.dimensions import Dimensions
 from aggregator.core.renaming import Outlet
+from aggregator.core.sampling import Sampling
 
 SlotId = NewType("SlotId", int)
 EventId = NewType("EventId", int)
@@ -227,6 +229,8 @@ class Meter:
     """What it was called before."""
     customers: str | None = None
     """By which mapping the keys that its query returns become billing customers; None: they are those themselves."""
+    sampling: Sampling | None = None
+    """How it is sampled, if its source tells a state and no history."""
     outlets: tuple[Outlet, ...] = ()
     """What it feeds at each of its sinks, as far as somebody who knows them has said so."""
     dimensions: tuple[str, ...] = ()
@@ -321,6 +325,10 @@ class Differing(NamedTuple):
     second: Decimal
     how: str = "in one snapshot"
     """How the second one was made."""
+
+
+Doubts = Mapping[tuple[dt.datetime, str | None], str]
+"""Why a person is to see what a customer used in a window, by its start; by None, what every one did."""
 
 
 class Tail(StrEnum):

@@ -15,6 +15,7 @@ Rules
 - What is planned in shadow is decided as if it were sent, and never is. A slot that was begun in shadow stays there: its
   sink has nothing that a correction could correct.
 - An increase that runs into one of the meter's guards is held for a person (see `guards`). All else goes out.
+- What a person is to see of a reading (a gap, a counter that fell) is held with the reason that came with it.
 - Where a query is proven to change by itself, five events of a slot go; then a person is asked, and the slot stands still.
 - An event's identifier is a function of what it names, so that planning the same thing again gives the same one.
 - Its instant lies inside its window and is frozen here. Stripe bills by it, so the window's end or the time of sending
@@ -36,6 +37,7 @@ from aggregator.core.model import (
     Change,
     Decision,
     Decreases,
+    Doubts,
     Guard,
     Guards,
     Limits,
@@ -120,6 +122,8 @@ class Policy:
     """Windows in which all customers together use unusually much, by their start: their increases are held."""
     shadow: bool = False
     """Whether nothing of what is planned is ever sent."""
+    doubts: Doubts = field(default_factory=dict)
+    """Whose increases are held for a person to see, and why."""
     unstable: bool = False
     """Whether the query is proven to give another number each time it is read."""
     oldest: dt.datetime = field(init=False, repr=False)
@@ -140,10 +144,16 @@ class Policy:
         object.__setattr__(self, "oldest", self.now - self.limits.past)
         object.__setattr__(self, "sends_total", self.limits.write_model is not WriteModel.DELTA)
         object.__setattr__(self, "watches", self.guards.holds)
-        object.__setattr__(self, "plain", not (self.guarded or self.watches or self.shadow or self.unstable))
+        held = self.guarded or self.watches or self.shadow or self.unstable or self.doubts
+        object.__setattr__(self, "plain", not held)
         fits = Decimal(1).scaleb(self.limits.significant_digits - self.decimals)
         object.__setattr__(self, "surely_fits", fits)
         object.__setattr__(self, "latest", self.limits.write_model is WriteModel.LAST)
+
+    def doubt(self, change: Change) -> str | None:
+        """Return why a person is to see a change; None if nobody needs to."""
+        start = change.window_start
+        return self.doubts.get((start, change.customer)) or self.doubts.get((start, None))
 
     def takes(self, sent: Decimal) -> bool:
         """Tell whether the sink takes a quantity that is not above zero."""
@@ -279,6 +289,9 @@ def _event(change: Change, delta: Decimal, total: Decimal, policy: Policy) -> Pl
         guard = guards.tripped_by(change, subtract(total, delta), policy.guards, policy.swollen)
         if guard is not None:
             state, reason = State.HELD, guards.reason(guard, change, policy.guards, policy.swollen)
+    if policy.doubts and delta > 0 and state is DUE:
+        doubt = policy.doubt(change)
+        state, reason = (state, reason) if doubt is None else (State.HELD, doubt)
     if state is DUE and delta and policy.unstable and asks_a_person(change.revision):
         state, reason = State.HELD, UNSTABLE
     if proposed and state is not DUE:

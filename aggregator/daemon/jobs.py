@@ -21,6 +21,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from aggregator.collection.glance import Glance
 from aggregator.config import Meter, cron
+from aggregator.config.sampling import period as period_of
 from aggregator.core.counts import Counts
 from aggregator.daemon.reporting import (
     Reporter,
@@ -66,9 +67,6 @@ HEALTH_EVERY = timedelta(minutes=1)
 """How often a sink is asked whether its totals are late: as often as it is judged by them."""
 
 CANCEL_EVERY = timedelta(minutes=1)
-
-SHORTEST_PERIOD = timedelta(seconds=5)
-LONGEST_PERIOD = timedelta(minutes=5)
 
 Result = TypeVar("Result", bound=Counts)
 Result_co = TypeVar("Result_co", bound=Counts, covariant=True)
@@ -225,7 +223,7 @@ def every(period: timedelta | None) -> BaseTrigger | None:
 
 def period(meter: Meter) -> timedelta:
     """Return how often a meter is collected: as configured, else a quarter of its window, within bounds."""
-    return meter.every or min(max(meter.window / 4, SHORTEST_PERIOD), LONGEST_PERIOD)
+    return meter.every or period_of(None, meter.window)
 
 
 def alarm(meter: Meter) -> BaseTrigger:

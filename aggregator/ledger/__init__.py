@@ -8,6 +8,7 @@ customers       mappings from keys to billing customers, what each key had befor
 meter_names     what each meter fed under which name
 combinations    what the numbers of combinations of dimensions stand for
 configurations  which configuration of the meters is in force, and what it was before
+samples         what counters and gauges stood at, taken once and kept
 passes/         one pass over a span, as one transaction
 outbox/         what leaves: claimed, settled, released, one by one or as a file
 review/         what waits for a further look: held, in doubt, rejected, to be cancelled

@@ -34,6 +34,7 @@ from aggregator.ledger.review.decisions import Decisions
 from aggregator.ledger.review.in_doubt import InDoubt
 from aggregator.ledger.review.parked import ParkedEvents
 from aggregator.ledger.review.repairs import Repairs
+from aggregator.ledger.samples import Samples
 from aggregator.ledger.usage import UsageReport
 from aggregator.ledger.usage_days import UsageDays
 from aggregator.ledger.usage_windows import UsageWindows
@@ -67,6 +68,7 @@ class Ledger:
         self.customers = Customers(database)
         self.passes = Passes(database, lease, monotonic, self.identity)
         self.running_totals = RunningTotals(database, self.identity)
+        self.samples = Samples(database, self.identity)
         self.outbox = Outbox(database, who, leave, answer, self.identity)
         self.rate_shares = RateShares(database, who)
         self.first_uses = FirstUses(database)

@@ -37,6 +37,13 @@ FILE_POINTS = {
 }
 """The same for what is recorded in files, between `claim_committed` and `settle_written`. The proof writes none."""
 
+SAMPLE_POINTS = {
+    "sample_read": "a sample is spooled, nothing of it is in the ledger",
+    "sample_written": "a sample is written, not committed",
+    "sample_committed": "a sample is on record, and its windows are not read yet",
+}
+"""The same for a meter that is sampled, between `lease_taken` and `reading_begun`. The proof has none."""
+
 
 CURSOR_POINTS = {
     "goal_noted": "up to where rows will be read by a cursor is on record, and none of them is read",
@@ -59,7 +66,7 @@ def _armed(environment: dict[str, str]) -> tuple[str, int] | None:
     if value is None:
         return None
     name, _, nth = value.partition(":")
-    known = POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS
+    known = POINTS | FILE_POINTS | CURSOR_POINTS | CUSTOMER_POINTS | SAMPLE_POINTS
     if name not in known or not (nth or "1").isdigit():
         raise UsageError(f"{VARIABLE}={value} names no point; the points are: {', '.join(known)}.")
     return name, int(nth or "1")

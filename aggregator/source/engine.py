@@ -42,17 +42,17 @@ from aggregator.source.dialects import Reading as HowToRead
 from aggregator.source.file_views import Files
 from aggregator.source.kinds import dialect_of
 from aggregator.source.rows import (
-    DOUBLE_NOISE,
     PADDED,
-    SINGLE_NOISE,
     Instants,
     OutOfRange,
     Places,
     Rows,
+    noise_of,
     places,
 )
-from aggregator.source.snapshot import Glimpse, Shape, Snapshot, pieces
-from aggregator.source.trying import Trying, differing
+from aggregator.source.samples import Asking, instant_of
+from aggregator.source.snapshot import SHORTEST_STEP, Glimpse, Shape, Snapshot, pieces
+from aggregator.source.trying import LATER, Trying, differing
 from aggregator.source.urls import parsed, secrets_of
 
 BOUNDS = "start|end"
@@ -67,14 +67,6 @@ OTHER_COLON = r"(?<![:\w\\]):(?!(?:{names})\b)(?=\w+(?![:\w]))"
 
 It takes none before a word that another colon follows, as in `':paid:'`, and would leave a backslash there in the text.
 """
-
-LATER = "a moment later: the query counts up to the present instant"
-
-SHORTEST_STEP = dt.timedelta(minutes=1)
-"""Events have their instants by the minute; what is asked for in shorter pieces would cost more than it could save."""
-
-SINGLE_FLOATS = {"float4", "float32", "real"}
-"""What databases call a floating-point number of four bytes."""
 
 OURS = (AggregatorError, MemoryError)
 """What goes on as it is: our own words, and what says nothing about the source. All else is the driver's."""
@@ -257,7 +249,7 @@ class Source:
             if by_window and found.window is None:
                 raise self._refusal("the query returned `window` before, and does not any more")
             kinds = self._kinds(result)
-            noise = SINGLE_NOISE if kinds[found.quantity] in SINGLE_FLOATS else DOUBLE_NOISE
+            noise = noise_of(kinds[found.quantity])
             padded = kinds[found.customer] in PADDED
             rows = Rows(found, self._instants, asked, window, self._refusal, noise, padded=padded)
             for batch in snapshot.batches(result):
@@ -369,6 +361,14 @@ class Source:
     ) -> Iterator[list[Reading]]:
         """Yield all readings of a span in batches, by a query that returns `window`. Raises QueryRejected if it does not."""
         yield from self._readings(snapshot, self._statement(query), span, window, dimensions, by_window=True)
+
+    @contextmanager
+    def sampling(self, query: str, now: dt.datetime, *, counters: bool) -> Iterator[Asking]:
+        """Open a snapshot in which a query is asked for what there is now: `now`, if the database has no clock to ask."""
+        statement = self._statement(query)
+        with self._snapshot(proving=True) as snapshot:
+            at = instant_of(self._fence(snapshot), now, self.name)
+            yield Asking(snapshot, statement, self._kinds, self._instants, counters=counters, at=at)
 
     @contextmanager
     def trying(self, query: str, timeout: dt.timedelta, dimensions: Sequence[str] = ()) -> Iterator[Trying]:

@@ -60,6 +60,9 @@ SINGLE_NOISE = Decimal("1e-5")
 CACHED_COMBINATIONS = 10_000
 """More than one meter is to have; the cache of them is emptied once it holds as many."""
 
+SINGLE_FLOATS = {"float4", "float32", "real"}
+"""What databases call a floating-point number of four bytes."""
+
 CACHED_WINDOWS = 10_000
 """A query may return any instant as `window`; the cache from those to windows is emptied once it holds this many."""
 
@@ -116,32 +119,47 @@ class Places(NamedTuple):
     """Where rows are read by a cursor."""
 
 
-def places(
-    names: Sequence[str], refuse: Refuse, dimensions: Sequence[str] = (), *, by_cursor: bool = False
-) -> Places:
-    """Find the known columns and the dimensions, in any order and letter case; any other set of columns is refused."""
+def columns(
+    names: Sequence[str], refuse: Refuse, known: Sequence[str] = KNOWN, otherwise: str = ""
+) -> dict[str, int]:
+    """Return where the known columns stand, in any order and letter case; any other set of columns is refused.
+
+    `otherwise` says when a column that is not known would be.
+    """
     lower = [name.lower() for name in names]
-    known = (*KNOWN, "cursor", *dimensions) if by_cursor else (*KNOWN, *dimensions)
     found = f"; found: {', '.join(names) or 'no columns'}; known: {', '.join(known)}"
     unknown = [name for name in names if name.lower() not in known]
     if unknown:
-        cure = f", unless `dimensions` of the meter names it{found}"
-        raise refuse(f"the query returns a column it may not, `{unknown[0]}`{cure}")
+        raise refuse(f"the query returns a column it may not, `{unknown[0]}`{otherwise}{found}")
     for name in known:
         if lower.count(name) > 1:
             raise refuse(f"the query returns `{name}` more than once{found}")
     for name in ("customer", "quantity"):
         if name not in lower:
             raise refuse(f"the query returns no column `{name}`{found}")
+    return {name: index for index, name in enumerate(lower)}
+
+
+def places(
+    names: Sequence[str], refuse: Refuse, dimensions: Sequence[str] = (), *, by_cursor: bool = False
+) -> Places:
+    """Find the columns of a usage query, with those of the dimensions."""
+    known = (*KNOWN, "cursor", *dimensions) if by_cursor else (*KNOWN, *dimensions)
+    place = columns(names, refuse, known, ", unless `dimensions` of the meter names it")
     for name in dimensions:
-        if name not in lower:
+        if name not in place:
             raise refuse(
-                f"the query returns no column `{name}`, which `dimensions` of the meter names{found}"
+                f"the query returns no column `{name}`, which `dimensions` of the meter names; found: {', '.join(names)}; "
+                f"known: {', '.join(known)}"
             )
-    place = {name: index for index, name in enumerate(lower)}
     apart = tuple((name, place[name]) for name in sorted(dimensions))
     at, window, cursor = place.get("at"), place.get("window"), place.get("cursor")
     return Places(place["customer"], place["quantity"], at, window, apart, cursor)
+
+
+def noise_of(kind: str | None) -> Decimal:
+    """Return by what share of it a float of a column of this type may be off."""
+    return SINGLE_NOISE if kind in SINGLE_FLOATS else DOUBLE_NOISE
 
 
 class Instants(NamedTuple):

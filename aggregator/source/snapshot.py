@@ -12,6 +12,9 @@ from aggregator.source.dialects import Dialect, Renew
 BATCH = 5_000
 """Rows fetched at once: enough that the round trip costs nothing, a few megabytes at most."""
 
+SHORTEST_STEP = dt.timedelta(minutes=1)
+"""Events have their instants by the minute; what is asked for in shorter pieces would cost more than it could save."""
+
 
 class Snapshot(NamedTuple):
     """One open transaction."""

@@ -21,6 +21,9 @@ MOST_ROWS = 100_000
 """More than enough to judge by, and a few tens of megabytes."""
 
 
+LATER = "a moment later: the query counts up to the present instant"
+
+
 class Answer(NamedTuple):
     """What the query answered for a stretch of time: `rows` as the driver gave them, up to MOST_ROWS of them."""
 

@@ -6,12 +6,12 @@ Rules
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
 from aggregator.core.dimensions import Dimensions
-from aggregator.core.model import ZERO, Span
+from aggregator.core.model import ZERO, Reading, Span
 from aggregator.source import Source
 from aggregator.source.stand_ins import Rows
 
@@ -45,15 +45,36 @@ def around(usage: Mapping[Place, Decimal], window: dt.timedelta) -> Span:
     return Span(min(starts) - window, max(starts) + 2 * window)
 
 
+def _sampled(source: Source, query: str, case: Case, counters: bool) -> Iterator[list[Reading]]:  # noqa: FBT001 - as it is read
+    """Yield what one sample gives, as of the window in which it is expected."""
+    start = min((start for _, start, _ in case.usage), default=case.span.start)
+    with source.sampling(query, case.span.end, counters=counters) as asking:
+        for batch in asking.batches():
+            yield [Reading(start, each.customer, each.value, None, each.reason) for each in batch]
+
+
 def differences(
-    source: Source, query: str, window: dt.timedelta, case: Case, dimensions: Sequence[str] = ()
+    source: Source,
+    query: str,
+    window: dt.timedelta,
+    case: Case,
+    dimensions: Sequence[str] = (),
+    *,
+    counters: bool | None = None,
 ) -> list[Difference]:
-    """Read the case, and return in what it differs, in the order of time. Raises SourceError if it cannot be read."""
+    """Read the case, and return in what it differs, in the order of time. Raises SourceError if it cannot be read.
+
+    `counters` says of a meter that is sampled whether it has counters; what its query gives is compared as of one window.
+    """
     given: dict[Place, Decimal] = {}
     reasons: dict[Place, str] = {}
     unusable: set[Place] = set()
-    over = source.over(query, case.rows, case.span)
-    for batch in source.read(over, case.span, window, dimensions=dimensions):
+    text = source.over(query, case.rows, case.span)
+    if counters is None:
+        batches = source.read(text, case.span, window, dimensions=dimensions)
+    else:
+        batches = _sampled(source, text, case, counters)
+    for batch in batches:
         for reading in batch:
             place = reading.customer, reading.window_start, reading.dimensions
             if reading.quantity is None:

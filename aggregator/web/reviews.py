@@ -4,6 +4,7 @@ from typing import cast
 
 from aggregator.collection.explanation import ExplainedSource, Question, Source, explain, window_at
 from aggregator.collection.mapped_source import MappedSource
+from aggregator.collection.sampled import SampledSource
 from aggregator.core import story
 from aggregator.core.drift import NAMES
 from aggregator.core.explanation import Story
@@ -49,9 +50,10 @@ def _source(backend: Backend, meter: str) -> ExplainedSource | None:
     if found is None:
         return None
     keys = found.source.keys if isinstance(found.source, MappedSource) else None
-    return ExplainedSource(
-        cast("Source", found.source), found.unit, backend.config.meters[meter].detail_query, keys
-    )
+    shows_rows = backend.config.meters[meter].detail_query
+    if isinstance(found.source, SampledSource):
+        shows_rows = found.definitions[-1].query  # by which the samples behind a number are shown
+    return ExplainedSource(cast("Source", found.source), found.unit, shows_rows, keys)
 
 
 def _described(each: Story) -> dict[str, object]:

@@ -17,15 +17,18 @@ from aggregator.collection.cursor_source import CursorSource
 from aggregator.collection.glance import Glance
 from aggregator.collection.mapped_source import MappedSource
 from aggregator.collection.mapping import Mapping as CustomerMapping
+from aggregator.collection.sampled import SampledSource
 from aggregator.collection.usage import MeterSource
 from aggregator.config import Config, FileSink, S3Sink, fingerprint
 from aggregator.config import Meter as ConfiguredMeter
 from aggregator.config.changes import settings_of
 from aggregator.config.rotated import url_now
+from aggregator.config.sampling import sampling_of
 from aggregator.core.deltas import Deltas
 from aggregator.core.freshness import Reads
 from aggregator.core.model import ZERO, Decreases, Definition, Guards, Meter, Span, Terms
 from aggregator.core.renaming import Outlet
+from aggregator.core.sampling import definition
 from aggregator.core.tracing import Tracing
 from aggregator.delivery.file_writer import FileWriter
 from aggregator.delivery.first_use import FirstUse
@@ -50,6 +53,7 @@ from aggregator.sinks.protocol import Destination, Sink
 from aggregator.sinks.protocol import FileSink as SinkOfFiles
 from aggregator.sinks.read_allowance import ReadAllowance
 from aggregator.source import Source
+from aggregator.wiring.collecting import collector_of
 from aggregator.wiring.customers import build_mapping, mapped_sources
 from aggregator.wiring.sinks import (
     build_notification_clients,
@@ -61,7 +65,7 @@ from aggregator.wiring.sinks import (
     take_keys,
     with_keys_now,
 )
-from aggregator.wiring.sources import build_source, by_cursors
+from aggregator.wiring.sources import build_source, by_cursors, reads_of
 from aggregator.wiring.tracing import tracing_of
 from aggregator.wiring.verifying import note_halts, refuses, stop_if, verify_sinks
 
@@ -131,13 +135,11 @@ class App:
         configured = self.registered[meter].meter
         return MeterSource(configured.source, self.read_from(meter), self.definitions(meter), configured.unit)
 
-    def read_from(self, meter: str) -> Source | CursorSource | MappedSource:
-        """Return what a meter's windows are read from, by customers: its source, or the sums of the rows taken in of it."""
-        return (
-            self.mapped.get(meter)
-            or self.by_cursor.get(meter)
-            or self.sources[self.registered[meter].meter.source]
-        )
+    def read_from(self, meter: str) -> Source | CursorSource | MappedSource | SampledSource:
+        """Return what a meter's windows are read from, by customers: its source, or what was taken in of it."""
+        known = self.registered[meter]
+        source = reads_of(known.meter, known.id, self.sources[known.meter.source], self.ledger)
+        return self.mapped.get(meter) or self.by_cursor.get(meter) or source
 
     def taken_in(self, meter: str) -> Reads:
         """Return the same for whoever needs no proof that it is all there is, as before a cursor may go on."""
@@ -440,7 +442,7 @@ def build(
             note_halts(ledger, sink_ids, unverified, refused)
         by_cursor = by_cursors(registered.values(), sources, ledger)
         mapped = mapped_sources(registered, sources, by_cursor, ledger, looked)
-        collection = partial(_collection, config, mapped, by_cursor, sources, sinks, ledger, traces)
+        collection = partial(collector_of, config, mapped, by_cursor, sources, sinks, ledger, traces)
         yield App(
             config,
             ledger,
@@ -510,15 +512,17 @@ def _clear_unreadable(
 
 def meter_of(meter: ConfiguredMeter, outlets: tuple[Outlet, ...] = ()) -> Meter:
     """Return the core's view of a configured meter; `outlets` say what it feeds at its sinks."""
+    sampling = sampling_of(meter)
     return Meter(
         **meter.named("name", "renamed_from", "source", "sinks", "decimals", "shrink_guard"),
         **meter.named("window", "start_at", "delay", "revisit", "split", "max_combinations"),
-        query=meter.query_text,
+        query=meter.query_text if sampling is None else definition(sampling.reads, sampling.query),
         fingerprint=fingerprint(meter),
         terms=tuple(Terms(fed.sink, fed.bill_from, fed.bill_until, fed.shadow) for fed in meter.feeds),
         decreases=Decreases(meter.decreases),
         guards=_guards(meter),
-        retained=meter.data_retained_from,
+        retained=meter.data_retained_from if sampling is None else sampling.kept,
+        sampling=sampling,
         latest=meter.stripe.formula == "last",
         customers=meter.customers,
         outlets=outlets,
@@ -534,29 +538,3 @@ def _deltas(meter: ConfiguredMeter) -> Deltas | None:
 def _guards(meter: ConfiguredMeter) -> Guards:
     limits = meter.guards.named("max_per_customer_window", "max_change", "max_total_change", "unusual_zero")
     return Guards(**limits, unusual_from=meter.guards.unusual_from or ZERO)
-
-
-def _collection(
-    config: Config,
-    mapped: Mapping[str, MappedSource],
-    by_cursor: Mapping[str, CursorSource],
-    sources: Mapping[str, Source],
-    sinks: Mapping[str, Destination],
-    ledger: Ledger,
-    traces: Tracing,
-    known: Registered,
-) -> Collector:
-    taking_in = by_cursor.get(known.meter.name)
-    return Collector(
-        known,
-        mapped.get(known.meter.name) or taking_in or sources[known.meter.source],
-        ledger.meters,
-        ledger.passes,
-        ledger_name=ledger.identity.name,
-        limits={feed.sink: sinks[feed.sink].limits_for(known.meter.name) for feed in known.feeds},
-        elapsed=monotonic,
-        check_clock=ledger.now,
-        patience=config.sources[known.meter.source].wait_for_writers,
-        tracing=traces,
-        by_cursor=taking_in,
-    )

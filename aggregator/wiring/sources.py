@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from aggregator.collection.cursor_source import CursorSource
+from aggregator.collection.sampled import SampledSource
 from aggregator.config import Config
 from aggregator.config.rotated import url_now
 from aggregator.core.model import Meter
@@ -31,6 +32,13 @@ def build_source(config: Config, name: str, application_name: str, *, accepts: I
         application_name=application_name,
         url_now=lambda: url_now(source),
     )
+
+
+def reads_of(meter: Meter, meter_id: int, source: Source, ledger: Ledger) -> Source | SampledSource:
+    """Return what a meter is read from: its source, or the samples that were taken of that."""
+    if meter.sampling is None:
+        return source
+    return SampledSource(meter, meter_id, source, ledger.samples, ledger.instant)
 
 
 def by_cursors(

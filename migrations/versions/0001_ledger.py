@@ -427,6 +427,68 @@ comment on table aggregator.running_total is
 comment on column aggregator.running_total.customer is 'Empty for rows that can be billed to nobody; `flaw` says why.';
 """
 
+# What was sampled of meters whose source tells a state and no history. Nobody can ask for the past again, so samples are
+# kept as they were taken; what a window comes to is worked out of them, each time it is read.
+SAMPLES = """
+create table aggregator.sampling (
+    id              bigint generated always as identity primary key,
+    meter_id        integer not null references aggregator.meter,
+    due             timestamptz not null,
+    at              timestamptz not null,
+    taken_at        timestamptz not null default clock_timestamp(),
+    rows            bigint not null,
+    stale           bigint not null default 0,
+    unusable        bigint not null default 0,
+    unusable_reason text,
+    dropped_at      timestamptz,
+    unique (meter_id, due),
+    unique (meter_id, at),
+    check ((unusable > 0) = (unusable_reason is not null))
+);
+comment on table aggregator.sampling is 'Each time the query of a meter that is sampled was asked, and what it gave.';
+comment on column aggregator.sampling.due is
+    'Which of the instants at which a sample is due, by the ledger''s clock: each is taken once, whoever is there to do it.';
+comment on column aggregator.sampling.at is 'When it was, by the clock of the source if it has one.';
+comment on column aggregator.sampling.stale is 'Values of counters that were no newer than what was known of them.';
+comment on column aggregator.sampling.unusable is 'Rows that no sample could be made of; an example of why is beside it.';
+comment on column aggregator.sampling.dropped_at is 'When its samples were deleted, since they had been kept long enough.';
+
+create table aggregator.series (
+    id         bigint generated always as identity primary key,
+    meter_id   integer not null references aggregator.meter,
+    customer   text collate "C" not null,
+    name       text collate "C" not null default '',
+    at         timestamptz,
+    value      numeric check (value not in ('NaN', 'Infinity', '-Infinity')),
+    generation integer,
+    unique (meter_id, customer, name),
+    check (num_nulls(at, value, generation) in (0, 3))
+);
+comment on table aggregator.series is
+    'What samples are about: a customer, or one of several counters of one. Of a counter, with its last value.';
+comment on column aggregator.series.customer is 'Empty: no customer, so that it is billed to nobody.';
+comment on column aggregator.series.generation is 'The generation of the ledger in which the last value was taken.';
+
+create table aggregator.sample (
+    meter_id    integer not null,
+    at          timestamptz not null,
+    series_id   bigint not null references aggregator.series,
+    value       numeric check (value not in ('NaN', 'Infinity', '-Infinity')),
+    reason      text,
+    previous    numeric,
+    previous_at timestamptz,
+    adopted     boolean not null default false,
+    primary key (meter_id, at, series_id),
+    check (value is not null or reason is not null),
+    check ((previous is null) = (previous_at is null)),
+    check (previous_at < at)
+);
+create index sample_by_series on aggregator.sample (series_id, at);
+comment on table aggregator.sample is 'What a counter or a gauge stood at. It never changes.';
+comment on column aggregator.sample.previous is 'What a counter stood at in the sample before.';
+comment on column aggregator.sample.adopted is 'The ledger was adopted since the sample before: what rose may be billed.';
+"""
+
 # Where readings accumulate, and what is owed for them. An event planned in shadow stays so for ever: no step leads to that
 # state, and none from it. A zero may be said where nothing was, and where an event follows another that it does not change.
 SLOTS_AND_EVENTS = """
@@ -927,6 +989,10 @@ create trigger event_moves_forward
     ))
     execute function aggregator.refuse('an event moves forward only');
 
+create trigger sample_is_frozen
+    before update on aggregator.sample for each row
+    execute function aggregator.refuse('a sample never changes');
+
 create trigger file_stays
     before delete on aggregator.file for each row when (old.written_at is not null)
     execute function aggregator.refuse('a file that was written stays on record');
@@ -944,6 +1010,7 @@ SCHEMA = (
     FEEDS,
     PASSES,
     CURSORS,
+    SAMPLES,
     SLOTS_AND_EVENTS,
     OUTBOX,
     BY_TIME,

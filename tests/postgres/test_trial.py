@@ -504,6 +504,9 @@ create table spend as
 select c as account_id, 'large' as model, 'input' as token_type, c as tokens, at as happened_at from used;
 create table "LiteLLM_SpendLogs" as select 'cus_' || c as end_user, 'large' as model_group, '' as model, c as prompt_tokens,
     7 as completion_tokens, at at time zone 'UTC' as "startTime" from used;
+create table machine as
+select c as account_id, at - interval '25 minutes' as started_at, at as stopped_at from used union all
+select c, timestamptz '2026-11-20 09:10Z', null from generate_series(1, 5) c;
 create table pgbench_history as select 1 as tid, c as bid, c as aid, 5 as delta, at at time zone 'UTC' as mtime from used;
 """
 ROOT = Path(__file__).parents[2]
