@@ -22,6 +22,9 @@ from tests.conftest import UNSAFE_AND_FAST, shared_postgres
 from tests.mutations.catalogue import MISTAKES, Mistake
 
 ROOT = Path(__file__).parents[2]
+SPARK = Path(__file__).parents[2] / ".spark"
+"""What `make tools` puts there is too large to be copied."""
+
 COPIED = (
     "aggregator",
     "tests",
@@ -101,6 +104,8 @@ def main() -> int:
             source = ROOT / part
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, directory / part)
+        if SPARK.is_dir():
+            (directory / SPARK.name).symlink_to(SPARK)
         tests = sorted({test for mistake in chosen for test in mistake.tests})
         if run(directory, tests, LONGEST_AT_FIRST):
             say("The tests fail without any mistake: mend that first.")
