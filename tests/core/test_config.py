@@ -98,6 +98,8 @@ def test_the_least_that_is_right(tmp_path: Path) -> None:
         "display_name": None,
         "formula": "sum",
         "event_time_window": None,
+        "dimension_keys": {},
+        "event_names": (),
     }
     assert meter.query_text == QUERY
 
