@@ -175,7 +175,7 @@ def test_dimensions_begin_with_the_next_window(database: Database) -> None:
 
 def test_more_combinations_than_allowed_are_refused_before_the_first_event(database: Database) -> None:
     """The column that has too many values is named, nothing is planned, and the mark stays; what is known goes on."""
-    world = world_of(database, max_combinations=3)
+    world = world_of(database, max_combinations=3, revisit=0 * HOUR)
     for model in ("m0", "m1", "m2"):
         world.source.use("cus_a", START, 1, model=model, region="eu")
     world.at(1, 6)
