@@ -205,7 +205,7 @@ MISTAKES: list[tuple[str, str | None, str]] = [
     ("meters.calls.decimals", "-1", "is too small: 0 is the least"),
     ("meters.calls.decimals", "true", "must be a whole number, but is true or false"),
     ("meters.calls.decreases", "maybe", "must be `hold`, `apply` or `cancel`"),
-    ("meters.calls.read", "cursors", "must be `windows` or `deltas`"),
+    ("meters.calls.read", "cursors", "must be `windows`, `deltas`, `counters` or `gauges`"),
     ("meters.calls.stripe", "calls", "must be a mapping of keys, but is text"),
     ("meters.calls.stripe.event_name", "''", "must not be empty"),
     ("meters.calls.stripe.event_name", "e" * 101, "is too long: 100 characters are the most"),
