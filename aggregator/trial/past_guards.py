@@ -175,7 +175,7 @@ def _nothing(guard: Guard, held: _Held, last: str) -> str:
 
 def _silence(stretches: Sequence[Stretch], guards: Guards, span: Span) -> Finding:
     """Say of whom `unusual_zero` would have told."""
-    looked, told, customers, known = 0, 0, set[str](), False
+    looked, noticed, customers, known = 0, 0, set[str](), False
     for each in stretches:
         if not each.whole or len(each.weeks) < WEEKS:
             continue
@@ -188,7 +188,7 @@ def _silence(stretches: Sequence[Stretch], guards: Guards, span: Span) -> Findin
             for who in always - _sums(each.used).keys()
             if min(week[who] for week in weekly) >= guards.unusual_from
         }
-        told += bool(silent)
+        noticed += bool(silent)
         customers |= silent
     name, last = "`unusual_zero: true`", _last(span)
     if not known:
@@ -197,8 +197,8 @@ def _silence(stretches: Sequence[Stretch], guards: Guards, span: Span) -> Findin
     if not customers:
         return Finding(Kind.GUARD, Severity.NOTE, f"{name} would have told of nobody {last}")
     of = f"{len(customers):,} customer(s), such as {min(customers)!r}"
-    said = f"{name} would have told of {of}, {last}, in {told:,} of {looked:,} stretch(es)"
-    if looked >= LEAST_WINDOWS and 2 * told >= looked:
+    said = f"{name} would have told of {of}, {last}, in {noticed:,} of {looked:,} stretch(es)"
+    if looked >= LEAST_WINDOWS and 2 * noticed >= looked:
         cure = "It is normal for some to have none, so that nobody would look: set `unusual_from` higher"
         return Finding(Kind.GUARD, Severity.WARNING, f"{said}. {cure}")
     return Finding(Kind.GUARD, Severity.NOTE, said)
