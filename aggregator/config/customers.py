@@ -7,13 +7,13 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 from aggregator.config.block import Block
 from aggregator.config.durations import parse_duration
-from aggregator.config.query import final_query
+from aggregator.config.query import listing_query
 from aggregator.config.values import Duration, at_least, at_most, refuse
 
 
 def _listing(query: str) -> str:
     try:
-        return final_query(query, ())
+        return listing_query(query)
     except ValueError as error:
         raise refuse(str(error)) from None
 

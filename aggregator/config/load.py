@@ -195,6 +195,7 @@ class _Assembly:
         self._check_event_names()
         self._check_event_types()
         self._check_last()
+        self._check_moves()
         self._check_former_names()
 
     def _check_former_names(self) -> None:
@@ -266,6 +267,22 @@ class _Assembly:
                         f"is a sink of type {kind}, and `stripe.formula: last` needs one of type stripe: elsewhere nothing "
                         "keeps a customer's windows in order, so the last number would not be the newest",
                     )
+
+    def _check_moves(self) -> None:
+        """Where an event replaces another, a new customer's higher number cannot wait for an old one's that is held."""
+        for meter in self.meters.values():
+            data = meter.merged()
+            block = data.get("stripe")
+            mapping = self.customers.get(str(data.get("customers")))
+            if mapping is None or mapping.merged().get("moved") != "all" or not isinstance(block, dict):
+                continue
+            if block.get("event_time_window") and data.get("decreases", "hold") == "hold":
+                meter.problem(
+                    ("customers",),
+                    f"is `{mapping.name}`, which has `moved: all`: with `stripe.event_time_window`, the higher number of a "
+                    "customer's new id could be billed while the lower one of the old id is still held. Use "
+                    "`decreases: apply`, by which both are sent, or a mapping with `moved: future`",
+                )
 
     def _check_event_types(self) -> None:
         """Two meters whose events a metric cannot tell apart would be added up."""

@@ -55,12 +55,23 @@ def final_query(text: str, parameters: Sequence[str] = PARAMETERS) -> str:
 
 def sampling_query(text: str, read: str) -> str:
     """Return the statement that gives samples, which nothing is filled in of; ValueError says what to change."""
+    return _without_parameters(
+        text, f"and with `read: {read}` it is asked for what is there now, without any bounds"
+    )
+
+
+def listing_query(text: str) -> str:
+    """Return the statement that lists all keys, which nothing is filled in of; ValueError says what to change."""
+    return _without_parameters(text, "which nothing fills in: it is asked for all keys at once")
+
+
+def _without_parameters(text: str, because: str) -> str:
     final = final_query(text, ())
     found = sorted(set(_PARAMETER.findall(_bare(final))))
     if found:
         raise ValueError(
-            f"uses `:{found[0]}`, and with `read: {read}` it is asked for what is there now, without any bounds: leave out "
-            f"the condition (write `\\:{found[0]}` for a colon that stands for itself)"
+            f"uses `:{found[0]}`, {because}: leave out the condition (write `\\:{found[0]}` for a colon that stands for "
+            "itself)"
         )
     return final
 
@@ -111,10 +122,6 @@ def _check_parameters(found: set[str], parameters: Sequence[str]) -> None:
     unknown = sorted(found.difference(parameters))
     if unknown and parameters:
         given = [f"`:{name}`" for name in parameters]
-        if not given:
-            raise ValueError(
-                f"uses `:{unknown[0]}`, which nothing fills in: it is asked for all keys at once"
-            )
         only = (
             f"only {', '.join(given[:-1])} and {given[-1]} are" if len(given) > 1 else f"only {given[0]} is"
         )

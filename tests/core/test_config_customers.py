@@ -60,3 +60,25 @@ def test_a_mistake_says_what_to_write(tmp_path: Path, mapping: str, name: str, s
     with pytest.raises(ConfigError) as caught:
         load(written(tmp_path, mapping, name), {})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("moved", "stripe", "decreases", "refused"),
+    [
+        ("all", "{event_time_window: hour}", "hold", True),
+        ("all", "{event_time_window: hour}", "apply", False),
+        ("future", "{event_time_window: hour}", "hold", False),
+        ("all", "{event_name: api_requests}", "hold", False),
+    ],
+)
+def test_what_replaces_does_not_move_while_it_is_held(
+    tmp_path: Path, moved: str, stripe: str, decreases: str, refused: bool
+) -> None:
+    """The new customer's higher number could not wait for the old one's lower one, and both would be billed."""
+    path = written(tmp_path, f"file: accounts.csv, moved: {moved}")
+    path.write_text(path.read_text() + f"    stripe: {stripe}\n    decreases: {decreases}\n")
+    if not refused:
+        load(path, {})
+        return
+    with pytest.raises(ConfigError, match=r"customers: is `accounts`, which has `moved: all`"):
+        load(path, {})
