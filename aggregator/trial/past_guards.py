@@ -20,7 +20,7 @@ from typing import NamedTuple
 from aggregator.core.guards import LEAST_WEEKS, WEEKS, beyond, limit_of
 from aggregator.core.model import ZERO, Guard, Guards, Span
 from aggregator.core.planner import plain
-from aggregator.core.shown import duration
+from aggregator.core.shown import counted, duration
 from aggregator.trial.findings import Finding, Kind, Severity
 
 Usage = Mapping[dt.datetime, Mapping[str, Decimal]]
@@ -140,8 +140,8 @@ def _finding(guard: Guard, held: _Held, guards: Guards, span: Span, windows: int
     last = _last(span)
     if not held.events:
         return Finding(Kind.GUARD, Severity.NOTE, f"{name} {_nothing(guard, held, last)}")
-    what = f"{held.events:,} event(s) of {len(held.customers):,} customer(s)"
-    in_windows = f"in {len(held.windows):,} of {windows:,} window(s)"
+    what = f"{counted(held.events, 'event')} of {counted(len(held.customers), 'customer')}"
+    in_windows = f"in {len(held.windows):,} of {counted(windows, 'window')}"
     most = f"{plain(held.most)} units at most"
     said = f"{name} would have held {what} {last}, {in_windows}: {most}"
     if windows >= LEAST_WINDOWS and 2 * len(held.windows) >= windows:
@@ -169,7 +169,7 @@ def _nothing(guard: Guard, held: _Held, last: str) -> str:
             "weeks before"
         )
     short = held.unknown - held.known
-    beside = f"; {len(short):,} of {len(short | held.known):,} {what}(s) had no history to compare with"
+    beside = f"; {len(short):,} of {counted(len(short | held.known), what)} had no history to compare with"
     return f"would have held nothing {last}{beside if short else ''}"
 
 
@@ -196,8 +196,10 @@ def _silence(stretches: Sequence[Stretch], guards: Guards, span: Span) -> Findin
         return Finding(Kind.GUARD, Severity.NOTE, f"{name} has nothing to compare with yet {last}: {why}")
     if not customers:
         return Finding(Kind.GUARD, Severity.NOTE, f"{name} would have told of nobody {last}")
-    of = f"{len(customers):,} customer(s), such as {min(customers)!r}"
-    said = f"{name} would have told of {of}, {last}, in {noticed:,} of {looked:,} stretch(es)"
+    of = f"{counted(len(customers), 'customer')}, such as {min(customers)!r}"
+    said = (
+        f"{name} would have told of {of}, {last}, in {noticed:,} of {counted(looked, 'stretch', 'stretches')}"
+    )
     if looked >= LEAST_WINDOWS and 2 * noticed >= looked:
         cure = "It is normal for some to have none, so that nobody would look: set `unusual_from` higher"
         return Finding(Kind.GUARD, Severity.WARNING, f"{said}. {cure}")

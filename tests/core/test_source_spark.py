@@ -6,6 +6,7 @@ import sys
 import threading
 from contextlib import closing
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from aggregator.errors import QueryRejected, QueryTimedOut, SourceUnreachable
 from aggregator.source import Source
 from aggregator.source.stand_ins import Rows
 from tests.core import duckdb_slots
+from tests.postgres.test_trial import shown
 from tests.spark import Spark, free_port
 
 pytestmark = pytest.mark.xdist_group("spark")
@@ -70,6 +72,23 @@ def refusal(of: Source, query: str, span: Span = ONE) -> str:
     with pytest.raises(QueryRejected) as caught:
         readings(of, query, span)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("query", [query for query in shown() if "to_date(:start)" in query])
+def test_what_the_documentation_shows_is_read(night: Spark, tmp_path: Path, query: str) -> None:
+    """Each query counts what there is, from a table and from files in folders by day."""
+    lake = tmp_path / "usage"
+    night.run(
+        "drop table if exists api_usage",
+        "create table api_usage using parquet as select customer as customer_id, quantity, tz as used_at, day from night",
+        f"insert overwrite directory '{lake}' using parquet "
+        "select customer, quantity, tz as used_at, day from night distribute by day",
+    )
+    span = Span(duckdb_slots.START, duckdb_slots.START + 48 * HOUR)
+    found = readings(source(night), query.replace("/lake/usage", str(lake)), span)
+    assert sum(each.quantity or 0 for each in found) == sum(
+        use.quantity for use in duckdb_slots.uses() if use.at in span
+    )
 
 
 def test_every_slot_is_right_in_whatever_zone_the_server_is(night: Spark) -> None:
