@@ -19,7 +19,7 @@ DAY = dt.timedelta(days=1)
 
 TABLES = """
 create table api_usage (customer_id text, quantity numeric, used_at timestamp);
-create table customer (id int primary key, stripe_customer_id text);
+create table customer (id int primary key, stripe_customer_id text, name text);
 create table account (id int primary key, stripe_customer_id text);
 create table api_request (customer_id int, created_at timestamptz);
 create table seat_use (account_id int, user_id int, used_at timestamptz);
@@ -27,11 +27,12 @@ create table data_export (stripe_customer_id text, created_at timestamptz);
 create table storage_sample (stripe_customer_id text, stored_bytes numeric, sampled_at timestamptz);
 create table pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22));
 create table heartbeat (beat_at timestamptz);
+create table ingested (id bigserial primary key, customer text, used_at timestamptz);
 """
 
 USAGE = """
 insert into api_usage values ('cus_a', 5, %(at)s at time zone 'UTC'), ('cus_a', 2, %(at)s at time zone 'UTC');
-insert into customer values (1, 'cus_a'), (2, null);
+insert into customer values (1, 'cus_a', 'Ada'), (2, null, 'Bob');
 insert into account values (1, 'cus_a');
 insert into api_request values (1, %(at)s), (1, %(at)s), (2, %(at)s);
 insert into seat_use values (1, 10, %(at)s), (1, 11, %(at)s), (1, 10, %(at)s);
@@ -39,6 +40,7 @@ insert into data_export values ('cus_a', %(at)s), ('cus_a', %(at)s), ('cus_a', %
 insert into storage_sample values ('cus_a', 1.5 * 1024 ^ 3, %(at)s), ('cus_a', 0.25 * 1024 ^ 3, %(at)s);
 insert into pgbench_history values (1, 7, 70, -40, %(at)s at time zone 'UTC', '');
 insert into heartbeat values (now());
+insert into ingested (customer, used_at) values ('cus_a', %(at)s), ('cus_a', %(at)s);
 insert into pgbench_history values (1, 7, 71, 2, %(at)s at time zone 'UTC', '');
 """
 
@@ -59,6 +61,7 @@ def example(tmp_path: Path, source_url: str, ledger_url: str, sandbox: Sandbox) 
         text = file.read_text().replace(WRITTEN_START, f"{start:%Y-%m-%dT%H:%MZ}")
         # The live sink of full.yaml leaves out its address, which means Stripe's own.
         file.write_text(text.replace("    mode: live ", "    api_base: ${SANDBOX_URL}\n    mode: live "))
+    (tmp_path / "partners.csv").write_text("key,customer,name\nada,cus_a,Ada\n")
     (tmp_path / "warehouse_url").write_text(source_url)
     (tmp_path / "stripe_test_key").write_text("sk_test_sandbox")
     with World(tmp_path, source_url, ledger_url, sandbox) as world:
@@ -94,16 +97,17 @@ def test_the_minimal_example_bills(example: World) -> None:
 
 
 def test_the_full_example_bills(example: World) -> None:
-    """Every key at work: two sources, two sinks, an included meter, decimals, a query in a file."""
+    """Every key at work: sources, sinks, a mapping of customers, a cursor, an included meter, a query in a file."""
     once(example, "full.yaml")
     totals = {
         name: example.sandbox.totals(name, livemode=True)
-        for name in ("api_requests", "storage_gib_hours", "seat_hours")
+        for name in ("api_requests", "storage_gib_hours", "seat_hours", "events_ingested")
     }
     assert totals == {
         "api_requests": {"cus_a": 2},
         "storage_gib_hours": {"cus_a": Decimal("1.75")},
         "seat_hours": {"cus_a": 2},
+        "events_ingested": {"cus_a": 2},
     }
     assert example.sandbox.totals("api_requests") == {"cus_a": 2}, "the rehearsal gets every event, too"
 
