@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,12 +28,23 @@ if TYPE_CHECKING:
     from aggregator.ledger.ledger import Ledger
 
 
+class WordOrDimension(click.Choice[str]):
+    """One of some words, which a shell completes, or the name of a dimension: which there are is for the ledger to say."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return it as it is."""
+        return str(value)
+
+
 @click.command()
 @click.argument("meter", type=MeterName(), metavar="[METER]", required=False)
 @click.option("--customer", help="Only of this customer.")
 @period_options
 @click.option(
-    "--by", type=click.Choice(["hour", "day", "month", "customer"]), help="Print a line for each of them."
+    "--by",
+    type=WordOrDimension(["hour", "day", "month", "customer"]),
+    metavar="[hour|day|month|customer|DIMENSION]",
+    help="Print a line for each of them, or for each value of a dimension of METER.",
 )
 @click.option(
     "--live", is_flag=True, help="Also ask the source what it has by now in windows that are not read yet."
@@ -72,7 +83,9 @@ def usage(
         with _opened(config, live=live) as (ledger, source_of):
             at = ledger.instant()
             span = span_of_period(start, end, period, at)
-            question = Question(span, at, By(by) if by else None, meter, customer, bool(config.customers))
+            word = By(by) if by and by in [*By] else None
+            dimension = by if word is None else None
+            question = Question(span, at, word, meter, customer, bool(config.customers), dimension)
             by_customer = question.by is By.CUSTOMER and bool(config.customers)
             names = ledger.customers.names if by_customer else None
             found = list(ask(ledger.usage, question, config.meters, stack, source_of, names))

@@ -7,6 +7,7 @@ from itertools import chain, islice
 
 from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
 from aggregator.collection.usage import FeedUsage, Question
+from aggregator.core import dimensions as apart_by
 from aggregator.core.shown import called
 from aggregator.core.usage import By, Line, Usage
 from aggregator.sinks.files.formats import unformulated
@@ -16,6 +17,9 @@ AT_ONCE = 500
 
 ALWAYS = {"used", "billed"}
 """Figures that a table shows even where they are zero on every line; with --live, `open` is one of them."""
+
+TAKEN = {"meter", "sink", "name", *Usage._fields}
+"""Headings that stand beside that of a dimension."""
 
 LABELS = {By.HOUR: "%Y-%m-%d %H:%M", By.DAY: "%Y-%m-%d", By.MONTH: "%Y-%m"}
 """How a table names a stretch of time."""
@@ -27,7 +31,7 @@ def show(
     """Print a table for each feed, or one with a line for each, and what is to be said of them."""
     always = ALWAYS | {"open"} if live else ALWAYS
     whose = f" of {called(question.customer, name)}" if question.customer else ""
-    if question.by is None:
+    if question.by is None and question.dimension is None:
         figures = always.union(*(each.sum.found for each in found))
         lines = [
             {"meter": each.feed.meter, "sink": each.feed.sink, **each.sum.total._asdict()} for each in found
@@ -36,22 +40,23 @@ def show(
     else:
         for each in found:
             title = f"{each.feed.meter} to {each.feed.sink}{whose} {question.span}"
-            _show_lines(each, question.by, title, limit, always)
+            _show_lines(each, question, title, limit, always)
     for note in dict.fromkeys(note for each in found for note in each.notes):
         say(note)
 
 
-def _show_lines(found: FeedUsage, by: By, title: str, limit: int, always: set[str]) -> None:
+def _show_lines(found: FeedUsage, question: Question, title: str, limit: int, always: set[str]) -> None:
     """Print the lines of a feed, and their total."""
-    named = by is By.CUSTOMER and any(line.name for line in islice(found.lines.all(), limit or None))
-    columns = _columns(f"{by.value} name" if named else by.value, always | found.sum.found)
+    by = question.by.value if question.by else _of_dimension(question)
+    named = question.by is By.CUSTOMER and any(line.name for line in islice(found.lines.all(), limit or None))
+    columns = _columns(f"{by} name" if named else by, always | found.sum.found)
     lines: Iterator[Mapping[str, object]] = (
-        {by.value: _label(line, by), "name": line.name, **line.usage._asdict()} for line in found.lines.all()
+        {by: _label(line, question), "name": line.name, **line.usage._asdict()} for line in found.lines.all()
     )
     if limit:
         lines = islice(lines, limit)
     if found.sum.adds_up:
-        lines = chain(lines, [{by.value: "total", "name": "", **found.sum.total._asdict()}])
+        lines = chain(lines, [{by: "total", "name": "", **found.sum.total._asdict()}])
     while some := list(islice(lines, AT_ONCE)):
         show_rows(title, columns, some)
     if limit and found.sum.lines > limit:
@@ -63,9 +68,18 @@ def _columns(first: str, figures: set[str]) -> str:
     return " ".join([first, *(f"{name}>" for name in Usage._fields if name in figures)])
 
 
-def _label(line: Line, by: By) -> str:
+def _of_dimension(question: Question) -> str:
+    """Return the heading of what lines are by, if that is a dimension."""
+    return apart_by.column(question.dimension or "", TAKEN)
+
+
+def _label(line: Line, question: Question) -> str:
     """Name a line of a table."""
-    return line.customer or "(no customer)" if line.start is None else f"{line.start:{LABELS[by]}}"
+    if question.dimension is not None:
+        return line.value or f"(no {question.dimension})"
+    if question.by is None or line.start is None:
+        return line.customer or "(no customer)"
+    return f"{line.start:{LABELS[question.by]}}"
 
 
 def write_csv(question: Question, found: Iterable[FeedUsage]) -> None:
@@ -93,7 +107,7 @@ def write_json(question: Question, found: Iterable[FeedUsage], *, live: bool) ->
     head = {
         "from": question.span.start,
         "to": question.span.end,
-        "by": question.by,
+        "by": question.by or question.dimension,
         "customer": question.customer,
         "as_of": question.at,
         "live": live,
@@ -119,11 +133,15 @@ def _write(texts: Iterator[str]) -> None:
 
 def _lines(question: Question, found: FeedUsage) -> Iterator[Line]:
     """Yield the lines of a feed: where nothing tells them apart, the one that there is, be it of nothing."""
-    return iter([Line(None, None, found.sum.total)]) if question.by is None else found.lines.all()
+    if question.by is None and question.dimension is None:
+        return iter([Line(None, None, found.sum.total)])
+    return found.lines.all()
 
 
 def _key(question: Question, line: Line) -> dict[str, object]:
     """Return what tells a line from others, for programs."""
+    if question.dimension is not None:
+        return {_of_dimension(question): line.value}
     if question.by is None:
         return {}
     if question.over_time:

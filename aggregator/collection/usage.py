@@ -35,6 +35,8 @@ class Question(NamedTuple):
     customer: str | None = None
     named: bool = False
     """Whether lines of customers say what people call them."""
+    dimension: str | None = None
+    """In the place of `by`: the dimension of the meter that has a line for each value."""
 
     @property
     def over_time(self) -> bool:
@@ -84,6 +86,8 @@ def ask(
     if not feeds:
         known = {feed.meter for feed in report.feeds(None, question.span)} | {*configured}
         raise UsageError(_report_unknown(question.meter, configured, known))
+    if question.dimension is not None:
+        _refuse_other_than_dimensions(report, feeds[0], question)
     for meter, several in groupby(feeds, lambda feed: feed.meter):
         of_meter = list(several)
         refuse_parts_of_windows(meter, report.definitions(of_meter[0]), question.span)
@@ -91,12 +95,37 @@ def ask(
             opened, notes = _open(question, of_meter[0], spool, source_of)
             for feed in of_meter:
                 lines = report.lines(
-                    feed, question.span, question.by, customer=question.customer, opened=opened
+                    feed,
+                    question.span,
+                    question.by,
+                    customer=question.customer,
+                    dimension=question.dimension,
+                    opened=opened,
                 )
                 kept = stack.enter_context(DiskList[Line]())
                 total = Sum(adds_up=not (feed.last and question.over_time))
                 kept.keep(total.counting(lines if names is None else _named(lines, names)))
                 yield FeedUsage(feed, kept, total, [*notes, *_report_missing(question, feed, total)])
+
+
+def _refuse_other_than_dimensions(report: UsageReport, feed: UsageFeed, question: Question) -> None:
+    """Raise UsageError unless the lines can be by what was named: a dimension that the meter has or had."""
+    name, words = question.dimension, ", ".join(By)
+    if question.meter is None:
+        raise UsageError(
+            f"--by {name}: without a METER, lines are by one of {words}. For a dimension, name its meter."
+        )
+    had = sorted({each for held in report.definitions(feed) for each in held.dimensions})
+    if name not in had:
+        raise UsageError(
+            f"Meter {feed.meter} has no dimension {name}: lines are by one of {words}, or by one of its dimensions, which "
+            f"are: {', '.join(had) or 'none'}."
+        )
+    if feed.last:
+        raise UsageError(
+            f"Meter {feed.meter} is billed by a customer's last number, which no dimension keeps apart: leave out "
+            f"--by {name}."
+        )
 
 
 def _named(lines: Iterator[Line], names: Callable[[Iterable[str]], Mapping[str, str]]) -> Iterator[Line]:

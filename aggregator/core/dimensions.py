@@ -7,7 +7,7 @@ Rules
 - Without dimensions there is one combination, the empty one, whose number is 0.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 
@@ -41,6 +41,11 @@ def named(dimensions: Dimensions) -> str:
 def shown(dimensions: Dimensions) -> str:
     """Write a combination for people: `model=large, region=eu`."""
     return ", ".join(f"{name}={value}" for name, value in dimensions)
+
+
+def column(name: str, taken: Container[str]) -> str:
+    """Return the heading of a dimension's column: its name, unless another column beside it has that."""
+    return f"dimension_{name}" if name in taken else name
 
 
 def of_mapping(values: Mapping[str, str]) -> Dimensions:

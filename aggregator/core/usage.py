@@ -65,13 +65,18 @@ class Usage(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The usage of a customer, of a stretch of time that begins at `start`, or of all together, if neither is given."""
+    """The usage of a customer, of a stretch of time that begins at `start`, or of all together, if neither is given.
+
+    Where lines are by a dimension, it is that of all combinations with this `value` of it.
+    """
 
     customer: str | None
     start: dt.datetime | None
     usage: Usage
     name: str | None = None
     """What people call the customer, if anybody says so."""
+    value: str | None = None
+    """Of the dimension that lines are by; None for what has no value of it."""
 
 
 def sum_of(usages: Iterable[Usage]) -> Usage:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from psycopg.types.json import Jsonb
+
 from aggregator.core.model import ZERO, Definition, Span
 from aggregator.core.usage import By, Line, Usage, sum_of
 from aggregator.core.windows import DAY
@@ -115,22 +117,26 @@ class UsageReport(Part):
         by: By | None = None,
         *,
         customer: str | None = None,
+        dimension: str | None = None,
         opened: OpenWindows | None = None,
         kept: str | None = None,
     ) -> Iterator[Line]:
         """Yield the lines of a feed over a span: by time, or by customer, who used most first and what is nobody's last.
 
+        With a `dimension` in the place of `by` there is a line for each value of it, in the same order.
+
         With what is `kept` of days (`UsageDays.kept`), lines of all customers by time cost less; they are the same. The
         transaction lasts as long as the iterator.
         """
-        statement, values = question(feed, span, by, customer and [customer], opened, kept)
+        statement, values = question(feed, span, by, customer and [customer], opened, kept, dimension)
         with self._database.transaction() as connection:
             connection.execute(WORK_MEMORY)
             connection.execute(ALL_ROWS)
             if opened is not None:
                 stage(connection, opened.readings, opened.unit)
             for row in streamed(connection, statement, values):
-                yield _line(feed, row)
+                line = _line(feed, row)
+                yield line if dimension is None else line._replace(customer=None, value=line.customer)
 
     def of_customer(self, feed: UsageFeed, span: Span, customer: str, by: By | None = None) -> list[Line]:
         """Return the same lines of one customer at once: there is one for a day or an hour at most."""
@@ -215,8 +221,10 @@ def question(
     customers: Sequence[str] | None = None,
     opened: OpenWindows | None = None,
     kept: str | None = None,
+    dimension: str | None = None,
 ) -> tuple[str, dict[str, object]]:
     """Return the statement that gives the lines, and its values."""
+    assert dimension is None or (by is None and not feed.last), "no dimension keeps last numbers apart"
     some = customers is not None
     values = {
         "feed": feed.id,
@@ -228,20 +236,31 @@ def question(
         "open_from": opened.since if opened else FOREVER,
         "by": by,
         "each": False,
+        "dimension": dimension,
+        "combinations": _seen_in(opened),
         "kept": kept,
         "customers": list(customers) if customers is not None else None,
     }
     if feed.last:
         return statements.last(some=some, opened=opened is not None), values
     statement = statements.added(
-        statements.sums_for(by, some=some, many_days=span.end - span.start > MOST_DAYS * DAY),
+        statements.Sums.NONE
+        if dimension is not None
+        else statements.sums_for(by, some=some, many_days=span.end - span.start > MOST_DAYS * DAY),
         some=some,
         shadowed=feed.shadowed,
         opened=opened is not None,
         many_wait=_many_wait(feed, span, len(customers or ())),
         kept=kept is not None,
+        by_dimension=dimension is not None,
     )
     return statement, values
+
+
+def _seen_in(opened: OpenWindows | None) -> Jsonb:
+    """Return the combinations that were read just now: the dictionary may lack some of them."""
+    seen = {} if opened is None else opened.readings.combinations
+    return Jsonb([{"id": number, "dimensions": dict(combination)} for combination, number in seen.items()])
 
 
 def _many_wait(feed: UsageFeed, span: Span, customers: int) -> bool:

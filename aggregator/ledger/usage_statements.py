@@ -5,6 +5,7 @@ Rules
 - Where only some customers are asked for, nothing is looked through for others: each of their slots is one look-up by the
   whole key, window by window, on every version of the server.
 - Only what is asked for is in a statement: to plan the rest would take the server longer than to look a customer up.
+- What is told of everything is of a customer or, where lines are by a dimension, of a combination: `{who}` is which.
 """
 
 from enum import Enum
@@ -51,14 +52,12 @@ OF_SOME = """
 SPAN = {"since": "%(start)s", "until": "%(end)s"}
 UNMADE = {"since": "rest.since", "until": "rest.until"}
 
-# What slots say, and what of them was planned in shadow: customer, window, used, billed, shadow, carried. What a slot comes
-# to is billed but for what is not, which is taken off later.
-OF_SLOTS = (
-    "select customer, window_start, quantity, total, null::numeric, quantity - total from {slots} as slot"
-)
+# What slots say, and what of them was planned in shadow: customer or combination, window, used, billed, shadow, carried.
+# What a slot comes to is billed but for what is not, which is taken off later.
+OF_SLOTS = "select {who}, window_start, quantity, total, null::numeric, quantity - total from {slots} as slot"
 IN_SHADOW = """
  union all
-select slot.customer, slot.window_start, null, -event.delta, event.delta, null
+select slot.{who}, slot.window_start, null, -event.delta, event.delta, null
   from {slots} as slot join aggregator.event on event.slot_id = slot.id
  where event.state = 'shadow'
 """
@@ -89,7 +88,7 @@ select null::text, its.hour, its.quantity, its.total - its.shadow, its.shadow, i
 
 # What was planned and is not billed, which is little: it waits to be sent or for a person.
 NOT_BILLED = f"""
-select event.customer, event.window_start, {PART} as part, event.delta
+select event.customer, event.combination, event.window_start, {PART} as part, event.delta
   from (select event_id from aggregator.outbox where feed_id = %(feed)s
          union all
         select event_id from aggregator.parked where feed_id = %(feed)s) as waiting
@@ -101,7 +100,7 @@ select event.customer, event.window_start, {PART} as part, event.delta
 
 # The same where more waits than some customers have slots: by these.
 NOT_BILLED_OF_SOME = f"""
-select event.customer, event.window_start, {PART} as part, event.delta
+select event.customer, event.combination, event.window_start, {PART} as part, event.delta
   from {OF_SOME.format(**SPAN)} as slot
  cross join lateral (select * from aggregator.event where event.slot_id = slot.id offset 0) as event
   left join aggregator.parked on parked.event_id = event.id
@@ -111,7 +110,8 @@ select event.customer, event.window_start, {PART} as part, event.delta
 # Of a customer and window with an unusable row, all that is usable was named (`quantity` is not null), and waits until the
 # window is read without such a row. What the slot has of an earlier reading is not counted twice.
 UNMAPPED = """
-select unmapped.customer collate "C" as customer, unmapped.window_start, unmapped.quantity, slot.quantity as known
+select unmapped.customer collate "C" as customer, unmapped.combination, unmapped.window_start, unmapped.quantity,
+       slot.quantity as known
   from aggregator.unmapped
   left join aggregator.slot on slot.feed_id = %(feed)s and slot.window_start = unmapped.window_start
                            and slot.customer = unmapped.customer and slot.combination = unmapped.combination
@@ -124,7 +124,8 @@ select unmapped.customer collate "C" as customer, unmapped.window_start, unmappe
 # What was read from the source just now, beside what the ledger has of the same windows: a backfill, or a pass since then,
 # may have read them. As in a pass, absence means zero, and a customer with an unusable row stays as known.
 OPEN = """
-select customer, window_start, coalesce(seen.quantity, case when seen.spoilt then slot.quantity end, 0) as quantity,
+select customer, combination, window_start,
+       coalesce(seen.quantity, case when seen.spoilt then slot.quantity end, 0) as quantity,
        slot.quantity as known, case when customer is null or seen.spoilt then 8 else 9 end as part
   from (
         select window_start, customer, combination, sum(quantity) as quantity, bool_or(reason is not null) as spoilt
@@ -152,30 +153,39 @@ select null::text collate "C" as customer, null::timestamptz as window_start, nu
 WHOSE = "case when %(by)s::text = 'customer' or %(each)s then customer end as customer"
 WHEN = "case when %(by)s::text <> 'customer' then date_trunc(%(by)s::text, window_start, 'UTC') end as start"
 
+# The same by a dimension: by the value of it that a combination has. The dictionary lacks what only the source has so far.
+VALUE = 'named.dimensions ->> %(dimension)s collate "C" as customer'
+NAMED = """
+  left join (select id, dimensions from aggregator.combination where meter_id = %(meter)s
+              union
+             select id, dimensions from jsonb_to_recordset(%(combinations)s::jsonb) as seen (id bigint, dimensions jsonb)
+            ) as named on named.id = amount.combination
+"""
+
 ADDED = f"""
 with unmapped as ({UNMAPPED}), not_billed as ({{not_billed}}),
-     amount (customer, window_start, used, billed, shadow, carried, part, amount) as (
+     amount ({{who}}, window_start, used, billed, shadow, carried, part, amount) as (
     select *, null::integer, null::numeric from ({{read}}) as its
      union all
-    select customer, window_start, null, -delta, null, null, part, delta from not_billed
+    select {{who}}, window_start, null, -delta, null, null, part, delta from not_billed
      union all
-    select customer, window_start, quantity - coalesce(known, 0), null, null, null, 8, quantity - coalesce(known, 0)
+    select {{who}}, window_start, quantity - coalesce(known, 0), null, null, null, 8, quantity - coalesce(known, 0)
       from unmapped
     {{and_opened}}
 )
 select * from (
-select {WHOSE}, {WHEN}, sum(used) as used,
+select {{whose}}, {WHEN}, sum(used) as used,
        sum(billed), sum(amount) filter (where part = 2), sum(amount) filter (where part = 3),
        sum(amount) filter (where part = 4), sum(amount) filter (where part = 5), sum(shadow),
        sum(carried), sum(amount) filter (where part = 8), sum(amount) filter (where part = 9)
-  from amount
+  from amount {{named}}
  group by 1, 2
 ) as line {{order}}
 """  # noqa: S608 - our own text
 
 AND_OPENED = f"""
      union all
-    select customer, window_start, quantity - coalesce(known, 0), null, null, null, part, quantity - coalesce(known, 0)
+    select {{who}}, window_start, quantity - coalesce(known, 0), null, null, null, part, quantity - coalesce(known, 0)
       from ({OPEN}) as opened
 """  # noqa: S608 - our own text
 
@@ -220,7 +230,7 @@ select {WHOSE}, start, sum(nine) as used,
 ) as line {{order}}
 """  # noqa: S608 - our own text
 
-# Lines by time have no customer, and those by customer no time.
+# Lines by time have no customer, and those by customer no time; a dimension's values stand where customers do.
 ORDER = "order by start, customer is null, used desc, customer"
 
 
@@ -240,13 +250,22 @@ def sums_for(by: By | None, *, some: bool, many_days: bool) -> Sums:
 
 
 def added(
-    sums: Sums, *, some: bool, shadowed: bool, opened: bool, many_wait: bool, kept: bool = False
+    sums: Sums,
+    *,
+    some: bool,
+    shadowed: bool,
+    opened: bool,
+    many_wait: bool,
+    kept: bool = False,
+    by_dimension: bool = False,
 ) -> str:
-    """Return the statement for lines of amounts that add up."""
+    """Return the statement for lines of amounts that add up. Sums of days are of all combinations."""
+    assert sums is Sums.NONE or not by_dimension, "a day's sums do not tell combinations apart"
+    who = "combination" if by_dimension else "customer"
 
     def of_slots(stretch: dict[str, str]) -> str:
         slots = (OF_SOME if some else OF_ALL).format(**stretch)
-        return (OF_SLOTS + (IN_SHADOW if shadowed else "")).format(slots=slots)
+        return (OF_SLOTS + (IN_SHADOW if shadowed else "")).format(slots=slots, who=who)
 
     if sums is Sums.NONE:
         read = of_slots(SPAN)
@@ -257,7 +276,10 @@ def added(
     return ADDED.format(
         read=read,
         not_billed=NOT_BILLED_OF_SOME if some and many_wait else NOT_BILLED,
-        and_opened=AND_OPENED if opened else "",
+        and_opened=AND_OPENED.format(who=who) if opened else "",
+        who=who,
+        whose=VALUE if by_dimension else WHOSE,
+        named=NAMED if by_dimension else "",
         order=ORDER,
     )
 

@@ -68,6 +68,28 @@ MISTAKES: tuple[Mistake, ...] = (
         ),
     ),
     Mistake(
+        "what the ledger and the source both have a combination of is told twice",
+        "aggregator/ledger/usage_statements.py",
+        "meter_id = %(meter)s\n              union\n",
+        "meter_id = %(meter)s\n              union all\n",
+        ("tests/postgres/test_dimensions_shown.py::test_open_windows_are_told_by_value_too",),
+    ),
+    Mistake(
+        "what only the source has so far has no value of a dimension",
+        "aggregator/ledger/usage.py",
+        "seen = {} if opened is None else opened.readings.combinations",
+        "seen = {} if opened is None else dict()",
+        ("tests/postgres/test_dimensions_shown.py::test_open_windows_are_told_by_value_too",),
+    ),
+    Mistake(
+        "what is not billed is told of all values of a dimension together",
+        "aggregator/ledger/usage_statements.py",
+        "select event.customer, event.combination, event.window_start, {PART} as part, event.delta\n"
+        "  from (select event_id",
+        "select event.customer, 0 as combination, event.window_start, {PART} as part, event.delta\n  from (select event_id",
+        ("tests/postgres/test_dimensions_shown.py::test_each_value_of_a_dimension_has_a_line_that_adds_up",),
+    ),
+    Mistake(
         "a fraction is found by its customer, whatever the combination",
         "aggregator/ledger/passes/changes.py",
         """
@@ -835,8 +857,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "what waits counts as billed as well",
         "aggregator/ledger/usage_statements.py",
-        "select customer, window_start, null, -delta, null, null, part, delta from not_billed",
-        "select customer, window_start, null, null, null, null, part, delta from not_billed",
+        "select {{who}}, window_start, null, -delta, null, null, part, delta from not_billed",
+        "select {{who}}, window_start, null, null, null, null, part, delta from not_billed",
         ("tests/postgres/test_usage.py::test_every_line_of_any_history_adds_up",),
     ),
     Mistake(
