@@ -96,7 +96,7 @@ select %(mapping)s, key, starts, 'infinity', after, name, %(now)s from differing
 
 NOTE_CHANGES = """
 insert into aggregator.customer_change (mapping_id, key, seen_at, before, after, holds_from, moves)
-select %(mapping)s, key, %(now)s, before, after, starts, before <> after and %(all)s from differing
+select %(mapping)s, key, %(now)s, before, after, starts, %(all)s and before is not null and after is not null from differing
  where before is distinct from after and known
 """
 
