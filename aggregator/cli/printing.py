@@ -52,6 +52,11 @@ def write_json(value: object) -> None:
     write_raw(json_text(value, indent=2) + "\n")
 
 
+def write_json_line(value: object) -> None:
+    """Print JSON as one line, which is also the last: some schedulers keep the last line of what a command wrote."""
+    write_raw(json_text(value) + "\n")
+
+
 def answer(value: object, *lines: str, as_json: bool) -> None:
     """Print JSON for programs, or these lines for people; an empty one is left out."""
     if as_json:

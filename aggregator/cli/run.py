@@ -12,7 +12,7 @@ import click
 
 from aggregator.cli.exit_codes import ExitCode, gravest
 from aggregator.cli.options import config_option, first_time_option, json_option, load_config, somebody
-from aggregator.cli.printing import write_json
+from aggregator.cli.printing import write_json_line
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
     if apart is not None:
         logger.error(log.CLOCKS_APART, reason=apart)
         if as_json:
-            write_json({"outcome": "failed", "error": apart, "meters": {}, "sinks": {}})
+            write_json_line({"outcome": "failed", "error": apart, "meters": {}, "sinks": {}})
         return ExitCode.FAILED
     report_set_back(logger, app.ledger.outbox, app.ledger.instant())
     report_start(logger, app, app.ledger.instant())
@@ -155,7 +155,7 @@ def run_once(app: "App", *, as_json: bool = False) -> ExitCode:
             answers[job.answers][of] = figures
     outcome = gravest(outcomes)
     if as_json:
-        write_json({"outcome": outcome.name.lower(), **answers})
+        write_json_line({"outcome": outcome.name.lower(), **answers})
     return outcome
 
 

@@ -1684,4 +1684,18 @@ MISTAKES: tuple[Mistake, ...] = (
         "where meter_id = %(meter_id)s and sampling.at <= last.at and dropped_at is null",
         ("tests/postgres/test_gauges.py::test_samples_are_kept_as_long_as_declared_and_the_one_before_them",),
     ),
+    Mistake(
+        "a pass that needs a person is tried again and again",
+        "aggregator/orchestrators/airflow.py",
+        "            raise AirflowFailException(str(needed)) from needed\n",
+        "            raise AirflowException(str(needed)) from needed\n",
+        ("tests/core/test_orchestrators.py::test_airflow_is_told_what_it_may_try_again",),
+    ),
+    Mistake(
+        "a pass that was killed waits for a person",
+        "aggregator/orchestrators/process.py",
+        "if ended.code < 0 or ended.code > 128:",
+        "if ended.code > 128:",
+        ("tests/core/test_orchestrators.py::test_how_it_ended_tells_whether_another_try_helps",),
+    ),
 )
