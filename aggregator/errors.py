@@ -119,7 +119,7 @@ class LedgerFailedOver(LedgerStopped):
 
 
 class MeterRefused(LedgerError):
-    """A meter would bill again what this ledger has billed by another name; see docs/operations.md."""
+    """A meter would bill again what this ledger has billed, by another name or reading; see docs/operations.md."""
 
 
 class LeaseLost(LedgerError):

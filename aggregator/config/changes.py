@@ -19,7 +19,9 @@ from aggregator.config.query import normalised_query
 Settings = Mapping[str, str]
 """The settings of one meter, by key."""
 
-HOLDS_FROM_A_WINDOW = frozenset({"query", "window", "decimals", "customers"})
+HOLDS_FROM_A_WINDOW = frozenset({"query", "window", "decimals", "customers", "dimensions"}) | {
+    *("resets", "first_value", "sample", "missing")
+}
 """What belongs to a meter's definition. The others are how it is worked at."""
 
 LEFT_OUT = frozenset({"name", "query_file", "tests"})

@@ -16,7 +16,7 @@ from typing import NamedTuple, NewType
 from aggregator.core.deltas import Deltas
 from aggregator.core.dimensions import Dimensions
 from aggregator.core.renaming import Outlet
-from aggregator.core.sampling import Sampling
+from aggregator.core.sampling import Counters, Sampling
 
 SlotId = NewType("SlotId", int)
 EventId = NewType("EventId", int)
@@ -239,6 +239,13 @@ class Meter:
     """How many combinations of their values there may be before somebody is asked whether they are meant."""
     deltas: Deltas | None = None
     """How it is read by a cursor; None if it is read by windows."""
+
+    @property
+    def read(self) -> str:
+        """Return how its source is read, in the configuration's word for it."""
+        if self.sampling is not None:
+            return "counters" if isinstance(self.sampling.reads, Counters) else "gauges"
+        return "windows" if self.deltas is None else "deltas"
 
     @property
     def unit(self) -> Decimal:

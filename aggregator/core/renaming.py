@@ -8,6 +8,8 @@ Rules
 - `renamed_from` says that it is the same meter: it keeps its mark, its slots and its identifiers.
 - A name that was given up is not given to another meter: its identifiers would be those of the first one.
 - A meter that has sent keeps the name by which the sink counts it: corrections of old windows would go where those are not.
+- A meter that has slots keeps the way its source is read: samples and cursors know nothing of what was read without, and
+  its old windows would be taken back, or billed again.
 """
 
 import datetime as dt
@@ -45,6 +47,8 @@ class Wanted(NamedTuple):
     """By sink, from where a line that is new would bill at the earliest; see `KnownMeter.mark` for those without a word."""
     start_at: dt.datetime
     outlets: Sequence[Outlet]
+    read: str = "windows"
+    """How its source is read."""
 
 
 class KnownMeter(NamedTuple):
@@ -53,6 +57,9 @@ class KnownMeter(NamedTuple):
     name: str
     mark: dt.datetime
     formerly: tuple[str, ...]
+    read: str = "windows"
+    has_slots: bool = False
+    """Whether anything of it is on the books."""
 
 
 class KnownLine(NamedTuple):
@@ -87,7 +94,7 @@ def refusals(wanted: Sequence[Wanted], memory: Memory) -> Iterator[tuple[str, st
     """Yield the meters that would bill again what was billed, each with what to do about it."""
     renamed = renames(wanted, memory)
     for each in wanted:
-        said = _name(each, memory, renamed)
+        said = _name(each, memory, renamed) or _read(each, memory, renamed)
         if said is not None:
             yield each.name, said
             continue
@@ -118,6 +125,23 @@ def _name(each: Wanted, memory: Memory, renamed: Mapping[str, str]) -> str | Non
             "as a meter of its own. Take `renamed_from` away, and give one of them back the name it had."
         )
     return None
+
+
+def _read(each: Wanted, memory: Memory, renamed: Mapping[str, str]) -> str | None:
+    before = next((old for old, new in renamed.items() if new == each.name), each.name)
+    known = memory.meters.get(before)
+    if known is None or not known.has_slots or known.read == each.read:
+        return None
+    return report_read(each.name, known.read, each.read, known.mark)
+
+
+def report_read(meter: str, before: str, now: str, mark: dt.datetime) -> str:
+    """Say why a meter cannot be read in another way than before, and what to do."""
+    return (
+        f"Meter {meter} is read by `read: {before}`, and is to be read by `read: {now}`: its old windows would be read "
+        "again by what has not counted them, and taken back or billed twice. Set it back, end it with "
+        f"`bill_until: {at(mark)}` at its sinks, and let a new meter with that `read` and `start_at: {at(mark)}` follow."
+    )
 
 
 def _outlet(each: Wanted, outlet: Outlet, memory: Memory, renamed: Mapping[str, str]) -> str | None:

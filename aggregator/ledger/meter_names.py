@@ -13,7 +13,11 @@ from aggregator.core.renaming import KnownLine, KnownMeter, Memory, Outlet, Want
 from aggregator.errors import MeterRefused
 from aggregator.ledger.database import Connection
 
-FIND_METERS = "select name, mark, formerly from aggregator.meter order by name"
+FIND_METERS = """
+select name, mark, formerly, read,
+       exists (select from aggregator.feed join aggregator.slot on slot.feed_id = feed.id where feed.meter_id = meter.id)
+  from aggregator.meter order by name
+"""
 
 # What was planned to be sent, and how far: a line in shadow feeds nothing.
 FIND_LINES = """
@@ -47,8 +51,8 @@ update aggregator.feed set account = coalesce(%(account)s, account), called = %(
 def memory(connection: Connection) -> Memory:
     """Return what the ledger knows of its meters."""
     meters = [
-        KnownMeter(name, mark, tuple(formerly))
-        for name, mark, formerly in connection.execute(FIND_METERS).fetchall()
+        KnownMeter(name, mark, tuple(formerly), read, has_slots)
+        for name, mark, formerly, read, has_slots in connection.execute(FIND_METERS).fetchall()
     ]
     lines = [
         KnownLine(meter, Outlet(sink, account, called), until, has_sent)
@@ -66,6 +70,7 @@ def wanted(meters: Sequence[Meter]) -> list[Wanted]:
             {terms.sink: terms.bill_from for terms in meter.terms if terms.bill_from is not None},
             meter.start_at,
             [each for each in meter.outlets if not meter.terms_of(each.sink).shadow],
+            meter.read,
         )
         for meter in meters
     ]
@@ -73,8 +78,6 @@ def wanted(meters: Sequence[Meter]) -> list[Wanted]:
 
 def settle(connection: Connection, meters: Sequence[Meter]) -> None:
     """Give meters the names that they have now. Raises MeterRefused if one would bill again what was billed already."""
-    if not any(meter.outlets or meter.renamed_from for meter in meters):
-        return
     connection.execute(TAKE_TURNS)
     known, configured = memory(connection), wanted(meters)
     refused = [said for _, said in refusals(configured, known)]

@@ -3,7 +3,8 @@
 Rules
 - A lease is for efficiency; what keeps two writers apart is the epoch. Every lease has a new one, and a pass commits only
   under the epoch it was given.
-- A meter that is defined anew is read by the new definition from its first unread window on.
+- A meter that is defined anew is read by the new definition from its first unread window on. The way it is read changes only
+  while nothing of it is on the books.
 - Leases are timed by the ledger's own clock, since the hosts' clocks differ.
 - A holder whose lease has run out, and whose session waits for a client that has been silent for long, is ended: it is
   paused, or gone without a word, and would hold the meter for as long as it sleeps.
@@ -19,8 +20,8 @@ from aggregator.core import definitions
 from aggregator.core.commit_barrier import Noted
 from aggregator.core.feed_terms import FeedCoverage
 from aggregator.core.model import EPOCH, Definition, Differing, Meter
-from aggregator.core.renaming import Memory
-from aggregator.errors import LeaseLost
+from aggregator.core.renaming import Memory, report_read
+from aggregator.errors import LeaseLost, MeterRefused
 from aggregator.ledger import feeds as lines
 from aggregator.ledger import meter_names
 from aggregator.ledger.database import Connection, Database, Part
@@ -37,14 +38,16 @@ ADD_SINK = "insert into aggregator.sink (name) values (%(name)s) on conflict do 
 FIND_SINK = "select id from aggregator.sink where name = %(name)s"
 
 ADD_METER = """
-insert into aggregator.meter (name, fingerprint, window_seconds, start_at, mark)
-values (%(name)s, %(fingerprint)s, %(window_seconds)s, %(start_at)s, %(start_at)s)
+insert into aggregator.meter (name, fingerprint, read, window_seconds, start_at, mark)
+values (%(name)s, %(fingerprint)s, %(read)s, %(window_seconds)s, %(start_at)s, %(start_at)s)
     on conflict do nothing
 """
 
 FIND_METER = """
-select id, coalesce(formerly[1], name), fingerprint, start_at from aggregator.meter where name = %(name)s
+select id, coalesce(formerly[1], name), read, fingerprint, start_at from aggregator.meter where name = %(name)s
 """
+
+CHANGE_READ = "update aggregator.meter set read = %(read)s where id = %(meter_id)s"
 
 FIND_NAME = "select name from aggregator.meter where id = %(meter_id)s"
 
@@ -470,11 +473,14 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
     values = {
         "name": meter.name,
         "fingerprint": meter.fingerprint,
+        "read": meter.read,
         "query": meter.query,
         "window_seconds": int(meter.window.total_seconds()),
         "start_at": meter.start_at,
     }
-    meter_id, identity, *defined = _known(connection, ADD_METER, FIND_METER, **values)
+    meter_id, identity, read, *defined = _known(connection, ADD_METER, FIND_METER, **values)
+    if read != meter.read:
+        _change_read(connection, meter_id, meter, read)
     if defined != [meter.fingerprint, meter.start_at]:
         connection.execute(REDEFINE_FEEDS, values)
         connection.execute(REDEFINE_METER, values)
@@ -483,6 +489,16 @@ def _register(connection: Connection, meter: Meter, sink_ids: Mapping[str, int])
     for feed in feeds:
         meter_names.note(connection, feed.id, meter.outlet_of(feed.sink))
     return Registered(meter_id, meter, feeds, "" if identity == meter.name else identity)
+
+
+def _change_read(connection: Connection, meter_id: int, meter: Meter, before: str) -> None:
+    """Let a meter be read in another way, from its beginning. Raises MeterRefused if anything of it is on the books."""
+    # Whoever commits a pass meanwhile holds the meter.
+    [[mark]] = connection.execute(LOCK_MARK, {"meter_id": meter_id}).fetchall()
+    if connection.execute(NEWEST_SLOT, {"meter_id": meter_id}).fetchall() != [(None,)]:
+        raise MeterRefused(report_read(meter.name, before, meter.read, mark))
+    connection.execute(FORGET_DEFINITIONS, {"meter_id": meter_id, "since": EPOCH})
+    connection.execute(CHANGE_READ, {"meter_id": meter_id, "read": meter.read})
 
 
 def _check_name(connection: Connection, registered: Registered) -> None:

@@ -74,6 +74,7 @@ create table aggregator.meter (
     name           text not null unique check (name <> ''),
     formerly       text[] not null default '{}',
     fingerprint    text not null,
+    read           text not null default 'windows' check (read in ('windows', 'deltas', 'counters', 'gauges')),
     window_seconds integer not null check (window_seconds > 0 and mod(86400, window_seconds) = 0),
     start_at       timestamptz not null,
     mark           timestamptz not null,
@@ -94,6 +95,8 @@ create table aggregator.meter (
 );
 comment on column aggregator.meter.formerly is
     'What it was called before, the oldest name first: its identifiers go on under that one.';
+comment on column aggregator.meter.read is
+    'How its source is read. Fixed once it has slots: its windows would be read by what has not counted them.';
 comment on column aggregator.meter.mark is
     'Up to where this meter has been read and committed: a contiguous prefix of windows.';
 comment on column aggregator.meter.reread_from is

@@ -165,3 +165,23 @@ def test_a_renamed_sink_begins_at_the_mark() -> None:
     [said] = ledger.said(wants("requests", sink="live", bill_from=START))
     assert "Call it stripe again" in said
     assert ledger.said(wants("requests", sink="live", bill_from=MARK)) == []
+
+
+def test_a_meter_that_is_on_the_books_keeps_the_way_it_is_read() -> None:
+    """Its old windows would be read by what has not counted them; with no slot, or under a new name, nothing is wrong."""
+    counted = KnownMeter("requests", MARK, (), "windows", has_slots=True)
+    wanted = wants("requests")._replace(read="counters")
+    [(meter, said)] = refusals([wanted], Memory({"requests": counted}, []))
+    assert meter == "requests"
+    assert said.startswith(
+        "Meter requests is read by `read: windows`, and is to be read by `read: counters`: "
+    )
+    assert "`bill_until: 2026-11-11T00:00Z`" in said
+    assert "`start_at: 2026-11-11T00:00Z`" in said
+    [(_, renamed)] = refusals(
+        [wanted._replace(name="calls", renamed_from="requests")], Memory({"requests": counted}, [])
+    )
+    assert renamed.startswith("Meter calls is read by `read: windows`")
+    assert not [*refusals([wants("requests")], Memory({"requests": counted}, []))]
+    assert not [*refusals([wanted], Memory({"requests": counted._replace(has_slots=False)}, []))]
+    assert not [*refusals([wanted._replace(name="calls")], Memory({"requests": counted}, []))]

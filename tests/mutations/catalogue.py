@@ -687,6 +687,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/core/test_renaming.py::test_it_may_begin_where_the_other_ended",),
     ),
     Mistake(
+        "a meter that is on the books may be read in another way",
+        "aggregator/core/renaming.py",
+        "if known is None or not known.has_slots or known.read == each.read:",
+        "if known is None or known.has_slots or known.read == each.read:",
+        ("tests/core/test_renaming.py::test_a_meter_that_is_on_the_books_keeps_the_way_it_is_read",),
+    ),
+    Mistake(
+        "a way to read is changed although a pass was committed meanwhile",
+        "aggregator/ledger/meters.py",
+        'if connection.execute(NEWEST_SLOT, {"meter_id": meter_id}).fetchall() != [(None,)]:',
+        'if connection.execute(NEWEST_SLOT, {"meter_id": meter_id}).fetchall() == []:',
+        ("tests/postgres/test_redefinition.py::test_the_way_a_meter_is_read_stays_once_it_is_billed",),
+    ),
+    Mistake(
         "a meter that is renamed keeps its lease",
         "aggregator/ledger/meter_names.py",
         "formerly = formerly || name, epoch = epoch + 1, lease_owner = null, lease_until = null",

@@ -63,6 +63,37 @@ def test_a_counter_that_fell_comes_to_what_is_declared(
         assert held == []
 
 
+def test_a_changed_policy_holds_from_the_next_window_on(database: Database) -> None:
+    """What fell before stays billed by what was declared then, also when a late value lets its window be read again."""
+    world = SampledWorld(database, RESTART)
+    app = world.application
+    for hours, minutes, value in [(0, 10, 100), (0, 20, 30), (1, 10, 30)]:
+        app.set("cus_a", value)
+        world.pass_by(hours, minutes)
+    after = SampledWorld(database, Counters(Resets.IGNORE), app, sinks=[world.sink])
+    app.history.append(Sampled("cus_b", "", Decimal(1), START + dt.timedelta(minutes=30)))
+    app.history.append(Sampled("cus_b", "", Decimal(9), START + dt.timedelta(minutes=40)))
+    for hours, minutes, value in [(1, 20, 35), (2, 10, 5), (2, 20, 7), (3, 10, 7)]:
+        app.set("cus_a", value)
+        after.pass_by(hours, minutes)
+    assert by_window(after, "cus_a") == {0: 30, 1: 5, 2: 2}
+    assert by_window(after, "cus_b") == {0: 8}
+
+
+def test_a_counter_without_its_series_is_another_one(database: Database) -> None:
+    """Its first value bills nothing: what the counter stands at was billed under the other name, or before."""
+    world = SampledWorld(database, RESTART)
+    app = world.application
+    for minutes, value in ((10, 100), (20, 130)):
+        app.set("cus_a", value, "meter-1")
+        world.pass_by(0, minutes)
+    app.take("cus_a", "meter-1")
+    for hours, value in ((1.2, 140), (1.4, 145), (2.2, 145)):
+        app.set("cus_a", value)
+        world.pass_by(hours)
+    assert by_window(world, "cus_a") == {0: 30, 1: 5}
+
+
 def test_the_first_value_counts_whole_if_that_is_declared(database: Database) -> None:
     """A device that begins at zero when it is installed is billed from its first value on."""
     world = SampledWorld(database, Counters(Resets.RESTART, FirstValue.WHOLE))

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from aggregator.cli import cli
 from aggregator.cli.check import Finding, _sources
 from aggregator.config import load
+from aggregator.errors import MeterRefused
 
 pytestmark = pytest.mark.direct
 
@@ -134,6 +135,17 @@ def test_commands_tell_of_a_cursor(write: Write, monkeypatch: pytest.MonkeyPatch
     assert filled.exit_code == 0, filled.output
     live = run("usage", "calls", "--live")
     assert live.exit_code == 0, live.output
+    by_windows = (
+        "select customer, quantity, used_at as at from usage where used_at >= :start and used_at < :end"
+    )
+    text = Path(path).read_text()
+    text = text[: text.index("    read: deltas")] + f"    query: {by_windows}\n"
+    Path(path).write_text(text)
+    refused = run("check", "--no-trial")
+    assert "is read by `read: deltas`, and is to be read by `read: windows`" in " ".join(
+        refused.output.split()
+    )
+    assert isinstance(run("run", "--once").exception, MeterRefused)
 
 
 def _start(path: str, *, hours: int = 0) -> str:

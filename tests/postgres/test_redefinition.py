@@ -8,14 +8,33 @@ from decimal import Decimal
 import pytest
 
 from aggregator.collection.backfill import Backfill
+from aggregator.core.deltas import Deltas
 from aggregator.core.model import Reading, Span
-from aggregator.errors import LeaseLost
+from aggregator.core.sampling import Counters, Gauges, Missing, Resets, Sample, Sampling, definition
+from aggregator.errors import LeaseLost, MeterRefused
+from aggregator.ledger import meter_names
 from aggregator.ledger.database import Database
 from tests.fakes import FakeSource
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
 DOUBLE = replace(METER, query="double", fingerprint="d" * 64)
 QUARTER = replace(METER, window=15 * MINUTE, fingerprint="q" * 64)
+
+COUNTERS = Counters(Resets.RESTART)
+GAUGES = Gauges(Sample.MAX, Missing.CARRY_LAST, 10 * MINUTE)
+READ = {
+    "windows": METER,
+    "deltas": replace(METER, fingerprint="e" * 64, deltas=Deltas(0, "select 1")),
+    **{
+        name: replace(
+            METER,
+            query=definition(reads, ""),
+            fingerprint=name.ljust(64, "x"),
+            sampling=Sampling(reads, "", 10 * MINUTE, 35 * 24 * HOUR),
+        )
+        for name, reads in (("counters", COUNTERS), ("gauges", GAUGES))
+    },
+}
 
 
 class Worded(FakeSource):
@@ -228,3 +247,47 @@ def test_a_finished_backfill_over_two_definitions_is_no_interrupted_one(database
         assert (done.resumed_at, two.booked("cus_a")) == (None, expected)
         two.source.use("cus_a", START + HOUR, 5)
         two.at(8, 10)
+
+
+@pytest.mark.parametrize("before", READ)
+@pytest.mark.parametrize("now", READ)
+def test_the_way_a_meter_is_read_stays_once_it_is_billed(
+    database: Database, monkeypatch: pytest.MonkeyPatch, before: str, now: str
+) -> None:
+    """Each reader knows of its own readings only: the configuration is refused, and the one before stays in force."""
+    if before == now:
+        World(database, meter=READ[before])
+        World(database, meter=READ[now])
+        return
+    source = FakeSource()
+    source.use("cus_a", START, 10)
+    world = World(database, meter=READ[before], source=source)
+    world.at(2, 5)
+    world.collect()
+    refused = (
+        f"is read by `read: {before}`, and is to be read by `read: {now}`.*`start_at: 2026-11-01T02:00Z`"
+    )
+    kept = "select read, fingerprint, mark, epoch from aggregator.meter"
+    [found] = world.rows(kept)
+    assert found[0] == before
+    with pytest.raises(MeterRefused, match=refused):
+        world.meters.register([replace(READ[now], sinks=world.meter.sinks)])
+    with pytest.raises(MeterRefused, match=refused):
+        world.meters.look([replace(READ[now], sinks=world.meter.sinks)])
+    # A pass that is committed after the look at the books is seen under the meter's lock.
+    monkeypatch.setattr(meter_names, "settle", lambda *_: None)
+    with pytest.raises(MeterRefused, match=refused):
+        world.meters.register([replace(READ[now], sinks=world.meter.sinks)])
+    assert world.rows(kept) == [found]
+    assert [each.fingerprint for each in world.meters.definitions(world.registered)] == [found[1]]
+
+
+def test_a_meter_with_nothing_on_the_books_may_be_read_in_another_way(database: Database) -> None:
+    """Nothing can be billed twice: the new way holds from the beginning, and no definition of the old one is left."""
+    world = World(database, meter=READ["windows"])
+    world.at(2, 5)
+    world.collect()
+    after = World(database, meter=READ["counters"])
+    assert after.rows("select read from aggregator.meter") == [("counters",)]
+    [known] = after.meters.definitions(after.registered)
+    assert known.fingerprint == READ["counters"].fingerprint

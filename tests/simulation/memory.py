@@ -63,6 +63,7 @@ class MeterRow:
     left_epoch: int = 0
     left_as: bytes | None = None
     formerly: tuple[str, ...] = ()
+    read: str = "windows"
     adopted: tuple[tuple[Span, dt.datetime], ...] = ()
     """What adoptions have compared."""
 
@@ -432,6 +433,7 @@ class MemoryMeters:
         if row is None:
             meter_id = len(tables.meters) + 1
             row = MeterRow(meter_id, meter.name, meter.fingerprint, meter.start_at, meter.start_at)
+            row.read = meter.read
             tables.meters[meter_id] = row
             tables.fences[meter_id] = {}
         self._define(row, meter)
@@ -487,7 +489,11 @@ class MemoryMeters:
             until = feed.read_until if planned and not feed.shadow else None
             outlet = Outlet(sink, None, feed.called)
             lines.append(KnownLine(tables.meters[feed.meter_id].name, outlet, until, sent))
-        meters = {row.name: KnownMeter(row.name, row.mark, row.formerly) for row in tables.meters.values()}
+        with_slots = {feed.meter_id for feed in tables.feeds.values() if any(tables.slots[feed.id].values())}
+        meters = {
+            row.name: KnownMeter(row.name, row.mark, row.formerly, row.read, row.id in with_slots)
+            for row in tables.meters.values()
+        }
         return Memory(meters, lines)
 
     def _rename(self, old: str, new: str) -> None:
