@@ -120,7 +120,9 @@ def _of_event(facts: "Facts", event: str, now: dt.datetime) -> "Question":
         raise UsageError(
             f"The ledger has no event {event}: give its number, as `aggregator events list` shows it, or its identifier."
         )
-    return Question(place.feed.meter, place.customer, place.window, now, live=True, sink=place.feed.sink)
+    return Question(
+        place.feed.meter, place.customer, place.window, now, live=True, sink=place.feed.sink, dimensions=place.dimensions
+    )  # fmt: skip
 
 
 def _of_range(
@@ -206,6 +208,7 @@ def _figures(each: "Story") -> dict[str, object]:
         "meter": facts.meter,
         "sink": facts.sink,
         "customer": facts.customer,
+        "dimensions": dict(facts.dimensions),
         **_span(facts.window),
         "headline": story.headline(facts),
         "used": facts.quantity,
@@ -268,6 +271,7 @@ def _show(found: "Explanation", name: str | None) -> None:
 
 def story_lines(each: "Story") -> "Iterator[str]":
     """Yield the lines of a story for a person, each short enough to be read in a letter."""
+    from aggregator.core import dimensions as apart_by
     from aggregator.core import story
 
     facts = each.facts
@@ -295,7 +299,8 @@ def story_lines(each: "Story") -> "Iterator[str]":
         if facts.definition.since.year < 1971
         else f", in force since {story.moment(facts.definition.since)}"
     )
-    yield f"  The query{since}, to be pasted into the source:"
+    whose = f"; this is its row of {apart_by.shown(facts.dimensions)}" if facts.dimensions else ""
+    yield f"  The query{since}, to be pasted into the source{whose}:"
     yield ""
     for line in each.query.splitlines():
         yield f"    {line}"
@@ -310,6 +315,7 @@ def _show_rows(each: "Story") -> None:
     if detail.trouble is not None:
         say(f"  The rows behind it cannot be shown: {detail.trouble}")
         return
-    show_table("rows behind it", dict.fromkeys(detail.columns, "left"), detail.rows)
+    of_all = ", of all combinations" if each.facts.dimensions else ""
+    show_table(f"rows behind it{of_all}", dict.fromkeys(detail.columns, "left"), detail.rows)
     if detail.more:
         say("There are more rows; see --rows.")

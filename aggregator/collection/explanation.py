@@ -4,20 +4,22 @@ Rules
 - A source is asked only if that is wanted, and outside of the ledger's transactions. If it cannot be had, that is said
   in the place of what it would have said, and everything else is explained all the same.
 - A single window is always told; of a range only what is more than a window that was read once and billed at once, and no
-  more windows than were asked for.
+  more stories than were asked for.
+- Each combination of dimensions has a story of its own, also one that only the source has so far.
 """
 
 import datetime as dt
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from aggregator.collection.backfill import refuse_parts_of_windows
 from aggregator.collection.open_windows import read_open
 from aggregator.core import definitions, query_text, story, windows
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.explanation import Detail, Explanation, Now, Story, WindowFacts
 from aggregator.core.freshness import Reads
-from aggregator.core.model import Definition, Span
+from aggregator.core.model import ZERO, Definition, Span
 from aggregator.errors import SourceError, UsageError
 from aggregator.ledger.facts import ExplainedFeed, Facts
 from aggregator.ledger.passes.spool import Spool
@@ -64,9 +66,11 @@ class Question(NamedTuple):
     rows: int = 0
     """How many of the rows behind it are shown."""
     stories: int = 20
-    """How many windows are told at most."""
+    """How many stories are told at most."""
     sink: str | None = None
     """Of which sink, if not of all."""
+    dimensions: Dimensions | None = None
+    """Of which combination, if not of all."""
 
 
 def explain(
@@ -86,11 +90,29 @@ def explain(
     plain, left_out = [], 0
     for feed in feeds:
         found = facts.known(feed, question.customer, question.span)
-        starts = [question.span.start] if single else list(found.with_story)
-        left_out += max(0, len(starts) - question.stories)
-        windows_of = facts.windows(feed, question.customer, starts[: question.stories])
+        telling = found.with_story[: question.stories]
+        starts = [question.span.start] if single else list(dict.fromkeys(start for start, _ in telling))
+        windows_of = facts.windows(feed, question.customer, starts)
         said = _now(facts, question, feed, windows_of, known, source)
-        stories += [_story(question, each, said.get(each.window.start), source) for each in windows_of]
+        if single:
+            windows_of = _each_combination(windows_of, said, question.dimensions)
+            left_out += max(0, len(windows_of) - question.stories)
+        else:
+            windows_of = [each for each in windows_of if (each.window.start, each.dimensions) in telling]
+            left_out += len(found.with_story) - len(telling)
+        chosen = windows_of[: question.stories]
+        last = {
+            each.window: each for each in chosen
+        }  # the rows behind a window are those of all of its combinations
+        stories += [
+            _story(
+                question._replace(rows=question.rows if each is last[each.window] else 0),
+                each,
+                said.get((each.window.start, each.dimensions)),
+                source,
+            )
+            for each in chosen
+        ]
         if not single:
             plain.append(found.plain)
     notes = list(_notes(question, feeds[0], source))
@@ -139,21 +161,39 @@ def _now(
     shown: Sequence[WindowFacts],
     known: Sequence[Definition],
     source: ExplainedSource | None,
-) -> dict[dt.datetime, Now]:
-    """Return what the source says now of each window that is told, if that is wanted, or why it does not."""
+) -> Mapping[tuple[dt.datetime, Dimensions], Now]:
+    """Return what the source says now of each window and combination, if that is wanted, or why it does not."""
     if not question.live or source is None or not shown:
         return {}
     now = Now(question.at, source.source.name)
-    starts = [each.window.start for each in shown]
+    starts = list(dict.fromkeys(each.window.start for each in shown))
     try:
         with Spool() as spool:
-            for each in shown:
-                proven = read_open(source.source, known, each.window, spool)
+            for start in starts:
+                window = Span(start, start + definitions.at(known, start).window)
+                proven = read_open(source.source, known, window, spool)
                 if proven is not None and (now.proven_until is None or proven < now.proven_until):
                     now = now._replace(proven_until=proven)
             return facts.compare(feed, question.customer, starts, spool, source.unit, now)
     except SourceError as error:
-        return dict.fromkeys(starts, now._replace(trouble=str(error)))
+        places = [(each.window.start, each.dimensions) for each in shown]
+        return dict.fromkeys(places, now._replace(trouble=str(error)))
+
+
+def _each_combination(
+    found: Sequence[WindowFacts], said: Mapping[tuple[dt.datetime, Dimensions], Now], only: Dimensions | None
+) -> list[WindowFacts]:
+    """Return what is told of one window: also the combinations that only the source has, and none but the one asked for."""
+    by_dimensions = {each.dimensions: each for each in found}
+    if only is not None:
+        return [by_dimensions[only]]
+    base = found[0]._replace(quantity=None, total=ZERO, events=(), unusable=None)
+    by_dimensions.update(
+        {apart: base._replace(dimensions=apart) for _, apart in said if apart and apart not in by_dimensions}
+    )
+    if len(by_dimensions) > 1 and by_dimensions.get((), base).quantity is None:
+        by_dimensions.pop((), None)  # nothing is on record of it, and the source has what others are about
+    return [by_dimensions[apart] for apart in sorted(by_dimensions)]
 
 
 def _story(question: Question, facts: WindowFacts, now: Now | None, source: ExplainedSource | None) -> Story:

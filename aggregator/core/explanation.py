@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, Definition, Span, State
 from aggregator.core.planner import add, subtract
 from aggregator.core.states import BOOKED, UNDER_WAY
@@ -114,7 +115,7 @@ class EventFact(NamedTuple):
 
 
 class WindowFacts(NamedTuple):
-    """One customer's window of a meter at one sink, and all that is on record of it."""
+    """One customer's window of a meter at one sink, and all that is on record of it: of one combination, if it has any."""
 
     meter: str
     sink: str
@@ -135,6 +136,10 @@ class WindowFacts(NamedTuple):
     """Why the source could not give the window, if it could not."""
     unusable: str | None = None
     """Why what the source said of it cannot be billed, if it cannot."""
+    dimensions: Dimensions = ()
+    """The combination that it is about."""
+    without_value: str | None = None
+    """Why rows of the customer and window belong to no combination, if any do."""
 
     def sum_of(self, *states: State) -> Decimal:
         """Return what the events in some states come to."""
@@ -174,7 +179,7 @@ class Now(NamedTuple):
     source: str
     trouble: str | None = None
     quantity: Decimal = ZERO
-    """Of the customer."""
+    """Of the customer, and of one combination."""
     rows: int = 0
     """Of the whole window: rows, their sum, and the checksum of customers and quantities."""
     sum: Decimal = ZERO

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Iterator
 from decimal import Decimal
 
+from aggregator.core import dimensions as apart_by
 from aggregator.core.explanation import Decided, EventFact, Evidence, Now, Sentence, WindowFacts
 from aggregator.core.model import ZERO, Span, State
 from aggregator.core.planner import plain, subtract
@@ -38,7 +39,8 @@ def sentences(facts: WindowFacts, now: Now | None = None) -> list[Sentence]:
 
 def headline(facts: WindowFacts) -> str:
     """Name the window in one line."""
-    return f"{facts.meter} for {facts.customer}, {span_in_words(facts.window)}, to {facts.sink}"
+    kept_apart = f", {apart_by.shown(facts.dimensions)}" if facts.dimensions else ""
+    return f"{facts.meter} for {facts.customer}{kept_apart}, {span_in_words(facts.window)}, to {facts.sink}"
 
 
 def balance(facts: WindowFacts) -> str:
@@ -265,6 +267,11 @@ def _stands(facts: WindowFacts) -> Iterator[str]:
         yield f"The source could not give this window: {facts.unread}. It is tried again by itself (`aggregator runs`)."
     if facts.unusable is not None:
         yield f"Rows of {facts.customer} in this window cannot be billed, and keep the others waiting: {facts.unusable}."
+    if facts.without_value is not None:
+        yield (
+            f"Rows of {facts.customer} in this window belong to no combination, and are not billed: {facts.without_value}. "
+            "Nothing else waits for them."
+        )
     if not facts.events:
         yield from _nothing(facts)
 

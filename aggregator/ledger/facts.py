@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from aggregator.core import definitions, windows
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.explanation import (
     CancelFact,
     Decided,
@@ -28,6 +29,7 @@ from aggregator.core.explanation import (
 )
 from aggregator.core.model import ZERO, Definition, Span, State
 from aggregator.core.statement import Entry
+from aggregator.ledger import combinations
 from aggregator.ledger.database import Connection, Part, streamed
 from aggregator.ledger.meters import definitions_of
 from aggregator.ledger.passes.changes import stage
@@ -43,9 +45,9 @@ select feed.id, meter.id, meter.name, sink.name, feed.ordered, meter.mark, feed.
  order by meter.name, sink.name
 """
 
-EVENT_BY_ID = "select feed_id, customer, window_start from aggregator.event where id = %(event)s"
+EVENT_BY_ID = "select feed_id, customer, window_start, combination from aggregator.event where id = %(event)s"
 EVENT_BY_IDENTIFIER = """
-select feed_id, customer, window_start from aggregator.event
+select feed_id, customer, window_start, combination from aggregator.event
  where identifier = %(identifier)s and planned_at > %(since)s order by id desc limit 1
 """
 
@@ -57,15 +59,15 @@ OF_CUSTOMER = """
   join aggregator.slot on slot.feed_id = %(feed)s and slot.window_start = asked.start and slot.customer = %(customer)s
 """
 
-# Whether more happened than that a window was read once and accepted at once; of all its combinations together.
+# Whether more happened than that a window was read once and accepted at once; of each of its combinations.
 SLOTS = f"""
-select slot.window_start, sum(slot.quantity), sum(slot.total),
-       bool_or(slot.revision > 1
-               or coalesce(event.state not in ('accepted', 'confirmed') or event.attempts > 1, false)
-               or exists (select from aggregator.cancellation where cancellation.event_id = event.id))
+select slot.window_start, slot.combination, slot.quantity, slot.total,
+       slot.revision > 1
+       or coalesce(event.state not in ('accepted', 'confirmed') or event.attempts > 1, false)
+       or exists (select from aggregator.cancellation where cancellation.event_id = event.id)
        {OF_CUSTOMER}
   left join aggregator.event on event.id = slot.tail
- group by slot.window_start order by 1
+ order by 1, 2
 """  # noqa: S608 - our own text
 
 EVENTS = f"""
@@ -74,7 +76,7 @@ select slot.window_start, event.id, event.revision, event.delta, event.total, co
        event.attempted_at, event.settled_at, nullif(event.transport, ''), event.request_id,
        pass.id, pass.kind, pass.started_at, pass.seconds,
        parked.since, parked.reason, parked.look_at, parked.dismissed_at, parked.was_accepted, parked.moved_with,
-       rejection.received_at, rejection.reason, claim.id, claim.name, outbox.due_at
+       rejection.received_at, rejection.reason, claim.id, claim.name, outbox.due_at, slot.combination
        {OF_CUSTOMER}
   join aggregator.event on event.slot_id = slot.id
   left join aggregator.pass on pass.id = event.pass_id
@@ -132,8 +134,8 @@ select window_start, reason from aggregator.unread
 """
 
 UNUSABLE = """
-select window_start, min(reason) from aggregator.unmapped
- where meter_id = %(meter)s and window_start = any(%(starts)s::timestamptz[]) and customer = %(customer)s group by 1
+select window_start, combination, min(reason) from aggregator.unmapped
+ where meter_id = %(meter)s and window_start = any(%(starts)s::timestamptz[]) and customer = %(customer)s group by 1, 2
 """
 
 # What was read just now, beside what was read before. A span was read completely, so what is not there is zero; a customer
@@ -148,7 +150,7 @@ with asked as (
       from reading
      where customer is not null and combination is not null and window_start in (select start from asked) group by 1, 2, 3
 ), both_said as (
-    select window_start, customer, coalesce(slot.quantity, 0) as before,
+    select window_start, customer, combination, coalesce(slot.quantity, 0) as before,
            case when seen.spoilt then coalesce(slot.quantity, 0) else coalesce(seen.quantity, 0) end as now
       from seen
       full join (
@@ -156,17 +158,18 @@ with asked as (
              where feed_id = %(feed)s and window_start in (select start from asked)
            ) as slot using (window_start, customer, combination)
 ), compared as (
-    select window_start, sum(now) filter (where customer = %(customer)s) as quantity,
-           count(distinct customer) filter (where differs) as customers, sum(now - before) filter (where differs) as change
+    select window_start, count(distinct customer) filter (where differs) as customers,
+           sum(now - before) filter (where differs) as change
       from (select *, now <> before
                       and (%(exact)s or abs(now - before) > least(%(unit)s / 2,
                            greatest(%(unit)s / 1e9, 2 * %(noise)s * greatest(abs(now), abs(before))))) as differs
               from both_said) as each_customer
      group by 1
 )
-select start, coalesce(compared.quantity, 0), coalesce(whole.rows, 0), coalesce(whole.quantity, 0),
+select start, own.combination, coalesce(own.now, 0), coalesce(whole.rows, 0), coalesce(whole.quantity, 0),
        coalesce(whole.checksum, 0), coalesce(compared.customers, 0), coalesce(compared.change, 0)
   from asked
+  left join both_said as own on own.window_start = start and own.customer = %(customer)s
   left join compared on compared.window_start = start
   left join whole on whole.window_start = start
 """  # noqa: S608 - our own text
@@ -194,13 +197,14 @@ class Place(NamedTuple):
     feed: ExplainedFeed
     customer: str
     window: Span
+    dimensions: Dimensions
 
 
 class Known(NamedTuple):
-    """The windows of a customer in a feed: which of them have a story, and what the others come to."""
+    """The windows of a customer in a feed: which combinations of them have a story, and what the others come to."""
 
     feed: ExplainedFeed
-    with_story: Sequence[dt.datetime]
+    with_story: Sequence[tuple[dt.datetime, Dimensions]]
     plain: Plain
 
 
@@ -225,48 +229,68 @@ class Facts(Part):
                 break
         if row is None:
             return None
-        feed = next(each for each in self.feeds() if each.id == row[0])
-        length = definitions.at(self.definitions(feed), row[2]).window
-        return Place(feed, row[1], Span(row[2], row[2] + length))
+        feed_id, customer, start, combination = row
+        feed = next(each for each in self.feeds() if each.id == feed_id)
+        length = definitions.at(self.definitions(feed), start).window
+        with self._database.transaction() as connection:
+            known = combinations.named(connection, [combination])
+        return Place(feed, customer, Span(start, start + length), known[combination])
 
     def known(self, feed: ExplainedFeed, customer: str, span: Span) -> Known:
         """Return which windows of a customer have a story; the others are counted."""
         starts = list(_starts(self.definitions(feed), span))
-        stories: list[dt.datetime] = []
-        plain = Plain(feed.meter, feed.sink, 0, ZERO, ZERO)
         values = {"feed": feed.id, "customer": customer, "starts": starts}
-        for start, quantity, total, story in self._rows(SLOTS, values):
-            if story:
-                stories.append(start)
-            else:
-                plain = plain._replace(
-                    windows=plain.windows + 1, quantity=plain.quantity + quantity, billed=plain.billed + total
-                )
+        with self._database.transaction() as connection:
+            rows = connection.execute(SLOTS, values).fetchall()
+            known = combinations.named(connection, {row[1] for row in rows})
+        stories = sorted((start, known[combination]) for start, combination, _, _, story in rows if story)
+        others = [row for row in rows if not row[-1]]
+        plain = Plain(
+            feed.meter,
+            feed.sink,
+            len({start for start, *_ in others}),
+            sum((quantity for _, _, quantity, _, _ in others), ZERO),
+            sum((total for _, _, _, total, _ in others), ZERO),
+        )
         return Known(feed, stories, plain)
 
     def windows(self, feed: ExplainedFeed, customer: str, starts: Sequence[dt.datetime]) -> list[WindowFacts]:
-        """Return all that is on record of some windows of a customer, in their order."""
+        """Return all that is on record of some windows of a customer, in their order, and of each combination by itself.
+
+        Where nothing was read of the customer, that is of the empty one.
+        """
         values = {"feed": feed.id, "meter": feed.meter_id, "customer": customer, "starts": list(starts)}
         with self._database.transaction() as connection:
             known = definitions_of(connection, feed.meter_id)
-            slots = {row[0]: row[1:3] for row in connection.execute(SLOTS, values)}
+            rows = connection.execute(SLOTS, values).fetchall()
             events = _events(connection, values)
             evidence = defaultdict(list)
             for start, *kept in connection.execute(EVIDENCE, values):
                 evidence[start].append(Evidence._make(kept))
             unread = dict(connection.execute(UNREAD, values).fetchall())
-            unusable = dict(connection.execute(UNUSABLE, values).fetchall())
+            unusable = {tuple(place): reason for *place, reason in connection.execute(UNUSABLE, values)}
+            without_slot = {
+                (start, combination, None, ZERO, True)
+                for start, combination in unusable
+                if combination is not None
+            }
+            rows += [row for row in without_slot if row[:2] not in {each[:2] for each in rows}]
+            named = combinations.named(connection, {row[1] for row in rows})
+        slots: dict[dt.datetime, list[tuple[Dimensions, int, Decimal | None, Decimal]]] = defaultdict(list)
+        for start, combination, quantity, total, _ in rows:
+            slots[start].append((named[combination], combination, quantity, total))
         found = []
         for start in starts:
             definition = definitions.at(known, start)
-            quantity, total = slots.get(start, (None, ZERO))
-            found.append(
-                WindowFacts(
-                    feed.meter, feed.sink, customer, Span(start, start + definition.window), quantity, total, definition,
-                    feed.last, feed.mark, Span(feed.since, feed.until), events[start], evidence[start], unread.get(start),
-                    unusable.get(start),
-                )
-            )  # fmt: skip
+            for apart, combination, quantity, total in sorted(slots[start]) or [((), 0, None, ZERO)]:
+                place = (start, combination)
+                found.append(
+                    WindowFacts(
+                        feed.meter, feed.sink, customer, Span(start, start + definition.window), quantity, total, definition,
+                        feed.last, feed.mark, Span(feed.since, feed.until), events[place], evidence[start],
+                        unread.get(start), unusable.get(place), apart, unusable.get((start, None)),
+                    )
+                )  # fmt: skip
         return found
 
     def entries(self, feed: ExplainedFeed, customer: str, span: Span) -> Iterator[Entry]:
@@ -291,8 +315,11 @@ class Facts(Part):
         readings: Spool,
         unit: Decimal,
         now: Now,
-    ) -> dict[dt.datetime, Now]:
-        """Return what was read of windows just now, compared with what was read before; `now` says when, and from where."""
+    ) -> dict[tuple[dt.datetime, Dimensions], Now]:
+        """Return what was read of windows just now, compared with what was read before; `now` says when, and from where.
+
+        Of each combination that the customer has or had; where there is none, of the empty one.
+        """
         values = {
             "feed": feed.id,
             "customer": customer,
@@ -303,19 +330,17 @@ class Facts(Part):
         }
         with self._database.transaction() as connection:
             stage(connection, readings, unit)
-            return {
-                start: now._replace(
-                    quantity=quantity,
-                    rows=rows,
-                    sum=total,
-                    checksum=checksum,
-                    customers=customers,
-                    change=change,
-                )
-                for start, quantity, rows, total, checksum, customers, change in connection.execute(
-                    COMPARED, values
-                )
-            }
+            rows = connection.execute(COMPARED, values).fetchall()
+            new = {number: combination for combination, number in readings.combinations.items()}
+            old = combinations.named(connection, {row[1] for row in rows if row[1] not in new} - {None})
+        names = {**new, **old}
+        found = {}
+        for start, combination, quantity, many, total, checksum, customers, change in rows:
+            apart = () if combination is None else names[combination]
+            found[start, apart] = now._replace(
+                quantity=quantity, rows=many, sum=total, checksum=checksum, customers=customers, change=change
+            )
+        return found
 
 
 def _feed(row: tuple[Any, ...]) -> ExplainedFeed:
@@ -330,8 +355,10 @@ def _starts(known: Sequence[Definition], span: Span) -> Iterator[dt.datetime]:
             yield window.start
 
 
-def _events(connection: Connection, values: dict[str, object]) -> "defaultdict[dt.datetime, list[EventFact]]":
-    """Return the events of windows, each with its tries and what a person asked of it."""
+def _events(
+    connection: Connection, values: dict[str, object]
+) -> "defaultdict[tuple[dt.datetime, int], list[EventFact]]":
+    """Return the events of windows and combinations, each with its tries and what a person asked of it."""
     rows = connection.execute(EVENTS, values).fetchall()
     ids = {"events": [row[1] for row in rows]}
     tries, cancelling = defaultdict(list), defaultdict(list)
@@ -349,5 +376,5 @@ def _events(connection: Connection, values: dict[str, object]) -> "defaultdict[d
         planned_by = PassFact._make(row[17:21]) if row[17] is not None else None
         parked = Parked._make(row[21:27]) if row[21] is not None else None
         later = (*row[27:29], cancelling[event], *row[29:32], decided[event])
-        found[start].append(EventFact._make((event, *own, planned_by, tries[event], parked, *later)))
+        found[start, row[32]].append(EventFact._make((event, *own, planned_by, tries[event], parked, *later)))
     return found

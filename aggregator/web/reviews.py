@@ -69,7 +69,7 @@ def _question(backend: Backend, asked: Asked) -> Question | None:
             raise Refused(404, f"the ledger has no event {event[:LONGEST_ID]}")
         return Question(
             place.feed.meter, place.customer, place.window, asked.now, live=False, sink=place.feed.sink,
-            stories=MOST_STORIES,
+            stories=MOST_STORIES, dimensions=place.dimensions,
         )  # fmt: skip
     if not meter or not customer:
         return None

@@ -75,6 +75,20 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_dimensions_shown.py::test_open_windows_are_told_by_value_too",),
     ),
     Mistake(
+        "what the source says of all customers now is said of each of them",
+        "aggregator/ledger/facts.py",
+        "on own.window_start = start and own.customer = %(customer)s",
+        "on own.window_start = start",
+        ("tests/postgres/test_dimensions_shown.py::test_each_combination_has_a_story_of_its_own",),
+    ),
+    Mistake(
+        "a combination that only the source has so far has no story",
+        "aggregator/collection/explanation.py",
+        "for _, apart in said if apart and apart not in by_dimensions}",
+        "for _, apart in said if False}",
+        ("tests/postgres/test_dimensions_shown.py::test_each_combination_has_a_story_of_its_own",),
+    ),
+    Mistake(
         "what only the source has so far has no value of a dimension",
         "aggregator/ledger/usage.py",
         "seen = {} if opened is None else opened.readings.combinations",

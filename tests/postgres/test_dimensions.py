@@ -235,8 +235,8 @@ def test_an_adoption_leaves_what_one_figure_cannot_tell_apart(database: Database
     world.check_balance()
 
 
-def test_all_combinations_of_a_window_are_told_together(database: Database) -> None:
-    """What is on record of a customer's window is the sum of them, with the events of each; so is what was used."""
+def test_each_combination_of_a_window_is_on_record_by_itself(database: Database) -> None:
+    """What was read of it, and its events; what was used is the sum of them, unless it is told by a dimension."""
     world = world_of(database)
     for model, quantity in (("large", 2), ("small", 5)):
         world.source.use("cus_a", START, quantity, model=model, region="eu")
@@ -248,8 +248,12 @@ def test_all_combinations_of_a_window_are_told_together(database: Database) -> N
     [feed] = facts.feeds()
     hour = Span(START, START + HOUR)
     assert facts.known(feed, "cus_a", hour).plain[2:] == (1, 7, 7)
-    [window] = facts.windows(feed, "cus_a", [START])
-    assert (window.quantity, window.total, sorted(event.delta for event in window.events)) == (7, 7, [2, 5])
+    windows = facts.windows(feed, "cus_a", [START])
+    assert [
+        (window.dimensions, window.quantity, window.total, [event.delta for event in window.events])
+        for window in windows
+    ] == [(LARGE, 2, 2, [2]), (SMALL, 5, 5, [5])]
+    assert {window.without_value for window in windows} == {"dimension `model` is NULL or blank"}
     assert sorted(entry.delta for entry in facts.entries(feed, "cus_a", hour)) == [2, 5]
     report = UsageReport(database)
     [of_feed] = report.feeds(None, hour)

@@ -4,21 +4,29 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from aggregator.cli.explain import explain as explain_command
 from aggregator.cli.usage import usage
+from aggregator.collection.explanation import ExplainedSource, Question, explain
+from aggregator.core import dimensions as apart_by
+from aggregator.core import story
 from aggregator.core.dimensions import Dimensions
+from aggregator.core.explanation import Story
 from aggregator.core.model import Decreases, Reading, Span
 from aggregator.core.usage import By, Usage
 from aggregator.errors import UsageError
 from aggregator.ledger.database import Database
+from aggregator.ledger.facts import Facts
 from aggregator.ledger.passes.spool import Spool
 from aggregator.ledger.usage import OpenWindows, UsageReport
+from tests.fakes import FakeSource
 from tests.postgres.configured import written
 from tests.postgres.world import HOUR, METER, MINUTE, START, World
 
@@ -221,3 +229,83 @@ def test_a_dimension_that_is_called_as_a_figure_has_a_column_of_its_own(
     [feed] = json.loads(call(usage, "tokens", "--by", "open", "--json", *PERIOD).output)["feeds"]
     [line] = feed["lines"]
     assert (line["dimension_open"], line["open"], line["used"]) == ("yes", "0", "5")
+
+
+@dataclass
+class Shown(FakeSource):
+    """The source of a world, whose query can be shown."""
+
+    name: str = "app"
+
+    def filled(self, query: str, span: Span) -> str:
+        """Return the query."""
+        return f"{query} {span}"
+
+    def rows_behind(
+        self, query: str, span: Span, customer: str, most: int
+    ) -> tuple[list[str], list[tuple[object, ...]], bool]:
+        """Return one row."""
+        return ["query"], [(query, span, customer, most)], False
+
+
+def explained(world: World, span: Span, **more: Any) -> list[Story]:
+    """Return the stories of cus_a, with what the source says now."""
+    source = Shown(kept_apart=world.source.kept_apart)
+    question = Question("tokens", "cus_a", span, world.now, live=True, **more)
+    shown = ExplainedSource(source, Decimal(1), "detail")
+    return list(explain(Facts(world.database), question, ["tokens"], lambda _: shown).stories)
+
+
+def test_each_combination_has_a_story_of_its_own(told: World) -> None:
+    """With its events, what it came to, and what the source says of it now; what has no value is said with each."""
+    told.source.use("cus_a", START, 8, model="new", token_type="input")
+    stories = {each.facts.dimensions: each for each in explained(told, Span(START, START + HOUR), rows=5)}
+    assert [apart_by.shown(each) for each in stories] == [
+        "model==tiny, token_type=input",
+        "model=large, token_type=input",
+        "model=large, token_type=output",
+        "model=new, token_type=input",
+        "model=small, token_type=input",
+    ]
+    large = stories[LARGE_INPUT]
+    assert story.headline(large.facts) == (
+        "tokens for cus_a, model=large, token_type=input, 2026-11-01 00:00 to 01:00 UTC, to fake"
+    )
+    assert story.balance(large.facts) == "10.5 used = 10 billed + 0.5 carried"
+    assert [event.delta for event in large.facts.events] == [10]
+    assert large.now is not None
+    assert large.now.quantity == Decimal("10.5")
+    small = stories[("model", "small"), ("token_type", "input")]
+    assert story.balance(small.facts) == "4 used = 7 billed + -3 held or refused"
+    new = stories[("model", "new"), ("token_type", "input")]
+    assert (new.facts.quantity, new.facts.events, new.now and new.now.quantity) == (None, (), 8)
+    for each in stories.values():
+        assert any("belong to no combination, and are not billed" in said.text for said in each.sentences)
+    assert [each.detail is not None for each in stories.values()] == [False] * 4 + [True]
+
+
+def test_only_combinations_with_a_story_are_told_of_a_range(told: World) -> None:
+    """The others are counted; as many stories are told as were asked for; an event leads to its combination."""
+    day = [(each.facts.window.start, apart_by.shown(each.facts.dimensions)) for each in explained(told, DAY)]
+    assert day == [
+        (START, "model=small, token_type=input"),
+        (START + 2 * HOUR, "model=large, token_type=output"),
+    ]
+    assert len(explained(told, DAY, stories=1)) == 1
+    [(event,)] = told.rows("select id from aggregator.event where delta = -3 and state = 'held'")
+    place = Facts(told.database).place(str(event), told.now)
+    assert place is not None
+    assert apart_by.shown(place.dimensions) == "model=small, token_type=input"
+    [one] = explained(told, place.window, dimensions=place.dimensions)
+    assert [each.delta for each in one.facts.events] == [7, -3]
+
+
+def test_the_command_explains_an_event_by_its_combination(told: World, call: Call) -> None:
+    """The headline and the query say which; programs have the values."""
+    [(event,)] = told.rows("select id from aggregator.event where delta = -3 and state = 'held'")
+    ran = call(explain_command, "--event", str(event))
+    assert ran.exception is None, ran.output
+    assert ran.output.startswith("tokens for cus_a, model=small, token_type=input, 2026-11-01 00:00")
+    assert "to be pasted into the source; this is its row of model=small, token_type=input:" in ran.output
+    [window] = json.loads(call(explain_command, "--event", str(event), "--json").output)["windows"]
+    assert window["dimensions"] == {"model": "small", "token_type": "input"}
