@@ -18,6 +18,7 @@ from aggregator.cli.prove import prove
 from aggregator.cli.samples import try_sample
 from aggregator.cli.tables import table_notes
 from aggregator.core.shown import counted
+from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import Config, Meter
@@ -71,6 +72,11 @@ class Finding(NamedTuple):
     metavar="NAME",
     help="Instead of all else, ask this source what must hold of it, by selects that make nothing; say what is proven.",
 )
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Only read the configuration: no source, ledger or sink is asked. For hooks and reviews.",
+)
 @click.option("--no-trial", is_flag=True, help="Only look at the columns of each query; do not try it out.")
 def check(
     config_path: Path,
@@ -80,23 +86,25 @@ def check(
     trial_seconds: float,
     prove_source: str | None,
     no_trial: bool,
+    offline: bool,
 ) -> None:
     """Check the configuration, the ledger, every source and query, and every sink. Exits 1 if anything is wrong.
 
     Each query is tried out on closed windows: does it heed its bounds, give the same twice, add up, and mean what it says?
     """
     config = load_config(config_path)
+    if offline and (prove_source is not None or send_test_event):
+        raise UsageError("--offline asks nobody: leave out --prove-source and --send-test-event.")
     if prove_source is not None:
         prove(config, prove_source, as_json=as_json)
         return
     findings = [Finding("configuration", "ok", f"{counted(len(config.meters), 'meter')} in {config_path}")]
-    pinned: dict[str, str] = {}
-    findings += _ledger(config, pinned)
-    mappings: dict[str, dict[str, str | None]] = {}
-    findings += [Finding(*each) for each in tried_mappings(config, mappings)]
-    with _registers(config) as registers:
-        findings += _sources(config, None if no_trial else trial_seconds, registers, mappings)
-    findings += _sinks(config, pinned, trying=send_test_event)
+    if offline:
+        findings.append(
+            Finding("all else", "note", "no source, ledger or sink was asked, and no query was tried out")
+        )
+    else:
+        findings += _asked(config, None if no_trial else trial_seconds, trying=send_test_event)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     rows = [finding._asdict() for finding in findings]
     if as_json:
@@ -106,6 +114,17 @@ def check(
         say(f"{counted(len(wrong), 'thing')} to put right." if wrong else "All is well.")
     if wrong:
         raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def _asked(config: "Config", trial_seconds: float | None, *, trying: bool) -> Iterator[Finding]:
+    """Yield what ledger, mappings, sources and sinks answer."""
+    pinned: dict[str, str] = {}
+    yield from _ledger(config, pinned)
+    mappings: dict[str, dict[str, str | None]] = {}
+    yield from (Finding(*each) for each in tried_mappings(config, mappings))
+    with _registers(config) as registers:
+        yield from _sources(config, trial_seconds, registers, mappings)
+    yield from _sinks(config, pinned, trying=trying)
 
 
 def _ledger(config: "Config", pinned: dict[str, str]) -> Iterator[Finding]:
