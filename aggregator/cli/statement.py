@@ -20,7 +20,10 @@ from aggregator.cli.options import (
     span_of_period,
 )
 from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
+from aggregator.core import dimensions as apart_by
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.shown import called, shown
+from aggregator.core.statement import by_combination
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,13 +36,18 @@ AT_ONCE = 500
 
 DAYS = "day windows> usage> corrections> billed> not_billed>=waiting"
 LAST_DAYS = "day windows> last_number>=newest not_billed>=waiting"
-ENTRIES = "window made=at event# entry change>=delta from>=before to>=total state reason"
+SUMS = "usage> corrections> billed> not_billed>=waiting"
+ENTRIES = "window made=at event# entry {dimensions}change>=delta from>=before to>=total state reason"
 
 COLUMNS = (
     "meter", "sink", "customer", "from", "to", "entry", "revision", "quantity", "total", "source_said", "state",
     "planned_at", "settled_at", "event", "identifier", "request_id", "reason",
 )  # fmt: skip
-"""Of the CSV: `quantity` of all entries that are accepted or confirmed add up to what was billed."""
+"""Of the CSV: `quantity` of all entries that are accepted or confirmed add up to what was billed. A column for each
+dimension of any meter follows."""
+
+TAKEN = {*COLUMNS, "window", "made", "change", "usage", "corrections", "billed", "not_billed"}
+"""Headings that stand beside those of dimensions."""
 
 
 @click.command()
@@ -112,9 +120,20 @@ def _show(found: "FeedStatement", limit: int) -> None:
     days = [{**day._asdict(), "day": day.day.isoformat(), "billed": day.billed} for day in found.days.found]
     name = f"{found.meter} to {found.sink}"
     _show_some(f"{name}, by day", LAST_DAYS if found.last else DAYS, iter(days))
-    entries = (_row(entry) for entry in found.entries.all() if entry.revision or not entry.billed)
+    headings = "".join(f"{apart_by.column(name, TAKEN)} " for name in found.dimensions)
+    if found.dimensions and not found.last:
+        sums = (
+            {**_values(each.dimensions, found.dimensions), **each._asdict(), "billed": each.billed}
+            for each in by_combination(found.entries.all())
+        )
+        _show_some(f"{name}, by {', '.join(found.dimensions)}", f"{headings}{SUMS}", sums)
+    entries = (
+        _row(entry, found.dimensions) for entry in found.entries.all() if entry.revision or not entry.billed
+    )
     shown_ones = islice(entries, limit) if limit else entries
-    _show_some(f"{name}: corrections, and what is not billed", ENTRIES, shown_ones)
+    _show_some(
+        f"{name}: corrections, and what is not billed", ENTRIES.format(dimensions=headings), shown_ones
+    )
     more = sum(1 for _ in entries)
     if more:
         say(f"{more:,} more; see --limit, --csv and --json.")
@@ -125,10 +144,17 @@ def _show_some(title: str, columns: str, rows: "Iterator[dict[str, object]]") ->
         show_rows(title, columns, some)
 
 
-def _row(entry: "Entry") -> dict[str, object]:
+def _values(dimensions: Dimensions, names: Sequence[str]) -> dict[str, str | None]:
+    """Return the value of each dimension under its heading, and None where there is none."""
+    values = dict(dimensions)
+    return {apart_by.column(name, TAKEN): values.get(name) for name in names}
+
+
+def _row(entry: "Entry", names: Sequence[str]) -> dict[str, object]:
     """Return an entry for a table."""
     return {
         **entry._asdict(),
+        **_values(entry.dimensions, names),
         "window": f"{entry.window.start:%Y-%m-%d %H:%M}",
         "at": entry.settled_at if entry.billed else entry.planned_at,
         "entry": entry.kind,
@@ -141,18 +167,20 @@ def _write_csv(customer: str, found: "Iterable[FeedStatement]") -> None:
     """Print every entry under one heading; no name in it is a formula to a spreadsheet."""
     from aggregator.sinks.files.formats import unformulated
 
-    write_raw(_line(COLUMNS))
+    found = list(found)
+    dimensions = sorted({name for each in found for name in each.dimensions})
+    write_raw(_line([*COLUMNS, *(apart_by.column(name, TAKEN) for name in dimensions)]))
     for each in found:
         names = [unformulated(name) for name in (each.meter, each.sink, customer)]
-        lines = (_line([*names, *_cells(entry)]) for entry in each.entries.all())
+        lines = (_line([*names, *_cells(entry, dimensions)]) for entry in each.entries.all())
         while some := "".join(islice(lines, AT_ONCE)):
             write_raw(some)
 
 
-def _cells(entry: "Entry") -> Iterator[object]:
+def _cells(entry: "Entry", dimensions: Sequence[str]) -> Iterator[object]:
     from aggregator.sinks.files.formats import unformulated
 
-    for value in _entry(entry).values():
+    for value in (*_entry(entry).values(), *_values(entry.dimensions, dimensions).values()):
         yield unformulated(value) if isinstance(value, str) else "" if value is None else plain_value(value)
 
 
@@ -196,10 +224,15 @@ def _write_json(
             "read_until": each.mark,
             "total": each.total._asdict(),
             "days": days,
+            "combinations": [
+                {**one._asdict(), "dimensions": dict(one.dimensions), "billed": one.billed}
+                for one in by_combination(each.entries.all())
+                if one.dimensions and not each.last
+            ],
         }
         write_raw((",\n" if number else "\n") + json_text(feed)[:-1] + ', "entries": [')
         lines = (
-            (",\n" if place else "\n") + json_text(_entry(entry))
+            (",\n" if place else "\n") + json_text({**_entry(entry), "dimensions": dict(entry.dimensions)})
             for place, entry in enumerate(each.entries.all())
         )
         while some := "".join(islice(lines, AT_ONCE)):

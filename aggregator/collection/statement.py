@@ -29,6 +29,8 @@ class FeedStatement(NamedTuple):
     """What was used, and what became of it: as `aggregator usage` has it."""
     days: Days
     entries: DiskList[Entry]
+    dimensions: tuple[str, ...] = ()
+    """The names of those that the meter has or had."""
 
 
 def state(
@@ -37,11 +39,13 @@ def state(
     """Yield what is on record of a customer by meter and sink, where there is anything; entries live as long as `stack`."""
     known = {feed.id: feed for feed in facts.feeds()}
     for feed in usage.feeds(None, span):
-        refuse_parts_of_windows(feed.meter, facts.definitions(known[feed.id]), span)
+        definitions = facts.definitions(known[feed.id])
+        refuse_parts_of_windows(feed.meter, definitions, span)
+        names = tuple(sorted({name for each in definitions for name in each.dimensions}))
         total = Usage()
         for line in usage.lines(feed, span, customer=customer):
             total = line.usage
         days, entries = Days(), stack.enter_context(DiskList[Entry]())
         entries.keep(days.counting(facts.entries(known[feed.id], customer, span)))
         if days.found or any(total):
-            yield FeedStatement(feed.meter, feed.sink, feed.last, feed.mark, total, days, entries)
+            yield FeedStatement(feed.meter, feed.sink, feed.last, feed.mark, total, days, entries, names)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
+from aggregator.core.dimensions import Dimensions
 from aggregator.core.model import ZERO, Span, State
 from aggregator.core.planner import add, subtract
 from aggregator.core.states import BOOKED
@@ -35,6 +36,8 @@ class Entry(NamedTuple):
     identifier: str
     request_id: str | None
     reason: str | None
+    dimensions: Dimensions = ()
+    """The combination that it is of."""
 
     @property
     def kind(self) -> str:
@@ -75,6 +78,35 @@ class Day(NamedTuple):
     def billed(self) -> Decimal:
         """What was billed of the day, all together."""
         return add(self.usage, self.corrections)
+
+
+class OfCombination(NamedTuple):
+    """What all windows of one combination of dimensions came to."""
+
+    dimensions: Dimensions
+    usage: Decimal = ZERO
+    corrections: Decimal = ZERO
+    waiting: Decimal = ZERO
+
+    @property
+    def billed(self) -> Decimal:
+        """What was billed of it, all together."""
+        return add(self.usage, self.corrections)
+
+
+def by_combination(entries: Iterable[Entry]) -> list[OfCombination]:
+    """Add entries up by combination, in the order of names and values."""
+    found: dict[Dimensions, OfCombination] = {}
+    for entry in entries:
+        its = found.get(entry.dimensions, OfCombination(entry.dimensions))
+        if not entry.billed:
+            its = its._replace(waiting=add(its.waiting, entry.delta))
+        elif entry.revision:
+            its = its._replace(corrections=add(its.corrections, entry.delta))
+        else:
+            its = its._replace(usage=add(its.usage, entry.delta))
+        found[entry.dimensions] = its
+    return [found[each] for each in sorted(found)]
 
 
 @dataclass(slots=True)

@@ -72,6 +72,12 @@ def _with_seen(
     return {0: (), **known}
 
 
+def of_meter(connection: Connection, meter_id: int) -> Known:
+    """Return all combinations that a meter ever had, and the empty one."""
+    rows = connection.execute(KNOWN, {"meter_id": meter_id})
+    return {0: (), **{number: apart_by.of_mapping(values) for number, values in rows}}
+
+
 def named(connection: Connection, numbers: Iterable[int]) -> Known:
     """Return what numbers stand for, of whichever meters."""
     asked = {number for number in numbers if number}

@@ -98,7 +98,7 @@ select slot.window_start, event.id, event.revision, event.delta, event.total, co
 ENTRIES = f"""
 select event.id, slot.window_start, event.revision, event.delta, event.total, coalesce(event.quantity, event.total),
        event.state::text, parked.dismissed_at is not null, event.planned_at, event.settled_at, event.identifier,
-       event.request_id, coalesce(parked.reason, event.reason)
+       event.request_id, coalesce(parked.reason, event.reason), slot.combination
        {OF_CUSTOMER}
   join aggregator.event on event.slot_id = slot.id and event.state <> 'void'
   left join aggregator.parked on parked.event_id = event.id
@@ -301,10 +301,11 @@ class Facts(Part):
         with self._database.transaction() as connection:
             known = definitions_of(connection, feed.meter_id)
             values = {"feed": feed.id, "customer": customer, "starts": list(_starts(known, span))}
+            named = combinations.of_meter(connection, feed.meter_id)
             rows = streamed(connection, ENTRIES, values, 2_000)
-            for event, start, *said, state, dismissed, at, settled, name, request, reason in rows:
+            for event, start, *said, state, dismissed, at, settled, name, request, reason, apart in rows:
                 window = Span(start, start + definitions.at(known, start).window)
-                rest = (State(state), dismissed, at, settled, name, request, reason)
+                rest = (State(state), dismissed, at, settled, name, request, reason, named[apart])
                 yield Entry._make((event, window, *said, *rest))
 
     def compare(

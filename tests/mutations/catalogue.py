@@ -82,6 +82,13 @@ MISTAKES: tuple[Mistake, ...] = (
         ("tests/postgres/test_dimensions_shown.py::test_each_combination_has_a_story_of_its_own",),
     ),
     Mistake(
+        "a statement counts what waits of a combination as billed",
+        "aggregator/core/statement.py",
+        "its = its._replace(waiting=add(its.waiting, entry.delta))",
+        "its = its._replace(usage=add(its.usage, entry.delta))",
+        ("tests/postgres/test_dimensions_shown.py::test_a_statement_has_a_column_for_each_dimension",),
+    ),
+    Mistake(
         "a combination that only the source has so far has no story",
         "aggregator/collection/explanation.py",
         "for _, apart in said if apart and apart not in by_dimensions}",

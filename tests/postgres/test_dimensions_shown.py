@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aggregator.cli.explain import explain as explain_command
+from aggregator.cli.statement import statement
 from aggregator.cli.usage import usage
 from aggregator.collection.explanation import ExplainedSource, Question, explain
 from aggregator.core import dimensions as apart_by
@@ -309,3 +310,24 @@ def test_the_command_explains_an_event_by_its_combination(told: World, call: Cal
     assert "to be pasted into the source; this is its row of model=small, token_type=input:" in ran.output
     [window] = json.loads(call(explain_command, "--event", str(event), "--json").output)["windows"]
     assert window["dimensions"] == {"model": "small", "token_type": "input"}
+
+
+@pytest.mark.usefixtures("told")
+def test_a_statement_has_a_column_for_each_dimension(call: Call) -> None:
+    """In its tables, in CSV and in JSON; what combinations were billed comes to what the customer was billed."""
+    shown = call(statement, "cus_a", *PERIOD)
+    assert shown.exception is None, shown.output
+    rows = [line.split() for line in shown.output.splitlines() if line[:1] == " "]
+    assert ["model", "token", "type", "usage", "corrections", "billed", "not", "billed"] in rows
+    assert ["large", "input", "10", "0", "10", "0"] in rows
+    assert ["large", "output", "4", "0", "4", "6"] in rows
+    assert ["small", "input", "7", "0", "7", "-3"] in rows
+    assert any(row[5:9] == ["correction", "small", "input", "-3"] for row in rows)
+    entries = list(csv.DictReader(io.StringIO(call(statement, "cus_a", *PERIOD, "--csv").output)))
+    assert sorted((row["model"], row["token_type"], row["quantity"]) for row in entries) == [
+        ("large", "input", "10"), ("large", "output", "4"), ("large", "output", "6"),
+        ("small", "input", "-3"), ("small", "input", "7"),
+    ]  # fmt: skip
+    [feed] = json.loads(call(statement, "cus_a", *PERIOD, "--json").output)["feeds"]
+    assert {"model": "small", "token_type": "input"} in [each["dimensions"] for each in feed["entries"]]
+    assert sum(Decimal(each["billed"]) for each in feed["combinations"]) == Decimal(feed["total"]["billed"])
