@@ -11,7 +11,6 @@ from aggregator.cli.completion import MeterName
 from aggregator.cli.exit_codes import ExitCode
 from aggregator.cli.options import config_option, json_option, known_meters, load_config
 from aggregator.cli.printing import say, show_rows, write_json
-from aggregator.core.dimensions import shown
 from aggregator.core.shown import counted
 
 if TYPE_CHECKING:
@@ -84,6 +83,8 @@ def test(config_path: Path, *, meters: tuple[str, ...], as_json: bool) -> None:
 
 
 def _show(tested: Sequence[Tested]) -> None:
+    from aggregator.core.dimensions import shown
+
     rows = [
         {
             "meter": each.meter,
