@@ -98,14 +98,14 @@ def by_combination(entries: Iterable[Entry]) -> list[OfCombination]:
     """Add entries up by combination, in the order of names and values."""
     found: dict[Dimensions, OfCombination] = {}
     for entry in entries:
-        its = found.get(entry.dimensions, OfCombination(entry.dimensions))
+        sums = found.get(entry.dimensions, OfCombination(entry.dimensions))
         if not entry.billed:
-            its = its._replace(waiting=add(its.waiting, entry.delta))
+            sums = sums._replace(waiting=add(sums.waiting, entry.delta))
         elif entry.revision:
-            its = its._replace(corrections=add(its.corrections, entry.delta))
+            sums = sums._replace(corrections=add(sums.corrections, entry.delta))
         else:
-            its = its._replace(usage=add(its.usage, entry.delta))
-        found[entry.dimensions] = its
+            sums = sums._replace(usage=add(sums.usage, entry.delta))
+        found[entry.dimensions] = sums
     return [found[each] for each in sorted(found)]
 
 

@@ -84,8 +84,8 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "a statement counts what waits of a combination as billed",
         "aggregator/core/statement.py",
-        "its = its._replace(waiting=add(its.waiting, entry.delta))",
-        "its = its._replace(usage=add(its.usage, entry.delta))",
+        "sums = sums._replace(waiting=add(sums.waiting, entry.delta))",
+        "sums = sums._replace(usage=add(sums.usage, entry.delta))",
         ("tests/postgres/test_dimensions_shown.py::test_a_statement_has_a_column_for_each_dimension",),
     ),
     Mistake(
