@@ -154,11 +154,13 @@ def test_commands_tell_of_samples(
     assert [note for note in notes if "egress_bytes" in note and "was sampled at" in note]
     refused = call("backfill", "seat_hours", "--from", f"{today()}T00:00Z")
     assert "is read from samples, and it was first sampled at" in str(refused.exception)
-    app.execute(
-        "update device set bytes_total = bytes_total + 40, reported_at = clock_timestamp() where id = 2"
-    )
+    reported = app.execute(
+        "update device set bytes_total = bytes_total + 40, reported_at = clock_timestamp() where id = 2 "
+        "returning reported_at"
+    ).fetchone()
+    assert reported is not None
     assert pass_once(config) == 0
-    window = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M}Z"  # noqa: TID251 - the host's minute, as the ledger's
+    window = f"{reported[0].astimezone(dt.UTC):%Y-%m-%dT%H:%M}Z"
     told = json.loads(
         call("explain", "egress_bytes", "--customer", "cus_1", "--window", window, "--json").output
     )
