@@ -1,6 +1,7 @@
 """The house is in order: versions, migrations, make targets, and sizes that fit a screen and a head."""
 
 import ast
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -160,6 +161,13 @@ def test_a_test_says_what_it_shows(path: Path) -> None:
 def test_every_module_says_what_it_is_for() -> None:
     """Each module of the package begins with a docstring."""
     assert [name_of(path) for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+@pytest.mark.xdist_group("together")
+def test_tests_of_one_group_stay_together(request: pytest.FixtureRequest) -> None:
+    """Tests that share a server are given to one process: pytest-xdist knows them by what it adds to their names."""
+    if "PYTEST_XDIST_WORKER" in os.environ and request.config.getoption("loadgroup"):
+        assert request.node.nodeid.endswith("@together")
 
 
 def test_every_file_has_a_plain_name() -> None:
