@@ -20,14 +20,12 @@ from aggregator.cli.options import (
     span_of_period,
 )
 from aggregator.cli.printing import json_text, plain_value, say, show_rows, write_raw
-from aggregator.core import dimensions as apart_by
-from aggregator.core.dimensions import Dimensions
 from aggregator.core.shown import called, shown
-from aggregator.core.statement import by_combination
 from aggregator.errors import UsageError
 
 if TYPE_CHECKING:
     from aggregator.collection.statement import FeedStatement
+    from aggregator.core.dimensions import Dimensions
     from aggregator.core.model import Span
     from aggregator.core.statement import Entry
 
@@ -117,10 +115,12 @@ def _head(customer: str, span: "Span", now: dt.datetime, found: "Sequence[FeedSt
 
 def _show(found: "FeedStatement", limit: int) -> None:
     """Print the days of a meter, and what is to be seen one by one."""
+    from aggregator.core.statement import by_combination
+
     days = [{**day._asdict(), "day": day.day.isoformat(), "billed": day.billed} for day in found.days.found]
     name = f"{found.meter} to {found.sink}"
     _show_some(f"{name}, by day", LAST_DAYS if found.last else DAYS, iter(days))
-    headings = "".join(f"{apart_by.column(name, TAKEN)} " for name in found.dimensions)
+    headings = "".join(f"{_column(name)} " for name in found.dimensions)
     if found.dimensions and not found.last:
         sums = (
             {**_values(each.dimensions, found.dimensions), **each._asdict(), "billed": each.billed}
@@ -144,10 +144,17 @@ def _show_some(title: str, columns: str, rows: "Iterator[dict[str, object]]") ->
         show_rows(title, columns, some)
 
 
-def _values(dimensions: Dimensions, names: Sequence[str]) -> dict[str, str | None]:
+def _column(dimension: str) -> str:
+    """Name the column of a dimension, beside those that are always there."""
+    from aggregator.core.dimensions import column
+
+    return column(dimension, TAKEN)
+
+
+def _values(dimensions: "Dimensions", names: Sequence[str]) -> dict[str, str | None]:
     """Return the value of each dimension under its heading, and None where there is none."""
     values = dict(dimensions)
-    return {apart_by.column(name, TAKEN): values.get(name) for name in names}
+    return {_column(name): values.get(name) for name in names}
 
 
 def _row(entry: "Entry", names: Sequence[str]) -> dict[str, object]:
@@ -169,7 +176,7 @@ def _write_csv(customer: str, found: "Iterable[FeedStatement]") -> None:
 
     found = list(found)
     dimensions = sorted({name for each in found for name in each.dimensions})
-    write_raw(_line([*COLUMNS, *(apart_by.column(name, TAKEN) for name in dimensions)]))
+    write_raw(_line([*COLUMNS, *(_column(name) for name in dimensions)]))
     for each in found:
         names = [unformulated(name) for name in (each.meter, each.sink, customer)]
         lines = (_line([*names, *_cells(entry, dimensions)]) for entry in each.entries.all())
@@ -214,6 +221,8 @@ def _write_json(
     customer: str, name: str | None, span: "Span", now: dt.datetime, found: "Iterable[FeedStatement]"
 ) -> None:
     """Print one object piece by piece, so that a long list never stands in memory."""
+    from aggregator.core.statement import by_combination
+
     head = {"customer": customer, "name": name, "from": span.start, "to": span.end, "as_of": now}
     write_raw(json_text(head)[:-1] + ', "feeds": [')
     for number, each in enumerate(found):
