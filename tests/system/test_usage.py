@@ -149,7 +149,7 @@ def test_more_lines_than_are_shown_are_counted(billed: World) -> None:
             "is not a window boundary of requests; use",
         ),
         (("--from", "2999-01-01"), "the end of today"),
-        (("--by", "week"), "'hour', 'day', 'month', 'customer'"),
+        (("--by", "week"), "lines are by one of hour, day, month, customer"),
         (("--live",), "Nothing of any meter was read yet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
