@@ -50,7 +50,7 @@ class Application:
 
     def session(self) -> Connection:
         """Open a session; nothing is committed by itself."""
-        return psycopg.connect(self.url)
+        return psycopg.connect(self.url, prepare_threshold=None)
 
     def use(self, *rows: tuple[str, int, dt.datetime]) -> None:
         """Write rows, and commit them."""
