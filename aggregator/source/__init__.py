@@ -10,6 +10,7 @@ described.py      what a table looks like, for whoever writes a meter over it
 kinds.py          which kind of database a URL names
 dialects.py       what differs between kinds of databases, as a record of functions
 postgres.py       Postgres: sessions, settings, and what its errors mean
+statement_text.py  the words of a text, and whether they are one query
 mysql.py          MySQL and MariaDB: the same
 mysql_session.py  MySQL and MariaDB: a driver's connection, and what it is asked: looked at, stopped, and its warnings heard
 mysql_text.py     MySQL and MariaDB: what is no single statement that reads

@@ -20,7 +20,8 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from aggregator.source.clickhouse_text import not_a_read, setting_named, sum_that_goes_round, without_end
+from aggregator.source.clickhouse_text import setting_named, sum_that_goes_round, without_end
+from aggregator.source.mysql_text import not_a_read
 
 MARK = "\x01"
 """Stands around the name of a value in what SQLAlchemy makes of a query."""

@@ -1,7 +1,7 @@
 """ClickHouse: what the text of a query says by itself, before the server is sent it. Pure.
 
 Rules
-- One statement, which begins like a SELECT.
+- One statement, which begins like a SELECT, as `mysql_text` has it: what is quoted and left out there is so here.
 - What a read relies on, no query sets otherwise: a session that may read only may still be told other settings, by the
   `settings` of a query (clickhouse.com/docs/operations/settings/permissions-for-queries).
 """
@@ -10,17 +10,11 @@ import re
 from collections.abc import Collection
 
 from aggregator.core import query_text
-from aggregator.source.mysql_text import not_a_read as no_read
 
 SUM = re.compile(r"\bsum\w*\s*\(", re.IGNORECASE)
 NARROW = re.compile(r"U?Int(?:8|16|32|64)|Decimal\((?:[1-9]|[12]\d|3[0-8]), (?P<places>\d+)\)")
 """Types in which a sum goes round without an error: one of integers has 64 bits, one of decimals 38 digits
 (clickhouse.com/docs/sql-reference/aggregate-functions/reference/sum)."""
-
-
-def not_a_read(text: str) -> str | None:
-    """Say why a text is not one statement that reads; None if nothing of it says so."""
-    return no_read(text)
 
 
 def without_end(text: str) -> str:

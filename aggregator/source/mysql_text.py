@@ -7,6 +7,8 @@ Rules
 
 import re
 
+from aggregator.source.statement_text import not_one_query, words_of
+
 _TOKEN = re.compile(
     r"""
     (?P<skipped>\s+ | --(?=\s|\Z)[^\n]* | \#[^\n]* | /\*M?!\d* | /\*.*?(?:\*/|\Z) | \*/)
@@ -27,36 +29,16 @@ LOCKING = (("for", "update"), ("for", "share"), ("lock", "in", "share"))
 
 def not_a_read(text: str, *, backslashes: bool = True) -> str | None:
     """Say why a text is not one statement that reads; None if nothing of it says so."""
-    words = _words(text, backslashes=backslashes)
-    first = next((word for word in words if word != "("), None)
-    if first is None:
-        return "it is empty"
-    if first not in BEGINNINGS:
-        return f"it begins with `{first}`"
-    if ";" in words and any(word != ";" for word in words[words.index(";") :]):
-        return "another statement follows its `;`"
+    words = words_of(text if backslashes else _PLAIN_QUOTED.sub("''", text), _TOKEN, {"quoted": "''"})
+    refused = not_one_query(words, BEGINNINGS)
+    if refused is not None:
+        return refused
     if "into" in words:
         return "`into` writes what it finds somewhere"
     for wanted in LOCKING:
         if any(tuple(words[at : at + len(wanted)]) == wanted for at in range(len(words))):
             return f"`{' '.join(wanted)}` keeps others from writing"
     return None
-
-
-def _words(text: str, *, backslashes: bool) -> list[str]:
-    """Return words in small letters and marks one by one; what stands in quotes becomes a mark that is none."""
-    if not backslashes:
-        text = _PLAIN_QUOTED.sub("''", text)
-    found = []
-    for token in _TOKEN.finditer(text):
-        match token.lastgroup:
-            case "word" | "mark":
-                found.append(token[0].lower())
-            case "quoted":
-                found.append("''")
-            case _:
-                pass
-    return found
 
 
 def table_named(text: str, alias: str) -> str:

@@ -9,6 +9,8 @@ Rules
 
 import re
 
+from aggregator.source.statement_text import not_one_query, words_of
+
 _TOKEN = re.compile(
     r"""
     (?P<skipped>\s+ | --(?:\\\n|[^\n])* | /\*.*?(?:\*/|\Z))
@@ -34,14 +36,10 @@ TEXT, NAME = "''", "``"
 
 def not_a_read(text: str) -> str | None:
     """Say why a text is not one statement that reads; None if nothing of it says so."""
-    words = _words(text)
-    first = next((word for word in words if word != "("), None)
-    if first is None:
-        return "it is empty"
-    if first not in BEGINNINGS:
-        return f"it begins with `{first}`"
-    if ";" in words and any(word != ";" for word in words[words.index(";") :]):
-        return "another statement follows its `;`"
+    words = words_of(text, _TOKEN, {"quoted": TEXT, "name": NAME})
+    refused = not_one_query(words, BEGINNINGS)
+    if refused is not None:
+        return refused
     depth = 0
     for before, word in zip(["", *words], words, strict=False):
         depth += (word == "(") - (word == ")")
@@ -51,19 +49,3 @@ def not_a_read(text: str) -> str | None:
             return "`using` and a text runs a program"
     called = _CALLS_JAVA.search(text)
     return None if called is None else f"`{called['name'].lower()}` calls Java, which may do anything"
-
-
-def _words(text: str) -> list[str]:
-    """Return words in small letters and marks one by one; what stands in quotes becomes TEXT or NAME."""
-    found = []
-    for token in _TOKEN.finditer(text):
-        match token.lastgroup:
-            case "word" | "mark":
-                found.append(token[0].lower())
-            case "quoted":
-                found.append(TEXT)
-            case "name":
-                found.append(NAME)
-            case _:
-                pass
-    return found
